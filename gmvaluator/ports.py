@@ -1,0 +1,176 @@
+"""What the method needs from outside, as small protocols, and the values that cross them.
+
+Adapters live in `models/`, `index/`, `catalogue/` and `ledger/`; fakes for tests in `gmvaluator.testing`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from typing import TYPE_CHECKING, Any, Protocol
+
+import numpy as np
+import numpy.typing as npt
+
+from gmvaluator.ids import OwnerId, TrainingImageId
+
+if TYPE_CHECKING:
+    from PIL.Image import Image
+
+    from gmvaluator.profile import ProfileIdentity
+
+Float32Array = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True, slots=True)
+class Embeddings:
+    """What a profile makes of a batch of B images.
+
+    recall: (B, D) float32, unit norm. perceptual: (B, P) float32, unit norm; the perceptual distance of two
+    images is 1 - cosine. quality: (B,) float32 in [0, 1], higher is better, or None where quality is a model of
+    its own and `Models.quality` has to be asked.
+    """
+
+    recall: Float32Array
+    perceptual: Float32Array
+    quality: Float32Array | None
+
+
+class Models(Protocol):
+    """A profile's models on one device. Not thread-safe: one owner thread calls `embed` and `quality`."""
+
+    @property
+    def identity(self) -> ProfileIdentity: ...
+
+    def prepare(self, image: Image) -> Float32Array:
+        """RGB image to model input, (3, H, W) float32. Thread-safe; runs beside the model."""
+
+    def embed(self, inputs: Float32Array) -> Embeddings:
+        """(B, 3, H, W) float32 from `prepare` to embeddings. Each row depends on its own input alone.
+
+        Raises ModelFailed if a row is not finite, naming the row.
+        """
+
+    def quality(self, inputs: Float32Array) -> Float32Array:
+        """(B, 3, H, W) float32 to (B,) float32 in [0, 1], higher is better."""
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """One training image as the index stores it."""
+
+    training_image_id: TrainingImageId
+    recall: Float32Array
+    perceptual: Float32Array
+    payload: Mapping[str, Any]
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """One training image near a query: `clip_similarity` in [-1, 1], higher is nearer."""
+
+    training_image_id: TrainingImageId
+    clip_similarity: float
+    payload: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Neighbour:
+    """One re-ranked candidate: `perceptual_distance` in [0, 2], lower is nearer."""
+
+    training_image_id: TrainingImageId
+    perceptual_distance: float
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionInfo:
+    """State of a collection. `ready` is True once nothing waits to be built."""
+
+    name: str
+    points: int
+    indexed_points: int
+    ready: bool
+    metadata: Mapping[str, Any]
+
+
+class VectorStore(Protocol):
+    """Writing side of the index, used by the indexer and by checks; blocking."""
+
+    def create(self, identity: ProfileIdentity) -> None:
+        """Make the collection if it is absent; otherwise check that `identity` is its own (ProfileMismatch)."""
+
+    def info(self) -> CollectionInfo: ...
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        """Write points; returns once they survive a crash of the engine. Raises InvalidVector before writing."""
+
+    def existing(self, ids: Sequence[TrainingImageId]) -> set[TrainingImageId]: ...
+
+    def build(self) -> None:
+        """Index and quantise everything written so far; returns once `info().ready`."""
+
+    def scan(self, with_vectors: bool = False) -> Iterable[Point]:
+        """Every point, in id order; vectors are empty arrays unless asked for."""
+
+    def close(self) -> None: ...
+
+
+class CandidateSearch(Protocol):
+    """Reading side of the index, used by the attributor; asynchronous."""
+
+    async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
+        """The `depth` nearest training images by `recall` vector, nearest first; only of `data_sets` if given."""
+
+    async def rerank(self, vector: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
+        """The k of `ids` nearest by `perceptual` vector, nearest first."""
+
+    async def info(self) -> CollectionInfo: ...
+
+    async def close(self) -> None: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Generator:
+    """An operator's entry for one generator: what it was trained on and how its images are valued."""
+
+    model_version: str
+    collection: str
+    data_sets: tuple[str, ...]
+    policy: str
+
+
+@dataclass(frozen=True, slots=True)
+class Beneficiary:
+    """Who is paid for a work: an owner's UUID, or None for the account named in `account`.
+
+    account: "owner:<uuid>", "suspense" (owner unknown) or "held" (claims compete). share_ppm: parts per million.
+    """
+
+    account: str
+    owner_id: OwnerId | None
+    display_name: str
+    share_ppm: int
+
+
+@dataclass(frozen=True, slots=True)
+class WorkCard:
+    """What may be shown of a training image."""
+
+    training_image_id: TrainingImageId
+    key: str
+    title: str
+    beneficiaries: tuple[Beneficiary, ...]
+
+
+class RightsReader(Protocol):
+    """Reading side of the catalogue, used by the attributor; blocking but short."""
+
+    def generator(self, model_version: str) -> Generator:
+        """Raises UnknownGenerator."""
+
+    def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
+        """Cards of `ids` with the rights that were valid at `at`; shares of each work sum to 1,000,000 ppm.
+
+        Every id is answered: one that the catalogue does not know is paid to "suspense".
+        """

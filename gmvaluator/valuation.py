@@ -1,0 +1,106 @@
+"""Equations 4-6 of the paper: distances and quality to shares, and shares to integer micro-credits.
+
+For a generated image x̂_j with contributors P_j (arXiv 2304.10701, section 4):
+
+    V(x_i, x̂_j) = q_j · exp(-d_ij) / Σ_{l ∈ P_j} exp(-d_lj)    for x_i ∈ P_j, else 0      (4, 5)
+    φ_i          = Σ_j V(x_i, x̂_j)                                                         (6)
+
+Everything after the distances is integer arithmetic on weights of 10^-30 precision, computed by correctly
+rounded decimal exponentials: the result does not depend on the order of contributors, the machine or the
+C library, so credits can be recomputed from the evidence to the last micro-credit, years later.
+"""
+
+from __future__ import annotations
+
+import decimal
+import math
+from collections.abc import Sequence
+from decimal import Decimal
+
+from gmvaluator.errors import InvalidValuation
+
+MICROS_PER_CREDIT = 1_000_000
+"""One generated image of quality 1 issues one credit, of this many micro-credits."""
+
+MILLION = 1_000_000
+"""Distances and quality are kept in millionths, so that what is stored is what was valued."""
+
+MAX_DISTANCE = 2
+"""A perceptual distance is 1 - cosine, in [0, 2]."""
+
+_WEIGHT_SCALE = 10**30
+_CONTEXT = decimal.Context(prec=50, rounding=decimal.ROUND_HALF_EVEN, Emin=-999999, Emax=999999)
+
+
+def distance_millionths(perceptual_distance: float) -> int:
+    """Round a distance in [0, 2], lower is nearer, to millionths. Rounding noise below 0 becomes 0.
+
+    Raises InvalidValuation if it is not finite or out of range.
+    """
+    return _millionths(perceptual_distance, MAX_DISTANCE, "distance")
+
+
+def quality_millionths(quality: float) -> int:
+    """Round a quality in [0, 1], higher is better, to millionths. Raises InvalidValuation as above."""
+    return _millionths(quality, 1, "quality")
+
+
+def _millionths(value: float, high: int, name: str) -> int:
+    tolerance = 1e-5
+    if not math.isfinite(value) or not -tolerance <= value <= high + tolerance:
+        raise InvalidValuation(f"a {name} of {value} is outside 0..{high}: check the model that made it")
+    return min(max(round(value * MILLION), 0), high * MILLION)
+
+
+def similarity_weights(distances: Sequence[int], temperature: Decimal = Decimal(1)) -> list[int]:
+    """Integer weights proportional to exp(-d_i / τ), equation 5's numerators; τ = 1 is the paper.
+
+    distances: K values in millionths. The nearest weighs 10^30, so nothing underflows before it is
+    10^-30 of the nearest. Raises InvalidValuation unless 0 < τ.
+    """
+    if not distances:
+        return []
+    if any(not 0 <= distance <= MAX_DISTANCE * MILLION for distance in distances):
+        raise InvalidValuation(f"distances must lie in 0..{MAX_DISTANCE} million millionths")
+    if not temperature.is_finite() or temperature <= 0:
+        raise InvalidValuation(f"a temperature of {temperature} cannot be used: it must be above 0")
+    nearest = min(distances)
+    return [_weight(distance - nearest, temperature) for distance in distances]
+
+
+def _weight(excess_millionths: int, temperature: Decimal) -> int:
+    exponent = _CONTEXT.divide(Decimal(-excess_millionths), _CONTEXT.multiply(temperature, Decimal(MILLION)))
+    return int(_CONTEXT.multiply(_CONTEXT.exp(exponent), Decimal(_WEIGHT_SCALE)))
+
+
+def issued_micros(quality: int) -> int:
+    """Micro-credits that one generated image issues: q_j in millionths, one credit at quality 1 (equation 4)."""
+    if not 0 <= quality <= MILLION:
+        raise InvalidValuation(f"a quality of {quality} millionths is outside 0..{MILLION}")
+    return quality * MICROS_PER_CREDIT // MILLION
+
+
+def shares(weights: Sequence[int]) -> list[float]:
+    """Weights as fractions of their sum, for people to read; money is made by `divide`."""
+    total = sum(weights)
+    return [weight / total for weight in weights]
+
+
+def divide(amount: int, weights: Sequence[int], names: Sequence[str]) -> list[int]:
+    """Divide `amount` into integer parts proportional to `weights`, by largest remainder.
+
+    Each part is its exact quota rounded down or up; parts sum to `amount`; equal remainders are settled by
+    `names` (ascending), so the result follows the names and not the order. Raises InvalidValuation if amount or
+    a weight is negative, if all weights are zero, or if names repeat.
+    """
+    total = sum(weights)
+    if amount < 0 or total <= 0 or min(weights) < 0:
+        raise InvalidValuation(f"{amount} cannot be divided by weights that sum to {total}")
+    if len(weights) != len(names) or len(set(names)) != len(names):
+        raise InvalidValuation("each weight needs a name of its own")
+    parts = [amount * weight // total for weight in weights]
+    remainders = [amount * weight % total for weight in weights]
+    by_remainder = sorted(range(len(parts)), key=lambda i: (-remainders[i], names[i]))
+    for i in by_remainder[: amount - sum(parts)]:
+        parts[i] += 1
+    return parts
