@@ -1,0 +1,51 @@
+# make setup | demo | test | check | proto | examples
+# Every target sets itself up; PYTHON names the interpreter that builds .venv (3.11 or newer).
+PYTHON ?= python3
+BIN := .venv/bin
+STAMP := .venv/.installed
+SOURCES := gmvaluator indexer attributor evaluation tests
+PROTOS := proto/gmvaluator/v1/attribution.proto proto/gmvaluator/v1/royalty.proto
+
+.PHONY: setup demo test check lint types protocol proto clean
+
+setup: $(STAMP)
+
+# The stamp is written last, so an interrupted installation is taken up again.
+$(STAMP): pyproject.toml constraints.txt
+	@$(PYTHON) -c 'import sys; sys.exit(sys.version_info < (3, 11) and "gmvaluator needs Python 3.11 or newer: make PYTHON=python3.11 ...")'
+	test -x $(BIN)/python || $(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
+	touch $(STAMP)
+
+demo: setup
+	$(BIN)/gmvaluator demo
+
+test: setup
+	$(BIN)/python -m pytest
+
+check: setup lint types protocol
+
+lint:
+	$(BIN)/ruff format --check .
+	$(BIN)/ruff check .
+
+types:
+	$(BIN)/mypy
+
+# The wire contract: style, no break against the committed image, generated code up to date.
+protocol:
+	cd proto && ../$(BIN)/buf lint && ../$(BIN)/buf breaking --against baseline.binpb
+	mkdir -p build/protocol
+	$(call generate,build/protocol)
+	diff --recursive --exclude=__init__.py --exclude=__pycache__ gmvaluator/v1 build/protocol/gmvaluator/v1
+
+proto: setup
+	$(call generate,.)
+
+define generate
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) \
+		--grpc_python_out=$(1) --mypy_out=$(1) --mypy_grpc_out=$(1) $(PROTOS)
+endef
+
+clean:
+	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

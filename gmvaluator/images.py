@@ -1,0 +1,106 @@
+"""Images from outside: bounded, decoded and turned into what models take.
+
+Accepted are JPEG, PNG and WebP, recognised by content. Whatever the file, the result is upright RGB on white.
+"""
+
+from __future__ import annotations
+
+import io
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
+
+from gmvaluator.errors import ImageTooLarge, InvalidImage
+
+MAX_IMAGE_BYTES = 20 * 1024 * 1024
+MAX_IMAGE_PIXELS = 25_000_000
+MAX_SIDE_RATIO = 200
+"""Longer side by shorter: beyond this a resize to the model's input leaves nothing of the picture."""
+FORMATS = ("JPEG", "PNG", "WEBP")
+THUMBNAIL_PX = 256
+
+Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
+ImageFile.LOAD_TRUNCATED_IMAGES = False
+PngImagePlugin.MAX_TEXT_CHUNK = 1024 * 1024
+PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024
+# Once for the process: filters set around each call are not safe between threads.
+warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
+
+
+def decode_image(data: bytes) -> Image.Image:
+    """File bytes of one still image to upright RGB, transparency on white.
+
+    Raises ImageTooLarge over 20 MiB or 25,000,000 pixels (before any pixel is decoded), InvalidImage if the
+    bytes are empty, truncated, of another format, animated or extremely narrow.
+    """
+    if not data:
+        raise InvalidImage("the image is empty: send the bytes of a JPEG, PNG or WebP file")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ImageTooLarge(f"the image has {len(data):,} bytes; the limit is {MAX_IMAGE_BYTES:,}: send a smaller one")
+    with _translated(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_bounds(image)
+        image.load()
+        return _upright_rgb(image)
+
+
+def thumbnail(image: Image.Image) -> bytes:
+    """WebP of at most 256 x 256 pixels, aspect kept."""
+    small = image.copy()
+    small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    buffer = io.BytesIO()
+    small.save(buffer, "WEBP", quality=80, method=4)
+    return buffer.getvalue()
+
+
+@contextmanager
+def _translated() -> Iterator[None]:
+    """The one place where Pillow's exceptions become ours."""
+    try:
+        yield
+    except InvalidImage:
+        raise
+    except UnidentifiedImageError as error:
+        raise InvalidImage("the bytes are no JPEG, PNG or WebP image: convert the file and send it again") from error
+    except (Image.DecompressionBombError, Image.DecompressionBombWarning) as error:
+        raise ImageTooLarge(_pixels_message("more")) from error
+    except MemoryError as error:
+        raise ImageTooLarge("the image does not fit into memory: send a smaller one") from error
+    except (OSError, SyntaxError, ValueError, EOFError, ArithmeticError, IndexError, KeyError, TypeError,
+            AttributeError, NotImplementedError, RuntimeError, Warning) as error:  # fmt: skip
+        # What Pillow's format plugins raise on damaged files is not one type.
+        raise InvalidImage(f"the image cannot be decoded, it may be truncated or damaged: {error}"[:300]) from error
+
+
+def _check_bounds(image: Image.Image) -> None:
+    width, height = image.size
+    if width * height > MAX_IMAGE_PIXELS:
+        raise ImageTooLarge(_pixels_message(f"{width} x {height} = {width * height:,}"))
+    if min(width, height) < 1 or max(width, height) > MAX_SIDE_RATIO * min(width, height):
+        raise InvalidImage(f"the image is {width} x {height}: its sides may differ by a factor of {MAX_SIDE_RATIO}")
+    frames = getattr(image, "n_frames", 1)
+    if frames != 1:
+        raise InvalidImage(f"the image has {frames} frames: send one still image")
+
+
+def _pixels_message(pixels: str) -> str:
+    return f"the image has {pixels} pixels; the limit is {MAX_IMAGE_PIXELS:,}: scale it down and send it again"
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    upright = ImageOps.exif_transpose(image)
+    if upright.mode.startswith("I;16") or upright.mode == "I":
+        upright = _sixteen_to_eight_bit(upright)
+    if upright.mode == "RGB":
+        return upright if upright is not image else upright.copy()
+    if upright.has_transparency_data:
+        layer = upright.convert("RGBA")
+        white = Image.new("RGBA", layer.size, "white")
+        return Image.alpha_composite(white, layer).convert("RGB")
+    return upright.convert("RGB")
+
+
+def _sixteen_to_eight_bit(image: Image.Image) -> Image.Image:
+    """Pillow clips 16-bit grey when it converts; scale it instead."""
+    return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")

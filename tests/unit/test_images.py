@@ -1,0 +1,111 @@
+"""Decoding: what is accepted, what is refused, and that refusing is cheap."""
+
+import io
+import struct
+import zlib
+
+import pytest
+from PIL import Image, PngImagePlugin
+
+from gmvaluator.errors import ImageTooLarge, InvalidImage
+from gmvaluator.images import MAX_IMAGE_BYTES, decode_image, thumbnail
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+def png_header(width: int, height: int) -> bytes:
+    def chunk(kind: bytes, body: bytes) -> bytes:
+        return struct.pack(">I", len(body)) + kind + body + struct.pack(">I", zlib.crc32(kind + body))
+
+    header = struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
+    return (
+        b"\x89PNG\r\n\x1a\n" + chunk(b"IHDR", header) + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    )
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_still_images_become_rgb(file_format: str) -> None:
+    image = decode_image(encoded(Image.new("RGB", (40, 30), (200, 10, 10)), file_format))
+    assert (image.mode, image.size) == ("RGB", (40, 30))
+
+
+def test_transparency_is_white() -> None:
+    assert decode_image(encoded(Image.new("RGBA", (4, 4), (0, 0, 0, 0)))).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_palette_transparency_is_white() -> None:
+    image = Image.new("P", (4, 4), 0)
+    image.putpalette([0, 0, 0, 255, 0, 0])
+    assert decode_image(encoded(image, transparency=0)).getpixel((1, 1)) == (255, 255, 255)
+
+
+def test_sixteen_bit_grey_is_scaled_not_clipped() -> None:
+    red, green, blue = decode_image(encoded(Image.new("I;16", (4, 4), 128 * 257))).getpixel((1, 1))  # type: ignore[misc]
+    assert abs(red - 128) <= 1
+    assert red == green == blue
+
+
+@pytest.mark.parametrize("mode", ["L", "1", "LA", "CMYK"])
+def test_other_modes_become_rgb(mode: str) -> None:
+    file_format = "JPEG" if mode == "CMYK" else "PNG"
+    assert decode_image(encoded(Image.new(mode, (4, 4)), file_format)).mode == "RGB"
+
+
+def test_exif_rotation_is_applied() -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    assert decode_image(encoded(Image.new("RGB", (40, 30)), "JPEG", exif=exif)).size == (30, 40)
+
+
+@pytest.mark.parametrize("data", [b"", b"\0", b"not an image", b"GIF89a" + b"\0" * 100, b"<svg/>", b"\xff\xd8\xff"])
+def test_what_is_no_image_is_refused(data: bytes) -> None:
+    with pytest.raises(InvalidImage):
+        decode_image(data)
+
+
+@pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
+def test_truncation_at_any_byte_is_refused_or_loses_no_pixel(file_format: str) -> None:
+    whole = encoded(Image.effect_noise((24, 24), 60).convert("RGB"), file_format)
+    refused = 0
+    for length in range(len(whole)):
+        try:
+            assert decode_image(whole[:length]).tobytes() == decode_image(whole).tobytes()
+        except InvalidImage:
+            refused += 1
+    assert refused >= len(whole) - 32
+
+
+def test_a_pixel_bomb_is_refused_by_its_header() -> None:
+    with pytest.raises(ImageTooLarge, match="25,000,000"):
+        decode_image(png_header(13_000, 13_000))
+
+
+def test_too_many_bytes_are_refused() -> None:
+    with pytest.raises(ImageTooLarge, match="bytes"):
+        decode_image(b"\0" * (MAX_IMAGE_BYTES + 1))
+
+
+def test_animations_are_refused() -> None:
+    frames = [Image.new("RGB", (8, 8), colour) for colour in ("red", "blue")]
+    with pytest.raises(InvalidImage, match="2 frames"):
+        decode_image(encoded(frames[0], "WEBP", save_all=True, append_images=frames[1:]))
+
+
+def test_huge_text_chunks_are_refused() -> None:
+    info = PngImagePlugin.PngInfo()
+    info.add_text("comment", "x" * 2_000_000, zip=True)
+    with pytest.raises(InvalidImage):
+        decode_image(encoded(Image.new("RGB", (8, 8)), pnginfo=info))
+
+
+def test_ribbons_are_refused() -> None:
+    with pytest.raises(InvalidImage, match="factor"):
+        decode_image(encoded(Image.new("RGB", (2_000, 2))))
+
+
+def test_thumbnails_keep_the_aspect() -> None:
+    assert decode_image(thumbnail(Image.new("RGB", (1_000, 500)))).size == (256, 128)
