@@ -24,6 +24,7 @@ GmvaluatorError
 │   └── IndexUnavailable
 └── Failure ──────────────── something broke inside
     ├── ModelFailed
+    ├── IndexFailed
     ├── LedgerFailed
     └── LedgerCorrupt
 
@@ -128,6 +129,10 @@ class Failure(GmvaluatorError):
 
 class ModelFailed(Failure):
     """A model raised, or returned numbers that are not finite."""
+
+
+class IndexFailed(Failure):
+    """The vector index broke while it answered or was built."""
 
 
 class LedgerFailed(Failure):

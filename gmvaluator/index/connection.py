@@ -1,0 +1,33 @@
+"""Open an index, wherever it is: the one place that programs need."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from gmvaluator.index.location import open_access
+from gmvaluator.index.schema import DEFAULT_COLLECTION
+from gmvaluator.index.search import QdrantSearch
+from gmvaluator.index.store import QdrantStore
+
+
+def open_store(
+    location: str | Path, collection: str = DEFAULT_COLLECTION, *, api_key: str | None = None, compression: int = 16
+) -> QdrantStore:
+    """The writing side of `collection` at `location`, which is a Qdrant server's address or a folder.
+
+    A folder's embedded engine runs until the last one who opened it closes. compression: of product quantisation,
+    16 or 32, for a collection that is yet to be made. Raises InvalidInput, IndexUnavailable.
+    """
+    return QdrantStore(open_access(location, api_key), collection, compression)
+
+
+def open_search(
+    location: str | Path,
+    collection: str = DEFAULT_COLLECTION,
+    *,
+    api_key: str | None = None,
+    payload_keys: Sequence[str] = (),
+) -> QdrantSearch:
+    """The reading side, likewise; used within one event loop. payload_keys: what candidates bring of their payload."""
+    return QdrantSearch(open_access(location, api_key), collection, payload_keys)

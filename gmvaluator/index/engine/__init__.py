@@ -1,0 +1,1 @@
+"""The embedded engine: a process that hosts qdrant-edge and answers a part of Qdrant's gRPC API on loopback."""

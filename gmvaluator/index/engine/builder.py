@@ -1,0 +1,63 @@
+"""The engine's side of a build: copy a shard, have a process of its own optimise the copy."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+import threading
+from pathlib import Path
+
+from gmvaluator.index.engine.files import copy_tree
+from gmvaluator.index.engine.settings import CollectionSettings
+
+
+class BuildStopped(Exception):
+    """The build was stopped because the engine ends."""
+
+
+class BuildFailed(Exception):
+    """The build process ended with an error."""
+
+
+class Builder:
+    """One build into `folder`, which is absent at first and, if the build fails, at last."""
+
+    def __init__(self, folder: Path, settings: CollectionSettings) -> None:
+        self.folder = folder
+        self._settings = settings
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopped = False
+        self._lock = threading.Lock()
+
+    def copy(self, shard: Path) -> None:
+        """Copy the files of `shard`, which nobody writes meanwhile."""
+        copy_tree(shard, self.folder)
+
+    def run(self) -> None:
+        """Index and quantise everything in the copy; returns when it is durable. Raises BuildStopped, BuildFailed."""
+        with self._lock:
+            if self._stopped:
+                raise BuildStopped
+            self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        status = self._process.wait()
+        if self._stopped:
+            raise BuildStopped
+        if status != 0:
+            raise BuildFailed(f"the build process ended with status {status}: the engine's log says why; build again")
+
+    def _command(self) -> list[str]:
+        settings = json.dumps(self._settings.as_dict())
+        return [sys.executable, "-P", "-m", "gmvaluator.index.engine.build", str(self.folder), settings]
+
+    def stop(self) -> None:
+        """End the process, if it runs, at once: its work is not in use yet."""
+        with self._lock:
+            self._stopped = True
+            if self._process is not None:
+                self._process.kill()
+
+    def discard(self) -> None:
+        """Remove the copy."""
+        shutil.rmtree(self.folder, ignore_errors=True)

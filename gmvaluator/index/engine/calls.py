@@ -1,0 +1,106 @@
+"""The part of Qdrant's gRPC API that the engine answers: every call, and every field of its messages.
+
+A call that is not listed is answered UNIMPLEMENTED by the base servicers; so is a message that sets a field
+which is not listed, because ignoring it would answer another question than the one asked.
+"""
+
+from __future__ import annotations
+
+import grpc
+from google.protobuf.message import Message
+
+CALLS = {
+    "qdrant.Qdrant": ("HealthCheck",),
+    "qdrant.Collections": ("Get", "List", "Create", "Update", "Delete", "CollectionExists"),
+    "qdrant.Points": (
+        "Upsert", "Delete", "Get", "SetPayload", "CreateFieldIndex", "Query", "QueryBatch", "Scroll", "Count",
+    ),
+}  # fmt: skip
+
+OPAQUE = frozenset({"payload", "metadata"})
+"""Fields that hold the users' own JSON: any content will do."""
+
+FIELDS = {
+    "CollectionExistsRequest": "collection_name",
+    "Condition": "field filter has_id",
+    "CountPoints": "collection_name filter exact timeout",
+    "CreateCollection": "collection_name vectors_config optimizers_config metadata timeout",
+    "CreateFieldIndexCollection": "collection_name wait field_name field_type timeout",
+    "DeleteCollection": "collection_name timeout",
+    "DeletePoints": "collection_name wait points timeout",
+    "DenseVector": "data",
+    "FieldCondition": "key match",
+    "Filter": "must should must_not",
+    "GetCollectionInfoRequest": "collection_name",
+    "GetPoints": "collection_name ids with_payload with_vectors timeout",
+    "HasIdCondition": "has_id",
+    "HealthCheckRequest": "",
+    "HnswConfigDiff": "m ef_construct full_scan_threshold",
+    "ListCollectionsRequest": "",
+    "Match": "keyword integer boolean keywords integers",
+    "NamedVectors": "vectors",
+    "OptimizersConfigDiff": "default_segment_number max_segment_size indexing_threshold",
+    "PayloadExcludeSelector": "fields",
+    "PayloadIncludeSelector": "fields",
+    "PointId": "num uuid",
+    "PointStruct": "id payload vectors",
+    "PointsIdsList": "ids",
+    "PointsSelector": "points filter",
+    "ProductQuantization": "compression always_ram",
+    "QuantizationConfig": "product",
+    "QuantizationSearchParams": "ignore rescore oversampling",
+    "Query": "nearest",
+    "QueryBatchPoints": "collection_name query_points timeout",
+    "QueryPoints": "collection_name query using filter params score_threshold limit offset with_vectors with_payload "
+    "timeout",
+    "RepeatedIntegers": "integers",
+    "RepeatedStrings": "strings",
+    "ScrollPoints": "collection_name filter offset limit with_payload with_vectors timeout",
+    "SearchParams": "hnsw_ef exact quantization indexed_only",
+    "SetPayloadPoints": "collection_name wait payload points_selector timeout",
+    "UpdateCollection": "collection_name optimizers_config metadata timeout",
+    "UpsertPoints": "collection_name wait points timeout",
+    "Vector": "data dense",
+    "VectorInput": "dense",
+    "VectorParams": "size distance hnsw_config quantization_config on_disk",
+    "VectorParamsMap": "map",
+    "Vectors": "vectors",
+    "VectorsConfig": "params_map",
+    "VectorsSelector": "names",
+    "WithPayloadSelector": "enable include exclude",
+    "WithVectorsSelector": "enable include",
+}
+_FIELDS = {name: frozenset(fields.split()) for name, fields in FIELDS.items()}
+
+
+class Refused(Exception):
+    """A request that is answered with a status other than OK."""
+
+    def __init__(self, code: grpc.StatusCode, message: str) -> None:
+        super().__init__(message)
+        self.code = code
+
+
+def invalid(message: str) -> Refused:
+    """The request is malformed."""
+    return Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
+
+
+def require_supported(message: Message) -> None:
+    """Raise Refused (UNIMPLEMENTED) if `message` or one inside it sets a field that is not in `FIELDS`."""
+    allowed = _FIELDS.get(message.DESCRIPTOR.name, frozenset())
+    for field, value in message.ListFields():
+        if field.name not in allowed:
+            text = f"the embedded engine does not support {message.DESCRIPTOR.name}.{field.name}: use a Qdrant server"
+            raise Refused(grpc.StatusCode.UNIMPLEMENTED, text)
+        if field.message_type is not None and field.name not in OPAQUE:
+            _require_inside(field, value)
+
+
+def _require_inside(field, value) -> None:  # type: ignore[no-untyped-def]
+    if field.message_type.GetOptions().map_entry:
+        parts = value.values()
+    else:
+        parts = value if field.is_repeated else (value,)
+    for part in parts:
+        require_supported(part)

@@ -1,0 +1,218 @@
+"""One collection: a shard that is served, and the build of the one that replaces it.
+
+Two locks. `_shard_lock` is held for each call into qdrant-edge, which holds the interpreter's lock anyway, so
+that no shard is closed under a reader. `_write_lock` is held for each write, and by a build while it copies
+files and while it changes shards: reads go on then. It is always taken first.
+"""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, TypeVar
+
+import qdrant_edge as edge
+
+from gmvaluator.index.engine.builder import BuildStopped, Builder
+from gmvaluator.index.engine.census import indexed_points, quantised_points
+from gmvaluator.index.engine.generations import Description, Generations
+from gmvaluator.index.engine.settings import CollectionSettings
+
+_log = logging.getLogger(__name__)
+_Answer = TypeVar("_Answer")
+
+MAX_BACKLOG_BYTES = 256 * 1024 * 1024
+"""Writes remembered during one build; more are refused until it has ended."""
+
+
+class BacklogFull(Exception):
+    """A build is under way and no more writes can be remembered for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class State:
+    """Counts of a collection. waiting: a build would index something. build_error: why the last build failed."""
+
+    points: int
+    indexed_points: int
+    segments: int
+    building: bool
+    waiting: bool
+    build_error: str | None
+
+
+class Collection:
+    """Thread-safe. Every write that returned survives the end of the process, however it ends."""
+
+    def __init__(self, folder: Path) -> None:
+        self._files = Generations(folder)
+        self._files.remove_leftovers()
+        self._description = self._files.description()
+        self._current = self._files.current()
+        self._shard = edge.EdgeShard.load(str(self._current), self._description.settings.edge_config())
+        self._shard_lock = threading.Lock()
+        self._write_lock = threading.Lock()
+        self._dirty = True
+        self._counted: tuple[int, int, int] | None = None
+        self._backlog: list[edge.UpdateOperation] | None = None
+        self._backlog_bytes = 0
+        self._builder: Builder | None = None
+        self._build_thread: threading.Thread | None = None
+        self._build_error: str | None = None
+        self._stopping = False
+
+    @staticmethod
+    def make(folder: Path, description: Description) -> None:
+        """Fill `folder`, which exists and is empty, with a collection that has no points."""
+        first = Generations(folder).begin(description)
+        shard = edge.EdgeShard.create(str(first), description.settings.edge_config())
+        shard.flush()
+        shard.close()
+
+    @property
+    def settings(self) -> CollectionSettings:
+        return self._description.settings
+
+    @property
+    def metadata(self) -> dict[str, Any]:
+        return self._description.metadata
+
+    def read(self, call: Callable[[edge.EdgeShard], _Answer]) -> _Answer:
+        """Answer of `call` on the shard in use."""
+        with self._shard_lock:
+            return call(self._shard)
+
+    def write(self, operation: edge.UpdateOperation, size_bytes: int) -> None:
+        """Apply `operation`; returns once it is in the write-ahead log. Raises BacklogFull."""
+        with self._write_lock:
+            if self._backlog_bytes + size_bytes > MAX_BACKLOG_BYTES:
+                raise BacklogFull
+            self._dirty, self._counted = True, None
+            self.read(lambda shard: shard.update(operation))
+            if self._backlog is not None:
+                self._backlog.append(operation)
+                self._backlog_bytes += size_bytes
+
+    def describe(self, metadata: dict[str, Any], indexing_threshold_kb: int | None) -> None:
+        """Merge `metadata` into what is kept, and change when points are indexed, durably."""
+        with self._write_lock:
+            settings = self.settings
+            if indexing_threshold_kb is not None:
+                settings = replace(settings, indexing_threshold_kb=indexing_threshold_kb)
+            description = Description(settings, {**self.metadata, **metadata})
+            self._files.describe(description)
+            self._description = description
+
+    def flush(self) -> None:
+        """Bring everything written so far to the disk, past a loss of power."""
+        with self._write_lock:
+            self._flush()
+
+    def _flush(self) -> None:
+        if self._dirty:
+            self.read(lambda shard: shard.flush())
+            self._dirty = False
+
+    def state(self) -> State:
+        """Counts as of now; flushes first, because they are read from the shard's files."""
+        with self._write_lock:
+            if self._counted is None:
+                self._flush()
+                self._counted = self._count()
+            points, indexed, segments = self._counted
+            building = self._backlog is not None
+            waiting = self.settings.waits(points - indexed)
+            return State(points, indexed, segments, building, waiting, self._build_error)
+
+    def _count(self) -> tuple[int, int, int]:
+        info = self.read(lambda shard: shard.info())
+        quantised = [name for name, vector in self.settings.vectors.items() if vector.compression is not None]
+        counts = [quantised_points(self._current, name) for name in quantised] or [indexed_points(self._current)]
+        return info.points_count, min(*counts, info.points_count), info.segments_count
+
+    def start_build(self) -> None:
+        """Begin to index what waits, if anything does and no build is under way; returns at once."""
+        if not self.state().waiting:
+            return
+        with self._write_lock:
+            if self._backlog is None and not self._stopping:
+                self._build_error = None
+                self._backlog, self._backlog_bytes = [], 0
+                self._build_thread = threading.Thread(target=self._build_until_done, name="build")
+                self._build_thread.start()
+
+    def _build_until_done(self) -> None:
+        try:
+            while self._build_round():
+                _log.info("%s: writes came during the build, building again", self._files.folder.name)
+        except BuildStopped:
+            _log.info("%s: the build was stopped", self._files.folder.name)
+        except Exception as error:
+            _log.exception("%s: the build failed", self._files.folder.name)
+            self._build_error = str(error) or type(error).__name__
+        finally:
+            with self._write_lock:
+                self._backlog, self._backlog_bytes = None, 0
+
+    def _build_round(self) -> bool:
+        """One build from copy to switch; True if writes came meanwhile and still wait for a build."""
+        with self._write_lock:
+            self._flush()
+            self._backlog, self._backlog_bytes = [], 0
+            self._builder = Builder(self._files.following(), self.settings)
+            if self._stopping:
+                raise BuildStopped
+            self._builder.copy(self._current)
+        try:
+            self._builder.run()
+            return self._adopt(self._builder.folder)
+        except BaseException:
+            self._builder.discard()
+            raise
+
+    def _adopt(self, folder: Path) -> bool:
+        """Replay what was written during the build into the shard in `folder`, then serve that one."""
+        fresh = edge.EdgeShard.load(str(folder), self.settings.edge_config())
+        replayed = self._replay_most(fresh)
+        with self._write_lock:
+            assert self._backlog is not None
+            late = self._backlog[replayed:]
+            for operation in late:
+                fresh.update(operation)
+            fresh.flush()
+            self._files.switch(folder)
+            old, old_folder = self._shard, self._current
+            with self._shard_lock:
+                self._shard, self._current = fresh, folder
+                old.close()
+            self._dirty, self._counted = False, None
+            self._backlog, self._backlog_bytes = [], 0
+        shutil.rmtree(old_folder)
+        return self.state().waiting
+
+    def _replay_most(self, fresh: edge.EdgeShard) -> int:
+        """Replay the backlog while writes go on, until little is left; returns how many operations were."""
+        replayed = 0
+        while self._backlog is not None and len(self._backlog) - replayed > 1:
+            batch = self._backlog[replayed:]
+            for operation in batch:
+                fresh.update(operation)
+            replayed += len(batch)
+        return replayed
+
+    def close(self) -> None:
+        """Stop a build, flush, and let go of the files."""
+        self._stopping = True
+        with self._write_lock:
+            builder, thread = self._builder, self._build_thread
+        if builder is not None:
+            builder.stop()
+        if thread is not None:
+            thread.join()
+        self.flush()
+        with self._shard_lock:
+            self._shard.close()

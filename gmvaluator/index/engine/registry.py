@@ -1,0 +1,82 @@
+"""All collections of one folder."""
+
+from __future__ import annotations
+
+import logging
+import shutil
+import threading
+import uuid
+from pathlib import Path
+
+import grpc
+
+from gmvaluator.index.engine.calls import Refused
+from gmvaluator.index.engine.collection import Collection
+from gmvaluator.index.engine.files import sync_folder
+from gmvaluator.index.engine.generations import Description
+
+_log = logging.getLogger(__name__)
+MAX_COLLECTIONS = 100
+
+
+class Registry:
+    """Opens every collection in `folder` and removes what a crash left half made or half deleted. Thread-safe."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._lock = threading.Lock()
+        for leftover in folder.glob(".*-*"):
+            shutil.rmtree(leftover)
+        paths = sorted(path.parent for path in folder.glob("*/CURRENT"))
+        self._collections = {path.name: Collection(path) for path in paths}
+
+    def names(self) -> list[str]:
+        with self._lock:
+            return sorted(self._collections)
+
+    def get(self, name: str) -> Collection:
+        """The collection `name`. Raises Refused (NOT_FOUND)."""
+        with self._lock:
+            if name not in self._collections:
+                raise Refused(grpc.StatusCode.NOT_FOUND, f"there is no collection {name[:100]!r}")
+            return self._collections[name]
+
+    def create(self, name: str, description: Description) -> None:
+        """Make an empty collection; it is there whole after a crash, or not at all. Raises Refused."""
+        with self._lock:
+            if name in self._collections:
+                raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"there is a collection {name!r} already")
+            if len(self._collections) >= MAX_COLLECTIONS:
+                raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_COLLECTIONS} collections are the limit")
+            making = self._folder / f".making-{uuid.uuid4()}"
+            making.mkdir()
+            Collection.make(making, description)
+            making.rename(self._folder / name)
+            sync_folder(self._folder)
+            self._collections[name] = Collection(self._folder / name)
+
+    def delete(self, name: str) -> None:
+        """Delete a collection and its files. Raises Refused."""
+        collection = self.get(name)
+        with self._lock:
+            del self._collections[name]
+        collection.close()
+        leaving = self._folder / f".leaving-{uuid.uuid4()}"
+        (self._folder / name).rename(leaving)
+        sync_folder(self._folder)
+        shutil.rmtree(leaving)
+
+    def flush(self) -> None:
+        """Bring every collection to the disk."""
+        with self._lock:
+            collections = list(self._collections.values())
+        for collection in collections:
+            collection.flush()
+
+    def close(self) -> None:
+        """Stop builds, flush and close every collection."""
+        with self._lock:
+            for name, collection in self._collections.items():
+                _log.info("closing %s", name)
+                collection.close()
+            self._collections.clear()

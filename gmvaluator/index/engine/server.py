@@ -1,0 +1,130 @@
+"""The engine's life: take the lock, open the collections, serve, and end after the last user."""
+
+from __future__ import annotations
+
+import hmac
+import logging
+import os
+import secrets
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import grpc
+from qdrant_client import grpc as messages
+
+from gmvaluator import __version__
+from gmvaluator.index.engine.lease import CONTACT, ENGINE_LOCK, LOG, USERS_LOCK, Contact, Lock
+from gmvaluator.index.engine.registry import Registry
+from gmvaluator.index.engine.wire_settings import FLUSH_INTERVAL_S
+from gmvaluator.index.engine.services import CollectionsService, HealthService, PointsService
+
+_log = logging.getLogger(__name__)
+ALREADY_RUNNING = 3
+"""Exit code of an engine that found another one on its folder."""
+
+MAX_MESSAGE_BYTES = 64 * 1024 * 1024
+_THREADS = 8
+_USERS_POLL_S = 0.25
+_GRACE_S = 2.0
+_LOCK_WAIT_S = 1.0
+_MAX_LOG_BYTES = 1024 * 1024
+
+
+class _KeyCheck(grpc.ServerInterceptor):  # type: ignore[misc]
+    """Refuses every call that does not bring the key."""
+
+    def __init__(self, api_key: str) -> None:
+        self._api_key = api_key.encode()
+        self._refusal = grpc.unary_unary_rpc_method_handler(_refuse)
+
+    def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
+        given = next((value for key, value in details.invocation_metadata if key == "api-key"), "")
+        known = hmac.compare_digest(str(given).encode(), self._api_key)
+        return continuation(details) if known else self._refusal
+
+
+def _refuse(request: Any, context: grpc.ServicerContext) -> None:
+    context.abort(grpc.StatusCode.UNAUTHENTICATED, "the api-key is not the one in engine.json")
+
+
+class Engine:
+    """One engine on one folder."""
+
+    def __init__(self, folder: Path) -> None:
+        self._folder = folder
+        self._stop = threading.Event()
+
+    def run(self) -> int:
+        """Serve until the last user has gone or SIGTERM comes; returns the exit code."""
+        with Lock(self._folder / ENGINE_LOCK) as alone, Lock(self._folder / USERS_LOCK) as users:
+            if not alone.take(timeout_s=_LOCK_WAIT_S):
+                return ALREADY_RUNNING
+            (self._folder / CONTACT).unlink(missing_ok=True)
+            signal.signal(signal.SIGTERM, self._on_signal)
+            signal.signal(signal.SIGINT, self._on_signal)
+            registry = Registry(self._folder)
+            server = self._serve(registry)
+            try:
+                self._wait(registry, users)
+            finally:
+                (self._folder / CONTACT).unlink(missing_ok=True)
+                server.stop(_GRACE_S).wait()
+                registry.close()
+        _log.info("ended")
+        return 0
+
+    def _serve(self, registry: Registry) -> grpc.Server:
+        contact_key = secrets.token_urlsafe(32)
+        size = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", -1)]
+        server = grpc.server(
+            ThreadPoolExecutor(_THREADS),
+            interceptors=[_KeyCheck(contact_key)],
+            options=[*size, ("grpc.so_reuseport", 0)],
+        )
+        messages.add_QdrantServicer_to_server(HealthService(__version__), server)
+        messages.add_CollectionsServicer_to_server(CollectionsService(registry), server)
+        messages.add_PointsServicer_to_server(PointsService(registry), server)
+        port = server.add_insecure_port("127.0.0.1:0")
+        server.start()
+        Contact(port, contact_key, os.getpid()).write(self._folder)
+        _log.info("serving %s on port %d, process %d", ", ".join(registry.names()) or "nothing", port, os.getpid())
+        return server
+
+    def _wait(self, registry: Registry, users: Lock) -> None:
+        """Flush now and then; return when stopped, or when nobody uses the index (and so nobody can begin to)."""
+        flushed = time.monotonic()
+        while not self._stop.wait(_USERS_POLL_S):
+            if users.take():
+                _log.info("the last user has gone")
+                return
+            if time.monotonic() - flushed >= FLUSH_INTERVAL_S:
+                registry.flush()
+                _bound_log(self._folder / LOG)
+                flushed = time.monotonic()
+
+    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+        self._stop.set()
+
+
+def _bound_log(path: Path) -> None:
+    """Begin the log anew once it is long; the launcher opened it for appending, as standard error."""
+    if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
+        path.with_suffix(".log.1").write_bytes(path.read_bytes())
+        os.truncate(path, 0)
+
+
+def main(arguments: list[str]) -> int:
+    """`python -m gmvaluator.index.engine DIR`."""
+    logging.Formatter.converter = time.gmtime
+    logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)sZ %(levelname)s %(name)s %(message)s")
+    if len(arguments) != 1:
+        sys.stderr.write("usage: python -m gmvaluator.index.engine DIR\n")
+        return 2
+    return Engine(Path(arguments[0])).run()

@@ -1,0 +1,207 @@
+"""The servicers: one short method per call, from message to collection and back."""
+
+from __future__ import annotations
+
+import functools
+import logging
+import time
+from collections.abc import Callable
+from typing import Any
+
+import grpc
+import qdrant_edge as edge
+from qdrant_client import grpc as messages
+
+from gmvaluator.index.engine.calls import Refused, invalid, require_supported
+from gmvaluator.index.engine.collection import BacklogFull, Collection
+from gmvaluator.index.engine.generations import Description
+from gmvaluator.index.engine.registry import Registry
+from gmvaluator.index.engine.wire_points import (
+    filter_of,
+    ids_of,
+    point_of,
+    query_of,
+    record_of,
+    scored_of,
+    scroll_of,
+    with_payload_of,
+    with_vectors_of,
+)
+from gmvaluator.index.engine.wire_settings import (
+    collection_name,
+    field_type,
+    info_of,
+    metadata_of,
+    settings_of,
+    threshold_of,
+)
+from gmvaluator.index.engine.wire_values import from_payload, to_point_id
+
+_log = logging.getLogger(__name__)
+_MAX_POINTS = 10_000
+_MAX_QUERIES = 1_000
+_Method = Callable[[Any, Any], Any]
+
+
+def _answered(method: _Method) -> Callable[[Any, Any, grpc.ServicerContext], Any]:
+    """Check the request, time the answer, and turn every exception into a status."""
+
+    @functools.wraps(method)
+    def answer(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
+        start = time.perf_counter()
+        try:
+            require_supported(request)
+            response = method(self, request)
+        except Refused as refusal:
+            code, text = refusal.code, str(refusal)
+        except BacklogFull:
+            code, text = grpc.StatusCode.RESOURCE_EXHAUSTED, "a build is under way: write again once it has ended"
+        except Exception as error:  # noqa: BLE001 - qdrant-edge raises bare Exception
+            _log.exception("%s failed", method.__name__)
+            code, text = grpc.StatusCode.INTERNAL, f"the embedded engine failed: {error}"
+        else:
+            if "time" in response.DESCRIPTOR.fields_by_name:
+                response.time = time.perf_counter() - start
+            return response
+        return context.abort(code, text)
+
+    return answer
+
+
+class HealthService(messages.QdrantServicer):  # type: ignore[misc]
+    """qdrant.Qdrant."""
+
+    def __init__(self, version: str) -> None:
+        self._version = version
+
+    @_answered
+    def HealthCheck(self, request: messages.HealthCheckRequest) -> messages.HealthCheckReply:
+        return messages.HealthCheckReply(title="gmvaluator embedded engine", version=self._version)
+
+
+class CollectionsService(messages.CollectionsServicer):  # type: ignore[misc]
+    """qdrant.Collections."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    @_answered
+    def List(self, request: messages.ListCollectionsRequest) -> messages.ListCollectionsResponse:
+        names = [messages.CollectionDescription(name=name) for name in self._registry.names()]
+        return messages.ListCollectionsResponse(collections=names)
+
+    @_answered
+    def Get(self, request: messages.GetCollectionInfoRequest) -> messages.GetCollectionInfoResponse:
+        return messages.GetCollectionInfoResponse(result=info_of(self._registry.get(request.collection_name)))
+
+    @_answered
+    def CollectionExists(self, request: messages.CollectionExistsRequest) -> messages.CollectionExistsResponse:
+        exists = request.collection_name in self._registry.names()
+        return messages.CollectionExistsResponse(result=messages.CollectionExists(exists=exists))
+
+    @_answered
+    def Create(self, request: messages.CreateCollection) -> messages.CollectionOperationResponse:
+        description = Description(settings_of(request), metadata_of(request))
+        self._registry.create(collection_name(request.collection_name), description)
+        return messages.CollectionOperationResponse(result=True)
+
+    @_answered
+    def Update(self, request: messages.UpdateCollection) -> messages.CollectionOperationResponse:
+        collection = self._registry.get(request.collection_name)
+        collection.describe(metadata_of(request), threshold_of(request))
+        if request.HasField("optimizers_config"):
+            collection.start_build()
+        return messages.CollectionOperationResponse(result=True)
+
+    @_answered
+    def Delete(self, request: messages.DeleteCollection) -> messages.CollectionOperationResponse:
+        self._registry.delete(request.collection_name)
+        return messages.CollectionOperationResponse(result=True)
+
+
+class PointsService(messages.PointsServicer):  # type: ignore[misc]
+    """qdrant.Points."""
+
+    def __init__(self, registry: Registry) -> None:
+        self._registry = registry
+
+    @_answered
+    def Upsert(self, request: messages.UpsertPoints) -> messages.PointsOperationResponse:
+        collection = self._registry.get(request.collection_name)
+        if len(request.points) > _MAX_POINTS:
+            raise invalid(f"{len(request.points)} points in one call are refused: send {_MAX_POINTS} at most")
+        points = [point_of(point, collection.settings.vectors) for point in request.points]
+        return _write(collection, edge.UpdateOperation.upsert_points(points), request)
+
+    @_answered
+    def Delete(self, request: messages.DeletePoints) -> messages.PointsOperationResponse:
+        selector, operation = request.points, edge.UpdateOperation
+        if selector.WhichOneof("points_selector_one_of") == "filter":
+            deletion = operation.delete_points_by_filter(_not_empty(selector.filter))
+        else:
+            deletion = operation.delete_points(ids_of(selector.points.ids))
+        return _write(self._registry.get(request.collection_name), deletion, request)
+
+    @_answered
+    def SetPayload(self, request: messages.SetPayloadPoints) -> messages.PointsOperationResponse:
+        selector, operation, payload = request.points_selector, edge.UpdateOperation, from_payload(request.payload)
+        if selector.WhichOneof("points_selector_one_of") == "filter":
+            change = operation.set_payload_by_filter(_not_empty(selector.filter), payload)
+        else:
+            change = operation.set_payload(ids_of(selector.points.ids), payload)
+        return _write(self._registry.get(request.collection_name), change, request)
+
+    @_answered
+    def CreateFieldIndex(self, request: messages.CreateFieldIndexCollection) -> messages.PointsOperationResponse:
+        operation = edge.UpdateOperation.create_field_index(request.field_name, field_type(request))
+        return _write(self._registry.get(request.collection_name), operation, request)
+
+    @_answered
+    def Get(self, request: messages.GetPoints) -> messages.GetResponse:
+        ids = ids_of(request.ids)
+        payload, vectors = with_payload_of(request.with_payload, absent=True), with_vectors_of(request.with_vectors)
+        collection = self._registry.get(request.collection_name)
+        records = collection.read(lambda shard: shard.retrieve(ids, payload, vectors))
+        return messages.GetResponse(result=[record_of(record) for record in records])
+
+    @_answered
+    def Query(self, request: messages.QueryPoints) -> messages.QueryResponse:
+        return messages.QueryResponse(result=self._query(request, request.collection_name))
+
+    @_answered
+    def QueryBatch(self, request: messages.QueryBatchPoints) -> messages.QueryBatchResponse:
+        if len(request.query_points) > _MAX_QUERIES:
+            raise invalid(f"{len(request.query_points)} queries in one call are refused: send {_MAX_QUERIES} at most")
+        results = [self._query(query, request.collection_name) for query in request.query_points]
+        return messages.QueryBatchResponse(result=[messages.BatchResult(result=result) for result in results])
+
+    def _query(self, request: messages.QueryPoints, name: str) -> list[messages.ScoredPoint]:
+        collection = self._registry.get(name)
+        query = query_of(request, collection.settings.vectors)
+        return [scored_of(point) for point in collection.read(lambda shard: shard.query(query))]
+
+    @_answered
+    def Scroll(self, request: messages.ScrollPoints) -> messages.ScrollResponse:
+        scroll = scroll_of(request)
+        records, following = self._registry.get(request.collection_name).read(lambda shard: shard.scroll(scroll))
+        offset = None if following is None else to_point_id(following)
+        return messages.ScrollResponse(result=[record_of(record) for record in records], next_page_offset=offset)
+
+    @_answered
+    def Count(self, request: messages.CountPoints) -> messages.CountResponse:
+        wanted = filter_of(request.filter) if request.HasField("filter") else None
+        count = edge.CountRequest(exact=True, filter=wanted)
+        number = self._registry.get(request.collection_name).read(lambda shard: shard.count(count))
+        return messages.CountResponse(result=messages.CountResult(count=number))
+
+
+def _not_empty(value: messages.Filter) -> edge.Filter:
+    if not (value.must or value.should or value.must_not):
+        raise invalid("an empty filter would choose every point: give a condition")
+    return filter_of(value)
+
+
+def _write(collection: Collection, operation: edge.UpdateOperation, request: Any) -> messages.PointsOperationResponse:
+    collection.write(operation, request.ByteSize())
+    completed = messages.UpdateResult(operation_id=0, status=messages.UpdateStatus.Completed)
+    return messages.PointsOperationResponse(result=completed)

@@ -1,0 +1,172 @@
+"""Between the messages about points and the requests and answers of qdrant-edge."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import qdrant_edge as edge
+from qdrant_client import grpc as messages
+
+from gmvaluator.index.engine.calls import invalid
+from gmvaluator.index.engine.settings import VectorSettings
+from gmvaluator.index.engine.wire_values import (
+    finite,
+    from_payload,
+    from_point_id,
+    to_payload,
+    to_point_id,
+)
+
+_MAX_LIMIT = 10_000
+_DEFAULT_LIMIT = 10
+_Vectors = Mapping[str, VectorSettings]
+
+
+def point_of(point: messages.PointStruct, vectors: _Vectors) -> edge.Point:
+    """One point to be written, with every vector of the collection. Raises Refused."""
+    given = point.vectors.vectors.vectors
+    if set(given) != set(vectors):
+        raise invalid(f"a point needs the vectors {', '.join(sorted(vectors))}; given: {', '.join(sorted(given))}")
+    data = {name: finite(_data(given[name]), settings.size, name) for name, settings in vectors.items()}
+    return edge.Point(from_point_id(point.id), data, from_payload(point.payload))
+
+
+def _data(vector: messages.Vector) -> Sequence[float]:
+    data: Sequence[float] = vector.dense.data if vector.HasField("dense") else vector.data
+    return data
+
+
+def ids_of(ids: Sequence[messages.PointId]) -> list[Any]:
+    """Point ids. Raises Refused."""
+    return [from_point_id(point_id) for point_id in ids]
+
+
+def query_of(request: messages.QueryPoints, vectors: _Vectors) -> edge.QueryRequest:
+    """A nearest-neighbour query. Raises Refused."""
+    settings = vectors.get(request.using)
+    if settings is None:
+        raise invalid(f"there is no vector {request.using!r}: use one of {', '.join(sorted(vectors))}")
+    if request.query.nearest.WhichOneof("variant") != "dense":
+        raise invalid("the query needs a dense vector")
+    nearest = finite(request.query.nearest.dense.data, settings.size, request.using)
+    return edge.QueryRequest(
+        query=edge.Query.Nearest(nearest, using=request.using),
+        limit=_limit(request),
+        offset=request.offset,
+        filter=filter_of(request.filter) if request.HasField("filter") else None,
+        score_threshold=request.score_threshold if request.HasField("score_threshold") else None,
+        params=_params(request.params) if request.HasField("params") else None,
+        with_payload=with_payload_of(request.with_payload),
+        with_vector=with_vectors_of(request.with_vectors),
+    )
+
+
+def scroll_of(request: messages.ScrollPoints) -> edge.ScrollRequest:
+    """A page of points in id order. Raises Refused."""
+    return edge.ScrollRequest(
+        offset=from_point_id(request.offset) if request.HasField("offset") else None,
+        limit=_limit(request),
+        filter=filter_of(request.filter) if request.HasField("filter") else None,
+        with_payload=with_payload_of(request.with_payload, absent=True),
+        with_vector=with_vectors_of(request.with_vectors),
+    )
+
+
+def _limit(request: messages.QueryPoints | messages.ScrollPoints) -> int:
+    limit: int = request.limit if request.HasField("limit") else _DEFAULT_LIMIT
+    if not 1 <= limit <= _MAX_LIMIT:
+        raise invalid(f"a limit of {limit} is refused: use 1 to {_MAX_LIMIT}")
+    return limit
+
+
+def _params(params: messages.SearchParams) -> edge.SearchParams:
+    quantisation = params.quantization if params.HasField("quantization") else None
+    return edge.SearchParams(
+        hnsw_ef=params.hnsw_ef if params.HasField("hnsw_ef") else None,
+        exact=params.exact,
+        indexed_only=params.indexed_only,
+        quantization=None if quantisation is None else _quantisation(quantisation),
+    )
+
+
+def _quantisation(params: messages.QuantizationSearchParams) -> edge.QuantizationSearchParams:
+    return edge.QuantizationSearchParams(
+        ignore=params.ignore,
+        rescore=params.rescore if params.HasField("rescore") else None,
+        oversampling=params.oversampling if params.HasField("oversampling") else None,
+    )
+
+
+def filter_of(value: messages.Filter) -> edge.Filter:
+    """Conditions on ids and payload. Raises Refused."""
+    return edge.Filter(
+        must=[_condition(part) for part in value.must],
+        should=[_condition(part) for part in value.should] or None,
+        must_not=[_condition(part) for part in value.must_not],
+    )
+
+
+def _condition(value: messages.Condition) -> Any:
+    kind = value.WhichOneof("condition_one_of")
+    if kind == "has_id":
+        return edge.HasIdCondition(set(ids_of(value.has_id.has_id)))
+    if kind == "filter":
+        return filter_of(value.filter)
+    if kind == "field":
+        return edge.FieldCondition(value.field.key, match=_match(value.field.match))
+    raise invalid("a filter has an empty condition")
+
+
+def _match(value: messages.Match) -> Any:
+    kind = value.WhichOneof("match_value")
+    if kind == "keywords":
+        return edge.MatchAny(list(value.keywords.strings))
+    if kind == "integers":
+        return edge.MatchAny(list(value.integers.integers))
+    if kind is None:
+        raise invalid("a field condition needs a match")
+    return edge.MatchValue(getattr(value, kind))
+
+
+def with_payload_of(selector: messages.WithPayloadSelector, absent: bool = False) -> Any:
+    """Which payload keys to answer; `absent` where nothing was said."""
+    kind = selector.WhichOneof("selector_options")
+    if kind == "include":
+        return edge.PayloadSelector.Include(list(selector.include.fields))
+    if kind == "exclude":
+        return edge.PayloadSelector.Exclude(list(selector.exclude.fields))
+    return absent if kind is None else selector.enable
+
+
+def with_vectors_of(selector: messages.WithVectorsSelector) -> bool | list[str]:
+    """Which vectors to answer; none where nothing was said."""
+    if selector.WhichOneof("selector_options") == "include":
+        return list(selector.include.names)
+    enable: bool = selector.enable
+    return enable
+
+
+def scored_of(point: edge.ScoredPoint) -> messages.ScoredPoint:
+    """One answer of a query."""
+    return messages.ScoredPoint(
+        id=to_point_id(point.id),
+        score=point.score,
+        version=point.version,
+        payload=to_payload(point.payload),
+        vectors=_vectors_output(point.vector),
+    )
+
+
+def record_of(record: edge.Record) -> messages.RetrievedPoint:
+    """One stored point."""
+    return messages.RetrievedPoint(
+        id=to_point_id(record.id), payload=to_payload(record.payload), vectors=_vectors_output(record.vector)
+    )
+
+
+def _vectors_output(vectors: Mapping[str, Sequence[float]] | None) -> messages.VectorsOutput | None:
+    if not vectors:
+        return None
+    named = {name: messages.VectorOutput(dense=messages.DenseVector(data=data)) for name, data in vectors.items()}
+    return messages.VectorsOutput(vectors=messages.NamedVectorsOutput(vectors=named))

@@ -1,0 +1,172 @@
+"""Between the messages that create and describe a collection and the engine's settings."""
+
+from __future__ import annotations
+
+import re
+from typing import Any
+
+import qdrant_edge as edge
+from qdrant_client import grpc as messages
+
+from gmvaluator.index.engine.calls import invalid
+from gmvaluator.index.engine.collection import Collection
+from gmvaluator.index.engine.settings import CollectionSettings, HnswSettings, VectorSettings
+from gmvaluator.index.engine.wire_values import from_value, to_value
+
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
+_DISTANCES = {
+    messages.Distance.Cosine: "cosine",
+    messages.Distance.Dot: "dot",
+    messages.Distance.Euclid: "euclid",
+    messages.Distance.Manhattan: "manhattan",
+}
+_COMPRESSIONS = {
+    messages.CompressionRatio.x4: 4,
+    messages.CompressionRatio.x8: 8,
+    messages.CompressionRatio.x16: 16,
+    messages.CompressionRatio.x32: 32,
+    messages.CompressionRatio.x64: 64,
+}
+_MAX_DIMENSION = 65_536
+FLUSH_INTERVAL_S = 3
+"""How long a write may wait for the disk; until then it is in the write-ahead log, in the page cache."""
+
+_DEFAULT_INDEXING_THRESHOLD_KB = 10_000
+_DEFAULT_SEGMENTS = 1
+_FIELD_TYPES = {
+    messages.FieldType.FieldTypeKeyword: edge.PayloadSchemaType.Keyword,
+    messages.FieldType.FieldTypeInteger: edge.PayloadSchemaType.Integer,
+    messages.FieldType.FieldTypeFloat: edge.PayloadSchemaType.Float,
+    messages.FieldType.FieldTypeBool: edge.PayloadSchemaType.Bool,
+    messages.FieldType.FieldTypeDatetime: edge.PayloadSchemaType.Datetime,
+    messages.FieldType.FieldTypeUuid: edge.PayloadSchemaType.Uuid,
+}
+
+
+def collection_name(text: str) -> str:
+    """Check a collection's name, which becomes a folder's. Raises Refused."""
+    if not _NAME.fullmatch(text):
+        raise invalid(f"collection name {text[:60]!r} is refused: use 1-100 characters of A-Z a-z 0-9 _ -")
+    return text
+
+
+def settings_of(request: messages.CreateCollection) -> CollectionSettings:
+    """What a new collection is to be. Raises Refused."""
+    vectors = {name: _vector(name, value) for name, value in request.vectors_config.params_map.map.items()}
+    if not vectors:
+        raise invalid("the embedded engine needs named vectors: give vectors_config a map")
+    optimizers = request.optimizers_config
+    return CollectionSettings(
+        vectors=vectors,
+        segments=optimizers.default_segment_number or _DEFAULT_SEGMENTS,
+        max_segment_kb=optimizers.max_segment_size or None,
+        indexing_threshold_kb=optimizers.indexing_threshold
+        if optimizers.HasField("indexing_threshold")
+        else _DEFAULT_INDEXING_THRESHOLD_KB,
+    )
+
+
+def threshold_of(request: messages.UpdateCollection) -> int | None:
+    """The indexing threshold that an update asks for, in KB. Raises Refused for what cannot be changed."""
+    optimizers = request.optimizers_config
+    if optimizers.HasField("default_segment_number") or optimizers.HasField("max_segment_size"):
+        raise invalid("the embedded engine changes indexing_threshold only: make a new collection for the rest")
+    return optimizers.indexing_threshold if optimizers.HasField("indexing_threshold") else None
+
+
+def field_type(request: messages.CreateFieldIndexCollection) -> edge.PayloadSchemaType:
+    """The kind of payload index that is asked for. Raises Refused."""
+    if not request.HasField("field_type") or request.field_type not in _FIELD_TYPES:
+        raise invalid("field_type must be keyword, integer, float, bool, datetime or uuid")
+    return _FIELD_TYPES[request.field_type]
+
+
+def _vector(name: str, value: messages.VectorParams) -> VectorSettings:
+    if value.distance not in _DISTANCES or not 1 <= value.size <= _MAX_DIMENSION:
+        raise invalid(f"vector {name!r} needs a distance and a size from 1 to {_MAX_DIMENSION}")
+    product = value.quantization_config.product if value.HasField("quantization_config") else None
+    hnsw, default = value.hnsw_config, HnswSettings()
+    return VectorSettings(
+        size=value.size,
+        distance=_DISTANCES[value.distance],
+        on_disk=value.on_disk,
+        hnsw=HnswSettings(
+            m=hnsw.m if hnsw.HasField("m") else default.m,
+            ef_construct=hnsw.ef_construct or default.ef_construct,
+            full_scan_threshold_kb=hnsw.full_scan_threshold or default.full_scan_threshold_kb,
+        ),
+        compression=None if product is None else _COMPRESSIONS[product.compression],
+        codes_in_ram=product is not None and product.always_ram,
+    )
+
+
+def info_of(collection: Collection) -> messages.CollectionInfo:
+    """State and settings of a collection. GREY: something waits for a build that nobody has asked for yet.
+
+    indexed_vectors_count is, as on a server, summed over the named vectors; unlike there, a point counts only
+    if its current vectors are quantised.
+    """
+    state = collection.state()
+    status = messages.CollectionStatus
+    return messages.CollectionInfo(
+        status=status.Yellow if state.building else status.Grey if state.waiting else status.Green,
+        optimizer_status=messages.OptimizerStatus(ok=state.build_error is None, error=state.build_error or ""),
+        segments_count=state.segments,
+        points_count=state.points,
+        indexed_vectors_count=state.indexed_points * len(collection.settings.vectors),
+        config=_config(collection),
+    )
+
+
+def _config(collection: Collection) -> messages.CollectionConfig:
+    settings = collection.settings
+    vectors = {name: _vector_params(vector) for name, vector in settings.vectors.items()}
+    default = HnswSettings()
+    config = messages.CollectionConfig(
+        params=messages.CollectionParams(
+            vectors_config=messages.VectorsConfig(params_map=messages.VectorParamsMap(map=vectors)),
+            shard_number=1,
+            on_disk_payload=True,
+        ),
+        hnsw_config=_hnsw_config(default),
+        optimizer_config=messages.OptimizersConfigDiff(
+            deleted_threshold=0.2,
+            vacuum_min_vector_number=1000,
+            default_segment_number=settings.segments,
+            max_segment_size=settings.max_segment_kb or None,
+            indexing_threshold=settings.indexing_threshold_kb,
+            flush_interval_sec=FLUSH_INTERVAL_S,
+        ),
+        wal_config=messages.WalConfigDiff(wal_capacity_mb=32, wal_segments_ahead=0),
+    )
+    for key, value in collection.metadata.items():
+        config.metadata[key].CopyFrom(to_value(value))
+    return config
+
+
+def _vector_params(vector: VectorSettings) -> messages.VectorParams:
+    params = messages.VectorParams(
+        size=vector.size,
+        distance=_key(_DISTANCES, vector.distance),
+        on_disk=vector.on_disk,
+        hnsw_config=_hnsw_config(vector.hnsw),
+    )
+    if vector.compression is not None:
+        params.quantization_config.product.compression = _key(_COMPRESSIONS, vector.compression)
+        params.quantization_config.product.always_ram = vector.codes_in_ram
+    return params
+
+
+def _hnsw_config(hnsw: HnswSettings) -> messages.HnswConfigDiff:
+    return messages.HnswConfigDiff(
+        m=hnsw.m, ef_construct=hnsw.ef_construct, full_scan_threshold=hnsw.full_scan_threshold_kb
+    )
+
+
+def _key(table: dict[Any, Any], value: object) -> Any:
+    return next(key for key, entry in table.items() if entry == value)
+
+
+def metadata_of(request: messages.CreateCollection | messages.UpdateCollection) -> dict[str, Any]:
+    """The users' own JSON that goes with a collection."""
+    return {key: from_value(value) for key, value in request.metadata.items()}

@@ -1,0 +1,76 @@
+"""Between JSON values, point ids and vectors on the wire and in Python."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+from uuid import UUID
+
+from qdrant_client import grpc as messages
+
+from gmvaluator.index.engine.calls import invalid
+
+
+def from_value(value: messages.Value) -> Any:
+    """A payload or metadata value as plain JSON."""
+    kind = value.WhichOneof("kind")
+    if kind == "struct_value":
+        return {key: from_value(part) for key, part in value.struct_value.fields.items()}
+    if kind == "list_value":
+        return [from_value(part) for part in value.list_value.values]
+    return None if kind in (None, "null_value") else getattr(value, kind)
+
+
+def to_value(value: Any) -> messages.Value:
+    """Inverse of `from_value`."""
+    if value is None:
+        return messages.Value(null_value=messages.NULL_VALUE)
+    if isinstance(value, bool):
+        return messages.Value(bool_value=value)
+    if isinstance(value, int):
+        return messages.Value(integer_value=value)
+    if isinstance(value, float):
+        return messages.Value(double_value=value)
+    if isinstance(value, str):
+        return messages.Value(string_value=value)
+    if isinstance(value, Mapping):
+        fields = {key: to_value(part) for key, part in value.items()}
+        return messages.Value(struct_value=messages.Struct(fields=fields))
+    return messages.Value(list_value=messages.ListValue(values=[to_value(part) for part in value]))
+
+
+def from_payload(payload: Mapping[str, messages.Value]) -> dict[str, Any]:
+    """A point's payload as plain JSON."""
+    return {key: from_value(value) for key, value in payload.items()}
+
+
+def to_payload(payload: Mapping[str, Any] | None) -> dict[str, messages.Value]:
+    """Inverse of `from_payload`."""
+    return {key: to_value(value) for key, value in (payload or {}).items()}
+
+
+def from_point_id(point_id: messages.PointId) -> int | UUID:
+    """A point's id. Raises Refused if there is none, or if it is no UUID."""
+    kind = point_id.WhichOneof("point_id_options")
+    if kind == "num":
+        return point_id.num
+    try:
+        return UUID(point_id.uuid)
+    except ValueError:
+        raise invalid(f"point id {point_id.uuid[:60]!r} is neither a number nor a UUID") from None
+
+
+def to_point_id(point_id: int | str | UUID) -> messages.PointId:
+    """Inverse of `from_point_id`."""
+    return messages.PointId(num=point_id) if isinstance(point_id, int) else messages.PointId(uuid=str(point_id))
+
+
+def finite(data: Any, dimension: int, name: str) -> list[float]:
+    """A vector as a list. Raises Refused if it has another dimension or is not finite: one NaN stops every build."""
+    numbers = list(data)
+    if len(numbers) != dimension:
+        raise invalid(f"vector {name!r} has {len(numbers)} dimensions, the collection has {dimension}")
+    if not math.isfinite(math.fsum(numbers)):
+        raise invalid(f"vector {name!r} is not finite")
+    return numbers

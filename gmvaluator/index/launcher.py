@@ -1,0 +1,125 @@
+"""Find the engine that runs on a folder, or start one; keep it running as long as it is used."""
+
+from __future__ import annotations
+
+import os
+import site
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import gmvaluator
+from gmvaluator.errors import IndexUnavailable
+from gmvaluator.index.engine.lease import CONTACT, ENGINE_LOCK, LOG, START_LOCK, USERS_LOCK, Contact, Lock
+
+START_TIMEOUT_S = 60.0
+"""How long a start may take: importing takes 2 s on an idle machine, a long write-ahead log more."""
+
+_POLL_S = 0.02
+_LOG_TAIL_CHARACTERS = 400
+
+
+class EngineLease:
+    """A user's hold on the engine of one folder: it runs at least until `close`. Thread-safe."""
+
+    def __init__(self, folder: Path, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Share the engine that runs on `folder`, or start one. Raises IndexUnavailable."""
+        folder.mkdir(parents=True, exist_ok=True)
+        self._folder = folder.resolve()
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        self._users = Lock(self._folder / USERS_LOCK)
+        try:
+            if not self._users.take(shared=True, timeout_s=timeout_s):
+                raise IndexUnavailable(
+                    f"the engine of {folder} has been ending for {timeout_s:.0f} s: {self._advice()}"
+                )
+            self.contact = self._find_or_start()
+        except BaseException:
+            self._users.release()
+            raise
+
+    def renew(self, broken: Contact) -> Contact:
+        """The engine's contact after `broken` could not be reached: another's, if it has died. Raises IndexUnavailable."""
+        with self._lock:
+            if self.contact == broken:
+                self.contact = self._find_or_start()
+            return self.contact
+
+    def close(self) -> None:
+        """Let go; the engine ends when nobody holds it. Harmless when done twice."""
+        self._users.release()
+
+    def _find_or_start(self) -> Contact:
+        deadline = time.monotonic() + self._timeout_s
+        with Lock(self._folder / START_LOCK) as starting:
+            if not starting.take(timeout_s=self._timeout_s):
+                raise IndexUnavailable(f"another program has been starting the engine for long: {self._advice()}")
+            while time.monotonic() < deadline:
+                contact = self._wait_for_contact(deadline) if self._alive() else self._start(deadline)
+                if contact is not None:
+                    return contact
+        raise IndexUnavailable(
+            f"the engine of {self._folder} did not start in {self._timeout_s:.0f} s: {self._advice()}"
+        )
+
+    def _alive(self) -> bool:
+        with Lock(self._folder / ENGINE_LOCK) as engine:
+            return not engine.take()
+
+    def _wait_for_contact(self, deadline: float) -> Contact | None:
+        """The contact of the engine that lives, or None if it has gone meanwhile."""
+        while time.monotonic() < deadline and self._alive():
+            contact = Contact.read(self._folder)
+            if contact is not None:
+                return contact
+            time.sleep(_POLL_S)
+        return None
+
+    def _start(self, deadline: float) -> Contact | None:
+        """Start an engine; None if another one was faster. Raises IndexUnavailable if it ends at once."""
+        (self._folder / CONTACT).unlink(missing_ok=True)
+        process = _spawn(self._folder)
+        while time.monotonic() < deadline:
+            contact = Contact.read(self._folder)
+            if contact is not None:
+                return contact
+            status = process.poll()
+            if status is not None:
+                if self._alive():
+                    return None
+                raise IndexUnavailable(f"the engine ended at once with status {status}: {self._advice()}")
+            time.sleep(_POLL_S)
+        return None
+
+    def _advice(self) -> str:
+        log = self._folder / LOG
+        tail = log.read_text(errors="replace")[-_LOG_TAIL_CHARACTERS:].strip() if log.exists() else ""
+        return f"see {log}" + (f", which ends: {tail}" if tail else "")
+
+
+def _spawn(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the engine in a session of its own, so that a Ctrl-C in the user's terminal does not reach it."""
+    with (folder / LOG).open("ab") as log:
+        process = subprocess.Popen(
+            [sys.executable, "-P", "-m", "gmvaluator.index.engine", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=_environment(),
+            start_new_session=True,
+            close_fds=True,
+        )
+    threading.Thread(target=process.wait, name="engine-reaper", daemon=True).start()
+    return process
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, in which the child finds this very package also when it is not installed."""
+    root = str(Path(gmvaluator.__file__).resolve().parents[1])
+    if root in site.getsitepackages():
+        return dict(os.environ)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -1,0 +1,109 @@
+"""Where an index is: a Qdrant server's address, or a folder with an embedded engine."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Protocol
+from urllib.parse import urlsplit
+
+from gmvaluator.errors import InvalidInput
+from gmvaluator.index.engine.lease import Contact
+from gmvaluator.index.launcher import EngineLease
+
+_REST_PORT = 6333
+_GRPC_PORT = 6334
+_HOST_PORT = re.compile(r"[A-Za-z0-9._-]+:\d{1,5}")
+
+
+@dataclass(frozen=True, slots=True)
+class Endpoint:
+    """A gRPC address that answers Qdrant's API."""
+
+    host: str
+    port: int
+    tls: bool
+    api_key: str | None = field(repr=False)
+
+    @property
+    def target(self) -> str:
+        return f"{self.host}:{self.port}"
+
+
+class Access(Protocol):
+    """A hold on an index: where it is now, and where it is after it could not be reached."""
+
+    @property
+    def endpoint(self) -> Endpoint: ...
+
+    def renew(self, broken: Endpoint) -> Endpoint:
+        """Where the index is after `broken` could not be reached; may block for as long as a start takes."""
+
+    def close(self) -> None: ...
+
+
+class ServerAccess:
+    """A Qdrant server: its address never changes."""
+
+    def __init__(self, endpoint: Endpoint) -> None:
+        self._endpoint = endpoint
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return self._endpoint
+
+    def renew(self, broken: Endpoint) -> Endpoint:  # noqa: ARG002 - a server comes back where it was
+        return self._endpoint
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class EmbeddedAccess:
+    """An embedded engine: one that has died is started again, at another address."""
+
+    def __init__(self, folder: Path) -> None:
+        self._lease = EngineLease(folder)
+
+    @property
+    def endpoint(self) -> Endpoint:
+        return _loopback(self._lease.contact)
+
+    def renew(self, broken: Endpoint) -> Endpoint:
+        contact = self._lease.contact
+        return _loopback(self._lease.renew(contact) if _loopback(contact) == broken else contact)
+
+    def close(self) -> None:
+        self._lease.close()
+
+
+def _loopback(contact: Contact) -> Endpoint:
+    return Endpoint("127.0.0.1", contact.port, False, contact.api_key)
+
+
+def open_access(location: str | Path, api_key: str | None = None) -> Access:
+    """Reach the index at `location`.
+
+    A Qdrant server is http://HOST[:PORT], https://HOST[:PORT] or HOST:PORT, where PORT is its gRPC port; none,
+    or 6333, its REST port, means 6334. Anything else is a folder. Raises InvalidInput, IndexUnavailable.
+    """
+    text = str(location)
+    if isinstance(location, str) and ("://" in text or _HOST_PORT.fullmatch(text)):
+        return ServerAccess(_server(text, api_key))
+    return EmbeddedAccess(Path(location))
+
+
+def _server(text: str, api_key: str | None) -> Endpoint:
+    parts = urlsplit(text if "://" in text else f"http://{text}")
+    try:
+        port = parts.port
+    except ValueError:
+        port = -1
+    if parts.scheme not in ("http", "https") or not parts.hostname or port == -1 or parts.path not in ("", "/"):
+        raise InvalidInput(
+            f"{text[:100]!r} is no address of a Qdrant server: use http://HOST:PORT or https://HOST:PORT"
+        )
+    return Endpoint(
+        parts.hostname, _GRPC_PORT if port in (None, _REST_PORT) else port, parts.scheme == "https", api_key
+    )

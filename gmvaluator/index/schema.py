@@ -1,0 +1,171 @@
+"""The collection: two named vectors per training image, a payload, and what the metadata records.
+
+`recall` is searched by nearest neighbours: HNSW over product-quantised codes held in RAM, the originals on disk
+for rescoring. `perceptual` is only scored for recalled candidates: no graph, on disk. One large segment, because
+product quantisation is trained per segment.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+from qdrant_client import models
+
+from gmvaluator.errors import InvalidInput, MissingIndex, ProfileMismatch
+from gmvaluator.ports import CollectionInfo
+from gmvaluator.profile import ProfileIdentity
+
+RECALL = "recall"
+PERCEPTUAL = "perceptual"
+VECTORS = (RECALL, PERCEPTUAL)
+
+KEY_SHA256 = "sha256"
+KEY_KEY = "key"
+KEY_URI = "uri"
+KEY_TITLE = "title"
+KEY_LABELS = "labels"
+KEY_DATA_SET = "data_set"
+"""Payload keys. data_set is a list of names, and the only one with an index: recall is restricted by it."""
+
+DEFAULT_COLLECTION = "works"
+DEFAULT_DEPTH = 200
+"""Candidates recalled before re-ranking, where nothing else is asked for."""
+
+HNSW_M = 16
+HNSW_EF_CONSTRUCT = 128
+FULL_SCAN_THRESHOLD_KB = 10
+"""Small, so that small collections are searched through the graph as large ones are."""
+
+INDEXING_THRESHOLD_KB = 1
+"""The smallest there is: one vector of 256 dimensions is enough to be quantised."""
+
+SEGMENTS = 1
+MAX_SEGMENT_KB = 64 * 1024 * 1024
+FORMAT = 1
+COMPRESSIONS = (16, 32)
+
+
+@dataclass(frozen=True, slots=True)
+class SearchSettings:
+    """How `recall` is searched. Raising either finds more of the true neighbours and takes longer.
+
+    oversampling: candidates by code per answer, rescored with the originals. hnsw_ef: length of the graph
+    search's list.
+    """
+
+    oversampling: float = 4.0
+    hnsw_ef: int = 256
+    rescore: bool = True
+
+    @classmethod
+    def from_metadata(cls, metadata: Mapping[str, Any]) -> SearchSettings:
+        """What the collection's metadata records, or the defaults."""
+        return cls(**metadata.get("search", {}))
+
+
+@dataclass(frozen=True, slots=True)
+class CollectionMetadata:
+    """What a collection says of itself. compression: 16 or 32. measured: figures of the last `verify`, if any."""
+
+    profile: ProfileIdentity
+    compression: int = 16
+    search: SearchSettings = SearchSettings()
+    measured: Mapping[str, Any] | None = None
+
+    def __post_init__(self) -> None:
+        if self.compression not in COMPRESSIONS:
+            raise InvalidInput(f"a compression of {self.compression} is refused: use 16 or 32")
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain JSON value, as stored in the collection."""
+        return {
+            "format": FORMAT,
+            "profile": self.profile.as_dict(),
+            "profile_hash": self.profile.hash,
+            "quantisation": {"vector": RECALL, "kind": "product", "compression": self.compression, "codes": "ram"},
+            "search": asdict(self.search),
+            "measured": dict(self.measured or {}),
+        }
+
+    @classmethod
+    def from_dict(cls, name: str, value: Mapping[str, Any]) -> CollectionMetadata:
+        """Inverse of `as_dict`. Raises MissingIndex if collection `name` was not made by this product."""
+        if value.get("format") != FORMAT or "profile" not in value:
+            raise MissingIndex(f"collection {name!r} holds other data than training images: choose another name")
+        return cls(
+            profile=ProfileIdentity.from_dict(value["profile"]),
+            compression=int(value["quantisation"]["compression"]),
+            search=SearchSettings.from_metadata(value),
+            measured=value.get("measured") or None,
+        )
+
+    def with_search(self, search: SearchSettings, measured: Mapping[str, Any]) -> CollectionMetadata:
+        """The same with other search settings, and the figures they were chosen by."""
+        return replace(self, search=search, measured=measured)
+
+
+def collection_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
+    """Arguments of qdrant-client's `create_collection`.
+
+    Nothing is indexed until the first build lowers the threshold: a server would train its quantisation again
+    and again while points still come.
+    """
+    return {
+        "vectors_config": {
+            RECALL: models.VectorParams(
+                size=metadata.profile.recall_dim,
+                distance=models.Distance.COSINE,
+                on_disk=True,
+                hnsw_config=_hnsw(HNSW_M),
+                quantization_config=_quantisation(metadata.compression),
+            ),
+            PERCEPTUAL: models.VectorParams(
+                size=metadata.profile.perceptual_dim,
+                distance=models.Distance.COSINE,
+                on_disk=True,
+                hnsw_config=_hnsw(0),
+            ),
+        },
+        "optimizers_config": models.OptimizersConfigDiff(
+            indexing_threshold=0, default_segment_number=SEGMENTS, max_segment_size=MAX_SEGMENT_KB
+        ),
+        "metadata": metadata.as_dict(),
+    }
+
+
+def _hnsw(edges: int) -> models.HnswConfigDiff:
+    return models.HnswConfigDiff(m=edges, ef_construct=HNSW_EF_CONSTRUCT, full_scan_threshold=FULL_SCAN_THRESHOLD_KB)
+
+
+def _quantisation(compression: int) -> models.ProductQuantization:
+    ratio = {16: models.CompressionRatio.X16, 32: models.CompressionRatio.X32}[compression]
+    return models.ProductQuantization(product=models.ProductQuantizationConfig(compression=ratio, always_ram=True))
+
+
+def search_parameters(search: SearchSettings, exact: bool = False) -> models.SearchParams:
+    """How a query on `recall` is answered; exact compares with every original."""
+    if exact:
+        return models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
+    return models.SearchParams(
+        hnsw_ef=search.hnsw_ef,
+        quantization=models.QuantizationSearchParams(rescore=search.rescore, oversampling=search.oversampling),
+    )
+
+
+def require_profile(info: CollectionInfo, identity: ProfileIdentity) -> None:
+    """Raise ProfileMismatch, naming both, unless the collection was built by profile `identity`."""
+    built = CollectionMetadata.from_dict(info.name, info.metadata).profile
+    if built.hash == identity.hash:
+        return
+    raise ProfileMismatch(
+        f"collection {info.name!r} was built by profile {built.name!r} ({built.hash[:12]}), but {identity.name!r} "
+        f"({identity.hash[:12]}) is in use, which differs in {', '.join(_differences(built, identity))}: "
+        f"use profile {built.name!r}, or index the images anew into another collection"
+    )
+
+
+def _differences(built: ProfileIdentity, used: ProfileIdentity) -> list[str]:
+    old, new = built.as_dict(), used.as_dict()
+    return [name for name in old if old[name] != new[name]]

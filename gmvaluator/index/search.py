@@ -1,0 +1,201 @@
+"""The reading side of the index: two queries per image over grpc.aio, the hot path."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeVar
+from uuid import UUID
+
+import grpc
+from qdrant_client import grpc as messages
+from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
+
+from gmvaluator.errors import IndexUnavailable
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.index.location import Access, Endpoint
+from gmvaluator.index.schema import KEY_DATA_SET, PERCEPTUAL, RECALL, CollectionMetadata, search_parameters
+from gmvaluator.index.store import collection_info
+from gmvaluator.index.translation import translated
+from gmvaluator.index.vectors import checked_vector
+from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour
+
+CALL_TIMEOUT_S = 10.0
+"""Deadline of one query; 2 ms is usual."""
+
+MAX_DISTANCE = 2.0
+_Answer = TypeVar("_Answer")
+
+
+@dataclass(frozen=True, slots=True)
+class _Connection:
+    endpoint: Endpoint
+    channel: grpc.aio.Channel
+    points: Any
+    collections: Any
+
+    @property
+    def options(self) -> dict[str, Any]:
+        key = self.endpoint.api_key
+        return {"timeout": CALL_TIMEOUT_S, "metadata": () if key is None else (("api-key", key),)}
+
+
+@dataclass(frozen=True, slots=True)
+class _Settings:
+    recall_dim: int
+    perceptual_dim: int
+    parameters: messages.SearchParams
+
+
+class QdrantSearch:
+    """ports.CandidateSearch on a Qdrant server or on an embedded engine; belongs to one event loop.
+
+    A query that finds the embedded engine dead starts another one and is sent once more.
+    """
+
+    def __init__(self, access: Access, collection: str, payload_keys: Sequence[str] = ()) -> None:
+        """payload_keys: what candidates bring of their payload; nothing by default, which is fastest."""
+        self._access = access
+        self._collection = collection
+        self._payload = messages.WithPayloadSelector(enable=False)
+        if payload_keys:
+            include = messages.PayloadIncludeSelector(fields=payload_keys)
+            self._payload = messages.WithPayloadSelector(include=include)
+        self._lock = asyncio.Lock()
+        self._connection: _Connection | None = None
+        self._settings: _Settings | None = None
+
+    async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
+        """The `depth` nearest training images by `recall` vector, nearest first; only of `data_sets` if given.
+
+        Raises InvalidVector, MissingIndex, IndexUnavailable.
+        """
+        settings = await self._get_settings()
+        data = checked_vector(vector, settings.recall_dim, "the query").tolist()
+        if data_sets is not None and not data_sets:
+            return []
+        request = messages.QueryPoints(
+            collection_name=self._collection,
+            query=_nearest(data),
+            using=RECALL,
+            limit=depth,
+            params=settings.parameters,
+            with_payload=self._payload,
+            filter=None if data_sets is None else _in_data_sets(data_sets),
+        )
+        return [_candidate(point) for point in await self._query(request)]
+
+    async def rerank(self, vector: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
+        """The k of `ids` nearest by `perceptual` vector, nearest first; equal distances in id order.
+
+        Every one of `ids` is compared exactly. Raises InvalidVector, MissingIndex, IndexUnavailable.
+        """
+        settings = await self._get_settings()
+        data = checked_vector(vector, settings.perceptual_dim, "the query").tolist()
+        if not ids or k < 1:
+            return []
+        request = messages.QueryPoints(
+            collection_name=self._collection,
+            query=_nearest(data),
+            using=PERCEPTUAL,
+            limit=len(ids),
+            params=messages.SearchParams(exact=True),
+            with_payload=messages.WithPayloadSelector(enable=False),
+            filter=_among(ids),
+        )
+        neighbours = [_neighbour(point) for point in await self._query(request)]
+        return sorted(neighbours, key=lambda one: (one.perceptual_distance, one.training_image_id))[:k]
+
+    async def info(self) -> CollectionInfo:
+        """State of the collection, asked anew. Raises MissingIndex, IndexUnavailable."""
+        request = messages.GetCollectionInfoRequest(collection_name=self._collection)
+        answer = await self._ask(lambda to: to.collections.Get(request, **to.options))
+        info = collection_info(self._collection, GrpcToRest.convert_collection_info(answer.result))
+        self._settings = _settings_of(info)
+        return info
+
+    async def close(self) -> None:
+        """Let go of the index; an embedded engine ends when nobody else holds it. Harmless when done twice."""
+        if self._connection is not None:
+            await self._connection.channel.close()
+            self._connection = None
+        self._access.close()
+
+    async def _get_settings(self) -> _Settings:
+        if self._settings is None:
+            await self.info()
+        assert self._settings is not None
+        return self._settings
+
+    async def _query(self, request: messages.QueryPoints) -> Sequence[messages.ScoredPoint]:
+        answer = await self._ask(lambda to: to.points.Query(request, **to.options))
+        result: Sequence[messages.ScoredPoint] = answer.result
+        return result
+
+    async def _ask(self, call: Callable[[_Connection], Awaitable[_Answer]]) -> _Answer:
+        connection = await self._connect(None)
+        try:
+            with translated(self._name(connection)):
+                return await call(connection)
+        except IndexUnavailable:
+            renewed = await self._connect(connection)
+            if renewed is connection:
+                raise
+        with translated(self._name(renewed)):
+            return await call(renewed)
+
+    async def _connect(self, broken: _Connection | None) -> _Connection:
+        """The connection in use, made if there is none; another one if `broken` is in use and its engine has moved."""
+        async with self._lock:
+            if self._connection is None:
+                self._connection = _open(self._access.endpoint)
+            elif self._connection is broken:
+                endpoint = await asyncio.to_thread(self._access.renew, broken.endpoint)
+                if endpoint != broken.endpoint:
+                    await broken.channel.close()
+                    self._connection = _open(endpoint)
+            return self._connection
+
+    def _name(self, connection: _Connection) -> str:
+        return f"the index at {connection.endpoint.target} (collection {self._collection!r})"
+
+
+def _open(endpoint: Endpoint) -> _Connection:
+    options = [("grpc.max_receive_message_length", -1)]
+    if endpoint.tls:
+        channel = grpc.aio.secure_channel(endpoint.target, grpc.ssl_channel_credentials(), options)
+    else:
+        channel = grpc.aio.insecure_channel(endpoint.target, options)
+    return _Connection(endpoint, channel, messages.PointsStub(channel), messages.CollectionsStub(channel))
+
+
+def _settings_of(info: CollectionInfo) -> _Settings:
+    metadata = CollectionMetadata.from_dict(info.name, info.metadata)
+    parameters = RestToGrpc.convert_search_params(search_parameters(metadata.search))
+    return _Settings(metadata.profile.recall_dim, metadata.profile.perceptual_dim, parameters)
+
+
+def _nearest(data: list[float]) -> messages.Query:
+    return messages.Query(nearest=messages.VectorInput(dense=messages.DenseVector(data=data)))
+
+
+def _in_data_sets(data_sets: Sequence[str]) -> messages.Filter:
+    match = messages.Match(keywords=messages.RepeatedStrings(strings=data_sets))
+    condition = messages.Condition(field=messages.FieldCondition(key=KEY_DATA_SET, match=match))
+    return messages.Filter(must=[condition])
+
+
+def _among(ids: Sequence[TrainingImageId]) -> messages.Filter:
+    wanted = [messages.PointId(uuid=str(one)) for one in ids]
+    return messages.Filter(must=[messages.Condition(has_id=messages.HasIdCondition(has_id=wanted))])
+
+
+def _candidate(point: messages.ScoredPoint) -> Candidate:
+    payload = GrpcToRest.convert_payload(point.payload) if point.payload else {}
+    return Candidate(TrainingImageId(UUID(point.id.uuid)), min(max(point.score, -1.0), 1.0), payload)
+
+
+def _neighbour(point: messages.ScoredPoint) -> Neighbour:
+    distance = min(max(1.0 - point.score, 0.0), MAX_DISTANCE)
+    return Neighbour(TrainingImageId(UUID(point.id.uuid)), distance)

@@ -1,0 +1,253 @@
+"""The writing side of the index, through qdrant-client over gRPC."""
+
+from __future__ import annotations
+
+import threading
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, TypeVar
+from uuid import UUID
+
+import numpy as np
+from qdrant_client import QdrantClient, models
+
+from gmvaluator.errors import Conflict, IndexFailed, IndexUnavailable, MissingIndex
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.index.location import Access, Endpoint
+from gmvaluator.index.schema import (
+    INDEXING_THRESHOLD_KB,
+    KEY_DATA_SET,
+    PERCEPTUAL,
+    RECALL,
+    CollectionMetadata,
+    SearchSettings,
+    collection_parameters,
+    require_profile,
+    search_parameters,
+)
+from gmvaluator.index.translation import translated
+from gmvaluator.index.vectors import checked_vector
+from gmvaluator.ports import CollectionInfo, Float32Array, Point
+from gmvaluator.profile import ProfileIdentity
+
+BATCH_POINTS = 128
+"""Points in one call: with 900 floats each about half a megabyte."""
+
+CALL_TIMEOUT_S = 60
+"""Deadline of one call. Long, because the engine holds writes while it copies files for a build."""
+
+_PAGE_POINTS = 256
+_POLL_FIRST_S, _POLL_LAST_S = 0.05, 1.0
+_MAX_BUILDS = 3
+_EMPTY = np.empty(0, dtype=np.float32)
+_Answer = TypeVar("_Answer")
+
+
+class QdrantStore:
+    """ports.VectorStore on a Qdrant server or on an embedded engine.
+
+    Thread-safe. Every operation can be repeated without harm, so each is tried a second time when an embedded
+    engine has died and another one has taken its place.
+    """
+
+    def __init__(self, access: Access, collection: str, compression: int = 16) -> None:
+        """compression: of product quantisation, 16 or 32, for a collection that is yet to be made."""
+        self._access = access
+        self._collection = collection
+        self._compression = compression
+        self._lock = threading.Lock()
+        self._endpoint = access.endpoint
+        self._client = connect(self._endpoint)
+        self._metadata: CollectionMetadata | None = None
+
+    def create(self, identity: ProfileIdentity) -> None:
+        """Make the collection if it is absent; otherwise check that it is `identity`'s own (ProfileMismatch)."""
+        try:
+            info = self.info()
+        except MissingIndex:
+            self._make(CollectionMetadata(identity, self._compression))
+            info = self.info()
+        require_profile(info, identity)
+        self._call(lambda client: client.create_payload_index(self._collection, KEY_DATA_SET, "keyword", wait=True))
+
+    def _make(self, metadata: CollectionMetadata) -> None:
+        parameters = collection_parameters(metadata)
+        try:
+            self._call(lambda client: client.create_collection(self._collection, **parameters, timeout=CALL_TIMEOUT_S))
+        except Conflict:
+            return  # another program made it at the same time
+
+    def info(self) -> CollectionInfo:
+        """State of the collection. Raises MissingIndex if there is none."""
+        return collection_info(self._collection, self._call(lambda client: client.get_collection(self._collection)))
+
+    def metadata(self) -> CollectionMetadata:
+        """What the collection was built with; read once."""
+        if self._metadata is None:
+            self._metadata = CollectionMetadata.from_dict(self._collection, self.info().metadata)
+        return self._metadata
+
+    def record(self, metadata: CollectionMetadata) -> None:
+        """Store other search settings and measured figures with the collection."""
+        value = metadata.as_dict()
+        self._call(lambda client: client.update_collection(self._collection, metadata=value, timeout=CALL_TIMEOUT_S))
+        self._metadata = metadata
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        """Write points; returns once they survive a crash of the engine. Raises InvalidVector before writing any."""
+        profile = self.metadata().profile
+        structs = [_struct(point, profile) for point in points]
+        for start in range(0, len(structs), BATCH_POINTS):
+            self._upsert_batch(structs[start : start + BATCH_POINTS])
+
+    def _upsert_batch(self, batch: list[models.PointStruct]) -> None:
+        self._call(lambda client: client.upsert(self._collection, batch, wait=True))
+
+    def existing(self, ids: Sequence[TrainingImageId]) -> set[TrainingImageId]:
+        """Those of `ids` that are stored."""
+        found: set[TrainingImageId] = set()
+        for start in range(0, len(ids), _PAGE_POINTS):
+            found.update(self._existing_page([str(wanted) for wanted in ids[start : start + _PAGE_POINTS]]))
+        return found
+
+    def _existing_page(self, ids: list[str]) -> list[TrainingImageId]:
+        records = self._call(lambda client: client.retrieve(self._collection, ids, with_payload=False))
+        return [TrainingImageId(UUID(str(record.id))) for record in records]
+
+    def build(self) -> None:
+        """Index and quantise everything written so far; returns once `info().ready`. Raises IndexFailed."""
+        optimizers = models.OptimizersConfigDiff(indexing_threshold=INDEXING_THRESHOLD_KB)
+        for _ in range(_MAX_BUILDS):
+            self._call(lambda client: client.update_collection(self._collection, optimizers_config=optimizers))
+            if self._wait_for_build():
+                return
+        raise IndexFailed(f"collection {self._collection!r} was built {_MAX_BUILDS} times and points still wait")
+
+    def _wait_for_build(self) -> bool:
+        """Wait while a build goes on; False if it has ended and points wait for another."""
+        pause_s = _POLL_FIRST_S
+        while True:
+            answer = self._call(lambda client: client.get_collection(self._collection))
+            if isinstance(answer.optimizer_status, models.OptimizersStatusOneOf1):
+                raise IndexFailed(f"building {self._collection!r} failed: {answer.optimizer_status.error}")
+            if answer.status != models.CollectionStatus.YELLOW:
+                return answer.status == models.CollectionStatus.GREEN
+            time.sleep(pause_s)
+            pause_s = min(pause_s * 1.5, _POLL_LAST_S)
+
+    def scan(self, with_vectors: bool = False) -> Iterator[Point]:
+        """Every point, in id order; vectors are empty arrays unless asked for."""
+        profile = self.metadata().profile
+        offset: Any = None
+        while True:
+            records, offset = self._page(offset, with_vectors)
+            for record in records:
+                yield _point(record, profile if with_vectors else None)
+            if offset is None:
+                return
+
+    def _page(self, offset: Any, with_vectors: bool) -> tuple[list[models.Record], Any]:
+        return self._call(
+            lambda client: client.scroll(
+                self._collection, limit=_PAGE_POINTS, offset=offset, with_payload=True, with_vectors=with_vectors
+            )
+        )
+
+    def nearest(
+        self, vector: Float32Array, limit: int, search: SearchSettings, exact: bool = False
+    ) -> list[tuple[TrainingImageId, float]]:
+        """The `limit` nearest by `recall` vector and their cosines, for measurements; exact compares with every point."""
+        query = checked_vector(vector, self.metadata().profile.recall_dim, "the query").tolist()
+        parameters = search_parameters(search, exact)
+        answer = self._call(
+            lambda client: client.query_points(
+                self._collection, query, using=RECALL, limit=limit, search_params=parameters, with_payload=False
+            )
+        )
+        return [(TrainingImageId(UUID(str(point.id))), point.score) for point in answer.points]
+
+    def close(self) -> None:
+        """Let go of the index; an embedded engine ends when nobody else holds it. Harmless when done twice."""
+        self._client.close()
+        self._access.close()
+
+    def _call(self, call: Callable[[QdrantClient], _Answer]) -> _Answer:
+        client, endpoint = self._client, self._endpoint
+        try:
+            with translated(self._name()):
+                return call(client)
+        except IndexUnavailable:
+            if not self._reconnect(endpoint):
+                raise
+        with translated(self._name()):
+            return call(self._client)
+
+    def _reconnect(self, broken: Endpoint) -> bool:
+        """Whether the index is at another address now."""
+        with self._lock:
+            if self._endpoint == broken:
+                endpoint = self._access.renew(broken)
+                if endpoint == broken:
+                    return False
+                self._client.close()
+                self._endpoint, self._client = endpoint, connect(endpoint)
+            return True
+
+    def _name(self) -> str:
+        return f"the index at {self._endpoint.target} (collection {self._collection!r})"
+
+
+def connect(endpoint: Endpoint) -> QdrantClient:
+    """A client that speaks gRPC only."""
+    with warnings.catch_warnings():
+        # On loopback the key is no secret from anybody who could read the traffic.
+        warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
+        return QdrantClient(
+            host=endpoint.host,
+            grpc_port=endpoint.port,
+            https=endpoint.tls,
+            api_key=endpoint.api_key,
+            prefer_grpc=True,
+            timeout=CALL_TIMEOUT_S,
+            check_compatibility=False,
+            pool_size=1,
+        )
+
+
+def collection_info(name: str, answer: models.CollectionInfo) -> CollectionInfo:
+    """qdrant-client's answer in the product's terms."""
+    vectors = answer.config.params.vectors
+    points, indexed = answer.points_count or 0, answer.indexed_vectors_count or 0
+    return CollectionInfo(
+        name=name,
+        points=points,
+        indexed_points=min(points, indexed // max(1, len(vectors) if isinstance(vectors, dict) else 1)),
+        ready=answer.status == models.CollectionStatus.GREEN
+        and (points == 0 or bool(answer.config.optimizer_config.indexing_threshold)),
+        metadata=answer.config.metadata or {},
+    )
+
+
+def _struct(point: Point, profile: ProfileIdentity) -> models.PointStruct:
+    subject = f"training image {point.training_image_id}"
+    recall = checked_vector(point.recall, profile.recall_dim, f"the {RECALL} vector of {subject}")
+    perceptual = checked_vector(point.perceptual, profile.perceptual_dim, f"the {PERCEPTUAL} vector of {subject}")
+    return models.PointStruct(
+        id=str(point.training_image_id),
+        vector={RECALL: recall.tolist(), PERCEPTUAL: perceptual.tolist()},
+        payload=dict(point.payload),
+    )
+
+
+def _point(record: models.Record, profile: ProfileIdentity | None) -> Point:
+    wanted = TrainingImageId(UUID(str(record.id)))
+    payload = record.payload or {}
+    if profile is None:
+        return Point(wanted, _EMPTY, _EMPTY, payload)
+    vectors: Any = record.vector or {}
+    recall = checked_vector(vectors.get(RECALL, ()), profile.recall_dim, f"the stored {RECALL} vector of {wanted}")
+    perceptual = checked_vector(
+        vectors.get(PERCEPTUAL, ()), profile.perceptual_dim, f"the stored {PERCEPTUAL} vector of {wanted}"
+    )
+    return Point(wanted, recall, perceptual, payload)
