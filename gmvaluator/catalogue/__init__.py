@@ -1,0 +1,1 @@
+"""The catalogue: who made what. Works, owners, rights, generators, and how far indexing has come."""

@@ -1,0 +1,9 @@
+"""Runs the catalogue's migrations on the connection that `gmvaluator.database.revision` hands over."""
+
+from alembic import context
+
+from gmvaluator.catalogue.schema import metadata
+
+context.configure(connection=context.config.attributes["connection"], target_metadata=metadata)
+with context.begin_transaction():
+    context.run_migrations()

@@ -1,0 +1,207 @@
+"""Reading the catalogue: rights for the attributor, generators for the operator, progress for the indexer."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from sqlalchemy import Connection, Engine, Row, and_, func, select
+
+from gmvaluator.catalogue.records import IndexRun
+from gmvaluator.catalogue.rights import HELD, Claim, Right, settle
+from gmvaluator.catalogue.schema import (
+    claims,
+    data_sets,
+    generators,
+    index_runs,
+    owner_references,
+    owners,
+    sources,
+    tombstones,
+    works,
+)
+from gmvaluator.catalogue.vault import Vault
+from gmvaluator.catalogue.writer import NAME
+from gmvaluator.database.utc import utc_text
+from gmvaluator.errors import InvalidInput, UnknownGenerator
+from gmvaluator.ids import OwnerId, TrainingImageId
+from gmvaluator.ports import Beneficiary, Generator, WorkCard
+
+MAX_IDS = 10_000
+"""Ids in one question at most."""
+
+FORGOTTEN = "(forgotten)"
+"""Shown instead of the name of an owner whose key was destroyed."""
+
+OWNER_UNKNOWN = "(owner unknown)"
+CLAIMS_COMPETE = "(held: claims compete)"
+
+_MAX_CACHED_NAMES = 100_000
+
+
+@dataclass(frozen=True, slots=True)
+class Counts:
+    """Rows of the catalogue's main tables."""
+
+    works: int
+    sources: int
+    owners: int
+    claims: int
+    data_sets: int
+    generators: int
+
+
+class CatalogueReader:
+    """Answers questions about works and rights; safe from any thread. Implements `ports.RightsReader`."""
+
+    def __init__(self, engine: Engine, vault: Vault) -> None:
+        self._engine = engine
+        self._vault = vault
+        self._names: dict[bytes, str] = {}
+
+    def generator(self, model_version: str) -> Generator:
+        """The operator's entry for a generator. Raises UnknownGenerator, listing those known."""
+        with self._engine.connect() as connection:
+            row = connection.execute(
+                select(generators).where(generators.c.model_version == model_version)
+            ).one_or_none()
+        if row is not None:
+            return _generator(row)
+        known = ", ".join(one.model_version for one in self.generators()[:20]) or "none"
+        raise UnknownGenerator(
+            f"no generator {model_version[:200]!r} is registered (known: {known}); the operator adds it by "
+            f"`gmvaluator generators add MODEL_VERSION --data-set NAME`"
+        )
+
+    def generators(self) -> list[Generator]:
+        """All generators, by model version."""
+        with self._engine.connect() as connection:
+            rows = connection.execute(select(generators).order_by(generators.c.model_version)).all()
+        return [_generator(row) for row in rows]
+
+    def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
+        """Cards of `ids` (10,000 at most) with the rights valid at `at`; see `ports.RightsReader.works`."""
+        _check_count(ids)
+        with self._engine.connect() as connection:
+            shown = {row.training_image_id: row for row in _first_sources(connection, ids)}
+            claimed, names = self._valid_claims(connection, ids, utc_text(at))
+        cards: dict[TrainingImageId, WorkCard] = {}
+        for one in ids:
+            key, title = (shown[one].key, shown[one].title) if one in shown else ("", "")
+            rights = settle(claimed.get(one, ()))
+            cards[one] = WorkCard(one, key, title, tuple(_beneficiary(right, names) for right in rights))
+        return cards
+
+    def display_names(self, owner_ids: Collection[OwnerId]) -> dict[OwnerId, str]:
+        """Names of owners, FORGOTTEN where there is none any more."""
+        _check_count(owner_ids)
+        query = select(owner_references.c.owner_id, owner_references.c.ciphertext)
+        query = query.where(owner_references.c.kind == NAME, owner_references.c.owner_id.in_(owner_ids))
+        with self._engine.connect() as connection:
+            found = {row.owner_id: row.ciphertext for row in connection.execute(query)}
+        return {owner_id: self._name(owner_id, found.get(owner_id)) for owner_id in owner_ids}
+
+    def known(self, sha256s: Collection[str]) -> set[str]:
+        """Those of `sha256s` (10,000 at most) whose images are in the catalogue."""
+        _check_count(sha256s)
+        with self._engine.connect() as connection:
+            return set(connection.execute(select(works.c.sha256).where(works.c.sha256.in_(sha256s))).scalars())
+
+    def tombstoned(self, sha256s: Collection[str]) -> set[str]:
+        """Those of `sha256s` (10,000 at most) that were removed or opted out and must stay out."""
+        _check_count(sha256s)
+        query = select(tombstones.c.sha256).where(tombstones.c.sha256.in_(sha256s))
+        with self._engine.connect() as connection:
+            return set(connection.execute(query).scalars())
+
+    def data_sets(self) -> list[str]:
+        """Names of all data sets, ascending."""
+        with self._engine.connect() as connection:
+            return list(connection.execute(select(data_sets.c.name).order_by(data_sets.c.name)).scalars())
+
+    def counts(self) -> Counts:
+        """How many of each there are."""
+        tables = (works, sources, owners, claims, data_sets, generators)
+        with self._engine.connect() as connection:
+            return Counts(
+                *(connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables)
+            )
+
+    def last_index_run(self, data_set: str, source: str) -> IndexRun | None:
+        """Newest run of a source into a data set; None if it was never indexed."""
+        query = select(index_runs).where(index_runs.c.data_set == data_set, index_runs.c.source == source)
+        with self._engine.connect() as connection:
+            row = connection.execute(query.order_by(index_runs.c.run_id.desc()).limit(1)).one_or_none()
+        return None if row is None else index_run(row)
+
+    def _valid_claims(
+        self, connection: Connection, ids: Sequence[TrainingImageId], at: str
+    ) -> tuple[dict[TrainingImageId, list[Claim]], dict[OwnerId, str]]:
+        """Claims by work, and the names of the owners they mention."""
+        of_name = and_(owner_references.c.owner_id == claims.c.owner_id, owner_references.c.kind == NAME)
+        query = (
+            select(claims, owner_references.c.ciphertext)
+            .select_from(claims.outerjoin(owner_references, of_name))
+            .where(claims.c.training_image_id.in_(ids), claims.c.valid_from <= at, claims.c.valid_to > at)
+        )
+        claimed: dict[TrainingImageId, list[Claim]] = {}
+        names: dict[OwnerId, str] = {}
+        for row in connection.execute(query):
+            claim = Claim(row.origin, OwnerId(row.owner_id), row.share_ppm)
+            claimed.setdefault(row.training_image_id, []).append(claim)
+            if claim.owner_id not in names:
+                names[claim.owner_id] = self._name(claim.owner_id, row.ciphertext)
+        return claimed, names
+
+    def _name(self, owner_id: OwnerId, ciphertext: bytes | None) -> str:
+        # The key is looked for each time: an owner forgotten by another process is forgotten here at once.
+        if ciphertext is None or not self._vault.has_key(owner_id):
+            return FORGOTTEN
+        name = self._names.get(ciphertext)
+        if name is None:
+            if len(self._names) >= _MAX_CACHED_NAMES:
+                self._names.clear()
+            name = self._names[ciphertext] = self._vault.decrypt(owner_id, NAME, ciphertext)
+        return name
+
+
+def index_run(row: Row[tuple[object, ...]]) -> IndexRun:
+    """A row of `index_runs`."""
+    value = row._mapping
+    return IndexRun(
+        value["run_id"],
+        value["data_set"],
+        value["source"],
+        value["position"],
+        value["counts"],
+        value["finished_at"] is not None,
+    )
+
+
+def _generator(row: Row[tuple[object, ...]]) -> Generator:
+    value = row._mapping
+    return Generator(value["model_version"], value["collection"], tuple(value["data_sets"]), value["policy"])
+
+
+def _first_sources(connection: Connection, ids: Sequence[TrainingImageId]) -> Iterable[Row[tuple[object, ...]]]:
+    first = (
+        select(func.min(sources.c.source_id))
+        .where(sources.c.training_image_id.in_(ids))
+        .group_by(sources.c.training_image_id)
+    )
+    query = select(sources.c.training_image_id, sources.c.key, sources.c.title)
+    return connection.execute(query.where(sources.c.source_id.in_(first)))
+
+
+def _beneficiary(right: Right, names: dict[OwnerId, str]) -> Beneficiary:
+    if right.owner_id is not None:
+        name = names[right.owner_id]
+    else:
+        name = CLAIMS_COMPETE if right.account == HELD else OWNER_UNKNOWN
+    return Beneficiary(right.account, right.owner_id, name, right.share_ppm)
+
+
+def _check_count(asked: Collection[object]) -> None:
+    if len(asked) > MAX_IDS:
+        raise InvalidInput(f"{len(asked)} ids are too many for one question: ask for {MAX_IDS} at most")

@@ -1,0 +1,115 @@
+"""What goes into the catalogue, checked at its border, and what comes back."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from gmvaluator.errors import InvalidInput, InvalidManifest
+from gmvaluator.ids import TrainingImageId, training_image_id
+
+MAX_KEY_CHARACTERS = 1_000
+MAX_TEXT_CHARACTERS = 2_000
+MAX_LABELS = 100
+MAX_PIXELS_A_SIDE = 1_000_000
+
+_DATA_SET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
+_MODEL_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,199}")
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerReference:
+    """An owner as a manifest names it.
+
+    namespace: "" where manifest ids mean the same owner in every manifest; otherwise something that keeps one
+    provider's ids apart from another's.
+    """
+
+    manifest_id: str
+    display_name: str
+    namespace: str = ""
+
+    def __post_init__(self) -> None:
+        for name in ("manifest_id", "display_name", "namespace"):
+            _bounded(f"an owner's {name}", getattr(self, name), MAX_KEY_CHARACTERS)
+        if not self.manifest_id:
+            raise InvalidManifest("an owner needs an owner_id: leave the owner out where it is unknown")
+
+
+@dataclass(frozen=True, slots=True)
+class NewWork:
+    """A training image with one place where it was found. owner: None where the manifest names none."""
+
+    training_image_id: TrainingImageId
+    sha256: str
+    width: int
+    height: int
+    data_set: str
+    key: str
+    uri: str
+    title: str = ""
+    license: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
+    owner: OwnerReference | None = None
+
+    def __post_init__(self) -> None:
+        if self.training_image_id != training_image_id(self.sha256):
+            raise InvalidInput(f"{self.training_image_id} is not the id of an image with SHA-256 {self.sha256}")
+        if not (1 <= self.width <= MAX_PIXELS_A_SIDE and 1 <= self.height <= MAX_PIXELS_A_SIDE):
+            raise InvalidInput(f"{self.key}: {self.width}x{self.height} pixels is no size of an image")
+        check_data_set(self.data_set)
+        _bounded("a key", self.key, MAX_KEY_CHARACTERS)
+        for name in ("uri", "title", "license"):
+            _bounded(f"{self.key}: the {name}", getattr(self, name), MAX_TEXT_CHARACTERS)
+        if len(self.labels) > MAX_LABELS:
+            raise InvalidManifest(f"{self.key}: {len(self.labels)} labels are more than {MAX_LABELS}")
+        for name, value in self.labels.items():
+            _bounded(f"{self.key}: label {name[:40]!r}", name + value, MAX_TEXT_CHARACTERS)
+
+
+@dataclass(frozen=True, slots=True)
+class Recorded:
+    """What a batch added. refused: works that were removed or opted out before, and stay out."""
+
+    works: int
+    sources: int
+    claims: int
+    refused: tuple[TrainingImageId, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class IndexRun:
+    """Progress of indexing one source into one data set. position: items dealt with, in the source's order."""
+
+    run_id: int
+    data_set: str
+    source: str
+    position: int
+    counts: Mapping[str, int]
+    finished: bool
+
+
+def check_data_set(name: str) -> str:
+    """A data set's name: 1-64 characters of A-Z a-z 0-9 . _ -, the first alphanumeric. Raises InvalidInput."""
+    if not _DATA_SET.fullmatch(name):
+        raise InvalidInput(
+            f"data set {name[:70]!r} is refused: use 1-64 characters of A-Z a-z 0-9 . _ - "
+            "and begin with a letter or digit"
+        )
+    return name
+
+
+def check_model_version(name: str) -> str:
+    """A generator's name: 1-200 characters of A-Z a-z 0-9 . _ : / @ + = -, the first alphanumeric."""
+    if not _MODEL_VERSION.fullmatch(name):
+        raise InvalidInput(
+            f"model version {name[:60]!r} is refused: use 1-200 characters of A-Z a-z 0-9 . _ : / @ + = - "
+            "and begin with a letter or digit"
+        )
+    return name
+
+
+def _bounded(what: str, text: str, high: int) -> None:
+    if len(text) > high or "\x00" in text:
+        raise InvalidManifest(f"{what} is refused: at most {high} characters, none of them NUL")

@@ -1,0 +1,145 @@
+"""Tables of the catalogue. On PostgreSQL they live in the schema `catalogue`, found through the search path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import (
+    JSON,
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Index,
+    Integer,
+    LargeBinary,
+    MetaData,
+    String,
+    Table,
+    Text,
+    UniqueConstraint,
+    Uuid,
+)
+
+from gmvaluator.database.revision import SchemaRevision
+
+REVISION = SchemaRevision("catalogue", "0001", Path(__file__).parent / "migrations")
+
+_Serial = BigInteger().with_variant(Integer, "sqlite")
+_Instant = String(27)
+_Sha256 = String(64)
+_DataSet = String(64)
+
+metadata = MetaData()
+
+data_sets = Table(
+    "data_sets",
+    metadata,
+    Column("name", _DataSet, primary_key=True),
+    Column("added_at", _Instant, nullable=False),
+)
+"""Named collections of works, as indexed; generators name those they were trained on."""
+
+works = Table(
+    "works",
+    metadata,
+    Column("training_image_id", Uuid, primary_key=True),
+    Column("sha256", _Sha256, nullable=False),
+    Column("width", Integer, nullable=False),
+    Column("height", Integer, nullable=False),
+    Column("added_at", _Instant, nullable=False),
+    UniqueConstraint("sha256", name="works_sha256"),
+)
+"""One row for the bytes of an image, however many data sets and owners it has."""
+
+sources = Table(
+    "sources",
+    metadata,
+    Column("source_id", _Serial, primary_key=True, autoincrement=True),
+    Column("training_image_id", Uuid, ForeignKey("works.training_image_id", name="sources_of_work"), nullable=False),
+    Column("data_set", _DataSet, ForeignKey("data_sets.name", name="sources_of_data_set"), nullable=False),
+    Column("key", Text, nullable=False),
+    Column("uri", Text, nullable=False),
+    Column("title", Text, nullable=False),
+    Column("license", Text, nullable=False),
+    Column("labels", JSON, nullable=False),
+    Column("added_at", _Instant, nullable=False),
+    UniqueConstraint("training_image_id", "data_set", "key", name="sources_key"),
+)
+"""Where a work was found. The first source gives the key and title that are shown."""
+
+owners = Table(
+    "owners",
+    metadata,
+    Column("owner_id", Uuid, primary_key=True),
+    Column("recorded_at", _Instant, nullable=False),
+    Column("forgotten_at", _Instant),
+)
+"""Rights holders: random UUIDs and nothing else."""
+
+owner_references = Table(
+    "owner_references",
+    metadata,
+    Column("owner_id", Uuid, ForeignKey("owners.owner_id", name="references_of_owner"), primary_key=True),
+    Column("kind", String(20), primary_key=True),
+    Column("ciphertext", LargeBinary, nullable=False),
+    Column("lookup", _Sha256),
+    Column("recorded_at", _Instant, nullable=False),
+    UniqueConstraint("lookup", name="references_lookup"),
+)
+"""What points at a person: kind is "manifest_id", "name" or "contact". ciphertext: under the owner's own key.
+
+lookup: keyed hash of the manifest's owner_id, by which a later import finds the owner.
+"""
+
+claims = Table(
+    "claims",
+    metadata,
+    Column("claim_id", _Serial, primary_key=True, autoincrement=True),
+    Column("training_image_id", Uuid, ForeignKey("works.training_image_id", name="claims_on_work"), nullable=False),
+    Column("owner_id", Uuid, ForeignKey("owners.owner_id", name="claims_of_owner"), nullable=False),
+    Column("share_ppm", Integer, nullable=False),
+    Column("valid_from", _Instant, nullable=False),
+    Column("valid_to", _Instant, nullable=False),
+    Column("origin", String(200), nullable=False),
+    Column("recorded_at", _Instant, nullable=False),
+    UniqueConstraint("training_image_id", "owner_id", "origin", "valid_from", name="claims_key"),
+    CheckConstraint("share_ppm BETWEEN 1 AND 1000000", name="claims_share"),
+    CheckConstraint("valid_from < valid_to", name="claims_interval"),
+)
+"""Who says who owns which part of a work, from when (inclusive) to when (exclusive). origin: who says so."""
+
+generators = Table(
+    "generators",
+    metadata,
+    Column("model_version", String(200), primary_key=True),
+    Column("collection", String(200), nullable=False),
+    Column("data_sets", JSON, nullable=False),
+    Column("policy", String(60), nullable=False),
+    Column("added_at", _Instant, nullable=False),
+)
+"""The operator's table of generators: what each was trained on, and how its images are valued."""
+
+tombstones = Table(
+    "tombstones",
+    metadata,
+    Column("sha256", _Sha256, primary_key=True),
+    Column("reason", Text, nullable=False),
+    Column("recorded_at", _Instant, nullable=False),
+)
+"""Images that must not be taken in again: removed, or opted out by their owner."""
+
+index_runs = Table(
+    "index_runs",
+    metadata,
+    Column("run_id", _Serial, primary_key=True, autoincrement=True),
+    Column("data_set", _DataSet, nullable=False),
+    Column("source", Text, nullable=False),
+    Column("position", BigInteger, nullable=False),
+    Column("counts", JSON, nullable=False),
+    Column("started_at", _Instant, nullable=False),
+    Column("updated_at", _Instant, nullable=False),
+    Column("finished_at", _Instant),
+    Index("index_runs_source", "data_set", "source"),
+)
+"""How far indexing a source has come. position: items dealt with, in the source's order."""

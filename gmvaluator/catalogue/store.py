@@ -1,0 +1,207 @@
+"""Opening a catalogue, and the object that programs hold: reads from any thread, one writing call at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from datetime import UTC, datetime
+from pathlib import Path
+from types import TracebackType
+
+from sqlalchemy import Connection, Engine, insert, select, update
+
+from gmvaluator.catalogue.reader import CatalogueReader, index_run
+from gmvaluator.catalogue.records import IndexRun, NewWork, Recorded, check_data_set, check_model_version
+from gmvaluator.catalogue.schema import REVISION, data_sets, generators, index_runs, owners, tombstones
+from gmvaluator.catalogue.vault import Vault
+from gmvaluator.catalogue.writer import MAX_BATCH, BatchRecorder, forget
+from gmvaluator.database.revision import check_revision, migrate
+from gmvaluator.database.sqlite import reading_engine, writing_engine
+from gmvaluator.database.upsert import insert_missing
+from gmvaluator.database.utc import utc_text
+from gmvaluator.database.writer_lock import WriterLock
+from gmvaluator.errors import Conflict, InvalidInput, MissingData, NotFound, PreconditionFailed
+from gmvaluator.ids import OwnerId
+from gmvaluator.policy import load_policy
+from gmvaluator.ports import Generator
+
+FILE_NAME = "catalogue.sqlite"
+KEY_FOLDER = "keys"
+POLICY_FOLDER = "policies"
+
+
+def open_catalogue(data_dir: Path, write: bool = False) -> Catalogue:
+    """Open the catalogue of a data folder; a writer creates or upgrades it first.
+
+    Raises AlreadyHeld if another process writes it, MissingData if a reader finds none, PreconditionFailed if
+    its schema is not this version's or its key folder is gone.
+    """
+    file = data_dir / FILE_NAME
+    if not write:
+        if not file.is_file():
+            raise MissingData(
+                f"there is no catalogue in {data_dir}: make one by `gmvaluator index add SOURCE`, "
+                "or name its folder by --data"
+            )
+        return Catalogue(data_dir, None, None)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(file)
+    try:
+        writer = writing_engine(file)
+        migrate(writer, REVISION)
+        _check_secret(writer, Vault(data_dir / KEY_FOLDER))
+        return Catalogue(data_dir, writer, lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+def _check_secret(writer: Engine, vault: Vault) -> None:
+    if vault.has_secret():
+        return
+    with writer.connect() as connection:
+        has_owners = connection.execute(select(owners.c.owner_id).limit(1)).first() is not None
+    if has_owners:
+        raise PreconditionFailed(
+            "the catalogue has owners, but its key folder is gone: restore DATA/keys from a backup"
+        )
+    vault.create_secret()
+
+
+class Catalogue(CatalogueReader):
+    """A catalogue on SQLite. Reading is safe from any thread; writing lets one thread in at a time.
+
+    Use as a context manager, or `close` it.
+    """
+
+    def __init__(self, data_dir: Path, writer: Engine | None, lock: WriterLock | None) -> None:
+        self._data_dir = data_dir
+        self._reader = reading_engine(data_dir / FILE_NAME)
+        super().__init__(self._reader, Vault(data_dir / KEY_FOLDER))
+        check_revision(self._reader, REVISION)
+        self._writer = writer
+        self._lock = lock
+        self._writing = threading.Lock()
+
+    def record(self, batch: Sequence[NewWork]) -> Recorded:
+        """Add works with their sources, owners and claims in one transaction; what is there already is left alone.
+
+        Works under a tombstone are refused. Raises InvalidInput if the batch is over 5,000.
+        """
+        if len(batch) > MAX_BATCH:
+            raise InvalidInput(f"{len(batch)} works are too many for one batch: send {MAX_BATCH} at most")
+        with self._writing, self._usable_writer().begin() as connection:
+            return BatchRecorder(connection, self._vault, _now()).record(batch)
+
+    def add_data_set(self, name: str) -> None:
+        """Make a data set known before its first work is."""
+        row = {"name": check_data_set(name), "added_at": _now()}
+        with self._writing, self._usable_writer().begin() as connection:
+            connection.execute(insert_missing(connection, data_sets), row)
+
+    def add_generator(self, generator: Generator, replace: bool = False) -> None:
+        """Register a generator; doing it again changes nothing.
+
+        Raises InvalidInput or InvalidPolicy if a name cannot be used, PreconditionFailed if a data set is
+        unknown, Conflict if it is registered otherwise and not to be replaced.
+        """
+        self._check_generator(generator)
+        row = {**asdict(generator), "data_sets": list(generator.data_sets), "added_at": _now()}
+        with self._writing, self._usable_writer().begin() as connection:
+            _refuse_unknown_data_sets(connection, generator)
+            this = generators.c.model_version == generator.model_version
+            known = connection.execute(select(generators).where(this)).one_or_none()
+            if known is None:
+                connection.execute(insert(generators), row)
+            elif replace:
+                connection.execute(update(generators).where(this).values(row))
+            elif any(known._mapping[name] != row[name] for name in ("collection", "data_sets", "policy")):
+                raise Conflict(
+                    f"generator {generator.model_version} is registered otherwise: see `gmvaluator generators list`, "
+                    "and use --replace to change it"
+                )
+
+    def add_tombstones(self, sha256s: Sequence[str], reason: str) -> None:
+        """Keep images of these SHA-256 from being recorded again."""
+        rows = [{"sha256": sha256, "reason": reason, "recorded_at": _now()} for sha256 in sha256s]
+        if rows:
+            with self._writing, self._usable_writer().begin() as connection:
+                connection.execute(insert_missing(connection, tombstones), rows)
+
+    def forget_owner(self, owner_id: OwnerId) -> None:
+        """Make an owner's name and manifest id unreadable for ever; works, claims and credits keep its UUID.
+
+        The key goes first: whatever happens after that, nobody can read the references again. Raises NotFound.
+        """
+        with self._writing, self._usable_writer().begin() as connection:
+            if connection.execute(select(owners.c.owner_id).where(owners.c.owner_id == owner_id)).first() is None:
+                raise NotFound(f"there is no owner {owner_id}")
+            self._vault.destroy_key(owner_id)
+            forget(connection, owner_id, _now())
+
+    def begin_index_run(self, data_set: str, source: str) -> IndexRun:
+        """Begin to index a source, or continue its last run if that one did not finish."""
+        last = self.last_index_run(check_data_set(data_set), source)
+        if last is not None and not last.finished:
+            return last
+        row = {"data_set": data_set, "source": source, "position": 0, "counts": {}}
+        with self._writing, self._usable_writer().begin() as connection:
+            connection.execute(insert(index_runs), {**row, "started_at": _now(), "updated_at": _now()})
+            query = select(index_runs).order_by(index_runs.c.run_id.desc()).limit(1)
+            return index_run(connection.execute(query).one())
+
+    def advance_index_run(
+        self, run_id: int, position: int, counts: Mapping[str, int], finished: bool = False
+    ) -> IndexRun:
+        """Note how far a run has come; call it after what lies before `position` is durable. Raises NotFound."""
+        values = {"position": position, "counts": dict(counts), "updated_at": _now()}
+        if finished:
+            values["finished_at"] = _now()
+        this = index_runs.c.run_id == run_id
+        with self._writing, self._usable_writer().begin() as connection:
+            if connection.execute(update(index_runs).where(this).values(values)).rowcount != 1:
+                raise NotFound(f"there is no index run {run_id}")
+            return index_run(connection.execute(select(index_runs).where(this)).one())
+
+    def close(self) -> None:
+        """Close all connections and let another writer in."""
+        self._reader.dispose()
+        if self._writer is not None:
+            self._writer.dispose()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Catalogue:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _usable_writer(self) -> Engine:
+        if self._writer is None:
+            raise PreconditionFailed("the catalogue was opened for reading: open it with write=True")
+        return self._writer
+
+    def _check_generator(self, generator: Generator) -> None:
+        check_model_version(generator.model_version)
+        check_data_set(generator.collection)
+        if not generator.data_sets:
+            raise InvalidInput(f"generator {generator.model_version} needs a data set: name those it was trained on")
+        load_policy(generator.policy, self._data_dir / POLICY_FOLDER)
+
+
+def _refuse_unknown_data_sets(connection: Connection, generator: Generator) -> None:
+    known = set(connection.execute(select(data_sets.c.name)).scalars())
+    unknown = [name for name in generator.data_sets if name not in known]
+    if unknown:
+        raise PreconditionFailed(
+            f"no data set {', '.join(unknown)} was indexed (known: {', '.join(sorted(known)) or 'none'}); "
+            "index it first by `gmvaluator index add SOURCE --data-set NAME`"
+        )
+
+
+def _now() -> str:
+    return utc_text(datetime.now(UTC))

@@ -1,0 +1,145 @@
+"""Writing the catalogue: a batch of works in one transaction; recording the same again changes nothing."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from sqlalchemy import Connection, Table, insert, select, update
+
+from gmvaluator.catalogue.records import NewWork, OwnerReference, Recorded
+from gmvaluator.catalogue.rights import WHOLE_PPM
+from gmvaluator.catalogue.schema import claims, data_sets, owner_references, owners, sources, tombstones, works
+from gmvaluator.catalogue.vault import Vault
+from gmvaluator.database.upsert import insert_missing
+from gmvaluator.database.utc import BEGINNING, END
+from gmvaluator.ids import OwnerId, new_owner_id
+
+MAX_BATCH = 5_000
+"""Works in one transaction at most."""
+
+MANIFEST_ID, NAME = "manifest_id", "name"
+
+
+class BatchRecorder:
+    """Records works on a connection that is in a transaction; the caller commits."""
+
+    def __init__(self, connection: Connection, vault: Vault, recorded_at: str) -> None:
+        self._connection = connection
+        self._vault = vault
+        self._at = recorded_at
+
+    def record(self, batch: Sequence[NewWork]) -> Recorded:
+        """Add what is new of works, sources, owners and claims."""
+        refused = self._tombstoned(batch)
+        wanted = [work for work in batch if work.sha256 not in refused]
+        self._add(data_sets, [{"name": name, "added_at": self._at} for name in {work.data_set for work in wanted}])
+        owner_ids = self._owners({work.owner for work in wanted if work.owner is not None})
+        return Recorded(
+            works=self._add(works, _unique(_work_row(work, self._at) for work in wanted)),
+            sources=self._add(sources, [_source_row(work, self._at) for work in wanted]),
+            claims=self._add(claims, self._claim_rows(wanted, owner_ids)),
+            refused=tuple(work.training_image_id for work in batch if work.sha256 in refused),
+        )
+
+    def _add(self, table: Table, rows: Sequence[dict[str, Any]]) -> int:
+        """Insert rows whose keys are new, and count them."""
+        if not rows:
+            return 0
+        return self._connection.execute(insert_missing(self._connection, table), rows).rowcount
+
+    def _tombstoned(self, batch: Sequence[NewWork]) -> set[str]:
+        query = select(tombstones.c.sha256).where(tombstones.c.sha256.in_({work.sha256 for work in batch}))
+        return set(self._connection.execute(query).scalars())
+
+    def _owners(self, references: Iterable[OwnerReference]) -> dict[tuple[str, str], OwnerId]:
+        """Owner of each (namespace, manifest id), made where it is not known yet."""
+        names = {(reference.namespace, reference.manifest_id): reference.display_name for reference in references}
+        if not names:
+            return {}
+        lookups = {self._vault.lookup(*key): key for key in names}
+        query = select(owner_references.c.lookup, owner_references.c.owner_id)
+        found = self._connection.execute(query.where(owner_references.c.lookup.in_(lookups)))
+        known = {lookups[row.lookup]: OwnerId(row.owner_id) for row in found}
+        for lookup, key in lookups.items():
+            if key in known:
+                self._rename(known[key], names[key])
+            else:
+                known[key] = self._new_owner(lookup, key[1], names[key])
+        return known
+
+    def _rename(self, owner_id: OwnerId, display_name: str) -> None:
+        """The name in the newest manifest counts, unless it is empty or the owner was forgotten."""
+        if not display_name or not self._vault.has_key(owner_id):
+            return
+        this = (owner_references.c.owner_id == owner_id) & (owner_references.c.kind == NAME)
+        ciphertext = self._connection.execute(select(owner_references.c.ciphertext).where(this)).scalar_one()
+        if self._vault.decrypt(owner_id, NAME, ciphertext) != display_name:
+            values = self._reference(owner_id, NAME, display_name)
+            self._connection.execute(update(owner_references).where(this).values(values))
+
+    def _new_owner(self, lookup: str, manifest_id: str, display_name: str) -> OwnerId:
+        owner_id = new_owner_id()
+        self._vault.create_key(owner_id)
+        self._connection.execute(insert(owners), {"owner_id": owner_id, "recorded_at": self._at})
+        rows = [
+            {**self._reference(owner_id, MANIFEST_ID, manifest_id), "lookup": lookup},
+            {**self._reference(owner_id, NAME, display_name), "lookup": None},
+        ]
+        self._connection.execute(insert(owner_references), rows)
+        return owner_id
+
+    def _reference(self, owner_id: OwnerId, kind: str, text: str) -> dict[str, Any]:
+        ciphertext = self._vault.encrypt(owner_id, kind, text)
+        return {"owner_id": owner_id, "kind": kind, "ciphertext": ciphertext, "recorded_at": self._at}
+
+    def _claim_rows(
+        self, wanted: Sequence[NewWork], owner_ids: Mapping[tuple[str, str], OwnerId]
+    ) -> list[dict[str, Any]]:
+        return [
+            {
+                "training_image_id": work.training_image_id,
+                "owner_id": owner_ids[work.owner.namespace, work.owner.manifest_id],
+                "share_ppm": WHOLE_PPM,
+                "valid_from": BEGINNING,
+                "valid_to": END,
+                "origin": f"data_set:{work.data_set}",
+                "recorded_at": self._at,
+            }
+            for work in wanted
+            if work.owner is not None
+        ]
+
+
+def forget(connection: Connection, owner_id: OwnerId, forgotten_at: str) -> int:
+    """Remove what refers to an owner, but not the owner's UUID; the number of references removed."""
+    removed = connection.execute(owner_references.delete().where(owner_references.c.owner_id == owner_id)).rowcount
+    connection.execute(update(owners).where(owners.c.owner_id == owner_id).values(forgotten_at=forgotten_at))
+    return removed
+
+
+def _unique(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return list({row["training_image_id"]: row for row in rows}.values())
+
+
+def _work_row(work: NewWork, at: str) -> dict[str, Any]:
+    return {
+        "training_image_id": work.training_image_id,
+        "sha256": work.sha256,
+        "width": work.width,
+        "height": work.height,
+        "added_at": at,
+    }
+
+
+def _source_row(work: NewWork, at: str) -> dict[str, Any]:
+    return {
+        "training_image_id": work.training_image_id,
+        "data_set": work.data_set,
+        "key": work.key,
+        "uri": work.uri,
+        "title": work.title,
+        "license": work.license,
+        "labels": dict(work.labels),
+        "added_at": at,
+    }

@@ -1,0 +1,39 @@
+"""The hash chain: each posting's hash covers its header, its entries, its evidence and the hash before it.
+
+hash_n = SHA-256(canonical JSON of header_n), where the header holds entries_digest, evidence_digest and hash_(n-1).
+Fields that are null are left out of the header, so a column added later leaves the old hashes as they are.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from gmvaluator.ids import sha256_hex
+from gmvaluator.ledger.canonical import digest
+from gmvaluator.ledger.records import Entry, PostingHeader
+
+GENESIS_HASH = "0" * 64
+"""previous_hash of the first posting."""
+
+HEADER_FORMAT = 1
+
+
+def entries_digest(entries: Sequence[Entry]) -> str:
+    """Digest of the entries, in line order."""
+    return digest(
+        [
+            [entry.account, str(entry.training_image_id) if entry.training_image_id else None, entry.amount_micros]
+            for entry in entries
+        ]
+    )
+
+
+def evidence_digest(evidence_json: bytes) -> str:
+    """Digest of the evidence's bytes as stored, before compression."""
+    return sha256_hex(evidence_json)
+
+
+def header_hash(header: PostingHeader) -> str:
+    """Hash of the chain at this posting."""
+    present = {name: value for name, value in header.as_dict().items() if value is not None}
+    return digest({"format": HEADER_FORMAT, **present})

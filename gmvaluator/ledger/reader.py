@@ -1,0 +1,147 @@
+"""Reading the ledger: every method is one snapshot on a read-only connection, from any thread."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Sequence
+
+from sqlalchemy import Connection, Engine, distinct, func, select
+
+from gmvaluator.errors import InvalidInput, LedgerCorrupt, NotFound
+from gmvaluator.ids import GenerationId, OwnerId
+from gmvaluator.ledger.answers import Balance, BalancePage, Head, Totals
+from gmvaluator.ledger.records import HELD, ISSUANCE, OWNER_PREFIX, SUSPENSE, UNATTRIBUTED, StoredPosting
+from gmvaluator.ledger.rows import load, postings_where
+from gmvaluator.ledger.schema import balances, entries, head, postings
+
+MAX_PAGE = 1_000
+"""Rows of one page at most."""
+
+_AFTER_OWNERS = OWNER_PREFIX[:-1] + chr(ord(OWNER_PREFIX[-1]) + 1)
+
+
+class LedgerReader:
+    """Answers questions about what was posted."""
+
+    def __init__(self, engine: Engine) -> None:
+        self._engine = engine
+
+    def find(self, generator_identity: str, generation_id: GenerationId) -> StoredPosting | None:
+        """The posting of a key; None if nothing was posted under it."""
+        condition = (
+            postings.c.generation_id == generation_id,
+            postings.c.generator_identity == generator_identity,
+        )
+        with self._engine.connect() as connection:
+            found = load(connection, postings_where(*condition))
+        return found[0] if found else None
+
+    def explain(self, generation_id: str, generator_identity: str | None = None) -> StoredPosting:
+        """The posting of a generation, with its evidence; the identity is needed only where several used the id.
+
+        Raises NotFound, or InvalidInput if several did.
+        """
+        conditions = [postings.c.generation_id == generation_id]
+        if generator_identity is not None:
+            conditions.append(postings.c.generator_identity == generator_identity)
+        with self._engine.connect() as connection:
+            found = load(connection, postings_where(*conditions).limit(MAX_PAGE))
+        if not found:
+            raise NotFound(f"nothing was posted for generation {generation_id}: check the id, or attribute it first")
+        if len(found) > 1:
+            identities = ", ".join(sorted(posting.header.generator_identity for posting in found)[:10])
+            raise InvalidInput(f"generation {generation_id} was posted by several identities; say which: {identities}")
+        return found[0]
+
+    def postings_after(self, sequence: int, limit: int = 100) -> list[StoredPosting]:
+        """The first `limit` (1-1,000) postings after `sequence`, in order and without gaps."""
+        query = postings_where(postings.c.sequence > sequence).order_by(postings.c.sequence).limit(_page(limit))
+        with self._engine.connect() as connection:
+            return load(connection, query)
+
+    def head(self) -> Head:
+        """Newest posting of the chain."""
+        with self._engine.connect() as connection:
+            return read_head(connection)
+
+    def totals(self) -> Totals:
+        """All balances by kind of account, from the kept balances."""
+        with self._engine.connect() as connection:
+            newest, issued_by_headers = read_head(connection), _issued_by_headers(connection)
+            sums = _sums_by_kind(connection)
+        held = {name: sums.pop(name, 0) for name in ("owners", UNATTRIBUTED, SUSPENSE, HELD)}
+        issued = -sums.pop(ISSUANCE, 0)
+        reconciles = issued == issued_by_headers == sum(held.values()) and not sums
+        return Totals(
+            issued_micros=issued,
+            owners_micros=held["owners"],
+            unattributed_micros=held[UNATTRIBUTED],
+            suspense_micros=held[SUSPENSE],
+            held_micros=held[HELD],
+            reconciles=reconciles,
+            postings=newest.sequence,
+            head=newest,
+        )
+
+    def balances(self, after: str = "", limit: int = 100) -> BalancePage:
+        """Balances of all accounts but issuance whose name is above `after`, by name ascending."""
+        return self._balance_page(after, limit, "\U0010ffff")
+
+    def owner_totals(self, after: str = "", limit: int = 100) -> BalancePage:
+        """Balances of owners whose account name is above `after`, by name ascending."""
+        return self._balance_page(max(after, OWNER_PREFIX), limit, _AFTER_OWNERS)
+
+    def works_paid(self, accounts: Sequence[str]) -> dict[str, int]:
+        """How many different works each account was ever paid for. Reads all entries: not for a hot path."""
+        query = (
+            select(entries.c.account, func.count(distinct(entries.c.training_image_id)).label("works"))
+            .where(entries.c.account.in_(accounts))
+            .group_by(entries.c.account)
+        )
+        with self._engine.connect() as connection:
+            return {row.account: row.works for row in connection.execute(query)}
+
+    def _balance_page(self, after: str, limit: int, below: str) -> BalancePage:
+        query = (
+            select(balances.c.account, balances.c.balance_micros)
+            .where(balances.c.account > after, balances.c.account < below, balances.c.account != ISSUANCE)
+            .order_by(balances.c.account)
+            .limit(_page(limit))
+        )
+        with self._engine.connect() as connection:
+            rows = connection.execute(query).all()
+            newest = read_head(connection)
+        return BalancePage(tuple(Balance(name, amount, _owner(name)) for name, amount in rows), newest.sequence)
+
+
+def read_head(connection: Connection) -> Head:
+    """The head row. Raises LedgerCorrupt if it is gone."""
+    row = connection.execute(select(head.c.sequence, head.c.hash)).one_or_none()
+    if row is None:
+        raise LedgerCorrupt("the ledger's head row is gone: restore the ledger from a backup")
+    return Head(row.sequence, row.hash)
+
+
+def _issued_by_headers(connection: Connection) -> int:
+    issued: int = connection.execute(select(head.c.issued_micros)).scalar_one()
+    return issued
+
+
+def _sums_by_kind(connection: Connection) -> dict[str, int]:
+    sums = {"owners": 0}
+    for account, amount in connection.execute(select(balances.c.account, balances.c.balance_micros)):
+        kind = "owners" if account.startswith(OWNER_PREFIX) else account
+        sums[kind] = sums.get(kind, 0) + amount
+    return sums
+
+
+def _owner(account: str) -> OwnerId | None:
+    if not account.startswith(OWNER_PREFIX):
+        return None
+    return OwnerId(uuid.UUID(account.removeprefix(OWNER_PREFIX)))
+
+
+def _page(limit: int) -> int:
+    if not 1 <= limit <= MAX_PAGE:
+        raise InvalidInput(f"a page of {limit} rows is refused: ask for 1-{MAX_PAGE}")
+    return limit

@@ -1,0 +1,250 @@
+"""What the ledger keeps: a posting's header, its entries and its evidence, as frozen values.
+
+A *posting* is what one generation causes. An *entry* is one line of it: an account and an amount; the entries of
+a posting sum to zero, issuance being the negative side. *Evidence* is everything the credits were computed from;
+it names accounts and training images, never people, so that erasing a person changes no posting.
+"""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from gmvaluator.ids import GenerationId, OwnerId, TrainingImageId
+from gmvaluator.ledger.canonical import canonical_json
+from gmvaluator.policy import UNATTRIBUTED
+
+ISSUANCE = "issuance"
+"""Source of all credits: its balance is minus everything issued."""
+
+SUSPENSE = "suspense"
+"""Credits of works whose owner is unknown."""
+
+HELD = "held"
+"""Credits of works that several parties claim."""
+
+OWNER_PREFIX = "owner:"
+"""An owner's account is this and the owner's UUID."""
+
+ATTRIBUTION = "attribution"
+"""Kind of a posting caused by one generated image."""
+
+EVIDENCE_FORMAT = 1
+
+__all__ = ["ATTRIBUTION", "HELD", "ISSUANCE", "OWNER_PREFIX", "SUSPENSE", "UNATTRIBUTED"]
+
+
+def owner_account(owner_id: OwnerId) -> str:
+    """Account of an owner."""
+    return f"{OWNER_PREFIX}{owner_id}"
+
+
+@dataclass(frozen=True, slots=True)
+class ImageFacts:
+    """The generated image as it arrived: file hash, size in pixels, length in bytes."""
+
+    sha256: str
+    width: int
+    height: int
+    size_bytes: int
+
+
+@dataclass(frozen=True, slots=True)
+class Payment:
+    """Part of a contributor's credit that one account receives. share_ppm: parts per million of it."""
+
+    account: str
+    share_ppm: int
+    credit_micros: int
+
+
+@dataclass(frozen=True, slots=True)
+class Contribution:
+    """One contributor, as paid. rank: 1 is the nearest. share: of the issue, in [0, 1], for people to read.
+
+    distance_millionths: lower is nearer. clip_similarity_millionths: higher is nearer. `payments` sum to
+    `credit_micros`.
+    """
+
+    rank: int
+    training_image_id: TrainingImageId
+    distance_millionths: int
+    clip_similarity_millionths: int
+    share: float
+    credit_micros: int
+    payments: tuple[Payment, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class NearMiss:
+    """A candidate just after the cut at k: ranked, not paid."""
+
+    rank: int
+    training_image_id: TrainingImageId
+    distance_millionths: int
+
+
+@dataclass(frozen=True, slots=True)
+class Evidence:
+    """Everything a posting's credits follow from, and what was known around it.
+
+    policy: `Policy.parameters()`. weights: role of each weight file to its SHA-256. contributions: nearest
+    first. timings_ms: stage to milliseconds.
+    """
+
+    image: ImageFacts
+    model_version: str
+    collection: str
+    policy: Mapping[str, Any]
+    profile: str
+    profile_hash: str
+    weights: Mapping[str, str]
+    quality_millionths: int
+    issued_micros: int
+    unattributed_micros: int
+    unattributed_share: float
+    contributions: tuple[Contribution, ...]
+    near_misses: tuple[NearMiss, ...] = ()
+    timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    def to_json(self) -> bytes:
+        """Canonical JSON: the bytes that are stored and hashed."""
+        value = {name: getattr(self, name) for name in self.__dataclass_fields__}
+        value["format"] = EVIDENCE_FORMAT
+        value["image"] = _plain(self.image)
+        value["contributions"] = [_plain_contribution(contribution) for contribution in self.contributions]
+        value["near_misses"] = [_plain(miss) for miss in self.near_misses]
+        value["policy"], value["weights"] = dict(self.policy), dict(self.weights)
+        value["timings_ms"] = dict(self.timings_ms)
+        return canonical_json(value)
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Evidence:
+        """Inverse of `to_json`. Raises ValueError, KeyError or TypeError if `text` is not of this format."""
+        value = json.loads(text)
+        if value.pop("format") != EVIDENCE_FORMAT:
+            raise ValueError("evidence of an unknown format: upgrade gmvaluator")
+        value["image"] = ImageFacts(**value["image"])
+        value["contributions"] = tuple(_contribution(item) for item in value["contributions"])
+        value["near_misses"] = tuple(NearMiss(**_with_id(item)) for item in value["near_misses"])
+        return cls(**value)
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """One line of a posting: positive is a credit to `account`. training_image_id: the work paid for, if one is."""
+
+    account: str
+    training_image_id: TrainingImageId | None
+    amount_micros: int
+
+
+@dataclass(frozen=True)
+class NewPosting:
+    """A posting to be made. (generator_identity, generation_id) is its key, once for ever.
+
+    generator_identity: who asked, as authenticated. generated_at: when the image was generated, as the caller
+    said; rights and periods go by it. `entries` sum to zero.
+    """
+
+    generator_identity: str
+    generation_id: GenerationId
+    generated_at: datetime
+    entries: tuple[Entry, ...]
+    evidence: Evidence
+    kind: str = ATTRIBUTION
+
+    @cached_property
+    def evidence_json(self) -> bytes:
+        """The evidence as stored. Touching it early moves the work off the ledger's writer."""
+        return self.evidence.to_json()
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes the posting unique."""
+        return self.generator_identity, self.generation_id
+
+
+@dataclass(frozen=True, slots=True)
+class PostingHeader:
+    """The hashed line of a posting. Hashes are SHA-256, 64 hex digits; instants are `utc_text`.
+
+    previous_hash is that of sequence - 1, or 64 zeros before the first.
+    """
+
+    sequence: int
+    kind: str
+    generator_identity: str
+    generation_id: str
+    image_sha256: str | None
+    model_version: str | None
+    policy: str | None
+    profile_hash: str | None
+    generated_at: str
+    posted_at: str
+    issued_micros: int
+    entries_digest: str
+    evidence_digest: str
+    previous_hash: str
+
+    def as_dict(self) -> dict[str, Any]:
+        """Column to value."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True)
+class StoredPosting:
+    """A posting as the ledger holds it. hash: the chain's hash at its sequence, the head when it was made."""
+
+    header: PostingHeader
+    hash: str
+    entries: tuple[Entry, ...]
+    evidence_json: bytes
+
+    @cached_property
+    def evidence(self) -> Evidence:
+        """What the credits were computed from."""
+        return Evidence.from_json(self.evidence_json)
+
+    @property
+    def sequence(self) -> int:
+        """Position in the ledger, from 1 without gaps."""
+        return self.header.sequence
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """(generator_identity, generation_id)."""
+        return self.header.generator_identity, self.header.generation_id
+
+    def changes(self) -> dict[str, int]:
+        """Micro-credits that each account received, issuance left out, by account name ascending."""
+        sums: dict[str, int] = {}
+        for entry in self.entries:
+            if entry.account != ISSUANCE:
+                sums[entry.account] = sums.get(entry.account, 0) + entry.amount_micros
+        return dict(sorted(sums.items()))
+
+
+def _plain(record: Any) -> dict[str, Any]:
+    value = {name: getattr(record, name) for name in record.__dataclass_fields__}
+    if "training_image_id" in value:
+        value["training_image_id"] = str(value["training_image_id"])
+    return value
+
+
+def _plain_contribution(contribution: Contribution) -> dict[str, Any]:
+    return {**_plain(contribution), "payments": [_plain(payment) for payment in contribution.payments]}
+
+
+def _with_id(value: dict[str, Any]) -> dict[str, Any]:
+    return {**value, "training_image_id": TrainingImageId(uuid.UUID(value["training_image_id"]))}
+
+
+def _contribution(value: dict[str, Any]) -> Contribution:
+    payments = tuple(Payment(**payment) for payment in value["payments"])
+    return Contribution(**{**_with_id(value), "payments": payments})

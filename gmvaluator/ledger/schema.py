@@ -1,0 +1,128 @@
+"""Tables of the ledger. On PostgreSQL they live in the schema `ledger`, found through the search path."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from sqlalchemy import (
+    BigInteger,
+    CheckConstraint,
+    Column,
+    ForeignKey,
+    Integer,
+    LargeBinary,
+    MetaData,
+    SmallInteger,
+    String,
+    Table,
+    UniqueConstraint,
+    Uuid,
+    event,
+)
+from sqlalchemy.schema import DDL, ExecutableDDLElement
+
+from gmvaluator.database.revision import SchemaRevision
+from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS
+
+REVISION = SchemaRevision("ledger", "0001", Path(__file__).parent / "migrations")
+
+MAX_IDENTITY_CHARACTERS = 200
+
+_Sequence = BigInteger().with_variant(Integer, "sqlite")
+_Instant = String(27)
+_Digest = String(64)
+# Pages go by account name: its order must not depend on the server's locale.
+_Account = String(60).with_variant(String(60, collation="C"), "postgresql")
+
+metadata = MetaData()
+
+postings = Table(
+    "postings",
+    metadata,
+    Column("sequence", _Sequence, primary_key=True, autoincrement=False),
+    Column("kind", String(20), nullable=False),
+    Column("generator_identity", String(MAX_IDENTITY_CHARACTERS), nullable=False),
+    Column("generation_id", String(MAX_GENERATION_ID_CHARACTERS), nullable=False),
+    Column("image_sha256", _Digest),
+    Column("model_version", String(200)),
+    Column("policy", String(60)),
+    Column("profile_hash", _Digest),
+    Column("generated_at", _Instant, nullable=False),
+    Column("posted_at", _Instant, nullable=False),
+    Column("issued_micros", BigInteger, nullable=False),
+    Column("entries_digest", _Digest, nullable=False),
+    Column("evidence_digest", _Digest, nullable=False),
+    Column("previous_hash", _Digest, nullable=False),
+    Column("hash", _Digest, nullable=False),
+    # The id comes first, so that a posting is also found by the id alone.
+    UniqueConstraint("generation_id", "generator_identity", name="postings_key"),
+    CheckConstraint(
+        "kind <> 'attribution' OR (image_sha256 IS NOT NULL AND model_version IS NOT NULL "
+        "AND policy IS NOT NULL AND profile_hash IS NOT NULL AND issued_micros >= 0)",
+        name="postings_attribution_complete",
+    ),
+)
+"""One row a posting. Columns that are null are not part of the header that `hash` covers."""
+
+entries = Table(
+    "entries",
+    metadata,
+    Column("sequence", _Sequence, ForeignKey("postings.sequence", name="entries_of_posting"), primary_key=True),
+    Column("line", SmallInteger, primary_key=True),
+    Column("account", _Account, nullable=False),
+    Column("training_image_id", Uuid),
+    Column("amount_micros", BigInteger, nullable=False),
+    CheckConstraint("amount_micros <> 0", name="entries_amount"),
+    sqlite_with_rowid=False,
+)
+"""Lines of the postings, from 0; the amounts of a posting sum to zero."""
+
+evidence = Table(
+    "evidence",
+    metadata,
+    Column(
+        "sequence",
+        _Sequence,
+        ForeignKey("postings.sequence", name="evidence_of_posting"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("body", LargeBinary, nullable=False),
+)
+"""body: zlib of the canonical JSON whose SHA-256 is the posting's evidence_digest."""
+
+balances = Table(
+    "balances",
+    metadata,
+    Column("account", _Account, primary_key=True),
+    Column("balance_micros", BigInteger, nullable=False),
+    sqlite_with_rowid=False,
+)
+"""Kept in the transaction that writes the entries; always their sum by account."""
+
+head = Table(
+    "head",
+    metadata,
+    Column("id", Integer, primary_key=True, autoincrement=False),
+    Column("sequence", BigInteger, nullable=False),
+    Column("hash", _Digest, nullable=False),
+    Column("issued_micros", BigInteger, nullable=False),
+    CheckConstraint("id = 1", name="head_is_one_row"),
+)
+"""The newest posting, and the sum of all headers' issued_micros. Its row lock orders writers on PostgreSQL."""
+
+_IMMUTABLE = (postings, entries, evidence)
+
+
+def _forbid_changes(table: Table) -> None:
+    for operation in ("UPDATE", "DELETE"):
+        trigger = f"{table.name}_no_{operation.lower()}"
+        refusal = f"{table.name} are append-only: post a correction instead"
+        sqlite: ExecutableDDLElement = DDL(  # type: ignore[no-untyped-call]
+            f"CREATE TRIGGER {trigger} BEFORE {operation} ON {table.name} BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
+        )
+        event.listen(table, "after_create", sqlite.execute_if(dialect="sqlite"))
+
+
+for _table in _IMMUTABLE:
+    _forbid_changes(_table)

@@ -1,0 +1,119 @@
+"""Opening a ledger, and the object that programs hold: reads from any thread, one batch of writing at a time."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Sequence
+from pathlib import Path
+from types import TracebackType
+
+from sqlalchemy import Engine
+from sqlalchemy.exc import DBAPIError
+
+from gmvaluator.database.revision import check_revision, migrate
+from gmvaluator.database.sqlite import reading_engine, writing_engine
+from gmvaluator.database.writer_lock import WriterLock
+from gmvaluator.errors import LedgerCorrupt, LedgerFailed, MissingData, PreconditionFailed
+from gmvaluator.ledger.answers import Head, Outcome, Verification
+from gmvaluator.ledger.reader import LedgerReader
+from gmvaluator.ledger.records import NewPosting
+from gmvaluator.ledger.schema import REVISION
+from gmvaluator.ledger.verification import verify
+from gmvaluator.ledger.writer import BatchWriter, now_utc
+
+FILE_NAME = "ledger.sqlite"
+
+
+def ledger_file(data_dir: Path) -> Path:
+    """The ledger's file in a data folder."""
+    return data_dir / FILE_NAME
+
+
+def open_ledger(data_dir: Path, write: bool = False) -> Ledger:
+    """Open the ledger of a data folder; a writer creates or upgrades it first.
+
+    Raises AlreadyHeld if another process writes it, MissingData if a reader finds none, PreconditionFailed if
+    its schema is not this version's.
+    """
+    file = ledger_file(data_dir)
+    if not write:
+        if not file.is_file():
+            raise MissingData(
+                f"there is no ledger in {data_dir}: attribute an image first, or name the folder by --data"
+            )
+        return Ledger(file, None, None)
+    data_dir.mkdir(parents=True, exist_ok=True)
+    lock = WriterLock(file)
+    try:
+        writer = writing_engine(file)
+        migrate(writer, REVISION)
+        return Ledger(file, writer, lock)
+    except BaseException:
+        lock.release()
+        raise
+
+
+class Ledger(LedgerReader):
+    """A ledger on SQLite. Reading is safe from any thread; `post` lets one thread in at a time.
+
+    Use as a context manager, or `close` it.
+    """
+
+    def __init__(self, file: Path, writer: Engine | None, lock: WriterLock | None) -> None:
+        self._file = file
+        self._reader = reading_engine(file)
+        super().__init__(self._reader)
+        check_revision(self._reader, REVISION)
+        self._writer = writer
+        self._lock = lock
+        self._posting = threading.Lock()
+        self._failure: str | None = None
+
+    def post(self, batch: Sequence[NewPosting]) -> list[Outcome]:
+        """Post a batch in one transaction, a savepoint for each; returns once it is durable.
+
+        One outcome for each posting, in order: Posted, Replayed (its key was posted before, with the same image
+        and generator; also within the batch) or Refused (the others are not affected).
+
+        Raises LedgerFailed after any error of the database: nobody may be told that this batch was posted, the
+        ledger takes nothing more, and the process should end; what is durable shows at the next start, and
+        sending the same ids again is safe. Raises LedgerCorrupt if what is stored does not add up.
+        """
+        with self._posting:
+            writer = self._usable_writer()
+            try:
+                with writer.begin() as connection:
+                    return BatchWriter(connection, now_utc()).post(batch)
+            except DBAPIError as error:
+                self._failure = str(error.orig)
+                raise LedgerFailed(f"the ledger {self._file} could not be written ({error.orig}): restart") from error
+            except LedgerCorrupt as error:
+                self._failure = str(error)
+                raise
+
+    def verify(self, expected: Head | None = None) -> Verification:
+        """Check every row; see `gmvaluator.ledger.verification.verify`."""
+        return verify(self._reader, expected)
+
+    def close(self) -> None:
+        """Close all connections and let another writer in."""
+        self._reader.dispose()
+        if self._writer is not None:
+            self._writer.dispose()
+        if self._lock is not None:
+            self._lock.release()
+
+    def __enter__(self) -> Ledger:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    def _usable_writer(self) -> Engine:
+        if self._failure is not None:
+            raise LedgerFailed(f"the ledger stopped after an error ({self._failure}): restart to recover")
+        if self._writer is None:
+            raise PreconditionFailed(f"{self._file} was opened for reading: open it with write=True")
+        return self._writer

@@ -1,0 +1,192 @@
+"""Checking every row of the ledger: links, digests, sums and kept balances, naming the first row that is wrong."""
+
+from __future__ import annotations
+
+import zlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+
+from sqlalchemy import Connection, Engine, select
+
+from gmvaluator.errors import GmvaluatorError
+from gmvaluator.ledger import chain
+from gmvaluator.ledger.answers import Head, Problem, Verification
+from gmvaluator.ledger.reader import read_head
+from gmvaluator.ledger.records import ISSUANCE, Entry, Evidence, PostingHeader
+from gmvaluator.ledger.replay import recompute
+from gmvaluator.ledger.rows import HEADER_COLUMNS
+from gmvaluator.ledger.schema import balances, entries, evidence, head, postings
+
+_PAGE = 500
+_ORPHAN = "belongs to no posting: it was inserted, or its posting was removed"
+
+
+def verify(engine: Engine, expected: Head | None = None) -> Verification:
+    """Check the whole ledger in one snapshot, up to the first finding.
+
+    expected: a head handed out before (with a FINAL, or by an earlier check); the chain must still pass through
+    it, so that a ledger which was cut short and given a new head row shows.
+    """
+    with engine.connect() as connection:
+        check = _Check(connection, expected)
+        first = next(check.problems(), None)
+    return Verification(check.postings, check.entries, check.head, first)
+
+
+@dataclass(slots=True)
+class _Page:
+    """Some postings in sequence, and all entries and evidence that lie between the page before and its end."""
+
+    headers: list[tuple[PostingHeader, str]]
+    lines: dict[int, dict[int, Entry]]
+    bodies: dict[int, bytes]
+
+
+@dataclass(slots=True)
+class _Check:
+    """One pass over the ledger, with what it has counted and summed so far."""
+
+    connection: Connection
+    expected: Head | None
+    head: Head = field(init=False)
+    last: Head = field(default_factory=lambda: Head(0, chain.GENESIS_HASH))
+    postings: int = 0
+    entries: int = 0
+    issued_micros: int = 0
+    sums: dict[str, int] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.head = read_head(self.connection)
+
+    def problems(self) -> Iterator[Problem]:
+        """Findings by sequence ascending, then those about the end of the chain and the kept sums."""
+        for page in _pages(self.connection):
+            found = [problem for header, stored in page.headers for problem in self._posting(page, header, stored)]
+            found += [Problem(sequence, min(lines), f"entry {_ORPHAN}") for sequence, lines in page.lines.items()]
+            found += [Problem(sequence, None, f"evidence {_ORPHAN}") for sequence in page.bodies]
+            yield from sorted(found, key=lambda problem: problem.sequence)
+        yield from self._end_of_chain()
+        yield from self._kept_sums()
+
+    def _posting(self, page: _Page, header: PostingHeader, stored_hash: str) -> Iterator[Problem]:
+        lines, body = page.lines.pop(header.sequence, {}), page.bodies.pop(header.sequence, None)
+        yield from self._link(header, stored_hash)
+        yield from _content(header, lines, body)
+        yield from self._pass_expected(header.sequence, stored_hash)
+        self.last = Head(header.sequence, stored_hash)
+        self.postings += 1
+        self.entries += len(lines)
+        self.issued_micros += header.issued_micros
+        for entry in lines.values():
+            self.sums[entry.account] = self.sums.get(entry.account, 0) + entry.amount_micros
+
+    def _link(self, header: PostingHeader, stored_hash: str) -> Iterator[Problem]:
+        sequence = header.sequence
+        if sequence != self.last.sequence + 1:
+            yield Problem(self.last.sequence + 1, None, "posting is missing: it was removed or re-ordered")
+        if chain.header_hash(header) != stored_hash:
+            yield Problem(sequence, None, "posting is not what was hashed: it was changed or re-ordered")
+        if header.previous_hash != self.last.hash:
+            yield Problem(sequence, None, "posting does not follow the one before: rows were inserted or re-ordered")
+
+    def _pass_expected(self, sequence: int, stored_hash: str) -> Iterator[Problem]:
+        if self.expected is not None and sequence == self.expected.sequence and stored_hash != self.expected.hash:
+            yield Problem(sequence, None, "posting has another hash than was handed out: history was rewritten")
+
+    def _end_of_chain(self) -> Iterator[Problem]:
+        if self.expected is not None and self.expected.sequence > self.last.sequence:
+            yield Problem(self.last.sequence + 1, None, f"posting is missing: {self.expected.sequence} were handed out")
+        if self.last.sequence < self.head.sequence:
+            yield Problem(self.last.sequence + 1, None, f"posting is missing: the head is at {self.head.sequence}")
+        if self.last.sequence > self.head.sequence:
+            yield Problem(self.head.sequence + 1, None, "posting lies after the head: it was inserted")
+        if self.last.hash != self.head.hash:
+            yield Problem(self.last.sequence, None, "posting is not the one that the head names: it was replaced")
+
+    def _kept_sums(self) -> Iterator[Problem]:
+        kept = {row.account: row.balance_micros for row in self.connection.execute(select(*balances.c))}
+        for account in sorted(kept.keys() | self.sums.keys()):
+            if kept.get(account, 0) != self.sums.get(account, 0):
+                what = f"balance of {account} is {kept.get(account, 0)}, its entries sum to {self.sums.get(account, 0)}"
+                yield Problem(self.last.sequence, None, what)
+        issued = self.connection.execute(select(head.c.issued_micros)).scalar_one()
+        if issued != self.issued_micros:
+            what = f"the head says {issued} was issued, the postings say {self.issued_micros}"
+            yield Problem(self.last.sequence, None, what)
+
+
+def _pages(connection: Connection) -> Iterator[_Page]:
+    after = -(2**62)
+    headers = [postings.c[name] for name in HEADER_COLUMNS]
+    while True:
+        query = select(*headers, postings.c.hash).where(postings.c.sequence > after)
+        rows = connection.execute(query.order_by(postings.c.sequence).limit(_PAGE)).all()
+        full = len(rows) == _PAGE
+        upto = rows[-1][0] if full else 2**62
+        yield _Page(
+            [(PostingHeader(*row[:-1]), row[-1]) for row in rows],
+            _lines(connection, after, upto),
+            _bodies(connection, after, upto),
+        )
+        if not full:
+            return
+        after = upto
+
+
+def _lines(connection: Connection, after: int, upto: int) -> dict[int, dict[int, Entry]]:
+    query = select(*entries.c).where(entries.c.sequence > after, entries.c.sequence <= upto)
+    lines: dict[int, dict[int, Entry]] = {}
+    for sequence, line, *fields in connection.execute(query.order_by(entries.c.sequence, entries.c.line)):
+        lines.setdefault(sequence, {})[line] = Entry(*fields)
+    return lines
+
+
+def _bodies(connection: Connection, after: int, upto: int) -> dict[int, bytes]:
+    query = select(*evidence.c).where(evidence.c.sequence > after, evidence.c.sequence <= upto)
+    return {row.sequence: row.body for row in connection.execute(query)}
+
+
+def _content(header: PostingHeader, lines: dict[int, Entry], body: bytes | None) -> Iterator[Problem]:
+    """Findings about a posting's entries and evidence."""
+    sequence = header.sequence
+    evidence_json = _decompress(body)
+    sound = evidence_json is not None and chain.evidence_digest(evidence_json) == header.evidence_digest
+    in_order = list(lines) == list(range(len(lines)))
+    if not in_order or chain.entries_digest(list(lines.values())) != header.entries_digest:
+        yield _wrong_line(sequence, lines, evidence_json if sound else None)
+    if sum(entry.amount_micros for entry in lines.values()) != 0:
+        yield Problem(sequence, None, "entries of the posting do not sum to zero")
+    if sum(-entry.amount_micros for entry in lines.values() if entry.account == ISSUANCE) != header.issued_micros:
+        yield Problem(sequence, None, "posting and its issuance entry differ in what was issued")
+    if not sound:
+        what = "evidence is missing: it was removed" if body is None else "evidence is not what was hashed"
+        yield Problem(sequence, None, what)
+
+
+def _decompress(body: bytes | None) -> bytes | None:
+    try:
+        return None if body is None else zlib.decompress(body)
+    except zlib.error:
+        return None
+
+
+def _wrong_line(sequence: int, lines: dict[int, Entry], evidence_json: bytes | None) -> Problem:
+    """Name the line at fault by what follows from the evidence, if the evidence itself is sound."""
+    try:
+        right = dict(enumerate(recompute(Evidence.from_json(evidence_json)))) if evidence_json is not None else {}
+    except (GmvaluatorError, ValueError, KeyError, TypeError):
+        right = {}
+    for line in sorted(lines.keys() | right.keys()) if right else ():
+        if line not in lines:
+            return Problem(sequence, line, f"entry was removed; the evidence says {_shown(right[line])}")
+        if line not in right:
+            return Problem(sequence, line, f"entry was inserted: {_shown(lines[line])}")
+        if lines[line] != right[line]:
+            return Problem(
+                sequence, line, f"entry was changed: {_shown(lines[line])}; the evidence says {_shown(right[line])}"
+            )
+    return Problem(sequence, None, "entries are not those that were hashed")
+
+
+def _shown(entry: Entry) -> str:
+    return f"{entry.account} {entry.amount_micros} for {entry.training_image_id or 'no work'}"
