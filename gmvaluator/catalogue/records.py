@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 from gmvaluator.errors import InvalidInput, InvalidManifest
 from gmvaluator.ids import TrainingImageId, training_image_id
 
-MAX_KEY_CHARACTERS = 1_000
-MAX_TEXT_CHARACTERS = 2_000
-MAX_LABELS = 100
+MAX_CHARACTERS = 10_000
+MAX_LABELS = 1_000
 MAX_PIXELS_A_SIDE = 1_000_000
 
 _DATA_SET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
@@ -20,7 +19,7 @@ _MODEL_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,199}")
 
 @dataclass(frozen=True, slots=True)
 class OwnerReference:
-    """An owner as a manifest names it.
+    """An owner as a manifest names it. An empty display_name is replaced by the manifest_id.
 
     namespace: "" where manifest ids mean the same owner in every manifest; otherwise something that keeps one
     provider's ids apart from another's.
@@ -32,7 +31,7 @@ class OwnerReference:
 
     def __post_init__(self) -> None:
         for name in ("manifest_id", "display_name", "namespace"):
-            _bounded(f"an owner's {name}", getattr(self, name), MAX_KEY_CHARACTERS)
+            _bounded(f"an owner's {name}", getattr(self, name), MAX_CHARACTERS)
         if not self.manifest_id:
             raise InvalidManifest("an owner needs an owner_id: leave the owner out where it is unknown")
 
@@ -50,7 +49,7 @@ class NewWork:
     uri: str
     title: str = ""
     license: str = ""
-    labels: Mapping[str, str] = field(default_factory=dict)
+    labels: tuple[str, ...] = ()
     owner: OwnerReference | None = None
 
     def __post_init__(self) -> None:
@@ -59,13 +58,13 @@ class NewWork:
         if not (1 <= self.width <= MAX_PIXELS_A_SIDE and 1 <= self.height <= MAX_PIXELS_A_SIDE):
             raise InvalidInput(f"{self.key}: {self.width}x{self.height} pixels is no size of an image")
         check_data_set(self.data_set)
-        _bounded("a key", self.key, MAX_KEY_CHARACTERS)
+        _bounded("a key", self.key, MAX_CHARACTERS)
         for name in ("uri", "title", "license"):
-            _bounded(f"{self.key}: the {name}", getattr(self, name), MAX_TEXT_CHARACTERS)
+            _bounded(f"{self.key}: the {name}", getattr(self, name), MAX_CHARACTERS)
         if len(self.labels) > MAX_LABELS:
             raise InvalidManifest(f"{self.key}: {len(self.labels)} labels are more than {MAX_LABELS}")
-        for name, value in self.labels.items():
-            _bounded(f"{self.key}: label {name[:40]!r}", name + value, MAX_TEXT_CHARACTERS)
+        for label in self.labels:
+            _bounded(f"{self.key}: label {label[:40]!r}", label, MAX_CHARACTERS)
 
 
 @dataclass(frozen=True, slots=True)

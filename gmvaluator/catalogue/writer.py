@@ -65,7 +65,7 @@ class BatchRecorder:
             if key in known:
                 self._rename(known[key], names[key])
             else:
-                known[key] = self._new_owner(lookup, key[1], names[key])
+                known[key] = self._new_owner(lookup, key[1], names[key] or key[1])
         return known
 
     def _rename(self, owner_id: OwnerId, display_name: str) -> None:
@@ -140,6 +140,6 @@ def _source_row(work: NewWork, at: str) -> dict[str, Any]:
         "uri": work.uri,
         "title": work.title,
         "license": work.license,
-        "labels": dict(work.labels),
+        "labels": list(work.labels),
         "added_at": at,
     }

@@ -13,13 +13,13 @@ from sqlalchemy.exc import DBAPIError
 from gmvaluator.database.revision import check_revision, migrate
 from gmvaluator.database.sqlite import reading_engine, writing_engine
 from gmvaluator.database.writer_lock import WriterLock
-from gmvaluator.errors import LedgerCorrupt, LedgerFailed, MissingData, PreconditionFailed
+from gmvaluator.errors import InvalidInput, LedgerFailed, MissingData, PreconditionFailed
 from gmvaluator.ledger.answers import Head, Outcome, Verification
 from gmvaluator.ledger.reader import LedgerReader
 from gmvaluator.ledger.records import NewPosting
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.verification import verify
-from gmvaluator.ledger.writer import BatchWriter, now_utc
+from gmvaluator.ledger.writer import MAX_BATCH, BatchWriter, now_utc
 
 FILE_NAME = "ledger.sqlite"
 
@@ -75,21 +75,23 @@ class Ledger(LedgerReader):
         One outcome for each posting, in order: Posted, Replayed (its key was posted before, with the same image
         and generator; also within the batch) or Refused (the others are not affected).
 
-        Raises LedgerFailed after any error of the database: nobody may be told that this batch was posted, the
-        ledger takes nothing more, and the process should end; what is durable shows at the next start, and
-        sending the same ids again is safe. Raises LedgerCorrupt if what is stored does not add up.
+        Raises LedgerFailed after any error: nobody may be told that this batch was posted, the ledger takes
+        nothing more, and the process should end; what is durable shows at the next start, and sending the same
+        ids again is safe. Raises InvalidInput, without harm, if the batch is over 1,000.
         """
+        if len(batch) > MAX_BATCH:
+            raise InvalidInput(f"{len(batch)} postings are too many for one batch: send {MAX_BATCH} at most")
         with self._posting:
             writer = self._usable_writer()
             try:
                 with writer.begin() as connection:
                     return BatchWriter(connection, now_utc()).post(batch)
-            except DBAPIError as error:
-                self._failure = str(error.orig)
-                raise LedgerFailed(f"the ledger {self._file} could not be written ({error.orig}): restart") from error
-            except LedgerCorrupt as error:
-                self._failure = str(error)
-                raise
+            except Exception as error:
+                # Whatever it was, the commit may or may not have happened: never try again on this connection.
+                self._failure = str(error.orig) if isinstance(error, DBAPIError) else str(error)
+                raise LedgerFailed(
+                    f"the ledger {self._file} could not be written ({self._failure}): restart"
+                ) from error
 
     def verify(self, expected: Head | None = None) -> Verification:
         """Check every row; see `gmvaluator.ledger.verification.verify`."""

@@ -15,6 +15,7 @@ from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import GenerationConflict, InvalidInput, LedgerCorrupt
 from gmvaluator.ledger import chain
 from gmvaluator.ledger.answers import Outcome, Posted, Refused, Replayed
+from gmvaluator.ledger.fingerprint import check_fingerprint
 from gmvaluator.ledger.records import Entry, NewPosting, PostingHeader, StoredPosting
 from gmvaluator.ledger.rows import load, postings_where
 from gmvaluator.ledger.schema import MAX_IDENTITY_CHARACTERS, balances, entries, evidence, head, postings
@@ -48,9 +49,7 @@ class BatchWriter:
         self._sums: dict[str, int] = {}
 
     def post(self, batch: Sequence[NewPosting]) -> list[Outcome]:
-        """One outcome for each of `batch`, in its order. Raises InvalidInput if the batch is too long."""
-        if len(batch) > MAX_BATCH:
-            raise InvalidInput(f"{len(batch)} postings are too many for one batch: send {MAX_BATCH} at most")
+        """One outcome for each of `batch`, in its order."""
         stored = self._stored([posting.generation_id for posting in batch])
         first = self._sequence
         outcomes = [self._outcome(posting, stored) for posting in batch]
@@ -66,7 +65,7 @@ class BatchWriter:
         try:
             before = stored.get(posting.key)
             if before is not None:
-                _check_same(posting, before)
+                check_fingerprint(before, posting.evidence.image.sha256, posting.evidence.model_version)
                 return Replayed(before)
             _check(posting)
             made = stored[posting.key] = self._append(posting)
@@ -157,21 +156,6 @@ def _check(posting: NewPosting) -> None:
         _ = posting.evidence_json
     except ValueError as error:
         raise InvalidInput(f"{where}: its evidence holds a number that is not finite") from error
-
-
-def _check_same(posting: NewPosting, before: StoredPosting) -> None:
-    """An id is used again for the same thing only. Raises GenerationConflict, naming the field that differs."""
-    facts, header = posting.evidence, before.header
-    pairs = {
-        "image_sha256": (header.image_sha256, facts.image.sha256),
-        "model_version": (header.model_version, facts.model_version),
-    }
-    for field, (was, now) in pairs.items():
-        if was != now:
-            raise GenerationConflict(
-                f"generation_id {posting.generation_id} was posted before with another {field}: it was {was}, "
-                f"now it is {now}; use a new generation_id"
-            )
 
 
 def now_utc() -> datetime:
