@@ -6,9 +6,11 @@ Accepted are JPEG, PNG and WebP, recognised by content. Whatever the file, the r
 from __future__ import annotations
 
 import io
+import uuid
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
+from pathlib import Path
 
 from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
@@ -52,6 +54,11 @@ def thumbnail(image: Image.Image) -> bytes:
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=80, method=4)
     return buffer.getvalue()
+
+
+def thumbnail_path(folder: Path, name: uuid.UUID) -> Path:
+    """Where the thumbnail of a training image lies below `folder`."""
+    return folder / str(name)[:2] / f"{name}.webp"
 
 
 @contextmanager

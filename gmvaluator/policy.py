@@ -79,6 +79,10 @@ class Policy:
             raise InvalidPolicy(f"policy {reference} recalls {depth} candidates for {k} contributors: raise depth")
         return cls(name, int(version), depth, k, _temperature(value, reference))
 
+    def shares(self, distances: Sequence[int]) -> tuple[float, ...]:
+        """Each contributor's share in [0, 1], for distances in millionths, lower is nearer."""
+        return tuple(shares(similarity_weights(distances, self.temperature)))
+
     def value(self, names: Sequence[str], distances: Sequence[int], quality: int) -> Valuation:
         """Divide the credits that one image issues among its contributors (equations 4 and 5).
 

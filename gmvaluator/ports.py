@@ -174,3 +174,9 @@ class RightsReader(Protocol):
 
         Every id is answered: one that the catalogue does not know is paid to "suspense".
         """
+
+
+class OwnerNames(Protocol):
+    """Names of owners, where known and not erased."""
+
+    def display_names(self, owner_ids: Sequence[OwnerId]) -> dict[OwnerId, str]: ...

@@ -29,7 +29,7 @@ MAX_DISTANCE = 2
 """A perceptual distance is 1 - cosine, in [0, 2]."""
 
 _WEIGHT_SCALE = 10**30
-_CONTEXT = decimal.Context(prec=50, rounding=decimal.ROUND_HALF_EVEN, Emin=-999999, Emax=999999)
+_CONTEXT = decimal.Context(prec=36, rounding=decimal.ROUND_HALF_EVEN, Emin=-999999, Emax=999999)
 
 
 def distance_millionths(perceptual_distance: float) -> int:

@@ -1,0 +1,85 @@
+"""`gmvaluator serve`: the attributor."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import logging
+import sys
+from pathlib import Path
+
+import rich_click as click
+import structlog
+
+from attributor.settings import DEFAULT_ADDRESS, AttributorSettings
+from gmvaluator.options import data_option, index_option, json_option, profile_option
+
+
+@click.command()
+@click.option(
+    "--address", default=DEFAULT_ADDRESS, envvar="GMV_ADDRESS", show_default=True, help="host:port; port 0: any."
+)
+@click.option("--device", default="cpu", show_default=True, help="Where the models run.")
+@click.option("--max-batch", default=32, show_default=True, type=click.IntRange(1, 1024), help="Images a forward pass.")
+@click.option("--max-in-flight", default=256, show_default=True, type=click.IntRange(1, 10_000), help="Calls at once.")
+@click.option("--model-threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0: torch's.")
+@click.option("--drain", "drain_s", default=25.0, show_default=True, type=click.FloatRange(0, 600), help="Seconds.")
+@click.option("--reflection/--no-reflection", default=True, show_default=True, help="gRPC server reflection.")
+@data_option
+@index_option
+@profile_option
+@json_option
+def serve(
+    address: str,
+    device: str,
+    max_batch: int,
+    max_in_flight: int,
+    model_threads: int,
+    drain_s: float,
+    reflection: bool,
+    data: Path,
+    index_url: str,
+    profile: str,
+    as_json: bool,
+) -> None:
+    """Run the attributor, a gRPC service: generated images in, credits out.
+
+    SIGTERM drains: health says NOT_SERVING, calls in flight end, then the process does. It listens without TLS
+    and without tokens: keep it on loopback or a private network.
+
+    Example: gmvaluator serve --data ./gmvaluator-data --address 127.0.0.1:50051
+    """
+    from attributor.server import serve as run
+
+    settings = AttributorSettings(
+        data=data,
+        index=index_url,
+        profile=profile,
+        device=device,
+        address=address,
+        max_batch=max_batch,
+        max_in_flight=max_in_flight,
+        model_threads=model_threads,
+        drain_s=drain_s,
+        reflection=reflection,
+    )
+    _log_to_stderr()
+
+    def announce(bound: str) -> None:
+        click.echo(json.dumps({"address": bound}) if as_json else f"SERVING on {bound}")
+        sys.stdout.flush()
+
+    asyncio.run(run(settings, announce))
+
+
+def _log_to_stderr() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.format_exc_info,
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

@@ -1,0 +1,45 @@
+"""The collections that are searched: opened once each, and checked against the profile in use."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+
+from gmvaluator.index.schema import require_profile
+from gmvaluator.ports import CandidateSearch
+from gmvaluator.profile import ProfileIdentity
+
+
+class OpenCollections:
+    """Opens a collection when it is first asked for; a wrong one is refused each time it is asked for."""
+
+    def __init__(self, open_collection: Callable[[str], CandidateSearch], identity: ProfileIdentity) -> None:
+        self._open_collection = open_collection
+        self._identity = identity
+        self._searches: dict[str, CandidateSearch] = {}
+        self._opening = asyncio.Lock()
+
+    async def search(self, collection: str) -> CandidateSearch:
+        """Raises MissingIndex, ProfileMismatch or IndexUnavailable."""
+        found = self._searches.get(collection)
+        if found is not None:
+            return found
+        async with self._opening:
+            if collection not in self._searches:
+                self._searches[collection] = await self._checked(collection)
+            return self._searches[collection]
+
+    async def close(self) -> None:
+        """Let go of the index."""
+        for search in self._searches.values():
+            await search.close()
+        self._searches.clear()
+
+    async def _checked(self, collection: str) -> CandidateSearch:
+        search = await asyncio.to_thread(self._open_collection, collection)
+        try:
+            require_profile(await search.info(), self._identity)
+        except BaseException:
+            await search.close()
+            raise
+        return search

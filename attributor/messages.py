@@ -1,0 +1,141 @@
+"""Between the wire's messages and ours: requests are checked once, here."""
+
+from __future__ import annotations
+
+from datetime import UTC, datetime, timedelta
+
+from google.protobuf.timestamp_pb2 import Timestamp
+
+from attributor.pipeline import ImageRequest
+from attributor.stages import Attribution, Contributor, Payee, Stage
+from gmvaluator.errors import ImageTooLarge, InvalidInput
+from gmvaluator.ids import GenerationId, generation_id
+from gmvaluator.images import MAX_IMAGE_BYTES
+from gmvaluator.ledger.records import StoredPosting
+from gmvaluator.v1 import attribution_pb2 as attribution_v1
+from gmvaluator.v1 import royalty_pb2 as royalty_v1
+
+MAX_NAME_CHARACTERS = 200
+CLOCK_SKEW = timedelta(minutes=5)
+EARLIEST = datetime(2014, 1, 1, tzinfo=UTC)
+
+_STAGES = {
+    Stage.RECALLED: attribution_v1.STAGE_RECALLED,
+    Stage.RERANKED: attribution_v1.STAGE_RERANKED,
+    Stage.FINAL: attribution_v1.STAGE_FINAL,
+}
+
+
+def image_request(message: attribution_v1.AttributeRequest, generator_identity: str) -> ImageRequest:
+    """Check an AttributeRequest. Raises InvalidInput, naming the field."""
+    return ImageRequest(
+        generator_identity=generator_identity,
+        generation_id=generation_id(message.generation_id),
+        model_version=_name(message.model_version, "model_version"),
+        data=_image(message.image),
+        generated_at=_generated_at(message.generated_at if message.HasField("generated_at") else None),
+    )
+
+
+def preview_request(message: attribution_v1.PreviewRequest, generator_identity: str) -> ImageRequest:
+    """Check a PreviewRequest. Raises InvalidInput, naming the field."""
+    return ImageRequest(
+        generator_identity=generator_identity,
+        generation_id=GenerationId(""),
+        model_version=_name(message.model_version, "model_version"),
+        data=_image(message.image),
+        generated_at=datetime.now(UTC),
+        policy=_name(message.policy, "policy") if message.policy else "",
+    )
+
+
+def _name(text: str, field: str) -> str:
+    if not 1 <= len(text) <= MAX_NAME_CHARACTERS or not text.isprintable():
+        raise InvalidInput(f"{field} {text[:60]!r} is refused: give 1-{MAX_NAME_CHARACTERS} printable characters")
+    return text
+
+
+def _image(data: bytes) -> bytes:
+    if not data:
+        raise InvalidInput("the request holds no image: set `image` to the bytes of a JPEG, PNG or WebP file")
+    if len(data) > MAX_IMAGE_BYTES:
+        raise ImageTooLarge(f"the image has {len(data):,} bytes; the limit is {MAX_IMAGE_BYTES:,}: send a smaller one")
+    return data
+
+
+def _generated_at(stamp: Timestamp | None) -> datetime:
+    now = datetime.now(UTC)
+    if stamp is None:
+        return now
+    try:
+        moment = stamp.ToDatetime(tzinfo=UTC)
+    except (ValueError, OverflowError) as error:
+        raise InvalidInput(f"generated_at is no time: {error}") from error
+    if not EARLIEST <= moment <= now + CLOCK_SKEW:
+        raise InvalidInput(f"generated_at {moment.isoformat()} is refused: give a time from 2014 to now, UTC")
+    return moment
+
+
+def attribution_message(attribution: Attribution) -> attribution_v1.Attribution:
+    """One stage as the wire has it."""
+    return attribution_v1.Attribution(
+        generation_id=attribution.generation_id,
+        model_version=attribution.model_version,
+        stage=_STAGES[attribution.stage],
+        contributors=[_contributor(one) for one in attribution.contributors],
+        unattributed_share=attribution.unattributed_share,
+        quality=attribution.quality,
+        issued_micros=attribution.issued_micros,
+        unattributed_micros=attribution.unattributed_micros,
+        policy=attribution.policy,
+        sequence=attribution.sequence,
+        head_hash=attribution.head_hash,
+        replayed=attribution.replayed,
+        timings=attribution_v1.StageTimings(**attribution.timings.as_dict()),
+    )
+
+
+def _contributor(one: Contributor) -> attribution_v1.Contributor:
+    return attribution_v1.Contributor(
+        training_image_id=str(one.training_image_id),
+        clip_similarity=one.clip_similarity,
+        perceptual_distance=one.perceptual_distance,
+        share=one.share,
+        credit_micros=one.credit_micros,
+        key=one.key,
+        title=one.title,
+        payees=[_payee(payee) for payee in one.payees],
+    )
+
+
+def _payee(payee: Payee) -> attribution_v1.Payee:
+    return attribution_v1.Payee(
+        account=payee.account,
+        display_name=payee.display_name,
+        share_ppm=payee.share_ppm,
+        credit_micros=payee.credit_micros,
+    )
+
+
+def posting_message(posting: StoredPosting) -> royalty_v1.WatchRoyaltiesResponse:
+    """One posting as WatchRoyalties sends it."""
+    header = posting.header
+    return royalty_v1.WatchRoyaltiesResponse(
+        sequence=posting.sequence,
+        generation_id=header.generation_id,
+        model_version=header.model_version or "",
+        generated_at=_timestamp(header.generated_at),
+        posted_at=_timestamp(header.posted_at),
+        issued_micros=header.issued_micros,
+        changes=[
+            royalty_v1.RoyaltyChange(account=account, amount_micros=amount)
+            for account, amount in posting.changes().items()
+        ],
+        head_hash=bytes.fromhex(posting.hash),
+    )
+
+
+def _timestamp(utc_text: str) -> Timestamp:
+    stamp = Timestamp()
+    stamp.FromJsonString(utc_text)
+    return stamp

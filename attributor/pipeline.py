@@ -1,0 +1,222 @@
+"""The method, stage by stage, for one generated image: decode, embed, recall, re-rank, quality, post."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from concurrent.futures import Executor
+from dataclasses import dataclass, replace
+from datetime import datetime
+from pathlib import Path
+from typing import Protocol, TypeVar
+
+from attributor.batching import Features, ModelWorker
+from attributor.replies import final_stage, recalled_stage, reranked_stage, stored_attribution
+from attributor.stages import Attribution, Stopwatch
+from gmvaluator.errors import NotFound
+from gmvaluator.ids import GenerationId, TrainingImageId, sha256_hex
+from gmvaluator.images import decode_image
+from gmvaluator.ledger.answers import Posted, Replayed
+from gmvaluator.ledger.fingerprint import check_fingerprint
+from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting, rank
+from gmvaluator.ledger.records import ImageFacts, NewPosting, StoredPosting
+from gmvaluator.policy import Policy, load_policy
+from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, RightsReader, WorkCard
+from gmvaluator.valuation import MILLION, distance_millionths, quality_millionths
+
+NEAR_MISSES = 10
+
+Out = TypeVar("Out")
+
+
+class PostingReader(Protocol):
+    """Reading side of the ledger; blocking but short."""
+
+    def find(self, generator_identity: str, generation_id: GenerationId) -> StoredPosting | None: ...
+
+
+class PostingWriter(Protocol):
+    """Writing side of the ledger."""
+
+    async def post(self, posting: NewPosting) -> Posted | Replayed: ...
+
+
+class Collections(Protocol):
+    """The collections that can be searched, checked against the profile in use."""
+
+    async def search(self, collection: str) -> CandidateSearch:
+        """Raises MissingIndex or ProfileMismatch."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """One generated image to be valued. policy: NAME@N instead of the generator's own, for previews."""
+
+    generator_identity: str
+    generation_id: GenerationId
+    model_version: str
+    data: bytes
+    generated_at: datetime
+    policy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class _Decoded:
+    facts: ImageFacts
+    inputs: Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class _Reranked:
+    """What is known before quality: who is paid, nearest first, with their rights, and who just missed it."""
+
+    paid: list[ScoredCandidate]
+    rest: list[ScoredCandidate]
+    cards: Mapping[TrainingImageId, WorkCard]
+
+
+@dataclass(frozen=True)
+class Pipeline:
+    """Values images; `posting` says whether the credits are posted or only computed.
+
+    Blocking work runs in `executor`; the models have a thread of their own, and so has the ledger's writer.
+    """
+
+    worker: ModelWorker
+    collections: Collections
+    rights: RightsReader
+    ledger: PostingReader
+    writer: PostingWriter
+    executor: Executor
+    policies: Path | None = None
+
+    async def attribute(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
+        """RECALLED, RERANKED and FINAL, or one FINAL with `replayed` if this generation was posted before.
+
+        Once FINAL was reached the posting is durable. Raises what the stages raise; then nothing was posted.
+        """
+        stored = await self._run(self._posted_before, request)
+        if stored is not None:
+            yield await self._stored(stored)
+            return
+        async for attribution, posting in self._stages(request):
+            if posting is None:
+                yield attribution
+            else:
+                # A caller that goes away now must not leave a posting half known: the commit is awaited anyway.
+                yield await asyncio.shield(self._post(attribution, posting))
+
+    async def preview(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
+        """As `attribute`, but nothing is looked up in the ledger or posted."""
+        async for attribution, _ in self._stages(request):
+            yield attribution
+
+    async def find(self, generator_identity: str, generation_id: GenerationId) -> Attribution:
+        """The stored answer. Raises NotFound."""
+        stored = await self._run(self.ledger.find, generator_identity, generation_id)
+        if stored is None:
+            raise NotFound(f"nothing was posted for generation {generation_id}")
+        return await self._stored(stored)
+
+    async def _stages(self, request: ImageRequest) -> AsyncGenerator[tuple[Attribution, NewPosting | None], None]:
+        watch = Stopwatch()
+        generator = await self._run(self.rights.generator, request.model_version)
+        policy = await self._run(load_policy, request.policy or generator.policy, self.policies)
+        search = await self.collections.search(generator.collection)
+        decoded = await self._run(self._decode, request.data)
+        watch.lap("decode_ms")
+
+        features = await self.worker.embed(decoded.inputs)
+        watch.book(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
+        recalled = await search.recall(features.recall, policy.depth, generator.data_sets)
+        watch.lap("recall_ms")
+        yield await self._run(recalled_stage, request, policy, recalled, watch.read()), None
+
+        reranked = await self._rerank(search, policy, features, recalled, request.generated_at)
+        watch.lap("rerank_ms")
+        yield await self._run(reranked_stage, request, policy, reranked.paid, reranked.cards, watch.read()), None
+
+        quality = await self._quality(features, decoded)
+        watch.lap("quality_ms")
+        valued = self._valued(request, generator, decoded, quality, watch)
+        posting = await self._run(build_posting, valued, policy, reranked.paid + reranked.rest, reranked.cards)
+        yield await self._run(final_stage, request, posting.evidence, reranked.cards, watch.read()), posting
+
+    async def _rerank(
+        self,
+        search: CandidateSearch,
+        policy: Policy,
+        features: Features,
+        recalled: Sequence[Candidate],
+        at: datetime,
+    ) -> _Reranked:
+        similarity = {one.training_image_id: one.clip_similarity for one in recalled}
+        neighbours = await search.rerank(features.perceptual, list(similarity), policy.k + NEAR_MISSES)
+        scored = [
+            ScoredCandidate(
+                one.training_image_id,
+                distance_millionths(one.perceptual_distance),
+                round(similarity[one.training_image_id] * MILLION),
+            )
+            for one in neighbours
+        ]
+        paid, rest = rank(scored, policy.k)
+        cards = await self._run(self.rights.works, [one.training_image_id for one in paid], at)
+        return _Reranked(paid, rest, cards)
+
+    async def _quality(self, features: Features, decoded: _Decoded) -> int:
+        quality = features.quality
+        if quality is None:
+            quality = await self.worker.quality(decoded.inputs)
+        return quality_millionths(quality)
+
+    def _decode(self, data: bytes) -> _Decoded:
+        image = decode_image(data)
+        facts = ImageFacts(sha256_hex(data), image.width, image.height, len(data))
+        return _Decoded(facts, self.worker.models.prepare(image))
+
+    def _valued(
+        self, request: ImageRequest, generator: Generator, decoded: _Decoded, quality: int, watch: Stopwatch
+    ) -> ValuedImage:
+        timings = watch.read()
+        return ValuedImage(
+            generator_identity=request.generator_identity,
+            generation_id=request.generation_id,
+            generated_at=request.generated_at,
+            image=decoded.facts,
+            model_version=request.model_version,
+            collection=generator.collection,
+            profile=self.worker.models.identity,
+            quality_millionths=quality,
+            timings_ms=timings.as_dict(),
+        )
+
+    async def _post(self, attribution: Attribution, posting: NewPosting) -> Attribution:
+        watch = Stopwatch()
+        posted = await self.writer.post(posting)
+        if isinstance(posted, Replayed):
+            return await self._stored(posted.posting)
+        post_ms = watch.read().total_ms
+        timings = attribution.timings
+        return replace(
+            attribution,
+            sequence=posted.posting.sequence,
+            head_hash=bytes.fromhex(posted.posting.hash),
+            timings=replace(timings, post_ms=post_ms, total_ms=timings.total_ms + post_ms),
+        )
+
+    def _posted_before(self, request: ImageRequest) -> StoredPosting | None:
+        """What this generation id posted; raises GenerationConflict if that was of another image or generator."""
+        stored = self.ledger.find(request.generator_identity, request.generation_id)
+        if stored is not None:
+            check_fingerprint(stored, sha256_hex(request.data), request.model_version)
+        return stored
+
+    async def _stored(self, stored: StoredPosting) -> Attribution:
+        ids = [one.training_image_id for one in stored.evidence.contributions]
+        generated_at = datetime.fromisoformat(stored.header.generated_at)
+        cards = await self._run(self.rights.works, ids, generated_at)
+        return stored_attribution(stored, cards)
+
+    async def _run(self, function: Callable[..., Out], *arguments: object) -> Out:
+        return await asyncio.get_running_loop().run_in_executor(self.executor, function, *arguments)

@@ -1,0 +1,140 @@
+"""What each stage answers, from what the pipeline knows by then."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING
+
+from attributor.stages import Attribution, Contributor, Payee, Stage, Timings
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.ledger.posting import ScoredCandidate
+from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting
+from gmvaluator.policy import Policy
+from gmvaluator.ports import Candidate, WorkCard
+from gmvaluator.valuation import MILLION, distance_millionths
+
+if TYPE_CHECKING:
+    from attributor.pipeline import ImageRequest
+
+
+def recalled_stage(
+    request: ImageRequest, policy: Policy, recalled: Sequence[Candidate], timings: Timings
+) -> Attribution:
+    """The k nearest by recall; shares are provisional, made from 1 - clip_similarity by the same policy."""
+    nearest = recalled[: policy.k]
+    provisional = policy.shares([distance_millionths(1 - one.clip_similarity) for one in nearest])
+    contributors = tuple(
+        Contributor(
+            training_image_id=one.training_image_id,
+            clip_similarity=one.clip_similarity,
+            share=share,
+            key=str(one.payload.get("key", "")),
+            title=str(one.payload.get("title", "")),
+        )
+        for one, share in zip(nearest, provisional, strict=True)
+    )
+    return _answer(request, policy.reference, Stage.RECALLED, contributors, timings)
+
+
+def reranked_stage(
+    request: ImageRequest,
+    policy: Policy,
+    paid: Sequence[ScoredCandidate],
+    cards: Mapping[TrainingImageId, WorkCard],
+    timings: Timings,
+) -> Attribution:
+    """The contributors with their distances, final shares and payees."""
+    shares = policy.shares([one.distance_millionths for one in paid])
+    contributors = tuple(
+        _reranked(one, share, cards[one.training_image_id]) for one, share in zip(paid, shares, strict=True)
+    )
+    return _answer(request, policy.reference, Stage.RERANKED, contributors, timings)
+
+
+def final_stage(
+    request: ImageRequest, evidence: Evidence, cards: Mapping[TrainingImageId, WorkCard], timings: Timings
+) -> Attribution:
+    """Quality and credits; `sequence` and `head_hash` are added once the posting is durable."""
+    return _final(request.generation_id, evidence, cards, timings)
+
+
+def stored_attribution(stored: StoredPosting, cards: Mapping[TrainingImageId, WorkCard]) -> Attribution:
+    """FINAL as it was posted, marked as a replay. Names are those of today; amounts and accounts never change."""
+    return _final(
+        stored.header.generation_id,
+        stored.evidence,
+        cards,
+        Timings(),
+        sequence=stored.sequence,
+        head_hash=bytes.fromhex(stored.hash),
+        replayed=True,
+    )
+
+
+def _answer(
+    request: ImageRequest, policy: str, stage: Stage, contributors: tuple[Contributor, ...], timings: Timings
+) -> Attribution:
+    return Attribution(
+        generation_id=request.generation_id,
+        model_version=request.model_version,
+        stage=stage,
+        contributors=contributors,
+        unattributed_share=0.0 if contributors else 1.0,
+        policy=policy,
+        timings=timings,
+    )
+
+
+def _final(
+    generation_id: str,
+    evidence: Evidence,
+    cards: Mapping[TrainingImageId, WorkCard],
+    timings: Timings,
+    sequence: int | None = None,
+    head_hash: bytes | None = None,
+    replayed: bool = False,
+) -> Attribution:
+    return Attribution(
+        generation_id=generation_id,
+        model_version=evidence.model_version,
+        stage=Stage.FINAL,
+        contributors=tuple(_paid(one, cards[one.training_image_id]) for one in evidence.contributions),
+        unattributed_share=evidence.unattributed_share,
+        policy=str(evidence.policy["policy"]),
+        quality=evidence.quality_millionths / MILLION,
+        issued_micros=evidence.issued_micros,
+        unattributed_micros=evidence.unattributed_micros,
+        sequence=sequence,
+        head_hash=head_hash,
+        replayed=replayed,
+        timings=timings,
+    )
+
+
+def _reranked(one: ScoredCandidate, share: float, card: WorkCard) -> Contributor:
+    return Contributor(
+        training_image_id=one.training_image_id,
+        clip_similarity=one.clip_similarity_millionths / MILLION,
+        share=share,
+        key=card.key,
+        title=card.title,
+        perceptual_distance=one.distance_millionths / MILLION,
+        payees=tuple(Payee(payee.account, payee.display_name, payee.share_ppm) for payee in card.beneficiaries),
+    )
+
+
+def _paid(one: Contribution, card: WorkCard) -> Contributor:
+    names = {payee.account: payee.display_name for payee in card.beneficiaries}
+    return Contributor(
+        training_image_id=one.training_image_id,
+        clip_similarity=one.clip_similarity_millionths / MILLION,
+        share=one.share,
+        key=card.key,
+        title=card.title,
+        perceptual_distance=one.distance_millionths / MILLION,
+        credit_micros=one.credit_micros,
+        payees=tuple(
+            Payee(payment.account, names.get(payment.account, ""), payment.share_ppm, payment.credit_micros)
+            for payment in one.payments
+        ),
+    )

@@ -1,0 +1,140 @@
+"""The attributor's process: NOT_SERVING until warm, SERVING, and a drain in two stages on SIGTERM."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+from collections.abc import Callable
+
+import grpc
+import structlog
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection
+
+from attributor.servicer import AttributionServicer, RoyaltyServicer, Service
+from attributor.settings import AttributorSettings
+from attributor.wiring import Parts, wire
+from gmvaluator.errors import GmvaluatorError, PreconditionFailed
+from gmvaluator.v1 import attribution_pb2, royalty_pb2
+from gmvaluator.v1.attribution_pb2_grpc import add_AttributionServiceServicer_to_server
+from gmvaluator.v1.royalty_pb2_grpc import add_RoyaltyServiceServicer_to_server
+
+SERVICES = (
+    "",
+    attribution_pb2.DESCRIPTOR.services_by_name["AttributionService"].full_name,
+    royalty_pb2.DESCRIPTOR.services_by_name["RoyaltyService"].full_name,
+)
+LAST_STAGE_S = 2.0
+KEEPALIVE_MS = 300_000
+
+_log = structlog.get_logger("attributor")
+
+
+async def serve(settings: AttributorSettings, announce: Callable[[str], None]) -> None:
+    """Run until SIGTERM or SIGINT; `announce` gets the address once health says SERVING.
+
+    Raises what wiring raised (ProfileMismatch, AlreadyHeld, MissingData), and LedgerFailed if the ledger's writer
+    stopped: then the process has to end, and recovers at its next start.
+    """
+    stop = _stop_on_signals()
+    failures: list[GmvaluatorError] = []
+    loop = asyncio.get_running_loop()
+
+    def on_ledger_failure(error: GmvaluatorError) -> None:
+        failures.append(error)
+        loop.call_soon_threadsafe(stop.set)
+
+    service = Service(settings.max_in_flight)
+    server, checker, address = await _listen(settings, service, stop)
+    wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_ledger_failure))
+    try:
+        parts = await _unless_stopped(wiring, stop)
+        if parts is not None:
+            await _serve_until(stop, settings, service, parts, checker, lambda: announce(address))
+    finally:
+        await server.stop(LAST_STAGE_S)
+        if not wiring.cancelled() and wiring.done() and wiring.exception() is None:
+            await wiring.result().close()
+    if failures:
+        raise failures[0]
+
+
+async def _serve_until(
+    stop: asyncio.Event,
+    settings: AttributorSettings,
+    service: Service,
+    parts: Parts,
+    checker: health.aio.HealthServicer,
+    announce: Callable[[], None],
+) -> None:
+    await parts.check_collections()
+    service.open(parts.pipeline, parts.ledger, parts.catalogue)
+    await _set_health(checker, health_pb2.HealthCheckResponse.SERVING)
+    announce()
+    await stop.wait()
+    await _set_health(checker, health_pb2.HealthCheckResponse.NOT_SERVING)
+    service.close()
+    drained = await _drained(service, settings.drain_s)
+    _log.info("stopping", drained=drained, in_flight=service.in_flight)
+
+
+async def _listen(
+    settings: AttributorSettings, service: Service, stop: asyncio.Event
+) -> tuple[grpc.aio.Server, health.aio.HealthServicer, str]:
+    server = grpc.aio.server(
+        options=[
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.so_reuseport", 0),
+            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+        ],
+        maximum_concurrent_rpcs=4 * settings.max_in_flight,
+    )
+    checker = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
+    add_AttributionServiceServicer_to_server(AttributionServicer(service), server)
+    add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stop), server)
+    if settings.reflection:
+        reflection.enable_server_reflection((*SERVICES[1:], reflection.SERVICE_NAME, health.SERVICE_NAME), server)
+    await _set_health(checker, health_pb2.HealthCheckResponse.NOT_SERVING)
+    try:
+        port = server.add_insecure_port(settings.address)
+    except RuntimeError as error:
+        raise PreconditionFailed(
+            f"cannot listen on {settings.address}: is another attributor running there?"
+        ) from error
+    await server.start()
+    return server, checker, f"{settings.address.rpartition(':')[0]}:{port}"
+
+
+async def _set_health(checker: health.aio.HealthServicer, status: int) -> None:
+    for name in SERVICES:
+        await checker.set(name, status)
+
+
+def _stop_on_signals() -> asyncio.Event:
+    stop = asyncio.Event()
+    loop = asyncio.get_running_loop()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        loop.add_signal_handler(number, stop.set)
+    return stop
+
+
+async def _unless_stopped(wiring: asyncio.Task[Parts], stop: asyncio.Event) -> Parts | None:
+    """The parts, or None if a signal came first (loading cannot be interrupted; it is waited for)."""
+    stopped = asyncio.create_task(stop.wait())
+    await asyncio.wait({wiring, stopped}, return_when=asyncio.FIRST_COMPLETED)
+    stopped.cancel()
+    if stop.is_set():
+        with contextlib.suppress(GmvaluatorError):
+            await wiring
+        return None
+    return await wiring
+
+
+async def _drained(service: Service, drain_s: float) -> bool:
+    try:
+        await asyncio.wait_for(service.idle.wait(), drain_s)
+    except TimeoutError:
+        return False
+    return True

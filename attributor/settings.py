@@ -1,0 +1,46 @@
+"""Settings of the attributor: built once in main, frozen, nothing read at import."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmvaluator.images import MAX_IMAGE_BYTES
+
+DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+
+@dataclass(frozen=True, slots=True)
+class AttributorSettings:
+    """How one attributor process runs.
+
+    data: folder of catalogue, ledger and, unless `index` says otherwise, index.
+    index: URL of a Qdrant server; empty for the embedded engine in data/index.
+    address: host:port to listen on; port 0 lets the kernel choose.
+    max_batch: images in one forward pass at most; raising it costs memory and first-image latency.
+    max_in_flight: calls that are worked on at once; more are refused with RESOURCE_EXHAUSTED.
+    model_threads: CPU threads of the models; 0 lets torch choose.
+    drain_s: seconds that calls in flight get to end after SIGTERM.
+    """
+
+    data: Path
+    index: str = ""
+    profile: str = "lite"
+    device: str = "cpu"
+    address: str = DEFAULT_ADDRESS
+    max_batch: int = 32
+    max_in_flight: int = 256
+    model_threads: int = 0
+    drain_s: float = 25.0
+    reflection: bool = True
+    metadata_timeout_s: float = 10.0
+
+    @property
+    def max_message_bytes(self) -> int:
+        """Limit of the transport: above the limit of an image, so that ours answers first and says what to do."""
+        return MAX_IMAGE_BYTES + 1024 * 1024
+
+    @property
+    def policies(self) -> Path:
+        """Folder of the operator's own policies."""
+        return self.data / "policies"

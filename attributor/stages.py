@@ -1,0 +1,99 @@
+"""What an attribution is while it is made: the stages of section 8 of the wire contract, without the wire."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, dataclass, field, replace
+from enum import Enum
+
+from gmvaluator.ids import TrainingImageId
+
+
+class Stage(Enum):
+    """How far an attribution has come; a later stage replaces an earlier one."""
+
+    RECALLED = "recalled"
+    RERANKED = "reranked"
+    FINAL = "final"
+
+
+@dataclass(frozen=True, slots=True)
+class Payee:
+    """One account paid for a contributor; `credit_micros` only at FINAL."""
+
+    account: str
+    display_name: str
+    share_ppm: int
+    credit_micros: int | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Contributor:
+    """One training image's part. share in [0, 1]; perceptual_distance from RERANKED, credit_micros at FINAL."""
+
+    training_image_id: TrainingImageId
+    clip_similarity: float
+    share: float
+    key: str
+    title: str
+    perceptual_distance: float | None = None
+    credit_micros: int | None = None
+    payees: tuple[Payee, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Timings:
+    """Milliseconds by stage; what was not reached is 0."""
+
+    queue_ms: float = 0.0
+    decode_ms: float = 0.0
+    embed_ms: float = 0.0
+    recall_ms: float = 0.0
+    rerank_ms: float = 0.0
+    quality_ms: float = 0.0
+    post_ms: float = 0.0
+    total_ms: float = 0.0
+
+    def as_dict(self) -> dict[str, float]:
+        """Name to milliseconds, to three decimals."""
+        return {name: round(value, 3) for name, value in asdict(self).items()}
+
+
+@dataclass(frozen=True, slots=True)
+class Attribution:
+    """One stage's answer; see the message of the same name in proto/ for each field's unit and range."""
+
+    generation_id: str
+    model_version: str
+    stage: Stage
+    contributors: tuple[Contributor, ...]
+    unattributed_share: float
+    policy: str
+    quality: float | None = None
+    issued_micros: int | None = None
+    unattributed_micros: int | None = None
+    sequence: int | None = None
+    head_hash: bytes | None = None
+    replayed: bool = False
+    timings: Timings = field(default_factory=Timings)
+
+
+class Stopwatch:
+    """Collects a request's timings; monotonic."""
+
+    def __init__(self) -> None:
+        self._start = self._lap = time.monotonic()
+        self._timings = Timings()
+
+    def lap(self, name: str) -> None:
+        """Book the time since the last lap under `name`."""
+        self.book(**{name: (time.monotonic() - self._lap) * 1000})
+
+    def book(self, **measured_ms: float) -> None:
+        """Book times measured elsewhere, and begin a new lap."""
+        self._lap = time.monotonic()
+        self._timings = replace(self._timings, **measured_ms)
+
+    def read(self) -> Timings:
+        """Timings so far, `total_ms` included."""
+        return replace(self._timings, total_ms=(time.monotonic() - self._start) * 1000)

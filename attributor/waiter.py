@@ -1,0 +1,43 @@
+"""How a worker thread answers a coroutine."""
+
+from __future__ import annotations
+
+import asyncio
+from typing import Generic, TypeVar
+
+from gmvaluator.errors import GmvaluatorError
+
+Answer = TypeVar("Answer")
+
+
+class Waiter(Generic[Answer]):
+    """A coroutine's side and a thread's side of one answer; make it on the event loop."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._future: asyncio.Future[Answer] = self._loop.create_future()
+
+    async def answer(self) -> Answer:
+        """Wait for `deliver`; raises the error that was delivered."""
+        return await self._future
+
+    @property
+    def gone(self) -> bool:
+        """True once nobody waits any more."""
+        return self._future.cancelled()
+
+    def deliver(self, outcome: Answer | GmvaluatorError) -> None:
+        """Called from any thread, once or more: the first outcome counts."""
+        try:
+            self._loop.call_soon_threadsafe(self._settle, outcome)
+        except RuntimeError:
+            # The loop is closed, and whoever waited went away with it.
+            self._future.cancel()
+
+    def _settle(self, outcome: Answer | GmvaluatorError) -> None:
+        if self._future.done():
+            return
+        if isinstance(outcome, GmvaluatorError):
+            self._future.set_exception(outcome)
+        else:
+            self._future.set_result(outcome)

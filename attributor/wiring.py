@@ -1,0 +1,78 @@
+"""The one place that names concrete classes and puts them together."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from dataclasses import dataclass
+
+from attributor.batching import ModelWorker
+from attributor.collections import OpenCollections
+from attributor.ledger_writer import LedgerWriter
+from attributor.pipeline import Pipeline
+from attributor.settings import AttributorSettings
+from gmvaluator.catalogue.store import Catalogue, open_catalogue
+from gmvaluator.errors import GmvaluatorError
+from gmvaluator.index.connection import open_search
+from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.models.registry import load_models
+from gmvaluator.options import index_location
+from gmvaluator.ports import CandidateSearch
+
+BLOCKING_THREADS = 4
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """A wired attributor. `close` ends everything that was opened, the ledger's writer last but one."""
+
+    pipeline: Pipeline
+    collections: OpenCollections
+    catalogue: Catalogue
+    ledger: Ledger
+    stack: ExitStack
+
+    async def close(self) -> None:
+        await self.collections.close()
+        self.stack.close()
+
+    async def check_collections(self) -> None:
+        """Open the collection of every generator, so that a wrong index shows at the start and not at a call.
+
+        Raises MissingIndex, ProfileMismatch or IndexUnavailable.
+        """
+        for collection in sorted({generator.collection for generator in self.catalogue.generators()}):
+            await self.collections.search(collection)
+
+
+def wire(settings: AttributorSettings, on_ledger_failure: Callable[[GmvaluatorError], None]) -> Parts:
+    """Open the files, load the models and warm up; blocks for seconds.
+
+    Raises MissingData, AlreadyHeld, UnknownProfile, MissingWeights and what opening the ledger raises.
+    """
+    with ExitStack() as stack:
+        catalogue = stack.enter_context(open_catalogue(settings.data))
+        writer = LedgerWriter(lambda: open_ledger(settings.data, write=True), on_ledger_failure)
+        writer.start()
+        stack.callback(writer.close)
+        ledger = stack.enter_context(open_ledger(settings.data))
+        worker = ModelWorker(
+            lambda: load_models(settings.profile, settings.device, settings.model_threads or None), settings.max_batch
+        )
+        models = worker.start()
+        stack.callback(worker.close)
+        collections = OpenCollections(lambda name: _open_search(settings, name), models.identity)
+        executor = stack.enter_context(ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking"))
+        pipeline = Pipeline(worker, collections, catalogue, ledger, writer, executor, settings.policies)
+        return Parts(pipeline, collections, catalogue, ledger, stack.pop_all())
+
+
+def _open_search(settings: AttributorSettings, collection: str) -> CandidateSearch:
+    return open_search(
+        index_location(settings.data, settings.index),
+        collection,
+        api_key=os.environ.get("QDRANT_API_KEY"),
+        payload_keys=("key", "title"),
+    )

@@ -1,0 +1,5 @@
+"""`python -m gmvaluator` is `gmvaluator`."""
+
+from gmvaluator.cli import main
+
+main()

@@ -1,0 +1,69 @@
+"""`gmvaluator`: one console script whose subcommands are loaded when they are called."""
+
+from __future__ import annotations
+
+import importlib
+import sys
+from typing import NoReturn
+
+import rich_click as click
+
+from gmvaluator import __version__
+from gmvaluator.errors import GmvaluatorError, exit_code_of
+
+_COMMANDS = {
+    "demo": ("gmvaluator.demo", "demo", "Index the sample, serve, attribute, and print the credits per artist."),
+    "index": ("indexer.cli", "index", "Build and check the index of training images."),
+    "serve": ("attributor.cli", "serve", "Run the attributor, a gRPC service."),
+    "attribute": ("gmvaluator.client.cli", "attribute", "Send images to a running attributor."),
+    "ledger": ("gmvaluator.ledger.cli", "ledger", "Read and check who earned what."),
+    "generators": ("gmvaluator.catalogue.cli", "generators", "Register the image generators that are served."),
+    "bench": ("evaluation.cli", "bench", "Measure, as JSON, with the baseline in the same run."),
+}
+
+
+class LazyGroup(click.RichGroup):
+    """Knows the names and summaries of its commands; imports the one that is called."""
+
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        if _asks_for_overview():
+            return click.Command(cmd_name, short_help=_COMMANDS[cmd_name][2])
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+def _asks_for_overview() -> bool:
+    """`gmvaluator` and `gmvaluator --help` list commands by their summaries, without importing them."""
+    return all(word.startswith("-") for word in sys.argv[1:])
+
+
+@click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
+@click.version_option(__version__, prog_name="gmvaluator")
+def gmvaluator() -> None:
+    """Who made what a generator learned from: similarity-based attribution and credits for training images.
+
+    Example: gmvaluator demo
+    """
+
+
+def main() -> NoReturn:
+    """Entry point: an expected error is one line on stderr and exit code 2 (the caller's) or 1 (ours)."""
+    try:
+        code = gmvaluator(standalone_mode=False)
+    except GmvaluatorError as error:
+        click.echo(f"gmvaluator: {error}", err=True)
+        sys.exit(exit_code_of(error))
+    except click.ClickException as error:
+        error.show()
+        sys.exit(error.exit_code)
+    except (click.Abort, KeyboardInterrupt):
+        click.echo("gmvaluator: stopped", err=True)
+        sys.exit(130)
+    sys.exit(code if isinstance(code, int) else 0)

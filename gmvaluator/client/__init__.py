@@ -1,0 +1,1 @@
+"""Client library: `from gmvaluator.client.sync import AttributorClient`."""

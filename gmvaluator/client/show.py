@@ -1,0 +1,86 @@
+"""How a stream's stages look on a terminal."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.text import Text
+
+from gmvaluator.v1 import attribution_pb2 as attribution_v1
+
+MICROS_PER_CREDIT = 1_000_000
+_NAMES = {
+    attribution_v1.STAGE_RECALLED: "recalled",
+    attribution_v1.STAGE_RERANKED: "re-ranked",
+    attribution_v1.STAGE_FINAL: "final",
+}
+
+
+def credits_text(micros: int) -> str:
+    """Micro-credits as credits with all six decimals: 0.019876."""
+    sign = "-" if micros < 0 else ""
+    whole, part = divmod(abs(micros), MICROS_PER_CREDIT)
+    return f"{sign}{whole}.{part:06d}"
+
+
+def attribution_dict(attribution: attribution_v1.Attribution) -> dict[str, Any]:
+    """A stage as plain data, field names as in proto/; integers stay integers."""
+    plain = MessageToDict(attribution, preserving_proto_field_name=True)
+    return {name: _with_integers(value, name) for name, value in plain.items()}
+
+
+def _with_integers(value: Any, name: str) -> Any:
+    """Protobuf's JSON writes 64-bit integers as text; people and jq want numbers."""
+    if isinstance(value, dict):
+        return {key: _with_integers(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_with_integers(item, name) for item in value]
+    if isinstance(value, str) and (name.endswith(("_micros", "_ppm")) or name == "sequence"):
+        return int(value)
+    return value
+
+
+class StagePrinter:
+    """Prints each stage of one stream as it arrives: its time and the `top` nearest contributors."""
+
+    def __init__(self, console: Console, top: int = 3) -> None:
+        self._console = console
+        self._top = top
+
+    def heading(self, name: str, note: str = "") -> None:
+        self._console.print(Text.assemble((name, "bold"), ("  " + note, "dim")), soft_wrap=True)
+
+    def stage(self, attribution: attribution_v1.Attribution) -> None:
+        """One stage."""
+        for number, one in enumerate(attribution.contributors[: self._top]):
+            self._console.print(self._line(attribution, one, number == 0), no_wrap=True, overflow="ellipsis")
+        if not attribution.contributors:
+            self._console.print(Text(f"  {self._label(attribution)}  no training image is near"))
+        if attribution.stage == attribution_v1.STAGE_FINAL:
+            self._console.print(self._summary(attribution), no_wrap=True, overflow="ellipsis")
+
+    def _label(self, attribution: attribution_v1.Attribution) -> str:
+        return f"{_NAMES[attribution.stage]:<9} {attribution.timings.total_ms:6.0f} ms"
+
+    def _line(self, attribution: attribution_v1.Attribution, one: attribution_v1.Contributor, first: bool) -> Text:
+        label = self._label(attribution) if first else " " * 19
+        artist = " & ".join(payee.display_name or payee.account for payee in one.payees)
+        if one.HasField("perceptual_distance"):
+            nearness = f"distance {one.perceptual_distance:.4f}"
+        else:
+            nearness = f"similarity {one.clip_similarity:.3f}"
+        amount = f"credit {credits_text(one.credit_micros)}" if one.HasField("credit_micros") else f"{one.share:7.2%}"
+        return Text.assemble(f"  {label}  ", (f"{nearness}  {amount}  ", "cyan"), one.key, (f"  {artist}", "green"))
+
+    def _summary(self, attribution: attribution_v1.Attribution) -> Text:
+        rest = len(attribution.contributors) - self._top
+        more = f"and {rest} more; " if rest > 0 else ""
+        posted = f"posting {attribution.sequence}" if attribution.HasField("sequence") else "nothing posted"
+        replayed = ", posted before" if attribution.replayed else ""
+        return Text(
+            f"{'':21}{more}quality {attribution.quality:.3f}; issued {credits_text(attribution.issued_micros)}, "
+            f"unattributed {credits_text(attribution.unattributed_micros)}; {posted}{replayed}",
+            style="dim",
+        )

@@ -1,0 +1,118 @@
+"""A blocking client for generation servers and scripts."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from datetime import datetime
+from types import TracebackType
+
+import grpc
+from google.protobuf.timestamp_pb2 import Timestamp
+from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+from gmvaluator.client.statuses import translated
+from gmvaluator.errors import Unavailable
+from gmvaluator.images import MAX_IMAGE_BYTES
+from gmvaluator.v1 import attribution_pb2 as attribution_v1
+from gmvaluator.v1 import royalty_pb2 as royalty_v1
+from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub
+from gmvaluator.v1.royalty_pb2_grpc import RoyaltyServiceStub
+
+SERVICE = "gmvaluator.v1.AttributionService"
+DEADLINE_S = 60.0
+
+
+class AttributorClient:
+    """Talks to one attributor. Thread-safe; use it as a context manager, or call `close`.
+
+    Errors are those of `gmvaluator.errors`: InvalidInput, PreconditionFailed, NotFound, Conflict, Overloaded,
+    Unavailable, Failure. After Overloaded or Unavailable the same image may be sent again under the same id: it
+    is credited once.
+    """
+
+    def __init__(self, address: str, deadline_s: float = DEADLINE_S) -> None:
+        self.address = address
+        self._deadline_s = deadline_s
+        options = [("grpc.max_send_message_length", MAX_IMAGE_BYTES + 1024 * 1024)]
+        self._channel = grpc.insecure_channel(address, options=options)
+        self._attribution = AttributionServiceStub(self._channel)
+        self._royalty = RoyaltyServiceStub(self._channel)
+        self._health = health_pb2_grpc.HealthStub(self._channel)
+
+    def wait_until_serving(self, timeout_s: float) -> None:
+        """Block until health says SERVING. Raises Unavailable after `timeout_s`."""
+        deadline = time.monotonic() + timeout_s
+        while not self._serving():
+            if time.monotonic() > deadline:
+                raise Unavailable(f"the attributor at {self.address} does not serve after {timeout_s:.0f} s")
+            time.sleep(0.1)
+
+    def _serving(self) -> bool:
+        request = health_pb2.HealthCheckRequest(service=SERVICE)
+        try:
+            response = self._health.Check(request, timeout=2.0)  # type: ignore[attr-defined]
+        except grpc.RpcError:
+            return False
+        return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
+
+    def attribute(
+        self, image: bytes, generation_id: str, model_version: str, generated_at: datetime | None = None
+    ) -> Iterator[attribution_v1.Attribution]:
+        """Value one image and post its credits; yields RECALLED, RERANKED and FINAL as they arrive."""
+        request = attribution_v1.AttributeRequest(
+            generation_id=generation_id, model_version=model_version, image=image, generated_at=_stamp(generated_at)
+        )
+        with translated(self.address):
+            for response in self._attribution.Attribute(request, timeout=self._deadline_s):
+                yield response.attribution
+
+    def preview(self, image: bytes, model_version: str, policy: str = "") -> Iterator[attribution_v1.Attribution]:
+        """As `attribute`, but nothing is posted."""
+        request = attribution_v1.PreviewRequest(model_version=model_version, image=image, policy=policy)
+        with translated(self.address):
+            for response in self._attribution.Preview(request, timeout=self._deadline_s):
+                yield response.attribution
+
+    def get_attribution(self, generation_id: str) -> attribution_v1.Attribution:
+        """What was posted for a generation. Raises NotFound."""
+        request = attribution_v1.GetAttributionRequest(generation_id=generation_id)
+        with translated(self.address):
+            return self._attribution.GetAttribution(request, timeout=self._deadline_s).attribution
+
+    def royalties(self, page_size: int = 100) -> Iterator[royalty_v1.Royalty]:
+        """Balances of all accounts, by account name."""
+        token = ""
+        while True:
+            request = royalty_v1.GetRoyaltiesRequest(page_size=page_size, page_token=token)
+            with translated(self.address):
+                page = self._royalty.GetRoyalties(request, timeout=self._deadline_s)
+            yield from page.royalties
+            token = page.next_page_token
+            if not token:
+                return
+
+    def watch_royalties(self, after_sequence: int = 0) -> Iterator[royalty_v1.WatchRoyaltiesResponse]:
+        """Every posting after a sequence, then each new one; without end until the attributor stops."""
+        request = royalty_v1.WatchRoyaltiesRequest(after_sequence=after_sequence)
+        with translated(self.address):
+            yield from self._royalty.WatchRoyalties(request)
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> AttributorClient:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+
+def _stamp(moment: datetime | None) -> Timestamp | None:
+    if moment is None:
+        return None
+    stamp = Timestamp()
+    stamp.FromDatetime(moment)
+    return stamp

@@ -1,0 +1,117 @@
+"""`gmvaluator demo`: the whole way, on real images, with the programs an operator would run."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from rich.console import Console
+from rich.table import Table
+
+from gmvaluator.client.show import StagePrinter, attribution_dict, credits_text
+from gmvaluator.client.sync import AttributorClient
+from gmvaluator.errors import Failure
+from gmvaluator.ids import sha256_hex
+from gmvaluator.options import json_option, profile_option
+from gmvaluator.processes import attributor, run_command
+from gmvaluator.samples import sample_folder
+
+DATA_SET = "openclipart"
+WAIT_S = 120.0
+
+
+@click.command()
+@click.option(
+    "--data",
+    type=click.Path(file_okay=False, path_type=Path),
+    default="./gmvaluator-demo",
+    show_default=True,
+    help="Folder that is made, or taken up again.",
+)
+@click.option("--top", default=3, show_default=True, type=click.IntRange(1, 50), help="Contributors shown an image.")
+@profile_option
+@json_option
+def demo(data: Path, top: int, profile: str, as_json: bool) -> None:
+    """Index 1,051 clip-art images, serve, attribute derived images, and print the credits per artist.
+
+    Running it again in the same folder indexes nothing and credits nothing twice.
+
+    Example: gmvaluator demo --json > demo.json
+    """
+    started = time.monotonic()
+    say = Console(stderr=as_json)
+    say.rule("1. Index the training images")
+    index = run_command("index", "add", str(sample_folder(DATA_SET)), "--data", str(data), "--profile", profile)
+    say.print(
+        f"{index['read']:,} files read: {index['points']:,} points, {index['duplicates']:,} duplicates, "
+        f"{index['rejects']:,} rejects; {index['collection']['indexed_points']:,} points are quantised"
+    )
+    model_version = f"demo-{profile}"
+    run_command("generators", "add", model_version, "--data-set", DATA_SET, "--data", str(data))
+    say.rule("2. Start the attributor")
+    with attributor("--data", str(data), "--profile", profile) as address, AttributorClient(address) as client:
+        client.wait_until_serving(WAIT_S)
+        say.print(f"SERVING on {address}")
+        say.rule("3. Attribute the generated images")
+        images = _attribute_all(client, model_version, StagePrinter(say, top))
+    say.rule("4. Credits per artist")
+    totals = run_command("ledger", "totals", "--data", str(data))
+    summary = _summary(images, totals)
+    say.print(_table(totals))
+    say.print(_verdict(summary))
+    seconds = time.monotonic() - started
+    say.print(f"Everything is in {data.resolve()}; all processes are stopped; {seconds:.0f} s.")
+    say.print("A credit says that the images are alike, not that one caused the other.", style="dim")
+    if as_json:
+        click.echo(json.dumps({**summary, "data": str(data.resolve()), "seconds": seconds, "index": index,
+                               "owners": totals["owners"], "images": images}))  # fmt: skip
+    if not summary["reconciles"]:
+        raise Failure("the credits do not reconcile: run `gmvaluator ledger verify`")
+
+
+def _attribute_all(client: AttributorClient, model_version: str, printer: StagePrinter) -> list[dict[str, Any]]:
+    """One call an image, as a generation server would make it."""
+    images = []
+    for path in sorted(sample_folder("generated").glob("*.webp")):
+        data = path.read_bytes()
+        generation = f"{model_version}:{sha256_hex(data)[:32]}"
+        printer.heading(path.name, generation)
+        stages = []
+        for stage in client.attribute(data, generation, model_version):
+            printer.stage(stage)
+            stages.append(attribution_dict(stage))
+        images.append({"file": path.name, "stages": stages})
+    return images
+
+
+def _summary(images: list[dict[str, Any]], totals: dict[str, Any]) -> dict[str, Any]:
+    """Totals of the ledger, and whether they are what the streams promised."""
+    answered = sum(image["stages"][-1].get("issued_micros", 0) for image in images)
+    names = ("issued_micros", "owners_micros", "unattributed_micros", "suspense_micros", "held_micros")
+    return {
+        **{name: totals[name] for name in names},
+        "answered_micros": answered,
+        "reconciles": bool(totals["reconciles"]) and answered == totals["issued_micros"],
+    }
+
+
+def _table(totals: dict[str, Any]) -> Table:
+    table = Table("artist", "works", "credits")
+    table.columns[1].justify = table.columns[2].justify = "right"
+    for owner in totals["owners"]:
+        table.add_row(owner["display_name"], str(owner["works"]), credits_text(owner["credit_micros"]))
+    return table
+
+
+def _verdict(summary: dict[str, Any]) -> str:
+    parts = " + ".join(
+        f"{name} {credits_text(summary[f'{name}_micros'])}" for name in ("owners", "unattributed", "suspense", "held")
+    )
+    verdict = "reconciles to the last micro-credit" if summary["reconciles"] else "DOES NOT RECONCILE"
+    return (
+        f"issued {credits_text(summary['issued_micros'])} = {parts}; "
+        f"the streams answered {credits_text(summary['answered_micros'])}: {verdict}"
+    )

@@ -1,0 +1,63 @@
+"""Command-line options that several commands share, and where things lie in the data folder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import rich_click as click
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+DEFAULT_DATA = "./gmvaluator-data"
+
+
+def data_option(command: Command) -> Command:
+    """`--data DIR`."""
+    return click.option(
+        "--data",
+        type=click.Path(file_okay=False, path_type=Path),
+        default=DEFAULT_DATA,
+        envvar="GMV_DATA",
+        show_default=True,
+        help="Folder of index, catalogue, ledger and thumbnails.",
+    )(command)
+
+
+def index_option(command: Command) -> Command:
+    """`--index URL`."""
+    return click.option(
+        "--index",
+        "index_url",
+        default="",
+        envvar="QDRANT_URL",
+        help="URL of a Qdrant server (API key in QDRANT_API_KEY); default: the embedded engine in DATA/index.",
+    )(command)
+
+
+def collection_option(command: Command) -> Command:
+    """`--collection NAME`."""
+    return click.option("--collection", default="works", show_default=True, help="Collection of the index.")(command)
+
+
+def profile_option(command: Command) -> Command:
+    """`--profile NAME`."""
+    return click.option(
+        "--profile", default="lite", envvar="GMV_PROFILE", show_default=True, help="Models that embed and score."
+    )(command)
+
+
+def json_option(command: Command) -> Command:
+    """`--json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Data on stdout, as JSON.")(command)
+
+
+def index_location(data: Path, index_url: str) -> str | Path:
+    """What the index is opened with: the server's URL, or the folder of the embedded engine."""
+    return index_url or data / "index"
+
+
+def thumbnails_folder(data: Path) -> Path:
+    """Where the indexer keeps thumbnails."""
+    return data / "thumbnails"

@@ -1,0 +1,57 @@
+"""Running gmvaluator's own commands as processes, and stopping them whatever happens."""
+
+from __future__ import annotations
+
+import json
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+from gmvaluator.errors import Failure
+
+STOP_S = 40.0
+
+
+def run_command(*words: str) -> dict[str, Any]:
+    """Run `gmvaluator WORDS --json` to its end; its progress goes to our stderr. Raises Failure if it fails."""
+    command = [sys.executable, "-m", "gmvaluator", *words, "--json"]
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own program
+    if done.returncode != 0:
+        raise Failure(f"`gmvaluator {' '.join(words)}` ended with exit code {done.returncode}; its message is above")
+    value: dict[str, Any] = json.loads(done.stdout)
+    return value
+
+
+@contextmanager
+def attributor(*words: str) -> Iterator[str]:
+    """An attributor of our own, `gmvaluator serve WORDS --address 127.0.0.1:0 --json`; yields its address.
+
+    It says where it serves once it is warm. At the end it gets SIGTERM, and SIGKILL if it does not end in 40 s.
+    """
+    command = [sys.executable, "-m", "gmvaluator", "serve", "--address", "127.0.0.1:0", "--json", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
+        try:
+            yield _address(process)
+        finally:
+            _stop(process)
+
+
+def _address(process: subprocess.Popen[str]) -> str:
+    assert process.stdout is not None
+    line = process.stdout.readline()
+    if not line:
+        raise Failure(f"the attributor ended with exit code {process.wait()}; its message is above")
+    address: str = json.loads(line)["address"]
+    return address
+
+
+def _stop(process: subprocess.Popen[str]) -> None:
+    if process.poll() is None:
+        process.send_signal(signal.SIGTERM)
+    try:
+        process.wait(STOP_S)
+    except subprocess.TimeoutExpired:
+        process.kill()
