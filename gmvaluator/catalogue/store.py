@@ -3,24 +3,23 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
 
-from sqlalchemy import Connection, Engine, insert, select, update
+from sqlalchemy import Connection, insert, select, update
 
 from gmvaluator.catalogue.reader import CatalogueReader, index_run
 from gmvaluator.catalogue.records import IndexRun, NewWork, Recorded, check_data_set, check_model_version
 from gmvaluator.catalogue.schema import REVISION, data_sets, generators, index_runs, owners, tombstones
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.catalogue.writer import MAX_BATCH, BatchRecorder, forget
-from gmvaluator.database.revision import check_revision, migrate
-from gmvaluator.database.sqlite import reading_engine, writing_engine
+from gmvaluator.database.opening import Database
 from gmvaluator.database.upsert import insert_missing
 from gmvaluator.database.utc import utc_text
-from gmvaluator.database.writer_lock import WriterLock
 from gmvaluator.errors import Conflict, InvalidInput, MissingData, NotFound, PreconditionFailed
 from gmvaluator.ids import OwnerId
 from gmvaluator.policy import load_policy
@@ -38,35 +37,20 @@ def open_catalogue(data_dir: Path, write: bool = False) -> Catalogue:
     its schema is not this version's or its key folder is gone.
     """
     file = data_dir / FILE_NAME
-    if not write:
-        if not file.is_file():
-            raise MissingData(
-                f"there is no catalogue in {data_dir}: make one by `gmvaluator index add SOURCE`, "
-                "or name its folder by --data"
-            )
-        return Catalogue(data_dir, None, None)
-    data_dir.mkdir(parents=True, exist_ok=True)
-    lock = WriterLock(file)
-    try:
-        writer = writing_engine(file)
-        migrate(writer, REVISION)
-        _check_secret(writer, Vault(data_dir / KEY_FOLDER))
-        return Catalogue(data_dir, writer, lock)
-    except BaseException:
-        lock.release()
-        raise
-
-
-def _check_secret(writer: Engine, vault: Vault) -> None:
-    if vault.has_secret():
-        return
-    with writer.connect() as connection:
-        has_owners = connection.execute(select(owners.c.owner_id).limit(1)).first() is not None
-    if has_owners:
-        raise PreconditionFailed(
-            "the catalogue has owners, but its key folder is gone: restore DATA/keys from a backup"
+    if not write and not file.is_file():
+        raise MissingData(
+            f"there is no catalogue in {data_dir}: make one by `gmvaluator index add SOURCE`, "
+            "or name its folder by --data"
         )
-    vault.create_secret()
+    database = Database(file, REVISION, write)
+    try:
+        catalogue = Catalogue(database, Vault(data_dir / KEY_FOLDER), data_dir / POLICY_FOLDER)
+        if write:
+            catalogue.prepare_keys()
+    except BaseException:
+        database.close()
+        raise
+    return catalogue
 
 
 class Catalogue(CatalogueReader):
@@ -75,14 +59,21 @@ class Catalogue(CatalogueReader):
     Use as a context manager, or `close` it.
     """
 
-    def __init__(self, data_dir: Path, writer: Engine | None, lock: WriterLock | None) -> None:
-        self._data_dir = data_dir
-        self._reader = reading_engine(data_dir / FILE_NAME)
-        super().__init__(self._reader, Vault(data_dir / KEY_FOLDER))
-        check_revision(self._reader, REVISION)
-        self._writer = writer
-        self._lock = lock
-        self._writing = threading.Lock()
+    def __init__(self, database: Database, vault: Vault, policies: Path) -> None:
+        super().__init__(database.reader, vault)
+        self._database = database
+        self._policies = policies
+        self._one_writer = threading.Lock()
+
+    def prepare_keys(self) -> None:
+        """Make the secret that finds owners again, before the first owner. Raises PreconditionFailed if it is lost."""
+        if self._vault.has_secret():
+            return
+        if self.counts().owners:
+            raise PreconditionFailed(
+                "the catalogue has owners, but its key folder is gone: restore DATA/keys from a backup"
+            )
+        self._vault.create_secret()
 
     def record(self, batch: Sequence[NewWork]) -> Recorded:
         """Add works with their sources, owners and claims in one transaction; what is there already is left alone.
@@ -91,13 +82,13 @@ class Catalogue(CatalogueReader):
         """
         if len(batch) > MAX_BATCH:
             raise InvalidInput(f"{len(batch)} works are too many for one batch: send {MAX_BATCH} at most")
-        with self._writing, self._usable_writer().begin() as connection:
+        with self._writing() as connection:
             return BatchRecorder(connection, self._vault, _now()).record(batch)
 
     def add_data_set(self, name: str) -> None:
         """Make a data set known before its first work is."""
         row = {"name": check_data_set(name), "added_at": _now()}
-        with self._writing, self._usable_writer().begin() as connection:
+        with self._writing() as connection:
             connection.execute(insert_missing(connection, data_sets), row)
 
     def add_generator(self, generator: Generator, replace: bool = False) -> None:
@@ -108,7 +99,7 @@ class Catalogue(CatalogueReader):
         """
         self._check_generator(generator)
         row = {**asdict(generator), "data_sets": list(generator.data_sets), "added_at": _now()}
-        with self._writing, self._usable_writer().begin() as connection:
+        with self._writing() as connection:
             _refuse_unknown_data_sets(connection, generator)
             this = generators.c.model_version == generator.model_version
             known = connection.execute(select(generators).where(this)).one_or_none()
@@ -126,7 +117,7 @@ class Catalogue(CatalogueReader):
         """Keep images of these SHA-256 from being recorded again."""
         rows = [{"sha256": sha256, "reason": reason, "recorded_at": _now()} for sha256 in sha256s]
         if rows:
-            with self._writing, self._usable_writer().begin() as connection:
+            with self._writing() as connection:
                 connection.execute(insert_missing(connection, tombstones), rows)
 
     def forget_owner(self, owner_id: OwnerId) -> None:
@@ -134,7 +125,7 @@ class Catalogue(CatalogueReader):
 
         The key goes first: whatever happens after that, nobody can read the references again. Raises NotFound.
         """
-        with self._writing, self._usable_writer().begin() as connection:
+        with self._writing() as connection:
             if connection.execute(select(owners.c.owner_id).where(owners.c.owner_id == owner_id)).first() is None:
                 raise NotFound(f"there is no owner {owner_id}")
             self._vault.destroy_key(owner_id)
@@ -146,7 +137,7 @@ class Catalogue(CatalogueReader):
         if last is not None and not last.finished:
             return last
         row = {"data_set": data_set, "source": source, "position": 0, "counts": {}}
-        with self._writing, self._usable_writer().begin() as connection:
+        with self._writing() as connection:
             connection.execute(insert(index_runs), {**row, "started_at": _now(), "updated_at": _now()})
             query = select(index_runs).order_by(index_runs.c.run_id.desc()).limit(1)
             return index_run(connection.execute(query).one())
@@ -159,18 +150,14 @@ class Catalogue(CatalogueReader):
         if finished:
             values["finished_at"] = _now()
         this = index_runs.c.run_id == run_id
-        with self._writing, self._usable_writer().begin() as connection:
+        with self._writing() as connection:
             if connection.execute(update(index_runs).where(this).values(values)).rowcount != 1:
                 raise NotFound(f"there is no index run {run_id}")
             return index_run(connection.execute(select(index_runs).where(this)).one())
 
     def close(self) -> None:
         """Close all connections and let another writer in."""
-        self._reader.dispose()
-        if self._writer is not None:
-            self._writer.dispose()
-        if self._lock is not None:
-            self._lock.release()
+        self._database.close()
 
     def __enter__(self) -> Catalogue:
         return self
@@ -180,17 +167,17 @@ class Catalogue(CatalogueReader):
     ) -> None:
         self.close()
 
-    def _usable_writer(self) -> Engine:
-        if self._writer is None:
-            raise PreconditionFailed("the catalogue was opened for reading: open it with write=True")
-        return self._writer
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        with self._one_writer, self._database.writer.begin() as connection:
+            yield connection
 
     def _check_generator(self, generator: Generator) -> None:
         check_model_version(generator.model_version)
         check_data_set(generator.collection)
         if not generator.data_sets:
             raise InvalidInput(f"generator {generator.model_version} needs a data set: name those it was trained on")
-        load_policy(generator.policy, self._data_dir / POLICY_FOLDER)
+        load_policy(generator.policy, self._policies)
 
 
 def _refuse_unknown_data_sets(connection: Connection, generator: Generator) -> None:

@@ -15,7 +15,7 @@ from urllib.parse import quote
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from gmvaluator.errors import MissingData, PreconditionFailed
+from gmvaluator.errors import PreconditionFailed
 
 MINIMUM_VERSION = (3, 24, 0)
 """First SQLite with upserts; read-only WAL readers came with 3.22."""
@@ -48,13 +48,8 @@ def writing_engine(file: Path) -> Engine:
 
 
 def reading_engine(file: Path) -> Engine:
-    """Engine over read-only connections to `file`, one per reading thread; each transaction is one snapshot.
-
-    Raises MissingData if the file does not exist.
-    """
+    """Engine over read-only connections to `file`, one per reading thread; each transaction is one snapshot."""
     _check_version()
-    if not file.is_file():
-        raise MissingData(f"{file} does not exist: give the data folder with --data, or make it with `index add`")
     engine = create_engine(
         "sqlite://",
         creator=lambda: _open(file, "ro", _READER_PRAGMAS),

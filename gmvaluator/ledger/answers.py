@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.ids import OwnerId
@@ -88,6 +89,11 @@ class Problem:
     line: int | None
     what: str
 
+    def text(self) -> str:
+        """For people: "posting 7, line 3: entry was changed: ..."."""
+        line = "" if self.line is None else f", line {self.line}"
+        return f"posting {self.sequence}{line}: {self.what}"
+
 
 @dataclass(frozen=True, slots=True)
 class Verification:
@@ -102,3 +108,22 @@ class Verification:
     def ok(self) -> bool:
         """True if nothing was changed, removed, inserted or re-ordered."""
         return self.first is None
+
+    def text(self) -> str:
+        """One line for people."""
+        if self.first is not None:
+            return self.first.text()
+        return (
+            f"{self.postings:,} postings with {self.entries:,} entries are whole, in order and balanced; "
+            f"head {self.head.sequence}:{self.head.hash}"
+        )
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        return {
+            "ok": self.ok,
+            "postings": self.postings,
+            "entries": self.entries,
+            "head": asdict(self.head),
+            "problem": None if self.first is None else asdict(self.first),
+        }

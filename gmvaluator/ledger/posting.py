@@ -101,7 +101,17 @@ def build_posting(
         timings_ms=valued.timings_ms,
     )
     entries = entries_of(value.issued_micros, value.unattributed_micros, contributions)
-    return NewPosting(valued.generator_identity, valued.generation_id, valued.generated_at, entries, evidence)
+    posting = NewPosting(valued.generator_identity, valued.generation_id, valued.generated_at, entries, evidence)
+    return _encoded(posting)
+
+
+def _encoded(posting: NewPosting) -> NewPosting:
+    """Encode the evidence here, in the caller's thread, rather than in the ledger's one writer."""
+    try:
+        _ = posting.evidence_json
+    except ValueError as error:
+        raise InvalidValuation(f"generation {posting.generation_id}: a stage's time is not a finite number") from error
+    return posting
 
 
 def entries_of(issued: int, unattributed: int, contributions: Sequence[Contribution]) -> tuple[Entry, ...]:

@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, Engine, distinct, func, select
 
 from gmvaluator.errors import InvalidInput, LedgerCorrupt, NotFound
-from gmvaluator.ids import GenerationId, OwnerId
+from gmvaluator.ids import GenerationId
 from gmvaluator.ledger.answers import Balance, BalancePage, Head, Totals
-from gmvaluator.ledger.records import HELD, ISSUANCE, OWNER_PREFIX, SUSPENSE, UNATTRIBUTED, StoredPosting
+from gmvaluator.ledger.records import HELD, ISSUANCE, OWNER_PREFIX, SUSPENSE, UNATTRIBUTED, StoredPosting, owner_of
 from gmvaluator.ledger.rows import load, postings_where
 from gmvaluator.ledger.schema import balances, entries, head, postings
 
@@ -58,6 +57,13 @@ class LedgerReader:
         query = postings_where(postings.c.sequence > sequence).order_by(postings.c.sequence).limit(_page(limit))
         with self._engine.connect() as connection:
             return load(connection, query)
+
+    def every_posting(self) -> Iterator[StoredPosting]:
+        """All postings in order, up to the newest when the last of them is read."""
+        page = self.postings_after(0, MAX_PAGE)
+        while page:
+            yield from page
+            page = self.postings_after(page[-1].sequence, MAX_PAGE)
 
     def head(self) -> Head:
         """Newest posting of the chain."""
@@ -111,7 +117,7 @@ class LedgerReader:
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
             newest = read_head(connection)
-        return BalancePage(tuple(Balance(name, amount, _owner(name)) for name, amount in rows), newest.sequence)
+        return BalancePage(tuple(Balance(name, amount, owner_of(name)) for name, amount in rows), newest.sequence)
 
 
 def read_head(connection: Connection) -> Head:
@@ -133,12 +139,6 @@ def _sums_by_kind(connection: Connection) -> dict[str, int]:
         kind = "owners" if account.startswith(OWNER_PREFIX) else account
         sums[kind] = sums.get(kind, 0) + amount
     return sums
-
-
-def _owner(account: str) -> OwnerId | None:
-    if not account.startswith(OWNER_PREFIX):
-        return None
-    return OwnerId(uuid.UUID(account.removeprefix(OWNER_PREFIX)))
 
 
 def _page(limit: int) -> int:

@@ -44,6 +44,13 @@ def owner_account(owner_id: OwnerId) -> str:
     return f"{OWNER_PREFIX}{owner_id}"
 
 
+def owner_of(account: str) -> OwnerId | None:
+    """Inverse of `owner_account`; None for an account that belongs to no owner."""
+    if not account.startswith(OWNER_PREFIX):
+        return None
+    return OwnerId(uuid.UUID(account.removeprefix(OWNER_PREFIX)))
+
+
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
     """The generated image as it arrived: file hash, size in pixels, length in bytes."""

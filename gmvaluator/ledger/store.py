@@ -7,13 +7,10 @@ from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 
-from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from gmvaluator.database.revision import check_revision, migrate
-from gmvaluator.database.sqlite import reading_engine, writing_engine
-from gmvaluator.database.writer_lock import WriterLock
-from gmvaluator.errors import InvalidInput, LedgerFailed, MissingData, PreconditionFailed
+from gmvaluator.database.opening import Database
+from gmvaluator.errors import InvalidInput, LedgerFailed, MissingData
 from gmvaluator.ledger.answers import Head, Outcome, Verification
 from gmvaluator.ledger.reader import LedgerReader
 from gmvaluator.ledger.records import NewPosting
@@ -33,24 +30,12 @@ def open_ledger(data_dir: Path, write: bool = False) -> Ledger:
     """Open the ledger of a data folder; a writer creates or upgrades it first.
 
     Raises AlreadyHeld if another process writes it, MissingData if a reader finds none, PreconditionFailed if
-    its schema is not this version's.
+    its schema is another version's, Failure if the file is damaged.
     """
     file = ledger_file(data_dir)
-    if not write:
-        if not file.is_file():
-            raise MissingData(
-                f"there is no ledger in {data_dir}: attribute an image first, or name the folder by --data"
-            )
-        return Ledger(file, None, None)
-    data_dir.mkdir(parents=True, exist_ok=True)
-    lock = WriterLock(file)
-    try:
-        writer = writing_engine(file)
-        migrate(writer, REVISION)
-        return Ledger(file, writer, lock)
-    except BaseException:
-        lock.release()
-        raise
+    if not write and not file.is_file():
+        raise MissingData(f"there is no ledger in {data_dir}: attribute an image first, or name the folder by --data")
+    return Ledger(Database(file, REVISION, write))
 
 
 class Ledger(LedgerReader):
@@ -59,13 +44,9 @@ class Ledger(LedgerReader):
     Use as a context manager, or `close` it.
     """
 
-    def __init__(self, file: Path, writer: Engine | None, lock: WriterLock | None) -> None:
-        self._file = file
-        self._reader = reading_engine(file)
-        super().__init__(self._reader)
-        check_revision(self._reader, REVISION)
-        self._writer = writer
-        self._lock = lock
+    def __init__(self, database: Database) -> None:
+        super().__init__(database.reader)
+        self._database = database
         self._posting = threading.Lock()
         self._failure: str | None = None
 
@@ -82,7 +63,9 @@ class Ledger(LedgerReader):
         if len(batch) > MAX_BATCH:
             raise InvalidInput(f"{len(batch)} postings are too many for one batch: send {MAX_BATCH} at most")
         with self._posting:
-            writer = self._usable_writer()
+            if self._failure is not None:
+                raise LedgerFailed(f"the ledger stopped after an error ({self._failure}): restart to recover")
+            writer = self._database.writer
             try:
                 with writer.begin() as connection:
                     return BatchWriter(connection, now_utc()).post(batch)
@@ -90,20 +73,16 @@ class Ledger(LedgerReader):
                 # Whatever it was, the commit may or may not have happened: never try again on this connection.
                 self._failure = str(error.orig) if isinstance(error, DBAPIError) else str(error)
                 raise LedgerFailed(
-                    f"the ledger {self._file} could not be written ({self._failure}): restart"
+                    f"the ledger {self._database.file} could not be written ({self._failure}): restart"
                 ) from error
 
     def verify(self, expected: Head | None = None) -> Verification:
         """Check every row; see `gmvaluator.ledger.verification.verify`."""
-        return verify(self._reader, expected)
+        return verify(self._database.reader, expected)
 
     def close(self) -> None:
         """Close all connections and let another writer in."""
-        self._reader.dispose()
-        if self._writer is not None:
-            self._writer.dispose()
-        if self._lock is not None:
-            self._lock.release()
+        self._database.close()
 
     def __enter__(self) -> Ledger:
         return self
@@ -112,10 +91,3 @@ class Ledger(LedgerReader):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-    def _usable_writer(self) -> Engine:
-        if self._failure is not None:
-            raise LedgerFailed(f"the ledger stopped after an error ({self._failure}): restart to recover")
-        if self._writer is None:
-            raise PreconditionFailed(f"{self._file} was opened for reading: open it with write=True")
-        return self._writer

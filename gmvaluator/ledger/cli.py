@@ -1,0 +1,126 @@
+"""`gmvaluator ledger`: totals, explain, replay, verify."""
+
+from __future__ import annotations
+
+import json
+import re
+from pathlib import Path
+
+import rich_click as click
+from click.exceptions import Exit
+
+from gmvaluator.errors import InvalidInput
+from gmvaluator.options import data_option, json_option
+
+
+@click.group()
+def ledger() -> None:
+    """Read and check who earned what.
+
+    Example: gmvaluator ledger totals
+    """
+
+
+@ledger.command()
+@data_option
+@json_option
+def totals(data: Path, as_json: bool) -> None:
+    """Print what was issued, who holds it, and whether it reconciles; exits 1 if it does not.
+
+    Example: gmvaluator ledger totals --json
+    """
+    from gmvaluator.ledger.store import open_ledger
+    from gmvaluator.ledger.summary import print_summary, summary
+
+    with open_ledger(data) as book:
+        found = summary(book, data)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        print_summary(found)
+    if not found["reconciles"]:
+        raise Exit(1)
+
+
+@ledger.command()
+@click.argument("generation")
+@click.option("--identity", help="Generator identity that posted it; needed only where several used this id.")
+@data_option
+@json_option
+def explain(generation: str, identity: str | None, data: Path, as_json: bool) -> None:
+    """Show why GENERATION paid what it paid: each contributor's distance, share and credit, and the policy.
+
+    Example: gmvaluator ledger explain demo-1:4f2a
+    """
+    from gmvaluator.ledger.explanation import explanation, print_explanation
+    from gmvaluator.ledger.store import open_ledger
+
+    with open_ledger(data) as book:
+        found = explanation(book.explain(generation, identity), data)
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        print_explanation(found)
+
+
+@ledger.command()
+@click.argument("generation", required=False)
+@click.option("--identity", help="Generator identity that posted it; needed only where several used this id.")
+@data_option
+@json_option
+def replay(generation: str | None, identity: str | None, data: Path, as_json: bool) -> None:
+    """Compute credits again from the stored evidence and compare, for GENERATION or for all; exits 1 on a difference.
+
+    Example: gmvaluator ledger replay --json
+    """
+    from gmvaluator.ledger.replay import replay as recompute
+    from gmvaluator.ledger.store import open_ledger
+
+    replayed, different = 0, []
+    with open_ledger(data) as book:
+        for posting in book.every_posting() if generation is None else [book.explain(generation, identity)]:
+            replayed += 1
+            if not recompute(posting).equal:
+                different.append({"sequence": posting.sequence, "generation_id": posting.header.generation_id})
+    if as_json:
+        click.echo(json.dumps({"replayed": replayed, "equal": replayed - len(different), "different": different}))
+    else:
+        for one in different:
+            click.echo(
+                f"posting {one['sequence']}, generation {one['generation_id']}: the evidence gives other credits"
+            )
+        click.echo(
+            f"{replayed - len(different):,} of {replayed:,} postings equal their evidence to the last micro-credit"
+        )
+    if different:
+        raise Exit(1)
+
+
+@ledger.command()
+@click.option("--head", help="SEQUENCE:HASH handed out before; the chain must still pass through it.")
+@data_option
+@json_option
+def verify(head: str | None, data: Path, as_json: bool) -> None:
+    """Check every row, and name the first that was changed, removed, inserted or re-ordered; exits 1 if one was.
+
+    Example: gmvaluator ledger verify --head 42:9c0e...
+    """
+    from gmvaluator.ledger.answers import Head
+    from gmvaluator.ledger.store import open_ledger
+
+    expected = None if head is None else Head(*_parse_head(head))
+    with open_ledger(data) as book:
+        found = book.verify(expected)
+    if as_json:
+        click.echo(json.dumps(found.as_dict()))
+    else:
+        click.echo(found.text())
+    if not found.ok:
+        raise Exit(1)
+
+
+def _parse_head(text: str) -> tuple[int, str]:
+    match = re.fullmatch(r"([0-9]{1,18}):([0-9a-f]{64})", text)
+    if match is None:
+        raise InvalidInput(f"--head {text[:90]!r} is refused: give SEQUENCE:HASH, the hash as 64 hex digits")
+    return int(match[1]), match[2]

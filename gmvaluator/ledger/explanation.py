@@ -1,0 +1,125 @@
+"""`ledger explain`: one posting with everything it was computed from."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.credits import credits_text
+from gmvaluator.database.utc import from_utc_text
+from gmvaluator.errors import MissingData
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.images import thumbnail_path
+from gmvaluator.ledger.records import Contribution, Payment, StoredPosting, owner_account, owner_of
+from gmvaluator.ledger.replay import replay
+from gmvaluator.ledger.summary import owner_names, plain_console, printable
+from gmvaluator.options import thumbnails_folder
+from gmvaluator.ports import WorkCard
+from gmvaluator.valuation import MILLION
+
+
+def explanation(posting: StoredPosting, data: Path) -> dict[str, Any]:
+    """The posting as plain data: header, contributors with names, and the evidence as it was hashed."""
+    cards, names = _cards(posting, data), _names(posting, data)
+    found = posting.evidence.contributions
+    return {
+        **posting.header.as_dict(),
+        "hash": posting.hash,
+        "replay_equal": replay(posting).equal,
+        "quality": posting.evidence.quality_millionths / MILLION,
+        "unattributed_micros": posting.evidence.unattributed_micros,
+        "contributors": [_contributor(one, cards.get(one.training_image_id), names, data) for one in found],
+        "evidence": json.loads(posting.evidence_json),
+    }
+
+
+def print_explanation(found: dict[str, Any]) -> None:
+    """For people: what was valued and how, then a line a contributor."""
+    console = plain_console()
+    table = Table("rank", "work", "paid to", "distance", "similarity", "share", "credit", "thumbnail")
+    for column in (0, 3, 4, 5, 6):
+        table.columns[column].justify = "right"
+    for one in found["contributors"]:
+        table.add_row(*map(printable, _cells(one)))
+    for line in _heading(found):
+        console.print(line, soft_wrap=True)
+    if found["contributors"]:
+        console.print(table)
+    same = "gives the same credits" if found["replay_equal"] else "GIVES OTHER CREDITS: run `gmvaluator ledger verify`"
+    console.print(f"Computing it again from this evidence {same}.", soft_wrap=True)
+
+
+def _heading(found: dict[str, Any]) -> list[str]:
+    evidence = found["evidence"]
+    image, policy = evidence["image"], evidence["policy"]
+    settings = ", ".join(f"{name} {value}" for name, value in policy.items() if name != "policy")
+    return [
+        f"Posting {found['sequence']}: generation {found['generation_id']} of {found['model_version']}, "
+        f"asked by {found['generator_identity']}",
+        f"generated {found['generated_at']}, posted {found['posted_at']}",
+        f"image {image['width']}x{image['height']}, {image['size_bytes']:,} bytes, SHA-256 {image['sha256']}",
+        f"policy {policy['policy']} ({settings}); profile {evidence['profile']} {evidence['profile_hash'][:12]}; "
+        f"collection {evidence['collection']}",
+        f"quality {found['quality']:.6f}: issued {credits_text(found['issued_micros'])} credits, "
+        f"{credits_text(found['unattributed_micros'])} of them unattributed",
+    ]
+
+
+def _cells(one: dict[str, Any]) -> tuple[str, ...]:
+    payees = ", ".join(payment["display_name"] for payment in one["payments"])
+    return (
+        str(one["rank"]),
+        one["key"] or one["training_image_id"],
+        payees,
+        f"{one['distance_millionths'] / MILLION:.6f}",
+        f"{one['clip_similarity_millionths'] / MILLION:.6f}",
+        f"{one['share']:.4%}",
+        credits_text(one["credit_micros"]),
+        one["thumbnail"] or "",
+    )
+
+
+def _contributor(one: Contribution, card: WorkCard | None, names: Mapping[str, str], data: Path) -> dict[str, Any]:
+    thumbnail = thumbnail_path(thumbnails_folder(data), one.training_image_id)
+    return {
+        "rank": one.rank,
+        "training_image_id": str(one.training_image_id),
+        "key": card.key if card else "",
+        "title": card.title if card else "",
+        "distance_millionths": one.distance_millionths,
+        "clip_similarity_millionths": one.clip_similarity_millionths,
+        "share": one.share,
+        "credit_micros": one.credit_micros,
+        "payments": [_payment(payment, names) for payment in one.payments],
+        "thumbnail": str(thumbnail) if thumbnail.is_file() else None,
+    }
+
+
+def _payment(payment: Payment, names: Mapping[str, str]) -> dict[str, Any]:
+    return {
+        "account": payment.account,
+        "display_name": names.get(payment.account, payment.account),
+        "share_ppm": payment.share_ppm,
+        "credit_micros": payment.credit_micros,
+    }
+
+
+def _cards(posting: StoredPosting, data: Path) -> dict[TrainingImageId, WorkCard]:
+    ids = [one.training_image_id for one in posting.evidence.contributions]
+    try:
+        with open_catalogue(data) as catalogue:
+            return catalogue.works(ids, from_utc_text(posting.header.generated_at))
+    except MissingData:
+        return {}
+
+
+def _names(posting: StoredPosting, data: Path) -> dict[str, str]:
+    """Account to name, for the owners that were paid: those of the posting, whoever has the rights now."""
+    accounts = {payment.account for one in posting.evidence.contributions for payment in one.payments}
+    owners = [owner_id for account in accounts if (owner_id := owner_of(account)) is not None]
+    return {owner_account(owner_id): name for owner_id, name in owner_names(data, owners).items()}
