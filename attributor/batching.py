@@ -48,6 +48,7 @@ class ModelWorker:
         self._max_waiting = max_waiting
         self._embedding: deque[_Job] = deque()
         self._scoring: deque[_Job] = deque()
+        self._in_hand: list[_Job] = []
         self._wake = threading.Condition()
         self._closing = False
         self._dead: GmvaluatorError | None = None
@@ -104,7 +105,9 @@ class ModelWorker:
             self._models = _warmed_up(self._load())
             self._loaded.set()
             while batch := self._next_batch():
+                self._in_hand = batch
                 self._process(batch)
+                self._in_hand = []
         except GmvaluatorError as error:
             self._fail_everyone(error)
         except BaseException as error:
@@ -160,7 +163,7 @@ class ModelWorker:
     def _fail_everyone(self, error: GmvaluatorError) -> None:
         with self._wake:
             self._dead = self._dead or error
-            waiting = [*self._embedding, *self._scoring]
+            waiting = [*self._in_hand, *self._embedding, *self._scoring]
             self._embedding.clear()
             self._scoring.clear()
         for job in waiting:

@@ -1,0 +1,1 @@
+"""Speed, measured as ratios to a baseline of the same run."""

@@ -1,0 +1,38 @@
+"""The baseline: decode and model in a plain loop, tuned as the service is. `python -m evaluation.bench.bare --help`."""
+
+from __future__ import annotations
+
+import json
+import time
+from pathlib import Path
+
+import numpy as np
+import rich_click as click
+
+from gmvaluator.images import decode_image
+from gmvaluator.models.memory import raise_malloc_thresholds
+from gmvaluator.models.registry import load_models
+
+
+@click.command()
+@click.option("--images", required=True, type=click.Path(exists=True, path_type=Path), help="Folder of WebP images.")
+@click.option("--profile", default="lite")
+@click.option("--count", required=True, type=int)
+@click.option("--batch", default=32)
+@click.option("--threads", default=1)
+def main(images: Path, profile: str, count: int, batch: int, threads: int) -> None:
+    """Decode and embed images batch by batch; print one JSON object with images_per_s."""
+    raise_malloc_thresholds()
+    models = load_models(profile, threads=threads)
+    data = [path.read_bytes() for path in sorted(images.glob("*.webp"))]
+    models.embed(np.stack([models.prepare(decode_image(data[0]))] * batch))
+    started = time.monotonic()
+    for start in range(0, count, batch):
+        numbers = range(start, min(start + batch, count))
+        models.embed(np.stack([models.prepare(decode_image(data[number % len(data)])) for number in numbers]))
+    seconds = time.monotonic() - started
+    click.echo(json.dumps({"seconds": seconds, "images_per_s": count / seconds}))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""`gmvaluator bench NAME`."""
+
+from __future__ import annotations
+
+import json
+
+import rich_click as click
+
+from evaluation.report import report
+from gmvaluator.options import json_option, profile_option
+
+
+@click.group()
+def bench() -> None:
+    """Measure, as JSON, with the baseline in the same run.
+
+    Example: gmvaluator bench serve --json
+    """
+
+
+@bench.command()
+@click.option("--count", default=600, show_default=True, type=click.IntRange(64, 1_000_000), help="Images a phase.")
+@click.option("--concurrency", default=32, show_default=True, type=click.IntRange(1, 256), help="Callers at full load.")
+@profile_option
+@json_option
+def serve(count: int, concurrency: int, profile: str, as_json: bool) -> None:
+    """Compare the service with the bare decode + model loop, the model held to one core in both.
+
+    Example: gmvaluator bench serve --json
+    """
+    from evaluation.bench.serve import bench_serve
+
+    figures = bench_serve(profile, count, concurrency)
+    command = f"gmvaluator bench serve --count {count} --concurrency {concurrency} --profile {profile} --json"
+    print_report(report(figures, command), as_json)
+
+
+def print_report(value: dict[str, object], as_json: bool) -> None:
+    """A report as JSON, or its figures line by line."""
+    if as_json:
+        click.echo(json.dumps(value, indent=2))
+        return
+    figures = value["figures"]
+    assert isinstance(figures, dict)
+    for name, figure in figures.items():
+        click.echo(f"{name}: {figure:.4g}" if isinstance(figure, float) else f"{name}: {figure}")

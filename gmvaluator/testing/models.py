@@ -1,0 +1,71 @@
+"""Models without weights: colours as embeddings. Fast, deterministic, and near for images that are alike."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import numpy as np
+from PIL import Image
+
+from gmvaluator.errors import ModelFailed
+from gmvaluator.ports import Embeddings, Float32Array
+from gmvaluator.profile import ProfileIdentity
+
+SIDE_PX = 8
+
+FAKE_IDENTITY = ProfileIdentity(
+    name="fake",
+    recall_model="mean colours of a 4 x 4 grid",
+    perceptual_model="pixels of an 8 x 8 grid",
+    quality_model="mean brightness",
+    recall_dim=64,
+    perceptual_dim=192,
+    precision="fp32",
+    weights={},
+)
+
+
+class FakeModels:
+    """`ports.Models` for tests. quality: mean brightness, or None from `embed` if `separate_quality`.
+
+    Counts batches in `batches`; `on_batch` is called with each batch and may raise or wait.
+    """
+
+    def __init__(self, separate_quality: bool = False, on_batch: Callable[[Float32Array], None] | None = None) -> None:
+        self._separate_quality = separate_quality
+        self.on_batch = on_batch
+        self.batches: list[int] = []
+
+    @property
+    def identity(self) -> ProfileIdentity:
+        return FAKE_IDENTITY
+
+    def prepare(self, image: Image.Image) -> Float32Array:
+        """RGB image to (3, 8, 8) float32 in [0, 1]."""
+        small = image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
+        return np.asarray(small, np.float32).transpose(2, 0, 1) / 255
+
+    def embed(self, inputs: Float32Array) -> Embeddings:
+        """(B, 3, 8, 8) to unit vectors of 64 and 192 dimensions."""
+        self.batches.append(len(inputs))
+        if self.on_batch is not None:
+            self.on_batch(inputs)
+        blocks = inputs.reshape(len(inputs), 3, 4, 2, 4, 2).mean(axis=(3, 5)).reshape(len(inputs), -1)
+        padded = np.pad(blocks + 0.01, ((0, 0), (0, 64 - blocks.shape[1])))
+        quality = None if self._separate_quality else self._brightness(inputs)
+        return Embeddings(_unit(padded), _unit(inputs.reshape(len(inputs), -1) + 0.01), quality)
+
+    def quality(self, inputs: Float32Array) -> Float32Array:
+        """(B, 3, 8, 8) to (B,) in [0, 1]."""
+        return self._brightness(inputs)
+
+    def _brightness(self, inputs: Float32Array) -> Float32Array:
+        brightness: Float32Array = inputs.mean(axis=(1, 2, 3), dtype=np.float32)
+        if not np.isfinite(brightness).all():
+            raise ModelFailed("a row is not finite")
+        return brightness
+
+
+def _unit(rows: Float32Array) -> Float32Array:
+    unit: Float32Array = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
+    return unit

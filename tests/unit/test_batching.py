@@ -1,0 +1,143 @@
+"""One thread owns the models: calls are batched, and every waiter gets an answer."""
+
+import asyncio
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+
+import numpy as np
+import pytest
+
+from attributor.batching import ModelWorker
+from gmvaluator.errors import ModelFailed, Overloaded, Unavailable
+from gmvaluator.ports import Float32Array
+from gmvaluator.testing.models import SIDE_PX, FakeModels
+
+
+def image(value: float) -> Float32Array:
+    return np.full((3, SIDE_PX, SIDE_PX), value, np.float32)
+
+
+@contextmanager
+def running(models: FakeModels, max_batch: int = 32, max_waiting: int = 512) -> Iterator[ModelWorker]:
+    worker = ModelWorker(lambda: models, max_batch, max_waiting)
+    worker.start()
+    models.batches.clear()
+    try:
+        yield worker
+    finally:
+        worker.close()
+
+
+def held_until(gate: threading.Event) -> Callable[[Float32Array], None]:
+    def wait(inputs: Float32Array) -> None:
+        gate.wait(10)
+
+    return wait
+
+
+async def test_calls_that_wait_together_are_one_batch() -> None:
+    gate = threading.Event()
+    gate.set()
+    models = FakeModels(on_batch=held_until(gate))
+    with running(models) as worker:
+        gate.clear()
+        calls = [asyncio.create_task(worker.embed(image(number / 20))) for number in range(20)]
+        await asyncio.sleep(0.05)
+        gate.set()
+        await asyncio.gather(*calls)
+    assert sum(models.batches) == 20
+    assert len(models.batches) <= 2
+
+
+async def test_each_caller_gets_its_own_row() -> None:
+    with running(FakeModels()) as worker:
+        values = [0.1, 0.5, 0.9]
+        answers = await asyncio.gather(*(worker.embed(image(value)) for value in values))
+    assert [answer.quality for answer in answers] == pytest.approx(values)
+
+
+async def test_batches_are_bounded() -> None:
+    models = FakeModels()
+    with running(models, max_batch=4) as worker:
+        await asyncio.gather(*(worker.embed(image(0.5)) for _ in range(20)))
+    assert max(models.batches) <= 4
+    assert sum(models.batches) == 20
+
+
+async def test_one_bad_image_does_not_fail_its_neighbours() -> None:
+    def refuse_white(inputs: Float32Array) -> None:
+        if (inputs == 1).all(axis=(1, 2, 3)).any():
+            raise RuntimeError("white")
+
+    models = FakeModels()
+    with running(models) as worker:
+        models.on_batch = refuse_white
+        calls = [worker.embed(image(1.0 if number == 5 else 0.5)) for number in range(9)]
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    assert [isinstance(answer, ModelFailed) for answer in answers] == [number == 5 for number in range(9)]
+
+
+async def test_work_whose_caller_has_gone_is_dropped() -> None:
+    gate = threading.Event()
+    gate.set()
+    models = FakeModels(on_batch=held_until(gate))
+    with running(models, max_batch=1) as worker:
+        gate.clear()
+        calls = [asyncio.create_task(worker.embed(image(0.5))) for _ in range(5)]
+        await asyncio.sleep(0.05)
+        for call in calls[1:]:
+            call.cancel()
+        await asyncio.sleep(0)
+        gate.set()
+        await calls[0]
+    assert sum(models.batches) == 1
+
+
+async def test_a_full_queue_refuses() -> None:
+    gate = threading.Event()
+    gate.set()
+    with running(FakeModels(on_batch=held_until(gate)), max_batch=1, max_waiting=3) as worker:
+        gate.clear()
+        calls = [asyncio.create_task(worker.embed(image(0.5))) for _ in range(10)]
+        await asyncio.sleep(0.05)
+        gate.set()
+        answers = await asyncio.gather(*calls, return_exceptions=True)
+    refused = [answer for answer in answers if isinstance(answer, Overloaded)]
+    assert 6 <= len(refused) <= 7
+
+
+async def test_quality_is_asked_for_where_it_is_a_model_of_its_own() -> None:
+    with running(FakeModels(separate_quality=True)) as worker:
+        features = await worker.embed(image(0.25))
+        assert features.quality is None
+        assert await worker.quality(image(0.25)) == pytest.approx(0.25)
+
+
+async def test_after_close_nobody_waits_for_ever() -> None:
+    with running(FakeModels()) as worker:
+        pass
+    with pytest.raises(Unavailable):
+        await worker.embed(image(0.5))
+
+
+def test_models_that_cannot_be_loaded_say_so_at_the_start() -> None:
+    def load() -> FakeModels:
+        raise ModelFailed("no weights")
+
+    with pytest.raises(ModelFailed, match="no weights"):
+        ModelWorker(load).start()
+
+
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
+async def test_if_the_thread_dies_its_waiters_are_told() -> None:
+    def die(inputs: Float32Array) -> None:
+        raise SystemExit
+
+    models = FakeModels()
+    with running(models) as worker:
+        models.on_batch = die
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(worker.embed(image(0.5)), 10)
+        with pytest.raises(Unavailable):
+            await asyncio.wait_for(worker.embed(image(0.5)), 10)

@@ -1,0 +1,54 @@
+"""Every command explains itself, and every expected error is one line and an exit code."""
+
+import subprocess
+import sys
+from collections.abc import Iterator
+
+import pytest
+import rich_click as click
+from click.testing import CliRunner
+
+from gmvaluator.cli import gmvaluator
+
+
+def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+    context = click.Context(group)
+    for name in group.list_commands(context):
+        command = group.get_command(context, name)
+        assert command is not None
+        yield (*words, name), command
+        if isinstance(command, click.Group):
+            yield from commands(command, (*words, name))
+
+
+@pytest.fixture(autouse=True)
+def _loads_commands(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["gmvaluator", "a-command"])
+
+
+def test_every_command_has_help_with_an_example() -> None:
+    for words, command in commands(gmvaluator):
+        text = CliRunner().invoke(gmvaluator, [*words, "--help"]).output
+        assert "Example: gmvaluator" in text.replace("\n ", " "), words
+        assert command.get_short_help_str(), words
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["index", "add", "/nowhere"],
+        ["index", "info", "--data", "/nowhere"],
+        ["serve", "--data", "/nowhere"],
+        ["ledger", "totals", "--data", "/nowhere"],
+        ["generators", "list", "--data", "/nowhere"],
+        ["attribute", "--model-version", "x", "/nowhere.png"],
+        ["no-such-command"],
+    ],
+)
+def test_the_callers_mistakes_are_one_line_and_exit_code_2(words: list[str]) -> None:
+    done = subprocess.run([sys.executable, "-m", "gmvaluator", *words], capture_output=True, text=True, check=False)
+    assert done.returncode == 2
+    assert "Traceback" not in done.stderr
+    if words != ["no-such-command"]:
+        assert len(done.stderr.strip().splitlines()) == 1
+        assert done.stderr.startswith("gmvaluator: ")
