@@ -1,0 +1,1 @@
+"""Fits what this product ships of its own: the heads of profile `lite`."""

