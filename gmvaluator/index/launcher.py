@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import site
+import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +19,7 @@ START_TIMEOUT_S = 60.0
 """How long a start may take: importing takes 2 s on an idle machine, a long write-ahead log more."""
 
 _POLL_S = 0.02
+_CONNECT_TIMEOUT_S = 5.0
 _LOG_TAIL_CHARACTERS = 400
 
 
@@ -42,7 +44,10 @@ class EngineLease:
             raise
 
     def renew(self, broken: Contact) -> Contact:
-        """The engine's contact after `broken` could not be reached: another's, if it has died. Raises IndexUnavailable."""
+        """The engine's contact after `broken` could not be reached: another one's, if it has died.
+
+        Raises IndexUnavailable.
+        """
         with self._lock:
             if self.contact == broken:
                 self.contact = self._find_or_start()
@@ -73,7 +78,7 @@ class EngineLease:
         """The contact of the engine that lives, or None if it has gone meanwhile."""
         while time.monotonic() < deadline and self._alive():
             contact = Contact.read(self._folder)
-            if contact is not None:
+            if contact is not None and _listens(contact):
                 return contact
             time.sleep(_POLL_S)
         return None
@@ -103,7 +108,7 @@ class EngineLease:
 def _spawn(folder: Path) -> subprocess.Popen[bytes]:
     """Start the engine in a session of its own, so that a Ctrl-C in the user's terminal does not reach it."""
     with (folder / LOG).open("ab") as log:
-        process = subprocess.Popen(
+        process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", "-m", "gmvaluator.index.engine", str(folder)],
             stdin=subprocess.DEVNULL,
             stdout=subprocess.DEVNULL,
@@ -114,6 +119,15 @@ def _spawn(folder: Path) -> subprocess.Popen[bytes]:
         )
     threading.Thread(target=process.wait, name="engine-reaper", daemon=True).start()
     return process
+
+
+def _listens(contact: Contact) -> bool:
+    """Whether someone answers there; engine.json outlives an engine that was killed."""
+    try:
+        with socket.create_connection(("127.0.0.1", contact.port), timeout=_CONNECT_TIMEOUT_S):
+            return True
+    except OSError:
+        return False
 
 
 def _environment() -> dict[str, str]:

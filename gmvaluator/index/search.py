@@ -167,7 +167,9 @@ def _open(endpoint: Endpoint) -> _Connection:
         channel = grpc.aio.secure_channel(endpoint.target, grpc.ssl_channel_credentials(), options)
     else:
         channel = grpc.aio.insecure_channel(endpoint.target, options)
-    return _Connection(endpoint, channel, messages.PointsStub(channel), messages.CollectionsStub(channel))
+    points = messages.PointsStub(channel)  # type: ignore[no-untyped-call]
+    collections = messages.CollectionsStub(channel)  # type: ignore[no-untyped-call]
+    return _Connection(endpoint, channel, points, collections)
 
 
 def _settings_of(info: CollectionInfo) -> _Settings:
@@ -187,8 +189,10 @@ def _in_data_sets(data_sets: Sequence[str]) -> messages.Filter:
 
 
 def _among(ids: Sequence[TrainingImageId]) -> messages.Filter:
-    wanted = [messages.PointId(uuid=str(one)) for one in ids]
-    return messages.Filter(must=[messages.Condition(has_id=messages.HasIdCondition(has_id=wanted))])
+    wanted = messages.HasIdCondition()
+    for one in ids:
+        wanted.has_id.add().uuid = str(one)
+    return messages.Filter(must=[messages.Condition(has_id=wanted)])
 
 
 def _candidate(point: messages.ScoredPoint) -> Candidate:

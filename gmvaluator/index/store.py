@@ -69,7 +69,7 @@ class QdrantStore:
             self._make(CollectionMetadata(identity, self._compression))
             info = self.info()
         require_profile(info, identity)
-        self._call(lambda client: client.create_payload_index(self._collection, KEY_DATA_SET, "keyword", wait=True))
+        self._index_payload()
 
     def _make(self, metadata: CollectionMetadata) -> None:
         parameters = collection_parameters(metadata)
@@ -77,6 +77,12 @@ class QdrantStore:
             self._call(lambda client: client.create_collection(self._collection, **parameters, timeout=CALL_TIMEOUT_S))
         except Conflict:
             return  # another program made it at the same time
+
+    def _index_payload(self) -> None:
+        answer = self._call(lambda client: client.get_collection(self._collection))
+        if KEY_DATA_SET not in answer.payload_schema:
+            keyword = models.PayloadSchemaType.KEYWORD
+            self._call(lambda client: client.create_payload_index(self._collection, KEY_DATA_SET, keyword, wait=True))
 
     def info(self) -> CollectionInfo:
         """State of the collection. Raises MissingIndex if there is none."""
@@ -147,17 +153,26 @@ class QdrantStore:
             if offset is None:
                 return
 
-    def _page(self, offset: Any, with_vectors: bool) -> tuple[list[models.Record], Any]:
+    def _page(self, offset: Any, with_vectors: bool, limit: int = _PAGE_POINTS) -> tuple[list[models.Record], Any]:
         return self._call(
             lambda client: client.scroll(
-                self._collection, limit=_PAGE_POINTS, offset=offset, with_payload=True, with_vectors=with_vectors
+                self._collection, limit=limit, offset=offset, with_payload=True, with_vectors=with_vectors
             )
         )
+
+    def points_at(self, places: Sequence[UUID]) -> Iterator[Point]:
+        """For each of `places`, the stored point with the next id, with its vectors; the first one after the last."""
+        profile = self.metadata().profile
+        for place in places:
+            records, _ = self._page(str(place), True, limit=1)
+            if not records:
+                records, _ = self._page(None, True, limit=1)
+            yield from (_point(record, profile) for record in records)
 
     def nearest(
         self, vector: Float32Array, limit: int, search: SearchSettings, exact: bool = False
     ) -> list[tuple[TrainingImageId, float]]:
-        """The `limit` nearest by `recall` vector and their cosines, for measurements; exact compares with every point."""
+        """The `limit` nearest by `recall` vector, with their cosines; `exact` compares with every point."""
         query = checked_vector(vector, self.metadata().profile.recall_dim, "the query").tolist()
         parameters = search_parameters(search, exact)
         answer = self._call(

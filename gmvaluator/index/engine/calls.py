@@ -6,7 +6,12 @@ which is not listed, because ignoring it would answer another question than the 
 
 from __future__ import annotations
 
+import functools
+from collections.abc import Iterable
+from typing import Any
+
 import grpc
+from google.protobuf.descriptor import Descriptor, FieldDescriptor
 from google.protobuf.message import Message
 
 CALLS = {
@@ -70,7 +75,6 @@ FIELDS = {
     "WithPayloadSelector": "enable include exclude",
     "WithVectorsSelector": "enable include",
 }
-_FIELDS = {name: frozenset(fields.split()) for name, fields in FIELDS.items()}
 
 
 class Refused(Exception):
@@ -86,6 +90,19 @@ def invalid(message: str) -> Refused:
     return Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
+_FIELDS = {name: frozenset(fields.split()) for name, fields in FIELDS.items()}
+
+
+@functools.cache
+def _unlimited(descriptor: Descriptor) -> bool:
+    """Whether every field of this kind of message, and of those inside it, is supported: nothing to look for."""
+    allowed = _FIELDS.get(descriptor.name, frozenset())
+    return all(
+        field.name in allowed and (field.message_type is None or field.name in OPAQUE or _unlimited(field.message_type))
+        for field in descriptor.fields
+    )
+
+
 def require_supported(message: Message) -> None:
     """Raise Refused (UNIMPLEMENTED) if `message` or one inside it sets a field that is not in `FIELDS`."""
     allowed = _FIELDS.get(message.DESCRIPTOR.name, frozenset())
@@ -93,14 +110,15 @@ def require_supported(message: Message) -> None:
         if field.name not in allowed:
             text = f"the embedded engine does not support {message.DESCRIPTOR.name}.{field.name}: use a Qdrant server"
             raise Refused(grpc.StatusCode.UNIMPLEMENTED, text)
-        if field.message_type is not None and field.name not in OPAQUE:
-            _require_inside(field, value)
+        if field.message_type is not None and field.name not in OPAQUE and not _unlimited(field.message_type):
+            for part in _parts(field, value):
+                require_supported(part)
 
 
-def _require_inside(field, value) -> None:  # type: ignore[no-untyped-def]
-    if field.message_type.GetOptions().map_entry:
-        parts = value.values()
-    else:
-        parts = value if field.is_repeated else (value,)
-    for part in parts:
-        require_supported(part)
+def _parts(field: FieldDescriptor, value: Any) -> Iterable[Message]:
+    """The messages in a field: one, a list, or a map's values."""
+    entry = field.message_type
+    if entry is not None and entry.GetOptions().map_entry:
+        parts: Iterable[Message] = value.values()
+        return parts
+    return value if field.is_repeated else (value,)

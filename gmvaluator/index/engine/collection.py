@@ -17,14 +17,16 @@ from typing import Any, TypeVar
 
 import qdrant_edge as edge
 
-from gmvaluator.index.engine.builder import BuildStopped, Builder
+from gmvaluator.index.engine.builder import Builder, BuildStopped
 from gmvaluator.index.engine.census import indexed_points, quantised_points
+from gmvaluator.index.engine.ending import end_at_once
 from gmvaluator.index.engine.generations import Description, Generations
 from gmvaluator.index.engine.settings import CollectionSettings
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
 
+_COUNT_WAIT_S = 1.0
 MAX_BACKLOG_BYTES = 256 * 1024 * 1024
 """Writes remembered during one build; more are refused until it has ended."""
 
@@ -58,12 +60,14 @@ class Collection:
         self._write_lock = threading.Lock()
         self._dirty = True
         self._counted: tuple[int, int, int] | None = None
+        self._last_counted = (0, 0, 0)
         self._backlog: list[edge.UpdateOperation] | None = None
         self._backlog_bytes = 0
         self._builder: Builder | None = None
         self._build_thread: threading.Thread | None = None
         self._build_error: str | None = None
         self._stopping = False
+        self.state()
 
     @staticmethod
     def make(folder: Path, description: Description) -> None:
@@ -113,20 +117,31 @@ class Collection:
             self._flush()
 
     def _flush(self) -> None:
-        if self._dirty:
+        if not self._dirty:
+            return
+        try:
             self.read(lambda shard: shard.flush())
-            self._dirty = False
+        except Exception as error:  # noqa: BLE001 - qdrant-edge raises bare Exception
+            end_at_once(f"{self._files.folder.name}: the flush failed: {error}")
+        self._dirty = False
 
     def state(self) -> State:
-        """Counts as of now; flushes first, because they are read from the shard's files."""
-        with self._write_lock:
-            if self._counted is None:
-                self._flush()
-                self._counted = self._count()
-            points, indexed, segments = self._counted
-            building = self._backlog is not None
-            waiting = self.settings.waits(points - indexed)
-            return State(points, indexed, segments, building, waiting, self._build_error)
+        """Counts as of now, or, while a build copies files, as of the last time.
+
+        They are read from the shard's files, so what was written since is flushed first.
+        """
+        if self._write_lock.acquire(timeout=_COUNT_WAIT_S):
+            try:
+                if self._counted is None:
+                    self._flush()
+                    self._counted = self._count()
+                self._last_counted = self._counted
+            finally:
+                self._write_lock.release()
+        points, indexed, segments = self._last_counted
+        building = self._backlog is not None
+        waiting = self.settings.waits(points - indexed)
+        return State(points, indexed, segments, building, waiting, self._build_error)
 
     def _count(self) -> tuple[int, int, int]:
         info = self.read(lambda shard: shard.info())
@@ -151,7 +166,7 @@ class Collection:
                 _log.info("%s: writes came during the build, building again", self._files.folder.name)
         except BuildStopped:
             _log.info("%s: the build was stopped", self._files.folder.name)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 - it is kept, and told to whoever asks for the state
             _log.exception("%s: the build failed", self._files.folder.name)
             self._build_error = str(error) or type(error).__name__
         finally:
@@ -160,39 +175,42 @@ class Collection:
 
     def _build_round(self) -> bool:
         """One build from copy to switch; True if writes came meanwhile and still wait for a build."""
+        builder = Builder(self._files.following(), self.settings)
+        try:
+            self._copy(builder)
+            builder.run()
+            self._adopt(builder.folder)
+        finally:
+            if self._current != builder.folder:
+                builder.discard()
+        return self.state().waiting
+
+    def _copy(self, builder: Builder) -> None:
         with self._write_lock:
-            self._flush()
-            self._backlog, self._backlog_bytes = [], 0
-            self._builder = Builder(self._files.following(), self.settings)
             if self._stopping:
                 raise BuildStopped
-            self._builder.copy(self._current)
-        try:
-            self._builder.run()
-            return self._adopt(self._builder.folder)
-        except BaseException:
-            self._builder.discard()
-            raise
+            self._builder = builder
+            self._flush()
+            self._backlog, self._backlog_bytes = [], 0
+            builder.copy(self._current)
 
-    def _adopt(self, folder: Path) -> bool:
+    def _adopt(self, folder: Path) -> None:
         """Replay what was written during the build into the shard in `folder`, then serve that one."""
         fresh = edge.EdgeShard.load(str(folder), self.settings.edge_config())
         replayed = self._replay_most(fresh)
         with self._write_lock:
             assert self._backlog is not None
-            late = self._backlog[replayed:]
-            for operation in late:
+            for operation in self._backlog[replayed:]:
                 fresh.update(operation)
             fresh.flush()
             self._files.switch(folder)
             old, old_folder = self._shard, self._current
             with self._shard_lock:
                 self._shard, self._current = fresh, folder
-                old.close()
             self._dirty, self._counted = False, None
             self._backlog, self._backlog_bytes = [], 0
-        shutil.rmtree(old_folder)
-        return self.state().waiting
+        old.close()
+        shutil.rmtree(old_folder, ignore_errors=True)
 
     def _replay_most(self, fresh: edge.EdgeShard) -> int:
         """Replay the backlog while writes go on, until little is left; returns how many operations were."""

@@ -44,12 +44,12 @@ class Contact:
 
     @classmethod
     def read(cls, folder: Path) -> Contact | None:
-        """What engine.json says, or None if there is none."""
+        """What engine.json says, or None if there is none that can be read."""
         try:
             value = json.loads((folder / CONTACT).read_bytes())
-        except FileNotFoundError:
+            return cls(int(value["port"]), str(value["api_key"]), int(value["pid"]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
-        return cls(value["port"], value["api_key"], value["pid"])
 
 
 class Lock:

@@ -17,6 +17,7 @@ from gmvaluator.index.engine.generations import Description
 
 _log = logging.getLogger(__name__)
 MAX_COLLECTIONS = 100
+_MAKING, _LEAVING = ".making-", ".leaving-"
 
 
 class Registry:
@@ -25,7 +26,7 @@ class Registry:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
         self._lock = threading.Lock()
-        for leftover in folder.glob(".*-*"):
+        for leftover in [*folder.glob(f"{_MAKING}*"), *folder.glob(f"{_LEAVING}*")]:
             shutil.rmtree(leftover)
         paths = sorted(path.parent for path in folder.glob("*/CURRENT"))
         self._collections = {path.name: Collection(path) for path in paths}
@@ -37,9 +38,12 @@ class Registry:
     def get(self, name: str) -> Collection:
         """The collection `name`. Raises Refused (NOT_FOUND)."""
         with self._lock:
-            if name not in self._collections:
-                raise Refused(grpc.StatusCode.NOT_FOUND, f"there is no collection {name[:100]!r}")
-            return self._collections[name]
+            return self._named(name)
+
+    def _named(self, name: str) -> Collection:
+        if name not in self._collections:
+            raise Refused(grpc.StatusCode.NOT_FOUND, f"there is no collection {name[:100]!r}")
+        return self._collections[name]
 
     def create(self, name: str, description: Description) -> None:
         """Make an empty collection; it is there whole after a crash, or not at all. Raises Refused."""
@@ -48,7 +52,7 @@ class Registry:
                 raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"there is a collection {name!r} already")
             if len(self._collections) >= MAX_COLLECTIONS:
                 raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_COLLECTIONS} collections are the limit")
-            making = self._folder / f".making-{uuid.uuid4()}"
+            making = self._folder / f"{_MAKING}{uuid.uuid4()}"
             making.mkdir()
             Collection.make(making, description)
             making.rename(self._folder / name)
@@ -57,11 +61,11 @@ class Registry:
 
     def delete(self, name: str) -> None:
         """Delete a collection and its files. Raises Refused."""
-        collection = self.get(name)
         with self._lock:
+            collection = self._named(name)
             del self._collections[name]
         collection.close()
-        leaving = self._folder / f".leaving-{uuid.uuid4()}"
+        leaving = self._folder / f"{_LEAVING}{uuid.uuid4()}"
         (self._folder / name).rename(leaving)
         sync_folder(self._folder)
         shutil.rmtree(leaving)

@@ -22,8 +22,8 @@ from qdrant_client import grpc as messages
 from gmvaluator import __version__
 from gmvaluator.index.engine.lease import CONTACT, ENGINE_LOCK, LOG, USERS_LOCK, Contact, Lock
 from gmvaluator.index.engine.registry import Registry
-from gmvaluator.index.engine.wire_settings import FLUSH_INTERVAL_S
 from gmvaluator.index.engine.services import CollectionsService, HealthService, PointsService
+from gmvaluator.index.engine.wire_settings import FLUSH_INTERVAL_S
 
 _log = logging.getLogger(__name__)
 ALREADY_RUNNING = 3
@@ -37,12 +37,12 @@ _LOCK_WAIT_S = 1.0
 _MAX_LOG_BYTES = 1024 * 1024
 
 
-class _KeyCheck(grpc.ServerInterceptor):  # type: ignore[misc]
+class _KeyCheck(grpc.ServerInterceptor):
     """Refuses every call that does not bring the key."""
 
     def __init__(self, api_key: str) -> None:
         self._api_key = api_key.encode()
-        self._refusal = grpc.unary_unary_rpc_method_handler(_refuse)
+        self._refusal: grpc.RpcMethodHandler[Any, Any] = grpc.unary_unary_rpc_method_handler(_refuse)
 
     def intercept_service(self, continuation: Callable[[Any], Any], details: Any) -> Any:
         given = next((value for key, value in details.invocation_metadata if key == "api-key"), "")
@@ -50,7 +50,7 @@ class _KeyCheck(grpc.ServerInterceptor):  # type: ignore[misc]
         return continuation(details) if known else self._refusal
 
 
-def _refuse(request: Any, context: grpc.ServicerContext) -> None:
+def _refuse(_request: Any, context: grpc.ServicerContext) -> None:
     context.abort(grpc.StatusCode.UNAUTHENTICATED, "the api-key is not the one in engine.json")
 
 
@@ -81,19 +81,19 @@ class Engine:
         return 0
 
     def _serve(self, registry: Registry) -> grpc.Server:
-        contact_key = secrets.token_urlsafe(32)
+        api_key = secrets.token_urlsafe(32)
         size = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", -1)]
         server = grpc.server(
             ThreadPoolExecutor(_THREADS),
-            interceptors=[_KeyCheck(contact_key)],
+            interceptors=[_KeyCheck(api_key)],
             options=[*size, ("grpc.so_reuseport", 0)],
         )
-        messages.add_QdrantServicer_to_server(HealthService(__version__), server)
-        messages.add_CollectionsServicer_to_server(CollectionsService(registry), server)
-        messages.add_PointsServicer_to_server(PointsService(registry), server)
+        messages.add_QdrantServicer_to_server(HealthService(__version__), server)  # type: ignore[no-untyped-call]
+        messages.add_CollectionsServicer_to_server(CollectionsService(registry), server)  # type: ignore[no-untyped-call]
+        messages.add_PointsServicer_to_server(PointsService(registry), server)  # type: ignore[no-untyped-call]
         port = server.add_insecure_port("127.0.0.1:0")
         server.start()
-        Contact(port, contact_key, os.getpid()).write(self._folder)
+        Contact(port, api_key, os.getpid()).write(self._folder)
         _log.info("serving %s on port %d, process %d", ", ".join(registry.names()) or "nothing", port, os.getpid())
         return server
 
@@ -109,7 +109,7 @@ class Engine:
                 _bound_log(self._folder / LOG)
                 flushed = time.monotonic()
 
-    def _on_signal(self, number: int, frame: FrameType | None) -> None:
+    def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
 

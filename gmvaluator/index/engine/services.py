@@ -1,4 +1,5 @@
 """The servicers: one short method per call, from message to collection and back."""
+# ruff: noqa: N802, ARG002 - the calls' names are Qdrant's, and every one takes a request
 
 from __future__ import annotations
 
@@ -14,15 +15,16 @@ from qdrant_client import grpc as messages
 
 from gmvaluator.index.engine.calls import Refused, invalid, require_supported
 from gmvaluator.index.engine.collection import BacklogFull, Collection
+from gmvaluator.index.engine.ending import end_at_once
 from gmvaluator.index.engine.generations import Description
 from gmvaluator.index.engine.registry import Registry
 from gmvaluator.index.engine.wire_points import (
+    add_records,
+    add_scored,
     filter_of,
     ids_of,
     point_of,
     query_of,
-    record_of,
-    scored_of,
     scroll_of,
     with_payload_of,
     with_vectors_of,
@@ -59,6 +61,8 @@ def _answered(method: _Method) -> Callable[[Any, Any, grpc.ServicerContext], Any
         except Exception as error:  # noqa: BLE001 - qdrant-edge raises bare Exception
             _log.exception("%s failed", method.__name__)
             code, text = grpc.StatusCode.INTERNAL, f"the embedded engine failed: {error}"
+        except BaseException as panic:  # noqa: BLE001 - a panic in qdrant-edge is no Exception
+            end_at_once(f"{method.__name__} panicked: {panic}")
         else:
             if "time" in response.DESCRIPTOR.fields_by_name:
                 response.time = time.perf_counter() - start
@@ -68,7 +72,7 @@ def _answered(method: _Method) -> Callable[[Any, Any, grpc.ServicerContext], Any
     return answer
 
 
-class HealthService(messages.QdrantServicer):  # type: ignore[misc]
+class HealthService(messages.QdrantServicer):
     """qdrant.Qdrant."""
 
     def __init__(self, version: str) -> None:
@@ -79,7 +83,7 @@ class HealthService(messages.QdrantServicer):  # type: ignore[misc]
         return messages.HealthCheckReply(title="gmvaluator embedded engine", version=self._version)
 
 
-class CollectionsService(messages.CollectionsServicer):  # type: ignore[misc]
+class CollectionsService(messages.CollectionsServicer):
     """qdrant.Collections."""
 
     def __init__(self, registry: Registry) -> None:
@@ -119,7 +123,7 @@ class CollectionsService(messages.CollectionsServicer):  # type: ignore[misc]
         return messages.CollectionOperationResponse(result=True)
 
 
-class PointsService(messages.PointsServicer):  # type: ignore[misc]
+class PointsService(messages.PointsServicer):
     """qdrant.Points."""
 
     def __init__(self, registry: Registry) -> None:
@@ -162,30 +166,39 @@ class PointsService(messages.PointsServicer):  # type: ignore[misc]
         payload, vectors = with_payload_of(request.with_payload, absent=True), with_vectors_of(request.with_vectors)
         collection = self._registry.get(request.collection_name)
         records = collection.read(lambda shard: shard.retrieve(ids, payload, vectors))
-        return messages.GetResponse(result=[record_of(record) for record in records])
+        response = messages.GetResponse()
+        add_records(response.result, records)
+        return response
 
     @_answered
     def Query(self, request: messages.QueryPoints) -> messages.QueryResponse:
-        return messages.QueryResponse(result=self._query(request, request.collection_name))
+        response = messages.QueryResponse()
+        self._query(request, request.collection_name, response.result)
+        return response
 
     @_answered
     def QueryBatch(self, request: messages.QueryBatchPoints) -> messages.QueryBatchResponse:
         if len(request.query_points) > _MAX_QUERIES:
             raise invalid(f"{len(request.query_points)} queries in one call are refused: send {_MAX_QUERIES} at most")
-        results = [self._query(query, request.collection_name) for query in request.query_points]
-        return messages.QueryBatchResponse(result=[messages.BatchResult(result=result) for result in results])
+        response = messages.QueryBatchResponse()
+        for query in request.query_points:
+            self._query(query, request.collection_name, response.result.add().result)
+        return response
 
-    def _query(self, request: messages.QueryPoints, name: str) -> list[messages.ScoredPoint]:
+    def _query(self, request: messages.QueryPoints, name: str, result: Any) -> None:
         collection = self._registry.get(name)
         query = query_of(request, collection.settings.vectors)
-        return [scored_of(point) for point in collection.read(lambda shard: shard.query(query))]
+        add_scored(result, collection.read(lambda shard: shard.query(query)))
 
     @_answered
     def Scroll(self, request: messages.ScrollPoints) -> messages.ScrollResponse:
         scroll = scroll_of(request)
         records, following = self._registry.get(request.collection_name).read(lambda shard: shard.scroll(scroll))
-        offset = None if following is None else to_point_id(following)
-        return messages.ScrollResponse(result=[record_of(record) for record in records], next_page_offset=offset)
+        response = messages.ScrollResponse()
+        add_records(response.result, records)
+        if following is not None:
+            response.next_page_offset.CopyFrom(to_point_id(following))
+        return response
 
     @_answered
     def Count(self, request: messages.CountPoints) -> messages.CountResponse:

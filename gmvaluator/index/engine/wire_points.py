@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import qdrant_edge as edge
@@ -10,13 +10,7 @@ from qdrant_client import grpc as messages
 
 from gmvaluator.index.engine.calls import invalid
 from gmvaluator.index.engine.settings import VectorSettings
-from gmvaluator.index.engine.wire_values import (
-    finite,
-    from_payload,
-    from_point_id,
-    to_payload,
-    to_point_id,
-)
+from gmvaluator.index.engine.wire_values import finite, from_payload, from_point_id, to_value
 
 _MAX_LIMIT = 10_000
 _DEFAULT_LIMIT = 10
@@ -28,7 +22,7 @@ def point_of(point: messages.PointStruct, vectors: _Vectors) -> edge.Point:
     given = point.vectors.vectors.vectors
     if set(given) != set(vectors):
         raise invalid(f"a point needs the vectors {', '.join(sorted(vectors))}; given: {', '.join(sorted(given))}")
-    data = {name: finite(_data(given[name]), settings.size, name) for name, settings in vectors.items()}
+    data: Any = {name: finite(_data(given[name]), settings.size, name) for name, settings in vectors.items()}
     return edge.Point(from_point_id(point.id), data, from_payload(point.payload))
 
 
@@ -147,26 +141,33 @@ def with_vectors_of(selector: messages.WithVectorsSelector) -> bool | list[str]:
     return enable
 
 
-def scored_of(point: edge.ScoredPoint) -> messages.ScoredPoint:
-    """One answer of a query."""
-    return messages.ScoredPoint(
-        id=to_point_id(point.id),
-        score=point.score,
-        version=point.version,
-        payload=to_payload(point.payload),
-        vectors=_vectors_output(point.vector),
-    )
+def add_scored(result: Any, points: Iterable[edge.ScoredPoint]) -> None:
+    """Append the answers of a query to a repeated ScoredPoint; filled in place, which takes half the time."""
+    for point in points:
+        message = result.add()
+        _set_id(message.id, point.id)
+        message.score = point.score
+        message.version = point.version
+        _set_content(message, point.payload, point.vector)
 
 
-def record_of(record: edge.Record) -> messages.RetrievedPoint:
-    """One stored point."""
-    return messages.RetrievedPoint(
-        id=to_point_id(record.id), payload=to_payload(record.payload), vectors=_vectors_output(record.vector)
-    )
+def add_records(result: Any, records: Iterable[edge.Record]) -> None:
+    """Append stored points to a repeated RetrievedPoint."""
+    for record in records:
+        message = result.add()
+        _set_id(message.id, record.id)
+        _set_content(message, record.payload, record.vector)
 
 
-def _vectors_output(vectors: Mapping[str, Sequence[float]] | None) -> messages.VectorsOutput | None:
-    if not vectors:
-        return None
-    named = {name: messages.VectorOutput(dense=messages.DenseVector(data=data)) for name, data in vectors.items()}
-    return messages.VectorsOutput(vectors=messages.NamedVectorsOutput(vectors=named))
+def _set_id(message: messages.PointId, point_id: Any) -> None:
+    if isinstance(point_id, int):
+        message.num = point_id
+    else:
+        message.uuid = str(point_id)
+
+
+def _set_content(message: Any, payload: Mapping[str, Any] | None, vectors: Any) -> None:
+    for key, value in (payload or {}).items():
+        message.payload[key].CopyFrom(to_value(value))
+    for name, data in (vectors or {}).items():
+        message.vectors.vectors.vectors[name].dense.data.extend(data)

@@ -115,7 +115,21 @@ def info_of(collection: Collection) -> messages.CollectionInfo:
         points_count=state.points,
         indexed_vectors_count=state.indexed_points * len(collection.settings.vectors),
         config=_config(collection),
+        payload_schema=_payload_schema(collection),
     )
+
+
+def _payload_schema(collection: Collection) -> dict[str, messages.PayloadSchemaInfo]:
+    indexes = collection.read(lambda shard: shard.info()).payload_schema
+    return {
+        name: messages.PayloadSchemaInfo(data_type=_schema_type(index), points=index.points)
+        for name, index in indexes.items()
+    }
+
+
+def _schema_type(index: edge.PayloadIndexInfo) -> Any:
+    """qdrant-edge and the wire give the types the same names."""
+    return messages.PayloadSchemaType.Value(repr(index.data_type).rpartition(".")[2])
 
 
 def _config(collection: Collection) -> messages.CollectionConfig:

@@ -45,11 +45,6 @@ def from_payload(payload: Mapping[str, messages.Value]) -> dict[str, Any]:
     return {key: from_value(value) for key, value in payload.items()}
 
 
-def to_payload(payload: Mapping[str, Any] | None) -> dict[str, messages.Value]:
-    """Inverse of `from_payload`."""
-    return {key: to_value(value) for key, value in (payload or {}).items()}
-
-
 def from_point_id(point_id: messages.PointId) -> int | UUID:
     """A point's id. Raises Refused if there is none, or if it is no UUID."""
     kind = point_id.WhichOneof("point_id_options")
@@ -71,6 +66,6 @@ def finite(data: Any, dimension: int, name: str) -> list[float]:
     numbers = list(data)
     if len(numbers) != dimension:
         raise invalid(f"vector {name!r} has {len(numbers)} dimensions, the collection has {dimension}")
-    if not math.isfinite(math.fsum(numbers)):
+    if not math.isfinite(sum(numbers)):
         raise invalid(f"vector {name!r} is not finite")
     return numbers
