@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
-from qdrant_client import models
-
 from gmvaluator.errors import InvalidInput, MissingIndex, ProfileMismatch
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.profile import ProfileIdentity
@@ -104,54 +102,6 @@ class CollectionMetadata:
     def with_search(self, search: SearchSettings, measured: Mapping[str, Any]) -> CollectionMetadata:
         """The same with other search settings, and the figures they were chosen by."""
         return replace(self, search=search, measured=measured)
-
-
-def collection_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
-    """Arguments of qdrant-client's `create_collection`.
-
-    Nothing is indexed until the first build lowers the threshold: a server would train its quantisation again
-    and again while points still come.
-    """
-    return {
-        "vectors_config": {
-            RECALL: models.VectorParams(
-                size=metadata.profile.recall_dim,
-                distance=models.Distance.COSINE,
-                on_disk=True,
-                hnsw_config=_hnsw(HNSW_M),
-                quantization_config=_quantisation(metadata.compression),
-            ),
-            PERCEPTUAL: models.VectorParams(
-                size=metadata.profile.perceptual_dim,
-                distance=models.Distance.COSINE,
-                on_disk=True,
-                hnsw_config=_hnsw(0),
-            ),
-        },
-        "optimizers_config": models.OptimizersConfigDiff(
-            indexing_threshold=0, default_segment_number=SEGMENTS, max_segment_size=MAX_SEGMENT_KB
-        ),
-        "metadata": metadata.as_dict(),
-    }
-
-
-def _hnsw(edges: int) -> models.HnswConfigDiff:
-    return models.HnswConfigDiff(m=edges, ef_construct=HNSW_EF_CONSTRUCT, full_scan_threshold=FULL_SCAN_THRESHOLD_KB)
-
-
-def _quantisation(compression: int) -> models.ProductQuantization:
-    ratio = {16: models.CompressionRatio.X16, 32: models.CompressionRatio.X32}[compression]
-    return models.ProductQuantization(product=models.ProductQuantizationConfig(compression=ratio, always_ram=True))
-
-
-def search_parameters(search: SearchSettings, exact: bool = False) -> models.SearchParams:
-    """How a query on `recall` is answered; exact compares with every original."""
-    if exact:
-        return models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
-    return models.SearchParams(
-        hnsw_ef=search.hnsw_ef,
-        quantization=models.QuantizationSearchParams(rescore=search.rescore, oversampling=search.oversampling),
-    )
 
 
 def require_profile(info: CollectionInfo, identity: ProfileIdentity) -> None:

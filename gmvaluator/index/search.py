@@ -15,7 +15,8 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from gmvaluator.errors import IndexUnavailable
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.location import Access, Endpoint
-from gmvaluator.index.schema import KEY_DATA_SET, PERCEPTUAL, RECALL, CollectionMetadata, search_parameters
+from gmvaluator.index.parameters import search_parameters
+from gmvaluator.index.schema import KEY_DATA_SET, PERCEPTUAL, RECALL, CollectionMetadata
 from gmvaluator.index.store import collection_info
 from gmvaluator.index.translation import translated
 from gmvaluator.index.vectors import checked_vector

@@ -15,6 +15,7 @@ from qdrant_client import QdrantClient, models
 from gmvaluator.errors import Conflict, IndexFailed, IndexUnavailable, MissingIndex
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.location import Access, Endpoint
+from gmvaluator.index.parameters import collection_parameters, search_parameters
 from gmvaluator.index.schema import (
     INDEXING_THRESHOLD_KB,
     KEY_DATA_SET,
@@ -22,9 +23,7 @@ from gmvaluator.index.schema import (
     RECALL,
     CollectionMetadata,
     SearchSettings,
-    collection_parameters,
     require_profile,
-    search_parameters,
 )
 from gmvaluator.index.translation import translated
 from gmvaluator.index.vectors import checked_vector
@@ -38,7 +37,7 @@ CALL_TIMEOUT_S = 60
 """Deadline of one call. Long, because the engine holds writes while it copies files for a build."""
 
 _PAGE_POINTS = 256
-_POLL_FIRST_S, _POLL_LAST_S = 0.05, 1.0
+_POLL_FIRST_S, _POLL_LAST_S = 0.02, 0.25
 _MAX_BUILDS = 3
 _EMPTY = np.empty(0, dtype=np.float32)
 _Answer = TypeVar("_Answer")

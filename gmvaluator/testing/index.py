@@ -1,0 +1,146 @@
+"""An index in memory that answers exactly: the slow plain twin of the real one."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+import numpy as np
+import numpy.typing as npt
+
+from gmvaluator.errors import MissingIndex
+from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
+from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, PERCEPTUAL, RECALL, CollectionMetadata, require_profile
+from gmvaluator.index.vectors import checked_vector
+from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour, Point
+from gmvaluator.profile import ProfileIdentity
+
+EXAMPLE_IDENTITY = ProfileIdentity(
+    name="example",
+    recall_model="random clusters",
+    perceptual_model="random directions",
+    quality_model="none",
+    recall_dim=64,
+    perceptual_dim=32,
+    precision="fp32",
+    weights={},
+)
+
+_EMPTY = np.empty(0, dtype=np.float32)
+
+
+def example_points(count: int, identity: ProfileIdentity = EXAMPLE_IDENTITY, seed: int = 0) -> list[Point]:
+    """Points in clusters of about ten, as images have them; the odd ones are in data set "odd" too."""
+    random = np.random.default_rng(seed)
+    centres = random.normal(size=(max(1, count // 10), identity.recall_dim))
+    recall = centres[random.integers(len(centres), size=count)] + random.normal(size=(count, identity.recall_dim))
+    perceptual = random.normal(size=(count, identity.perceptual_dim))
+    return [
+        Point(
+            training_image_id=training_image_id(sha256_hex(f"{seed} {i}".encode())),
+            recall=_unit(recall[i]),
+            perceptual=_unit(perceptual[i]),
+            payload={KEY_KEY: f"{seed}/{i}", KEY_DATA_SET: ["all", "odd"] if i % 2 else ["all"]},
+        )
+        for i in range(count)
+    ]
+
+
+def _unit(vector: npt.NDArray[np.float64]) -> Float32Array:
+    return (vector / np.linalg.norm(vector)).astype(np.float32)
+
+
+class MemoryIndex:
+    """What a `MemoryStore` writes and a `MemorySearch` reads; give one to both. Not thread-safe."""
+
+    def __init__(self, name: str = "works") -> None:
+        self.name = name
+        self.metadata: CollectionMetadata | None = None
+        self.points: dict[TrainingImageId, Point] = {}
+        self.indexed: set[TrainingImageId] = set()
+
+    def info(self) -> CollectionInfo:
+        """State of the collection. Raises MissingIndex."""
+        metadata = self.described()
+        ready = len(self.indexed) == len(self.points)
+        return CollectionInfo(self.name, len(self.points), len(self.indexed), ready, metadata.as_dict())
+
+    def described(self) -> CollectionMetadata:
+        """What the collection was made with. Raises MissingIndex."""
+        if self.metadata is None:
+            raise MissingIndex(f"there is no collection {self.name!r}: index images first")
+        return self.metadata
+
+
+class MemoryStore:
+    """ports.VectorStore on a `MemoryIndex`."""
+
+    def __init__(self, index: MemoryIndex) -> None:
+        self._index = index
+
+    def create(self, identity: ProfileIdentity) -> None:
+        if self._index.metadata is None:
+            self._index.metadata = CollectionMetadata(identity)
+        require_profile(self.info(), identity)
+
+    def info(self) -> CollectionInfo:
+        return self._index.info()
+
+    def upsert(self, points: Sequence[Point]) -> None:
+        profile = self._index.described().profile
+        for point in points:
+            checked_vector(point.recall, profile.recall_dim, f"{RECALL} of {point.training_image_id}")
+            checked_vector(point.perceptual, profile.perceptual_dim, f"{PERCEPTUAL} of {point.training_image_id}")
+        self._index.points.update({point.training_image_id: point for point in points})
+        self._index.indexed.difference_update(point.training_image_id for point in points)
+
+    def existing(self, ids: Sequence[TrainingImageId]) -> set[TrainingImageId]:
+        return {one for one in ids if one in self._index.points}
+
+    def build(self) -> None:
+        self._index.described()
+        self._index.indexed = set(self._index.points)
+
+    def scan(self, with_vectors: bool = False) -> Iterator[Point]:
+        self._index.described()
+        for one in sorted(self._index.points):
+            point = self._index.points[one]
+            yield point if with_vectors else Point(one, _EMPTY, _EMPTY, point.payload)
+
+    def close(self) -> None:
+        """Nothing is held."""
+
+
+class MemorySearch:
+    """ports.CandidateSearch on a `MemoryIndex`."""
+
+    def __init__(self, index: MemoryIndex) -> None:
+        self._index = index
+
+    async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
+        query = checked_vector(vector, self._index.described().profile.recall_dim, "the query")
+        points = [point for point in self._index.points.values() if _within(point, data_sets)]
+        candidates = [Candidate(point.training_image_id, _cosine(query, point.recall)) for point in points]
+        return sorted(candidates, key=lambda one: (-one.clip_similarity, one.training_image_id))[:depth]
+
+    async def rerank(self, vector: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
+        query = checked_vector(vector, self._index.described().profile.perceptual_dim, "the query")
+        points = [self._index.points[one] for one in set(ids) if one in self._index.points]
+        neighbours = [
+            Neighbour(point.training_image_id, min(max(1 - _cosine(query, point.perceptual), 0.0), 2.0))
+            for point in points
+        ]
+        return sorted(neighbours, key=lambda one: (one.perceptual_distance, one.training_image_id))[:k]
+
+    async def info(self) -> CollectionInfo:
+        return self._index.info()
+
+    async def close(self) -> None:
+        """Nothing is held."""
+
+
+def _cosine(query: Float32Array, vector: Float32Array) -> float:
+    return float(query.astype(np.float64) @ vector.astype(np.float64))
+
+
+def _within(point: Point, data_sets: Sequence[str] | None) -> bool:
+    return data_sets is None or bool(set(data_sets).intersection(point.payload.get(KEY_DATA_SET, ())))

@@ -1,0 +1,246 @@
+"""One suite for ports.VectorStore and ports.CandidateSearch over every adapter.
+
+In memory, on the embedded engine over the wire, and on a Qdrant server where QDRANT_URL names one.
+"""
+
+import os
+import uuid
+from collections.abc import AsyncIterator, Callable, Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient
+
+from gmvaluator.errors import InvalidVector, MissingIndex, ProfileMismatch
+from gmvaluator.index.connection import open_search, open_store
+from gmvaluator.index.launcher import EngineLease
+from gmvaluator.ports import CandidateSearch, Float32Array, Point, VectorStore
+from gmvaluator.testing.index import (
+    EXAMPLE_IDENTITY,
+    MemoryIndex,
+    MemorySearch,
+    MemoryStore,
+    example_points,
+)
+
+SERVER = os.environ.get("QDRANT_URL")
+ADAPTERS = ["memory", "embedded", *(["server"] if SERVER else [])]
+
+
+@dataclass
+class Index:
+    """One collection's two sides, under test."""
+
+    store: VectorStore
+    search: CandidateSearch
+
+
+@pytest.fixture(scope="module")
+def engine_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder whose engine runs for the whole module."""
+    folder = tmp_path_factory.mktemp("engine")
+    lease = EngineLease(folder)
+    yield folder
+    lease.close()
+
+
+@pytest.fixture(params=ADAPTERS)
+async def index(request: pytest.FixtureRequest) -> AsyncIterator[Index]:
+    """A collection that does not exist yet."""
+    name = f"test-{uuid.uuid4()}"
+    if request.param == "memory":
+        memory = MemoryIndex(name)
+        yield Index(MemoryStore(memory), MemorySearch(memory))
+        return
+    location: str | Path = SERVER or ""
+    if request.param == "embedded":
+        location = request.getfixturevalue("engine_folder")
+    key = os.environ.get("QDRANT_API_KEY") if request.param == "server" else None
+    made = Index(open_store(location, name, api_key=key), open_search(location, name, api_key=key))
+    yield made
+    await made.search.close()
+    if request.param == "server":
+        QdrantClient(url=SERVER, api_key=key).delete_collection(name)
+    made.store.close()
+
+
+def fill(index: Index, count: int, build: bool = True) -> list[Point]:
+    """Write so many example points into a new collection."""
+    points = example_points(count)
+    index.store.create(EXAMPLE_IDENTITY)
+    index.store.upsert(points)
+    if build:
+        index.store.build()
+    return points
+
+
+def with_recall(point: Point, vector: Float32Array) -> Point:
+    return replace(point, recall=vector)
+
+
+async def test_a_missing_collection_is_named(index: Index) -> None:
+    point = example_points(1)[0]
+    with pytest.raises(MissingIndex, match="index"):
+        index.store.info()
+    with pytest.raises(MissingIndex):
+        index.store.upsert([point])
+    with pytest.raises(MissingIndex):
+        await index.search.recall(point.recall, 5)
+
+
+async def test_an_empty_collection_answers_nothing(index: Index) -> None:
+    fill(index, 0)
+    point = example_points(1)[0]
+    assert index.store.info().ready
+    assert list(index.store.scan()) == []
+    assert await index.search.recall(point.recall, 5) == []
+    assert await index.search.rerank(point.perceptual, [point.training_image_id], 5) == []
+
+
+async def test_another_profile_is_refused(index: Index) -> None:
+    index.store.create(EXAMPLE_IDENTITY)
+    index.store.create(EXAMPLE_IDENTITY)
+    other = replace(EXAMPLE_IDENTITY, name="other", precision="bf16")
+    with pytest.raises(ProfileMismatch, match=r"'example'.*'other'.*name, precision.*another collection"):
+        index.store.create(other)
+
+
+@pytest.mark.parametrize("count", [1, 5, 100])
+async def test_small_collections_work(index: Index, count: int) -> None:
+    points = fill(index, count)
+    info = index.store.info()
+    assert (info.points, info.ready) == (count, True)
+    for point in points[:5]:
+        nearest = (await index.search.recall(point.recall, 3))[0]
+        assert nearest.training_image_id == point.training_image_id
+        assert nearest.clip_similarity == pytest.approx(1.0, abs=1e-5)
+
+
+async def test_two_stages_agree_with_numpy(index: Index) -> None:
+    points = fill(index, 400)
+    recall, perceptual = (np.stack([getattr(point, name) for point in points]) for name in ("recall", "perceptual"))
+    for query in example_points(410)[:20:3]:
+        candidates = await index.search.recall(query.recall, 60)
+        cosines = recall.astype(np.float64) @ query.recall
+        nearest = np.argsort(-cosines, kind="stable")[:60]
+        assert [one.training_image_id for one in candidates] == [points[i].training_image_id for i in nearest]
+        assert [one.clip_similarity for one in candidates] == pytest.approx(cosines[nearest], abs=1e-5)
+        ids = [one.training_image_id for one in candidates]
+        neighbours = await index.search.rerank(query.perceptual, ids, 10)
+        distances = 1 - perceptual[nearest].astype(np.float64) @ query.perceptual
+        order = np.argsort(distances, kind="stable")[:10]
+        assert [one.training_image_id for one in neighbours] == [ids[i] for i in order]
+        assert [one.perceptual_distance for one in neighbours] == pytest.approx(distances[order], abs=1e-5)
+
+
+async def test_recall_never_drops_points(index: Index) -> None:
+    points = fill(index, 120)
+    late = example_points(30, seed=1)
+    index.store.upsert(late)
+    found = await index.search.recall(points[0].recall, 1000)
+    assert {one.training_image_id for one in found} == {point.training_image_id for point in points + late}
+
+
+async def test_recall_keeps_to_the_data_sets(index: Index) -> None:
+    points = fill(index, 100)
+    odd = {point.training_image_id for point in points[1::2]}
+    query = points[0].recall
+    assert {one.training_image_id for one in await index.search.recall(query, 100, ["odd"])} == odd
+    assert len(await index.search.recall(query, 100, ["odd", "all"])) == 100
+    assert await index.search.recall(query, 100, ["unknown"]) == []
+    assert await index.search.recall(query, 100, []) == []
+
+
+async def test_rerank_compares_the_given_ids_and_no_others(index: Index) -> None:
+    points = fill(index, 50, build=False)
+    stranger = example_points(1, seed=9)[0].training_image_id
+    ids = [point.training_image_id for point in points[10:30]]
+    neighbours = await index.search.rerank(points[0].perceptual, [*ids, stranger], 100)
+    assert {one.training_image_id for one in neighbours} == set(ids)
+    assert len(await index.search.rerank(points[0].perceptual, ids, 7)) == 7
+    assert await index.search.rerank(points[0].perceptual, [], 7) == []
+
+
+async def test_equal_distances_come_in_id_order(index: Index) -> None:
+    copies = [replace(point, perceptual=example_points(1)[0].perceptual) for point in example_points(20)]
+    index.store.create(EXAMPLE_IDENTITY)
+    index.store.upsert(copies)
+    ids = [copy.training_image_id for copy in copies]
+    neighbours = await index.search.rerank(copies[0].perceptual, ids, 5)
+    assert [one.training_image_id for one in neighbours] == sorted(ids)[:5]
+
+
+async def test_points_come_back_as_they_were_written(index: Index) -> None:
+    payload = {"data_set": ["a"], "labels": ["x", "y"], "n": 3, "f": 1.5, "none": None, "deep": {"yes": True}}
+    points = [replace(point, payload=payload) for point in example_points(300)]
+    index.store.create(EXAMPLE_IDENTITY)
+    index.store.upsert(points)
+    stored = list(index.store.scan(with_vectors=True))
+    expected = sorted(points, key=lambda point: point.training_image_id)
+    assert [point.training_image_id for point in stored] == [point.training_image_id for point in expected]
+    for one, other in zip(stored, expected, strict=True):
+        assert one.payload == payload
+        np.testing.assert_allclose(one.recall, other.recall, atol=1e-6)
+        np.testing.assert_allclose(one.perceptual, other.perceptual, atol=1e-6)
+    assert all(not point.recall.size and point.payload for point in index.store.scan())
+
+
+async def test_writing_again_replaces(index: Index) -> None:
+    points = fill(index, 30)
+    changed = with_recall(points[0], points[1].recall)
+    index.store.upsert([changed, points[2]])
+    assert index.store.info().points == 30
+    near = {one.training_image_id for one in (await index.search.recall(points[1].recall, 2))}
+    assert near == {points[0].training_image_id, points[1].training_image_id}
+
+
+async def test_existing_tells_known_ids_from_unknown(index: Index) -> None:
+    known = {point.training_image_id for point in fill(index, 300, build=False)}
+    unknown = {point.training_image_id for point in example_points(300, seed=1)}
+    assert index.store.existing([*unknown, *known]) == known
+    assert index.store.existing([]) == set()
+
+
+async def test_what_is_added_later_is_built_later(index: Index) -> None:
+    fill(index, 100)
+    late = example_points(50, seed=1)
+    index.store.upsert(late)
+    index.store.build()
+    info = await index.search.info()
+    assert (info.points, info.indexed_points, info.ready) == (150, 150, True)
+    found = await index.search.recall(late[3].recall, 1)
+    assert found[0].training_image_id == late[3].training_image_id
+
+
+@pytest.mark.parametrize(
+    "damage",
+    [
+        lambda vector: np.full_like(vector, np.nan),
+        lambda vector: np.where(np.arange(vector.size) == 3, np.inf, vector),
+        np.zeros_like,
+        lambda vector: vector * 1.01,
+        lambda vector: vector[:-1],
+        lambda vector: np.stack([vector, vector]),
+    ],
+    ids=["nan", "infinite", "zero", "not of unit norm", "too short", "two of them"],
+)
+async def test_a_bad_vector_is_refused_before_anything_is_written(
+    index: Index, damage: Callable[[Float32Array], Float32Array]
+) -> None:
+    good, bad = example_points(300), example_points(1, seed=1)[0]
+    index.store.create(EXAMPLE_IDENTITY)
+    for broken in (with_recall(bad, damage(bad.recall)), replace(bad, perceptual=damage(bad.perceptual))):
+        with pytest.raises(InvalidVector, match=str(bad.training_image_id)):
+            index.store.upsert([*good, broken])
+    assert index.store.info().points == 0
+    with pytest.raises(InvalidVector):
+        await index.search.recall(damage(bad.recall), 5)
+    with pytest.raises(InvalidVector):
+        await index.search.rerank(damage(bad.perceptual), [bad.training_image_id], 5)
+
+
+async def test_closing_twice_is_harmless(index: Index) -> None:
+    await index.search.close()
+    await index.search.close()
