@@ -75,10 +75,13 @@ class BatchWriter:
 
     def _append(self, posting: NewPosting) -> StoredPosting:
         made = self._chained(posting)
+        savepoint = self._connection.begin_nested()
         try:
-            with self._connection.begin_nested():
-                self._insert(made)
+            self._insert(made)
+            savepoint.commit()
         except IntegrityError as error:
+            # Only here: after an I/O error SQLite may have rolled back everything, and the batch has failed.
+            savepoint.rollback()
             raise NotPostable(
                 f"generation {posting.generation_id} cannot be posted as {made.sequence} ({error.orig}); "
                 "run `gmvaluator ledger verify`"

@@ -1,0 +1,82 @@
+"""Postings for tests: made by the real `build_posting` from seeded numbers, so that they are what the ledger gets."""
+
+from __future__ import annotations
+
+import hashlib
+import random
+import uuid
+from collections.abc import Sequence
+from datetime import UTC, datetime
+
+from gmvaluator.ids import OwnerId, TrainingImageId, generation_id, training_image_id
+from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
+from gmvaluator.ledger.records import ImageFacts, NewPosting
+from gmvaluator.policy import load_policy
+from gmvaluator.ports import Beneficiary, WorkCard
+from gmvaluator.profile import ProfileIdentity
+
+SAMPLE_TIME = datetime(2026, 1, 31, 12, tzinfo=UTC)
+
+SAMPLE_PROFILE = ProfileIdentity(
+    name="sample",
+    recall_model="recall",
+    perceptual_model="perceptual",
+    quality_model="quality",
+    recall_dim=512,
+    perceptual_dim=384,
+    precision="fp32",
+    weights={"backbone": "0" * 64},
+)
+
+_OWNERS = 7
+
+
+def sample_work(number: int) -> TrainingImageId:
+    """Id of the training image whose bytes are the number."""
+    return training_image_id(hashlib.sha256(str(number).encode()).hexdigest())
+
+
+def sample_owner(number: int) -> OwnerId:
+    """An owner; the same number is the same owner."""
+    return OwnerId(uuid.UUID(int=number + 1, version=4))
+
+
+def sample_card(number: int) -> WorkCard:
+    """Rights in `sample_work(number)`: mostly one owner, sometimes two, suspense or held."""
+    first, second = sample_owner(number % _OWNERS), sample_owner((number + 1) % _OWNERS)
+    rights: Sequence[tuple[OwnerId | None, str, int]] = [(first, f"owner:{first}", 1_000_000)]
+    if number % 5 == 1:
+        rights = [(first, f"owner:{first}", 333_333), (second, f"owner:{second}", 666_667)]
+    elif number % 11 == 2:
+        rights = [(None, "suspense", 1_000_000)]
+    elif number % 13 == 3:
+        rights = [(None, "held", 1_000_000)]
+    beneficiaries = tuple(Beneficiary(account, owner, account, share) for owner, account, share in rights)
+    return WorkCard(sample_work(number), f"work-{number}", "", beneficiaries)
+
+
+def sample_posting(
+    number: int,
+    *,
+    generation: str | None = None,
+    identity: str = "local",
+    model_version: str = "demo-1",
+    image: str | None = None,
+    contributors: int = 5,
+) -> NewPosting:
+    """Posting `number`: the same arguments make the same posting. image: stands for the image's bytes."""
+    chosen = random.Random(number).sample(range(100), contributors)  # noqa: S311 - a fixture, not a secret
+    valued = ValuedImage(
+        generator_identity=identity,
+        generation_id=generation_id(generation or f"generation-{number}"),
+        generated_at=SAMPLE_TIME,
+        image=ImageFacts(hashlib.sha256((image or f"image-{number}").encode()).hexdigest(), 64, 64, 1000),
+        model_version=model_version,
+        collection="works",
+        profile=SAMPLE_PROFILE,
+        quality_millionths=(number * 7919) % 1_000_001,
+        timings_ms={"embed_ms": 7.25},
+    )
+    candidates = [ScoredCandidate(sample_work(one), 10_000 * place, 900_000) for place, one in enumerate(chosen)]
+    cards = {sample_work(one): sample_card(one) for one in chosen}
+    return build_posting(valued, load_policy("paper@1"), candidates, cards)
