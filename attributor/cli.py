@@ -50,6 +50,9 @@ def serve(
     Example: gmvaluator serve --data ./gmvaluator-data --address 127.0.0.1:50051
     """
     from attributor.server import serve as run
+    from gmvaluator.models.memory import raise_malloc_thresholds
+
+    raise_malloc_thresholds()
 
     settings = AttributorSettings(
         data=data,

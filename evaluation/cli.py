@@ -6,8 +6,8 @@ import json
 
 import rich_click as click
 
-from evaluation.report import report
 from gmvaluator.options import json_option, profile_option
+from gmvaluator.report import report
 
 
 @click.group()

@@ -26,6 +26,7 @@ from gmvaluator.options import (
     thumbnails_folder,
 )
 from gmvaluator.ports import CollectionInfo, VectorStore
+from gmvaluator.report import report
 from indexer.pipeline import Indexer, Report
 from indexer.progress import progress
 from indexer.source import Source, open_source
@@ -75,8 +76,8 @@ def add(
     images = open_source(source, manifest)
     target = Target(data, index_url, collection, int(compression))
     with _stopping() as stopping:
-        report, found = _add(images, target, profile, data_set or source.resolve().name, threads, stopping)
-    _print_report(report, found, stopping.is_set(), as_json)
+        counts, found = _add(images, target, profile, data_set or source.resolve().name, threads, stopping)
+    _print_report(counts, found, stopping.is_set(), as_json)
     if stopping.is_set():
         sys.exit(130)
 
@@ -90,13 +91,19 @@ class Target:
     collection: str
     compression: int = 16
 
+    @property
+    def location(self) -> str | Path:
+        return index_location(self.data, self.index_url)
+
+    @property
+    def api_key(self) -> str | None:
+        return os.environ.get("QDRANT_API_KEY")
+
     @contextmanager
     def open(self) -> Iterator[VectorStore]:
         from gmvaluator.index.connection import open_store
 
-        location = index_location(self.data, self.index_url)
-        key = os.environ.get("QDRANT_API_KEY")
-        store = open_store(location, self.collection, api_key=key, compression=self.compression)
+        store = open_store(self.location, self.collection, api_key=self.api_key, compression=self.compression)
         try:
             yield store
         finally:
@@ -117,19 +124,21 @@ def _add(
     images: Source, target: Target, profile: str, data_set: str, threads: int, stopping: threading.Event
 ) -> tuple[Report, CollectionInfo]:
     from gmvaluator.catalogue.store import open_catalogue
+    from gmvaluator.models.memory import raise_malloc_thresholds
     from gmvaluator.models.registry import load_models
 
+    raise_malloc_thresholds()
     with open_catalogue(target.data, write=True) as catalogue, target.open() as store:
         models = load_models(profile, threads=threads or None)
         store.create(models.identity)
         catalogue.add_data_set(data_set)
         indexer = Indexer(models, store, catalogue, thumbnails_folder(target.data), data_set)
         with progress(len(images)) as advance:
-            report = indexer.run(images, advance, stopping.is_set)
+            counts = indexer.run(images, advance, stopping.is_set)
         if not stopping.is_set():
             click.echo("building the compressed index", err=True)
             store.build()
-        return report, store.info()
+        return counts, store.info()
 
 
 @contextmanager
@@ -151,17 +160,17 @@ def _stopping() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _print_report(report: Report, info: CollectionInfo, stopped: bool, as_json: bool) -> None:
+def _print_report(counts: Report, info: CollectionInfo, stopped: bool, as_json: bool) -> None:
     if as_json:
-        click.echo(json.dumps({**report.as_dict(), "stopped": stopped, "collection": _info_dict(info)}))
+        click.echo(json.dumps({**counts.as_dict(), "stopped": stopped, "collection": _info_dict(info)}))
         return
-    for reject in report.rejects[:SHOWN_REJECTS]:
+    for reject in counts.rejects[:SHOWN_REJECTS]:
         click.echo(f"rejected {reject.key}: {reject.reason}")
-    if len(report.rejects) > SHOWN_REJECTS:
-        click.echo(f"... and {len(report.rejects) - SHOWN_REJECTS} more; --json lists all")
+    if len(counts.rejects) > SHOWN_REJECTS:
+        click.echo(f"... and {len(counts.rejects) - SHOWN_REJECTS} more; --json lists all")
     click.echo(
-        f"{report.read:,} files read = {report.points:,} points + {report.duplicates:,} duplicates "
-        f"+ {len(report.rejects):,} rejects; collection {info.name!r} holds {info.points:,} points, "
+        f"{counts.read:,} files read = {counts.points:,} points + {counts.duplicates:,} duplicates "
+        f"+ {len(counts.rejects):,} rejects; collection {info.name!r} holds {info.points:,} points, "
         f"{info.indexed_points:,} of them quantised"
     )
 
@@ -213,13 +222,15 @@ def verify(queries: int, k: int, seed: int, data: Path, index_url: str, collecti
     """
     from gmvaluator.index.verify import verify as measure
 
-    with Target(data, index_url, collection).open_existing():
-        figures = measure(index_location(data, index_url), collection, queries=queries, k=k, seed=seed)
+    target = Target(data, index_url, collection)
+    with target.open_existing():
+        figures = measure(target.location, collection, api_key=target.api_key, k=k, sample=queries, seed=seed)
     if as_json:
-        click.echo(json.dumps({"figures": figures}))
+        command = f"gmvaluator index verify --queries {queries} --k {k} --seed {seed} --json"
+        click.echo(json.dumps(report(figures, command), indent=2))
     else:
         for name, value in figures.items():
-            click.echo(f"{name}: {value}")
+            click.echo(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     if figures["quantised_share"] < 1:
         click.echo("some points are not quantised: run `gmvaluator index add` again to build the index", err=True)
         sys.exit(1)

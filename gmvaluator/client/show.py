@@ -72,7 +72,8 @@ class StagePrinter:
         else:
             nearness = f"similarity {one.clip_similarity:.3f}"
         amount = f"credit {credits_text(one.credit_micros)}" if one.HasField("credit_micros") else f"{one.share:7.2%}"
-        return Text.assemble(f"  {label}  ", (f"{nearness}  {amount}  ", "cyan"), one.key, (f"  {artist}", "green"))
+        whose = (f"{artist}: ", "green") if artist else ""
+        return Text.assemble(f"  {label}  ", (f"{nearness}  {amount}  ", "cyan"), whose, one.key)
 
     def _summary(self, attribution: attribution_v1.Attribution) -> Text:
         rest = len(attribution.contributors) - self._top
@@ -80,7 +81,7 @@ class StagePrinter:
         posted = f"posting {attribution.sequence}" if attribution.HasField("sequence") else "nothing posted"
         replayed = ", posted before" if attribution.replayed else ""
         return Text(
-            f"{'':21}{more}quality {attribution.quality:.3f}; issued {credits_text(attribution.issued_micros)}, "
-            f"unattributed {credits_text(attribution.unattributed_micros)}; {posted}{replayed}",
+            f"{'':21}{more}quality {attribution.quality:.3f}, issued {credits_text(attribution.issued_micros)}, "
+            f"{posted}{replayed}",
             style="dim",
         )

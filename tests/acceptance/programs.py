@@ -1,0 +1,56 @@
+"""Starting and stopping the product's programs."""
+
+import json
+import signal
+import subprocess
+import sys
+from pathlib import Path
+from types import TracebackType
+from typing import Any
+
+
+def run(*words: object) -> subprocess.CompletedProcess[str]:
+    """`gmvaluator WORDS`, to its end."""
+    command = [sys.executable, "-m", "gmvaluator", *map(str, words)]
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+
+
+def gmvaluator(*words: object) -> Any:
+    """`gmvaluator WORDS --json`, which has to succeed; its data."""
+    done = run(*words, "--json")
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
+
+
+class Attributor:
+    """`gmvaluator serve` on a free port; `address` once it says that it serves."""
+
+    def __init__(self, data: Path, *words: str) -> None:
+        command = [sys.executable, "-m", "gmvaluator", "serve", "--data", str(data), "--address", "127.0.0.1:0"]
+        self.data = data
+        self.process = subprocess.Popen([*command, "--json", *words], stdout=subprocess.PIPE, text=True)
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"the attributor ended with {self.process.wait()}"
+        self.address: str = json.loads(line)["address"]
+
+    def kill(self) -> None:
+        """kill -9."""
+        self.process.kill()
+        self.process.wait()
+
+    def stop(self) -> int:
+        """SIGTERM; the exit code."""
+        self.process.send_signal(signal.SIGTERM)
+        return self.process.wait(60)
+
+    def __enter__(self) -> "Attributor":
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.process.poll() is None:
+            self.stop()
+        if self.process.stdout is not None:
+            self.process.stdout.close()
