@@ -46,7 +46,9 @@ class BatchRecorder:
         """Insert rows whose keys are new, and count them."""
         if not rows:
             return 0
-        return self._connection.execute(insert_missing(self._connection, table), rows).rowcount
+        statement = insert_missing(self._connection, table).execution_options(preserve_rowcount=True)
+        added: int = self._connection.execute(statement, rows).rowcount
+        return added
 
     def _tombstoned(self, batch: Sequence[NewWork]) -> set[str]:
         query = select(tombstones.c.sha256).where(tombstones.c.sha256.in_({work.sha256 for work in batch}))
