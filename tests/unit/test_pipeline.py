@@ -1,0 +1,223 @@
+"""The pipeline on fakes and a real ledger: what is answered, what is posted, and what a cut leaves."""
+
+import asyncio
+import io
+from collections.abc import AsyncIterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import AsyncExitStack
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attributor.batching import ModelWorker
+from attributor.ledger_writer import LedgerWriter
+from attributor.pipeline import ImageRequest, Pipeline
+from attributor.stages import Attribution, Stage
+from gmvaluator.errors import GenerationConflict, IndexUnavailable, InvalidImage, ModelFailed, UnknownGenerator
+from gmvaluator.ids import GenerationId, TrainingImageId, new_owner_id, sha256_hex, training_image_id
+from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Neighbour, Point
+from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
+from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
+from gmvaluator.testing.rights import FakeRights
+
+NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
+WORKS = 80
+
+
+def picture(seed: int) -> Image.Image:
+    pixels = np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8)
+    return Image.fromarray(pixels).resize((32, 32), Image.Resampling.NEAREST)
+
+
+def png(image: Image.Image) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def work_id(seed: int) -> TrainingImageId:
+    return training_image_id(sha256_hex(f"work {seed}".encode()))
+
+
+@dataclass
+class OneCollection:
+    """Any name is this collection."""
+
+    candidates: CandidateSearch
+
+    async def search(self, collection: str) -> CandidateSearch:
+        return self.candidates
+
+
+@dataclass
+class Bench:
+    """A pipeline with everything a test may want to reach."""
+
+    pipeline: Pipeline
+    ledger: Ledger
+    models: FakeModels
+    collections: OneCollection
+
+    async def stages(self, request: ImageRequest) -> list[Attribution]:
+        return [stage async for stage in self.pipeline.attribute(request)]
+
+
+def request(seed: int = 0, generation: str = "g1", model_version: str = "demo") -> ImageRequest:
+    return ImageRequest("local", GenerationId(generation), model_version, png(picture(seed)), NOW)
+
+
+def filled_index() -> MemoryIndex:
+    index = MemoryIndex()
+    store = MemoryStore(index)
+    store.create(FAKE_IDENTITY)
+    models = FakeModels()
+    rows = models.embed(np.stack([models.prepare(picture(seed)) for seed in range(WORKS)]))
+    payloads = [{"key": f"work {seed}", "title": "", "data_set": ["set"]} for seed in range(WORKS)]
+    vectors = zip(range(WORKS), rows.recall, rows.perceptual, payloads, strict=True)
+    store.upsert([Point(work_id(seed), recall, perceptual, payload) for seed, recall, perceptual, payload in vectors])
+    return index
+
+
+@pytest.fixture(params=[False, True], ids=["quality with embedding", "quality of its own"])
+async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator[Bench]:
+    async with AsyncExitStack() as stack:
+        models = FakeModels(separate_quality=request.param)
+        worker = ModelWorker(lambda: models)
+        worker.start()
+        stack.callback(worker.close)
+        writer = LedgerWriter(lambda: open_ledger(tmp_path, write=True), lambda error: None)
+        writer.start()
+        stack.callback(writer.close)
+        ledger = stack.enter_context(open_ledger(tmp_path))
+        owners = {work_id(seed): new_owner_id() for seed in range(WORKS)}
+        rights = FakeRights.with_owners([Generator("demo", "works", ("set",), "paper@1")], owners)
+        collections = OneCollection(MemorySearch(filled_index()))
+        executor = stack.enter_context(ThreadPoolExecutor(2))
+        pipeline = Pipeline(worker, collections, rights, ledger, writer, executor)
+        yield Bench(pipeline, ledger, models, collections)
+
+
+async def test_stages_lead_to_one_posting(bench: Bench) -> None:
+    recalled, reranked, final = await bench.stages(request(7))
+    assert [recalled.stage, reranked.stage, final.stage] == [Stage.RECALLED, Stage.RERANKED, Stage.FINAL]
+    assert final.sequence == 1
+    assert final.contributors[0].training_image_id == work_id(7)
+    assert final.contributors[0].perceptual_distance == 0
+    assert sum(one.credit_micros or 0 for one in final.contributors) == final.issued_micros
+    totals = bench.ledger.totals()
+    assert (totals.issued_micros, totals.reconciles) == (final.issued_micros, True)
+
+
+async def test_the_same_request_again_touches_no_model(bench: Bench) -> None:
+    await bench.stages(request())
+    batches = list(bench.models.batches)
+    (again,) = await bench.stages(request())
+    assert again.replayed
+    assert bench.models.batches == batches
+    assert bench.ledger.totals().postings == 1
+
+
+async def test_a_hundred_concurrent_repeats_leave_one_posting(bench: Bench) -> None:
+    runs = await asyncio.gather(*(bench.stages(request()) for _ in range(100)))
+    assert {run[-1].sequence for run in runs} == {1}
+    assert sum(not run[-1].replayed for run in runs) == 1
+    assert bench.ledger.totals().postings == 1
+
+
+async def test_batching_changes_no_credit(bench: Bench) -> None:
+    together = await asyncio.gather(*(bench.stages(request(seed, f"a{seed}")) for seed in range(20)))
+    alone = [await bench.stages(request(seed, f"b{seed}")) for seed in range(20)]
+    for one, other in zip(together, alone, strict=True):
+        assert [c.credit_micros for c in one[-1].contributors] == [c.credit_micros for c in other[-1].contributors]
+
+
+async def test_another_image_or_generator_under_a_used_id_is_refused(bench: Bench) -> None:
+    await bench.stages(request())
+    with pytest.raises(GenerationConflict, match="image_sha256"):
+        await bench.stages(request(seed=1))
+    with pytest.raises(GenerationConflict, match="model_version"):
+        await bench.stages(request(model_version="other"))
+    assert bench.ledger.totals().postings == 1
+
+
+async def test_a_preview_posts_nothing(bench: Bench) -> None:
+    stages = [stage async for stage in bench.pipeline.preview(request())]
+    assert stages[-1].stage is Stage.FINAL
+    assert stages[-1].sequence is None
+    assert bench.ledger.totals().postings == 0
+
+
+async def test_an_empty_index_pays_all_to_unattributed(bench: Bench) -> None:
+    empty = MemoryIndex()
+    MemoryStore(empty).create(FAKE_IDENTITY)
+    bench.collections.candidates = MemorySearch(empty)
+    final = (await bench.stages(request()))[-1]
+    totals = bench.ledger.totals()
+    assert final.contributors == ()
+    assert final.unattributed_micros == final.issued_micros == totals.unattributed_micros > 0
+
+
+async def test_works_of_other_data_sets_are_not_paid(bench: Bench) -> None:
+    bench.pipeline.rights._generators["demo"] = Generator("demo", "works", ("elsewhere",), "paper@1")  # type: ignore[attr-defined]
+    final = (await bench.stages(request()))[-1]
+    assert final.contributors == ()
+
+
+@pytest.mark.parametrize(
+    ("wrong", "error"),
+    [({"data": b"no image"}, InvalidImage), ({"model_version": "nobody"}, UnknownGenerator)],
+)
+async def test_a_refused_request_posts_nothing(bench: Bench, wrong: dict[str, object], error: type[Exception]) -> None:
+    with pytest.raises(error):
+        await bench.stages(replace(request(), **wrong))  # type: ignore[arg-type]
+    assert bench.ledger.totals().postings == 0
+
+
+async def test_a_failing_model_posts_nothing(bench: Bench) -> None:
+    def fail(inputs: Float32Array) -> None:
+        raise RuntimeError("out of luck")
+
+    bench.models.on_batch = fail
+    with pytest.raises(ModelFailed):
+        await bench.stages(request())
+    assert bench.ledger.totals().postings == 0
+
+
+async def test_no_credit_comes_from_a_partial_answer_of_the_index(bench: Bench) -> None:
+    class Cut(MemorySearch):
+        async def rerank(self, vector: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
+            raise IndexUnavailable("cut")
+
+    bench.collections.candidates = Cut(filled_index())
+    with pytest.raises(IndexUnavailable):
+        await bench.stages(request())
+    assert bench.ledger.totals().postings == 0
+
+
+async def test_a_caller_that_leaves_leaves_a_whole_posting_or_none(bench: Bench) -> None:
+    for number in range(40):
+        task = asyncio.create_task(bench.stages(request(number, f"g{number}")))
+        await asyncio.sleep(number / 2000)
+        task.cancel()
+        await asyncio.gather(task, return_exceptions=True)
+    await asyncio.sleep(0.2)
+    totals = bench.ledger.totals()
+    assert totals.reconciles
+    assert bench.ledger.verify().ok
+
+
+async def test_candidates_in_any_order_give_the_same_credits(bench: Bench) -> None:
+    class Shuffled(MemorySearch):
+        async def recall(
+            self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None
+        ) -> list[Candidate]:
+            return (await super().recall(vector, depth, data_sets))[::-1]
+
+    straight = (await bench.stages(request(3, "a")))[-1]
+    bench.collections.candidates = Shuffled(filled_index())
+    assert (await bench.stages(request(3, "b")))[-1].contributors == straight.contributors
