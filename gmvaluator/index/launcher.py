@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import os
 import site
-import socket
 import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
+
+import grpc
 
 import gmvaluator
 from gmvaluator.errors import IndexUnavailable
@@ -19,7 +20,7 @@ START_TIMEOUT_S = 60.0
 """How long a start may take: importing takes 2 s on an idle machine, a long write-ahead log more."""
 
 _POLL_S = 0.02
-_CONNECT_TIMEOUT_S = 5.0
+_CALL_TIMEOUT_S = 5.0
 _LOG_TAIL_CHARACTERS = 400
 
 
@@ -78,7 +79,7 @@ class EngineLease:
         """The contact of the engine that lives, or None if it has gone meanwhile."""
         while time.monotonic() < deadline and self._alive():
             contact = Contact.read(self._folder)
-            if contact is not None and _listens(contact):
+            if contact is not None and _answers(contact):
                 return contact
             time.sleep(_POLL_S)
         return None
@@ -121,13 +122,15 @@ def _spawn(folder: Path) -> subprocess.Popen[bytes]:
     return process
 
 
-def _listens(contact: Contact) -> bool:
-    """Whether someone answers there; engine.json outlives an engine that was killed."""
-    try:
-        with socket.create_connection(("127.0.0.1", contact.port), timeout=_CONNECT_TIMEOUT_S):
-            return True
-    except OSError:
-        return False
+def _answers(contact: Contact) -> bool:
+    """Whether the engine there answers a call. A port that listens proves nothing: it outlives a kill by a moment."""
+    with grpc.insecure_channel(f"127.0.0.1:{contact.port}") as channel:
+        health_check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/qdrant.Qdrant/HealthCheck")
+        try:
+            health_check(b"", timeout=_CALL_TIMEOUT_S, metadata=(("api-key", contact.api_key),))
+        except grpc.RpcError:
+            return False
+    return True
 
 
 def _environment() -> dict[str, str]:

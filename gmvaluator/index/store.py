@@ -60,6 +60,11 @@ class QdrantStore:
         self._client = connect(self._endpoint)
         self._metadata: CollectionMetadata | None = None
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the index was last reached."""
+        return self._endpoint
+
     def create(self, identity: ProfileIdentity) -> None:
         """Make the collection if it is absent; otherwise check that it is `identity`'s own (ProfileMismatch)."""
         try:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
-import shutil
+import os
 import subprocess
 import sys
 import threading
 from pathlib import Path
 
-from gmvaluator.index.engine.files import copy_tree
+from gmvaluator.index.engine.files import copy_tree, remove_tree
 from gmvaluator.index.engine.settings import CollectionSettings
 
 
@@ -51,7 +51,15 @@ class Builder:
 
     def _command(self) -> list[str]:
         settings = json.dumps(self._settings.as_dict())
-        return [sys.executable, "-P", "-m", "gmvaluator.index.engine.build", str(self.folder), settings]
+        return [
+            sys.executable,
+            "-P",
+            "-m",
+            "gmvaluator.index.engine.build",
+            str(self.folder),
+            settings,
+            str(os.getpid()),
+        ]
 
     def stop(self) -> None:
         """End the process, if it runs, at once: its work is not in use yet."""
@@ -62,4 +70,4 @@ class Builder:
 
     def discard(self) -> None:
         """Remove the copy."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        remove_tree(self.folder)

@@ -42,7 +42,7 @@ FIELDS = {
     "HealthCheckRequest": "",
     "HnswConfigDiff": "m ef_construct full_scan_threshold",
     "ListCollectionsRequest": "",
-    "Match": "keyword integer boolean keywords integers",
+    "Match": "keyword integer keywords integers",
     "NamedVectors": "vectors",
     "OptimizersConfigDiff": "default_segment_number max_segment_size indexing_threshold",
     "PayloadExcludeSelector": "fields",

@@ -8,7 +8,6 @@ files and while it changes shards: reads go on then. It is always taken first.
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -20,6 +19,7 @@ import qdrant_edge as edge
 from gmvaluator.index.engine.builder import Builder, BuildStopped
 from gmvaluator.index.engine.census import indexed_points, quantised_points
 from gmvaluator.index.engine.ending import end_at_once
+from gmvaluator.index.engine.files import remove_tree
 from gmvaluator.index.engine.generations import Description, Generations
 from gmvaluator.index.engine.settings import CollectionSettings
 
@@ -210,7 +210,7 @@ class Collection:
             self._dirty, self._counted = False, None
             self._backlog, self._backlog_bytes = [], 0
         old.close()
-        shutil.rmtree(old_folder, ignore_errors=True)
+        remove_tree(old_folder)
 
     def _replay_most(self, fresh: edge.EdgeShard) -> int:
         """Replay the backlog while writes go on, until little is left; returns how many operations were."""

@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import errno
 import os
+import shutil
+import time
 from pathlib import Path
 
 _CHUNK_BYTES = 64 * 1024 * 1024
+_REMOVAL_S, _PAUSE_S = 10.0, 0.05
 
 
 def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
@@ -36,6 +39,18 @@ def sync_tree(folder: Path) -> None:
         for name in names:
             sync_folder(Path(parent) / name)
         sync_folder(Path(parent))
+
+
+def remove_tree(folder: Path) -> None:
+    """Delete a folder, if it is there. A process that was killed may write into it for a moment longer."""
+    deadline = time.monotonic() + _REMOVAL_S
+    while folder.exists():
+        try:
+            shutil.rmtree(folder)
+        except OSError:
+            if time.monotonic() > deadline:
+                raise
+            time.sleep(_PAUSE_S)
 
 
 def copy_tree(source: Path, target: Path) -> None:

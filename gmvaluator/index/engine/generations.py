@@ -10,12 +10,11 @@ from __future__ import annotations
 
 import json
 import re
-import shutil
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gmvaluator.index.engine.files import replace_file
+from gmvaluator.index.engine.files import remove_tree, replace_file
 from gmvaluator.index.engine.settings import CollectionSettings
 
 _GENERATION = re.compile(r"generation-(\d{1,9})")
@@ -81,4 +80,4 @@ class Generations:
         current = self.current()
         for path in self.folder.glob("generation-*"):
             if path != current:
-                shutil.rmtree(path)
+                remove_tree(path)

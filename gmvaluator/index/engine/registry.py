@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import shutil
 import threading
 import uuid
 from pathlib import Path
@@ -12,7 +11,7 @@ import grpc
 
 from gmvaluator.index.engine.calls import Refused
 from gmvaluator.index.engine.collection import Collection
-from gmvaluator.index.engine.files import sync_folder
+from gmvaluator.index.engine.files import remove_tree, sync_folder
 from gmvaluator.index.engine.generations import Description
 
 _log = logging.getLogger(__name__)
@@ -27,7 +26,7 @@ class Registry:
         self._folder = folder
         self._lock = threading.Lock()
         for leftover in [*folder.glob(f"{_MAKING}*"), *folder.glob(f"{_LEAVING}*")]:
-            shutil.rmtree(leftover)
+            remove_tree(leftover)
         paths = sorted(path.parent for path in folder.glob("*/CURRENT"))
         self._collections = {path.name: Collection(path) for path in paths}
 
@@ -68,7 +67,7 @@ class Registry:
         leaving = self._folder / f"{_LEAVING}{uuid.uuid4()}"
         (self._folder / name).rename(leaving)
         sync_folder(self._folder)
-        shutil.rmtree(leaving)
+        remove_tree(leaving)
 
     def flush(self) -> None:
         """Bring every collection to the disk."""
