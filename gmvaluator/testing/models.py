@@ -43,7 +43,7 @@ class FakeModels:
     def prepare(self, image: Image.Image) -> Float32Array:
         """RGB image to (3, 8, 8) float32 in [0, 1]."""
         small = image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
-        return np.asarray(small, np.float32).transpose(2, 0, 1) / 255
+        return np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255)
 
     def embed(self, inputs: Float32Array) -> Embeddings:
         """(B, 3, 8, 8) to unit vectors of 64 and 192 dimensions."""

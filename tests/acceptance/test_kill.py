@@ -8,6 +8,7 @@ from pathlib import Path
 
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import Unavailable
+from gmvaluator.v1.royalty_pb2 import WatchRoyaltiesResponse
 from tests.acceptance.conftest import MODEL_VERSION
 from tests.acceptance.programs import Attributor, gmvaluator
 
@@ -52,7 +53,7 @@ def test_twenty_kills_lose_and_double_nothing(data: Path, images: list[bytes]) -
         waiting[:0] = [pair for pair in sent if pair[0] in list(answered)[-3:] and pair not in waiting]
     with Attributor(data) as attributor, AttributorClient(attributor.address) as client:
         send_until_cut(client, waiting[:50], answered)
-        postings = [posting for posting in _postings(client, len(answered))]
+        postings = list(_postings(client, len(answered)))
     totals = gmvaluator("ledger", "totals", "--data", data)
     assert sorted(posting.generation_id for posting in postings) == sorted(answered)
     assert totals["postings"] == len(answered)
@@ -61,7 +62,7 @@ def test_twenty_kills_lose_and_double_nothing(data: Path, images: list[bytes]) -
     assert gmvaluator("ledger", "verify", "--data", data)["ok"]
 
 
-def _postings(client: AttributorClient, count: int) -> Iterator[object]:
+def _postings(client: AttributorClient, count: int) -> Iterator[WatchRoyaltiesResponse]:
     for number, posting in enumerate(client.watch_royalties(), start=1):
         yield posting
         if number == count:
