@@ -141,8 +141,9 @@ def _side_by_side(strength: int, main: Image.Image, other: Image.Image, rng: ran
     main_px = SIDE_PX - other_px
     main_x, other_x = (0, main_px) if rng.random() < 0.5 else (other_px, 0)
     result = Image.new("RGB", (SIDE_PX, SIDE_PX), _WHITE)
-    result.paste(ImageOps.pad(main, (main_px, SIDE_PX), color=_WHITE), (main_x, 0))
-    result.paste(ImageOps.pad(other, (other_px, SIDE_PX), color=_WHITE), (other_x, 0))
+    for image, width_px, x in ((main, main_px, main_x), (other, other_px, other_x)):
+        drawn = image.crop(_drawn_box(image))
+        result.paste(ImageOps.pad(drawn, (width_px, SIDE_PX), Image.Resampling.BICUBIC, color=_WHITE), (x, 0))
     return result
 
 
