@@ -104,6 +104,5 @@ def _server(text: str, api_key: str | None) -> Endpoint:
         raise InvalidInput(
             f"{text[:100]!r} is no address of a Qdrant server: use http://HOST:PORT or https://HOST:PORT"
         )
-    return Endpoint(
-        parts.hostname, _GRPC_PORT if port in (None, _REST_PORT) else port, parts.scheme == "https", api_key
-    )
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    return Endpoint(host, _GRPC_PORT if port in (None, _REST_PORT) else port, parts.scheme == "https", api_key)

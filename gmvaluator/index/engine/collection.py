@@ -180,6 +180,7 @@ class Collection:
             self._copy(builder)
             builder.run()
             self._adopt(builder.folder)
+            _log.info("%s: serving %s, %s", self._files.folder.name, builder.folder.name, self.state())
         finally:
             if self._current != builder.folder:
                 builder.discard()

@@ -34,7 +34,7 @@ _THREADS = 8
 _USERS_POLL_S = 0.25
 _GRACE_S = 2.0
 _LOCK_WAIT_S = 1.0
-_MAX_LOG_BYTES = 1024 * 1024
+MAX_LOG_BYTES = 1024 * 1024
 
 
 class _KeyCheck(grpc.ServerInterceptor):
@@ -106,16 +106,16 @@ class Engine:
                 return
             if time.monotonic() - flushed >= FLUSH_INTERVAL_S:
                 registry.flush()
-                _bound_log(self._folder / LOG)
+                bound_log(self._folder / LOG)
                 flushed = time.monotonic()
 
     def _on_signal(self, _number: int, _frame: FrameType | None) -> None:
         self._stop.set()
 
 
-def _bound_log(path: Path) -> None:
+def bound_log(path: Path) -> None:
     """Begin the log anew once it is long; the launcher opened it for appending, as standard error."""
-    if path.exists() and path.stat().st_size > _MAX_LOG_BYTES:
+    if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
         path.with_suffix(".log.1").write_bytes(path.read_bytes())
         os.truncate(path, 0)
 
