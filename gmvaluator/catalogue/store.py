@@ -17,7 +17,8 @@ from gmvaluator.catalogue.records import IndexRun, NewWork, Recorded, check_data
 from gmvaluator.catalogue.schema import REVISION, data_sets, generators, index_runs, owners, tombstones
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.catalogue.writer import MAX_BATCH, BatchRecorder, forget
-from gmvaluator.database.opening import Database
+from gmvaluator.database.opening import Database, location_in
+from gmvaluator.database.place import Place, as_place
 from gmvaluator.database.upsert import insert_missing
 from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import Conflict, InvalidInput, MissingData, NotFound, PreconditionFailed
@@ -30,21 +31,22 @@ KEY_FOLDER = "keys"
 POLICY_FOLDER = "policies"
 
 
-def open_catalogue(data_dir: Path, write: bool = False) -> Catalogue:
-    """Open the catalogue of a data folder; a writer creates or upgrades it first.
+def open_catalogue(place: Path | Place, write: bool = False) -> Catalogue:
+    """Open the catalogue of a place, or of a data folder; a writer creates or upgrades it first.
 
-    Raises AlreadyHeld if another process writes it, MissingData if a reader finds none, PreconditionFailed if
-    its schema is not this version's or its key folder is gone.
+    Raises AlreadyHeld if another process writes its file, MissingData if a reader finds none, PreconditionFailed
+    if its schema is not this version's or its key folder is gone, Unavailable if PostgreSQL is.
     """
-    file = data_dir / FILE_NAME
-    if not write and not file.is_file():
+    where = as_place(place)
+    location = location_in(where, FILE_NAME)
+    if not write and isinstance(location, Path) and not location.is_file():
         raise MissingData(
-            f"there is no catalogue in {data_dir}: make one by `gmvaluator index add SOURCE`, "
+            f"there is no catalogue in {where.folder}: make one by `gmvaluator index add SOURCE`, "
             "or name its folder by --data"
         )
-    database = Database(file, REVISION, write)
+    database = Database(location, REVISION, write)
     try:
-        catalogue = Catalogue(database, Vault(data_dir / KEY_FOLDER), data_dir / POLICY_FOLDER)
+        catalogue = Catalogue(database, Vault(where.folder / KEY_FOLDER), where.folder / POLICY_FOLDER)
         if write:
             catalogue.prepare_keys()
     except BaseException:
@@ -54,7 +56,7 @@ def open_catalogue(data_dir: Path, write: bool = False) -> Catalogue:
 
 
 class Catalogue(CatalogueReader):
-    """A catalogue on SQLite. Reading is safe from any thread; writing lets one thread in at a time.
+    """A catalogue. Reading is safe from any thread; writing lets one thread in at a time.
 
     Use as a context manager, or `close` it.
     """

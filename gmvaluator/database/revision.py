@@ -7,7 +7,7 @@ from pathlib import Path
 
 from sqlalchemy import Connection, Engine, column, inspect, select, table
 
-from gmvaluator.errors import PreconditionFailed
+from gmvaluator.errors import MissingData, PreconditionFailed
 
 _VERSION_TABLE = "alembic_version"
 
@@ -37,16 +37,18 @@ def migrate(engine: Engine, schema: SchemaRevision) -> None:
 
 
 def check_revision(engine: Engine, schema: SchemaRevision) -> None:
-    """Raise PreconditionFailed, saying what to do, unless the database is at `schema`."""
+    """Raise PreconditionFailed, saying what to do, unless the database is at `schema`; MissingData if it is empty."""
     with engine.connect() as connection:
         stored = stored_revision(connection)
     if stored == schema.revision:
         return
+    writes = "(`gmvaluator serve` for the ledger, `gmvaluator index add` for the catalogue)"
+    if stored is None:
+        raise MissingData(f"there is no {schema.name} there yet (schema none): run a command that makes it {writes}")
     _refuse_newer(stored, schema)
     raise PreconditionFailed(
-        f"the {schema.name} was written by an older gmvaluator (schema {stored or 'none'}, this one reads "
-        f"{schema.revision}): run a command that writes it once, which upgrades it "
-        "(`gmvaluator serve` for the ledger, `gmvaluator index add` for the catalogue)"
+        f"the {schema.name} was written by an older gmvaluator (schema {stored}, this one reads {schema.revision}): "
+        f"run a command that writes it once, which upgrades it {writes}"
     )
 
 

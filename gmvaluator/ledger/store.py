@@ -9,7 +9,8 @@ from types import TracebackType
 
 from sqlalchemy.exc import DBAPIError
 
-from gmvaluator.database.opening import Database
+from gmvaluator.database.opening import Database, location_in
+from gmvaluator.database.place import Place, as_place
 from gmvaluator.errors import InvalidInput, LedgerFailed, MissingData
 from gmvaluator.ledger.answers import Head, Outcome, Verification
 from gmvaluator.ledger.reader import LedgerReader
@@ -26,20 +27,22 @@ def ledger_file(data_dir: Path) -> Path:
     return data_dir / FILE_NAME
 
 
-def open_ledger(data_dir: Path, write: bool = False) -> Ledger:
-    """Open the ledger of a data folder; a writer creates or upgrades it first.
+def open_ledger(place: Path | Place, write: bool = False) -> Ledger:
+    """Open the ledger of a place, or of a data folder; a writer creates or upgrades it first.
 
-    Raises AlreadyHeld if another process writes it, MissingData if a reader finds none, PreconditionFailed if
-    its schema is another version's, Failure if the file is damaged.
+    Raises AlreadyHeld if another process writes its file, MissingData if a reader finds none, PreconditionFailed
+    if its schema is another version's, Failure if the file is damaged, Unavailable if PostgreSQL is.
     """
-    file = ledger_file(data_dir)
-    if not write and not file.is_file():
-        raise MissingData(f"there is no ledger in {data_dir}: attribute an image first, or name the folder by --data")
-    return Ledger(Database(file, REVISION, write))
+    location = location_in(as_place(place), FILE_NAME)
+    if not write and isinstance(location, Path) and not location.is_file():
+        raise MissingData(
+            f"there is no ledger in {location.parent}: attribute an image first, or name the folder by --data"
+        )
+    return Ledger(Database(location, REVISION, write))
 
 
 class Ledger(LedgerReader):
-    """A ledger on SQLite. Reading is safe from any thread; `post` lets one thread in at a time.
+    """A ledger. Reading is safe from any thread; `post` lets one thread in at a time.
 
     Use as a context manager, or `close` it.
     """
@@ -73,7 +76,7 @@ class Ledger(LedgerReader):
                 # Whatever it was, the commit may or may not have happened: never try again on this connection.
                 self._failure = str(error.orig) if isinstance(error, DBAPIError) else str(error)
                 raise LedgerFailed(
-                    f"the ledger {self._database.file} could not be written ({self._failure}): restart"
+                    f"the ledger {self._database.name} could not be written ({self._failure}): restart"
                 ) from error
 
     def verify(self, expected: Head | None = None) -> Verification:

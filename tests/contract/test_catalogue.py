@@ -11,8 +11,9 @@ from sqlalchemy import insert
 from gmvaluator.catalogue.reader import FORGOTTEN
 from gmvaluator.catalogue.records import NewWork, OwnerReference, Recorded
 from gmvaluator.catalogue.schema import REVISION, claims
-from gmvaluator.catalogue.store import Catalogue, open_catalogue
-from gmvaluator.database.opening import Database
+from gmvaluator.catalogue.store import FILE_NAME, Catalogue, open_catalogue
+from gmvaluator.database.opening import Database, location_in
+from gmvaluator.database.place import Place
 from gmvaluator.database.utc import END, utc_text
 from gmvaluator.errors import (
     AlreadyHeld,
@@ -33,8 +34,8 @@ BEN = OwnerReference("ben", "Ben")
 
 
 @pytest.fixture
-def catalogue(tmp_path: Path) -> Iterator[Catalogue]:
-    with open_catalogue(tmp_path, write=True) as opened:
+def catalogue(place: Place) -> Iterator[Catalogue]:
+    with open_catalogue(place, write=True) as opened:
         yield opened
 
 
@@ -95,11 +96,11 @@ def test_a_work_without_an_owner_is_in_suspense_until_one_is_named(catalogue: Ca
     assert paid(catalogue, 1)[0].display_name == "Ben"
 
 
-def test_the_same_manifest_owner_is_found_in_a_later_import(tmp_path: Path) -> None:
-    with open_catalogue(tmp_path, write=True) as first:
+def test_the_same_manifest_owner_is_found_in_a_later_import(place: Place) -> None:
+    with open_catalogue(place, write=True) as first:
         first.record([work(1)])
         ada = owner_id_of(first, 1)
-    with open_catalogue(tmp_path, write=True) as second:
+    with open_catalogue(place, write=True) as second:
         second.record([work(2, "posters"), work(3, owner=replace(ADA, namespace="another provider"))])
         assert owner_id_of(second, 2) == ada
         assert owner_id_of(second, 3) != ada
@@ -123,10 +124,10 @@ def test_names_and_manifest_ids_are_nowhere_in_the_files(tmp_path: Path) -> None
         assert not any(b"anary" in path.read_bytes() for path in files)
 
 
-def test_a_forgotten_owner_keeps_the_account_but_has_no_name(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_a_forgotten_owner_keeps_the_account_but_has_no_name(catalogue: Catalogue, place: Place) -> None:
     catalogue.record([work(1), work(2, owner=BEN)])
     ada = owner_id_of(catalogue, 1)
-    with open_catalogue(tmp_path) as other_process:
+    with open_catalogue(place) as other_process:
         assert paid(other_process, 1)[0].display_name == ADA.display_name
         catalogue.forget_owner(ada)
         for reader in (catalogue, other_process):
@@ -134,26 +135,26 @@ def test_a_forgotten_owner_keeps_the_account_but_has_no_name(catalogue: Catalogu
             assert beneficiary == Beneficiary(f"owner:{ada}", ada, FORGOTTEN, 1_000_000)
             assert reader.display_names([ada]) == {ada: FORGOTTEN}
             assert paid(reader, 2)[0].display_name == "Ben"
-    assert not (tmp_path / "keys" / f"{ada}.key").exists()
+    assert not (place.folder / "keys" / f"{ada}.key").exists()
     with pytest.raises(NotFound):
         catalogue.forget_owner(sample_owner(99))
 
 
-def test_destroying_the_key_file_alone_forgets_the_owner(catalogue: Catalogue, tmp_path: Path) -> None:
+def test_destroying_the_key_file_alone_forgets_the_owner(catalogue: Catalogue, place: Place) -> None:
     catalogue.record([work(1)])
     ada = owner_id_of(catalogue, 1)
     assert catalogue.display_names([ada]) == {ada: ADA.display_name}
-    (tmp_path / "keys" / f"{ada}.key").unlink()
+    (place.folder / "keys" / f"{ada}.key").unlink()
     assert catalogue.display_names([ada]) == {ada: FORGOTTEN}
     assert catalogue.record([work(2)]).works == 1
 
 
-def test_rights_are_judged_at_the_time_asked_for(tmp_path: Path) -> None:
-    with open_catalogue(tmp_path, write=True) as catalogue:
+def test_rights_are_judged_at_the_time_asked_for(place: Place) -> None:
+    with open_catalogue(place, write=True) as catalogue:
         catalogue.record([work(1, owner=None), work(2, owner=BEN)])
         ben = owner_id_of(catalogue, 2)
     sale, day = datetime(2026, 1, 1, tzinfo=UTC), utc_text(datetime(2026, 1, 1, tzinfo=UTC))
-    database = Database(tmp_path / "catalogue.sqlite", REVISION, write=True)
+    database = Database(location_in(place, FILE_NAME), REVISION, write=True)
     row = {
         "training_image_id": work(1).training_image_id,
         "owner_id": ben,
@@ -166,7 +167,7 @@ def test_rights_are_judged_at_the_time_asked_for(tmp_path: Path) -> None:
     with database.writer.begin() as connection:
         connection.execute(insert(claims), row)
     database.close()
-    with open_catalogue(tmp_path) as catalogue:
+    with open_catalogue(place) as catalogue:
         assert accounts(catalogue, 1, datetime(2025, 12, 31, 23, 59, 59, 999999, tzinfo=UTC)) == {"suspense": 1_000_000}
         assert accounts(catalogue, 1, sale) == {f"owner:{ben}": 250_000, "suspense": 750_000}
 
@@ -232,26 +233,29 @@ def test_an_unfinished_run_is_continued_and_a_finished_one_begun_anew(catalogue:
         catalogue.advance_index_run(99, 1, {})
 
 
-def test_one_writer_and_many_readers(catalogue: Catalogue, tmp_path: Path) -> None:
-    with pytest.raises(AlreadyHeld, match=r"catalogue\.sqlite.*process"):
+def test_a_file_has_one_writer(tmp_path: Path) -> None:
+    with open_catalogue(tmp_path, write=True), pytest.raises(AlreadyHeld, match=r"catalogue\.sqlite.*process"):
         open_catalogue(tmp_path, write=True)
-    with open_catalogue(tmp_path) as reader, pytest.raises(PreconditionFailed, match="write=True"):
+
+
+def test_a_reader_does_not_write(catalogue: Catalogue, place: Place) -> None:
+    with open_catalogue(place) as reader, pytest.raises(PreconditionFailed, match="write=True"):
         reader.record([work(1)])
 
 
-def test_a_missing_catalogue_says_what_to_do(tmp_path: Path) -> None:
+def test_a_missing_catalogue_says_what_to_do(place: Place) -> None:
     with pytest.raises(MissingData, match="index add"):
-        open_catalogue(tmp_path)
+        open_catalogue(place)
 
 
-def test_a_lost_key_folder_is_not_silently_replaced(tmp_path: Path) -> None:
-    with open_catalogue(tmp_path, write=True) as catalogue:
+def test_a_lost_key_folder_is_not_silently_replaced(place: Place) -> None:
+    with open_catalogue(place, write=True) as catalogue:
         catalogue.record([work(1)])
-    (tmp_path / "keys" / "catalogue.secret").unlink()
+    (place.folder / "keys" / "catalogue.secret").unlink()
     with pytest.raises(PreconditionFailed, match="restore DATA/keys"):
-        open_catalogue(tmp_path, write=True)
+        open_catalogue(place, write=True)
     with pytest.raises(PreconditionFailed, match="restore DATA/keys"):
-        open_catalogue(tmp_path, write=True)
+        open_catalogue(place, write=True)
 
 
 def test_questions_are_bounded(catalogue: Catalogue) -> None:

