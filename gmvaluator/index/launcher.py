@@ -29,11 +29,14 @@ class EngineLease:
 
     def __init__(self, folder: Path, timeout_s: float = START_TIMEOUT_S) -> None:
         """Share the engine that runs on `folder`, or start one. Raises IndexUnavailable."""
-        folder.mkdir(parents=True, exist_ok=True)
         self._folder = folder.resolve()
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
-        self._users = Lock(self._folder / USERS_LOCK)
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._users = Lock(self._folder / USERS_LOCK)
+        except OSError as error:
+            raise IndexUnavailable(f"the index folder {folder} cannot be used: {error}") from error
         try:
             if not self._users.take(shared=True, timeout_s=timeout_s):
                 raise IndexUnavailable(

@@ -14,10 +14,10 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
 from gmvaluator.errors import IndexUnavailable
 from gmvaluator.ids import TrainingImageId
+from gmvaluator.index.client import collection_info
 from gmvaluator.index.location import Access, Endpoint
 from gmvaluator.index.parameters import search_parameters
 from gmvaluator.index.schema import KEY_DATA_SET, PERCEPTUAL, RECALL, CollectionMetadata
-from gmvaluator.index.store import collection_info
 from gmvaluator.index.translation import translated
 from gmvaluator.index.vectors import checked_vector
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour
@@ -65,6 +65,7 @@ class QdrantSearch:
             self._payload = messages.WithPayloadSelector(include=include)
         self._lock = asyncio.Lock()
         self._connection: _Connection | None = None
+        self._retired: list[_Connection] = []
         self._settings: _Settings | None = None
 
     async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
@@ -118,9 +119,9 @@ class QdrantSearch:
 
     async def close(self) -> None:
         """Let go of the index; an embedded engine ends when nobody else holds it. Harmless when done twice."""
-        if self._connection is not None:
-            await self._connection.channel.close()
-            self._connection = None
+        for connection in filter(None, (*self._retired, self._connection)):
+            await connection.channel.close()
+        self._retired, self._connection = [], None
         self._access.close()
 
     async def _get_settings(self) -> _Settings:
@@ -154,7 +155,7 @@ class QdrantSearch:
             elif self._connection is broken:
                 endpoint = await asyncio.to_thread(self._access.renew, broken.endpoint)
                 if endpoint != broken.endpoint:
-                    await broken.channel.close()
+                    self._retired.append(broken)  # closing it would cancel the calls that are under way
                     self._connection = _open(endpoint)
             return self._connection
 

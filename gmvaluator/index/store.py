@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import threading
 import time
-import warnings
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 from uuid import UUID
@@ -14,6 +13,7 @@ from qdrant_client import QdrantClient, models
 
 from gmvaluator.errors import Conflict, IndexFailed, IndexUnavailable, MissingIndex
 from gmvaluator.ids import TrainingImageId
+from gmvaluator.index.client import CALL_TIMEOUT_S, collection_info, connect
 from gmvaluator.index.location import Access, Endpoint
 from gmvaluator.index.parameters import collection_parameters, search_parameters
 from gmvaluator.index.schema import (
@@ -33,12 +33,11 @@ from gmvaluator.profile import ProfileIdentity
 BATCH_POINTS = 128
 """Points in one call: with 900 floats each about half a megabyte."""
 
-CALL_TIMEOUT_S = 60
-"""Deadline of one call. Long, because the engine holds writes while it copies files for a build."""
-
 _PAGE_POINTS = 256
 _POLL_FIRST_S, _POLL_LAST_S = 0.02, 0.25
 _MAX_BUILDS = 3
+_SETTLE_S = 5.0
+_BYTES_PER_FLOAT = 4
 _EMPTY = np.empty(0, dtype=np.float32)
 _Answer = TypeVar("_Answer")
 
@@ -58,6 +57,7 @@ class QdrantStore:
         self._lock = threading.Lock()
         self._endpoint = access.endpoint
         self._client = connect(self._endpoint)
+        self._retired: list[QdrantClient] = []
         self._metadata: CollectionMetadata | None = None
 
     @property
@@ -136,15 +136,25 @@ class QdrantStore:
 
     def _wait_for_build(self) -> bool:
         """Wait while a build goes on; False if it has ended and points wait for another."""
-        pause_s = _POLL_FIRST_S
+        pause_s, settled_at = _POLL_FIRST_S, time.monotonic() + _SETTLE_S
         while True:
             answer = self._call(lambda client: client.get_collection(self._collection))
             if isinstance(answer.optimizer_status, models.OptimizersStatusOneOf1):
                 raise IndexFailed(f"building {self._collection!r} failed: {answer.optimizer_status.error}")
-            if answer.status != models.CollectionStatus.YELLOW:
-                return answer.status == models.CollectionStatus.GREEN
+            if answer.status == models.CollectionStatus.GREY:
+                return False
+            if answer.status == models.CollectionStatus.GREEN and self._complete(answer, settled_at):
+                return True
             time.sleep(pause_s)
             pause_s = min(pause_s * 1.5, _POLL_LAST_S)
+
+    def _complete(self, answer: models.CollectionInfo, settled_at: float) -> bool:
+        """Whether GREEN means that all is indexed; a server says so also before it has begun, for a moment."""
+        info = collection_info(self._collection, answer)
+        profile = self.metadata().profile
+        point_bytes = max(profile.recall_dim, profile.perceptual_dim) * _BYTES_PER_FLOAT
+        waiting_bytes = (info.points - info.indexed_points) * point_bytes
+        return waiting_bytes < INDEXING_THRESHOLD_KB * 1024 or time.monotonic() > settled_at
 
     def scan(self, with_vectors: bool = False) -> Iterator[Point]:
         """Every point, in id order; vectors are empty arrays unless asked for."""
@@ -188,7 +198,8 @@ class QdrantStore:
 
     def close(self) -> None:
         """Let go of the index; an embedded engine ends when nobody else holds it. Harmless when done twice."""
-        self._client.close()
+        for client in (*self._retired, self._client):
+            client.close()
         self._access.close()
 
     def _call(self, call: Callable[[QdrantClient], _Answer]) -> _Answer:
@@ -209,43 +220,12 @@ class QdrantStore:
                 endpoint = self._access.renew(broken)
                 if endpoint == broken:
                     return False
-                self._client.close()
+                self._retired.append(self._client)  # other threads may be using it yet
                 self._endpoint, self._client = endpoint, connect(endpoint)
             return True
 
     def _name(self) -> str:
         return f"the index at {self._endpoint.target} (collection {self._collection!r})"
-
-
-def connect(endpoint: Endpoint) -> QdrantClient:
-    """A client that speaks gRPC only."""
-    with warnings.catch_warnings():
-        # On loopback the key is no secret from anybody who could read the traffic.
-        warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
-        return QdrantClient(
-            host=endpoint.host,
-            grpc_port=endpoint.port,
-            https=endpoint.tls,
-            api_key=endpoint.api_key,
-            prefer_grpc=True,
-            timeout=CALL_TIMEOUT_S,
-            check_compatibility=False,
-            pool_size=1,
-        )
-
-
-def collection_info(name: str, answer: models.CollectionInfo) -> CollectionInfo:
-    """qdrant-client's answer in the product's terms."""
-    vectors = answer.config.params.vectors
-    points, indexed = answer.points_count or 0, answer.indexed_vectors_count or 0
-    return CollectionInfo(
-        name=name,
-        points=points,
-        indexed_points=min(points, indexed // max(1, len(vectors) if isinstance(vectors, dict) else 1)),
-        ready=answer.status == models.CollectionStatus.GREEN
-        and (points == 0 or bool(answer.config.optimizer_config.indexing_threshold)),
-        metadata=answer.config.metadata or {},
-    )
 
 
 def _struct(point: Point, profile: ProfileIdentity) -> models.PointStruct:

@@ -6,6 +6,7 @@ In memory, on the embedded engine over the wire, and on a Qdrant server where QD
 import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -25,8 +26,17 @@ from gmvaluator.testing.index import (
     example_points,
 )
 
-SERVER = os.environ.get("QDRANT_URL")
+SERVER = os.environ.get("QDRANT_URL", "")
+BUILT_POINTS = 400
 ADAPTERS = ["memory", "embedded", *(["server"] if SERVER else [])]
+
+
+@dataclass
+class Place:
+    """One collection's writing side, and how its reading side is opened, which belongs to one test's event loop."""
+
+    store: VectorStore
+    open_search: Callable[[], CandidateSearch]
 
 
 @dataclass
@@ -46,27 +56,46 @@ def engine_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     lease.close()
 
 
-@pytest.fixture(params=ADAPTERS)
-async def index(request: pytest.FixtureRequest) -> AsyncIterator[Index]:
+@contextmanager
+def place(adapter: str, engine_folder: Path) -> Iterator[Place]:
     """A collection that does not exist yet."""
     name = f"test-{uuid.uuid4()}"
-    if request.param == "memory":
+    if adapter == "memory":
         memory = MemoryIndex(name)
-        yield Index(MemoryStore(memory), MemorySearch(memory))
+        yield Place(MemoryStore(memory), lambda: MemorySearch(memory))
         return
-    location: str | Path = SERVER or ""
-    if request.param == "embedded":
-        location = request.getfixturevalue("engine_folder")
-    key = os.environ.get("QDRANT_API_KEY") if request.param == "server" else None
-    made = Index(open_store(location, name, api_key=key), open_search(location, name, api_key=key))
-    yield made
-    await made.search.close()
-    if request.param == "server":
-        QdrantClient(url=SERVER, api_key=key).delete_collection(name)
-    made.store.close()
+    location, key = (engine_folder, None) if adapter == "embedded" else (SERVER, os.environ.get("QDRANT_API_KEY"))
+    with closing(open_store(location, name, api_key=key)) as store:
+        yield Place(store, lambda: open_search(location, name, api_key=key))
+        if adapter == "server":
+            QdrantClient(url=SERVER, api_key=key).delete_collection(name)
 
 
-def fill(index: Index, count: int, build: bool = True) -> list[Point]:
+@pytest.fixture(params=ADAPTERS)
+async def index(request: pytest.FixtureRequest, engine_folder: Path) -> AsyncIterator[Index]:
+    """A collection that does not exist yet."""
+    with place(request.param, engine_folder) as made:
+        search = made.open_search()
+        yield Index(made.store, search)
+        await search.close()
+
+
+@pytest.fixture(scope="module", params=ADAPTERS)
+def built_place(request: pytest.FixtureRequest, engine_folder: Path) -> Iterator[Place]:
+    with place(request.param, engine_folder) as made:
+        fill(made, BUILT_POINTS)
+        yield made
+
+
+@pytest.fixture
+async def built(built_place: Place) -> AsyncIterator[Index]:
+    """A built collection of `example_points(BUILT_POINTS)`, which no test changes."""
+    search = built_place.open_search()
+    yield Index(built_place.store, search)
+    await search.close()
+
+
+def fill(index: Index | Place, count: int, build: bool = True) -> list[Point]:
     """Write so many example points into a new collection."""
     points = example_points(count)
     index.store.create(EXAMPLE_IDENTITY)
@@ -118,49 +147,47 @@ async def test_small_collections_work(index: Index, count: int) -> None:
         assert nearest.clip_similarity == pytest.approx(1.0, abs=1e-5)
 
 
-async def test_two_stages_agree_with_numpy(index: Index) -> None:
-    points = fill(index, 400)
+async def test_two_stages_agree_with_numpy(built: Index) -> None:
+    points = example_points(BUILT_POINTS)
     recall, perceptual = (np.stack([getattr(point, name) for point in points]) for name in ("recall", "perceptual"))
     for query in example_points(410)[:20:3]:
-        candidates = await index.search.recall(query.recall, 60)
+        candidates = await built.search.recall(query.recall, 60)
         cosines = recall.astype(np.float64) @ query.recall
         nearest = np.argsort(-cosines, kind="stable")[:60]
         assert [one.training_image_id for one in candidates] == [points[i].training_image_id for i in nearest]
         assert [one.clip_similarity for one in candidates] == pytest.approx(cosines[nearest], abs=1e-5)
         ids = [one.training_image_id for one in candidates]
-        neighbours = await index.search.rerank(query.perceptual, ids, 10)
+        neighbours = await built.search.rerank(query.perceptual, ids, 10)
         distances = 1 - perceptual[nearest].astype(np.float64) @ query.perceptual
         order = np.argsort(distances, kind="stable")[:10]
         assert [one.training_image_id for one in neighbours] == [ids[i] for i in order]
         assert [one.perceptual_distance for one in neighbours] == pytest.approx(distances[order], abs=1e-5)
 
 
-async def test_recall_never_drops_points(index: Index) -> None:
-    points = fill(index, 120)
-    late = example_points(30, seed=1)
-    index.store.upsert(late)
-    found = await index.search.recall(points[0].recall, 1000)
-    assert {one.training_image_id for one in found} == {point.training_image_id for point in points + late}
+async def test_recall_never_drops_points(built: Index) -> None:
+    points = example_points(BUILT_POINTS)
+    found = await built.search.recall(points[0].recall, 1000)
+    assert {one.training_image_id for one in found} == {point.training_image_id for point in points}
 
 
-async def test_recall_keeps_to_the_data_sets(index: Index) -> None:
-    points = fill(index, 100)
+async def test_recall_keeps_to_the_data_sets(built: Index) -> None:
+    points = example_points(BUILT_POINTS)
     odd = {point.training_image_id for point in points[1::2]}
     query = points[0].recall
-    assert {one.training_image_id for one in await index.search.recall(query, 100, ["odd"])} == odd
-    assert len(await index.search.recall(query, 100, ["odd", "all"])) == 100
-    assert await index.search.recall(query, 100, ["unknown"]) == []
-    assert await index.search.recall(query, 100, []) == []
+    assert {one.training_image_id for one in await built.search.recall(query, 1000, ["odd"])} == odd
+    assert len(await built.search.recall(query, 1000, ["odd", "all"])) == BUILT_POINTS
+    assert await built.search.recall(query, 1000, ["unknown"]) == []
+    assert await built.search.recall(query, 1000, []) == []
 
 
-async def test_rerank_compares_the_given_ids_and_no_others(index: Index) -> None:
-    points = fill(index, 50, build=False)
+async def test_rerank_compares_the_given_ids_and_no_others(built: Index) -> None:
+    points = example_points(BUILT_POINTS)
     stranger = example_points(1, seed=9)[0].training_image_id
     ids = [point.training_image_id for point in points[10:30]]
-    neighbours = await index.search.rerank(points[0].perceptual, [*ids, stranger], 100)
+    neighbours = await built.search.rerank(points[0].perceptual, [*ids, stranger], 100)
     assert {one.training_image_id for one in neighbours} == set(ids)
-    assert len(await index.search.rerank(points[0].perceptual, ids, 7)) == 7
-    assert await index.search.rerank(points[0].perceptual, [], 7) == []
+    assert len(await built.search.rerank(points[0].perceptual, ids, 7)) == 7
+    assert await built.search.rerank(points[0].perceptual, [], 7) == []
 
 
 async def test_equal_distances_come_in_id_order(index: Index) -> None:
@@ -187,31 +214,26 @@ async def test_points_come_back_as_they_were_written(index: Index) -> None:
     assert all(not point.recall.size and point.payload for point in index.store.scan())
 
 
-async def test_writing_again_replaces(index: Index) -> None:
-    points = fill(index, 30)
-    changed = with_recall(points[0], points[1].recall)
-    index.store.upsert([changed, points[2]])
-    assert index.store.info().points == 30
-    near = {one.training_image_id for one in (await index.search.recall(points[1].recall, 2))}
-    assert near == {points[0].training_image_id, points[1].training_image_id}
-
-
-async def test_existing_tells_known_ids_from_unknown(index: Index) -> None:
-    known = {point.training_image_id for point in fill(index, 300, build=False)}
+async def test_existing_tells_known_ids_from_unknown(built: Index) -> None:
+    known = {point.training_image_id for point in example_points(BUILT_POINTS)}
     unknown = {point.training_image_id for point in example_points(300, seed=1)}
-    assert index.store.existing([*unknown, *known]) == known
-    assert index.store.existing([]) == set()
+    assert built.store.existing([*unknown, *known]) == known
+    assert built.store.existing([]) == set()
 
 
-async def test_what_is_added_later_is_built_later(index: Index) -> None:
-    fill(index, 100)
-    late = example_points(50, seed=1)
-    index.store.upsert(late)
-    index.store.build()
+async def test_what_is_added_or_changed_later_is_found_at_once_and_built_later(index: Index) -> None:
+    points = fill(index, 100)
+    late, changed = example_points(50, seed=1), replace(points[0], recall=points[1].recall)
+    index.store.upsert([*late, changed])
+    for _ in ("before the build", "after it"):
+        assert (await index.search.recall(late[3].recall, 1))[0].training_image_id == late[3].training_image_id
+        twins = {one.training_image_id for one in await index.search.recall(points[1].recall, 2)}
+        assert twins == {points[0].training_image_id, points[1].training_image_id}
+        found = await index.search.recall(points[0].recall, 1000)
+        assert {one.training_image_id for one in found} == {point.training_image_id for point in points + late}
+        index.store.build()
     info = await index.search.info()
     assert (info.points, info.indexed_points, info.ready) == (150, 150, True)
-    found = await index.search.recall(late[3].recall, 1)
-    assert found[0].training_image_id == late[3].training_image_id
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 import os
 import signal
+import uuid
 from collections.abc import AsyncIterator, Iterator
 from contextlib import closing
 from pathlib import Path
@@ -9,42 +10,56 @@ from pathlib import Path
 import pytest
 from qdrant_client import models
 
+from gmvaluator.index.client import connect
 from gmvaluator.index.connection import open_search, open_store
 from gmvaluator.index.engine.lease import Contact
+from gmvaluator.index.launcher import EngineLease
 from gmvaluator.index.search import QdrantSearch
-from gmvaluator.index.store import QdrantStore, connect
+from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 
-COLLECTION = "works"
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """A folder whose engine runs for the whole module."""
+    folder = tmp_path_factory.mktemp("engine")
+    with closing(EngineLease(folder)):
+        yield folder
 
 
 @pytest.fixture
-def store(tmp_path: Path) -> Iterator[QdrantStore]:
-    with closing(open_store(tmp_path)) as opened:
+def name() -> str:
+    """A collection of the test's own."""
+    return f"test-{uuid.uuid4()}"
+
+
+@pytest.fixture
+def store(folder: Path, name: str) -> Iterator[QdrantStore]:
+    with closing(open_store(folder, name)) as opened:
         opened.create(EXAMPLE_IDENTITY)
         yield opened
 
 
 @pytest.fixture
-async def search(tmp_path: Path, store: QdrantStore) -> AsyncIterator[QdrantSearch]:
-    opened = open_search(tmp_path)
+async def search(folder: Path, name: str, store: QdrantStore) -> AsyncIterator[QdrantSearch]:
+    opened = open_search(folder, name)
     yield opened
     await opened.close()
 
 
-def ask_for_a_build(store: QdrantStore) -> models.CollectionStatus:
+def ask_for_a_build(store: QdrantStore, name: str) -> models.CollectionStatus:
     with closing(connect(store.endpoint)) as client:
-        client.update_collection(COLLECTION, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1))
-        return client.get_collection(COLLECTION).status
+        client.update_collection(name, optimizers_config=models.OptimizersConfigDiff(indexing_threshold=1))
+        return client.get_collection(name).status
 
 
 async def test_queries_are_answered_and_writes_are_kept_during_a_build(
-    store: QdrantStore, search: QdrantSearch
+    name: str, store: QdrantStore, search: QdrantSearch
 ) -> None:
     points = example_points(1500)
     store.upsert(points)
-    assert ask_for_a_build(store) == models.CollectionStatus.YELLOW
+    assert ask_for_a_build(store, name) == models.CollectionStatus.YELLOW
     answered, seed = 0, 1
     written: list[Point] = []
     while not (await search.info()).ready:
@@ -63,12 +78,12 @@ async def test_queries_are_answered_and_writes_are_kept_during_a_build(
         assert (await search.recall(late.recall, 1))[0].training_image_id == late.training_image_id
 
 
-async def test_a_search_outlives_the_engine(tmp_path: Path, store: QdrantStore, search: QdrantSearch) -> None:
+async def test_a_search_outlives_the_engine(folder: Path, store: QdrantStore, search: QdrantSearch) -> None:
     points = example_points(100)
     store.upsert(points)
     store.build()
     for point in points[:2]:
-        contact = Contact.read(tmp_path)
+        contact = Contact.read(folder)
         assert contact is not None
         os.kill(contact.pid, signal.SIGKILL)
         assert (await search.recall(point.recall, 1))[0].training_image_id == point.training_image_id
@@ -87,19 +102,19 @@ def test_overwritten_points_count_as_quantised_only_once_they_are(store: QdrantS
     assert (store.info().indexed_points, store.info().ready) == (300, True)
 
 
-def test_the_quantised_share_is_that_of_the_files(tmp_path: Path, store: QdrantStore) -> None:
+def test_the_quantised_share_is_that_of_the_files(folder: Path, name: str, store: QdrantStore) -> None:
     store.upsert(example_points(300))
     store.build()
-    codes = list((tmp_path / COLLECTION).glob("generation-*/segments/*/vector_storage-recall/quantized.data"))
+    codes = list((folder / name).glob("generation-*/segments/*/vector_storage-recall/quantized.data"))
     assert [path.stat().st_size for path in codes] == [300 * 64 * 4 // 16]
-    perceptual = (tmp_path / COLLECTION).glob("generation-*/segments/*/vector_storage-perceptual/quantized.data")
+    perceptual = (folder / name).glob("generation-*/segments/*/vector_storage-perceptual/quantized.data")
     assert not list(perceptual)
 
 
-def test_building_what_is_built_changes_nothing(tmp_path: Path, store: QdrantStore) -> None:
+def test_building_what_is_built_changes_nothing(folder: Path, name: str, store: QdrantStore) -> None:
     store.build()
     store.upsert(example_points(100))
     store.build()
-    generation = (tmp_path / COLLECTION / "CURRENT").read_text()
+    generation = (folder / name / "CURRENT").read_text()
     store.build()
-    assert (tmp_path / COLLECTION / "CURRENT").read_text() == generation
+    assert (folder / name / "CURRENT").read_text() == generation
