@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import json
+
 from gmvaluator.errors import GenerationConflict
-from gmvaluator.ledger.records import StoredPosting
+from gmvaluator.ledger.decisions import NewDecision
+from gmvaluator.ledger.records import NewPosting, StoredPosting
 
 
 def check_fingerprint(stored: StoredPosting, image_sha256: str, model_version: str) -> None:
@@ -19,3 +22,20 @@ def check_fingerprint(stored: StoredPosting, image_sha256: str, model_version: s
                 f"generation_id {header.generation_id} was posted before with another {field}: it was {was}, "
                 f"now it is {now}; use a new generation_id"
             )
+
+
+def check_repeat(stored: StoredPosting, again: NewPosting | NewDecision) -> None:
+    """Raises GenerationConflict, naming what differs, unless `again` asks for what is stored under its key."""
+    if isinstance(again, NewPosting):
+        facts = again.header_facts
+        check_fingerprint(stored, facts.image_sha256 or "", facts.model_version or "")
+    elif stored.evidence_json != again.evidence_json:
+        raise GenerationConflict(
+            f"{again.decision_id} was posted before with another {_difference(stored, again)}: use a new id"
+        )
+
+
+def _difference(stored: StoredPosting, again: NewDecision) -> str:
+    was, now = json.loads(stored.evidence_json), json.loads(again.evidence_json)
+    was, now = ({**value, **value.pop("facts", {})} for value in (was, now))
+    return next((name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)), "content")

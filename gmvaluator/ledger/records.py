@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, NamedTuple
 
 from gmvaluator.ids import GenerationId, OwnerId, TrainingImageId
 from gmvaluator.ledger.canonical import canonical_json
@@ -96,6 +96,16 @@ class NearMiss:
     distance_millionths: int
 
 
+class HeaderFacts(NamedTuple):
+    """What a posting's header takes from its evidence; None where the kind of posting has no such thing."""
+
+    image_sha256: str | None = None
+    model_version: str | None = None
+    policy: str | None = None
+    profile_hash: str | None = None
+    issued_micros: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class Evidence:
     """Everything a posting's credits follow from, and what was known around it.
@@ -118,6 +128,12 @@ class Evidence:
     contributions: tuple[Contribution, ...]
     near_misses: tuple[NearMiss, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+
+    @property
+    def header_facts(self) -> HeaderFacts:
+        """What the posting's header says of it."""
+        policy = self.policy["policy"]
+        return HeaderFacts(self.image.sha256, self.model_version, policy, self.profile_hash, self.issued_micros)
 
     def to_json(self) -> bytes:
         """Canonical JSON: the bytes that are stored and hashed."""
@@ -170,6 +186,11 @@ class NewPosting:
     def evidence_json(self) -> bytes:
         """The evidence as stored. Touching it early moves the work off the ledger's writer."""
         return self.evidence.to_json()
+
+    @property
+    def header_facts(self) -> HeaderFacts:
+        """What the header says of the evidence."""
+        return self.evidence.header_facts
 
     @property
     def key(self) -> tuple[str, str]:

@@ -9,6 +9,7 @@ from sqlalchemy import (
     CheckConstraint,
     Column,
     ForeignKey,
+    Index,
     Integer,
     LargeBinary,
     MetaData,
@@ -24,7 +25,7 @@ from sqlalchemy.schema import DDL, ExecutableDDLElement
 from gmvaluator.database.revision import SchemaRevision
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS
 
-REVISION = SchemaRevision("ledger", "0001", Path(__file__).parent / "migrations")
+REVISION = SchemaRevision("ledger", "0002", Path(__file__).parent / "migrations")
 
 MAX_IDENTITY_CHARACTERS = 200
 
@@ -111,7 +112,47 @@ head = Table(
 )
 """The newest posting, and the sum of all headers' issued_micros. Its row lock orders writers on PostgreSQL."""
 
-_IMMUTABLE = (postings, entries, evidence)
+decisions = Table(
+    "decisions",
+    metadata,
+    Column(
+        "sequence",
+        _Sequence,
+        ForeignKey("postings.sequence", name="decisions_posting"),
+        primary_key=True,
+        autoincrement=False,
+    ),
+    Column("kind", String(20), nullable=False),
+    Column("about_sequence", _Sequence, ForeignKey("postings.sequence", name="decisions_about")),
+    Column("revision", Integer),
+    Column("dispute_id", String(MAX_GENERATION_ID_CHARACTERS)),
+    Column("period", String(7)),
+    UniqueConstraint("about_sequence", "revision", name="decisions_revision"),
+    CheckConstraint("(about_sequence IS NULL) = (revision IS NULL)", name="decisions_complete"),
+    Index("decisions_kind", "kind", "sequence"),
+    Index("decisions_dispute", "dispute_id"),
+)
+"""Postings that no generation caused, and what they belong to: found here, proved by their evidence.
+
+about_sequence: the posting whose amounts it moves; revision counts the decisions about one posting from 1.
+"""
+
+checkpoints = Table(
+    "checkpoints",
+    metadata,
+    Column("period", String(7), primary_key=True),
+    Column("sequence", _Sequence, ForeignKey("postings.sequence", name="checkpoints_posting"), nullable=False),
+    Column("statement", LargeBinary, nullable=False),
+    Column("signature", String(128), nullable=False),
+    Column("public_key", _Digest, nullable=False),
+    UniqueConstraint("sequence", name="checkpoints_sequence"),
+)
+"""A signature for each closed period. statement: canonical JSON that names the closing posting and its hash.
+
+signature: Ed25519, 128 hex digits; public_key: 64 hex digits.
+"""
+
+_IMMUTABLE = (postings, entries, evidence, decisions, checkpoints)
 
 
 def _forbid_changes(table: Table) -> None:

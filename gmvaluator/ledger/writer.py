@@ -15,10 +15,11 @@ from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import GenerationConflict, InvalidInput, LedgerCorrupt
 from gmvaluator.ledger import chain
 from gmvaluator.ledger.answers import Outcome, Posted, Refused, Replayed
-from gmvaluator.ledger.fingerprint import check_fingerprint
+from gmvaluator.ledger.decisions import DECIDER, NewDecision
+from gmvaluator.ledger.fingerprint import check_repeat
 from gmvaluator.ledger.records import Entry, NewPosting, PostingHeader, StoredPosting
 from gmvaluator.ledger.rows import load, postings_where
-from gmvaluator.ledger.schema import MAX_IDENTITY_CHARACTERS, balances, entries, evidence, head, postings
+from gmvaluator.ledger.schema import MAX_IDENTITY_CHARACTERS, balances, decisions, entries, evidence, head, postings
 
 MAX_BATCH = 1_000
 """Postings in one transaction at most."""
@@ -31,6 +32,10 @@ MAX_AMOUNT_MICROS = 10**15
 
 _COMPRESSION = 1
 """zlib level: three quarters of what level 6 saves, at a third of its time."""
+
+
+AnyPosting = NewPosting | NewDecision
+"""What can be posted."""
 
 
 class NotPostable(LedgerCorrupt):
@@ -48,7 +53,7 @@ class BatchWriter:
         self._sequence, self._hash, self._issued_micros = row
         self._sums: dict[str, int] = {}
 
-    def post(self, batch: Sequence[NewPosting]) -> list[Outcome]:
+    def post(self, batch: Sequence[AnyPosting]) -> list[Outcome]:
         """One outcome for each of `batch`, in its order."""
         stored = self._stored([posting.generation_id for posting in batch])
         first = self._sequence
@@ -61,11 +66,11 @@ class BatchWriter:
         found = load(self._connection, postings_where(postings.c.generation_id.in_(generation_ids)))
         return {posting.key: posting for posting in found}
 
-    def _outcome(self, posting: NewPosting, stored: dict[tuple[str, str], StoredPosting]) -> Outcome:
+    def _outcome(self, posting: AnyPosting, stored: dict[tuple[str, str], StoredPosting]) -> Outcome:
         try:
             before = stored.get(posting.key)
             if before is not None:
-                check_fingerprint(before, posting.evidence.image.sha256, posting.evidence.model_version)
+                check_repeat(before, posting)
                 return Replayed(before)
             _check(posting)
             made = stored[posting.key] = self._append(posting)
@@ -73,11 +78,13 @@ class BatchWriter:
             return Refused(error)
         return Posted(made)
 
-    def _append(self, posting: NewPosting) -> StoredPosting:
+    def _append(self, posting: AnyPosting) -> StoredPosting:
         made = self._chained(posting)
         savepoint = self._connection.begin_nested()
         try:
             self._insert(made)
+            if isinstance(posting, NewDecision):
+                self._insert_links(made, posting)
             savepoint.commit()
         except IntegrityError as error:
             # Only here: after an I/O error SQLite may have rolled back everything, and the batch has failed.
@@ -92,16 +99,16 @@ class BatchWriter:
             self._sums[entry.account] = self._sums.get(entry.account, 0) + entry.amount_micros
         return made
 
-    def _chained(self, posting: NewPosting) -> StoredPosting:
-        facts = posting.evidence
+    def _chained(self, posting: AnyPosting) -> StoredPosting:
+        facts = posting.header_facts
         header = PostingHeader(
             sequence=self._sequence + 1,
             kind=posting.kind,
             generator_identity=posting.generator_identity,
             generation_id=posting.generation_id,
-            image_sha256=facts.image.sha256,
+            image_sha256=facts.image_sha256,
             model_version=facts.model_version,
-            policy=facts.policy["policy"],
+            policy=facts.policy,
             profile_hash=facts.profile_hash,
             generated_at=utc_text(posting.generated_at),
             posted_at=self._posted_at,
@@ -120,6 +127,10 @@ class BatchWriter:
             self._connection.execute(insert(entries), lines)
         body = zlib.compress(posting.evidence_json, _COMPRESSION)
         self._connection.execute(insert(evidence), {"sequence": sequence, "body": body})
+
+    def _insert_links(self, made: StoredPosting, posting: NewDecision) -> None:
+        row = {"sequence": made.sequence, "kind": posting.kind, **posting.decision.links.as_dict()}
+        self._connection.execute(insert(decisions), row)
 
     def _keep_sums(self) -> None:
         values = {"sequence": self._sequence, "hash": self._hash, "issued_micros": self._issued_micros}
@@ -145,10 +156,12 @@ def _entry_row(sequence: int, line: int, entry: Entry) -> dict[str, Any]:
     }
 
 
-def _check(posting: NewPosting) -> None:
+def _check(posting: AnyPosting) -> None:
     where = f"generation {posting.generation_id}"
     if not 1 <= len(posting.generator_identity) <= MAX_IDENTITY_CHARACTERS:
         raise InvalidInput(f"{where}: a generator identity has 1-{MAX_IDENTITY_CHARACTERS} characters")
+    if isinstance(posting, NewPosting) and posting.generator_identity.startswith(DECIDER[0]):
+        raise InvalidInput(f"{where}: a generator identity does not begin with {DECIDER[0]}, which the ledger keeps")
     if len(posting.entries) > MAX_ENTRIES:
         raise InvalidInput(f"{where}: {len(posting.entries)} entries are more than {MAX_ENTRIES}")
     if any(not 0 < abs(entry.amount_micros) <= MAX_AMOUNT_MICROS for entry in posting.entries):

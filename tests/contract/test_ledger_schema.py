@@ -50,8 +50,8 @@ def test_the_revision_in_the_code_is_the_newest_script(revision: SchemaRevision,
 def test_an_upgrade_that_breaks_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
     scripts = tmp_path / "migrations"
     shutil.copytree(ledger_schema.REVISION.migrations, scripts)
-    (scripts / "versions" / "revision_0002.py").write_text(BROKEN)
-    broken = replace(ledger_schema.REVISION, revision="0002", migrations=scripts)
+    (scripts / "versions" / "revision_9999.py").write_text(BROKEN)
+    broken = replace(ledger_schema.REVISION, revision="9999", migrations=scripts)
     file = tmp_path / "ledger.sqlite"
     Database(file, ledger_schema.REVISION, write=True).close()
     with pytest.raises(RuntimeError, match="half way"):
@@ -65,8 +65,8 @@ BROKEN = """
 import sqlalchemy as sa
 from alembic import op
 
-revision = "0002"
-down_revision = "0001"
+revision = "9999"
+down_revision = "0002"
 
 
 def upgrade():

@@ -32,7 +32,7 @@ def verified_after(sound_file: bytes, tmp_path: Path) -> Callable[..., Verificat
         ledger_file(tmp_path).write_bytes(sound_file)
         connection = sqlite3.connect(ledger_file(tmp_path))
         triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        assert len(triggers) == 6
+        assert len(triggers) == 10
         for (name,) in triggers:
             connection.execute(f"DROP TRIGGER {name}")
         tamper(connection)
