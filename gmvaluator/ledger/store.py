@@ -14,10 +14,9 @@ from gmvaluator.database.place import Place, as_place
 from gmvaluator.errors import InvalidInput, LedgerFailed, MissingData
 from gmvaluator.ledger.answers import Head, Outcome, Verification
 from gmvaluator.ledger.reader import LedgerReader
-from gmvaluator.ledger.records import NewPosting
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.verification import verify
-from gmvaluator.ledger.writer import MAX_BATCH, BatchWriter, now_utc
+from gmvaluator.ledger.writer import MAX_BATCH, AnyPosting, BatchWriter, now_utc
 
 FILE_NAME = "ledger.sqlite"
 
@@ -53,7 +52,7 @@ class Ledger(LedgerReader):
         self._posting = threading.Lock()
         self._failure: str | None = None
 
-    def post(self, batch: Sequence[NewPosting]) -> list[Outcome]:
+    def post(self, batch: Sequence[AnyPosting]) -> list[Outcome]:
         """Post a batch in one transaction, a savepoint for each; returns once it is durable.
 
         One outcome for each posting, in order: Posted, Replayed (its key was posted before, with the same image
