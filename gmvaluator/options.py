@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from functools import wraps
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import rich_click as click
+
+from gmvaluator.database.place import Place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -23,6 +26,29 @@ def data_option(command: Command) -> Command:
         show_default=True,
         help="Folder of index, catalogue, ledger and thumbnails.",
     )(command)
+
+
+def database_option(command: Command) -> Command:
+    """`--database URL`."""
+    return click.option(
+        "--database",
+        "database_url",
+        default="",
+        envvar="DATABASE_URL",
+        metavar="URL",
+        help="PostgreSQL, postgresql://USER@HOST/NAME; default: the SQLite files in DATA. Prefer DATABASE_URL: "
+        "an argument shows in the list of processes.",
+    )(command)
+
+
+def place_option(command: Command) -> Command:
+    """`--data DIR` and `--database URL`, handed over as one `place`."""
+
+    @wraps(command)
+    def with_place(*args: Any, data: Path, database_url: str, **options: Any) -> Any:
+        return command(*args, place=Place(data, database_url), **options)
+
+    return cast(Command, data_option(database_option(with_place)))
 
 
 def index_option(command: Command) -> Command:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import json
 from dataclasses import asdict
-from pathlib import Path
 
 import rich_click as click
 
-from gmvaluator.options import collection_option, data_option, json_option
+from gmvaluator.database.place import Place
+from gmvaluator.options import collection_option, json_option, place_option
 from gmvaluator.ports import Generator
 
 
@@ -26,7 +26,7 @@ def generators() -> None:
 @click.option("--policy", default="paper@1", show_default=True, help="How its images are valued, NAME@N.")
 @click.option("--replace", is_flag=True, help="Change a generator that is registered otherwise.")
 @collection_option
-@data_option
+@place_option
 @json_option
 def add(
     model_version: str,
@@ -34,7 +34,7 @@ def add(
     policy: str,
     replace: bool,
     collection: str,
-    data: Path,
+    place: Place,
     as_json: bool,
 ) -> None:
     """Register MODEL_VERSION, so that its images can be valued; only works of its data sets are paid.
@@ -44,22 +44,22 @@ def add(
     from gmvaluator.catalogue.store import open_catalogue
 
     generator = Generator(model_version, collection, tuple(dict.fromkeys(data_sets)), policy)
-    with open_catalogue(data, write=True) as catalogue:
+    with open_catalogue(place, write=True) as catalogue:
         catalogue.add_generator(generator, replace)
     click.echo(json.dumps(asdict(generator)) if as_json else _line(generator))
 
 
 @generators.command("list")
-@data_option
+@place_option
 @json_option
-def list_(data: Path, as_json: bool) -> None:
+def list_(place: Place, as_json: bool) -> None:
     """List the generators that are registered.
 
     Example: gmvaluator generators list --json
     """
     from gmvaluator.catalogue.store import open_catalogue
 
-    with open_catalogue(data) as catalogue:
+    with open_catalogue(place) as catalogue:
         found = catalogue.generators()
     if as_json:
         click.echo(json.dumps({"generators": [asdict(generator) for generator in found]}))

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import json
 import re
-from pathlib import Path
 
 import rich_click as click
 from click.exceptions import Exit
 
+from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
-from gmvaluator.options import data_option, json_option
+from gmvaluator.options import json_option, place_option
 
 
 @click.group()
@@ -22,9 +22,9 @@ def ledger() -> None:
 
 
 @ledger.command()
-@data_option
+@place_option
 @json_option
-def totals(data: Path, as_json: bool) -> None:
+def totals(place: Place, as_json: bool) -> None:
     """Print what was issued, who holds it, and whether it reconciles; exits 1 if it does not.
 
     Example: gmvaluator ledger totals --json
@@ -32,8 +32,8 @@ def totals(data: Path, as_json: bool) -> None:
     from gmvaluator.ledger.store import open_ledger
     from gmvaluator.ledger.summary import print_summary, summary
 
-    with open_ledger(data) as book:
-        found = summary(book, data)
+    with open_ledger(place) as book:
+        found = summary(book, place)
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -45,9 +45,9 @@ def totals(data: Path, as_json: bool) -> None:
 @ledger.command()
 @click.argument("generation")
 @click.option("--identity", help="Generator identity that posted it; needed only where several used this id.")
-@data_option
+@place_option
 @json_option
-def explain(generation: str, identity: str | None, data: Path, as_json: bool) -> None:
+def explain(generation: str, identity: str | None, place: Place, as_json: bool) -> None:
     """Show why GENERATION paid what it paid: each contributor's distance, share and credit, and the policy.
 
     Example: gmvaluator ledger explain demo-1:4f2a
@@ -55,8 +55,8 @@ def explain(generation: str, identity: str | None, data: Path, as_json: bool) ->
     from gmvaluator.ledger.explanation import explanation, print_explanation
     from gmvaluator.ledger.store import open_ledger
 
-    with open_ledger(data) as book:
-        found = explanation(book.explain(generation, identity), data)
+    with open_ledger(place) as book:
+        found = explanation(book.explain(generation, identity), place)
     if as_json:
         click.echo(json.dumps(found))
     else:
@@ -66,9 +66,9 @@ def explain(generation: str, identity: str | None, data: Path, as_json: bool) ->
 @ledger.command()
 @click.argument("generation", required=False)
 @click.option("--identity", help="Generator identity that posted it; needed only where several used this id.")
-@data_option
+@place_option
 @json_option
-def replay(generation: str | None, identity: str | None, data: Path, as_json: bool) -> None:
+def replay(generation: str | None, identity: str | None, place: Place, as_json: bool) -> None:
     """Compute credits again from the stored evidence and compare, for GENERATION or for all; exits 1 on a difference.
 
     Example: gmvaluator ledger replay --json
@@ -77,7 +77,7 @@ def replay(generation: str | None, identity: str | None, data: Path, as_json: bo
     from gmvaluator.ledger.store import open_ledger
 
     replayed, different = 0, []
-    with open_ledger(data) as book:
+    with open_ledger(place) as book:
         for posting in book.every_posting() if generation is None else [book.explain(generation, identity)]:
             replayed += 1
             if not recompute(posting).equal:
@@ -98,9 +98,9 @@ def replay(generation: str | None, identity: str | None, data: Path, as_json: bo
 
 @ledger.command()
 @click.option("--head", help="SEQUENCE:HASH handed out before; the chain must still pass through it.")
-@data_option
+@place_option
 @json_option
-def verify(head: str | None, data: Path, as_json: bool) -> None:
+def verify(head: str | None, place: Place, as_json: bool) -> None:
     """Check every row, and name the first that was changed, removed, inserted or re-ordered; exits 1 if one was.
 
     Example: gmvaluator ledger verify --head 42:9c0e...
@@ -109,7 +109,7 @@ def verify(head: str | None, data: Path, as_json: bool) -> None:
     from gmvaluator.ledger.store import open_ledger
 
     expected = None if head is None else Head(*_parse_head(head))
-    with open_ledger(data) as book:
+    with open_ledger(place) as book:
         found = book.verify(expected)
     if as_json:
         click.echo(json.dumps(found.as_dict()))

@@ -11,6 +11,7 @@ from rich.table import Table
 
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.credits import credits_text
+from gmvaluator.database.place import Place, as_place
 from gmvaluator.database.utc import from_utc_text
 from gmvaluator.errors import MissingData
 from gmvaluator.ids import TrainingImageId
@@ -23,9 +24,10 @@ from gmvaluator.ports import WorkCard
 from gmvaluator.valuation import MILLION
 
 
-def explanation(posting: StoredPosting, data: Path) -> dict[str, Any]:
+def explanation(posting: StoredPosting, place: Path | Place) -> dict[str, Any]:
     """The posting as plain data: header, contributors with names, and the evidence as it was hashed."""
-    cards, names = _cards(posting, data), _names(posting, data)
+    cards, names = _cards(posting, place), _names(posting, place)
+    data = as_place(place).folder
     found = posting.evidence.contributions
     return {
         **posting.header.as_dict(),
@@ -109,17 +111,17 @@ def _payment(payment: Payment, names: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
-def _cards(posting: StoredPosting, data: Path) -> dict[TrainingImageId, WorkCard]:
+def _cards(posting: StoredPosting, place: Path | Place) -> dict[TrainingImageId, WorkCard]:
     ids = [one.training_image_id for one in posting.evidence.contributions]
     try:
-        with open_catalogue(data) as catalogue:
+        with open_catalogue(place) as catalogue:
             return catalogue.works(ids, from_utc_text(posting.header.generated_at))
     except MissingData:
         return {}
 
 
-def _names(posting: StoredPosting, data: Path) -> dict[str, str]:
+def _names(posting: StoredPosting, place: Path | Place) -> dict[str, str]:
     """Account to name, for the owners that were paid: those of the posting, whoever has the rights now."""
     accounts = {payment.account for one in posting.evidence.contributions for payment in one.payments}
     owners = [owner_id for account in accounts if (owner_id := owner_of(account)) is not None]
-    return {owner_account(owner_id): name for owner_id, name in owner_names(data, owners).items()}
+    return {owner_account(owner_id): name for owner_id, name in owner_names(place, owners).items()}

@@ -11,16 +11,17 @@ from rich.table import Table
 
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.credits import credits_text
+from gmvaluator.database.place import Place
 from gmvaluator.errors import MissingData
 from gmvaluator.ids import OwnerId
 from gmvaluator.ledger.answers import Balance
 from gmvaluator.ledger.reader import MAX_PAGE, LedgerReader
 
 _PIPE_COLUMNS = 250
-_KINDS = ("owners", "unattributed", "suspense", "held")
+_KINDS = ("owners", "unattributed", "suspense", "held", "paid")
 
 
-def summary(ledger: LedgerReader, data: Path) -> dict[str, Any]:
+def summary(ledger: LedgerReader, place: Path | Place) -> dict[str, Any]:
     """Totals and owners, the highest credit first, as plain data."""
     totals = ledger.totals()
     return {
@@ -29,14 +30,14 @@ def summary(ledger: LedgerReader, data: Path) -> dict[str, Any]:
         "reconciles": totals.reconciles,
         "postings": totals.postings,
         "head": {"sequence": totals.head.sequence, "hash": totals.head.hash},
-        "owners": sorted(_owners(ledger, data), key=lambda owner: (-owner["credit_micros"], owner["owner_id"])),
+        "owners": sorted(_owners(ledger, place), key=lambda owner: (-owner["credit_micros"], owner["owner_id"])),
     }
 
 
-def owner_names(data: Path, owner_ids: Sequence[OwnerId]) -> dict[OwnerId, str]:
+def owner_names(place: Path | Place, owner_ids: Sequence[OwnerId]) -> dict[OwnerId, str]:
     """Names from the catalogue of the data folder; their accounts, where there is no catalogue."""
     try:
-        with open_catalogue(data) as catalogue:
+        with open_catalogue(place) as catalogue:
             return catalogue.display_names(owner_ids)
     except MissingData:
         return {owner_id: f"owner:{owner_id}" for owner_id in owner_ids}
@@ -73,16 +74,16 @@ def print_summary(found: dict[str, Any]) -> None:
     console.print(f"issued {credits_text(found['issued_micros'])} = {parts}: {verdict}", soft_wrap=True)
 
 
-def _owners(ledger: LedgerReader, data: Path) -> Iterator[dict[str, Any]]:
+def _owners(ledger: LedgerReader, place: Path | Place) -> Iterator[dict[str, Any]]:
     page = ledger.owner_totals(limit=MAX_PAGE)
     while page.balances:
-        yield from _described(ledger, data, page.balances)
+        yield from _described(ledger, place, page.balances)
         page = ledger.owner_totals(after=page.balances[-1].account, limit=MAX_PAGE)
 
 
-def _described(ledger: LedgerReader, data: Path, balances: Sequence[Balance]) -> Iterator[dict[str, Any]]:
+def _described(ledger: LedgerReader, place: Path | Place, balances: Sequence[Balance]) -> Iterator[dict[str, Any]]:
     works = ledger.works_paid([balance.account for balance in balances])
-    names = owner_names(data, [balance.owner_id for balance in balances if balance.owner_id is not None])
+    names = owner_names(place, [balance.owner_id for balance in balances if balance.owner_id is not None])
     for balance in balances:
         if balance.owner_id is not None:
             yield {
