@@ -50,9 +50,9 @@ def serve(
     Example: gmvaluator serve --data ./gmvaluator-data --address 127.0.0.1:50051
     """
     from attributor.server import serve as run
-    from gmvaluator.models.memory import raise_malloc_thresholds
+    from gmvaluator.models.process import prepare_process
 
-    raise_malloc_thresholds()
+    prepare_process()
 
     settings = AttributorSettings(
         data=data,

@@ -124,10 +124,10 @@ def _add(
     images: Source, target: Target, profile: str, data_set: str, threads: int, stopping: threading.Event
 ) -> tuple[Report, CollectionInfo]:
     from gmvaluator.catalogue.store import open_catalogue
-    from gmvaluator.models.memory import raise_malloc_thresholds
+    from gmvaluator.models.process import prepare_process
     from gmvaluator.models.registry import load_models
 
-    raise_malloc_thresholds()
+    prepare_process()
     with open_catalogue(target.data, write=True) as catalogue, target.open() as store:
         models = load_models(profile, threads=threads or None)
         store.create(models.identity)

@@ -10,7 +10,7 @@ import numpy as np
 import rich_click as click
 
 from gmvaluator.images import decode_image
-from gmvaluator.models.memory import raise_malloc_thresholds
+from gmvaluator.models.process import prepare_process
 from gmvaluator.models.registry import load_models
 
 
@@ -22,7 +22,7 @@ from gmvaluator.models.registry import load_models
 @click.option("--threads", default=1)
 def main(images: Path, profile: str, count: int, batch: int, threads: int) -> None:
     """Decode and embed images batch by batch; print one JSON object with images_per_s."""
-    raise_malloc_thresholds()
+    prepare_process()
     models = load_models(profile, threads=threads)
     data = [path.read_bytes() for path in sorted(images.glob("*.webp"))]
     models.embed(np.stack([models.prepare(decode_image(data[0]))] * batch))
