@@ -51,6 +51,7 @@ class Totals:
     unattributed_micros: int
     suspense_micros: int
     held_micros: int
+    paid_micros: int
     reconciles: bool
     postings: int
     head: Head

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 
 from sqlalchemy import Connection, Engine, distinct, func, select
 
 from gmvaluator.errors import InvalidInput, LedgerCorrupt, NotFound
 from gmvaluator.ids import GenerationId
 from gmvaluator.ledger.answers import Balance, BalancePage, Head, Totals
+from gmvaluator.ledger.decisions import PAID
 from gmvaluator.ledger.records import HELD, ISSUANCE, OWNER_PREFIX, SUSPENSE, UNATTRIBUTED, StoredPosting, owner_of
 from gmvaluator.ledger.rows import load, postings_where
 from gmvaluator.ledger.schema import balances, entries, head, postings
@@ -24,6 +26,12 @@ class LedgerReader:
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
+
+    @contextmanager
+    def snapshot(self) -> Iterator[Connection]:
+        """A read-only connection for questions that other modules ask: the ledger as it is now, until it is left."""
+        with self._engine.connect() as connection:
+            yield connection
 
     def find(self, generator_identity: str, generation_id: GenerationId) -> StoredPosting | None:
         """The posting of a key; None if nothing was posted under it."""
@@ -75,7 +83,7 @@ class LedgerReader:
         with self._engine.connect() as connection:
             newest, issued_by_headers = read_head(connection), _issued_by_headers(connection)
             sums = _sums_by_kind(connection)
-        held = {name: sums.pop(name, 0) for name in ("owners", UNATTRIBUTED, SUSPENSE, HELD)}
+        held = {name: sums.pop(name, 0) for name in ("owners", UNATTRIBUTED, SUSPENSE, HELD, PAID)}
         issued = -sums.pop(ISSUANCE, 0)
         reconciles = issued == issued_by_headers == sum(held.values()) and not sums
         return Totals(
@@ -84,6 +92,7 @@ class LedgerReader:
             unattributed_micros=held[UNATTRIBUTED],
             suspense_micros=held[SUSPENSE],
             held_micros=held[HELD],
+            paid_micros=held[PAID],
             reconciles=reconciles,
             postings=newest.sequence,
             head=newest,

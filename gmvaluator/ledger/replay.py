@@ -2,33 +2,24 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
-
 from gmvaluator.ledger.answers import Replay
-from gmvaluator.ledger.posting import entries_of, payments_of
-from gmvaluator.ledger.records import Contribution, Entry, Evidence, StoredPosting
-from gmvaluator.policy import Policy
+from gmvaluator.ledger.corrections.consequences import recomputed_decision
+from gmvaluator.ledger.decisions import Decision
+from gmvaluator.ledger.records import ATTRIBUTION, Entry, Evidence, StoredPosting
+from gmvaluator.ledger.valued import recompute
 
 
 def replay(posting: StoredPosting) -> Replay:
-    """Value the posting's evidence again, by the policy parameters in it, and compare with its entries."""
-    entries = recompute(posting.evidence)
+    """Value the posting's evidence again, by the policy parameters in it, and compare with its entries.
+
+    A decision's entries follow from its facts instead.
+    """
+    entries = recomputed(posting.header.kind, posting.evidence_json)
     return Replay(entries, entries == posting.entries)
 
 
-def recompute(evidence: Evidence) -> tuple[Entry, ...]:
-    """Entries that follow from distances, quality, rights and policy parameters; stored credits are not read."""
-    value = Policy.from_parameters(evidence.policy).value(
-        [str(one.training_image_id) for one in evidence.contributions],
-        [one.distance_millionths for one in evidence.contributions],
-        evidence.quality_millionths,
-    )
-    contributions = [
-        _paid_again(one, credit) for one, credit in zip(evidence.contributions, value.credit_micros, strict=True)
-    ]
-    return entries_of(value.issued_micros, value.unattributed_micros, contributions)
-
-
-def _paid_again(one: Contribution, credit: int) -> Contribution:
-    payments = payments_of(credit, [(payment.account, payment.share_ppm) for payment in one.payments])
-    return replace(one, credit_micros=credit, payments=payments)
+def recomputed(kind: str, evidence_json: bytes) -> tuple[Entry, ...]:
+    """Entries that follow from a posting's evidence. Raises ValueError, KeyError or TypeError if it is none."""
+    if kind == ATTRIBUTION:
+        return recompute(Evidence.from_json(evidence_json))
+    return recomputed_decision(Decision.from_json(evidence_json))

@@ -12,8 +12,8 @@ from gmvaluator.errors import GmvaluatorError
 from gmvaluator.ledger import chain
 from gmvaluator.ledger.answers import Head, Problem, Verification
 from gmvaluator.ledger.reader import read_head
-from gmvaluator.ledger.records import ISSUANCE, Entry, Evidence, PostingHeader
-from gmvaluator.ledger.replay import recompute
+from gmvaluator.ledger.records import ISSUANCE, Entry, PostingHeader
+from gmvaluator.ledger.replay import recomputed
 from gmvaluator.ledger.rows import HEADER_COLUMNS
 from gmvaluator.ledger.schema import balances, entries, evidence, head, postings
 
@@ -153,7 +153,7 @@ def _content(header: PostingHeader, lines: dict[int, Entry], body: bytes | None)
     sound = evidence_json is not None and chain.evidence_digest(evidence_json) == header.evidence_digest
     in_order = list(lines) == list(range(len(lines)))
     if not in_order or chain.entries_digest(list(lines.values())) != header.entries_digest:
-        yield _wrong_line(sequence, lines, evidence_json if sound else None)
+        yield _wrong_line(header, lines, evidence_json if sound else None)
     if sum(entry.amount_micros for entry in lines.values()) != 0:
         yield Problem(sequence, None, "entries of the posting do not sum to zero")
     if sum(-entry.amount_micros for entry in lines.values() if entry.account == ISSUANCE) != header.issued_micros:
@@ -170,10 +170,11 @@ def _decompress(body: bytes | None) -> bytes | None:
         return None
 
 
-def _wrong_line(sequence: int, lines: dict[int, Entry], evidence_json: bytes | None) -> Problem:
+def _wrong_line(header: PostingHeader, lines: dict[int, Entry], evidence_json: bytes | None) -> Problem:
     """Name the line at fault by what follows from the evidence, if the evidence itself is sound."""
+    sequence = header.sequence
     try:
-        right = dict(enumerate(recompute(Evidence.from_json(evidence_json)))) if evidence_json is not None else {}
+        right = dict(enumerate(recomputed(header.kind, evidence_json))) if evidence_json is not None else {}
     except (GmvaluatorError, ValueError, KeyError, TypeError):
         right = {}
     for line in sorted(lines.keys() | right.keys()) if right else ():

@@ -71,6 +71,7 @@ def test_totals_reconcile_and_name_the_owners(data: Path) -> None:
         "unattributed_micros": 0,
         "suspense_micros": 200_000,
         "held_micros": 0,
+        "paid_micros": 0,
         "reconciles": True,
         "postings": 1,
     }
