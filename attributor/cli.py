@@ -6,13 +6,13 @@ import asyncio
 import json
 import logging
 import sys
-from pathlib import Path
 
 import rich_click as click
 import structlog
 
 from attributor.settings import DEFAULT_ADDRESS, AttributorSettings
-from gmvaluator.options import data_option, index_option, json_option, profile_option
+from gmvaluator.database.place import Place
+from gmvaluator.options import index_option, json_option, place_option, profile_option
 
 
 @click.command()
@@ -25,7 +25,7 @@ from gmvaluator.options import data_option, index_option, json_option, profile_o
 @click.option("--model-threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0: torch's.")
 @click.option("--drain", "drain_s", default=25.0, show_default=True, type=click.FloatRange(0, 600), help="Seconds.")
 @click.option("--reflection/--no-reflection", default=True, show_default=True, help="gRPC server reflection.")
-@data_option
+@place_option
 @index_option
 @profile_option
 @json_option
@@ -37,7 +37,7 @@ def serve(
     model_threads: int,
     drain_s: float,
     reflection: bool,
-    data: Path,
+    place: Place,
     index_url: str,
     profile: str,
     as_json: bool,
@@ -55,7 +55,8 @@ def serve(
     prepare_process()
 
     settings = AttributorSettings(
-        data=data,
+        data=place.folder,
+        database_url=place.database_url,
         index=index_url,
         profile=profile,
         device=device,

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
+from gmvaluator.database.place import Place
 from gmvaluator.images import MAX_IMAGE_BYTES
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
@@ -15,6 +16,7 @@ class AttributorSettings:
     """How one attributor process runs.
 
     data: folder of catalogue, ledger and, unless `index` says otherwise, index.
+    database_url: of the PostgreSQL that holds catalogue and ledger; empty for the SQLite files in `data`.
     index: URL of a Qdrant server; empty for the embedded engine in data/index.
     address: host:port to listen on; port 0 lets the kernel choose.
     max_batch: images in one forward pass at most; raising it costs memory and first-image latency.
@@ -34,11 +36,17 @@ class AttributorSettings:
     drain_s: float = 25.0
     reflection: bool = True
     metadata_timeout_s: float = 10.0
+    database_url: str = field(default="", repr=False)
 
     @property
     def max_message_bytes(self) -> int:
         """Limit of the transport: above the limit of an image, so that ours answers first and says what to do."""
         return MAX_IMAGE_BYTES + 1024 * 1024
+
+    @property
+    def place(self) -> Place:
+        """Where catalogue and ledger are."""
+        return Place(self.data, self.database_url)
 
     @property
     def policies(self) -> Path:

@@ -53,11 +53,11 @@ def wire(settings: AttributorSettings, on_ledger_failure: Callable[[GmvaluatorEr
     Raises MissingData, AlreadyHeld, UnknownProfile, MissingWeights and what opening the ledger raises.
     """
     with ExitStack() as stack:
-        catalogue = stack.enter_context(open_catalogue(settings.data))
-        writer = LedgerWriter(lambda: open_ledger(settings.data, write=True), on_ledger_failure)
+        catalogue = stack.enter_context(open_catalogue(settings.place))
+        writer = LedgerWriter(lambda: open_ledger(settings.place, write=True), on_ledger_failure)
         writer.start()
         stack.callback(writer.close)
-        ledger = stack.enter_context(open_ledger(settings.data))
+        ledger = stack.enter_context(open_ledger(settings.place))
         worker = ModelWorker(
             lambda: load_models(settings.profile, settings.device, settings.model_threads or None), settings.max_batch
         )

@@ -9,12 +9,13 @@ import sys
 import threading
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import rich_click as click
 
+from gmvaluator.database.place import Place
 from gmvaluator.errors import MissingIndex
 from gmvaluator.options import (
     collection_option,
@@ -22,6 +23,7 @@ from gmvaluator.options import (
     index_location,
     index_option,
     json_option,
+    place_option,
     profile_option,
     thumbnails_folder,
 )
@@ -50,7 +52,7 @@ def index() -> None:
     "--compression", type=click.Choice(["16", "32"]), default="16", show_default=True, help="Of the PQ codes."
 )
 @click.option("--threads", default=0, help="CPU threads of the models; 0 lets torch choose.")
-@data_option
+@place_option
 @index_option
 @collection_option
 @profile_option
@@ -61,7 +63,7 @@ def add(
     data_set: str | None,
     compression: str,
     threads: int,
-    data: Path,
+    place: Place,
     index_url: str,
     collection: str,
     profile: str,
@@ -74,7 +76,7 @@ def add(
     Example: gmvaluator index add ./pictures --data-set paintings --data ./gmvaluator-data
     """
     images = open_source(source, manifest)
-    target = Target(data, index_url, collection, int(compression))
+    target = Target(place.folder, index_url, collection, int(compression), place.database_url)
     with _stopping() as stopping:
         counts, found = _add(images, target, profile, data_set or source.resolve().name, threads, stopping)
     _print_report(counts, found, stopping.is_set(), as_json)
@@ -90,6 +92,7 @@ class Target:
     index_url: str
     collection: str
     compression: int = 16
+    database_url: str = field(default="", repr=False)
 
     @property
     def location(self) -> str | Path:
@@ -128,7 +131,7 @@ def _add(
     from gmvaluator.models.registry import load_models
 
     prepare_process()
-    with open_catalogue(target.data, write=True) as catalogue, target.open() as store:
+    with open_catalogue(Place(target.data, target.database_url), write=True) as catalogue, target.open() as store:
         models = load_models(profile, threads=threads or None)
         store.create(models.identity)
         catalogue.add_data_set(data_set)
