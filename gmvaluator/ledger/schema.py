@@ -156,13 +156,22 @@ _IMMUTABLE = (postings, entries, evidence, decisions, checkpoints)
 
 
 def _forbid_changes(table: Table) -> None:
-    for operation in ("UPDATE", "DELETE"):
-        trigger = f"{table.name}_no_{operation.lower()}"
-        refusal = f"{table.name} are append-only: post a correction instead"
-        sqlite: ExecutableDDLElement = DDL(  # type: ignore[no-untyped-call]
-            f"CREATE TRIGGER {trigger} BEFORE {operation} ON {table.name} BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
-        )
-        event.listen(table, "after_create", sqlite.execute_if(dialect="sqlite"))
+    refusal = f"{table.name} are append-only: post a correction instead"
+    sqlite = [
+        f"CREATE TRIGGER {table.name}_no_{operation.lower()} BEFORE {operation} ON {table.name} "
+        f"BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
+        for operation in ("UPDATE", "DELETE")
+    ]
+    postgresql = [
+        f"CREATE FUNCTION refuse_change_of_{table.name}() RETURNS trigger LANGUAGE plpgsql AS $$ "
+        f"BEGIN RAISE EXCEPTION '{refusal}'; END $$",
+        f"CREATE TRIGGER {table.name}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table.name} "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_{table.name}()",
+    ]
+    for dialect, statements in (("sqlite", sqlite), ("postgresql", postgresql)):
+        for statement in statements:
+            made: ExecutableDDLElement = DDL(statement)  # type: ignore[no-untyped-call]
+            event.listen(table, "after_create", made.execute_if(dialect=dialect))
 
 
 for _table in _IMMUTABLE:

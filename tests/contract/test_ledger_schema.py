@@ -1,6 +1,8 @@
 """Both databases: what the migrations make is what the code says, and its revision is the newest."""
 
 import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -9,7 +11,9 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, MetaData, create_engine, text
 
 from gmvaluator.catalogue import schema as catalogue_schema
-from gmvaluator.database.opening import Database
+from gmvaluator.database import postgres
+from gmvaluator.database.opening import Database, location_in
+from gmvaluator.database.place import Place
 from gmvaluator.database.revision import SchemaRevision
 from gmvaluator.ledger import schema as ledger_schema
 
@@ -23,22 +27,56 @@ BOTH = pytest.mark.parametrize(
 )
 
 
+SQLITE_OBJECTS = "SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'"
+
+POSTGRES_OBJECTS = """
+WITH ours AS (
+    SELECT oid, relname FROM pg_class
+    WHERE relnamespace = current_schema()::regnamespace AND relkind = 'r' AND relname <> 'alembic_version')
+SELECT 'column ' || relname || '.' || attname,
+       concat_ws(' ', format_type(atttypid, atttypmod), attnotnull, attcollation::regcollation, attidentity,
+                 pg_get_expr(adbin, adrelid))
+FROM ours JOIN pg_attribute ON attrelid = ours.oid AND attnum > 0 AND NOT attisdropped
+LEFT JOIN pg_attrdef ON adrelid = ours.oid AND adnum = attnum
+UNION ALL SELECT 'constraint ' || conname, relname || ' ' || pg_get_constraintdef(pg_constraint.oid)
+FROM ours JOIN pg_constraint ON conrelid = ours.oid
+UNION ALL SELECT 'index ' || indexrelid::regclass, pg_get_indexdef(indexrelid)
+FROM ours JOIN pg_index ON indrelid = ours.oid
+UNION ALL SELECT 'trigger ' || tgname, pg_get_triggerdef(pg_trigger.oid)
+FROM ours JOIN pg_trigger ON tgrelid = ours.oid AND NOT tgisinternal
+UNION ALL SELECT 'function ' || proname, pg_get_functiondef(pg_proc.oid)
+FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
+"""
+
+
 def objects(engine: Engine) -> dict[str, str]:
-    """Tables, indexes and triggers by name, as the SQL that made them, less its spacing."""
-    query = text("SELECT name, sql FROM sqlite_master WHERE sql IS NOT NULL AND name <> 'alembic_version'")
+    """Everything in a database by name, as the SQL that would make it, less its spacing."""
+    query = text(SQLITE_OBJECTS if engine.dialect.name == "sqlite" else POSTGRES_OBJECTS)
     with engine.connect() as connection:
         return {name: "".join(sql.split()) for name, sql in connection.execute(query)}
 
 
+@contextmanager
+def made_without_migrations(place: Place, revision: SchemaRevision, metadata: MetaData) -> Iterator[Engine]:
+    engine = postgres.writing_engine(place.database_url, revision.name) if place.database_url else None
+    engine = engine or create_engine("sqlite://")
+    if place.database_url:
+        with engine.begin() as connection:
+            connection.exec_driver_sql(f"DROP SCHEMA {revision.name} CASCADE")
+            connection.exec_driver_sql(f"CREATE SCHEMA {revision.name}")
+    metadata.create_all(engine)
+    yield engine
+    engine.dispose()
+
+
 @BOTH
-def test_the_schema_equals_the_migrations(tmp_path: Path, revision: SchemaRevision, metadata: MetaData) -> None:
-    database = Database(tmp_path / "migrated.sqlite", revision, write=True)
+def test_the_schema_equals_the_migrations(place: Place, revision: SchemaRevision, metadata: MetaData) -> None:
+    database = Database(location_in(place, "migrated.sqlite"), revision, write=True)
     migrated = objects(database.reader)
     database.close()
-    engine = create_engine("sqlite://")
-    metadata.create_all(engine)
-    assert migrated == objects(engine)
-    engine.dispose()
+    with made_without_migrations(place, revision, metadata) as engine:
+        assert migrated == objects(engine)
+    assert len(migrated) > len(metadata.tables)
 
 
 @BOTH
@@ -47,17 +85,17 @@ def test_the_revision_in_the_code_is_the_newest_script(revision: SchemaRevision,
     assert metadata.tables
 
 
-def test_an_upgrade_that_breaks_half_way_leaves_nothing_behind(tmp_path: Path) -> None:
+def test_an_upgrade_that_breaks_half_way_leaves_nothing_behind(place: Place, tmp_path: Path) -> None:
     scripts = tmp_path / "migrations"
     shutil.copytree(ledger_schema.REVISION.migrations, scripts)
-    (scripts / "versions" / "revision_9999.py").write_text(BROKEN)
+    (scripts / "versions" / "revision_9999.py").write_text(BROKEN.format(before=ledger_schema.REVISION.revision))
     broken = replace(ledger_schema.REVISION, revision="9999", migrations=scripts)
-    file = tmp_path / "ledger.sqlite"
-    Database(file, ledger_schema.REVISION, write=True).close()
+    location = location_in(place, "ledger.sqlite")
+    Database(location, ledger_schema.REVISION, write=True).close()
     with pytest.raises(RuntimeError, match="half way"):
-        Database(file, broken, write=True)
-    database = Database(file, ledger_schema.REVISION, write=True)
-    assert "half" not in objects(database.reader)
+        Database(location, broken, write=True)
+    database = Database(location, ledger_schema.REVISION, write=True)
+    assert not [name for name in objects(database.reader) if "half" in name]
     database.close()
 
 
