@@ -71,11 +71,13 @@ class Catalogue(CatalogueReader):
         """Make the secret that finds owners again, before the first owner. Raises PreconditionFailed if it is lost."""
         if self._vault.has_secret():
             return
-        if self.counts().owners:
-            raise PreconditionFailed(
-                "the catalogue has owners, but its key folder is gone: restore DATA/keys from a backup"
-            )
-        self._vault.create_secret()
+        with self._writing():
+            if self.counts().owners:
+                raise PreconditionFailed(
+                    "the catalogue has owners, but its key folder is gone: restore DATA/keys from a backup"
+                )
+            if not self._vault.has_secret():
+                self._vault.create_secret()
 
     def record(self, batch: Sequence[NewWork]) -> Recorded:
         """Add works with their sources, owners and claims in one transaction; what is there already is left alone.

@@ -58,7 +58,7 @@ def checked_url(url: str) -> URL:
     """`url` for SQLAlchemy. Raises InvalidInput, without showing the password."""
     try:
         parsed = make_url(url)
-    except ArgumentError:
+    except (ArgumentError, ValueError):
         raise InvalidInput("the database's URL cannot be read: give postgresql://USER:PASSWORD@HOST/NAME") from None
     if parsed.drivername not in {"postgres", "postgresql", "postgresql+psycopg"}:
         raise InvalidInput(f"{parsed.drivername} is no database we know: give postgresql://USER:PASSWORD@HOST/NAME")
