@@ -1,0 +1,1 @@
+"""Disputes: somebody says that credits went to the wrong owner; they are held until it is decided."""

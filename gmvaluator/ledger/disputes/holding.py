@@ -1,0 +1,80 @@
+"""Holding what a dispute is about: from the owners' accounts to `held`, a posting for each generation concerned."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from datetime import datetime
+
+from sqlalchemy import Connection, select
+
+from gmvaluator.ledger.corrections.consequences import recomputed_decision
+from gmvaluator.ledger.corrections.lines import Place, plain_lines
+from gmvaluator.ledger.corrections.state import Current, about, amount_sum, current_states
+from gmvaluator.ledger.decisions import HOLD, Decision, Links, NewDecision, decision_id
+from gmvaluator.ledger.disputes.records import Dispute, Scope
+from gmvaluator.ledger.records import OWNER_PREFIX, owner_account
+from gmvaluator.ledger.schema import balances, decisions, entries
+
+_AFTER_OWNERS = OWNER_PREFIX[:-1] + chr(ord(OWNER_PREFIX[-1]) + 1)
+
+
+def holds(connection: Connection, dispute: Dispute, decided_at: datetime) -> list[NewDecision]:
+    """Holds that a dispute still needs, the newest generation first; none if all that can be held is held.
+
+    What was paid out cannot be held: of an account no more is taken than it has, from its newest credits.
+    """
+    if not dispute.open:
+        return []
+    left: dict[str, int] = {}
+    found = []
+    for state in reversed(current_states(connection, _concerned(connection, dispute.scope))):
+        lines = dict(_taken(connection, state, dispute.scope, left))
+        if lines:
+            found.append(_hold(dispute, state, lines, decided_at))
+    return found
+
+
+def _concerned(connection: Connection, scope: Scope) -> list[int]:
+    """Postings of which an owner has something within the scope."""
+    if scope.generation_sequence is not None:
+        return [scope.generation_sequence]
+    query = (
+        select(about)
+        .select_from(entries.outerjoin(decisions, decisions.c.sequence == entries.c.sequence))
+        .where(
+            entries.c.training_image_id == scope.training_image_id,
+            entries.c.account > OWNER_PREFIX,
+            entries.c.account < _AFTER_OWNERS,
+        )
+        .group_by(about, entries.c.account)
+        .having(amount_sum > 0)
+    )
+    return sorted(set(connection.execute(query).scalars()))
+
+
+def _taken(connection: Connection, state: Current, scope: Scope, left: dict[str, int]) -> Iterator[tuple[Place, int]]:
+    spared = None if scope.claimant is None else owner_account(scope.claimant)
+    for (account, work), amount in sorted(state.amounts.items(), key=str):
+        within = scope.training_image_id in (None, work)
+        if not within or amount <= 0 or not account.startswith(OWNER_PREFIX) or account == spared:
+            continue
+        if account not in left:
+            left[account] = _balance(connection, account)
+        taken = min(amount, left[account])
+        if taken > 0:
+            left[account] -= taken
+            yield (account, work), taken
+
+
+def _balance(connection: Connection, account: str) -> int:
+    query = select(balances.c.balance_micros).where(balances.c.account == account)
+    balance: int = connection.execute(query).scalar() or 0
+    return balance
+
+
+def _hold(dispute: Dispute, state: Current, lines: dict[Place, int], decided_at: datetime) -> NewDecision:
+    revision = state.revision + 1
+    facts = {"generation_id": state.generation_id, "lines": plain_lines(lines)}
+    links = Links(state.sequence, revision, dispute.dispute_id)
+    decision = Decision(HOLD, dispute.reason, facts, links)
+    return NewDecision(decision_id(HOLD, state.sequence, revision), decided_at, decision, recomputed_decision(decision))

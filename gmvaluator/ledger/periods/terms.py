@@ -1,0 +1,104 @@
+"""Terms of payment: what a credit is worth, how much money there is, and from which balance on it is paid."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from dataclasses import dataclass
+from decimal import Decimal, InvalidOperation
+from typing import Any
+
+from gmvaluator.errors import InvalidInput
+from gmvaluator.valuation import MICROS_PER_CREDIT, MILLION, divide
+
+MAX_MINOR = 10**15
+MAX_MINOR_DIGITS = 4
+_CURRENCY = re.compile(r"[A-Z]{3}")
+
+
+@dataclass(frozen=True, slots=True)
+class Terms:
+    """How balances become money in one period.
+
+    currency: ISO 4217. minor_digits: decimals of its smallest coin (2 for cents). rate_micros: millionths of a minor
+    unit for one credit; None where the whole pool is divided. pool_minor: minor units to divide at most; None
+    without a limit. threshold_micros: micro-credits; a balance below it is carried over.
+    """
+
+    currency: str
+    minor_digits: int
+    rate_micros: int | None
+    pool_minor: int | None
+    threshold_micros: int
+
+    def __post_init__(self) -> None:
+        if not _CURRENCY.fullmatch(self.currency):
+            raise InvalidInput(f"{self.currency[:10]!r} is no currency: give three capital letters, such as EUR")
+        if self.rate_micros is None and self.pool_minor is None:
+            raise InvalidInput("terms need a rate, a pool or both: give --rate or --pool")
+        _check("minor digits", self.minor_digits, MAX_MINOR_DIGITS)
+        _check("the rate", self.rate_micros, MAX_MINOR * MILLION)
+        _check("the pool", self.pool_minor, MAX_MINOR)
+        _check("the threshold", self.threshold_micros, MAX_MINOR)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data, for evidence."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, Any]) -> Terms:
+        """Inverse of `as_dict`."""
+        return cls(**value)
+
+    def payable(self, balances: Mapping[str, int]) -> dict[str, int]:
+        """Minor units for each account whose balance reaches the threshold, by account.
+
+        What is divided is the balances at the rate, rounded down, or the pool if that is less (or is all that is
+        given); by largest remainder, so that the parts sum to it exactly.
+        """
+        due = {account: balance for account, balance in sorted(balances.items()) if self._reaches(balance)}
+        total = sum(due.values())
+        if total == 0:
+            return {}
+        amounts = [] if self.pool_minor is None else [self.pool_minor]
+        if self.rate_micros is not None:
+            amounts.append(total * self.rate_micros // (MICROS_PER_CREDIT * MILLION))
+        return dict(zip(due, divide(min(amounts), list(due.values()), list(due)), strict=True))
+
+    def _reaches(self, balance: int) -> bool:
+        return balance > 0 and balance >= self.threshold_micros
+
+    def money_text(self, minor: int) -> str:
+        """`1234` as "12.34 EUR"."""
+        sign, digits = "-" if minor < 0 else "", str(abs(minor)).rjust(self.minor_digits + 1, "0")
+        whole = digits[: len(digits) - self.minor_digits]
+        part = digits[len(digits) - self.minor_digits :]
+        return f"{sign}{whole}{'.' + part if part else ''} {self.currency}"
+
+    def rate_text(self) -> str:
+        """Money for one credit, all decimals, or what stands for it."""
+        if self.rate_micros is None:
+            return "by the pool"
+        decimals = MILLION * 10**self.minor_digits
+        whole, part = divmod(self.rate_micros, decimals)
+        return f"{whole}.{part:0{len(str(decimals)) - 1}d}".rstrip("0").rstrip(".") + f" {self.currency}"
+
+
+def scaled_decimal(text: str, digits: int, what: str) -> int:
+    """A decimal as people write it, as a whole number of its `digits`-th decimals: "12.5", 2 is 1250.
+
+    Raises InvalidInput if it is none, is negative, or has more decimals than that.
+    """
+    try:
+        value = Decimal(text) if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,12})?", text) else Decimal("NaN")
+    except InvalidOperation:
+        value = Decimal("NaN")
+    scaled = value.scaleb(digits) if value.is_finite() else value
+    if not scaled.is_finite() or scaled != scaled.to_integral_value():
+        raise InvalidInput(f"{what} {text[:40]!r} is refused: give a decimal number with at most {digits} decimals")
+    return int(scaled)
+
+
+def _check(what: str, value: int | None, high: int) -> None:
+    if value is not None and not 0 <= value <= high:
+        raise InvalidInput(f"{what} of {value} is refused: give 0 to {high}")

@@ -1,0 +1,122 @@
+"""The operator's signature: Ed25519 over canonical JSON, for checkpoints of the ledger and receipts of erasure.
+
+The private key is DATA/keys/signing.key (PEM, readable by its user alone); whoever checks needs the public key only,
+and has to have got it from the operator, not from the folder that is checked.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives import serialization
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
+
+from gmvaluator.errors import InvalidInput, MissingData
+
+KEY_FILE = "signing.key"
+
+_RAW = serialization.Encoding.Raw, serialization.PublicFormat.Raw
+
+
+@dataclass(frozen=True, slots=True)
+class Signed:
+    """Bytes that were signed, and by whom. signature: 128 hex digits; public_key: 64 hex digits."""
+
+    statement: bytes
+    signature: str
+    public_key: str
+
+    @property
+    def value(self) -> dict[str, Any]:
+        """What the statement says."""
+        value: dict[str, Any] = json.loads(self.statement)
+        return value
+
+    def genuine(self, public_key: str | None = None) -> bool:
+        """True if the signature is right and, if given, made by the owner of `public_key`."""
+        if public_key is not None and public_key != self.public_key:
+            return False
+        try:
+            key = Ed25519PublicKey.from_public_bytes(bytes.fromhex(self.public_key))
+            key.verify(bytes.fromhex(self.signature), self.statement)
+        except (InvalidSignature, ValueError):
+            return False
+        return True
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data: what is kept in a file. The statement is text, so that its bytes stay as they were signed."""
+        return {
+            "statement": self.statement.decode(),
+            "signature": self.signature,
+            "public_key": self.public_key,
+            "algorithm": "Ed25519",
+        }
+
+    @classmethod
+    def from_dict(cls, value: object) -> Signed:
+        """Inverse of `as_dict`. Raises InvalidInput."""
+        names = ("statement", "signature", "public_key")
+        if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in names):
+            raise InvalidInput(f"this is no signed statement: it needs {', '.join(names)}")
+        signed = cls(value["statement"].encode(), value["signature"], value["public_key"])
+        try:
+            whole = isinstance(signed.value, dict)
+        except ValueError:
+            whole = False
+        if not whole:
+            raise InvalidInput("this is no signed statement: what was signed is no JSON object")
+        return signed
+
+
+class Signer:
+    """Signs with the key in a folder, which is made when it is first needed."""
+
+    def __init__(self, folder: Path) -> None:
+        self._path = folder / KEY_FILE
+
+    def sign(self, statement: bytes) -> Signed:
+        """A signature over `statement`."""
+        key = self._key()
+        return Signed(statement, key.sign(statement).hex(), _hex(key))
+
+    def public_key(self) -> str:
+        """64 hex digits, to be handed out. Raises MissingData if nothing was signed yet."""
+        if not self._path.is_file():
+            raise MissingData(f"there is no {self._path} yet: it is made when something is signed")
+        return _hex(self._key())
+
+    def _key(self) -> Ed25519PrivateKey:
+        if not self._path.is_file():
+            self._create()
+        key = serialization.load_pem_private_key(self._path.read_bytes(), password=None)
+        if not isinstance(key, Ed25519PrivateKey):
+            raise InvalidInput(f"{self._path} is no Ed25519 key: restore it from a backup")
+        return key
+
+    def _create(self) -> None:
+        pem = Ed25519PrivateKey.generate().private_bytes(
+            serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
+        )
+        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+        with os.fdopen(descriptor, "wb") as file:
+            file.write(pem)
+            file.flush()
+            os.fsync(file.fileno())
+
+
+def checked_public_key(text: str) -> str:
+    """A public key from outside: 64 hex digits. Raises InvalidInput."""
+    key = text.strip().lower()
+    if len(key) != 64 or set(key) - set("0123456789abcdef"):
+        raise InvalidInput("a public key is 64 hex digits: get it by `gmvaluator ledger public-key`")
+    return key
+
+
+def _hex(key: Ed25519PrivateKey) -> str:
+    return key.public_key().public_bytes(*_RAW).hex()
