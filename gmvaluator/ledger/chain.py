@@ -7,10 +7,13 @@ Fields that are null are left out of the header, so a column added later leaves 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 from gmvaluator.ids import sha256_hex
 from gmvaluator.ledger.canonical import digest
-from gmvaluator.ledger.records import Entry, PostingHeader
+
+if TYPE_CHECKING:
+    from gmvaluator.ledger.records import Entry, PostingHeader
 
 GENESIS_HASH = "0" * 64
 """previous_hash of the first posting."""

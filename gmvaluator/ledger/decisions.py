@@ -17,7 +17,7 @@ from typing import Any
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import GenerationId, generation_id
 from gmvaluator.ledger.canonical import canonical_json
-from gmvaluator.ledger.records import ISSUANCE, Entry, HeaderFacts
+from gmvaluator.ledger.records import ISSUANCE, Encoded, Entry, HeaderFacts
 
 DECIDER = "@ledger"
 """Identity of every decision's key; no generator may have one that begins with @."""
@@ -80,7 +80,7 @@ class Decision:
 
 
 @dataclass(frozen=True)
-class NewDecision:
+class NewDecision(Encoded):
     """A decision to be posted; what `NewPosting` is for a generation. `decision_id` is used once, for ever.
 
     decided_at: its own time, which puts it into a period. header: what of the posting's header it fills.
@@ -122,8 +122,8 @@ class NewDecision:
         )
 
     @cached_property
-    def evidence_json(self) -> bytes:
-        """The evidence as stored."""
+    def evidence_json(self) -> bytes:  # type: ignore[override]
+        """The evidence as hashed."""
         return self.decision.to_json()
 
 

@@ -106,9 +106,9 @@ def build_posting(
 
 
 def _encoded(posting: NewPosting) -> NewPosting:
-    """Encode the evidence here, in the caller's thread, rather than in the ledger's one writer."""
+    """Encode it here, in the caller's thread, rather than in the ledger's one writer."""
     try:
-        _ = posting.evidence_json
+        posting.encode()
     except ValueError as error:
         raise InvalidValuation(f"generation {posting.generation_id}: a stage's time is not a finite number") from error
     return posting

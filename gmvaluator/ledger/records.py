@@ -9,14 +9,17 @@ from __future__ import annotations
 
 import json
 import uuid
-from collections.abc import Mapping
+import zlib
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
+from operator import attrgetter
 from typing import Any, NamedTuple
 
 from gmvaluator.ids import GenerationId, OwnerId, TrainingImageId
 from gmvaluator.ledger.canonical import canonical_json
+from gmvaluator.ledger.chain import entries_digest, evidence_digest
 from gmvaluator.policy import UNATTRIBUTED
 
 ISSUANCE = "issuance"
@@ -35,6 +38,9 @@ ATTRIBUTION = "attribution"
 """Kind of a posting caused by one generated image."""
 
 EVIDENCE_FORMAT = 1
+
+_COMPRESSION = 1
+"""zlib level: three quarters of what level 6 saves, at a third of its time."""
 
 __all__ = ["ATTRIBUTION", "HELD", "ISSUANCE", "OWNER_PREFIX", "SUSPENSE", "UNATTRIBUTED"]
 
@@ -167,8 +173,37 @@ class Entry:
     amount_micros: int
 
 
+class Encoded:
+    """What a new posting is stored and hashed as.
+
+    Touching these early moves the work off the ledger's one writer; it is done once.
+    """
+
+    entries: tuple[Entry, ...]
+    evidence_json: bytes
+
+    @cached_property
+    def entries_digest(self) -> str:
+        """See `chain.entries_digest`."""
+        return entries_digest(self.entries)
+
+    @cached_property
+    def evidence_digest(self) -> str:
+        """See `chain.evidence_digest`."""
+        return evidence_digest(self.evidence_json)
+
+    @cached_property
+    def evidence_body(self) -> bytes:
+        """The evidence as it lies in the database."""
+        return zlib.compress(self.evidence_json, _COMPRESSION)
+
+    def encode(self) -> None:
+        """Do all of it now. Raises ValueError if the evidence holds a number that is not finite."""
+        _ = self.entries_digest, self.evidence_digest, self.evidence_body
+
+
 @dataclass(frozen=True)
-class NewPosting:
+class NewPosting(Encoded):
     """A posting to be made. (generator_identity, generation_id) is its key, once for ever.
 
     generator_identity: who asked, as authenticated. generated_at: when the image was generated, as the caller
@@ -183,8 +218,8 @@ class NewPosting:
     kind: str = ATTRIBUTION
 
     @cached_property
-    def evidence_json(self) -> bytes:
-        """The evidence as stored. Touching it early moves the work off the ledger's writer."""
+    def evidence_json(self) -> bytes:  # type: ignore[override]
+        """The evidence as hashed."""
         return self.evidence.to_json()
 
     @property
@@ -222,7 +257,11 @@ class PostingHeader:
 
     def as_dict(self) -> dict[str, Any]:
         """Column to value."""
-        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+        return dict(zip(self.__dataclass_fields__, self.values(), strict=True))
+
+    def values(self) -> tuple[Any, ...]:
+        """Values in the order of the columns."""
+        return _header_values(self)
 
 
 @dataclass(frozen=True)
@@ -256,6 +295,9 @@ class StoredPosting:
             if entry.account != ISSUANCE:
                 sums[entry.account] = sums.get(entry.account, 0) + entry.amount_micros
         return dict(sorted(sums.items()))
+
+
+_header_values: Callable[[PostingHeader], tuple[Any, ...]] = attrgetter(*PostingHeader.__dataclass_fields__)
 
 
 def _plain(record: Any) -> dict[str, Any]:

@@ -28,6 +28,8 @@ def postings_where(*conditions: Any) -> Select[Any]:
 def load(connection: Connection, query: Select[Any]) -> list[StoredPosting]:
     """Postings that `query` selects, in its order. Raises LedgerCorrupt if one does not add up."""
     rows = connection.execute(query).all()
+    if not rows:
+        return []
     lines = _entries_of(connection, [row[0] for row in rows])
     return [_posting(row, tuple(lines.get(row[0], ()))) for row in rows]
 

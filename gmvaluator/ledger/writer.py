@@ -2,24 +2,22 @@
 
 from __future__ import annotations
 
-import zlib
 from collections.abc import Sequence
 from datetime import UTC, datetime
-from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import IntegrityError
 
-from gmvaluator.database.upsert import upserting_insert
 from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import GenerationConflict, InvalidInput, LedgerCorrupt
 from gmvaluator.ledger import chain
 from gmvaluator.ledger.answers import Outcome, Posted, Refused, Replayed
 from gmvaluator.ledger.decisions import DECIDER, NewDecision
 from gmvaluator.ledger.fingerprint import check_repeat
-from gmvaluator.ledger.records import Entry, NewPosting, PostingHeader, StoredPosting
+from gmvaluator.ledger.inserting import RowWriter
+from gmvaluator.ledger.records import NewPosting, PostingHeader, StoredPosting
 from gmvaluator.ledger.rows import load, postings_where
-from gmvaluator.ledger.schema import MAX_IDENTITY_CHARACTERS, balances, decisions, entries, evidence, head, postings
+from gmvaluator.ledger.schema import MAX_IDENTITY_CHARACTERS, decisions, evidence, head, postings
 
 MAX_BATCH = 1_000
 """Postings in one transaction at most."""
@@ -29,10 +27,6 @@ MAX_ENTRIES = 10_000
 
 MAX_AMOUNT_MICROS = 10**15
 """One entry at most: a billion credits, so that no sum leaves 64 bits."""
-
-_COMPRESSION = 1
-"""zlib level: three quarters of what level 6 saves, at a third of its time."""
-
 
 AnyPosting = NewPosting | NewDecision
 """What can be posted."""
@@ -47,6 +41,7 @@ class BatchWriter:
 
     def __init__(self, connection: Connection, posted_at: datetime) -> None:
         self._connection = connection
+        self._rows = RowWriter(connection)
         self._posted_at = utc_text(posted_at)
         # Taken before any key is looked up: on PostgreSQL this row's lock keeps other writers out until commit.
         row = connection.execute(select(head.c.sequence, head.c.hash, head.c.issued_micros).with_for_update()).one()
@@ -80,15 +75,10 @@ class BatchWriter:
 
     def _append(self, posting: AnyPosting) -> StoredPosting:
         made = self._chained(posting)
-        savepoint = self._connection.begin_nested()
         try:
-            self._insert(made)
-            if isinstance(posting, NewDecision):
-                self._insert_links(made, posting)
-            savepoint.commit()
+            with self._rows.savepoint():
+                self._insert(made, posting)
         except IntegrityError as error:
-            # Only here: after an I/O error SQLite may have rolled back everything, and the batch has failed.
-            savepoint.rollback()
             raise NotPostable(
                 f"generation {posting.generation_id} cannot be posted as {made.sequence} ({error.orig}); "
                 "run `gmvaluator ledger verify`"
@@ -113,47 +103,24 @@ class BatchWriter:
             generated_at=utc_text(posting.generated_at),
             posted_at=self._posted_at,
             issued_micros=facts.issued_micros,
-            entries_digest=chain.entries_digest(posting.entries),
-            evidence_digest=chain.evidence_digest(posting.evidence_json),
+            entries_digest=posting.entries_digest,
+            evidence_digest=posting.evidence_digest,
             previous_hash=self._hash,
         )
         return StoredPosting(header, chain.header_hash(header), posting.entries, posting.evidence_json)
 
-    def _insert(self, posting: StoredPosting) -> None:
-        sequence = posting.sequence
-        self._connection.execute(insert(postings), {**posting.header.as_dict(), "hash": posting.hash})
-        lines = [_entry_row(sequence, line, entry) for line, entry in enumerate(posting.entries)]
-        if lines:
-            self._connection.execute(insert(entries), lines)
-        body = zlib.compress(posting.evidence_json, _COMPRESSION)
-        self._connection.execute(insert(evidence), {"sequence": sequence, "body": body})
-
-    def _insert_links(self, made: StoredPosting, posting: NewDecision) -> None:
-        row = {"sequence": made.sequence, "kind": posting.kind, **posting.decision.links.as_dict()}
-        self._connection.execute(insert(decisions), row)
+    def _insert(self, made: StoredPosting, posting: AnyPosting) -> None:
+        self._rows.insert(postings, [(*made.header.values(), made.hash)])
+        self._rows.insert_entries(made.sequence, made.entries)
+        self._rows.insert(evidence, [(made.sequence, posting.evidence_body)])
+        if isinstance(posting, NewDecision):
+            links = posting.decision.links.as_dict()
+            self._rows.insert(decisions, [(made.sequence, posting.kind, *links.values())])
 
     def _keep_sums(self) -> None:
         values = {"sequence": self._sequence, "hash": self._hash, "issued_micros": self._issued_micros}
         self._connection.execute(update(head).values(values))
-        sums = [{"account": account, "balance_micros": amount} for account, amount in sorted(self._sums.items())]
-        if sums:
-            self._connection.execute(_add_to_balances(self._connection), sums)
-
-
-def _add_to_balances(connection: Connection) -> Any:
-    statement = upserting_insert(connection, balances)
-    added = balances.c.balance_micros + statement.excluded.balance_micros
-    return statement.on_conflict_do_update(index_elements=["account"], set_={"balance_micros": added})
-
-
-def _entry_row(sequence: int, line: int, entry: Entry) -> dict[str, Any]:
-    return {
-        "sequence": sequence,
-        "line": line,
-        "account": entry.account,
-        "training_image_id": entry.training_image_id,
-        "amount_micros": entry.amount_micros,
-    }
+        self._rows.add_to_balances(sorted(self._sums.items()))
 
 
 def _check(posting: AnyPosting) -> None:
