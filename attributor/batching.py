@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from attributor.waiter import Waiter
 from gmvaluator.errors import GmvaluatorError, ModelFailed, Overloaded, Unavailable
 from gmvaluator.ports import Float32Array, Models
+from gmvaluator.waiter import Waiter
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,12 +10,12 @@ from dataclasses import dataclass
 
 from attributor.batching import ModelWorker
 from attributor.collections import OpenCollections
-from attributor.ledger_writer import LedgerWriter
 from attributor.pipeline import Pipeline
 from attributor.settings import AttributorSettings
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.index.connection import open_search
+from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.models.registry import load_models
 from gmvaluator.options import index_location

@@ -14,11 +14,11 @@ import pytest
 from PIL import Image
 
 from attributor.batching import ModelWorker
-from attributor.ledger_writer import LedgerWriter
 from attributor.pipeline import ImageRequest, Pipeline
 from attributor.stages import Attribution, Stage
 from gmvaluator.errors import GenerationConflict, IndexUnavailable, InvalidImage, ModelFailed, UnknownGenerator
 from gmvaluator.ids import GenerationId, TrainingImageId, new_owner_id, sha256_hex, training_image_id
+from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Neighbour, Point
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from attributor.waiter import Waiter
 from gmvaluator.errors import GmvaluatorError, Overloaded, Unavailable
 from gmvaluator.ledger.answers import Outcome, Posted, Refused, Replayed
 from gmvaluator.ledger.records import NewPosting
+from gmvaluator.waiter import Waiter
 
 MAX_COMMIT = 64
 
