@@ -3,20 +3,29 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from itertools import chain
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
+from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from gmvaluator.database.opening import Database, location_in
 from gmvaluator.database.place import Place, as_place
 from gmvaluator.errors import InvalidInput, LedgerFailed, MissingData
 from gmvaluator.ledger.answers import Head, Outcome, Verification
+from gmvaluator.ledger.links import decision_problems
+from gmvaluator.ledger.periods.checkpoints import checkpoint_problems, keep_checkpoint, stored_checkpoint
 from gmvaluator.ledger.reader import LedgerReader
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.verification import verify
 from gmvaluator.ledger.writer import MAX_BATCH, AnyPosting, BatchWriter, now_utc
+from gmvaluator.signing import Signed
+
+Answer = TypeVar("Answer")
 
 FILE_NAME = "ledger.sqlite"
 
@@ -64,13 +73,22 @@ class Ledger(LedgerReader):
         """
         if len(batch) > MAX_BATCH:
             raise InvalidInput(f"{len(batch)} postings are too many for one batch: send {MAX_BATCH} at most")
+        return self._write(lambda connection: BatchWriter(connection, now_utc()).post(batch))
+
+    def keep_checkpoint(self, period: str, sequence: int, signed: Signed) -> Signed:
+        """Store a closed period's checkpoint, unless it has one; the stored one. Raises LedgerFailed as `post` does."""
+        self._write(lambda connection: keep_checkpoint(connection, period, sequence, signed))
+        with self.snapshot() as connection:
+            return stored_checkpoint(connection, period)
+
+    def _write(self, work: Callable[[Connection], Answer]) -> Answer:
         with self._posting:
             if self._failure is not None:
                 raise LedgerFailed(f"the ledger stopped after an error ({self._failure}): restart to recover")
             writer = self._database.writer
             try:
                 with writer.begin() as connection:
-                    return BatchWriter(connection, now_utc()).post(batch)
+                    return work(connection)
             except Exception as error:
                 # Whatever it was, the commit may or may not have happened: never try again on this connection.
                 self._failure = str(error.orig) if isinstance(error, DBAPIError) else str(error)
@@ -78,9 +96,19 @@ class Ledger(LedgerReader):
                     f"the ledger {self._database.name} could not be written ({self._failure}): restart"
                 ) from error
 
-    def verify(self, expected: Head | None = None) -> Verification:
-        """Check every row; see `gmvaluator.ledger.verification.verify`."""
-        return verify(self._database.reader, expected)
+    def verify(
+        self, expected: Head | None = None, public_key: str | None = None, kept: Sequence[Signed] = ()
+    ) -> Verification:
+        """Check every row, what decisions are linked to, and checkpoints.
+
+        See `gmvaluator.ledger.verification.verify` for `expected`, `checkpoint_problems` for the others.
+        """
+        found = verify(self._database.reader, expected)
+        if not found.ok:
+            return found
+        with self.snapshot() as connection:
+            problems = chain(decision_problems(connection), checkpoint_problems(connection, public_key, kept))
+            return replace(found, first=next(problems, None))
 
     def close(self) -> None:
         """Close all connections and let another writer in."""

@@ -9,13 +9,14 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, and_, false, not_, select, true
 
 from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import InvalidInput, PreconditionFailed
-from gmvaluator.ledger.decisions import CLOSE
+from gmvaluator.ledger.decisions import CLOSE, Decision
+from gmvaluator.ledger.records import StoredPosting
+from gmvaluator.ledger.rows import load, postings_where
 from gmvaluator.ledger.schema import decisions, postings
 
 _PERIOD = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
@@ -66,7 +67,7 @@ class Period:
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """Closed periods and the sequence of the posting that closed each, as of one snapshot."""
+    """Closed periods and the newest posting that each took in, as of one snapshot."""
 
     closes: dict[Period, int]
 
@@ -106,5 +107,22 @@ class Calendar:
 
 def read_calendar(connection: Connection) -> Calendar:
     """The calendar as it is now."""
-    query: Any = select(decisions.c.period, decisions.c.sequence).where(decisions.c.kind == CLOSE)
-    return Calendar({Period.parse(row.period): row.sequence for row in connection.execute(query)})
+    closed = (closing.decision for closing in closings(connection))
+    return Calendar({Period.parse(one.links.period or ""): one.facts["closed_through"] for one in closed})
+
+
+@dataclass(frozen=True, slots=True)
+class Closing:
+    """A closed period: the posting that closed it, and what that says."""
+
+    posting: StoredPosting
+    decision: Decision
+
+
+def closings(connection: Connection, period: Period | None = None) -> list[Closing]:
+    """Closings in order, or only that of `period`."""
+    sequences = select(decisions.c.sequence).where(decisions.c.kind == CLOSE)
+    if period is not None:
+        sequences = sequences.where(decisions.c.period == str(period))
+    found = load(connection, postings_where(postings.c.sequence.in_(sequences)).order_by(postings.c.sequence))
+    return [Closing(one, Decision.from_json(one.evidence_json)) for one in found]

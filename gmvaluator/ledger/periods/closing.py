@@ -1,0 +1,149 @@
+"""Closing a period: a checklist, a posting that fixes what the period holds, and the operator's signature."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from gmvaluator.errors import Conflict, PreconditionFailed
+from gmvaluator.ledger.corrections.release import RightsAt, releases
+from gmvaluator.ledger.deciding import decide
+from gmvaluator.ledger.decisions import CLOSE, Decision, Links, NewDecision, decision_id
+from gmvaluator.ledger.disputes.deciding import hold_all
+from gmvaluator.ledger.disputes.docket import open_disputes
+from gmvaluator.ledger.periods.calendar import Closing, Period, closings, read_calendar
+from gmvaluator.ledger.periods.checkpoints import checkpoint_of
+from gmvaluator.ledger.periods.sums import balances_at, by_kind, owners_only
+from gmvaluator.ledger.periods.terms import Terms
+from gmvaluator.ledger.reader import read_head
+from gmvaluator.signing import Signed, Signer
+
+if TYPE_CHECKING:
+    from gmvaluator.ledger.store import Ledger
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One point of the checklist; `detail` says what was found, and what to do if it is not `ok`."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class NotClosable(PreconditionFailed):
+    """A point of the checklist is not met; `checks` holds all of them."""
+
+    def __init__(self, period: Period, checks: list[Check]) -> None:
+        self.checks = checks
+        open_points = "; ".join(f"{check.name}: {check.detail}" for check in checks if not check.ok)
+        super().__init__(f"period {period} cannot be closed: {open_points}")
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A closed period with its checkpoint. checks: empty if it had been closed before."""
+
+    closing: Closing
+    checkpoint: Signed
+    checks: list[Check]
+
+
+def close(
+    book: Ledger,
+    period: Period,
+    terms: Terms,
+    signer: Signer,
+    rights: RightsAt | None,
+    decided_at: datetime,
+    carry_disputes: bool = False,
+) -> Closed:
+    """Close a period on `terms` and sign it; closing it again on the same terms answers the same.
+
+    Disputes hold what came in since before anything is fixed. Raises NotClosable, or Conflict if it was closed on
+    other terms.
+    """
+    with book.snapshot() as connection:
+        before = closings(connection, period)
+    if before:
+        return _closed_before(book, before[0], period, terms, signer)
+    hold_all(book, decided_at)
+    checks = list(checklist(book, period, rights, decided_at, carry_disputes))
+    if not all(check.ok for check in checks):
+        raise NotClosable(period, checks)
+    decide(book, [_closing(book, period, terms, checks, decided_at)])
+    return _signed(book, period, signer, checks)
+
+
+def checklist(
+    book: Ledger, period: Period, rights: RightsAt | None, now: datetime, carry_disputes: bool
+) -> Iterator[Check]:
+    """Everything that has to be so before a period is closed."""
+    with book.snapshot() as connection:
+        last, disputes = read_calendar(connection).last_closed, open_disputes(connection)
+    over = period.end <= now
+    yield Check("over", over, f"ended {period.end.date()}" if over else f"it ends on {period.end.date()}")
+    in_order = last is None or period == last.next()
+    yield Check("in order", in_order, "it is next" if in_order else f"close {last.next() if last else period} first")
+    totals = book.totals()
+    yield Check("balanced", totals.reconciles, f"{totals.issued_micros:,} micro-credits were issued")
+    verified = book.verify()
+    yield Check("verified", verified.ok, verified.text())
+    yield _nothing_to_release(book, rights, now)
+    waiting = ", ".join(one.dispute_id for one in disputes[:5])
+    carried = carry_disputes and all(one.open for one in disputes)
+    detail = f"{len(disputes)} not settled ({waiting}): decide them, or carry them over" if disputes else "none is open"
+    yield Check("disputes", not disputes or carried, detail)
+
+
+def payable_lines(closing: Closing) -> list[tuple[str, int, int]]:
+    """(account, micro-credits, minor units) of each account that a closed period made payable."""
+    return [(account, balance, minor) for account, balance, minor in closing.decision.facts["payable"]]
+
+
+def _closing(book: Ledger, period: Period, terms: Terms, checks: list[Check], decided_at: datetime) -> NewDecision:
+    with book.snapshot() as connection:
+        through = read_head(connection).sequence
+        balances = balances_at(connection, read_calendar(connection), period)
+        carried = [one.dispute_id for one in open_disputes(connection)]
+    owners = owners_only(balances)
+    payable = terms.payable(owners)
+    facts: dict[str, Any] = {
+        "closed_through": through,
+        "terms": terms.as_dict(),
+        "balances": by_kind(balances),
+        "payable": [[account, owners[account], minor] for account, minor in sorted(payable.items()) if minor],
+        "checks": [check.name for check in checks],
+        "carried_disputes": carried,
+    }
+    decision = Decision(CLOSE, f"period {period} is over", facts, Links(period=str(period)))
+    return NewDecision(decision_id(CLOSE, period), decided_at, decision)
+
+
+def _closed_before(book: Ledger, closing: Closing, period: Period, terms: Terms, signer: Signer) -> Closed:
+    was = Terms.from_dict(closing.decision.facts["terms"])
+    if was != terms:
+        different = [name for name, value in terms.as_dict().items() if was.as_dict()[name] != value]
+        raise Conflict(f"period {period} was closed on other terms ({', '.join(different)}): they stand for ever")
+    return _signed(book, period, signer, [])
+
+
+def _signed(book: Ledger, period: Period, signer: Signer, checks: list[Check]) -> Closed:
+    with book.snapshot() as connection:
+        (closing,) = closings(connection, period)
+    signed = checkpoint_of(closing.posting, str(period), signer)
+    return Closed(closing, book.keep_checkpoint(str(period), closing.posting.sequence, signed), checks)
+
+
+def _nothing_to_release(book: Ledger, rights: RightsAt | None, now: datetime) -> Check:
+    if rights is None:
+        return Check("released", True, "there is no catalogue to release by")
+    after: int | None = 0
+    while after is not None:
+        with book.snapshot() as connection:
+            due, after = releases(connection, rights, "checklist", now, after)
+        if due:
+            return Check("released", False, f"rights in generation {due[0].generation_id} are known: release them")
+    return Check("released", True, "nothing in suspense or held has known rights")
