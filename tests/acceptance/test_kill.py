@@ -44,8 +44,8 @@ def test_twenty_kills_lose_and_double_nothing(data: Path, images: list[bytes]) -
     sent = [(f"kill:{number}", images[number % len(images)]) for number in range(count)]
     waiting, answered = list(sent), dict[str, int]()
     for _ in range(KILLS):
-        attributor = Attributor(data)
-        with killed_after(attributor, chance.uniform(0.05, LONGEST_LIFE_S)):
+        life_s = chance.uniform(0.05, LONGEST_LIFE_S)
+        with Attributor(data) as attributor, killed_after(attributor, life_s):
             with AttributorClient(attributor.address) as client:
                 send_until_cut(client, waiting, answered)
         assert waiting, "the run outpaced its kills: send more images"

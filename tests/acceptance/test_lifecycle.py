@@ -1,0 +1,151 @@
+"""Starting, stopping and being refused: what an operator meets."""
+
+import shutil
+import signal
+import subprocess
+import sys
+import threading
+import time
+from pathlib import Path
+
+import psutil
+import pytest
+
+from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.client.sync import AttributorClient
+from gmvaluator.errors import PreconditionFailed, Unavailable
+from gmvaluator.index.connection import open_store
+from gmvaluator.ports import Generator
+from gmvaluator.testing.models import FAKE_IDENTITY
+from tests.acceptance.conftest import MODEL_VERSION
+from tests.acceptance.processes import processes_of
+from tests.acceptance.programs import Attributor, gmvaluator, run
+
+
+def test_sigterm_drains_and_what_was_accepted_is_posted(data: Path, images: list[bytes]) -> None:
+    answered: list[str] = []
+    refused: list[str] = []
+
+    def caller(client: AttributorClient, name: str) -> None:
+        for number in range(1000):
+            try:
+                *_, final = client.attribute(images[number % len(images)], f"{name}:{number}", MODEL_VERSION)
+            except Unavailable:
+                refused.append(f"{name}:{number}")
+                return
+            answered.append(final.generation_id)
+
+    with Attributor(data) as attributor, AttributorClient(attributor.address) as client:
+        threads = [threading.Thread(target=caller, args=(client, f"t{number}")) for number in range(8)]
+        for thread in threads:
+            thread.start()
+        while len(answered) < 10:
+            time.sleep(0.01)
+        assert attributor.stop() == 0
+        for thread in threads:
+            thread.join()
+    totals = gmvaluator("ledger", "totals", "--data", data)
+    assert totals["postings"] == len(answered)
+    assert totals["reconciles"]
+    assert len(refused) == 8
+    assert not processes_of(data)
+
+
+def test_a_second_attributor_on_the_same_ledger_is_refused_and_told_who_holds_it(data: Path) -> None:
+    with Attributor(data) as attributor:
+        done = run("serve", "--data", data, "--address", "127.0.0.1:0")
+        assert done.returncode == 2
+        assert str(attributor.process.pid) in done.stderr
+        assert len(done.stderr.strip().splitlines()) == 1
+
+
+def test_a_port_in_use_is_a_clear_refusal(indexed: Path, tmp_path: Path) -> None:
+    first, second = (Path(shutil.copytree(indexed, tmp_path / name)) for name in ("one", "two"))
+    with Attributor(first) as attributor:
+        done = run("serve", "--data", second, "--address", attributor.address)
+    assert done.returncode == 2
+    assert attributor.address in done.stderr
+
+
+def make_foreign_collection(data: Path) -> None:
+    """A collection that another profile built, and a generator bound to it."""
+    store = open_store(data / "index", "foreign")
+    store.create(FAKE_IDENTITY)
+    store.close()
+    with open_catalogue(data, write=True) as catalogue:
+        catalogue.add_generator(Generator("foreign-1", "foreign", ("sample",), "paper@1"))
+
+
+def test_an_index_of_another_profile_is_refused_at_the_start(data: Path) -> None:
+    make_foreign_collection(data)
+    done = run("serve", "--data", data, "--address", "127.0.0.1:0")
+    assert done.returncode == 2
+    assert "'fake'" in done.stderr
+    assert "'lite'" in done.stderr
+    assert "Traceback" not in done.stderr
+    refused = run("index", "add", data / "thumbnails", "--data", data, "--collection", "foreign")
+    assert refused.returncode == 2
+    assert "'fake'" in refused.stderr
+
+
+def test_an_index_of_another_profile_fails_the_call_of_its_generator_alone(data: Path, images: list[bytes]) -> None:
+    with Attributor(data) as attributor, AttributorClient(attributor.address) as client:
+        make_foreign_collection(data)
+        with pytest.raises(PreconditionFailed, match="'fake'"):
+            list(client.attribute(images[0], "foreign:1", "foreign-1"))
+        assert len(list(client.attribute(images[0], "own:1", MODEL_VERSION))) == 3
+
+
+def test_the_attributor_outlives_its_index_engine(data: Path, images: list[bytes]) -> None:
+    with Attributor(data) as attributor, AttributorClient(attributor.address) as client:
+        list(client.attribute(images[0], "before", MODEL_VERSION))
+        engines = [
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if "gmvaluator.index.engine" in " ".join(process.info["cmdline"] or ())
+            and str(data) in " ".join(process.info["cmdline"] or ())
+        ]
+        assert len(engines) == 1
+        engines[0].kill()
+        assert len(list(client.attribute(images[1], "after", MODEL_VERSION))) == 3
+
+
+def test_an_indexer_killed_at_any_moment_is_taken_up_by_running_it_again(sample: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    command = [sys.executable, "-m", "gmvaluator", "index", "add", str(sample), "--data", str(data), "--json"]
+    for life_s in (4.0, 6.0, 7.0):
+        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
+            time.sleep(life_s)
+            process.kill()
+    report = gmvaluator("index", "add", sample, "--data", data)
+    assert report["reconciles"]
+    assert report["collection"]["points"] == report["collection"]["indexed_points"] == 150
+    with open_catalogue(data) as catalogue:
+        assert catalogue.counts().works == 150
+
+
+def test_an_indexer_that_is_interrupted_ends_after_its_batch_and_says_how_to_go_on(
+    sample: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "data"
+    command = [sys.executable, "-m", "gmvaluator", "index", "add", str(sample), "--data", str(data)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
+        while not (data / "thumbnails").exists():
+            time.sleep(0.02)
+        process.send_signal(signal.SIGINT)
+        _, errors = process.communicate(timeout=120)
+    assert process.returncode == 130
+    assert "run the same command again" in errors
+    assert gmvaluator("index", "add", sample, "--data", data)["collection"]["points"] == 150
+
+
+def test_indexing_twice_adds_nothing(data: Path, sample: Path) -> None:
+    report = gmvaluator("index", "add", sample, "--data-set", "sample", "--data", data)
+    assert (report["read"], report["points"], report["duplicates"]) == (150, 0, 150)
+
+
+def test_the_index_is_verified_from_the_command_line(data: Path) -> None:
+    figures = gmvaluator("index", "verify", "--data", data)["figures"]
+    assert figures["quantised_share"] == 1
+    assert figures["recall_at_50"] >= 0.98
+    assert figures["recall_at_50"] >= figures["recall_at_50_unrescored"]
