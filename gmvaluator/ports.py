@@ -107,6 +107,9 @@ class VectorStore(Protocol):
 
     def existing(self, ids: Sequence[TrainingImageId]) -> set[TrainingImageId]: ...
 
+    def join_data_set(self, ids: Sequence[TrainingImageId], data_set: str) -> None:
+        """Let those of `ids` that are stored be found under `data_set` too."""
+
     def build(self) -> None:
         """Index and quantise everything written so far; returns once `info().ready`."""
 

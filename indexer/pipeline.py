@@ -156,6 +156,7 @@ class Indexer:
         skipped = present | refused.keys()
         fresh = {image.training_image_id: image for image in images if image.training_image_id not in skipped}
         refused |= self._upsert(list(fresh.values()))
+        self.store.join_data_set(sorted(present - refused.keys()), self.data_set)
         kept = [image for image in images if image.training_image_id not in refused]
         self.catalogue.record([image.work for image in kept])
         points = len(fresh.keys() - refused.keys())

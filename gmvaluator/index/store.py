@@ -125,6 +125,21 @@ class QdrantStore:
         records = self._call(lambda client: client.retrieve(self._collection, ids, with_payload=False))
         return [TrainingImageId(UUID(str(record.id))) for record in records]
 
+    def join_data_set(self, ids: Sequence[TrainingImageId], data_set: str) -> None:
+        """Let those of `ids` that are stored be found under `data_set` too."""
+        for start in range(0, len(ids), _PAGE_POINTS):
+            for record in self._data_sets_of([str(wanted) for wanted in ids[start : start + _PAGE_POINTS]]):
+                names = (record.payload or {}).get(KEY_DATA_SET, [])
+                if data_set not in names:
+                    self._set_data_sets(record.id, [*names, data_set])
+
+    def _data_sets_of(self, ids: list[str]) -> list[models.Record]:
+        return self._call(lambda client: client.retrieve(self._collection, ids, with_payload=[KEY_DATA_SET]))
+
+    def _set_data_sets(self, point: models.ExtendedPointId, names: list[str]) -> None:
+        payload = {KEY_DATA_SET: names}
+        self._call(lambda client: client.set_payload(self._collection, payload, points=[point], wait=True))
+
     def build(self) -> None:
         """Index and quantise everything written so far; returns once `info().ready`. Raises IndexFailed."""
         optimizers = models.OptimizersConfigDiff(indexing_threshold=INDEXING_THRESHOLD_KB)

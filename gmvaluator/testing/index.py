@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 
 import numpy as np
 import numpy.typing as npt
@@ -95,6 +96,12 @@ class MemoryStore:
 
     def existing(self, ids: Sequence[TrainingImageId]) -> set[TrainingImageId]:
         return {one for one in ids if one in self._index.points}
+
+    def join_data_set(self, ids: Sequence[TrainingImageId], data_set: str) -> None:
+        for point in [self._index.points[one] for one in ids if one in self._index.points]:
+            names = [*point.payload.get(KEY_DATA_SET, ()), data_set]
+            payload = {**point.payload, KEY_DATA_SET: list(dict.fromkeys(names))}
+            self._index.points[point.training_image_id] = replace(point, payload=payload)
 
     def build(self) -> None:
         self._index.described()

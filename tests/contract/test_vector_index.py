@@ -15,8 +15,10 @@ import pytest
 from qdrant_client import QdrantClient
 
 from gmvaluator.errors import InvalidVector, MissingIndex, ProfileMismatch
+from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.connection import open_search, open_store
 from gmvaluator.index.launcher import EngineLease
+from gmvaluator.index.schema import KEY_DATA_SET
 from gmvaluator.ports import CandidateSearch, Float32Array, Point, VectorStore
 from gmvaluator.testing.index import (
     EXAMPLE_IDENTITY,
@@ -178,6 +180,20 @@ async def test_recall_keeps_to_the_data_sets(built: Index) -> None:
     assert len(await built.search.recall(query, 1000, ["odd", "all"])) == BUILT_POINTS
     assert await built.search.recall(query, 1000, ["unknown"]) == []
     assert await built.search.recall(query, 1000, []) == []
+
+
+async def test_a_point_joins_a_data_set_once_and_keeps_what_it_had(index: Index) -> None:
+    index.store.create(EXAMPLE_IDENTITY)
+    first, second = example_points(2)
+    index.store.upsert([first, second])
+    unknown = TrainingImageId(uuid.uuid4())
+    for _ in range(2):
+        index.store.join_data_set([first.training_image_id, unknown], "late")
+    stored = {point.training_image_id: point.payload for point in index.store.scan()}
+    assert stored[first.training_image_id] == {**first.payload, KEY_DATA_SET: [*first.payload[KEY_DATA_SET], "late"]}
+    assert stored[second.training_image_id] == second.payload
+    found = await index.search.recall(first.recall, 10, ["late"])
+    assert [candidate.training_image_id for candidate in found] == [first.training_image_id]
 
 
 async def test_rerank_compares_the_given_ids_and_no_others(built: Index) -> None:

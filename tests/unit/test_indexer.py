@@ -83,6 +83,17 @@ def test_a_second_run_adds_nothing(folder: Path, store: MemoryStore) -> None:
     assert store.info().points == 5
 
 
+def test_a_work_of_a_second_data_set_is_one_point_found_under_both(folder: Path, store: MemoryStore) -> None:
+    picture(folder, "a.png", 1)
+    run(folder, store, Recorder())
+    recorder = Recorder()
+    indexer = Indexer(FakeModels(), store, recorder, folder.parent / "thumbnails", "second")
+    indexer.run(open_source(folder), lambda report: None)
+    (point,) = store.scan()
+    assert point.payload["data_set"] == ["set", "second"]
+    assert [work.data_set for work in recorder.works] == ["second"]
+
+
 def test_a_file_that_is_not_what_the_manifest_says_is_rejected(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
     (folder / "manifest.csv").write_text(f"file_name,sha256\na.png,{'0' * 64}\n")
