@@ -1,16 +1,27 @@
-"""`gmvaluator ledger`: totals, explain, replay, verify."""
+"""`gmvaluator ledger`: totals, explain, replay, verify; the other commands are beside what they do."""
 
 from __future__ import annotations
 
 import json
 import re
+from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich_click as click
 from click.exceptions import Exit
 
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
+from gmvaluator.ledger.copies.cli import backup, export_
+from gmvaluator.ledger.corrections.cli import compare, reattribute, release, reverse
+from gmvaluator.ledger.disputes.cli import dispute
+from gmvaluator.ledger.periods.cli import checkpoint, close, payout, public_key
+from gmvaluator.ledger.records import ATTRIBUTION
+from gmvaluator.ledger.statements.cli import statement
 from gmvaluator.options import json_option, place_option
+
+if TYPE_CHECKING:
+    from gmvaluator.signing import Signed
 
 
 @click.group()
@@ -52,15 +63,22 @@ def explain(generation: str, identity: str | None, place: Place, as_json: bool) 
 
     Example: gmvaluator ledger explain demo-1:4f2a
     """
+    from gmvaluator.ledger.decided import decision_explanation, decisions_about, print_decision
     from gmvaluator.ledger.explanation import explanation, print_explanation
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book:
-        found = explanation(book.explain(generation, identity), place)
+        posting = book.explain(generation, identity)
+        of_generation = posting.header.kind == ATTRIBUTION
+        found = explanation(posting, place) if of_generation else decision_explanation(posting)
+        with book.snapshot() as connection:
+            later = [decision_explanation(one) for one in decisions_about(connection, posting.sequence)]
     if as_json:
-        click.echo(json.dumps(found))
-    else:
-        print_explanation(found)
+        click.echo(json.dumps({**found, "decisions": later}))
+        return
+    (print_explanation if of_generation else print_decision)(found)
+    for one in later:
+        print_decision(one)
 
 
 @ledger.command()
@@ -98,19 +116,31 @@ def replay(generation: str | None, identity: str | None, place: Place, as_json: 
 
 @ledger.command()
 @click.option("--head", help="SEQUENCE:HASH handed out before; the chain must still pass through it.")
+@click.option("--public-key", help="The operator's, as handed out; checkpoints signed by another are refused.")
+@click.option(
+    "--checkpoint",
+    "kept",
+    multiple=True,
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File of a checkpoint kept elsewhere; may be repeated.",
+)
 @place_option
 @json_option
-def verify(head: str | None, place: Place, as_json: bool) -> None:
-    """Check every row, and name the first that was changed, removed, inserted or re-ordered; exits 1 if one was.
+def verify(head: str | None, public_key: str | None, kept: tuple[Path, ...], place: Place, as_json: bool) -> None:
+    """Check every row and checkpoint, and name the first that was changed, removed, inserted or re-ordered.
+
+    Exits 1 if one was.
 
     Example: gmvaluator ledger verify --head 42:9c0e...
     """
     from gmvaluator.ledger.answers import Head
     from gmvaluator.ledger.store import open_ledger
+    from gmvaluator.signing import checked_public_key
 
     expected = None if head is None else Head(*_parse_head(head))
+    key = None if public_key is None else checked_public_key(public_key)
     with open_ledger(place) as book:
-        found = book.verify(expected)
+        found = book.verify(expected, key, [_read_checkpoint(file) for file in kept])
     if as_json:
         click.echo(json.dumps(found.as_dict()))
     else:
@@ -119,8 +149,23 @@ def verify(head: str | None, place: Place, as_json: bool) -> None:
         raise Exit(1)
 
 
+def _read_checkpoint(file: Path) -> Signed:
+    from gmvaluator.signing import Signed
+
+    try:
+        return Signed.from_dict(json.loads(file.read_text(encoding="utf-8")))
+    except (OSError, ValueError) as error:
+        raise InvalidInput(f"{file} is no checkpoint ({error}): write it by `gmvaluator ledger checkpoint`") from error
+
+
 def _parse_head(text: str) -> tuple[int, str]:
     match = re.fullmatch(r"([0-9]{1,18}):([0-9a-f]{64})", text)
     if match is None:
         raise InvalidInput(f"--head {text[:90]!r} is refused: give SEQUENCE:HASH, the hash as 64 hex digits")
     return int(match[1]), match[2]
+
+
+for _command in (backup, checkpoint, close, compare, dispute, export_, payout):
+    ledger.add_command(_command)
+for _command in (public_key, reattribute, release, reverse, statement):
+    ledger.add_command(_command)

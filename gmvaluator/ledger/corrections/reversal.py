@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, select
 
-from gmvaluator.errors import NotFound, PreconditionFailed
+from gmvaluator.errors import InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.corrections.consequences import recomputed_decision
 from gmvaluator.ledger.corrections.lines import plain_lines
@@ -26,7 +26,7 @@ from gmvaluator.ledger.decisions import (
     checked_reason,
     decision_id,
 )
-from gmvaluator.ledger.records import StoredPosting
+from gmvaluator.ledger.records import ATTRIBUTION, StoredPosting
 from gmvaluator.ledger.rows import load, postings_where
 from gmvaluator.ledger.schema import decisions, postings
 from gmvaluator.policy import Policy
@@ -86,6 +86,10 @@ def _new(state: Current, decision: Decision, decided_at: datetime) -> NewDecisio
 
 
 def _undisputed(connection: Connection, original: StoredPosting) -> Current:
+    if original.header.kind != ATTRIBUTION:
+        raise InvalidInput(
+            f"{original.header.generation_id} is a decision: only a generation's posting can be corrected"
+        )
     (state,) = current_states(connection, [original.sequence])
     if original.sequence in disputed_amounts(connection):
         raise PreconditionFailed(

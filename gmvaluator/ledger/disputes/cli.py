@@ -1,0 +1,162 @@
+"""`gmvaluator ledger dispute`: open, hold, decide, list."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from typing import Any
+
+import rich_click as click
+
+from gmvaluator.database.place import Place
+from gmvaluator.errors import InvalidInput
+from gmvaluator.ids import OwnerId, TrainingImageId
+from gmvaluator.ledger.corrections.cli import identity_option, reason_option
+from gmvaluator.options import json_option, place_option
+from gmvaluator.valuation import MILLION
+
+
+@click.group()
+def dispute() -> None:
+    """Open, hold and decide disputes about who is owed credits.
+
+    Example: gmvaluator ledger dispute list
+    """
+
+
+@dispute.command("open")
+@click.argument("dispute_id")
+@click.option("--work", help="Training image whose credits are disputed.")
+@click.option("--generation", help="Generation whose credits are disputed.")
+@click.option("--claimant", help="Owner who says that they are theirs, a UUID; what that owner has is not held.")
+@reason_option
+@identity_option
+@place_option
+@json_option
+def open_(
+    dispute_id: str,
+    work: str | None,
+    generation: str | None,
+    claimant: str | None,
+    reason: str,
+    identity: str | None,
+    place: Place,
+    as_json: bool,
+) -> None:
+    """Open DISPUTE_ID, an id of your own, and hold the credits it is about; the same again holds what came in since.
+
+    Example: gmvaluator ledger dispute open case-7 --work 1f0c... --reason "drawn by me in 2019"
+    """
+    from gmvaluator.ledger.deciding import decision_time
+    from gmvaluator.ledger.disputes.deciding import open_dispute
+    from gmvaluator.ledger.disputes.records import Scope
+    from gmvaluator.ledger.store import open_ledger
+
+    with open_ledger(place, write=True) as book:
+        sequence = None if generation is None else book.explain(generation, identity).sequence
+        scope = Scope(_work(work), sequence, None if claimant is None else _owner(claimant))
+        found = open_dispute(book, dispute_id, scope, reason, decision_time())
+    _show([found], as_json)
+
+
+@dispute.command()
+@click.argument("dispute_id")
+@place_option
+@json_option
+def hold(dispute_id: str, place: Place, as_json: bool) -> None:
+    """Hold credits of DISPUTE_ID that came in since it was opened; closing a period and paying do the same.
+
+    Example: gmvaluator ledger dispute hold case-7
+    """
+    from gmvaluator.ledger.deciding import decision_time
+    from gmvaluator.ledger.disputes.deciding import hold as hold_more
+    from gmvaluator.ledger.store import open_ledger
+
+    with open_ledger(place, write=True) as book:
+        found = hold_more(book, dispute_id, decision_time())
+    _show([found], as_json)
+
+
+@dispute.command()
+@click.argument("dispute_id")
+@click.option("--award", "awards", multiple=True, metavar="OWNER[=PPM]", help="Who gets it; parts sum to 1,000,000.")
+@click.option("--reject", is_flag=True, help="Give everything back to those it was held from.")
+@reason_option
+@place_option
+@json_option
+def decide(dispute_id: str, awards: tuple[str, ...], reject: bool, reason: str, place: Place, as_json: bool) -> None:
+    """Decide DISPUTE_ID: award what is held, or reject it; the rights for later credits are set by `rights import`.
+
+    Example: gmvaluator ledger dispute decide case-7 --award 5a1e...=1000000 --reason "shown by the sketches"
+    """
+    from gmvaluator.ledger.deciding import decision_time
+    from gmvaluator.ledger.disputes.deciding import decide_dispute
+    from gmvaluator.ledger.disputes.records import checked_award
+    from gmvaluator.ledger.store import open_ledger
+
+    if reject == bool(awards):
+        raise InvalidInput("decide by --award, which may be repeated, or by --reject")
+    award = None if reject else checked_award([_part(text) for text in awards])
+    with open_ledger(place, write=True) as book:
+        found = decide_dispute(book, dispute_id, award, reason, decision_time())
+    _show([found], as_json)
+
+
+@dispute.command("list")
+@click.option("--open", "only_open", is_flag=True, help="Only those that are not settled.")
+@place_option
+@json_option
+def list_(only_open: bool, place: Place, as_json: bool) -> None:
+    """List disputes, what they hold, and how they were decided.
+
+    Example: gmvaluator ledger dispute list --open --json
+    """
+    from gmvaluator.ledger.disputes.docket import disputes, open_disputes
+    from gmvaluator.ledger.store import open_ledger
+
+    with open_ledger(place) as book, book.snapshot() as connection:
+        found = (open_disputes if only_open else disputes)(connection)
+    if as_json:
+        click.echo(json.dumps({"disputes": [one.as_dict() for one in found]}))
+    else:
+        _show(found, as_json=False)
+        if not found:
+            click.echo("no dispute")
+
+
+def _show(found: list[Any], as_json: bool) -> None:
+    from gmvaluator.credits import credits_text
+    from gmvaluator.ledger.summary import printable
+
+    for one in found:
+        plain = one.as_dict()
+        if as_json:
+            click.echo(json.dumps(plain))
+            continue
+        about = plain["training_image_id"] or f"posting {plain['generation_sequence']}"
+        click.echo(
+            f"{plain['dispute_id']}: {plain['status']}, about {about}, holds {credits_text(plain['held_micros'])} "
+            f"credits; {printable(plain['reason'])}"
+        )
+
+
+def _work(text: str | None) -> TrainingImageId | None:
+    return None if text is None else TrainingImageId(_uuid(text, "a training image's id"))
+
+
+def _owner(text: str) -> OwnerId:
+    return OwnerId(_uuid(text.removeprefix("owner:"), "an owner's id"))
+
+
+def _part(text: str) -> tuple[OwnerId, int]:
+    owner, _, share = text.partition("=")
+    if share and not (share.isascii() and share.isdigit() and len(share) <= 7):
+        raise InvalidInput(f"--award {text[:60]!r} is refused: give OWNER=PPM, the part as a whole number")
+    return _owner(owner), int(share) if share else MILLION
+
+
+def _uuid(text: str, what: str) -> uuid.UUID:
+    try:
+        return uuid.UUID(text)
+    except ValueError:
+        raise InvalidInput(f"{text[:60]!r} is not {what}: give a UUID") from None

@@ -1,0 +1,173 @@
+"""`gmvaluator ledger close|payout|checkpoint|public-key`."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from click.exceptions import Exit
+
+from gmvaluator.database.place import Place
+from gmvaluator.options import json_option, place_option
+
+
+@click.command()
+@click.argument("period")
+@click.option("--currency", required=True, help="Three letters, ISO 4217.")
+@click.option("--minor-digits", type=click.IntRange(0, 4), default=2, show_default=True, help="Decimals of a coin.")
+@click.option("--rate", help="Money for one credit, such as 0.25; without it the pool is divided.")
+@click.option("--pool", help="Money that all owners share at most, such as 1000.00.")
+@click.option("--threshold", default="0", show_default=True, help="Credits below which a balance is carried over.")
+@click.option("--carry-disputes", is_flag=True, help="Close although disputes are open: what they hold stays held.")
+@place_option
+@json_option
+def close(
+    period: str,
+    currency: str,
+    minor_digits: int,
+    rate: str | None,
+    pool: str | None,
+    threshold: str,
+    carry_disputes: bool,
+    place: Place,
+    as_json: bool,
+) -> None:
+    """Close PERIOD on stated terms and sign it, if it is balanced, verified and nothing is pending; else exit 1.
+
+    Example: gmvaluator ledger close 2026-10 --currency EUR --rate 0.25 --pool 1000 --threshold 10
+    """
+    from gmvaluator.catalogue.store import KEY_FOLDER
+    from gmvaluator.ledger.corrections.near import rights_of
+    from gmvaluator.ledger.deciding import decision_time
+    from gmvaluator.ledger.periods.calendar import Period
+    from gmvaluator.ledger.periods.closing import NotClosable
+    from gmvaluator.ledger.periods.closing import close as close_period
+    from gmvaluator.ledger.periods.terms import Terms, scaled_decimal
+    from gmvaluator.ledger.store import open_ledger
+    from gmvaluator.signing import Signer
+
+    month = Period.parse(period)
+    terms = Terms(
+        currency,
+        minor_digits,
+        None if rate is None else scaled_decimal(rate, minor_digits + 6, "the rate"),
+        None if pool is None else scaled_decimal(pool, minor_digits, "the pool"),
+        scaled_decimal(threshold, 6, "the threshold"),
+    )
+    with open_ledger(place, write=True) as book, rights_of(place) as rights:
+        try:
+            signer = Signer(place.folder / KEY_FOLDER)
+            done = close_period(book, month, terms, signer, rights, decision_time(), carry_disputes)
+        except NotClosable as error:
+            _show_checks(error.checks, period, as_json)
+            raise Exit(1) from None
+    if as_json:
+        click.echo(json.dumps({**_closed(period, done), "checkpoint": done.checkpoint.as_dict()}))
+    else:
+        _show_checks(done.checks, period, as_json=False)
+        found = _closed(period, done)
+        click.echo(
+            f"period {period} is closed with posting {found['sequence']}: {terms.money_text(found['payable_minor'])} "
+            f"payable to {found['payees']:,} owners; keep its checkpoint elsewhere (`gmvaluator ledger checkpoint`)"
+        )
+
+
+@click.command()
+@click.argument("period")
+@click.option("--owner", help="Only this owner, a UUID.")
+@click.option("--reason", default="paid out", show_default=True, help="Such as the transfer's reference.")
+@place_option
+@json_option
+def payout(period: str, owner: str | None, reason: str, place: Place, as_json: bool) -> None:
+    """Post that what PERIOD made payable was paid, an entry to `paid` for each owner; again posts nothing.
+
+    Exits 1 if an owner's balance has fallen below the amount since.
+
+    Example: gmvaluator ledger payout 2026-10 --reason "SEPA batch 17"
+    """
+    from gmvaluator.ledger.deciding import decision_time
+    from gmvaluator.ledger.decisions import checked_reason
+    from gmvaluator.ledger.periods.calendar import Period
+    from gmvaluator.ledger.periods.payouts import pay
+    from gmvaluator.ledger.statements.owners import owner_argument
+    from gmvaluator.ledger.store import open_ledger
+
+    month, account = Period.parse(period), None if owner is None else f"owner:{owner_argument(owner)}"
+    with open_ledger(place, write=True) as book:
+        found = pay(book, month, checked_reason(reason), decision_time(), account)
+    blocked = [one for one in found if one.status == "blocked"]
+    if as_json:
+        click.echo(json.dumps({"period": period, "payouts": [one.as_dict() for one in found]}))
+    else:
+        for one in blocked:
+            click.echo(f"{one.account}: its balance has fallen below what {period} made payable; nothing was posted")
+        posted = sum(one.status == "posted" for one in found)
+        click.echo(f"{posted:,} payouts posted, {len(found) - posted - len(blocked):,} were posted before")
+    if blocked:
+        raise Exit(1)
+
+
+@click.command()
+@click.argument("period")
+@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it here instead of to stdout.")
+@place_option
+def checkpoint(period: str, out: Path | None, place: Place) -> None:
+    """Print the signed checkpoint of PERIOD, to be kept outside the data folder; `verify --checkpoint` reads it.
+
+    Example: gmvaluator ledger checkpoint 2026-10 --out checkpoint-2026-10.json
+    """
+    from gmvaluator.ledger.periods.calendar import Period
+    from gmvaluator.ledger.periods.checkpoints import stored_checkpoint
+    from gmvaluator.ledger.store import open_ledger
+
+    with open_ledger(place) as book, book.snapshot() as connection:
+        found = json.dumps(stored_checkpoint(connection, str(Period.parse(period))).as_dict(), indent=2) + "\n"
+    if out is None:
+        click.echo(found, nl=False)
+    else:
+        out.write_text(found, encoding="utf-8")
+
+
+@click.command("public-key")
+@place_option
+@json_option
+def public_key(place: Place, as_json: bool) -> None:
+    """Print the public key that checkpoints and receipts are signed with, to be handed to those who check them.
+
+    Example: gmvaluator ledger public-key
+    """
+    from gmvaluator.catalogue.store import KEY_FOLDER
+    from gmvaluator.signing import Signer
+
+    found = Signer(place.folder / KEY_FOLDER).public_key()
+    click.echo(json.dumps({"public_key": found, "algorithm": "Ed25519"}) if as_json else found)
+
+
+def _closed(period: str, done: Any) -> dict[str, Any]:
+    facts = done.closing.decision.facts
+    return {
+        "period": period,
+        "closed": True,
+        "sequence": done.closing.posting.sequence,
+        "hash": done.closing.posting.hash,
+        "terms": facts["terms"],
+        "balances": facts["balances"],
+        "payees": len(facts["payable"]),
+        "payable_micros": sum(line[1] for line in facts["payable"]),
+        "payable_minor": sum(line[2] for line in facts["payable"]),
+        "checks": [_check(check) for check in done.checks],
+    }
+
+
+def _show_checks(checks: Any, period: str, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"period": period, "closed": False, "checks": [_check(check) for check in checks]}))
+        return
+    for check in checks:
+        click.echo(f"{'yes' if check.ok else 'NO '}  {check.name}: {check.detail}")
+
+
+def _check(check: Any) -> dict[str, Any]:
+    return {"name": check.name, "ok": check.ok, "detail": check.detail}
