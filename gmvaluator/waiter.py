@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
+from itertools import groupby
 from typing import Generic, TypeVar
 
 from gmvaluator.errors import GmvaluatorError
@@ -28,11 +30,7 @@ class Waiter(Generic[Answer]):
 
     def deliver(self, outcome: Answer | GmvaluatorError) -> None:
         """Called from any thread, once or more: the first outcome counts."""
-        try:
-            self._loop.call_soon_threadsafe(self._settle, outcome)
-        except RuntimeError:
-            # The loop is closed, and whoever waited went away with it.
-            self._future.cancel()
+        deliver_all([(self, outcome)])
 
     def _settle(self, outcome: Answer | GmvaluatorError) -> None:
         if self._future.done():
@@ -41,3 +39,20 @@ class Waiter(Generic[Answer]):
             self._future.set_exception(outcome)
         else:
             self._future.set_result(outcome)
+
+
+def deliver_all(outcomes: Sequence[tuple[Waiter[Answer], Answer | GmvaluatorError]]) -> None:
+    """Deliver to many coroutines, and wake each event loop once for all of its own."""
+    for loop, mine in groupby(outcomes, key=lambda one: one[0]._loop):
+        pairs = list(mine)
+        try:
+            loop.call_soon_threadsafe(_settle, pairs)
+        except RuntimeError:
+            # The loop is closed, and whoever waited went away with it.
+            for waiter, _ in pairs:
+                waiter._future.cancel()
+
+
+def _settle(outcomes: Sequence[tuple[Waiter[Answer], Answer | GmvaluatorError]]) -> None:
+    for waiter, outcome in outcomes:
+        waiter._settle(outcome)

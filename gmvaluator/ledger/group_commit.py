@@ -11,7 +11,7 @@ from typing import Protocol
 from gmvaluator.errors import GmvaluatorError, Overloaded, Unavailable
 from gmvaluator.ledger.answers import Outcome, Posted, Refused, Replayed
 from gmvaluator.ledger.records import NewPosting
-from gmvaluator.waiter import Waiter
+from gmvaluator.waiter import Waiter, deliver_all
 
 MAX_COMMIT = 64
 
@@ -46,7 +46,7 @@ class LedgerWriter:
         self._open_ledger = open_ledger
         self._on_failure = on_failure
         self._max_waiting = max_waiting
-        self._jobs: queue.Queue[_Job | None] = queue.Queue()
+        self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
         self._dead: GmvaluatorError | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
@@ -111,8 +111,8 @@ class LedgerWriter:
         except GmvaluatorError as error:
             self._stop(error, jobs)
             return
-        for job, outcome in zip(jobs, outcomes, strict=True):
-            job.waiter.deliver(outcome.error if isinstance(outcome, Refused) else outcome)
+        answers = [outcome.error if isinstance(outcome, Refused) else outcome for outcome in outcomes]
+        deliver_all([(job.waiter, answer) for job, answer in zip(jobs, answers, strict=True)])
 
     def _stop(self, error: GmvaluatorError, jobs: list[_Job]) -> None:
         self._dead = error

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from functools import cache
+from functools import cache, lru_cache
+from itertools import chain
 from typing import Any
 
 from sqlalchemy import Connection, Dialect, Table, insert
 from sqlalchemy.exc import IntegrityError
 
 from gmvaluator.database.upsert import upserting_insert
-from gmvaluator.ledger.records import Entry
-from gmvaluator.ledger.schema import balances, entries
+from gmvaluator.ledger.schema import balances
 
 Row = tuple[Any, ...]
 """Values in the order of a table's columns, as the driver takes them."""
+
+MAX_PARAMETERS = 990
+"""Values of one statement at most; SQLite took 999 until 3.32."""
 
 
 class RowWriter:
@@ -27,7 +30,6 @@ class RowWriter:
         # PostgreSQL calls a value that a column is too narrow for an error of data.
         self._refusals = (driver.IntegrityError, driver.DataError)
         self._cursor = connection.connection.cursor()
-        self._work = _processor(entries.c.training_image_id.type, connection.dialect)
 
     @contextmanager
     def savepoint(self) -> Iterator[None]:
@@ -45,32 +47,19 @@ class RowWriter:
         self._cursor.execute("RELEASE SAVEPOINT posting")
 
     def insert(self, table: Table, rows: Sequence[Row]) -> None:
-        """Insert rows that hold every column of `table`."""
-        self._execute(_inserting(table, self._dialect), rows)
-
-    def insert_entries(self, sequence: int, lines: Sequence[Entry]) -> None:
-        """Insert the lines of one posting, numbered from 0."""
-        work = self._work
-        rows = [
-            (sequence, line, entry.account, work(entry.training_image_id), entry.amount_micros)
-            for line, entry in enumerate(lines)
-        ]
-        self._execute(_inserting(entries, self._dialect), rows)
+        """Insert rows that hold every column of `table`; those that go into one statement stand or fall together."""
+        self._execute(_inserting, table, rows)
 
     def add_to_balances(self, sums: Sequence[tuple[str, int]]) -> None:
-        """Add to each account's balance; an account that has none begins at zero."""
-        self._execute(_adding_to_balances(self._dialect), sums)
+        """Add to the balances of different accounts; an account that has none begins at zero."""
+        self._execute(_adding_to, balances, sums)
 
-    def _execute(self, statement: str, rows: Sequence[Row]) -> None:
-        if len(rows) == 1:
-            self._cursor.execute(statement, rows[0])
-        elif rows:
-            self._cursor.executemany(statement, rows)
-
-
-def _processor(kind: Any, dialect: Dialect) -> Callable[[Any], Any]:
-    """From a value of ours to the driver's."""
-    return kind.dialect_impl(dialect).bind_processor(dialect) or (lambda value: value)
+    def _execute(self, statement: Callable[[Table, Dialect], str], table: Table, rows: Sequence[Row]) -> None:
+        # Many rows a statement: the driver gives up the interpreter at each step, and a busy thread gives it back late.
+        most = MAX_PARAMETERS // len(table.columns)
+        for start in range(0, len(rows), most):
+            part = rows[start : start + most]
+            self._cursor.execute(_repeated(statement(table, self._dialect), len(part)), list(chain.from_iterable(part)))
 
 
 @cache
@@ -79,9 +68,9 @@ def _inserting(table: Table, dialect: Dialect) -> str:
 
 
 @cache
-def _adding_to_balances(dialect: Dialect) -> str:
-    statement = upserting_insert(dialect, balances)
-    added = balances.c.balance_micros + statement.excluded.balance_micros
+def _adding_to(table: Table, dialect: Dialect) -> str:
+    statement = upserting_insert(dialect, table)
+    added = table.c.balance_micros + statement.excluded.balance_micros
     return _text(statement.on_conflict_do_update(index_elements=["account"], set_={"balance_micros": added}), dialect)
 
 
@@ -89,3 +78,12 @@ def _text(statement: Any, dialect: Dialect) -> str:
     """SQL whose values go by position, in the order of the table's columns."""
     style = "qmark" if dialect.paramstyle == "qmark" else "format"
     return str(statement.compile(dialect=type(dialect)(paramstyle=style)))  # type: ignore[call-arg]
+
+
+@lru_cache(maxsize=4 * MAX_PARAMETERS)
+def _repeated(statement: str, rows: int) -> str:
+    """An insert of one row as one of many."""
+    before, values, after = statement.partition(" VALUES ")
+    row = values + after[: after.index(")") + 1]
+    rest = after[after.index(")") + 1 :]
+    return before + row + f", {row.removeprefix(values)}" * (rows - 1) + rest

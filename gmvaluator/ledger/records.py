@@ -183,6 +183,22 @@ class Encoded:
     evidence_json: bytes
 
     @cached_property
+    def lines(self) -> list[tuple[int, str, str | None, int]]:
+        """Number, account, work as 32 hex digits, amount: what the database takes, but for the sequence."""
+        return [
+            (line, entry.account, _hex(entry.training_image_id), entry.amount_micros)
+            for line, entry in enumerate(self.entries)
+        ]
+
+    @cached_property
+    def sums(self) -> dict[str, int]:
+        """Micro-credits by account."""
+        sums: dict[str, int] = {}
+        for entry in self.entries:
+            sums[entry.account] = sums.get(entry.account, 0) + entry.amount_micros
+        return sums
+
+    @cached_property
     def entries_digest(self) -> str:
         """See `chain.entries_digest`."""
         return entries_digest(self.entries)
@@ -199,7 +215,7 @@ class Encoded:
 
     def encode(self) -> None:
         """Do all of it now. Raises ValueError if the evidence holds a number that is not finite."""
-        _ = self.entries_digest, self.evidence_digest, self.evidence_body
+        _ = self.lines, self.sums, self.entries_digest, self.evidence_digest, self.evidence_body
 
 
 @dataclass(frozen=True)
@@ -298,6 +314,10 @@ class StoredPosting:
 
 
 _header_values: Callable[[PostingHeader], tuple[Any, ...]] = attrgetter(*PostingHeader.__dataclass_fields__)
+
+
+def _hex(work: TrainingImageId | None) -> str | None:
+    return None if work is None else work.hex
 
 
 def _plain(record: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from gmvaluator.ledger.fingerprint import check_repeat
 from gmvaluator.ledger.inserting import RowWriter
 from gmvaluator.ledger.records import NewPosting, PostingHeader, StoredPosting
 from gmvaluator.ledger.rows import load, postings_where
-from gmvaluator.ledger.schema import MAX_IDENTITY_CHARACTERS, decisions, evidence, head, postings
+from gmvaluator.ledger.schema import MAX_IDENTITY_CHARACTERS, decisions, entries, evidence, head, postings
 
 MAX_BATCH = 1_000
 """Postings in one transaction at most."""
@@ -85,8 +85,8 @@ class BatchWriter:
             ) from error
         self._sequence, self._hash = made.sequence, made.hash
         self._issued_micros += made.header.issued_micros
-        for entry in made.entries:
-            self._sums[entry.account] = self._sums.get(entry.account, 0) + entry.amount_micros
+        for account, amount_micros in posting.sums.items():
+            self._sums[account] = self._sums.get(account, 0) + amount_micros
         return made
 
     def _chained(self, posting: AnyPosting) -> StoredPosting:
@@ -110,12 +110,13 @@ class BatchWriter:
         return StoredPosting(header, chain.header_hash(header), posting.entries, posting.evidence_json)
 
     def _insert(self, made: StoredPosting, posting: AnyPosting) -> None:
+        sequence = made.sequence
         self._rows.insert(postings, [(*made.header.values(), made.hash)])
-        self._rows.insert_entries(made.sequence, made.entries)
-        self._rows.insert(evidence, [(made.sequence, posting.evidence_body)])
+        self._rows.insert(entries, [(sequence, *line) for line in posting.lines])
+        self._rows.insert(evidence, [(sequence, posting.evidence_body)])
         if isinstance(posting, NewDecision):
             links = posting.decision.links.as_dict()
-            self._rows.insert(decisions, [(made.sequence, posting.kind, *links.values())])
+            self._rows.insert(decisions, [(sequence, posting.kind, *links.values())])
 
     def _keep_sums(self) -> None:
         values = {"sequence": self._sequence, "hash": self._hash, "issued_micros": self._issued_micros}
@@ -125,15 +126,16 @@ class BatchWriter:
 
 def _check(posting: AnyPosting) -> None:
     where = f"generation {posting.generation_id}"
+    amounts = [entry.amount_micros for entry in posting.entries]
     if not 1 <= len(posting.generator_identity) <= MAX_IDENTITY_CHARACTERS:
         raise InvalidInput(f"{where}: a generator identity has 1-{MAX_IDENTITY_CHARACTERS} characters")
     if isinstance(posting, NewPosting) and posting.generator_identity.startswith(DECIDER[0]):
         raise InvalidInput(f"{where}: a generator identity does not begin with {DECIDER[0]}, which the ledger keeps")
     if len(posting.entries) > MAX_ENTRIES:
         raise InvalidInput(f"{where}: {len(posting.entries)} entries are more than {MAX_ENTRIES}")
-    if any(not 0 < abs(entry.amount_micros) <= MAX_AMOUNT_MICROS for entry in posting.entries):
+    if 0 in amounts or max(map(abs, amounts), default=0) > MAX_AMOUNT_MICROS:
         raise InvalidInput(f"{where}: an entry's amount is 1 to {MAX_AMOUNT_MICROS} either way; leave out zeros")
-    if sum(entry.amount_micros for entry in posting.entries) != 0:
+    if sum(amounts) != 0:
         raise InvalidInput(f"{where}: its entries do not sum to zero")
     try:
         _ = posting.evidence_json
