@@ -17,6 +17,7 @@ _COMMANDS = {
     "serve": ("attributor.cli", "serve", "Run the attributor, a gRPC service."),
     "attribute": ("gmvaluator.client.cli", "attribute", "Send images to a running attributor."),
     "ledger": ("gmvaluator.ledger.cli", "ledger", "Read and check who earned what."),
+    "rights": ("gmvaluator.catalogue.rights_cli", "rights", "Record who owns which work, and forget people."),
     "generators": ("gmvaluator.catalogue.cli", "generators", "Register the image generators that are served."),
     "bench": ("evaluation.cli", "bench", "Measure, as JSON, with the baseline in the same run."),
 }

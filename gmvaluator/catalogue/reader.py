@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Iterable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -24,7 +25,7 @@ from gmvaluator.catalogue.schema import (
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.catalogue.writer import NAME
 from gmvaluator.database.utc import utc_text
-from gmvaluator.errors import InvalidInput, UnknownGenerator
+from gmvaluator.errors import InvalidInput, NotFound, UnknownGenerator
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.ports import Beneficiary, Generator, WorkCard
 
@@ -101,6 +102,20 @@ class CatalogueReader:
         with self._engine.connect() as connection:
             found = {row.owner_id: row.ciphertext for row in connection.execute(query)}
         return {owner_id: self._name(owner_id, found.get(owner_id)) for owner_id in owner_ids}
+
+    def owner_of_manifest_id(self, manifest_id: str, namespace: str = "") -> OwnerId:
+        """The owner that manifests name so. Raises NotFound."""
+        lookup = self._vault.lookup(namespace, manifest_id)
+        with self._engine.connect() as connection:
+            query = select(owner_references.c.owner_id).where(owner_references.c.lookup == lookup)
+            found = connection.execute(query).scalar()
+        if found is None:
+            raise NotFound("no owner is known by this id: give the UUID, or the manifest's owner_id as it was imported")
+        return OwnerId(found)
+
+    def snapshot(self) -> AbstractContextManager[Connection]:
+        """A read-only connection for questions that other modules ask."""
+        return self._engine.connect()
 
     def known(self, sha256s: Collection[str]) -> set[str]:
         """Those of `sha256s` (10,000 at most) whose images are in the catalogue."""

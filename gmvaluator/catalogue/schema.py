@@ -21,9 +21,10 @@ from sqlalchemy import (
     Uuid,
 )
 
+from gmvaluator.database.append_only import forbid_changes
 from gmvaluator.database.revision import SchemaRevision
 
-REVISION = SchemaRevision("catalogue", "0001", Path(__file__).parent / "migrations")
+REVISION = SchemaRevision("catalogue", "0002", Path(__file__).parent / "migrations")
 
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 _Instant = String(27)
@@ -109,6 +110,24 @@ claims = Table(
 )
 """Who says who owns which part of a work, from when (inclusive) to when (exclusive). origin: who says so."""
 
+former_claims = Table(
+    "former_claims",
+    metadata,
+    Column("former_claim_id", _Serial, primary_key=True, autoincrement=True),
+    Column(
+        "training_image_id", Uuid, ForeignKey("works.training_image_id", name="former_claims_on_work"), nullable=False
+    ),
+    Column("owner_id", Uuid, ForeignKey("owners.owner_id", name="former_claims_of_owner"), nullable=False),
+    Column("share_ppm", Integer, nullable=False),
+    Column("valid_from", _Instant, nullable=False),
+    Column("valid_to", _Instant, nullable=False),
+    Column("origin", String(200), nullable=False),
+    Column("recorded_at", _Instant, nullable=False),
+    Column("replaced_at", _Instant, nullable=False),
+    Index("former_claims_work", "training_image_id"),
+)
+"""Claims as they were before an import changed or withdrew them, append-only."""
+
 generators = Table(
     "generators",
     metadata,
@@ -143,3 +162,5 @@ index_runs = Table(
     Index("index_runs_source", "data_set", "source"),
 )
 """How far indexing a source has come. position: items dealt with, in the source's order."""
+
+forbid_changes(former_claims)

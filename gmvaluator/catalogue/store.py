@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -12,13 +12,24 @@ from types import TracebackType
 
 from sqlalchemy import Connection, insert, select, update
 
+from gmvaluator.catalogue.claiming.file import ClaimRow, RejectedRow
+from gmvaluator.catalogue.claiming.importing import ClaimImporter, ImportedClaims, by_work
 from gmvaluator.catalogue.reader import CatalogueReader, index_run
 from gmvaluator.catalogue.records import IndexRun, NewWork, Recorded, check_data_set, check_model_version
-from gmvaluator.catalogue.schema import REVISION, data_sets, generators, index_runs, owners, tombstones
+from gmvaluator.catalogue.schema import (
+    REVISION,
+    data_sets,
+    generators,
+    index_runs,
+    owner_references,
+    owners,
+    tombstones,
+)
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.catalogue.writer import MAX_BATCH, BatchRecorder, forget
 from gmvaluator.database.opening import Database, location_in
 from gmvaluator.database.place import Place, as_place
+from gmvaluator.database.rewriting import rewrite
 from gmvaluator.database.upsert import insert_missing
 from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import Conflict, InvalidInput, MissingData, NotFound, PreconditionFailed
@@ -124,16 +135,44 @@ class Catalogue(CatalogueReader):
             with self._writing() as connection:
                 connection.execute(insert_missing(connection, tombstones), rows)
 
-    def forget_owner(self, owner_id: OwnerId) -> None:
-        """Make an owner's name and manifest id unreadable for ever; works, claims and credits keep its UUID.
+    def import_claims(self, rows: Iterable[ClaimRow | RejectedRow], partial: bool = False) -> ImportedClaims:
+        """Record rows of rights, all rows of one work together; the same rows again change nothing.
 
-        The key goes first: whatever happens after that, nobody can read the references again. Raises NotFound.
+        A row replaces the claim of the same work, owner, origin and valid_from. By each origin the parts of a work
+        sum to one whenever there are any, or all rows of the work are rejected; partial: less than one is right too.
+        """
+        counted, wanted = ImportedClaims(), []
+        for row in rows:
+            if isinstance(row, ClaimRow):
+                wanted.append(row)
+            else:
+                counted.rows += 1
+                counted.rejected.append(row)
+        with self._writing() as connection:
+            grouped = list(by_work(connection, wanted, counted).items())
+        for start in range(0, len(grouped), MAX_BATCH):
+            with self._writing() as connection:
+                importer = ClaimImporter(connection, self._vault, _now(), partial)
+                for work, of_work in grouped[start : start + MAX_BATCH]:
+                    importer.take(work, of_work, counted)
+        return counted
+
+    def forget_owner(self, owner_id: OwnerId) -> int:
+        """Make an owner's name, contact and manifest id unreadable for ever; the number of references removed.
+
+        Works, claims and credits keep its UUID. The key goes first: whatever happens after that, nobody can read the
+        references again. Raises NotFound.
         """
         with self._writing() as connection:
             if connection.execute(select(owners.c.owner_id).where(owners.c.owner_id == owner_id)).first() is None:
                 raise NotFound(f"there is no owner {owner_id}")
             self._vault.destroy_key(owner_id)
-            forget(connection, owner_id, _now())
+            return forget(connection, owner_id, _now())
+
+    def rewrite(self) -> bool:
+        """Write the database anew, so that what was removed is nowhere in it; see `database.rewriting.rewrite`."""
+        with self._one_writer:
+            return rewrite(self._database.writer, [owner_references.name])
 
     def begin_index_run(self, data_set: str, source: str) -> IndexRun:
         """Begin to index a source, or continue its last run if that one did not finish."""

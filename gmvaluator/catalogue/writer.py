@@ -18,7 +18,10 @@ from gmvaluator.ids import OwnerId, new_owner_id
 MAX_BATCH = 5_000
 """Works in one transaction at most."""
 
-MANIFEST_ID, NAME = "manifest_id", "name"
+MANIFEST_ID, NAME, CONTACT = "manifest_id", "name", "contact"
+
+OwnerKey = tuple[str, str]
+"""Namespace and manifest id: an owner as manifests name it."""
 
 
 class BatchRecorder:
@@ -34,7 +37,7 @@ class BatchRecorder:
         refused = self._tombstoned(batch)
         wanted = [work for work in batch if work.sha256 not in refused]
         self._add(data_sets, [{"name": name, "added_at": self._at} for name in {work.data_set for work in wanted}])
-        owner_ids = self._owners({work.owner for work in wanted if work.owner is not None})
+        owner_ids = self.owners({work.owner for work in wanted if work.owner is not None})
         return Recorded(
             works=self._add(works, _unique(_work_row(work, self._at) for work in wanted)),
             sources=self._add(sources, [_source_row(work, self._at) for work in wanted]),
@@ -54,21 +57,34 @@ class BatchRecorder:
         query = select(tombstones.c.sha256).where(tombstones.c.sha256.in_({work.sha256 for work in batch}))
         return set(self._connection.execute(query).scalars())
 
-    def _owners(self, references: Iterable[OwnerReference]) -> dict[tuple[str, str], OwnerId]:
+    def owners(self, references: Iterable[OwnerReference]) -> dict[OwnerKey, OwnerId]:
         """Owner of each (namespace, manifest id), made where it is not known yet."""
         names = {(reference.namespace, reference.manifest_id): reference.display_name for reference in references}
-        if not names:
+        known = self.known_owners(names)
+        for key, name in names.items():
+            if key in known:
+                self._rename(known[key], name)
+            else:
+                known[key] = self._new_owner(self._vault.lookup(*key), key[1], name or key[1])
+        return known
+
+    def known_owners(self, keys: Iterable[OwnerKey]) -> dict[OwnerKey, OwnerId]:
+        """Those of (namespace, manifest id) whose owners were recorded before, and not forgotten since."""
+        lookups = {self._vault.lookup(*key): key for key in keys}
+        if not lookups:
             return {}
-        lookups = {self._vault.lookup(*key): key for key in names}
         query = select(owner_references.c.lookup, owner_references.c.owner_id)
         found = self._connection.execute(query.where(owner_references.c.lookup.in_(lookups)))
-        known = {lookups[row.lookup]: OwnerId(row.owner_id) for row in found}
-        for lookup, key in lookups.items():
-            if key in known:
-                self._rename(known[key], names[key])
-            else:
-                known[key] = self._new_owner(lookup, key[1], names[key] or key[1])
-        return known
+        return {lookups[row.lookup]: OwnerId(row.owner_id) for row in found}
+
+    def set_contact(self, owner_id: OwnerId, contact: str) -> None:
+        """Keep how an owner is reached, encrypted as the name is; the newest counts."""
+        if not self._vault.has_key(owner_id):
+            return
+        this = (owner_references.c.owner_id == owner_id) & (owner_references.c.kind == CONTACT)
+        values = {**self._reference(owner_id, CONTACT, contact), "lookup": None}
+        if self._connection.execute(update(owner_references).where(this).values(values)).rowcount == 0:
+            self._connection.execute(insert(owner_references), values)
 
     def _rename(self, owner_id: OwnerId, display_name: str) -> None:
         """The name in the newest manifest counts, unless it is empty or the owner was forgotten."""
@@ -95,9 +111,7 @@ class BatchRecorder:
         ciphertext = self._vault.encrypt(owner_id, kind, text)
         return {"owner_id": owner_id, "kind": kind, "ciphertext": ciphertext, "recorded_at": self._at}
 
-    def _claim_rows(
-        self, wanted: Sequence[NewWork], owner_ids: Mapping[tuple[str, str], OwnerId]
-    ) -> list[dict[str, Any]]:
+    def _claim_rows(self, wanted: Sequence[NewWork], owner_ids: Mapping[OwnerKey, OwnerId]) -> list[dict[str, Any]]:
         return [
             {
                 "training_image_id": work.training_image_id,
@@ -116,7 +130,8 @@ class BatchRecorder:
 def forget(connection: Connection, owner_id: OwnerId, forgotten_at: str) -> int:
     """Remove what refers to an owner, but not the owner's UUID; the number of references removed."""
     removed = connection.execute(owner_references.delete().where(owner_references.c.owner_id == owner_id)).rowcount
-    connection.execute(update(owners).where(owners.c.owner_id == owner_id).values(forgotten_at=forgotten_at))
+    first_time = (owners.c.owner_id == owner_id) & owners.c.forgotten_at.is_(None)
+    connection.execute(update(owners).where(first_time).values(forgotten_at=forgotten_at))
     return removed
 
 

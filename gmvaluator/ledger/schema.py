@@ -18,10 +18,9 @@ from sqlalchemy import (
     Table,
     UniqueConstraint,
     Uuid,
-    event,
 )
-from sqlalchemy.schema import DDL, ExecutableDDLElement
 
+from gmvaluator.database.append_only import forbid_changes
 from gmvaluator.database.revision import SchemaRevision
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS
 
@@ -155,24 +154,5 @@ signature: Ed25519, 128 hex digits; public_key: 64 hex digits.
 _IMMUTABLE = (postings, entries, evidence, decisions, checkpoints)
 
 
-def _forbid_changes(table: Table) -> None:
-    refusal = f"{table.name} are append-only: post a correction instead"
-    sqlite = [
-        f"CREATE TRIGGER {table.name}_no_{operation.lower()} BEFORE {operation} ON {table.name} "
-        f"BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
-        for operation in ("UPDATE", "DELETE")
-    ]
-    postgresql = [
-        f"CREATE FUNCTION refuse_change_of_{table.name}() RETURNS trigger LANGUAGE plpgsql AS $$ "
-        f"BEGIN RAISE EXCEPTION '{refusal}'; END $$",
-        f"CREATE TRIGGER {table.name}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table.name} "
-        f"FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_{table.name}()",
-    ]
-    for dialect, statements in (("sqlite", sqlite), ("postgresql", postgresql)):
-        for statement in statements:
-            made: ExecutableDDLElement = DDL(statement)  # type: ignore[no-untyped-call]
-            event.listen(table, "after_create", made.execute_if(dialect=dialect))
-
-
 for _table in _IMMUTABLE:
-    _forbid_changes(_table)
+    forbid_changes(_table)

@@ -12,8 +12,9 @@ from gmvaluator.ledger.corrections.lines import Place, plain_lines
 from gmvaluator.ledger.corrections.state import Current, about, amount_sum, current_states
 from gmvaluator.ledger.decisions import HOLD, Decision, Links, NewDecision, decision_id
 from gmvaluator.ledger.disputes.records import Dispute, Scope
+from gmvaluator.ledger.periods.balance import balance_of
 from gmvaluator.ledger.records import OWNER_PREFIX, owner_account
-from gmvaluator.ledger.schema import balances, decisions, entries
+from gmvaluator.ledger.schema import decisions, entries
 
 _AFTER_OWNERS = OWNER_PREFIX[:-1] + chr(ord(OWNER_PREFIX[-1]) + 1)
 
@@ -59,17 +60,11 @@ def _taken(connection: Connection, state: Current, scope: Scope, left: dict[str,
         if not within or amount <= 0 or not account.startswith(OWNER_PREFIX) or account == spared:
             continue
         if account not in left:
-            left[account] = _balance(connection, account)
+            left[account] = balance_of(connection, account)
         taken = min(amount, left[account])
         if taken > 0:
             left[account] -= taken
             yield (account, work), taken
-
-
-def _balance(connection: Connection, account: str) -> int:
-    query = select(balances.c.balance_micros).where(balances.c.account == account)
-    balance: int = connection.execute(query).scalar() or 0
-    return balance
 
 
 def _hold(dispute: Dispute, state: Current, lines: dict[Place, int], decided_at: datetime) -> NewDecision:

@@ -1,0 +1,54 @@
+"""Forgetting a person: the key is destroyed, the database rewritten, and the operator signs that it was done."""
+
+from __future__ import annotations
+
+import json
+import uuid
+from collections.abc import Mapping
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gmvaluator.catalogue.reader import CatalogueReader
+from gmvaluator.catalogue.store import KEY_FOLDER, Catalogue
+from gmvaluator.database.utc import utc_text
+from gmvaluator.ids import OwnerId
+from gmvaluator.signing import Signed, Signer
+
+RECEIPT_FOLDER = "receipts"
+RECEIPT_FORMAT = 1
+
+
+def owner_named(catalogue: CatalogueReader, text: str) -> OwnerId:
+    """The owner of a UUID, an account or a manifest's owner_id. Raises NotFound."""
+    try:
+        return OwnerId(uuid.UUID(text.removeprefix("owner:")))
+    except ValueError:
+        return catalogue.owner_of_manifest_id(text)
+
+
+def forget_owner(
+    catalogue: Catalogue, owner_id: OwnerId, folder: Path, ledger_state: Mapping[str, Any] | None
+) -> Signed:
+    """Forget an owner and sign a receipt, which is also kept in DATA/receipts; again, it is signed anew.
+
+    ledger_state: the ledger's head and the owner's balance, which stay as they are. Raises NotFound.
+    """
+    removed = catalogue.forget_owner(owner_id)
+    log_emptied = catalogue.rewrite()
+    receipt = {
+        "format": RECEIPT_FORMAT,
+        "what": "gmvaluator receipt of erasure",
+        "owner_id": str(owner_id),
+        "forgotten_at": utc_text(datetime.now(UTC)),
+        "references_removed": removed,
+        "key_destroyed": not (folder / KEY_FOLDER / f"{owner_id}.key").exists(),
+        "database_rewritten": True,
+        "log_emptied": log_emptied,
+        "ledger": None if ledger_state is None else dict(ledger_state),
+    }
+    signed = Signer(folder / KEY_FOLDER).sign(json.dumps(receipt, sort_keys=True, separators=(",", ":")).encode())
+    kept = folder / RECEIPT_FOLDER / f"forgotten-{owner_id}.json"
+    kept.parent.mkdir(parents=True, exist_ok=True)
+    kept.write_text(json.dumps(signed.as_dict(), indent=2) + "\n", encoding="utf-8")
+    return signed

@@ -1,0 +1,204 @@
+"""`gmvaluator rights`: import, show, forget, backup."""
+
+from __future__ import annotations
+
+import json
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from gmvaluator.database.place import Place
+from gmvaluator.errors import InvalidInput, MissingData, PreconditionFailed
+from gmvaluator.options import json_option, place_option
+
+_SHOWN_REJECTS = 20
+
+
+@click.group()
+def rights() -> None:
+    """Record who owns which work, in which split, from when to when.
+
+    Example: gmvaluator rights show 1f0c... --json
+    """
+
+
+@rights.command("import")
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.option("--origin", help="Who says so, for rows that do not; default: rights:FILE.")
+@click.option("--partial", is_flag=True, help="Parts may sum to less than one; the rest is in suspense.")
+@click.option("--release", is_flag=True, help="Then release credits in suspense and held to those now known.")
+@place_option
+@json_option
+def import_(file: Path, origin: str | None, partial: bool, release: bool, place: Place, as_json: bool) -> None:
+    """Import rights from a CSV FILE; a row replaces the claim of the same work, owner, origin and valid_from.
+
+    Columns: sha256 (or data_set and key), owner_id, share_ppm (0 withdraws); optional: owner_name, owner_contact,
+    valid_from, valid_to, origin.
+
+    Example: gmvaluator rights import rights.csv --release
+    """
+    from gmvaluator.catalogue.claiming.file import checked_origin, read_claims
+    from gmvaluator.catalogue.store import open_catalogue
+
+    source = checked_origin(origin if origin is not None else f"rights:{file.stem}"[:200])
+    rows = list(read_claims(file, source))
+    with open_catalogue(place) as existing:
+        existing.counts()
+    with open_catalogue(place, write=True) as catalogue:
+        found: dict[str, Any] = {"file": str(file), **catalogue.import_claims(rows, partial).as_dict()}
+        if release:
+            found["released"] = _release(place, catalogue, f"rights imported from {file.name}")
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _print_import(found)
+
+
+@rights.command()
+@click.argument("work")
+@click.option("--data-set", help="Which one, where a key is used in several.")
+@click.option("--at", help="When, such as 2026-11-01T12:00:00+00:00; default: now.")
+@place_option
+@json_option
+def show(work: str, data_set: str | None, at: str | None, place: Place, as_json: bool) -> None:
+    """Show who claims WORK (an id, a SHA-256 or a key), who claimed it before, and who is paid.
+
+    Example: gmvaluator rights show animals/dove --at 2026-01-01T00:00:00+00:00
+    """
+    from gmvaluator.catalogue.claiming.showing import find_work, shown_rights
+    from gmvaluator.catalogue.store import open_catalogue
+
+    with open_catalogue(place) as catalogue:
+        found = shown_rights(catalogue, find_work(catalogue, work, data_set), _instant(at))
+    if as_json:
+        click.echo(json.dumps(found))
+    else:
+        _print_rights(found)
+
+
+@rights.command()
+@click.argument("owner")
+@click.option("--yes", is_flag=True, help="Do not ask: it cannot be undone.")
+@place_option
+@json_option
+def forget(owner: str, yes: bool, place: Place, as_json: bool) -> None:
+    """Make the name, contact and manifest id of OWNER (a UUID or manifest id) unreadable for ever, backups included.
+
+    Sums, shares and the ledger's chain stay as they are. Prints a signed receipt.
+
+    Example: gmvaluator rights forget 5a1e0c3b-0000-4000-8000-000000000001 --yes
+    """
+    from gmvaluator.catalogue.forgetting import forget_owner, owner_named
+    from gmvaluator.catalogue.store import open_catalogue
+
+    with open_catalogue(place) as existing:
+        owner_id = owner_named(existing, owner)
+    if not yes:
+        click.confirm(f"Forget owner {owner_id} for ever?", abort=True, err=True)
+    with open_catalogue(place, write=True) as catalogue:
+        signed = forget_owner(catalogue, owner_id, place.folder, _ledger_state(place, f"owner:{owner_id}"))
+    receipt = signed.value
+    if as_json:
+        click.echo(json.dumps({**receipt, "receipt": signed.as_dict()}))
+        return
+    log = "" if receipt["log_emptied"] else "; a reader kept the log from being emptied, which the next writer does"
+    click.echo(
+        f"owner {owner_id} is forgotten: {receipt['references_removed']} references removed, the key destroyed, "
+        f"the database rewritten{log}; receipt in {place.folder / 'receipts'}"
+    )
+
+
+@rights.command()
+@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@place_option
+@json_option
+def backup(file: Path, place: Place, as_json: bool) -> None:
+    """Copy the catalogue into the new FILE while it may be written; names in it can be read with DATA/keys only.
+
+    Example: gmvaluator rights backup /backups/catalogue-2026-11-22.sqlite
+    """
+    from gmvaluator.catalogue.store import FILE_NAME
+    from gmvaluator.database.backup import back_up
+
+    if place.database_url:
+        raise PreconditionFailed("this catalogue is on PostgreSQL: back it up by `pg_dump --schema=catalogue`")
+    size_bytes = back_up(place.folder / FILE_NAME, file)
+    found = {"file": str(file), "size_bytes": size_bytes}
+    click.echo(json.dumps(found) if as_json else f"{file}: {size_bytes:,} bytes")
+
+
+def _release(place: Place, catalogue: Any, reason: str) -> dict[str, int] | None:
+    from gmvaluator.ledger.corrections.release import release_all
+    from gmvaluator.ledger.deciding import decision_time
+    from gmvaluator.ledger.store import open_ledger
+
+    try:
+        with open_ledger(place):
+            pass
+    except MissingData:
+        return None
+    with open_ledger(place, write=True) as book:
+        found = list(release_all(book, catalogue, reason, decision_time()))
+    moved = sum(-entry.amount_micros for one in found for entry in one.decision.entries if entry.amount_micros < 0)
+    return {"generations": len(found), "moved_micros": moved}
+
+
+def _ledger_state(place: Place, account: str) -> dict[str, Any] | None:
+    from gmvaluator.ledger.periods.balance import balance_of
+    from gmvaluator.ledger.store import open_ledger
+
+    try:
+        with open_ledger(place) as book:
+            head = book.head()
+            with book.snapshot() as connection:
+                return {"sequence": head.sequence, "hash": head.hash, "balance_micros": balance_of(connection, account)}
+    except MissingData:
+        return None
+
+
+def _instant(text: str | None) -> datetime:
+    if text is None:
+        return datetime.now(UTC)
+    try:
+        moment = datetime.fromisoformat(text)
+    except ValueError:
+        moment = None
+    if moment is None or moment.tzinfo is None:
+        raise InvalidInput(f"--at {text[:40]!r} is refused: give a time with its zone, 2026-11-01T12:00:00+00:00")
+    return moment
+
+
+def _print_import(found: dict[str, Any]) -> None:
+    from gmvaluator.ledger.summary import printable
+
+    for one in found["rejects"][:_SHOWN_REJECTS]:
+        click.echo(f"line {one['line']}: {printable(one['reason'])}", err=True)
+    if found["rejected"] > _SHOWN_REJECTS:
+        click.echo(f"... and {found['rejected'] - _SHOWN_REJECTS:,} more: see --json", err=True)
+    names = ("added", "changed", "unchanged", "withdrawn", "rejected")
+    click.echo(f"{found['rows']:,} rows = " + " + ".join(f"{found[name]:,} {name}" for name in names))
+    if found.get("released"):
+        released = found["released"]
+        click.echo(f"released {released['moved_micros']:,} micro-credits of {released['generations']:,} generations")
+
+
+def _print_rights(found: dict[str, Any]) -> None:
+    from rich.table import Table
+
+    from gmvaluator.ledger.summary import plain_console, printable
+
+    console = plain_console()
+    console.print(f"{printable(found['title'] or found['key'])} {found['training_image_id']}", soft_wrap=True)
+    for one in found["paid"]:
+        console.print(
+            f"paid at {found['at']}: {printable(one['display_name'])} {one['share_ppm']:,} ppm", soft_wrap=True
+        )
+    table = Table("origin", "owner", "ppm", "from", "to", "replaced")
+    for one in [*found["claims"], *found["former_claims"]]:
+        who = f"{one['display_name']} {one['owner_id']}"
+        times = (one["valid_from"], one["valid_to"], one.get("replaced_at", ""))
+        table.add_row(printable(one["origin"]), printable(who), f"{one['share_ppm']:,}", *times)
+    if table.rows:
+        console.print(table)
