@@ -1,0 +1,82 @@
+"""A catalogue and a ledger that know each other: works with owners, and generations valued by the real method."""
+
+import hashlib
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+
+from gmvaluator.catalogue.claiming.file import read_claims
+from gmvaluator.catalogue.claiming.importing import ImportedClaims
+from gmvaluator.catalogue.records import NewWork, OwnerReference
+from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.database.place import Place
+from gmvaluator.ids import OwnerId, generation_id, sha256_hex
+from gmvaluator.ledger.answers import Posted
+from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
+from gmvaluator.ledger.records import ImageFacts, StoredPosting
+from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.policy import load_policy
+from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_work
+
+SEPTEMBER = datetime(2026, 9, 10, 12, tzinfo=UTC)
+OCTOBER = datetime(2026, 10, 20, 12, tzinfo=UTC)
+NOVEMBER = datetime(2026, 11, 5, 12, tzinfo=UTC)
+DECEMBER = datetime(2026, 12, 3, 12, tzinfo=UTC)
+
+
+def sha256_of(number: int) -> str:
+    return sha256_hex(str(number).encode())
+
+
+def work(number: int, owner: str | None, data_set: str = "paintings") -> NewWork:
+    reference = None if owner is None else OwnerReference(owner, f"{owner.title()} <Artist>")
+    return NewWork(
+        sample_work(number), sha256_of(number), 8, 8, data_set, f"work-{number}", "", title=f"Work <{number}>",
+        owner=reference,
+    )  # fmt: skip
+
+
+def record(place: Place, *works: NewWork) -> None:
+    with open_catalogue(place, write=True) as catalogue:
+        catalogue.record(works)
+
+
+def owner_named(place: Place, manifest_id: str) -> OwnerId:
+    with open_catalogue(place) as catalogue:
+        return catalogue.owner_of_manifest_id(manifest_id)
+
+
+def attribute(
+    place: Place, name: str, works: Sequence[int], at: datetime, quality: int = 1_000_000, book: Ledger | None = None
+) -> StoredPosting:
+    """Post one generation to which `works` contributed, nearest first, with the rights of its time."""
+    valued = ValuedImage(
+        "local", generation_id(name), at, ImageFacts(hashlib.sha256(name.encode()).hexdigest(), 64, 64, 1_000),
+        "demo-1", "works", SAMPLE_PROFILE, quality, {},
+    )  # fmt: skip
+    candidates = [ScoredCandidate(sample_work(one), 1_000 * index, 900_000) for index, one in enumerate(works)]
+    with open_catalogue(place) as catalogue:
+        cards = catalogue.works([sample_work(one) for one in works], at)
+    posting = build_posting(valued, load_policy("paper@1"), candidates, cards)
+    if book is None:
+        with open_ledger(place, write=True) as opened:
+            return _posted(opened, posting)
+    return _posted(book, posting)
+
+
+def _posted(book: Ledger, posting: object) -> StoredPosting:
+    (outcome,) = book.post([posting])  # type: ignore[list-item]
+    assert isinstance(outcome, Posted)
+    return outcome.posting
+
+
+def import_rights(place: Place, folder: Path, text: str, partial: bool = False) -> ImportedClaims:
+    file = folder / "rights.csv"
+    file.write_text(text, encoding="utf-8")
+    rows = list(read_claims(file, "rights:test"))
+    with open_catalogue(place, write=True) as catalogue:
+        return catalogue.import_claims(rows, partial)
+
+
+def balances(book: Ledger) -> dict[str, int]:
+    return {one.account: one.balance_micros for one in book.balances(limit=1_000).balances if one.balance_micros}
