@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 from gmvaluator.errors import GenerationConflict
 from gmvaluator.ledger.decisions import NewDecision
@@ -36,6 +37,10 @@ def check_repeat(stored: StoredPosting, again: NewPosting | NewDecision) -> None
 
 
 def _difference(stored: StoredPosting, again: NewDecision) -> str:
-    was, now = json.loads(stored.evidence_json), json.loads(again.evidence_json)
-    was, now = ({**value, **value.pop("facts", {})} for value in (was, now))
+    was, now = (_flat(json.loads(text)) for text in (stored.evidence_json, again.evidence_json))
     return next((name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)), "content")
+
+
+def _flat(evidence: dict[str, Any]) -> dict[str, Any]:
+    facts = evidence.pop("facts", {})
+    return {**evidence, **facts}

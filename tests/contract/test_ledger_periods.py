@@ -1,0 +1,211 @@
+"""Closing, statements, payouts and carry-over: what a month holds is fixed, signed, and adds up."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.database.place import Place
+from gmvaluator.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
+from gmvaluator.ledger.corrections.reversal import reverse
+from gmvaluator.ledger.disputes.deciding import decide_dispute, open_dispute
+from gmvaluator.ledger.disputes.records import Scope
+from gmvaluator.ledger.periods.calendar import Period
+from gmvaluator.ledger.periods.closing import Closed, NotClosable, close
+from gmvaluator.ledger.periods.payouts import pay
+from gmvaluator.ledger.periods.terms import Terms
+from gmvaluator.ledger.replay import replay
+from gmvaluator.ledger.statements.forms import statement_csv, statement_json
+from gmvaluator.ledger.statements.page import statement_page
+from gmvaluator.ledger.statements.statement import Statement, statements
+from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.signing import Signer
+from gmvaluator.testing.postings import sample_work
+from tests.contract.scenes import (
+    DECEMBER,
+    NOVEMBER,
+    OCTOBER,
+    SEPTEMBER,
+    attribute,
+    balances,
+    import_rights,
+    owner_named,
+    record,
+    sha256_of,
+    work,
+)
+
+SEP, OCT, NOV = Period(2026, 9), Period(2026, 10), Period(2026, 11)
+TERMS = Terms("EUR", 2, 25_000_000, None, 1_000_000)  # 0.25 EUR a credit; from one credit on
+
+
+@pytest.fixture
+def filled(place: Place) -> Place:
+    """Ada earns 1.5 credits in September and 1 in October; Ben 0.5 in September; one work has no known owner."""
+    record(place, work(1, "ada"), work(2, "ben"), work(3, None))
+    with open_ledger(place, write=True) as book:
+        attribute(place, "g1", [1], SEPTEMBER, book=book)
+        attribute(place, "g2", [1, 2], SEPTEMBER, book=book)
+        attribute(place, "g3", [3], SEPTEMBER, book=book)
+        attribute(place, "g4", [1], OCTOBER, book=book)
+    return place
+
+
+def closed(book: Ledger, place: Place, period: Period, terms: Terms = TERMS, **options: bool) -> Closed:
+    with open_catalogue(place) as rights:
+        return close(book, period, terms, Signer(place.folder / "keys"), rights, DECEMBER, **options)
+
+
+def of(book: Ledger, place: Place, period: Period) -> dict[str, Statement]:
+    with open_catalogue(place) as names:
+        return {one.display_name.split()[0].lower(): one for one in statements(book, period, names)}
+
+
+def figures(statement: Statement) -> tuple[int, ...]:
+    found = statement.as_dict()
+    names = ("opening", "credits", "adjustments", "holds", "payouts", "closing", "payable", "carry_over")
+    return tuple(found[f"{name}_micros"] for name in names)
+
+
+def test_balances_carry_over_until_they_are_paid(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        done = closed(book, filled, SEP)
+        assert [check.name for check in done.checks if check.ok] == [check.name for check in done.checks]
+        september = of(book, filled, SEP)
+        assert figures(september["ada"]) == (0, 1_500_250, 0, 0, 0, 1_500_250, 1_500_250, 0)
+        assert figures(september["ben"]) == (0, 499_750, 0, 0, 0, 499_750, 0, 499_750)
+        assert (september["ada"].payable_minor, september["ada"].as_dict()["payable"]) == (37, "0.37 EUR")
+        assert [one.status for one in pay(book, SEP, "SEPA 1", NOVEMBER)] == ["posted"]
+        assert [one.status for one in pay(book, SEP, "SEPA 1", NOVEMBER)] == ["posted before"]
+        closed(book, filled, OCT)
+        assert figures(of(book, filled, OCT)["ada"]) == (1_500_250, 1_000_000, 0, 0, 0, 2_500_250, 2_500_250, 0)
+        assert [one.status for one in pay(book, OCT, "SEPA 2", NOVEMBER)] == ["blocked"]
+        assert figures(of(book, filled, NOV)["ada"])[4] == -1_500_250
+        assert book.totals().paid_micros == 1_500_250
+        assert all(replay(posting).equal for posting in book.every_posting())
+        assert book.verify().ok
+
+
+def test_a_payout_in_time_leaves_the_next_month_its_own(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        closed(book, filled, SEP)
+        pay(book, SEP, "SEPA 1", OCTOBER)
+        closed(book, filled, OCT)
+        assert figures(of(book, filled, OCT)["ada"]) == (
+            1_500_250, 1_000_000, 0, 0, -1_500_250, 1_000_000, 1_000_000, 0
+        )  # fmt: skip
+        (paid,) = of(book, filled, OCT)["ada"].as_dict()["payouts"]
+        assert (paid["amount_minor"], paid["currency"], paid["reason"]) == (37, "EUR", "SEPA 1")
+        with pytest.raises(PreconditionFailed, match="newest"):
+            pay(book, SEP, "again", NOVEMBER)
+        with pytest.raises(NotFound):
+            pay(book, OCT, "nothing", NOVEMBER, f"owner:{owner_named(filled, 'ben')}")
+
+
+def test_a_late_generation_goes_to_the_open_period_with_its_own_time(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        closed(book, filled, SEP)
+        before = {name: statement_json(one) for name, one in of(book, filled, SEP).items()}
+        attribute(filled, "late", [2], SEPTEMBER, book=book)
+        assert {name: statement_json(one) for name, one in of(book, filled, SEP).items()} == before
+        (credit,) = of(book, filled, OCT)["ben"].movements.credits
+        assert (credit.credit_micros, credit.late_micros) == (1_000_000, 1_000_000)
+        assert figures(of(book, filled, OCT)["ben"])[:2] == (499_750, 1_000_000)
+
+
+def test_a_second_export_is_the_same_bytes(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        closed(book, filled, SEP)
+        forms = (statement_json, statement_csv, statement_page)
+        first = [form(one) for one in of(book, filled, SEP).values() for form in forms]
+        attribute(filled, "g9", [1], OCTOBER, book=book)
+        closed(book, filled, OCT)
+    with open_ledger(filled) as book:
+        assert [form(one) for one in of(book, filled, SEP).values() for form in forms] == first
+
+
+def test_the_sum_of_all_statements_is_the_ledger(filled: Place, tmp_path: Path) -> None:
+    with open_ledger(filled, write=True) as book:
+        closed(book, filled, SEP)
+        pay(book, SEP, "SEPA", OCTOBER)
+        open_dispute(book, "case-1", Scope(sample_work(2), None), "mine", OCTOBER)
+        reverse(book, book.explain("g1"), "test image", OCTOBER)
+        closed(book, filled, OCT, carry_disputes=True)
+        for period in (SEP, OCT):
+            found = of(book, filled, period).values()
+            assert all(one.movements.closing_micros == sum(figures(one)[:5]) for one in found)
+        found = of(book, filled, OCT).values()
+        owners = {one.as_dict()["account"]: one.movements.closing_micros for one in found}
+        assert {name: amount for name, amount in owners.items() if amount} == {
+            name: amount for name, amount in balances(book).items() if name.startswith("owner:")
+        }
+        facts = closed(book, filled, OCT).closing.decision.facts
+        assert facts["balances"]["owners"] == sum(owners.values())
+        assert sum(facts["balances"].values()) == 0
+        # Ada was paid September's credits, of which one was reversed since: she owes it.
+        assert of(book, filled, OCT)["ada"].movements.closing_micros == 0
+        assert of(book, filled, OCT)["ben"].as_dict()["holds_micros"] == -499_750
+
+
+def test_a_dispute_or_a_release_is_pending(filled: Place, tmp_path: Path) -> None:
+    head = "sha256,owner_id,share_ppm\n"
+    import_rights(filled, tmp_path, head + f"{sha256_of(3)},cleo,1000000\n")
+    with open_ledger(filled, write=True) as book:
+        open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", OCTOBER)
+        with pytest.raises(NotClosable) as refused:
+            closed(book, filled, SEP)
+        assert {check.name for check in refused.value.checks if not check.ok} == {"released", "disputes"}
+        decide_dispute(book, "case-1", None, "no", OCTOBER)
+        with pytest.raises(NotClosable, match="release them"):
+            closed(book, filled, SEP)
+
+
+def test_periods_are_closed_in_order_when_they_are_over(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        with open_catalogue(filled) as rights, pytest.raises(NotClosable, match="ends on 2026-10-01"):
+            close(book, SEP, TERMS, Signer(filled.folder / "keys"), rights, SEPTEMBER)
+        closed(book, filled, SEP)
+        with pytest.raises(NotClosable, match="close 2026-10 first"):
+            closed(book, filled, NOV)
+        with pytest.raises(PreconditionFailed, match="first period"):
+            of(book, filled, Period(2026, 8))
+
+
+def test_the_first_period_takes_in_what_was_before_it(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        closed(book, filled, OCT)
+        assert figures(of(book, filled, OCT)["ada"])[:2] == (0, 2_500_250)
+
+
+def test_closing_again_answers_the_same_and_other_terms_are_refused(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        first = closed(book, filled, SEP)
+        again = closed(book, filled, SEP)
+        assert (again.closing, again.checkpoint) == (first.closing, first.checkpoint)
+        with pytest.raises(Conflict, match="rate_micros"):
+            closed(book, filled, SEP, Terms("EUR", 2, 1, None, 1_000_000))
+
+
+def test_an_open_period_has_a_draft(filled: Place) -> None:
+    with open_ledger(filled) as book:
+        draft = of(book, filled, SEP)["ada"]
+        assert draft.as_dict()["status"] == "draft"
+        assert "Draft" in statement_page(draft)
+        assert json.loads(statement_json(draft))["payable"] is None
+
+
+def test_an_owner_without_anything_has_an_empty_statement(filled: Place) -> None:
+    from gmvaluator.testing.postings import sample_owner
+
+    with open_ledger(filled) as book:
+        (empty,) = statements(book, SEP, None, sample_owner(1))
+        assert figures(empty) == (0,) * 8
+
+
+@pytest.mark.parametrize("text", ["2026-13", "2026", "26-01", "2026-1", "2026-11-01", "0000-01"])
+def test_a_period_is_a_month(text: str) -> None:
+    with pytest.raises(InvalidInput, match="YYYY-MM"):
+        Period.parse(text)
+    assert Period.parse("2026-12").next().previous() == Period(2026, 12)
+    assert Period(2027, 1).previous() == Period(2026, 12)
