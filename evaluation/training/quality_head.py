@@ -28,7 +28,8 @@ _BATCH_WORKS = 64
 _LEARNING_RATE = 1e-3
 _WEIGHT_DECAY = 1e-2
 _DROPOUT = 0.3
-_MARGIN = 1.0
+_LOGITS_PER_QUALITY = 2.0
+"""Lead in logits that is asked of the better of two copies, for each unit of difference between their targets."""
 
 TextureOf = Callable[[Sequence[Image.Image]], Tensor]
 
@@ -118,9 +119,9 @@ def _train(head: QualityHead, standard: Tensor, target: Tensor) -> None:
     batches = -(-len(standard) // _BATCH_WORKS)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _LEARNING_RATE * 3, total_steps=_EPOCHS * batches)
     for _ in range(_EPOCHS):
-        for rows in torch.randperm(len(standard)).split(_BATCH_WORKS):
+        for rows in torch.split(torch.randperm(len(standard)), _BATCH_WORKS):
             optimiser.zero_grad()
-            loss(head(standard[rows]), target[rows]).backward()
+            torch.autograd.backward(loss(head(standard[rows]), target[rows]))
             optimiser.step()
             schedule.step()
 
@@ -128,14 +129,14 @@ def _train(head: QualityHead, standard: Tensor, target: Tensor) -> None:
 def loss(logits: Tensor, target: Tensor) -> Tensor:
     """Nearness to the targets, and order within each work: (W, C) logits and targets to a scalar.
 
-    The second term asks of every two copies of one work that the better one lies above by a margin in proportion to
-    how much better it is.
+    The second term asks of every two copies of one work that the better one leads in proportion to how much better
+    it is.
     """
     near = functional.binary_cross_entropy_with_logits(logits, target)
     better = target[:, :, None] - target[:, None, :]
     lead = logits[:, :, None] - logits[:, None, :]
     pairs = better > 0.05
-    order = functional.softplus(4 * _MARGIN * better - lead)[pairs].mean()
+    order = functional.softplus(_LOGITS_PER_QUALITY * better - lead)[pairs].mean()
     return near + 0.5 * order
 
 

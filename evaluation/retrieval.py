@@ -1,0 +1,166 @@
+"""Measures how well a profile finds the true sources of known derivatives, by exact search over the whole sample.
+
+    python -m evaluation.retrieval --json > docs/results/lite-retrieval.json
+
+Two sets are measured: `examples` are the images of `examples/generated`; `fresh` are made on the spot with other
+seeds. An image's rank is that of its nearest true source; `both` counts composed images whose two sources are found.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import random
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from evaluation.make_examples import draw_sources, read_recipes, read_works, render
+from evaluation.recipes import KINDS, STRENGTHS, source_count
+from gmvaluator.images import decode_image
+from gmvaluator.models.memory import raise_malloc_thresholds
+from gmvaluator.models.registry import load_models
+from gmvaluator.ports import Embeddings, Float32Array, Models
+from gmvaluator.report import report
+from gmvaluator.samples import sample_folder
+
+NEAR = 50
+"""The policy `paper` pays this many contributors."""
+
+DEPTH = 200
+"""The policy `paper` re-ranks this many candidates."""
+
+FRESH_ROUNDS = 15
+FRESH_SEED = 7919
+_CHUNK = 32
+
+Ranks = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Derivative:
+    """An image whose sources are known, as rows of the sample."""
+
+    kind: str
+    image: Image.Image
+    source_rows: tuple[int, ...]
+
+
+def example_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
+    """The images of `examples/generated`. rows: the sample's row of each key."""
+    folder = sample_folder("generated")
+    return [
+        Derivative(
+            recipe.kind,
+            decode_image((folder / recipe.file_name).read_bytes()),
+            tuple(rows[key] for key in recipe.sources),
+        )
+        for recipe in read_recipes(folder)
+    ]
+
+
+def fresh_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
+    """Every kind and strength, `FRESH_ROUNDS` times, from sources drawn over all owners."""
+    folder = sample_folder("openclipart")
+    rng = random.Random(FRESH_SEED)  # noqa: S311 - must be reproducible
+    draw = draw_sources(list(read_works(folder).values()), rng)
+    derivatives = []
+    for kind, strength in [(kind, strength) for _ in range(FRESH_ROUNDS) for kind in KINDS for strength in STRENGTHS]:
+        sources = [next(draw) for _ in range(source_count(kind))]
+        image = render(kind, strength, sources, folder, rng.getrandbits(32))
+        derivatives.append(Derivative(kind, image, tuple(rows[source.key] for source in sources)))
+    return derivatives
+
+
+def embed_all(models: Models, images: Iterable[Image.Image]) -> Embeddings:
+    """Embeddings of all images, a batch at a time."""
+    inputs = [models.prepare(image) for image in images]
+    parts = [models.embed(np.stack(inputs[start : start + _CHUNK])) for start in range(0, len(inputs), _CHUNK)]
+    return Embeddings(
+        np.concatenate([part.recall for part in parts]),
+        np.concatenate([part.perceptual for part in parts]),
+        None,
+    )
+
+
+def source_ranks(works: Float32Array, queries: Float32Array, derivatives: Sequence[Derivative]) -> list[Ranks]:
+    """For each derivative the ranks of its sources, 0 the nearest, in the order of `source_rows`."""
+    return [_ranks(works @ query, one.source_rows) for query, one in zip(queries, derivatives, strict=True)]
+
+
+def reranked_ranks(works: Embeddings, queries: Embeddings, derivatives: Sequence[Derivative]) -> list[Ranks]:
+    """As `source_ranks`, as the service does it: `DEPTH` candidates by recall, ordered by perceptual distance.
+
+    A source that is not recalled ranks behind every work.
+    """
+    ranks = []
+    for recall, perceptual, one in zip(queries.recall, queries.perceptual, derivatives, strict=True):
+        cosines = np.full(len(works.recall), -2.0, dtype=np.float32)
+        recalled = np.argsort(-(works.recall @ recall))[:DEPTH]
+        cosines[recalled] = works.perceptual[recalled] @ perceptual
+        found = _ranks(cosines, one.source_rows)
+        ranks.append(np.where(np.isin(one.source_rows, recalled), found, len(cosines)))
+    return ranks
+
+
+def _ranks(cosines: Float32Array, rows: Sequence[int]) -> Ranks:
+    return np.array([np.count_nonzero(cosines > cosines[row]) for row in rows], dtype=np.int64)
+
+
+def figures_of(name: str, ranks: Sequence[Ranks], derivatives: Sequence[Derivative]) -> dict[str, float]:
+    """Shares in [0, 1] under flat names that begin with `name`, over all kinds and for each."""
+    best = np.array([found.min() for found in ranks])
+    worst = np.array([found.max() for found in ranks])
+    kinds = np.array([one.kind for one in derivatives])
+    figures = {
+        f"{name}_source_first_share": _share(best < 1),
+        f"{name}_source_within_{NEAR}_share": _share(best < NEAR),
+        f"{name}_compose_both_within_{NEAR}_share": _share(worst[kinds == "compose"] < NEAR),
+    }
+    for kind in KINDS:
+        figures[f"{name}_{kind}_source_first_share"] = _share(best[kinds == kind] < 1)
+        figures[f"{name}_{kind}_source_within_{NEAR}_share"] = _share(best[kinds == kind] < NEAR)
+    return figures
+
+
+def _share(hits: npt.NDArray[np.bool_]) -> float:
+    return round(float(hits.mean()), 4)
+
+
+def measure(profile: str) -> dict[str, float]:
+    """All figures of a profile on the sample."""
+    models = load_models(profile)
+    folder = sample_folder("openclipart")
+    works = read_works(folder)
+    rows = {key: row for row, key in enumerate(works)}
+    index = embed_all(models, (decode_image((folder / work.file_name).read_bytes()) for work in works.values()))
+    figures: dict[str, float] = {"works": len(works)}
+    for name, derivatives in (("examples", example_derivatives(rows)), ("fresh", fresh_derivatives(rows))):
+        queries = embed_all(models, (one.image for one in derivatives))
+        figures[f"{name}_images"] = len(derivatives)
+        by_recall = source_ranks(index.recall, queries.recall, derivatives)
+        by_distance = source_ranks(index.perceptual, queries.perceptual, derivatives)
+        figures |= figures_of(f"{name}_recall", by_recall, derivatives)
+        figures |= figures_of(f"{name}_perceptual", by_distance, derivatives)
+        figures |= figures_of(f"{name}_reranked", reranked_ranks(index, queries, derivatives), derivatives)
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m evaluation.retrieval", description=__doc__)
+    parser.add_argument("--profile", default="lite")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    raise_malloc_thresholds()
+    figures = measure(options.profile)
+    command = f"python -m evaluation.retrieval --profile {options.profile} --json"
+    lines = [f"{name}: {value}" for name, value in figures.items()]
+    print(json.dumps(report(figures, command), indent=2) if options.json else "\n".join(lines))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())

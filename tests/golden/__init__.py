@@ -1,0 +1,1 @@
+"""Stored outputs, and the programs that write them."""
