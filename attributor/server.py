@@ -69,7 +69,7 @@ async def _serve_until(
     announce: Callable[[], None],
 ) -> None:
     await parts.check_collections()
-    service.open(parts.pipeline, parts.ledger, parts.catalogue)
+    service.open(parts.pipeline, parts.ledger, parts.catalogue, parts.disputes)
     await _set_health(checker, health_pb2.HealthCheckResponse.SERVING)
     announce()
     await stop.wait()

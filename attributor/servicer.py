@@ -10,6 +10,7 @@ from typing import Any, Protocol
 import grpc
 import structlog
 
+from attributor.disputes import DisputeDesk
 from attributor.messages import attribution_message, image_request, posting_message, preview_request
 from attributor.pipeline import Pipeline
 from gmvaluator.errors import Failure, GmvaluatorError, InvalidInput, Overloaded, Unavailable, status_of
@@ -72,11 +73,11 @@ class Service:
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
-        self._parts: tuple[Pipeline, RoyaltyReader, OwnerNames] | None = None
+        self._parts: tuple[Pipeline, RoyaltyReader, OwnerNames, DisputeDesk] | None = None
         self._why_not = "the attributor is starting: wait until its health says SERVING"
 
-    def open(self, pipeline: Pipeline, ledger: RoyaltyReader, names: OwnerNames) -> None:
-        self._parts = (pipeline, ledger, names)
+    def open(self, pipeline: Pipeline, ledger: RoyaltyReader, names: OwnerNames, desk: DisputeDesk) -> None:
+        self._parts = (pipeline, ledger, names, desk)
 
     def close(self) -> None:
         """Refuse new calls; those in flight go on."""
@@ -86,7 +87,7 @@ class Service:
     @contextmanager
     def admit(self) -> Iterator[Pipeline]:
         """The pipeline, for one call. Raises Unavailable, or Overloaded if too many calls are in flight."""
-        pipeline, _, _ = self._open_parts()
+        pipeline = self._open_parts()[0]
         if self.in_flight >= self._max_in_flight:
             raise Overloaded(f"{self._max_in_flight} images are being valued: send this one again later")
         self.in_flight += 1
@@ -100,10 +101,14 @@ class Service:
 
     def royalties(self) -> tuple[RoyaltyReader, OwnerNames]:
         """Ledger and names, for reading. Raises Unavailable."""
-        _, ledger, names = self._open_parts()
+        _, ledger, names, _ = self._open_parts()
         return ledger, names
 
-    def _open_parts(self) -> tuple[Pipeline, RoyaltyReader, OwnerNames]:
+    def disputes(self) -> DisputeDesk:
+        """Where disputes are opened. Raises Unavailable."""
+        return self._open_parts()[3]
+
+    def _open_parts(self) -> tuple[Pipeline, RoyaltyReader, OwnerNames, DisputeDesk]:
         if self._parts is None:
             raise Unavailable(self._why_not)
         return self._parts
@@ -193,6 +198,14 @@ class RoyaltyServicer(RoyaltyServiceServicer):
                     sequence = posting.sequence
                 if not postings:
                     await self._pause()
+
+    async def OpenDispute(
+        self, request: royalty_v1.OpenDisputeRequest, context: Context
+    ) -> royalty_v1.OpenDisputeResponse:
+        async with answered(context, "OpenDispute", request.generation_id):
+            with self._service.admit():
+                return await self._service.disputes().open(request)
+        raise AssertionError("answered() aborts")
 
     async def _pause(self) -> None:
         try:

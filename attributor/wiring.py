@@ -10,6 +10,7 @@ from dataclasses import dataclass
 
 from attributor.batching import ModelWorker
 from attributor.collections import OpenCollections
+from attributor.disputes import DisputeDesk
 from attributor.pipeline import Pipeline
 from attributor.settings import AttributorSettings
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
@@ -32,6 +33,7 @@ class Parts:
     collections: OpenCollections
     catalogue: Catalogue
     ledger: Ledger
+    disputes: DisputeDesk
     stack: ExitStack
 
     async def close(self) -> None:
@@ -66,7 +68,8 @@ def wire(settings: AttributorSettings, on_ledger_failure: Callable[[GmvaluatorEr
         collections = OpenCollections(lambda name: _open_search(settings, name), models.identity)
         executor = stack.enter_context(ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking"))
         pipeline = Pipeline(worker, collections, catalogue, ledger, writer, executor, settings.policies)
-        return Parts(pipeline, collections, catalogue, ledger, stack.pop_all())
+        desk = DisputeDesk(ledger, catalogue, writer)
+        return Parts(pipeline, collections, catalogue, ledger, desk, stack.pop_all())
 
 
 def _open_search(settings: AttributorSettings, collection: str) -> CandidateSearch:

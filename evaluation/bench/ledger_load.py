@@ -13,6 +13,7 @@ from gmvaluator.ledger.answers import Outcome
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.records import NewPosting
 from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.ledger.writer import AnyPosting
 
 
 @dataclass(slots=True)
@@ -22,7 +23,7 @@ class Recorded:
     ledger: Ledger
     batches: list[int] = field(default_factory=list)
 
-    def post(self, batch: Sequence[NewPosting]) -> Sequence[Outcome]:
+    def post(self, batch: Sequence[AnyPosting]) -> Sequence[Outcome]:
         self.batches.append(len(batch))
         return self.ledger.post(batch)
 

@@ -98,6 +98,28 @@ class AttributorClient:
         with translated(self.address):
             yield from self._royalty.WatchRoyalties(request)
 
+    def open_dispute(
+        self,
+        dispute_id: str,
+        reason: str,
+        training_image_id: str = "",
+        generation_id: str = "",
+        claimant: str = "",
+    ) -> royalty_v1.OpenDisputeResponse:
+        """Open a dispute about a training image's credits, a generation's, or the one's within the other.
+
+        dispute_id: the caller's own, used once for ever; the same request again answers the dispute as it stands.
+        """
+        request = royalty_v1.OpenDisputeRequest(
+            dispute_id=dispute_id,
+            training_image_id=training_image_id,
+            generation_id=generation_id,
+            claimant=claimant,
+            reason=reason,
+        )
+        with translated(self.address):
+            return self._royalty.OpenDispute(request, timeout=self._deadline_s)
+
     def close(self) -> None:
         self._channel.close()
 

@@ -10,7 +10,7 @@ from typing import Protocol
 
 from gmvaluator.errors import GmvaluatorError, Overloaded, Unavailable
 from gmvaluator.ledger.answers import Outcome, Posted, Refused, Replayed
-from gmvaluator.ledger.records import NewPosting
+from gmvaluator.ledger.writer import AnyPosting
 from gmvaluator.waiter import Waiter, deliver_all
 
 MAX_COMMIT = 64
@@ -19,14 +19,14 @@ MAX_COMMIT = 64
 class WritableLedger(Protocol):
     """What the writer needs of a ledger; all calls come from its thread."""
 
-    def post(self, batch: Sequence[NewPosting]) -> Sequence[Outcome]: ...
+    def post(self, batch: Sequence[AnyPosting]) -> Sequence[Outcome]: ...
 
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    posting: NewPosting
+    posting: AnyPosting
     waiter: Waiter[Posted | Replayed]
 
 
@@ -58,7 +58,7 @@ class LedgerWriter:
         if self._dead is not None:
             raise self._dead
 
-    async def post(self, posting: NewPosting) -> Posted | Replayed:
+    async def post(self, posting: AnyPosting) -> Posted | Replayed:
         """Post durably, or find what this key posted before. Raises GenerationConflict, LedgerFailed, Overloaded."""
         if self._dead is not None:
             raise self._dead

@@ -25,13 +25,15 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgmvaluator/v1/royalty.proto\x12\rgmvaluator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n\x13GetRoyaltiesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"l\n\x14GetRoyaltiesResponse\x12)\n\troyalties\x18\x01 \x03(\x0b\x32\x16.gmvaluator.v1.Royalty\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\"H\n\x07Royalty\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x16\n\x0e\x62\x61lance_micros\x18\x03 \x01(\x03\"/\n\x15WatchRoyaltiesRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\"\x92\x02\n\x16WatchRoyaltiesResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x15\n\rgeneration_id\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x30\n\x0cgenerated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tposted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rissued_micros\x18\x06 \x01(\x03\x12-\n\x07\x63hanges\x18\x07 \x03(\x0b\x32\x1c.gmvaluator.v1.RoyaltyChange\x12\x11\n\thead_hash\x18\x08 \x01(\x0c\"7\n\rRoyaltyChange\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x15\n\ramount_micros\x18\x02 \x01(\x03\x32\xca\x01\n\x0eRoyaltyService\x12W\n\x0cGetRoyalties\x12\".gmvaluator.v1.GetRoyaltiesRequest\x1a#.gmvaluator.v1.GetRoyaltiesResponse\x12_\n\x0eWatchRoyalties\x12$.gmvaluator.v1.WatchRoyaltiesRequest\x1a%.gmvaluator.v1.WatchRoyaltiesResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1bgmvaluator/v1/royalty.proto\x12\rgmvaluator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"<\n\x13GetRoyaltiesRequest\x12\x11\n\tpage_size\x18\x01 \x01(\x05\x12\x12\n\npage_token\x18\x02 \x01(\t\"l\n\x14GetRoyaltiesResponse\x12)\n\troyalties\x18\x01 \x03(\x0b\x32\x16.gmvaluator.v1.Royalty\x12\x17\n\x0fnext_page_token\x18\x02 \x01(\t\x12\x10\n\x08sequence\x18\x03 \x01(\x03\"H\n\x07Royalty\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x16\n\x0e\x62\x61lance_micros\x18\x03 \x01(\x03\"/\n\x15WatchRoyaltiesRequest\x12\x16\n\x0e\x61\x66ter_sequence\x18\x01 \x01(\x03\"\x92\x02\n\x16WatchRoyaltiesResponse\x12\x10\n\x08sequence\x18\x01 \x01(\x03\x12\x15\n\rgeneration_id\x18\x02 \x01(\t\x12\x15\n\rmodel_version\x18\x03 \x01(\t\x12\x30\n\x0cgenerated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12-\n\tposted_at\x18\x05 \x01(\x0b\x32\x1a.google.protobuf.Timestamp\x12\x15\n\rissued_micros\x18\x06 \x01(\x03\x12-\n\x07\x63hanges\x18\x07 \x03(\x0b\x32\x1c.gmvaluator.v1.RoyaltyChange\x12\x11\n\thead_hash\x18\x08 \x01(\x0c\"7\n\rRoyaltyChange\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x15\n\ramount_micros\x18\x02 \x01(\x03\"|\n\x12OpenDisputeRequest\x12\x12\n\ndispute_id\x18\x01 \x01(\t\x12\x19\n\x11training_image_id\x18\x02 \x01(\t\x12\x15\n\rgeneration_id\x18\x03 \x01(\t\x12\x10\n\x08\x63laimant\x18\x04 \x01(\t\x12\x0e\n\x06reason\x18\x05 \x01(\t\"\x94\x01\n\x13OpenDisputeResponse\x12\x12\n\ndispute_id\x18\x01 \x01(\t\x12,\n\x06status\x18\x02 \x01(\x0e\x32\x1c.gmvaluator.v1.DisputeStatus\x12\x13\n\x0bheld_micros\x18\x03 \x01(\x03\x12\x10\n\x08sequence\x18\x04 \x01(\x03\x12\x14\n\x0cmore_to_hold\x18\x05 \x01(\x08*\x80\x01\n\rDisputeStatus\x12\x1e\n\x1a\x44ISPUTE_STATUS_UNSPECIFIED\x10\x00\x12\x17\n\x13\x44ISPUTE_STATUS_OPEN\x10\x01\x12\x19\n\x15\x44ISPUTE_STATUS_UPHELD\x10\x02\x12\x1b\n\x17\x44ISPUTE_STATUS_REJECTED\x10\x03\x32\xa0\x02\n\x0eRoyaltyService\x12W\n\x0cGetRoyalties\x12\".gmvaluator.v1.GetRoyaltiesRequest\x1a#.gmvaluator.v1.GetRoyaltiesResponse\x12_\n\x0eWatchRoyalties\x12$.gmvaluator.v1.WatchRoyaltiesRequest\x1a%.gmvaluator.v1.WatchRoyaltiesResponse0\x01\x12T\n\x0bOpenDispute\x12!.gmvaluator.v1.OpenDisputeRequest\x1a\".gmvaluator.v1.OpenDisputeResponseb\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gmvaluator.v1.royalty_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
+  _globals['_DISPUTESTATUS']._serialized_start=986
+  _globals['_DISPUTESTATUS']._serialized_end=1114
   _globals['_GETROYALTIESREQUEST']._serialized_start=79
   _globals['_GETROYALTIESREQUEST']._serialized_end=139
   _globals['_GETROYALTIESRESPONSE']._serialized_start=141
@@ -44,6 +46,10 @@ if not _descriptor._USE_C_DESCRIPTORS:
   _globals['_WATCHROYALTIESRESPONSE']._serialized_end=649
   _globals['_ROYALTYCHANGE']._serialized_start=651
   _globals['_ROYALTYCHANGE']._serialized_end=706
-  _globals['_ROYALTYSERVICE']._serialized_start=709
-  _globals['_ROYALTYSERVICE']._serialized_end=911
+  _globals['_OPENDISPUTEREQUEST']._serialized_start=708
+  _globals['_OPENDISPUTEREQUEST']._serialized_end=832
+  _globals['_OPENDISPUTERESPONSE']._serialized_start=835
+  _globals['_OPENDISPUTERESPONSE']._serialized_end=983
+  _globals['_ROYALTYSERVICE']._serialized_start=1117
+  _globals['_ROYALTYSERVICE']._serialized_end=1405
 # @@protoc_insertion_point(module_scope)

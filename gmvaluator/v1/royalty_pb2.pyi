@@ -8,6 +8,7 @@ from google.protobuf import descriptor as _descriptor
 from google.protobuf import message as _message
 from google.protobuf import timestamp_pb2 as _timestamp_pb2
 from google.protobuf.internal import containers as _containers
+from google.protobuf.internal import enum_type_wrapper as _enum_type_wrapper
 import builtins as _builtins
 import sys
 import typing as _typing
@@ -18,6 +19,34 @@ else:
     from typing_extensions import TypeAlias as _TypeAlias, Never as _Never
 
 DESCRIPTOR: _descriptor.FileDescriptor
+
+class _DisputeStatus:
+    ValueType = _typing.NewType("ValueType", _builtins.int)
+    V: _TypeAlias = ValueType  # noqa: Y015
+
+class _DisputeStatusEnumTypeWrapper(_enum_type_wrapper._EnumTypeWrapper[_DisputeStatus.ValueType], _builtins.type):
+    DESCRIPTOR: _descriptor.EnumDescriptor
+    DISPUTE_STATUS_UNSPECIFIED: _DisputeStatus.ValueType  # 0
+    """Never sent."""
+    DISPUTE_STATUS_OPEN: _DisputeStatus.ValueType  # 1
+    """Not decided; its credits are held."""
+    DISPUTE_STATUS_UPHELD: _DisputeStatus.ValueType  # 2
+    """Decided: what was held was awarded."""
+    DISPUTE_STATUS_REJECTED: _DisputeStatus.ValueType  # 3
+    """Decided: what was held was given back."""
+
+class DisputeStatus(_DisputeStatus, metaclass=_DisputeStatusEnumTypeWrapper):
+    """How far a dispute has come."""
+
+DISPUTE_STATUS_UNSPECIFIED: DisputeStatus.ValueType  # 0
+"""Never sent."""
+DISPUTE_STATUS_OPEN: DisputeStatus.ValueType  # 1
+"""Not decided; its credits are held."""
+DISPUTE_STATUS_UPHELD: DisputeStatus.ValueType  # 2
+"""Decided: what was held was awarded."""
+DISPUTE_STATUS_REJECTED: DisputeStatus.ValueType  # 3
+"""Decided: what was held was given back."""
+Global___DisputeStatus: _TypeAlias = DisputeStatus  # noqa: Y015
 
 @_typing.final
 class GetRoyaltiesRequest(_message.Message):
@@ -146,7 +175,7 @@ class WatchRoyaltiesResponse(_message.Message):
     sequence: _builtins.int
     """Position in the ledger, from 1 without gaps."""
     generation_id: _builtins.str
-    """The generation that caused it."""
+    """The generation that caused it; of a posting that no generation caused, such as a dispute's, the decision's id."""
     model_version: _builtins.str
     """Its generator."""
     issued_micros: _builtins.int
@@ -210,3 +239,81 @@ class RoyaltyChange(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___RoyaltyChange: _TypeAlias = RoyaltyChange  # noqa: Y015
+
+@_typing.final
+class OpenDisputeRequest(_message.Message):
+    """Says which credits are disputed, and why."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISPUTE_ID_FIELD_NUMBER: _builtins.int
+    TRAINING_IMAGE_ID_FIELD_NUMBER: _builtins.int
+    GENERATION_ID_FIELD_NUMBER: _builtins.int
+    CLAIMANT_FIELD_NUMBER: _builtins.int
+    REASON_FIELD_NUMBER: _builtins.int
+    dispute_id: _builtins.str
+    """The caller's own name for the dispute, used once for ever: 1-100 characters of A-Z a-z 0-9 . _ : @ + = -, the first
+    alphanumeric.
+    """
+    training_image_id: _builtins.str
+    """Training image whose credits are disputed, a UUID; empty for all of the generation's."""
+    generation_id: _builtins.str
+    """Generation whose credits are disputed; empty for all generations. It or `training_image_id` has to be set."""
+    claimant: _builtins.str
+    """"owner:<uuid>" of who says that the credits are theirs, and whose own are not held; empty if nobody is named."""
+    reason: _builtins.str
+    """Why, 1-2000 characters; it is kept for ever."""
+    def __init__(
+        self,
+        *,
+        dispute_id: _builtins.str = ...,
+        training_image_id: _builtins.str = ...,
+        generation_id: _builtins.str = ...,
+        claimant: _builtins.str = ...,
+        reason: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["claimant", b"claimant", "dispute_id", b"dispute_id", "generation_id", b"generation_id", "reason", b"reason", "training_image_id", b"training_image_id"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenDisputeRequest: _TypeAlias = OpenDisputeRequest  # noqa: Y015
+
+@_typing.final
+class OpenDisputeResponse(_message.Message):
+    """A dispute as it stands."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    DISPUTE_ID_FIELD_NUMBER: _builtins.int
+    STATUS_FIELD_NUMBER: _builtins.int
+    HELD_MICROS_FIELD_NUMBER: _builtins.int
+    SEQUENCE_FIELD_NUMBER: _builtins.int
+    MORE_TO_HOLD_FIELD_NUMBER: _builtins.int
+    dispute_id: _builtins.str
+    """As in the request."""
+    status: Global___DisputeStatus.ValueType
+    """Open, unless it was decided since an earlier request."""
+    held_micros: _builtins.int
+    """Micro-credits that it holds now, 0 or more."""
+    sequence: _builtins.int
+    """Sequence of the posting that opened it."""
+    more_to_hold: _builtins.bool
+    """True if more is to be held than one call holds: send the request again."""
+    def __init__(
+        self,
+        *,
+        dispute_id: _builtins.str = ...,
+        status: Global___DisputeStatus.ValueType = ...,
+        held_micros: _builtins.int = ...,
+        sequence: _builtins.int = ...,
+        more_to_hold: _builtins.bool = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["dispute_id", b"dispute_id", "held_micros", b"held_micros", "more_to_hold", b"more_to_hold", "sequence", b"sequence", "status", b"status"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___OpenDisputeResponse: _TypeAlias = OpenDisputeResponse  # noqa: Y015

@@ -26,7 +26,7 @@ if _version_not_supported:
 
 
 class RoyaltyServiceStub:
-    """Reads the ledger.
+    """Reads the ledger, and opens disputes about it.
     """
 
     def __init__(self, channel):
@@ -45,10 +45,15 @@ class RoyaltyServiceStub:
                 request_serializer=gmvaluator_dot_v1_dot_royalty__pb2.WatchRoyaltiesRequest.SerializeToString,
                 response_deserializer=gmvaluator_dot_v1_dot_royalty__pb2.WatchRoyaltiesResponse.FromString,
                 _registered_method=True)
+        self.OpenDispute = channel.unary_unary(
+                '/gmvaluator.v1.RoyaltyService/OpenDispute',
+                request_serializer=gmvaluator_dot_v1_dot_royalty__pb2.OpenDisputeRequest.SerializeToString,
+                response_deserializer=gmvaluator_dot_v1_dot_royalty__pb2.OpenDisputeResponse.FromString,
+                _registered_method=True)
 
 
 class RoyaltyServiceServicer:
-    """Reads the ledger.
+    """Reads the ledger, and opens disputes about it.
     """
 
     def GetRoyalties(self, request, context):
@@ -61,6 +66,14 @@ class RoyaltyServiceServicer:
     def WatchRoyalties(self, request, context):
         """Streams every posting after a sequence, in order and without gaps, then each new one as it is made. After a cut,
         ask again from the last sequence seen.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def OpenDispute(self, request, context):
+        """Opens a dispute about who is owed credits, and holds them until it is decided. The same request again holds what
+        came in since, and answers the dispute as it stands. Another request under a used id is ALREADY_EXISTS.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -79,6 +92,11 @@ def add_RoyaltyServiceServicer_to_server(servicer, server):
                     request_deserializer=gmvaluator_dot_v1_dot_royalty__pb2.WatchRoyaltiesRequest.FromString,
                     response_serializer=gmvaluator_dot_v1_dot_royalty__pb2.WatchRoyaltiesResponse.SerializeToString,
             ),
+            'OpenDispute': grpc.unary_unary_rpc_method_handler(
+                    servicer.OpenDispute,
+                    request_deserializer=gmvaluator_dot_v1_dot_royalty__pb2.OpenDisputeRequest.FromString,
+                    response_serializer=gmvaluator_dot_v1_dot_royalty__pb2.OpenDisputeResponse.SerializeToString,
+            ),
     }
     generic_handler = grpc.method_handlers_generic_handler(
             'gmvaluator.v1.RoyaltyService', rpc_method_handlers)
@@ -88,7 +106,7 @@ def add_RoyaltyServiceServicer_to_server(servicer, server):
 
  # This class is part of an EXPERIMENTAL API.
 class RoyaltyService:
-    """Reads the ledger.
+    """Reads the ledger, and opens disputes about it.
     """
 
     @staticmethod
@@ -135,6 +153,33 @@ class RoyaltyService:
             '/gmvaluator.v1.RoyaltyService/WatchRoyalties',
             gmvaluator_dot_v1_dot_royalty__pb2.WatchRoyaltiesRequest.SerializeToString,
             gmvaluator_dot_v1_dot_royalty__pb2.WatchRoyaltiesResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def OpenDispute(request,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.unary_unary(
+            request,
+            target,
+            '/gmvaluator.v1.RoyaltyService/OpenDispute',
+            gmvaluator_dot_v1_dot_royalty__pb2.OpenDisputeRequest.SerializeToString,
+            gmvaluator_dot_v1_dot_royalty__pb2.OpenDisputeResponse.FromString,
             options,
             channel_credentials,
             insecure,

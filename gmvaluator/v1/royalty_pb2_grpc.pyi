@@ -27,7 +27,7 @@ GRPC_GENERATED_VERSION: str
 GRPC_VERSION: str
 
 class RoyaltyServiceStub:
-    """Reads the ledger."""
+    """Reads the ledger, and opens disputes about it."""
 
     @_typing.overload
     def __new__(cls, channel: _grpc.Channel) -> _Self: ...
@@ -39,10 +39,14 @@ class RoyaltyServiceStub:
     """Streams every posting after a sequence, in order and without gaps, then each new one as it is made. After a cut,
     ask again from the last sequence seen.
     """
+    OpenDispute: _grpc.UnaryUnaryMultiCallable[_royalty_pb2.OpenDisputeRequest, _royalty_pb2.OpenDisputeResponse]
+    """Opens a dispute about who is owed credits, and holds them until it is decided. The same request again holds what
+    came in since, and answers the dispute as it stands. Another request under a used id is ALREADY_EXISTS.
+    """
 
 @_typing.type_check_only
 class RoyaltyServiceAsyncStub(RoyaltyServiceStub):
-    """Reads the ledger."""
+    """Reads the ledger, and opens disputes about it."""
 
     def __init__(self, channel: _aio.Channel) -> None: ...
     GetRoyalties: _aio.UnaryUnaryMultiCallable[_royalty_pb2.GetRoyaltiesRequest, _royalty_pb2.GetRoyaltiesResponse]  # type: ignore[assignment]
@@ -51,9 +55,13 @@ class RoyaltyServiceAsyncStub(RoyaltyServiceStub):
     """Streams every posting after a sequence, in order and without gaps, then each new one as it is made. After a cut,
     ask again from the last sequence seen.
     """
+    OpenDispute: _aio.UnaryUnaryMultiCallable[_royalty_pb2.OpenDisputeRequest, _royalty_pb2.OpenDisputeResponse]  # type: ignore[assignment]
+    """Opens a dispute about who is owed credits, and holds them until it is decided. The same request again holds what
+    came in since, and answers the dispute as it stands. Another request under a used id is ALREADY_EXISTS.
+    """
 
 class RoyaltyServiceServicer(metaclass=_abc_1.ABCMeta):
-    """Reads the ledger."""
+    """Reads the ledger, and opens disputes about it."""
 
     @_abc_1.abstractmethod
     def GetRoyalties(
@@ -71,6 +79,16 @@ class RoyaltyServiceServicer(metaclass=_abc_1.ABCMeta):
     ) -> _typing.Union[_abc.Iterator[_royalty_pb2.WatchRoyaltiesResponse], _abc.AsyncIterator[_royalty_pb2.WatchRoyaltiesResponse]]:
         """Streams every posting after a sequence, in order and without gaps, then each new one as it is made. After a cut,
         ask again from the last sequence seen.
+        """
+
+    @_abc_1.abstractmethod
+    def OpenDispute(
+        self,
+        request: _royalty_pb2.OpenDisputeRequest,
+        context: _ServicerContext,
+    ) -> _typing.Union[_royalty_pb2.OpenDisputeResponse, _abc.Awaitable[_royalty_pb2.OpenDisputeResponse]]:
+        """Opens a dispute about who is owed credits, and holds them until it is decided. The same request again holds what
+        came in since, and answers the dispute as it stands. Another request under a used id is ALREADY_EXISTS.
         """
 
 def add_RoyaltyServiceServicer_to_server(servicer: RoyaltyServiceServicer, server: _typing.Union[_grpc.Server, _aio.Server]) -> None: ...
