@@ -12,7 +12,7 @@ PROGRAMS = {"indexer", "attributor", "dashboard", "evaluation"}
 ALLOWED = {"gmvaluator": set(), **{program: {"gmvaluator"} for program in PROGRAMS}}
 PURE = ["valuation.py", "policy.py", "errors.py", "ports.py"]
 HEAVY = {"torch", "timm", "grpc", "qdrant_client", "qdrant_edge", "sqlalchemy"}
-FILES = [path for package in ALLOWED for path in (ROOT / package).rglob("*.py")]
+FILES = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
 
 
 def imported(path: Path) -> set[str]:
