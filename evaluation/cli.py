@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import Path
 
 import rich_click as click
 
@@ -33,6 +34,32 @@ def serve(count: int, concurrency: int, profile: str, as_json: bool) -> None:
     figures = bench_serve(profile, count, concurrency)
     command = f"gmvaluator bench serve --count {count} --concurrency {concurrency} --profile {profile} --json"
     print_report(report(figures, command), as_json)
+
+
+@bench.command()
+@click.option("--images", default=4_000, show_default=True, type=click.IntRange(64, 1_000_000), help="Images a phase.")
+@click.option(
+    "--entries", default=10_000_000, show_default=True, type=click.IntRange(10_000), help="Behind the totals."
+)
+@click.option("--kills", default=50, show_default=True, type=click.IntRange(1, 100_000), help="Processes to kill.")
+@click.option("--power-losses", default=50, show_default=True, type=click.IntRange(1, 100_000), help="Crash images.")
+@click.option(
+    "--on",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder on the disk to measure; default: the temporary folder.",
+)
+@json_option
+def ledger(images: int, entries: int, kills: int, power_losses: int, folder: Path | None, as_json: bool) -> None:
+    """Measure how fast postings of 50 contributors become durable, beside a bare sqlite3 loop and fsync.
+
+    Example: gmvaluator bench ledger --json
+    """
+    from evaluation.bench.ledger import bench_ledger
+
+    figures = bench_ledger(images, entries, kills, power_losses, folder)
+    command = f"gmvaluator bench ledger --images {images} --entries {entries} --kills {kills}"
+    print_report(report(figures, f"{command} --power-losses {power_losses} --json"), as_json)
 
 
 def print_report(value: dict[str, object], as_json: bool) -> None:

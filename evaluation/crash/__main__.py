@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
@@ -13,8 +12,8 @@ import rich_click as click
 
 from evaluation.crash.histories import check_history
 from evaluation.crash.power import run_power_loss
+from evaluation.crash.running import run_kills_apart
 from gmvaluator.database.place import Place
-from gmvaluator.errors import Failure
 from gmvaluator.report import report
 
 HISTORY = 400
@@ -45,15 +44,7 @@ def crash(kills: int, images: int, cases: int, seed: int, output: Path | None) -
 
 
 def _kills(kills: int, seed: int) -> dict[str, Any]:
-    """In a process of its own, which forks and therefore must have no threads."""
-    with tempfile.TemporaryDirectory(prefix="gmvaluator-kills-") as folder:
-        words = ["--kills", str(kills), "--seed", str(seed), "--folder", folder]
-        done = subprocess.run(  # noqa: S603 - our own program
-            [sys.executable, "-m", "evaluation.crash.kills", *words], stdout=subprocess.PIPE, text=True, check=False
-        )
-    if done.returncode != 0:
-        raise Failure(f"the kills ended with exit code {done.returncode}; the message is above")
-    found: dict[str, Any] = json.loads(done.stdout)
+    found = run_kills_apart(kills, seed)
     return {name if name.startswith("kill") else f"kill_{name}": value for name, value in found.items()}
 
 

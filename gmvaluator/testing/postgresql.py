@@ -28,12 +28,13 @@ _POLL_S = 0.02
 class PostgresServer:
     """A server on a Unix socket in a temporary folder. Use as a context manager, or `close` it.
 
-    durable: False saves the fsyncs, for tests that no power loss can happen to. Raises MissingData if this machine
+    durable: False saves the fsyncs, for tests that no power loss can happen to. parent: where the folder is made; its
+    path must be short, since that of a socket is. Raises MissingData if this machine
     has no PostgreSQL, Unavailable if it does not start.
     """
 
-    def __init__(self, durable: bool = False) -> None:
-        self._folder = Path(tempfile.mkdtemp(prefix="gmv-pg-"))
+    def __init__(self, durable: bool = False, parent: Path | None = None) -> None:
+        self._folder = Path(tempfile.mkdtemp(prefix="gmv-pg-", dir=parent))
         self._numbers = itertools.count(1)
         self._process: subprocess.Popen[bytes] | None = None
         try:
