@@ -38,12 +38,19 @@ class ModelWorker:
     """Owns the models in a thread of its own; a batch is whatever waits when the thread is free.
 
     Embedding goes before quality. Work whose caller has gone is dropped when the batch forms. A failed batch is
-    halved until the image at fault stands alone. If the thread ends, every waiter and every later caller gets
-    Unavailable: nobody waits for ever.
+    halved until the image at fault stands alone. If the thread dies, every waiter and every later caller gets
+    Unavailable and `on_failure` is called once: the process has to end.
     """
 
-    def __init__(self, load: Callable[[], Models], max_batch: int = 32, max_waiting: int = 512) -> None:
+    def __init__(
+        self,
+        load: Callable[[], Models],
+        max_batch: int = 32,
+        max_waiting: int = 512,
+        on_failure: Callable[[GmvaluatorError], None] = lambda error: None,  # noqa: ARG005
+    ) -> None:
         self._load = load
+        self._on_failure = on_failure
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._embedding: deque[_Job] = deque()
@@ -103,19 +110,24 @@ class ModelWorker:
     def _run(self) -> None:
         try:
             self._models = _warmed_up(self._load())
+        except Exception as error:  # noqa: BLE001 - whoever starts us waits for an answer
+            self._fail_everyone(
+                error if isinstance(error, GmvaluatorError) else ModelFailed(f"loading failed: {error}")
+            )
+            return
+        finally:
             self._loaded.set()
+        try:
             while batch := self._next_batch():
                 self._in_hand = batch
                 self._process(batch)
                 self._in_hand = []
-        except GmvaluatorError as error:
-            self._fail_everyone(error)
-        except BaseException as error:
-            self._fail_everyone(Unavailable(f"the models' thread ended: {type(error).__name__}: {error}"))
-            raise
-        finally:
             self._fail_everyone(Unavailable("the attributor is stopping: send the image again, with the same id"))
-            self._loaded.set()
+        except BaseException as error:
+            died = Unavailable(f"the models' thread died: {type(error).__name__}: {error}")
+            self._fail_everyone(died)
+            self._on_failure(died)
+            raise
 
     def _next_batch(self) -> list[_Job]:
         """Blocks until there is work; an empty list says stop."""
@@ -155,9 +167,14 @@ class ModelWorker:
         inputs = np.stack([job.inputs for job in jobs])
         if jobs[0].wants_quality:
             nothing = np.empty(0, np.float32)
-            return [(nothing, nothing, float(quality)) for quality in self.models.quality(inputs)]
+            scores = self.models.quality(inputs)
+            if len(scores) != len(jobs):
+                raise ModelFailed(f"the quality model answered {len(scores)} values for {len(jobs)} images")
+            return [(nothing, nothing, float(quality)) for quality in scores]
         rows = self.models.embed(inputs)
         qualities = [None] * len(jobs) if rows.quality is None else [float(quality) for quality in rows.quality]
+        if not len(rows.recall) == len(rows.perceptual) == len(qualities) == len(jobs):
+            raise ModelFailed(f"the models answered {len(rows.recall)} rows for {len(jobs)} images")
         return list(zip(rows.recall, rows.perceptual, qualities, strict=True))
 
     def _fail_everyone(self, error: GmvaluatorError) -> None:

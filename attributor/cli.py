@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import logging
+import re
 import sys
 
 import rich_click as click
@@ -12,7 +13,10 @@ import structlog
 
 from attributor.settings import DEFAULT_ADDRESS, AttributorSettings
 from gmvaluator.database.place import Place
+from gmvaluator.errors import InvalidInput
 from gmvaluator.options import index_option, json_option, place_option, profile_option
+
+MAX_PORT = 65_535
 
 
 @click.command()
@@ -21,7 +25,7 @@ from gmvaluator.options import index_option, json_option, place_option, profile_
 )
 @click.option("--device", default="cpu", show_default=True, help="Where the models run.")
 @click.option("--max-batch", default=32, show_default=True, type=click.IntRange(1, 1024), help="Images a forward pass.")
-@click.option("--max-in-flight", default=256, show_default=True, type=click.IntRange(1, 10_000), help="Calls at once.")
+@click.option("--max-in-flight", default=128, show_default=True, type=click.IntRange(1, 10_000), help="Calls at once.")
 @click.option("--model-threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0: torch's.")
 @click.option("--drain", "drain_s", default=25.0, show_default=True, type=click.FloatRange(0, 600), help="Seconds.")
 @click.option("--reflection/--no-reflection", default=True, show_default=True, help="gRPC server reflection.")
@@ -49,6 +53,7 @@ def serve(
 
     Example: gmvaluator serve --data ./gmvaluator-data --address 127.0.0.1:50051
     """
+    check_address(address)
     from attributor.server import serve as run
     from gmvaluator.models.process import prepare_process
 
@@ -74,6 +79,13 @@ def serve(
         sys.stdout.flush()
 
     asyncio.run(run(settings, announce))
+
+
+def check_address(address: str) -> None:
+    """Raises InvalidInput unless `address` is HOST:PORT; gRPC would listen elsewhere without a word."""
+    match = re.fullmatch(r"(?:[A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", address)
+    if match is None or int(match[1]) > MAX_PORT:
+        raise InvalidInput(f"--address {address[:60]!r} is refused: give HOST:PORT, with PORT from 0 to {MAX_PORT}")
 
 
 def _log_to_stderr() -> None:

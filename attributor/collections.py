@@ -5,9 +5,19 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
+from gmvaluator.errors import PreconditionFailed
 from gmvaluator.index.schema import require_profile
-from gmvaluator.ports import CandidateSearch
+from gmvaluator.ports import CandidateSearch, CollectionInfo
 from gmvaluator.profile import ProfileIdentity
+
+
+def require_built(info: CollectionInfo) -> None:
+    """Raises PreconditionFailed if most points are not indexed: every search would read them all."""
+    if 2 * info.indexed_points < info.points:
+        raise PreconditionFailed(
+            f"collection {info.name!r} is not built: {info.indexed_points:,} of {info.points:,} points are indexed; "
+            "run `gmvaluator index add` again to its end"
+        )
 
 
 class OpenCollections:
@@ -20,7 +30,7 @@ class OpenCollections:
         self._opening = asyncio.Lock()
 
     async def search(self, collection: str) -> CandidateSearch:
-        """Raises MissingIndex, ProfileMismatch or IndexUnavailable."""
+        """Raises MissingIndex, ProfileMismatch, PreconditionFailed if it is not built, or IndexUnavailable."""
         found = self._searches.get(collection)
         if found is not None:
             return found
@@ -38,7 +48,9 @@ class OpenCollections:
     async def _checked(self, collection: str) -> CandidateSearch:
         search = await asyncio.to_thread(self._open_collection, collection)
         try:
-            require_profile(await search.info(), self._identity)
+            info = await search.info()
+            require_profile(info, self._identity)
+            require_built(info)
         except BaseException:
             await search.close()
             raise

@@ -6,8 +6,7 @@ from datetime import UTC, datetime, timedelta
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from attributor.pipeline import ImageRequest
-from attributor.stages import Attribution, Contributor, Payee, Stage
+from attributor.stages import Attribution, Contributor, ImageRequest, Payee, Stage
 from gmvaluator.errors import ImageTooLarge, InvalidInput
 from gmvaluator.ids import GenerationId, generation_id
 from gmvaluator.images import MAX_IMAGE_BYTES

@@ -3,30 +3,42 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Mapping, Sequence
+from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Executor
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
+from functools import lru_cache
 from pathlib import Path
 from typing import Protocol, TypeVar
 
 from attributor.batching import Features, ModelWorker
 from attributor.replies import final_stage, recalled_stage, reranked_stage, stored_attribution
-from attributor.stages import Attribution, Stopwatch
-from gmvaluator.errors import NotFound
+from attributor.stages import Attribution, ImageRequest, Stopwatch
+from gmvaluator.errors import InvalidPolicy, InvalidValuation, InvalidVector, ModelFailed, NotFound, PreconditionFailed
 from gmvaluator.ids import GenerationId, TrainingImageId, sha256_hex
 from gmvaluator.images import decode_image
 from gmvaluator.ledger.answers import Posted, Replayed
 from gmvaluator.ledger.fingerprint import check_fingerprint
-from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting, rank
+from gmvaluator.ledger.posting import MAX_NEAR_MISSES, ScoredCandidate, ValuedImage, build_posting, rank
 from gmvaluator.ledger.records import ImageFacts, NewPosting, StoredPosting
 from gmvaluator.policy import Policy, load_policy
 from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, RightsReader, WorkCard
 from gmvaluator.valuation import MILLION, distance_millionths, quality_millionths
 
-NEAR_MISSES = 10
-
 Out = TypeVar("Out")
+
+_load_policy = lru_cache(maxsize=64)(load_policy)
+"""A policy's file never changes: a change is another version."""
+
+
+@contextmanager
+def blamed_on_us() -> Iterator[None]:
+    """Numbers that the models or the index made and that cannot be valued are not the caller's fault."""
+    try:
+        yield
+    except (InvalidVector, InvalidValuation) as error:
+        raise ModelFailed(f"the image could not be valued: {error}") from error
 
 
 class PostingReader(Protocol):
@@ -46,18 +58,6 @@ class Collections(Protocol):
 
     async def search(self, collection: str) -> CandidateSearch:
         """Raises MissingIndex or ProfileMismatch."""
-
-
-@dataclass(frozen=True, slots=True)
-class ImageRequest:
-    """One generated image to be valued. policy: NAME@N instead of the generator's own, for previews."""
-
-    generator_identity: str
-    generation_id: GenerationId
-    model_version: str
-    data: bytes
-    generated_at: datetime
-    policy: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,52 +95,67 @@ class Pipeline:
 
         Once FINAL was reached the posting is durable. Raises what the stages raise; then nothing was posted.
         """
+        watch = Stopwatch()
         stored = await self._run(self._posted_before, request)
         if stored is not None:
-            yield await self._stored(stored)
+            yield await self._stored(stored, watch)
             return
-        async for attribution, posting in self._stages(request):
+        async for attribution, posting in self._stages(request, watch):
             if posting is None:
                 yield attribution
             else:
                 # A caller that goes away now must not leave a posting half known: the commit is awaited anyway.
-                yield await asyncio.shield(self._post(attribution, posting))
+                yield await asyncio.shield(self._post(attribution, posting, watch))
 
     async def preview(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
         """As `attribute`, but nothing is looked up in the ledger or posted."""
-        async for attribution, _ in self._stages(request):
+        async for attribution, _ in self._stages(request, Stopwatch()):
             yield attribution
 
     async def find(self, generator_identity: str, generation_id: GenerationId) -> Attribution:
         """The stored answer. Raises NotFound."""
+        watch = Stopwatch()
         stored = await self._run(self.ledger.find, generator_identity, generation_id)
         if stored is None:
             raise NotFound(f"nothing was posted for generation {generation_id}")
-        return await self._stored(stored)
+        return await self._stored(stored, watch)
 
-    async def _stages(self, request: ImageRequest) -> AsyncGenerator[tuple[Attribution, NewPosting | None], None]:
-        watch = Stopwatch()
+    async def _stages(
+        self, request: ImageRequest, watch: Stopwatch
+    ) -> AsyncGenerator[tuple[Attribution, NewPosting | None], None]:
         generator = await self._run(self.rights.generator, request.model_version)
-        policy = await self._run(load_policy, request.policy or generator.policy, self.policies)
+        policy = await self._run(self._policy, request, generator)
         search = await self.collections.search(generator.collection)
+        watch.lap("lookup_ms")
         decoded = await self._run(self._decode, request.data)
         watch.lap("decode_ms")
+        with blamed_on_us():
+            features = await self.worker.embed(decoded.inputs)
+            watch.book(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
+            recalled = await search.recall(features.recall, policy.depth, generator.data_sets)
+            watch.lap("recall_ms")
+            yield await self._run(recalled_stage, request, policy, recalled, watch.read()), None
+            watch.book()
 
-        features = await self.worker.embed(decoded.inputs)
-        watch.book(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
-        recalled = await search.recall(features.recall, policy.depth, generator.data_sets)
-        watch.lap("recall_ms")
-        yield await self._run(recalled_stage, request, policy, recalled, watch.read()), None
+            reranked = await self._rerank(search, policy, features, recalled, request.generated_at)
+            watch.lap("rerank_ms")
+            yield await self._run(reranked_stage, request, policy, reranked.paid, reranked.cards, watch.read()), None
+            watch.book()
 
-        reranked = await self._rerank(search, policy, features, recalled, request.generated_at)
-        watch.lap("rerank_ms")
-        yield await self._run(reranked_stage, request, policy, reranked.paid, reranked.cards, watch.read()), None
+            quality = await self._quality(features, decoded)
+            watch.lap("quality_ms")
+            valued = self._valued(request, generator, decoded, quality, watch)
+            posting = await self._run(build_posting, valued, policy, reranked.paid + reranked.rest, reranked.cards)
+            yield await self._run(final_stage, request, posting.evidence, reranked.cards, watch.read()), posting
 
-        quality = await self._quality(features, decoded)
-        watch.lap("quality_ms")
-        valued = self._valued(request, generator, decoded, quality, watch)
-        posting = await self._run(build_posting, valued, policy, reranked.paid + reranked.rest, reranked.cards)
-        yield await self._run(final_stage, request, posting.evidence, reranked.cards, watch.read()), posting
+    def _policy(self, request: ImageRequest, generator: Generator) -> Policy:
+        """The policy asked for, or the generator's own, whose faults are the operator's."""
+        if request.policy:
+            return _load_policy(request.policy, self.policies)
+        try:
+            return _load_policy(generator.policy, self.policies)
+        except InvalidPolicy as error:
+            raise PreconditionFailed(f"generator {generator.model_version} cannot be valued: {error}") from error
 
     async def _rerank(
         self,
@@ -151,7 +166,7 @@ class Pipeline:
         at: datetime,
     ) -> _Reranked:
         similarity = {one.training_image_id: one.clip_similarity for one in recalled}
-        neighbours = await search.rerank(features.perceptual, list(similarity), policy.k + NEAR_MISSES)
+        neighbours = await search.rerank(features.perceptual, list(similarity), policy.k + MAX_NEAR_MISSES)
         scored = [
             ScoredCandidate(
                 one.training_image_id,
@@ -191,18 +206,17 @@ class Pipeline:
             timings_ms=timings.as_dict(),
         )
 
-    async def _post(self, attribution: Attribution, posting: NewPosting) -> Attribution:
-        watch = Stopwatch()
+    async def _post(self, attribution: Attribution, posting: NewPosting, watch: Stopwatch) -> Attribution:
+        watch.book()
         posted = await self.writer.post(posting)
+        watch.lap("post_ms")
         if isinstance(posted, Replayed):
-            return await self._stored(posted.posting)
-        post_ms = watch.read().total_ms
-        timings = attribution.timings
+            return await self._stored(posted.posting, watch)
         return replace(
             attribution,
             sequence=posted.posting.sequence,
             head_hash=bytes.fromhex(posted.posting.hash),
-            timings=replace(timings, post_ms=post_ms, total_ms=timings.total_ms + post_ms),
+            timings=watch.read(),
         )
 
     def _posted_before(self, request: ImageRequest) -> StoredPosting | None:
@@ -212,11 +226,11 @@ class Pipeline:
             check_fingerprint(stored, sha256_hex(request.data), request.model_version)
         return stored
 
-    async def _stored(self, stored: StoredPosting) -> Attribution:
+    async def _stored(self, stored: StoredPosting, watch: Stopwatch) -> Attribution:
         ids = [one.training_image_id for one in stored.evidence.contributions]
         generated_at = datetime.fromisoformat(stored.header.generated_at)
         cards = await self._run(self.rights.works, ids, generated_at)
-        return stored_attribution(stored, cards)
+        return stored_attribution(stored, cards, watch.read())
 
     async def _run(self, function: Callable[..., Out], *arguments: object) -> Out:
         return await asyncio.get_running_loop().run_in_executor(self.executor, function, *arguments)

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
 
-from attributor.stages import Attribution, Contributor, Payee, Stage, Timings
+from attributor.stages import Attribution, Contributor, ImageRequest, Payee, Stage, Timings
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.posting import ScoredCandidate
 from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting
 from gmvaluator.policy import Policy
 from gmvaluator.ports import Candidate, WorkCard
 from gmvaluator.valuation import MILLION, distance_millionths
-
-if TYPE_CHECKING:
-    from attributor.pipeline import ImageRequest
 
 
 def recalled_stage(
@@ -58,13 +54,15 @@ def final_stage(
     return _final(request.generation_id, evidence, cards, timings)
 
 
-def stored_attribution(stored: StoredPosting, cards: Mapping[TrainingImageId, WorkCard]) -> Attribution:
+def stored_attribution(
+    stored: StoredPosting, cards: Mapping[TrainingImageId, WorkCard], timings: Timings
+) -> Attribution:
     """FINAL as it was posted, marked as a replay. Names are those of today; amounts and accounts never change."""
     return _final(
         stored.header.generation_id,
         stored.evidence,
         cards,
-        Timings(),
+        timings,
         sequence=stored.sequence,
         head_hash=bytes.fromhex(stored.hash),
         replayed=True,

@@ -12,7 +12,8 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from attributor.servicer import AttributionServicer, RoyaltyServicer, Service
+from attributor.service import Counters, Service
+from attributor.servicer import AttributionServicer, RoyaltyServicer
 from attributor.settings import AttributorSettings
 from attributor.wiring import Parts, wire
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
@@ -27,6 +28,8 @@ SERVICES = (
 )
 LAST_STAGE_S = 2.0
 KEEPALIVE_MS = 300_000
+SPARE_CALLS = 128
+"""Calls beside those in flight: health, readers, watchers, and refusals under way."""
 
 _log = structlog.get_logger("attributor")
 
@@ -41,13 +44,13 @@ async def serve(settings: AttributorSettings, announce: Callable[[str], None]) -
     failures: list[GmvaluatorError] = []
     loop = asyncio.get_running_loop()
 
-    def on_ledger_failure(error: GmvaluatorError) -> None:
+    def on_failure(error: GmvaluatorError) -> None:
         failures.append(error)
         loop.call_soon_threadsafe(stop.set)
 
     service = Service(settings.max_in_flight)
     server, checker, address = await _listen(settings, service, stop)
-    wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_ledger_failure))
+    wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_failure))
     try:
         parts = await _unless_stopped(wiring, stop)
         if parts is not None:
@@ -69,7 +72,7 @@ async def _serve_until(
     announce: Callable[[], None],
 ) -> None:
     await parts.check_collections()
-    service.open(parts.pipeline, parts.ledger, parts.catalogue, parts.disputes)
+    service.open(Counters(parts.pipeline, parts.ledger, parts.catalogue, parts.disputes))
     await _set_health(checker, health_pb2.HealthCheckResponse.SERVING)
     announce()
     await stop.wait()
@@ -88,7 +91,7 @@ async def _listen(
             ("grpc.so_reuseport", 0),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
         ],
-        maximum_concurrent_rpcs=4 * settings.max_in_flight,
+        maximum_concurrent_rpcs=settings.max_in_flight + SPARE_CALLS,
     )
     checker = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)

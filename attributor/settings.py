@@ -31,17 +31,16 @@ class AttributorSettings:
     device: str = "cpu"
     address: str = DEFAULT_ADDRESS
     max_batch: int = 32
-    max_in_flight: int = 256
+    max_in_flight: int = 128
     model_threads: int = 0
     drain_s: float = 25.0
     reflection: bool = True
-    metadata_timeout_s: float = 10.0
     database_url: str = field(default="", repr=False)
 
     @property
     def max_message_bytes(self) -> int:
-        """Limit of the transport: above the limit of an image, so that ours answers first and says what to do."""
-        return MAX_IMAGE_BYTES + 1024 * 1024
+        """Limit of the transport: well above the limit of an image, so that ours answers and says what to do."""
+        return 3 * MAX_IMAGE_BYTES
 
     @property
     def place(self) -> Place:

@@ -4,9 +4,22 @@ from __future__ import annotations
 
 import time
 from dataclasses import asdict, dataclass, field, replace
+from datetime import datetime
 from enum import Enum
 
-from gmvaluator.ids import TrainingImageId
+from gmvaluator.ids import GenerationId, TrainingImageId
+
+
+@dataclass(frozen=True, slots=True)
+class ImageRequest:
+    """One generated image to be valued. policy: NAME@N instead of the generator's own, for previews."""
+
+    generator_identity: str
+    generation_id: GenerationId
+    model_version: str
+    data: bytes
+    generated_at: datetime
+    policy: str = ""
 
 
 class Stage(Enum):
@@ -53,6 +66,7 @@ class Timings:
     quality_ms: float = 0.0
     post_ms: float = 0.0
     total_ms: float = 0.0
+    lookup_ms: float = 0.0
 
     def as_dict(self) -> dict[str, float]:
         """Name to milliseconds, to three decimals."""
@@ -90,7 +104,7 @@ class Stopwatch:
         self.book(**{name: (time.monotonic() - self._lap) * 1000})
 
     def book(self, **measured_ms: float) -> None:
-        """Book times measured elsewhere, and begin a new lap."""
+        """Book times measured elsewhere, or none, and begin a new lap."""
         self._lap = time.monotonic()
         self._timings = replace(self._timings, **measured_ms)
 

@@ -37,8 +37,10 @@ class Parts:
     stack: ExitStack
 
     async def close(self) -> None:
-        await self.collections.close()
-        self.stack.close()
+        try:
+            await self.collections.close()
+        finally:
+            self.stack.close()
 
     async def check_collections(self) -> None:
         """Open the collection of every generator, so that a wrong index shows at the start and not at a call.
@@ -49,19 +51,21 @@ class Parts:
             await self.collections.search(collection)
 
 
-def wire(settings: AttributorSettings, on_ledger_failure: Callable[[GmvaluatorError], None]) -> Parts:
-    """Open the files, load the models and warm up; blocks for seconds.
+def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], None]) -> Parts:
+    """Open the files, load the models and warm up; blocks for seconds. `on_failure`: the process has to end.
 
     Raises MissingData, AlreadyHeld, UnknownProfile, MissingWeights and what opening the ledger raises.
     """
     with ExitStack() as stack:
         catalogue = stack.enter_context(open_catalogue(settings.place))
-        writer = LedgerWriter(lambda: open_ledger(settings.place, write=True), on_ledger_failure)
+        writer = LedgerWriter(lambda: open_ledger(settings.place, write=True), on_failure)
         writer.start()
         stack.callback(writer.close)
         ledger = stack.enter_context(open_ledger(settings.place))
         worker = ModelWorker(
-            lambda: load_models(settings.profile, settings.device, settings.model_threads or None), settings.max_batch
+            lambda: load_models(settings.profile, settings.device, settings.model_threads or None),
+            settings.max_batch,
+            on_failure=on_failure,
         )
         models = worker.start()
         stack.callback(worker.close)

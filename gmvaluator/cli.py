@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import signal
 import sys
 from typing import NoReturn
 
@@ -55,7 +56,11 @@ def gmvaluator() -> None:
 
 
 def main() -> NoReturn:
-    """Entry point: an expected error is one line on stderr and exit code 2 (the caller's) or 1 (ours)."""
+    """Entry point: an expected error is one line on stderr and exit code 2 (the caller's) or 1 (ours).
+
+    SIGTERM unwinds as Ctrl-C does, so that files are closed and children stopped.
+    """
+    signal.signal(signal.SIGTERM, _leave)
     try:
         code = gmvaluator(standalone_mode=False)
     except GmvaluatorError as error:
@@ -68,3 +73,7 @@ def main() -> NoReturn:
         click.echo("gmvaluator: stopped", err=True)
         sys.exit(130)
     sys.exit(code if isinstance(code, int) else 0)
+
+
+def _leave(number: int, frame: object) -> NoReturn:  # noqa: ARG001
+    sys.exit(128 + number)

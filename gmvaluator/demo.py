@@ -11,8 +11,9 @@ import rich_click as click
 from rich.console import Console
 from rich.table import Table
 
-from gmvaluator.client.show import StagePrinter, attribution_dict, credits_text
+from gmvaluator.client.show import StagePrinter, attribution_dict
 from gmvaluator.client.sync import AttributorClient
+from gmvaluator.credits import credits_text
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex
 from gmvaluator.options import json_option, profile_option
@@ -56,10 +57,12 @@ def demo(data: Path, top: int, profile: str, as_json: bool) -> None:
         client.wait_until_serving(WAIT_S)
         say.print(f"SERVING on {address}")
         say.rule("3. Attribute the generated images")
+        before = _issued(client)
         images = _attribute_all(client, model_version, StagePrinter(say, top))
+        added = _issued(client) - before
     say.rule("4. Credits per artist")
     totals = run_command("ledger", "totals", "--data", str(data))
-    summary = _summary(images, totals)
+    summary = _summary(images, totals, added)
     say.print(_table(totals))
     say.print(_verdict(summary))
     seconds = time.monotonic() - started
@@ -87,14 +90,21 @@ def _attribute_all(client: AttributorClient, model_version: str, printer: StageP
     return images
 
 
-def _summary(images: list[dict[str, Any]], totals: dict[str, Any]) -> dict[str, Any]:
-    """Totals of the ledger, and whether they are what the streams promised."""
-    answered = sum(image["stages"][-1].get("issued_micros", 0) for image in images)
+def _issued(client: AttributorClient) -> int:
+    """Micro-credits in all accounts."""
+    return sum(royalty.balance_micros for royalty in client.royalties())
+
+
+def _summary(images: list[dict[str, Any]], totals: dict[str, Any], added: int) -> dict[str, Any]:
+    """Totals of the ledger, and whether it grew by what the streams answered; replays add nothing."""
+    finals = [image["stages"][-1] for image in images]
+    answered = sum(final["issued_micros"] for final in finals if not final["replayed"])
     names = ("issued_micros", "owners_micros", "unattributed_micros", "suspense_micros", "held_micros")
     return {
         **{name: totals[name] for name in names},
+        "added_micros": added,
         "answered_micros": answered,
-        "reconciles": bool(totals["reconciles"]) and answered == totals["issued_micros"],
+        "reconciles": bool(totals["reconciles"]) and answered == added,
     }
 
 
@@ -112,6 +122,6 @@ def _verdict(summary: dict[str, Any]) -> str:
     )
     verdict = "reconciles to the last micro-credit" if summary["reconciles"] else "DOES NOT RECONCILE"
     return (
-        f"issued {credits_text(summary['issued_micros'])} = {parts}; "
-        f"the streams answered {credits_text(summary['answered_micros'])}: {verdict}"
+        f"issued {credits_text(summary['issued_micros'])} = {parts}; this run added "
+        f"{credits_text(summary['added_micros'])}, as its streams answered: {verdict}"
     )

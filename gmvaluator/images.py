@@ -87,7 +87,8 @@ def _check_bounds(image: Image.Image) -> None:
     if min(width, height) < 1 or max(width, height) > MAX_SIDE_RATIO * min(width, height):
         raise InvalidImage(f"the image is {width} x {height}: its sides may differ by a factor of {MAX_SIDE_RATIO}")
     frames = getattr(image, "n_frames", 1)
-    if frames != 1:
+    if frames != 1 and image.format != "MPO":
+        # A phone's JPEG may carry a second picture (MPO): the first is the image.
         raise InvalidImage(f"the image has {frames} frames: send one still image")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import signal
 import subprocess
 import sys
@@ -13,12 +14,20 @@ from typing import Any
 from gmvaluator.errors import Failure
 
 STOP_S = 40.0
+_ELSEWHERE = ("DATABASE_URL", "QDRANT_URL", "QDRANT_API_KEY")
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment without what would lead its children to an operator's own index or ledger."""
+    return {name: value for name, value in os.environ.items() if name not in _ELSEWHERE and not name.startswith("GMV_")}
 
 
 def run_command(*words: str) -> dict[str, Any]:
     """Run `gmvaluator WORDS --json` to its end; its progress goes to our stderr. Raises Failure if it fails."""
     command = [sys.executable, "-m", "gmvaluator", *words, "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own program
+    done = subprocess.run(  # noqa: S603 - our own program
+        command, stdout=subprocess.PIPE, text=True, check=False, env=own_environment()
+    )
     if done.returncode != 0:
         raise Failure(f"`gmvaluator {' '.join(words)}` ended with exit code {done.returncode}; its message is above")
     value: dict[str, Any] = json.loads(done.stdout)
@@ -30,13 +39,18 @@ def attributor(*words: str) -> Iterator[str]:
     """An attributor of our own, `gmvaluator serve WORDS --address 127.0.0.1:0 --json`; yields its address.
 
     It says where it serves once it is warm. At the end it gets SIGTERM, and SIGKILL if it does not end in 40 s.
+    Raises Failure if it does not start, or does not end well.
     """
     command = [sys.executable, "-m", "gmvaluator", "serve", "--address", "127.0.0.1:0", "--json", *words]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True) as process:  # noqa: S603 - our own program
+    with subprocess.Popen(  # noqa: S603 - our own program
+        command, stdout=subprocess.PIPE, text=True, env=own_environment()
+    ) as process:
         try:
             yield _address(process)
         finally:
-            _stop(process)
+            code = _stop(process)
+        if code != 0:
+            raise Failure(f"the attributor ended with exit code {code}; its message is above")
 
 
 def _address(process: subprocess.Popen[str]) -> str:
@@ -48,10 +62,11 @@ def _address(process: subprocess.Popen[str]) -> str:
     return address
 
 
-def _stop(process: subprocess.Popen[str]) -> None:
+def _stop(process: subprocess.Popen[str]) -> int:
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:
-        process.wait(STOP_S)
+        return process.wait(STOP_S)
     except subprocess.TimeoutExpired:
         process.kill()
+        return process.wait()

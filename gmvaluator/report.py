@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import platform
+import shutil
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -33,7 +34,9 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit measured, with `-dirty` if files differ from it; "unknown" outside a checkout."""
+    """The commit measured, with `-dirty` if files differ from it; "unknown" outside a checkout or without git."""
+    if not (_ROOT / ".git").exists() or shutil.which("git") is None:
+        return "unknown"
     command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)  # noqa: S603 - git with our own words
     return done.stdout.strip() or "unknown"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import signal
 import sys
 import threading
@@ -15,6 +16,7 @@ from typing import Any
 
 import rich_click as click
 
+from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.database.place import Place
 from gmvaluator.errors import MissingIndex
 from gmvaluator.options import (
@@ -51,7 +53,9 @@ def index() -> None:
 @click.option(
     "--compression", type=click.Choice(["16", "32"]), default="16", show_default=True, help="Of the PQ codes."
 )
-@click.option("--threads", default=0, help="CPU threads of the models; 0 lets torch choose.")
+@click.option(
+    "--threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0 lets torch choose."
+)
 @place_option
 @index_option
 @collection_option
@@ -75,13 +79,20 @@ def add(
 
     Example: gmvaluator index add ./pictures --data-set paintings --data ./gmvaluator-data
     """
+    data_set = check_data_set(data_set or default_data_set(source))
     images = open_source(source, manifest)
     target = Target(place.folder, index_url, collection, int(compression), place.database_url)
     with _stopping() as stopping:
-        counts, found = _add(images, target, profile, data_set or source.resolve().name, threads, stopping)
-    _print_report(counts, found, stopping.is_set(), as_json)
-    if stopping.is_set():
+        counts, found = _add(images, target, profile, data_set, threads, stopping)
+    stopped = counts.read < len(images)
+    _print_report(counts, found, stopped, as_json)
+    if stopped:
         sys.exit(130)
+
+
+def default_data_set(source: Path) -> str:
+    """The folder's name, with what a data set's name cannot hold replaced by "-"."""
+    return re.sub(r"[^A-Za-z0-9._]+", "-", source.resolve().name).strip("-._")[:64] or "images"
 
 
 @dataclass(frozen=True, slots=True)
@@ -153,7 +164,7 @@ def _stopping() -> Iterator[threading.Event]:
         if stopping.is_set():
             raise KeyboardInterrupt
         stopping.set()
-        click.echo("stopping after this batch; run the same command again to go on", err=True)
+        click.echo("stopping as soon as nothing is half done; run the same command again to go on", err=True)
 
     before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
@@ -213,13 +224,15 @@ def info(data: Path, index_url: str, collection: str, as_json: bool) -> None:
 @index.command()
 @click.option("--queries", default=200, show_default=True, type=click.IntRange(10, 10_000), help="Sampled queries.")
 @click.option("--k", default=50, show_default=True, type=click.IntRange(1, 1000), help="Neighbours compared.")
-@click.option("--seed", default=0, show_default=True, help="Of the sample.")
+@click.option("--seed", default=0, type=click.IntRange(0), show_default=True, help="Of the sample.")
 @data_option
 @index_option
 @collection_option
 @json_option
 def verify(queries: int, k: int, seed: int, data: Path, index_url: str, collection: str, as_json: bool) -> None:
     """Measure what share of the true nearest neighbours the compressed index finds; exits 1 if a point is unquantised.
+
+    The search settings that reach the target are kept in the collection, and the attributor uses them.
 
     Example: gmvaluator index verify --json
     """

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -76,22 +77,35 @@ class FolderSource:
     """Every file below a folder, sorted by path; hidden files and folders are left out."""
 
     root: Path
-    _paths: list[Path] = field(init=False)
+    _listed: list[SourceItem | Unreadable] = field(init=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "_paths", sorted(path for path in self.root.rglob("*") if self._listed(path)))
+        object.__setattr__(self, "_listed", sorted(self._walk(), key=lambda item: item.key))
 
-    def _listed(self, path: Path) -> bool:
-        hidden = any(part.startswith(".") for part in path.relative_to(self.root).parts)
-        return path.is_file() and not hidden
+    def _walk(self) -> Iterator[SourceItem | Unreadable]:
+        closed: list[OSError] = []
+        for folder, folders, files in os.walk(self.root, onerror=closed.append):
+            folders[:] = [name for name in folders if not name.startswith(".")]
+            yield from (self._item(Path(folder, name)) for name in files if not name.startswith("."))
+        yield from (
+            Unreadable(_text(self._key(error.filename)), f"the folder cannot be read: {error.strerror}")
+            for error in closed
+        )
+
+    def _item(self, path: Path) -> SourceItem | Unreadable:
+        key = self._key(path)
+        if _text(key) != key:
+            return Unreadable(_text(key), "its name is not UTF-8: rename it")
+        return SourceItem(key, path) if _inside(path, self.root) else Unreadable(key, "it links outside the folder")
+
+    def _key(self, path: str | Path) -> str:
+        return Path(path).relative_to(self.root).as_posix()
 
     def __len__(self) -> int:
-        return len(self._paths)
+        return len(self._listed)
 
     def __iter__(self) -> Iterator[SourceItem | Unreadable]:
-        for path in self._paths:
-            key = path.relative_to(self.root).as_posix()
-            yield SourceItem(key, path) if _inside(path, self.root) else Unreadable(key, "it links outside the folder")
+        return iter(self._listed)
 
 
 @dataclass(frozen=True)
@@ -137,8 +151,17 @@ def _labels(keywords: str, category: str) -> tuple[str, ...]:
     return tuple(dict.fromkeys(filter(None, labels)))
 
 
+def _text(name: str) -> str:
+    """A file's name as text that can be written anywhere; bytes that are not UTF-8 become \\x escapes."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
+
+
 def _inside(path: Path, root: Path) -> bool:
-    return path.resolve().is_relative_to(root.resolve())
+    try:
+        return path.resolve().is_relative_to(root.resolve())
+    except (OSError, RuntimeError):
+        # Links in a circle lead nowhere.
+        return False
 
 
 def _read_rows(manifest: Path) -> list[dict[str, str]]:

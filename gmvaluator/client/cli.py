@@ -13,6 +13,7 @@ from gmvaluator.client.show import StagePrinter, attribution_dict
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import MissingData
 from gmvaluator.ids import sha256_hex
+from gmvaluator.images import MAX_IMAGE_BYTES
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 
 
@@ -51,9 +52,10 @@ def attribute(
 
 
 def read_image(path: Path) -> bytes:
-    """Bytes of a file. Raises MissingData if it cannot be read."""
+    """Bytes of a file, one more than the limit at most. Raises MissingData if it cannot be read."""
     try:
-        return path.read_bytes()
+        with path.open("rb") as file:
+            return file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
         raise MissingData(f"{path} cannot be read: {error.strerror}") from error
 

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import base64
 from typing import Any
 
 from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.text import Text
 
+from gmvaluator.credits import credits_text
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 
-MICROS_PER_CREDIT = 1_000_000
 _NAMES = {
     attribution_v1.STAGE_RECALLED: "recalled",
     attribution_v1.STAGE_RERANKED: "re-ranked",
@@ -18,28 +19,21 @@ _NAMES = {
 }
 
 
-def credits_text(micros: int) -> str:
-    """Micro-credits as credits with all six decimals: 0.019876."""
-    sign = "-" if micros < 0 else ""
-    whole, part = divmod(abs(micros), MICROS_PER_CREDIT)
-    return f"{sign}{whole}.{part:06d}"
-
-
 def attribution_dict(attribution: attribution_v1.Attribution) -> dict[str, Any]:
-    """A stage as plain data, field names as in proto/; integers stay integers."""
-    plain = MessageToDict(attribution, preserving_proto_field_name=True)
-    return {name: _with_integers(value, name) for name, value in plain.items()}
+    """A stage as plain data, field names as in proto/; integers are numbers, hashes hex."""
+    plain = MessageToDict(attribution, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return {name: _readable(value, name) for name, value in plain.items()}
 
 
-def _with_integers(value: Any, name: str) -> Any:
-    """Protobuf's JSON writes 64-bit integers as text; people and jq want numbers."""
+def _readable(value: Any, name: str) -> Any:
+    """Protobuf's JSON writes 64-bit integers as text and bytes as base64; people and jq want numbers and hex."""
     if isinstance(value, dict):
-        return {key: _with_integers(item, key) for key, item in value.items()}
+        return {key: _readable(item, key) for key, item in value.items()}
     if isinstance(value, list):
-        return [_with_integers(item, name) for item in value]
+        return [_readable(item, name) for item in value]
     if isinstance(value, str) and (name.endswith(("_micros", "_ppm")) or name == "sequence"):
         return int(value)
-    return value
+    return base64.b64decode(value).hex() if name == "head_hash" else value
 
 
 class StagePrinter:
@@ -62,7 +56,7 @@ class StagePrinter:
             self._console.print(self._summary(attribution), no_wrap=True, overflow="ellipsis")
 
     def _label(self, attribution: attribution_v1.Attribution) -> str:
-        return f"{_NAMES[attribution.stage]:<9} {attribution.timings.total_ms:6.0f} ms"
+        return f"{_NAMES.get(attribution.stage, 'stage'):<9} {attribution.timings.total_ms:6.0f} ms"
 
     def _line(self, attribution: attribution_v1.Attribution, one: attribution_v1.Contributor, first: bool) -> Text:
         label = self._label(attribution) if first else " " * 19
@@ -78,7 +72,8 @@ class StagePrinter:
     def _summary(self, attribution: attribution_v1.Attribution) -> Text:
         rest = len(attribution.contributors) - self._top
         more = f"and {rest} more; " if rest > 0 else ""
-        posted = f"posting {attribution.sequence}" if attribution.HasField("sequence") else "nothing posted"
+        head = f"head {attribution.sequence}:{attribution.head_hash.hex()[:16]}"
+        posted = head if attribution.HasField("sequence") else "nothing posted"
         replayed = ", posted before" if attribution.replayed else ""
         return Text(
             f"{'':21}{more}quality {attribution.quality:.3f}, issued {credits_text(attribution.issued_micros)}, "

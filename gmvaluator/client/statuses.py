@@ -37,6 +37,4 @@ def translated(address: str) -> Iterator[None]:
         yield
     except grpc.RpcError as error:
         code, details = error.code(), error.details() or "no details"
-        if code is grpc.StatusCode.UNAVAILABLE:
-            details = f"the attributor at {address} cannot be reached or is stopping: {details}"
-        raise _ERRORS.get(code, Failure)(details) from error
+        raise _ERRORS.get(code, Failure)(f"{details} (attributor at {address})") from error

@@ -12,7 +12,7 @@ from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gmvaluator.client.statuses import translated
-from gmvaluator.errors import Unavailable
+from gmvaluator.errors import ImageTooLarge, Unavailable
 from gmvaluator.images import MAX_IMAGE_BYTES
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
@@ -34,8 +34,7 @@ class AttributorClient:
     def __init__(self, address: str, deadline_s: float = DEADLINE_S) -> None:
         self.address = address
         self._deadline_s = deadline_s
-        options = [("grpc.max_send_message_length", MAX_IMAGE_BYTES + 1024 * 1024)]
-        self._channel = grpc.insecure_channel(address, options=options)
+        self._channel = grpc.insecure_channel(address, options=channel_options(address))
         self._attribution = AttributionServiceStub(self._channel)
         self._royalty = RoyaltyServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -60,6 +59,7 @@ class AttributorClient:
         self, image: bytes, generation_id: str, model_version: str, generated_at: datetime | None = None
     ) -> Iterator[attribution_v1.Attribution]:
         """Value one image and post its credits; yields RECALLED, RERANKED and FINAL as they arrive."""
+        check_size(image)
         request = attribution_v1.AttributeRequest(
             generation_id=generation_id, model_version=model_version, image=image, generated_at=_stamp(generated_at)
         )
@@ -69,6 +69,7 @@ class AttributorClient:
 
     def preview(self, image: bytes, model_version: str, policy: str = "") -> Iterator[attribution_v1.Attribution]:
         """As `attribute`, but nothing is posted."""
+        check_size(image)
         request = attribution_v1.PreviewRequest(model_version=model_version, image=image, policy=policy)
         with translated(self.address):
             for response in self._attribution.Preview(request, timeout=self._deadline_s):
@@ -130,6 +131,18 @@ class AttributorClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def channel_options(address: str) -> list[tuple[str, int]]:
+    """Options of a channel to `address`; a proxy, which the environment may name, is never asked for loopback."""
+    loopback = address.rpartition(":")[0] in ("localhost", "127.0.0.1", "[::1]")
+    return [("grpc.enable_http_proxy", 0)] if loopback else []
+
+
+def check_size(image: bytes) -> None:
+    """Raises ImageTooLarge before anything is sent."""
+    if len(image) > MAX_IMAGE_BYTES:
+        raise ImageTooLarge(f"the image has {len(image):,} bytes; the limit is {MAX_IMAGE_BYTES:,}: send a smaller one")
 
 
 def _stamp(moment: datetime | None) -> Timestamp | None:

@@ -30,6 +30,12 @@ class Endpoint:
     def target(self) -> str:
         return f"{self.host}:{self.port}"
 
+    @property
+    def channel_options(self) -> dict[str, int]:
+        """Options of a gRPC channel; a proxy, which the environment may name, is never asked for loopback."""
+        loopback = self.host in ("localhost", "127.0.0.1", "::1")
+        return {"grpc.enable_http_proxy": 0} if loopback else {}
+
 
 class Access(Protocol):
     """A hold on an index: where it is now, and where it is after it could not be reached."""

@@ -164,7 +164,7 @@ class QdrantSearch:
 
 
 def _open(endpoint: Endpoint) -> _Connection:
-    options = [("grpc.max_receive_message_length", -1)]
+    options = [("grpc.max_receive_message_length", -1), *endpoint.channel_options.items()]
     if endpoint.tls:
         channel = grpc.aio.secure_channel(endpoint.target, grpc.ssl_channel_credentials(), options)
     else:

@@ -8,7 +8,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
-from gmvaluator.errors import GmvaluatorError, Overloaded, Unavailable
+from gmvaluator.errors import GmvaluatorError, LedgerFailed, Overloaded, Unavailable
 from gmvaluator.ledger.answers import Outcome, Posted, Refused, Replayed
 from gmvaluator.ledger.writer import AnyPosting
 from gmvaluator.waiter import Waiter, deliver_all
@@ -33,8 +33,8 @@ class _Job:
 class LedgerWriter:
     """Posts with group commit; an answer is given after the commit, so what was answered is durable.
 
-    After LedgerFailed or LedgerCorrupt nothing more is written: `on_failure` is called once, and the process has
-    to end and recover at its next start.
+    After any error that is not about one posting nothing more is written: everyone who waits is told, `on_failure`
+    is called once, and the process has to end and recover at its next start.
     """
 
     def __init__(
@@ -80,13 +80,13 @@ class LedgerWriter:
     def _run(self) -> None:
         try:
             ledger = self._open_ledger()
-        except GmvaluatorError as error:
-            self._dead = error
-            self._ready.set()
+        except Exception as error:  # noqa: BLE001 - whoever starts us waits for an answer
+            self._dead = _ours(error)
             return
-        self._ready.set()
+        finally:
+            self._ready.set()
         try:
-            while jobs := self._next_jobs():
+            while self._dead is None and (jobs := self._next_jobs()):
                 self._commit(ledger, jobs)
         finally:
             self._dead = self._dead or Unavailable("the attributor is stopping: send the image again, with the same id")
@@ -108,8 +108,8 @@ class LedgerWriter:
     def _commit(self, ledger: WritableLedger, jobs: list[_Job]) -> None:
         try:
             outcomes = ledger.post([job.posting for job in jobs])
-        except GmvaluatorError as error:
-            self._stop(error, jobs)
+        except Exception as error:  # noqa: BLE001 - every waiter needs an answer, and nothing may be written after it
+            self._stop(_ours(error), jobs)
             return
         answers = [outcome.error if isinstance(outcome, Refused) else outcome for outcome in outcomes]
         deliver_all([(job.waiter, answer) for job, answer in zip(jobs, answers, strict=True)])
@@ -126,3 +126,9 @@ class LedgerWriter:
             job = self._jobs.get_nowait()
             if job is not None and self._dead is not None:
                 job.waiter.deliver(self._dead)
+
+
+def _ours(error: Exception) -> GmvaluatorError:
+    if isinstance(error, GmvaluatorError):
+        return error
+    return LedgerFailed(f"the ledger's writer broke ({type(error).__name__}: {error}): restart")

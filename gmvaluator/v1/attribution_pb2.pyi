@@ -418,10 +418,11 @@ class StageTimings(_message.Message):
     QUALITY_MS_FIELD_NUMBER: _builtins.int
     POST_MS_FIELD_NUMBER: _builtins.int
     TOTAL_MS_FIELD_NUMBER: _builtins.int
+    LOOKUP_MS_FIELD_NUMBER: _builtins.int
     queue_ms: _builtins.float
     """Waiting for a place in the batch."""
     decode_ms: _builtins.float
-    """Checking and decoding the image."""
+    """Decoding the image."""
     embed_ms: _builtins.float
     """Embedding the image."""
     recall_ms: _builtins.float
@@ -434,6 +435,8 @@ class StageTimings(_message.Message):
     """Writing the posting, until it is durable."""
     total_ms: _builtins.float
     """From the request's arrival to this message."""
+    lookup_ms: _builtins.float
+    """Looking up earlier postings, the generator and its policy."""
     def __init__(
         self,
         *,
@@ -445,10 +448,11 @@ class StageTimings(_message.Message):
         quality_ms: _builtins.float = ...,
         post_ms: _builtins.float = ...,
         total_ms: _builtins.float = ...,
+        lookup_ms: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_ms", b"decode_ms", "embed_ms", b"embed_ms", "post_ms", b"post_ms", "quality_ms", b"quality_ms", "queue_ms", b"queue_ms", "recall_ms", b"recall_ms", "rerank_ms", b"rerank_ms", "total_ms", b"total_ms"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["decode_ms", b"decode_ms", "embed_ms", b"embed_ms", "lookup_ms", b"lookup_ms", "post_ms", b"post_ms", "quality_ms", b"quality_ms", "queue_ms", b"queue_ms", "recall_ms", b"recall_ms", "rerank_ms", b"rerank_ms", "total_ms", b"total_ms"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
