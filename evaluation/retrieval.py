@@ -118,11 +118,12 @@ def figures_of(name: str, ranks: Sequence[Ranks], derivatives: Sequence[Derivati
     figures = {
         f"{name}_source_first_share": _share(best < 1),
         f"{name}_source_within_{NEAR}_share": _share(best < NEAR),
-        f"{name}_compose_both_within_{NEAR}_share": _share(worst[kinds == "compose"] < NEAR),
     }
-    for kind in KINDS:
+    for kind in sorted(set(kinds)):
         figures[f"{name}_{kind}_source_first_share"] = _share(best[kinds == kind] < 1)
         figures[f"{name}_{kind}_source_within_{NEAR}_share"] = _share(best[kinds == kind] < NEAR)
+    if "compose" in kinds:
+        figures[f"{name}_compose_both_within_{NEAR}_share"] = _share(worst[kinds == "compose"] < NEAR)
     return figures
 
 
