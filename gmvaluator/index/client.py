@@ -26,6 +26,7 @@ def connect(endpoint: Endpoint) -> QdrantClient:
             prefer_grpc=True,
             timeout=CALL_TIMEOUT_S,
             check_compatibility=False,
+            grpc_options=endpoint.channel_options,
             pool_size=1,
         )
 

@@ -127,7 +127,7 @@ def _spawn(folder: Path) -> subprocess.Popen[bytes]:
 
 def _answers(contact: Contact) -> bool:
     """Whether the engine there answers a call. A port that listens proves nothing: it outlives a kill by a moment."""
-    with grpc.insecure_channel(f"127.0.0.1:{contact.port}") as channel:
+    with grpc.insecure_channel(f"127.0.0.1:{contact.port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         health_check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/qdrant.Qdrant/HealthCheck")
         try:
             health_check(b"", timeout=_CALL_TIMEOUT_S, metadata=(("api-key", contact.api_key),))
