@@ -153,8 +153,7 @@ class Catalogue(CatalogueReader):
         for start in range(0, len(grouped), MAX_BATCH):
             with self._writing() as connection:
                 importer = ClaimImporter(connection, self._vault, _now(), partial)
-                for work, of_work in grouped[start : start + MAX_BATCH]:
-                    importer.take(work, of_work, counted)
+                importer.take(grouped[start : start + MAX_BATCH], counted)
         return counted
 
     def forget_owner(self, owner_id: OwnerId) -> int:

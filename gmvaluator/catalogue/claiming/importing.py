@@ -11,6 +11,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 
 from gmvaluator.catalogue.claiming.file import ClaimRow, RejectedRow, WorkName
 from gmvaluator.catalogue.claiming.splits import wrong_sum
+from gmvaluator.catalogue.records import OwnerReference
 from gmvaluator.catalogue.schema import claims, former_claims, sources, works
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.catalogue.writer import BatchRecorder, OwnerKey
@@ -60,25 +61,49 @@ class ClaimImporter:
         self._recorder = BatchRecorder(connection, vault, recorded_at)
         self._at = recorded_at
         self._partial = partial
+        self._known: dict[OwnerKey, OwnerId] = {}
+        self._named: set[OwnerReference] = set()
+        self._new: list[dict[str, Any]] = []
 
-    def take(self, work: TrainingImageId, rows: Sequence[ClaimRow], counted: ImportedClaims) -> None:
-        """Record all rows of one work, or reject all of them."""
+    def take(self, grouped: Sequence[tuple[TrainingImageId, Sequence[ClaimRow]]], counted: ImportedClaims) -> None:
+        """Record the rows of each work, or reject all of a work's."""
+        for start in range(0, len(grouped), _AT_ONCE):
+            some = grouped[start : start + _AT_ONCE]
+            keys = {_owner_key(row) for _, rows in some for row in rows} - self._known.keys()
+            self._known |= self._recorder.known_owners(keys)
+            stored = self._claims_on([work for work, _ in some])
+            for work, rows in some:
+                self._take_work(work, rows, stored.get(work, {}), counted)
+            if self._new:
+                self._connection.execute(insert(claims), self._new)
+                self._new.clear()
+
+    def _take_work(
+        self, work: TrainingImageId, rows: Sequence[ClaimRow], stored: dict[_Key, Row[Any]], counted: ImportedClaims
+    ) -> None:
         counted.rows += len(rows)
-        stored = {_key(row): row for row in self._claims_on(work)}
-        known = self._recorder.known_owners({_owner_key(row) for row in rows})
-        reason = self._objection(rows, stored, known)
+        reason = self._objection(rows, stored, self._known)
         if reason is not None:
             counted.rejected += [RejectedRow(row.line, reason) for row in rows]
             return
-        owners = self._recorder.owners([row.owner for row in rows])
+        self._meet([row.owner for row in rows if row.owner not in self._named])
         for row in rows:
-            owner_id = owners[_owner_key(row)]
+            owner_id = self._known[_owner_key(row)]
             if row.contact:
                 self._recorder.set_contact(owner_id, row.contact)
             self._apply(work, row, owner_id, stored.get((owner_id, row.origin, row.valid_from)), counted)
 
-    def _claims_on(self, work: TrainingImageId) -> Sequence[Row[Any]]:
-        return self._connection.execute(select(claims).where(claims.c.training_image_id == work)).all()
+    def _meet(self, owners: Sequence[OwnerReference]) -> None:
+        """Make owners that are new, and take over names that are."""
+        if owners:
+            self._known |= self._recorder.owners(owners)
+            self._named.update(owners)
+
+    def _claims_on(self, ids: Sequence[TrainingImageId]) -> dict[uuid.UUID, dict[_Key, Row[Any]]]:
+        found: dict[uuid.UUID, dict[_Key, Row[Any]]] = {}
+        for row in self._connection.execute(select(claims).where(claims.c.training_image_id.in_(ids))):
+            found.setdefault(row.training_image_id, {})[_key(row)] = row
+        return found
 
     def _objection(
         self, rows: Sequence[ClaimRow], stored: dict[_Key, Row[Any]], known: dict[OwnerKey, OwnerId]
@@ -117,7 +142,7 @@ class ClaimImporter:
         values = {"share_ppm": row.share_ppm, "valid_to": row.valid_to, "recorded_at": self._at}
         if before is None:
             key = {"training_image_id": work, "owner_id": owner_id, "origin": row.origin, "valid_from": row.valid_from}
-            self._connection.execute(insert(claims), {**key, **values})
+            self._new.append({**key, **values})
             counted.added += 1
         elif (before.share_ppm, before.valid_to) == (row.share_ppm, row.valid_to):
             counted.unchanged += 1
