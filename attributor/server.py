@@ -73,12 +73,10 @@ async def _serve_until(
 ) -> None:
     await parts.check_collections()
     service.open(Counters(parts.pipeline, parts.ledger, parts.catalogue, parts.disputes))
-    await _set_health(checker, health_pb2.HealthCheckResponse.SERVING)
+    await set_health(checker, health_pb2.HealthCheckResponse.SERVING)
     announce()
     await stop.wait()
-    await _set_health(checker, health_pb2.HealthCheckResponse.NOT_SERVING)
-    service.close()
-    drained = await _drained(service, settings.drain_s)
+    drained = await drain(service, checker, settings.drain_s)
     _log.info("stopping", drained=drained, in_flight=service.in_flight)
 
 
@@ -99,7 +97,7 @@ async def _listen(
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stop), server)
     if settings.reflection:
         reflection.enable_server_reflection((*SERVICES[1:], reflection.SERVICE_NAME, health.SERVICE_NAME), server)
-    await _set_health(checker, health_pb2.HealthCheckResponse.NOT_SERVING)
+    await set_health(checker, health_pb2.HealthCheckResponse.NOT_SERVING)
     try:
         port = server.add_insecure_port(settings.address)
     except RuntimeError as error:
@@ -110,7 +108,7 @@ async def _listen(
     return server, checker, f"{settings.address.rpartition(':')[0]}:{port}"
 
 
-async def _set_health(checker: health.aio.HealthServicer, status: int) -> None:
+async def set_health(checker: health.aio.HealthServicer, status: int) -> None:
     for name in SERVICES:
         await checker.set(name, status)
 
@@ -135,7 +133,10 @@ async def _unless_stopped(wiring: asyncio.Task[Parts], stop: asyncio.Event) -> P
     return await wiring
 
 
-async def _drained(service: Service, drain_s: float) -> bool:
+async def drain(service: Service, checker: health.aio.HealthServicer, drain_s: float) -> bool:
+    """Say NOT_SERVING, refuse new calls, and wait for those in flight; False if some are left after `drain_s`."""
+    await set_health(checker, health_pb2.HealthCheckResponse.NOT_SERVING)
+    service.close()
     try:
         await asyncio.wait_for(service.idle.wait(), drain_s)
     except TimeoutError:

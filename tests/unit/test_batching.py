@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from attributor.batching import ModelWorker
-from gmvaluator.errors import ModelFailed, Overloaded, Unavailable
-from gmvaluator.ports import Float32Array
+from gmvaluator.errors import GmvaluatorError, ModelFailed, Overloaded, Unavailable
+from gmvaluator.ports import Embeddings, Float32Array
 from gmvaluator.testing.models import SIDE_PX, FakeModels
 
 
@@ -19,8 +19,13 @@ def image(value: float) -> Float32Array:
 
 
 @contextmanager
-def running(models: FakeModels, max_batch: int = 32, max_waiting: int = 512) -> Iterator[ModelWorker]:
-    worker = ModelWorker(lambda: models, max_batch, max_waiting)
+def running(
+    models: FakeModels,
+    max_batch: int = 32,
+    max_waiting: int = 512,
+    failures: list[GmvaluatorError] | None = None,
+) -> Iterator[ModelWorker]:
+    worker = ModelWorker(lambda: models, max_batch, max_waiting, (failures if failures is not None else []).append)
     worker.start()
     models.batches.clear()
     try:
@@ -134,10 +139,52 @@ async def test_if_the_thread_dies_its_waiters_are_told() -> None:
     def die(inputs: Float32Array) -> None:
         raise SystemExit
 
-    models = FakeModels()
-    with running(models) as worker:
+    models, failures = FakeModels(), list[GmvaluatorError]()
+    with running(models, failures=failures) as worker:
         models.on_batch = die
         with pytest.raises(Unavailable):
             await asyncio.wait_for(worker.embed(image(0.5)), 10)
         with pytest.raises(Unavailable):
             await asyncio.wait_for(worker.embed(image(0.5)), 10)
+    assert len(failures) == 1
+
+
+async def test_models_that_answer_too_few_rows_fail_the_call_and_live_on() -> None:
+    class Short(FakeModels):
+        def embed(self, inputs: Float32Array) -> Embeddings:
+            rows = super().embed(inputs)
+            return rows if len(self.batches) != 2 else Embeddings(rows.recall[1:], rows.perceptual, rows.quality)
+
+    with running(Short()) as worker:
+        await worker.embed(image(0.5))
+        with pytest.raises(ModelFailed):
+            await worker.embed(image(0.5))
+        assert (await worker.embed(image(0.5))).quality == pytest.approx(0.5)
+
+
+async def test_embedding_goes_before_quality() -> None:
+    gate = threading.Event()
+    gate.set()
+    order: list[str] = []
+
+    class Noting(FakeModels):
+        def embed(self, inputs: Float32Array) -> Embeddings:
+            order.append("embed")
+            return super().embed(inputs)
+
+        def quality(self, inputs: Float32Array) -> Float32Array:
+            order.append("quality")
+            return super().quality(inputs)
+
+    with running(Noting(separate_quality=True, on_batch=held_until(gate)), max_batch=1) as worker:
+        order.clear()
+        gate.clear()
+        first = asyncio.create_task(worker.embed(image(0.5)))
+        await asyncio.sleep(0.05)
+        scored = asyncio.create_task(worker.quality(image(0.5)))
+        await asyncio.sleep(0.05)
+        second = asyncio.create_task(worker.embed(image(0.5)))
+        await asyncio.sleep(0.05)
+        gate.set()
+        await asyncio.gather(first, scored, second)
+    assert order == ["embed", "embed", "quality"]

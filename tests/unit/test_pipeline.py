@@ -2,6 +2,7 @@
 
 import asyncio
 import io
+import threading
 from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
@@ -14,13 +15,23 @@ import pytest
 from PIL import Image
 
 from attributor.batching import ModelWorker
-from attributor.pipeline import ImageRequest, Pipeline
-from attributor.stages import Attribution, Stage
-from gmvaluator.errors import GenerationConflict, IndexUnavailable, InvalidImage, ModelFailed, UnknownGenerator
+from attributor.pipeline import Pipeline
+from attributor.stages import Attribution, ImageRequest, Stage
+from gmvaluator.errors import (
+    GenerationConflict,
+    IndexUnavailable,
+    InvalidImage,
+    InvalidPolicy,
+    ModelFailed,
+    PreconditionFailed,
+    UnknownGenerator,
+)
 from gmvaluator.ids import GenerationId, TrainingImageId, new_owner_id, sha256_hex, training_image_id
+from gmvaluator.ledger.answers import Posted, Replayed
 from gmvaluator.ledger.group_commit import LedgerWriter
+from gmvaluator.ledger.records import NewPosting
 from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Neighbour, Point
+from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Neighbour, Point, WorkCard
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
 from gmvaluator.testing.rights import FakeRights
@@ -199,16 +210,77 @@ async def test_no_credit_comes_from_a_partial_answer_of_the_index(bench: Bench) 
     assert bench.ledger.totals().postings == 0
 
 
-async def test_a_caller_that_leaves_leaves_a_whole_posting_or_none(bench: Bench) -> None:
-    for number in range(40):
-        task = asyncio.create_task(bench.stages(request(number, f"g{number}")))
-        await asyncio.sleep(number / 2000)
-        task.cancel()
-        await asyncio.gather(task, return_exceptions=True)
+async def test_a_caller_that_leaves_before_the_posting_leaves_nothing(bench: Bench) -> None:
+    gate = threading.Event()
+
+    def wait(inputs: Float32Array) -> None:
+        gate.wait(10)
+
+    bench.models.on_batch = wait
+    task = asyncio.create_task(bench.stages(request()))
+    await asyncio.sleep(0.1)
+    task.cancel()
+    gate.set()
+    await asyncio.gather(task, return_exceptions=True)
+    await asyncio.sleep(0.1)
+    assert bench.ledger.totals().postings == 0
+
+
+async def test_a_caller_that_leaves_during_the_posting_leaves_it_whole(bench: Bench) -> None:
+    started, gate = asyncio.Event(), asyncio.Event()
+    writer = bench.pipeline.writer
+
+    class Slow:
+        async def post(self, posting: NewPosting) -> Posted | Replayed:
+            started.set()
+            await gate.wait()
+            return await writer.post(posting)
+
+    object.__setattr__(bench.pipeline, "writer", Slow())
+    task = asyncio.create_task(bench.stages(request()))
+    await asyncio.wait_for(started.wait(), 10)
+    task.cancel()
+    await asyncio.gather(task, return_exceptions=True)
+    gate.set()
     await asyncio.sleep(0.2)
     totals = bench.ledger.totals()
-    assert totals.reconciles
+    assert (totals.postings, totals.reconciles) == (1, True)
     assert bench.ledger.verify().ok
+
+
+async def test_rights_are_judged_at_the_time_of_generation(bench: Bench) -> None:
+    asked: list[datetime] = []
+    works = bench.pipeline.rights.works
+
+    def noting(ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
+        asked.append(at)
+        return works(ids, at)
+
+    bench.pipeline.rights.works = noting  # type: ignore[method-assign]
+    earlier = datetime(2025, 6, 1, tzinfo=UTC)
+    await bench.stages(replace(request(), generated_at=earlier))
+    await bench.stages(replace(request(), generated_at=NOW))
+    assert asked == [earlier, earlier]
+
+
+async def test_numbers_that_cannot_be_valued_are_our_fault_not_the_callers(bench: Bench) -> None:
+    class Impossible(MemorySearch):
+        async def rerank(self, vector: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
+            return [Neighbour(ids[0], float("nan"))]
+
+    bench.collections.candidates = Impossible(filled_index())
+    with pytest.raises(ModelFailed):
+        await bench.stages(request())
+    assert bench.ledger.totals().postings == 0
+
+
+async def test_a_policy_that_cannot_be_used_is_the_fault_of_who_chose_it(bench: Bench) -> None:
+    bound = Generator("bound", "works", ("set",), "missing@1")
+    bench.pipeline.rights._generators["bound"] = bound  # type: ignore[attr-defined]
+    with pytest.raises(PreconditionFailed, match="bound"):
+        await bench.stages(request(model_version="bound"))
+    with pytest.raises(InvalidPolicy):
+        _ = [stage async for stage in bench.pipeline.preview(replace(request(), policy="missing@1"))]
 
 
 async def test_candidates_in_any_order_give_the_same_credits(bench: Bench) -> None:

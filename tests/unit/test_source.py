@@ -1,5 +1,6 @@
 """Where training images come from: every row is counted, and nothing outside the folder is opened."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -65,6 +66,20 @@ def test_links_out_of_a_plain_folder_are_unreadable(tmp_path: Path) -> None:
     touched(tmp_path, "secret.png", "images/a.png")
     (tmp_path / "images/link.png").symlink_to(tmp_path / "secret.png")
     assert [type(item) for item in items(tmp_path / "images")] == [SourceItem, Unreadable]
+
+
+def test_names_that_are_not_utf8_are_unreadable_and_can_be_printed(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    (item,) = items(tmp_path)
+    assert isinstance(item, Unreadable)
+    assert item.key.encode() == b"caf\\xe9.png"
+
+
+def test_links_in_a_circle_are_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    (item,) = items(manifest(tmp_path, "file_name\na.png\n"))
+    assert isinstance(item, Unreadable)
 
 
 def test_a_row_without_a_file_is_unreadable(tmp_path: Path) -> None:

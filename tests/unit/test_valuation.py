@@ -64,6 +64,20 @@ def test_the_order_of_contributors_is_irrelevant(amount: int, values: list[int],
     assert dict(zip(shuffled_names, divide(amount, shuffled, shuffled_names), strict=True)) == straight
 
 
+@given(amounts, weights)
+def test_no_part_is_rounded_up_before_one_with_a_larger_remainder(amount: int, values: list[int]) -> None:
+    total, parts = sum(values), divide(amount, values, names_of(values))
+    remainders = [amount * weight % total for weight in values]
+    up = [part - amount * weight // total for part, weight in zip(parts, values, strict=True)]
+    raised = [remainder for remainder, one in zip(remainders, up, strict=True) if one]
+    kept = [remainder for remainder, one in zip(remainders, up, strict=True) if not one]
+    assert min(raised, default=total) >= max(kept, default=0)
+
+
+def test_a_division_by_hand() -> None:
+    assert divide(10, [1, 2, 4], ["a", "b", "c"]) == [1, 3, 6]
+
+
 def test_equal_remainders_go_to_the_first_names() -> None:
     assert divide(2, [1, 1, 1], ["c", "a", "b"]) == [0, 1, 1]
 

@@ -1,0 +1,170 @@
+"""The service's doors: NOT_SERVING before and after, nobody cut off in a drain, and no more calls than it can carry."""
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from dataclasses import dataclass
+from typing import Any, cast
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+
+from attributor.server import SERVICES, drain, set_health
+from attributor.service import Counters, Service
+from attributor.servicer import AttributionServicer, RoyaltyServicer
+from attributor.stages import Attribution, ImageRequest, Stage
+from gmvaluator.errors import Overloaded, Unavailable
+from gmvaluator.v1 import attribution_pb2 as v1
+from gmvaluator.v1 import royalty_pb2
+from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub, add_AttributionServiceServicer_to_server
+from gmvaluator.v1.royalty_pb2_grpc import RoyaltyServiceStub, add_RoyaltyServiceServicer_to_server
+
+SERVING = health_pb2.HealthCheckResponse.SERVING
+NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+class HeldPipeline:
+    """Answers once it is let go."""
+
+    def __init__(self) -> None:
+        self.gate = asyncio.Event()
+
+    async def attribute(self, request: ImageRequest) -> AsyncIterator[Attribution]:
+        await self.gate.wait()
+        yield Attribution(request.generation_id, request.model_version, Stage.FINAL, (), 1.0, "paper@1")
+
+
+class EmptyLedger:
+    """Nothing was posted."""
+
+    def postings_after(self, sequence: int, limit: int) -> list[Any]:
+        return []
+
+
+@dataclass
+class Running:
+    """A server on a real port over fakes, and stubs to it."""
+
+    service: Service
+    pipeline: HeldPipeline
+    checker: health.aio.HealthServicer
+    attribution: Any
+    royalty: Any
+    health: Any
+
+    def open(self) -> None:
+        counters = Counters(cast(Any, self.pipeline), cast(Any, EmptyLedger()), cast(Any, None), cast(Any, None))
+        self.service.open(counters)
+
+    def call(self, number: int = 0) -> Any:
+        request = v1.AttributeRequest(generation_id=f"g{number}", model_version="m", image=b"x")
+        return asyncio.ensure_future(collected(self.attribution.Attribute(request)))
+
+    async def status(self) -> int:
+        answer = await self.health.Check(health_pb2.HealthCheckRequest(service=SERVICES[1]))
+        return int(answer.status)
+
+
+async def collected(stream: Any) -> list[v1.AttributeResponse]:
+    return [message async for message in stream]
+
+
+@asynccontextmanager
+async def running(max_in_flight: int = 8, max_watchers: int = 2) -> AsyncIterator[Running]:
+    service, stopping, checker = Service(max_in_flight, max_watchers), asyncio.Event(), health.aio.HealthServicer()
+    server = grpc.aio.server()
+    add_AttributionServiceServicer_to_server(AttributionServicer(service), server)
+    add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
+    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
+    await set_health(checker, NOT_SERVING)
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        stubs = AttributionServiceStub(channel), RoyaltyServiceStub(channel), health_pb2_grpc.HealthStub(channel)
+        yield Running(service, HeldPipeline(), checker, *stubs)
+    stopping.set()
+    await server.stop(1)
+
+
+async def until(condition: Any) -> None:
+    async with asyncio.timeout(10):
+        while not condition():  # noqa: ASYNC110 - what is waited for is across a wire
+            await asyncio.sleep(0.01)
+
+
+async def test_before_it_is_warm_it_says_so_and_takes_no_call() -> None:
+    async with running() as server:
+        assert await server.status() == NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await server.call()
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert "starting" in str(refused.value.details())
+
+
+async def test_a_drain_refuses_new_calls_and_waits_for_those_in_flight() -> None:
+    async with running() as server:
+        server.open()
+        await set_health(server.checker, SERVING)
+        held = server.call()
+        await until(lambda: server.service.in_flight == 1)
+        assert not await drain(server.service, server.checker, 0.05)
+        assert await server.status() == NOT_SERVING
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await server.call(1)
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
+        draining = asyncio.create_task(drain(server.service, server.checker, 10))
+        server.pipeline.gate.set()
+        assert await draining
+        assert len(await held) == 1
+
+
+async def test_calls_above_the_limit_are_refused_at_once_with_a_pause() -> None:
+    async with running(max_in_flight=2) as server:
+        server.open()
+        held = [server.call(number) for number in range(2)]
+        await until(lambda: server.service.in_flight == 2)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await server.call(3)
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        assert ("grpc-retry-pushback-ms", "250") in list(refused.value.trailing_metadata())
+        server.pipeline.gate.set()
+        assert len(await asyncio.gather(*held)) == 2
+        assert server.service.in_flight == 0
+
+
+async def test_callers_who_leave_give_their_places_back() -> None:
+    async with running(max_in_flight=4) as server:
+        server.open()
+        calls = [server.call(number) for number in range(4)]
+        await until(lambda: server.service.in_flight == 4)
+        for call in calls:
+            call.cancel()
+        await until(lambda: server.service.in_flight == 0)
+
+
+async def test_watchers_are_bounded_and_give_their_places_back() -> None:
+    async with running(max_watchers=2) as server:
+        server.open()
+        watching = [server.royalty.WatchRoyalties(royalty_pb2.WatchRoyaltiesRequest()) for _ in range(2)]
+        reads = [asyncio.ensure_future(watcher.read()) for watcher in watching]
+        await until(lambda: server.service._watchers == 2)
+        with pytest.raises(grpc.aio.AioRpcError) as refused:
+            await server.royalty.WatchRoyalties(royalty_pb2.WatchRoyaltiesRequest()).read()
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for watcher in watching:
+            watcher.cancel()
+        await until(lambda: server.service._watchers == 0)
+        await asyncio.gather(*reads, return_exceptions=True)
+
+
+async def test_the_doors_without_a_wire() -> None:
+    service = Service(1)
+    with pytest.raises(Unavailable, match="starting"):
+        _ = service.counters
+    service.open(Counters(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
+    with service.admit(), pytest.raises(Overloaded), service.admit():
+        raise AssertionError("admitted")
+    service.close()
+    with pytest.raises(Unavailable, match="stopping"):
+        _ = service.counters
