@@ -53,7 +53,7 @@ class StagePrinter:
         if not attribution.contributors:
             self._console.print(Text(f"  {self._label(attribution)}  no training image is near"))
         if attribution.stage == attribution_v1.STAGE_FINAL:
-            self._console.print(self._summary(attribution), no_wrap=True, overflow="ellipsis")
+            self._console.print(self._summary(attribution), soft_wrap=True)
 
     def _label(self, attribution: attribution_v1.Attribution) -> str:
         return f"{_NAMES.get(attribution.stage, 'stage'):<9} {attribution.timings.total_ms:6.0f} ms"
@@ -70,13 +70,16 @@ class StagePrinter:
         return Text.assemble(f"  {label}  ", (f"{nearness}  {amount}  ", "cyan"), whose, one.key)
 
     def _summary(self, attribution: attribution_v1.Attribution) -> Text:
-        rest = len(attribution.contributors) - self._top
-        more = f"and {rest} more; " if rest > 0 else ""
-        head = f"head {attribution.sequence}:{attribution.head_hash.hex()[:16]}"
-        posted = head if attribution.HasField("sequence") else "nothing posted"
-        replayed = ", posted before" if attribution.replayed else ""
-        return Text(
-            f"{'':21}{more}quality {attribution.quality:.3f}, issued {credits_text(attribution.issued_micros)}, "
-            f"{posted}{replayed}",
-            style="dim",
-        )
+        rest = max(len(attribution.contributors) - self._top, 0)
+        parts = [
+            f"and {rest} more",
+            f"quality {attribution.quality:.3f}",
+            f"issued {credits_text(attribution.issued_micros)}",
+        ]
+        if attribution.replayed:
+            parts.append("posted before")
+        if attribution.HasField("sequence"):
+            parts.append(f"head {attribution.sequence}:{attribution.head_hash.hex()[:8]}")
+        else:
+            parts.append("nothing posted")
+        return Text(" " * 11 + ", ".join(parts), style="dim")

@@ -8,11 +8,13 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
+from gmvaluator.processes import own_environment
+
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:
     """`gmvaluator WORDS`, to its end."""
     command = [sys.executable, "-m", "gmvaluator", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240)
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=240, env=own_environment())
 
 
 def gmvaluator(*words: object) -> Any:
@@ -28,7 +30,9 @@ class Attributor:
     def __init__(self, data: Path, *words: str) -> None:
         command = [sys.executable, "-m", "gmvaluator", "serve", "--data", str(data), "--address", "127.0.0.1:0"]
         self.data = data
-        self.process = subprocess.Popen([*command, "--json", *words], stdout=subprocess.PIPE, text=True)
+        self.process = subprocess.Popen(
+            [*command, "--json", *words], stdout=subprocess.PIPE, text=True, env=own_environment()
+        )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the attributor ended with {self.process.wait()}"

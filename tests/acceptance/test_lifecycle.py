@@ -1,5 +1,7 @@
 """Starting, stopping and being refused: what an operator meets."""
 
+import json
+import random
 import shutil
 import signal
 import subprocess
@@ -16,6 +18,7 @@ from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import PreconditionFailed, Unavailable
 from gmvaluator.index.connection import open_store
 from gmvaluator.ports import Generator
+from gmvaluator.processes import own_environment, run_command
 from gmvaluator.testing.models import FAKE_IDENTITY
 from tests.acceptance.conftest import MODEL_VERSION
 from tests.acceptance.processes import processes_of
@@ -110,13 +113,28 @@ def test_the_attributor_outlives_its_index_engine(data: Path, images: list[bytes
         assert len(list(client.attribute(images[1], "after", MODEL_VERSION))) == 3
 
 
-def test_an_indexer_killed_at_any_moment_is_taken_up_by_running_it_again(sample: Path, tmp_path: Path) -> None:
-    data = tmp_path / "data"
+def begin_to_index(sample: Path, data: Path) -> subprocess.Popen[str]:
+    """`index add`, caught after its first batch was embedded and before its last was."""
     command = [sys.executable, "-m", "gmvaluator", "index", "add", str(sample), "--data", str(data), "--json"]
-    for life_s in (4.0, 6.0, 7.0):
-        with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-            time.sleep(life_s)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True, env=own_environment()
+    )
+    before = len(list(data.glob("thumbnails/*/*")))
+    while len(list(data.glob("thumbnails/*/*"))) == before and process.poll() is None:
+        time.sleep(0.01)
+    return process
+
+
+def test_an_indexer_killed_again_and_again_is_taken_up_by_running_it_again(sample: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data"
+    chance, cut = random.Random(4), 0
+    for _ in range(4):
+        with begin_to_index(sample, data) as process:
+            time.sleep(chance.uniform(0, 0.3))
+            cut += process.poll() is None
             process.kill()
+            process.communicate()
+    assert cut >= 2
     report = gmvaluator("index", "add", sample, "--data", data)
     assert report["reconciles"]
     assert report["collection"]["points"] == report["collection"]["indexed_points"] == 150
@@ -124,19 +142,49 @@ def test_an_indexer_killed_at_any_moment_is_taken_up_by_running_it_again(sample:
         assert catalogue.counts().works == 150
 
 
-def test_an_indexer_that_is_interrupted_ends_after_its_batch_and_says_how_to_go_on(
+def test_an_indexer_that_is_interrupted_says_how_to_go_on_and_its_index_is_not_served(
     sample: Path, tmp_path: Path
 ) -> None:
     data = tmp_path / "data"
-    command = [sys.executable, "-m", "gmvaluator", "index", "add", str(sample), "--data", str(data)]
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        while not (data / "thumbnails").exists():
-            time.sleep(0.02)
+    with begin_to_index(sample, data) as process:
         process.send_signal(signal.SIGINT)
-        _, errors = process.communicate(timeout=120)
+        output, errors = process.communicate(timeout=120)
     assert process.returncode == 130
+    assert json.loads(output)["stopped"]
     assert "run the same command again" in errors
-    assert gmvaluator("index", "add", sample, "--data", data)["collection"]["points"] == 150
+    verified = run("index", "verify", "--k", "5", "--data", data, "--json")
+    assert verified.returncode == 1
+    assert json.loads(verified.stdout)["figures"]["quantised_share"] < 1
+    gmvaluator("generators", "add", MODEL_VERSION, "--data-set", sample.name, "--data", data)
+    refused = run("serve", "--data", data, "--address", "127.0.0.1:0")
+    assert refused.returncode == 2
+    assert "index add" in refused.stderr
+    assert gmvaluator("index", "add", sample, "--data", data)["collection"]["indexed_points"] == 150
+
+
+@pytest.mark.parametrize("address", ["localhost", "127.0.0.1", "127.0.0.1:99999", ":50051", "http://x:1"])
+def test_an_address_that_grpc_would_misread_is_refused(indexed: Path, address: str) -> None:
+    done = run("serve", "--data", indexed, "--address", address)
+    assert done.returncode == 2
+    assert "HOST:PORT" in done.stderr
+
+
+def test_a_demo_that_is_terminated_stops_what_it_started(data: Path) -> None:
+    command = [sys.executable, "-m", "gmvaluator", "demo", "--data", str(data)]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own_environment()) as process:
+        assert process.stdout is not None
+        while "SERVING" not in (line := process.stdout.readline()):
+            assert line, "the demo ended before it served"
+        process.send_signal(signal.SIGTERM)
+        process.communicate(timeout=60)
+    assert not processes_of(data)
+
+
+def test_our_own_runs_never_reach_an_operators_ledger_or_index(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("DATABASE_URL", "postgresql://nobody@127.0.0.1:1/none")
+    monkeypatch.setenv("QDRANT_URL", "http://127.0.0.1:1")
+    monkeypatch.setenv("GMV_PROFILE", "none")
+    assert run_command("generators", "list", "--data", str(data))
 
 
 def test_indexing_twice_adds_nothing(data: Path, sample: Path) -> None:
