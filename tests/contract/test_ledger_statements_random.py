@@ -26,6 +26,9 @@ from gmvaluator.signing import Signer
 from gmvaluator.testing.postings import sample_posting, sample_work
 
 MONTHS = [Period(2026, month) for month in (1, 2, 3)]
+AFTER = MONTHS[-1].next()
+"""Takes in what comes when all the months are closed."""
+
 END = datetime(2026, 6, 1, tzinfo=UTC)
 
 events = st.lists(
@@ -81,15 +84,15 @@ def test_statements_chain_and_sum_to_the_ledger(history: list[tuple[str, int, in
 
 
 def check(book: Ledger) -> None:
-    found = {period: {one.owner_id: one for one in statements(book, period, None)} for period in MONTHS}
-    for before, after in pairwise(MONTHS):
+    found = {period: {one.owner_id: one for one in statements(book, period, None)} for period in [*MONTHS, AFTER]}
+    for before, after in pairwise([*MONTHS, AFTER]):
         closing = {owner: one.movements.closing_micros for owner, one in found[before].items()}
         opening = {owner: one.movements.opening_micros for owner, one in found[after].items()}
         assert {key: value for key, value in closing.items() if value} == {
             key: value for key, value in opening.items() if value
         }
     owners = {one.owner_id: one.balance_micros for one in book.owner_totals(limit=1_000).balances}
-    last = {owner: one.movements.closing_micros for owner, one in found[MONTHS[-1]].items()}
+    last = {owner: one.movements.closing_micros for owner, one in found[AFTER].items()}
     assert {key: value for key, value in last.items() if value} == {
         key: value for key, value in owners.items() if value
     }
