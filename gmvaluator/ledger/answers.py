@@ -7,7 +7,7 @@ from typing import Any
 
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.ids import OwnerId
-from gmvaluator.ledger.records import Entry, StoredPosting
+from gmvaluator.ledger.records import Entry, StoredPosting, owner_of
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,11 +59,15 @@ class Totals:
 
 @dataclass(frozen=True, slots=True)
 class Balance:
-    """Credits minus debits of one account. owner_id is None for accounts that belong to no owner."""
+    """Credits minus debits of one account."""
 
     account: str
     balance_micros: int
-    owner_id: OwnerId | None
+
+    @property
+    def owner_id(self) -> OwnerId | None:
+        """None for an account that belongs to no owner."""
+        return owner_of(self.account)
 
 
 @dataclass(frozen=True, slots=True)

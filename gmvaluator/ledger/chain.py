@@ -7,12 +7,14 @@ Fields that are null are left out of the header, so a column added later leaves 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import lru_cache
 from typing import TYPE_CHECKING
 
 from gmvaluator.ids import sha256_hex
 from gmvaluator.ledger.canonical import digest
 
 if TYPE_CHECKING:
+    from gmvaluator.ids import TrainingImageId
     from gmvaluator.ledger.records import Entry, PostingHeader
 
 GENESIS_HASH = "0" * 64
@@ -20,15 +22,23 @@ GENESIS_HASH = "0" * 64
 
 HEADER_FORMAT = 1
 
+_WORKS = 100_000
+"""Works whose id is kept as text: the same ones come again and again."""
+
 
 def entries_digest(entries: Sequence[Entry]) -> str:
     """Digest of the entries, in line order."""
     return digest(
         [
-            [entry.account, str(entry.training_image_id) if entry.training_image_id else None, entry.amount_micros]
+            [entry.account, _text(entry.training_image_id) if entry.training_image_id else None, entry.amount_micros]
             for entry in entries
         ]
     )
+
+
+@lru_cache(maxsize=_WORKS)
+def _text(work: TrainingImageId) -> str:
+    return str(work)
 
 
 def evidence_digest(evidence_json: bytes) -> str:

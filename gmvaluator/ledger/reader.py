@@ -11,7 +11,7 @@ from gmvaluator.errors import InvalidInput, LedgerCorrupt, NotFound
 from gmvaluator.ids import GenerationId
 from gmvaluator.ledger.answers import Balance, BalancePage, Head, Totals
 from gmvaluator.ledger.decisions import PAID
-from gmvaluator.ledger.records import HELD, ISSUANCE, OWNER_PREFIX, SUSPENSE, UNATTRIBUTED, StoredPosting, owner_of
+from gmvaluator.ledger.records import HELD, ISSUANCE, OWNER_PREFIX, SUSPENSE, UNATTRIBUTED, StoredPosting
 from gmvaluator.ledger.rows import load, postings_where
 from gmvaluator.ledger.schema import balances, entries, head, postings
 
@@ -126,7 +126,7 @@ class LedgerReader:
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
             newest = read_head(connection)
-        return BalancePage(tuple(Balance(name, amount, owner_of(name)) for name, amount in rows), newest.sequence)
+        return BalancePage(tuple(Balance(name, amount) for name, amount in rows), newest.sequence)
 
 
 def read_head(connection: Connection) -> Head:

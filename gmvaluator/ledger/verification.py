@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import uuid
 import zlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
 
-from sqlalchemy import Connection, Engine, select
+from sqlalchemy import Connection, Engine, String, select, type_coerce
 
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.ledger import chain
@@ -18,6 +21,7 @@ from gmvaluator.ledger.rows import HEADER_COLUMNS
 from gmvaluator.ledger.schema import balances, entries, evidence, head, postings
 
 _PAGE = 500
+_WORKS = 100_000
 _ORPHAN = "belongs to no posting: it was inserted, or its posting was removed"
 
 
@@ -134,11 +138,25 @@ def _pages(connection: Connection) -> Iterator[_Page]:
 
 
 def _lines(connection: Connection, after: int, upto: int) -> dict[int, dict[int, Entry]]:
-    query = select(*entries.c).where(entries.c.sequence > after, entries.c.sequence <= upto)
+    # As the database keeps it: the same works come again and again, and making a UUID is half the work of this check.
+    work = entries.c.training_image_id
+    raw = type_coerce(work, String) if connection.dialect.name == "sqlite" else work
+    query = select(entries.c.sequence, entries.c.line, entries.c.account, raw, entries.c.amount_micros)
+    query = query.where(entries.c.sequence > after, entries.c.sequence <= upto)
     lines: dict[int, dict[int, Entry]] = {}
-    for sequence, line, *fields in connection.execute(query.order_by(entries.c.sequence, entries.c.line)):
-        lines.setdefault(sequence, {})[line] = Entry(*fields)
+    for sequence, line, account, one, amount in connection.execute(query.order_by(entries.c.sequence, entries.c.line)):
+        lines.setdefault(sequence, {})[line] = Entry(account, _work(one), amount)
     return lines
+
+
+@lru_cache(maxsize=_WORKS)
+def _work(stored: Any) -> Any:
+    """A training image's id; what is stored, if it is none, so that its posting is found to be changed."""
+    try:
+        found = uuid.UUID(hex=stored) if isinstance(stored, str) else stored
+    except ValueError:
+        return stored
+    return stored if isinstance(stored, str) and found.hex != stored else found
 
 
 def _bodies(connection: Connection, after: int, upto: int) -> dict[int, bytes]:
