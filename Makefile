@@ -1,12 +1,11 @@
-# make setup | demo | test | check | crash | proto | examples
+# make setup | demo | test | check | crash | proto | clean
 # Every target sets itself up; PYTHON names the interpreter that builds .venv (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
-SOURCES := gmvaluator indexer attributor evaluation tests
 PROTOS := proto/gmvaluator/v1/attribution.proto proto/gmvaluator/v1/royalty.proto
 
-.PHONY: setup demo test check crash lint types protocol proto clean
+.PHONY: setup demo test check crash lint types imports protocol proto clean
 
 setup: $(STAMP)
 
@@ -21,13 +20,13 @@ demo: setup
 	$(BIN)/gmvaluator demo
 
 test: setup
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # The ledger under 1,000 kills, 500 power losses and 100,000 cases against an oracle: about a quarter of an hour.
 crash: setup
 	$(BIN)/python -m evaluation.crash --output docs/results/ledger-crash.json
 
-check: setup lint types protocol
+check: setup lint types imports protocol
 
 lint:
 	$(BIN)/ruff format --check .
@@ -35,6 +34,10 @@ lint:
 
 types:
 	$(BIN)/mypy
+
+# Imports point one way, and light modules stay light.
+imports:
+	$(BIN)/python -m pytest --quiet tests/unit/test_architecture.py
 
 # The wire contract: style, no break against the committed image, generated code up to date.
 protocol:
