@@ -12,7 +12,7 @@ from gmvaluator.ledger.corrections.reversal import reverse
 from gmvaluator.ledger.disputes.deciding import decide_dispute, open_dispute
 from gmvaluator.ledger.disputes.records import Scope
 from gmvaluator.ledger.periods.calendar import Period
-from gmvaluator.ledger.periods.closing import Closed, NotClosable, close
+from gmvaluator.ledger.periods.closing import Closed, NotClosable, close, payable_lines
 from gmvaluator.ledger.periods.payouts import pay
 from gmvaluator.ledger.periods.terms import Terms
 from gmvaluator.ledger.replay import replay
@@ -209,3 +209,18 @@ def test_a_period_is_a_month(text: str) -> None:
         Period.parse(text)
     assert Period.parse("2026-12").next().previous() == Period(2026, 12)
     assert Period(2027, 1).previous() == Period(2026, 12)
+
+
+def test_what_came_in_under_a_dispute_is_not_payable(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", SEPTEMBER)
+        attribute(filled, "g5", [1], SEPTEMBER, book=book)
+        attribute(filled, "g6", [1, 2], NOVEMBER, book=book)
+        done = closed(book, filled, SEP, carry_disputes=True)
+        assert payable_lines(done.closing) == []
+        # g4 was held when the dispute was opened, g6 is of a later month and is held with that.
+        assert figures(of(book, filled, SEP)["ada"])[:6] == (0, 2_500_250, 0, -3_500_250, 0, -1_000_000)
+        assert figures(of(book, filled, OCT)["ada"])[:6] == (-1_000_000, 1_000_000, 0, 0, 0, 0)
+        closed(book, filled, OCT, carry_disputes=True)
+        closed_at = closed(book, filled, OCT).closing.decision.facts
+        assert closed_at["carried_disputes"] == ["case-1"]

@@ -29,7 +29,7 @@ MONTHS = [Period(2026, month) for month in (1, 2, 3)]
 AFTER = MONTHS[-1].next()
 """Takes in what comes when all the months are closed."""
 
-END = datetime(2026, 6, 1, tzinfo=UTC)
+END = AFTER.start
 
 events = st.lists(
     st.one_of(

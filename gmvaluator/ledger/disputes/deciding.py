@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, select
@@ -16,6 +16,7 @@ from gmvaluator.ledger.decisions import SETTLEMENT, Decision, Links, NewDecision
 from gmvaluator.ledger.disputes.docket import dispute, open_disputes
 from gmvaluator.ledger.disputes.holding import holds
 from gmvaluator.ledger.disputes.records import Award, Dispute, Scope, opening, verdict
+from gmvaluator.ledger.periods.calendar import Period, read_calendar
 from gmvaluator.ledger.records import HELD
 from gmvaluator.ledger.schema import decisions, entries
 
@@ -41,14 +42,20 @@ def hold(book: Ledger, dispute_id: str, decided_at: datetime) -> Dispute:
         return dispute(connection, dispute_id)
 
 
-def hold_all(book: Ledger, decided_at: datetime) -> int:
-    """Bring the holds of every open dispute up to date; the number of holds that were posted."""
+def hold_all(book: Ledger, decided_at: datetime, period: Period | None = None) -> int:
+    """Bring the holds of every open dispute up to date; the number of holds that were posted.
+
+    period: only credits that belong to it or an earlier one; the holds are dated at its end, so that they belong to
+    it as well.
+    """
+    when = decided_at if period is None else min(decided_at, period.end - timedelta(microseconds=1))
     with book.snapshot() as connection:
         found = [one for one in open_disputes(connection) if one.open]
     posted = 0
     for one in found:
         with book.snapshot() as connection:
-            due = holds(connection, one, decided_at)
+            within = None if period is None else read_calendar(connection).upto(period)
+            due = holds(connection, one, when, within)
         posted += len(decide(book, due))
     return posted
 

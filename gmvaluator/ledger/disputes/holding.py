@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 
-from sqlalchemy import Connection, select
+from sqlalchemy import ColumnElement, Connection, select
 
 from gmvaluator.ledger.corrections.consequences import recomputed_decision
 from gmvaluator.ledger.corrections.lines import Place, plain_lines
@@ -14,13 +14,18 @@ from gmvaluator.ledger.decisions import HOLD, Decision, Links, NewDecision, deci
 from gmvaluator.ledger.disputes.records import Dispute, Scope
 from gmvaluator.ledger.periods.balance import balance_of
 from gmvaluator.ledger.records import OWNER_PREFIX, owner_account
-from gmvaluator.ledger.schema import decisions, entries
+from gmvaluator.ledger.schema import decisions, entries, postings
 
+_AT_ONCE = 500
 _AFTER_OWNERS = OWNER_PREFIX[:-1] + chr(ord(OWNER_PREFIX[-1]) + 1)
 
 
-def holds(connection: Connection, dispute: Dispute, decided_at: datetime) -> list[NewDecision]:
+def holds(
+    connection: Connection, dispute: Dispute, decided_at: datetime, within: ColumnElement[bool] | None = None
+) -> list[NewDecision]:
     """Holds that a dispute still needs, the newest generation first; none if all that can be held is held.
+
+    within: condition on `postings`; only credits of those are held.
 
     What was paid out cannot be held: of an account no more is taken than it has, from its newest credits.
     """
@@ -28,7 +33,10 @@ def holds(connection: Connection, dispute: Dispute, decided_at: datetime) -> lis
         return []
     left: dict[str, int] = {}
     found = []
-    for state in reversed(current_states(connection, _concerned(connection, dispute.scope))):
+    concerned = _concerned(connection, dispute.scope)
+    if within is not None:
+        concerned = _those(connection, concerned, within)
+    for state in reversed(current_states(connection, concerned)):
         lines = dict(_taken(connection, state, dispute.scope, left))
         if lines:
             found.append(_hold(dispute, state, lines, decided_at))
@@ -51,6 +59,14 @@ def _concerned(connection: Connection, scope: Scope) -> list[int]:
         .having(amount_sum > 0)
     )
     return sorted(set(connection.execute(query).scalars()))
+
+
+def _those(connection: Connection, sequences: Sequence[int], within: ColumnElement[bool]) -> list[int]:
+    found: list[int] = []
+    for start in range(0, len(sequences), _AT_ONCE):
+        some = postings.c.sequence.in_(sequences[start : start + _AT_ONCE])
+        found.extend(connection.execute(select(postings.c.sequence).where(some, within)).scalars())
+    return found
 
 
 def _taken(connection: Connection, state: Current, scope: Scope, left: dict[str, int]) -> Iterator[tuple[Place, int]]:

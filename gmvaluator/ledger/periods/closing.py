@@ -69,7 +69,7 @@ def close(
         before = closings(connection, period)
     if before:
         return _closed_before(book, before[0], period, terms, signer)
-    hold_all(book, decided_at)
+    hold_all(book, decided_at, period)
     checks = list(checklist(book, period, rights, decided_at, carry_disputes))
     if not all(check.ok for check in checks):
         raise NotClosable(period, checks)
