@@ -55,7 +55,7 @@ def figures_of(qualities: Float32Array) -> dict[str, float]:
     """Flat figures of (N, 2 + copies) qualities; shares in [0, 1]."""
     clean, recoloured = qualities[:, 0], qualities[:, 1]
     copies = qualities[:, 2:].reshape(len(qualities), len(KINDS), len(STRENGTHS))
-    figures = {"works": float(len(qualities)), **_clean_figures(clean)}
+    figures: dict[str, float] = {"works": len(qualities), **_clean_figures(clean)}
     for number, kind in enumerate(KINDS):
         figures |= _kind_figures(kind, clean, copies[:, number])
     change = np.abs(recoloured - clean)
