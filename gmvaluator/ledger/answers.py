@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.ids import OwnerId
@@ -57,8 +57,7 @@ class Totals:
     head: Head
 
 
-@dataclass(frozen=True, slots=True)
-class Balance:
+class Balance(NamedTuple):
     """Credits minus debits of one account."""
 
     account: str

@@ -126,7 +126,7 @@ class LedgerReader:
         with self._engine.connect() as connection:
             rows = connection.execute(query).all()
             newest = read_head(connection)
-        return BalancePage(tuple(Balance(name, amount) for name, amount in rows), newest.sequence)
+        return BalancePage(tuple(map(Balance._make, rows)), newest.sequence)
 
 
 def read_head(connection: Connection) -> Head:
