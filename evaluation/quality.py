@@ -22,7 +22,7 @@ from evaluation.make_examples import read_works
 from evaluation.training.distortions import KINDS, MAX_STRENGTH, distort
 from evaluation.training.variants import recolour
 from gmvaluator.images import decode_image
-from gmvaluator.models.memory import raise_malloc_thresholds
+from gmvaluator.models.process import prepare_process
 from gmvaluator.models.registry import load_models
 from gmvaluator.ports import Float32Array, Models
 from gmvaluator.report import report
@@ -106,7 +106,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--every", type=int, default=1, help="take every Nth work only (default: all)")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    raise_malloc_thresholds()
+    prepare_process()
     figures = measure(options.profile, options.every)
     command = f"python -m evaluation.quality --profile {options.profile} --every {options.every} --json"
     lines = [f"{name}: {value}" for name, value in figures.items()]

@@ -21,7 +21,7 @@ from PIL import Image
 from evaluation.make_examples import draw_sources, read_recipes, read_works, render
 from evaluation.recipes import KINDS, STRENGTHS, source_count
 from gmvaluator.images import decode_image
-from gmvaluator.models.memory import raise_malloc_thresholds
+from gmvaluator.models.process import prepare_process
 from gmvaluator.models.registry import load_models
 from gmvaluator.ports import Embeddings, Float32Array, Models
 from gmvaluator.report import report
@@ -155,7 +155,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     parser.add_argument("--profile", default="lite")
     parser.add_argument("--json", action="store_true", help="print one JSON object")
     options = parser.parse_args(arguments)
-    raise_malloc_thresholds()
+    prepare_process()
     figures = measure(options.profile)
     command = f"python -m evaluation.retrieval --profile {options.profile} --json"
     lines = [f"{name}: {value}" for name, value in figures.items()]

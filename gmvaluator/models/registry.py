@@ -32,7 +32,7 @@ def load_models(profile: str, device: str = "cpu", threads: int | None = None) -
     """Load a profile's models onto `device`; takes seconds, and reads local files only.
 
     threads: CPU threads of one forward pass for this process, None for torch's default (all cores). Call it on
-    the thread that will call `embed`, after `memory.raise_malloc_thresholds`.
+    the thread that will call `embed`, after `process.prepare_process`.
     Raises UnknownProfile, MissingWeights if a weight file is absent or is not the pinned one, PreconditionFailed if
     the device cannot be used.
     """
