@@ -15,7 +15,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gmvaluator.database.opening import Database, location_in
 from gmvaluator.database.place import Place, as_place
-from gmvaluator.errors import InvalidInput, LedgerFailed, MissingData
+from gmvaluator.errors import InvalidInput, LedgerCorrupt, LedgerFailed, MissingData
 from gmvaluator.ledger.answers import Head, Outcome, Verification
 from gmvaluator.ledger.links import decision_problems
 from gmvaluator.ledger.periods.checkpoints import checkpoint_problems, keep_checkpoint, stored_checkpoint
@@ -101,14 +101,18 @@ class Ledger(LedgerReader):
     ) -> Verification:
         """Check every row, what decisions are linked to, and checkpoints.
 
-        See `gmvaluator.ledger.verification.verify` for `expected`, `checkpoint_problems` for the others.
+        See `gmvaluator.ledger.verification.verify` for `expected`, `checkpoint_problems` for the others. Raises
+        LedgerCorrupt if the database itself cannot read its file.
         """
-        found = verify(self._database.reader, expected)
-        if not found.ok:
-            return found
-        with self.snapshot() as connection:
-            problems = chain(decision_problems(connection), checkpoint_problems(connection, public_key, kept))
-            return replace(found, first=next(problems, None))
+        try:
+            found = verify(self._database.reader, expected)
+            if not found.ok:
+                return found
+            with self.snapshot() as connection:
+                problems = chain(decision_problems(connection), checkpoint_problems(connection, public_key, kept))
+                return replace(found, first=next(problems, None))
+        except DBAPIError as error:
+            raise LedgerCorrupt(f"the ledger cannot be read ({error.orig}): restore it from a backup") from error
 
     def close(self) -> None:
         """Close all connections and let another writer in."""
