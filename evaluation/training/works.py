@@ -1,4 +1,4 @@
-"""The training works: a fixed list of public-domain clip art, none of it in the sample or by its artists."""
+"""The training works: a fixed list of public-domain clip art, without what is by the sample's artists."""
 
 from __future__ import annotations
 
@@ -19,10 +19,18 @@ SIDE_PX = 256
 MAX_PIXELS = 25_000_000
 """Larger works are left out: a handful of posters and flags of up to 600 megapixels."""
 
+SAMPLE_ARTISTS = (
+    *("abiclipart", "balin", "benji park", "biele", "caleb moore", "clementz", "codifiedivining", "danny allen"),
+    *("eady", "fitzsimon", "gerald g", "gerhards", "guillou", "hevia", "jakobs", "john cliff", "jonadab", "kaplinski"),
+    *("kolehmainen", "krug", "linda kim", "luiz ara", "lumen design", "mcrae"),
+)
+"""What tells each of the sample's artists in an author's name; `jakob` and `mo` are whole names. The list has some
+thirty works by them, under other spellings or together with others."""
+
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One training work: RGB, transparency on white, longest side at most 256 px."""
+    """One training work: RGB, transparency on white, longest side at most 256 px; artist as its file says."""
 
     name: str
     artist: str
@@ -30,20 +38,32 @@ class Work:
 
 
 def read_works(folder: Path, names: Path = LIST) -> list[Work]:
-    """Works named in `names` that lie in `folder` as PNG, in list order. Raises FileNotFoundError if one is absent."""
+    """Works named in `names` that lie in `folder` as PNG, in list order: not too large, not by the sample's artists.
+
+    Raises FileNotFoundError if one is absent.
+    """
     lines = names.read_text(encoding="utf-8").split()
-    works = [Work(name, artist_key(name), image) for name in lines for image in _read(folder / f"{name}.png")]
-    print(f"{len(works)} of {len(lines)} works read; the rest are over {MAX_PIXELS} pixels", file=sys.stderr)  # noqa: T201
+    read = [work for name in lines for work in _read(folder, name)]
+    works = [work for work in read if not by_sample_artist(work.artist)]
+    counts = f"{len(lines) - len(read)} are too large, {len(read) - len(works)} are by the sample's artists"
+    print(f"{len(works)} of {len(lines)} works used; {counts}", file=sys.stderr)  # noqa: T201
     return works
 
 
-def _read(path: Path) -> Iterator[Image.Image]:
-    """The image, or nothing if it is too large. The limit below replaces Pillow's, which warns at less."""
+def by_sample_artist(artist: str) -> bool:
+    """Whether an author's name, as a file gives it, is that of one of the sample's artists, alone or with others."""
+    lower = artist.lower()
+    return lower in ("jakob", "mo") or any(known in lower for known in SAMPLE_ARTISTS)
+
+
+def _read(folder: Path, name: str) -> Iterator[Work]:
+    """The work, or nothing if it is too large. The limit below replaces Pillow's, which warns at less."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
-        with Image.open(path, formats=("PNG",)) as image:
+        with Image.open(folder / f"{name}.png", formats=("PNG",)) as image:
             if image.width * image.height <= MAX_PIXELS:
-                yield _reduced(image)
+                reduced = _reduced(image)
+                yield Work(name, str(image.info.get("Author") or artist_key(name)).strip(), reduced)
     finally:
         Image.MAX_IMAGE_PIXELS = limit
 
@@ -58,7 +78,7 @@ def _reduced(image: Image.Image) -> Image.Image:
 
 
 def artist_key(name: str) -> str:
-    """What tells artists apart in a file name: `title_first_last_01` ends in the artist, often cut short.
+    """What tells artists apart where the file names no author: `title_first_last_01` ends in one, often cut short.
 
     The word before the last is kept, as it is seldom cut; names without an artist count as one artist per folder.
     Two artists who share that word become one, which keeps a split artist-wise.

@@ -1,11 +1,12 @@
 """What the heads of profile `lite` are fitted with: distortions, views, works, projections, and how they are judged."""
 
+import csv
 import random
 from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageChops, ImageStat
+from PIL import Image, ImageChops, ImageStat, PngImagePlugin
 
 from evaluation.quality import COPIES, figures_of, rank_correlation
 from evaluation.retrieval import Derivative, reranked_ranks, source_ranks
@@ -13,7 +14,7 @@ from evaluation.retrieval import figures_of as retrieval_figures
 from evaluation.training.distortions import KINDS, distort
 from evaluation.training.projections import Projection, fit_invariance, fit_whitening
 from evaluation.training.variants import clean_variant, view
-from evaluation.training.works import LIST, artist_key, read_works
+from evaluation.training.works import LIST, artist_key, by_sample_artist, read_works
 from gmvaluator.images import decode_image
 from gmvaluator.ports import Embeddings
 from gmvaluator.samples import sample_folder
@@ -87,6 +88,21 @@ def test_works_are_read_on_white_and_small(tmp_path: Path) -> None:
     (tmp_path / "names.txt").write_text("a/clear_jo_doe_01\n", encoding="utf-8")
     (work,) = read_works(tmp_path, tmp_path / "names.txt")
     assert (work.artist, work.image.size, work.image.getpixel((5, 5))) == ("jo", (256, 128), (255, 255, 255))
+
+
+def test_the_file_s_author_counts_and_the_sample_s_artists_are_left_out(tmp_path: Path) -> None:
+    authors = {"a": "Jo Doe", "b": "Andrew Fitzsimon", "c": "Lauris Kaplinski and Jo Doe", "d": "mo", "e": "Monty"}
+    for name, author in authors.items():
+        text = PngImagePlugin.PngInfo()
+        text.add_text("Author", author)
+        Image.new("RGB", (9, 9)).save(tmp_path / f"{name}.png", pnginfo=text)
+    (tmp_path / "names.txt").write_text("\n".join(authors), encoding="utf-8")
+    assert [work.artist for work in read_works(tmp_path, tmp_path / "names.txt")] == ["Jo Doe", "Monty"]
+
+
+def test_every_artist_of_the_sample_is_recognised() -> None:
+    with (sample_folder("openclipart") / "manifest.csv").open(encoding="utf-8", newline="") as lines:
+        assert all(by_sample_artist(row["author"]) for row in csv.DictReader(lines))
 
 
 def test_a_listed_work_that_is_absent_is_an_error(tmp_path: Path) -> None:
