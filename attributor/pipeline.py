@@ -134,10 +134,12 @@ class Pipeline:
             watch.book(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
             recalled = await search.recall(features.recall, policy.depth, generator.data_sets)
             watch.lap("recall_ms")
-            yield await self._run(recalled_stage, request, policy, recalled, watch.read()), None
+            nearest = [one.training_image_id for one in recalled[: policy.k]]
+            cards = await self._run(self.rights.works, nearest, request.generated_at)
+            yield await self._run(recalled_stage, request, policy, recalled, cards, watch.read()), None
             watch.book()
 
-            reranked = await self._rerank(search, policy, features, recalled, request.generated_at)
+            reranked = await self._rerank(search, policy, features, recalled, cards, request.generated_at)
             watch.lap("rerank_ms")
             yield await self._run(reranked_stage, request, policy, reranked.paid, reranked.cards, watch.read()), None
             watch.book()
@@ -163,8 +165,10 @@ class Pipeline:
         policy: Policy,
         features: Features,
         recalled: Sequence[Candidate],
+        cards: Mapping[TrainingImageId, WorkCard],
         at: datetime,
     ) -> _Reranked:
+        """cards: rights that are known already."""
         similarity = {one.training_image_id: one.clip_similarity for one in recalled}
         neighbours = await search.rerank(features.perceptual, list(similarity), policy.k + MAX_NEAR_MISSES)
         scored = [
@@ -176,8 +180,8 @@ class Pipeline:
             for one in neighbours
         ]
         paid, rest = rank(scored, policy.k)
-        cards = await self._run(self.rights.works, [one.training_image_id for one in paid], at)
-        return _Reranked(paid, rest, cards)
+        unknown = [one.training_image_id for one in paid if one.training_image_id not in cards]
+        return _Reranked(paid, rest, {**cards, **await self._run(self.rights.works, unknown, at)})
 
     async def _quality(self, features: Features, decoded: _Decoded) -> int:
         quality = features.quality

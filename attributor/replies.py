@@ -14,7 +14,11 @@ from gmvaluator.valuation import MILLION, distance_millionths
 
 
 def recalled_stage(
-    request: ImageRequest, policy: Policy, recalled: Sequence[Candidate], timings: Timings
+    request: ImageRequest,
+    policy: Policy,
+    recalled: Sequence[Candidate],
+    cards: Mapping[TrainingImageId, WorkCard],
+    timings: Timings,
 ) -> Attribution:
     """The k nearest by recall; shares are provisional, made from 1 - clip_similarity by the same policy."""
     nearest = recalled[: policy.k]
@@ -24,8 +28,9 @@ def recalled_stage(
             training_image_id=one.training_image_id,
             clip_similarity=one.clip_similarity,
             share=share,
-            key=str(one.payload.get("key", "")),
-            title=str(one.payload.get("title", "")),
+            key=cards[one.training_image_id].key,
+            title=cards[one.training_image_id].title,
+            payees=_payees(cards[one.training_image_id]),
         )
         for one, share in zip(nearest, provisional, strict=True)
     )
@@ -117,8 +122,12 @@ def _reranked(one: ScoredCandidate, share: float, card: WorkCard) -> Contributor
         key=card.key,
         title=card.title,
         perceptual_distance=one.distance_millionths / MILLION,
-        payees=tuple(Payee(payee.account, payee.display_name, payee.share_ppm) for payee in card.beneficiaries),
+        payees=_payees(card),
     )
+
+
+def _payees(card: WorkCard) -> tuple[Payee, ...]:
+    return tuple(Payee(payee.account, payee.display_name, payee.share_ppm) for payee in card.beneficiaries)
 
 
 def _paid(one: Contribution, card: WorkCard) -> Contributor:

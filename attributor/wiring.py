@@ -81,5 +81,4 @@ def _open_search(settings: AttributorSettings, collection: str) -> CandidateSear
         index_location(settings.data, settings.index),
         collection,
         api_key=os.environ.get("QDRANT_API_KEY"),
-        payload_keys=("key", "title"),
     )

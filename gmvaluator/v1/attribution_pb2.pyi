@@ -339,7 +339,7 @@ class Contributor(_message.Message):
     """Its title, which may be empty."""
     @_builtins.property
     def payees(self) -> _containers.RepeatedCompositeFieldContainer[Global___Payee]:
-        """Who is paid, and how much of credit_micros; from RERANKED on."""
+        """Who is paid, and how much of credit_micros."""
 
     def __init__(
         self,

@@ -260,7 +260,7 @@ async def test_rights_are_judged_at_the_time_of_generation(bench: Bench) -> None
     earlier = datetime(2025, 6, 1, tzinfo=UTC)
     await bench.stages(replace(request(), generated_at=earlier))
     await bench.stages(replace(request(), generated_at=NOW))
-    assert asked == [earlier, earlier]
+    assert set(asked) == {earlier}
 
 
 async def test_numbers_that_cannot_be_valued_are_our_fault_not_the_callers(bench: Bench) -> None:
