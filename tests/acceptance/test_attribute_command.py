@@ -73,7 +73,7 @@ def test_a_bad_file_is_one_line_and_exit_code_2(attributor: Attributor, tmp_path
 
 
 def test_an_unknown_generator_and_a_used_id_are_one_line_and_exit_code_2(attributor: Attributor, image: Path) -> None:
-    code, _, errors = attribute(attributor, image, model_version="nobody-1")
+    code, _, errors = attribute(attributor, image, "--generation-id", "unknown:1", model_version="nobody-1")
     assert (code, "generators add" in errors) == (2, True)
     assert attribute(attributor, image, "--generation-id", "used:1")[0] == 0
     other = max(sample_folder("generated").glob("*.webp"))

@@ -70,7 +70,10 @@ def test_asking_again_answers_the_stored_posting_once(client: AttributorClient, 
     assert again[0].replayed
     assert (again[0].sequence, again[0].head_hash) == (first.sequence, first.head_hash)
     assert again[0].contributors == first.contributors
-    assert client.get_attribution(generation) == again[0]
+    stored = client.get_attribution(generation)
+    for answer in (stored, again[0]):
+        answer.ClearField("timings")
+    assert stored == again[0]
     assert posted(client) == before
 
 
