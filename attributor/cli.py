@@ -17,8 +17,6 @@ from gmvaluator.errors import InvalidInput
 from gmvaluator.options import index_option, json_option, place_option, profile_option
 
 MAX_PORT = 65_535
-SWITCH_INTERVAL_S = 0.0005
-"""The models' thread asks for the interpreter hundreds of times in a pass; by default each could wait 5 ms for it."""
 
 
 @click.command()
@@ -80,7 +78,6 @@ def serve(
         click.echo(json.dumps({"address": bound}) if as_json else f"SERVING on {bound}")
         sys.stdout.flush()
 
-    sys.setswitchinterval(SWITCH_INTERVAL_S)
     asyncio.run(run(settings, announce))
 
 
