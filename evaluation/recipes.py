@@ -18,6 +18,11 @@ SIDE_PX = 256
 """Side of every derivative: generators emit squares."""
 
 KINDS = ("crop", "hue", "mirror_blur", "outline", "compose")
+"""Recipes that anything may be fitted on."""
+
+TEST_KINDS = ("posterise", "perspective", "halftone")
+"""Recipes that nothing may be fitted on: they show what a fit does with changes it has not seen."""
+
 STRENGTHS = (1, 2, 3, 4)
 
 _WHITE = (255, 255, 255)
@@ -34,11 +39,11 @@ def source_count(kind: str) -> int:
 def derive(kind: str, strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
     """Make one derivative, RGB, 256 x 256; the same arguments and generator state give the same pixels.
 
-    kind: one of KINDS. strength: one of STRENGTHS. sources: `source_count(kind)` RGB images, the first the main
-    one. Raises ValueError for any other kind, strength or number of sources.
+    kind: one of KINDS or TEST_KINDS. strength: one of STRENGTHS. sources: `source_count(kind)` RGB images, the first
+    the main one. Raises ValueError for any other kind, strength or number of sources.
     """
-    if kind not in KINDS or strength not in STRENGTHS:
-        raise ValueError(f"no recipe {kind} of strength {strength}: kinds are {KINDS}, strengths {STRENGTHS}")
+    if kind not in _RECIPES or strength not in STRENGTHS:
+        raise ValueError(f"no recipe {kind} of strength {strength}: kinds are {(*_RECIPES,)}, strengths {STRENGTHS}")
     if len(sources) != source_count(kind):
         raise ValueError(f"{kind} needs {source_count(kind)} sources, not {len(sources)}")
     squares = [square(source) for source in sources]
@@ -156,6 +161,57 @@ def _inset(strength: int, main: Image.Image, other: Image.Image, rng: random.Ran
     return result
 
 
+def _posterise(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
+    """Few tones in each channel, with limits that differ between the channels."""
+    tones = (5, 4, 3, 2)[strength - 1]
+    offsets = np.array([rng.uniform(-0.25, 0.25) for _ in range(3)])
+    levels = np.clip(np.rint(_pixels(sources[0]) / 255 * (tones - 1) + offsets), 0, tones - 1)
+    return _image(levels * 255 / (tones - 1))
+
+
+def _perspective(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
+    """Seen from the side: each corner drawn inwards by a length of its own, on white."""
+    reach_px = (0.1, 0.18, 0.26, 0.34)[strength - 1] * SIDE_PX
+    inwards = [(rng.random() * reach_px, rng.random() * reach_px) for _ in range(4)]
+    signs = ((1, 1), (1, -1), (-1, -1), (-1, 1))
+    whole = ((0, 0), (0, SIDE_PX), (SIDE_PX, SIDE_PX), (SIDE_PX, 0))
+    seen = [
+        (x + sign_x * move_x, y + sign_y * move_y)
+        for (x, y), (sign_x, sign_y), (move_x, move_y) in zip(whole, signs, inwards, strict=True)
+    ]
+    plane = _homography(seen, whole)
+    size = (SIDE_PX, SIDE_PX)
+    return sources[0].transform(size, Image.Transform.PERSPECTIVE, plane, Image.Resampling.BICUBIC, fillcolor=_WHITE)
+
+
+def _homography(
+    seen: Sequence[tuple[float, float]], whole: Sequence[tuple[float, float]]
+) -> tuple[float, float, float, float, float, float, float, float]:
+    """Pillow's eight coefficients, which send each point of `seen` to its partner in `whole`."""
+    rows = []
+    for (x, y), (u, v) in zip(seen, whole, strict=True):
+        rows.append([x, y, 1, 0, 0, 0, -u * x, -u * y])
+        rows.append([0, 0, 0, x, y, 1, -v * x, -v * y])
+    a, b, c, d, e, f, g, h = np.linalg.solve(np.array(rows), np.array(whole, dtype=np.float64).ravel()).tolist()
+    return a, b, c, d, e, f, g, h
+
+
+def _halftone(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
+    """Printed: each channel as round dots on a grid of its own angle, larger where it is darker."""
+    cell_px = (4.0, 6.0, 8.0, 11.0)[strength - 1]
+    across, down = np.meshgrid(np.arange(SIDE_PX), np.arange(SIDE_PX))
+    inks = []
+    for channel, angle_degrees in zip(sources[0].split(), (15, 75, 45), strict=True):
+        angle = math.radians(angle_degrees + 10 * rng.random())
+        u = (across * math.cos(angle) + down * math.sin(angle)) / cell_px
+        v = (down * math.cos(angle) - across * math.sin(angle)) / cell_px
+        distance = np.hypot(u - np.rint(u), v - np.rint(v))
+        light = np.asarray(channel.filter(ImageFilter.BoxBlur(cell_px / 2)), dtype=np.float64) / 255
+        radius = np.sqrt((1 - light) / 2) * 1.05
+        inks.append(np.clip((distance - radius) * cell_px + 0.5, 0, 1) * 255)
+    return _image(np.stack(inks, axis=2))
+
+
 def _pixels(image: Image.Image) -> Pixels:
     return np.asarray(image, dtype=np.float64)
 
@@ -170,4 +226,7 @@ _RECIPES: dict[str, _Recipe] = {
     "mirror_blur": _mirror_blur,
     "outline": _outline,
     "compose": _compose,
+    "posterise": _posterise,
+    "perspective": _perspective,
+    "halftone": _halftone,
 }

@@ -20,6 +20,11 @@ _COMMANDS = {
     "ledger": ("gmvaluator.ledger.cli", "ledger", "Read and check who earned what."),
     "rights": ("gmvaluator.catalogue.rights_cli", "rights", "Record who owns which work, and forget people."),
     "generators": ("gmvaluator.catalogue.cli", "generators", "Register the image generators that are served."),
+    "evaluate": (
+        "evaluation.evaluate_cli",
+        "evaluate",
+        "Measure what the credits are worth, with a report to look at.",
+    ),
     "bench": ("evaluation.cli", "bench", "Measure, as JSON, with the baseline in the same run."),
 }
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, ImageChops, ImageStat
 
 from evaluation.make_examples import ROUNDS, Recipe, draw_sources, encode, read_recipes, read_works, render
-from evaluation.recipes import KINDS, SIDE_PX, STRENGTHS, derive, source_count, square
+from evaluation.recipes import KINDS, SIDE_PX, STRENGTHS, TEST_KINDS, derive, source_count, square
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder
@@ -30,7 +30,7 @@ def difference(one: Image.Image, other: Image.Image) -> float:
     return sum(ImageStat.Stat(ImageChops.difference(one, other)).mean) / 3
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *TEST_KINDS])
 @pytest.mark.parametrize("strength", STRENGTHS)
 def test_the_same_seed_gives_the_same_pixels(kind: str, strength: int) -> None:
     sources = drawings(source_count(kind))
@@ -41,7 +41,7 @@ def test_the_same_seed_gives_the_same_pixels(kind: str, strength: int) -> None:
     assert one.tobytes() != other.tobytes()
 
 
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *TEST_KINDS])
 def test_a_derivative_is_not_its_source(kind: str) -> None:
     sources = drawings(source_count(kind))
     for strength in STRENGTHS:
@@ -51,13 +51,13 @@ def test_a_derivative_is_not_its_source(kind: str) -> None:
 def test_sources_are_left_as_they_were() -> None:
     sources = drawings(2)
     before = [source.tobytes() for source in sources]
-    for kind in KINDS:
+    for kind in (*KINDS, *TEST_KINDS):
         derive(kind, 4, sources[: source_count(kind)], random.Random(1))
     assert [source.tobytes() for source in sources] == before
 
 
 @pytest.mark.parametrize("size", [(1, 1), (1, 200), (3000, 20)])
-@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize("kind", [*KINDS, *TEST_KINDS])
 def test_any_shape_and_blank_paper_can_be_derived_from(kind: str, size: tuple[int, int]) -> None:
     for colour in ("white", "navy"):
         sources = [Image.new("RGB", size, colour)] * source_count(kind)

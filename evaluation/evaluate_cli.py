@@ -1,0 +1,31 @@
+"""`gmvaluator evaluate NAME`: one subcommand a benchmark, each in a module of its own, imported when called."""
+
+from __future__ import annotations
+
+import importlib
+
+import rich_click as click
+
+_COMMANDS: dict[str, tuple[str, str, str]] = {}
+"""Name to (module, attribute, summary)."""
+
+
+class _Benchmarks(click.RichGroup):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Benchmarks)
+def evaluate() -> None:
+    """Measure what the credits are worth, with a report to look at.
+
+    Example: gmvaluator evaluate all --out report/
+    """
