@@ -26,7 +26,7 @@ _STYLE: dict[Any, Any] = {
 }
 
 
-def draw(paint: Callable[[Axes], None], width_in: float = 6.4, height_in: float = 3.6) -> str:
+def draw(paint: Callable[[Axes], object], width_in: float = 6.4, height_in: float = 3.6) -> str:
     """The SVG document of one figure; `paint` is given its axes. The same data give the same text."""
     from cycler import cycler
     from matplotlib import rc_context
