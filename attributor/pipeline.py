@@ -152,8 +152,11 @@ class Pipeline:
 
     def _policy(self, request: ImageRequest, generator: Generator) -> Policy:
         """The policy asked for, or the generator's own, whose faults are the operator's."""
-        if request.policy:
-            return _load_policy(request.policy, self.policies)
+        policy = _load_policy(request.policy, self.policies) if request.policy else self._bound_policy(generator)
+        policy.check_profile(self.worker.models.identity.hash)
+        return policy
+
+    def _bound_policy(self, generator: Generator) -> Policy:
         try:
             return _load_policy(generator.policy, self.policies)
         except InvalidPolicy as error:

@@ -22,7 +22,7 @@ def recalled_stage(
 ) -> Attribution:
     """The k nearest by recall; shares are provisional, made from 1 - clip_similarity by the same policy."""
     nearest = recalled[: policy.k]
-    provisional = policy.shares([distance_millionths(1 - one.clip_similarity) for one in nearest])
+    provisional, unattributed = policy.shares([distance_millionths(1 - one.clip_similarity) for one in nearest])
     contributors = tuple(
         Contributor(
             training_image_id=one.training_image_id,
@@ -34,7 +34,7 @@ def recalled_stage(
         )
         for one, share in zip(nearest, provisional, strict=True)
     )
-    return _answer(request, policy.reference, Stage.RECALLED, contributors, timings)
+    return _answer(request, policy.reference, Stage.RECALLED, contributors, unattributed, timings)
 
 
 def reranked_stage(
@@ -45,11 +45,11 @@ def reranked_stage(
     timings: Timings,
 ) -> Attribution:
     """The contributors with their distances, final shares and payees."""
-    shares = policy.shares([one.distance_millionths for one in paid])
+    shares, unattributed = policy.shares([one.distance_millionths for one in paid])
     contributors = tuple(
         _reranked(one, share, cards[one.training_image_id]) for one, share in zip(paid, shares, strict=True)
     )
-    return _answer(request, policy.reference, Stage.RERANKED, contributors, timings)
+    return _answer(request, policy.reference, Stage.RERANKED, contributors, unattributed, timings)
 
 
 def final_stage(
@@ -75,14 +75,19 @@ def stored_attribution(
 
 
 def _answer(
-    request: ImageRequest, policy: str, stage: Stage, contributors: tuple[Contributor, ...], timings: Timings
+    request: ImageRequest,
+    policy: str,
+    stage: Stage,
+    contributors: tuple[Contributor, ...],
+    unattributed_share: float,
+    timings: Timings,
 ) -> Attribution:
     return Attribution(
         generation_id=request.generation_id,
         model_version=request.model_version,
         stage=stage,
         contributors=contributors,
-        unattributed_share=0.0 if contributors else 1.0,
+        unattributed_share=unattributed_share,
         policy=policy,
         timings=timings,
     )

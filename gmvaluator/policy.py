@@ -1,7 +1,8 @@
 """Policies: named, versioned ways to turn distances and a quality into credits.
 
 A policy is a file `NAME@N.toml`. The operator binds one to a generator; every posting names it and keeps its
-parameters in the evidence. `paper@1` is equations 4-6 to the letter.
+parameters in the evidence. `paper@1` is equations 4-6 to the letter; others may set a temperature, a residual and how
+far quality counts. What a policy was fitted on stands in its file's `fit`, which valuing does not read.
 """
 
 from __future__ import annotations
@@ -14,14 +15,17 @@ from decimal import Decimal, InvalidOperation
 from pathlib import Path
 from typing import Any
 
-from gmvaluator.errors import InvalidPolicy
-from gmvaluator.valuation import divide, issued_micros, shares, similarity_weights
+from gmvaluator.errors import InvalidPolicy, PreconditionFailed
+from gmvaluator.residual import Residual, number, read_residual
+from gmvaluator.valuation import MILLION, divide, issued_micros, shares, similarity_weights
 
 UNATTRIBUTED = "unattributed"
 """The account that is paid what no contributor earns."""
 
 _PACKAGED = Path(__file__).parent / "policies"
 _REFERENCE = re.compile(r"[a-z][a-z0-9-]{0,39}@[1-9][0-9]{0,5}")
+_HASH = re.compile(r"[0-9a-f]{64}")
+_SETTINGS = {"policy", "description", "depth", "k", "temperature", "residual", "quality", "profile", "fit"}
 _MAX_CONTRIBUTORS = 1_000
 _MAX_DEPTH = 10_000
 
@@ -45,7 +49,9 @@ class Policy:
     """How many neighbours are asked for, how many are paid, and how distance becomes weight.
 
     depth: candidates recalled before re-ranking. k: contributors paid at most. temperature: τ in
-    exp(-d / τ); 1 is the paper's, smaller pays the nearest more.
+    exp(-d / τ); 1 is the paper's, smaller pays the nearest more. residual: what nobody earns; None is the paper's
+    nothing. quality_floor and quality_cap: millionths between which an image's quality counts; 0 and one million are
+    the paper's, equal ones leave quality out. profile: hash of the one profile whose distances it is for, or None.
     """
 
     name: str
@@ -53,6 +59,10 @@ class Policy:
     depth: int
     k: int
     temperature: Decimal
+    residual: Residual | None = None
+    quality_floor: int = 0
+    quality_cap: int = MILLION
+    profile: str | None = None
 
     @property
     def reference(self) -> str:
@@ -60,8 +70,20 @@ class Policy:
         return f"{self.name}@{self.version}"
 
     def parameters(self) -> dict[str, Any]:
-        """Everything that value() depends on, as plain JSON, for the evidence."""
-        return {"policy": self.reference, "depth": self.depth, "k": self.k, "temperature": str(self.temperature)}
+        """Everything that value() depends on, as plain JSON, for the evidence. What is the paper's goes unsaid."""
+        said: dict[str, Any] = {
+            "policy": self.reference,
+            "depth": self.depth,
+            "k": self.k,
+            "temperature": str(self.temperature),
+        }
+        if self.residual is not None:
+            said["residual"] = self.residual.parameters()
+        if (self.quality_floor, self.quality_cap) != (0, MILLION):
+            said["quality"] = {"floor": _millionths_text(self.quality_floor), "cap": _millionths_text(self.quality_cap)}
+        if self.profile is not None:
+            said["profile"] = self.profile
+        return said
 
     @classmethod
     def from_parameters(cls, value: Mapping[str, Any]) -> Policy:
@@ -69,7 +91,7 @@ class Policy:
         reference = value.get("policy")
         if not isinstance(reference, str) or not _REFERENCE.fullmatch(reference):
             raise InvalidPolicy(f"policy = {reference!r} must be NAME@N, such as paper@1")
-        unknown = set(value) - {"policy", "depth", "k", "temperature", "description"}
+        unknown = set(value) - _SETTINGS
         if unknown:
             raise InvalidPolicy(f"policy {reference} has unknown settings: {', '.join(sorted(unknown))}")
         name, version = reference.split("@")
@@ -77,24 +99,45 @@ class Policy:
         depth = _bounded(value, "depth", _MAX_DEPTH, reference)
         if depth < k:
             raise InvalidPolicy(f"policy {reference} recalls {depth} candidates for {k} contributors: raise depth")
-        return cls(name, int(version), depth, k, _temperature(value, reference))
+        residual = read_residual(value["residual"], k, reference) if "residual" in value else None
+        floor, cap = _quality(value.get("quality", {}), reference)
+        profile = _profile(value.get("profile"), reference)
+        return cls(name, int(version), depth, k, _temperature(value, reference), residual, floor, cap, profile)
 
-    def shares(self, distances: Sequence[int]) -> tuple[float, ...]:
-        """Each contributor's share in [0, 1], for distances in millionths, lower is nearer."""
-        return tuple(shares(similarity_weights(distances, self.temperature)))
+    def check_profile(self, profile_hash: str) -> None:
+        """Raises PreconditionFailed if the policy is for the distances of another profile."""
+        if self.profile not in (None, profile_hash):
+            raise PreconditionFailed(
+                f"policy {self.reference} was fitted to profile {self.profile}, and the one in use is {profile_hash}: "
+                f"fit another version by `gmvaluator calibrate`, or bind paper@1"
+            )
+
+    def shares(self, distances: Sequence[int]) -> tuple[tuple[float, ...], float]:
+        """Each contributor's share and nobody's, in [0, 1], for distances in millionths, lower is nearer."""
+        if not distances:
+            return (), 1.0
+        weights, nobody = self._weigh(distances)
+        *parts, rest = shares([*weights, nobody])
+        return tuple(parts), rest
 
     def value(self, names: Sequence[str], distances: Sequence[int], quality: int) -> Valuation:
-        """Divide the credits that one image issues among its contributors (equations 4 and 5).
+        """Divide the credits that one image issues among its contributors (equations 4 and 5) and nobody.
 
         names: K distinct contributor names (settle ties); distances: K millionths, lower is nearer;
         quality: millionths, higher is better. Without contributors all is unattributed.
         """
-        issued = issued_micros(quality)
+        issued = issued_micros(min(max(quality, self.quality_floor), self.quality_cap))
         if not names:
             return Valuation(issued, (), (), issued, 1.0)
-        weights = similarity_weights(distances, self.temperature)
-        parts = divide(issued, weights, names)
-        return Valuation(issued, tuple(parts), tuple(shares(weights)), 0, 0.0)
+        weights, nobody = self._weigh(distances)
+        *parts, unattributed = divide(issued, [*weights, nobody], [*names, UNATTRIBUTED])
+        *found, rest = shares([*weights, nobody])
+        return Valuation(issued, tuple(parts), tuple(found), unattributed, rest)
+
+    def _weigh(self, distances: Sequence[int]) -> tuple[list[int], int]:
+        if self.residual is None:
+            return similarity_weights(distances, self.temperature), 0
+        return self.residual.weigh(distances, self.temperature)
 
 
 def load_policy(reference: str, folder: Path | None = None) -> Policy:
@@ -127,6 +170,28 @@ def _bounded(value: Mapping[str, Any], setting: str, high: int, reference: str) 
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= high:
         raise InvalidPolicy(f"policy {reference} has {setting} = {number!r}: give a whole number from 1 to {high}")
     return number
+
+
+def _quality(value: Any, reference: str) -> tuple[int, int]:
+    if not isinstance(value, Mapping) or set(value) - {"floor", "cap"}:
+        raise InvalidPolicy(f"policy {reference} has a `quality` that is no table of floor and cap")
+    floor, cap = (
+        number(value.get(name, default), f"quality.{name}", reference)
+        for name, default in (("floor", "0"), ("cap", "1"))
+    )
+    if not 0 <= floor <= cap <= 1:
+        raise InvalidPolicy(f"policy {reference} counts quality from {floor} to {cap}: give 0 <= floor <= cap <= 1")
+    return int(floor * MILLION), int(cap * MILLION)
+
+
+def _millionths_text(value: int) -> str:
+    return str(Decimal(value) / MILLION)
+
+
+def _profile(value: Any, reference: str) -> str | None:
+    if value is not None and (not isinstance(value, str) or not _HASH.fullmatch(value)):
+        raise InvalidPolicy(f"policy {reference} has profile = {value!r}: give the profile's hash, 64 hex digits")
+    return value
 
 
 def _temperature(value: Mapping[str, Any], reference: str) -> Decimal:

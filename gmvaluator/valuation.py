@@ -29,6 +29,7 @@ MAX_DISTANCE = 2
 """A perceptual distance is 1 - cosine, in [0, 2]."""
 
 _WEIGHT_SCALE = 10**30
+_MAX_LOGIT = 60
 _CONTEXT = decimal.Context(prec=36, rounding=decimal.ROUND_HALF_EVEN, Emin=-999999, Emax=999999)
 
 
@@ -71,6 +72,15 @@ def similarity_weights(distances: Sequence[int], temperature: Decimal = Decimal(
 def _weight(excess_millionths: int, temperature: Decimal) -> int:
     exponent = _CONTEXT.divide(Decimal(-excess_millionths), _CONTEXT.multiply(temperature, Decimal(MILLION)))
     return int(_CONTEXT.multiply(_CONTEXT.exp(exponent), Decimal(_WEIGHT_SCALE)))
+
+
+def odds_weight(total: int, logit: Decimal) -> int:
+    """The integer weight w with w / (w + total) = 1 / (1 + exp(-logit)); logits beyond ±60 count as ±60.
+
+    total: the sum of the other weights, above 0.
+    """
+    odds = _CONTEXT.exp(_CONTEXT.plus(max(min(logit, Decimal(_MAX_LOGIT)), Decimal(-_MAX_LOGIT))))
+    return int(_CONTEXT.multiply(odds, Decimal(total)))
 
 
 def issued_micros(quality: int) -> int:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import safetensors.torch
 import timm
 import torch
@@ -186,13 +187,18 @@ def prepare(image: Image.Image) -> Float32Array:
     """What `LiteModels.prepare` does; needs no models."""
     if image.mode != "RGB":
         raise InvalidImage(f"an image of mode {image.mode} was given: decode it to RGB first")
-    scale = SIDE_PX / max(image.size)
-    width, height = (max(round(length * scale), 1) for length in image.size)
-    square = Image.new("RGB", (SIDE_PX, SIDE_PX), (255, 255, 255))
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    square.paste(resized, ((SIDE_PX - width) // 2, (SIDE_PX - height) // 2))
-    pixels = np.asarray(square, dtype=np.float32).transpose(2, 0, 1)
+    pixels = fitted(image, SIDE_PX).astype(np.float32).transpose(2, 0, 1)
     return np.ascontiguousarray(pixels / np.float32(127.5) - np.float32(1))
+
+
+def fitted(image: Image.Image, side_px: int) -> npt.NDArray[np.uint8]:
+    """RGB image to (S, S, 3) uint8: the whole image, scaled to fit and centred on white."""
+    scale = side_px / max(image.size)
+    width, height = (max(round(length * scale), 1) for length in image.size)
+    square = Image.new("RGB", (side_px, side_px), (255, 255, 255))
+    resized = image.resize((width, height), Image.Resampling.BICUBIC)
+    square.paste(resized, ((side_px - width) // 2, (side_px - height) // 2))
+    return np.asarray(square)
 
 
 def to_tensor(inputs: Float32Array, device: torch.device) -> Tensor:

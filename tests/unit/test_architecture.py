@@ -10,7 +10,7 @@ import pytest
 ROOT = Path(__file__).parents[2]
 PROGRAMS = {"indexer", "attributor", "dashboard", "evaluation"}
 ALLOWED = {"gmvaluator": set(), **{program: {"gmvaluator"} for program in PROGRAMS}}
-PURE = ["valuation.py", "policy.py", "errors.py", "ports.py"]
+PURE = ["valuation.py", "residual.py", "policy.py", "errors.py", "ports.py"]
 HEAVY = {"torch", "timm", "grpc", "qdrant_client", "qdrant_edge", "sqlalchemy"}
 FILES = sorted(path for package in ALLOWED for path in (ROOT / package).rglob("*.py"))
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmvaluator.errors import InvalidPolicy
+from gmvaluator.errors import InvalidPolicy, PreconditionFailed
 from gmvaluator.policy import Policy, load_policy
 from gmvaluator.valuation import MILLION
 
@@ -81,3 +81,89 @@ def test_what_is_no_policy_name_is_refused(reference: str) -> None:
 def test_an_unknown_policy_names_the_known_ones() -> None:
     with pytest.raises(InvalidPolicy, match="paper@1"):
         load_policy("papers@1")
+
+
+GATED = GOOD + 'residual = { bias = "-9.5", ranks = { 1 = "30", 5 = "-4.25" } }\n'
+VIRTUAL = GOOD + 'residual = { distance = "0.4" }\nquality = { floor = "0.25", cap = "0.5" }\n'
+DISTANCES = st.lists(st.integers(0, 2 * MILLION), max_size=10)
+
+
+@pytest.mark.parametrize("text", [GATED, VIRTUAL])
+@given(distances=DISTANCES, quality=st.integers(0, MILLION))
+def test_with_a_residual_credits_still_sum_to_what_is_issued(
+    tmp_path_factory: pytest.TempPathFactory, text: str, distances: list[int], quality: int
+) -> None:
+    policy = load_policy("mine@1", written(tmp_path_factory.mktemp("policy"), text))
+    names = [f"w{number}" for number in range(len(distances))]
+    value = policy.value(names, distances, quality)
+    assert sum(value.credit_micros) + value.unattributed_micros == value.issued_micros
+    assert min([value.unattributed_micros, *value.credit_micros]) >= 0
+    assert math.isclose(sum(value.shares) + value.unattributed_share, 1)
+    again = Policy.from_parameters(policy.parameters())
+    assert again.value(names[::-1], distances[::-1], quality).credit_micros == value.credit_micros[::-1]
+    assert policy.shares(distances) == (value.shares, value.unattributed_share)
+
+
+def test_a_virtual_contributor_is_one_contributor_more(tmp_path: Path) -> None:
+    policy = load_policy("mine@1", written(tmp_path, VIRTUAL))
+    value = policy.value(["a", "b"], [400_000, 300_000], MILLION)
+    weights = [math.exp(-8), math.exp(-6), math.exp(-8)]
+    assert value.issued_micros == 500_000
+    assert value.unattributed_share == pytest.approx(weights[2] / sum(weights))
+    assert value.shares == pytest.approx([weights[0] / sum(weights), weights[1] / sum(weights)])
+
+
+def test_a_gate_is_a_logistic_regression_on_the_nearest(tmp_path: Path) -> None:
+    policy = load_policy("mine@1", written(tmp_path, GATED))
+    near, rest = [300_000, 310_000, 350_000, 360_000, 400_000], 1 / (1 + math.exp(9.5 - 30 * 0.3 + 4.25 * 0.4))
+    assert policy.shares(near)[1] == pytest.approx(rest)
+    assert policy.shares(near[:2])[1] == pytest.approx(1 / (1 + math.exp(9.5 - 30 * 0.3 + 4.25 * 2)))
+
+
+@pytest.mark.parametrize("text", [GATED, VIRTUAL])
+def test_the_farther_everything_is_the_less_is_attributed(tmp_path: Path, text: str) -> None:
+    policy = load_policy("mine@1", written(tmp_path, text))
+    shares = [policy.shares([step * 100_000 + 50_000 * rank for rank in range(5)])[1] for step in range(15)]
+    assert shares == sorted(shares)
+    assert shares[0] < 0.01
+    assert shares[-1] > 0.99
+
+
+def test_quality_can_be_left_out(tmp_path: Path) -> None:
+    policy = load_policy("mine@1", written(tmp_path, GOOD + 'quality = { floor = "1", cap = "1" }\n'))
+    assert policy.value(["a"], [0], 0).issued_micros == MILLION
+
+
+def test_a_policy_for_another_profile_is_refused(tmp_path: Path) -> None:
+    policy = load_policy("mine@1", written(tmp_path, GOOD + f'profile = "{"a" * 64}"\n'))
+    policy.check_profile("a" * 64)
+    PAPER.check_profile("b" * 64)
+    with pytest.raises(PreconditionFailed, match=r"fitted to profile a.*in use is b"):
+        policy.check_profile("b" * 64)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        'residual = "0.4"',
+        "residual = { distance = 0.4 }",
+        'residual = { distance = "2.5" }',
+        'residual = { distance = "NaN" }',
+        'residual = { bias = "1" }',
+        'residual = { bias = "1", ranks = {} }',
+        'residual = { bias = "1", ranks = { 11 = "1" } }',
+        'residual = { bias = "1", ranks = { 1 = "1", 01 = "2" } }',
+        'residual = { bias = "1", ranks = { first = "1" } }',
+        'residual = { bias = "99999", ranks = { 1 = "1" } }',
+        'residual = { bias = "0.1234567", ranks = { 1 = "1" } }',
+        'residual = { bias = "1", ranks = { 1 = "1" }, distance = "0.4" }',
+        'quality = { floor = "0.6", cap = "0.5" }',
+        'quality = { cap = "1.5" }',
+        'quality = { most = "1" }',
+        'quality = "off"',
+        'profile = "lite"',
+    ],
+)
+def test_a_wrong_setting_is_refused_by_name(tmp_path: Path, line: str) -> None:
+    with pytest.raises(InvalidPolicy, match=line.split()[0]):
+        load_policy("mine@1", written(tmp_path, f"{GOOD}{line}\n"))
