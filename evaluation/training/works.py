@@ -8,7 +8,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+import numpy.typing as npt
 from PIL import Image
+
+from gmvaluator.ids import sha256_hex
+from gmvaluator.models.lite import fitted
 
 LIST = Path(__file__).parent / "openclipart-training.txt"
 """Paths without ending inside Debian's package `openclipart-png`, version 0.18."""
@@ -28,6 +33,16 @@ SAMPLE_ARTISTS = (
 thirty works by them, under other spellings or together with others."""
 
 
+FIT_ARTISTS = (
+    *("abiclipart", "biele", "codifiedivining", "eady", "gerhards", "guillou", "hevia", "kaplinski", "krug"),
+    *("linda kim", "luiz ara", "mcrae"),
+)
+"""Those of SAMPLE_ARTISTS that may be learned from, as `evaluation.split.FIT_OWNERS` has them; `mo` is a whole name."""
+
+MAX_PER_ARTIST = 400
+"""One artist has 1,375 works, most of them signs of one series."""
+
+
 @dataclass(frozen=True, slots=True)
 class Work:
     """One training work: RGB, transparency on white, longest side at most 256 px; artist as its file says."""
@@ -43,11 +58,53 @@ def read_works(folder: Path, names: Path = LIST) -> list[Work]:
     Raises FileNotFoundError if one is absent.
     """
     lines = names.read_text(encoding="utf-8").split()
-    read = [work for name in lines for work in _read(folder, name)]
+    read = [work for name in lines for work in read_work(folder, name)]
     works = [work for work in read if not by_sample_artist(work.artist)]
     counts = f"{len(lines) - len(read)} are too large, {len(read) - len(works)} are by the sample's artists"
     print(f"{len(works)} of {len(lines)} works used; {counts}", file=sys.stderr)  # noqa: T201
     return works
+
+
+def read_fit_works(folder: Path) -> list[Work]:
+    """The package's works that are by one of the sample's fit artists alone, at most `MAX_PER_ARTIST` of each."""
+    by_artist: dict[str, list[str]] = {}
+    for path in sorted(folder.rglob("*.png")):
+        artist = fit_artist(author_of(path))
+        if artist is not None:
+            by_artist.setdefault(artist, []).append(path.relative_to(folder).with_suffix("").as_posix())
+    chosen = [
+        name
+        for artist, names in sorted(by_artist.items())
+        for name in sorted(names, key=lambda name: sha256_hex(name.encode()))[:MAX_PER_ARTIST]
+    ]
+    works = [work for name in sorted(chosen) for work in read_work(folder, name)]
+    print(f"{len(works)} works by {len(by_artist)} fit artists used", file=sys.stderr)  # noqa: T201
+    return works
+
+
+def fit_artist(author: str) -> str | None:
+    """What tells the fit artist whom a file names as its only author; None if it names another or several."""
+    lower = author.lower().strip()
+    if lower == "mo":
+        return lower
+    if " and " in lower or "et al" in lower:
+        return None
+    return next((known for known in FIT_ARTISTS if known in lower), None)
+
+
+def author_of(path: Path) -> str:
+    """The author that a PNG file names, or an empty string."""
+    limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
+    try:
+        with Image.open(path, formats=("PNG",)) as image:
+            return str(image.info.get("Author") or "")
+    finally:
+        Image.MAX_IMAGE_PIXELS = limit
+
+
+def as_input(image: Image.Image, side_px: int) -> npt.NDArray[np.uint8]:
+    """(3, S, S) uint8: the whole image, centred on white, as the product prepares it."""
+    return fitted(image, side_px).transpose(2, 0, 1).copy()
 
 
 def by_sample_artist(artist: str) -> bool:
@@ -56,7 +113,7 @@ def by_sample_artist(artist: str) -> bool:
     return lower in ("jakob", "mo") or any(known in lower for known in SAMPLE_ARTISTS)
 
 
-def _read(folder: Path, name: str) -> Iterator[Work]:
+def read_work(folder: Path, name: str) -> Iterator[Work]:
     """The work, or nothing if it is too large. The limit below replaces Pillow's, which warns at less."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
