@@ -1,1 +1,1 @@
-"""Fits what this product ships of its own: the heads of profile `lite`."""
+"""Fits what this product ships of its own: the weights of profile `lite`."""

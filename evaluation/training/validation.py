@@ -28,11 +28,6 @@ class Scores:
     credit: float
     absent_auc: float
 
-    @property
-    def value(self) -> float:
-        """What weights are chosen by."""
-        return self.credit + self.absent_auc
-
 
 @dataclass(frozen=True, slots=True)
 class Validation:

@@ -1,4 +1,4 @@
-"""Seeded changes to a clean image: views, which show the same work, and variants, which are as good as the work."""
+"""Seeded changes to a clean image that leave it as good as it was."""
 
 from __future__ import annotations
 
@@ -6,19 +6,7 @@ import io
 import random
 
 import numpy as np
-from PIL import Image, ImageEnhance, ImageFilter, ImageOps
-
-
-def view(image: Image.Image, rng: random.Random) -> Image.Image:
-    """The image as another would show it: cut, mirrored, turned, recoloured, grey or blurred, each by chance; RGB.
-
-    A perceptual distance should not see the difference.
-    """
-    result = _square(image, rng)
-    for change, chance in _VIEW_CHANGES:
-        if rng.random() < chance:
-            result = change(result, rng)
-    return result
+from PIL import Image, ImageEnhance, ImageOps
 
 
 def clean_variant(image: Image.Image, rng: random.Random) -> Image.Image:
@@ -58,22 +46,6 @@ def _tint(image: Image.Image, rng: random.Random) -> Image.Image:
     return Image.fromarray(np.rint(np.asarray(image) * paper).astype(np.uint8))
 
 
-def _turn(image: Image.Image, rng: random.Random) -> Image.Image:
-    degrees = 30 * rng.random() - 15
-    return image.rotate(degrees, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255))
-
-
-def _soften(image: Image.Image, rng: random.Random) -> Image.Image:
-    return image.filter(ImageFilter.GaussianBlur(0.5 + 2.5 * rng.random()))
-
-
-def _window(image: Image.Image, rng: random.Random) -> Image.Image:
-    """A square window of half to all of the side, enlarged to the full side."""
-    side_px = max(round((0.5 + 0.5 * rng.random()) * image.width), 1)
-    x, y = round(rng.random() * (image.width - side_px)), round(rng.random() * (image.height - side_px))
-    return image.crop((x, y, x + side_px, y + side_px)).resize(image.size, Image.Resampling.BICUBIC)
-
-
 def _cut(image: Image.Image, rng: random.Random) -> Image.Image:
     """A window of half to all of each side, enlarged to the image's longest side."""
     shares = (0.5 + 0.5 * rng.random(), 0.5 + 0.5 * rng.random())
@@ -95,14 +67,6 @@ def _saved(image: Image.Image, rng: random.Random) -> Image.Image:
     return Image.open(buffer).convert("RGB")
 
 
-_VIEW_CHANGES = (
-    (_window, 0.7),
-    (_mirror, 0.5),
-    (_turn, 0.5),
-    (recolour, 0.5),
-    (_grey, 0.2),
-    (_soften, 0.4),
-)
 _CHANGES = (
     (_mirror, 0.5),
     (_cut, 0.3),

