@@ -2,8 +2,8 @@
 
     python -m evaluation.quality --json > docs/results/lite-quality.json
 
-Every work of the sample is compared with one copy of each kind and strength of `evaluation.training.distortions`.
-None of the sample's artists took part in training.
+Every work by a test artist is compared with one copy of each kind and strength of `evaluation.training.distortions`.
+None of these artists took part in training.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from evaluation.make_examples import read_works
+from evaluation.split import TEST_OWNERS
 from evaluation.training.distortions import KINDS, MAX_STRENGTH, distort
 from evaluation.training.variants import recolour
 from gmvaluator.images import decode_image
@@ -86,16 +87,17 @@ def _rounded(value: float | np.floating) -> float:
 
 
 def measure(profile: str, every: int) -> dict[str, float]:
-    """Figures of a profile over every `every`-th work of the sample."""
+    """Figures of a profile over every `every`-th work of the sample's test artists."""
     models = load_models(profile)
     folder = sample_folder("openclipart")
+    works = [work for work in read_works(folder).values() if work.owner_id in TEST_OWNERS]
     rows = [
         qualities_of(
             models,
             decode_image((folder / work.file_name).read_bytes()),
             random.Random(work.key),  # noqa: S311 - must be reproducible
         )
-        for work in list(read_works(folder).values())[::every]
+        for work in works[::every]
     ]
     return figures_of(np.stack(rows))
 

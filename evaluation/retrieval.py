@@ -2,8 +2,9 @@
 
     python -m evaluation.retrieval --json > docs/results/lite-retrieval.json
 
-Two sets are measured: `examples` are the images of `examples/generated`; `fresh` are made on the spot with other
-seeds. An image's rank is that of its nearest true source; `both` counts composed images whose two sources are found.
+Two sets are measured, both made of works by test artists alone, since the models were trained on the fit artists':
+`examples` are images of `examples/generated`; `fresh` are made on the spot with other seeds, by every recipe. An
+image's rank is that of its nearest true source; `both` counts composed images whose two sources are found.
 """
 
 from __future__ import annotations
@@ -13,13 +14,15 @@ import json
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from evaluation.make_examples import draw_sources, read_recipes, read_works, render
-from evaluation.recipes import KINDS, STRENGTHS, source_count
+from evaluation.recipes import KINDS, STRENGTHS, TEST_KINDS, source_count
+from evaluation.split import TEST_OWNERS
 from gmvaluator.images import decode_image
 from gmvaluator.models.process import prepare_process
 from gmvaluator.models.registry import load_models
@@ -50,8 +53,9 @@ class Derivative:
 
 
 def example_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
-    """The images of `examples/generated`. rows: the sample's row of each key."""
+    """The images of `examples/generated` made of works by test artists. rows: the sample's row of each key."""
     folder = sample_folder("generated")
+    works = read_works(sample_folder("openclipart"))
     return [
         Derivative(
             recipe.kind,
@@ -59,16 +63,17 @@ def example_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
             tuple(rows[key] for key in recipe.sources),
         )
         for recipe in read_recipes(folder)
+        if all(works[key].owner_id in TEST_OWNERS for key in recipe.sources)
     ]
 
 
 def fresh_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
-    """Every kind and strength, `FRESH_ROUNDS` times, from sources drawn over all owners."""
+    """Every kind and strength, `FRESH_ROUNDS` times, from sources drawn over all test artists."""
     folder = sample_folder("openclipart")
     rng = random.Random(FRESH_SEED)  # noqa: S311 - must be reproducible
-    draw = draw_sources(list(read_works(folder).values()), rng)
+    draw = draw_sources([work for work in read_works(folder).values() if work.owner_id in TEST_OWNERS], rng)
     derivatives = []
-    for kind, strength in [(kind, strength) for _ in range(FRESH_ROUNDS) for kind in KINDS for strength in STRENGTHS]:
+    for kind, strength in [*product((*KINDS, *TEST_KINDS), STRENGTHS)] * FRESH_ROUNDS:
         sources = [next(draw) for _ in range(source_count(kind))]
         image = render(kind, strength, sources, folder, rng.getrandbits(32))
         derivatives.append(Derivative(kind, image, tuple(rows[source.key] for source in sources)))
