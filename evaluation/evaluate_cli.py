@@ -6,7 +6,14 @@ import importlib
 
 import rich_click as click
 
-_COMMANDS: dict[str, tuple[str, str, str]] = {}
+_COMMANDS: dict[str, tuple[str, str, str]] = {
+    "known-source": (
+        "evaluation.known_source.cli",
+        "evaluate_known_source",
+        "Measure what share of the credit finds the true source.",
+    ),
+    "all": ("evaluation.full_report.cli", "evaluate_all", "Run every benchmark and write one page."),
+}
 """Name to (module, attribute, summary)."""
 
 

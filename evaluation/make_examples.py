@@ -38,6 +38,7 @@ class Work:
     key: str
     file_name: str
     owner_id: str
+    sha256: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +62,7 @@ def read_works(folder: Path) -> dict[str, Work]:
     """The sample's works by key, in the manifest's order."""
     with (folder / "manifest.csv").open(encoding="utf-8", newline="") as lines:
         rows = list(csv.DictReader(lines))
-    return {row["key"]: Work(row["key"], row["file_name"], row["owner_id"]) for row in rows}
+    return {row["key"]: Work(row["key"], row["file_name"], row["owner_id"], row["sha256"]) for row in rows}
 
 
 def read_recipes(folder: Path) -> list[Recipe]:

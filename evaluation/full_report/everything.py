@@ -36,7 +36,7 @@ class Settings:
 
 
 Benchmark = Callable[[Settings], Sequence[Section]]
-BENCHMARKS: dict[str, str] = {}
+BENCHMARKS = {"known-source": "evaluation.full_report.benchmarks:known_source"}
 """Name to `module:function` of a Benchmark, in the report's order."""
 
 

@@ -1,0 +1,1 @@
+"""Fits a policy: the temperature and the residual under which known sources are likeliest."""

@@ -1,0 +1,125 @@
+"""Maximum likelihood: τ, and the residual in both its forms."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+from scipy.optimize import minimize, minimize_scalar
+from scipy.special import expit
+
+from evaluation.calibration.likelihood import (
+    Examples,
+    contributor_log_shares,
+    gate_logit,
+    mean_log_likelihood,
+    virtual_logit,
+)
+
+RANK_SETS = ((1,), (1, 2), (1, 3, 10), (1, 2, 5, 20), (1, 2, 5, 10, 50))
+"""Gates that are compared: on the nearest alone, with the gap behind it, and with how dense it is around."""
+
+RIDGES = (0.001, 0.01, 0.1)
+FOLDS = 5
+_SEED = 17
+
+
+@dataclass(frozen=True, slots=True)
+class VirtualFit:
+    """τ and d_0 that make the known sources likeliest together."""
+
+    temperature: float
+    distance: float
+
+    def log_likelihood(self, examples: Examples) -> float:
+        logit = virtual_logit(examples.distances, self.temperature, self.distance)
+        return mean_log_likelihood(examples, contributor_log_shares(examples.distances, self.temperature), logit)
+
+
+@dataclass(frozen=True, slots=True)
+class GateFit:
+    """τ for the contributors, and a logistic regression for no contributor."""
+
+    temperature: float
+    bias: float
+    ranks: tuple[int, ...]
+    coefficients: tuple[float, ...]
+
+    def log_likelihood(self, examples: Examples) -> float:
+        logit = gate_logit(examples.distances, self.bias, self.ranks, self.coefficients)
+        return mean_log_likelihood(examples, contributor_log_shares(examples.distances, self.temperature), logit)
+
+
+def fit_temperature(examples: Examples) -> float:
+    """τ of the contributors among themselves, over the images that have a source."""
+
+    def loss(log_temperature: float) -> float:
+        log_shares = contributor_log_shares(examples.distances, float(np.exp(log_temperature)))
+        return -float((examples.sources * log_shares).sum())
+
+    return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.002), np.log(2.0)), method="bounded").x))
+
+
+def fit_virtual(examples: Examples) -> VirtualFit:
+    """τ and d_0 together."""
+
+    def loss(point: npt.NDArray[np.float64]) -> float:
+        return -VirtualFit(float(np.exp(point[0])), float(point[1])).log_likelihood(examples)
+
+    start = [np.log(fit_temperature(examples)), float(np.median(examples.distances[:, 0]))]
+    best = minimize(loss, start, method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-8, "maxiter": 2_000}).x
+    return VirtualFit(float(np.exp(best[0])), float(np.clip(best[1], 0, 2)))
+
+
+def fit_gate(examples: Examples, ranks: Sequence[int], ridge: float) -> GateFit:
+    """τ, and the gate on the distances at `ranks`; ridge holds its standardised coefficients down."""
+    features = examples.distances[:, np.array(ranks) - 1]
+    shift, scale = features.mean(axis=0), features.std(axis=0) + 1e-9
+    standard, absent = (features - shift) / scale, examples.absent
+
+    def loss(point: npt.NDArray[np.float64]) -> tuple[float, npt.NDArray[np.float64]]:
+        logit = point[0] + standard @ point[1:]
+        error = (expit(logit) - absent) / len(absent)
+        value = float((np.logaddexp(0, logit) - absent * logit).mean() + ridge * (point[1:] ** 2).sum())
+        return value, np.concatenate([[error.sum()], standard.T @ error + 2 * ridge * point[1:]])
+
+    best = minimize(loss, np.zeros(len(ranks) + 1), jac=True, method="L-BFGS-B").x
+    coefficients = best[1:] / scale
+    bias = float(best[0] - coefficients @ shift)
+    return GateFit(fit_temperature(examples), bias, tuple(ranks), tuple(float(value) for value in coefficients))
+
+
+def choose_gate(examples: Examples) -> GateFit:
+    """The gate whose ranks and ridge are likeliest on artists left out of its fit, fitted to all."""
+    choices = [(ranks, ridge) for ranks in RANK_SETS for ridge in RIDGES]
+    best = max(choices, key=lambda choice: _left_out(examples, *choice))
+    return fit_gate(examples, *best)
+
+
+def _left_out(examples: Examples, ranks: Sequence[int], ridge: float) -> float:
+    scores = [fit_gate(examples.rows(fit), ranks, ridge).log_likelihood(examples.rows(left)) * len(left)
+              for fit, left in _folds(examples.groups)]  # fmt: skip
+    return sum(scores) / len(examples.groups)
+
+
+def _folds(groups: npt.NDArray[np.str_]) -> Iterator[tuple[npt.NDArray[np.intp], npt.NDArray[np.intp]]]:
+    names = np.random.default_rng(_SEED).permutation(np.unique(groups))
+    for fold in range(FOLDS):
+        left = np.isin(groups, names[fold::FOLDS])
+        yield np.flatnonzero(~left), np.flatnonzero(left)
+
+
+def bootstrap_gates(examples: Examples, gate: GateFit, ridge: float, count: int) -> list[GateFit]:
+    """Fits of the same gate to `count` resamples of whole artists: how unsure the fit is."""
+    rng = np.random.default_rng(_SEED)
+    members = [np.flatnonzero(examples.groups == name) for name in np.unique(examples.groups)]
+    return [
+        fit_gate(
+            examples.rows(np.concatenate([members[pick] for pick in rng.integers(0, len(members), len(members))])),
+            gate.ranks,
+            ridge,
+        )
+        for _ in range(count)
+    ]

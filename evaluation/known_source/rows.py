@@ -1,0 +1,111 @@
+"""Ways to divide the credit that are compared: one row of the tables each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.calibration.fit import VirtualFit
+from evaluation.known_source.observed import Observation
+from evaluation.known_source.search import Found
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.policy import Policy
+from gmvaluator.residual import VirtualContributor
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Shares by training image, nearest first, and what nobody gets; together they are one."""
+
+    shares: dict[TrainingImageId, float]
+    unattributed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """name: as the tables have it. divide: from what was found."""
+
+    name: str
+    divide: Callable[[Found], Division]
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A row's divisions of all observations."""
+
+    row: Row
+    observations: Sequence[Observation]
+    divisions: Sequence[Division]
+
+    @property
+    def to_sources(self) -> Values:
+        """(N,) share of the true sources together."""
+        return np.array(
+            [
+                sum(division.shares.get(source, 0.0) for source in one.sources)
+                for one, division in zip(self.observations, self.divisions, strict=True)
+            ]
+        )
+
+    @property
+    def unattributed(self) -> Values:
+        """(N,) share of nobody."""
+        return np.array([division.unattributed for division in self.divisions])
+
+
+def divided(row: Row, observations: Sequence[Observation]) -> Divided:
+    """The row's divisions."""
+    return Divided(row, observations, [row.divide(one.found) for one in observations])
+
+
+def uniform(k: int) -> Row:
+    """The same share for each of the k nearest."""
+
+    def divide(found: Found) -> Division:
+        near = found.reranked[:k]
+        return Division(dict.fromkeys(near, 1 / len(near)), 0.0) if near else Division({}, 1.0)
+
+    return Row("uniform over the k nearest", divide)
+
+
+def without_reranking(policy: Policy) -> Row:
+    """The policy on recall distances: the paper's No-Rerank."""
+
+    def divide(found: Found) -> Division:
+        shares, rest = policy.shares(found.recall_millionths[: policy.k])
+        return Division(dict(zip(found.recalled, shares, strict=False)), rest)
+
+    return Row(f"{policy.reference}, not re-ranked", divide)
+
+
+def by_policy(policy: Policy, name: str = "") -> Row:
+    """The policy on perceptual distances, as the service values."""
+
+    def divide(found: Found) -> Division:
+        shares, rest = policy.shares(found.distance_millionths[: policy.k])
+        return Division(dict(zip(found.reranked, shares, strict=False)), rest)
+
+    return Row(name or policy.reference, divide)
+
+
+def ablations(policy: Policy, virtual: VirtualFit) -> list[Row]:
+    """The policy with one thing changed: no residual, or the residual's other form, each as it was fitted."""
+    other = replace(
+        policy,
+        temperature=_decimal(virtual.temperature),
+        residual=VirtualContributor(_decimal(virtual.distance)),
+    )
+    return [
+        by_policy(replace(policy, residual=None), f"{policy.reference}, temperature only"),
+        by_policy(other, "temperature and virtual contributor"),
+    ]
+
+
+def _decimal(value: float) -> Decimal:
+    return Decimal(f"{value:.6f}")

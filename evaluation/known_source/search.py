@@ -1,0 +1,83 @@
+"""Asks the real index about every image, once: what it recalls, and how near it is."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from evaluation.known_source.queries import Query
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.index.connection import open_search
+from gmvaluator.index.schema import require_profile
+from gmvaluator.ports import Embeddings, Models
+from gmvaluator.valuation import distance_millionths
+
+DEPTH = 200
+COLLECTION = "works"
+_CHUNK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the index answered to one image, as the service would have it.
+
+    recalled: ids, most similar first, with `similarity_millionths` as 1 - cosine of the recall vectors. reranked: the
+    same ids, nearest first, with `distance_millionths`. quality: in [0, 1].
+    """
+
+    recalled: tuple[TrainingImageId, ...]
+    recall_millionths: tuple[int, ...]
+    reranked: tuple[TrainingImageId, ...]
+    distance_millionths: tuple[int, ...]
+    quality: float
+
+
+def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
+    """Embeddings of all images, in batches, with progress."""
+    inputs = [models.prepare(query.image) for query in queries]
+    parts = []
+    for start in range(0, len(inputs), _CHUNK):
+        parts.append(models.embed(np.stack(inputs[start : start + _CHUNK])))
+        print(f"embedded {start + len(parts[-1].recall):,}/{len(inputs):,}", end="\r", file=sys.stderr)  # noqa: T201
+    print(file=sys.stderr)  # noqa: T201
+    return Embeddings(
+        np.concatenate([part.recall for part in parts]),
+        np.concatenate([part.perceptual for part in parts]),
+        np.concatenate([part.quality for part in parts if part.quality is not None]),
+    )
+
+
+def search_all(location: str | Path, models: Models, queries: Sequence[Query]) -> list[Found]:
+    """Recall and re-rank for each image. Raises ProfileMismatch if the index is another profile's."""
+    return asyncio.run(_search_all(location, models, embed(models, queries)))
+
+
+async def _search_all(location: str | Path, models: Models, embeddings: Embeddings) -> list[Found]:
+    search = open_search(location, COLLECTION)
+    try:
+        require_profile(await search.info(), models.identity)
+        found = []
+        assert embeddings.quality is not None
+        for recall, perceptual, quality in zip(
+            embeddings.recall, embeddings.perceptual, embeddings.quality, strict=True
+        ):
+            recalled = await search.recall(recall, DEPTH)
+            ids = [one.training_image_id for one in recalled]
+            reranked = await search.rerank(perceptual, ids, DEPTH)
+            found.append(
+                Found(
+                    tuple(ids),
+                    tuple(distance_millionths(1 - one.clip_similarity) for one in recalled),
+                    tuple(one.training_image_id for one in reranked),
+                    tuple(distance_millionths(one.perceptual_distance) for one in reranked),
+                    float(quality),
+                )
+            )
+        return found
+    finally:
+        await search.close()

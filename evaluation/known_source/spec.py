@@ -1,0 +1,38 @@
+"""How many images of which kind, from which seeds: fixed before anything was fitted or measured."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from evaluation.recipes import KINDS, TEST_KINDS, source_count
+from evaluation.split import FIT_OWNERS, TEST_OWNERS
+
+SINGLE_KINDS = tuple(kind for kind in KINDS if source_count(kind) == 1)
+"""Recipes of one source that a fit may see."""
+
+COPY = "copy"
+"""The work itself: as it is, as JPEG, as WebP, at three quarters of the size."""
+
+COMPOSED = ("two", "three")
+NOISE = "noise"
+SEED = 424_242
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """split: `fit` or `test`. owners: whose works are derived from. kinds: recipes of one source. per_cell: images of
+    each kind and strength; noise: images of no source made of noise."""
+
+    split: str
+    owners: frozenset[str]
+    kinds: tuple[str, ...]
+    per_cell: int
+    copies: int
+    composed: int
+    noise: int
+
+
+FIT = Plan("fit", FIT_OWNERS, SINGLE_KINDS, per_cell=25, copies=6, composed=6, noise=40)
+TEST = Plan("test", TEST_OWNERS, (*SINGLE_KINDS, *TEST_KINDS), per_cell=16, copies=16, composed=12, noise=40)
+SHORT_FIT = Plan("fit", FIT_OWNERS, SINGLE_KINDS, per_cell=3, copies=1, composed=1, noise=6)
+SHORT_TEST = Plan("test", TEST_OWNERS, (*SINGLE_KINDS, *TEST_KINDS), per_cell=2, copies=2, composed=1, noise=6)
