@@ -1,0 +1,15 @@
+"""The benchmarks as the report calls them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from evaluation.full_report.everything import Settings
+from evaluation.sections import Section
+
+
+def known_source(settings: Settings) -> Sequence[Section]:
+    """Known sources."""
+    from evaluation.known_source.run import known_source
+
+    return [known_source(settings.profile, settings.short)]
