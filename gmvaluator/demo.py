@@ -11,17 +11,21 @@ import rich_click as click
 from rich.console import Console
 from rich.table import Table
 
+from gmvaluator.beside import credits_by_account
 from gmvaluator.client.show import StagePrinter, attribution_dict
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.credits import credits_text
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex
+from gmvaluator.models.registry import profile_identity
 from gmvaluator.options import json_option, profile_option
+from gmvaluator.policy import UNATTRIBUTED, load_policy
 from gmvaluator.processes import attributor, run_command
 from gmvaluator.samples import sample_folder
 
 DATA_SET = "openclipart"
 WAIT_S = 120.0
+PAPER, CALIBRATED = "paper@1", "calibrated@1"
 
 
 @click.command()
@@ -51,7 +55,9 @@ def demo(data: Path, top: int, profile: str, as_json: bool) -> None:
         f"{index['rejects']:,} rejects; {index['collection']['indexed_points']:,} points are quantised"
     )
     model_version = f"demo-{profile}"
-    run_command("generators", "add", model_version, "--data-set", DATA_SET, "--data", str(data))
+    policy = _policy_for(profile)
+    run_command("generators", "add", model_version, "--data-set", DATA_SET, "--policy", policy, "--data", str(data))
+    say.print(f"{model_version} is paid by {policy}, the paper's formula beside it for comparison")
     say.rule("2. Start the attributor")
     with attributor("--data", str(data), "--profile", profile) as address, AttributorClient(address) as client:
         client.wait_until_serving(WAIT_S)
@@ -63,14 +69,16 @@ def demo(data: Path, top: int, profile: str, as_json: bool) -> None:
     say.rule("4. Credits per artist")
     totals = run_command("ledger", "totals", "--data", str(data))
     summary = _summary(images, totals, added)
-    say.print(_table(totals))
+    paper = credits_by_account((image["stages"][-1] for image in images), load_policy(PAPER))
+    say.print(_table(totals, policy, paper))
     say.print(_verdict(summary))
     seconds = time.monotonic() - started
     say.print(f"Everything is in {data.resolve()}; all processes are stopped; {seconds:.0f} s.")
     say.print("A credit says that the images are alike, not that one caused the other.", style="dim")
     if as_json:
         click.echo(json.dumps({**summary, "data": str(data.resolve()), "seconds": seconds, "index": index,
-                               "owners": totals["owners"], "images": images}))  # fmt: skip
+                               "policy": policy, "paper_micros": paper, "owners": totals["owners"],
+                               "images": images}))  # fmt: skip
     if not summary["reconciles"]:
         raise Failure("the credits do not reconcile: run `gmvaluator ledger verify`")
 
@@ -108,11 +116,22 @@ def _summary(images: list[dict[str, Any]], totals: dict[str, Any], added: int) -
     }
 
 
-def _table(totals: dict[str, Any]) -> Table:
-    table = Table("artist", "works", "credits")
-    table.columns[1].justify = table.columns[2].justify = "right"
+def _policy_for(profile: str) -> str:
+    """The calibrated policy, if it was fitted to this profile; the paper's otherwise."""
+    fitted = load_policy(CALIBRATED).profile
+    return CALIBRATED if fitted == profile_identity(profile).hash else PAPER
+
+
+def _table(totals: dict[str, Any], policy: str, paper: dict[str, int]) -> Table:
+    table = Table("artist", "works", f"credits by {policy}", f"had {PAPER} paid")
+    for column in table.columns[1:]:
+        column.justify = "right"
     for owner in totals["owners"]:
-        table.add_row(owner["display_name"], str(owner["works"]), credits_text(owner["credit_micros"]))
+        beside = credits_text(paper.get(f"owner:{owner['owner_id']}", 0))
+        table.add_row(owner["display_name"], str(owner["works"]), credits_text(owner["credit_micros"]), beside)
+    table.add_section()
+    beside = credits_text(paper.get(UNATTRIBUTED, 0))
+    table.add_row("nobody (unattributed)", "", credits_text(totals["unattributed_micros"]), beside)
     return table
 
 

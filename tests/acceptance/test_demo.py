@@ -23,6 +23,8 @@ def test_the_demo_does_the_whole_job_and_doing_it_again_changes_no_credit(folder
     assert (first["index"]["read"], first["index"]["points"], first["index"]["rejects"]) == (1051, 1051, 0)
     assert first["index"]["collection"]["indexed_points"] == 1051
     assert first["reconciles"]
+    assert sum(first["paper_micros"].values()) == first["issued_micros"]
+    assert first["paper_micros"]["unattributed"] == 0 < first["unattributed_micros"]
     assert first["issued_micros"] == first["owners_micros"] + first["unattributed_micros"] > 0
     assert sum(owner["credit_micros"] for owner in first["owners"]) == first["owners_micros"]
     assert {owner["display_name"] for owner in first["owners"]} >= {"Gerald G.", "Benji Park"}
@@ -44,5 +46,5 @@ def test_the_demo_does_the_whole_job_and_doing_it_again_changes_no_credit(folder
     explained = json.dumps(
         gmvaluator("ledger", "explain", first["images"][0]["stages"][-1]["generation_id"], "--data", folder)
     )
-    assert "paper@1" in explained
+    assert "calibrated@1" in explained
     assert gmvaluator("ledger", "replay", "--data", folder)["equal"] == images
