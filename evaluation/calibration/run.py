@@ -39,7 +39,7 @@ def calibrate_policy(
         mean_log_likelihood(unseen, contributor_log_shares(unseen.distances, 1.0), None),
     )
     text = policy_text(reference, profile_identity(profile).hash, DEPTH, CONTRIBUTORS, gate, fitted)
-    path = _write(folder / f"{reference}.toml", text)
+    path = write_policy(folder / f"{reference}.toml", text)
     load_policy(reference, folder)
     return path, {
         "fit_log_likelihood": fitted.fit_log_likelihood,
@@ -58,7 +58,7 @@ def check_reference(reference: str) -> None:
         raise InvalidPolicy("a fitted policy cannot be called paper: that name is for equations 4-6 to the letter")
 
 
-def _write(path: Path, text: str) -> Path:
+def write_policy(path: Path, text: str) -> Path:
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise Conflict(f"{path} is there already and says otherwise: a policy never changes, give the next version")
     path.parent.mkdir(parents=True, exist_ok=True)

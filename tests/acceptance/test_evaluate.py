@@ -1,0 +1,43 @@
+"""The short report, made by the commands that make the long one."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gmvaluator.policy import load_policy
+from gmvaluator.samples import sample_folder
+from tests.acceptance.programs import gmvaluator, run
+
+
+@pytest.mark.timeout(600)
+def test_the_short_report_is_one_page_with_every_benchmark(tmp_path: Path) -> None:
+    out = tmp_path / "report"
+    result = gmvaluator("evaluate", "all", "--quick", "--out", out)
+    assert json.loads((out / "results.json").read_text()) == result
+    assert result["short"]
+    assert {"credit_to_source_paper", "credit_to_source_calibrated", "ece"} <= set(result["figures"])
+    assert result["figures"]["credit_to_source_calibrated"] > 5 * result["figures"]["credit_to_source_paper"]
+    page = (out / "index.html").read_text()
+    assert all(section["title"] in page for section in result["sections"])
+    again = run("evaluate", "all", "--quick", "--out", out)
+    assert again.returncode == 0, again.stderr
+    assert "known-source: done before" in again.stderr
+
+
+@pytest.mark.timeout(600)
+def test_a_policy_is_fitted_to_an_index(tmp_path: Path) -> None:
+    gmvaluator("index", "add", sample_folder("openclipart"), "--data", tmp_path)
+    fitted = gmvaluator("calibrate", "--quick", "--policy", "mine@1", "--data", tmp_path)
+    policy = load_policy("mine@1", tmp_path / "policies")
+    assert Path(fitted["file"]) == tmp_path / "policies" / "mine@1.toml"
+    assert policy.residual is not None
+    figures = fitted["figures"]
+    assert figures["test_log_likelihood"] > figures["test_log_likelihood_paper"]
+    bound = gmvaluator(
+        "generators", "add", "mine", "--data-set", "openclipart", "--policy", "mine@1", "--data", tmp_path
+    )
+    assert bound["policy"] == "mine@1"
+    refused = run("calibrate", "--quick", "--policy", "paper@9", "--data", tmp_path)
+    assert refused.returncode == 2
+    assert "cannot be called paper" in refused.stderr

@@ -1,0 +1,148 @@
+"""Known sources: the images are what the plan says, and what is measured of them is right."""
+
+import random
+from decimal import Decimal
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from evaluation.compositions import WEIGHTS, compose_weighted
+from evaluation.known_source import measures
+from evaluation.known_source.observed import Observation
+from evaluation.known_source.pictures import gallery
+from evaluation.known_source.queries import Query, make_queries
+from evaluation.known_source.rows import by_policy, divided, uniform, without_reranking
+from evaluation.known_source.search import Found
+from evaluation.known_source.section import known_source_section, trade_off
+from evaluation.known_source.spec import FIT, SHORT_FIT, SHORT_TEST, TEST, Plan
+from evaluation.make_examples import read_works
+from evaluation.recipes import TEST_KINDS
+from gmvaluator.ids import TrainingImageId, training_image_id
+from gmvaluator.policy import Policy
+from gmvaluator.residual import VirtualContributor
+from gmvaluator.samples import sample_folder
+
+FOLDER = sample_folder("openclipart")
+WORKS = list(read_works(FOLDER).values())
+IDS = [training_image_id(work.sha256) for work in WORKS]
+SHARP = Policy("sharp", 1, 200, 3, Decimal("0.02"))
+GATED = Policy("gated", 1, 200, 3, Decimal("0.02"), VirtualContributor(Decimal("0.5")))
+
+
+def observation(
+    sources: dict[TrainingImageId, float], distances: list[int], kind: str = "crop", strength: int = 1
+) -> Observation:
+    """The sample's first works lie at these distances, in this order."""
+    near = tuple(IDS[: len(distances)])
+    keys = tuple((WORKS[IDS.index(source)].key, share) for source, share in sources.items())
+    query = Query(kind, strength, keys, f"group-{kind}", Image.new("RGB", (8, 8)))
+    return Observation(query, sources, Found(near, tuple(distances), near, tuple(distances), 0.9))
+
+
+def present(nearest: int = 50_000, kind: str = "crop", strength: int = 1) -> Observation:
+    return observation({IDS[0]: 1.0}, [nearest, 600_000, 700_000, 800_000], kind, strength)
+
+
+def foreign(nearest: int = 700_000, kind: str = "photo") -> Observation:
+    return observation({}, [nearest, 800_000, 900_000], kind, 0)
+
+
+@pytest.mark.parametrize(("plan", "short"), [(FIT, SHORT_FIT), (TEST, SHORT_TEST)])
+def test_a_short_plan_asks_less_of_the_same(plan: Plan, short: Plan) -> None:
+    assert (plan.split, plan.owners, plan.kinds) == (short.split, short.owners, short.kinds)
+    assert plan.per_cell > short.per_cell
+
+
+def test_what_is_tested_was_not_fitted_on() -> None:
+    assert not FIT.owners & TEST.owners
+    assert not set(FIT.kinds) & set(TEST_KINDS)
+    fit, test = (make_queries(plan, WORKS, FOLDER) for plan in (SHORT_FIT, SHORT_TEST))
+    owner_of = {work.key: work.owner_id for work in WORKS}
+    assert {owner_of[key] for query in fit for key, _ in query.sources} <= FIT.owners
+    assert {owner_of[key] for query in test for key, _ in query.sources} <= TEST.owners
+    foreign_groups = [{query.group for query in queries if not query.sources} for queries in (fit, test)]
+    shared = {group for group in foreign_groups[0] & foreign_groups[1] if not group.startswith("noise/")}
+    assert not shared
+
+
+def test_the_same_plan_gives_the_same_images() -> None:
+    one, again = (make_queries(SHORT_TEST, WORKS, FOLDER) for _ in range(2))
+    assert [query.image.tobytes() for query in one] == [query.image.tobytes() for query in again]
+    assert all(sum(share for _, share in query.sources) == pytest.approx(1) for query in one if query.sources)
+
+
+@pytest.mark.parametrize("count", [2, 3])
+@pytest.mark.parametrize("strength", [1, 4])
+def test_a_composition_has_the_shares_it_is_said_to_have(count: int, strength: int) -> None:
+    colours = ["red", "lime", "blue"][:count]
+    sources = [Image.new("RGB", (64, 64), colour) for colour in colours]
+    for seed in range(6):
+        pixels = np.asarray(compose_weighted(strength, sources, random.Random(seed)), dtype=float) / 255
+        shares = pixels.mean(axis=(0, 1))[:count]
+        assert shares == pytest.approx(WEIGHTS[count][strength - 1], abs=0.01)
+
+
+def test_ranks_are_places_among_what_was_found() -> None:
+    assert observation({IDS[2]: 1.0}, [1, 2, 3]).ranks == (2,)
+    assert observation({IDS[5]: 1.0}, [1, 2, 3]).ranks[0] > 1_000
+
+
+def test_credit_goes_to_the_source_or_to_nobody() -> None:
+    observations = [present(), present(), foreign(), foreign(kind="noise")]
+    one = divided(by_policy(GATED), observations)
+    assert measures.credit(one, measures.is_single).value == pytest.approx(1, abs=1e-6)
+    assert measures.unattributed(one, measures.is_foreign).value == pytest.approx(1, abs=1e-3)
+    assert measures.absent_auc(one).value == 1
+    flat = divided(uniform(3), observations)
+    assert measures.credit(flat, measures.is_single).value == pytest.approx(1 / 3)
+    assert measures.unattributed(flat, measures.is_foreign).value == 0
+    assert measures.absent_auc(flat).value == 0.5
+
+
+def test_without_reranking_the_recall_distances_count() -> None:
+    one = divided(without_reranking(SHARP), [present()])
+    assert one.to_sources[0] == pytest.approx(1, abs=1e-6)
+
+
+def test_a_composition_error_is_the_mean_distance_of_shares() -> None:
+    even = observation({IDS[0]: 0.7, IDS[1]: 0.3}, [100_000, 100_000, 1_900_000], "two")
+    assert measures.composition_error(divided(by_policy(SHARP), [even])).value == pytest.approx(0.2)
+
+
+def test_shares_that_are_too_sure_have_a_calibration_error() -> None:
+    wrong = observation({IDS[1]: 1.0}, [50_000, 600_000, 700_000])
+    right = measures.reliability(divided(by_policy(GATED), [present()] * 10))
+    half = measures.reliability(divided(by_policy(GATED), [present()] * 5 + [wrong] * 5))
+    assert right.error == pytest.approx(0, abs=1e-3)
+    assert half.error == pytest.approx(0.5, abs=1e-3)
+
+
+def test_moving_the_gate_trades_credit_for_strangers() -> None:
+    observations = [present(300_000), present(450_000), foreign(480_000), foreign(600_000)]
+    main, bare = divided(by_policy(GATED), observations), divided(by_policy(SHARP), observations)
+    cost, kept = trade_off(main, bare, "photo")
+    assert list(cost) == sorted(cost)
+    assert list(kept) == sorted(kept)
+    assert kept[0] < 0.1 < 0.9 < kept[-1]
+
+
+def test_the_section_has_every_figure_and_pictures() -> None:
+    kinds = ["copy", *TEST.kinds]
+    observations = [present(kind=kind, strength=strength) for kind in kinds for strength in (1, 2, 3, 4)]
+    observations += [foreign(kind=kind) for kind in ("photo", "noise", "digit", "stranger")]
+    observations += [observation({IDS[0]: 0.5, IDS[1]: 0.5}, [100, 100, 200], kind) for kind in ("two", "three")]
+    main, bare, paper = (divided(by_policy(policy), observations) for policy in (GATED, SHARP, SHARP))
+    section = known_source_section(observations, [main, bare], main, bare, paper)
+    wanted = {"credit_to_source_paper", "credit_to_source_calibrated", "credit_to_source_copies", "ece"}
+    wanted |= {"foreign_to_unattributed", "no_source_auc", "composition_mae", "credit_to_source_halftone"}
+    assert wanted <= set(section.figures)
+    assert all(len(row) == len(table.columns) for table in section.tables for row in table.rows)
+    assert all(plot.svg.startswith("<svg") for plot in section.plots)
+    assert [len(one.rows) for one in section.galleries] == [6, 6]
+
+
+def test_a_gallery_shows_the_source_and_who_was_credited() -> None:
+    row = gallery(divided(by_policy(SHARP), [present()]), best=True).rows[0]
+    assert row[0].caption == "crop, strength 1; 0% to nobody"
+    assert [tile.caption for tile in row[1:3]] == ["source: 100%", "100%"]
