@@ -20,7 +20,7 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gmvaluator.errors import InvalidImage, MissingWeights, ModelFailed, PreconditionFailed
+from gmvaluator.errors import InvalidImage, ModelFailed, PreconditionFailed
 from gmvaluator.models.folding import fold
 from gmvaluator.models.registry import DATA
 from gmvaluator.models.weights import read_pinned
