@@ -83,12 +83,13 @@ class Catalogue(CatalogueReader):
         if self._vault.has_secret():
             return
         with self._writing():
+            if self._vault.has_secret():
+                return  # another writer has made it, and perhaps owners, since we looked
             if self.counts().owners:
                 raise PreconditionFailed(
                     "the catalogue has owners, but its key folder is gone: restore DATA/keys from a backup"
                 )
-            if not self._vault.has_secret():
-                self._vault.create_secret()
+            self._vault.create_secret()
 
     def record(self, batch: Sequence[NewWork]) -> Recorded:
         """Add works with their sources, owners and claims in one transaction; what is there already is left alone.
