@@ -1,0 +1,52 @@
+"""What both generators share: batches of pictures in a seeded order, and drawing new ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+SIDE_PX = 28
+BATCH = 128
+_CHUNK = 256
+
+Images = npt.NDArray[np.uint8]
+Progress = Callable[[int, int], None]
+"""Called after each epoch with the number of epochs done and of all."""
+
+
+class Sampler(Protocol):
+    """A trained generator."""
+
+    def draw(self, count: int, random: torch.Generator) -> Tensor:
+        """`count` pictures, (count, 1, 28, 28) float32 in [0, 1], without gradients."""
+
+
+def silent(done: int, total: int) -> None:
+    """The progress that nobody watches."""
+
+
+def to_unit(images: Images) -> Tensor:
+    """(N, 28, 28) uint8 to (N, 1, 28, 28) float32 in [0, 1]. Raises ValueError if they are not that."""
+    if images.dtype != np.uint8 or images.shape[1:] != (SIDE_PX, SIDE_PX) or not len(images):
+        raise ValueError(f"generators learn from (N, 28, 28) uint8 pictures, not {images.shape} {images.dtype}")
+    return torch.from_numpy(images.astype(np.float32))[:, None] / 255
+
+
+def batches(pictures: Tensor, random: torch.Generator) -> Iterator[Tensor]:
+    """Every picture once, in a random order, by the `BATCH`; the last batch may be smaller."""
+    order = torch.randperm(len(pictures), generator=random)
+    for start in range(0, len(order), BATCH):
+        yield pictures[order[start : start + BATCH]]
+
+
+def sample(model: Sampler, n: int, seed: int) -> Images:
+    """`n` new pictures, (n, 28, 28) uint8; the same seed gives the same ones on the same machine."""
+    random = torch.Generator().manual_seed(seed)
+    drawn = [model.draw(min(_CHUNK, n - start), random) for start in range(0, n, _CHUNK)]
+    pictures = torch.cat(drawn)[:, 0].clamp(0, 1) * 255
+    return pictures.round().to(torch.uint8).numpy()

@@ -1,0 +1,61 @@
+"""A convolutional variational autoencoder (Kingma and Welling, 2014)."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from evaluation.generators.sampling import Images, Progress, batches, silent, to_unit
+
+LATENT = 16
+_RATE = 2e-3
+
+
+class Vae(nn.Module):
+    """Encodes to a normal distribution over `LATENT` numbers, and decodes from it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Conv2d(1, 32, 4, 2, 1), nn.SiLU(), nn.Conv2d(32, 64, 4, 2, 1), nn.SiLU(),
+            nn.Flatten(), nn.Linear(64 * 49, 256), nn.SiLU(), nn.Linear(256, 2 * LATENT),
+        )  # fmt: skip
+        self.decoder = nn.Sequential(
+            nn.Linear(LATENT, 256), nn.SiLU(), nn.Linear(256, 64 * 49), nn.SiLU(), nn.Unflatten(1, (64, 7, 7)),
+            nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(32, 1, 4, 2, 1),
+        )  # fmt: skip
+
+    def loss(self, pictures: Tensor, random: torch.Generator) -> Tensor:
+        """Negative evidence lower bound, in nats a picture; pictures: (B, 1, 28, 28) in [0, 1]."""
+        mean, log_variance = self.encoder(pictures).chunk(2, dim=1)
+        noise = torch.randn(mean.shape, generator=random)
+        logits = self.decoder(mean + noise * (log_variance / 2).exp())
+        misfit = functional.binary_cross_entropy_with_logits(logits, pictures, reduction="sum")
+        divergence = (mean**2 + log_variance.exp() - 1 - log_variance).sum() / 2
+        bound: Tensor = (misfit + divergence) / len(pictures)
+        return bound
+
+    @torch.no_grad()
+    def draw(self, count: int, random: torch.Generator) -> Tensor:
+        """As `Sampler.draw`: decodes standard normal numbers."""
+        self.eval()
+        return torch.sigmoid(self.decoder(torch.randn((count, LATENT), generator=random)))
+
+
+def train_vae(images: Images, seed: int, epochs: int = 20, progress: Progress = silent) -> Vae:
+    """A VAE trained on (N, 28, 28) uint8 pictures. The global random state is left as it was."""
+    pictures = to_unit(images)
+    random = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = Vae()
+    optimiser = torch.optim.Adam(model.parameters(), lr=_RATE)
+    model.train()
+    for epoch in range(epochs):
+        for batch in batches(pictures, random):
+            optimiser.zero_grad()
+            model.loss(batch, random).backward()  # type: ignore[no-untyped-call]
+            optimiser.step()
+        progress(epoch + 1, epochs)
+    return model.eval()
