@@ -37,6 +37,18 @@ class Embeddings:
     quality: Float32Array | None
 
 
+@dataclass(frozen=True, slots=True)
+class WorkEmbeddings:
+    """What a profile makes of B training images, each seen in V views.
+
+    recall: (B, D) float32, unit norm, of the whole image. perceptual: (B, V, P) float32, unit norm; the perceptual
+    distance of a generated image to a training image is 1 - the largest cosine of its views.
+    """
+
+    recall: Float32Array
+    perceptual: Float32Array
+
+
 class Models(Protocol):
     """A profile's models on one device. Not thread-safe: one owner thread calls `embed` and `quality`."""
 
@@ -52,13 +64,19 @@ class Models(Protocol):
         Raises ModelFailed if a row is not finite, naming the row.
         """
 
+    def prepare_work(self, image: Image) -> Float32Array:
+        """RGB training image to the input of its V views, (V, 3, H, W) float32; the first is the whole image."""
+
+    def embed_works(self, inputs: Float32Array) -> WorkEmbeddings:
+        """(B, V, 3, H, W) float32 from `prepare_work` to embeddings. Raises ModelFailed, naming the row."""
+
     def quality(self, inputs: Float32Array) -> Float32Array:
         """(B, 3, H, W) float32 to (B,) float32 in [0, 1], higher is better."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One training image as the index stores it."""
+    """One training image as the index stores it. recall: (D,), perceptual: (V, P), unit norm."""
 
     training_image_id: TrainingImageId
     recall: Float32Array

@@ -13,7 +13,8 @@ from typing import Any
 class ProfileIdentity:
     """Names everything that changes a vector or a quality: equal identities, comparable vectors.
 
-    weights maps each weight file's role to its SHA-256. precision is "fp32", "bf16" or "int8".
+    weights maps each weight file's role to its SHA-256. precision is "fp32", "bf16" or "int8". perceptual_views: how
+    many perceptual vectors a training image has, each of another view of it; a generated image has one.
     """
 
     name: str
@@ -24,10 +25,14 @@ class ProfileIdentity:
     perceptual_dim: int
     precision: str
     weights: Mapping[str, str]
+    perceptual_views: int = 1
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON value, keys sorted, as stored in a collection's metadata and in evidence."""
-        return {**asdict(self), "weights": dict(sorted(self.weights.items()))}
+        value = {**asdict(self), "weights": dict(sorted(self.weights.items()))}
+        if self.perceptual_views == 1:
+            del value["perceptual_views"]  # as before there were views, so that such a profile keeps its hash
+        return value
 
     @property
     def hash(self) -> str:
@@ -38,4 +43,4 @@ class ProfileIdentity:
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ProfileIdentity:
         """Inverse of `as_dict`."""
-        return cls(**{name: value[name] for name in cls.__dataclass_fields__})
+        return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})

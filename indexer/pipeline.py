@@ -21,7 +21,10 @@ from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, KEY_LABELS, KEY_SHA25
 from gmvaluator.ports import Float32Array, Models, Point, VectorStore
 from indexer.source import Source, SourceItem, Unreadable
 
-BATCH_IMAGES = 32
+BATCH_VIEWS = 64
+"""Views embedded in one batch. `lite`'s take 600 KB each as model input, and about three batches are in memory."""
+
+MAX_BATCH_IMAGES = 32
 DECODERS = 2
 
 In = TypeVar("In")
@@ -74,7 +77,7 @@ class Report:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """A file that is an image: what the catalogue gets, its thumbnail (WebP) and its model input."""
+    """A file that is an image: what the catalogue gets, its thumbnail (WebP) and its views' model inputs."""
 
     work: NewWork
     thumbnail: bytes
@@ -105,8 +108,9 @@ class Indexer:
         """Index `source`; calls `advance` after each batch and stops between batches once `stopping`."""
         report = Report()
         with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
-            decoded = ordered_map(pool, self._decode, source, window=2 * BATCH_IMAGES)
-            for batch in batched(decoded, BATCH_IMAGES):
+            size = max(1, min(MAX_BATCH_IMAGES, BATCH_VIEWS // self.models.identity.perceptual_views))
+            decoded = ordered_map(pool, self._decode, source, window=2 * size)
+            for batch in batched(decoded, size):
                 self._index(batch, report)
                 advance(report)
                 if stopping():
@@ -131,7 +135,7 @@ class Indexer:
         sha256 = sha256_hex(data)
         if item.sha256 not in (None, sha256):
             raise InvalidImage(f"its SHA-256 is {sha256}, the manifest says {item.sha256}: correct one of them")
-        return Decoded(self._work(item, sha256, image), thumbnail(image), self.models.prepare(image))
+        return Decoded(self._work(item, sha256, image), thumbnail(image), self.models.prepare_work(image))
 
     def _work(self, item: SourceItem, sha256: str, image: Image) -> NewWork:
         owner = OwnerReference(item.owner, item.owner_name or item.owner) if item.owner else None
@@ -192,7 +196,7 @@ class Indexer:
     def _embed(self, images: list[Decoded]) -> list[tuple[Float32Array, Float32Array] | ModelFailed]:
         """One row an image; a batch that fails is halved until the image at fault stands alone."""
         try:
-            rows = self.models.embed(np.stack([image.inputs for image in images]))
+            rows = self.models.embed_works(np.stack([image.inputs for image in images]))
         except ModelFailed as error:
             if len(images) == 1:
                 return [error]

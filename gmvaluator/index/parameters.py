@@ -39,6 +39,7 @@ def collection_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
                 distance=models.Distance.COSINE,
                 on_disk=True,
                 hnsw_config=_hnsw(0),
+                multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
             ),
         },
         "optimizers_config": models.OptimizersConfigDiff(

@@ -1,8 +1,8 @@
 """The collection: two named vectors per training image, a payload, and what the metadata records.
 
 `recall` is searched by nearest neighbours: HNSW over product-quantised codes held in RAM, the originals on disk
-for rescoring. `perceptual` is only scored for recalled candidates: no graph, on disk. One large segment, because
-product quantisation is trained per segment.
+for rescoring. `perceptual`, one vector for each view of the image, is only scored for recalled candidates, by the view
+that is most similar: no graph, on disk. One large segment, because product quantisation is trained per segment.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ INDEXING_THRESHOLD_KB = 1
 
 SEGMENTS = 1
 MAX_SEGMENT_KB = 64 * 1024 * 1024
-FORMAT = 1
+FORMAT = 2
 COMPRESSIONS = (16, 32)
 
 
@@ -91,7 +91,10 @@ class CollectionMetadata:
     def from_dict(cls, name: str, value: Mapping[str, Any]) -> CollectionMetadata:
         """Inverse of `as_dict`. Raises MissingIndex if collection `name` was not made by this product."""
         if value.get("format") != FORMAT or "profile" not in value:
-            raise MissingIndex(f"collection {name!r} holds other data than training images: choose another name")
+            raise MissingIndex(
+                f"collection {name!r} holds other data than training images, or is of an earlier release: "
+                "choose another name and index the images there"
+            )
         return cls(
             profile=ProfileIdentity.from_dict(value["profile"]),
             compression=int(value["quantisation"]["compression"]),

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from uuid import UUID
 
 import numpy as np
+import numpy.typing as npt
 from qdrant_client import QdrantClient, models
 
 from gmvaluator.errors import Conflict, IndexFailed, IndexUnavailable, MissingIndex
@@ -26,12 +27,13 @@ from gmvaluator.index.schema import (
     require_profile,
 )
 from gmvaluator.index.translation import translated
-from gmvaluator.index.vectors import checked_vector
+from gmvaluator.index.vectors import checked_vector, checked_vectors
 from gmvaluator.ports import CollectionInfo, Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
 
 BATCH_POINTS = 128
-"""Points in one call: with 900 floats each about half a megabyte."""
+BATCH_FLOATS = 512 * 1024
+"""Limits of one call: two megabytes of vectors, and points where vectors are few."""
 
 _PAGE_POINTS = 256
 _POLL_FIRST_S, _POLL_LAST_S = 0.02, 0.25
@@ -108,8 +110,9 @@ class QdrantStore:
         """Write points; returns once they survive a crash of the engine. Raises InvalidVector before writing any."""
         profile = self.metadata().profile
         structs = [_struct(point, profile) for point in points]
-        for start in range(0, len(structs), BATCH_POINTS):
-            self._upsert_batch(structs[start : start + BATCH_POINTS])
+        size = _points_of_a_call(profile, BATCH_POINTS)
+        for start in range(0, len(structs), size):
+            self._upsert_batch(structs[start : start + size])
 
     def _upsert_batch(self, batch: list[models.PointStruct]) -> None:
         self._call(lambda client: client.upsert(self._collection, batch, wait=True))
@@ -167,22 +170,23 @@ class QdrantStore:
         """Whether GREEN means that all is indexed; a server says so also before it has begun, for a moment."""
         info = collection_info(self._collection, answer)
         profile = self.metadata().profile
-        point_bytes = max(profile.recall_dim, profile.perceptual_dim) * _BYTES_PER_FLOAT
+        point_bytes = max(profile.recall_dim, profile.perceptual_views * profile.perceptual_dim) * _BYTES_PER_FLOAT
         waiting_bytes = (info.points - info.indexed_points) * point_bytes
         return waiting_bytes < INDEXING_THRESHOLD_KB * 1024 or time.monotonic() > settled_at
 
     def scan(self, with_vectors: bool = False) -> Iterator[Point]:
         """Every point, in id order; vectors are empty arrays unless asked for."""
         profile = self.metadata().profile
+        limit = _points_of_a_call(profile, _PAGE_POINTS) if with_vectors else _PAGE_POINTS
         offset: Any = None
         while True:
-            records, offset = self._page(offset, with_vectors)
+            records, offset = self._page(offset, with_vectors, limit)
             for record in records:
                 yield _point(record, profile if with_vectors else None)
             if offset is None:
                 return
 
-    def _page(self, offset: Any, with_vectors: bool, limit: int = _PAGE_POINTS) -> tuple[list[models.Record], Any]:
+    def _page(self, offset: Any, with_vectors: bool, limit: int) -> tuple[list[models.Record], Any]:
         return self._call(
             lambda client: client.scroll(
                 self._collection, limit=limit, offset=offset, with_payload=True, with_vectors=with_vectors
@@ -243,10 +247,15 @@ class QdrantStore:
         return f"the index at {self._endpoint.target} (collection {self._collection!r})"
 
 
+def _points_of_a_call(profile: ProfileIdentity, most: int) -> int:
+    floats = profile.recall_dim + profile.perceptual_views * profile.perceptual_dim
+    return max(1, min(most, BATCH_FLOATS // floats))
+
+
 def _struct(point: Point, profile: ProfileIdentity) -> models.PointStruct:
     subject = f"training image {point.training_image_id}"
     recall = checked_vector(point.recall, profile.recall_dim, f"the {RECALL} vector of {subject}")
-    perceptual = checked_vector(point.perceptual, profile.perceptual_dim, f"the {PERCEPTUAL} vector of {subject}")
+    perceptual = _checked_views(point.perceptual, profile, f"the {PERCEPTUAL} vectors of {subject}")
     return models.PointStruct(
         id=str(point.training_image_id),
         vector={RECALL: recall.tolist(), PERCEPTUAL: perceptual.tolist()},
@@ -261,7 +270,9 @@ def _point(record: models.Record, profile: ProfileIdentity | None) -> Point:
         return Point(wanted, _EMPTY, _EMPTY, payload)
     vectors: Any = record.vector or {}
     recall = checked_vector(vectors.get(RECALL, ()), profile.recall_dim, f"the stored {RECALL} vector of {wanted}")
-    perceptual = checked_vector(
-        vectors.get(PERCEPTUAL, ()), profile.perceptual_dim, f"the stored {PERCEPTUAL} vector of {wanted}"
-    )
+    perceptual = _checked_views(vectors.get(PERCEPTUAL, ()), profile, f"the stored {PERCEPTUAL} vectors of {wanted}")
     return Point(wanted, recall, perceptual, payload)
+
+
+def _checked_views(vectors: npt.ArrayLike, profile: ProfileIdentity, subject: str) -> Float32Array:
+    return checked_vectors(vectors, profile.perceptual_views, profile.perceptual_dim, subject)

@@ -11,6 +11,16 @@ from gmvaluator.ports import Float32Array
 NORM_TOLERANCE = 1e-3
 
 
+def checked_vectors(vectors: npt.ArrayLike, count: int, dimension: int, subject: str) -> Float32Array:
+    """`vectors` as (count, dimension) float32, each row as `checked_vector` has it. Raises InvalidVector."""
+    array = np.asarray(vectors, dtype=np.float32)
+    if array.ndim != 2 or len(array) != count:
+        raise InvalidVector(
+            f"{subject} has shape {array.shape}, the index holds ({count}, {dimension}): use its own profile"
+        )
+    return np.stack([checked_vector(row, dimension, subject) for row in array])
+
+
 def checked_vector(vector: npt.ArrayLike, dimension: int, subject: str) -> Float32Array:
     """`vector` as (dimension,) float32. Raises InvalidVector, naming `subject`, unless it is finite and of unit norm.
 

@@ -24,7 +24,7 @@ from gmvaluator.errors import InvalidImage, ModelFailed, PreconditionFailed
 from gmvaluator.models.folding import fold
 from gmvaluator.models.registry import DATA
 from gmvaluator.models.weights import read_pinned
-from gmvaluator.ports import Embeddings, Float32Array
+from gmvaluator.ports import Embeddings, Float32Array, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
 
 SIDE_PX = 224
@@ -167,6 +167,15 @@ class LiteModels:
         embedding, quality = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         _check_finite(embedding, quality)
         return Embeddings(embedding, embedding.copy(), quality)
+
+    def prepare_work(self, image: Image.Image) -> Float32Array:
+        """RGB training image to (1, 3, 224, 224) float32: its only view is the whole. Raises InvalidImage."""
+        return self.prepare(image)[None]
+
+    def embed_works(self, inputs: Float32Array) -> WorkEmbeddings:
+        """(B, 1, 3, 224, 224) float32 from `prepare_work` to embeddings. Raises ModelFailed, naming the row."""
+        rows = self.embed(inputs[:, 0])
+        return WorkEmbeddings(rows.recall, rows.perceptual[:, None])
 
     def quality(self, inputs: Float32Array) -> Float32Array:
         """(B, 3, 224, 224) float32 to (B,) float32 in [0, 1]; costs a forward pass, so take it from `embed`."""

@@ -11,7 +11,7 @@ import numpy.typing as npt
 from gmvaluator.errors import MissingIndex
 from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, PERCEPTUAL, RECALL, CollectionMetadata, require_profile
-from gmvaluator.index.vectors import checked_vector
+from gmvaluator.index.vectors import checked_vector, checked_vectors
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour, Point
 from gmvaluator.profile import ProfileIdentity
 
@@ -24,6 +24,7 @@ EXAMPLE_IDENTITY = ProfileIdentity(
     perceptual_dim=32,
     precision="fp32",
     weights={},
+    perceptual_views=3,
 )
 
 _EMPTY = np.empty(0, dtype=np.float32)
@@ -34,7 +35,7 @@ def example_points(count: int, identity: ProfileIdentity = EXAMPLE_IDENTITY, see
     random = np.random.default_rng(seed)
     centres = random.normal(size=(max(1, count // 10), identity.recall_dim))
     recall = centres[random.integers(len(centres), size=count)] + random.normal(size=(count, identity.recall_dim))
-    perceptual = random.normal(size=(count, identity.perceptual_dim))
+    perceptual = random.normal(size=(count, identity.perceptual_views, identity.perceptual_dim))
     return [
         Point(
             training_image_id=training_image_id(sha256_hex(f"{seed} {i}".encode())),
@@ -47,7 +48,8 @@ def example_points(count: int, identity: ProfileIdentity = EXAMPLE_IDENTITY, see
 
 
 def _unit(vector: npt.NDArray[np.float64]) -> Float32Array:
-    return (vector / np.linalg.norm(vector)).astype(np.float32)
+    unit: Float32Array = (vector / np.linalg.norm(vector, axis=-1, keepdims=True)).astype(np.float32)
+    return unit
 
 
 class MemoryIndex:
@@ -90,7 +92,8 @@ class MemoryStore:
         profile = self._index.described().profile
         for point in points:
             checked_vector(point.recall, profile.recall_dim, f"{RECALL} of {point.training_image_id}")
-            checked_vector(point.perceptual, profile.perceptual_dim, f"{PERCEPTUAL} of {point.training_image_id}")
+            subject = f"{PERCEPTUAL} of {point.training_image_id}"
+            checked_vectors(point.perceptual, profile.perceptual_views, profile.perceptual_dim, subject)
         self._index.points.update({point.training_image_id: point for point in points})
         self._index.indexed.difference_update(point.training_image_id for point in points)
 
@@ -133,8 +136,7 @@ class MemorySearch:
         query = checked_vector(vector, self._index.described().profile.perceptual_dim, "the query")
         points = [self._index.points[one] for one in set(ids) if one in self._index.points]
         neighbours = [
-            Neighbour(point.training_image_id, min(max(1 - _cosine(query, point.perceptual), 0.0), 2.0))
-            for point in points
+            Neighbour(point.training_image_id, min(max(1 - _nearest_view(query, point), 0.0), 2.0)) for point in points
         ]
         return sorted(neighbours, key=lambda one: (one.perceptual_distance, one.training_image_id))[:k]
 
@@ -143,6 +145,10 @@ class MemorySearch:
 
     async def close(self) -> None:
         """Nothing is held."""
+
+
+def _nearest_view(query: Float32Array, point: Point) -> float:
+    return max(_cosine(query, view) for view in point.perceptual)
 
 
 def _cosine(query: Float32Array, vector: Float32Array) -> float:

@@ -8,7 +8,7 @@ import numpy as np
 from PIL import Image
 
 from gmvaluator.errors import ModelFailed
-from gmvaluator.ports import Embeddings, Float32Array
+from gmvaluator.ports import Embeddings, Float32Array, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
 
 SIDE_PX = 8
@@ -22,6 +22,7 @@ FAKE_IDENTITY = ProfileIdentity(
     perceptual_dim=192,
     precision="fp32",
     weights={},
+    perceptual_views=2,
 )
 
 
@@ -53,11 +54,24 @@ class FakeModels:
         blocks = inputs.reshape(len(inputs), 3, 4, 2, 4, 2).mean(axis=(3, 5)).reshape(len(inputs), -1)
         padded = np.pad(blocks + 0.01, ((0, 0), (0, 64 - blocks.shape[1])))
         quality = None if self._separate_quality else self._brightness(inputs)
-        return Embeddings(_unit(padded), _unit(inputs.reshape(len(inputs), -1) + 0.01), quality)
+        return Embeddings(_unit(padded), self._perceptual(inputs), quality)
+
+    def prepare_work(self, image: Image.Image) -> Float32Array:
+        """RGB image to (2, 3, 8, 8): the whole, and its upper left quarter."""
+        quarter = image.crop((0, 0, max(image.width // 2, 1), max(image.height // 2, 1)))
+        return np.stack([self.prepare(image), self.prepare(quarter)])
+
+    def embed_works(self, inputs: Float32Array) -> WorkEmbeddings:
+        """(B, 2, 3, 8, 8) to unit vectors of 64 and 192 dimensions."""
+        whole, quarter = self.embed(inputs[:, 0]), self._perceptual(inputs[:, 1])
+        return WorkEmbeddings(whole.recall, np.stack([whole.perceptual, quarter], axis=1))
 
     def quality(self, inputs: Float32Array) -> Float32Array:
         """(B, 3, 8, 8) to (B,) in [0, 1]."""
         return self._brightness(inputs)
+
+    def _perceptual(self, inputs: Float32Array) -> Float32Array:
+        return _unit(inputs.reshape(len(inputs), -1) + 0.01)
 
     def _brightness(self, inputs: Float32Array) -> Float32Array:
         brightness: Float32Array = inputs.mean(axis=(1, 2, 3), dtype=np.float32)

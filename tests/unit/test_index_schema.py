@@ -46,7 +46,7 @@ def test_a_profile_that_differs_in_anything_is_refused(change: str, value: Any) 
         require_profile(info(METADATA.as_dict()), other)
 
 
-@pytest.mark.parametrize("metadata", [{}, {"format": 2}, {"format": 1}])
+@pytest.mark.parametrize("metadata", [{}, {"format": 3}, {"format": 2}])
 def test_a_collection_of_other_data_is_refused(metadata: dict[str, Any]) -> None:
     with pytest.raises(MissingIndex, match="other data"):
         CollectionMetadata.from_dict("works", metadata)

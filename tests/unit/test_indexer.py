@@ -13,7 +13,7 @@ from PIL import Image
 from gmvaluator.catalogue.records import NewWork
 from gmvaluator.errors import ModelFailed
 from gmvaluator.ports import Float32Array
-from gmvaluator.testing.index import MemoryIndex, MemoryStore
+from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
 from indexer.pipeline import Indexer, Report, batched, ordered_map
 from indexer.source import open_source
@@ -99,6 +99,19 @@ def test_a_file_that_is_not_what_the_manifest_says_is_rejected(folder: Path, sto
     (folder / "manifest.csv").write_text(f"file_name,sha256\na.png,{'0' * 64}\n")
     report = run(folder, store, Recorder())
     assert "SHA-256" in report.rejects[0].reason
+
+
+async def test_a_cut_is_as_near_as_the_view_that_it_shows(folder: Path) -> None:
+    index = MemoryIndex()
+    MemoryStore(index).create(FAKE_IDENTITY)
+    image = Image.new("RGB", (16, 16), "white")
+    image.paste("teal", (0, 0, 8, 8))
+    image.save(folder / "a.png")
+    run(folder, MemoryStore(index), Recorder())
+    models = FakeModels()
+    cut = models.embed(models.prepare(Image.new("RGB", (16, 16), "teal"))[None])
+    (near,) = await MemorySearch(index).rerank(cut.perceptual[0], list(index.points), 5)
+    assert near.perceptual_distance == pytest.approx(0, abs=1e-6)
 
 
 def test_removed_works_stay_out(folder: Path, store: MemoryStore) -> None:

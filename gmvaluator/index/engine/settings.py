@@ -38,7 +38,10 @@ class HnswSettings:
 
 @dataclass(frozen=True, slots=True)
 class VectorSettings:
-    """One named vector. compression: product quantisation's ratio, or None for none."""
+    """One named vector. compression: product quantisation's ratio, or None for none.
+
+    several: a point has a list of such vectors, and its similarity to a query is that of the most similar one.
+    """
 
     size: int
     distance: str
@@ -46,6 +49,7 @@ class VectorSettings:
     hnsw: HnswSettings
     compression: int | None
     codes_in_ram: bool
+    several: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,6 +107,7 @@ def _edge_vector(vector: VectorSettings) -> edge.EdgeVectorParams:
             full_scan_threshold=vector.hnsw.full_scan_threshold_kb,
         ),
         quantization_config=_edge_quantisation(vector),
+        multivector_config=edge.MultiVectorConfig(edge.MultiVectorComparator.MaxSim) if vector.several else None,
     )
 
 

@@ -14,6 +14,7 @@ from gmvaluator.index.engine.wire_values import finite, from_payload, from_point
 
 _MAX_LIMIT = 10_000
 _DEFAULT_LIMIT = 10
+_MAX_VECTORS = 1_024
 _Vectors = Mapping[str, VectorSettings]
 
 
@@ -22,13 +23,19 @@ def point_of(point: messages.PointStruct, vectors: _Vectors) -> edge.Point:
     given = point.vectors.vectors.vectors
     if set(given) != set(vectors):
         raise invalid(f"a point needs the vectors {', '.join(sorted(vectors))}; given: {', '.join(sorted(given))}")
-    data: Any = {name: finite(_data(given[name]), settings.size, name) for name, settings in vectors.items()}
+    data: Any = {name: _data(given[name], settings, name) for name, settings in vectors.items()}
     return edge.Point(from_point_id(point.id), data, from_payload(point.payload))
 
 
-def _data(vector: messages.Vector) -> Sequence[float]:
-    data: Sequence[float] = vector.dense.data if vector.HasField("dense") else vector.data
-    return data
+def _data(vector: messages.Vector, settings: VectorSettings, name: str) -> list[float] | list[list[float]]:
+    if settings.several != vector.HasField("multi_dense"):
+        raise invalid(f"vector {name!r} needs {'a list of vectors' if settings.several else 'one dense vector'}")
+    if not settings.several:
+        return finite(vector.dense.data if vector.HasField("dense") else vector.data, settings.size, name)
+    parts = vector.multi_dense.vectors
+    if not 1 <= len(parts) <= _MAX_VECTORS:
+        raise invalid(f"vector {name!r} has {len(parts)} parts: give 1 to {_MAX_VECTORS}")
+    return [finite(part.data, settings.size, name) for part in parts]
 
 
 def ids_of(ids: Sequence[messages.PointId]) -> list[Any]:
@@ -170,4 +177,12 @@ def _set_content(message: Any, payload: Mapping[str, Any] | None, vectors: Any) 
     for key, value in (payload or {}).items():
         message.payload[key].CopyFrom(to_value(value))
     for name, data in (vectors or {}).items():
-        message.vectors.vectors.vectors[name].dense.data.extend(data)
+        _set_vector(message.vectors.vectors.vectors[name], data)
+
+
+def _set_vector(message: Any, data: Sequence[Any]) -> None:
+    if not isinstance(data[0], Sequence):
+        message.dense.data.extend(data)
+        return
+    for part in data:
+        message.multi_dense.vectors.add().data.extend(part)

@@ -97,6 +97,7 @@ def _vector(name: str, value: messages.VectorParams) -> VectorSettings:
         ),
         compression=None if product is None else _COMPRESSIONS[product.compression],
         codes_in_ram=product is not None and product.always_ram,
+        several=value.HasField("multivector_config"),
     )
 
 
@@ -168,6 +169,8 @@ def _vector_params(vector: VectorSettings) -> messages.VectorParams:
     if vector.compression is not None:
         params.quantization_config.product.compression = _key(_COMPRESSIONS, vector.compression)
         params.quantization_config.product.always_ram = vector.codes_in_ram
+    if vector.several:
+        params.multivector_config.comparator = messages.MultiVectorComparator.MaxSim
     return params
 
 
