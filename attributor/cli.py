@@ -7,11 +7,13 @@ import json
 import logging
 import re
 import sys
+from pathlib import Path
 
 import rich_click as click
 import structlog
 
 from attributor.settings import DEFAULT_ADDRESS, AttributorSettings
+from gmvaluator.auth import TOKENS_FILE
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
 from gmvaluator.options import index_option, json_option, place_option, profile_option
@@ -29,6 +31,13 @@ MAX_PORT = 65_535
 @click.option("--model-threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0: torch's.")
 @click.option("--drain", "drain_s", default=25.0, show_default=True, type=click.FloatRange(0, 600), help="Seconds.")
 @click.option("--reflection/--no-reflection", default=True, show_default=True, help="gRPC server reflection.")
+@click.option(
+    "--tokens",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="GMV_TOKENS",
+    help=f"File of token hashes, made by `gmvaluator token new`; default: DATA/{TOKENS_FILE}, if it is there.",
+)
+@click.option("--insecure", is_flag=True, help="Listen beyond loopback, though without tokens or without TLS.")
 @place_option
 @index_option
 @profile_option
@@ -41,6 +50,8 @@ def serve(
     model_threads: int,
     drain_s: float,
     reflection: bool,
+    tokens: Path | None,
+    insecure: bool,
     place: Place,
     index_url: str,
     profile: str,
@@ -48,8 +59,8 @@ def serve(
 ) -> None:
     """Run the attributor, a gRPC service: generated images in, credits out.
 
-    SIGTERM drains: health says NOT_SERVING, calls in flight end, then the process does. It listens without TLS
-    and without tokens: keep it on loopback or a private network.
+    SIGTERM drains: health says NOT_SERVING, calls in flight end, then the process does. Without
+    tokens it listens on loopback alone, unless --insecure is given.
 
     Example: gmvaluator serve --data ./gmvaluator-data --address 127.0.0.1:50051
     """
@@ -71,6 +82,8 @@ def serve(
         model_threads=model_threads,
         drain_s=drain_s,
         reflection=reflection,
+        tokens=tokens,
+        insecure=insecure,
     )
     _log_to_stderr()
 

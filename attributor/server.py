@@ -12,10 +12,12 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from attributor.authentication import Authentication
 from attributor.service import Counters, Service
 from attributor.servicer import AttributionServicer, RoyaltyServicer
 from attributor.settings import AttributorSettings
 from attributor.wiring import Parts, wire
+from gmvaluator.auth import Door, is_loopback
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
 from gmvaluator.v1 import attribution_pb2, royalty_pb2
 from gmvaluator.v1.attribution_pb2_grpc import add_AttributionServiceServicer_to_server
@@ -49,7 +51,8 @@ async def serve(settings: AttributorSettings, announce: Callable[[str], None]) -
         loop.call_soon_threadsafe(stop.set)
 
     service = Service(settings.max_in_flight)
-    server, checker, address = await _listen(settings, service, stop)
+    door = open_door(settings)
+    server, checker, address = await _listen(settings, service, stop, door)
     wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_failure))
     try:
         parts = await _unless_stopped(wiring, stop)
@@ -81,9 +84,10 @@ async def _serve_until(
 
 
 async def _listen(
-    settings: AttributorSettings, service: Service, stop: asyncio.Event
+    settings: AttributorSettings, service: Service, stop: asyncio.Event, door: Door
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer, str]:
     server = grpc.aio.server(
+        interceptors=[Authentication(door)],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.so_reuseport", 0),
@@ -106,6 +110,23 @@ async def _listen(
         ) from error
     await server.start()
     return server, checker, f"{settings.address.rpartition(':')[0]}:{port}"
+
+
+def open_door(settings: AttributorSettings) -> Door:
+    """Who is let in. Raises PreconditionFailed if the address can be reached from outside and the door is open."""
+    door = Door(
+        settings.tokens_file,
+        required=settings.tokens is not None,
+        on_problem=lambda problem: _log.error("tokens", problem=problem),
+    )
+    if settings.insecure or is_loopback(settings.address):
+        return door
+    if door.open:
+        raise PreconditionFailed(
+            f"{settings.address} can be reached from other machines and there are no tokens: make one by "
+            "`gmvaluator token new --role generator`, or say --insecure if everyone who can connect may do everything"
+        )
+    return door
 
 
 async def set_health(checker: health.aio.HealthServicer, status: int) -> None:

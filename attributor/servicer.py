@@ -10,10 +10,13 @@ from typing import Any
 import grpc
 import structlog
 
+from attributor.authentication import current_caller
 from attributor.messages import attribution_message, image_request, posting_message, preview_request
-from attributor.service import DEFAULT_PAGE, WATCH_PAGE, Service
-from gmvaluator.errors import Failure, GmvaluatorError, InvalidInput, Overloaded, status_of
+from attributor.service import DEFAULT_PAGE, WATCH_PAGE, RoyaltyReader, Service
+from gmvaluator.auth import Caller
+from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, Overloaded, status_of
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS, generation_id
+from gmvaluator.ledger.answers import BalancePage
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceServicer
@@ -23,8 +26,6 @@ MAX_PAGE = 1_000
 WATCH_POLL_S = 0.25
 PUSHBACK_MS = 250
 MAX_PAGE_TOKEN_CHARACTERS = 200
-LOCAL_IDENTITY = "local"
-"""Generator identity of callers of an attributor that asks for no token."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 _log = structlog.get_logger("attributor")
@@ -60,7 +61,7 @@ class AttributionServicer(AttributionServiceServicer):
         self, request: attribution_v1.AttributeRequest, context: Context
     ) -> AsyncIterator[attribution_v1.AttributeResponse]:
         async with answered(context, "Attribute", request.generation_id):
-            checked = image_request(request, LOCAL_IDENTITY)
+            checked = image_request(request, current_caller().generator_identity)
             with self._service.admit() as pipeline:
                 async with aclosing(pipeline.attribute(checked)) as stages:
                     async for stage in stages:
@@ -71,7 +72,8 @@ class AttributionServicer(AttributionServiceServicer):
     ) -> attribution_v1.GetAttributionResponse:
         async with answered(context, "GetAttribution", request.generation_id):
             with self._service.admit() as pipeline:
-                found = await pipeline.find(LOCAL_IDENTITY, generation_id(request.generation_id))
+                identity = current_caller().generator_identity
+                found = await pipeline.find(identity, generation_id(request.generation_id))
             return attribution_v1.GetAttributionResponse(attribution=attribution_message(found))
         raise AssertionError("answered() aborts")
 
@@ -79,7 +81,7 @@ class AttributionServicer(AttributionServiceServicer):
         self, request: attribution_v1.PreviewRequest, context: Context
     ) -> AsyncIterator[attribution_v1.PreviewResponse]:
         async with answered(context, "Preview"):
-            checked = preview_request(request, LOCAL_IDENTITY)
+            checked = preview_request(request, current_caller().generator_identity)
             with self._service.admit() as pipeline:
                 async with aclosing(pipeline.preview(checked)) as stages:
                     async for stage in stages:
@@ -102,12 +104,13 @@ class RoyaltyServicer(RoyaltyServiceServicer):
                 raise InvalidInput(f"page_size {size} is refused: ask for 1-{MAX_PAGE}, or 0 for {DEFAULT_PAGE}")
             if len(request.page_token) > MAX_PAGE_TOKEN_CHARACTERS:
                 raise InvalidInput("page_token is refused: give the next_page_token of the page before")
-            return await asyncio.to_thread(self._page, request.page_token, size)
+            only = current_caller().only_account
+            return await asyncio.to_thread(self._page, request.page_token, size, only)
         raise AssertionError("answered() aborts")
 
-    def _page(self, after: str, size: int) -> royalty_v1.GetRoyaltiesResponse:
+    def _page(self, after: str, size: int, only: str | None) -> royalty_v1.GetRoyaltiesResponse:
         counters = self._service.counters
-        page = counters.ledger.balances(after, size)
+        page = counters.ledger.balances(after, size) if only is None else balance_of(counters.ledger, only)
         owners = [balance.owner_id for balance in page.balances if balance.owner_id is not None]
         names = counters.names.display_names(owners)
         royalties = [
@@ -118,7 +121,7 @@ class RoyaltyServicer(RoyaltyServiceServicer):
             )
             for balance in page.balances
         ]
-        token = page.balances[-1].account if len(page.balances) == size else ""
+        token = page.balances[-1].account if only is None and len(page.balances) == size else ""
         return royalty_v1.GetRoyaltiesResponse(royalties=royalties, next_page_token=token, sequence=page.sequence)
 
     async def WatchRoyalties(
@@ -141,6 +144,7 @@ class RoyaltyServicer(RoyaltyServiceServicer):
         self, request: royalty_v1.OpenDisputeRequest, context: Context
     ) -> royalty_v1.OpenDisputeResponse:
         async with answered(context, "OpenDispute", request.generation_id):
+            check_claimant(current_caller(), request.claimant)
             with self._service.admit():
                 return await self._service.counters.disputes.open(request)
         raise AssertionError("answered() aborts")
@@ -150,3 +154,16 @@ class RoyaltyServicer(RoyaltyServiceServicer):
             await asyncio.wait_for(self._stopping.wait(), WATCH_POLL_S)
         except TimeoutError:
             return
+
+
+def balance_of(ledger: RoyaltyReader, account: str) -> BalancePage:
+    """A page with the balance of one owner's account alone, or without any."""
+    # Accounts that differ in the last digit of a UUID are 16 at most, and this one is among them.
+    page = ledger.balances(account[:-1], 16)
+    return BalancePage(tuple(one for one in page.balances if one.account == account), page.sequence)
+
+
+def check_claimant(caller: Caller, claimant: str) -> None:
+    """Raises Forbidden if an owner disputes in another's name, or in nobody's."""
+    if caller.only_account not in (None, claimant, f"owner:{claimant}"):
+        raise Forbidden(f"{caller.name} may dispute in its own name alone: set claimant to {caller.only_account}")

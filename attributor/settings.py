@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from gmvaluator.auth import TOKENS_FILE
 from gmvaluator.database.place import Place
 from gmvaluator.images import MAX_IMAGE_BYTES
 
@@ -22,6 +23,8 @@ class AttributorSettings:
     max_batch: images in one forward pass at most; raising it costs memory and first-image latency.
     max_in_flight: calls that are worked on at once; more are refused with RESOURCE_EXHAUSTED.
     model_threads: CPU threads of the models; 0 lets torch choose.
+    tokens: file of token hashes that has to be there; None for DATA/tokens.json, if it is there.
+    insecure: listen beyond loopback even without tokens or without TLS.
     drain_s: seconds that calls in flight get to end after SIGTERM.
     """
 
@@ -35,6 +38,8 @@ class AttributorSettings:
     model_threads: int = 0
     drain_s: float = 25.0
     reflection: bool = True
+    tokens: Path | None = None
+    insecure: bool = False
     database_url: str = field(default="", repr=False)
 
     @property
@@ -46,6 +51,11 @@ class AttributorSettings:
     def place(self) -> Place:
         """Where catalogue and ledger are."""
         return Place(self.data, self.database_url)
+
+    @property
+    def tokens_file(self) -> Path:
+        """Where the hashes of tokens are, or will be."""
+        return self.tokens or self.data / TOKENS_FILE
 
     @property
     def policies(self) -> Path:

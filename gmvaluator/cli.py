@@ -20,6 +20,7 @@ _COMMANDS = {
     "ledger": ("gmvaluator.ledger.cli", "ledger", "Read and check who earned what."),
     "rights": ("gmvaluator.catalogue.rights_cli", "rights", "Record who owns which work, and forget people."),
     "generators": ("gmvaluator.catalogue.cli", "generators", "Register the image generators that are served."),
+    "token": ("gmvaluator.token_cli", "token", "Make, list and revoke the tokens that callers send."),
     "calibrate": ("evaluation.calibration.cli", "calibrate", "Fit a policy to derivatives of known works."),
     "evaluate": (
         "evaluation.evaluate_cli",

@@ -16,6 +16,8 @@ GmvaluatorError
 │   ├── MissingData
 │   ├── MissingWeights
 │   └── AlreadyHeld
+├── Unauthenticated ──────── who calls is not known: no token, or none that counts
+├── Forbidden ────────────── who calls may not do this
 ├── NotFound
 ├── Conflict ─────────────── an id was used before, for something else
 │   └── GenerationConflict
@@ -99,6 +101,14 @@ class AlreadyHeld(PreconditionFailed):
     """Another process holds the file that was to be written."""
 
 
+class Unauthenticated(GmvaluatorError):
+    """No token was sent, or none that is known."""
+
+
+class Forbidden(GmvaluatorError):
+    """The caller's role does not allow this."""
+
+
 class NotFound(GmvaluatorError):
     """Nothing is stored under this id."""
 
@@ -146,6 +156,8 @@ class LedgerCorrupt(Failure):
 GRPC_STATUS: dict[type[GmvaluatorError], str] = {
     InvalidInput: "INVALID_ARGUMENT",
     PreconditionFailed: "FAILED_PRECONDITION",
+    Unauthenticated: "UNAUTHENTICATED",
+    Forbidden: "PERMISSION_DENIED",
     NotFound: "NOT_FOUND",
     Conflict: "ALREADY_EXISTS",
     Overloaded: "RESOURCE_EXHAUSTED",
@@ -157,6 +169,8 @@ GRPC_STATUS: dict[type[GmvaluatorError], str] = {
 EXIT_CODE: dict[type[GmvaluatorError], int] = {
     InvalidInput: 2,
     PreconditionFailed: 2,
+    Unauthenticated: 2,
+    Forbidden: 2,
     NotFound: 2,
     Conflict: 2,
     Overloaded: 1,

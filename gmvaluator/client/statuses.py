@@ -10,17 +10,21 @@ import grpc
 from gmvaluator.errors import (
     Conflict,
     Failure,
+    Forbidden,
     GmvaluatorError,
     InvalidInput,
     NotFound,
     Overloaded,
     PreconditionFailed,
+    Unauthenticated,
     Unavailable,
 )
 
 _ERRORS: dict[grpc.StatusCode, type[GmvaluatorError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
     grpc.StatusCode.FAILED_PRECONDITION: PreconditionFailed,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: Forbidden,
     grpc.StatusCode.NOT_FOUND: NotFound,
     grpc.StatusCode.ALREADY_EXISTS: Conflict,
     grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,

@@ -10,10 +10,12 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from attributor.authentication import Authentication
 from attributor.server import SERVICES, drain, set_health
 from attributor.service import Counters, Service
 from attributor.servicer import AttributionServicer, RoyaltyServicer
 from attributor.stages import Attribution, ImageRequest, Stage
+from gmvaluator.auth import Door
 from gmvaluator.errors import Overloaded, Unavailable
 from gmvaluator.v1 import attribution_pb2 as v1
 from gmvaluator.v1 import royalty_pb2
@@ -73,7 +75,7 @@ async def collected(stream: Any) -> list[v1.AttributeResponse]:
 @asynccontextmanager
 async def running(max_in_flight: int = 8, max_watchers: int = 2) -> AsyncIterator[Running]:
     service, stopping, checker = Service(max_in_flight, max_watchers), asyncio.Event(), health.aio.HealthServicer()
-    server = grpc.aio.server()
+    server = grpc.aio.server(interceptors=[Authentication(Door(None))])
     add_AttributionServiceServicer_to_server(AttributionServicer(service), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)

@@ -1,0 +1,116 @@
+"""`gmvaluator token`: new, list, revoke."""
+
+from __future__ import annotations
+
+import json
+import secrets
+from collections.abc import Callable
+from dataclasses import asdict
+from datetime import UTC, datetime, timedelta
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import rich_click as click
+
+from gmvaluator.auth import TOKENS_FILE
+from gmvaluator.options import data_option, json_option
+from gmvaluator.roles import GENERATORS, Role
+from gmvaluator.tokens import Token, add_token, new_token, now_utc, read_tokens, revoke_token, token_sha256
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+
+def tokens_option(command: Command) -> Command:
+    """`--data DIR` and `--tokens FILE`, handed over as one `path`."""
+
+    @wraps(command)
+    def with_path(*args: Any, data: Path, tokens: Path | None, **options: Any) -> Any:
+        return command(*args, path=tokens or data / TOKENS_FILE, **options)
+
+    option = click.option(
+        "--tokens",
+        type=click.Path(dir_okay=False, path_type=Path),
+        envvar="GMV_TOKENS",
+        help=f"File of token hashes; default: DATA/{TOKENS_FILE}.",
+    )
+    return cast(Command, data_option(option(with_path)))
+
+
+@click.group()
+def token() -> None:
+    """Make, list and revoke the tokens that callers send.
+
+    Example: gmvaluator token list
+    """
+
+
+@token.command()
+@click.option("--role", required=True, type=click.Choice([role.value for role in Role]), help="What it may do.")
+@click.option("--name", help="For lists and logs; default: the role and a random number.")
+@click.option("--generator", default="", help="Identity in the ledger's keys; default for generators: the name.")
+@click.option("--owner", default="", metavar="UUID", help="Whose account, for role owner.")
+@click.option("--expires-in-days", type=click.IntRange(1, 3650), help="Default: never.")
+@tokens_option
+@json_option
+def new(
+    role: str, name: str | None, generator: str, owner: str, expires_in_days: int | None, path: Path, as_json: bool
+) -> None:
+    """Make a token and print it, this once: the file keeps its hash alone. Running programs take it up.
+
+    Example: gmvaluator token new --role generator --name render-farm-1
+    """
+    secret, kind = new_token(), Role(role)
+    name = name or f"{role}-{secrets.token_hex(4)}"
+    made = Token(
+        name=name,
+        role=kind,
+        sha256=token_sha256(secret),
+        created_at=now_utc(),
+        generator=generator or (name if kind in GENERATORS else ""),
+        owner=owner.lower(),
+        expires_at="" if expires_in_days is None else _in_days(expires_in_days),
+    )
+    add_token(path, made)
+    click.echo(json.dumps({**asdict(made), "token": secret, "file": str(path)}) if as_json else secret)
+    if not as_json:
+        click.echo(f"{_line(made)}; its hash is in {path}, the token nowhere: keep it now", err=True)
+
+
+@token.command("list")
+@tokens_option
+@json_option
+def list_(path: Path, as_json: bool) -> None:
+    """List the tokens by name; the tokens themselves are not kept.
+
+    Example: gmvaluator token list --json
+    """
+    found = read_tokens(path)
+    if as_json:
+        click.echo(json.dumps({"tokens": [asdict(one) for one in found]}))
+        return
+    for one in found:
+        click.echo(_line(one))
+
+
+@token.command()
+@click.argument("name")
+@tokens_option
+@json_option
+def revoke(name: str, path: Path, as_json: bool) -> None:
+    """Revoke the token NAME; running programs refuse it from now on.
+
+    Example: gmvaluator token revoke render-farm-1
+    """
+    revoke_token(path, name)
+    click.echo(json.dumps({"revoked": name}) if as_json else f"revoked {name}")
+
+
+def _in_days(days: int) -> str:
+    return (datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="seconds")
+
+
+def _line(one: Token) -> str:
+    bound = f" of {one.generator}" if one.generator else f" of owner:{one.owner}" if one.owner else ""
+    until = f", until {one.expires_at}" if one.expires_at else ""
+    return f"{one.name}: {one.role}{bound}, made {one.created_at}{until}"

@@ -1,0 +1,177 @@
+"""The file of tokens: their hashes, roles and bindings, never a token itself.
+
+JSON, `{"tokens": [{"name", "role", "sha256", "created_at", ...}]}`. A token is `gmv_` and 256 random bits, so a plain
+SHA-256 hides it: there is nothing to guess. The file is replaced in one step, and running programs take it up.
+"""
+
+from __future__ import annotations
+
+import base64
+import fcntl
+import hashlib
+import json
+import os
+import re
+import secrets
+import uuid
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import asdict, dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from gmvaluator.errors import InvalidInput, MissingData, NotFound, PreconditionFailed
+from gmvaluator.ids import OwnerId
+from gmvaluator.roles import GENERATORS, Caller, Role
+
+MAX_TOKENS = 1_000
+MAX_FILE_BYTES = 1024 * 1024
+MAX_TOKEN_CHARACTERS = 200
+_PREFIX = "gmv_"
+_TOKEN_BYTES = 32
+_NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,99}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class Token:
+    """What is known of one token.
+
+    name: the operator's, unique in the file. sha256: 64 hex digits over the token's characters. created_at,
+    expires_at: UTC, ISO 8601; no expires_at: for ever. generator: identity, of generators. owner: UUID, of owners.
+    """
+
+    name: str
+    role: Role
+    sha256: str
+    created_at: str
+    generator: str = ""
+    owner: str = ""
+    expires_at: str = ""
+
+    def __post_init__(self) -> None:
+        _check(self)
+
+    @property
+    def caller(self) -> Caller:
+        """Whom the token lets in."""
+        owner = OwnerId(uuid.UUID(self.owner)) if self.owner else None
+        return Caller(self.name, frozenset({self.role}), self.generator, owner)
+
+    def expired(self, now: datetime) -> bool:
+        return bool(self.expires_at) and datetime.fromisoformat(self.expires_at) <= now
+
+
+def new_token() -> str:
+    """A fresh token: `gmv_` and 43 characters of base64url."""
+    return _PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(_TOKEN_BYTES)).rstrip(b"=").decode()
+
+
+def token_sha256(token: str) -> str:
+    """What the file keeps of a token."""
+    return hashlib.sha256(token.encode()).hexdigest()
+
+
+def read_tokens(path: Path) -> tuple[Token, ...]:
+    """The tokens of a file. Raises MissingData if it is not there, PreconditionFailed if it cannot be used."""
+    try:
+        with path.open("rb") as file:
+            text = file.read(MAX_FILE_BYTES + 1)
+    except FileNotFoundError as error:
+        raise MissingData(f"there is no {path}: make a token by `gmvaluator token new`") from error
+    except OSError as error:
+        raise PreconditionFailed(f"{path} cannot be read: {error.strerror}") from error
+    try:
+        return _parsed(text)
+    except (ValueError, TypeError, KeyError, RecursionError, InvalidInput) as error:
+        raise PreconditionFailed(f"{path} is no file of tokens: {error}; mend it or restore a copy"[:400]) from error
+
+
+def add_token(path: Path, token: Token) -> None:
+    """Add to the file, which is made if it is absent. Raises InvalidInput if the name is taken."""
+    with _changing(path) as tokens:
+        if any(one.name == token.name for one in tokens):
+            raise InvalidInput(f"a token named {token.name} exists: revoke it, or choose another --name")
+        tokens.append(token)
+
+
+def revoke_token(path: Path, name: str) -> None:
+    """Remove from the file. Raises MissingData, or NotFound if no token has this name."""
+    if not path.exists():
+        raise MissingData(f"there is no {path}: no token was made")
+    with _changing(path) as tokens:
+        kept = [one for one in tokens if one.name != name]
+        if len(kept) == len(tokens):
+            raise NotFound(f"no token is named {name[:100]!r}: `gmvaluator token list` shows them")
+        tokens[:] = kept
+
+
+def _check(token: Token) -> None:
+    if not _NAME.fullmatch(token.name):
+        raise InvalidInput(f"name {token.name[:60]!r} is refused: use 1-100 characters of A-Z a-z 0-9 . _ : @ + -")
+    if not _SHA256.fullmatch(token.sha256):
+        raise InvalidInput(f"token {token.name} has no sha256 of 64 lower-case hex digits")
+    if bool(token.generator) != (token.role in GENERATORS):
+        raise InvalidInput(
+            f"token {token.name}: a generator identity is for role generator or embedder, and needed there"
+        )
+    if token.generator and not _NAME.fullmatch(token.generator):
+        raise InvalidInput(f"generator {token.generator[:60]!r} is refused: use 1-100 of A-Z a-z 0-9 . _ : @ + -")
+    if bool(token.owner) != (token.role is Role.OWNER):
+        raise InvalidInput(f"token {token.name}: an owner's UUID is for role owner, and needed there")
+    if token.owner and str(uuid.UUID(token.owner)) != token.owner:
+        raise InvalidInput(
+            f"owner {token.owner[:60]!r} is refused: give the UUID as `gmvaluator rights show` prints it"
+        )
+    for moment in filter(None, (token.created_at, token.expires_at)):
+        if datetime.fromisoformat(moment).utcoffset() is None:
+            raise InvalidInput(f"token {token.name}: {moment} names no time zone; write it as UTC, with Z")
+
+
+def _parsed(text: bytes) -> tuple[Token, ...]:
+    if len(text) > MAX_FILE_BYTES:
+        raise ValueError(f"it has over {MAX_FILE_BYTES:,} bytes")
+    rows = json.loads(text)["tokens"]
+    if len(rows) > MAX_TOKENS:
+        raise ValueError(f"it has over {MAX_TOKENS:,} tokens")
+    tokens = tuple(_token(row) for row in rows)
+    for field in ("name", "sha256"):
+        if len({getattr(token, field) for token in tokens}) != len(tokens):
+            raise ValueError(f"a {field} stands in it twice")
+    return tokens
+
+
+def _token(row: Any) -> Token:
+    if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
+        raise ValueError("a token is an object, and its fields are all text")
+    return Token(**{**row, "role": Role(row["role"])})
+
+
+@contextmanager
+def _changing(path: Path) -> Iterator[list[Token]]:
+    """The file's tokens, written back if nothing was raised; one program at a time changes them."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    with path.with_name(path.name + ".lock").open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        tokens = list(read_tokens(path)) if path.exists() else []
+        yield tokens
+        _write(path, tokens)
+
+
+def _write(path: Path, tokens: Sequence[Token]) -> None:
+    if len(tokens) > MAX_TOKENS:
+        raise InvalidInput(f"{path} holds {MAX_TOKENS:,} tokens: revoke some first")
+    rows = [{name: value for name, value in asdict(token).items() if value} for token in tokens]
+    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
+    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
+        json.dump({"tokens": rows}, file, indent=1)
+        file.write("\n")
+        file.flush()
+        os.fsync(file.fileno())
+    fresh.replace(path)
+
+
+def now_utc() -> str:
+    """The time as the file writes it."""
+    return datetime.now(UTC).isoformat(timespec="seconds")

@@ -1,0 +1,177 @@
+"""Every method has its roles: the table is held against the services' descriptors, and against a server."""
+
+import asyncio
+import importlib
+import pkgutil
+from collections.abc import AsyncIterator
+from pathlib import Path
+from types import ModuleType
+from typing import Any, cast
+
+import grpc
+import pytest
+from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection, reflection_pb2
+
+import gmvaluator.v1
+from attributor.authentication import Authentication
+from attributor.server import SERVICES, open_door
+from attributor.service import Counters, Service
+from attributor.servicer import AttributionServicer, RoyaltyServicer, check_claimant
+from attributor.settings import AttributorSettings
+from gmvaluator.auth import LOCAL, PERMISSIONS, PUBLIC, Caller, Door, Role, check_call
+from gmvaluator.errors import Forbidden, PreconditionFailed
+from gmvaluator.ids import new_owner_id
+from gmvaluator.ledger.answers import Balance, BalancePage
+from gmvaluator.tokens import Token, add_token, new_token, now_utc, token_sha256
+from gmvaluator.v1 import royalty_pb2 as royalty_v1
+from gmvaluator.v1.attribution_pb2_grpc import add_AttributionServiceServicer_to_server
+from gmvaluator.v1.royalty_pb2_grpc import RoyaltyServiceStub, add_RoyaltyServiceServicer_to_server
+
+OWNER = new_owner_id()
+
+
+def contracts() -> list[ModuleType]:
+    """Every generated module of ours, and those of the two services that come with gRPC."""
+    ours = [f"gmvaluator.v1.{found.name}" for found in pkgutil.iter_modules(gmvaluator.v1.__path__)]
+    generated = [importlib.import_module(name) for name in ours if name.endswith("_pb2")]
+    return [*generated, health_pb2, reflection_pb2]
+
+
+def methods() -> list[str]:
+    services = [one for module in contracts() for one in cast(Any, module).DESCRIPTOR.services_by_name.values()]
+    return [f"/{one.containing_service.full_name}/{one.name}" for service in services for one in service.methods]
+
+
+def test_every_method_of_every_service_is_in_one_of_the_tables() -> None:
+    assert sorted(methods()) == sorted([*PERMISSIONS, *PUBLIC])
+
+
+def test_every_service_says_whether_it_serves() -> None:
+    ours = {name.split("/")[1] for name in PERMISSIONS if name.startswith("/gmvaluator.")}
+    assert set(SERVICES) == {"", *ours}
+
+
+@pytest.mark.parametrize("method", PERMISSIONS)
+def test_every_method_is_open_to_somebody_and_closed_to_somebody(method: str) -> None:
+    assert PERMISSIONS[method]
+    assert set(Role) - PERMISSIONS[method]
+
+
+def test_a_method_that_is_in_no_table_is_open_to_nobody() -> None:
+    with pytest.raises(Forbidden, match="nobody"):
+        check_call(LOCAL, "/gmvaluator.v1.AttributionService/Forgotten")
+
+
+class OneLedger:
+    """Balances of several accounts, the owner's among them."""
+
+    def balances(self, after: str = "", limit: int = 100) -> BalancePage:
+        accounts = sorted(["held", f"owner:{new_owner_id()}", f"owner:{OWNER}", "unattributed"])
+        above = [account for account in accounts if account > after][:limit]
+        return BalancePage(tuple(Balance(account, 5) for account in above), 9)
+
+    def postings_after(self, sequence: int, limit: int) -> list[Any]:
+        return []
+
+
+class NoNames:
+    """Nobody has a name."""
+
+    def display_names(self, owner_ids: object) -> dict[Any, str]:
+        return {}
+
+
+@pytest.fixture
+def tokens(tmp_path: Path) -> dict[Role, str]:
+    """A token of each role, in tmp_path/tokens.json."""
+    secrets = {role: new_token() for role in Role}
+    for role, secret in secrets.items():
+        bound = {"owner": str(OWNER)} if role is Role.OWNER else {}
+        bound = {"generator": f"id-{role}"} if role in (Role.GENERATOR, Role.EMBEDDER) else bound
+        add_token(tmp_path / "tokens.json", Token(role.value, role, token_sha256(secret), now_utc(), **bound))
+    return secrets
+
+
+@pytest.fixture
+async def channel(tmp_path: Path, tokens: dict[Role, str]) -> AsyncIterator[grpc.aio.Channel]:
+    """To a server with all services over an empty system, which asks for tokens."""
+    service, stopping = Service(8), asyncio.Event()
+    server = grpc.aio.server(interceptors=[Authentication(Door(tmp_path / "tokens.json"))])
+    add_AttributionServiceServicer_to_server(AttributionServicer(service), server)
+    add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
+    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+    reflection.enable_server_reflection(SERVICES[1:], server)
+    service.open(Counters(cast(Any, None), cast(Any, OneLedger()), cast(Any, NoNames()), cast(Any, None)))
+    stopping.set()
+    port = server.add_insecure_port("127.0.0.1:0")
+    await server.start()
+    async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as connected:
+        yield connected
+    await server.stop(None)
+
+
+async def status(channel: grpc.aio.Channel, method: str, token: str | None) -> grpc.StatusCode:
+    """Of a call with one empty message, whatever the shape of the method."""
+    metadata = () if token is None else (("authorization", f"Bearer {token}"),)
+    call = cast(Any, channel).unary_stream(method)(b"", metadata=metadata, timeout=20)
+    try:
+        async for _ in call:
+            break
+        call.cancel()
+    except grpc.aio.AioRpcError as error:
+        return error.code()
+    return grpc.StatusCode.OK
+
+
+@pytest.mark.parametrize("role", Role)
+async def test_each_role_may_call_what_the_table_says(
+    channel: grpc.aio.Channel, tokens: dict[Role, str], role: Role
+) -> None:
+    for method, allowed in PERMISSIONS.items():
+        answered = await status(channel, method, tokens[role])
+        denied = answered is grpc.StatusCode.PERMISSION_DENIED
+        # An owner's empty dispute names no claimant, which is refused by its own rule, below.
+        assert denied == (role not in allowed or (method.endswith("OpenDispute") and role is Role.OWNER)), (
+            method,
+            answered,
+        )
+
+
+@pytest.mark.parametrize("wrong", [None, "gmv_guess", new_token()])
+async def test_without_a_known_token_nothing_but_health_answers(channel: grpc.aio.Channel, wrong: str | None) -> None:
+    for method in PERMISSIONS:
+        assert await status(channel, method, wrong) is grpc.StatusCode.UNAUTHENTICATED
+    assert await status(channel, "/grpc.health.v1.Health/Check", wrong) is grpc.StatusCode.OK
+
+
+async def test_an_owner_reads_one_balance_and_an_auditor_all(
+    channel: grpc.aio.Channel, tokens: dict[Role, str]
+) -> None:
+    stub: Any = RoyaltyServiceStub(channel)
+
+    async def accounts(role: Role) -> list[str]:
+        metadata = (("authorization", f"Bearer {tokens[role]}"),)
+        answer = await stub.GetRoyalties(royalty_v1.GetRoyaltiesRequest(), metadata=metadata)
+        return [royalty.account for royalty in answer.royalties]
+
+    assert await accounts(Role.OWNER) == [f"owner:{OWNER}"]
+    assert len(await accounts(Role.AUDITOR)) == 4
+
+
+def test_an_owner_disputes_in_its_own_name_alone() -> None:
+    owner = Caller("ann", frozenset({Role.OWNER}), owner_id=OWNER)
+    check_claimant(owner, f"owner:{OWNER}")
+    check_claimant(owner, str(OWNER))
+    check_claimant(LOCAL, "")
+    for claimant in ("", f"owner:{new_owner_id()}", "owner:", f"owner:owner:{OWNER}"):
+        with pytest.raises(Forbidden, match="own name"):
+            check_claimant(owner, claimant)
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:50051"])
+def test_an_open_door_is_for_loopback_alone(tmp_path: Path, address: str) -> None:
+    with pytest.raises(PreconditionFailed, match="--insecure"):
+        open_door(AttributorSettings(tmp_path, address=address))
+    assert open_door(AttributorSettings(tmp_path, address=address, insecure=True)).open
+    assert open_door(AttributorSettings(tmp_path)).open
