@@ -5,14 +5,22 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 
 import numpy as np
 
 from gmvaluator.errors import GmvaluatorError, ModelFailed, Overloaded, Unavailable
 from gmvaluator.ports import Float32Array, Models
-from gmvaluator.waiter import Waiter
+from gmvaluator.waiter import Waiter, deliver_all
+
+MAX_DELAY_S = 0.005
+MAX_RESTARTS = 5
+"""Times that lost models are made anew within `RESTARTS_WITHIN_S`; after that the process has to end."""
+
+RESTARTS_WITHIN_S = 300.0
+_STOPPING = "the attributor is stopping: send the image again, with the same id"
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,6 +34,17 @@ class Features:
     embed_ms: float
 
 
+@dataclass(slots=True)
+class WorkerCounts:
+    """What the worker did so far. dropped: images whose caller had gone before their batch was formed."""
+
+    batches: int = 0
+    images: int = 0
+    dropped: int = 0
+    failed: int = 0
+    restarts: int = 0
+
+
 @dataclass(frozen=True, slots=True)
 class _Job:
     inputs: Float32Array
@@ -37,9 +56,11 @@ class _Job:
 class ModelWorker:
     """Owns the models in a thread of its own; a batch is whatever waits when the thread is free.
 
+    A batch that is not full waits up to `max_delay_s` for images that are on their way (see `coming`), and no longer.
     Embedding goes before quality. Work whose caller has gone is dropped when the batch forms. A failed batch is
-    halved until the image at fault stands alone. If the thread dies, every waiter and every later caller gets
-    Unavailable and `on_failure` is called once: the process has to end.
+    halved until the image at fault stands alone. If the models are lost (they raise Unavailable), all who wait get
+    Unavailable and `load` makes new ones. If the thread dies, or the models are lost again and again, every waiter
+    and every later caller gets Unavailable and `on_failure` is called once: the process has to end.
     """
 
     def __init__(
@@ -48,20 +69,26 @@ class ModelWorker:
         max_batch: int = 32,
         max_waiting: int = 512,
         on_failure: Callable[[GmvaluatorError], None] = lambda error: None,  # noqa: ARG005
+        max_delay_s: float = MAX_DELAY_S,
     ) -> None:
         self._load = load
         self._on_failure = on_failure
         self._max_batch = max_batch
         self._max_waiting = max_waiting
+        self._max_delay_s = max_delay_s
         self._embedding: deque[_Job] = deque()
         self._scoring: deque[_Job] = deque()
+        self._coming = 0
         self._in_hand: list[_Job] = []
         self._wake = threading.Condition()
         self._closing = False
         self._dead: GmvaluatorError | None = None
+        self._lost: GmvaluatorError | None = None
+        self._restarted: deque[float] = deque(maxlen=MAX_RESTARTS)
         self._models: Models | None = None
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
+        self.counts = WorkerCounts()
 
     def start(self) -> Models:
         """Load and warm up; blocks. Raises what loading raised."""
@@ -76,6 +103,23 @@ class ModelWorker:
         if self._models is None:
             raise Unavailable("the models are not loaded yet: wait until health says SERVING")
         return self._models
+
+    @property
+    def waiting(self) -> int:
+        """Images that wait for a batch."""
+        return len(self._embedding) + len(self._scoring)
+
+    @contextmanager
+    def coming(self) -> Iterator[None]:
+        """Say that an image is being made ready for `embed`: a batch may wait for it a little."""
+        with self._wake:
+            self._coming += 1
+        try:
+            yield
+        finally:
+            with self._wake:
+                self._coming -= 1
+                self._wake.notify()
 
     async def embed(self, inputs: Float32Array) -> Features:
         """(3, H, W) from `Models.prepare` to features. Raises Overloaded, ModelFailed or Unavailable."""
@@ -99,9 +143,10 @@ class ModelWorker:
     async def _submit(self, queue: deque[_Job], inputs: Float32Array, wants_quality: bool) -> Features:
         job = _Job(inputs, wants_quality, Waiter(), time.monotonic())
         with self._wake:
-            if self._dead is not None or self._closing:
-                raise self._dead or Unavailable("the attributor is stopping: send the image again, with the same id")
-            if len(self._embedding) + len(self._scoring) >= self._max_waiting:
+            refusal = self._dead or self._lost
+            if refusal is not None or self._closing:
+                raise refusal or Unavailable(_STOPPING)
+            if self.waiting >= self._max_waiting:
                 raise Overloaded(f"{self._max_waiting} images wait for the models: send this one again later")
             queue.append(job)
             self._wake.notify()
@@ -118,50 +163,101 @@ class ModelWorker:
         finally:
             self._loaded.set()
         try:
-            while batch := self._next_batch():
-                self._in_hand = batch
-                self._process(batch)
-                self._in_hand = []
-            self._fail_everyone(Unavailable("the attributor is stopping: send the image again, with the same id"))
+            self._work()
         except BaseException as error:
             died = Unavailable(f"the models' thread died: {type(error).__name__}: {error}")
             self._fail_everyone(died)
             self._on_failure(died)
             raise
+        finally:
+            close_models(self._models)
+
+    def _work(self) -> None:
+        while batch := self._next_batch():
+            self._in_hand = batch
+            self._process(batch)
+            self._in_hand = []
+            if self._lost is not None:
+                self._replace_models()
+        self._fail_everyone(Unavailable(_STOPPING))
+
+    def _replace_models(self) -> None:
+        """Make lost models anew; raises if that fails, or if it was needed too often."""
+        now = time.monotonic()
+        if len(self._restarted) == MAX_RESTARTS and now - self._restarted[0] < RESTARTS_WITHIN_S:
+            raise ModelFailed(f"the models were lost {MAX_RESTARTS + 1} times in {RESTARTS_WITHIN_S:.0f} s")
+        self._restarted.append(now)
+        close_models(self._models)
+        self._models = _warmed_up(self._load())
+        self.counts.restarts += 1
+        with self._wake:
+            self._lost = None
 
     def _next_batch(self) -> list[_Job]:
         """Blocks until there is work; an empty list says stop."""
         with self._wake:
             while not self._closing:
                 queue = self._embedding or self._scoring
-                jobs = [queue.popleft() for _ in range(min(self._max_batch, len(queue)))]
-                wanted = [job for job in jobs if not job.waiter.gone]
-                if wanted:
-                    return wanted
-                if not jobs:
+                if not queue:
                     self._wake.wait()
+                elif (delay_s := self._delay_s()) > 0:
+                    self._wake.wait(delay_s)
+                elif wanted := self._take(queue):
+                    return wanted
         return []
+
+    def _delay_s(self) -> float:
+        """How long the next batch may still wait to become larger."""
+        waiting = self._embedding
+        if not waiting or len(waiting) >= self._max_batch or self._coming <= 0:
+            return 0.0
+        return waiting[0].queued_at + self._max_delay_s - time.monotonic()
+
+    def _take(self, queue: deque[_Job]) -> list[_Job]:
+        jobs: list[_Job] = []
+        while queue and len(jobs) < self._max_batch:
+            job = queue.popleft()
+            if job.waiter.gone:
+                self.counts.dropped += 1
+            else:
+                jobs.append(job)
+        return jobs
 
     def _process(self, jobs: list[_Job]) -> None:
         started = time.monotonic()
         try:
             rows = self._compute(jobs)
+        except Unavailable as error:
+            self._lose(error)
+            return
         except Exception as error:  # noqa: BLE001 - models raise anything, and every waiter needs an answer
             self._bisect(jobs, error)
             return
         embed_ms = (time.monotonic() - started) * 1000
-        for job, (recall, perceptual, quality) in zip(jobs, rows, strict=True):
-            queue_ms = (started - job.queued_at) * 1000
-            job.waiter.deliver(Features(recall, perceptual, quality, queue_ms, embed_ms))
+        self.counts.batches += 1
+        self.counts.images += len(jobs)
+        features = [
+            Features(recall, perceptual, quality, (started - job.queued_at) * 1000, embed_ms)
+            for job, (recall, perceptual, quality) in zip(jobs, rows, strict=True)
+        ]
+        deliver_all([(job.waiter, answer) for job, answer in zip(jobs, features, strict=True)])
 
     def _bisect(self, jobs: list[_Job], error: Exception) -> None:
         if len(jobs) == 1:
             failure = error if isinstance(error, GmvaluatorError) else ModelFailed(f"{type(error).__name__}: {error}")
+            self.counts.failed += 1
             jobs[0].waiter.deliver(failure)
             return
         half = len(jobs) // 2
-        self._process(jobs[:half])
-        self._process(jobs[half:])
+        for part in (jobs[:half], jobs[half:]):
+            if self._lost is None:
+                self._process(part)
+
+    def _lose(self, error: Unavailable) -> None:
+        """The models are gone: tell the batch in hand and all who wait, and refuse others until there are new ones."""
+        with self._wake:
+            self._lost = error
+        self._tell_all(error)
 
     def _compute(self, jobs: list[_Job]) -> list[tuple[Float32Array, Float32Array, float | None]]:
         inputs = np.stack([job.inputs for job in jobs])
@@ -180,11 +276,21 @@ class ModelWorker:
     def _fail_everyone(self, error: GmvaluatorError) -> None:
         with self._wake:
             self._dead = self._dead or error
+        self._tell_all(self._dead)
+
+    def _tell_all(self, error: GmvaluatorError) -> None:
+        with self._wake:
             waiting = [*self._in_hand, *self._embedding, *self._scoring]
             self._embedding.clear()
             self._scoring.clear()
-        for job in waiting:
-            job.waiter.deliver(self._dead)
+        deliver_all([(job.waiter, error) for job in waiting])
+
+
+def close_models(models: Models | None) -> None:
+    """End models that hold something, such as a process."""
+    close = getattr(models, "close", None)
+    if close is not None:
+        close()
 
 
 def _warmed_up(models: Models) -> Models:

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from datetime import UTC, datetime, timedelta
+from functools import lru_cache
 
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from attributor.stages import Attribution, Contributor, ImageRequest, Payee, Stage
 from gmvaluator.errors import ImageTooLarge, InvalidInput
-from gmvaluator.ids import GenerationId, generation_id
+from gmvaluator.ids import GenerationId, TrainingImageId, generation_id
 from gmvaluator.images import MAX_IMAGE_BYTES
 from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
@@ -16,6 +17,7 @@ from gmvaluator.v1 import royalty_pb2 as royalty_v1
 
 MAX_NAME_CHARACTERS = 200
 CLOCK_SKEW = timedelta(minutes=5)
+_KNOWN_WORKS = 100_000
 EARLIEST = datetime(2014, 1, 1, tzinfo=UTC)
 
 _STAGES = {
@@ -95,16 +97,31 @@ def attribution_message(attribution: Attribution) -> attribution_v1.Attribution:
 
 
 def _contributor(one: Contributor) -> attribution_v1.Contributor:
-    return attribution_v1.Contributor(
-        training_image_id=str(one.training_image_id),
-        clip_similarity=one.clip_similarity,
-        perceptual_distance=one.perceptual_distance,
-        share=one.share,
-        credit_micros=one.credit_micros,
-        key=one.key,
-        title=one.title,
-        payees=[_payee(payee) for payee in one.payees],
-    )
+    # Filled from bytes where they are known: the same works come again and again, and setting fields costs more.
+    message = attribution_v1.Contributor.FromString(_shown(one.training_image_id, one.key, one.title))
+    message.clip_similarity = one.clip_similarity
+    message.share = one.share
+    if one.perceptual_distance is not None:
+        message.perceptual_distance = one.perceptual_distance
+    if one.credit_micros is not None:
+        message.credit_micros = one.credit_micros
+        message.payees.extend(map(_payee, one.payees))
+    else:
+        message.MergeFromString(_provisional_payees(one.payees))
+    return message
+
+
+@lru_cache(maxsize=_KNOWN_WORKS)
+def _shown(training_image_id: TrainingImageId, key: str, title: str) -> bytes:
+    """A contributor's own fields as the wire has them."""
+    shown = attribution_v1.Contributor(training_image_id=str(training_image_id), key=key, title=title)
+    return bytes(shown.SerializeToString())
+
+
+@lru_cache(maxsize=_KNOWN_WORKS)
+def _provisional_payees(payees: tuple[Payee, ...]) -> bytes:
+    """Who is paid, before amounts are known."""
+    return bytes(attribution_v1.Contributor(payees=map(_payee, payees)).SerializeToString())
 
 
 def _payee(payee: Payee) -> attribution_v1.Payee:

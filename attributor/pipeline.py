@@ -3,27 +3,27 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Callable, Iterator, Mapping, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
-from contextlib import contextmanager
+from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Protocol, TypeVar
+from typing import Any, Protocol, TypeVar
 
 from attributor.batching import Features, ModelWorker
+from attributor.decoding import Decoded, Decoder
 from attributor.replies import final_stage, recalled_stage, reranked_stage, stored_attribution
 from attributor.stages import Attribution, ImageRequest, Stopwatch
 from gmvaluator.errors import InvalidPolicy, InvalidValuation, InvalidVector, ModelFailed, NotFound, PreconditionFailed
 from gmvaluator.ids import GenerationId, TrainingImageId, sha256_hex
-from gmvaluator.images import decode_image
 from gmvaluator.ledger.answers import Posted, Replayed
 from gmvaluator.ledger.fingerprint import check_fingerprint
 from gmvaluator.ledger.posting import MAX_NEAR_MISSES, ScoredCandidate, ValuedImage, build_posting, rank
 from gmvaluator.ledger.records import ImageFacts, NewPosting, StoredPosting
 from gmvaluator.policy import Policy, load_policy
-from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, RightsReader, WorkCard
+from gmvaluator.ports import Candidate, CandidateSearch, Generator, RightsReader, WorkCard
 from gmvaluator.valuation import MILLION, distance_millionths, quality_millionths
 
 Out = TypeVar("Out")
@@ -39,6 +39,19 @@ def blamed_on_us() -> Iterator[None]:
         yield
     except (InvalidVector, InvalidValuation) as error:
         raise ModelFailed(f"the image could not be valued: {error}") from error
+
+
+@asynccontextmanager
+async def begun(work: Coroutine[Any, Any, Out]) -> AsyncIterator[Awaitable[Out]]:
+    """Work that goes on by itself from now on, to be awaited inside; it is cancelled if it is not."""
+    task = asyncio.create_task(work)
+    await asyncio.sleep(0)
+    try:
+        yield task
+    finally:
+        if not task.cancel():
+            # What it raised is known to whoever awaited it, or went down with something earlier.
+            _ = task.cancelled() or task.exception()
 
 
 class PostingReader(Protocol):
@@ -60,31 +73,50 @@ class Collections(Protocol):
         """Raises MissingIndex or ProfileMismatch."""
 
 
+class Rights(RightsReader, Protocol):
+    """Reading side of the catalogue, which may know an answer already."""
+
+    def remembered(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard] | None:
+        """As `works` without blocking, or None."""
+
+
 @dataclass(frozen=True, slots=True)
-class _Decoded:
-    facts: ImageFacts
-    inputs: Float32Array
+class _Lookup:
+    """What is known of a request before its image is looked at."""
+
+    generator: Generator
+    policy: Policy
 
 
 @dataclass(frozen=True, slots=True)
 class _Reranked:
-    """What is known before quality: who is paid, nearest first, with their rights, and who just missed it."""
+    """What is known before quality: who is paid, nearest first, and who just missed it."""
 
     paid: list[ScoredCandidate]
     rest: list[ScoredCandidate]
-    cards: Mapping[TrainingImageId, WorkCard]
+
+
+@dataclass(frozen=True, slots=True)
+class _Found:
+    """What is known once an image is embedded, and what is on its way: quality in millionths."""
+
+    facts: ImageFacts
+    recalled: Sequence[Candidate]
+    reranking: Awaitable[_Reranked]
+    quality: Awaitable[int]
 
 
 @dataclass(frozen=True)
 class Pipeline:
     """Values images; `posting` says whether the credits are posted or only computed.
 
-    Blocking work runs in `executor`; the models have a thread of their own, and so has the ledger's writer.
+    Blocking work runs in `executor`; the models have a process of their own, and the ledger's writer a thread.
     """
 
     worker: ModelWorker
+    decoder: Decoder
     collections: Collections
-    rights: RightsReader
+    rights: Rights
     ledger: PostingReader
     writer: PostingWriter
     executor: Executor
@@ -96,21 +128,25 @@ class Pipeline:
         Once FINAL was reached the posting is durable. Raises what the stages raise; then nothing was posted.
         """
         watch = Stopwatch()
-        stored = await self._run(self._posted_before, request)
-        if stored is not None:
-            yield await self._stored(stored, watch)
+        look = await self._run(self._look_up, request)
+        if isinstance(look, StoredPosting):
+            yield await self._stored(look, watch)
             return
-        async for attribution, posting in self._stages(request, watch):
-            if posting is None:
-                yield attribution
-            else:
-                # A caller that goes away now must not leave a posting half known: the commit is awaited anyway.
-                yield await asyncio.shield(self._post(attribution, posting, watch))
+        async with aclosing(self._stages(request, look, watch)) as stages:
+            async for attribution, posting in stages:
+                if posting is None:
+                    yield attribution
+                else:
+                    # A caller that goes away now must not leave a posting half known: the commit is awaited anyway.
+                    yield await asyncio.shield(self._post(attribution, posting, watch))
 
     async def preview(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
         """As `attribute`, but nothing is looked up in the ledger or posted."""
-        async for attribution, _ in self._stages(request, Stopwatch()):
-            yield attribution
+        watch = Stopwatch()
+        look = await self._run(self._valued_by, request)
+        async with aclosing(self._stages(request, look, watch)) as stages:
+            async for attribution, _ in stages:
+                yield attribution
 
     async def find(self, generator_identity: str, generation_id: GenerationId) -> Attribution:
         """The stored answer. Raises NotFound."""
@@ -121,34 +157,53 @@ class Pipeline:
         return await self._stored(stored, watch)
 
     async def _stages(
-        self, request: ImageRequest, watch: Stopwatch
+        self, request: ImageRequest, look: _Lookup, watch: Stopwatch
     ) -> AsyncGenerator[tuple[Attribution, NewPosting | None], None]:
-        generator = await self._run(self.rights.generator, request.model_version)
-        policy = await self._run(self._policy, request, generator)
-        search = await self.collections.search(generator.collection)
+        search = await self.collections.search(look.generator.collection)
         watch.lap("lookup_ms")
-        decoded = await self._run(self._decode, request.data)
+        with self.worker.coming():
+            decoded = await self.decoder.decode(request.data)
         watch.lap("decode_ms")
         with blamed_on_us():
             features = await self.worker.embed(decoded.inputs)
             watch.book(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
-            recalled = await search.recall(features.recall, policy.depth, generator.data_sets)
-            watch.lap("recall_ms")
-            nearest = [one.training_image_id for one in recalled[: policy.k]]
-            cards = await self._run(self.rights.works, nearest, request.generated_at)
-            yield await self._run(recalled_stage, request, policy, recalled, cards, watch.read()), None
-            watch.book()
+            async with begun(self._quality(features, decoded)) as quality:
+                recalled = await search.recall(features.recall, look.policy.depth, look.generator.data_sets)
+                watch.lap("recall_ms")
+                async with begun(self._rerank(search, look.policy, features, recalled)) as reranking:
+                    found = _Found(decoded.facts, recalled, reranking, quality)
+                    async with aclosing(self._answers(request, look, found, watch)) as stages:
+                        async for stage in stages:
+                            yield stage
 
-            reranked = await self._rerank(search, policy, features, recalled, cards, request.generated_at)
-            watch.lap("rerank_ms")
-            yield await self._run(reranked_stage, request, policy, reranked.paid, reranked.cards, watch.read()), None
-            watch.book()
+    async def _answers(
+        self, request: ImageRequest, look: _Lookup, found: _Found, watch: Stopwatch
+    ) -> AsyncGenerator[tuple[Attribution, NewPosting | None], None]:
+        """Each stage as soon as it is known; re-ranking and quality are under way meanwhile."""
+        recalled = found.recalled
+        policy = look.policy
+        cards = await self._works([one.training_image_id for one in recalled[: policy.k]], request.generated_at)
+        yield recalled_stage(request, policy, recalled, cards, watch.read()), None
 
-            quality = await self._quality(features, decoded)
-            watch.lap("quality_ms")
-            valued = self._valued(request, generator, decoded, quality, watch)
-            posting = await self._run(build_posting, valued, policy, reranked.paid + reranked.rest, reranked.cards)
-            yield await self._run(final_stage, request, posting.evidence, reranked.cards, watch.read()), posting
+        reranked = await found.reranking
+        unknown = [one.training_image_id for one in reranked.paid if one.training_image_id not in cards]
+        cards |= await self._works(unknown, request.generated_at)
+        watch.lap("rerank_ms")
+        yield reranked_stage(request, policy, reranked.paid, cards, watch.read()), None
+        watch.book()
+
+        quality = await found.quality
+        watch.lap("quality_ms")
+        valued = self._valued(request, look.generator, found.facts, quality, watch)
+        posting = build_posting(valued, policy, reranked.paid + reranked.rest, cards)
+        yield final_stage(request, posting.evidence, cards, watch.read()), posting
+
+    def _look_up(self, request: ImageRequest) -> StoredPosting | _Lookup:
+        return self._posted_before(request) or self._valued_by(request)
+
+    def _valued_by(self, request: ImageRequest) -> _Lookup:
+        generator = self.rights.generator(request.model_version)
+        return _Lookup(generator, self._policy(request, generator))
 
     def _policy(self, request: ImageRequest, generator: Generator) -> Policy:
         """The policy asked for, or the generator's own, whose faults are the operator's."""
@@ -163,15 +218,8 @@ class Pipeline:
             raise PreconditionFailed(f"generator {generator.model_version} cannot be valued: {error}") from error
 
     async def _rerank(
-        self,
-        search: CandidateSearch,
-        policy: Policy,
-        features: Features,
-        recalled: Sequence[Candidate],
-        cards: Mapping[TrainingImageId, WorkCard],
-        at: datetime,
+        self, search: CandidateSearch, policy: Policy, features: Features, recalled: Sequence[Candidate]
     ) -> _Reranked:
-        """cards: rights that are known already."""
         similarity = {one.training_image_id: one.clip_similarity for one in recalled}
         neighbours = await search.rerank(features.perceptual, list(similarity), policy.k + MAX_NEAR_MISSES)
         scored = [
@@ -182,30 +230,27 @@ class Pipeline:
             )
             for one in neighbours
         ]
-        paid, rest = rank(scored, policy.k)
-        unknown = [one.training_image_id for one in paid if one.training_image_id not in cards]
-        return _Reranked(paid, rest, {**cards, **await self._run(self.rights.works, unknown, at)})
+        return _Reranked(*rank(scored, policy.k))
 
-    async def _quality(self, features: Features, decoded: _Decoded) -> int:
+    async def _works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
+        known = self.rights.remembered(ids, at)
+        return await self._run(self.rights.works, ids, at) if known is None else known
+
+    async def _quality(self, features: Features, decoded: Decoded) -> int:
         quality = features.quality
         if quality is None:
             quality = await self.worker.quality(decoded.inputs)
         return quality_millionths(quality)
 
-    def _decode(self, data: bytes) -> _Decoded:
-        image = decode_image(data)
-        facts = ImageFacts(sha256_hex(data), image.width, image.height, len(data))
-        return _Decoded(facts, self.worker.models.prepare(image))
-
     def _valued(
-        self, request: ImageRequest, generator: Generator, decoded: _Decoded, quality: int, watch: Stopwatch
+        self, request: ImageRequest, generator: Generator, facts: ImageFacts, quality: int, watch: Stopwatch
     ) -> ValuedImage:
         timings = watch.read()
         return ValuedImage(
             generator_identity=request.generator_identity,
             generation_id=request.generation_id,
             generated_at=request.generated_at,
-            image=decoded.facts,
+            image=facts,
             model_version=request.model_version,
             collection=generator.collection,
             profile=self.worker.models.identity,
@@ -236,7 +281,7 @@ class Pipeline:
     async def _stored(self, stored: StoredPosting, watch: Stopwatch) -> Attribution:
         ids = [one.training_image_id for one in stored.evidence.contributions]
         generated_at = datetime.fromisoformat(stored.header.generated_at)
-        cards = await self._run(self.rights.works, ids, generated_at)
+        cards = await self._works(ids, generated_at)
         return stored_attribution(stored, cards, watch.read())
 
     async def _run(self, function: Callable[..., Out], *arguments: object) -> Out:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 
 from attributor.stages import Attribution, Contributor, ImageRequest, Payee, Stage, Timings
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.posting import ScoredCandidate
 from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting
 from gmvaluator.policy import Policy
-from gmvaluator.ports import Candidate, WorkCard
+from gmvaluator.ports import Beneficiary, Candidate, WorkCard
 from gmvaluator.valuation import MILLION, distance_millionths
 
 
@@ -22,7 +23,9 @@ def recalled_stage(
 ) -> Attribution:
     """The k nearest by recall; shares are provisional, made from 1 - clip_similarity by the same policy."""
     nearest = recalled[: policy.k]
-    provisional, unattributed = policy.shares([distance_millionths(1 - one.clip_similarity) for one in nearest])
+    provisional, unattributed = policy.provisional_shares(
+        [distance_millionths(1 - one.clip_similarity) for one in nearest]
+    )
     contributors = tuple(
         Contributor(
             training_image_id=one.training_image_id,
@@ -132,7 +135,12 @@ def _reranked(one: ScoredCandidate, share: float, card: WorkCard) -> Contributor
 
 
 def _payees(card: WorkCard) -> tuple[Payee, ...]:
-    return tuple(Payee(payee.account, payee.display_name, payee.share_ppm) for payee in card.beneficiaries)
+    return _payees_of(card.beneficiaries)
+
+
+@lru_cache(maxsize=100_000)
+def _payees_of(beneficiaries: tuple[Beneficiary, ...]) -> tuple[Payee, ...]:
+    return tuple(Payee(payee.account, payee.display_name, payee.share_ppm) for payee in beneficiaries)
 
 
 def _paid(one: Contribution, card: WorkCard) -> Contributor:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gc
 import signal
 from collections.abc import Callable
 
@@ -76,6 +77,9 @@ async def _serve_until(
 ) -> None:
     await parts.check_collections()
     service.open(Counters(parts.pipeline, parts.ledger, parts.catalogue, parts.disputes))
+    # What was made until now stays: let the garbage collector look at a request's own objects only.
+    gc.collect()
+    gc.freeze()
     await set_health(checker, health_pb2.HealthCheckResponse.SERVING)
     announce()
     await stop.wait()

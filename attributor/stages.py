@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import time
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from enum import Enum
+from typing import NamedTuple
 
 from gmvaluator.ids import GenerationId, TrainingImageId
 
@@ -30,8 +31,7 @@ class Stage(Enum):
     FINAL = "final"
 
 
-@dataclass(frozen=True, slots=True)
-class Payee:
+class Payee(NamedTuple):
     """One account paid for a contributor; `credit_micros` only at FINAL."""
 
     account: str
@@ -40,8 +40,7 @@ class Payee:
     credit_micros: int | None = None
 
 
-@dataclass(frozen=True, slots=True)
-class Contributor:
+class Contributor(NamedTuple):
     """One training image's part. share in [0, 1]; perceptual_distance from RERANKED, credit_micros at FINAL."""
 
     training_image_id: TrainingImageId
@@ -70,7 +69,7 @@ class Timings:
 
     def as_dict(self) -> dict[str, float]:
         """Name to milliseconds, to three decimals."""
-        return {name: round(value, 3) for name, value in asdict(self).items()}
+        return {name: round(getattr(self, name), 3) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True, slots=True)

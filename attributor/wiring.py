@@ -10,15 +10,17 @@ from dataclasses import dataclass
 
 from attributor.batching import ModelWorker
 from attributor.collections import OpenCollections
+from attributor.decoding import ThreadDecoder
 from attributor.disputes import DisputeDesk
+from attributor.model_process import ModelProcess
 from attributor.pipeline import Pipeline
 from attributor.settings import AttributorSettings
+from gmvaluator.catalogue.remembering import RememberedRights
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.index.connection import open_search
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.models.registry import load_models
 from gmvaluator.options import index_location
 from gmvaluator.ports import CandidateSearch
 
@@ -63,7 +65,7 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         stack.callback(writer.close)
         ledger = stack.enter_context(open_ledger(settings.place))
         worker = ModelWorker(
-            lambda: load_models(settings.profile, settings.device, settings.model_threads or None),
+            lambda: ModelProcess(settings.profile, settings.device, settings.model_threads or None),
             settings.max_batch,
             on_failure=on_failure,
         )
@@ -71,7 +73,9 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         stack.callback(worker.close)
         collections = OpenCollections(lambda name: _open_search(settings, name), models.identity)
         executor = stack.enter_context(ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking"))
-        pipeline = Pipeline(worker, collections, catalogue, ledger, writer, executor, settings.policies)
+        decoder = ThreadDecoder(executor, models.prepare)
+        rights = RememberedRights(catalogue)
+        pipeline = Pipeline(worker, decoder, collections, rights, ledger, writer, executor, settings.policies)
         desk = DisputeDesk(ledger, catalogue, writer)
         return Parts(pipeline, collections, catalogue, ledger, desk, stack.pop_all())
 

@@ -12,12 +12,13 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from gmvaluator.errors import InvalidPolicy, PreconditionFailed
 from gmvaluator.residual import Residual, number, read_residual
-from gmvaluator.valuation import MILLION, divide, issued_micros, shares, similarity_weights
+from gmvaluator.valuation import MILLION, divide, issued_micros, shares, similarity_weights, similarity_weights_roughly
 
 UNATTRIBUTED = "unattributed"
 """The account that is paid what no contributor earns."""
@@ -116,9 +117,19 @@ class Policy:
         """Each contributor's share and nobody's, in [0, 1], for distances in millionths, lower is nearer."""
         if not distances:
             return (), 1.0
-        weights, nobody = self._weigh(distances)
+        weights, nobody = _weigh(self, tuple(distances))
         *parts, rest = shares([*weights, nobody])
         return tuple(parts), rest
+
+    def provisional_shares(self, distances: Sequence[int]) -> tuple[tuple[float, ...], float]:
+        """As `shares` in floating point, equal to about 10^-12: for answers that a later one replaces."""
+        if not distances:
+            return (), 1.0
+        temperature = float(self.temperature)
+        weights = similarity_weights_roughly(distances, temperature)
+        nobody = 0.0 if self.residual is None else self.residual.roughly(distances, temperature)
+        total = sum(weights) + nobody
+        return tuple([weight / total for weight in weights]), nobody / total
 
     def value(self, names: Sequence[str], distances: Sequence[int], quality: int) -> Valuation:
         """Divide the credits that one image issues among its contributors (equations 4 and 5) and nobody.
@@ -129,15 +140,18 @@ class Policy:
         issued = issued_micros(min(max(quality, self.quality_floor), self.quality_cap))
         if not names:
             return Valuation(issued, (), (), issued, 1.0)
-        weights, nobody = self._weigh(distances)
+        weights, nobody = _weigh(self, tuple(distances))
         *parts, unattributed = divide(issued, [*weights, nobody], [*names, UNATTRIBUTED])
         *found, rest = shares([*weights, nobody])
         return Valuation(issued, tuple(parts), tuple(found), unattributed, rest)
 
-    def _weigh(self, distances: Sequence[int]) -> tuple[list[int], int]:
-        if self.residual is None:
-            return similarity_weights(distances, self.temperature), 0
-        return self.residual.weigh(distances, self.temperature)
+
+@lru_cache(maxsize=1_024)
+def _weigh(policy: Policy, distances: tuple[int, ...]) -> tuple[list[int], int]:
+    """Weights of the contributors and of nobody; kept, as an image is weighed once for its shares, once for money."""
+    if policy.residual is None:
+        return similarity_weights(distances, policy.temperature), 0
+    return policy.residual.weigh(distances, policy.temperature)
 
 
 def load_policy(reference: str, folder: Path | None = None) -> Policy:

@@ -6,9 +6,10 @@ Adapters live in `models/`, `index/`, `catalogue/` and `ledger/`; fakes for test
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -84,17 +85,15 @@ class Point:
     payload: Mapping[str, Any]
 
 
-@dataclass(frozen=True, slots=True)
-class Candidate:
+class Candidate(NamedTuple):
     """One training image near a query: `clip_similarity` in [-1, 1], higher is nearer."""
 
     training_image_id: TrainingImageId
     clip_similarity: float
-    payload: Mapping[str, Any] = field(default_factory=dict)
+    payload: Mapping[str, Any] = MappingProxyType({})
 
 
-@dataclass(frozen=True, slots=True)
-class Neighbour:
+class Neighbour(NamedTuple):
     """One re-ranked candidate: `perceptual_distance` in [0, 2], lower is nearer."""
 
     training_image_id: TrainingImageId

@@ -5,16 +5,25 @@ Both ways are exact in integers of 10^-30, on distances in millionths, so that t
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from gmvaluator.errors import InvalidPolicy
-from gmvaluator.valuation import MAX_DISTANCE, MILLION, odds_weight, similarity_weights
+from gmvaluator.valuation import (
+    MAX_DISTANCE,
+    MAX_LOGIT,
+    MILLION,
+    odds_weight,
+    similarity_weights,
+    similarity_weights_roughly,
+)
 
 _MAX_COEFFICIENT = 10_000
 _MAX_RANKS = 16
+_MAX_EXPONENT = 700.0
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,6 +39,11 @@ class VirtualContributor:
         """Weights of the contributors at these distances (millionths, nearest first), and of nobody."""
         *weights, nobody = similarity_weights([*distances, int(self.distance * MILLION)], temperature)
         return weights, nobody
+
+    def roughly(self, distances: Sequence[int], temperature: float) -> float:
+        """Nobody's weight where the nearest weighs 1, in floating point: for shares that are not yet money."""
+        excess = (float(self.distance) * MILLION - min(distances)) / MILLION
+        return math.exp(min(-excess / temperature, _MAX_EXPONENT))
 
     def parameters(self) -> dict[str, Any]:
         """As the policy's file says it."""
@@ -49,12 +63,20 @@ class Gate:
     def weigh(self, distances: Sequence[int], temperature: Decimal) -> tuple[list[int], int]:
         """As `VirtualContributor.weigh`."""
         weights = similarity_weights(distances, temperature)
+        return weights, odds_weight(sum(weights), self._logit(distances))
+
+    def roughly(self, distances: Sequence[int], temperature: float) -> float:
+        """As `VirtualContributor.roughly`."""
+        total = sum(similarity_weights_roughly(distances, temperature))
+        return total * math.exp(max(min(float(self._logit(distances)), MAX_LOGIT), -MAX_LOGIT))
+
+    def _logit(self, distances: Sequence[int]) -> Decimal:
         ordered = sorted(distances)
         far = MAX_DISTANCE * MILLION
         logit = self.bias * MILLION
         for rank, coefficient in self.ranks:
             logit += coefficient * (ordered[rank - 1] if rank <= len(ordered) else far)
-        return weights, odds_weight(sum(weights), logit / MILLION)
+        return logit / MILLION
 
     def parameters(self) -> dict[str, Any]:
         """As the policy's file says it."""

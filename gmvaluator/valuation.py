@@ -29,7 +29,9 @@ MAX_DISTANCE = 2
 """A perceptual distance is 1 - cosine, in [0, 2]."""
 
 _WEIGHT_SCALE = 10**30
-_MAX_LOGIT = 60
+MAX_LOGIT = 60
+"""Logits beyond ±60 count as ±60."""
+
 _CONTEXT = decimal.Context(prec=36, rounding=decimal.ROUND_HALF_EVEN, Emin=-999999, Emax=999999)
 
 
@@ -69,6 +71,12 @@ def similarity_weights(distances: Sequence[int], temperature: Decimal = Decimal(
     return [_weight(distance - nearest, temperature) for distance in distances]
 
 
+def similarity_weights_roughly(distances: Sequence[int], temperature: float = 1.0) -> list[float]:
+    """As `similarity_weights` in floating point, the nearest weighing 1: fifty times as fast, and not for money."""
+    nearest = min(distances, default=0)
+    return [math.exp((nearest - distance) / (MILLION * temperature)) for distance in distances]
+
+
 def _weight(excess_millionths: int, temperature: Decimal) -> int:
     exponent = _CONTEXT.divide(Decimal(-excess_millionths), _CONTEXT.multiply(temperature, Decimal(MILLION)))
     return int(_CONTEXT.multiply(_CONTEXT.exp(exponent), Decimal(_WEIGHT_SCALE)))
@@ -79,7 +87,7 @@ def odds_weight(total: int, logit: Decimal) -> int:
 
     total: the sum of the other weights, above 0.
     """
-    odds = _CONTEXT.exp(_CONTEXT.plus(max(min(logit, Decimal(_MAX_LOGIT)), Decimal(-_MAX_LOGIT))))
+    odds = _CONTEXT.exp(_CONTEXT.plus(max(min(logit, Decimal(MAX_LOGIT)), Decimal(-MAX_LOGIT))))
     return int(_CONTEXT.multiply(odds, Decimal(total)))
 
 

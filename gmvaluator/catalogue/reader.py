@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import NamedTuple
 
-from sqlalchemy import Connection, Engine, Row, and_, func, select
+from sqlalchemy import Connection, Engine, PoolProxiedConnection, Row, and_, func, select
 
 from gmvaluator.catalogue.records import IndexRun
 from gmvaluator.catalogue.rights import HELD, Claim, Right, settle
@@ -39,6 +41,8 @@ OWNER_UNKNOWN = "(owner unknown)"
 CLAIMS_COMPETE = "(held: claims compete)"
 
 _MAX_CACHED_NAMES = 100_000
+_FOR_EVER = "~"
+"""After every UTC text."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -53,6 +57,24 @@ class Counts:
     generators: int
 
 
+class DatedCard(NamedTuple):
+    """A card, right from `valid_from` until just before `valid_to`, both UTC texts."""
+
+    card: WorkCard
+    valid_from: str
+    valid_to: str
+
+
+class _DatedClaim(NamedTuple):
+    claim: Claim
+    valid_from: str
+    valid_to: str
+
+
+ChangeMark = tuple[int, int]
+"""Says only whether it is equal to another one."""
+
+
 class CatalogueReader:
     """Answers questions about works and rights; safe from any thread. Implements `ports.RightsReader`."""
 
@@ -60,6 +82,8 @@ class CatalogueReader:
         self._engine = engine
         self._vault = vault
         self._names: dict[bytes, str] = {}
+        self._marking = threading.Lock()
+        self._marker: PoolProxiedConnection | None = None
 
     def generator(self, model_version: str) -> Generator:
         """The operator's entry for a generator. Raises UnknownGenerator, listing those known."""
@@ -83,16 +107,42 @@ class CatalogueReader:
 
     def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
         """Cards of `ids` (10,000 at most) with the rights valid at `at`; see `ports.RightsReader.works`."""
+        return {one: dated.card for one, dated in self.dated_works(ids, at).items()}
+
+    def dated_works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, DatedCard]:
+        """As `works`, with the time in which each card is right."""
         _check_count(ids)
         with self._engine.connect() as connection:
             shown = {row.training_image_id: row for row in _first_sources(connection, ids)}
-            claimed, names = self._valid_claims(connection, ids, utc_text(at))
-        cards: dict[TrainingImageId, WorkCard] = {}
+            claimed, names = self._claims(connection, ids)
+        moment, cards = utc_text(at), {}
         for one in ids:
             key, title = (shown[one].key, shown[one].title) if one in shown else ("", "")
-            rights = settle(claimed.get(one, ()))
-            cards[one] = WorkCard(one, key, title, tuple(_beneficiary(right, names) for right in rights))
+            mine = claimed.get(one, ())
+            rights = settle(claim.claim for claim in mine if claim.valid_from <= moment < claim.valid_to)
+            card = WorkCard(one, key, title, tuple(_beneficiary(right, names) for right in rights))
+            cards[one] = DatedCard(card, *_around(moment, mine))
         return cards
+
+    def change_mark(self) -> ChangeMark | None:
+        """Another value once anything in the catalogue may have changed since; None where that cannot be told cheaply.
+
+        Safe from any thread, and quick enough for every request.
+        """
+        if self._engine.dialect.name != "sqlite":
+            return None
+        with self._marking:
+            if self._marker is None:
+                self._marker = self._engine.raw_connection()
+            (version,) = self._marker.cursor().execute("PRAGMA data_version").fetchone()
+        return version, self._vault.change_mark()
+
+    def stop_marking(self) -> None:
+        """Let go of what `change_mark` holds."""
+        with self._marking:
+            if self._marker is not None:
+                self._marker.close()
+                self._marker = None
 
     def display_names(self, owner_ids: Collection[OwnerId]) -> dict[OwnerId, str]:
         """Names of owners, FORGOTTEN where there is none any more."""
@@ -150,21 +200,21 @@ class CatalogueReader:
             row = connection.execute(query.order_by(index_runs.c.run_id.desc()).limit(1)).one_or_none()
         return None if row is None else index_run(row)
 
-    def _valid_claims(
-        self, connection: Connection, ids: Sequence[TrainingImageId], at: str
-    ) -> tuple[dict[TrainingImageId, list[Claim]], dict[OwnerId, str]]:
-        """Claims by work, and the names of the owners they mention."""
+    def _claims(
+        self, connection: Connection, ids: Sequence[TrainingImageId]
+    ) -> tuple[dict[TrainingImageId, list[_DatedClaim]], dict[OwnerId, str]]:
+        """All claims by work, whenever they are valid, and the names of the owners they mention."""
         of_name = and_(owner_references.c.owner_id == claims.c.owner_id, owner_references.c.kind == NAME)
         query = (
             select(claims, owner_references.c.ciphertext)
             .select_from(claims.outerjoin(owner_references, of_name))
-            .where(claims.c.training_image_id.in_(ids), claims.c.valid_from <= at, claims.c.valid_to > at)
+            .where(claims.c.training_image_id.in_(ids))
         )
-        claimed: dict[TrainingImageId, list[Claim]] = {}
+        claimed: dict[TrainingImageId, list[_DatedClaim]] = {}
         names: dict[OwnerId, str] = {}
         for row in connection.execute(query):
             claim = Claim(row.origin, OwnerId(row.owner_id), row.share_ppm)
-            claimed.setdefault(row.training_image_id, []).append(claim)
+            claimed.setdefault(row.training_image_id, []).append(_DatedClaim(claim, row.valid_from, row.valid_to))
             if claim.owner_id not in names:
                 names[claim.owner_id] = self._name(claim.owner_id, row.ciphertext)
         return claimed, names
@@ -207,6 +257,15 @@ def _first_sources(connection: Connection, ids: Sequence[TrainingImageId]) -> It
     )
     query = select(sources.c.training_image_id, sources.c.key, sources.c.title)
     return connection.execute(query.where(sources.c.source_id.in_(first)))
+
+
+def _around(moment: str, dated: Sequence[_DatedClaim]) -> tuple[str, str]:
+    """The time around `moment` in which no claim begins or ends."""
+    edges = [edge for claim in dated for edge in (claim.valid_from, claim.valid_to)]
+    return (
+        max((edge for edge in edges if edge <= moment), default=""),
+        min((edge for edge in edges if edge > moment), default=_FOR_EVER),
+    )
 
 
 def _beneficiary(right: Right, names: dict[OwnerId, str]) -> Beneficiary:

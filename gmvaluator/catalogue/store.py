@@ -200,6 +200,7 @@ class Catalogue(CatalogueReader):
 
     def close(self) -> None:
         """Close all connections and let another writer in."""
+        self.stop_marking()
         self._database.close()
 
     def __enter__(self) -> Catalogue:

@@ -60,6 +60,13 @@ class Vault:
         """False once the owner is forgotten."""
         return self._key_path(owner_id).is_file()
 
+    def change_mark(self) -> int:
+        """Another number once a key was made or destroyed."""
+        try:
+            return self._folder.stat().st_mtime_ns
+        except FileNotFoundError:
+            return 0
+
     def destroy_key(self, owner_id: OwnerId) -> None:
         """Forget an owner: overwrite and remove the key. Doing it again does nothing."""
         path = self._key_path(owner_id)

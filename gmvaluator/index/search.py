@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -26,6 +27,12 @@ CALL_TIMEOUT_S = 10.0
 """Deadline of one query; 2 ms is usual."""
 
 MAX_DISTANCE = 2.0
+_TIES = 14
+"""Candidates asked for after the last that counts, to see whether it has equals."""
+
+_KNOWN_IDS = 200_000
+"""Training images whose id is kept as text and as UUID: the same ones come again and again."""
+
 _Answer = TypeVar("_Answer")
 
 
@@ -60,6 +67,7 @@ class QdrantSearch:
         self._access = access
         self._collection = collection
         self._payload = messages.WithPayloadSelector(enable=False)
+        self._candidate = _candidate_with_payload if payload_keys else _candidate
         if payload_keys:
             include = messages.PayloadIncludeSelector(fields=payload_keys)
             self._payload = messages.WithPayloadSelector(include=include)
@@ -74,7 +82,7 @@ class QdrantSearch:
         Raises InvalidVector, MissingIndex, IndexUnavailable.
         """
         settings = await self._get_settings()
-        data = checked_vector(vector, settings.recall_dim, "the query").tolist()
+        data = checked_vector(vector, settings.recall_dim, "the query")
         if data_sets is not None and not data_sets:
             return []
         request = messages.QueryPoints(
@@ -84,9 +92,9 @@ class QdrantSearch:
             limit=depth,
             params=settings.parameters,
             with_payload=self._payload,
-            filter=None if data_sets is None else _in_data_sets(data_sets),
+            filter=None if data_sets is None else _in_data_sets(tuple(data_sets)),
         )
-        return [_candidate(point) for point in await self._query(request)]
+        return list(map(self._candidate, await self._query(request)))
 
     async def rerank(self, vector: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
         """The k of `ids` nearest by `perceptual` vector, nearest first; equal distances in id order.
@@ -94,20 +102,25 @@ class QdrantSearch:
         Every one of `ids` is compared exactly. Raises InvalidVector, MissingIndex, IndexUnavailable.
         """
         settings = await self._get_settings()
-        data = checked_vector(vector, settings.perceptual_dim, "the query").tolist()
+        data = checked_vector(vector, settings.perceptual_dim, "the query")
         if not ids or k < 1:
             return []
         request = messages.QueryPoints(
             collection_name=self._collection,
             query=_nearest(data),
             using=PERCEPTUAL,
-            limit=len(ids),
+            limit=min(k + _TIES, len(ids)),
             params=messages.SearchParams(exact=True),
             with_payload=messages.WithPayloadSelector(enable=False),
             filter=_among(ids),
         )
-        neighbours = [_neighbour(point) for point in await self._query(request)]
-        return sorted(neighbours, key=lambda one: (one.perceptual_distance, one.training_image_id))[:k]
+        points = await self._query(request)
+        if k < len(points) < len(ids) and points[k - 1].score == points[-1].score:
+            # More than were asked for are as near as the last that counts: the id settles it, so all are needed.
+            request.limit = len(ids)
+            points = await self._query(request)
+        neighbours = [_neighbour(point) for point in points]
+        return sorted(neighbours, key=_by_distance)[:k]
 
     async def info(self) -> CollectionInfo:
         """State of the collection, asked anew. Raises MissingIndex, IndexUnavailable."""
@@ -180,28 +193,45 @@ def _settings_of(info: CollectionInfo) -> _Settings:
     return _Settings(metadata.profile.recall_dim, metadata.profile.perceptual_dim, parameters)
 
 
-def _nearest(data: list[float]) -> messages.Query:
-    return messages.Query(nearest=messages.VectorInput(dense=messages.DenseVector(data=data)))
+def _nearest(data: Float32Array) -> messages.Query:
+    return messages.Query(nearest=messages.VectorInput(dense=messages.DenseVector(data=data.tolist())))
 
 
-def _in_data_sets(data_sets: Sequence[str]) -> messages.Filter:
+@lru_cache(maxsize=64)
+def _in_data_sets(data_sets: tuple[str, ...]) -> messages.Filter:
     match = messages.Match(keywords=messages.RepeatedStrings(strings=data_sets))
     condition = messages.Condition(field=messages.FieldCondition(key=KEY_DATA_SET, match=match))
     return messages.Filter(must=[condition])
 
 
 def _among(ids: Sequence[TrainingImageId]) -> messages.Filter:
-    wanted = messages.HasIdCondition()
-    for one in ids:
-        wanted.has_id.add().uuid = str(one)
+    wanted = messages.HasIdCondition.FromString(b"".join(map(_has_id_wire, ids)))
     return messages.Filter(must=[messages.Condition(has_id=wanted)])
 
 
+@lru_cache(maxsize=_KNOWN_IDS)
+def _id(text: str) -> TrainingImageId:
+    return TrainingImageId(UUID(text))
+
+
+@lru_cache(maxsize=_KNOWN_IDS)
+def _has_id_wire(training_image_id: TrainingImageId) -> bytes:
+    """One id of a HasIdCondition as the wire has it: messages of the same kind are joined by joining their bytes."""
+    point = messages.PointId(uuid=str(training_image_id))
+    return bytes(messages.HasIdCondition(has_id=[point]).SerializeToString())
+
+
+def _by_distance(one: Neighbour) -> tuple[float, int]:
+    return one.perceptual_distance, one.training_image_id.int
+
+
 def _candidate(point: messages.ScoredPoint) -> Candidate:
-    payload = GrpcToRest.convert_payload(point.payload) if point.payload else {}
-    return Candidate(TrainingImageId(UUID(point.id.uuid)), min(max(point.score, -1.0), 1.0), payload)
+    return Candidate(_id(point.id.uuid), min(max(point.score, -1.0), 1.0))
+
+
+def _candidate_with_payload(point: messages.ScoredPoint) -> Candidate:
+    return _candidate(point)._replace(payload=GrpcToRest.convert_payload(point.payload))
 
 
 def _neighbour(point: messages.ScoredPoint) -> Neighbour:
-    distance = min(max(1.0 - point.score, 0.0), MAX_DISTANCE)
-    return Neighbour(TrainingImageId(UUID(point.id.uuid)), distance)
+    return Neighbour(_id(point.id.uuid), min(max(1.0 - point.score, 0.0), MAX_DISTANCE))

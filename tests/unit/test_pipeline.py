@@ -15,6 +15,7 @@ import pytest
 from PIL import Image
 
 from attributor.batching import ModelWorker
+from attributor.decoding import ThreadDecoder
 from attributor.pipeline import Pipeline
 from attributor.stages import Attribution, ImageRequest, Stage
 from gmvaluator.errors import (
@@ -109,7 +110,8 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         rights = FakeRights.with_owners([Generator("demo", "works", ("set",), "paper@1")], owners)
         collections = OneCollection(MemorySearch(filled_index()))
         executor = stack.enter_context(ThreadPoolExecutor(2))
-        pipeline = Pipeline(worker, collections, rights, ledger, writer, executor)
+        decoder = ThreadDecoder(executor, models.prepare)
+        pipeline = Pipeline(worker, decoder, collections, rights, ledger, writer, executor)
         yield Bench(pipeline, ledger, models, collections)
 
 

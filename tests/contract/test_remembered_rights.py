@@ -1,0 +1,61 @@
+"""Rights kept in memory say what the catalogue says, also just after it was changed and at any other time."""
+
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+
+import pytest
+
+from gmvaluator.catalogue.records import NewWork, OwnerReference
+from gmvaluator.catalogue.remembering import RememberedRights
+from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.errors import UnknownGenerator
+from gmvaluator.ids import sha256_hex, training_image_id
+from gmvaluator.ports import Generator
+
+NOW = datetime(2026, 3, 1, tzinfo=UTC)
+
+
+def work(number: int, owner: str) -> NewWork:
+    sha256 = sha256_hex(str(number).encode())
+    return NewWork(
+        training_image_id(sha256), sha256, 8, 8, "set", f"key {number}", "", owner=OwnerReference(owner, f"Ms {owner}")
+    )
+
+
+def test_what_is_remembered_is_what_is_stored(tmp_path: Path) -> None:
+    works = [work(number, f"o{number % 3}") for number in range(9)]
+    ids = [one.training_image_id for one in works]
+    with open_catalogue(tmp_path, write=True) as writing, open_catalogue(tmp_path) as reading:
+        rights = RememberedRights(reading)
+        assert rights.remembered(ids, NOW) is None
+        writing.record(works[:5])
+        for at in (NOW, NOW - timedelta(days=9_000), NOW + timedelta(days=9_000)):
+            assert rights.works(ids, at) == reading.works(ids, at) == rights.remembered(ids, at)
+        writing.record(works[5:])
+        assert rights.remembered(ids, NOW) is None
+        assert rights.works(ids, NOW) == reading.works(ids, NOW) == rights.remembered(ids, NOW)
+
+
+def test_an_owner_who_is_forgotten_is_forgotten_here(tmp_path: Path) -> None:
+    one = work(1, "alice")
+    with open_catalogue(tmp_path, write=True) as writing, open_catalogue(tmp_path) as reading:
+        writing.record([one])
+        rights = RememberedRights(reading)
+        (payee,) = rights.works([one.training_image_id], NOW)[one.training_image_id].beneficiaries
+        assert payee.display_name == "Ms alice"
+        assert payee.owner_id is not None
+        writing.forget_owner(payee.owner_id)
+        (after,) = rights.works([one.training_image_id], NOW)[one.training_image_id].beneficiaries
+        assert (after.display_name, after.account) == ("(forgotten)", payee.account)
+
+
+def test_a_generator_that_is_changed_is_seen_changed(tmp_path: Path) -> None:
+    with open_catalogue(tmp_path, write=True) as writing, open_catalogue(tmp_path) as reading:
+        rights = RememberedRights(reading)
+        with pytest.raises(UnknownGenerator):
+            rights.generator("g")
+        writing.record([work(1, "alice")])
+        writing.add_generator(Generator("g", "works", ("set",), "paper@1"))
+        assert rights.generator("g").policy == "paper@1"
+        writing.add_generator(Generator("g", "works", ("set",), "calibrated@1"), replace=True)
+        assert rights.generator("g").policy == "calibrated@1"

@@ -1,0 +1,83 @@
+"""The models in a process of their own: the same answers, and one that dies is replaced while its callers are told."""
+
+import asyncio
+import contextlib
+from collections.abc import Iterator
+
+import numpy as np
+import psutil
+import pytest
+from PIL import Image
+
+from attributor.batching import ModelWorker
+from attributor.model_process import ModelProcess
+from gmvaluator.errors import ModelFailed, Unavailable, UnknownProfile
+from gmvaluator.models.registry import load_models
+from gmvaluator.ports import Float32Array
+from gmvaluator.testing.stub import SIDE_PX
+
+
+def inputs(count: int) -> Float32Array:
+    return np.random.default_rng(count).random((count, 3, SIDE_PX, SIDE_PX), np.float32)
+
+
+@contextlib.contextmanager
+def process(profile: str = "stub") -> Iterator[ModelProcess]:
+    models = ModelProcess(profile)
+    try:
+        yield models
+    finally:
+        models.close()
+
+
+def test_it_answers_as_the_models_themselves_in_batches_of_any_size() -> None:
+    own = load_models("stub")
+    with process() as apart:
+        assert apart.identity == own.identity
+        for count in (1, 7, 3, 32):
+            mine, theirs = own.embed(inputs(count)), apart.embed(inputs(count))
+            assert np.array_equal(mine.recall, theirs.recall)
+            assert np.array_equal(mine.perceptual, theirs.perceptual)
+            assert mine.quality is not None
+            assert np.array_equal(mine.quality, apart.quality(inputs(count)))
+        image = Image.new("RGB", (40, 30), "teal")
+        assert np.array_equal(own.prepare(image), apart.prepare(image))
+
+
+def test_what_the_models_raise_is_raised_and_they_live_on() -> None:
+    with process() as apart:
+        with pytest.raises(ModelFailed):
+            apart.embed(np.zeros((2, 3), np.float32))
+        assert len(apart.embed(inputs(2)).recall) == 2
+
+
+def test_models_that_cannot_be_loaded_say_so() -> None:
+    with pytest.raises(UnknownProfile):
+        ModelProcess("stub:batch_ms=soon")
+    with pytest.raises(UnknownProfile):
+        ModelProcess("nothing")
+
+
+def test_it_ends_when_it_is_closed() -> None:
+    with process() as apart:
+        child = psutil.Process(apart.process_id)
+    assert not child.is_running()
+    with pytest.raises(Unavailable):
+        apart.embed(inputs(1))
+
+
+async def test_a_process_that_dies_is_replaced_and_its_callers_are_told() -> None:
+    worker = ModelWorker(lambda: ModelProcess("stub:fragile=1"))
+    worker.start()
+    black, grey = np.zeros((3, SIDE_PX, SIDE_PX), np.float32), np.full((3, SIDE_PX, SIDE_PX), 0.5, np.float32)
+    try:
+        answers = await asyncio.gather(*(worker.embed(black) for _ in range(3)), return_exceptions=True)
+        assert all(isinstance(answer, Unavailable) for answer in answers)
+        async with asyncio.timeout(60):
+            while worker.counts.restarts == 0:
+                with contextlib.suppress(Unavailable):
+                    await worker.embed(grey)
+                await asyncio.sleep(0.02)
+        assert (await worker.embed(grey)).quality == pytest.approx(0.5)
+    finally:
+        worker.close()
