@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmvaluator.errors import GmvaluatorError, ModelFailed, Overloaded, Unavailable
-from gmvaluator.ports import Float32Array, Models
+from gmvaluator.ports import Float32Array, QueryModels
 from gmvaluator.waiter import Waiter, deliver_all
 
 MAX_DELAY_S = 0.005
@@ -65,7 +65,7 @@ class ModelWorker:
 
     def __init__(
         self,
-        load: Callable[[], Models],
+        load: Callable[[], QueryModels],
         max_batch: int = 32,
         max_waiting: int = 512,
         on_failure: Callable[[GmvaluatorError], None] = lambda error: None,  # noqa: ARG005
@@ -85,12 +85,12 @@ class ModelWorker:
         self._dead: GmvaluatorError | None = None
         self._lost: GmvaluatorError | None = None
         self._restarted: deque[float] = deque(maxlen=MAX_RESTARTS)
-        self._models: Models | None = None
+        self._models: QueryModels | None = None
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
         self.counts = WorkerCounts()
 
-    def start(self) -> Models:
+    def start(self) -> QueryModels:
         """Load and warm up; blocks. Raises what loading raised."""
         self._thread.start()
         self._loaded.wait()
@@ -99,7 +99,7 @@ class ModelWorker:
         return self.models
 
     @property
-    def models(self) -> Models:
+    def models(self) -> QueryModels:
         if self._models is None:
             raise Unavailable("the models are not loaded yet: wait until health says SERVING")
         return self._models
@@ -286,14 +286,14 @@ class ModelWorker:
         deliver_all([(job.waiter, error) for job in waiting])
 
 
-def close_models(models: Models | None) -> None:
+def close_models(models: QueryModels | None) -> None:
     """End models that hold something, such as a process."""
     close = getattr(models, "close", None)
     if close is not None:
         close()
 
 
-def _warmed_up(models: Models) -> Models:
+def _warmed_up(models: QueryModels) -> QueryModels:
     """First calls are slow: make them before anyone waits."""
     from PIL import Image
 

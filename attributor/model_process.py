@@ -34,7 +34,7 @@ END_S = 10.0
 
 
 class ModelProcess:
-    """`ports.Models` in a process of its own. One thread calls `embed`, `quality` and `close`.
+    """`ports.QueryModels` in a process of its own. One thread calls `embed`, `quality` and `close`.
 
     Raises Unavailable once the process is gone: it has to be made anew.
     """

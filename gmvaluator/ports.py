@@ -50,8 +50,11 @@ class WorkEmbeddings:
     perceptual: Float32Array
 
 
-class Models(Protocol):
-    """A profile's models on one device. Not thread-safe: one owner thread calls `embed` and `quality`."""
+class QueryModels(Protocol):
+    """A profile's models on one device, as generated images need them.
+
+    Not thread-safe: one owner thread calls `embed` and `quality`.
+    """
 
     @property
     def identity(self) -> ProfileIdentity: ...
@@ -65,14 +68,18 @@ class Models(Protocol):
         Raises ModelFailed if a row is not finite, naming the row.
         """
 
+    def quality(self, inputs: Float32Array) -> Float32Array:
+        """(B, 3, H, W) float32 to (B,) float32 in [0, 1], higher is better."""
+
+
+class Models(QueryModels, Protocol):
+    """The same, as training images need them too."""
+
     def prepare_work(self, image: Image) -> Float32Array:
         """RGB training image to the input of its V views, (V, 3, H, W) float32; the first is the whole image."""
 
     def embed_works(self, inputs: Float32Array) -> WorkEmbeddings:
         """(B, V, 3, H, W) float32 from `prepare_work` to embeddings. Raises ModelFailed, naming the row."""
-
-    def quality(self, inputs: Float32Array) -> Float32Array:
-        """(B, 3, H, W) float32 to (B,) float32 in [0, 1], higher is better."""
 
 
 @dataclass(frozen=True, slots=True)

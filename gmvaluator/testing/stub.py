@@ -44,7 +44,7 @@ class Cost:
 
 
 class StubModels:
-    """`ports.Models`: the same image gives the same vectors, in any batch."""
+    """`ports.QueryModels`: the same image gives the same vectors, in any batch."""
 
     def __init__(self, cost: Cost) -> None:
         self._cost = cost
