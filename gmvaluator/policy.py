@@ -26,9 +26,21 @@ UNATTRIBUTED = "unattributed"
 _PACKAGED = Path(__file__).parent / "policies"
 _REFERENCE = re.compile(r"[a-z][a-z0-9-]{0,39}@[1-9][0-9]{0,5}")
 _HASH = re.compile(r"[0-9a-f]{64}")
-_SETTINGS = {"policy", "description", "depth", "k", "temperature", "residual", "quality", "profile", "fit"}
+_SETTINGS = {
+    "policy",
+    "description",
+    "depth",
+    "k",
+    "temperature",
+    "temperature_growth",
+    "residual",
+    "quality",
+    "profile",
+    "fit",
+}
 _MAX_CONTRIBUTORS = 1_000
 _MAX_DEPTH = 10_000
+_MAX_GROWTH = 10
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +62,8 @@ class Policy:
     """How many neighbours are asked for, how many are paid, and how distance becomes weight.
 
     depth: candidates recalled before re-ranking. k: contributors paid at most. temperature: τ in
-    exp(-d / τ); 1 is the paper's, smaller pays the nearest more. residual: what nobody earns; None is the paper's
+    exp(-d / τ); 1 is the paper's, smaller pays the nearest more. growth: by how much τ grows for each unit of distance
+    (`valuation.similarity_weights`); 0 is the paper's. residual: what nobody earns; None is the paper's
     nothing. quality_floor and quality_cap: millionths between which an image's quality counts; 0 and one million are
     the paper's, equal ones leave quality out. profile: hash of the one profile whose distances it is for, or None.
     """
@@ -64,6 +77,7 @@ class Policy:
     quality_floor: int = 0
     quality_cap: int = MILLION
     profile: str | None = None
+    growth: Decimal = Decimal(0)
 
     @property
     def reference(self) -> str:
@@ -78,6 +92,8 @@ class Policy:
             "k": self.k,
             "temperature": str(self.temperature),
         }
+        if self.growth:
+            said["temperature_growth"] = str(self.growth)
         if self.residual is not None:
             said["residual"] = self.residual.parameters()
         if (self.quality_floor, self.quality_cap) != (0, MILLION):
@@ -103,7 +119,8 @@ class Policy:
         residual = read_residual(value["residual"], k, reference) if "residual" in value else None
         floor, cap = _quality(value.get("quality", {}), reference)
         profile = _profile(value.get("profile"), reference)
-        return cls(name, int(version), depth, k, _temperature(value, reference), residual, floor, cap, profile)
+        temperature, growth = _temperature(value, reference), _growth(value, reference)
+        return cls(name, int(version), depth, k, temperature, residual, floor, cap, profile, growth)
 
     def check_profile(self, profile_hash: str) -> None:
         """Raises PreconditionFailed if the policy is for the distances of another profile."""
@@ -125,9 +142,9 @@ class Policy:
         """As `shares` in floating point, equal to about 10^-12: for answers that a later one replaces."""
         if not distances:
             return (), 1.0
-        temperature = float(self.temperature)
-        weights = similarity_weights_roughly(distances, temperature)
-        nobody = 0.0 if self.residual is None else self.residual.roughly(distances, temperature)
+        temperature, growth = float(self.temperature), float(self.growth)
+        weights = similarity_weights_roughly(distances, temperature, growth)
+        nobody = 0.0 if self.residual is None else self.residual.roughly(distances, temperature, growth)
         total = sum(weights) + nobody
         return tuple([weight / total for weight in weights]), nobody / total
 
@@ -150,8 +167,8 @@ class Policy:
 def _weigh(policy: Policy, distances: tuple[int, ...]) -> tuple[list[int], int]:
     """Weights of the contributors and of nobody; kept, as an image is weighed once for its shares, once for money."""
     if policy.residual is None:
-        return similarity_weights(distances, policy.temperature), 0
-    return policy.residual.weigh(distances, policy.temperature)
+        return similarity_weights(distances, policy.temperature, policy.growth), 0
+    return policy.residual.weigh(distances, policy.temperature, policy.growth)
 
 
 def load_policy(reference: str, folder: Path | None = None) -> Policy:
@@ -219,3 +236,10 @@ def _temperature(value: Mapping[str, Any], reference: str) -> Decimal:
             f'policy {reference} has temperature = {text!r}: give a decimal string from "0.0001" to "1000"'
         )
     return temperature
+
+
+def _growth(value: Mapping[str, Any], reference: str) -> Decimal:
+    growth = number(value.get("temperature_growth", "0"), "temperature_growth", reference)
+    if not 0 <= growth <= _MAX_GROWTH:
+        raise InvalidPolicy(f"policy {reference} has temperature_growth = {growth}: give 0 to {_MAX_GROWTH}")
+    return growth

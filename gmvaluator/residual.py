@@ -30,20 +30,27 @@ _MAX_EXPONENT = 700.0
 class VirtualContributor:
     """One contributor more, at `distance` from every image, whom nobody is:
 
-    r = exp(-d_0 / τ) / (exp(-d_0 / τ) + Σ_l exp(-d_l / τ)).
+    r = exp(-d_0 / τ) / (exp(-d_0 / τ) + Σ_l exp(-d_l / τ)), or with the weights of a τ that grows.
     """
 
     distance: Decimal
 
-    def weigh(self, distances: Sequence[int], temperature: Decimal) -> tuple[list[int], int]:
+    def weigh(
+        self, distances: Sequence[int], temperature: Decimal, growth: Decimal = Decimal(0)
+    ) -> tuple[list[int], int]:
         """Weights of the contributors at these distances (millionths, nearest first), and of nobody."""
-        *weights, nobody = similarity_weights([*distances, int(self.distance * MILLION)], temperature)
+        *weights, nobody = similarity_weights([*distances, int(self.distance * MILLION)], temperature, growth)
         return weights, nobody
 
-    def roughly(self, distances: Sequence[int], temperature: float) -> float:
+    def roughly(self, distances: Sequence[int], temperature: float, growth: float = 0.0) -> float:
         """Nobody's weight where the nearest weighs 1, in floating point: for shares that are not yet money."""
-        excess = (float(self.distance) * MILLION - min(distances)) / MILLION
-        return math.exp(min(-excess / temperature, _MAX_EXPONENT))
+        place, near = float(self.distance) * MILLION, min(distances)
+        if growth:
+            scale = MILLION * temperature
+            exponent = math.log((scale + growth * near) / (scale + growth * place)) / growth
+        else:
+            exponent = (near - place) / MILLION / temperature
+        return math.exp(min(exponent, _MAX_EXPONENT))
 
     def parameters(self) -> dict[str, Any]:
         """As the policy's file says it."""
@@ -60,14 +67,16 @@ class Gate:
     bias: Decimal
     ranks: tuple[tuple[int, Decimal], ...]
 
-    def weigh(self, distances: Sequence[int], temperature: Decimal) -> tuple[list[int], int]:
+    def weigh(
+        self, distances: Sequence[int], temperature: Decimal, growth: Decimal = Decimal(0)
+    ) -> tuple[list[int], int]:
         """As `VirtualContributor.weigh`."""
-        weights = similarity_weights(distances, temperature)
+        weights = similarity_weights(distances, temperature, growth)
         return weights, odds_weight(sum(weights), self._logit(distances))
 
-    def roughly(self, distances: Sequence[int], temperature: float) -> float:
+    def roughly(self, distances: Sequence[int], temperature: float, growth: float = 0.0) -> float:
         """As `VirtualContributor.roughly`."""
-        total = sum(similarity_weights_roughly(distances, temperature))
+        total = sum(similarity_weights_roughly(distances, temperature, growth))
         return total * math.exp(max(min(float(self._logit(distances)), MAX_LOGIT), -MAX_LOGIT))
 
     def _logit(self, distances: Sequence[int]) -> Decimal:

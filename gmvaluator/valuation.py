@@ -55,11 +55,15 @@ def _millionths(value: float, high: int, name: str) -> int:
     return min(max(round(value * MILLION), 0), high * MILLION)
 
 
-def similarity_weights(distances: Sequence[int], temperature: Decimal = Decimal(1)) -> list[int]:
+def similarity_weights(
+    distances: Sequence[int], temperature: Decimal = Decimal(1), growth: Decimal = Decimal(0)
+) -> list[int]:
     """Integer weights proportional to exp(-d_i / τ), equation 5's numerators; τ = 1 is the paper.
 
-    distances: K values in millionths. The nearest weighs 10^30, so nothing underflows before it is
-    10^-30 of the nearest. Raises InvalidValuation unless 0 < τ.
+    distances: K values in millionths. growth: by how much τ grows for each unit of distance, g; above 0 the weights
+    are proportional to (1 + g d_i / τ)^(-1/g), whose limit at 0 is exp(-d_i / τ): a difference counts for more among
+    the near than among the far. The nearest weighs 10^30, so nothing underflows before it is 10^-30 of the nearest.
+    Raises InvalidValuation unless 0 < τ and 0 <= g.
     """
     if not distances:
         return []
@@ -67,18 +71,33 @@ def similarity_weights(distances: Sequence[int], temperature: Decimal = Decimal(
         raise InvalidValuation(f"distances must lie in 0..{MAX_DISTANCE} million millionths")
     if not temperature.is_finite() or temperature <= 0:
         raise InvalidValuation(f"a temperature of {temperature} cannot be used: it must be above 0")
+    if not growth.is_finite() or growth < 0:
+        raise InvalidValuation(f"a temperature's growth of {growth} cannot be used: it must be 0 or above")
     nearest = min(distances)
+    if growth:
+        return [_growing_weight(distance, nearest, temperature, growth) for distance in distances]
     return [_weight(distance - nearest, temperature) for distance in distances]
 
 
-def similarity_weights_roughly(distances: Sequence[int], temperature: float = 1.0) -> list[float]:
+def similarity_weights_roughly(distances: Sequence[int], temperature: float = 1.0, growth: float = 0.0) -> list[float]:
     """As `similarity_weights` in floating point, the nearest weighing 1: fifty times as fast, and not for money."""
     nearest = min(distances, default=0)
+    if growth:
+        scale = MILLION * temperature
+        return [((scale + growth * nearest) / (scale + growth * distance)) ** (1 / growth) for distance in distances]
     return [math.exp((nearest - distance) / (MILLION * temperature)) for distance in distances]
 
 
 def _weight(excess_millionths: int, temperature: Decimal) -> int:
     exponent = _CONTEXT.divide(Decimal(-excess_millionths), _CONTEXT.multiply(temperature, Decimal(MILLION)))
+    return int(_CONTEXT.multiply(_CONTEXT.exp(exponent), Decimal(_WEIGHT_SCALE)))
+
+
+def _growing_weight(distance: int, nearest: int, temperature: Decimal, growth: Decimal) -> int:
+    """exp of minus the integral of 1 / (τ + g d), from the nearest distance to this one."""
+    scale = _CONTEXT.multiply(temperature, Decimal(MILLION))
+    near, far = (_CONTEXT.ln(_CONTEXT.fma(growth, Decimal(one), scale)) for one in (nearest, distance))
+    exponent = _CONTEXT.divide(_CONTEXT.subtract(near, far), growth)
     return int(_CONTEXT.multiply(_CONTEXT.exp(exponent), Decimal(_WEIGHT_SCALE)))
 
 

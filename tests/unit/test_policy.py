@@ -64,6 +64,9 @@ def test_the_operators_policies_come_before_those_shipped(tmp_path: Path) -> Non
         GOOD.replace("k = 10", "k = 21"),
         GOOD.replace("k = 10", "k = 100000000"),
         GOOD + "surprise = 1\n",
+        GOOD + "temperature_growth = 0.1\n",
+        GOOD + 'temperature_growth = "-0.1"\n',
+        GOOD + 'temperature_growth = "11"\n',
         "depth = 20\n",
     ],
 )
@@ -85,10 +88,11 @@ def test_an_unknown_policy_names_the_known_ones() -> None:
 
 GATED = GOOD + 'residual = { bias = "-9.5", ranks = { 1 = "30", 5 = "-4.25" } }\n'
 VIRTUAL = GOOD + 'residual = { distance = "0.4" }\nquality = { floor = "0.25", cap = "0.5" }\n'
+GROWING = GOOD + 'temperature_growth = "0.07"\n'
 DISTANCES = st.lists(st.integers(0, 2 * MILLION), max_size=10)
 
 
-@pytest.mark.parametrize("text", [GATED, VIRTUAL])
+@pytest.mark.parametrize("text", [GATED, VIRTUAL, GROWING + GATED[len(GOOD) :], GROWING + VIRTUAL[len(GOOD) :]])
 @given(distances=DISTANCES, quality=st.integers(0, MILLION))
 def test_with_a_residual_credits_still_sum_to_what_is_issued(
     tmp_path_factory: pytest.TempPathFactory, text: str, distances: list[int], quality: int
@@ -102,6 +106,17 @@ def test_with_a_residual_credits_still_sum_to_what_is_issued(
     again = Policy.from_parameters(policy.parameters())
     assert again.value(names[::-1], distances[::-1], quality).credit_micros == value.credit_micros[::-1]
     assert policy.shares(distances) == (value.shares, value.unattributed_share)
+
+
+@pytest.mark.parametrize("rest", ["", GATED[len(GOOD) :], VIRTUAL[len(GOOD) :]])
+@given(distances=DISTANCES)
+def test_provisional_shares_are_the_shares(
+    tmp_path_factory: pytest.TempPathFactory, rest: str, distances: list[int]
+) -> None:
+    policy = load_policy("mine@1", written(tmp_path_factory.mktemp("policy"), GROWING + rest))
+    (shares, nobody), (rough, nobody_roughly) = policy.shares(distances), policy.provisional_shares(distances)
+    assert rough == pytest.approx(shares, abs=1e-9)
+    assert nobody_roughly == pytest.approx(nobody, abs=1e-9)
 
 
 def test_a_virtual_contributor_is_one_contributor_more(tmp_path: Path) -> None:
@@ -120,7 +135,7 @@ def test_a_gate_is_a_logistic_regression_on_the_nearest(tmp_path: Path) -> None:
     assert policy.shares(near[:2])[1] == pytest.approx(1 / (1 + math.exp(9.5 - 30 * 0.3 + 4.25 * 2)))
 
 
-@pytest.mark.parametrize("text", [GATED, VIRTUAL])
+@pytest.mark.parametrize("text", [GATED, VIRTUAL, GROWING + GATED[len(GOOD) :], GROWING + VIRTUAL[len(GOOD) :]])
 def test_the_farther_everything_is_the_less_is_attributed(tmp_path: Path, text: str) -> None:
     policy = load_policy("mine@1", written(tmp_path, text))
     shares = [policy.shares([step * 100_000 + 50_000 * rank for rank in range(5)])[1] for step in range(15)]

@@ -41,6 +41,27 @@ def test_a_nearer_image_never_weighs_less(values: list[int], temperature: Decima
     assert ordered == sorted(ordered, reverse=True)
 
 
+@given(distances, st.decimals("0.001", "1", places=4), st.decimals("0.001", "2", places=4))
+def test_a_growing_temperature_is_a_power_law(values: list[int], temperature: Decimal, growth: Decimal) -> None:
+    """Against its closed form in floating point."""
+    scale, power = float(temperature), float(1 / growth)
+    nearest = scale + float(growth) * min(values) / MILLION
+    plain = [(nearest / (scale + float(growth) * value / MILLION)) ** power for value in values]
+    expected = [weight / math.fsum(plain) for weight in plain]
+    assert shares(similarity_weights(values, temperature, growth)) == pytest.approx(expected, rel=1e-6, abs=1e-12)
+
+
+@given(distances, st.decimals("0.01", "1", places=4))
+def test_a_temperature_that_hardly_grows_weighs_as_one_that_does_not(values: list[int], temperature: Decimal) -> None:
+    growing = shares(similarity_weights(values, temperature, Decimal("0.000001")))
+    assert growing == pytest.approx(shares(similarity_weights(values, temperature)), abs=1e-2)
+
+
+def test_the_nearer_the_more_a_difference_counts() -> None:
+    near, far = (similarity_weights([at, at + 20_000], Decimal("0.01"), Decimal("0.1")) for at in (0, 400_000))
+    assert near[1] / near[0] < 0.25 < 0.6 < far[1] / far[0]
+
+
 @given(amounts, weights)
 def test_parts_sum_to_the_whole_and_none_is_negative(amount: int, values: list[int]) -> None:
     parts = divide(amount, values, names_of(values))
@@ -117,3 +138,9 @@ def test_what_cannot_be_divided_is_refused(amount: int, values: list[int], names
 def test_impossible_temperatures_are_refused(temperature: str) -> None:
     with pytest.raises(InvalidValuation):
         similarity_weights([1, 2], Decimal(temperature))
+
+
+@pytest.mark.parametrize("growth", ["-0.1", "NaN", "Infinity"])
+def test_impossible_growths_are_refused(growth: str) -> None:
+    with pytest.raises(InvalidValuation, match="growth"):
+        similarity_weights([1, 2], Decimal(1), Decimal(growth))
