@@ -28,6 +28,7 @@ MAX_PORT = 65_535
 @click.option("--device", default="cpu", show_default=True, help="Where the models run.")
 @click.option("--max-batch", default=32, show_default=True, type=click.IntRange(1, 1024), help="Images a forward pass.")
 @click.option("--max-in-flight", default=128, show_default=True, type=click.IntRange(1, 10_000), help="Calls at once.")
+@click.option("--decoders", default=2, show_default=True, type=click.IntRange(1, 64), help="Processes that decode.")
 @click.option("--model-threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0: torch's.")
 @click.option("--drain", "drain_s", default=25.0, show_default=True, type=click.FloatRange(0, 600), help="Seconds.")
 @click.option("--reflection/--no-reflection", default=True, show_default=True, help="gRPC server reflection.")
@@ -47,6 +48,7 @@ def serve(
     device: str,
     max_batch: int,
     max_in_flight: int,
+    decoders: int,
     model_threads: int,
     drain_s: float,
     reflection: bool,
@@ -79,6 +81,7 @@ def serve(
         address=address,
         max_batch=max_batch,
         max_in_flight=max_in_flight,
+        decoders=decoders,
         model_threads=model_threads,
         drain_s=drain_s,
         reflection=reflection,

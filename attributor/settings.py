@@ -22,6 +22,7 @@ class AttributorSettings:
     address: host:port to listen on; port 0 lets the kernel choose.
     max_batch: images in one forward pass at most; raising it costs memory and first-image latency.
     max_in_flight: calls that are worked on at once; more are refused with RESOURCE_EXHAUSTED.
+    decoders: processes that decode images; more of them decode more at once, at 40 MB each.
     model_threads: CPU threads of the models; 0 lets torch choose.
     tokens: file of token hashes that has to be there; None for DATA/tokens.json, if it is there.
     insecure: listen beyond loopback even without tokens or without TLS.
@@ -35,6 +36,7 @@ class AttributorSettings:
     address: str = DEFAULT_ADDRESS
     max_batch: int = 32
     max_in_flight: int = 128
+    decoders: int = 2
     model_threads: int = 0
     drain_s: float = 25.0
     reflection: bool = True

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from attributor.batching import ModelWorker
 from attributor.collections import OpenCollections
-from attributor.decoding import ThreadDecoder
+from attributor.decoder_pool import DecoderPool
 from attributor.disputes import DisputeDesk
 from attributor.model_process import ModelProcess
 from attributor.pipeline import Pipeline
@@ -73,7 +73,9 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         stack.callback(worker.close)
         collections = OpenCollections(lambda name: _open_search(settings, name), models.identity)
         executor = stack.enter_context(ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking"))
-        decoder = ThreadDecoder(executor, models.prepare)
+        decoder = DecoderPool(models.prepare, settings.decoders)
+        stack.callback(decoder.close)
+        decoder.start()
         rights = RememberedRights(catalogue)
         pipeline = Pipeline(worker, decoder, collections, rights, ledger, writer, executor, settings.policies)
         desk = DisputeDesk(ledger, catalogue, writer)

@@ -1,0 +1,128 @@
+"""Decoding in processes of its own: a crash or a memory bomb costs one of them, and one image."""
+
+from __future__ import annotations
+
+import asyncio
+import queue
+import threading
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import structlog
+from PIL import Image
+
+from attributor.decoder_process import DecoderLate, DecoderLost, DecoderProcess
+from attributor.decoding import Decoded
+from gmvaluator.errors import InvalidImage, Unavailable
+from gmvaluator.ids import sha256_hex
+from gmvaluator.images import check_image
+from gmvaluator.ledger.records import ImageFacts
+from gmvaluator.ports import Float32Array
+
+TIMEOUT_S = 15.0
+"""Of one image: the largest that is accepted takes a second on a quiet core."""
+
+_log = structlog.get_logger("attributor")
+
+
+@dataclass(slots=True)
+class DecoderCounts:
+    """What the pool did so far. restarts: processes that were lost and replaced."""
+
+    decoded: int = 0
+    refused: int = 0
+    restarts: int = 0
+
+
+class DecoderPool:
+    """`Decoder` over `processes` processes, each served by a thread of its own.
+
+    Cheap checks come first, in the thread: what they refuse never reaches a process. A process may be
+    ended from outside, so an image over which one was lost gets a fresh one, once; if it ends that too it is refused.
+    """
+
+    def __init__(
+        self, prepare: Callable[[Image.Image], Float32Array], processes: int = 2, timeout_s: float = TIMEOUT_S
+    ) -> None:
+        """prepare: `Models.prepare`; it runs in the pool's threads."""
+        self._prepare = prepare
+        self._count = processes
+        self._timeout_s = timeout_s
+        self._idle: queue.SimpleQueue[DecoderProcess | None] = queue.SimpleQueue()
+        self._threads = ThreadPoolExecutor(processes, thread_name_prefix="decoder")
+        self._lock = threading.Lock()
+        self.counts = DecoderCounts()
+
+    def start(self) -> None:
+        """Start the processes; blocks. Raises Unavailable."""
+        for process in self._threads.map(lambda _: _started(), range(self._count)):
+            self._idle.put(process)
+
+    async def decode(self, data: bytes) -> Decoded:
+        """See `Decoder`; also raises Unavailable, if there is nothing to decode with."""
+        try:
+            answer = asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data)
+        except RuntimeError as error:
+            raise Unavailable("the attributor is stopping: send the image again, with the same id") from error
+        return await answer
+
+    @property
+    def process_ids(self) -> list[int]:
+        """Of the processes that are idle now: for those who watch them."""
+        processes = [self._idle.get() for _ in range(self._idle.qsize())]
+        for process in processes:
+            self._idle.put(process)
+        return [process.process_id for process in processes if process is not None]
+
+    def close(self) -> None:
+        """Let the images in hand end, and end the processes."""
+        self._threads.shutdown(cancel_futures=True)
+        while not self._idle.empty():
+            process = self._idle.get()
+            if process is not None:
+                process.close()
+
+    def _decode(self, data: bytes) -> Decoded:
+        try:
+            check_image(data)
+            image = self._image(data)
+        except InvalidImage:
+            self._count_one("refused")
+            raise
+        self._count_one("decoded")
+        facts = ImageFacts(sha256_hex(data), image.width, image.height, len(data))
+        return Decoded(facts, self._prepare(image))
+
+    def _image(self, data: bytes) -> Image.Image:
+        process = self._idle.get()
+        fresh = process is None
+        try:
+            while True:
+                process = process or _started()
+                try:
+                    return process.decode(data, self._timeout_s)
+                except DecoderLost as error:
+                    self._end(process, error)
+                    process = None
+                    if fresh or isinstance(error, DecoderLate):
+                        raise InvalidImage(f"the image cannot be decoded: {error}") from error
+                    fresh = True
+        finally:
+            self._idle.put(process)
+
+    def _end(self, process: DecoderProcess, error: DecoderLost) -> None:
+        _log.warning("decoder lost", error=str(error), process_id=process.process_id)
+        process.close()
+        self._count_one("restarts")
+
+    def _count_one(self, name: str) -> None:
+        with self._lock:
+            setattr(self.counts, name, getattr(self.counts, name) + 1)
+
+
+def _started() -> DecoderProcess:
+    try:
+        return DecoderProcess()
+    except (DecoderLost, OSError) as error:
+        raise Unavailable(f"no process to decode images can be started: {error}") from error

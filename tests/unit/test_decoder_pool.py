@@ -1,0 +1,143 @@
+"""Decoding in processes: the same pixels, and what a crash, a hang and a bomb leave behind."""
+
+import asyncio
+import io
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from attributor.decoder_pool import DecoderPool
+from attributor.decoder_process import DecoderProcess
+from attributor.decoder_slot import SLOT_BYTES, Slot
+from attributor.decoding import ThreadDecoder
+from gmvaluator.errors import ImageTooLarge, InvalidImage
+from gmvaluator.images import decode_image
+from gmvaluator.ports import Float32Array
+
+
+def as_array(image: Image.Image) -> Float32Array:
+    """Stands for `Models.prepare`: the pixels, of a large image every hundredth."""
+    step = 100 if image.width > 1_000 else 1
+    return np.asarray(image, np.uint8)[::step, ::step].astype(np.float32)
+
+
+def encoded(image: Image.Image, file_format: str = "PNG") -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format)
+    return buffer.getvalue()
+
+
+GOOD = encoded(Image.effect_noise((33, 21), 60).convert("RGB"))
+
+
+def shared_memory_kb() -> int:
+    """Of this process: pages of slots that are in use."""
+    lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
+    return next(int(line.split()[1]) for line in lines if line.startswith("RssShmem"))
+
+
+@pytest.fixture(scope="module")
+def pool() -> Iterator[DecoderPool]:
+    made = DecoderPool(as_array, 2, timeout_s=20)
+    made.start()
+    yield made
+    made.close()
+
+
+async def pixels(pool: DecoderPool, data: bytes = GOOD) -> bytes:
+    return (await pool.decode(data)).inputs.tobytes()
+
+
+async def good(pool: DecoderPool) -> bool:
+    return await pixels(pool) == as_array(decode_image(GOOD)).tobytes()
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+async def test_pixels_and_facts_are_those_of_decoding_here(pool: DecoderPool, file_format: str) -> None:
+    data = encoded(Image.effect_noise((120, 80), 60).convert("RGB"), file_format)
+    with ThreadPoolExecutor(1) as executor:
+        here = await ThreadDecoder(executor, as_array).decode(data)
+    there = await pool.decode(data)
+    assert there.facts == here.facts
+    assert np.array_equal(there.inputs, here.inputs)
+
+
+async def test_many_at_once_do_not_mix(pool: DecoderPool) -> None:
+    sizes = [(width, height) for width in range(20, 60, 5) for height in (30, 31)]
+    files = [encoded(Image.new("RGB", size, (size[0], size[1], 7))) for size in sizes]
+    answers = await asyncio.gather(*(pool.decode(data) for data in files))
+    assert [(one.facts.width, one.facts.height) for one in answers] == sizes
+    assert [tuple(one.inputs[0, 0]) for one in answers] == [(*size, 7) for size in sizes]
+
+
+@pytest.mark.parametrize("data", [b"", b"GIF89a", GOOD[:-40], GOOD[:30]])
+async def test_refusals_are_those_of_decoding_here(pool: DecoderPool, data: bytes) -> None:
+    with pytest.raises(InvalidImage) as here:
+        decode_image(data)
+    with pytest.raises(InvalidImage) as there:
+        await pixels(pool, data)
+    assert type(there.value) is type(here.value)
+    assert str(there.value) == str(here.value)
+    assert await good(pool)
+
+
+async def test_a_process_ended_from_outside_costs_nobody_an_image(pool: DecoderPool) -> None:
+    before = pool.counts.restarts
+    for process_id in pool.process_ids:
+        os.kill(process_id, signal.SIGKILL)
+    assert all(await asyncio.gather(*(good(pool) for _ in range(6))))
+    assert pool.counts.restarts > before
+
+
+def test_a_hanging_process_is_given_up() -> None:
+    process = DecoderProcess()
+    os.kill(process.process_id, signal.SIGSTOP)
+    with pytest.raises(Exception, match="in time"):
+        process.decode(GOOD, 0.2)
+    process.close()
+
+
+async def test_a_hang_refuses_the_image_and_the_next_one_is_served() -> None:
+    hasty = DecoderPool(as_array, 1, timeout_s=0.3)
+    hasty.start()
+    os.kill(hasty.process_ids[0], signal.SIGSTOP)
+    with pytest.raises(InvalidImage, match="in time"):
+        await pixels(hasty)
+    hasty._timeout_s = 20
+    assert await good(hasty)
+    hasty.close()
+
+
+def test_what_needs_more_memory_than_a_process_may_take_is_too_large() -> None:
+    """A bomb that every check lets pass meets the bound of the process."""
+    program = (
+        "import attributor.decoder_child as c, io; from PIL import Image; from gmvaluator.images import decode_image;"
+        "from gmvaluator.errors import ImageTooLarge; b = io.BytesIO(); Image.new('RGB', (5000, 4000)).save(b, 'PNG');"
+        "c.MEMORY_BYTES = 40_000_000; c.bound_resources()\n"
+        "try: decode_image(b.getvalue())\nexcept ImageTooLarge as error: print(error)"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert "does not fit into memory" in done.stdout
+
+
+async def test_after_a_large_image_the_memory_is_given_back(pool: DecoderPool) -> None:
+    data = encoded(Image.new("RGB", (5_000, 5_000), "teal"))
+    assert (await pool.decode(data)).inputs.shape == (50, 50, 3)
+    with pytest.raises(ImageTooLarge):
+        await pixels(pool, encoded(Image.new("1", (5_001, 5_000))))
+    assert shared_memory_kb() < 20_000
+
+
+def test_a_slot_cannot_be_shrunk_under_its_reader() -> None:
+    slot = Slot.create()
+    with pytest.raises(PermissionError):
+        os.ftruncate(slot.descriptor, SLOT_BYTES - 1)
+    slot.close()
