@@ -29,6 +29,22 @@ MAX_PORT = 65_535
 @click.option("--max-batch", default=32, show_default=True, type=click.IntRange(1, 1024), help="Images a forward pass.")
 @click.option("--max-in-flight", default=128, show_default=True, type=click.IntRange(1, 10_000), help="Calls at once.")
 @click.option("--decoders", default=2, show_default=True, type=click.IntRange(1, 64), help="Processes that decode.")
+@click.option(
+    "--max-delay",
+    "max_delay_ms",
+    default=5.0,
+    show_default=True,
+    type=click.FloatRange(0, 1_000),
+    help="Milliseconds a batch waits for images on their way.",
+)
+@click.option("--max-in-flight", default=128, show_default=True, type=click.IntRange(1, 10_000), help="Images at once.")
+@click.option(
+    "--max-pixels-in-flight",
+    default=100_000_000,
+    show_default=True,
+    type=click.IntRange(25_000_000),
+    help="Pixels of all images at once, 250,000 a call added.",
+)
 @click.option("--model-threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0: torch's.")
 @click.option("--drain", "drain_s", default=25.0, show_default=True, type=click.FloatRange(0, 600), help="Seconds.")
 @click.option("--reflection/--no-reflection", default=True, show_default=True, help="gRPC server reflection.")
@@ -47,8 +63,10 @@ def serve(
     address: str,
     device: str,
     max_batch: int,
+    max_delay_ms: float,
     max_in_flight: int,
     decoders: int,
+    max_pixels_in_flight: int,
     model_threads: int,
     drain_s: float,
     reflection: bool,
@@ -80,8 +98,10 @@ def serve(
         device=device,
         address=address,
         max_batch=max_batch,
+        max_delay_ms=max_delay_ms,
         max_in_flight=max_in_flight,
         decoders=decoders,
+        max_pixels_in_flight=max_pixels_in_flight,
         model_threads=model_threads,
         drain_s=drain_s,
         reflection=reflection,

@@ -13,6 +13,7 @@ import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
+from attributor.admission import Admission
 from attributor.authentication import Authentication
 from attributor.service import Counters, Service
 from attributor.servicer import AttributionServicer, RoyaltyServicer
@@ -51,7 +52,7 @@ async def serve(settings: AttributorSettings, announce: Callable[[str], None]) -
         failures.append(error)
         loop.call_soon_threadsafe(stop.set)
 
-    service = Service(settings.max_in_flight)
+    service = Service(Admission(settings.max_in_flight, settings.max_pixels_in_flight))
     door = open_door(settings)
     server, checker, address = await _listen(settings, service, stop, door)
     wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_failure))

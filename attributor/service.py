@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import AsyncIterator, Iterator
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
+from attributor.admission import Admission
 from attributor.disputes import DisputeDesk
 from attributor.pipeline import Pipeline
 from gmvaluator.errors import Overloaded, Unavailable
@@ -18,6 +19,8 @@ from gmvaluator.ports import OwnerNames
 DEFAULT_PAGE = 100
 WATCH_PAGE = 200
 MAX_WATCHERS = 64
+MAX_QUESTIONS = 64
+"""Calls without an image at once."""
 
 
 class RoyaltyReader(Protocol):
@@ -41,13 +44,17 @@ class Counters:
 class Service:
     """Takes no call before `open` and after `close`, and a bounded number between.
 
-    Calls above `max_in_flight` are refused at once: refusing is cheaper than queueing.
+    How much at once is the `admission`'s to say; questions that carry no image only have to be few enough.
     """
 
-    def __init__(self, max_in_flight: int, max_watchers: int = MAX_WATCHERS) -> None:
-        self._max_in_flight = max_in_flight
+    def __init__(
+        self, admission: Admission, max_watchers: int = MAX_WATCHERS, max_questions: int = MAX_QUESTIONS
+    ) -> None:
+        self._admission = admission
         self._max_watchers = max_watchers
+        self._max_questions = max_questions
         self._watchers = 0
+        self._questions = 0
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -70,15 +77,40 @@ class Service:
         return self._counters
 
     @contextmanager
-    def admit(self) -> Iterator[Pipeline]:
-        """The pipeline, for one call. Raises Unavailable, or Overloaded if too many calls are in flight."""
+    def admit(self, client: str, pixels: int) -> Iterator[Pipeline]:
+        """The pipeline, for one image of a client's. Raises Unavailable, or Overloaded if there is no place for it."""
         pipeline = self.counters.pipeline
-        if self.in_flight >= self._max_in_flight:
-            raise Overloaded(f"{self._max_in_flight} images are being valued: send this one again later")
+        with self._admission.admit(client, pixels), self._in_flight():
+            yield pipeline
+
+    @asynccontextmanager
+    async def wait(self, client: str, pixels: int) -> AsyncIterator[Pipeline]:
+        """As `admit`, but waits for a place. Raises Unavailable."""
+        _ = self.counters
+        async with self._admission.wait(client, pixels):
+            pipeline = self.counters.pipeline
+            with self._in_flight():
+                yield pipeline
+
+    @contextmanager
+    def ask(self) -> Iterator[Counters]:
+        """What answers a question without an image. Raises Unavailable, or Overloaded if too many are asked."""
+        counters = self.counters
+        if self._questions >= self._max_questions:
+            raise Overloaded(f"{self._max_questions} questions are being answered: ask again later")
+        self._questions += 1
+        try:
+            with self._in_flight():
+                yield counters
+        finally:
+            self._questions -= 1
+
+    @contextmanager
+    def _in_flight(self) -> Iterator[None]:
         self.in_flight += 1
         self.idle.clear()
         try:
-            yield pipeline
+            yield
         finally:
             self.in_flight -= 1
             if self.in_flight == 0:

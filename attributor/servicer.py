@@ -13,9 +13,10 @@ import structlog
 from attributor.authentication import current_caller
 from attributor.messages import attribution_message, image_request, posting_message, preview_request
 from attributor.service import DEFAULT_PAGE, WATCH_PAGE, RoyaltyReader, Service
-from gmvaluator.auth import Caller
+from gmvaluator.auth import LOCAL, Caller
 from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, Overloaded, status_of
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS, generation_id
+from gmvaluator.images import image_pixels
 from gmvaluator.ledger.answers import BalancePage
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
@@ -42,13 +43,23 @@ async def answered(context: Context, method: str, generation: str = "") -> Async
         await context.abort(grpc.StatusCode.INTERNAL, str(error))
     except GmvaluatorError as error:
         _log.info("refused", method=method, generation_id=generation, error=str(error))
-        trailing = (("grpc-retry-pushback-ms", str(PUSHBACK_MS)),) if isinstance(error, Overloaded) else ()
+        trailing = (("grpc-retry-pushback-ms", str(pushback_ms(error))),) if isinstance(error, Overloaded) else ()
         await context.abort(grpc.StatusCode[status_of(error)], str(error), trailing)
     except (asyncio.CancelledError, grpc.aio.AbortError):
         raise
     except Exception:  # noqa: BLE001 - the border: a caller gets INTERNAL, the log gets the rest
         _log.exception("broke", method=method, generation_id=generation)
         await context.abort(grpc.StatusCode.INTERNAL, "the attributor broke on this call; its log says more")
+
+
+def client_of(context: Context, caller: Caller) -> str:
+    """Who shares the place with others: a token's name or, where there are no tokens, a connection."""
+    return context.peer() if caller is LOCAL else caller.name
+
+
+def pushback_ms(error: Overloaded) -> int:
+    """How long the caller of a call that was refused for overload is told to wait."""
+    return PUSHBACK_MS if error.retry_after_ms is None else error.retry_after_ms
 
 
 class AttributionServicer(AttributionServiceServicer):
@@ -61,8 +72,9 @@ class AttributionServicer(AttributionServiceServicer):
         self, request: attribution_v1.AttributeRequest, context: Context
     ) -> AsyncIterator[attribution_v1.AttributeResponse]:
         async with answered(context, "Attribute", request.generation_id):
-            checked = image_request(request, current_caller().generator_identity)
-            with self._service.admit() as pipeline:
+            caller = current_caller()
+            checked = image_request(request, caller.generator_identity)
+            with self._service.admit(client_of(context, caller), image_pixels(checked.data)) as pipeline:
                 async with aclosing(pipeline.attribute(checked)) as stages:
                     async for stage in stages:
                         yield attribution_v1.AttributeResponse(attribution=attribution_message(stage))
@@ -71,9 +83,9 @@ class AttributionServicer(AttributionServiceServicer):
         self, request: attribution_v1.GetAttributionRequest, context: Context
     ) -> attribution_v1.GetAttributionResponse:
         async with answered(context, "GetAttribution", request.generation_id):
-            with self._service.admit() as pipeline:
+            with self._service.ask() as counters:
                 identity = current_caller().generator_identity
-                found = await pipeline.find(identity, generation_id(request.generation_id))
+                found = await counters.pipeline.find(identity, generation_id(request.generation_id))
             return attribution_v1.GetAttributionResponse(attribution=attribution_message(found))
         raise AssertionError("answered() aborts")
 
@@ -81,8 +93,9 @@ class AttributionServicer(AttributionServiceServicer):
         self, request: attribution_v1.PreviewRequest, context: Context
     ) -> AsyncIterator[attribution_v1.PreviewResponse]:
         async with answered(context, "Preview"):
-            checked = preview_request(request, current_caller().generator_identity)
-            with self._service.admit() as pipeline:
+            caller = current_caller()
+            checked = preview_request(request, caller.generator_identity)
+            with self._service.admit(client_of(context, caller), image_pixels(checked.data)) as pipeline:
                 async with aclosing(pipeline.preview(checked)) as stages:
                     async for stage in stages:
                         yield attribution_v1.PreviewResponse(attribution=attribution_message(stage))
@@ -145,7 +158,7 @@ class RoyaltyServicer(RoyaltyServiceServicer):
     ) -> royalty_v1.OpenDisputeResponse:
         async with answered(context, "OpenDispute", request.generation_id):
             check_claimant(current_caller(), request.claimant)
-            with self._service.admit():
+            with self._service.ask():
                 return await self._service.counters.disputes.open(request)
         raise AssertionError("answered() aborts")
 

@@ -23,6 +23,9 @@ class AttributorSettings:
     max_batch: images in one forward pass at most; raising it costs memory and first-image latency.
     max_in_flight: calls that are worked on at once; more are refused with RESOURCE_EXHAUSTED.
     decoders: processes that decode images; more of them decode more at once, at 40 MB each.
+    max_delay_ms: milliseconds a batch that is not full waits for images on their way; raising it makes batches larger.
+    max_in_flight: images that are worked on at once; more are refused with RESOURCE_EXHAUSTED, or wait in their stream.
+    max_pixels_in_flight: pixels of them all, 250,000 a call added; raising it costs about 3 bytes of memory each.
     model_threads: CPU threads of the models; 0 lets torch choose.
     tokens: file of token hashes that has to be there; None for DATA/tokens.json, if it is there.
     insecure: listen beyond loopback even without tokens or without TLS.
@@ -35,8 +38,10 @@ class AttributorSettings:
     device: str = "cpu"
     address: str = DEFAULT_ADDRESS
     max_batch: int = 32
+    max_delay_ms: float = 5.0
     max_in_flight: int = 128
     decoders: int = 2
+    max_pixels_in_flight: int = 100_000_000
     model_threads: int = 0
     drain_s: float = 25.0
     reflection: bool = True

@@ -68,6 +68,7 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
             lambda: ModelProcess(settings.profile, settings.device, settings.model_threads or None),
             settings.max_batch,
             on_failure=on_failure,
+            max_delay_s=settings.max_delay_ms / 1000,
         )
         models = worker.start()
         stack.callback(worker.close)

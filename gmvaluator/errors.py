@@ -122,7 +122,11 @@ class GenerationConflict(Conflict):
 
 
 class Overloaded(GmvaluatorError):
-    """Refused because too much is waiting; may be sent again after a pause."""
+    """Refused because too much is waiting; may be sent again after a pause, `retry_after_ms` if that is known."""
+
+    def __init__(self, message: str, retry_after_ms: int | None = None) -> None:
+        super().__init__(message)
+        self.retry_after_ms = retry_after_ms
 
 
 class Unavailable(GmvaluatorError):

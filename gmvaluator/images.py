@@ -59,6 +59,15 @@ def check_image(data: bytes) -> None:
     _check_size(header.width, header.height)
 
 
+def image_pixels(data: bytes) -> int:
+    """Pixels that the file says it has, before any is decoded; 0 if it says nothing that can be used."""
+    try:
+        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
+            return min(image.width * image.height, MAX_IMAGE_PIXELS)
+    except Exception:  # noqa: BLE001 - decoding will say what is wrong
+        return 0
+
+
 def thumbnail(image: Image.Image) -> bytes:
     """WebP of at most 256 x 256 pixels, aspect kept."""
     small = image.copy()

@@ -24,8 +24,10 @@ def running(
     max_batch: int = 32,
     max_waiting: int = 512,
     failures: list[GmvaluatorError] | None = None,
+    max_delay_s: float = 0.005,
 ) -> Iterator[ModelWorker]:
-    worker = ModelWorker(lambda: models, max_batch, max_waiting, (failures if failures is not None else []).append)
+    told = (failures if failures is not None else []).append
+    worker = ModelWorker(lambda: models, max_batch, max_waiting, told, max_delay_s)
     worker.start()
     models.batches.clear()
     try:
@@ -53,6 +55,25 @@ async def test_calls_that_wait_together_are_one_batch() -> None:
         await asyncio.gather(*calls)
     assert sum(models.batches) == 20
     assert len(models.batches) <= 2
+
+
+async def test_a_batch_waits_for_images_on_their_way_and_for_no_others() -> None:
+    models = FakeModels()
+    with running(models, max_delay_s=60) as worker:
+        await worker.embed(image(0.1))
+        with worker.coming():
+            first = asyncio.create_task(worker.embed(image(0.2)))
+            await asyncio.sleep(0.05)
+            assert models.batches == [1]
+            second = asyncio.create_task(worker.embed(image(0.3)))
+            await asyncio.sleep(0)
+        await asyncio.gather(first, second)
+    assert models.batches == [1, 2]
+
+
+async def test_a_batch_waits_no_longer_than_it_was_told() -> None:
+    with running(FakeModels(), max_delay_s=0.01) as worker, worker.coming():
+        await asyncio.wait_for(worker.embed(image(0.2)), 10)
 
 
 async def test_each_caller_gets_its_own_row() -> None:
@@ -97,6 +118,7 @@ async def test_work_whose_caller_has_gone_is_dropped() -> None:
         gate.set()
         await calls[0]
     assert sum(models.batches) == 1
+    assert worker.counts.dropped == 4
 
 
 async def test_a_full_queue_refuses() -> None:

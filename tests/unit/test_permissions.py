@@ -14,6 +14,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 import gmvaluator.v1
+from attributor.admission import Admission
 from attributor.authentication import Authentication
 from attributor.server import SERVICES, open_door
 from attributor.service import Counters, Service
@@ -96,7 +97,7 @@ def tokens(tmp_path: Path) -> dict[Role, str]:
 @pytest.fixture
 async def channel(tmp_path: Path, tokens: dict[Role, str]) -> AsyncIterator[grpc.aio.Channel]:
     """To a server with all services over an empty system, which asks for tokens."""
-    service, stopping = Service(8), asyncio.Event()
+    service, stopping = Service(Admission(8, 10**9)), asyncio.Event()
     server = grpc.aio.server(interceptors=[Authentication(Door(tmp_path / "tokens.json"))])
     add_AttributionServiceServicer_to_server(AttributionServicer(service), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)

@@ -10,6 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from attributor.admission import Admission
 from attributor.authentication import Authentication
 from attributor.server import SERVICES, drain, set_health
 from attributor.service import Counters, Service
@@ -74,7 +75,11 @@ async def collected(stream: Any) -> list[v1.AttributeResponse]:
 
 @asynccontextmanager
 async def running(max_in_flight: int = 8, max_watchers: int = 2) -> AsyncIterator[Running]:
-    service, stopping, checker = Service(max_in_flight, max_watchers), asyncio.Event(), health.aio.HealthServicer()
+    service, stopping, checker = (
+        Service(Admission(max_in_flight, 10**9), max_watchers),
+        asyncio.Event(),
+        health.aio.HealthServicer(),
+    )
     server = grpc.aio.server(interceptors=[Authentication(Door(None))])
     add_AttributionServiceServicer_to_server(AttributionServicer(service), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
@@ -161,11 +166,11 @@ async def test_watchers_are_bounded_and_give_their_places_back() -> None:
 
 
 async def test_the_doors_without_a_wire() -> None:
-    service = Service(1)
+    service = Service(Admission(1, 10**9))
     with pytest.raises(Unavailable, match="starting"):
         _ = service.counters
     service.open(Counters(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
-    with service.admit(), pytest.raises(Overloaded), service.admit():
+    with service.admit("a", 1), pytest.raises(Overloaded), service.admit("b", 1):
         raise AssertionError("admitted")
     service.close()
     with pytest.raises(Unavailable, match="stopping"):
