@@ -62,10 +62,10 @@ def check_image(data: bytes) -> None:
 def image_pixels(data: bytes) -> int:
     """Pixels that the file says it has, before any is decoded; 0 if it says nothing that can be used."""
     try:
-        with Image.open(io.BytesIO(data), formats=FORMATS) as image:
-            return min(image.width * image.height, MAX_IMAGE_PIXELS)
-    except Exception:  # noqa: BLE001 - decoding will say what is wrong
-        return 0
+        header = read_header(data)
+    except InvalidImage:
+        return 0  # Decoding will say what is wrong.
+    return min(header.width * header.height, MAX_IMAGE_PIXELS)
 
 
 def thumbnail(image: Image.Image) -> bytes:
