@@ -18,9 +18,10 @@ from attributor.authentication import Authentication
 from attributor.service import Counters, Service
 from attributor.servicer import AttributionServicer, RoyaltyServicer
 from attributor.settings import AttributorSettings
+from attributor.tls import TlsFiles
 from attributor.wiring import Parts, wire
 from gmvaluator.auth import Door, is_loopback
-from gmvaluator.errors import GmvaluatorError, PreconditionFailed
+from gmvaluator.errors import GmvaluatorError, InvalidInput, PreconditionFailed
 from gmvaluator.v1 import attribution_pb2, royalty_pb2
 from gmvaluator.v1.attribution_pb2_grpc import add_AttributionServiceServicer_to_server
 from gmvaluator.v1.royalty_pb2_grpc import add_RoyaltyServiceServicer_to_server
@@ -44,7 +45,7 @@ async def serve(settings: AttributorSettings, announce: Callable[[str], None]) -
     Raises what wiring raised (ProfileMismatch, AlreadyHeld, MissingData), and LedgerFailed if the ledger's writer
     stopped: then the process has to end, and recovers at its next start.
     """
-    stop = _stop_on_signals()
+    stop, hurry = _stop_on_signals()
     failures: list[GmvaluatorError] = []
     loop = asyncio.get_running_loop()
 
@@ -54,14 +55,15 @@ async def serve(settings: AttributorSettings, announce: Callable[[str], None]) -
 
     service = Service(Admission(settings.max_in_flight, settings.max_pixels_in_flight))
     door = open_door(settings)
-    server, checker, address = await _listen(settings, service, stop, door)
+    credentials = tls_credentials(settings)
+    server, checker, address = await _listen(settings, service, stop, door, credentials)
     wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_failure))
     try:
         parts = await _unless_stopped(wiring, stop)
         if parts is not None:
-            await _serve_until(stop, settings, service, parts, checker, lambda: announce(address))
+            await _serve_until(stop, hurry, settings, service, parts, checker, lambda: announce(address))
     finally:
-        await server.stop(LAST_STAGE_S)
+        await server.stop(0 if hurry.is_set() else LAST_STAGE_S)
         if not wiring.cancelled() and wiring.done() and wiring.exception() is None:
             await wiring.result().close()
     if failures:
@@ -70,6 +72,7 @@ async def serve(settings: AttributorSettings, announce: Callable[[str], None]) -
 
 async def _serve_until(
     stop: asyncio.Event,
+    hurry: asyncio.Event,
     settings: AttributorSettings,
     service: Service,
     parts: Parts,
@@ -84,12 +87,16 @@ async def _serve_until(
     await set_health(checker, health_pb2.HealthCheckResponse.SERVING)
     announce()
     await stop.wait()
-    drained = await drain(service, checker, settings.drain_s)
+    drained = await drain(service, checker, settings.drain_s, hurry)
     _log.info("stopping", drained=drained, in_flight=service.in_flight)
 
 
 async def _listen(
-    settings: AttributorSettings, service: Service, stop: asyncio.Event, door: Door
+    settings: AttributorSettings,
+    service: Service,
+    stop: asyncio.Event,
+    door: Door,
+    credentials: grpc.ServerCredentials | None,
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer, str]:
     server = grpc.aio.server(
         interceptors=[Authentication(door)],
@@ -104,11 +111,15 @@ async def _listen(
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     add_AttributionServiceServicer_to_server(AttributionServicer(service), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stop), server)
-    if settings.reflection:
+    if settings.reflection or (settings.reflection is None and door.open and credentials is None):
         reflection.enable_server_reflection((*SERVICES[1:], reflection.SERVICE_NAME, health.SERVICE_NAME), server)
     await set_health(checker, health_pb2.HealthCheckResponse.NOT_SERVING)
     try:
-        port = server.add_insecure_port(settings.address)
+        port = (
+            server.add_insecure_port(settings.address)
+            if credentials is None
+            else server.add_secure_port(settings.address, credentials)
+        )
     except RuntimeError as error:
         raise PreconditionFailed(
             f"cannot listen on {settings.address}: is another attributor running there?"
@@ -131,7 +142,22 @@ def open_door(settings: AttributorSettings) -> Door:
             f"{settings.address} can be reached from other machines and there are no tokens: make one by "
             "`gmvaluator token new --role generator`, or say --insecure if everyone who can connect may do everything"
         )
+    if settings.tls_cert is None:
+        raise PreconditionFailed(
+            f"{settings.address} can be reached from other machines and tokens would go there in the clear: give "
+            "--tls-cert and --tls-key, or say --insecure if something else encrypts"
+        )
     return door
+
+
+def tls_credentials(settings: AttributorSettings) -> grpc.ServerCredentials | None:
+    """What the port is opened with; None without TLS. Raises PreconditionFailed or InvalidInput."""
+    if settings.tls_cert is None or settings.tls_key is None:
+        if settings.tls_cert or settings.tls_key or settings.client_ca:
+            raise InvalidInput("--tls-cert and --tls-key go together, and --client-ca with both")
+        return None
+    files = TlsFiles(settings.tls_cert, settings.tls_key, settings.client_ca)
+    return files.credentials(lambda problem: _log.error("tls", problem=problem))
 
 
 async def set_health(checker: health.aio.HealthServicer, status: int) -> None:
@@ -139,12 +165,17 @@ async def set_health(checker: health.aio.HealthServicer, status: int) -> None:
         await checker.set(name, status)
 
 
-def _stop_on_signals() -> asyncio.Event:
-    stop = asyncio.Event()
+def _stop_on_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Set by the first and by the second SIGTERM or SIGINT."""
+    stop, hurry = asyncio.Event(), asyncio.Event()
+
+    def on_signal() -> None:
+        (hurry if stop.is_set() else stop).set()
+
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        loop.add_signal_handler(number, stop.set)
-    return stop
+        loop.add_signal_handler(number, on_signal)
+    return stop, hurry
 
 
 async def _unless_stopped(wiring: asyncio.Task[Parts], stop: asyncio.Event) -> Parts | None:
@@ -159,12 +190,17 @@ async def _unless_stopped(wiring: asyncio.Task[Parts], stop: asyncio.Event) -> P
     return await wiring
 
 
-async def drain(service: Service, checker: health.aio.HealthServicer, drain_s: float) -> bool:
-    """Say NOT_SERVING, refuse new calls, and wait for those in flight; False if some are left after `drain_s`."""
+async def drain(
+    service: Service, checker: health.aio.HealthServicer, drain_s: float, hurry: asyncio.Event | None = None
+) -> bool:
+    """Say NOT_SERVING, refuse new calls, and wait for those in flight.
+
+    False if some are left after `drain_s`, or when `hurry` is set.
+    """
     await set_health(checker, health_pb2.HealthCheckResponse.NOT_SERVING)
     service.close()
-    try:
-        await asyncio.wait_for(service.idle.wait(), drain_s)
-    except TimeoutError:
-        return False
-    return True
+    waits = [asyncio.ensure_future(event.wait()) for event in (service.idle, hurry) if event is not None]
+    await asyncio.wait(waits, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
+    for wait in waits:
+        wait.cancel()
+    return service.idle.is_set()

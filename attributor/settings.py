@@ -1,15 +1,24 @@
-"""Settings of the attributor: built once in main, frozen, nothing read at import."""
+"""Settings of the attributor: built once in main, frozen, nothing read at import.
+
+Each field is its own documentation: the command's options, the environment's names and docs/settings.md are made of it.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 from gmvaluator.auth import TOKENS_FILE
 from gmvaluator.database.place import Place
 from gmvaluator.images import MAX_IMAGE_BYTES
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
+
+
+def _setting(default: Any, help_text: str, limits: tuple[float, float] | None = None) -> Any:
+    """A field that is an option too. help_text: unit, and what changes if it is raised. limits: both allowed."""
+    return field(default=default, metadata={"help": help_text, "limits": limits})
 
 
 @dataclass(frozen=True, slots=True)
@@ -19,35 +28,46 @@ class AttributorSettings:
     data: folder of catalogue, ledger and, unless `index` says otherwise, index.
     database_url: of the PostgreSQL that holds catalogue and ledger; empty for the SQLite files in `data`.
     index: URL of a Qdrant server; empty for the embedded engine in data/index.
-    address: host:port to listen on; port 0 lets the kernel choose.
-    max_batch: images in one forward pass at most; raising it costs memory and first-image latency.
-    max_in_flight: calls that are worked on at once; more are refused with RESOURCE_EXHAUSTED.
-    decoders: processes that decode images; more of them decode more at once, at 40 MB each.
-    max_delay_ms: milliseconds a batch that is not full waits for images on their way; raising it makes batches larger.
-    max_in_flight: images that are worked on at once; more are refused with RESOURCE_EXHAUSTED, or wait in their stream.
-    max_pixels_in_flight: pixels of them all, 250,000 a call added; raising it costs about 3 bytes of memory each.
-    model_threads: CPU threads of the models; 0 lets torch choose.
-    tokens: file of token hashes that has to be there; None for DATA/tokens.json, if it is there.
-    insecure: listen beyond loopback even without tokens or without TLS.
-    drain_s: seconds that calls in flight get to end after SIGTERM.
+    profile: models that embed and score. The others say it themselves.
     """
 
     data: Path
     index: str = ""
     profile: str = "lite"
-    device: str = "cpu"
-    address: str = DEFAULT_ADDRESS
-    max_batch: int = 32
-    max_delay_ms: float = 5.0
-    max_in_flight: int = 128
-    decoders: int = 2
-    max_pixels_in_flight: int = 100_000_000
-    model_threads: int = 0
-    drain_s: float = 25.0
-    reflection: bool = True
-    tokens: Path | None = None
-    insecure: bool = False
     database_url: str = field(default="", repr=False)
+
+    address: str = _setting(DEFAULT_ADDRESS, "HOST:PORT to listen on; port 0: any that is free.")
+    device: str = _setting("cpu", "Where the models run.")
+    max_batch: int = _setting(
+        32, "Images a forward pass; raised, it costs memory and the first image's time.", (1, 1_024)
+    )
+    max_delay_ms: float = _setting(
+        5.0, "Milliseconds a batch that is not full waits for images on their way; raised: larger batches.", (0, 1_000)
+    )
+    max_in_flight: int = _setting(
+        128, "Images at once; more are refused with RESOURCE_EXHAUSTED, or wait in their stream.", (1, 10_000)
+    )
+    max_pixels_in_flight: int = _setting(
+        100_000_000,
+        "Pixels of all images at once, 250,000 a call added; raised, it costs about 3 bytes of memory each.",
+        (25_000_000, 10**12),
+    )
+    decoders: int = _setting(2, "Processes that decode images; each takes 40 MB, and decodes one at a time.", (1, 64))
+    model_threads: int = _setting(0, "CPU threads of the models; 0: torch chooses.", (0, 256))
+    drain_s: float = _setting(
+        25.0, "Seconds that calls in flight get to end after SIGTERM; a second SIGTERM ends the wait.", (0, 600)
+    )
+    tokens: Path | None = _setting(
+        None, f"File of token hashes, made by `gmvaluator token new`; default: DATA/{TOKENS_FILE}, if it is there."
+    )
+    tls_cert: Path | None = _setting(None, "Certificate of the server with its chain, PEM; read again when it changes.")
+    tls_key: Path | None = _setting(None, "Key of the certificate, PEM.")
+    client_ca: Path | None = _setting(
+        None, "Authority, PEM, that has to have signed the certificate of every client (mTLS)."
+    )
+    insecure: bool = _setting(False, "Listen beyond loopback though without tokens or without TLS.")
+    reflection: bool | None = _setting(None, "Server reflection; default: only without tokens and without TLS.")
+    metrics: str = _setting("", "HOST:PORT of Prometheus metrics over HTTP; default: none.")
 
     @property
     def max_message_bytes(self) -> int:

@@ -12,6 +12,7 @@ from rich.console import Console
 from rich.table import Table
 
 from gmvaluator.beside import credits_by_account
+from gmvaluator.client.connection import Connection
 from gmvaluator.client.show import StagePrinter, attribution_dict
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.credits import credits_text
@@ -59,7 +60,10 @@ def demo(data: Path, top: int, profile: str, as_json: bool) -> None:
     run_command("generators", "add", model_version, "--data-set", DATA_SET, "--policy", policy, "--data", str(data))
     say.print(f"{model_version} is paid by {policy}, the paper's formula beside it for comparison")
     say.rule("2. Start the attributor")
-    with attributor("--data", str(data), "--profile", profile) as address, AttributorClient(address) as client:
+    with (
+        attributor("--data", str(data), "--profile", profile) as address,
+        AttributorClient(Connection(address)) as client,
+    ):
         client.wait_until_serving(WAIT_S)
         say.print(f"SERVING on {address}")
         say.rule("3. Attribute the generated images")

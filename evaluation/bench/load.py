@@ -11,7 +11,7 @@ from pathlib import Path
 import grpc
 import rich_click as click
 
-from gmvaluator.client.sync import channel_options
+from gmvaluator.client.connection import Connection
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub
 
@@ -33,7 +33,7 @@ class Load:
     """Sends images under fresh generation ids."""
 
     def __init__(self, address: str, images: list[bytes], model_version: str, prefix: str) -> None:
-        self._channel = grpc.aio.insecure_channel(address, options=channel_options(address))
+        self._channel = Connection(address).aio_channel()
         self._stub = AttributionServiceStub(self._channel)
         self._images = images
         self._model_version = model_version

@@ -9,6 +9,8 @@ from pathlib import Path
 import rich_click as click
 from rich.console import Console
 
+from gmvaluator.client.connection import Connection
+from gmvaluator.client.options import connection_options
 from gmvaluator.client.show import StagePrinter, attribution_dict
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import MissingData
@@ -19,7 +21,7 @@ from gmvaluator.v1 import attribution_pb2 as attribution_v1
 
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
-@click.option("--server", default="127.0.0.1:50051", envvar="GMV_SERVER", show_default=True, help="host:port.")
+@connection_options
 @click.option("--model-version", required=True, envvar="GMV_MODEL_VERSION", help="The generator that made the images.")
 @click.option("--generation-id", help="Id of the generation, for one image; default: sha256: and the file's hash.")
 @click.option("--preview", is_flag=True, help="Value the images, but post nothing.")
@@ -27,7 +29,7 @@ from gmvaluator.v1 import attribution_pb2 as attribution_v1
 @click.option("--json", "as_json", is_flag=True, help="One JSON object a stage on stdout.")
 def attribute(
     images: tuple[Path, ...],
-    server: str,
+    connection: Connection,
     model_version: str,
     generation_id: str | None,
     preview: bool,
@@ -43,7 +45,7 @@ def attribute(
     if generation_id is not None and len(images) > 1:
         raise click.UsageError("--generation-id names one generation: give one image with it")
     printer = StagePrinter(Console(), top)
-    with AttributorClient(server) as client:
+    with AttributorClient(connection) as client:
         for path in images:
             data = read_image(path)
             name = generation_id or f"sha256:{sha256_hex(data)}"

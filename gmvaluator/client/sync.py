@@ -11,6 +11,7 @@ import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from gmvaluator.client.connection import Connection
 from gmvaluator.client.statuses import translated
 from gmvaluator.errors import ImageTooLarge, Unavailable
 from gmvaluator.images import MAX_IMAGE_BYTES
@@ -31,10 +32,15 @@ class AttributorClient:
     is credited once.
     """
 
-    def __init__(self, address: str, deadline_s: float = DEADLINE_S) -> None:
-        self.address = address
+    def __init__(self, server: str | Connection, deadline_s: float = DEADLINE_S) -> None:
+        """server: host:port, with token and TLS from the environment's GMV_*, or a `Connection`.
+
+        Raises InvalidInput or PreconditionFailed if these cannot work.
+        """
+        connection = Connection.from_environment(address=server) if isinstance(server, str) else server
+        self.address = connection.address
         self._deadline_s = deadline_s
-        self._channel = grpc.insecure_channel(address, options=channel_options(address))
+        self._channel = connection.channel()
         self._attribution = AttributionServiceStub(self._channel)
         self._royalty = RoyaltyServiceStub(self._channel)
         self._health = health_pb2_grpc.HealthStub(self._channel)
@@ -131,12 +137,6 @@ class AttributorClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def channel_options(address: str) -> list[tuple[str, int]]:
-    """Options of a channel to `address`; a proxy, which the environment may name, is never asked for loopback."""
-    loopback = address.rpartition(":")[0] in ("localhost", "127.0.0.1", "[::1]")
-    return [("grpc.enable_http_proxy", 0)] if loopback else []
 
 
 def check_size(image: bytes) -> None:

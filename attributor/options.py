@@ -1,0 +1,79 @@
+"""The command's options, made of the fields of its settings."""
+
+from __future__ import annotations
+
+import types
+import typing
+from collections.abc import Callable
+from dataclasses import Field, fields
+from functools import wraps
+from pathlib import Path
+from typing import Any, TypeVar, cast
+
+import rich_click as click
+
+from attributor.settings import AttributorSettings
+from gmvaluator.database.place import Place
+from gmvaluator.options import index_option, place_option, profile_option
+
+Command = TypeVar("Command", bound=Callable[..., Any])
+
+_UNITS = ("_ms", "_s")
+
+
+def settings_options(command: Command) -> Command:
+    """One option and one GMV_* variable for each setting, handed over as one `settings`."""
+    own = [one for one in fields(AttributorSettings) if "help" in one.metadata]
+
+    @wraps(command)
+    def with_settings(*args: Any, place: Place, index_url: str, profile: str, **options: Any) -> Any:
+        chosen = {one.name: options.pop(one.name) for one in own}
+        settings = AttributorSettings(
+            place.folder, index=index_url, profile=profile, database_url=place.database_url, **chosen
+        )
+        return command(*args, settings=settings, **options)
+
+    decorated = place_option(index_option(profile_option(with_settings)))
+    for one in reversed(own):
+        decorated = _option(one)(decorated)
+    return cast(Command, decorated)
+
+
+def _option(one: Field[Any]) -> Callable[[Any], Any]:
+    name = option_name(one.name)
+    kind = _kind(one)
+    flag = f"--{name}/--no-{name}" if kind is bool and one.default is None else f"--{name}"
+    return click.option(
+        flag,
+        one.name,
+        default=one.default,
+        type=None if kind is bool else _type(kind, one.metadata["limits"]),
+        is_flag=kind is bool,
+        envvar="GMV_" + name.upper().replace("-", "_"),
+        show_default=one.default not in (None, "", False),
+        help=one.metadata["help"],
+    )
+
+
+def option_name(field_name: str) -> str:
+    """`max_delay_ms` is `max-delay`: the unit stands in the help."""
+    for unit in _UNITS:
+        field_name = field_name.removesuffix(unit)
+    return field_name.replace("_", "-")
+
+
+def _kind(one: Field[Any]) -> Any:
+    """The field's type, without None."""
+    kind = typing.get_type_hints(AttributorSettings)[one.name]
+    if isinstance(kind, types.UnionType):
+        return next(part for part in typing.get_args(kind) if part is not type(None))
+    return kind
+
+
+def _type(kind: Any, limits: tuple[float, float] | None) -> Any:
+    if kind is Path:
+        return click.Path(dir_okay=False, path_type=Path)
+    if limits is None:
+        return kind
+    low, high = limits
+    return click.IntRange(int(low), int(high)) if kind is int else click.FloatRange(low, high)
