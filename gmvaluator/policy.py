@@ -18,10 +18,14 @@ from typing import Any
 
 from gmvaluator.errors import InvalidPolicy, PreconditionFailed
 from gmvaluator.residual import Residual, number, read_residual
+from gmvaluator.uncertainty import Hidden, Intervals, Uncertainty, read_uncertainty
 from gmvaluator.valuation import MILLION, divide, issued_micros, shares, similarity_weights, similarity_weights_roughly
 
 UNATTRIBUTED = "unattributed"
 """The account that is paid what no contributor earns."""
+
+GROUP_WEIGHTS = ("nearest", "first")
+"""Whose distance a group of near-copies has: its nearest candidate's, or that of the one indexed first."""
 
 _PACKAGED = Path(__file__).parent / "policies"
 _REFERENCE = re.compile(r"[a-z][a-z0-9-]{0,39}@[1-9][0-9]{0,5}")
@@ -35,7 +39,9 @@ _SETTINGS = {
     "temperature_growth",
     "residual",
     "quality",
+    "groups",
     "profile",
+    "uncertainty",
     "fit",
 }
 _MAX_CONTRIBUTORS = 1_000
@@ -66,6 +72,8 @@ class Policy:
     (`valuation.similarity_weights`); 0 is the paper's. residual: what nobody earns; None is the paper's
     nothing. quality_floor and quality_cap: millionths between which an image's quality counts; 0 and one million are
     the paper's, equal ones leave quality out. profile: hash of the one profile whose distances it is for, or None.
+    groups: whether near-copies are one contributor, which weighs what its "nearest" member weighs, or its "first"; None
+    is the paper's, every work for itself. uncertainty: how unsure its fit is; None if nobody knows.
     """
 
     name: str
@@ -78,6 +86,8 @@ class Policy:
     quality_cap: int = MILLION
     profile: str | None = None
     growth: Decimal = Decimal(0)
+    groups: str | None = None
+    uncertainty: Uncertainty | None = None
 
     @property
     def reference(self) -> str:
@@ -100,6 +110,10 @@ class Policy:
             said["quality"] = {"floor": _millionths_text(self.quality_floor), "cap": _millionths_text(self.quality_cap)}
         if self.profile is not None:
             said["profile"] = self.profile
+        if self.groups is not None:
+            said["groups"] = self.groups
+        if self.uncertainty is not None:
+            said["uncertainty"] = self.uncertainty.parameters()
         return said
 
     @classmethod
@@ -118,9 +132,20 @@ class Policy:
             raise InvalidPolicy(f"policy {reference} recalls {depth} candidates for {k} contributors: raise depth")
         residual = read_residual(value["residual"], k, reference) if "residual" in value else None
         floor, cap = _quality(value.get("quality", {}), reference)
-        profile = _profile(value.get("profile"), reference)
-        temperature, growth = _temperature(value, reference), _growth(value, reference)
-        return cls(name, int(version), depth, k, temperature, residual, floor, cap, profile, growth)
+        return cls(
+            name,
+            int(version),
+            depth,
+            k,
+            _temperature(value, reference),
+            residual,
+            floor,
+            cap,
+            _profile(value.get("profile"), reference),
+            _growth(value, reference),
+            _groups(value.get("groups"), reference),
+            read_uncertainty(value["uncertainty"], k, reference) if "uncertainty" in value else None,
+        )
 
     def check_profile(self, profile_hash: str) -> None:
         """Raises PreconditionFailed if the policy is for the distances of another profile."""
@@ -161,6 +186,12 @@ class Policy:
         *parts, unattributed = divide(issued, [*weights, nobody], [*names, UNATTRIBUTED])
         *found, rest = shares([*weights, nobody])
         return Valuation(issued, tuple(parts), tuple(found), unattributed, rest)
+
+    def intervals(self, distances: Sequence[int], hidden: Hidden) -> Intervals | None:
+        """How unsure the shares of contributors at these distances are; None if the policy does not say."""
+        if self.uncertainty is None:
+            return None
+        return self.uncertainty.intervals(distances, *self.shares(distances), hidden)
 
 
 @lru_cache(maxsize=1_024)
@@ -222,6 +253,16 @@ def _millionths_text(value: int) -> str:
 def _profile(value: Any, reference: str) -> str | None:
     if value is not None and (not isinstance(value, str) or not _HASH.fullmatch(value)):
         raise InvalidPolicy(f"policy {reference} has profile = {value!r}: give the profile's hash, 64 hex digits")
+    return value
+
+
+def _groups(value: Any, reference: str) -> str | None:
+    if value is None:
+        return None
+    if not isinstance(value, str) or value not in GROUP_WEIGHTS:
+        raise InvalidPolicy(
+            f"policy {reference} has groups = {value!r}: give {' or '.join(GROUP_WEIGHTS)}, or leave it"
+        )
     return value
 
 

@@ -42,8 +42,17 @@ class VirtualContributor:
         *weights, nobody = similarity_weights([*distances, int(self.distance * MILLION)], temperature, growth)
         return weights, nobody
 
-    def roughly(self, distances: Sequence[int], temperature: float, growth: float = 0.0) -> float:
-        """Nobody's weight where the nearest weighs 1, in floating point: for shares that are not yet money."""
+    def roughly(
+        self,
+        distances: Sequence[int],
+        temperature: float,
+        growth: float = 0.0,
+        total: float | None = None,  # noqa: ARG002 - a gate needs it
+    ) -> float:
+        """Nobody's weight where the nearest weighs 1, in floating point: for shares that are not yet money.
+
+        total: the contributors' weights together, if the caller has them.
+        """
         place, near = float(self.distance) * MILLION, min(distances)
         if growth:
             scale = MILLION * temperature
@@ -74,9 +83,12 @@ class Gate:
         weights = similarity_weights(distances, temperature, growth)
         return weights, odds_weight(sum(weights), self._logit(distances))
 
-    def roughly(self, distances: Sequence[int], temperature: float, growth: float = 0.0) -> float:
+    def roughly(
+        self, distances: Sequence[int], temperature: float, growth: float = 0.0, total: float | None = None
+    ) -> float:
         """As `VirtualContributor.roughly`."""
-        total = sum(similarity_weights_roughly(distances, temperature, growth))
+        if total is None:
+            total = sum(similarity_weights_roughly(distances, temperature, growth))
         return total * math.exp(max(min(float(self._logit(distances)), MAX_LOGIT), -MAX_LOGIT))
 
     def _logit(self, distances: Sequence[int]) -> Decimal:

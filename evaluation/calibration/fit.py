@@ -40,12 +40,13 @@ class VirtualFit:
 
 @dataclass(frozen=True, slots=True)
 class GateFit:
-    """τ for the contributors, and a logistic regression for no contributor."""
+    """τ for the contributors, and a logistic regression for no contributor. ridge: what its fit was held by."""
 
     temperature: float
     bias: float
     ranks: tuple[int, ...]
     coefficients: tuple[float, ...]
+    ridge: float = 0.0
 
     def log_likelihood(self, examples: Examples) -> float:
         logit = gate_logit(examples.distances, self.bias, self.ranks, self.coefficients)
@@ -88,7 +89,7 @@ def fit_gate(examples: Examples, ranks: Sequence[int], ridge: float) -> GateFit:
     best = minimize(loss, np.zeros(len(ranks) + 1), jac=True, method="L-BFGS-B").x
     coefficients = best[1:] / scale
     bias = float(best[0] - coefficients @ shift)
-    return GateFit(fit_temperature(examples), bias, tuple(ranks), tuple(float(value) for value in coefficients))
+    return GateFit(fit_temperature(examples), bias, tuple(ranks), tuple(float(value) for value in coefficients), ridge)
 
 
 def choose_gate(examples: Examples) -> GateFit:
@@ -111,15 +112,12 @@ def _folds(groups: npt.NDArray[np.str_]) -> Iterator[tuple[npt.NDArray[np.intp],
         yield np.flatnonzero(~left), np.flatnonzero(left)
 
 
-def bootstrap_gates(examples: Examples, gate: GateFit, ridge: float, count: int) -> list[GateFit]:
+def bootstrap_gates(examples: Examples, gate: GateFit, count: int) -> list[GateFit]:
     """Fits of the same gate to `count` resamples of whole artists: how unsure the fit is."""
     rng = np.random.default_rng(_SEED)
     members = [np.flatnonzero(examples.groups == name) for name in np.unique(examples.groups)]
+    draws = rng.integers(0, len(members), (count, len(members)))
     return [
-        fit_gate(
-            examples.rows(np.concatenate([members[pick] for pick in rng.integers(0, len(members), len(members))])),
-            gate.ranks,
-            ridge,
-        )
-        for _ in range(count)
+        fit_gate(examples.rows(np.concatenate([members[pick] for pick in draw])), gate.ranks, gate.ridge)
+        for draw in draws
     ]

@@ -33,19 +33,30 @@ def data_hash(observations: Sequence[Observation]) -> str:
     return found.hexdigest()
 
 
-def policy_text(reference: str, profile_hash: str, depth: int, k: int, gate: GateFit, fitted: Fitted) -> str:
-    """The file, to be read by `gmvaluator.policy`; numbers have six decimals."""
-    ranks = ", ".join(f'{rank} = "{value:.6f}"' for rank, value in zip(gate.ranks, gate.coefficients, strict=True))
+def policy_text(
+    reference: str,
+    profile_hash: str,
+    depth: int,
+    k: int,
+    gate: GateFit,
+    fitted: Fitted,
+    refits: Sequence[GateFit] = (),
+    extra: str = "",
+) -> str:
+    """The file, to be read by `gmvaluator.policy`; numbers have six decimals.
+
+    refits: fits of the same gate to resamples, from which intervals are made. extra: settings that are not fitted.
+    """
     return f"""policy = "{reference}"
 description = "Fitted by `gmvaluator calibrate` to derivatives of known works and to foreign images."
 profile = "{profile_hash}"
 depth = {depth}
 k = {k}
 temperature = "{gate.temperature:.6f}"
-
+{extra}
 [residual]
 bias = "{gate.bias:.6f}"
-ranks = {{ {ranks} }}
+ranks = {_ranks(gate)}
 
 [fit]
 data_sha256 = "{fitted.data_sha256}"
@@ -54,7 +65,23 @@ absent_share = {fitted.absent_share:.4f}
 fit_log_likelihood = {fitted.fit_log_likelihood:.6f}
 test_log_likelihood = {fitted.test_log_likelihood:.6f}
 paper_log_likelihood = {fitted.paper_log_likelihood:.6f}
-"""
+{_uncertainty(refits)}"""
+
+
+def _ranks(gate: GateFit) -> str:
+    pairs = zip(gate.ranks, gate.coefficients, strict=True)
+    return "{ " + ", ".join(f'{rank} = "{value:.6f}"' for rank, value in pairs) + " }"
+
+
+def _uncertainty(refits: Sequence[GateFit]) -> str:
+    if not refits:
+        return ""
+    residuals = [f'{{ bias = "{fit.bias:.6f}", ranks = {_ranks(fit)} }}' for fit in refits]
+    lines = [
+        f'    {{ temperature = "{fit.temperature:.6f}", residual = {residual} }},'
+        for fit, residual in zip(refits, residuals, strict=True)
+    ]
+    return "\n".join(["", "[uncertainty]", "replicates = [", *lines, "]", ""])
 
 
 def absent_share(examples: Examples) -> float:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from evaluation.calibration.fit import choose_gate, fit_virtual
+from evaluation.calibration.fit import bootstrap_gates, choose_gate, fit_virtual
 from evaluation.calibration.likelihood import contributor_log_shares, examples_of, mean_log_likelihood
 from evaluation.calibration.policy_file import Fitted, absent_share, data_hash, policy_text
 from evaluation.known_source.observed import observe
@@ -15,6 +15,8 @@ from gmvaluator.models.registry import profile_identity
 from gmvaluator.policy import Policy, load_policy
 
 CONTRIBUTORS = 50
+REFITS, SHORT_REFITS = 100, 4
+"""Fits to resamples of whole artists: the policy's intervals are made of them."""
 
 
 def calibrate_policy(
@@ -38,7 +40,8 @@ def calibrate_policy(
         gate.log_likelihood(unseen),
         mean_log_likelihood(unseen, contributor_log_shares(unseen.distances, 1.0), None),
     )
-    text = policy_text(reference, profile_identity(profile).hash, DEPTH, CONTRIBUTORS, gate, fitted)
+    refits = bootstrap_gates(known, gate, SHORT_REFITS if short else REFITS)
+    text = policy_text(reference, profile_identity(profile).hash, DEPTH, CONTRIBUTORS, gate, fitted, refits)
     path = write_policy(folder / f"{reference}.toml", text)
     load_policy(reference, folder)
     return path, {

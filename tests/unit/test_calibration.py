@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.calibration.fit import choose_gate, fit_gate, fit_temperature, fit_virtual
+from evaluation.calibration.fit import bootstrap_gates, choose_gate, fit_gate, fit_temperature, fit_virtual
 from evaluation.calibration.likelihood import (
     Examples,
     contributor_log_shares,
@@ -89,6 +89,19 @@ def test_the_file_is_a_policy(tmp_path: Path) -> None:
     policy = load_policy("mine@2", tmp_path)
     assert (policy.reference, policy.profile, policy.k) == ("mine@2", "a" * 64, 50)
     assert policy.temperature == Decimal(f"{gate.temperature:.6f}")
+
+
+def test_the_file_carries_refits_to_resamples_of_artists(tmp_path: Path) -> None:
+    examples = drawn(500)
+    gate = fit_gate(examples, (1, 3), ridge=0.01)
+    refits = bootstrap_gates(examples, gate, 5)
+    assert len({fit.bias for fit in refits}) == 5
+    assert min(fit.temperature for fit in refits) < gate.temperature < max(fit.temperature for fit in refits)
+    text = policy_text("mine@2", "a" * 64, 200, 50, gate, Fitted("b" * 64, 500, 0.25, -0.5, -0.6, -6.0), refits)
+    (tmp_path / "mine@2.toml").write_text(text, encoding="utf-8")
+    found = load_policy("mine@2", tmp_path).uncertainty
+    assert found is not None
+    assert [float(one.temperature) for one in found.replicates] == [round(fit.temperature, 6) for fit in refits]
 
 
 def test_a_policy_is_never_rewritten(tmp_path: Path) -> None:
