@@ -9,6 +9,7 @@ from typing import Any
 import grpc
 import structlog
 
+from attributor.metrics import observe_refusal
 from gmvaluator.auth import PUBLIC, Caller, Door, bearer_token, check_call
 from gmvaluator.errors import GmvaluatorError, Unauthenticated, status_of
 
@@ -47,6 +48,7 @@ class Authentication(grpc.aio.ServerInterceptor):
                 return None
             check_call(caller, method)
         except GmvaluatorError as error:
+            observe_refusal(error)
             _log.info("refused", method=method, error=str(error))
             return _refusal(grpc.StatusCode[status_of(error)], str(error))
         # grpc.aio answers a call in the task that runs its interceptors, so this is seen by the handler alone.

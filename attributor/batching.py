@@ -70,12 +70,15 @@ class ModelWorker:
         max_waiting: int = 512,
         on_failure: Callable[[GmvaluatorError], None] = lambda error: None,  # noqa: ARG005
         max_delay_s: float = MAX_DELAY_S,
+        on_batch: Callable[[int, float], None] = lambda count, seconds: None,  # noqa: ARG005
     ) -> None:
+        """on_batch: told of each batch that was answered, with its images and the seconds it took."""
         self._load = load
         self._on_failure = on_failure
         self._max_batch = max_batch
         self._max_waiting = max_waiting
         self._max_delay_s = max_delay_s
+        self._on_batch = on_batch
         self._embedding: deque[_Job] = deque()
         self._scoring: deque[_Job] = deque()
         self._coming = 0
@@ -236,6 +239,7 @@ class ModelWorker:
         embed_ms = (time.monotonic() - started) * 1000
         self.counts.batches += 1
         self.counts.images += len(jobs)
+        self._on_batch(len(jobs), embed_ms / 1000)
         features = [
             Features(recall, perceptual, quality, (started - job.queued_at) * 1000, embed_ms)
             for job, (recall, perceptual, quality) in zip(jobs, rows, strict=True)

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from attributor.admission import Admission
 from attributor.authentication import Authentication
+from attributor.metrics import REGISTRY, Now, ObservedPipeline, loop_watched, serve_metrics
 from attributor.service import Counters, Service
 from attributor.servicer import AttributionServicer, RoyaltyServicer
 from attributor.settings import AttributorSettings
@@ -56,6 +57,8 @@ async def serve(settings: AttributorSettings, announce: Callable[[str], None]) -
     service = Service(Admission(settings.max_in_flight, settings.max_pixels_in_flight))
     door = open_door(settings)
     credentials = tls_credentials(settings)
+    if settings.metrics:
+        _log.info("metrics", port=serve_metrics(settings.metrics))
     server, checker, address = await _listen(settings, service, stop, door, credentials)
     wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_failure))
     try:
@@ -80,14 +83,17 @@ async def _serve_until(
     announce: Callable[[], None],
 ) -> None:
     await parts.check_collections()
-    service.open(Counters(parts.pipeline, parts.ledger, parts.catalogue, parts.disputes))
+    REGISTRY.register(Now(service, parts.pipeline.worker, parts.decoder))
+    pipeline = ObservedPipeline.around(parts.pipeline)
+    service.open(Counters(pipeline, parts.ledger, parts.catalogue, parts.disputes))
     # What was made until now stays: let the garbage collector look at a request's own objects only.
     gc.collect()
     gc.freeze()
     await set_health(checker, health_pb2.HealthCheckResponse.SERVING)
     announce()
-    await stop.wait()
-    drained = await drain(service, checker, settings.drain_s, hurry)
+    async with loop_watched():
+        await stop.wait()
+        drained = await drain(service, checker, settings.drain_s, hurry)
     _log.info("stopping", drained=drained, in_flight=service.in_flight)
 
 

@@ -12,6 +12,7 @@ import structlog
 
 from attributor.authentication import current_caller
 from attributor.messages import attribution_message, image_request, posting_message, preview_request
+from attributor.metrics import observe_refusal
 from attributor.service import DEFAULT_PAGE, WATCH_PAGE, RoyaltyReader, Service
 from gmvaluator.auth import LOCAL, Caller
 from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, Overloaded, status_of
@@ -39,15 +40,18 @@ async def answered(context: Context, method: str, generation: str = "") -> Async
     try:
         yield
     except Failure as error:
+        observe_refusal(error)
         _log.error("failed", method=method, generation_id=generation, error=str(error))
         await context.abort(grpc.StatusCode.INTERNAL, str(error))
     except GmvaluatorError as error:
+        observe_refusal(error)
         _log.info("refused", method=method, generation_id=generation, error=str(error))
         trailing = (("grpc-retry-pushback-ms", str(pushback_ms(error))),) if isinstance(error, Overloaded) else ()
         await context.abort(grpc.StatusCode[status_of(error)], str(error), trailing)
     except (asyncio.CancelledError, grpc.aio.AbortError):
         raise
-    except Exception:  # noqa: BLE001 - the border: a caller gets INTERNAL, the log gets the rest
+    except Exception as error:  # noqa: BLE001 - the border: a caller gets INTERNAL, the log gets the rest
+        observe_refusal(error)
         _log.exception("broke", method=method, generation_id=generation)
         await context.abort(grpc.StatusCode.INTERNAL, "the attributor broke on this call; its log says more")
 

@@ -12,6 +12,7 @@ from attributor.batching import ModelWorker
 from attributor.collections import OpenCollections
 from attributor.decoder_pool import DecoderPool
 from attributor.disputes import DisputeDesk
+from attributor.metrics import observe_batch, observe_collection
 from attributor.model_process import ModelProcess
 from attributor.pipeline import Pipeline
 from attributor.settings import AttributorSettings
@@ -32,6 +33,7 @@ class Parts:
     """A wired attributor. `close` ends everything that was opened, the ledger's writer last but one."""
 
     pipeline: Pipeline
+    decoder: DecoderPool
     collections: OpenCollections
     catalogue: Catalogue
     ledger: Ledger
@@ -50,7 +52,7 @@ class Parts:
         Raises MissingIndex, ProfileMismatch or IndexUnavailable.
         """
         for collection in sorted({generator.collection for generator in self.catalogue.generators()}):
-            await self.collections.search(collection)
+            observe_collection(await (await self.collections.search(collection)).info())
 
 
 def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], None]) -> Parts:
@@ -68,6 +70,7 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
             lambda: ModelProcess(settings.profile, settings.device, settings.model_threads or None),
             settings.max_batch,
             on_failure=on_failure,
+            on_batch=observe_batch,
             max_delay_s=settings.max_delay_ms / 1000,
         )
         models = worker.start()
@@ -80,7 +83,7 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         rights = RememberedRights(catalogue)
         pipeline = Pipeline(worker, decoder, collections, rights, ledger, writer, executor, settings.policies)
         desk = DisputeDesk(ledger, catalogue, writer)
-        return Parts(pipeline, collections, catalogue, ledger, desk, stack.pop_all())
+        return Parts(pipeline, decoder, collections, catalogue, ledger, desk, stack.pop_all())
 
 
 def _open_search(settings: AttributorSettings, collection: str) -> CandidateSearch:
