@@ -1,11 +1,11 @@
-# make setup | demo | test | check | crash | proto | clean
+# make setup | demo | test | test-models | check | crash | proto | clean
 # Every target sets itself up; PYTHON names the interpreter that builds .venv (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROTOS := proto/gmvaluator/v1/attribution.proto proto/gmvaluator/v1/royalty.proto
 
-.PHONY: setup demo test check crash lint types imports protocol proto clean
+.PHONY: setup demo test test-models check crash lint types imports protocol proto clean
 
 setup: $(STAMP)
 
@@ -21,6 +21,10 @@ demo: setup
 
 test: setup
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Models of full size with seeded weights: about 6 GB of memory and ten minutes.
+test-models: setup
+	$(BIN)/python -m pytest -m models tests/models
 
 # The ledger under 1,000 kills, 500 power losses and 100,000 cases against an oracle: about a quarter of an hour.
 crash: setup

@@ -62,6 +62,26 @@ def ledger(images: int, entries: int, kills: int, power_losses: int, folder: Pat
     print_report(report(figures, f"{command} --power-losses {power_losses} --json"), as_json)
 
 
+@bench.command()
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 256), help="CPU threads of a pass.")
+@click.option("--seconds", default=10.0, show_default=True, type=click.FloatRange(0, 600), help="For a batch size.")
+@click.option("--model", "names", multiple=True, type=click.Choice(["clip", "dreamsim", "maniqa", "lite"]), help="All.")
+@json_option
+def models(threads: int, seconds: float, names: tuple[str, ...], as_json: bool) -> None:
+    """Compare each model with its package's own plain loop, in every precision; seeded weights, no download.
+
+    Example: gmvaluator bench models --json
+    """
+    from evaluation.bench.models import NAMES, bench_models
+
+    chosen = names or tuple(NAMES)
+    figures = bench_models(threads, seconds, chosen)
+    rows = figures.pop("models")
+    words = "".join(f" --model {name}" for name in names)
+    value = report(figures, f"gmvaluator bench models --threads {threads} --seconds {seconds:g}{words} --json")
+    print_report({"models": rows, **value}, as_json)
+
+
 def print_report(value: dict[str, object], as_json: bool) -> None:
     """A report as JSON, or its figures line by line."""
     if as_json:

@@ -1,0 +1,200 @@
+"""The models that `bench models` measures: each as its package's own plain loop, and as this product runs it.
+
+Published weights come from model hubs; these are seeded random ones of the same shapes, the same in every process.
+Time and memory do not depend on the values; what a lower precision moves does, so a deviation is of these weights.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gmvaluator.models.blocks import hasten
+from gmvaluator.ports import Float32Array
+
+SIDE_PX = 224
+SEED = 20230401
+
+Pixels = npt.NDArray[np.uint8]
+Model = Callable[[Sequence[Pixels]], Float32Array]
+"""B images (3, 224, 224) uint8 to (B, D) vectors of unit norm, or to (B,) qualities."""
+
+_CLIP_MEAN, _CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711)
+
+
+def images(count: int) -> list[Pixels]:
+    """Smooth seeded pictures: noise of a coarse grid, enlarged."""
+    coarse = torch.rand(count, 3, 14, 14, generator=torch.Generator().manual_seed(SEED))
+    smooth = functional.interpolate(coarse, size=(SIDE_PX, SIDE_PX), mode="bicubic").clamp(0, 1)
+    return list((smooth * 255).to(torch.uint8).numpy())
+
+
+def plain(name: str) -> Model:
+    """The package's own loop, as its documentation shows it."""
+    return {"clip": _plain_clip, "dreamsim": _plain_dreamsim, "maniqa": _plain_maniqa, "lite": _plain_lite}[name]()
+
+
+def product(name: str, precision: str) -> Model:
+    """The same model as the product runs it."""
+    makers = {"clip": _ready_clip, "dreamsim": _ready_dreamsim, "maniqa": _ready_maniqa, "lite": _ready_lite}
+    return makers[name](precision)
+
+
+def _batch(inputs: Sequence[Pixels]) -> Tensor:
+    return torch.from_numpy(np.stack(inputs)).to(torch.float32).div(255)
+
+
+def _normal(inputs: Sequence[Pixels]) -> Tensor:
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (_CLIP_MEAN, _CLIP_DEVIATION))
+    return (_batch(inputs) - mean) / deviation
+
+
+def _unit(rows: Tensor) -> Float32Array:
+    unit: Float32Array = functional.normalize(rows.float(), dim=-1).numpy()
+    return unit
+
+
+def _seeded_clip() -> Any:
+    import open_clip
+
+    torch.manual_seed(SEED)
+    return open_clip.create_model("ViT-B-32", load_weights=False, pretrained_text=False).eval().requires_grad_(False)
+
+
+def _plain_clip() -> Model:
+    model = _seeded_clip()
+    return lambda inputs: _unit(model.encode_image(_normal(inputs)))
+
+
+def _ready_clip(precision: str) -> Model:
+    model = _seeded_clip()
+    hasten(model.visual.transformer.resblocks, precision, first_token_only=True)
+    return lambda inputs: _unit(model.encode_image(_normal(inputs)))
+
+
+def _seeded_dreamsim() -> Any:
+    """What `dreamsim.dreamsim(dreamsim_type="open_clip_vitb32")` makes, its checkpoints replaced by seeded values."""
+    from unittest.mock import patch
+
+    from dreamsim import PerceptualModel
+    from dreamsim.config import dreamsim_args
+    from dreamsim.feature_extraction import extractor
+    from peft import LoraConfig, get_peft_model
+
+    torch.manual_seed(SEED)
+    with patch.object(extractor, "load_open_clip_as_dino", _open_clip_as_dino):
+        options = dreamsim_args["model_config"]["open_clip_vitb32"]
+        model = PerceptualModel(**options, device="cpu", normalize_embeds=True)
+    settings = LoraConfig(r=16, lora_alpha=16, lora_dropout=0.3, bias="none", target_modules=["qkv"])
+    adapted = get_peft_model(model, settings)
+    for name, parameter in adapted.named_parameters():
+        if "lora_B" in name:  # peft begins with zeros there, as if nothing had been trained
+            nn.init.normal_(parameter, std=0.02)
+    return adapted.eval().requires_grad_(False)
+
+
+def _open_clip_as_dino(patch_size: int, *_: object, **__: object) -> tuple[nn.Module, Tensor]:
+    """What dreamsim's function of this name makes of its checkpoint."""
+    from dreamsim.feature_extraction.vision_transformer import vit_base
+
+    vit = vit_base(patch_size=patch_size)
+    vit.pos_drop = nn.LayerNorm(vit.embed_dim)
+    for parameter in vit.parameters():
+        if parameter.ndim > 1:
+            nn.init.normal_(parameter, std=0.02)
+    for module in vit.modules():
+        if isinstance(module, nn.LayerNorm):
+            module.eps = 1e-5
+    return vit, torch.randn(vit.embed_dim, 512) * vit.embed_dim**-0.5
+
+
+def _plain_dreamsim() -> Model:
+    model = _seeded_dreamsim()
+    return lambda inputs: _unit(model.embed(_batch(inputs)))
+
+
+def _ready_dreamsim(precision: str) -> Model:
+    model = _seeded_dreamsim().merge_and_unload()
+    hasten(model.extractor_list[0].model.blocks, precision, first_token_only=True)
+    return lambda inputs: _unit(model.embed(_batch(inputs)))
+
+
+def _seeded_maniqa() -> Any:
+    from gmvaluator.models.maniqa import build
+
+    torch.manual_seed(SEED)
+    return build("maniqa")
+
+
+def _plain_maniqa() -> Model:
+    """One crop an image, which of an image of 224 pixels is the whole."""
+    network = _seeded_maniqa()
+    network.test_sample = 1
+
+    def score(inputs: Sequence[Pixels]) -> Float32Array:
+        with _not_enlarged():
+            quality: Float32Array = network(_batch(inputs))[:, 0].clamp(0, 1).numpy()
+        return quality
+
+    return score
+
+
+def _ready_maniqa(precision: str) -> Model:
+    from gmvaluator.models.maniqa import Maniqa
+
+    adapter = Maniqa(_seeded_maniqa(), torch.device("cpu"), crops=1, precision=precision)
+    return lambda inputs: adapter.quality([image[np.newaxis] for image in inputs])
+
+
+def _not_enlarged() -> Any:
+    """Hand pyiqa's network its crops as they are: it would enlarge images of exactly a crop's size by one pixel."""
+    from unittest.mock import patch
+
+    from pyiqa.archs import maniqa_arch
+
+    return patch.object(maniqa_arch, "uniform_crop", lambda pixels, **_: pixels)
+
+
+def _plain_lite() -> Model:
+    """timm's network as timm builds it, with the profile's weights and heads."""
+    import timm
+
+    from gmvaluator.models import lite
+    from gmvaluator.models.registry import profile_identity
+
+    weights = profile_identity("lite").weights
+    net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+    net.load_state_dict(lite._pinned_tensors(lite.BACKBONE_FILE, weights["backbone"]))
+    heads = lite.Heads(lite._pinned_tensors(lite.HEADS_FILE, weights["heads"]))
+    return partial(_timm_lite, net.eval().requires_grad_(False), heads)
+
+
+def _timm_lite(net: Any, heads: nn.Module, inputs: Sequence[Pixels]) -> Float32Array:
+    from gmvaluator.models import lite
+
+    hidden = net.bn1(net.conv_stem(_batch(inputs) * 2 - 1))
+    stages = []
+    for number, block in enumerate(net.blocks):
+        hidden = block(hidden)
+        if number in lite._STAGE_BLOCKS:
+            stages.append(hidden)
+    pooled = [stage.mean(dim=(2, 3)) for stage in [*stages[-3:], net.bn2(net.conv_head(hidden))]]
+    texture = [value for stage in stages for value in (stage.mean((2, 3)), stage.std((2, 3), correction=0))]
+    embedding, _ = heads(lite.Features(torch.cat(pooled, dim=1), torch.cat(texture, dim=1)))
+    vectors: Float32Array = embedding.numpy()
+    return vectors
+
+
+def _ready_lite(precision: str) -> Model:
+    from gmvaluator.models.registry import load_models
+
+    models = load_models("lite")
+    assert precision == models.identity.precision
+    return lambda inputs: models.embed(np.stack(inputs).astype(np.float32) / np.float32(127.5) - np.float32(1)).recall

@@ -1,0 +1,121 @@
+"""Blocks made ready for inference compute what the packages' own blocks compute."""
+
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import timm
+import torch
+from dreamsim.feature_extraction.vision_transformer import VisionTransformer as DinoTransformer
+from open_clip.transformer import LayerNorm, QuickGELU, Transformer
+from torch import Tensor, nn
+
+from gmvaluator.models import blocks as ready
+from gmvaluator.models.blocks import ReadyBlock, hasten
+
+WIDTH, HEADS, TOKENS = 64, 4, 17
+
+
+def open_clip(activation: Callable[[], nn.Module] = nn.GELU, layer_scale: float | None = None) -> nn.ModuleList:
+    transformer = Transformer(WIDTH, 3, HEADS, ls_init_value=layer_scale, act_layer=activation, norm_layer=LayerNorm)
+    blocks: nn.ModuleList = transformer.resblocks
+    return blocks
+
+
+def timm_blocks(**options: Any) -> nn.Module:
+    vit = timm.create_model(
+        "vit_tiny_patch16_224", pretrained=False, embed_dim=WIDTH, num_heads=HEADS, depth=3, **options
+    )
+    blocks: nn.Module = vit.blocks
+    return blocks
+
+
+def dino() -> nn.ModuleList:
+    return DinoTransformer(embed_dim=WIDTH, depth=3, num_heads=HEADS, qkv_bias=True).blocks
+
+
+KINDS: dict[str, Callable[[], nn.Module]] = {
+    "open_clip": open_clip,
+    "open_clip with QuickGELU": lambda: open_clip(QuickGELU),
+    "open_clip with layer scale": lambda: open_clip(layer_scale=0.3),
+    "timm": timm_blocks,
+    "timm with layer scale": lambda: timm_blocks(init_values=0.3),
+    "timm without bias": lambda: timm_blocks(qkv_bias=False),
+    "dreamsim's DINO": dino,
+}
+
+
+@pytest.fixture(params=KINDS)
+def blocks(request: pytest.FixtureRequest) -> nn.ModuleList:
+    torch.manual_seed(7)
+    made = KINDS[request.param]().eval().requires_grad_(False)
+    for parameter in made.parameters():
+        nn.init.normal_(parameter, std=0.2)
+    return nn.ModuleList(made)
+
+
+@pytest.fixture
+def tokens() -> Tensor:
+    return torch.randn(2, TOKENS, WIDTH, generator=torch.Generator().manual_seed(1))
+
+
+def through(blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
+    with torch.inference_mode():
+        for block in blocks:
+            tokens = block(tokens)
+    return tokens
+
+
+def test_every_block_is_replaced_and_computes_the_same(blocks: nn.ModuleList, tokens: Tensor) -> None:
+    expected = through(blocks, tokens)
+    assert hasten(blocks, "fp32") == 3
+    torch.testing.assert_close(through(blocks, tokens), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_device_without_that_kernel_library_gets_the_same_sums(
+    blocks: nn.ModuleList, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    expected = through(blocks, tokens)
+    monkeypatch.setattr(ready, "_HAS_ONEDNN", False)
+    hasten(blocks, "fp32")
+    torch.testing.assert_close(through(blocks, tokens), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_the_first_token_is_the_same_where_only_it_is_read(blocks: nn.ModuleList, tokens: Tensor) -> None:
+    expected = through(blocks, tokens)[:, 0]
+    hasten(blocks, "fp32", first_token_only=True)
+    found = through(blocks, tokens)
+    assert found.shape == (2, 1, WIDTH)
+    torch.testing.assert_close(found[:, 0], expected, rtol=1e-5, atol=1e-5)
+
+
+def test_lower_precision_stays_near(blocks: nn.ModuleList, tokens: Tensor) -> None:
+    expected = through(blocks, tokens).flatten(1)
+    hasten(blocks, "bf16")
+    found = through(blocks, tokens)
+    assert found.dtype == torch.float32
+    assert (1 - torch.cosine_similarity(found.flatten(1), expected)).max() < 1e-3
+
+
+def test_a_batch_equals_singles(blocks: nn.ModuleList, tokens: Tensor) -> None:
+    hasten(blocks, "fp32")
+    together = through(blocks, tokens)
+    alone = torch.cat([through(blocks, row[None]) for row in tokens])
+    torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize("change", ["normalised queries", "tanh approximation", "unmerged adapter"])
+def test_blocks_with_options_unknown_to_us_are_left_alone(change: str, tokens: Tensor) -> None:
+    made = nn.ModuleList(timm_blocks(qk_norm=change == "normalised queries")).eval()
+    if change == "tanh approximation":
+        for block in made:
+            block.mlp.act = nn.GELU(approximate="tanh")
+    if change == "unmerged adapter":
+        from peft.tuners.lora import Linear, LoraConfig
+
+        for block in made:
+            block.attn.qkv = Linear(block.attn.qkv, "default", LoraConfig(r=2), r=2)
+    expected = through(made, tokens)
+    assert hasten(made, "fp32") == 0
+    assert not any(isinstance(block, ReadyBlock) for block in made)
+    torch.testing.assert_close(through(made, tokens), expected)

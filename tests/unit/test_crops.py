@@ -1,0 +1,39 @@
+"""Which crops MANIQA sees."""
+
+import numpy as np
+import pytest
+
+from gmvaluator.models.crops import ALL_CROPS, SIDE_PX, chosen_crops, prepared_pixels
+
+LARGE = (SIDE_PX + 400, SIDE_PX + 800)
+
+
+def test_all_crops_are_the_upper_four_rows_of_five() -> None:
+    assert chosen_crops(*LARGE, ALL_CROPS) == [(100 * row, 200 * column) for row in range(4) for column in range(5)]
+
+
+def test_one_crop_is_the_middle() -> None:
+    assert chosen_crops(*LARGE, 1) == [(200, 400)]
+
+
+@pytest.mark.parametrize("count", range(1, ALL_CROPS))
+def test_one_more_keeps_those_before(count: int) -> None:
+    fewer, more = chosen_crops(*LARGE, count), chosen_crops(*LARGE, count + 1)
+    assert len(fewer) == count
+    assert set(fewer) < set(more)
+
+
+def test_an_image_of_a_crop_s_size_is_seen_whole_each_time() -> None:
+    assert set(chosen_crops(SIDE_PX, SIDE_PX, ALL_CROPS)) == {(0, 0)}
+
+
+def test_a_large_image_waits_as_its_crops_and_a_small_one_as_it_is() -> None:
+    random = np.random.default_rng(0)
+    large = random.integers(0, 255, (3, *LARGE), np.uint8)
+    crops = prepared_pixels(large, 2)
+    assert crops.shape == (2, 3, SIDE_PX, SIDE_PX)
+    for crop, (top, left) in zip(crops, chosen_crops(*LARGE, 2), strict=True):
+        np.testing.assert_array_equal(crop, large[:, top : top + SIDE_PX, left : left + SIDE_PX])
+    assert prepared_pixels(large, ALL_CROPS).shape == large.shape
+    narrow = random.integers(0, 255, (3, 100, 30_000), np.uint8)
+    np.testing.assert_array_equal(prepared_pixels(narrow, 1), narrow)
