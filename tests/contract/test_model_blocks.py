@@ -16,25 +16,23 @@ from gmvaluator.models.blocks import ReadyBlock, hasten
 WIDTH, HEADS, TOKENS = 64, 4, 17
 
 
-def open_clip(activation: Callable[[], nn.Module] = nn.GELU, layer_scale: float | None = None) -> nn.ModuleList:
+def open_clip(activation: Callable[[], nn.Module] = nn.GELU, layer_scale: float | None = None) -> Any:
     transformer = Transformer(WIDTH, 3, HEADS, ls_init_value=layer_scale, act_layer=activation, norm_layer=LayerNorm)
-    blocks: nn.ModuleList = transformer.resblocks
-    return blocks
+    return transformer.resblocks
 
 
-def timm_blocks(**options: Any) -> nn.Module:
+def timm_blocks(**options: Any) -> Any:
     vit = timm.create_model(
         "vit_tiny_patch16_224", pretrained=False, embed_dim=WIDTH, num_heads=HEADS, depth=3, **options
     )
-    blocks: nn.Module = vit.blocks
-    return blocks
+    return vit.blocks
 
 
-def dino() -> nn.ModuleList:
+def dino() -> Any:
     return DinoTransformer(embed_dim=WIDTH, depth=3, num_heads=HEADS, qkv_bias=True).blocks
 
 
-KINDS: dict[str, Callable[[], nn.Module]] = {
+KINDS: dict[str, Callable[[], Any]] = {
     "open_clip": open_clip,
     "open_clip with QuickGELU": lambda: open_clip(QuickGELU),
     "open_clip with layer scale": lambda: open_clip(layer_scale=0.3),
@@ -106,7 +104,7 @@ def test_a_batch_equals_singles(blocks: nn.ModuleList, tokens: Tensor) -> None:
 
 @pytest.mark.parametrize("change", ["normalised queries", "tanh approximation", "unmerged adapter"])
 def test_blocks_with_options_unknown_to_us_are_left_alone(change: str, tokens: Tensor) -> None:
-    made = nn.ModuleList(timm_blocks(qk_norm=change == "normalised queries")).eval()
+    made: Any = nn.ModuleList(timm_blocks(qk_norm=change == "normalised queries")).eval()
     if change == "tanh approximation":
         for block in made:
             block.mlp.act = nn.GELU(approximate="tanh")

@@ -5,10 +5,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import timm
 import torch
 from PIL import Image
 
-from gmvaluator.models import maniqa
 from gmvaluator.models.crops import chosen_crops, cut
 from gmvaluator.models.maniqa import Maniqa, build
 
@@ -101,7 +101,7 @@ def test_timm_s_backbone_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> N
         asked.append(pretrained)
         raise InterruptedError(name)
 
-    monkeypatch.setattr(maniqa.timm, "create_model", create)
+    monkeypatch.setattr(timm, "create_model", create)
     with pytest.raises(InterruptedError, match="vit_base_patch8_224"):
         build("maniqa-pipal")
     assert asked == [False]
