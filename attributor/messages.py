@@ -5,17 +5,20 @@ from __future__ import annotations
 from datetime import UTC, datetime, timedelta
 from functools import lru_cache
 
+import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from attributor.stages import Attribution, Contributor, ImageRequest, Payee, Stage
+from attributor.stages import Attribution, Contributor, Embedded, ImageRequest, Payee, Stage
 from gmvaluator.errors import ImageTooLarge, InvalidInput
 from gmvaluator.ids import GenerationId, TrainingImageId, generation_id
-from gmvaluator.images import MAX_IMAGE_BYTES
-from gmvaluator.ledger.records import StoredPosting
+from gmvaluator.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from gmvaluator.ledger.records import ImageFacts, StoredPosting
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 
 MAX_NAME_CHARACTERS = 200
+MAX_DIMENSIONS = 65_536
+SHA256_BYTES = 32
 CLOCK_SKEW = timedelta(minutes=5)
 _KNOWN_WORKS = 100_000
 EARLIEST = datetime(2014, 1, 1, tzinfo=UTC)
@@ -29,11 +32,13 @@ _STAGES = {
 
 def image_request(message: attribution_v1.AttributeRequest, generator_identity: str) -> ImageRequest:
     """Check an AttributeRequest. Raises InvalidInput, naming the field."""
+    embedded = message.WhichOneof("content") == "embedding"
     return ImageRequest(
         generator_identity=generator_identity,
         generation_id=generation_id(message.generation_id),
         model_version=_name(message.model_version, "model_version"),
-        data=_image(message.image),
+        data=b"" if embedded else _image(message.image),
+        embedded=_embedded(message.embedding) if embedded else None,
         generated_at=_generated_at(message.generated_at if message.HasField("generated_at") else None),
     )
 
@@ -62,6 +67,28 @@ def _image(data: bytes) -> bytes:
     if len(data) > MAX_IMAGE_BYTES:
         raise ImageTooLarge(f"the image has {len(data):,} bytes; the limit is {MAX_IMAGE_BYTES:,}: send a smaller one")
     return data
+
+
+def _embedded(message: attribution_v1.Embedding) -> Embedded:
+    if len(message.recall) > MAX_DIMENSIONS or len(message.perceptual) > MAX_DIMENSIONS:
+        raise InvalidInput(f"embedding is refused: a vector has at most {MAX_DIMENSIONS:,} dimensions")
+    if len(message.image_sha256) != SHA256_BYTES:
+        raise InvalidInput(f"embedding.image_sha256 has {len(message.image_sha256)} bytes: give {SHA256_BYTES}")
+    if not 0 <= message.quality <= 1:  # as nan is
+        raise InvalidInput(f"embedding.quality {message.quality} is refused: give 0 to 1")
+    if min(message.width, message.height) < 1 or message.width * message.height > MAX_IMAGE_PIXELS:
+        raise InvalidInput(
+            f"embedding of {message.width} x {message.height} pixels is refused: the limit is {MAX_IMAGE_PIXELS:,}"
+        )
+    if not 1 <= message.size_bytes <= MAX_IMAGE_BYTES:
+        raise InvalidInput(f"embedding.size_bytes {message.size_bytes} is refused: give 1 to {MAX_IMAGE_BYTES:,}")
+    return Embedded(
+        profile_hash=message.profile_hash[:MAX_NAME_CHARACTERS],
+        facts=ImageFacts(message.image_sha256.hex(), message.width, message.height, message.size_bytes),
+        recall=np.array(message.recall, np.float32),
+        perceptual=np.array(message.perceptual, np.float32),
+        quality=message.quality,
+    )
 
 
 def _generated_at(stamp: Timestamp | None) -> datetime:

@@ -13,17 +13,18 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 from attributor.batching import Features, ModelWorker
-from attributor.decoding import Decoded, Decoder
+from attributor.decoding import Decoder
 from attributor.replies import final_stage, recalled_stage, reranked_stage, stored_attribution
-from attributor.stages import Attribution, ImageRequest, Stopwatch
+from attributor.stages import Attribution, Embedded, ImageRequest, Stopwatch
 from gmvaluator.errors import InvalidPolicy, InvalidValuation, InvalidVector, ModelFailed, NotFound, PreconditionFailed
-from gmvaluator.ids import GenerationId, TrainingImageId, sha256_hex
+from gmvaluator.ids import GenerationId, TrainingImageId
+from gmvaluator.index.vectors import checked_vector
 from gmvaluator.ledger.answers import Posted, Replayed
 from gmvaluator.ledger.fingerprint import check_fingerprint
 from gmvaluator.ledger.posting import MAX_NEAR_MISSES, ScoredCandidate, ValuedImage, build_posting, rank
-from gmvaluator.ledger.records import ImageFacts, NewPosting, StoredPosting
+from gmvaluator.ledger.records import ATTRIBUTOR, CLIENT, ImageFacts, NewPosting, StoredPosting
 from gmvaluator.policy import Policy, load_policy
-from gmvaluator.ports import Candidate, CandidateSearch, Generator, RightsReader, WorkCard
+from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, RightsReader, WorkCard
 from gmvaluator.valuation import MILLION, distance_millionths, quality_millionths
 
 Out = TypeVar("Out")
@@ -97,6 +98,15 @@ class _Reranked:
 
 
 @dataclass(frozen=True, slots=True)
+class _Seen:
+    """An image as the models see it. inputs: their input, for a quality that is yet to be computed."""
+
+    facts: ImageFacts
+    features: Features
+    inputs: Float32Array | None = None
+
+
+@dataclass(frozen=True, slots=True)
 class _Found:
     """What is known once an image is embedded, and what is on its way: quality in millionths."""
 
@@ -161,20 +171,41 @@ class Pipeline:
     ) -> AsyncGenerator[tuple[Attribution, NewPosting | None], None]:
         search = await self.collections.search(look.generator.collection)
         watch.lap("lookup_ms")
+        seen = await self._seen(request, watch)
+        features = seen.features
+        with blamed_on_us():
+            async with begun(self._quality(seen)) as quality:
+                recalled = await search.recall(features.recall, look.policy.depth, look.generator.data_sets)
+                watch.lap("recall_ms")
+                async with begun(self._rerank(search, look.policy, features, recalled)) as reranking:
+                    found = _Found(seen.facts, recalled, reranking, quality)
+                    async with aclosing(self._answers(request, look, found, watch)) as stages:
+                        async for stage in stages:
+                            yield stage
+
+    async def _seen(self, request: ImageRequest, watch: Stopwatch) -> _Seen:
+        """The image as the models see it: here, or where it was made."""
+        if request.embedded is not None:
+            return self._seen_by_client(request.embedded)
         with self.worker.coming():
             decoded = await self.decoder.decode(request.data)
         watch.lap("decode_ms")
         with blamed_on_us():
             features = await self.worker.embed(decoded.inputs)
-            watch.book(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
-            async with begun(self._quality(features, decoded)) as quality:
-                recalled = await search.recall(features.recall, look.policy.depth, look.generator.data_sets)
-                watch.lap("recall_ms")
-                async with begun(self._rerank(search, look.policy, features, recalled)) as reranking:
-                    found = _Found(decoded.facts, recalled, reranking, quality)
-                    async with aclosing(self._answers(request, look, found, watch)) as stages:
-                        async for stage in stages:
-                            yield stage
+        watch.book(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
+        return _Seen(decoded.facts, features, decoded.inputs)
+
+    def _seen_by_client(self, sent: Embedded) -> _Seen:
+        """Raises InvalidVector, naming the vector, or PreconditionFailed if they are of another profile."""
+        identity = self.worker.models.identity
+        if sent.profile_hash != identity.hash:
+            raise PreconditionFailed(
+                f"the embedding is of profile {sent.profile_hash or 'nothing'}, and this attributor's is "
+                f"{identity.name}, {identity.hash}: compute it with the same version of gmvaluator"
+            )
+        recall = checked_vector(sent.recall, identity.recall_dim, "embedding.recall")
+        perceptual = checked_vector(sent.perceptual, identity.perceptual_dim, "embedding.perceptual")
+        return _Seen(sent.facts, Features(recall, perceptual, sent.quality, 0.0, 0.0))
 
     async def _answers(
         self, request: ImageRequest, look: _Lookup, found: _Found, watch: Stopwatch
@@ -236,10 +267,11 @@ class Pipeline:
         known = self.rights.remembered(ids, at)
         return await self._run(self.rights.works, ids, at) if known is None else known
 
-    async def _quality(self, features: Features, decoded: Decoded) -> int:
-        quality = features.quality
+    async def _quality(self, seen: _Seen) -> int:
+        quality = seen.features.quality
         if quality is None:
-            quality = await self.worker.quality(decoded.inputs)
+            assert seen.inputs is not None
+            quality = await self.worker.quality(seen.inputs)
         return quality_millionths(quality)
 
     def _valued(
@@ -256,6 +288,7 @@ class Pipeline:
             profile=self.worker.models.identity,
             quality_millionths=quality,
             timings_ms=timings.as_dict(),
+            embedded_by=ATTRIBUTOR if request.embedded is None else CLIENT,
         )
 
     async def _post(self, attribution: Attribution, posting: NewPosting, watch: Stopwatch) -> Attribution:
@@ -275,7 +308,7 @@ class Pipeline:
         """What this generation id posted; raises GenerationConflict if that was of another image or generator."""
         stored = self.ledger.find(request.generator_identity, request.generation_id)
         if stored is not None:
-            check_fingerprint(stored, sha256_hex(request.data), request.model_version)
+            check_fingerprint(stored, request.image_sha256, request.model_version)
         return stored
 
     async def _stored(self, stored: StoredPosting, watch: Stopwatch) -> Attribution:

@@ -115,7 +115,7 @@ async def _listen(
     )
     checker = health.aio.HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
-    add_AttributionServiceServicer_to_server(AttributionServicer(service), server)
+    add_AttributionServiceServicer_to_server(AttributionServicer(service, stop), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stop), server)
     if settings.reflection or (settings.reflection is None and door.open and credentials is None):
         reflection.enable_server_reflection((*SERVICES[1:], reflection.SERVICE_NAME, health.SERVICE_NAME), server)

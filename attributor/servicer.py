@@ -14,7 +14,9 @@ from attributor.authentication import current_caller
 from attributor.messages import attribution_message, image_request, posting_message, preview_request
 from attributor.metrics import observe_refusal
 from attributor.service import DEFAULT_PAGE, WATCH_PAGE, RoyaltyReader, Service
-from gmvaluator.auth import LOCAL, Caller
+from attributor.stages import ImageRequest
+from attributor.streaming import ImageStream
+from gmvaluator.auth import LOCAL, Caller, Role
 from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, Overloaded, status_of
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS, generation_id
 from gmvaluator.images import image_pixels
@@ -66,22 +68,50 @@ def pushback_ms(error: Overloaded) -> int:
     return PUSHBACK_MS if error.retry_after_ms is None else error.retry_after_ms
 
 
+def checked_request(request: attribution_v1.AttributeRequest, caller: Caller) -> ImageRequest:
+    """The request, once it is known that this caller may make it. Raises InvalidInput or Forbidden."""
+    if request.WhichOneof("content") == "embedding":
+        caller.require(Role.EMBEDDER, to="send an embedding in place of an image")
+    return image_request(request, caller.generator_identity)
+
+
 class AttributionServicer(AttributionServiceServicer):
     """AttributionService over the pipeline."""
 
-    def __init__(self, service: Service) -> None:
+    def __init__(self, service: Service, stopping: asyncio.Event) -> None:
         self._service = service
+        self._stopping = stopping
 
     async def Attribute(
         self, request: attribution_v1.AttributeRequest, context: Context
     ) -> AsyncIterator[attribution_v1.AttributeResponse]:
         async with answered(context, "Attribute", request.generation_id):
             caller = current_caller()
-            checked = image_request(request, caller.generator_identity)
+            checked = checked_request(request, caller)
             with self._service.admit(client_of(context, caller), image_pixels(checked.data)) as pipeline:
                 async with aclosing(pipeline.attribute(checked)) as stages:
                     async for stage in stages:
                         yield attribution_v1.AttributeResponse(attribution=attribution_message(stage))
+
+    async def AttributeStream(
+        self, request_iterator: AsyncIterator[attribution_v1.AttributeStreamRequest], context: Context
+    ) -> AsyncIterator[attribution_v1.AttributeStreamResponse]:
+        async with answered(context, "AttributeStream"):
+            caller = current_caller()
+            client = client_of(context, caller)
+
+            def stages(request: attribution_v1.AttributeRequest) -> AsyncIterator[attribution_v1.Attribution]:
+                return self._waiting_stages(checked_request(request, caller), client)
+
+            async with aclosing(ImageStream(stages, self._stopping).answers(request_iterator)) as answers:
+                async for answer in answers:
+                    yield answer
+
+    async def _waiting_stages(self, checked: ImageRequest, client: str) -> AsyncIterator[attribution_v1.Attribution]:
+        async with self._service.wait(client, image_pixels(checked.data)) as pipeline:
+            async with aclosing(pipeline.attribute(checked)) as stages:
+                async for stage in stages:
+                    yield attribution_message(stage)
 
     async def GetAttribution(
         self, request: attribution_v1.GetAttributionRequest, context: Context

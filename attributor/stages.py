@@ -8,12 +8,28 @@ from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
-from gmvaluator.ids import GenerationId, TrainingImageId
+from gmvaluator.ids import GenerationId, TrainingImageId, sha256_hex
+from gmvaluator.ledger.records import ImageFacts
+from gmvaluator.ports import Float32Array
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """What a client's own models made of an image: (D,) recall and (P,) perceptual, quality in [0, 1]."""
+
+    profile_hash: str
+    facts: ImageFacts
+    recall: Float32Array
+    perceptual: Float32Array
+    quality: float
 
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One generated image to be valued. policy: NAME@N instead of the generator's own, for previews."""
+    """One generated image to be valued. policy: NAME@N instead of the generator's own, for previews.
+
+    data: the image's file; empty if the client sent `embedded` in its place.
+    """
 
     generator_identity: str
     generation_id: GenerationId
@@ -21,6 +37,12 @@ class ImageRequest:
     data: bytes
     generated_at: datetime
     policy: str = ""
+    embedded: Embedded | None = None
+
+    @property
+    def image_sha256(self) -> str:
+        """Of the file, 64 hex digits."""
+        return sha256_hex(self.data) if self.embedded is None else self.embedded.facts.sha256
 
 
 class Stage(Enum):

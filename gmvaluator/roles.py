@@ -72,6 +72,7 @@ _ROYALTY = "/gmvaluator.v1.RoyaltyService/"
 
 PERMISSIONS: Mapping[str, frozenset[Role]] = {
     _ATTRIBUTION + "Attribute": GENERATORS,
+    _ATTRIBUTION + "AttributeStream": GENERATORS,
     _ATTRIBUTION + "GetAttribution": GENERATORS,
     _ATTRIBUTION + "Preview": GENERATORS | {Role.OPERATOR},
     _ROYALTY + "GetRoyalties": LEDGER_READERS | {Role.OWNER},

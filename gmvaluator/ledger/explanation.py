@@ -64,7 +64,8 @@ def _heading(found: dict[str, Any]) -> list[str]:
         f"Posting {found['sequence']}: generation {found['generation_id']} of {found['model_version']}, "
         f"asked by {found['generator_identity']}",
         f"generated {found['generated_at']}, posted {found['posted_at']}",
-        f"image {image['width']}x{image['height']}, {image['size_bytes']:,} bytes, SHA-256 {image['sha256']}",
+        f"image {image['width']}x{image['height']}, {image['size_bytes']:,} bytes, SHA-256 {image['sha256']}"
+        + (", embedded by the client itself" if evidence.get("embedded_by") else ""),
         f"policy {policy['policy']} ({settings}); profile {evidence['profile']} {evidence['profile_hash'][:12]}; "
         f"collection {evidence['collection']}",
         f"quality {found['quality']:.6f}: issued {credits_text(found['issued_micros'])} credits, "

@@ -9,6 +9,7 @@ from datetime import datetime
 from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import GenerationId, TrainingImageId
 from gmvaluator.ledger.records import (
+    ATTRIBUTOR,
     ISSUANCE,
     Contribution,
     Entry,
@@ -52,6 +53,7 @@ class ValuedImage:
     profile: ProfileIdentity
     quality_millionths: int
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    embedded_by: str = ATTRIBUTOR
 
 
 def rank(candidates: Sequence[ScoredCandidate], k: int) -> tuple[list[ScoredCandidate], list[ScoredCandidate]]:
@@ -99,6 +101,7 @@ def build_posting(
         contributions=contributions,
         near_misses=_near_misses(rest, len(contributors)),
         timings_ms=valued.timings_ms,
+        embedded_by=valued.embedded_by,
     )
     entries = entries_of(value.issued_micros, value.unattributed_micros, contributions)
     posting = NewPosting(valued.generator_identity, valued.generation_id, valued.generated_at, entries, evidence)

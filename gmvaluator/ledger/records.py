@@ -37,6 +37,9 @@ OWNER_PREFIX = "owner:"
 ATTRIBUTION = "attribution"
 """Kind of a posting caused by one generated image."""
 
+ATTRIBUTOR, CLIENT = "attributor", "client"
+"""Who computed an image's vectors and quality."""
+
 EVIDENCE_FORMAT = 1
 
 _COMPRESSION = 1
@@ -117,7 +120,8 @@ class Evidence:
     """Everything a posting's credits follow from, and what was known around it.
 
     policy: `Policy.parameters()`. weights: role of each weight file to its SHA-256. contributions: nearest
-    first. timings_ms: stage to milliseconds.
+    first. timings_ms: stage to milliseconds. embedded_by: who computed vectors and quality; a CLIENT is taken at its
+    word.
     """
 
     image: ImageFacts
@@ -134,6 +138,7 @@ class Evidence:
     contributions: tuple[Contribution, ...]
     near_misses: tuple[NearMiss, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
+    embedded_by: str = ATTRIBUTOR
 
     @property
     def header_facts(self) -> HeaderFacts:
@@ -150,6 +155,8 @@ class Evidence:
         value["near_misses"] = [_plain(miss) for miss in self.near_misses]
         value["policy"], value["weights"] = dict(self.policy), dict(self.weights)
         value["timings_ms"] = dict(self.timings_ms)
+        if self.embedded_by == ATTRIBUTOR:
+            del value["embedded_by"]  # as before there were others
         return canonical_json(value)
 
     @classmethod

@@ -25,35 +25,43 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgmvaluator/v1/attribution.proto\x12\rgmvaluator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\x8e\x01\n\x10\x41ttributeRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x12\x30\n\x0cgenerated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07\x63ontent\"D\n\x11\x41ttributeResponse\x12/\n\x0b\x61ttribution\x18\x01 \x01(\x0b\x32\x1a.gmvaluator.v1.Attribution\".\n\x15GetAttributionRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"I\n\x16GetAttributionResponse\x12/\n\x0b\x61ttribution\x18\x01 \x01(\x0b\x32\x1a.gmvaluator.v1.Attribution\"S\n\x0ePreviewRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x06policy\x18\x03 \x01(\tB\t\n\x07\x63ontent\"B\n\x0fPreviewResponse\x12/\n\x0b\x61ttribution\x18\x01 \x01(\x0b\x32\x1a.gmvaluator.v1.Attribution\"\xd2\x03\n\x0b\x41ttribution\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12#\n\x05stage\x18\x03 \x01(\x0e\x32\x14.gmvaluator.v1.Stage\x12\x30\n\x0c\x63ontributors\x18\x04 \x03(\x0b\x32\x1a.gmvaluator.v1.Contributor\x12\x1a\n\x12unattributed_share\x18\x05 \x01(\x01\x12\x14\n\x07quality\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rissued_micros\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12 \n\x13unattributed_micros\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\x0e\n\x06policy\x18\t \x01(\t\x12\x15\n\x08sequence\x18\n \x01(\x03H\x03\x88\x01\x01\x12\x16\n\thead_hash\x18\x0b \x01(\x0cH\x04\x88\x01\x01\x12\x10\n\x08replayed\x18\x0c \x01(\x08\x12,\n\x07timings\x18\r \x01(\x0b\x32\x1b.gmvaluator.v1.StageTimingsB\n\n\x08_qualityB\x10\n\x0e_issued_microsB\x16\n\x14_unattributed_microsB\x0b\n\t_sequenceB\x0c\n\n_head_hash\"\xfa\x01\n\x0b\x43ontributor\x12\x19\n\x11training_image_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63lip_similarity\x18\x02 \x01(\x01\x12 \n\x13perceptual_distance\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05share\x18\x04 \x01(\x01\x12\x1a\n\rcredit_micros\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x0b\n\x03key\x18\x06 \x01(\t\x12\r\n\x05title\x18\x07 \x01(\t\x12$\n\x06payees\x18\x08 \x03(\x0b\x32\x14.gmvaluator.v1.PayeeB\x16\n\x14_perceptual_distanceB\x10\n\x0e_credit_micros\"o\n\x05Payee\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\tshare_ppm\x18\x03 \x01(\x03\x12\x1a\n\rcredit_micros\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x10\n\x0e_credit_micros\"\xb5\x01\n\x0cStageTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x10\n\x08\x65mbed_ms\x18\x03 \x01(\x01\x12\x11\n\trecall_ms\x18\x04 \x01(\x01\x12\x11\n\trerank_ms\x18\x05 \x01(\x01\x12\x12\n\nquality_ms\x18\x06 \x01(\x01\x12\x0f\n\x07post_ms\x18\x07 \x01(\x01\x12\x10\n\x08total_ms\x18\x08 \x01(\x01\x12\x11\n\tlookup_ms\x18\t \x01(\x01*W\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTAGE_RECALLED\x10\x01\x12\x12\n\x0eSTAGE_RERANKED\x10\x02\x12\x0f\n\x0bSTAGE_FINAL\x10\x03\x32\x91\x02\n\x12\x41ttributionService\x12P\n\tAttribute\x12\x1f.gmvaluator.v1.AttributeRequest\x1a .gmvaluator.v1.AttributeResponse0\x01\x12]\n\x0eGetAttribution\x12$.gmvaluator.v1.GetAttributionRequest\x1a%.gmvaluator.v1.GetAttributionResponse\x12J\n\x07Preview\x12\x1d.gmvaluator.v1.PreviewRequest\x1a\x1e.gmvaluator.v1.PreviewResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgmvaluator/v1/attribution.proto\x12\rgmvaluator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x01\n\x10\x41ttributeRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x12-\n\tembedding\x18\x05 \x01(\x0b\x32\x18.gmvaluator.v1.EmbeddingH\x00\x12\x30\n\x0cgenerated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07\x63ontent\"\x9f\x01\n\tEmbedding\x12\x14\n\x0cprofile_hash\x18\x01 \x01(\t\x12\x14\n\x0cimage_sha256\x18\x02 \x01(\x0c\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06height\x18\x04 \x01(\x05\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06recall\x18\x06 \x03(\x02\x12\x12\n\nperceptual\x18\x07 \x03(\x02\x12\x0f\n\x07quality\x18\x08 \x01(\x01\"D\n\x11\x41ttributeResponse\x12/\n\x0b\x61ttribution\x18\x01 \x01(\x0b\x32\x1a.gmvaluator.v1.Attribution\"J\n\x16\x41ttributeStreamRequest\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.gmvaluator.v1.AttributeRequest\"\xa2\x01\n\x17\x41ttributeStreamResponse\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x31\n\x0b\x61ttribution\x18\x02 \x01(\x0b\x32\x1a.gmvaluator.v1.AttributionH\x00\x12\x32\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1f.gmvaluator.v1.AttributeFailureH\x00\x42\t\n\x07outcome\"1\n\x10\x41ttributeFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\".\n\x15GetAttributionRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"I\n\x16GetAttributionResponse\x12/\n\x0b\x61ttribution\x18\x01 \x01(\x0b\x32\x1a.gmvaluator.v1.Attribution\"S\n\x0ePreviewRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x06policy\x18\x03 \x01(\tB\t\n\x07\x63ontent\"B\n\x0fPreviewResponse\x12/\n\x0b\x61ttribution\x18\x01 \x01(\x0b\x32\x1a.gmvaluator.v1.Attribution\"\xd2\x03\n\x0b\x41ttribution\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12#\n\x05stage\x18\x03 \x01(\x0e\x32\x14.gmvaluator.v1.Stage\x12\x30\n\x0c\x63ontributors\x18\x04 \x03(\x0b\x32\x1a.gmvaluator.v1.Contributor\x12\x1a\n\x12unattributed_share\x18\x05 \x01(\x01\x12\x14\n\x07quality\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rissued_micros\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12 \n\x13unattributed_micros\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\x0e\n\x06policy\x18\t \x01(\t\x12\x15\n\x08sequence\x18\n \x01(\x03H\x03\x88\x01\x01\x12\x16\n\thead_hash\x18\x0b \x01(\x0cH\x04\x88\x01\x01\x12\x10\n\x08replayed\x18\x0c \x01(\x08\x12,\n\x07timings\x18\r \x01(\x0b\x32\x1b.gmvaluator.v1.StageTimingsB\n\n\x08_qualityB\x10\n\x0e_issued_microsB\x16\n\x14_unattributed_microsB\x0b\n\t_sequenceB\x0c\n\n_head_hash\"\xfa\x01\n\x0b\x43ontributor\x12\x19\n\x11training_image_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63lip_similarity\x18\x02 \x01(\x01\x12 \n\x13perceptual_distance\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05share\x18\x04 \x01(\x01\x12\x1a\n\rcredit_micros\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x0b\n\x03key\x18\x06 \x01(\t\x12\r\n\x05title\x18\x07 \x01(\t\x12$\n\x06payees\x18\x08 \x03(\x0b\x32\x14.gmvaluator.v1.PayeeB\x16\n\x14_perceptual_distanceB\x10\n\x0e_credit_micros\"o\n\x05Payee\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\tshare_ppm\x18\x03 \x01(\x03\x12\x1a\n\rcredit_micros\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x10\n\x0e_credit_micros\"\xb5\x01\n\x0cStageTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x10\n\x08\x65mbed_ms\x18\x03 \x01(\x01\x12\x11\n\trecall_ms\x18\x04 \x01(\x01\x12\x11\n\trerank_ms\x18\x05 \x01(\x01\x12\x12\n\nquality_ms\x18\x06 \x01(\x01\x12\x0f\n\x07post_ms\x18\x07 \x01(\x01\x12\x10\n\x08total_ms\x18\x08 \x01(\x01\x12\x11\n\tlookup_ms\x18\t \x01(\x01*W\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTAGE_RECALLED\x10\x01\x12\x12\n\x0eSTAGE_RERANKED\x10\x02\x12\x0f\n\x0bSTAGE_FINAL\x10\x03\x32\xf7\x02\n\x12\x41ttributionService\x12P\n\tAttribute\x12\x1f.gmvaluator.v1.AttributeRequest\x1a .gmvaluator.v1.AttributeResponse0\x01\x12\x64\n\x0f\x41ttributeStream\x12%.gmvaluator.v1.AttributeStreamRequest\x1a&.gmvaluator.v1.AttributeStreamResponse(\x01\x30\x01\x12]\n\x0eGetAttribution\x12$.gmvaluator.v1.GetAttributionRequest\x1a%.gmvaluator.v1.GetAttributionResponse\x12J\n\x07Preview\x12\x1d.gmvaluator.v1.PreviewRequest\x1a\x1e.gmvaluator.v1.PreviewResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gmvaluator.v1.attribution_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STAGE']._serialized_start=1593
-  _globals['_STAGE']._serialized_end=1680
+  _globals['_STAGE']._serialized_start=2094
+  _globals['_STAGE']._serialized_end=2181
   _globals['_ATTRIBUTEREQUEST']._serialized_start=84
-  _globals['_ATTRIBUTEREQUEST']._serialized_end=226
-  _globals['_ATTRIBUTERESPONSE']._serialized_start=228
-  _globals['_ATTRIBUTERESPONSE']._serialized_end=296
-  _globals['_GETATTRIBUTIONREQUEST']._serialized_start=298
-  _globals['_GETATTRIBUTIONREQUEST']._serialized_end=344
-  _globals['_GETATTRIBUTIONRESPONSE']._serialized_start=346
-  _globals['_GETATTRIBUTIONRESPONSE']._serialized_end=419
-  _globals['_PREVIEWREQUEST']._serialized_start=421
-  _globals['_PREVIEWREQUEST']._serialized_end=504
-  _globals['_PREVIEWRESPONSE']._serialized_start=506
-  _globals['_PREVIEWRESPONSE']._serialized_end=572
-  _globals['_ATTRIBUTION']._serialized_start=575
-  _globals['_ATTRIBUTION']._serialized_end=1041
-  _globals['_CONTRIBUTOR']._serialized_start=1044
-  _globals['_CONTRIBUTOR']._serialized_end=1294
-  _globals['_PAYEE']._serialized_start=1296
-  _globals['_PAYEE']._serialized_end=1407
-  _globals['_STAGETIMINGS']._serialized_start=1410
-  _globals['_STAGETIMINGS']._serialized_end=1591
-  _globals['_ATTRIBUTIONSERVICE']._serialized_start=1683
-  _globals['_ATTRIBUTIONSERVICE']._serialized_end=1956
+  _globals['_ATTRIBUTEREQUEST']._serialized_end=273
+  _globals['_EMBEDDING']._serialized_start=276
+  _globals['_EMBEDDING']._serialized_end=435
+  _globals['_ATTRIBUTERESPONSE']._serialized_start=437
+  _globals['_ATTRIBUTERESPONSE']._serialized_end=505
+  _globals['_ATTRIBUTESTREAMREQUEST']._serialized_start=507
+  _globals['_ATTRIBUTESTREAMREQUEST']._serialized_end=581
+  _globals['_ATTRIBUTESTREAMRESPONSE']._serialized_start=584
+  _globals['_ATTRIBUTESTREAMRESPONSE']._serialized_end=746
+  _globals['_ATTRIBUTEFAILURE']._serialized_start=748
+  _globals['_ATTRIBUTEFAILURE']._serialized_end=797
+  _globals['_GETATTRIBUTIONREQUEST']._serialized_start=799
+  _globals['_GETATTRIBUTIONREQUEST']._serialized_end=845
+  _globals['_GETATTRIBUTIONRESPONSE']._serialized_start=847
+  _globals['_GETATTRIBUTIONRESPONSE']._serialized_end=920
+  _globals['_PREVIEWREQUEST']._serialized_start=922
+  _globals['_PREVIEWREQUEST']._serialized_end=1005
+  _globals['_PREVIEWRESPONSE']._serialized_start=1007
+  _globals['_PREVIEWRESPONSE']._serialized_end=1073
+  _globals['_ATTRIBUTION']._serialized_start=1076
+  _globals['_ATTRIBUTION']._serialized_end=1542
+  _globals['_CONTRIBUTOR']._serialized_start=1545
+  _globals['_CONTRIBUTOR']._serialized_end=1795
+  _globals['_PAYEE']._serialized_start=1797
+  _globals['_PAYEE']._serialized_end=1908
+  _globals['_STAGETIMINGS']._serialized_start=1911
+  _globals['_STAGETIMINGS']._serialized_end=2092
+  _globals['_ATTRIBUTIONSERVICE']._serialized_start=2184
+  _globals['_ATTRIBUTIONSERVICE']._serialized_end=2559
 # @@protoc_insertion_point(module_scope)

@@ -57,6 +57,7 @@ class AttributeRequest(_message.Message):
     GENERATION_ID_FIELD_NUMBER: _builtins.int
     MODEL_VERSION_FIELD_NUMBER: _builtins.int
     IMAGE_FIELD_NUMBER: _builtins.int
+    EMBEDDING_FIELD_NUMBER: _builtins.int
     GENERATED_AT_FIELD_NUMBER: _builtins.int
     generation_id: _builtins.str
     """The caller's own name for this image, used once for ever: 1-200 characters of A-Z a-z 0-9 . _ : / @ + = -"""
@@ -64,6 +65,12 @@ class AttributeRequest(_message.Message):
     """The generator that made the image, as the operator registered it, such as "demo-1"."""
     image: _builtins.bytes
     """File bytes of a JPEG, PNG or WebP, at most 20 MiB and 25,000,000 pixels."""
+    @_builtins.property
+    def embedding(self) -> Global___Embedding:
+        """What the profile's models made of the image where it is, so that no pixel leaves the caller. Callers need a role
+        of their own for this, and the evidence says it.
+        """
+
     @_builtins.property
     def generated_at(self) -> _timestamp_pb2.Timestamp:
         """When the image was generated, UTC; decides whose rights and which period apply. Now, if absent."""
@@ -74,17 +81,72 @@ class AttributeRequest(_message.Message):
         generation_id: _builtins.str = ...,
         model_version: _builtins.str = ...,
         image: _builtins.bytes = ...,
+        embedding: Global___Embedding | None = ...,
         generated_at: _timestamp_pb2.Timestamp | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "generated_at", b"generated_at", "image", b"image"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "embedding", b"embedding", "generated_at", b"generated_at", "image", b"image"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "generated_at", b"generated_at", "generation_id", b"generation_id", "image", b"image", "model_version", b"model_version"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["content", b"content", "embedding", b"embedding", "generated_at", b"generated_at", "generation_id", b"generation_id", "image", b"image", "model_version", b"model_version"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
-    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["image"]  # noqa: Y015
+    _WhichOneofReturnType_content: _TypeAlias = _typing.Literal["image", "embedding"]  # noqa: Y015
     _WhichOneofArgType_content: _TypeAlias = _typing.Literal["content", b"content"]  # noqa: Y015
     def WhichOneof(self, oneof_group: _WhichOneofArgType_content) -> _WhichOneofReturnType_content | None: ...
 
 Global___AttributeRequest: _TypeAlias = AttributeRequest  # noqa: Y015
+
+@_typing.final
+class Embedding(_message.Message):
+    """One image as the profile's models see it: gmvaluator.client computes it from the file."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    PROFILE_HASH_FIELD_NUMBER: _builtins.int
+    IMAGE_SHA256_FIELD_NUMBER: _builtins.int
+    WIDTH_FIELD_NUMBER: _builtins.int
+    HEIGHT_FIELD_NUMBER: _builtins.int
+    SIZE_BYTES_FIELD_NUMBER: _builtins.int
+    RECALL_FIELD_NUMBER: _builtins.int
+    PERCEPTUAL_FIELD_NUMBER: _builtins.int
+    QUALITY_FIELD_NUMBER: _builtins.int
+    profile_hash: _builtins.str
+    """Hash of the profile whose models computed it, 64 hex digits; it has to be the attributor's."""
+    image_sha256: _builtins.bytes
+    """SHA-256 of the image's file, 32 bytes."""
+    width: _builtins.int
+    """Pixels of the upright image."""
+    height: _builtins.int
+    """As `width`."""
+    size_bytes: _builtins.int
+    """Bytes of the file."""
+    quality: _builtins.float
+    """Quality in 0..1, higher is better."""
+    @_builtins.property
+    def recall(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Recall vector of the profile's dimension, finite and of unit norm."""
+
+    @_builtins.property
+    def perceptual(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Perceptual vector, likewise."""
+
+    def __init__(
+        self,
+        *,
+        profile_hash: _builtins.str = ...,
+        image_sha256: _builtins.bytes = ...,
+        width: _builtins.int = ...,
+        height: _builtins.int = ...,
+        size_bytes: _builtins.int = ...,
+        recall: _abc.Iterable[_builtins.float] | None = ...,
+        perceptual: _abc.Iterable[_builtins.float] | None = ...,
+        quality: _builtins.float = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "image_sha256", b"image_sha256", "perceptual", b"perceptual", "profile_hash", b"profile_hash", "quality", b"quality", "recall", b"recall", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___Embedding: _TypeAlias = Embedding  # noqa: Y015
 
 @_typing.final
 class AttributeResponse(_message.Message):
@@ -109,6 +171,92 @@ class AttributeResponse(_message.Message):
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
 Global___AttributeResponse: _TypeAlias = AttributeResponse  # noqa: Y015
+
+@_typing.final
+class AttributeStreamRequest(_message.Message):
+    """One image of a stream."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    REQUEST_FIELD_NUMBER: _builtins.int
+    @_builtins.property
+    def request(self) -> Global___AttributeRequest:
+        """As to Attribute; one generation_id is asked for once at a time."""
+
+    def __init__(
+        self,
+        *,
+        request: Global___AttributeRequest | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["request", b"request"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributeStreamRequest: _TypeAlias = AttributeStreamRequest  # noqa: Y015
+
+@_typing.final
+class AttributeStreamResponse(_message.Message):
+    """One stage of one image's answer, or why there is none."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    GENERATION_ID_FIELD_NUMBER: _builtins.int
+    ATTRIBUTION_FIELD_NUMBER: _builtins.int
+    FAILURE_FIELD_NUMBER: _builtins.int
+    generation_id: _builtins.str
+    """The image that this is about, as the request named it."""
+    @_builtins.property
+    def attribution(self) -> Global___Attribution:
+        """The stage reached, as from Attribute."""
+
+    @_builtins.property
+    def failure(self) -> Global___AttributeFailure:
+        """Nothing was posted for this image."""
+
+    def __init__(
+        self,
+        *,
+        generation_id: _builtins.str = ...,
+        attribution: Global___Attribution | None = ...,
+        failure: Global___AttributeFailure | None = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _typing.Literal["attribution", b"attribution", "failure", b"failure", "outcome", b"outcome"]  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["attribution", b"attribution", "failure", b"failure", "generation_id", b"generation_id", "outcome", b"outcome"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    _WhichOneofReturnType_outcome: _TypeAlias = _typing.Literal["attribution", "failure"]  # noqa: Y015
+    _WhichOneofArgType_outcome: _TypeAlias = _typing.Literal["outcome", b"outcome"]  # noqa: Y015
+    def WhichOneof(self, oneof_group: _WhichOneofArgType_outcome) -> _WhichOneofReturnType_outcome | None: ...
+
+Global___AttributeStreamResponse: _TypeAlias = AttributeStreamResponse  # noqa: Y015
+
+@_typing.final
+class AttributeFailure(_message.Message):
+    """Why an image of a stream was not valued."""
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    CODE_FIELD_NUMBER: _builtins.int
+    MESSAGE_FIELD_NUMBER: _builtins.int
+    code: _builtins.int
+    """The status that Attribute would have ended with: a number of google.rpc.Code, such as 3 for INVALID_ARGUMENT."""
+    message: _builtins.str
+    """What is wrong, and what to do."""
+    def __init__(
+        self,
+        *,
+        code: _builtins.int = ...,
+        message: _builtins.str = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["code", b"code", "message", b"message"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___AttributeFailure: _TypeAlias = AttributeFailure  # noqa: Y015
 
 @_typing.final
 class GetAttributionRequest(_message.Message):

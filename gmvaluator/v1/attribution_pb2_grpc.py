@@ -40,6 +40,11 @@ class AttributionServiceStub:
                 request_serializer=gmvaluator_dot_v1_dot_attribution__pb2.AttributeRequest.SerializeToString,
                 response_deserializer=gmvaluator_dot_v1_dot_attribution__pb2.AttributeResponse.FromString,
                 _registered_method=True)
+        self.AttributeStream = channel.stream_stream(
+                '/gmvaluator.v1.AttributionService/AttributeStream',
+                request_serializer=gmvaluator_dot_v1_dot_attribution__pb2.AttributeStreamRequest.SerializeToString,
+                response_deserializer=gmvaluator_dot_v1_dot_attribution__pb2.AttributeStreamResponse.FromString,
+                _registered_method=True)
         self.GetAttribution = channel.unary_unary(
                 '/gmvaluator.v1.AttributionService/GetAttribution',
                 request_serializer=gmvaluator_dot_v1_dot_attribution__pb2.GetAttributionRequest.SerializeToString,
@@ -60,6 +65,15 @@ class AttributionServiceServicer:
         """Values one generated image and posts its credits. Answers RECALLED, RERANKED and FINAL in this order; a later
         message replaces the earlier one, and only FINAL is money. Asking again with the same generation_id and image
         posts nothing and answers one FINAL with `replayed` set.
+        """
+        context.set_code(grpc.StatusCode.UNIMPLEMENTED)
+        context.set_details('Method not implemented!')
+        raise NotImplementedError('Method not implemented!')
+
+    def AttributeStream(self, request_iterator, context):
+        """As Attribute, for many images on one stream. Answers come as they are ready, told apart by generation_id, and an
+        image that fails ends its own part alone. The stream reads on as images are done, and answers what it has read
+        after the caller has closed its side. After a cut, send again what had no FINAL, under the same ids.
         """
         context.set_code(grpc.StatusCode.UNIMPLEMENTED)
         context.set_details('Method not implemented!')
@@ -86,6 +100,11 @@ def add_AttributionServiceServicer_to_server(servicer, server):
                     servicer.Attribute,
                     request_deserializer=gmvaluator_dot_v1_dot_attribution__pb2.AttributeRequest.FromString,
                     response_serializer=gmvaluator_dot_v1_dot_attribution__pb2.AttributeResponse.SerializeToString,
+            ),
+            'AttributeStream': grpc.stream_stream_rpc_method_handler(
+                    servicer.AttributeStream,
+                    request_deserializer=gmvaluator_dot_v1_dot_attribution__pb2.AttributeStreamRequest.FromString,
+                    response_serializer=gmvaluator_dot_v1_dot_attribution__pb2.AttributeStreamResponse.SerializeToString,
             ),
             'GetAttribution': grpc.unary_unary_rpc_method_handler(
                     servicer.GetAttribution,
@@ -126,6 +145,33 @@ class AttributionService:
             '/gmvaluator.v1.AttributionService/Attribute',
             gmvaluator_dot_v1_dot_attribution__pb2.AttributeRequest.SerializeToString,
             gmvaluator_dot_v1_dot_attribution__pb2.AttributeResponse.FromString,
+            options,
+            channel_credentials,
+            insecure,
+            call_credentials,
+            compression,
+            wait_for_ready,
+            timeout,
+            metadata,
+            _registered_method=True)
+
+    @staticmethod
+    def AttributeStream(request_iterator,
+            target,
+            options=(),
+            channel_credentials=None,
+            call_credentials=None,
+            insecure=False,
+            compression=None,
+            wait_for_ready=None,
+            timeout=None,
+            metadata=None):
+        return grpc.experimental.stream_stream(
+            request_iterator,
+            target,
+            '/gmvaluator.v1.AttributionService/AttributeStream',
+            gmvaluator_dot_v1_dot_attribution__pb2.AttributeStreamRequest.SerializeToString,
+            gmvaluator_dot_v1_dot_attribution__pb2.AttributeStreamResponse.FromString,
             options,
             channel_credentials,
             insecure,

@@ -38,6 +38,11 @@ class AttributionServiceStub:
     message replaces the earlier one, and only FINAL is money. Asking again with the same generation_id and image
     posts nothing and answers one FINAL with `replayed` set.
     """
+    AttributeStream: _grpc.StreamStreamMultiCallable[_attribution_pb2.AttributeStreamRequest, _attribution_pb2.AttributeStreamResponse]
+    """As Attribute, for many images on one stream. Answers come as they are ready, told apart by generation_id, and an
+    image that fails ends its own part alone. The stream reads on as images are done, and answers what it has read
+    after the caller has closed its side. After a cut, send again what had no FINAL, under the same ids.
+    """
     GetAttribution: _grpc.UnaryUnaryMultiCallable[_attribution_pb2.GetAttributionRequest, _attribution_pb2.GetAttributionResponse]
     """Returns what was posted for a generation; NOT_FOUND if nothing was."""
     Preview: _grpc.UnaryStreamMultiCallable[_attribution_pb2.PreviewRequest, _attribution_pb2.PreviewResponse]
@@ -52,6 +57,11 @@ class AttributionServiceAsyncStub(AttributionServiceStub):
     """Values one generated image and posts its credits. Answers RECALLED, RERANKED and FINAL in this order; a later
     message replaces the earlier one, and only FINAL is money. Asking again with the same generation_id and image
     posts nothing and answers one FINAL with `replayed` set.
+    """
+    AttributeStream: _aio.StreamStreamMultiCallable[_attribution_pb2.AttributeStreamRequest, _attribution_pb2.AttributeStreamResponse]  # type: ignore[assignment]
+    """As Attribute, for many images on one stream. Answers come as they are ready, told apart by generation_id, and an
+    image that fails ends its own part alone. The stream reads on as images are done, and answers what it has read
+    after the caller has closed its side. After a cut, send again what had no FINAL, under the same ids.
     """
     GetAttribution: _aio.UnaryUnaryMultiCallable[_attribution_pb2.GetAttributionRequest, _attribution_pb2.GetAttributionResponse]  # type: ignore[assignment]
     """Returns what was posted for a generation; NOT_FOUND if nothing was."""
@@ -70,6 +80,17 @@ class AttributionServiceServicer(metaclass=_abc_1.ABCMeta):
         """Values one generated image and posts its credits. Answers RECALLED, RERANKED and FINAL in this order; a later
         message replaces the earlier one, and only FINAL is money. Asking again with the same generation_id and image
         posts nothing and answers one FINAL with `replayed` set.
+        """
+
+    @_abc_1.abstractmethod
+    def AttributeStream(
+        self,
+        request_iterator: _MaybeAsyncIterator[_attribution_pb2.AttributeStreamRequest],
+        context: _ServicerContext,
+    ) -> _typing.Union[_abc.Iterator[_attribution_pb2.AttributeStreamResponse], _abc.AsyncIterator[_attribution_pb2.AttributeStreamResponse]]:
+        """As Attribute, for many images on one stream. Answers come as they are ready, told apart by generation_id, and an
+        image that fails ends its own part alone. The stream reads on as images are done, and answers what it has read
+        after the caller has closed its side. After a cut, send again what had no FINAL, under the same ids.
         """
 
     @_abc_1.abstractmethod

@@ -1,5 +1,6 @@
 """The attributor over the wire, as a generation server meets it."""
 
+import functools
 import io
 import struct
 import uuid
@@ -11,11 +12,19 @@ import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from PIL import Image
 
-from gmvaluator.client.sync import AttributorClient
+from gmvaluator.client.embedding import ImageEmbedder
+from gmvaluator.client.sync import AttributorClient, channel_options
 from gmvaluator.errors import Conflict, GmvaluatorError, InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.v1 import attribution_pb2 as v1
+from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub
 from tests.acceptance.conftest import MODEL_VERSION
-from tests.acceptance.programs import Attributor
+from tests.acceptance.programs import Attributor, gmvaluator
+
+
+@functools.cache
+def embedding_of(image: bytes) -> v1.Embedding:
+    with ImageEmbedder("lite", threads=1) as embedder:
+        return embedder.embed(image)
 
 
 def fresh() -> str:
@@ -181,3 +190,70 @@ def test_the_next_good_request_is_unaffected(client: AttributorClient, images: l
         with pytest.raises(GmvaluatorError):
             final(client, image, fresh())
     assert final(client, images[0], fresh()).stage == v1.STAGE_FINAL
+
+
+def test_many_images_on_one_stream_are_answered_by_their_ids(attributor: Attributor, images: list[bytes]) -> None:
+    sent = {fresh(): image for image in [*images[20:28], b"no image"]}
+    requests = [
+        v1.AttributeStreamRequest(
+            request=v1.AttributeRequest(generation_id=name, model_version=MODEL_VERSION, image=image)
+        )
+        for name, image in sent.items()
+    ]
+    with grpc.insecure_channel(attributor.address, options=channel_options(attributor.address)) as channel:
+        answers = list(AttributionServiceStub(channel).AttributeStream(iter(requests), timeout=60))
+    finals = [one.generation_id for one in answers if one.attribution.stage == v1.STAGE_FINAL]
+    failed = [one for one in answers if one.HasField("failure")]
+    assert sorted(finals) == sorted(name for name, image in sent.items() if image != b"no image")
+    assert [(sent[one.generation_id], one.failure.code) for one in failed] == [(b"no image", 3)]
+
+
+def test_an_embedding_in_place_of_the_image_earns_the_same_credits_and_is_flagged(
+    client: AttributorClient, attributor: Attributor, images: list[bytes]
+) -> None:
+    by_image, by_embedding = fresh(), fresh()
+    pixels = final(client, images[8], by_image)
+    embedded = embedding_of(images[8])
+    *_, vectors = client.attribute(embedded, by_embedding, MODEL_VERSION)
+    assert [(one.training_image_id, one.credit_micros) for one in vectors.contributors] == [
+        (one.training_image_id, one.credit_micros) for one in pixels.contributors
+    ]
+    assert (vectors.quality, vectors.issued_micros) == (pixels.quality, pixels.issued_micros)
+    again = list(client.attribute(images[8], by_embedding, MODEL_VERSION))
+    assert [stage.replayed for stage in again] == [True]
+    explained = {
+        name: gmvaluator("ledger", "explain", name, "--data", attributor.data)["evidence"].get("embedded_by")
+        for name in (by_image, by_embedding)
+    }
+    assert explained == {by_image: None, by_embedding: "client"}
+
+
+@pytest.mark.parametrize(
+    ("field", "value", "error"),
+    [
+        ("recall", [float("nan")] * 512, InvalidInput),
+        ("recall", [float("inf")] * 512, InvalidInput),
+        ("recall", [0.0] * 512, InvalidInput),
+        ("perceptual", [1.0], InvalidInput),
+        ("perceptual", [], InvalidInput),
+        ("quality", float("nan"), InvalidInput),
+        ("quality", 1.5, InvalidInput),
+        ("image_sha256", b"short", InvalidInput),
+        ("width", 0, InvalidInput),
+        ("size_bytes", 2**40, InvalidInput),
+        ("profile_hash", "0" * 64, PreconditionFailed),
+    ],
+)
+def test_an_impossible_embedding_is_refused_and_posts_nothing(
+    client: AttributorClient, images: list[bytes], field: str, value: object, error: type[Exception]
+) -> None:
+    embedded = embedding_of(images[8])
+    embedded.ClearField(field)  # type: ignore[arg-type]
+    if isinstance(value, list):
+        getattr(embedded, field).extend(value)
+    else:
+        setattr(embedded, field, value)
+    before = posted(client)
+    with pytest.raises(error):
+        list(client.attribute(embedded, fresh(), MODEL_VERSION))
+    assert posted(client) == before

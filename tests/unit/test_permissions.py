@@ -99,7 +99,7 @@ async def channel(tmp_path: Path, tokens: dict[Role, str]) -> AsyncIterator[grpc
     """To a server with all services over an empty system, which asks for tokens."""
     service, stopping = Service(Admission(8, 10**9)), asyncio.Event()
     server = grpc.aio.server(interceptors=[Authentication(Door(tmp_path / "tokens.json"))])
-    add_AttributionServiceServicer_to_server(AttributionServicer(service), server)
+    add_AttributionServiceServicer_to_server(AttributionServicer(service, stopping), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
     reflection.enable_server_reflection(SERVICES[1:], server)

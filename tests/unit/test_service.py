@@ -81,7 +81,7 @@ async def running(max_in_flight: int = 8, max_watchers: int = 2) -> AsyncIterato
         health.aio.HealthServicer(),
     )
     server = grpc.aio.server(interceptors=[Authentication(Door(None))])
-    add_AttributionServiceServicer_to_server(AttributionServicer(service), server)
+    add_AttributionServiceServicer_to_server(AttributionServicer(service, stopping), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     await set_health(checker, NOT_SERVING)

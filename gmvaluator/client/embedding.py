@@ -1,0 +1,61 @@
+"""Vectors and quality computed where the image is made, so that no pixel leaves the machine."""
+
+from __future__ import annotations
+
+import threading
+from types import TracebackType
+
+import numpy as np
+
+from gmvaluator.errors import InvalidImage
+from gmvaluator.ids import sha256_hex
+from gmvaluator.images import decode_image
+from gmvaluator.models.process import prepare_process
+from gmvaluator.models.registry import load_models
+from gmvaluator.v1 import attribution_pb2 as attribution_v1
+
+
+class ImageEmbedder:
+    """A profile's models in this process. Thread-safe, one image at a time.
+
+    What it makes of an image earns the same credits as the image itself, if profile and version are the attributor's.
+    """
+
+    def __init__(self, profile: str = "lite", device: str = "cpu", threads: int | None = None) -> None:
+        """Load the models, which takes seconds. Raises UnknownProfile, MissingWeights, PreconditionFailed."""
+        prepare_process()
+        self._models = load_models(profile, device, threads)
+        self._hash = self._models.identity.hash
+        self._one = threading.Lock()
+
+    def embed(self, image: bytes) -> attribution_v1.Embedding:
+        """File bytes of a JPEG, PNG or WebP to what is sent in their place. Raises InvalidImage, ModelFailed."""
+        decoded = decode_image(image)
+        inputs = self._models.prepare(decoded)[np.newaxis]
+        with self._one:
+            found = self._models.embed(inputs)
+            quality = self._models.quality(inputs) if found.quality is None else found.quality
+        if not np.isfinite(quality).all():
+            raise InvalidImage("the image's quality is not finite: send another image")
+        return attribution_v1.Embedding(
+            profile_hash=self._hash,
+            image_sha256=bytes.fromhex(sha256_hex(image)),
+            width=decoded.width,
+            height=decoded.height,
+            size_bytes=len(image),
+            recall=found.recall[0].tolist(),
+            perceptual=found.perceptual[0].tolist(),
+            quality=float(quality[0]),
+        )
+
+    def close(self) -> None:
+        """Let go of the models."""
+        del self._models
+
+    def __enter__(self) -> ImageEmbedder:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.close()
