@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Any
 
 import grpc
 
@@ -19,6 +20,7 @@ from gmvaluator.errors import (
     Unauthenticated,
     Unavailable,
 )
+from gmvaluator.v1.attribution_pb2 import AttributeFailure
 
 _ERRORS: dict[grpc.StatusCode, type[GmvaluatorError]] = {
     grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
@@ -33,6 +35,8 @@ _ERRORS: dict[grpc.StatusCode, type[GmvaluatorError]] = {
     grpc.StatusCode.CANCELLED: Unavailable,
 }
 
+_BY_NUMBER = {code.value[0]: kind for code, kind in _ERRORS.items()}
+
 
 @contextmanager
 def translated(address: str) -> Iterator[None]:
@@ -40,5 +44,28 @@ def translated(address: str) -> Iterator[None]:
     try:
         yield
     except grpc.RpcError as error:
-        code, details = error.code(), error.details() or "no details"
-        raise _ERRORS.get(code, Failure)(f"{details} (attributor at {address})") from error
+        raise _ours(error, address) from error
+
+
+def failure_of(failure: AttributeFailure, address: str) -> GmvaluatorError:
+    """Our error for an image of a stream that failed."""
+    kind = _BY_NUMBER.get(failure.code, Failure)
+    return kind(f"{failure.message} (attributor at {address})")
+
+
+def _ours(error: grpc.RpcError, address: str) -> GmvaluatorError:
+    message = f"{error.details() or 'no details'} (attributor at {address})"
+    kind = _ERRORS.get(error.code(), Failure)
+    if kind is Overloaded:
+        return Overloaded(message, _pushback_ms(error))
+    return kind(message)
+
+
+def _pushback_ms(error: grpc.RpcError) -> int | None:
+    """What the server asks for; a negative number means: not again. None if it asks for nothing that can be read."""
+    trailing: Any = error.trailing_metadata() or ()
+    told = dict(trailing).get("grpc-retry-pushback-ms")
+    try:
+        return None if told is None else int(told)
+    except ValueError:
+        return -1

@@ -2,26 +2,35 @@
 
 from __future__ import annotations
 
+import itertools
+import math
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
 from types import TracebackType
+from typing import Any
 
 import grpc
-from google.protobuf.timestamp_pb2 import Timestamp
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from gmvaluator.client.connection import Connection
-from gmvaluator.client.statuses import translated
-from gmvaluator.errors import ImageTooLarge, Unavailable
-from gmvaluator.images import MAX_IMAGE_BYTES
+from gmvaluator.client.requests import (
+    DEADLINE_S,
+    NO_RETRIES,
+    SERVICE,
+    Content,
+    Retries,
+    attribute_request,
+    preview_request,
+)
+from gmvaluator.client.statuses import failure_of, translated
+from gmvaluator.errors import GmvaluatorError, Overloaded, Unavailable
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub
 from gmvaluator.v1.royalty_pb2_grpc import RoyaltyServiceStub
 
-SERVICE = "gmvaluator.v1.AttributionService"
-DEADLINE_S = 60.0
+WATCH_AGAIN = Retries(attempts=1_000_000_000)
 
 
 class AttributorClient:
@@ -29,10 +38,10 @@ class AttributorClient:
 
     Errors are those of `gmvaluator.errors`: InvalidInput, PreconditionFailed, NotFound, Conflict, Overloaded,
     Unavailable, Failure. After Overloaded or Unavailable the same image may be sent again under the same id: it
-    is credited once.
+    is credited once. `retries` does so.
     """
 
-    def __init__(self, server: str | Connection, deadline_s: float = DEADLINE_S) -> None:
+    def __init__(self, server: str | Connection, deadline_s: float = DEADLINE_S, retries: Retries = NO_RETRIES) -> None:
         """server: host:port, with token and TLS from the environment's GMV_*, or a `Connection`.
 
         Raises InvalidInput or PreconditionFailed if these cannot work.
@@ -40,6 +49,7 @@ class AttributorClient:
         connection = Connection.from_environment(address=server) if isinstance(server, str) else server
         self.address = connection.address
         self._deadline_s = deadline_s
+        self._retries = retries
         self._channel = connection.channel()
         self._attribution = AttributionServiceStub(self._channel)
         self._royalty = RoyaltyServiceStub(self._channel)
@@ -62,24 +72,59 @@ class AttributorClient:
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
 
     def attribute(
-        self, image: bytes, generation_id: str, model_version: str, generated_at: datetime | None = None
+        self,
+        image: Content,
+        generation_id: str,
+        model_version: str,
+        generated_at: datetime | None = None,
+        deadline_s: float | None = None,
     ) -> Iterator[attribution_v1.Attribution]:
-        """Value one image and post its credits; yields RECALLED, RERANKED and FINAL as they arrive."""
-        check_size(image)
-        request = attribution_v1.AttributeRequest(
-            generation_id=generation_id, model_version=model_version, image=image, generated_at=_stamp(generated_at)
+        """Value one image, or its embedding, and post its credits; yields RECALLED, RERANKED and FINAL as they arrive.
+
+        What may be asked again (see `Retries`) is, until the deadline; a stage may then come twice.
+        """
+        request = attribute_request(image, generation_id, model_version, generated_at)
+        for response in self._again(self._attribution.Attribute, request, deadline_s):
+            yield response.attribution
+
+    def attribute_many(
+        self, images: Iterable[tuple[str, Content]], model_version: str, deadline_s: float | None = None
+    ) -> Iterator[tuple[str, attribution_v1.Attribution | GmvaluatorError]]:
+        """Value many (generation_id, image) pairs on one stream; yields (generation_id, stage or error) as they come.
+
+        An image that fails does not end the others. A cut raises Unavailable: send again what had no FINAL, under the
+        same ids. `images` is read as the attributor takes them, from another thread. No deadline unless one is given.
+        """
+        requests = (
+            attribution_v1.AttributeStreamRequest(request=attribute_request(image, name, model_version, None))
+            for name, image in images
         )
         with translated(self.address):
-            for response in self._attribution.Attribute(request, timeout=self._deadline_s):
-                yield response.attribution
+            for response in self._attribution.AttributeStream(requests, timeout=deadline_s):
+                failed = response.HasField("failure")
+                yield (
+                    response.generation_id,
+                    failure_of(response.failure, self.address) if failed else response.attribution,
+                )
 
     def preview(self, image: bytes, model_version: str, policy: str = "") -> Iterator[attribution_v1.Attribution]:
         """As `attribute`, but nothing is posted."""
-        check_size(image)
-        request = attribution_v1.PreviewRequest(model_version=model_version, image=image, policy=policy)
-        with translated(self.address):
-            for response in self._attribution.Preview(request, timeout=self._deadline_s):
-                yield response.attribution
+        for response in self._again(self._attribution.Preview, preview_request(image, model_version, policy), None):
+            yield response.attribution
+
+    def _again(self, call: Callable[..., Iterable[Any]], request: Any, deadline_s: float | None) -> Iterator[Any]:
+        ends_at = time.monotonic() + (deadline_s or self._deadline_s)
+        for attempt in itertools.count(1):
+            left_s = ends_at - time.monotonic()
+            try:
+                with translated(self.address):
+                    yield from call(request, timeout=left_s)
+                    return
+            except (Overloaded, Unavailable) as error:
+                pause_s = self._retries.pause_s(error, attempt, ends_at - time.monotonic())
+                if pause_s is None:
+                    raise
+            time.sleep(pause_s)
 
     def get_attribution(self, generation_id: str) -> attribution_v1.Attribution:
         """What was posted for a generation. Raises NotFound."""
@@ -99,11 +144,29 @@ class AttributorClient:
             if not token:
                 return
 
-    def watch_royalties(self, after_sequence: int = 0) -> Iterator[royalty_v1.WatchRoyaltiesResponse]:
-        """Every posting after a sequence, then each new one; without end until the attributor stops."""
-        request = royalty_v1.WatchRoyaltiesRequest(after_sequence=after_sequence)
-        with translated(self.address):
-            yield from self._royalty.WatchRoyalties(request)
+    def watch_royalties(
+        self, after_sequence: int = 0, resume: bool = False
+    ) -> Iterator[royalty_v1.WatchRoyaltiesResponse]:
+        """Every posting after a sequence, then each new one; without end until the attributor stops.
+
+        resume: after a cut, go on from the last posting seen for as long as it takes, instead of raising Unavailable.
+        """
+        attempt = 1
+        while True:
+            request = royalty_v1.WatchRoyaltiesRequest(after_sequence=after_sequence)
+            try:
+                with translated(self.address):
+                    for posting in self._royalty.WatchRoyalties(request):
+                        yield posting
+                        after_sequence, attempt = posting.sequence, 1
+            except (Overloaded, Unavailable):
+                if not resume:
+                    raise
+            else:
+                if not resume:
+                    return
+            time.sleep(WATCH_AGAIN.pause_s(Unavailable(""), attempt, math.inf) or 0.0)
+            attempt += 1
 
     def open_dispute(
         self,
@@ -137,17 +200,3 @@ class AttributorClient:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def check_size(image: bytes) -> None:
-    """Raises ImageTooLarge before anything is sent."""
-    if len(image) > MAX_IMAGE_BYTES:
-        raise ImageTooLarge(f"the image has {len(image):,} bytes; the limit is {MAX_IMAGE_BYTES:,}: send a smaller one")
-
-
-def _stamp(moment: datetime | None) -> Timestamp | None:
-    if moment is None:
-        return None
-    stamp = Timestamp()
-    stamp.FromDatetime(moment)
-    return stamp

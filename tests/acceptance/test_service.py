@@ -12,8 +12,9 @@ import pytest
 from grpc_reflection.v1alpha.proto_reflection_descriptor_database import ProtoReflectionDescriptorDatabase
 from PIL import Image
 
+from gmvaluator.client.connection import Connection
 from gmvaluator.client.embedding import ImageEmbedder
-from gmvaluator.client.sync import AttributorClient, channel_options
+from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import Conflict, GmvaluatorError, InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.v1 import attribution_pb2 as v1
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub
@@ -200,7 +201,7 @@ def test_many_images_on_one_stream_are_answered_by_their_ids(attributor: Attribu
         )
         for name, image in sent.items()
     ]
-    with grpc.insecure_channel(attributor.address, options=channel_options(attributor.address)) as channel:
+    with Connection(attributor.address).channel() as channel:
         answers = list(AttributionServiceStub(channel).AttributeStream(iter(requests), timeout=60))
     finals = [one.generation_id for one in answers if one.attribution.stage == v1.STAGE_FINAL]
     failed = [one for one in answers if one.HasField("failure")]
@@ -247,7 +248,8 @@ def test_an_embedding_in_place_of_the_image_earns_the_same_credits_and_is_flagge
 def test_an_impossible_embedding_is_refused_and_posts_nothing(
     client: AttributorClient, images: list[bytes], field: str, value: object, error: type[Exception]
 ) -> None:
-    embedded = embedding_of(images[8])
+    embedded = v1.Embedding()
+    embedded.CopyFrom(embedding_of(images[8]))
     embedded.ClearField(field)  # type: ignore[arg-type]
     if isinstance(value, list):
         getattr(embedded, field).extend(value)
