@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from gmvaluator.errors import GmvaluatorError, ModelFailed, Overloaded, Unavailable
-from gmvaluator.ports import Float32Array, QueryModels
+from gmvaluator.ports import Float32Array, Prepared, QueryModels
 from gmvaluator.waiter import Waiter, deliver_all
 
 MAX_DELAY_S = 0.005
@@ -47,7 +47,7 @@ class WorkerCounts:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
-    inputs: Float32Array
+    inputs: Prepared
     wants_quality: bool
     waiter: Waiter[Features]
     queued_at: float
@@ -124,12 +124,12 @@ class ModelWorker:
                 self._coming -= 1
                 self._wake.notify()
 
-    async def embed(self, inputs: Float32Array) -> Features:
-        """(3, H, W) from `Models.prepare` to features. Raises Overloaded, ModelFailed or Unavailable."""
+    async def embed(self, inputs: Prepared) -> Features:
+        """An image from `Models.prepare` to features. Raises Overloaded, ModelFailed or Unavailable."""
         return await self._submit(self._embedding, inputs, wants_quality=False)
 
-    async def quality(self, inputs: Float32Array) -> float:
-        """(3, H, W) to quality in [0, 1], higher is better; only for profiles whose `embed` gives none."""
+    async def quality(self, inputs: Prepared) -> float:
+        """Quality in [0, 1], higher is better; only for profiles whose `embed` gives none."""
         features = await self._submit(self._scoring, inputs, wants_quality=True)
         if features.quality is None:
             raise ModelFailed("the quality model answered nothing")
@@ -143,7 +143,7 @@ class ModelWorker:
         if self._thread.is_alive():
             self._thread.join()
 
-    async def _submit(self, queue: deque[_Job], inputs: Float32Array, wants_quality: bool) -> Features:
+    async def _submit(self, queue: deque[_Job], inputs: Prepared, wants_quality: bool) -> Features:
         job = _Job(inputs, wants_quality, Waiter(), time.monotonic())
         with self._wake:
             refusal = self._dead or self._lost
@@ -264,7 +264,7 @@ class ModelWorker:
         self._tell_all(error)
 
     def _compute(self, jobs: list[_Job]) -> list[tuple[Float32Array, Float32Array, float | None]]:
-        inputs = np.stack([job.inputs for job in jobs])
+        inputs = [job.inputs for job in jobs]
         if jobs[0].wants_quality:
             nothing = np.empty(0, np.float32)
             scores = self.models.quality(inputs)
@@ -301,7 +301,7 @@ def _warmed_up(models: QueryModels) -> QueryModels:
     """First calls are slow: make them before anyone waits."""
     from PIL import Image
 
-    inputs = models.prepare(Image.new("RGB", (256, 256), "white"))[np.newaxis]
+    inputs = [models.prepare(Image.new("RGB", (256, 256), "white"))]
     if models.embed(inputs).quality is None:
         models.quality(inputs)
     return models

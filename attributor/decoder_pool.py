@@ -18,7 +18,7 @@ from gmvaluator.errors import InvalidImage, Unavailable
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import check_image
 from gmvaluator.ledger.records import ImageFacts
-from gmvaluator.ports import Float32Array
+from gmvaluator.ports import Prepared
 
 TIMEOUT_S = 15.0
 """Of one image: the largest that is accepted takes a second on a quiet core."""
@@ -43,7 +43,7 @@ class DecoderPool:
     """
 
     def __init__(
-        self, prepare: Callable[[Image.Image], Float32Array], processes: int = 2, timeout_s: float = TIMEOUT_S
+        self, prepare: Callable[[Image.Image], Prepared], processes: int = 2, timeout_s: float = TIMEOUT_S
     ) -> None:
         """prepare: `Models.prepare`; it runs in the pool's threads."""
         self._prepare = prepare

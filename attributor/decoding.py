@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Protocol
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import decode_image
 from gmvaluator.ledger.records import ImageFacts
-from gmvaluator.ports import Float32Array
+from gmvaluator.ports import Prepared
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -19,10 +19,10 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One image, ready for the models: (3, H, W) float32."""
+    """One image, ready for the models."""
 
     facts: ImageFacts
-    inputs: Float32Array
+    inputs: Prepared
 
 
 class Decoder(Protocol):
@@ -35,7 +35,7 @@ class Decoder(Protocol):
 class ThreadDecoder:
     """`Decoder` in threads; Pillow gives the interpreter's lock up while it works."""
 
-    def __init__(self, executor: Executor, prepare: Callable[[Image], Float32Array]) -> None:
+    def __init__(self, executor: Executor, prepare: Callable[[Image], Prepared]) -> None:
         """prepare: `Models.prepare`."""
         self._executor = executor
         self._prepare = prepare
@@ -44,7 +44,7 @@ class ThreadDecoder:
         return await asyncio.get_running_loop().run_in_executor(self._executor, decoded, data, self._prepare)
 
 
-def decoded(data: bytes, prepare: Callable[[Image], Float32Array]) -> Decoded:
+def decoded(data: bytes, prepare: Callable[[Image], Prepared]) -> Decoded:
     """Decode in this thread. Raises InvalidImage, or ImageTooLarge."""
     image = decode_image(data)
     facts = ImageFacts(sha256_hex(data), image.width, image.height, len(data))

@@ -10,17 +10,21 @@ import mmap
 import os
 import signal
 import sys
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
+from attributor.shared_inputs import Array, Place, view_of
 from gmvaluator.errors import GmvaluatorError, ModelFailed
+from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.process import prepare_process
 from gmvaluator.models.registry import load_models
-from gmvaluator.ports import Float32Array, Models
+from gmvaluator.ports import Models, Prepared
 
 KINDS = ("embed", "quality")
+_NOTHING = np.empty(0, np.uint8)
 
 
 class Inputs:
@@ -30,12 +34,12 @@ class Inputs:
         self._descriptor = descriptor
         self._mapped: mmap.mmap | None = None
 
-    def view(self, shape: tuple[int, ...], size_bytes: int) -> Float32Array:
-        """The batch that lies there: (B, 3, H, W) float32."""
+    def view(self, rows: Sequence[Sequence[Place]], size_bytes: int) -> list[list[Array]]:
+        """The arrays of the batch that lies there; the same place is the same array."""
         if self._mapped is None or len(self._mapped) < size_bytes:
             self._mapped = mmap.mmap(self._descriptor, size_bytes)
-        count = int(np.prod(shape))
-        return np.frombuffer(self._mapped, np.float32, count).reshape(shape)
+        arrays = {place: view_of(self._mapped, place) for row in rows for place in row}
+        return [[arrays[place] for place in row] for row in rows]
 
 
 def main() -> None:
@@ -47,7 +51,7 @@ def main() -> None:
     prepare_process()
     with Connection(int(socket)) as parent:
         try:
-            models = load_models(profile, device, int(threads) or None)
+            models = load_models(ProfileChoice.from_text(profile), device, int(threads) or None)
         except Exception as error:  # noqa: BLE001 - the parent waits for an answer
             parent.send(_ours(error))
             return
@@ -58,18 +62,20 @@ def main() -> None:
 def _answer_all(parent: Connection, models: Models, inputs: Inputs) -> None:
     while True:
         try:
-            kind, shape, size_bytes = parent.recv()
+            kind, rows, size_bytes = parent.recv()
         except EOFError:
             return
         try:
-            parent.send(_answer(models, kind, inputs.view(shape, size_bytes)))
+            parent.send(_answer(models, kind, inputs.view(rows, size_bytes)))
         except BrokenPipeError:
             return
 
 
-def _answer(models: Models, kind: str, inputs: Float32Array) -> Any:
+def _answer(models: Models, kind: str, rows: list[list[Array]]) -> Any:
     try:
-        return models.embed(inputs) if kind == "embed" else models.quality(inputs)
+        if kind == "embed":
+            return models.embed([Prepared(recall, perceptual, _NOTHING) for recall, perceptual in rows])
+        return models.quality([Prepared(quality, quality, quality) for (quality,) in rows])
     except Exception as error:  # noqa: BLE001 - models raise anything, and the parent waits for an answer
         return _ours(error)
 

@@ -8,14 +8,15 @@ import os
 import socket
 import subprocess
 import sys
+from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import TYPE_CHECKING, Any
 
-import numpy as np
-
+from attributor.shared_inputs import Array, Place, view_of
 from gmvaluator.errors import GmvaluatorError, Unavailable
+from gmvaluator.models.choice import ProfileChoice, as_choice
 from gmvaluator.models.registry import input_maker
-from gmvaluator.ports import Embeddings, Float32Array
+from gmvaluator.ports import Embeddings, Float32Array, Prepared
 from gmvaluator.profile import ProfileIdentity
 
 if TYPE_CHECKING:
@@ -32,6 +33,8 @@ QUALITY_S = 1_800.0
 
 END_S = 10.0
 
+_ALIGNED_BYTES = 64
+
 
 class ModelProcess:
     """`ports.QueryModels` in a process of its own. One thread calls `embed`, `quality` and `close`.
@@ -39,12 +42,18 @@ class ModelProcess:
     Raises Unavailable once the process is gone: it has to be made anew.
     """
 
-    def __init__(self, profile: str, device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, profile: str | ProfileChoice, device: str = "cpu", threads: int | None = None) -> None:
         """Start the process and wait until the models are loaded. Raises what `load_models` raises, or Unavailable."""
         self._prepare = input_maker(profile)
         self._inputs = _SharedInputs()
         ours, theirs = socket.socketpair()
-        words = [str(theirs.fileno()), str(self._inputs.descriptor), profile, device, str(threads or 0)]
+        words = [
+            str(theirs.fileno()),
+            str(self._inputs.descriptor),
+            as_choice(profile).as_text(),
+            device,
+            str(threads or 0),
+        ]
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", "-m", "attributor.model_child", *words],
             pass_fds=(theirs.fileno(), self._inputs.descriptor),
@@ -67,18 +76,18 @@ class ModelProcess:
         """For those who watch it, or end it in a test."""
         return self._process.pid
 
-    def prepare(self, image: Image) -> Float32Array:
-        """RGB image to model input, in the caller's thread; needs no weights."""
+    def prepare(self, image: Image) -> Prepared:
+        """RGB image to the models' inputs, in the caller's thread; needs no weights."""
         return self._prepare(image)
 
-    def embed(self, inputs: Float32Array) -> Embeddings:
-        """(B, 3, H, W) float32 to embeddings. Raises ModelFailed, or Unavailable if the process died over it."""
-        answer: Embeddings = self._ask("embed", inputs, EMBED_S)
+    def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
+        """B images to embeddings. Raises ModelFailed, or Unavailable if the process died over it."""
+        answer: Embeddings = self._ask("embed", [(one.recall, one.perceptual) for one in inputs], EMBED_S)
         return answer
 
-    def quality(self, inputs: Float32Array) -> Float32Array:
-        """(B, 3, H, W) float32 to (B,) in [0, 1]. Raises as `embed` does."""
-        answer: Float32Array = self._ask("quality", inputs, QUALITY_S)
+    def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
+        """B images to (B,) in [0, 1]. Raises as `embed` does."""
+        answer: Float32Array = self._ask("quality", [(one.quality,) for one in inputs], QUALITY_S)
         return answer
 
     def close(self) -> None:
@@ -91,10 +100,10 @@ class ModelProcess:
             self._process.wait()
         self._inputs.close()
 
-    def _ask(self, kind: str, inputs: Float32Array, timeout_s: float) -> Any:
+    def _ask(self, kind: str, inputs: Sequence[tuple[Array, ...]], timeout_s: float) -> Any:
         try:
-            self._inputs.put(inputs)
-            self._connection.send((kind, inputs.shape, self._inputs.size_bytes))
+            places = self._inputs.put(inputs)
+            self._connection.send((kind, places, self._inputs.size_bytes))
         except OSError as error:
             raise self._lost() from error
         return self._answer(timeout_s)
@@ -128,13 +137,24 @@ class _SharedInputs:
         self.size_bytes = 0
         self._mapped: mmap.mmap | None = None
 
-    def put(self, inputs: Float32Array) -> None:
-        """Copy a batch there; the memory grows to the largest batch."""
-        if self._mapped is None or inputs.nbytes > self.size_bytes:
-            self.size_bytes = inputs.nbytes
+    def put(self, rows: Sequence[tuple[Array, ...]]) -> list[tuple[Place, ...]]:
+        """Copy a batch there, an array that several inputs share once; the memory grows to the largest batch."""
+        places: dict[int, Place] = {}
+        end = 0
+        for array in (array for row in rows for array in row):
+            if id(array) not in places:
+                places[id(array)] = Place(end, array.dtype.str, array.shape)
+                end += -(-array.nbytes // _ALIGNED_BYTES) * _ALIGNED_BYTES
+        self._make_room(end)
+        for array in {id(array): array for row in rows for array in row}.values():
+            view_of(self._mapped, places[id(array)])[...] = array
+        return [tuple(places[id(array)] for array in row) for row in rows]
+
+    def _make_room(self, size_bytes: int) -> None:
+        if self._mapped is None or size_bytes > self.size_bytes:
+            self.size_bytes = max(size_bytes, _ALIGNED_BYTES)
             os.ftruncate(self.descriptor, self.size_bytes)
             self._mapped = mmap.mmap(self.descriptor, self.size_bytes)
-        np.frombuffer(self._mapped, np.float32, inputs.size)[:] = inputs.reshape(-1)
 
     def close(self) -> None:
         if self.descriptor >= 0:

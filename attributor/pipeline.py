@@ -24,7 +24,7 @@ from gmvaluator.ledger.fingerprint import check_fingerprint
 from gmvaluator.ledger.posting import MAX_NEAR_MISSES, ScoredCandidate, ValuedImage, build_posting, rank
 from gmvaluator.ledger.records import ATTRIBUTOR, CLIENT, ImageFacts, NewPosting, StoredPosting
 from gmvaluator.policy import Policy, load_policy
-from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, RightsReader, WorkCard
+from gmvaluator.ports import Candidate, CandidateSearch, Generator, Prepared, RightsReader, WorkCard
 from gmvaluator.valuation import MILLION, distance_millionths, quality_millionths
 
 Out = TypeVar("Out")
@@ -103,7 +103,7 @@ class _Seen:
 
     facts: ImageFacts
     features: Features
-    inputs: Float32Array | None = None
+    inputs: Prepared | None = None
 
 
 @dataclass(frozen=True, slots=True)

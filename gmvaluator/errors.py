@@ -11,6 +11,7 @@ GmvaluatorError
 ├── PreconditionFailed ───── the system is not set up for what was asked
 │   ├── UnknownGenerator
 │   ├── UnknownProfile
+│   ├── UnknownModel
 │   ├── ProfileMismatch
 │   ├── MissingIndex
 │   ├── MissingData
@@ -79,6 +80,10 @@ class UnknownGenerator(PreconditionFailed):
 
 class UnknownProfile(PreconditionFailed):
     """No profile has this name."""
+
+
+class UnknownModel(PreconditionFailed):
+    """A model family has no architecture, type or weights of this name."""
 
 
 class ProfileMismatch(PreconditionFailed):

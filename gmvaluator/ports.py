@@ -39,6 +39,24 @@ class Embeddings:
 
 
 @dataclass(frozen=True, slots=True)
+class Prepared:
+    """One image as each of a profile's models takes it; only the profile that made it reads it.
+
+    One array a model, of the shape and dtype that the model states; the same array where models agree on it, empty
+    where a model is not there or not asked. They are never written to.
+    """
+
+    recall: npt.NDArray[Any]
+    perceptual: npt.NDArray[Any]
+    quality: npt.NDArray[Any]
+
+    @classmethod
+    def shared(cls, inputs: npt.NDArray[Any]) -> Prepared:
+        """For a profile whose outputs all come from one input."""
+        return cls(inputs, inputs, inputs)
+
+
+@dataclass(frozen=True, slots=True)
 class WorkEmbeddings:
     """What a profile makes of B training images, each seen in V views.
 
@@ -59,27 +77,27 @@ class QueryModels(Protocol):
     @property
     def identity(self) -> ProfileIdentity: ...
 
-    def prepare(self, image: Image) -> Float32Array:
-        """RGB image to model input, (3, H, W) float32. Thread-safe; runs beside the model."""
+    def prepare(self, image: Image) -> Prepared:
+        """RGB image to the models' inputs. Thread-safe; runs beside the models."""
 
-    def embed(self, inputs: Float32Array) -> Embeddings:
-        """(B, 3, H, W) float32 from `prepare` to embeddings. Each row depends on its own input alone.
+    def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
+        """B images from `prepare` to embeddings. Each row depends on its own image alone.
 
         Raises ModelFailed if a row is not finite, naming the row.
         """
 
-    def quality(self, inputs: Float32Array) -> Float32Array:
-        """(B, 3, H, W) float32 to (B,) float32 in [0, 1], higher is better."""
+    def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
+        """B images from `prepare` to (B,) float32 in [0, 1], higher is better."""
 
 
 class Models(QueryModels, Protocol):
     """The same, as training images need them too."""
 
-    def prepare_work(self, image: Image) -> Float32Array:
-        """RGB training image to the input of its V views, (V, 3, H, W) float32; the first is the whole image."""
+    def prepare_work(self, image: Image) -> Sequence[Prepared]:
+        """RGB training image to the inputs of its V views; the first is the whole image."""
 
-    def embed_works(self, inputs: Float32Array) -> WorkEmbeddings:
-        """(B, V, 3, H, W) float32 from `prepare_work` to embeddings. Raises ModelFailed, naming the row."""
+    def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
+        """B training images from `prepare_work` to embeddings. Raises ModelFailed, naming the row."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -10,7 +10,6 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
-import numpy as np
 from PIL.Image import Image
 
 from gmvaluator.catalogue.records import NewWork, OwnerReference
@@ -18,7 +17,7 @@ from gmvaluator.errors import InvalidImage, InvalidInput, ModelFailed
 from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.images import MAX_IMAGE_BYTES, decode_image, thumbnail, thumbnail_path
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, KEY_LABELS, KEY_SHA256, KEY_TITLE, KEY_URI
-from gmvaluator.ports import Float32Array, Models, Point, VectorStore
+from gmvaluator.ports import Float32Array, Models, Point, Prepared, VectorStore
 from indexer.source import Source, SourceItem, Unreadable
 
 BATCH_VIEWS = 64
@@ -81,7 +80,7 @@ class Decoded:
 
     work: NewWork
     thumbnail: bytes
-    inputs: Float32Array
+    inputs: Sequence[Prepared]
 
     @property
     def training_image_id(self) -> TrainingImageId:
@@ -196,7 +195,7 @@ class Indexer:
     def _embed(self, images: list[Decoded]) -> list[tuple[Float32Array, Float32Array] | ModelFailed]:
         """One row an image; a batch that fails is halved until the image at fault stands alone."""
         try:
-            rows = self.models.embed_works(np.stack([image.inputs for image in images]))
+            rows = self.models.embed_works([image.inputs for image in images])
         except ModelFailed as error:
             if len(images) == 1:
                 return [error]

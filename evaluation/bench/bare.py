@@ -6,7 +6,6 @@ import json
 import time
 from pathlib import Path
 
-import numpy as np
 import rich_click as click
 
 from gmvaluator.images import decode_image
@@ -25,11 +24,11 @@ def main(images: Path, profile: str, count: int, batch: int, threads: int) -> No
     prepare_process()
     models = load_models(profile, threads=threads)
     data = [path.read_bytes() for path in sorted(images.glob("*.webp"))]
-    models.embed(np.stack([models.prepare(decode_image(data[0]))] * batch))
+    models.embed([models.prepare(decode_image(data[0]))] * batch)
     started = time.monotonic()
     for start in range(0, count, batch):
         numbers = range(start, min(start + batch, count))
-        models.embed(np.stack([models.prepare(decode_image(data[number % len(data)])) for number in numbers]))
+        models.embed([models.prepare(decode_image(data[number % len(data)])) for number in numbers])
     seconds = time.monotonic() - started
     click.echo(json.dumps({"seconds": seconds, "images_per_s": count / seconds}))
 

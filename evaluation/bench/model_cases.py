@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gmvaluator.models.blocks import hasten
-from gmvaluator.ports import Float32Array
+from gmvaluator.ports import Float32Array, Prepared
 
 SIDE_PX = 224
 SEED = 20230401
@@ -197,4 +197,9 @@ def _ready_lite(precision: str) -> Model:
 
     models = load_models("lite")
     assert precision == models.identity.precision
-    return lambda inputs: models.embed(np.stack(inputs).astype(np.float32) / np.float32(127.5) - np.float32(1)).recall
+
+    def embed(inputs: Sequence[Pixels]) -> Float32Array:
+        scaled = (one.astype(np.float32) / np.float32(127.5) - np.float32(1) for one in inputs)
+        return models.embed([Prepared.shared(one) for one in scaled]).recall
+
+    return embed

@@ -42,7 +42,7 @@ def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
     inputs = [models.prepare(query.image) for query in queries]
     parts = []
     for start in range(0, len(inputs), _CHUNK):
-        parts.append(models.embed(np.stack(inputs[start : start + _CHUNK])))
+        parts.append(models.embed(inputs[start : start + _CHUNK]))
         print(f"embedded {start + len(parts[-1].recall):,}/{len(inputs):,}", end="\r", file=sys.stderr)  # noqa: T201
     print(file=sys.stderr)  # noqa: T201
     return Embeddings(

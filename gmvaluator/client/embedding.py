@@ -31,7 +31,7 @@ class ImageEmbedder:
     def embed(self, image: bytes) -> attribution_v1.Embedding:
         """File bytes of a JPEG, PNG or WebP to what is sent in their place. Raises InvalidImage, ModelFailed."""
         decoded = decode_image(image)
-        inputs = self._models.prepare(decoded)[np.newaxis]
+        inputs = [self._models.prepare(decoded)]
         with self._one:
             found = self._models.embed(inputs)
             quality = self._models.quality(inputs) if found.quality is None else found.quality

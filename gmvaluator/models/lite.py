@@ -6,7 +6,7 @@ Backbone (`data/lite-backbone.safetensors`) and heads (`data/lite.safetensors`) 
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -20,11 +20,13 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gmvaluator.errors import InvalidImage, ModelFailed, PreconditionFailed
+from gmvaluator.errors import InvalidImage, ModelFailed
+from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.folding import fold
 from gmvaluator.models.registry import DATA
+from gmvaluator.models.runtime import usable_device
 from gmvaluator.models.weights import read_pinned
-from gmvaluator.ports import Embeddings, Float32Array, WorkEmbeddings
+from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
 
 SIDE_PX = 224
@@ -149,36 +151,36 @@ class LiteModels:
     def identity(self) -> ProfileIdentity:
         return self._identity
 
-    def prepare(self, image: Image.Image) -> Float32Array:
+    def prepare(self, image: Image.Image) -> Prepared:
         """RGB image of any size to (3, 224, 224) float32 in [-1, 1]: the whole image, centred on white.
 
         Raises InvalidImage if the image is not RGB.
         """
-        return prepare(image)
+        return Prepared.shared(prepare(image))
 
-    def embed(self, inputs: Float32Array) -> Embeddings:
-        """(B, 3, 224, 224) float32 from `prepare` to embeddings with quality. Raises ModelFailed, naming the row.
+    def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
+        """B images from `prepare` to embeddings with quality. Raises ModelFailed, naming the row.
 
         recall and perceptual are equal: the embedding that tells sources apart best also finds most of them.
         """
-        _check_shape(inputs)
+        stacked = _stacked([one.recall for one in inputs])
         with _model_failures(), torch.inference_mode():
-            chunks = [self._pass(inputs[row : row + CHUNK_ROWS]) for row in range(0, len(inputs), CHUNK_ROWS)]
+            chunks = [self._pass(stacked[row : row + CHUNK_ROWS]) for row in range(0, len(stacked), CHUNK_ROWS)]
         embedding, quality = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         _check_finite(embedding, quality)
         return Embeddings(embedding, embedding.copy(), quality)
 
-    def prepare_work(self, image: Image.Image) -> Float32Array:
-        """RGB training image to (1, 3, 224, 224) float32: its only view is the whole. Raises InvalidImage."""
-        return self.prepare(image)[None]
+    def prepare_work(self, image: Image.Image) -> list[Prepared]:
+        """RGB training image to the input of its only view, the whole. Raises InvalidImage."""
+        return [self.prepare(image)]
 
-    def embed_works(self, inputs: Float32Array) -> WorkEmbeddings:
-        """(B, 1, 3, 224, 224) float32 from `prepare_work` to embeddings. Raises ModelFailed, naming the row."""
-        rows = self.embed(inputs[:, 0])
+    def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
+        """B training images from `prepare_work` to embeddings. Raises ModelFailed, naming the row."""
+        rows = self.embed([whole for (whole,) in inputs])
         return WorkEmbeddings(rows.recall, rows.perceptual[:, None])
 
-    def quality(self, inputs: Float32Array) -> Float32Array:
-        """(B, 3, 224, 224) float32 to (B,) float32 in [0, 1]; costs a forward pass, so take it from `embed`."""
+    def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
+        """B images from `prepare` to (B,) float32 in [0, 1]; costs a forward pass, so take it from `embed`."""
         quality = self.embed(inputs).quality
         assert quality is not None
         return quality
@@ -186,6 +188,12 @@ class LiteModels:
     def _pass(self, inputs: Float32Array) -> tuple[Float32Array, ...]:
         features = self._backbone(to_tensor(inputs, self._device))
         return tuple(output.cpu().numpy() for output in self._heads(features))
+
+
+def input_maker(choice: ProfileChoice) -> Callable[[Image.Image], Prepared]:
+    """See `registry.input_maker`."""
+    choice.check_no_variant()
+    return lambda image: Prepared.shared(prepare(image))
 
 
 def prepare(image: Image.Image) -> Float32Array:
@@ -212,12 +220,15 @@ def to_tensor(inputs: Float32Array, device: torch.device) -> Tensor:
     return torch.from_numpy(writeable).to(device, memory_format=torch.channels_last)
 
 
-def load(identity: ProfileIdentity, device: str = "cpu", threads: int | None = None) -> LiteModels:
+def load(
+    choice: ProfileChoice, identity: ProfileIdentity, device: str = "cpu", threads: int | None = None
+) -> LiteModels:
     """See `registry.load_models`."""
+    choice.check_no_variant()
     if threads is not None:
         torch.set_num_threads(threads)
     heads = Heads(_pinned_tensors(HEADS_FILE, identity.weights["heads"]))
-    return LiteModels(identity, load_backbone(identity), heads, _usable(device))
+    return LiteModels(identity, load_backbone(identity), heads, usable_device(device))
 
 
 def load_backbone(identity: ProfileIdentity) -> Backbone:
@@ -230,19 +241,17 @@ def _pinned_tensors(file_name: str, sha256: str) -> dict[str, Tensor]:
     return safetensors.torch.load(read_pinned(DATA / file_name, sha256, _REMEDY))
 
 
-def _usable(device: str) -> torch.device:
-    try:
-        return torch.zeros(1, device=device).device
-    except (RuntimeError, AssertionError) as error:
-        raise PreconditionFailed(f"device {device!r} cannot be used ({error}): use cpu") from error
-
-
-def _check_shape(inputs: Float32Array) -> None:
-    if inputs.ndim != 4 or inputs.shape[1:] != (3, SIDE_PX, SIDE_PX) or not len(inputs) or inputs.dtype != np.float32:
-        raise ModelFailed(
-            f"inputs of shape {inputs.shape} and type {inputs.dtype} cannot be embedded: "
-            f"give (B, 3, {SIDE_PX}, {SIDE_PX}) float32 from prepare"
-        )
+def _stacked(inputs: Sequence[npt.NDArray[Any]]) -> Float32Array:
+    """B inputs to (B, 3, 224, 224). Raises ModelFailed unless they are what `prepare` makes."""
+    for one in inputs:
+        if one.shape != (3, SIDE_PX, SIDE_PX) or one.dtype != np.float32:
+            raise ModelFailed(
+                f"an input of shape {one.shape} and type {one.dtype} cannot be embedded: "
+                f"give (3, {SIDE_PX}, {SIDE_PX}) float32 from prepare"
+            )
+    if not inputs:
+        raise ModelFailed("no images were given: give at least one from prepare")
+    return np.stack(inputs)
 
 
 def _check_finite(*outputs: Float32Array) -> None:

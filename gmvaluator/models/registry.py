@@ -8,20 +8,25 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from gmvaluator.errors import UnknownProfile
-from gmvaluator.ports import Float32Array, Models
+from gmvaluator.errors import InvalidInput, UnknownProfile
+from gmvaluator.models.choice import ProfileChoice, as_choice
+from gmvaluator.models.folder import ModelsFolder
+from gmvaluator.models.parts.selection import parts_of
+from gmvaluator.ports import Models, Prepared
 from gmvaluator.profile import ProfileIdentity
 
 if TYPE_CHECKING:
     from PIL.Image import Image
 
 DATA = Path(__file__).parent / "data"
-"""Holds `NAME.json`, a profile's identity with the pinned hash of every weight file, and what we trained."""
+"""Holds `NAME.json`, a shipped profile's identity with the pinned hash of every weight file, and what we trained."""
+
+PRECISIONS = ("fp32",)
 
 _STUB = "gmvaluator.testing.stub"
 """Profile `stub`, or `stub:OPTIONS`: models without weights, for measuring the service. It is not listed."""
 
-_FAMILIES = {"lite": "gmvaluator.models.lite"}
+_FAMILIES = {"lite": "gmvaluator.models.lite", "paper": "gmvaluator.models.paper"}
 
 
 def known_profiles() -> tuple[str, ...]:
@@ -29,49 +34,75 @@ def known_profiles() -> tuple[str, ...]:
     return tuple(sorted(_FAMILIES))
 
 
-def profile_identity(profile: str) -> ProfileIdentity:
-    """Identity of a profile, from its pins alone: imports no model code. Raises UnknownProfile."""
-    if _is_stub(profile):
+def profile_identity(profile: str | ProfileChoice) -> ProfileIdentity:
+    """Identity of a profile, from its pins or from the record of the models folder: imports no model code.
+
+    Raises UnknownProfile, InvalidInput or UnknownModel for variants there are not, MissingWeights if a weight file
+    is absent or not recorded.
+    """
+    choice = as_choice(profile)
+    if _is_stub(choice):
         stub: ProfileIdentity = importlib.import_module(_STUB).IDENTITY
         return stub
-    _check_known(profile)
-    pins = (DATA / f"{profile}.json").read_text(encoding="utf-8")
+    _check(choice)
+    if choice.profile == "paper":
+        return _composed_identity(choice)
+    choice.check_no_variant()
+    pins = (DATA / f"{choice.profile}.json").read_text(encoding="utf-8")
     return ProfileIdentity.from_dict(json.loads(pins))
 
 
-def load_models(profile: str, device: str = "cpu", threads: int | None = None) -> Models:
+def load_models(profile: str | ProfileChoice, device: str = "cpu", threads: int | None = None) -> Models:
     """Load a profile's models onto `device`; takes seconds, and reads local files only.
 
     threads: CPU threads of one forward pass for this process, None for torch's default (all cores). Call it on
     the thread that will call `embed`, after `process.prepare_process`.
-    Raises UnknownProfile, MissingWeights if a weight file is absent or is not the pinned one, PreconditionFailed if
-    the device cannot be used.
+    Raises what `profile_identity` raises, MissingWeights if a weight file is not the pinned or recorded one or holds
+    code, PreconditionFailed if the device cannot be used.
     """
-    if _is_stub(profile):
-        stub: Models = importlib.import_module(_STUB).load(profile.partition(":")[2])
+    choice = as_choice(profile)
+    if _is_stub(choice):
+        stub: Models = importlib.import_module(_STUB).load(choice.profile.partition(":")[2])
         return stub
-    identity = profile_identity(profile)
-    family = importlib.import_module(_FAMILIES[profile])
-    models: Models = family.load(identity, device, threads)
+    identity = profile_identity(choice)
+    models: Models = importlib.import_module(_FAMILIES[choice.profile]).load(choice, identity, device, threads)
     return models
 
 
-def input_maker(profile: str) -> Callable[[Image], Float32Array]:
-    """What turns an RGB image into a profile's model input, (3, H, W) float32; loads no weights. Thread-safe.
+def input_maker(profile: str | ProfileChoice) -> Callable[[Image], Prepared]:
+    """What turns an RGB image into the inputs of a profile's models; loads no weights. Thread-safe.
 
-    Raises UnknownProfile.
+    Raises UnknownProfile, InvalidInput or UnknownModel.
     """
-    if not _is_stub(profile):
-        _check_known(profile)
-    family = importlib.import_module(_FAMILIES.get(profile, _STUB))
-    prepare: Callable[[Image], Float32Array] = family.prepare
-    return prepare
+    choice = as_choice(profile)
+    if _is_stub(choice):
+        stub: Callable[[Image], Prepared] = importlib.import_module(_STUB).input_maker()
+        return stub
+    _check(choice)
+    make: Callable[[Image], Prepared] = importlib.import_module(_FAMILIES[choice.profile]).input_maker(choice)
+    return make
 
 
-def _is_stub(profile: str) -> bool:
-    return profile.partition(":")[0] == "stub"
+def _is_stub(choice: ProfileChoice) -> bool:
+    return choice.profile.partition(":")[0] == "stub"
 
 
-def _check_known(profile: str) -> None:
-    if profile not in _FAMILIES:
-        raise UnknownProfile(f"there is no profile {profile!r}; known: {', '.join(known_profiles())}")
+def _check(choice: ProfileChoice) -> None:
+    if choice.profile not in _FAMILIES:
+        raise UnknownProfile(f"there is no profile {choice.profile!r}; known: {', '.join(known_profiles())}")
+    if (choice.precision or PRECISIONS[0]) not in PRECISIONS:
+        raise InvalidInput(f"--precision {choice.precision!r} is not known: give {' or '.join(PRECISIONS)}")
+
+
+def _composed_identity(choice: ProfileChoice) -> ProfileIdentity:
+    parts, folder = parts_of(choice), ModelsFolder(choice.models)
+    return ProfileIdentity(
+        name=choice.profile,
+        recall_model=parts.recall.model,
+        perceptual_model=parts.perceptual.model,
+        quality_model=parts.quality.model,
+        recall_dim=parts.recall.dim,
+        perceptual_dim=parts.perceptual.dim,
+        precision=choice.precision or PRECISIONS[0],
+        weights={file.role: folder.recorded_sha256(file) for file in parts.files},
+    )

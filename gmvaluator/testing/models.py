@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 
 import numpy as np
 from PIL import Image
 
 from gmvaluator.errors import ModelFailed
-from gmvaluator.ports import Embeddings, Float32Array, WorkEmbeddings
+from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
 
 SIDE_PX = 8
@@ -41,43 +41,50 @@ class FakeModels:
     def identity(self) -> ProfileIdentity:
         return FAKE_IDENTITY
 
-    def prepare(self, image: Image.Image) -> Float32Array:
+    def prepare(self, image: Image.Image) -> Prepared:
         """RGB image to (3, 8, 8) float32 in [0, 1]."""
         small = image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
-        return np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255)
+        return Prepared.shared(np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255))
 
-    def embed(self, inputs: Float32Array) -> Embeddings:
-        """(B, 3, 8, 8) to unit vectors of 64 and 192 dimensions."""
+    def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
+        """B images to unit vectors of 64 and 192 dimensions."""
         self.batches.append(len(inputs))
+        rows = _stacked(inputs)
         if self.on_batch is not None:
-            self.on_batch(inputs)
-        blocks = inputs.reshape(len(inputs), 3, 4, 2, 4, 2).mean(axis=(3, 5)).reshape(len(inputs), -1)
+            self.on_batch(rows)
+        blocks = rows.reshape(len(rows), 3, 4, 2, 4, 2).mean(axis=(3, 5)).reshape(len(rows), -1)
         padded = np.pad(blocks + 0.01, ((0, 0), (0, 64 - blocks.shape[1])))
-        quality = None if self._separate_quality else self._brightness(inputs)
-        return Embeddings(_unit(padded), self._perceptual(inputs), quality)
+        quality = None if self._separate_quality else self._brightness(rows)
+        return Embeddings(_unit(padded), self._perceptual(rows), quality)
 
-    def prepare_work(self, image: Image.Image) -> Float32Array:
-        """RGB image to (2, 3, 8, 8): the whole, and its upper left quarter."""
+    def prepare_work(self, image: Image.Image) -> list[Prepared]:
+        """RGB image to two views: the whole, and its upper left quarter."""
         quarter = image.crop((0, 0, max(image.width // 2, 1), max(image.height // 2, 1)))
-        return np.stack([self.prepare(image), self.prepare(quarter)])
+        return [self.prepare(image), self.prepare(quarter)]
 
-    def embed_works(self, inputs: Float32Array) -> WorkEmbeddings:
-        """(B, 2, 3, 8, 8) to unit vectors of 64 and 192 dimensions."""
-        whole, quarter = self.embed(inputs[:, 0]), self._perceptual(inputs[:, 1])
+    def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
+        """B images of two views to unit vectors of 64 and 192 dimensions."""
+        whole = self.embed([views[0] for views in inputs])
+        quarter = self._perceptual(_stacked([views[1] for views in inputs]))
         return WorkEmbeddings(whole.recall, np.stack([whole.perceptual, quarter], axis=1))
 
-    def quality(self, inputs: Float32Array) -> Float32Array:
-        """(B, 3, 8, 8) to (B,) in [0, 1]."""
-        return self._brightness(inputs)
+    def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
+        """B images to (B,) in [0, 1]."""
+        return self._brightness(_stacked(inputs))
 
-    def _perceptual(self, inputs: Float32Array) -> Float32Array:
-        return _unit(inputs.reshape(len(inputs), -1) + 0.01)
+    def _perceptual(self, rows: Float32Array) -> Float32Array:
+        return _unit(rows.reshape(len(rows), -1) + 0.01)
 
-    def _brightness(self, inputs: Float32Array) -> Float32Array:
-        brightness: Float32Array = inputs.mean(axis=(1, 2, 3), dtype=np.float32)
+    def _brightness(self, rows: Float32Array) -> Float32Array:
+        brightness: Float32Array = rows.mean(axis=(1, 2, 3), dtype=np.float32)
         if not np.isfinite(brightness).all():
             raise ModelFailed("a row is not finite")
         return brightness
+
+
+def _stacked(inputs: Sequence[Prepared]) -> Float32Array:
+    stacked: Float32Array = np.stack([one.recall for one in inputs])
+    return stacked
 
 
 def _unit(rows: Float32Array) -> Float32Array:

@@ -9,13 +9,14 @@ from __future__ import annotations
 
 import os
 import time
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
 from PIL import Image
 
 from gmvaluator.errors import UnknownProfile
-from gmvaluator.ports import Embeddings, Float32Array
+from gmvaluator.ports import Embeddings, Float32Array, Prepared
 from gmvaluator.profile import ProfileIdentity
 
 SIDE_PX = 16
@@ -55,30 +56,40 @@ class StubModels:
     def identity(self) -> ProfileIdentity:
         return IDENTITY
 
-    def prepare(self, image: Image.Image) -> Float32Array:
+    def prepare(self, image: Image.Image) -> Prepared:
         """RGB image to (3, 16, 16) float32 in [0, 1]."""
         return prepare(image)
 
-    def embed(self, inputs: Float32Array) -> Embeddings:
-        """(B, 3, 16, 16) float32 to two unit vectors of 512 dimensions, and brightness as quality."""
-        if self._cost.fragile and not inputs.any():
+    def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
+        """B images to two unit vectors of 512 dimensions, and brightness as quality."""
+        stacked = np.stack([one.recall for one in inputs])
+        if self._cost.fragile and not stacked.any():
             os._exit(9)
         time.sleep((self._cost.batch_ms + self._cost.image_ms * len(inputs)) / 1000)
-        pixels = inputs.reshape(len(inputs), -1).astype(np.float64) + 0.01
+        pixels = stacked.reshape(len(stacked), -1).astype(np.float64) + 0.01
         # One row at a time: a product of matrices may round a row by the others beside it.
         recall, perceptual = (np.stack([_unit(row @ matrix) for row in pixels]) for matrix in self._projections)
-        return Embeddings(recall, perceptual, None if self._cost.apart else self.quality(inputs))
+        return Embeddings(recall, perceptual, None if self._cost.apart else _brightness(stacked))
 
-    def quality(self, inputs: Float32Array) -> Float32Array:
-        """(B, 3, 16, 16) float32 to (B,) float32 in [0, 1]."""
-        brightness: Float32Array = inputs.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)
-        return brightness
+    def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
+        """B images to (B,) float32 in [0, 1]."""
+        return _brightness(np.stack([one.quality for one in inputs]))
 
 
-def prepare(image: Image.Image) -> Float32Array:
+def _brightness(stacked: Float32Array) -> Float32Array:
+    brightness: Float32Array = stacked.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)
+    return brightness
+
+
+def input_maker() -> Callable[[Image.Image], Prepared]:
+    """See `registry.input_maker`."""
+    return prepare
+
+
+def prepare(image: Image.Image) -> Prepared:
     """What `StubModels.prepare` does."""
     small = image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
-    return np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255)
+    return Prepared.shared(np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255))
 
 
 def cost_of(options: str) -> Cost:

@@ -7,7 +7,7 @@ from PIL import Image
 from gmvaluator.errors import ModelFailed
 from gmvaluator.images import decode_image
 from gmvaluator.models.registry import load_models
-from gmvaluator.ports import Float32Array, Models
+from gmvaluator.ports import Models, Prepared
 from gmvaluator.samples import sample_folder
 from gmvaluator.testing.models import FakeModels
 
@@ -21,25 +21,25 @@ def models(request: pytest.FixtureRequest) -> Models:
 
 
 @pytest.fixture(scope="module")
-def inputs(models: Models) -> Float32Array:
+def inputs(models: Models) -> list[Prepared]:
     paths = sorted((sample_folder("openclipart") / "images").glob("*.webp"))[: COUNT * 40 : 40]
-    return np.stack([models.prepare(decode_image(path.read_bytes())) for path in paths])
+    return [models.prepare(decode_image(path.read_bytes())) for path in paths]
 
 
-def test_rows_have_the_identity_s_dimensions(models: Models, inputs: Float32Array) -> None:
+def test_rows_have_the_identity_s_dimensions(models: Models, inputs: list[Prepared]) -> None:
     embeddings = models.embed(inputs)
     assert embeddings.recall.shape == (COUNT, models.identity.recall_dim)
     assert embeddings.perceptual.shape == (COUNT, models.identity.perceptual_dim)
     assert embeddings.recall.dtype == embeddings.perceptual.dtype == np.float32
 
 
-def test_vectors_have_unit_norm(models: Models, inputs: Float32Array) -> None:
+def test_vectors_have_unit_norm(models: Models, inputs: list[Prepared]) -> None:
     embeddings = models.embed(inputs)
     for vectors in (embeddings.recall, embeddings.perceptual):
         np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
 
 
-def test_quality_lies_between_0_and_1_and_is_the_same_asked_alone(models: Models, inputs: Float32Array) -> None:
+def test_quality_lies_between_0_and_1_and_is_the_same_asked_alone(models: Models, inputs: list[Prepared]) -> None:
     quality = models.embed(inputs).quality
     assert quality is not None
     assert quality.shape == (COUNT,)
@@ -49,7 +49,7 @@ def test_quality_lies_between_0_and_1_and_is_the_same_asked_alone(models: Models
 
 
 @pytest.mark.parametrize("batch", [1, 3, 8, 16])
-def test_a_batch_equals_singles(models: Models, inputs: Float32Array, batch: int) -> None:
+def test_a_batch_equals_singles(models: Models, inputs: list[Prepared], batch: int) -> None:
     whole = models.embed(inputs)
     assert whole.quality is not None
     for start in range(0, COUNT, batch):
@@ -61,30 +61,32 @@ def test_a_batch_equals_singles(models: Models, inputs: Float32Array, batch: int
         np.testing.assert_allclose(part.quality, whole.quality[rows], rtol=0, atol=1e-5)
 
 
-def test_neighbours_in_a_batch_do_not_matter(models: Models, inputs: Float32Array) -> None:
+def test_neighbours_in_a_batch_do_not_matter(models: Models, inputs: list[Prepared]) -> None:
     order = np.random.default_rng(1).permutation(COUNT)
-    one, other = models.embed(inputs), models.embed(inputs[order])
+    one, other = models.embed(inputs), models.embed([inputs[row] for row in order])
     np.testing.assert_allclose(other.recall, one.recall[order], rtol=0, atol=1e-5)
     np.testing.assert_allclose(other.perceptual, one.perceptual[order], rtol=0, atol=1e-5)
 
 
-def test_inputs_are_left_as_they_were_and_need_not_be_writeable(models: Models, inputs: Float32Array) -> None:
-    locked = inputs[:2].copy()
-    locked.flags.writeable = False
+def test_inputs_are_left_as_they_were_and_need_not_be_writeable(models: Models, inputs: list[Prepared]) -> None:
+    locked = [Prepared.shared(one.recall.copy()) for one in inputs[:2]]
+    for one in locked:
+        one.recall.flags.writeable = False
     models.embed(locked)
-    np.testing.assert_array_equal(locked, inputs[:2])
+    for one, original in zip(locked, inputs, strict=False):
+        np.testing.assert_array_equal(one.recall, original.recall)
 
 
-def test_a_row_that_is_not_finite_fails_the_batch(models: Models, inputs: Float32Array) -> None:
-    broken = inputs[:4].copy()
-    broken[2] = np.nan
+def test_a_row_that_is_not_finite_fails_the_batch(models: Models, inputs: list[Prepared]) -> None:
+    nothing = Prepared.shared(np.full_like(inputs[2].recall, np.nan))
+    broken = [*inputs[:2], nothing, inputs[3]]
     with pytest.raises(ModelFailed):
         models.embed(broken)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (200, 1), (1, 200), (31, 4000)])
-def test_any_shape_can_be_prepared(models: Models, inputs: Float32Array, size: tuple[int, int]) -> None:
+def test_any_shape_can_be_prepared(models: Models, inputs: list[Prepared], size: tuple[int, int]) -> None:
     prepared = models.prepare(Image.new("RGB", size, "teal"))
-    assert prepared.shape == inputs.shape[1:]
-    assert prepared.dtype == np.float32
-    assert np.isfinite(models.embed(prepared[None]).recall).all()
+    assert prepared.recall.shape == inputs[0].recall.shape
+    assert prepared.recall.dtype == inputs[0].recall.dtype
+    assert np.isfinite(models.embed([prepared]).recall).all()

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import numpy.typing as npt
 import pytest
 import timm
 import torch
@@ -16,9 +17,10 @@ from evaluation.training.distortions import KINDS, distort
 from gmvaluator.errors import InvalidImage, MissingWeights, ModelFailed, PreconditionFailed
 from gmvaluator.images import decode_image
 from gmvaluator.models import folding, lite
+from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.lite import CHUNK_ROWS, SIDE_PX, LiteModels
 from gmvaluator.models.registry import load_models, profile_identity
-from gmvaluator.ports import Float32Array, Models
+from gmvaluator.ports import Float32Array, Models, Prepared
 from gmvaluator.samples import sample_folder
 
 SAMPLE = sample_folder("openclipart")
@@ -41,14 +43,14 @@ def one_of_each_owner() -> list[Image.Image]:
 
 
 def qualities(models: Models, images: list[Image.Image]) -> Float32Array:
-    return models.quality(np.stack([models.prepare(image) for image in images]))
+    return models.quality([models.prepare(image) for image in images])
 
 
 def test_golden_vectors(models: Models) -> None:
     """Tolerance 1e-4: other processors and versions of torch sum in another order."""
     golden = np.load(GOLDEN)
     assert str(golden["profile"]) == profile_identity("lite").hash, "run `python -m tests.golden.write_lite`"
-    embeddings = models.embed(np.stack([models.prepare(sample_image(str(key))) for key in golden["keys"]]))
+    embeddings = models.embed([models.prepare(sample_image(str(key))) for key in golden["keys"]])
     assert embeddings.quality is not None
     np.testing.assert_allclose(embeddings.recall, golden["recall"], rtol=0, atol=1e-4)
     np.testing.assert_allclose(embeddings.perceptual, golden["perceptual"], rtol=0, atol=1e-4)
@@ -57,9 +59,9 @@ def test_golden_vectors(models: Models) -> None:
 
 def test_a_work_is_nearest_to_its_own_derivative(models: Models) -> None:
     images = one_of_each_owner()
-    works = models.embed(np.stack([models.prepare(image) for image in images]))
+    works = models.embed([models.prepare(image) for image in images])
     mirrored = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
-    queries = models.embed(np.stack([models.prepare(image) for image in mirrored]))
+    queries = models.embed([models.prepare(image) for image in mirrored])
     for vectors, asked in ((works.recall, queries.recall), (works.perceptual, queries.perceptual)):
         assert (np.argmax(asked @ vectors.T, axis=1) == np.arange(len(images))).mean() > 0.9
 
@@ -74,7 +76,7 @@ def test_clean_images_lie_above_their_distorted_copies(models: Models, kind: str
 
 def test_rows_are_independent_of_the_pass_they_are_in(models: Models) -> None:
     """To the bit, on one machine: credits do not depend on who else is asking."""
-    inputs = np.stack([models.prepare(image) for image in one_of_each_owner()[: CHUNK_ROWS + 3]])
+    inputs = [models.prepare(image) for image in one_of_each_owner()[: CHUNK_ROWS + 3]]
     whole = models.embed(inputs)
     for row in (0, CHUNK_ROWS - 1, CHUNK_ROWS + 2):
         single = models.embed(inputs[row : row + 1])
@@ -95,7 +97,7 @@ def test_folding_changes_no_sum() -> None:
 
 def test_a_device_without_that_kernel_library_gets_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     models = load_models("lite")
-    inputs = np.stack([models.prepare(image) for image in one_of_each_owner()[:2]])
+    inputs = [models.prepare(image) for image in one_of_each_owner()[:2]]
     expected = models.embed(inputs)
     monkeypatch.setattr(folding, "_HAS_ONEDNN", False)
     np.testing.assert_allclose(models.embed(inputs).perceptual, expected.perceptual, rtol=0, atol=1e-4)
@@ -115,8 +117,8 @@ def test_only_rgb_is_prepared(models: Models) -> None:
 
 
 def test_a_broken_row_is_named(models: Models) -> None:
-    inputs = np.zeros((CHUNK_ROWS + 2, 3, SIDE_PX, SIDE_PX), np.float32)
-    inputs[CHUNK_ROWS + 1] = np.inf
+    inputs = [Prepared.shared(np.zeros((3, SIDE_PX, SIDE_PX), np.float32))] * (CHUNK_ROWS + 1)
+    inputs.append(Prepared.shared(np.full((3, SIDE_PX, SIDE_PX), np.inf, np.float32)))
     with pytest.raises(ModelFailed, match=f"row {CHUNK_ROWS + 1} "):
         models.embed(inputs)
 
@@ -124,16 +126,16 @@ def test_a_broken_row_is_named(models: Models) -> None:
 @pytest.mark.parametrize(
     "inputs",
     [
-        np.zeros((0, 3, SIDE_PX, SIDE_PX), np.float32),
-        np.zeros((1, 3, 8, 8), np.float32),
-        np.zeros((3, SIDE_PX, SIDE_PX), np.float32),
-        np.zeros((1, 3, SIDE_PX, SIDE_PX), np.float64),
+        [],
+        [np.zeros((3, 8, 8), np.float32)],
+        [np.zeros((1, 3, SIDE_PX, SIDE_PX), np.float32)],
+        [np.zeros((3, SIDE_PX, SIDE_PX), np.float64)],
     ],
-    ids=["no rows", "another size", "no batch", "another type"],
+    ids=["no rows", "another size", "a batch", "another type"],
 )
-def test_inputs_of_another_shape_are_refused(models: Models, inputs: Float32Array) -> None:
+def test_inputs_of_another_shape_are_refused(models: Models, inputs: list[npt.NDArray[Any]]) -> None:
     with pytest.raises(ModelFailed, match="from prepare"):
-        models.embed(inputs)
+        models.embed([Prepared.shared(one) for one in inputs])
 
 
 @pytest.mark.parametrize("role", ["backbone", "heads"])
@@ -141,7 +143,7 @@ def test_other_weights_than_the_pinned_are_refused(role: str) -> None:
     identity = profile_identity("lite")
     other = dataclasses.replace(identity, weights={**identity.weights, role: "0" * 64})
     with pytest.raises(MissingWeights, match="0000"):
-        lite.load(other)
+        lite.load(ProfileChoice(), other)
 
 
 def test_absent_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
@@ -162,4 +164,4 @@ def test_torch_s_failure_becomes_ours(models: Models, monkeypatch: pytest.Monkey
     assert isinstance(models, LiteModels)
     monkeypatch.setattr(models, "_pass", fail)
     with pytest.raises(ModelFailed, match="no memory"):
-        models.embed(np.zeros((1, 3, SIDE_PX, SIDE_PX), np.float32))
+        models.embed([Prepared.shared(np.zeros((3, SIDE_PX, SIDE_PX), np.float32))])

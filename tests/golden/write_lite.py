@@ -17,7 +17,7 @@ KEYS = ("animals-birds-dove-symbol", "animals-bugs-ant", "computer-bb-back")
 def main() -> None:
     models = load_models("lite")
     images = [decode_image((sample_folder("openclipart") / "images" / f"{key}.webp").read_bytes()) for key in KEYS]
-    made = models.embed(np.stack([models.prepare(image) for image in images]))
+    made = models.embed([models.prepare(image) for image in images])
     assert made.quality is not None
     np.savez(
         Path(__file__).parent / "lite.npz",

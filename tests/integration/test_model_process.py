@@ -13,12 +13,17 @@ from attributor.batching import ModelWorker
 from attributor.model_process import ModelProcess
 from gmvaluator.errors import ModelFailed, Unavailable, UnknownProfile
 from gmvaluator.models.registry import load_models
-from gmvaluator.ports import Float32Array
+from gmvaluator.ports import Prepared
 from gmvaluator.testing.stub import SIDE_PX
 
 
-def inputs(count: int) -> Float32Array:
-    return np.random.default_rng(count).random((count, 3, SIDE_PX, SIDE_PX), np.float32)
+def inputs(count: int) -> list[Prepared]:
+    rows = np.random.default_rng(count).random((count, 3, SIDE_PX, SIDE_PX), np.float32)
+    return [Prepared.shared(row) for row in rows]
+
+
+def plain(value: float) -> Prepared:
+    return Prepared.shared(np.full((3, SIDE_PX, SIDE_PX), value, np.float32))
 
 
 @contextlib.contextmanager
@@ -41,13 +46,13 @@ def test_it_answers_as_the_models_themselves_in_batches_of_any_size() -> None:
             assert mine.quality is not None
             assert np.array_equal(mine.quality, apart.quality(inputs(count)))
         image = Image.new("RGB", (40, 30), "teal")
-        assert np.array_equal(own.prepare(image), apart.prepare(image))
+        assert np.array_equal(own.prepare(image).recall, apart.prepare(image).recall)
 
 
 def test_what_the_models_raise_is_raised_and_they_live_on() -> None:
     with process() as apart:
         with pytest.raises(ModelFailed):
-            apart.embed(np.zeros((2, 3), np.float32))
+            apart.embed([Prepared.shared(np.zeros(3, np.float32))] * 2)
         assert len(apart.embed(inputs(2)).recall) == 2
 
 
@@ -69,7 +74,7 @@ def test_it_ends_when_it_is_closed() -> None:
 async def test_a_process_that_dies_is_replaced_and_its_callers_are_told() -> None:
     worker = ModelWorker(lambda: ModelProcess("stub:fragile=1"))
     worker.start()
-    black, grey = np.zeros((3, SIDE_PX, SIDE_PX), np.float32), np.full((3, SIDE_PX, SIDE_PX), 0.5, np.float32)
+    black, grey = plain(0), plain(0.5)
     try:
         answers = await asyncio.gather(*(worker.embed(black) for _ in range(3)), return_exceptions=True)
         assert all(isinstance(answer, Unavailable) for answer in answers)

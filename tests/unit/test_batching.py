@@ -2,7 +2,7 @@
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -10,12 +10,12 @@ import pytest
 
 from attributor.batching import ModelWorker
 from gmvaluator.errors import GmvaluatorError, ModelFailed, Overloaded, Unavailable
-from gmvaluator.ports import Embeddings, Float32Array
+from gmvaluator.ports import Embeddings, Float32Array, Prepared
 from gmvaluator.testing.models import SIDE_PX, FakeModels
 
 
-def image(value: float) -> Float32Array:
-    return np.full((3, SIDE_PX, SIDE_PX), value, np.float32)
+def image(value: float) -> Prepared:
+    return Prepared.shared(np.full((3, SIDE_PX, SIDE_PX), value, np.float32))
 
 
 @contextmanager
@@ -173,7 +173,7 @@ async def test_if_the_thread_dies_its_waiters_are_told() -> None:
 
 async def test_models_that_answer_too_few_rows_fail_the_call_and_live_on() -> None:
     class Short(FakeModels):
-        def embed(self, inputs: Float32Array) -> Embeddings:
+        def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
             rows = super().embed(inputs)
             return rows if len(self.batches) != 2 else Embeddings(rows.recall[1:], rows.perceptual, rows.quality)
 
@@ -190,11 +190,11 @@ async def test_embedding_goes_before_quality() -> None:
     order: list[str] = []
 
     class Noting(FakeModels):
-        def embed(self, inputs: Float32Array) -> Embeddings:
+        def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
             order.append("embed")
             return super().embed(inputs)
 
-        def quality(self, inputs: Float32Array) -> Float32Array:
+        def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
             order.append("quality")
             return super().quality(inputs)
 

@@ -20,13 +20,13 @@ from attributor.decoder_slot import SLOT_BYTES, Slot
 from attributor.decoding import ThreadDecoder
 from gmvaluator.errors import ImageTooLarge, InvalidImage
 from gmvaluator.images import decode_image
-from gmvaluator.ports import Float32Array
+from gmvaluator.ports import Prepared
 
 
-def as_array(image: Image.Image) -> Float32Array:
+def as_array(image: Image.Image) -> Prepared:
     """Stands for `Models.prepare`: the pixels, of a large image every hundredth."""
     step = 100 if image.width > 1_000 else 1
-    return np.asarray(image, np.uint8)[::step, ::step].astype(np.float32)
+    return Prepared.shared(np.asarray(image, np.uint8)[::step, ::step].astype(np.float32))
 
 
 def encoded(image: Image.Image, file_format: str = "PNG") -> bytes:
@@ -53,11 +53,11 @@ def pool() -> Iterator[DecoderPool]:
 
 
 async def pixels(pool: DecoderPool, data: bytes = GOOD) -> bytes:
-    return (await pool.decode(data)).inputs.tobytes()
+    return (await pool.decode(data)).inputs.recall.tobytes()
 
 
 async def good(pool: DecoderPool) -> bool:
-    return await pixels(pool) == as_array(decode_image(GOOD)).tobytes()
+    return await pixels(pool) == as_array(decode_image(GOOD)).recall.tobytes()
 
 
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
@@ -67,7 +67,7 @@ async def test_pixels_and_facts_are_those_of_decoding_here(pool: DecoderPool, fi
         here = await ThreadDecoder(executor, as_array).decode(data)
     there = await pool.decode(data)
     assert there.facts == here.facts
-    assert np.array_equal(there.inputs, here.inputs)
+    assert np.array_equal(there.inputs.recall, here.inputs.recall)
 
 
 async def test_many_at_once_do_not_mix(pool: DecoderPool) -> None:
@@ -75,7 +75,7 @@ async def test_many_at_once_do_not_mix(pool: DecoderPool) -> None:
     files = [encoded(Image.new("RGB", size, (size[0], size[1], 7))) for size in sizes]
     answers = await asyncio.gather(*(pool.decode(data) for data in files))
     assert [(one.facts.width, one.facts.height) for one in answers] == sizes
-    assert [tuple(one.inputs[0, 0]) for one in answers] == [(*size, 7) for size in sizes]
+    assert [tuple(one.inputs.recall[0, 0]) for one in answers] == [(*size, 7) for size in sizes]
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", GOOD[:-40], GOOD[:30]])
@@ -130,7 +130,7 @@ def test_what_needs_more_memory_than_a_process_may_take_is_too_large() -> None:
 
 async def test_after_a_large_image_the_memory_is_given_back(pool: DecoderPool) -> None:
     data = encoded(Image.new("RGB", (5_000, 5_000), "teal"))
-    assert (await pool.decode(data)).inputs.shape == (50, 50, 3)
+    assert (await pool.decode(data)).inputs.recall.shape == (50, 50, 3)
     with pytest.raises(ImageTooLarge):
         await pixels(pool, encoded(Image.new("1", (5_001, 5_000))))
     assert shared_memory_kb() < 20_000

@@ -109,7 +109,7 @@ async def test_a_cut_is_as_near_as_the_view_that_it_shows(folder: Path) -> None:
     image.save(folder / "a.png")
     run(folder, MemoryStore(index), Recorder())
     models = FakeModels()
-    cut = models.embed(models.prepare(Image.new("RGB", (16, 16), "teal"))[None])
+    cut = models.embed([models.prepare(Image.new("RGB", (16, 16), "teal"))])
     (near,) = await MemorySearch(index).rerank(cut.perceptual[0], list(index.points), 5)
     assert near.perceptual_distance == pytest.approx(0, abs=1e-6)
 

@@ -88,7 +88,7 @@ def filled_index() -> MemoryIndex:
     store = MemoryStore(index)
     store.create(FAKE_IDENTITY)
     models = FakeModels()
-    rows = models.embed_works(np.stack([models.prepare_work(picture(seed)) for seed in range(WORKS)]))
+    rows = models.embed_works([models.prepare_work(picture(seed)) for seed in range(WORKS)])
     payloads = [{"key": f"work {seed}", "title": "", "data_set": ["set"]} for seed in range(WORKS)]
     vectors = zip(range(WORKS), rows.recall, rows.perceptual, payloads, strict=True)
     store.upsert([Point(work_id(seed), recall, perceptual, payload) for seed, recall, perceptual, payload in vectors])

@@ -1,0 +1,109 @@
+"""A profile put together from a recall, a perceptual and a quality model, each behind a small protocol."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Protocol
+
+import numpy as np
+import torch
+from PIL import Image
+
+from gmvaluator.errors import ModelFailed
+from gmvaluator.models.preparation import Pixels, Preparation
+from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
+from gmvaluator.profile import ProfileIdentity
+
+
+class Embedder(Protocol):
+    """A recall or perceptual model; one owner thread calls it."""
+
+    def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
+        """B inputs to (B, D) float32 of unit norm. Each row depends on its own input alone."""
+
+
+class QualityModel(Protocol):
+    """A no-reference quality model; one owner thread calls it."""
+
+    def quality(self, inputs: Sequence[Pixels]) -> Float32Array:
+        """B inputs to (B,) float32 in [0, 1], higher is better."""
+
+
+class ComposedModels:
+    """`ports.Models` of up to three models.
+
+    perceptual None: re-ranking by the recall vector. quality None: every image's quality is 1.
+    """
+
+    def __init__(
+        self,
+        identity: ProfileIdentity,
+        preparation: Preparation,
+        recall: Embedder,
+        perceptual: Embedder | None,
+        quality: QualityModel | None,
+    ) -> None:
+        self._identity = identity
+        self._preparation = preparation
+        self._recall = recall
+        self._perceptual = perceptual
+        self._quality = quality
+
+    @property
+    def identity(self) -> ProfileIdentity:
+        return self._identity
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        """RGB image to the input of every model. Raises InvalidImage if it is not RGB."""
+        return self._preparation.query(image)
+
+    def prepare_work(self, image: Image.Image) -> list[Prepared]:
+        """RGB training image to the input of its only view, the whole; its quality is not asked for."""
+        return [self._preparation.work(image)]
+
+    def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
+        """B prepared images to vectors; quality is None where it is a model of its own.
+
+        Raises ModelFailed, naming the row, if a number is not finite.
+        """
+        recall = _checked("recall", self._recall.embed, [one.recall for one in inputs])
+        perceptual = recall.copy()
+        if self._perceptual is not None:
+            perceptual = _checked("perceptual", self._perceptual.embed, [one.perceptual for one in inputs])
+        quality = np.ones(len(inputs), np.float32) if self._quality is None else None
+        return Embeddings(recall, perceptual, quality)
+
+    def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
+        """B training images of one view each to vectors. Raises ModelFailed, naming the row."""
+        rows = self.embed([whole for (whole,) in inputs])
+        return WorkEmbeddings(rows.recall, rows.perceptual[:, np.newaxis])
+
+    def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
+        """B prepared images to (B,) float32 in [0, 1]. Raises ModelFailed, naming the row."""
+        if self._quality is None:
+            return np.ones(len(inputs), np.float32)
+        return _checked("quality", self._quality.quality, [one.quality for one in inputs])
+
+
+def _checked(name: str, model: Callable[[Sequence[Pixels]], Float32Array], inputs: Sequence[Pixels]) -> Float32Array:
+    """One model's outputs, one finite row an input. Raises ModelFailed."""
+    if not inputs:
+        raise ModelFailed("no images were given: ask the models with one at least")
+    with _failures(name), torch.inference_mode():
+        rows = model(inputs)
+    if len(rows) != len(inputs):
+        raise ModelFailed(f"the {name} model answered {len(rows)} rows for {len(inputs)} images")
+    finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
+    if not finite.all():
+        raise ModelFailed(f"row {int(np.argmin(finite))} of the batch gave a {name} that is not finite")
+    return rows
+
+
+@contextmanager
+def _failures(name: str) -> Iterator[None]:
+    """The one place where torch's exceptions become ours."""
+    try:
+        yield
+    except RuntimeError as error:
+        raise ModelFailed(f"the {name} model failed: {error}") from error

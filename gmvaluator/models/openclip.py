@@ -1,0 +1,78 @@
+"""Recall by CLIP's image tower, built and read by open_clip.
+
+Input: B x 3 x S x S uint8, the pixels of open_clip's own transform for these weights, before it scales and normalises
+them (for ViT-B-32: the shorter side to 224, bicubic, and the middle square); scaled to [0, 1] and normalised, float32,
+on the device. Output: B x D float32 (ViT-B-32: 512), unit norm; a higher cosine is nearer.
+Source: Radford et al. 2021, arXiv 2103.00020; Cherti et al. 2023, arXiv 2212.07143; package open_clip_torch.
+"""
+
+from __future__ import annotations
+
+import pickle
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import open_clip
+from torch import Tensor
+from torch.nn import functional
+
+from gmvaluator.errors import MissingWeights
+from gmvaluator.models.folder import ModelsFolder
+from gmvaluator.models.openclip_transform import OpenClipTransform, preparer
+from gmvaluator.models.parts.part import Part
+from gmvaluator.models.pixels import Normalisation, unit_range
+from gmvaluator.models.preparation import Pixels
+from gmvaluator.models.runtime import Runtime
+from gmvaluator.ports import Float32Array
+
+_TEXT_TOWER = ("transformer", "token_embedding", "text", "text_decoder")
+
+
+class OpenClip:
+    """`composed.Embedder`."""
+
+    def __init__(self, model: Any, transform: OpenClipTransform, runtime: Runtime) -> None:
+        """model: one of open_clip's, with its weights."""
+        for name in _TEXT_TOWER:
+            if hasattr(model, name):
+                delattr(model, name)  # Half of the memory, and never asked.
+        self._model = model.eval().requires_grad_(False).to(runtime.device)
+        self._runtime = runtime
+        self._normalise = Normalisation(transform.mean, transform.deviation, runtime.device)
+
+    def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
+        """B arrays from the preparer to (B, D) float32, unit norm."""
+        features: Tensor = self._model.encode_image(self._normalise(unit_range(inputs, self._runtime)))
+        rows: Float32Array = functional.normalize(features.float(), dim=-1).cpu().numpy()
+        return rows
+
+
+def load(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> OpenClip:
+    """See `paper.load`. Raises UnknownModel, MissingWeights or PreconditionFailed."""
+    transform = preparer(part)
+    (file,) = part.files
+    path = folder.verified(file, hashes[file.role])
+    architecture = part.settings["architecture"]
+    # An architecture of another package (timm, transformers) would fetch weights of its own if it were let.
+    model = open_clip.create_model(architecture, pretrained_text=False)
+    try:
+        open_clip.load_checkpoint(model, str(path), weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise MissingWeights(f"weights {path} hold more than tensors: nothing of them was loaded ({error})") from error
+    except (RuntimeError, KeyError, AttributeError, ValueError, StopIteration) as error:
+        raise MissingWeights(_mismatch(model, path, architecture)) from error
+    return OpenClip(model, transform, runtime)
+
+
+def _mismatch(model: Any, path: Path, architecture: str) -> str:
+    """Names the first tensor of the image tower whose shape differs, with both shapes."""
+    stored = open_clip.load_state_dict(str(path), weights_only=True)
+    for name, tensor in model.state_dict().items():
+        if name.startswith("visual.") and (name not in stored or stored[name].shape != tensor.shape):
+            found = f"has shape {tuple(stored[name].shape)}" if name in stored else "is absent"
+            return (
+                f"weights {path} are of another architecture than {architecture}: {name} {found} there, and has shape "
+                f"{tuple(tensor.shape)} in {architecture}"
+            )
+    return f"weights {path} do not fit {architecture}: their text tower is another"

@@ -1,0 +1,65 @@
+"""One model of a profile, described without importing it, and the files it is read from."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+Fetcher = Literal["open_clip", "dreamsim", "url", "pyiqa", "torchvision", "local"]
+
+
+@dataclass(frozen=True, slots=True)
+class WeightFile:
+    """A file of weights or of their settings.
+
+    role: key in the identity's `weights`. path: below the models folder; an absolute path is the operator's own file.
+    origin: the address, or the package and tag, it comes from. licence: as its source states it. size_mb: about.
+    sha256: where its publisher names one, in full or its first digits; else the first fetch records it.
+    """
+
+    role: str
+    path: str
+    fetcher: Fetcher
+    origin: str
+    licence: str
+    size_mb: int
+    sha256: str = ""
+
+    @property
+    def is_local(self) -> bool:
+        """Whether it is the operator's own file, outside the models folder."""
+        return Path(self.path).is_absolute()
+
+
+@dataclass(frozen=True, slots=True)
+class Part:
+    """A recall, perceptual or quality model.
+
+    model: its name in the identity. adapter: module whose `load(part, folder, hashes, runtime)` makes it, preparer:
+    module whose `preparer(part)` makes its inputs; both empty for none.
+    dim: length of its vectors, 0 for a quality. settings: what the adapter needs to know besides the files.
+    """
+
+    model: str
+    adapter: str = ""
+    preparer: str = ""
+    dim: int = 0
+    files: tuple[WeightFile, ...] = ()
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class Parts:
+    """The three models of a profile."""
+
+    recall: Part
+    perceptual: Part
+    quality: Part
+
+    @property
+    def files(self) -> tuple[WeightFile, ...]:
+        """Every file that the profile needs, once each."""
+        found = (*self.recall.files, *self.perceptual.files, *self.quality.files)
+        return tuple({file.role: file for file in found}.values())
