@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
-from sqlalchemy import Connection, Engine, distinct, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, cast, distinct, func, not_, select
 
 from gmvaluator.errors import InvalidInput, LedgerCorrupt, NotFound
 from gmvaluator.ids import GenerationId
@@ -81,22 +81,7 @@ class LedgerReader:
     def totals(self) -> Totals:
         """All balances by kind of account, from the kept balances."""
         with self._engine.connect() as connection:
-            newest, issued_by_headers = read_head(connection), _issued_by_headers(connection)
-            sums = _sums_by_kind(connection)
-        held = {name: sums.pop(name, 0) for name in ("owners", UNATTRIBUTED, SUSPENSE, HELD, PAID)}
-        issued = -sums.pop(ISSUANCE, 0)
-        reconciles = issued == issued_by_headers == sum(held.values()) and not sums
-        return Totals(
-            issued_micros=issued,
-            owners_micros=held["owners"],
-            unattributed_micros=held[UNATTRIBUTED],
-            suspense_micros=held[SUSPENSE],
-            held_micros=held[HELD],
-            paid_micros=held[PAID],
-            reconciles=reconciles,
-            postings=newest.sequence,
-            head=newest,
-        )
+            return read_totals(connection)
 
     def balances(self, after: str = "", limit: int = 100) -> BalancePage:
         """Balances of all accounts but issuance whose name is above `after`, by name ascending."""
@@ -142,12 +127,36 @@ def _issued_by_headers(connection: Connection) -> int:
     return issued
 
 
+def read_totals(connection: Connection) -> Totals:
+    """All balances by kind of account, as of the connection's snapshot. The database adds them up."""
+    newest, issued_by_headers = read_head(connection), _issued_by_headers(connection)
+    sums = _sums_by_kind(connection)
+    held = {name: sums.pop(name, 0) for name in ("owners", UNATTRIBUTED, SUSPENSE, HELD, PAID)}
+    issued = -sums.pop(ISSUANCE, 0)
+    reconciles = issued == issued_by_headers == sum(held.values()) and not sums
+    return Totals(
+        issued_micros=issued,
+        owners_micros=held["owners"],
+        unattributed_micros=held[UNATTRIBUTED],
+        suspense_micros=held[SUSPENSE],
+        held_micros=held[HELD],
+        paid_micros=held[PAID],
+        reconciles=reconciles,
+        postings=newest.sequence,
+        head=newest,
+    )
+
+
+def owners_only() -> ColumnElement[bool]:
+    """Condition on `balances`: accounts of owners."""
+    return (balances.c.account > OWNER_PREFIX) & (balances.c.account < _AFTER_OWNERS)
+
+
 def _sums_by_kind(connection: Connection) -> dict[str, int]:
-    sums = {"owners": 0}
-    for account, amount in connection.execute(select(balances.c.account, balances.c.balance_micros)):
-        kind = "owners" if account.startswith(OWNER_PREFIX) else account
-        sums[kind] = sums.get(kind, 0) + amount
-    return sums
+    owners = select(cast(func.coalesce(func.sum(balances.c.balance_micros), 0), BigInteger)).where(owners_only())
+    others = select(balances.c.account, balances.c.balance_micros).where(not_(owners_only()))
+    sums: dict[str, int] = {"owners": connection.execute(owners).scalar_one()}
+    return sums | {row.account: row.balance_micros for row in connection.execute(others)}
 
 
 def _page(limit: int) -> int:
