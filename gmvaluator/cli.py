@@ -17,6 +17,7 @@ _COMMANDS = {
     "index": ("indexer.cli", "index", "Build and check the index of training images."),
     "serve": ("attributor.cli", "serve", "Run the attributor, a gRPC service."),
     "attribute": ("gmvaluator.client.cli", "attribute", "Send images to a running attributor."),
+    "dashboard": ("dashboard.cli", "dashboard", "Show who earned what and why, live, in a browser."),
     "ledger": ("gmvaluator.ledger.cli", "ledger", "Read and check who earned what."),
     "rights": ("gmvaluator.catalogue.rights_cli", "rights", "Record who owns which work, and forget people."),
     "generators": ("gmvaluator.catalogue.cli", "generators", "Register the image generators that are served."),

@@ -82,6 +82,11 @@ def thumbnail_path(folder: Path, name: uuid.UUID) -> Path:
     return folder / str(name)[:2] / f"{name}.webp"
 
 
+def generated_path(folder: Path, sha256: str) -> Path:
+    """Where the thumbnail of a generated image lies below `folder`, by the SHA-256 of the image that was sent."""
+    return folder / sha256[:2] / f"{sha256}.webp"
+
+
 @contextmanager
 def _translated() -> Iterator[None]:
     """The one place where Pillow's exceptions become ours."""

@@ -87,3 +87,8 @@ def index_location(data: Path, index_url: str) -> str | Path:
 def thumbnails_folder(data: Path) -> Path:
     """Where the indexer keeps thumbnails."""
     return data / "thumbnails"
+
+
+def generated_folder(data: Path) -> Path:
+    """Where the attributor keeps thumbnails of generated images, if it keeps any."""
+    return data / "generated"

@@ -42,11 +42,9 @@ def balances_of(connection: Connection, accounts: Collection[str]) -> dict[str, 
     return dict.fromkeys(accounts, 0) | {row.account: row.balance_micros for row in connection.execute(query)}
 
 
-def newest_attributions(connection: Connection, limit: int, before: int | None = None) -> list[StoredPosting]:
-    """The newest postings that generations caused, newest first; only those below `before`, if it is given."""
-    query = postings_where(postings.c.kind == ATTRIBUTION)
-    if before is not None:
-        query = query.where(postings.c.sequence < before)
+def newest_attributions(connection: Connection, limit: int, after: int = 0) -> list[StoredPosting]:
+    """The newest postings above `after` that generations caused, newest first."""
+    query = postings_where(postings.c.kind == ATTRIBUTION, postings.c.sequence > after)
     return load(connection, query.order_by(postings.c.sequence.desc()).limit(limit))
 
 

@@ -1,0 +1,1 @@
+"""The royalty dashboard: web pages over the ledger, in a process of their own."""

@@ -1,0 +1,104 @@
+"""The application: routes, refusals, and what runs beside them."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
+from pathlib import Path
+
+import structlog
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.middleware import Middleware
+from starlette.middleware.trustedhost import TrustedHostMiddleware
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Mount
+from starlette.staticfiles import StaticFiles
+
+from dashboard.desk import LOOPBACK_NAMES, Desk, guarded, refusal
+from dashboard.headers import SecurityHeaders
+from dashboard.live import cancelled
+from dashboard.pages import overview, signing
+from gmvaluator.errors import GmvaluatorError, status_of
+
+STATIC = Path(__file__).parent / "static"
+_STATUS = {
+    "INVALID_ARGUMENT": (400, "This cannot be used"),
+    "UNAUTHENTICATED": (401, "Sign in first"),
+    "PERMISSION_DENIED": (403, "Not yours to open"),
+    "NOT_FOUND": (404, "Nothing is here"),
+    "ALREADY_EXISTS": (409, "This was done before"),
+    "FAILED_PRECONDITION": (409, "Not set up for this"),
+    "RESOURCE_EXHAUSTED": (429, "Too much at once"),
+    "UNAVAILABLE": (503, "A part cannot be reached"),
+    "INTERNAL": (500, "Something broke"),
+}
+
+_log = structlog.get_logger("dashboard")
+
+
+class CachedStatic(StaticFiles):
+    """Our own files: browsers keep them for an hour and ask again."""
+
+    def file_response(self, *args: object, **kwargs: object) -> Response:
+        response: Response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
+        response.headers["cache-control"] = "public, max-age=3600, must-revalidate"
+        return response
+
+
+def routes() -> list[BaseRoute]:
+    """Every route; each has a line in `access.ACCESS`."""
+    return [
+        guarded("/", "home", overview.home),
+        guarded("/overview", "overview", overview.overview),
+        guarded("/live/overview", "live_overview", overview.live_overview),
+        guarded("/sign-in", "sign_in_form", signing.sign_in_form),
+        guarded("/sign-in", "sign_in", signing.sign_in, "POST"),
+        guarded("/sign-out", "sign_out", signing.sign_out, "POST"),
+        guarded("/health", "health", signing.health),
+        Mount("/static", CachedStatic(directory=STATIC), name="static"),
+    ]
+
+
+def application(parts: Desk) -> Starlette:
+    """The ASGI application over open sources."""
+    middleware = [Middleware(SecurityHeaders)]
+    if parts.sessions.open:
+        # Another site's name that resolves to this machine must not be let in as a local user.
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_NAMES], www_redirect=False))
+    app = Starlette(
+        routes=routes(),
+        middleware=middleware,
+        lifespan=_running,
+        exception_handlers={GmvaluatorError: _refused, HTTPException: _no_page, Exception: _broke},  # type: ignore[dict-item]
+    )
+    app.state.desk = parts
+    return app
+
+
+@asynccontextmanager
+async def _running(app: Starlette) -> AsyncIterator[None]:
+    parts: Desk = app.state.desk
+    ticking = asyncio.create_task(parts.live.run())
+    yield
+    await cancelled(ticking)
+
+
+async def _refused(request: Request, error: GmvaluatorError) -> Response:
+    status, title = _STATUS[status_of(error)]
+    if status == 500:
+        _log.error("failed", path=request.url.path, error=str(error))
+    return refusal(request, status, title, str(error))
+
+
+async def _no_page(request: Request, error: HTTPException) -> Response:
+    title = "Nothing is here" if error.status_code == 404 else "Refused"
+    text = "there is no such page: begin at the overview, or search" if error.status_code == 404 else error.detail
+    return refusal(request, error.status_code, title, text)
+
+
+async def _broke(request: Request, error: Exception) -> Response:
+    _log.error("broke", path=request.url.path, error=repr(error))
+    return refusal(request, 500, "Something broke", "the dashboard broke on this page; its log says more")

@@ -1,0 +1,104 @@
+"""`gmvaluator dashboard`: web pages over the ledger."""
+
+from __future__ import annotations
+
+import json
+import logging
+import re
+import sys
+import webbrowser
+from pathlib import Path
+
+import rich_click as click
+import structlog
+
+from dashboard.settings import DEFAULT_ADDRESS, DashboardSettings
+from gmvaluator.database.place import Place
+from gmvaluator.errors import InvalidInput
+from gmvaluator.options import json_option, place_option
+
+MAX_PORT = 65_535
+
+
+@click.command()
+@click.option("--ledger", default="", metavar="URL", help="The same as --database, or a data folder.")
+@click.option("--address", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT; port 0: any that is free.")
+@click.option("--server", default="", help="The attributor's HOST:PORT, for previews and disputes.")
+@click.option("--metrics", default="", metavar="URL", help="The attributor's metrics, for the operations page.")
+@click.option(
+    "--tokens",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="GMV_TOKENS",
+    help="File of token hashes, made by `gmvaluator token new`; default: DATA/tokens.json, if it is there.",
+)
+@click.option("--secure-cookies", is_flag=True, help="Behind a proxy that speaks TLS: sessions over HTTPS only.")
+@click.option("--insecure", is_flag=True, help="Listen beyond loopback though without tokens.")
+@click.option("--open", "open_browser", is_flag=True, help="Open the overview in a browser.")
+@place_option
+@json_option
+def dashboard(
+    ledger: str,
+    address: str,
+    server: str,
+    metrics: str,
+    tokens: Path | None,
+    secure_cookies: bool,
+    insecure: bool,
+    open_browser: bool,
+    place: Place,
+    as_json: bool,
+) -> None:
+    """Show who earned what and why, live, in a browser; reads the ledger, changes nothing.
+
+    Without tokens it listens on loopback alone, and everyone on this machine sees everything.
+
+    Example: gmvaluator dashboard --data ./gmvaluator-data --server 127.0.0.1:50051
+    """
+    check_address(address)
+    from dashboard.server import serve
+
+    settings = DashboardSettings(
+        place=_place(place, ledger),
+        address=address,
+        server=server,
+        metrics_url=metrics,
+        tokens=tokens,
+        secure_cookies=secure_cookies,
+        insecure=insecure,
+    )
+    _log_to_stderr()
+
+    def announce(url: str) -> None:
+        click.echo(json.dumps({"url": url}) if as_json else f"The dashboard is at {url}")
+        sys.stdout.flush()
+        if open_browser:
+            webbrowser.open(url)
+
+    serve(settings, announce)
+
+
+def check_address(address: str) -> None:
+    """Raises InvalidInput unless `address` is HOST:PORT."""
+    match = re.fullmatch(r"(?:[A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", address)
+    if match is None or int(match[1]) > MAX_PORT:
+        raise InvalidInput(f"--address {address[:60]!r} is refused: give HOST:PORT, with PORT from 0 to {MAX_PORT}")
+
+
+def _place(place: Place, ledger: str) -> Place:
+    if not ledger:
+        return place
+    if ledger.startswith(("postgres:", "postgresql:", "postgresql+psycopg:")):
+        return Place(place.folder, ledger)
+    return Place(Path(ledger))
+
+
+def _log_to_stderr() -> None:
+    structlog.configure(
+        processors=[
+            structlog.processors.add_log_level,
+            structlog.processors.TimeStamper(fmt="iso", utc=True),
+            structlog.processors.JSONRenderer(),
+        ],
+        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
+        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
+    )

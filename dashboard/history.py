@@ -1,0 +1,126 @@
+"""Credits over time, for the chart: what accounts held at points in time, each read from the ledger by sequence."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from datetime import UTC, datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from gmvaluator.ledger.answers import Totals
+from gmvaluator.ledger.glance import posted_at, sequences_at, sums_between
+from gmvaluator.valuation import MICROS_PER_CREDIT
+
+POINTS = 240
+STEP_S = 5.0
+BACKFILL_POINTS = 60
+MAX_BACKFILL_POSTINGS = 20_000
+SERIES = 5
+"""Owners that have a band of their own; the others share one."""
+LIVE_WINDOW = timedelta(minutes=15)
+IDLE = timedelta(minutes=1)
+"""After this long without a posting the chart stands still instead of drawing a line."""
+KINDS = ("unattributed", "suspense", "held", "paid")
+
+
+@dataclass(frozen=True, slots=True)
+class Point:
+    """Balances as of posting `sequence`. accounts: of those owners that were near the top at that time."""
+
+    at: datetime
+    sequence: int
+    owners_micros: int
+    kinds: Mapping[str, int]
+    accounts: Mapping[str, int]
+
+
+class History:
+    """The points of the last while. Not thread-safe: one thread reads the ledger."""
+
+    def __init__(self) -> None:
+        self._points: deque[Point] = deque(maxlen=POINTS)
+        self._moved_at = datetime.min.replace(tzinfo=UTC)
+
+    @property
+    def newest(self) -> Point | None:
+        return self._points[-1] if self._points else None
+
+    def note(self, totals: Totals, accounts: Mapping[str, int], now: datetime) -> None:
+        """Take the state of now as a point, or in place of the last one if that is less than a step old."""
+        newest = self.newest
+        if newest is not None and newest.sequence == totals.head.sequence and now - self._moved_at > IDLE:
+            return
+        if newest is None or newest.sequence != totals.head.sequence:
+            self._moved_at = now
+        before = self._points[-2].at if len(self._points) > 1 else None
+        if newest is not None and before is not None and (newest.at - before).total_seconds() < STEP_S:
+            self._points.pop()
+        self._points.append(point_now(totals, accounts, now))
+
+    def fill(self, connection: Connection, now_point: Point) -> None:
+        """Read what was before the dashboard started: the newest 20,000 postings at most, evenly spaced in time."""
+        self._points.extend(backfilled(connection, now_point))
+
+    def series(self, top: Sequence[str]) -> list[list[float]]:
+        """For each point: time in ms, credits of each of `top`, of all other owners, unattributed, suspense + held."""
+        since = self._points[-1].at - LIVE_WINDOW if self._points else None
+        recent = [point for point in self._points if since is None or point.at >= since]
+        return [_row(point, top) for point in recent]
+
+
+def point_now(totals: Totals, accounts: Mapping[str, int], now: datetime) -> Point:
+    """The state as it is."""
+    kinds = {kind: getattr(totals, f"{kind}_micros") for kind in KINDS}
+    return Point(now, totals.head.sequence, totals.owners_micros, kinds, dict(accounts))
+
+
+def backfilled(connection: Connection, end: Point) -> list[Point]:
+    """Points from the newest postings' beginning up to `end`, which is the last."""
+    oldest = max(0, end.sequence - MAX_BACKFILL_POSTINGS)
+    first, last = posted_at(connection, oldest + 1), posted_at(connection, end.sequence)
+    if first is None or last is None:
+        return [end]
+    stop = end.at if end.at - last < LIVE_WINDOW else last
+    start = max(first, stop - LIVE_WINDOW) if stop is end.at else first
+    step = max((stop - start) / BACKFILL_POINTS, timedelta(milliseconds=50))
+    times = [start + step * number for number in range(-1, BACKFILL_POINTS + 1)]
+    marks = [*sequences_at(connection, times, oldest, end.sequence), end.sequence]
+    end = replace(end, at=stop)
+    points, later = [end], end
+    for number in range(len(times) - 1, -1, -1):
+        later = _earlier(connection, later, marks[number], times[number])
+        points.append(later)
+    return [point for point in reversed(points) if point.at <= end.at]
+
+
+def _earlier(connection: Connection, later: Point, sequence: int, at: datetime) -> Point:
+    """What was held at `sequence`: what is held later, less what the postings between have moved."""
+    if sequence == later.sequence:
+        return Point(at, sequence, later.owners_micros, later.kinds, later.accounts)
+    moved = sums_between(connection, sequence, later.sequence, [*later.accounts, *KINDS, "issuance"])
+    kinds = {kind: later.kinds[kind] - moved.get(kind, 0) for kind in KINDS}
+    owners = later.owners_micros + moved.get("issuance", 0) + sum(moved.get(kind, 0) for kind in KINDS)
+    accounts = {account: micros - moved.get(account, 0) for account, micros in later.accounts.items()}
+    return Point(at, sequence, owners, kinds, accounts)
+
+
+def _row(point: Point, top: Sequence[str]) -> list[float]:
+    mine = [point.accounts.get(account, 0) for account in top]
+    waiting = point.kinds["suspense"] + point.kinds["held"]
+    values = [*mine, point.owners_micros - sum(mine), point.kinds["unattributed"], waiting]
+    return [round(point.at.timestamp() * 1000), *(round(micros / MICROS_PER_CREDIT, 6) for micros in values)]
+
+
+def chart(history: History, top: Sequence[tuple[str, str]]) -> dict[str, Any]:
+    """The chart as the page draws it. top: (account, name) of the owners with bands of their own."""
+    some = top[:SERIES]
+    names = [*(name for _, name in some), "Other owners", "Nobody", "Suspense and held"]
+    return {"series": names, "points": history.series([account for account, _ in some])}
+
+
+def utc_now() -> datetime:
+    """The clock of the points."""
+    return datetime.now(UTC)

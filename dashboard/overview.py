@@ -1,0 +1,125 @@
+"""The overview's state: everything on the page, of one snapshot of the ledger."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from datetime import datetime, timedelta
+from typing import Any
+
+from sqlalchemy import Connection
+
+from dashboard.feed import feed
+from dashboard.history import KINDS, SERIES, History, chart, point_now, utc_now
+from dashboard.sources import Sources
+from dashboard.wording import amount_text, percent
+from gmvaluator.ledger.answers import Balance, Totals
+from gmvaluator.ledger.glance import (
+    attributions_between,
+    count_owners,
+    newest_attributions,
+    newest_qualities,
+    sequences_at,
+    top_owners,
+)
+from gmvaluator.ledger.reader import read_totals
+
+LEADERS = 10
+CANDIDATES = 20
+"""Owners whose balances the chart remembers, so that one who rises into it has a past."""
+FEED = 6
+QUALITIES = 20
+"""Images that mean quality is of."""
+RATE_WINDOW = timedelta(minutes=1)
+
+
+class OverviewReader:
+    """Reads the overview from the ledger. Not thread-safe: one thread at a time.
+
+    It keeps what cannot change - cards and qualities of posted images, points of the past - and reads every amount.
+    """
+
+    def __init__(self, sources: Sources) -> None:
+        self._sources = sources
+        self._history = History()
+        self._cards: dict[int, dict[str, Any]] = {}
+        self._qualities: dict[int, float] = {}
+        self._minute_ago = 0
+
+    def read(self) -> dict[str, Any]:
+        """The state of now, as plain JSON. `sequence` is the newest posting in it."""
+        now = utc_now()
+        with self._sources.ledger.snapshot() as connection:
+            totals = read_totals(connection)
+            leaders = top_owners(connection, CANDIDATES)
+            rate = self._images_per_minute(connection, totals.head.sequence, now)
+            quality = self._mean_quality(connection)
+            cards = self._feed(connection)
+            self._remember(connection, totals, leaders, now)
+            images = attributions_between(connection, 0, totals.head.sequence)
+            owners = count_owners(connection)
+        return self._state(totals, leaders, now) | {
+            "images": f"{images:,}",
+            "owners": f"{owners:,}",
+            "images_per_minute": f"{rate:,}",
+            "mean_quality": "–" if quality is None else f"{quality:.3f}",
+            "feed": cards,
+        }
+
+    def _state(self, totals: Totals, leaders: list[Balance], now: datetime) -> dict[str, Any]:
+        names = self._sources.names([one.account for one in leaders[:LEADERS]])
+        top = [(one.account, names[one.account]) for one in leaders[:SERIES]]
+        highest = max((one.balance_micros for one in leaders), default=0)
+        return {
+            "sequence": totals.head.sequence,
+            "hash": totals.head.hash,
+            "at": now.isoformat(timespec="milliseconds"),
+            "totals": amounts(totals),
+            "shares": {
+                kind: percent(getattr(totals, f"{kind}_micros"), totals.issued_micros) for kind in ("owners", *KINDS)
+            },
+            "reconciles": totals.reconciles,
+            "leaders": [_leader(one, names, highest) for one in leaders[:LEADERS]],
+            "chart": chart(self._history, top),
+        }
+
+    def _images_per_minute(self, connection: Connection, head: int, now: datetime) -> int:
+        self._minute_ago = min(self._minute_ago, head)
+        (self._minute_ago,) = sequences_at(connection, [now - RATE_WINDOW], self._minute_ago, head)
+        return attributions_between(connection, self._minute_ago, head)
+
+    def _mean_quality(self, connection: Connection) -> float | None:
+        known = max(self._qualities, default=0)
+        self._qualities |= dict(newest_qualities(connection, QUALITIES, known))
+        newest = sorted(self._qualities, reverse=True)[:QUALITIES]
+        self._qualities = {sequence: self._qualities[sequence] for sequence in newest}
+        return sum(self._qualities.values()) / len(self._qualities) if self._qualities else None
+
+    def _feed(self, connection: Connection) -> list[dict[str, Any]]:
+        known = max(self._cards, default=0)
+        fresh = newest_attributions(connection, FEED, after=known)
+        self._cards |= {card["sequence"]: card for card in feed(self._sources, fresh)}
+        newest = sorted(self._cards, reverse=True)[:FEED]
+        self._cards = {sequence: self._cards[sequence] for sequence in newest}
+        return list(self._cards.values())
+
+    def _remember(self, connection: Connection, totals: Totals, leaders: list[Balance], now: datetime) -> None:
+        accounts = {one.account: one.balance_micros for one in leaders}
+        if self._history.newest is None:
+            self._history.fill(connection, point_now(totals, accounts, now))
+        else:
+            self._history.note(totals, accounts, now)
+
+
+def amounts(totals: Totals) -> dict[str, str]:
+    """Kind of account to credits, as text: exact, whatever a browser's numbers can hold."""
+    found = {name: value for name, value in asdict(totals).items() if name.endswith("_micros")}
+    return {name.removesuffix("_micros"): amount_text(value) for name, value in found.items()}
+
+
+def _leader(one: Balance, names: dict[str, str], highest: int) -> dict[str, Any]:
+    return {
+        "owner_id": str(one.owner_id),
+        "name": names[one.account],
+        "credits": amount_text(one.balance_micros),
+        "bar": round(100 * max(0, one.balance_micros) / highest, 2) if highest > 0 else 0,
+    }

@@ -1,0 +1,32 @@
+"""The overview, and the stream that keeps it live."""
+
+from __future__ import annotations
+
+from sse_starlette.sse import EventSourceResponse
+from starlette.requests import Request
+from starlette.responses import RedirectResponse, Response
+
+from dashboard.access import may
+from dashboard.desk import desk, page, session
+
+PING_S = 15
+
+
+async def home(request: Request) -> Response:
+    """Each to the page that is theirs."""
+    caller = session(request).caller
+    if may(caller, "overview"):
+        return RedirectResponse("/overview", 303)
+    return RedirectResponse("/search" if caller.owner_id is None else f"/owners/{caller.owner_id}", 303)
+
+
+async def overview(request: Request) -> Response:
+    """Totals, credits over time, who earned most, and the latest images."""
+    state = await desk(request).live.state()
+    return page(request, "overview.html", title="Overview", state=state)
+
+
+async def live_overview(request: Request) -> Response:
+    """The overview's state as server-sent events."""
+    parts = desk(request)
+    return EventSourceResponse(parts.live.stream(), ping=PING_S, send_timeout=parts.settings.send_timeout_s)

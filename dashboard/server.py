@@ -1,0 +1,72 @@
+"""The dashboard's process: uvicorn on a socket of our own, until SIGTERM or SIGINT."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+from collections.abc import Callable
+
+import uvicorn
+
+from dashboard.app import application
+from dashboard.settings import DashboardSettings
+from dashboard.wiring import wired
+from gmvaluator.errors import PreconditionFailed
+
+SEND_BUFFER_BYTES = 32 * 1024
+"""What the kernel keeps for a browser that does not read; with uvicorn's own 64 KiB it bounds what such a one costs."""
+GRACE_S = 2
+MAX_CONNECTIONS = 2_000
+
+
+def serve(settings: DashboardSettings, announce: Callable[[str], None]) -> None:
+    """Serve until told to stop; `announce` gets the URL. Raises what wiring raises, or PreconditionFailed."""
+    with wired(settings) as parts, _listening(settings.address) as listener:
+        config = uvicorn.Config(
+            application(parts),
+            log_level="warning",
+            access_log=False,
+            server_header=False,
+            date_header=False,
+            proxy_headers=False,
+            limit_concurrency=MAX_CONNECTIONS,
+            timeout_graceful_shutdown=GRACE_S,
+            timeout_keep_alive=15,
+            h11_max_incomplete_event_size=64 * 1024,
+        )
+        server = _Announcing(config, lambda: announce(_url(listener)))
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(server.serve(sockets=[listener]))
+
+
+class _Announcing(uvicorn.Server):
+    """Says where it serves once it does."""
+
+    def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
+        super().__init__(config)
+        self._announce = announce
+
+    async def startup(self, sockets: list[socket.socket] | None = None) -> None:
+        await super().startup(sockets)
+        if self.started:
+            self._announce()
+
+
+def _listening(address: str) -> socket.socket:
+    host, _, port = address.rpartition(":")
+    family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
+    listener = socket.socket(family, socket.SOCK_STREAM)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    try:
+        listener.bind((host.strip("[]"), int(port)))
+        listener.listen(1024)
+    except OSError as error:
+        listener.close()
+        raise PreconditionFailed(f"cannot listen on {address} ({error.strerror}): is another program there?") from error
+    return listener
+
+
+def _url(listener: socket.socket) -> str:
+    host, port = listener.getsockname()[:2]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}"

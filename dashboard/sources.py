@@ -1,0 +1,74 @@
+"""What pages are made of: the ledger, the catalogue where there is one, and pictures."""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Collection, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+
+from dashboard.settings import DashboardSettings
+from gmvaluator.catalogue.store import Catalogue
+from gmvaluator.errors import MissingData
+from gmvaluator.ids import OwnerId, TrainingImageId
+from gmvaluator.images import generated_path, thumbnail_path
+from gmvaluator.ledger.corrections.near import rights_of
+from gmvaluator.ledger.records import owner_of
+from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.options import generated_folder, thumbnails_folder
+from gmvaluator.ports import WorkCard
+
+ACCOUNT_NAMES = {
+    "unattributed": "Nobody (no work was near enough)",
+    "suspense": "Suspense (owner unknown)",
+    "held": "Held (claims compete or disputed)",
+    "paid": "Paid out",
+    "issuance": "Issued",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class Sources:
+    """Read-only; safe from any thread. catalogue: None where there is only a ledger, and accounts have no names."""
+
+    settings: DashboardSettings
+    ledger: Ledger
+    catalogue: Catalogue | None
+
+    def names(self, accounts: Collection[str]) -> dict[str, str]:
+        """Account to what people call it."""
+        owners = {account: owner for account in accounts if (owner := owner_of(account)) is not None}
+        known = self._owner_names(list(owners.values()))
+        return {one: known[owners[one]] if one in owners else ACCOUNT_NAMES.get(one, one) for one in accounts}
+
+    def cards(self, works: Collection[TrainingImageId]) -> dict[TrainingImageId, WorkCard]:
+        """Cards of works with today's rights; without a catalogue there are none."""
+        if self.catalogue is None or not works:
+            return {}
+        return self.catalogue.works(list(works), datetime.now(UTC))
+
+    def thumbnail(self, work: uuid.UUID) -> Path:
+        """Where the thumbnail of a work lies, if it is kept."""
+        return thumbnail_path(thumbnails_folder(self.settings.place.folder), work)
+
+    def generated_thumbnail(self, sha256: str) -> Path:
+        """Where the thumbnail of a generated image lies, if it is kept."""
+        return generated_path(generated_folder(self.settings.place.folder), sha256)
+
+    def _owner_names(self, owners: Sequence[OwnerId]) -> dict[OwnerId, str]:
+        if self.catalogue is None:
+            return {owner: f"Owner {str(owner)[:8]}" for owner in owners}
+        return self.catalogue.display_names(owners)
+
+
+@contextmanager
+def open_sources(settings: DashboardSettings) -> Iterator[Sources]:
+    """Open what is there. Raises MissingData if there is no ledger yet, saying how one comes to be."""
+    try:
+        ledger = open_ledger(settings.place)
+    except MissingData as error:
+        raise MissingData(f"{error}; the dashboard shows what the ledger holds") from error
+    with ledger, rights_of(settings.place) as catalogue:
+        yield Sources(settings, ledger, catalogue)
