@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 
 from gmvaluator.errors import PreconditionFailed
-from gmvaluator.index.schema import require_profile
+from gmvaluator.index.schema import measured_recall, require_profile
 from gmvaluator.ports import CandidateSearch, CollectionInfo
 from gmvaluator.profile import ProfileIdentity
 
@@ -27,6 +27,7 @@ class OpenCollections:
         self._open_collection = open_collection
         self._identity = identity
         self._searches: dict[str, CandidateSearch] = {}
+        self._recalls: dict[str, float | None] = {}
         self._opening = asyncio.Lock()
 
     async def search(self, collection: str) -> CandidateSearch:
@@ -38,6 +39,11 @@ class OpenCollections:
             if collection not in self._searches:
                 self._searches[collection] = await self._checked(collection)
             return self._searches[collection]
+
+    async def measured_recall(self, collection: str) -> float | None:
+        """What `index verify` had found when the collection was opened; None if nobody had asked."""
+        await self.search(collection)
+        return self._recalls[collection]
 
     async def close(self) -> None:
         """Let go of the index."""
@@ -54,4 +60,5 @@ class OpenCollections:
         except BaseException:
             await search.close()
             raise
+        self._recalls[collection] = measured_recall(info.metadata)
         return search

@@ -115,6 +115,8 @@ def attribution_message(attribution: Attribution) -> attribution_v1.Attribution:
         quality=attribution.quality,
         issued_micros=attribution.issued_micros,
         unattributed_micros=attribution.unattributed_micros,
+        unattributed_share_low=attribution.unattributed_share_low,
+        unattributed_share_high=attribution.unattributed_share_high,
         policy=attribution.policy,
         sequence=attribution.sequence,
         head_hash=attribution.head_hash,

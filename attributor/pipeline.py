@@ -18,9 +18,11 @@ from attributor.replies import final_stage, recalled_stage, reranked_stage, stor
 from attributor.stages import Attribution, Embedded, ImageRequest, Stopwatch
 from gmvaluator.errors import InvalidPolicy, InvalidValuation, InvalidVector, ModelFailed, NotFound, PreconditionFailed
 from gmvaluator.ids import GenerationId, TrainingImageId
+from gmvaluator.index.schema import duplicate_group
 from gmvaluator.index.vectors import checked_vector
 from gmvaluator.ledger.answers import Posted, Replayed
 from gmvaluator.ledger.fingerprint import check_fingerprint
+from gmvaluator.ledger.groups import Group
 from gmvaluator.ledger.posting import MAX_NEAR_MISSES, ScoredCandidate, ValuedImage, build_posting, rank
 from gmvaluator.ledger.records import ATTRIBUTOR, CLIENT, ImageFacts, NewPosting, StoredPosting
 from gmvaluator.policy import Policy, load_policy
@@ -73,6 +75,9 @@ class Collections(Protocol):
     async def search(self, collection: str) -> CandidateSearch:
         """Raises MissingIndex or ProfileMismatch."""
 
+    async def measured_recall(self, collection: str) -> float | None:
+        """Share of the true neighbours that the index finds, in (0, 1]; None if it was never measured."""
+
 
 class Rights(RightsReader, Protocol):
     """Reading side of the catalogue, which may know an answer already."""
@@ -91,10 +96,19 @@ class _Lookup:
 
 @dataclass(frozen=True, slots=True)
 class _Reranked:
-    """What is known before quality: who is paid, nearest first, and who just missed it."""
+    """What is known before quality: who is paid, nearest first, all candidates that were compared, and how many more
+    were recalled. recall: see `Collections.measured_recall`.
+    """
 
-    paid: list[ScoredCandidate]
-    rest: list[ScoredCandidate]
+    paid: list[Group]
+    scored: list[ScoredCandidate]
+    unlisted: int
+    recall: float | None
+
+    @property
+    def works(self) -> list[TrainingImageId]:
+        """Those whose rights are needed."""
+        return [one.training_image_id for group in self.paid for one in group.members]
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +191,7 @@ class Pipeline:
             async with begun(self._quality(seen)) as quality:
                 recalled = await search.recall(features.recall, look.policy.depth, look.generator.data_sets)
                 watch.lap("recall_ms")
-                async with begun(self._rerank(search, look.policy, features, recalled)) as reranking:
+                async with begun(self._rerank(search, look, features, recalled)) as reranking:
                     found = _Found(seen.facts, recalled, reranking, quality)
                     async with aclosing(self._answers(request, look, found, watch)) as stages:
                         async for stage in stages:
@@ -217,7 +231,7 @@ class Pipeline:
         yield recalled_stage(request, policy, recalled, cards, watch.read()), None
 
         reranked = await found.reranking
-        unknown = [one.training_image_id for one in reranked.paid if one.training_image_id not in cards]
+        unknown = [one for one in reranked.works if one not in cards]
         cards |= await self._works(unknown, request.generated_at)
         watch.lap("rerank_ms")
         yield reranked_stage(request, policy, reranked.paid, cards, watch.read()), None
@@ -226,7 +240,8 @@ class Pipeline:
         quality = await found.quality
         watch.lap("quality_ms")
         valued = self._valued(request, look.generator, found.facts, quality, watch)
-        posting = build_posting(valued, policy, reranked.paid + reranked.rest, cards)
+        valued = replace(valued, unlisted=reranked.unlisted, recall=reranked.recall)
+        posting = build_posting(valued, policy, reranked.scored, cards)
         yield final_stage(request, posting.evidence, cards, watch.read()), posting
 
     def _look_up(self, request: ImageRequest) -> StoredPosting | _Lookup:
@@ -249,19 +264,27 @@ class Pipeline:
             raise PreconditionFailed(f"generator {generator.model_version} cannot be valued: {error}") from error
 
     async def _rerank(
-        self, search: CandidateSearch, policy: Policy, features: Features, recalled: Sequence[Candidate]
+        self, search: CandidateSearch, look: _Lookup, features: Features, recalled: Sequence[Candidate]
     ) -> _Reranked:
-        similarity = {one.training_image_id: one.clip_similarity for one in recalled}
-        neighbours = await search.rerank(features.perceptual, list(similarity), policy.k + MAX_NEAR_MISSES)
+        """Near-copies are gathered before the cut, so a policy with groups compares all candidates."""
+        policy = look.policy
+        found = {one.training_image_id: one for one in recalled}
+        wanted = policy.k + MAX_NEAR_MISSES if policy.groups is None else len(found)
+        neighbours = await search.rerank(features.perceptual, list(found), wanted)
         scored = [
             ScoredCandidate(
                 one.training_image_id,
                 distance_millionths(one.perceptual_distance),
-                round(similarity[one.training_image_id] * MILLION),
+                round(found[one.training_image_id].clip_similarity * MILLION),
+                None if policy.groups is None else duplicate_group(found[one.training_image_id].payload),
             )
             for one in neighbours
         ]
-        return _Reranked(*rank(scored, policy.k))
+        recall = None
+        if policy.uncertainty is not None:
+            recall = await self.collections.measured_recall(look.generator.collection)
+        paid, _ = rank(scored, policy)
+        return _Reranked(paid, scored, len(found) - len(scored), recall)
 
     async def _works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
         known = self.rights.remembered(ids, at)

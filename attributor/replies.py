@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from attributor.stages import Attribution, Contributor, ImageRequest, Payee, Stage, Timings
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.posting import ScoredCandidate
+from gmvaluator.ledger.groups import Group, ScoredCandidate, paid_places, parts_of, title_of
 from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting
 from gmvaluator.policy import Policy
 from gmvaluator.ports import Beneficiary, Candidate, WorkCard
@@ -43,14 +43,16 @@ def recalled_stage(
 def reranked_stage(
     request: ImageRequest,
     policy: Policy,
-    paid: Sequence[ScoredCandidate],
+    paid: Sequence[Group],
     cards: Mapping[TrainingImageId, WorkCard],
     timings: Timings,
 ) -> Attribution:
-    """The contributors with their distances, final shares and payees."""
-    shares, unattributed = policy.shares([one.distance_millionths for one in paid])
+    """The contributors with their distances, final shares and payees; near-copies follow each other."""
+    shares, unattributed = policy.shares([group.distance_millionths for group in paid])
     contributors = tuple(
-        _reranked(one, share, cards[one.training_image_id]) for one, share in zip(paid, shares, strict=True)
+        contributor
+        for group, share in zip(paid, shares, strict=True)
+        for contributor in _reranked_group(policy, group, share, cards)
     )
     return _answer(request, policy.reference, Stage.RERANKED, contributors, unattributed, timings)
 
@@ -105,6 +107,7 @@ def _final(
     head_hash: bytes | None = None,
     replayed: bool = False,
 ) -> Attribution:
+    low, high = evidence.uncertainty["unattributed"] if evidence.uncertainty else (None, None)
     return Attribution(
         generation_id=generation_id,
         model_version=evidence.model_version,
@@ -115,11 +118,29 @@ def _final(
         quality=evidence.quality_millionths / MILLION,
         issued_micros=evidence.issued_micros,
         unattributed_micros=evidence.unattributed_micros,
+        unattributed_share_low=None if low is None else low / MILLION,
+        unattributed_share_high=None if high is None else high / MILLION,
         sequence=sequence,
         head_hash=head_hash,
         replayed=replayed,
         timings=timings,
     )
+
+
+def _reranked_group(
+    policy: Policy, group: Group, share: float, cards: Mapping[TrainingImageId, WorkCard]
+) -> list[Contributor]:
+    own = [cards[one.training_image_id] for one in group.members]
+    if len(own) == 1:
+        return [_reranked(group.members[0], share, own[0])]
+    titles = [title_of(card) for card in own]
+    parts, paid = parts_of(group, titles, policy), paid_places(group, titles)
+    return [
+        _reranked(one, share * part / sum(parts), card)._replace(
+            duplicate_group=group.name, competing=place not in paid
+        )
+        for place, (one, part, card) in enumerate(zip(group.members, parts, own, strict=True))
+    ]
 
 
 def _reranked(one: ScoredCandidate, share: float, card: WorkCard) -> Contributor:
@@ -145,6 +166,7 @@ def _payees_of(beneficiaries: tuple[Beneficiary, ...]) -> tuple[Payee, ...]:
 
 def _paid(one: Contribution, card: WorkCard) -> Contributor:
     names = {payee.account: payee.display_name for payee in card.beneficiaries}
+    low, high = (None, None) if one.interval is None else (bound / MILLION for bound in one.interval)
     return Contributor(
         training_image_id=one.training_image_id,
         clip_similarity=one.clip_similarity_millionths / MILLION,
@@ -157,4 +179,8 @@ def _paid(one: Contribution, card: WorkCard) -> Contributor:
             Payee(payment.account, names.get(payment.account, ""), payment.share_ppm, payment.credit_micros)
             for payment in one.payments
         ),
+        duplicate_group=one.group,
+        competing=one.competing,
+        share_low=low,
+        share_high=high,
     )

@@ -63,7 +63,11 @@ class Payee(NamedTuple):
 
 
 class Contributor(NamedTuple):
-    """One training image's part. share in [0, 1]; perceptual_distance from RERANKED, credit_micros at FINAL."""
+    """One training image's part. share in [0, 1]; perceptual_distance from RERANKED, credit_micros at FINAL.
+
+    duplicate_group: the first of its near-copies, where several were valued as one; competing: another's claim among
+    them is earlier. share_low, share_high: interval of the share, of the whole group's where there is one, at FINAL.
+    """
 
     training_image_id: TrainingImageId
     clip_similarity: float
@@ -73,6 +77,10 @@ class Contributor(NamedTuple):
     perceptual_distance: float | None = None
     credit_micros: int | None = None
     payees: tuple[Payee, ...] = ()
+    duplicate_group: TrainingImageId | None = None
+    competing: bool = False
+    share_low: float | None = None
+    share_high: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,6 +115,8 @@ class Attribution:
     quality: float | None = None
     issued_micros: int | None = None
     unattributed_micros: int | None = None
+    unattributed_share_low: float | None = None
+    unattributed_share_high: float | None = None
     sequence: int | None = None
     head_hash: bytes | None = None
     replayed: bool = False

@@ -20,6 +20,7 @@ from gmvaluator.catalogue.remembering import RememberedRights
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.index.connection import open_search
+from gmvaluator.index.schema import KEY_GROUP
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.options import index_location
@@ -91,4 +92,5 @@ def _open_search(settings: AttributorSettings, collection: str) -> CandidateSear
         index_location(settings.data, settings.index),
         collection,
         api_key=os.environ.get("QDRANT_API_KEY"),
+        payload_keys=(KEY_GROUP,),
     )

@@ -200,12 +200,16 @@ class Beneficiary:
 
 @dataclass(frozen=True, slots=True)
 class WorkCard:
-    """What may be shown of a training image."""
+    """What may be shown of a training image.
+
+    claim_number: place of its earliest valid claim among all that were ever recorded; None if nobody claims it.
+    """
 
     training_image_id: TrainingImageId
     key: str
     title: str
     beneficiaries: tuple[Beneficiary, ...]
+    claim_number: int | None = None
 
 
 class RightsReader(Protocol):

@@ -67,6 +67,7 @@ class DatedCard(NamedTuple):
 
 class _DatedClaim(NamedTuple):
     claim: Claim
+    number: int
     valid_from: str
     valid_to: str
 
@@ -119,8 +120,10 @@ class CatalogueReader:
         for one in ids:
             key, title = (shown[one].key, shown[one].title) if one in shown else ("", "")
             mine = claimed.get(one, ())
-            rights = settle(claim.claim for claim in mine if claim.valid_from <= moment < claim.valid_to)
-            card = WorkCard(one, key, title, tuple(_beneficiary(right, names) for right in rights))
+            valid = [claim for claim in mine if claim.valid_from <= moment < claim.valid_to]
+            rights = settle(claim.claim for claim in valid)
+            earliest = min((claim.number for claim in valid), default=None)
+            card = WorkCard(one, key, title, tuple(_beneficiary(right, names) for right in rights), earliest)
             cards[one] = DatedCard(card, *_around(moment, mine))
         return cards
 
@@ -214,7 +217,9 @@ class CatalogueReader:
         names: dict[OwnerId, str] = {}
         for row in connection.execute(query):
             claim = Claim(row.origin, OwnerId(row.owner_id), row.share_ppm)
-            claimed.setdefault(row.training_image_id, []).append(_DatedClaim(claim, row.valid_from, row.valid_to))
+            claimed.setdefault(row.training_image_id, []).append(
+                _DatedClaim(claim, row.claim_id, row.valid_from, row.valid_to)
+            )
             if claim.owner_id not in names:
                 names[claim.owner_id] = self._name(claim.owner_id, row.ciphertext)
         return claimed, names

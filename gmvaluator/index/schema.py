@@ -7,11 +7,14 @@ that is most similar: no graph, on disk. One large segment, because product quan
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, replace
 from typing import Any
+from uuid import UUID
 
 from gmvaluator.errors import InvalidInput, MissingIndex, ProfileMismatch
+from gmvaluator.ids import TrainingImageId
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.profile import ProfileIdentity
 
@@ -25,7 +28,14 @@ KEY_URI = "uri"
 KEY_TITLE = "title"
 KEY_LABELS = "labels"
 KEY_DATA_SET = "data_set"
-"""Payload keys. data_set is a list of names, and the only one with an index: recall is restricted by it."""
+KEY_GROUP = "duplicate_group"
+"""Payload keys. data_set is a list of names: recall is restricted by it. duplicate_group is the id of the first of an
+image's near-copies, also in its own payload, and empty if it has none; absent, nobody has looked yet. Both have an
+index.
+"""
+
+ALONE = ""
+"""duplicate_group of an image without near-copies."""
 
 DEFAULT_COLLECTION = "works"
 DEFAULT_DEPTH = 200
@@ -105,6 +115,18 @@ class CollectionMetadata:
     def with_search(self, search: SearchSettings, measured: Mapping[str, Any]) -> CollectionMetadata:
         """The same with other search settings, and the figures they were chosen by."""
         return replace(self, search=search, measured=measured)
+
+
+def duplicate_group(payload: Mapping[str, Any]) -> TrainingImageId | None:
+    """The first of a point's near-copies; None if it has none, or if nobody has looked yet."""
+    text = payload.get(KEY_GROUP)
+    return TrainingImageId(UUID(text)) if text else None
+
+
+def measured_recall(metadata: Mapping[str, Any]) -> float | None:
+    """recall@k that the last `index verify` found; None if it was never asked for."""
+    found = [value for name, value in (metadata.get("measured") or {}).items() if re.fullmatch(r"recall_at_\d+", name)]
+    return float(found[0]) if found and 0 < found[0] <= 1 else None
 
 
 def require_profile(info: CollectionInfo, identity: ProfileIdentity) -> None:

@@ -42,6 +42,9 @@ ATTRIBUTOR, CLIENT = "attributor", "client"
 
 EVIDENCE_FORMAT = 1
 
+_UNSAID = ("group", "claim_number", "competing", "interval", "held_for")
+"""Of a contribution: left out of the evidence where they say nothing."""
+
 _COMPRESSION = 1
 """zlib level: three quarters of what level 6 saves, at a third of its time."""
 
@@ -85,6 +88,12 @@ class Contribution:
 
     distance_millionths: lower is nearer. clip_similarity_millionths: higher is nearer. `payments` sum to
     `credit_micros`.
+
+    Near-copies that were valued as one share a rank and `group`, the first of them, as the index had it; claim_number:
+    place of the work's earliest claim among all that were recorded; competing: another member's claim is earlier, and
+    takes the credit. interval: how unsure the rank's share is, lowest and highest in millionths, if the policy says. held_for: rights in
+    (account, ppm), if the credit was held back because that is too unsure. What does not apply is None, and unsaid in
+    the evidence.
     """
 
     rank: int
@@ -94,6 +103,18 @@ class Contribution:
     share: float
     credit_micros: int
     payments: tuple[Payment, ...]
+    group: TrainingImageId | None = None
+    claim_number: int | None = None
+    competing: bool = False
+    interval: tuple[int, int] | None = None
+    held_for: tuple[tuple[str, int], ...] | None = None
+
+    @property
+    def rights(self) -> tuple[tuple[str, int], ...]:
+        """(account, ppm) of those who have the rights, whoever was paid."""
+        if self.held_for is not None:
+            return self.held_for
+        return tuple((payment.account, payment.share_ppm) for payment in self.payments)
 
 
 @dataclass(frozen=True, slots=True)
@@ -121,7 +142,8 @@ class Evidence:
 
     policy: `Policy.parameters()`. weights: role of each weight file to its SHA-256. contributions: nearest
     first. timings_ms: stage to milliseconds. embedded_by: who computed vectors and quality; a CLIENT is taken at its
-    word.
+    word. uncertainty: interval of what is unattributed, in millionths, with the index's measured recall and the number
+    of candidates that were recalled and not listed; None if the policy does not say how unsure it is.
     """
 
     image: ImageFacts
@@ -139,6 +161,7 @@ class Evidence:
     near_misses: tuple[NearMiss, ...] = ()
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     embedded_by: str = ATTRIBUTOR
+    uncertainty: Mapping[str, Any] | None = None
 
     @property
     def header_facts(self) -> HeaderFacts:
@@ -157,6 +180,8 @@ class Evidence:
         value["timings_ms"] = dict(self.timings_ms)
         if self.embedded_by == ATTRIBUTOR:
             del value["embedded_by"]  # as before there were others
+        if self.uncertainty is None:
+            del value["uncertainty"]
         return canonical_json(value)
 
     @classmethod
@@ -335,7 +360,13 @@ def _plain(record: Any) -> dict[str, Any]:
 
 
 def _plain_contribution(contribution: Contribution) -> dict[str, Any]:
-    return {**_plain(contribution), "payments": [_plain(payment) for payment in contribution.payments]}
+    value = {**_plain(contribution), "payments": [_plain(payment) for payment in contribution.payments]}
+    if contribution.group is not None:
+        value["group"] = str(contribution.group)
+    for name in _UNSAID:
+        if value[name] is None or value[name] is False:
+            del value[name]
+    return value
 
 
 def _with_id(value: dict[str, Any]) -> dict[str, Any]:
@@ -344,4 +375,12 @@ def _with_id(value: dict[str, Any]) -> dict[str, Any]:
 
 def _contribution(value: dict[str, Any]) -> Contribution:
     payments = tuple(Payment(**payment) for payment in value["payments"])
-    return Contribution(**{**_with_id(value), "payments": payments})
+    said = {**_with_id(value), "payments": payments}
+    if "group" in said:
+        said["group"] = TrainingImageId(uuid.UUID(said["group"]))
+    if "interval" in said:
+        low, high = said["interval"]
+        said["interval"] = low, high
+    if "held_for" in said:
+        said["held_for"] = tuple((account, share) for account, share in said["held_for"])
+    return Contribution(**said)

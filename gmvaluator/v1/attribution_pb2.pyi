@@ -379,6 +379,8 @@ class Attribution(_message.Message):
     HEAD_HASH_FIELD_NUMBER: _builtins.int
     REPLAYED_FIELD_NUMBER: _builtins.int
     TIMINGS_FIELD_NUMBER: _builtins.int
+    UNATTRIBUTED_SHARE_LOW_FIELD_NUMBER: _builtins.int
+    UNATTRIBUTED_SHARE_HIGH_FIELD_NUMBER: _builtins.int
     generation_id: _builtins.str
     """As given in the request; empty for a preview."""
     model_version: _builtins.str
@@ -405,9 +407,15 @@ class Attribution(_message.Message):
     """
     replayed: _builtins.bool
     """True if this generation was posted before, and this is the stored answer."""
+    unattributed_share_low: _builtins.float
+    """Lowest of the 95 % interval of unattributed_share; only at FINAL, and if the policy says how unsure it is."""
+    unattributed_share_high: _builtins.float
+    """Highest of it."""
     @_builtins.property
     def contributors(self) -> _containers.RepeatedCompositeFieldContainer[Global___Contributor]:
-        """The training images credited, nearest first: at most the policy's k."""
+        """The training images credited, nearest first: at most the policy's k, near-copies counted as one where the policy
+        values them so.
+        """
 
     @_builtins.property
     def timings(self) -> Global___StageTimings:
@@ -429,10 +437,12 @@ class Attribution(_message.Message):
         head_hash: _builtins.bytes | None = ...,
         replayed: _builtins.bool = ...,
         timings: Global___StageTimings | None = ...,
+        unattributed_share_low: _builtins.float | None = ...,
+        unattributed_share_high: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_head_hash", b"_head_hash", "_issued_micros", b"_issued_micros", "_quality", b"_quality", "_sequence", b"_sequence", "_unattributed_micros", b"_unattributed_micros", "head_hash", b"head_hash", "issued_micros", b"issued_micros", "quality", b"quality", "sequence", b"sequence", "timings", b"timings", "unattributed_micros", b"unattributed_micros"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_head_hash", b"_head_hash", "_issued_micros", b"_issued_micros", "_quality", b"_quality", "_sequence", b"_sequence", "_unattributed_micros", b"_unattributed_micros", "_unattributed_share_high", b"_unattributed_share_high", "_unattributed_share_low", b"_unattributed_share_low", "head_hash", b"head_hash", "issued_micros", b"issued_micros", "quality", b"quality", "sequence", b"sequence", "timings", b"timings", "unattributed_micros", b"unattributed_micros", "unattributed_share_high", b"unattributed_share_high", "unattributed_share_low", b"unattributed_share_low"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_head_hash", b"_head_hash", "_issued_micros", b"_issued_micros", "_quality", b"_quality", "_sequence", b"_sequence", "_unattributed_micros", b"_unattributed_micros", "contributors", b"contributors", "generation_id", b"generation_id", "head_hash", b"head_hash", "issued_micros", b"issued_micros", "model_version", b"model_version", "policy", b"policy", "quality", b"quality", "replayed", b"replayed", "sequence", b"sequence", "stage", b"stage", "timings", b"timings", "unattributed_micros", b"unattributed_micros", "unattributed_share", b"unattributed_share"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_head_hash", b"_head_hash", "_issued_micros", b"_issued_micros", "_quality", b"_quality", "_sequence", b"_sequence", "_unattributed_micros", b"_unattributed_micros", "_unattributed_share_high", b"_unattributed_share_high", "_unattributed_share_low", b"_unattributed_share_low", "contributors", b"contributors", "generation_id", b"generation_id", "head_hash", b"head_hash", "issued_micros", b"issued_micros", "model_version", b"model_version", "policy", b"policy", "quality", b"quality", "replayed", b"replayed", "sequence", b"sequence", "stage", b"stage", "timings", b"timings", "unattributed_micros", b"unattributed_micros", "unattributed_share", b"unattributed_share", "unattributed_share_high", b"unattributed_share_high", "unattributed_share_low", b"unattributed_share_low"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__head_hash: _TypeAlias = _typing.Literal["head_hash"]  # noqa: Y015
     _WhichOneofArgType__head_hash: _TypeAlias = _typing.Literal["_head_hash", b"_head_hash"]  # noqa: Y015
@@ -444,6 +454,10 @@ class Attribution(_message.Message):
     _WhichOneofArgType__sequence: _TypeAlias = _typing.Literal["_sequence", b"_sequence"]  # noqa: Y015
     _WhichOneofReturnType__unattributed_micros: _TypeAlias = _typing.Literal["unattributed_micros"]  # noqa: Y015
     _WhichOneofArgType__unattributed_micros: _TypeAlias = _typing.Literal["_unattributed_micros", b"_unattributed_micros"]  # noqa: Y015
+    _WhichOneofReturnType__unattributed_share_high: _TypeAlias = _typing.Literal["unattributed_share_high"]  # noqa: Y015
+    _WhichOneofArgType__unattributed_share_high: _TypeAlias = _typing.Literal["_unattributed_share_high", b"_unattributed_share_high"]  # noqa: Y015
+    _WhichOneofReturnType__unattributed_share_low: _TypeAlias = _typing.Literal["unattributed_share_low"]  # noqa: Y015
+    _WhichOneofArgType__unattributed_share_low: _TypeAlias = _typing.Literal["_unattributed_share_low", b"_unattributed_share_low"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__head_hash) -> _WhichOneofReturnType__head_hash | None: ...
     @_typing.overload
@@ -454,6 +468,10 @@ class Attribution(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__sequence) -> _WhichOneofReturnType__sequence | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__unattributed_micros) -> _WhichOneofReturnType__unattributed_micros | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unattributed_share_high) -> _WhichOneofReturnType__unattributed_share_high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__unattributed_share_low) -> _WhichOneofReturnType__unattributed_share_low | None: ...
 
 Global___Attribution: _TypeAlias = Attribution  # noqa: Y015
 
@@ -471,6 +489,10 @@ class Contributor(_message.Message):
     KEY_FIELD_NUMBER: _builtins.int
     TITLE_FIELD_NUMBER: _builtins.int
     PAYEES_FIELD_NUMBER: _builtins.int
+    DUPLICATE_GROUP_FIELD_NUMBER: _builtins.int
+    COMPETING_FIELD_NUMBER: _builtins.int
+    SHARE_LOW_FIELD_NUMBER: _builtins.int
+    SHARE_HIGH_FIELD_NUMBER: _builtins.int
     training_image_id: _builtins.str
     """UUID of the training image: UUIDv5 of its file's SHA-256."""
     clip_similarity: _builtins.float
@@ -485,6 +507,16 @@ class Contributor(_message.Message):
     """The training image's key in its data set."""
     title: _builtins.str
     """Its title, which may be empty."""
+    duplicate_group: _builtins.str
+    """UUID of the first of its near-copies, where several were valued as one contributor; else empty."""
+    competing: _builtins.bool
+    """True if another of its near-copies was claimed earlier, by another owner, and takes the credit."""
+    share_low: _builtins.float
+    """Lowest of the 95 % interval of the share, of all its near-copies together where there are several; only at FINAL,
+    and if the policy says how unsure it is.
+    """
+    share_high: _builtins.float
+    """Highest of it."""
     @_builtins.property
     def payees(self) -> _containers.RepeatedCompositeFieldContainer[Global___Payee]:
         """Who is paid, and how much of credit_micros."""
@@ -500,19 +532,31 @@ class Contributor(_message.Message):
         key: _builtins.str = ...,
         title: _builtins.str = ...,
         payees: _abc.Iterable[Global___Payee] | None = ...,
+        duplicate_group: _builtins.str = ...,
+        competing: _builtins.bool = ...,
+        share_low: _builtins.float | None = ...,
+        share_high: _builtins.float | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_credit_micros", b"_credit_micros", "_perceptual_distance", b"_perceptual_distance", "credit_micros", b"credit_micros", "perceptual_distance", b"perceptual_distance"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_credit_micros", b"_credit_micros", "_perceptual_distance", b"_perceptual_distance", "_share_high", b"_share_high", "_share_low", b"_share_low", "credit_micros", b"credit_micros", "perceptual_distance", b"perceptual_distance", "share_high", b"share_high", "share_low", b"share_low"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credit_micros", b"_credit_micros", "_perceptual_distance", b"_perceptual_distance", "clip_similarity", b"clip_similarity", "credit_micros", b"credit_micros", "key", b"key", "payees", b"payees", "perceptual_distance", b"perceptual_distance", "share", b"share", "title", b"title", "training_image_id", b"training_image_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credit_micros", b"_credit_micros", "_perceptual_distance", b"_perceptual_distance", "_share_high", b"_share_high", "_share_low", b"_share_low", "clip_similarity", b"clip_similarity", "competing", b"competing", "credit_micros", b"credit_micros", "duplicate_group", b"duplicate_group", "key", b"key", "payees", b"payees", "perceptual_distance", b"perceptual_distance", "share", b"share", "share_high", b"share_high", "share_low", b"share_low", "title", b"title", "training_image_id", b"training_image_id"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__credit_micros: _TypeAlias = _typing.Literal["credit_micros"]  # noqa: Y015
     _WhichOneofArgType__credit_micros: _TypeAlias = _typing.Literal["_credit_micros", b"_credit_micros"]  # noqa: Y015
     _WhichOneofReturnType__perceptual_distance: _TypeAlias = _typing.Literal["perceptual_distance"]  # noqa: Y015
     _WhichOneofArgType__perceptual_distance: _TypeAlias = _typing.Literal["_perceptual_distance", b"_perceptual_distance"]  # noqa: Y015
+    _WhichOneofReturnType__share_high: _TypeAlias = _typing.Literal["share_high"]  # noqa: Y015
+    _WhichOneofArgType__share_high: _TypeAlias = _typing.Literal["_share_high", b"_share_high"]  # noqa: Y015
+    _WhichOneofReturnType__share_low: _TypeAlias = _typing.Literal["share_low"]  # noqa: Y015
+    _WhichOneofArgType__share_low: _TypeAlias = _typing.Literal["_share_low", b"_share_low"]  # noqa: Y015
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__credit_micros) -> _WhichOneofReturnType__credit_micros | None: ...
     @_typing.overload
     def WhichOneof(self, oneof_group: _WhichOneofArgType__perceptual_distance) -> _WhichOneofReturnType__perceptual_distance | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share_high) -> _WhichOneofReturnType__share_high | None: ...
+    @_typing.overload
+    def WhichOneof(self, oneof_group: _WhichOneofArgType__share_low) -> _WhichOneofReturnType__share_low | None: ...
 
 Global___Contributor: _TypeAlias = Contributor  # noqa: Y015
 
@@ -527,7 +571,9 @@ class Payee(_message.Message):
     SHARE_PPM_FIELD_NUMBER: _builtins.int
     CREDIT_MICROS_FIELD_NUMBER: _builtins.int
     account: _builtins.str
-    """Ledger account: "owner:<uuid>", "suspense" (owner unknown) or "held" (claims compete)."""
+    """Ledger account: "owner:<uuid>", "suspense" (owner unknown) or "held" (claims compete, or the share is too
+    unsure for the policy).
+    """
     display_name: _builtins.str
     """The owner's name, where known and not erased."""
     share_ppm: _builtins.int

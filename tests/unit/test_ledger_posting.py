@@ -118,8 +118,8 @@ def test_the_policy_cuts_at_k_and_keeps_ten_near_misses() -> None:
 
 def test_equal_distances_are_ranked_by_id() -> None:
     scored = [ScoredCandidate(sample_work(number), 5, 0) for number in range(10)]
-    first, rest = rank(scored, 4)
-    assert [str(one.training_image_id) for one in first + rest] == sorted(str(sample_work(n)) for n in range(10))
+    first, rest = rank(scored, replace(PAPER, k=4))
+    assert [str(group.name) for group in first + rest] == sorted(str(sample_work(n)) for n in range(10))
 
 
 def test_without_candidates_all_is_unattributed() -> None:

@@ -65,6 +65,9 @@ class OneCollection:
     async def search(self, collection: str) -> CandidateSearch:
         return self.candidates
 
+    async def measured_recall(self, collection: str) -> float | None:
+        return 0.98
+
 
 @dataclass
 class Bench:

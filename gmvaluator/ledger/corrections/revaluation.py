@@ -6,10 +6,11 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 
 from gmvaluator.ids import TrainingImageId
+from gmvaluator.ledger.allotment import allot
 from gmvaluator.ledger.corrections.lines import Place, added
-from gmvaluator.ledger.posting import payments_of
-from gmvaluator.ledger.records import SUSPENSE, Contribution, Evidence, NearMiss
-from gmvaluator.ledger.valued import recompute
+from gmvaluator.ledger.groups import ScoredCandidate, Title, title_of
+from gmvaluator.ledger.records import SUSPENSE, Evidence, NearMiss
+from gmvaluator.ledger.valued import candidates_of, recompute, titles_of
 from gmvaluator.policy import Policy
 from gmvaluator.ports import WorkCard
 from gmvaluator.valuation import MILLION
@@ -34,38 +35,33 @@ def revalued(evidence: Evidence, policy: Policy, cards: Mapping[TrainingImageId,
     """Value the evidence's candidates under `policy`.
 
     Those who were paid keep the rights that the evidence holds. cards: rights of candidates that just missed; one
-    that is not in it goes to suspense, as an unknown owner's does.
+    that is not in it goes to suspense, as an unknown owner's does. Near-copies are known as far as the evidence tells:
+    a policy without groups has left none.
     """
-    candidates = [*evidence.contributions, *(_promoted(miss, cards) for miss in evidence.near_misses)]
-    paid, rest = candidates[: policy.k], candidates[policy.k :]
-    value = policy.value(
-        [str(one.training_image_id) for one in paid],
-        [one.distance_millionths for one in paid],
-        evidence.quality_millionths,
-    )
-    contributions = tuple(
-        _valued(one, place, credit, share)
-        for place, (one, credit, share) in enumerate(zip(paid, value.credit_micros, value.shares, strict=True), start=1)
+    candidates = [*candidates_of(evidence), *(_promoted(miss) for miss in evidence.near_misses)]
+    titles = {**{miss.training_image_id: _title(miss, cards) for miss in evidence.near_misses}, **titles_of(evidence)}
+    known = evidence.uncertainty or {}
+    found = allot(
+        policy, candidates, titles, evidence.quality_millionths, known.get("unlisted", 0), known.get("recall")
     )
     again = replace(
         evidence,
         policy=policy.parameters(),
-        issued_micros=value.issued_micros,
-        unattributed_micros=value.unattributed_micros,
-        unattributed_share=value.unattributed_share,
-        contributions=contributions,
-        near_misses=tuple(NearMiss(one.rank, one.training_image_id, one.distance_millionths) for one in rest),
+        issued_micros=found.value.issued_micros,
+        unattributed_micros=found.value.unattributed_micros,
+        unattributed_share=found.value.unattributed_share,
+        contributions=found.contributions,
+        near_misses=found.near_misses,
+        uncertainty=found.uncertainty,
     )
-    return Revaluation(again, cut_short=bool(evidence.near_misses) and policy.k > len(candidates))
+    contributors = len({one.rank for one in evidence.contributions}) + len(evidence.near_misses)
+    return Revaluation(again, cut_short=bool(evidence.near_misses) and policy.k > contributors)
 
 
-def _promoted(miss: NearMiss, cards: Mapping[TrainingImageId, WorkCard]) -> Contribution:
+def _promoted(miss: NearMiss) -> ScoredCandidate:
+    return ScoredCandidate(miss.training_image_id, miss.distance_millionths, 0)
+
+
+def _title(miss: NearMiss, cards: Mapping[TrainingImageId, WorkCard]) -> Title:
     card = cards.get(miss.training_image_id)
-    rights = [(SUSPENSE, MILLION)] if card is None else [(one.account, one.share_ppm) for one in card.beneficiaries]
-    payments = payments_of(0, rights)
-    return Contribution(miss.rank, miss.training_image_id, miss.distance_millionths, 0, 0.0, 0, payments)
-
-
-def _valued(one: Contribution, place: int, credit: int, share: float) -> Contribution:
-    payments = payments_of(credit, [(payment.account, payment.share_ppm) for payment in one.payments])
-    return replace(one, rank=place, credit_micros=credit, share=share, payments=payments)
+    return Title(((SUSPENSE, MILLION),), None) if card is None else title_of(card)
