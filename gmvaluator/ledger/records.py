@@ -91,9 +91,9 @@ class Contribution:
 
     Near-copies that were valued as one share a rank and `group`, the first of them, as the index had it; claim_number:
     place of the work's earliest claim among all that were recorded; competing: another member's claim is earlier, and
-    takes the credit. interval: how unsure the rank's share is, lowest and highest in millionths, if the policy says. held_for: rights in
-    (account, ppm), if the credit was held back because that is too unsure. What does not apply is None, and unsaid in
-    the evidence.
+    takes the credit. interval: how unsure the rank's share is, lowest and highest in millionths, if the policy says.
+    held_for: rights in (account, ppm), if the credit was held back because that is too unsure. What does not apply is
+    None, and unsaid in the evidence.
     """
 
     rank: int
