@@ -1,0 +1,104 @@
+"""Both clients: what they ask again, what they do not, and that they say the same."""
+
+from collections.abc import AsyncIterator, Callable, Iterator
+
+import grpc
+import pytest
+
+from gmvaluator.client.aio import AsyncAttributorClient
+from gmvaluator.client.requests import Retries
+from gmvaluator.client.sync import AttributorClient
+from gmvaluator.errors import GmvaluatorError, InvalidInput, Overloaded, Unavailable
+from gmvaluator.testing.attributor import FakeAttributor, fake_attributor
+from gmvaluator.v1 import attribution_pb2 as v1
+
+QUICK = Retries(attempts=4, first_pause_s=0.01)
+Finals = Callable[..., "list[v1.Attribution]"]
+
+
+@pytest.fixture
+def attributor() -> Iterator[FakeAttributor]:
+    with fake_attributor() as running:
+        yield running
+
+
+async def stages(kind: str, attributor: FakeAttributor, retries: Retries = QUICK, deadline_s: float = 10) -> list[int]:
+    if kind == "sync":
+        with AttributorClient(attributor.address, deadline_s, retries) as client:
+            return [stage.stage for stage in client.attribute(b"x", "g1", "m")]
+    async with AsyncAttributorClient(attributor.address, deadline_s, retries) as aio:
+        return [stage.stage async for stage in aio.attribute(b"x", "g1", "m")]
+
+
+both = pytest.mark.parametrize("kind", ["sync", "aio"])
+
+
+@both
+async def test_what_passes_is_asked_again_with_the_same_id(kind: str, attributor: FakeAttributor) -> None:
+    attributor.trouble(grpc.StatusCode.UNAVAILABLE)
+    attributor.trouble(grpc.StatusCode.RESOURCE_EXHAUSTED, grpc_retry_pushback_ms="20")
+    assert (await stages(kind, attributor))[-1] == v1.STAGE_FINAL
+    assert [request.generation_id for request in attributor.requests] == ["g1"] * 3
+    assert attributor.posted == {"g1": 1}
+
+
+@both
+@pytest.mark.parametrize(
+    ("code", "metadata", "error"),
+    [
+        (grpc.StatusCode.INVALID_ARGUMENT, {}, InvalidInput),
+        (grpc.StatusCode.INTERNAL, {}, GmvaluatorError),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, {"grpc_retry_pushback_ms": "-1"}, Overloaded),
+        (grpc.StatusCode.RESOURCE_EXHAUSTED, {"grpc_retry_pushback_ms": "60000"}, Overloaded),
+    ],
+)
+async def test_nothing_else_is(
+    kind: str, attributor: FakeAttributor, code: grpc.StatusCode, metadata: dict[str, str], error: type[Exception]
+) -> None:
+    attributor.trouble(code, **metadata)
+    with pytest.raises(error):
+        await stages(kind, attributor)
+    assert len(attributor.requests) == 1
+
+
+@both
+async def test_attempts_are_bounded_and_one_is_the_default(kind: str, attributor: FakeAttributor) -> None:
+    for _ in range(10):
+        attributor.trouble(grpc.StatusCode.UNAVAILABLE)
+    with pytest.raises(Unavailable):
+        await stages(kind, attributor)
+    assert len(attributor.requests) == 4
+    with pytest.raises(Unavailable):
+        await stages(kind, attributor, Retries(attempts=1))
+    assert len(attributor.requests) == 5
+
+
+def test_many_images_on_one_stream(attributor: FakeAttributor) -> None:
+    with AttributorClient(attributor.address) as client:
+        answers = dict(client.attribute_many([("a", b"x"), ("b", b"bad"), ("c", b"x")], "m"))
+    assert isinstance(answers["b"], InvalidInput)
+    assert {name for name, answer in answers.items() if isinstance(answer, v1.Attribution)} == {"a", "c"}
+
+
+async def test_many_images_on_one_stream_from_an_event_loop(attributor: FakeAttributor) -> None:
+    async def images() -> AsyncIterator[tuple[str, bytes]]:
+        for name in ("a", "b"):
+            yield name, b"x"
+
+    async with AsyncAttributorClient(attributor.address) as client:
+        assert {name async for name, _ in client.attribute_many(images(), "m")} == {"a", "b"}
+
+
+async def test_watching_resumes_after_a_cut_without_a_gap(attributor: FakeAttributor) -> None:
+    with AttributorClient(attributor.address) as client:
+        seen = [one.sequence for one, _ in zip(client.watch_royalties(resume=True), range(5), strict=False)]
+        with pytest.raises(Unavailable):
+            list(client.watch_royalties())
+    assert seen == [1, 2, 3, 4, 5]
+    async with AsyncAttributorClient(attributor.address) as aio:
+        numbers = []
+        async for posting in aio.watch_royalties(after_sequence=7, resume=True):
+            numbers.append(posting.sequence)
+            if len(numbers) == 3:
+                break
+    assert numbers == [8, 9, 10]
