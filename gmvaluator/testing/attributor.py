@@ -81,7 +81,7 @@ class FakeAttributor(AttributionServiceServicer, RoyaltyServiceServicer):
 @contextmanager
 def fake_attributor(address: str = "127.0.0.1:0") -> Iterator[FakeAttributor]:
     """A running one; `address` says where."""
-    fake = FakeAttributor()  # type: ignore[abstract] - what it does not answer is UNIMPLEMENTED
+    fake = FakeAttributor()  # type: ignore[abstract]  # the rest is UNIMPLEMENTED
     server = grpc.server(ThreadPoolExecutor(8))
     register: list[Callable[[Any, grpc.Server], None]] = [
         add_AttributionServiceServicer_to_server,
