@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from PIL import Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
+from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from gmvaluator.errors import ImageTooLarge, InvalidImage
 from gmvaluator.image_header import read_header
@@ -23,6 +23,8 @@ MAX_SIDE_RATIO = 200
 """Longer side by shorter: beyond this a resize to the model's input leaves nothing of the picture."""
 FORMATS = ("JPEG", "PNG", "WEBP")
 THUMBNAIL_PX = 256
+_TURNED = (5, 6, 7, 8)
+"""EXIF orientations that swap width and height."""
 
 Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
 ImageFile.LOAD_TRUNCATED_IMAGES = False
@@ -66,6 +68,18 @@ def image_pixels(data: bytes) -> int:
     except InvalidImage:
         return 0  # Decoding will say what is wrong.
     return min(header.width * header.height, MAX_IMAGE_PIXELS)
+
+
+def image_size(data: bytes) -> tuple[int, int]:
+    """Width and height of the upright image in file bytes that `decode_image` takes; decodes no pixels.
+
+    Raises as `decode_image` does, where the header tells.
+    """
+    with _translated(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
+        _check_size(*image.size)
+        width, height = image.size
+        turned = image.getexif().get(ExifTags.Base.Orientation, 1) in _TURNED
+        return (height, width) if turned else (width, height)
 
 
 def thumbnail(image: Image.Image) -> bytes:

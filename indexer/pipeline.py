@@ -1,98 +1,75 @@
-"""Source -> decode -> embed -> upsert, with every queue bounded and every file counted."""
+"""Reader -> decoder pool -> embedder -> writer: one shard after another, every queue bounded, every row counted.
+
+Three threads of ours overlap: one reads and has a pool decode, the caller's embeds, one writes.
+"""
 
 from __future__ import annotations
 
-import itertools
 from collections import deque
-from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, Protocol
 
-from PIL.Image import Image
-
-from gmvaluator.catalogue.records import NewWork, OwnerReference
-from gmvaluator.errors import InvalidImage, InvalidInput, ModelFailed
-from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
-from gmvaluator.images import MAX_IMAGE_BYTES, decode_image, thumbnail, thumbnail_path
+from gmvaluator.catalogue.records import NewWork
+from gmvaluator.errors import ModelFailed
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.images import thumbnail_path
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, KEY_LABELS, KEY_SHA256, KEY_TITLE, KEY_URI
-from gmvaluator.ports import Float32Array, Models, Point, Prepared, VectorStore
-from indexer.source import Source, SourceItem, Unreadable
+from gmvaluator.ports import Float32Array, Models, Point, VectorStore
+from indexer.counting import OPT_OUT, Counts, LeftOut
+from indexer.flow import ahead, batched, ordered_map
+from indexer.reading import DecodedImage, ItemReader, ReadImage
+from indexer.sources.consent import OptOutList
+from indexer.sources.item import Shard
 
 BATCH_VIEWS = 64
-"""Views embedded in one batch. `lite`'s take 600 KB each as model input, and about three batches are in memory."""
+"""Views embedded in one batch. `lite`'s take 600 KB each as model input, and some batches are in memory."""
 
 MAX_BATCH_IMAGES = 32
-DECODERS = 2
+WORKERS = 2
+"""Threads that read and decode."""
+BATCHES_AHEAD = 2
+"""Batches ready for the models, and batches on their way to the index, at most."""
 
-In = TypeVar("In")
-Out = TypeVar("Out")
+Embedded = tuple[Float32Array, Float32Array] | ModelFailed
+"""Recall vector and perceptual vectors of one image, or why there are none."""
 
 
 class WorkRecorder(Protocol):
-    """The catalogue, as far as the indexer needs it."""
+    """The catalogue, as far as writing needs it."""
 
     def tombstoned(self, sha256s: Collection[str]) -> set[str]: ...
 
     def record(self, batch: Sequence[NewWork]) -> object: ...
 
 
-@dataclass(frozen=True, slots=True)
-class Reject:
-    """A file that was not indexed, and why."""
+class ShardLog(Protocol):
+    """Where the progress of one shard is kept."""
 
-    key: str
-    reason: str
+    def advance(self, position: int, batch: Counts, left_out: Sequence[tuple[int, LeftOut]]) -> None:
+        """Everything before `position` is dealt with for good. left_out: each row with its position."""
 
 
 @dataclass(slots=True)
-class Report:
-    """What became of every file that was read: read == points + duplicates + len(rejects), always.
+class _Batch:
+    """Rows from `start` on. Every row is in one of the three lists."""
 
-    duplicates: files whose bytes are indexed already, by this run or an earlier one.
-    """
-
-    read: int = 0
-    points: int = 0
-    duplicates: int = 0
-    rejects: list[Reject] = field(default_factory=list)
-
-    @property
-    def reconciles(self) -> bool:
-        return self.read == self.points + self.duplicates + len(self.rejects)
-
-    def as_dict(self) -> dict[str, Any]:
-        rejects = [{"key": reject.key, "reason": reject.reason} for reject in self.rejects]
-        return {
-            "read": self.read,
-            "points": self.points,
-            "duplicates": self.duplicates,
-            "rejects": len(rejects),
-            "reconciles": self.reconciles,
-            "rejected": rejects,
-        }
+    start: int
+    rows: int
+    fresh: list[tuple[int, DecodedImage]] = field(default_factory=list)
+    known: list[tuple[int, NewWork]] = field(default_factory=list)
+    left_out: list[tuple[int, LeftOut]] = field(default_factory=list)
 
 
-@dataclass(frozen=True, slots=True)
-class Decoded:
-    """A file that is an image: what the catalogue gets, its thumbnail (WebP) and its views' model inputs."""
-
-    work: NewWork
-    thumbnail: bytes
-    inputs: Sequence[Prepared]
-
-    @property
-    def training_image_id(self) -> TrainingImageId:
-        return self.work.training_image_id
-
-
-@dataclass(frozen=True)
+@dataclass
 class Indexer:
-    """One run over one source into one collection.
+    """Brings shards into one collection.
 
-    Points are upserted before the catalogue learns of them, so a work that the catalogue knows is in the index:
-    a run that was killed is taken up by running it again, and repeats at most one batch.
+    A point is in the index before the catalogue learns of its work, and both before progress is noted: a run that was
+    killed is taken up where its notes end, repeats at most the batches that were on their way, and nothing twice.
     """
 
     models: Models
@@ -100,100 +77,97 @@ class Indexer:
     catalogue: WorkRecorder
     thumbnails: Path
     data_set: str
+    opt_outs: OptOutList = OptOutList()
+    heed_signals: bool = True
+    _on_their_way: set[TrainingImageId] = field(default_factory=set)
+    _refused: dict[TrainingImageId, str] = field(default_factory=dict)
 
     def run(
-        self, source: Source, advance: Callable[[Report], None], stopping: Callable[[], bool] = lambda: False
-    ) -> Report:
-        """Index `source`; calls `advance` after each batch and stops between batches once `stopping`."""
-        report = Report()
-        with ThreadPoolExecutor(DECODERS, thread_name_prefix="decode") as pool:
-            size = max(1, min(MAX_BATCH_IMAGES, BATCH_VIEWS // self.models.identity.perceptual_views))
-            decoded = ordered_map(pool, self._decode, source, window=2 * size)
-            for batch in batched(decoded, size):
-                self._index(batch, report)
-                advance(report)
-                if stopping():
-                    decoded.close()
-                    break
-        return report
+        self,
+        shard: Shard,
+        start: int,
+        log: ShardLog,
+        advance: Callable[[Counts], None] = lambda counts: None,  # noqa: ARG005
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """Index a shard from position `start` on; False if it was stopped before its end.
 
-    def _decode(self, item: SourceItem | Unreadable) -> Decoded | Reject:
-        if isinstance(item, Unreadable):
-            return Reject(item.key, item.reason)
-        try:
-            return self._decode_file(item)
-        except InvalidInput as error:
-            return Reject(item.key, str(error))
-        except OSError as error:
-            return Reject(item.key, f"the file cannot be read: {error.strerror}")
+        advance: called with the counts of each batch once it is durable. Stops between batches once `stopping`.
+        """
+        self._on_their_way.clear()
+        with ThreadPoolExecutor(WORKERS, "decode") as pool, ThreadPoolExecutor(1, "write") as writer:
+            batches = ahead(partial(self._read, shard, start, pool), BATCHES_AHEAD)
+            written: deque[Future[Counts]] = deque()
+            try:
+                for batch in batches:
+                    vectors = self._embed([image for _, image in batch.fresh])
+                    written.append(writer.submit(self._write, batch, vectors, log))
+                    self._settle(written, advance, BATCHES_AHEAD)
+                    if stopping():
+                        return False
+                return True
+            finally:
+                batches.close()
+                self._settle(written, advance, 0)
 
-    def _decode_file(self, item: SourceItem) -> Decoded:
-        with item.path.open("rb") as file:
-            data = file.read(MAX_IMAGE_BYTES + 1)
-        image = decode_image(data)
-        sha256 = sha256_hex(data)
-        if item.sha256 not in (None, sha256):
-            raise InvalidImage(f"its SHA-256 is {sha256}, the manifest says {item.sha256}: correct one of them")
-        return Decoded(self._work(item, sha256, image), thumbnail(image), self.models.prepare_work(image))
+    def _settle(self, written: deque[Future[Counts]], advance: Callable[[Counts], None], left: int) -> None:
+        while len(written) > left:
+            advance(written.popleft().result())
 
-    def _work(self, item: SourceItem, sha256: str, image: Image) -> NewWork:
-        owner = OwnerReference(item.owner, item.owner_name or item.owner) if item.owner else None
-        return NewWork(
-            training_image_id=training_image_id(sha256),
-            sha256=sha256,
-            width=image.width,
-            height=image.height,
-            data_set=self.data_set,
-            key=item.key,
-            uri=item.path.resolve().as_uri(),
-            title=item.title,
-            license=item.license,
-            labels=item.labels,
-            owner=owner,
-        )
+    def _read(self, shard: Shard, start: int, pool: ThreadPoolExecutor) -> Generator[_Batch, None, None]:
+        reader = ItemReader(self.data_set, self.models.prepare_work, self.opt_outs, self.heed_signals)
+        size = max(1, min(MAX_BATCH_IMAGES, BATCH_VIEWS // self.models.identity.perceptual_views))
+        reads = ordered_map(pool, reader.read, shard.start(start), window=2 * size)
+        position = start
+        for rows in batched(reads, size):
+            yield self._sorted(_Batch(position, len(rows)), rows, reader, pool)
+            position += len(rows)
 
-    def _index(self, batch: list[Decoded | Reject], report: Report) -> None:
-        images = [entry for entry in batch if isinstance(entry, Decoded)]
-        refused = self._removed_earlier(images)
-        present = self.store.existing([image.training_image_id for image in images])
-        skipped = present | refused.keys()
-        fresh = {image.training_image_id: image for image in images if image.training_image_id not in skipped}
-        refused |= self._upsert(list(fresh.values()))
-        self.store.join_data_set(sorted(present - refused.keys()), self.data_set)
-        kept = [image for image in images if image.training_image_id not in refused]
-        self.catalogue.record([image.work for image in kept])
-        points = len(fresh.keys() - refused.keys())
-        report.read += len(batch)
-        report.points += points
-        report.duplicates += len(kept) - points
-        report.rejects.extend(entry for entry in batch if isinstance(entry, Reject))
-        report.rejects.extend(
-            Reject(image.work.key, refused[image.training_image_id])
-            for image in images
-            if image.training_image_id in refused
-        )
+    def _sorted(
+        self, batch: _Batch, rows: list[ReadImage | LeftOut], reader: ItemReader, pool: ThreadPoolExecutor
+    ) -> _Batch:
+        """Decode what is new, describe what is indexed already, and say why for the rest."""
+        images, removed = self._without_removed(batch, rows)
+        present = self._present({image.training_image_id for _, image in images})
+        fresh: dict[TrainingImageId, tuple[int, ReadImage]] = {}
+        for position, image in images:
+            if image.training_image_id not in present:
+                fresh.setdefault(image.training_image_id, (position, image))
+        decoded = pool.map(reader.decode, [image for _, image in fresh.values()])
+        for (position, _), result in zip(fresh.values(), decoded, strict=True):
+            _into(batch.fresh, position, result, batch)
+        first = {position for position, _ in fresh.values()}
+        for position, image in images:
+            if position not in first:
+                _into(batch.known, position, reader.describe(image), batch)
+        batch.left_out.extend(removed)
+        self._on_their_way.update(image.training_image_id for _, image in batch.fresh)
+        return batch
 
-    def _removed_earlier(self, images: list[Decoded]) -> dict[TrainingImageId, str]:
-        buried = self.catalogue.tombstoned({image.work.sha256 for image in images})
-        reason = "it was removed from the index or opted out, and stays out"
-        return {image.training_image_id: reason for image in images if image.work.sha256 in buried}
-
-    def _upsert(self, images: list[Decoded]) -> dict[TrainingImageId, str]:
-        """Embed and write; answers the ids that the model failed on, each with the reason."""
-        if not images:
-            return {}
-        points, failed = [], {}
-        for image, embedded in zip(images, self._embed(images), strict=True):
-            if isinstance(embedded, ModelFailed):
-                failed[image.training_image_id] = str(embedded)
+    def _without_removed(
+        self, batch: _Batch, rows: list[ReadImage | LeftOut]
+    ) -> tuple[list[tuple[int, ReadImage]], list[tuple[int, LeftOut]]]:
+        buried = self.catalogue.tombstoned({row.sha256 for row in rows if isinstance(row, ReadImage)})
+        images, left_out = [], []
+        for position, row in enumerate(rows, start=batch.start):
+            if isinstance(row, LeftOut):
+                left_out.append((position, row))
+            elif row.sha256 in buried:
+                reason = "it was removed from the index or opted out, and stays out"
+                left_out.append((position, LeftOut(row.item.key, reason, OPT_OUT)))
             else:
-                points.append(Point(image.training_image_id, *embedded, payload=payload(image.work)))
-                self._keep_thumbnail(image)
-        self.store.upsert(points)
-        return failed
+                images.append((position, row))
+        return images, left_out
 
-    def _embed(self, images: list[Decoded]) -> list[tuple[Float32Array, Float32Array] | ModelFailed]:
+    def _present(self, ids: set[TrainingImageId]) -> set[TrainingImageId]:
+        """Those of `ids` that are indexed or on their way. In this order: what leaves the one is in the other."""
+        coming = ids & self._on_their_way
+        return coming | self.store.existing(sorted(ids - coming))
+
+    def _embed(self, images: list[DecodedImage]) -> list[Embedded]:
         """One row an image; a batch that fails is halved until the image at fault stands alone."""
+        if not images:
+            return []
         try:
             rows = self.models.embed_works([image.inputs for image in images])
         except ModelFailed as error:
@@ -203,14 +177,45 @@ class Indexer:
             return self._embed(images[:half]) + self._embed(images[half:])
         return list(zip(rows.recall, rows.perceptual, strict=True))
 
-    def _keep_thumbnail(self, image: Decoded) -> None:
+    def _write(self, batch: _Batch, vectors: Sequence[Embedded], log: ShardLog) -> Counts:
+        """In order: thumbnails, points, catalogue, progress."""
+        points, works = [], []
+        for (position, image), embedded in zip(batch.fresh, vectors, strict=True):
+            if isinstance(embedded, ModelFailed):
+                self._refused[image.training_image_id] = str(embedded)
+                batch.left_out.append((position, LeftOut(image.work.key, str(embedded))))
+            else:
+                points.append(Point(image.training_image_id, *embedded, payload=payload(image.work)))
+                works.append(image.work)
+                self._keep_thumbnail(image)
+        if points:
+            self.store.upsert(points)
+        known = list(self._known(batch))
+        fresh = {point.training_image_id for point in points}
+        self.store.join_data_set(sorted({work.training_image_id for work in known} - fresh), self.data_set)
+        self.catalogue.record(works + known)
+        self._on_their_way.difference_update(image.training_image_id for _, image in batch.fresh)
+        counts = _counts(batch, len(points), len(known))
+        log.advance(batch.start + batch.rows, counts, sorted(batch.left_out, key=_position))
+        return counts
+
+    def _known(self, batch: _Batch) -> Iterator[NewWork]:
+        """Works that are indexed already; a copy of an image that the models refused is refused as well."""
+        for position, work in batch.known:
+            reason = self._refused.get(work.training_image_id)
+            if reason is None:
+                yield work
+            else:
+                batch.left_out.append((position, LeftOut(work.key, reason)))
+
+    def _keep_thumbnail(self, image: DecodedImage) -> None:
         path = thumbnail_path(self.thumbnails, image.training_image_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image.thumbnail)
 
 
 def payload(work: NewWork) -> dict[str, Any]:
-    """What the index stores beside a work's vectors."""
+    """What the index keeps beside the vectors."""
     return {
         KEY_SHA256: work.sha256,
         KEY_KEY: work.key,
@@ -221,25 +226,18 @@ def payload(work: NewWork) -> dict[str, Any]:
     }
 
 
-def ordered_map(
-    pool: ThreadPoolExecutor, function: Callable[[In], Out], items: Iterable[In], window: int
-) -> Generator[Out, None, None]:
-    """`map` on a pool that keeps order and never has more than `window` items in hand."""
-    waiting: deque[Future[Out]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= window:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
+def _into(wanted: list[Any], position: int, result: object, batch: _Batch) -> None:
+    """A result where it belongs: among the wanted, or among what is left out."""
+    if isinstance(result, LeftOut):
+        batch.left_out.append((position, result))
+    else:
+        wanted.append((position, result))
 
 
-def batched(items: Iterable[In], size: int) -> Iterator[list[In]]:
-    """Lists of `size` items; the last may be shorter."""
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
+def _counts(batch: _Batch, points: int, duplicates: int) -> Counts:
+    opt_outs = sum(row.kind == OPT_OUT for _, row in batch.left_out)
+    return Counts(batch.rows, points, duplicates, opt_outs, len(batch.left_out) - opt_outs)
+
+
+def _position(entry: tuple[int, LeftOut]) -> int:
+    return entry[0]

@@ -1,0 +1,110 @@
+"""What became of every row that was read, and the file that names what was left out."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+SHOWN = 1_000
+"""Rejects and opt-outs that a report lists itself; the file has all."""
+
+OPT_OUT, REJECT = "opt_out", "reject"
+
+
+@dataclass(frozen=True, slots=True)
+class LeftOut:
+    """A row that was not indexed, and why. kind: "opt_out" or "reject"."""
+
+    key: str
+    reason: str
+    kind: str = REJECT
+
+
+@dataclass(slots=True)
+class Counts:
+    """read == points + duplicates + opt_outs + rejects, always.
+
+    duplicates: images whose bytes are indexed already, by this run or an earlier one.
+    """
+
+    read: int = 0
+    points: int = 0
+    duplicates: int = 0
+    opt_outs: int = 0
+    rejects: int = 0
+
+    @property
+    def reconciles(self) -> bool:
+        return self.read == self.points + self.duplicates + self.opt_outs + self.rejects
+
+    def add(self, other: Counts) -> None:
+        """Count `other` in."""
+        for name, value in other.as_dict().items():
+            setattr(self, name, getattr(self, name) + value)
+
+    def as_dict(self) -> dict[str, int]:
+        return {name: getattr(self, name) for name in ("read", "points", "duplicates", "opt_outs", "rejects")}
+
+    @classmethod
+    def from_dict(cls, value: Mapping[str, int]) -> Counts:
+        """Inverse of `as_dict`."""
+        return cls(**value)
+
+
+@dataclass(slots=True)
+class Report:
+    """Counts of a run, and the first of what it left out."""
+
+    counts: Counts = field(default_factory=Counts)
+    left_out: list[LeftOut] = field(default_factory=list)
+
+    def add(self, counts: Counts, left_out: Sequence[LeftOut] = ()) -> None:
+        """Count a batch, or a shard that an earlier run dealt with."""
+        self.counts.add(counts)
+        self.left_out.extend(left_out[: SHOWN - len(self.left_out)])
+
+    def as_dict(self) -> dict[str, Any]:
+        rows = [{"key": row.key, "reason": row.reason, "kind": row.kind} for row in self.left_out]
+        return {**self.counts.as_dict(), "reconciles": self.counts.reconciles, "left_out": rows}
+
+
+class LeftOutFile:
+    """JSON lines {shard, position, key, kind, reason}, one for each row that was left out; each row once."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def clear(self) -> None:
+        """Begin anew, for a run that reads everything."""
+        self.path.parent.mkdir(parents=True, exist_ok=True)
+        self.path.write_text("", encoding="utf-8")
+
+    def rewind(self, shard: str, position: int) -> None:
+        """Forget rows of a shard from `position` on: they are about to be read again."""
+        if not self.path.exists():
+            self.clear()
+        fresh = self.path.with_suffix(".new")
+        with self.path.open(encoding="utf-8") as old, fresh.open("w", encoding="utf-8") as new:
+            new.writelines(line for line in old if not _from(line, shard, position))
+        fresh.replace(self.path)
+
+    def write(self, shard: str, rows: Sequence[tuple[int, LeftOut]]) -> None:
+        """Append rows, each with its position in the shard."""
+        if not rows:
+            return
+        with self.path.open("a", encoding="utf-8") as file:
+            for position, row in rows:
+                said = {"shard": shard, "position": position, "key": row.key, "kind": row.kind, "reason": row.reason}
+                file.write(json.dumps(said, ensure_ascii=False) + "\n")
+
+
+def _from(line: str, shard: str, position: int) -> bool:
+    """Whether a line is of `shard` from `position` on, or was cut off when its process was killed."""
+    try:
+        row = json.loads(line)
+    except ValueError:
+        return True
+    return bool(row["shard"] == shard and row["position"] >= position)

@@ -1,0 +1,114 @@
+"""From a source's item to bytes, and from bytes to what a model takes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from PIL.Image import Image
+
+from gmvaluator.catalogue.records import NewWork, OwnerReference
+from gmvaluator.errors import GmvaluatorError, InvalidImage, InvalidInput
+from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
+from gmvaluator.images import decode_image, image_size, thumbnail
+from gmvaluator.ports import Prepared
+from indexer.counting import OPT_OUT, LeftOut
+from indexer.sources.consent import OptOutList
+from indexer.sources.item import Item, SourceItem, Unreadable
+
+
+@dataclass(frozen=True, slots=True)
+class ReadImage:
+    """An item's bytes and their hash; whether they are an image is not known yet."""
+
+    item: SourceItem
+    data: bytes
+    sha256: str
+
+    @property
+    def training_image_id(self) -> TrainingImageId:
+        return training_image_id(self.sha256)
+
+
+@dataclass(frozen=True, slots=True)
+class DecodedImage:
+    """What the catalogue gets, a thumbnail (WebP), and its views' model inputs."""
+
+    work: NewWork
+    thumbnail: bytes
+    inputs: Sequence[Prepared]
+
+    @property
+    def training_image_id(self) -> TrainingImageId:
+        return self.work.training_image_id
+
+
+@dataclass(frozen=True, slots=True)
+class ItemReader:
+    """Reads items and decodes them; both may run in any thread.
+
+    opt_outs: whose images stay out. heed_signals: whether an item's own opt-out signal keeps it out too.
+    """
+
+    data_set: str
+    prepare: Callable[[Image], Sequence[Prepared]]
+    opt_outs: OptOutList = OptOutList()
+    heed_signals: bool = True
+
+    def read(self, item: Item) -> ReadImage | LeftOut:
+        """Bytes of an item, unless its owner opted out or it cannot be read."""
+        if isinstance(item, Unreadable):
+            return LeftOut(item.key, item.reason)
+        if item.opt_out and self.heed_signals:
+            return LeftOut(item.key, f"its source says: {item.opt_out}", OPT_OUT)
+        listed = self.opt_outs.names_one_of(item.key, item.url, item.uri)
+        if listed:
+            return LeftOut(item.key, f"the opt-out list has {listed}", OPT_OUT)
+        try:
+            return self._read(item)
+        except InvalidInput as error:
+            return LeftOut(item.key, str(error))
+        except OSError as error:
+            return LeftOut(item.key, f"the file cannot be read: {error.strerror or error}")
+
+    def _read(self, item: SourceItem) -> ReadImage | LeftOut:
+        data = item.read()
+        sha256 = sha256_hex(data)
+        if self.opt_outs.has_sha256(sha256) or (item.sha256 and self.opt_outs.has_sha256(item.sha256)):
+            return LeftOut(item.key, f"the opt-out list has its SHA-256, {sha256}", OPT_OUT)
+        if item.sha256 not in (None, sha256):
+            raise InvalidImage(f"its SHA-256 is {sha256}, the manifest says {item.sha256}: correct one of them")
+        return ReadImage(item, data, sha256)
+
+    def decode(self, read: ReadImage) -> DecodedImage | LeftOut:
+        """A bounded, upright image, ready for the models."""
+        try:
+            image = decode_image(read.data)
+            work = self._work(read, image.width, image.height)
+            return DecodedImage(work, thumbnail(image), self.prepare(image))
+        except GmvaluatorError as error:
+            return LeftOut(read.item.key, str(error))
+
+    def describe(self, read: ReadImage) -> NewWork | LeftOut:
+        """What the catalogue gets of an image whose pixels need not be decoded."""
+        try:
+            return self._work(read, *image_size(read.data))
+        except GmvaluatorError as error:
+            return LeftOut(read.item.key, str(error))
+
+    def _work(self, read: ReadImage, width: int, height: int) -> NewWork:
+        item = read.item
+        owner = OwnerReference(item.owner, item.owner_name or item.owner) if item.owner else None
+        return NewWork(
+            training_image_id=read.training_image_id,
+            sha256=read.sha256,
+            width=width,
+            height=height,
+            data_set=self.data_set,
+            key=item.key,
+            uri=item.uri,
+            title=item.title,
+            license=item.license,
+            labels=item.labels,
+            owner=owner,
+        )

@@ -1,0 +1,185 @@
+"""Manifests: CSV, JSONL or Parquet rows that name image files below a root."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Iterable, Iterator, Mapping
+from functools import partial
+from typing import Any, BinaryIO
+
+from gmvaluator.errors import InvalidManifest
+from indexer.sources.columns import ALIASES, Columns, described
+from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
+from indexer.sources.parquet import parquet_rows, parquet_schema
+from indexer.sources.roots import Root, read_file
+
+BLOCK_ROWS = 10_000
+MAX_LINE_BYTES = 16 * 1024 * 1024
+
+Position = tuple[int, int]
+"""First row of a block, and the byte where it begins."""
+
+
+def manifest_source(root: Root, beside: Root, manifest: str) -> Source:
+    """The rows of `manifest`, a file in folder `beside`; the files they name are below `root`.
+
+    Raises InvalidManifest if it cannot be read, or names no column of files.
+    """
+    if not beside.is_file(manifest):
+        raise InvalidManifest(f"there is no manifest {beside.uri(manifest)}")
+    form = _FORMS.get(manifest.rsplit(".", 1)[-1].lower())
+    if form is None:
+        raise InvalidManifest(f"{manifest} is no manifest: give a .csv, .jsonl or .parquet file")
+    name = f"{root.url} by {beside.uri(manifest)}"
+    return Source(name, [*form(root, beside, manifest)])
+
+
+def item_of_row(root: Root, manifest: str, number: int, fields: Mapping[str, str]) -> Item:
+    """What one row says; `number` is for people, who count from 1 and see a header."""
+    file_name = fields.get("file_name", "")
+    key = fields.get("key") or file_name or f"row {number}"
+    if not file_name:
+        return Unreadable(key, f"row {number} of {manifest} names no file")
+    refusal = root.refusal(file_name)
+    if refusal:
+        return Unreadable(key, f"{file_name!r}: {refusal}")
+    return SourceItem(key, root.uri(file_name), partial(read_file, root, file_name), **described(fields))
+
+
+def _csv(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
+    with _parsed(manifest), beside.open(manifest) as file:
+        header = _header(file)
+        columns = _checked(Columns(header), manifest)
+        blocks, rows = _blocks(_csv_offsets(file))
+
+    def start(first: Position, count: int, skip: int) -> Iterator[Item]:
+        with _parsed(manifest), beside.open(manifest) as file:
+            file.seek(first[1])
+            reader = csv.reader(_lines(file), strict=True)
+            for offset, row in zip(range(count), reader, strict=False):
+                if offset >= skip:
+                    number = first[0] + offset + 2
+                    fields = columns.fields(dict(zip(header, row, strict=False)), f"{manifest} line {number}")
+                    yield item_of_row(root, manifest, number, fields)
+
+    yield from _shards(beside, manifest, blocks, rows, start)
+
+
+def _jsonl(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
+    with _parsed(manifest), beside.open(manifest) as file:
+        blocks, rows = _blocks(_line_offsets(file))
+        file.seek(0)
+        names = {name: None for line in _first(_lines(file), 100) for name in _object(line, manifest)}
+    columns = _checked(Columns(names), manifest) if rows else Columns(())
+
+    def start(first: Position, count: int, skip: int) -> Iterator[Item]:
+        with _parsed(manifest), beside.open(manifest) as file:
+            file.seek(first[1])
+            for offset, line in zip(range(count), _lines(file), strict=False):
+                if offset >= skip:
+                    number = first[0] + offset + 1
+                    fields = columns.fields(_object(line, manifest), f"{manifest} line {number}")
+                    yield item_of_row(root, manifest, number, fields)
+
+    yield from _shards(beside, manifest, blocks, rows, start)
+
+
+def _parquet(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
+    schema, rows = parquet_schema(beside, manifest)
+    columns = _checked(Columns(schema.names), manifest)
+
+    def start(skip: int) -> Iterator[Item]:
+        for number, row in enumerate(parquet_rows(beside, manifest, skip), start=skip + 1):
+            fields = columns.fields(row, f"{manifest} row {number}")
+            yield item_of_row(root, manifest, number, fields)
+
+    yield Shard("rows", beside.fingerprint(manifest), rows, start)
+
+
+_FORMS = {"csv": _csv, "jsonl": _jsonl, "ndjson": _jsonl, "parquet": _parquet}
+
+
+def _shards(beside: Root, manifest: str, blocks: list[Position], rows: int, start: Any) -> Iterator[Shard]:
+    fingerprint = beside.fingerprint(manifest)
+    for block in blocks:
+        count = min(BLOCK_ROWS, rows - block[0])
+        yield Shard(f"rows {block[0]}", fingerprint, count, partial(start, block, count))
+
+
+def _blocks(offsets: Iterable[int]) -> tuple[list[Position], int]:
+    """Where each block begins, and how many rows there are."""
+    blocks, rows = [], 0
+    for rows, offset in enumerate(offsets, start=1):
+        if (rows - 1) % BLOCK_ROWS == 0:
+            blocks.append((rows - 1, offset))
+    return blocks, rows
+
+
+def _header(file: BinaryIO) -> list[str]:
+    line = next(csv.reader(_lines(file), strict=True), [])
+    return [name.removeprefix("\ufeff").strip() for name in line]
+
+
+def _csv_offsets(file: BinaryIO) -> Iterator[int]:
+    """Byte at which each row begins; a row may hold line breaks."""
+    reader = csv.reader(_lines(file), strict=True)
+    while True:
+        offset = file.tell()
+        row = next(reader, None)
+        if row is None:
+            return
+        if row:
+            yield offset
+
+
+def _line_offsets(file: BinaryIO) -> Iterator[int]:
+    while True:
+        offset = file.tell()
+        line = file.readline(MAX_LINE_BYTES)
+        if not line:
+            return
+        if line.strip():
+            yield offset
+
+
+def _lines(file: BinaryIO) -> Iterator[str]:
+    """Lines of text, one by one, so that the file's position is always at the end of the last one; no empty ones."""
+    while line := file.readline(MAX_LINE_BYTES):
+        if len(line) == MAX_LINE_BYTES:
+            raise InvalidManifest(f"a line has over {MAX_LINE_BYTES:,} bytes")
+        if line.strip():
+            yield line.decode("utf-8")
+
+
+def _first(lines: Iterator[str], count: int) -> Iterator[str]:
+    return (line for line, _ in zip(lines, range(count), strict=False))
+
+
+def _object(line: str, manifest: str) -> dict[str, Any]:
+    found = json.loads(line)
+    if not isinstance(found, dict):
+        raise InvalidManifest(f"{manifest} has a line that is no JSON object: {line[:60]!r}")
+    return found
+
+
+def _checked(columns: Columns, manifest: str) -> Columns:
+    if "file_name" in columns:
+        return columns
+    aliases = ", ".join(ALIASES["file_name"])
+    only_urls = ": it has URLs only, so download the images first, for instance by img2dataset" * ("url" in columns)
+    raise InvalidManifest(f"{manifest} has no column of files (one of {aliases}){only_urls}")
+
+
+class _parsed:  # noqa: N801 - reads as a word where it is used
+    """The one place where a manifest's parsing errors become ours."""
+
+    def __init__(self, manifest: str) -> None:
+        self._manifest = manifest
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
+        if isinstance(error, (csv.Error, UnicodeDecodeError, json.JSONDecodeError, RecursionError)):
+            raise InvalidManifest(f"{self._manifest} cannot be read as UTF-8 CSV or JSON lines: {error}") from error

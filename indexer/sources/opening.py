@@ -1,0 +1,123 @@
+"""Choosing a reader by what lies at a path or URL."""
+
+from __future__ import annotations
+
+import posixpath
+from collections.abc import Callable, Sequence
+from itertools import islice
+
+from braceexpand import UnbalancedBracesError, braceexpand
+
+from gmvaluator.errors import InvalidInput, InvalidManifest, MissingData
+from indexer.sources.folder import folder_source
+from indexer.sources.img2dataset import STATS_ENDING, img2dataset_source
+from indexer.sources.item import Source, Unreadable
+from indexer.sources.manifest import manifest_source
+from indexer.sources.parquet import image_column, images_source, parquet_schema
+from indexer.sources.roots import Root, open_root
+from indexer.sources.tar import ENDINGS as TAR_ENDINGS
+from indexer.sources.tar import tar_source
+
+MANIFEST_NAME = "manifest.csv"
+_MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
+_LOOSE_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+_MAX_SHARDS = 1_000_000
+
+
+def open_source(location: str, manifest: str | None = None) -> Source:
+    """The training images at `location`: a folder, a manifest, tar shards or Parquet, by path or fsspec URL.
+
+    A folder may hold image files (with manifest.csv or without), tar shards, Parquet with embedded images, or what
+    img2dataset wrote. A name may have braces, as in shards/{00000..00041}.tar. manifest: rows for a folder of images.
+    Raises MissingData if nothing is there, InvalidManifest or InvalidInput if it cannot be used.
+    """
+    if location.startswith("pipe:") or location == "-":
+        raise InvalidInput(f"{location} is refused, as it would run a command: give a path or a URL")
+    if manifest is not None:
+        return _by_manifest(open_root(location), manifest)
+    names = _expanded(location)
+    if len(names) > 1 or names[0].endswith(TAR_ENDINGS):
+        return _files(names)
+    if location.endswith(_MANIFEST_ENDINGS):
+        return _file(location)
+    return _folder(open_root(location))
+
+
+def _expanded(location: str) -> list[str]:
+    try:
+        names = list(islice(braceexpand(location), _MAX_SHARDS + 1))
+    except UnbalancedBracesError as error:
+        raise InvalidInput(f"{location} has a brace without its partner: write {{00000..00041}}") from error
+    if len(names) > _MAX_SHARDS:
+        raise InvalidInput(f"{location} names over {_MAX_SHARDS:,} files: index them in parts")
+    return names
+
+
+def _split(location: str) -> tuple[str, str]:
+    folder, name = posixpath.split(location)
+    return folder or ".", name
+
+
+def _by_manifest(root: Root, manifest: str) -> Source:
+    folder, name = _split(manifest)
+    try:
+        beside = open_root(folder)
+    except MissingData as error:
+        raise InvalidManifest(f"there is no manifest {manifest}") from error
+    return manifest_source(root, beside, name)
+
+
+def _file(location: str) -> Source:
+    folder, name = _split(location)
+    root = open_root(folder)
+    if not root.is_file(name):
+        raise MissingData(f"{location} does not exist")
+    if name.endswith(".parquet") and image_column(parquet_schema(root, name)[0]) is not None:
+        return images_source(root, [name])
+    return manifest_source(root, root, name)
+
+
+def _files(locations: Sequence[str]) -> Source:
+    """Files in one folder that a pattern names; all of one kind, and every one of them there."""
+    folders = {_split(location)[0] for location in locations}
+    if len(folders) > 1:
+        raise InvalidInput(f"the pattern names files in {len(folders)} folders: index one folder at a time")
+    root = open_root(folders.pop())
+    names = [_split(location)[1] for location in locations]
+    missing = [name for name in names if not root.is_file(name)]
+    if missing:
+        raise MissingData(f"{len(missing)} of {len(names)} files do not exist, the first is {root.uri(missing[0])}")
+    if all(name.endswith(TAR_ENDINGS) for name in names):
+        return tar_source(root, names)
+    if all(name.endswith(".parquet") for name in names):
+        return images_source(root, names)
+    raise InvalidInput("a pattern names either tar shards or Parquet files with embedded images")
+
+
+def _folder(root: Root) -> Source:
+    if root.is_file(MANIFEST_NAME):
+        return manifest_source(root, root, MANIFEST_NAME)
+    files = sorted(entry for entry in root.files() if not isinstance(entry, Unreadable))
+    reader = _reader(root, files)
+    return folder_source(root) if reader is None else reader()
+
+
+def _reader(root: Root, files: Sequence[str]) -> Callable[[], Source] | None:
+    """How shards in a folder are read, or None if it holds image files."""
+    tars = [name for name in files if name.endswith(TAR_ENDINGS)]
+    parquets = [name for name in files if name.endswith(".parquet")]
+    if tars:
+        _refuse_loose(root, files, f"{len(tars)} tar shards")
+        return lambda: tar_source(root, tars)
+    if parquets and image_column(parquet_schema(root, parquets[0])[0]) is not None:
+        _refuse_loose(root, files, f"{len(parquets)} Parquet files with images")
+        return lambda: images_source(root, parquets)
+    if parquets and any(name.endswith(STATS_ENDING) for name in files):
+        return lambda: img2dataset_source(root, parquets, files)
+    return None
+
+
+def _refuse_loose(root: Root, files: Sequence[str], beside: str) -> None:
+    loose = sum(name.lower().endswith(_LOOSE_IMAGES) for name in files)
+    if loose:
+        raise InvalidInput(f"{root.url} holds {beside} and {loose} image files: index one kind at a time, by a pattern")

@@ -1,0 +1,104 @@
+"""Parquet: rows of metadata, and images embedded in a column (Hugging Face's `image` struct, or plain bytes)."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
+from typing import Any
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from gmvaluator.errors import InvalidManifest
+from indexer.sources.columns import Columns, described
+from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
+from indexer.sources.roots import Root, read_file
+
+ROWS_AT_ONCE = 64
+_IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes", "image_bytes", "content", "image_content")
+
+
+def parquet_schema(root: Root, name: str) -> tuple[pa.Schema, int]:
+    """Columns and number of rows. Raises InvalidManifest if the file is no Parquet."""
+    with _opened(root, name) as file:
+        return file.schema_arrow, file.metadata.num_rows
+
+
+def parquet_rows(root: Root, name: str, skip: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
+    """Rows as dictionaries from row `skip` on; row groups before it are not read."""
+    with _opened(root, name) as file:
+        groups, first = _groups_from(file, skip)
+        if not groups:
+            return
+        row = first
+        for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
+            for values in batch.to_pylist():
+                if row >= skip:
+                    yield values
+                row += 1
+
+
+def image_column(schema: pa.Schema) -> str | None:
+    """The column that holds images, or None."""
+    lower = {name.lower(): name for name in reversed(schema.names)}
+    named = [lower[name] for name in _IMAGE_COLUMNS if name in lower]
+    return next((name for name in named if _holds_bytes(schema.field(name).type)), None)
+
+
+def images_source(root: Root, names: Sequence[str]) -> Source:
+    """Rows of Parquet files with embedded images, one shard a file."""
+    return Source(root.url, [_shard(root, name) for name in names])
+
+
+def _shard(root: Root, name: str) -> Shard:
+    schema, rows = parquet_schema(root, name)
+    column = image_column(schema)
+    if column is None:
+        raise InvalidManifest(f"{root.uri(name)} has no column of images, as its neighbours have: move it elsewhere")
+    return Shard(name, root.fingerprint(name), rows, partial(_items, root, name, column, Columns(schema.names)))
+
+
+def _items(root: Root, name: str, column: str, columns: Columns, start: int) -> Iterator[Item]:
+    for number, row in enumerate(parquet_rows(root, name, start), start=start):
+        fields = columns.fields({key: value for key, value in row.items() if key != column}, f"{name} row {number}")
+        yield _item(root, name, number, row[column], fields)
+
+
+def _item(root: Root, name: str, number: int, image: Any, fields: dict[str, str]) -> Item:
+    data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
+    # A path inside the struct is only a name: many data sets write the same one in every row.
+    key = fields.get("key") or f"{name}/{number}"
+    if fields.get("status", "success") != "success":
+        return Unreadable(key, f"it was not downloaded: {fields.get('error_message') or fields['status']}")
+    if data is not None:
+        return SourceItem(key, f"{root.uri(name)}#{number}", partial(bytes, data), **described(fields))
+    if path and not root.refusal(path):
+        return SourceItem(key, root.uri(path), partial(read_file, root, path), **described(fields))
+    return Unreadable(key, f"row {number} of {name} holds no image")
+
+
+def _holds_bytes(kind: pa.DataType) -> bool:
+    if pa.types.is_struct(kind):
+        return any(kind.field(number).name == "bytes" for number in range(kind.num_fields))
+    return bool(pa.types.is_binary(kind) or pa.types.is_large_binary(kind))
+
+
+def _groups_from(file: pq.ParquetFile, skip: int) -> tuple[list[int], int]:
+    """Row groups that hold row `skip` and later ones, and the first row of the first of them."""
+    first = 0
+    for group in range(file.num_row_groups):
+        rows = file.metadata.row_group(group).num_rows
+        if first + rows > skip:
+            return list(range(group, file.num_row_groups)), first
+        first += rows
+    return [], first
+
+
+@contextmanager
+def _opened(root: Root, name: str) -> Iterator[pq.ParquetFile]:
+    with root.open(name) as file:
+        try:
+            yield pq.ParquetFile(file)
+        except (pa.ArrowException, OSError) as error:
+            raise InvalidManifest(f"{root.uri(name)} cannot be read as Parquet: {error}") from error

@@ -1,0 +1,116 @@
+"""WebDataset: tar shards in which the members of one sample follow each other and share a name up to the first dot."""
+
+from __future__ import annotations
+
+import json
+import tarfile
+from collections.abc import Iterator, Mapping, Sequence
+from functools import partial
+from itertools import islice
+from typing import IO
+
+from gmvaluator.errors import InvalidManifest
+from gmvaluator.images import MAX_IMAGE_BYTES
+from indexer.sources.columns import Columns, described
+from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
+from indexer.sources.roots import Root, printable
+
+ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
+_IMAGES = ("jpg", "jpeg", "png", "webp", "img")
+_TEXTS = {"txt": "title", "text": "title", "caption": "title", "cls": "category"}
+_MAX_METADATA_BYTES = 1024 * 1024
+_MAX_MEMBERS = 32
+"""Members of one sample at most; what is beyond is not kept."""
+
+
+def tar_source(root: Root, names: Sequence[str]) -> Source:
+    """Samples of tar shards. How many there are only reading tells."""
+    return Source(root.url, [Shard(name, root.fingerprint(name), None, partial(_items, root, name)) for name in names])
+
+
+def _items(root: Root, name: str, start: int) -> Iterator[Item]:
+    return islice((_item(root, name, key, members) for key, members in _samples(root, name)), start, None)
+
+
+def _samples(root: Root, name: str) -> Iterator[tuple[str, dict[str, bytes | str]]]:
+    """Key and members of each sample, by ending; a member that cannot be read is the reason instead of bytes."""
+    key, members = "", dict[str, bytes | str]()
+    for member_key, ending, data in _members(root, name):
+        if member_key != key:
+            if members:
+                yield key, members
+            key, members = member_key, {}
+        if len(members) < _MAX_MEMBERS:
+            members[ending] = data
+    if members:
+        yield key, members
+
+
+def _members(root: Root, name: str) -> Iterator[tuple[str, str, bytes | str]]:
+    with root.open(name) as file:
+        try:
+            with tarfile.open(fileobj=file, mode="r|*") as archive:
+                for member in archive:
+                    if member.isfile():
+                        yield *_named(member.name), _content(archive, member)
+        except (tarfile.TarError, EOFError, OSError) as error:
+            # What was read before counts; the rest of the shard is one reject, so that it cannot go unseen.
+            yield f"{name} (the rest of the shard)", "jpg", f"the shard ends early or is damaged: {error}"
+
+
+def _named(member: str) -> tuple[str, str]:
+    """`a/b.c/000.seg.png` is the sample `a/b.c/000` and its member `seg.png`."""
+    folder, _, base = printable(member).rpartition("/")
+    stem, _, ending = base.partition(".")
+    return f"{folder}/{stem}".lstrip("/") if folder else stem, ending.lower()
+
+
+def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
+    ending = _named(member.name)[1]
+    limit = MAX_IMAGE_BYTES if ending in _IMAGES else _MAX_METADATA_BYTES
+    if member.size > limit:
+        return f"{printable(member.name)} has {member.size:,} bytes; the limit is {limit:,}"
+    content: IO[bytes] | None = archive.extractfile(member)
+    return content.read() if content is not None else ""
+
+
+def _item(root: Root, shard: str, key: str, members: Mapping[str, bytes | str]) -> Item:
+    ending = next((ending for ending in _IMAGES if ending in members), None)
+    if ending is None:
+        return Unreadable(key, f"sample {key} of {shard} has no image ({', '.join(_IMAGES)})")
+    data = members[ending]
+    if isinstance(data, str):
+        return Unreadable(key, data)
+    fields = _fields(members, f"{shard}: {key}")
+    if isinstance(fields, str):
+        return Unreadable(key, fields)
+    return SourceItem(
+        fields.get("key") or key, f"{root.uri(shard)}#{key}.{ending}", partial(bytes, data), **described(fields)
+    )
+
+
+def _fields(members: Mapping[str, bytes | str], where: str) -> dict[str, str] | str:
+    """What the sample's texts and JSON say, or why they cannot be read."""
+    fields = {}
+    try:
+        document = _json(members.get("json", b"{}"), where)
+        fields = Columns(document).fields(document, where)
+        for ending, ours in _TEXTS.items():
+            text = members.get(ending)
+            if isinstance(text, bytes) and not fields.get(ours):
+                fields[ours] = text.decode("utf-8", "replace").strip()[:_MAX_METADATA_BYTES]
+    except InvalidManifest as error:
+        return str(error)
+    return fields
+
+
+def _json(data: bytes | str, where: str) -> dict[str, object]:
+    if isinstance(data, str):
+        raise InvalidManifest(data)
+    try:
+        found = json.loads(data)
+    except (ValueError, RecursionError) as error:
+        raise InvalidManifest(f"{where}: its JSON cannot be read: {error}") from error
+    if not isinstance(found, dict):
+        raise InvalidManifest(f"{where}: its JSON is no object")
+    return found
