@@ -52,7 +52,7 @@ def demo(data: Path, top: int, profile: str, as_json: bool) -> None:
     say.rule("1. Index the training images")
     index = run_command("index", "add", str(sample_folder(DATA_SET)), "--data", str(data), "--profile", profile)
     say.print(
-        f"{index['read']:,} files read: {index['points']:,} points, {index['duplicates']:,} duplicates, "
+        f"{index['read']:,} images read: {index['points']:,} points, {index['duplicates']:,} duplicates, "
         f"{index['rejects']:,} rejects; {index['collection']['indexed_points']:,} points are quantised"
     )
     model_version = f"demo-{profile}"

@@ -8,7 +8,8 @@ import threading
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures import Executor, Future
-from typing import TypeVar
+from dataclasses import dataclass
+from typing import Generic, TypeVar
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -33,49 +34,69 @@ def ordered_map(
             future.cancel()
 
 
+class _Maker(threading.Thread, Generic[Out]):
+    """Makes items in a thread of its own, at most `size` before they are asked for."""
+
+    def __init__(self, items: Callable[[], Generator[Out, None, None]], size: int) -> None:
+        super().__init__(name="ahead", daemon=True)
+        self._items = items
+        self._made: queue.Queue[_Made[Out]] = queue.Queue(size)
+        self._closing = threading.Event()
+
+    def run(self) -> None:
+        source = self._items()
+        try:
+            for item in source:
+                self._put(_Made(item=(item,)))
+                if self._closing.is_set():
+                    return
+            self._put(_Made())
+        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asks
+            self._put(_Made(error=error))
+        finally:
+            source.close()
+
+    def _put(self, made: _Made[Out]) -> None:
+        while not self._closing.is_set():
+            try:
+                self._made.put(made, timeout=_POLL_S)
+            except queue.Full:
+                continue
+            return
+
+    def get(self) -> _Made[Out]:
+        return self._made.get()
+
+    def close(self) -> None:
+        self._closing.set()
+        self.join()
+
+
+@dataclass(frozen=True, slots=True)
+class _Made(Generic[Out]):
+    """An item, or the end, or why there is none."""
+
+    item: tuple[Out, ...] = ()
+    error: BaseException | None = None
+
+
 def ahead(items: Callable[[], Generator[Out, None, None]], size: int) -> Generator[Out, None, None]:
     """Items made in a thread of their own, at most `size` before they are asked for.
 
     An exception there is raised here. Closing this generator closes that one, after the item it is making.
     """
-    made: queue.Queue[tuple[str, Out | BaseException | None]] = queue.Queue(size)
-    closing = threading.Event()
-
-    def put(kind: str, value: Out | BaseException | None) -> None:
-        while not closing.is_set():
-            try:
-                made.put((kind, value), timeout=_POLL_S)
-            except queue.Full:
-                continue
-            return
-
-    def work() -> None:
-        source = items()
-        try:
-            for item in source:
-                put("item", item)
-                if closing.is_set():
-                    return
-            put("end", None)
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asks
-            put("error", error)
-        finally:
-            source.close()
-
-    thread = threading.Thread(target=work, name="ahead", daemon=True)
-    thread.start()
+    maker = _Maker(items, size)
+    maker.start()
     try:
         while True:
-            kind, value = made.get()
-            if kind == "end":
+            made = maker.get()
+            if made.error is not None:
+                raise made.error
+            if not made.item:
                 return
-            if kind == "error":
-                assert isinstance(value, BaseException)
-                raise value
-            yield value  # type: ignore[misc]  # of kind "item"
+            yield made.item[0]
     finally:
-        closing.set()
-        thread.join()
+        maker.close()
 
 
 def batched(items: Iterable[In], size: int) -> Iterator[list[In]]:

@@ -22,7 +22,7 @@ from gmvaluator.ports import Float32Array, Models, Point, VectorStore
 from indexer.counting import OPT_OUT, Counts, LeftOut
 from indexer.flow import ahead, batched, ordered_map
 from indexer.reading import DecodedImage, ItemReader, ReadImage
-from indexer.sources.consent import OptOutList
+from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Shard
 
 BATCH_VIEWS = 64
@@ -36,6 +36,9 @@ BATCHES_AHEAD = 2
 
 Embedded = tuple[Float32Array, Float32Array] | ModelFailed
 """Recall vector and perceptual vectors of one image, or why there are none."""
+
+Advance = Callable[[Counts, Sequence[LeftOut]], None]
+_Done = tuple[Counts, list[LeftOut]]
 
 
 class WorkRecorder(Protocol):
@@ -77,7 +80,7 @@ class Indexer:
     catalogue: WorkRecorder
     thumbnails: Path
     data_set: str
-    opt_outs: OptOutList = OptOutList()
+    opt_outs: OptOutList = NO_OPT_OUTS
     heed_signals: bool = True
     _on_their_way: set[TrainingImageId] = field(default_factory=set)
     _refused: dict[TrainingImageId, str] = field(default_factory=dict)
@@ -87,17 +90,18 @@ class Indexer:
         shard: Shard,
         start: int,
         log: ShardLog,
-        advance: Callable[[Counts], None] = lambda counts: None,  # noqa: ARG005
+        advance: Advance = lambda counts, left_out: None,  # noqa: ARG005
         stopping: Callable[[], bool] = lambda: False,
     ) -> bool:
         """Index a shard from position `start` on; False if it was stopped before its end.
 
-        advance: called with the counts of each batch once it is durable. Stops between batches once `stopping`.
+        advance: called with each batch's counts, and what it left out, once it is durable. Stops between batches once
+        `stopping`.
         """
         self._on_their_way.clear()
         with ThreadPoolExecutor(WORKERS, "decode") as pool, ThreadPoolExecutor(1, "write") as writer:
             batches = ahead(partial(self._read, shard, start, pool), BATCHES_AHEAD)
-            written: deque[Future[Counts]] = deque()
+            written: deque[Future[_Done]] = deque()
             try:
                 for batch in batches:
                     vectors = self._embed([image for _, image in batch.fresh])
@@ -110,9 +114,9 @@ class Indexer:
                 batches.close()
                 self._settle(written, advance, 0)
 
-    def _settle(self, written: deque[Future[Counts]], advance: Callable[[Counts], None], left: int) -> None:
+    def _settle(self, written: deque[Future[_Done]], advance: Advance, left: int) -> None:
         while len(written) > left:
-            advance(written.popleft().result())
+            advance(*written.popleft().result())
 
     def _read(self, shard: Shard, start: int, pool: ThreadPoolExecutor) -> Generator[_Batch, None, None]:
         reader = ItemReader(self.data_set, self.models.prepare_work, self.opt_outs, self.heed_signals)
@@ -177,7 +181,7 @@ class Indexer:
             return self._embed(images[:half]) + self._embed(images[half:])
         return list(zip(rows.recall, rows.perceptual, strict=True))
 
-    def _write(self, batch: _Batch, vectors: Sequence[Embedded], log: ShardLog) -> Counts:
+    def _write(self, batch: _Batch, vectors: Sequence[Embedded], log: ShardLog) -> _Done:
         """In order: thumbnails, points, catalogue, progress."""
         points, works = [], []
         for (position, image), embedded in zip(batch.fresh, vectors, strict=True):
@@ -196,8 +200,9 @@ class Indexer:
         self.catalogue.record(works + known)
         self._on_their_way.difference_update(image.training_image_id for _, image in batch.fresh)
         counts = _counts(batch, len(points), len(known))
-        log.advance(batch.start + batch.rows, counts, sorted(batch.left_out, key=_position))
-        return counts
+        left_out = sorted(batch.left_out, key=_position)
+        log.advance(batch.start + batch.rows, counts, left_out)
+        return counts, [row for _, row in left_out]
 
     def _known(self, batch: _Batch) -> Iterator[NewWork]:
         """Works that are indexed already; a copy of an image that the models refused is refused as well."""

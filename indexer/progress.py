@@ -11,16 +11,16 @@ import rich_click as click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from indexer.pipeline import Report
+from indexer.counting import Counts
 
 LINE_EVERY_S = 5.0
 
-Advance = Callable[[Report], None]
+Advance = Callable[[Counts], None]
 
 
 @contextmanager
-def progress(total: int) -> Iterator[Advance]:
-    """A function to call with the report after each batch."""
+def progress(total: int | None) -> Iterator[Advance]:
+    """A function to call with all counts so far after each batch. total: None where only reading tells."""
     if sys.stderr.isatty():
         with _bar(total) as advance:
             yield advance
@@ -28,42 +28,58 @@ def progress(total: int) -> Iterator[Advance]:
         yield _lines(total)
 
 
+class _Rate:
+    """Images a second of this run; what an earlier run dealt with does not count."""
+
+    def __init__(self) -> None:
+        self._started = time.monotonic()
+        self._before: int | None = None
+
+    def of(self, counts: Counts) -> float:
+        if self._before is None:
+            self._before, self._started = counts.read, time.monotonic()
+        return (counts.read - self._before) / max(time.monotonic() - self._started, 1e-9)
+
+
 @contextmanager
-def _bar(total: int) -> Iterator[Advance]:
+def _bar(total: int | None) -> Iterator[Advance]:
     columns = (
         TextColumn("indexing"),
         BarColumn(),
         MofNCompleteColumn(),
-        TextColumn("{task.fields[rate]} images/s, {task.fields[rejects]} rejected"),
+        TextColumn("{task.fields[rate]} images/s, {task.fields[out]} left out"),
         TimeRemainingColumn(),
     )
-    started = time.monotonic()
+    rate = _Rate()
     with Progress(*columns, console=Console(stderr=True)) as bar:
-        task = bar.add_task("indexing", total=total, rate="-", rejects=0)
+        task = bar.add_task("indexing", total=total, rate="-", out=0)
 
-        def advance(report: Report) -> None:
-            rate = f"{report.read / (time.monotonic() - started):.0f}"
-            bar.update(task, completed=report.read, rate=rate, rejects=len(report.rejects))
+        def advance(counts: Counts) -> None:
+            bar.update(task, completed=counts.read, rate=f"{rate.of(counts):.0f}", out=counts.opt_outs + counts.rejects)
 
         yield advance
 
 
-def _lines(total: int) -> Advance:
-    started = time.monotonic()
-    last = started
+def _lines(total: int | None) -> Advance:
+    rate = _Rate()
+    last = time.monotonic()
 
-    def advance(report: Report) -> None:
+    def advance(counts: Counts) -> None:
         nonlocal last
+        per_s = rate.of(counts)
         now = time.monotonic()
-        if now - last < LINE_EVERY_S and report.read < total:
+        if now - last < LINE_EVERY_S and counts.read != total:
             return
         last = now
-        rate = report.read / (now - started)
-        left_s = (total - report.read) / rate
-        rejects = len(report.rejects)
-        click.echo(
-            f"indexing {report.read:,}/{total:,}, {rate:.0f} images/s, {rejects} rejected, {left_s:.0f} s left",
-            err=True,
-        )
+        click.echo(_line(counts, total, per_s), err=True)
 
     return advance
+
+
+def _line(counts: Counts, total: int | None, per_s: float) -> str:
+    of_total = f"/{total:,}" if total is not None else ""
+    left = f", {(total - counts.read) / per_s:.0f} s left" if total is not None and per_s > 0 else ""
+    return (
+        f"indexing {counts.read:,}{of_total}, {per_s:.0f} images/s, {counts.opt_outs} opted out, "
+        f"{counts.rejects} rejected{left}"
+    )

@@ -13,7 +13,7 @@ from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.images import decode_image, image_size, thumbnail
 from gmvaluator.ports import Prepared
 from indexer.counting import OPT_OUT, LeftOut
-from indexer.sources.consent import OptOutList
+from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, SourceItem, Unreadable
 
 
@@ -52,7 +52,7 @@ class ItemReader:
 
     data_set: str
     prepare: Callable[[Image], Sequence[Prepared]]
-    opt_outs: OptOutList = OptOutList()
+    opt_outs: OptOutList = NO_OPT_OUTS
     heed_signals: bool = True
 
     def read(self, item: Item) -> ReadImage | LeftOut:

@@ -196,6 +196,18 @@ class CatalogueReader:
                 *(connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables)
             )
 
+    def latest_works(self, data_set: str, limit: int) -> list[TrainingImageId]:
+        """Works found last in a data set, newest first, without those that were removed since."""
+        query = (
+            select(sources.c.training_image_id)
+            .join(works, works.c.training_image_id == sources.c.training_image_id)
+            .where(sources.c.data_set == data_set, works.c.sha256.not_in(select(tombstones.c.sha256)))
+            .order_by(sources.c.source_id.desc())
+            .limit(limit)
+        )
+        with self._engine.connect() as connection:
+            return [TrainingImageId(found) for found in connection.execute(query).scalars()]
+
     def last_index_run(self, data_set: str, source: str) -> IndexRun | None:
         """Newest run of a source into a data set; None if it was never indexed."""
         query = select(index_runs).where(index_runs.c.data_set == data_set, index_runs.c.source == source)

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 from gmvaluator.errors import InvalidManifest
 from indexer.sources.consent import opt_out_signal
+from indexer.sources.item import Item, Unreadable
 
 MAX_FIELD_CHARACTERS = 10_000
 
@@ -46,6 +47,13 @@ class Columns:
         """The table's own name of a column."""
         return self._ours[ours]
 
+    def item(self, row: Mapping[str, Any], where: str, make: Callable[[dict[str, str]], Item]) -> Item:
+        """What `make` makes of a row's fields, or why they cannot be used; `where` names the row."""
+        try:
+            return make(self.fields(row, where))
+        except InvalidManifest as error:
+            return Unreadable(where, str(error))
+
     def fields(self, row: Mapping[str, Any], where: str) -> dict[str, str]:
         """Text by our names, plus `opt_out`. Raises InvalidManifest if a field is too long, naming `where`."""
         found = {ours: _text(row.get(theirs)) for ours, theirs in self._ours.items()}
@@ -57,13 +65,12 @@ class Columns:
 
 def described(fields: Mapping[str, str]) -> dict[str, Any]:
     """What `SourceItem` takes besides key, uri and read."""
-    owner_name = fields.get("owner_name") or None
     return {
         "sha256": fields.get("sha256", "").lower() or None,
         "title": fields.get("title", ""),
         "labels": labels(fields.get("keywords", ""), fields.get("category", "")),
         "owner": fields.get("owner") or None,
-        "owner_name": owner_name,
+        "owner_name": fields.get("owner_name") or None,
         "license": fields.get("license", ""),
         "url": fields.get("url", ""),
         "opt_out": fields.get("opt_out", ""),

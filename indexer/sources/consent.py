@@ -1,8 +1,8 @@
 """Signals by which owners refuse training, honoured unless an operator has a right of their own.
 
-Columns: `noai`, `noimageai`, `noml` (the directives that DeviantArt proposed and img2dataset honours), `tdm_reservation`
-(W3C TDM Reservation Protocol: 1 reserves), and any of the directives inside `robots` or `x_robots_tag`. Lists: a file
-of SHA-256s, keys or URLs, one a line.
+Columns: `noai`, `noimageai`, `noml` (DeviantArt's directives, which img2dataset honours), `tdm_reservation` (W3C TDM
+Reservation Protocol: 1 reserves), and any of the directives inside `robots` or `x_robots_tag`. Lists: a file of
+SHA-256s, keys or URLs, one a line.
 """
 
 from __future__ import annotations
@@ -65,3 +65,6 @@ class OptOutList:
     def has_sha256(self, sha256: str) -> bool:
         """Whether the bytes are listed."""
         return sha256 in self.sha256s
+
+
+NO_OPT_OUTS = OptOutList()

@@ -1,4 +1,4 @@
-"""What img2dataset writes as files: a folder a shard, and beside it a Parquet that also tells what it could not download."""
+"""What img2dataset writes as files: a folder a shard, and a Parquet that also tells what could not be downloaded."""
 
 from __future__ import annotations
 
@@ -35,11 +35,12 @@ def _shard(root: Root, parquet: str, files: Sequence[str]) -> Shard:
 
 def _items(root: Root, parquet: str, images: Mapping[str, str], columns: Columns, start: int) -> Iterator[Item]:
     for number, row in enumerate(parquet_rows(root, parquet, start), start=start):
-        fields = columns.fields(row, f"{parquet} row {number}")
-        yield _item(root, fields.get("key") or f"{parquet}/{number}", images, fields)
+        where = f"{parquet}/{number}"
+        yield columns.item(row, where, partial(_item, root, where, images))
 
 
-def _item(root: Root, key: str, images: Mapping[str, str], fields: Mapping[str, str]) -> Item:
+def _item(root: Root, where: str, images: Mapping[str, str], fields: Mapping[str, str]) -> Item:
+    key = fields.get("key") or where
     message = fields.get("error_message") or "no reason given"
     name = images.get(key)
     if _DISALLOWED in message:

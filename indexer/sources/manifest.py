@@ -5,7 +5,9 @@ from __future__ import annotations
 import csv
 import json
 from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
 from functools import partial
+from itertools import islice
 from typing import Any, BinaryIO
 
 from gmvaluator.errors import InvalidManifest
@@ -35,8 +37,12 @@ def manifest_source(root: Root, beside: Root, manifest: str) -> Source:
     return Source(name, [*form(root, beside, manifest)])
 
 
-def item_of_row(root: Root, manifest: str, number: int, fields: Mapping[str, str]) -> Item:
-    """What one row says; `number` is for people, who count from 1 and see a header."""
+def _row_item(root: Root, manifest: str, columns: Columns, row: Mapping[str, Any], number: int) -> Item:
+    """What one row says; `number` is for people, who count from 1 and see a CSV's header."""
+    return columns.item(row, f"{manifest} row {number}", partial(_named_file, root, manifest, number))
+
+
+def _named_file(root: Root, manifest: str, number: int, fields: Mapping[str, str]) -> Item:
     file_name = fields.get("file_name", "")
     key = fields.get("key") or file_name or f"row {number}"
     if not file_name:
@@ -50,7 +56,7 @@ def item_of_row(root: Root, manifest: str, number: int, fields: Mapping[str, str
 def _csv(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
     with _parsed(manifest), beside.open(manifest) as file:
         header = _header(file)
-        columns = _checked(Columns(header), manifest)
+        row_item = partial(_row_item, root, manifest, _checked(Columns(header), manifest))
         blocks, rows = _blocks(_csv_offsets(file))
 
     def start(first: Position, count: int, skip: int) -> Iterator[Item]:
@@ -60,8 +66,7 @@ def _csv(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
             for offset, row in zip(range(count), reader, strict=False):
                 if offset >= skip:
                     number = first[0] + offset + 2
-                    fields = columns.fields(dict(zip(header, row, strict=False)), f"{manifest} line {number}")
-                    yield item_of_row(root, manifest, number, fields)
+                    yield row_item(dict(zip(header, row, strict=False)), number)
 
     yield from _shards(beside, manifest, blocks, rows, start)
 
@@ -70,29 +75,26 @@ def _jsonl(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
     with _parsed(manifest), beside.open(manifest) as file:
         blocks, rows = _blocks(_line_offsets(file))
         file.seek(0)
-        names = {name: None for line in _first(_lines(file), 100) for name in _object(line, manifest)}
-    columns = _checked(Columns(names), manifest) if rows else Columns(())
+        names = {name: None for line in islice(_lines(file), 100) for name in _object(line)}
+    row_item = partial(_row_item, root, manifest, _checked(Columns(names), manifest) if rows else Columns(()))
 
     def start(first: Position, count: int, skip: int) -> Iterator[Item]:
         with _parsed(manifest), beside.open(manifest) as file:
             file.seek(first[1])
             for offset, line in zip(range(count), _lines(file), strict=False):
                 if offset >= skip:
-                    number = first[0] + offset + 1
-                    fields = columns.fields(_object(line, manifest), f"{manifest} line {number}")
-                    yield item_of_row(root, manifest, number, fields)
+                    yield row_item(_object(line), first[0] + offset + 1)
 
     yield from _shards(beside, manifest, blocks, rows, start)
 
 
 def _parquet(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
     schema, rows = parquet_schema(beside, manifest)
-    columns = _checked(Columns(schema.names), manifest)
+    row_item = partial(_row_item, root, manifest, _checked(Columns(schema.names), manifest))
 
     def start(skip: int) -> Iterator[Item]:
         for number, row in enumerate(parquet_rows(beside, manifest, skip), start=skip + 1):
-            fields = columns.fields(row, f"{manifest} row {number}")
-            yield item_of_row(root, manifest, number, fields)
+            yield row_item(row, number)
 
     yield Shard("rows", beside.fingerprint(manifest), rows, start)
 
@@ -152,15 +154,13 @@ def _lines(file: BinaryIO) -> Iterator[str]:
             yield line.decode("utf-8")
 
 
-def _first(lines: Iterator[str], count: int) -> Iterator[str]:
-    return (line for line, _ in zip(lines, range(count), strict=False))
-
-
-def _object(line: str, manifest: str) -> dict[str, Any]:
-    found = json.loads(line)
-    if not isinstance(found, dict):
-        raise InvalidManifest(f"{manifest} has a line that is no JSON object: {line[:60]!r}")
-    return found
+def _object(line: str) -> dict[str, Any]:
+    """A line's JSON object; an empty one, which names no file, if it is none."""
+    try:
+        found = json.loads(line)
+    except (ValueError, RecursionError):
+        return {}
+    return found if isinstance(found, dict) else {}
 
 
 def _checked(columns: Columns, manifest: str) -> Columns:
@@ -171,15 +171,10 @@ def _checked(columns: Columns, manifest: str) -> Columns:
     raise InvalidManifest(f"{manifest} has no column of files (one of {aliases}){only_urls}")
 
 
-class _parsed:  # noqa: N801 - reads as a word where it is used
+@contextmanager
+def _parsed(manifest: str) -> Iterator[None]:
     """The one place where a manifest's parsing errors become ours."""
-
-    def __init__(self, manifest: str) -> None:
-        self._manifest = manifest
-
-    def __enter__(self) -> None:
-        return None
-
-    def __exit__(self, kind: object, error: BaseException | None, trace: object) -> None:
-        if isinstance(error, (csv.Error, UnicodeDecodeError, json.JSONDecodeError, RecursionError)):
-            raise InvalidManifest(f"{self._manifest} cannot be read as UTF-8 CSV or JSON lines: {error}") from error
+    try:
+        yield
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InvalidManifest(f"{manifest} cannot be read as UTF-8 text of rows: {error}") from error

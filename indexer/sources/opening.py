@@ -6,7 +6,7 @@ import posixpath
 from collections.abc import Callable, Sequence
 from itertools import islice
 
-from braceexpand import UnbalancedBracesError, braceexpand
+from braceexpand import braceexpand
 
 from gmvaluator.errors import InvalidInput, InvalidManifest, MissingData
 from indexer.sources.folder import folder_source
@@ -46,7 +46,7 @@ def open_source(location: str, manifest: str | None = None) -> Source:
 def _expanded(location: str) -> list[str]:
     try:
         names = list(islice(braceexpand(location), _MAX_SHARDS + 1))
-    except UnbalancedBracesError as error:
+    except ValueError as error:
         raise InvalidInput(f"{location} has a brace without its partner: write {{00000..00041}}") from error
     if len(names) > _MAX_SHARDS:
         raise InvalidInput(f"{location} names over {_MAX_SHARDS:,} files: index them in parts")

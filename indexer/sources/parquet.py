@@ -61,8 +61,8 @@ def _shard(root: Root, name: str) -> Shard:
 
 def _items(root: Root, name: str, column: str, columns: Columns, start: int) -> Iterator[Item]:
     for number, row in enumerate(parquet_rows(root, name, start), start=start):
-        fields = columns.fields({key: value for key, value in row.items() if key != column}, f"{name} row {number}")
-        yield _item(root, name, number, row[column], fields)
+        image = row.pop(column)
+        yield columns.item(row, f"{name} row {number}", partial(_item, root, name, number, image))
 
 
 def _item(root: Root, name: str, number: int, image: Any, fields: dict[str, str]) -> Item:

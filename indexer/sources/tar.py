@@ -53,9 +53,16 @@ def _members(root: Root, name: str) -> Iterator[tuple[str, str, bytes | str]]:
                 for member in archive:
                     if member.isfile():
                         yield *_named(member.name), _content(archive, member)
+                _check_end(archive)
         except (tarfile.TarError, EOFError, OSError) as error:
             # What was read before counts; the rest of the shard is one reject, so that it cannot go unseen.
             yield f"{name} (the rest of the shard)", "jpg", f"the shard ends early or is damaged: {error}"
+
+
+def _check_end(archive: tarfile.TarFile) -> None:
+    """An archive that was cut between two members looks whole, but for the zeros at its end."""
+    if archive.fileobj is None or archive.fileobj.tell() - archive.offset < tarfile.BLOCKSIZE:
+        raise tarfile.ReadError("it has no end marker")
 
 
 def _named(member: str) -> tuple[str, str]:

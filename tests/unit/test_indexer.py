@@ -1,8 +1,9 @@
 """The indexing pipeline: every file is counted once, and nothing bad stops the run."""
 
 import io
-from collections.abc import Collection, Sequence
+from collections.abc import Callable, Collection, Generator, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,11 +13,16 @@ from PIL import Image
 
 from gmvaluator.catalogue.records import NewWork
 from gmvaluator.errors import ModelFailed
+from gmvaluator.ids import sha256_hex
 from gmvaluator.ports import Float32Array
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
-from indexer.pipeline import Indexer, Report, batched, ordered_map
-from indexer.source import open_source
+from indexer.counting import Counts, LeftOut, Report
+from indexer.flow import ahead, batched, ordered_map
+from indexer.pipeline import Indexer
+from indexer.sources.consent import OptOutList
+from indexer.sources.item import Source
+from indexer.sources.opening import open_source
 
 
 class Recorder:
@@ -39,9 +45,39 @@ def picture(folder: Path, name: str, colour: int) -> Path:
     return path
 
 
-def run(folder: Path, store: MemoryStore, recorder: Recorder, models: FakeModels | None = None) -> Report:
-    indexer = Indexer(models or FakeModels(), store, recorder, folder.parent / "thumbnails", "set")
-    return indexer.run(open_source(folder), lambda report: None)
+class Log:
+    """A shard's progress that only remembers; `fail_after` batches it is as if the process were killed."""
+
+    def __init__(self, fail_after: int | None = None) -> None:
+        self.position = 0
+        self.left_out: list[tuple[int, LeftOut]] = []
+        self._left = fail_after
+
+    def advance(self, position: int, batch: Counts, left_out: Sequence[tuple[int, LeftOut]]) -> None:
+        if self._left == 0:
+            raise Killed
+        if self._left is not None:
+            self._left -= 1
+        self.position = position
+        self.left_out.extend(left_out)
+
+
+class Killed(Exception):
+    """The process ended here."""
+
+
+def run(indexer: Indexer, source: Source, stopping: Callable[[], bool] = lambda: False) -> Report:
+    report = Report()
+    for shard in source.shards:
+        indexer.run(shard, 0, Log(), report.add, stopping)
+    return report
+
+
+def index_folder(
+    folder: Path, store: MemoryStore, recorder: Recorder, models: FakeModels | None = None, **settings: Any
+) -> Report:
+    indexer = Indexer(models or FakeModels(), store, recorder, folder.parent / "thumbnails", "set", **settings)
+    return run(indexer, open_source(str(folder)))
 
 
 @pytest.fixture
@@ -65,11 +101,11 @@ def test_every_file_is_a_point_a_duplicate_or_a_reject(folder: Path, store: Memo
     (folder / "cut.png").write_bytes((folder / "00.png").read_bytes()[:40])
     (folder / "empty.png").write_bytes(b"")
     recorder = Recorder()
-    report = run(folder, store, recorder)
-    assert (report.read, report.points, report.duplicates, len(report.rejects)) == (44, 40, 1, 3)
-    assert report.reconciles
-    assert {reject.key for reject in report.rejects} == {"notes.txt", "cut.png", "empty.png"}
-    assert all(reject.reason for reject in report.rejects)
+    report = index_folder(folder, store, recorder)
+    assert report.counts == Counts(44, 40, 1, 0, 3)
+    assert report.counts.reconciles
+    assert {row.key for row in report.left_out} == {"notes.txt", "cut.png", "empty.png"}
+    assert all(row.reason for row in report.left_out)
     assert store.info().points == 40
     assert {work.key for work in recorder.works} >= {"00.png", "copy.png"}
 
@@ -77,18 +113,18 @@ def test_every_file_is_a_point_a_duplicate_or_a_reject(folder: Path, store: Memo
 def test_a_second_run_adds_nothing(folder: Path, store: MemoryStore) -> None:
     for number in range(5):
         picture(folder, f"{number}.png", number)
-    run(folder, store, Recorder())
-    report = run(folder, store, Recorder())
-    assert (report.read, report.points, report.duplicates) == (5, 0, 5)
+    index_folder(folder, store, Recorder())
+    report = index_folder(folder, store, Recorder())
+    assert report.counts == Counts(5, 0, 5, 0, 0)
     assert store.info().points == 5
 
 
 def test_a_work_of_a_second_data_set_is_one_point_found_under_both(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
-    run(folder, store, Recorder())
+    index_folder(folder, store, Recorder())
     recorder = Recorder()
     indexer = Indexer(FakeModels(), store, recorder, folder.parent / "thumbnails", "second")
-    indexer.run(open_source(folder), lambda report: None)
+    run(indexer, open_source(str(folder)))
     (point,) = store.scan()
     assert point.payload["data_set"] == ["set", "second"]
     assert [work.data_set for work in recorder.works] == ["second"]
@@ -97,8 +133,8 @@ def test_a_work_of_a_second_data_set_is_one_point_found_under_both(folder: Path,
 def test_a_file_that_is_not_what_the_manifest_says_is_rejected(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
     (folder / "manifest.csv").write_text(f"file_name,sha256\na.png,{'0' * 64}\n")
-    report = run(folder, store, Recorder())
-    assert "SHA-256" in report.rejects[0].reason
+    report = index_folder(folder, store, Recorder())
+    assert "SHA-256" in report.left_out[0].reason
 
 
 async def test_a_cut_is_as_near_as_the_view_that_it_shows(folder: Path) -> None:
@@ -107,7 +143,7 @@ async def test_a_cut_is_as_near_as_the_view_that_it_shows(folder: Path) -> None:
     image = Image.new("RGB", (16, 16), "white")
     image.paste("teal", (0, 0, 8, 8))
     image.save(folder / "a.png")
-    run(folder, MemoryStore(index), Recorder())
+    index_folder(folder, MemoryStore(index), Recorder())
     models = FakeModels()
     cut = models.embed([models.prepare(Image.new("RGB", (16, 16), "teal"))])
     (near,) = await MemorySearch(index).rerank(cut.perceptual[0], list(index.points), 5)
@@ -118,13 +154,12 @@ def test_removed_works_stay_out(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
     picture(folder, "b.png", 2)
     first = Recorder()
-    run(folder, store, first)
+    index_folder(folder, store, first)
     buried = next(work.sha256 for work in first.works if work.key == "a.png")
     fresh = MemoryStore(MemoryIndex())
     fresh.create(FAKE_IDENTITY)
-    report = run(folder, fresh, Recorder({buried}))
-    assert (report.points, len(report.rejects)) == (1, 1)
-    assert report.reconciles
+    report = index_folder(folder, fresh, Recorder({buried}))
+    assert report.counts == Counts(2, 1, 0, 1, 0)
 
 
 def test_an_image_the_model_fails_on_is_rejected_with_its_copies(folder: Path, store: MemoryStore) -> None:
@@ -136,14 +171,13 @@ def test_an_image_the_model_fails_on_is_rejected_with_its_copies(folder: Path, s
         picture(folder, f"{number}.png", number)
     for name in ("white.png", "white-copy.png"):
         Image.new("RGB", (16, 12), "white").save(folder / name)
-    report = run(folder, store, Recorder(), FakeModels(on_batch=refuse_white))
-    assert (report.points, report.duplicates, len(report.rejects)) == (5, 0, 2)
-    assert report.reconciles
+    report = index_folder(folder, store, Recorder(), FakeModels(on_batch=refuse_white))
+    assert report.counts == Counts(7, 5, 0, 0, 2)
 
 
 def test_thumbnails_are_kept_of_every_point(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
-    run(folder, store, Recorder())
+    index_folder(folder, store, Recorder())
     (thumbnail,) = (folder.parent / "thumbnails").rglob("*.webp")
     with Image.open(io.BytesIO(thumbnail.read_bytes())) as image:
         assert image.size == (16, 12)
@@ -153,14 +187,68 @@ def test_a_run_that_is_stopped_stops_between_batches(folder: Path, store: Memory
     for number in range(100):
         picture(folder, f"{number:03}.png", number)
     indexer = Indexer(FakeModels(), store, Recorder(), folder.parent / "thumbnails", "set")
-    report = indexer.run(open_source(folder), lambda report: None, stopping=lambda: True)
-    assert (report.read, report.points) == (32, 32)
-    assert report.reconciles
+    report = run(indexer, open_source(str(folder)), stopping=lambda: True)
+    assert report.counts == Counts(32, 32, 0, 0, 0)
+
+
+def test_what_is_indexed_already_is_not_decoded_again(folder: Path, store: MemoryStore) -> None:
+    picture(folder, "a.png", 1)
+    index_folder(folder, store, Recorder())
+    models, recorder = FakeModels(), Recorder()
+    index_folder(folder, store, recorder, models)
+    assert models.batches == []
+    assert [(work.width, work.height) for work in recorder.works] == [(16, 12)]
+
+
+def test_owners_who_opted_out_are_counted_and_left_out(folder: Path, store: MemoryStore) -> None:
+    for number, name in enumerate(("a.png", "b.png", "c.png", "d.png")):
+        picture(folder, name, number)
+    (folder / "manifest.csv").write_text("file_name,noai\na.png,true\nb.png,\nc.png,0\nd.png,\n")
+    buried = sha256_hex((folder / "d.png").read_bytes())
+    opt_outs = OptOutList(frozenset({buried}), frozenset({"b.png"}))
+    report = index_folder(folder, store, Recorder(), opt_outs=opt_outs)
+    assert report.counts == Counts(4, 1, 0, 3, 0)
+    assert {row.key: row.kind for row in report.left_out} == dict.fromkeys(("a.png", "b.png", "d.png"), "opt_out")
+
+
+def test_signals_are_ignored_only_if_told_so(folder: Path, store: MemoryStore) -> None:
+    picture(folder, "a.png", 1)
+    (folder / "manifest.csv").write_text("file_name,noai\na.png,true\n")
+    assert index_folder(folder, store, Recorder(), heed_signals=False).counts.points == 1
+
+
+@pytest.mark.parametrize("batches", [0, 1, 2])
+def test_a_run_that_was_killed_misses_nothing_and_doubles_nothing(
+    folder: Path, store: MemoryStore, batches: int
+) -> None:
+    for number in range(100):
+        picture(folder, f"{number:03}.png", number)
+    indexer = Indexer(FakeModels(), store, Recorder(), folder.parent / "thumbnails", "set")
+    (shard,) = open_source(str(folder)).shards
+    log, counts = Log(fail_after=batches), Report()
+    with pytest.raises(Killed):
+        indexer.run(shard, 0, log, counts.add)
+    assert log.position == 32 * batches
+    resumed = Log()
+    indexer.run(shard, log.position, resumed, counts.add)
+    assert store.info().points == 100
+    assert counts.counts.read == resumed.position == 100
+    assert counts.counts.points + counts.counts.duplicates == 100
+
+
+def test_copies_that_follow_closely_are_one_point(folder: Path, store: MemoryStore) -> None:
+    """The second copy is read before the first one is written."""
+    for number in range(40):
+        picture(folder, f"a{number:03}.png", number)
+        picture(folder, f"b{number:03}.png", number)
+    models = FakeModels()
+    assert index_folder(folder, store, Recorder(), models).counts == Counts(80, 40, 40, 0, 0)
+    assert sum(models.batches) == 40
 
 
 def test_points_carry_unit_vectors(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
-    run(folder, store, Recorder())
+    index_folder(folder, store, Recorder())
     (point,) = store.scan(with_vectors=True)
     assert np.linalg.norm(point.recall) == pytest.approx(1, abs=1e-5)
     assert point.payload["data_set"] == ["set"]
@@ -179,3 +267,34 @@ def test_batches_hold_everything_in_order(values: list[int], size: int) -> None:
     batches = list(batched(values, size))
     assert [value for batch in batches for value in batch] == values
     assert all(len(batch) == size for batch in batches[:-1])
+
+
+@given(st.lists(st.integers(), max_size=50), st.integers(1, 5))
+def test_what_is_made_ahead_keeps_order(values: list[int], size: int) -> None:
+    assert list(ahead(lambda: (value for value in values), size)) == values
+
+
+def test_what_fails_ahead_fails_where_it_is_asked_for() -> None:
+    def failing() -> Generator[int, None, None]:
+        yield 1
+        raise Killed
+
+    made = ahead(failing, 2)
+    assert next(made) == 1
+    with pytest.raises(Killed):
+        next(made)
+
+
+def test_closing_stops_what_is_made_ahead() -> None:
+    closed = []
+
+    def endless() -> Generator[int, None, None]:
+        try:
+            yield from range(10**9)
+        finally:
+            closed.append(True)
+
+    made = ahead(endless, 2)
+    next(made)
+    made.close()
+    assert closed == [True]

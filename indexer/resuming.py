@@ -1,0 +1,115 @@
+"""How far a source has been indexed, kept in the catalogue: a run that was stopped or killed goes on where it was.
+
+A run of a source is one row of the catalogue's index runs, and so is each of its shards. A run that finished is never
+continued: running again reads everything anew, and finds it indexed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Protocol
+
+from gmvaluator.catalogue.records import IndexRun
+from gmvaluator.ids import TrainingImageId
+from indexer.counting import Counts, LeftOut, LeftOutFile
+from indexer.sources.item import Shard, Source
+
+
+class RunStore(Protocol):
+    """The catalogue, as far as progress needs it."""
+
+    def last_index_run(self, data_set: str, source: str) -> IndexRun | None: ...
+
+    def begin_index_run(self, data_set: str, source: str) -> IndexRun: ...
+
+    def advance_index_run(
+        self, run_id: int, position: int, counts: Mapping[str, int], finished: bool = False
+    ) -> IndexRun: ...
+
+    def latest_works(self, data_set: str, limit: int) -> list[TrainingImageId]: ...
+
+
+class PointStore(Protocol):
+    """The index, as far as progress needs it."""
+
+    def existing(self, ids: Sequence[TrainingImageId]) -> Collection[TrainingImageId]: ...
+
+
+_PROBED_WORKS = 100
+
+
+@dataclass(frozen=True, slots=True)
+class SourceRun:
+    """One run over a source into a data set of a collection."""
+
+    runs: RunStore
+    run: IndexRun
+    left_out: LeftOutFile
+
+    @classmethod
+    def begin(cls, runs: RunStore, store: PointStore, data_set: str, name: str, left_out: LeftOutFile) -> SourceRun:
+        """Continue the run called `name` if it was cut off and the index still holds what it wrote; else begin."""
+        last = runs.last_index_run(data_set, name)
+        if last is not None and not last.finished and not _holds(store, runs.latest_works(data_set, _PROBED_WORKS)):
+            runs.advance_index_run(last.run_id, last.position, last.counts, finished=True)
+        run = runs.begin_index_run(data_set, name)
+        resumed = last is not None and last.run_id == run.run_id
+        if not resumed:
+            left_out.clear()
+        return cls(runs, run, left_out)
+
+    def shards(self, source: Source) -> Iterator[tuple[Shard, ShardRun]]:
+        """Every shard with its run, in order; ask each for its position before reading it."""
+        for shard in source.shards:
+            name = f"run {self.run.run_id}: {shard.name} @ {shard.fingerprint}"
+            done = self.runs.last_index_run(self.run.data_set, name)
+            row = done if done is not None else self.runs.begin_index_run(self.run.data_set, name)
+            if not row.finished:
+                self.left_out.rewind(shard.name, row.position)
+            yield shard, ShardRun(self.runs, self.left_out, shard.name, row)
+
+    def finish(self, counts: Counts) -> None:
+        """Nothing is left to continue."""
+        self.runs.advance_index_run(self.run.run_id, 0, counts.as_dict(), finished=True)
+
+
+@dataclass(slots=True)
+class ShardRun:
+    """Progress of one shard: `pipeline.ShardLog`."""
+
+    _runs: RunStore
+    _file: LeftOutFile
+    _shard: str
+    _row: IndexRun
+    counts: Counts = field(init=False)
+
+    def __post_init__(self) -> None:
+        self.counts = Counts.from_dict(self._row.counts) if self._row.counts else Counts()
+
+    @property
+    def position(self) -> int:
+        """Rows that are dealt with."""
+        return self._row.position
+
+    @property
+    def finished(self) -> bool:
+        """Whether all rows are dealt with."""
+        return self._row.finished
+
+    def advance(self, position: int, batch: Counts, left_out: Sequence[tuple[int, LeftOut]]) -> None:
+        """Note a batch: first what it left out, then that it is done."""
+        self._file.write(self._shard, left_out)
+        self.counts.add(batch)
+        self._row = self._runs.advance_index_run(self._row.run_id, position, self.counts.as_dict())
+
+    def finish(self) -> None:
+        """All rows are dealt with."""
+        self._row = self._runs.advance_index_run(
+            self._row.run_id, self._row.position, self.counts.as_dict(), finished=True
+        )
+
+
+def _holds(store: PointStore, ids: Sequence[TrainingImageId]) -> bool:
+    """False if the index was emptied or replaced since the catalogue learned of these works."""
+    return not ids or len(store.existing(ids)) == len(ids)

@@ -1,0 +1,52 @@
+"""Which collection of which index a command means."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from gmvaluator.errors import MissingIndex
+from gmvaluator.options import index_location
+from gmvaluator.ports import VectorStore
+
+
+@dataclass(frozen=True, slots=True)
+class Target:
+    """Which collection of which index is meant; compression counts where the collection is made."""
+
+    data: Path
+    index_url: str
+    collection: str
+    compression: int = 16
+    database_url: str = field(default="", repr=False)
+
+    @property
+    def location(self) -> str | Path:
+        return index_location(self.data, self.index_url)
+
+    @property
+    def api_key(self) -> str | None:
+        return os.environ.get("QDRANT_API_KEY")
+
+    @contextmanager
+    def open(self) -> Iterator[VectorStore]:
+        from gmvaluator.index.connection import open_store
+
+        store = open_store(self.location, self.collection, api_key=self.api_key, compression=self.compression)
+        try:
+            yield store
+        finally:
+            store.close()
+
+    @contextmanager
+    def open_existing(self) -> Iterator[VectorStore]:
+        """Raises MissingIndex rather than make an empty index."""
+        if not self.index_url and not (self.data / "index").is_dir():
+            raise MissingIndex(
+                f"there is no index in {self.data}: make one with `gmvaluator index add SOURCE --data {self.data}`"
+            )
+        with self.open() as store:
+            yield store

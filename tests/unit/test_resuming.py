@@ -1,0 +1,133 @@
+"""A run that was cut off goes on where it was; a run that ended begins anew."""
+
+import json
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from gmvaluator.catalogue.records import IndexRun
+from gmvaluator.ids import TrainingImageId, training_image_id
+from indexer.counting import Counts, LeftOut, LeftOutFile, Report
+from indexer.resuming import SourceRun
+from indexer.sources.item import Item, Shard, Source, Unreadable
+
+WORK = training_image_id("0" * 64)
+
+
+class Runs:
+    """The catalogue's index runs, in memory."""
+
+    def __init__(self) -> None:
+        self.rows: list[IndexRun] = []
+
+    def last_index_run(self, data_set: str, source: str) -> IndexRun | None:
+        found = [row for row in self.rows if (row.data_set, row.source) == (data_set, source)]
+        return found[-1] if found else None
+
+    def begin_index_run(self, data_set: str, source: str) -> IndexRun:
+        last = self.last_index_run(data_set, source)
+        if last is None or last.finished:
+            last = IndexRun(len(self.rows), data_set, source, 0, {}, False)
+            self.rows.append(last)
+        return last
+
+    def advance_index_run(
+        self, run_id: int, position: int, counts: Mapping[str, int], finished: bool = False
+    ) -> IndexRun:
+        self.rows[run_id] = replace(self.rows[run_id], position=position, counts=dict(counts), finished=finished)
+        return self.rows[run_id]
+
+    def latest_works(self, data_set: str, limit: int) -> list[TrainingImageId]:
+        return [WORK]
+
+
+class Points:
+    """An index that holds the one work, or lost it."""
+
+    def __init__(self, holds: bool = True) -> None:
+        self._holds = holds
+
+    def existing(self, ids: Sequence[TrainingImageId]) -> Collection[TrainingImageId]:
+        return set(ids) if self._holds else set()
+
+
+def shard(name: str, fingerprint: str = "1") -> Shard:
+    def rows(start: int) -> Iterator[Item]:
+        return iter([Unreadable(str(number), "x") for number in range(start, 10)])
+
+    return Shard(name, fingerprint, 10, rows)
+
+
+SOURCE = Source("s", [shard("a"), shard("b")])
+TEN = Counts(10, 9, 0, 0, 1)
+
+
+@pytest.fixture
+def left_out(tmp_path: Path) -> LeftOutFile:
+    return LeftOutFile(tmp_path / "left-out.jsonl")
+
+
+def begin(runs: Runs, left_out: LeftOutFile, points: Points | None = None) -> SourceRun:
+    return SourceRun.begin(runs, points or Points(), "set", "s", left_out)
+
+
+def positions(run: SourceRun, source: Source = SOURCE) -> list[tuple[str, int, bool]]:
+    return [(one.name, log.position, log.finished) for one, log in run.shards(source)]
+
+
+def test_a_run_that_was_cut_off_goes_on_where_it_was(left_out: LeftOutFile) -> None:
+    runs = Runs()
+    (_, first), (_, second) = begin(runs, left_out).shards(SOURCE)
+    first.advance(10, TEN, [])
+    first.finish()
+    second.advance(4, Counts(4, 4), [])
+    again = begin(runs, left_out)
+    assert positions(again) == [("a", 10, True), ("b", 4, False)]
+    report = Report()
+    for _, log in again.shards(SOURCE):
+        report.add(log.counts)
+    assert report.counts == Counts(14, 13, 0, 0, 1)
+
+
+def test_a_run_that_ended_begins_anew(left_out: LeftOutFile) -> None:
+    runs = Runs()
+    run = begin(runs, left_out)
+    for _, log in run.shards(SOURCE):
+        log.advance(10, TEN, [])
+        log.finish()
+    run.finish(TEN)
+    assert positions(begin(runs, left_out)) == [("a", 0, False), ("b", 0, False)]
+
+
+def test_a_shard_that_changed_begins_anew(left_out: LeftOutFile) -> None:
+    runs = Runs()
+    for _, log in begin(runs, left_out).shards(SOURCE):
+        log.advance(4, Counts(4, 4), [])
+    changed = Source("s", [shard("a", "2"), shard("b")])
+    assert positions(begin(runs, left_out), changed) == [("a", 0, False), ("b", 4, False)]
+
+
+def test_an_index_that_was_emptied_is_filled_again(left_out: LeftOutFile) -> None:
+    runs = Runs()
+    for _, log in begin(runs, left_out).shards(SOURCE):
+        log.advance(10, TEN, [])
+        log.finish()
+    assert positions(begin(runs, left_out, Points(holds=False))) == [("a", 0, False), ("b", 0, False)]
+
+
+def test_rows_left_out_are_in_the_file_once_each(left_out: LeftOutFile) -> None:
+    runs = Runs()
+    _, log = next(begin(runs, left_out).shards(SOURCE))
+    log.advance(2, Counts(2, 1, 0, 0, 1), [(1, LeftOut("first", "x"))])
+    left_out.write("a", [(3, LeftOut("written, and then killed", "x"))])
+    with left_out.path.open("a") as file:
+        file.write('{"shard": "a", "posi')
+    _, log = next(begin(runs, left_out).shards(SOURCE))
+    log.advance(4, Counts(2, 1, 0, 1, 0), [(3, LeftOut("second", "y", "opt_out"))])
+    rows = [json.loads(line) for line in left_out.path.read_text().splitlines()]
+    assert [(row["key"], row["position"], row["kind"]) for row in rows] == [
+        ("first", 1, "reject"),
+        ("second", 3, "opt_out"),
+    ]

@@ -1,0 +1,301 @@
+"""Where training images come from: every row is counted, and nothing outside the root is opened."""
+
+import io
+import json
+import os
+import tarfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import fsspec
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from PIL import Image
+
+from gmvaluator.errors import InvalidInput, InvalidManifest, MissingData
+from gmvaluator.images import MAX_IMAGE_BYTES
+from indexer.sources.item import Item, Source, SourceItem, Unreadable
+from indexer.sources.opening import open_source
+
+
+def png(colour: int = 0) -> bytes:
+    buffer = io.BytesIO()
+    Image.new("RGB", (4, 3), (colour, 0, 0)).save(buffer, "PNG")
+    return buffer.getvalue()
+
+
+def touched(folder: Path, *names: str) -> Path:
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(b"x")
+    return folder
+
+
+def manifest(folder: Path, text: str, name: str = "manifest.csv") -> Path:
+    (folder / name).write_text(text, encoding="utf-8")
+    return folder
+
+
+def all_of(source: Source) -> Iterator[Item]:
+    for shard in source.shards:
+        yield from shard.start(0)
+
+
+def items(location: Path | str) -> list[Item]:
+    return list(all_of(open_source(str(location))))
+
+
+def readable(found: list[Item]) -> list[SourceItem]:
+    return [item for item in found if isinstance(item, SourceItem)]
+
+
+def tar(path: Path, members: dict[str, bytes]) -> Path:
+    with tarfile.open(path, "w") as archive:
+        for name, data in members.items():
+            entry = tarfile.TarInfo(name)
+            entry.size = len(data)
+            archive.addfile(entry, io.BytesIO(data))
+    return path
+
+
+# Folders
+
+
+def test_a_folder_lists_its_files_in_order_without_hidden_ones(tmp_path: Path) -> None:
+    touched(tmp_path, "b.png", "a/c.png", ".hidden.png", ".git/x.png")
+    source = open_source(str(tmp_path))
+    assert [item.key for item in all_of(source)] == ["a/c.png", "b.png"]
+    assert source.rows == 2
+
+
+def test_links_out_of_a_folder_are_unreadable(tmp_path: Path) -> None:
+    touched(tmp_path, "secret.png", "images/a.png")
+    (tmp_path / "images/link.png").symlink_to(tmp_path / "secret.png")
+    assert [type(item) for item in items(tmp_path / "images")] == [SourceItem, Unreadable]
+
+
+def test_names_that_are_not_utf8_are_unreadable_and_can_be_printed(tmp_path: Path) -> None:
+    (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
+    (item,) = items(tmp_path)
+    assert isinstance(item, Unreadable)
+    assert item.key.encode() == b"caf\\xe9.png"
+
+
+def test_what_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
+    for name in ("nowhere", "nowhere.csv", "nowhere.tar", "{0..3}.tar"):
+        with pytest.raises(MissingData):
+            open_source(str(tmp_path / name))
+
+
+def test_any_fsspec_url_is_a_source() -> None:
+    memory = fsspec.filesystem("memory")
+    memory.pipe({"/pictures/b.png": png(), "/pictures/sub/a.png": png(1), "/pictures/.hidden": b"x"})
+    found = readable(items("memory://pictures"))
+    assert [item.key for item in found] == ["b.png", "sub/a.png"]
+    assert found[0].read() == png()
+    assert found[0].uri == "memory://pictures/b.png"
+
+
+@pytest.mark.parametrize("location", ["pipe:cat x", "-", "nosuch://bucket/x", "shards/{0..3.tar", "{0..9999999}.tar"])
+def test_locations_that_cannot_be_used_are_refused(location: str) -> None:
+    with pytest.raises((InvalidInput, MissingData)):
+        open_source(location)
+
+
+# Manifests
+
+
+def test_a_manifest_names_owners_titles_and_labels(tmp_path: Path) -> None:
+    touched(tmp_path, "a.png")
+    header = "file_name,key,title,keywords,category,owner_id,author,license,url\n"
+    (item,) = items(manifest(tmp_path, header + "a.png,k,A frog,green;frog,animals,ann,Ann,CC0,https://x/a\n"))
+    assert isinstance(item, SourceItem)
+    assert (item.key, item.title, item.labels) == ("k", "A frog", ("animals", "green", "frog"))
+    assert (item.owner, item.owner_name, item.license, item.url) == ("ann", "Ann", "CC0", "https://x/a")
+    assert item.uri == (tmp_path / "a.png").as_uri()
+    assert item.read() == b"x"
+
+
+@pytest.mark.parametrize("column", ["file_name", "filename", "path", "image", "image_path", "FILE_NAME"])
+def test_known_aliases_of_columns_are_read(tmp_path: Path, column: str) -> None:
+    touched(tmp_path, "a.png")
+    (item,) = items(manifest(tmp_path, f"{column},TEXT,artist\na.png,A frog,Ann\n"))
+    assert isinstance(item, SourceItem)
+    assert (item.key, item.title, item.owner_name) == ("a.png", "A frog", "Ann")
+
+
+@pytest.mark.parametrize("path", ["../secret.png", "/etc/passwd", "a/../../secret.png", "link.png", "a\0b"])
+def test_paths_that_lead_outside_are_unreadable(tmp_path: Path, path: str) -> None:
+    folder = tmp_path / "images"
+    touched(tmp_path, "secret.png")
+    folder.mkdir()
+    (folder / "link.png").symlink_to(tmp_path / "secret.png")
+    (item,) = items(manifest(folder, f'file_name\n"{path}"\n'))
+    assert isinstance(item, Unreadable)
+    assert "outside" in item.reason
+
+
+def test_links_in_a_circle_are_unreadable(tmp_path: Path) -> None:
+    (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
+    (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
+    (item,) = items(manifest(tmp_path, "file_name\na.png\n"))
+    assert isinstance(item, Unreadable)
+
+
+def test_a_row_without_a_file_is_unreadable(tmp_path: Path) -> None:
+    (item,) = items(manifest(tmp_path, "file_name,key\n,k\n"))
+    assert item == Unreadable("k", "row 2 of manifest.csv names no file")
+
+
+def test_a_field_that_is_too_long_costs_its_own_row_only(tmp_path: Path) -> None:
+    touched(tmp_path, "a.png")
+    found = items(manifest(tmp_path, f"file_name,title\na.png,{'x' * 20_000}\na.png,short\n"))
+    assert [type(item) for item in found] == [Unreadable, SourceItem]
+
+
+@pytest.mark.parametrize("text", ["", "title\nx\n", 'file_name\n"unclosed\n', "url\nhttps://x/a.png\n"])
+def test_a_manifest_that_cannot_be_used_is_refused(tmp_path: Path, text: str) -> None:
+    with pytest.raises(InvalidManifest):
+        open_source(str(manifest(tmp_path, text)))
+
+
+def test_a_binary_manifest_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "manifest.csv").write_bytes(b"\xff\xfe\0\0file_name")
+    with pytest.raises(InvalidManifest):
+        open_source(str(tmp_path))
+
+
+def test_rows_may_hold_line_breaks_and_are_found_from_any_position(tmp_path: Path) -> None:
+    rows = "".join(f'{number}.png,"line\nbreak {number}"\n' for number in range(30))
+    (shard,) = open_source(str(manifest(tmp_path, "file_name,title\n" + rows))).shards
+    assert shard.rows == 30
+    assert [item.key for item in shard.start(27)] == ["27.png", "28.png", "29.png"]
+
+
+def test_long_manifests_are_cut_into_shards_that_begin_where_they_say(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.sources.manifest.BLOCK_ROWS", 7)
+    names = [f"{number}.png" for number in range(30)]
+    manifest(tmp_path, "file_name,title\n" + "".join(f'{name},"a\nb"\n\n' for name in names))
+    manifest(tmp_path, "".join(json.dumps({"path": name}) + "\n" for name in names), "rows.jsonl")
+    for location in (tmp_path, tmp_path / "rows.jsonl"):
+        source = open_source(str(location))
+        assert [shard.rows for shard in source.shards] == [7, 7, 7, 7, 2]
+        assert [item.key for item in all_of(source)] == names
+
+
+def test_json_lines_that_are_no_objects_are_unreadable(tmp_path: Path) -> None:
+    touched(tmp_path, "a.png")
+    manifest(tmp_path, '{"path": "a.png", "tags": ["x", "y"]}\nnonsense\n[1]\n' + "[" * 5000 + "\n", "rows.jsonl")
+    found = items(tmp_path / "rows.jsonl")
+    assert [type(item) for item in found] == [SourceItem, Unreadable, Unreadable, Unreadable]
+    assert readable(found)[0].labels == ("x", "y")
+
+
+def test_a_parquet_manifest_names_files(tmp_path: Path) -> None:
+    touched(tmp_path, "a.png", "b.png")
+    pq.write_table(pa.table({"path": ["a.png", "b.png"], "caption": ["A", None]}), tmp_path / "rows.parquet")
+    assert [item.title for item in readable(items(tmp_path / "rows.parquet"))] == ["A", ""]
+
+
+# Shards of images
+
+
+def test_every_tar_of_a_folder_is_read_with_its_metadata(tmp_path: Path) -> None:
+    tar(tmp_path / "00.tar", {"0.jpg": png(), "0.json": b'{"author": "Ann", "license": "CC0"}', "0.txt": b" a frog "})
+    tar(tmp_path / "01.tar", {"1.png": png(1), "1.cls": b"frogs"})
+    found = readable(items(tmp_path))
+    assert [(item.key, item.title, item.labels) for item in found] == [("0", "a frog", ()), ("1", "", ("frogs",))]
+    assert found[0].owner_name == "Ann"
+    assert found[0].read() == png()
+
+
+def test_braces_name_shards_and_all_must_be_there(tmp_path: Path) -> None:
+    for number in range(3):
+        tar(tmp_path / f"{number:03}.tar", {f"{number}.png": png(number)})
+    assert [item.key for item in items(tmp_path / "{000..002}.tar")] == ["0", "1", "2"]
+    with pytest.raises(MissingData, match="1 of 4"):
+        open_source(str(tmp_path / "{000..003}.tar"))
+
+
+def test_samples_without_a_usable_image_are_unreadable_and_the_rest_goes_on(tmp_path: Path) -> None:
+    members = {
+        "0.txt": b"no image",
+        "1.jpg": bytes(MAX_IMAGE_BYTES + 1),
+        "2.png": png(),
+        "2.json": b"{",
+        "3.png": png(),
+    }
+    tar(tmp_path / "0.tar", members)
+    assert [type(item) for item in items(tmp_path)] == [Unreadable, Unreadable, Unreadable, SourceItem]
+
+
+@pytest.mark.parametrize("kept", [100, 1024, 1500, 2100])
+def test_the_rest_of_a_truncated_tar_is_one_reject(tmp_path: Path, kept: int) -> None:
+    path = tar(tmp_path / "0.tar", {f"{number}.png": png(number) for number in range(4)})
+    path.write_bytes(path.read_bytes()[:kept])
+    found = items(tmp_path)
+    assert isinstance(found[-1], Unreadable)
+    assert "damaged" in found[-1].reason
+    assert len(readable(found)) == kept // 1024
+
+
+def test_tars_beside_loose_images_are_not_silently_preferred(tmp_path: Path) -> None:
+    tar(tmp_path / "0.tar", {"0.png": png()})
+    touched(tmp_path, "loose.png")
+    with pytest.raises(InvalidInput, match="one kind"):
+        open_source(str(tmp_path))
+
+
+@pytest.mark.parametrize("struct", [True, False])
+def test_parquet_with_embedded_images_is_read_from_any_position(tmp_path: Path, struct: bool) -> None:
+    images = [{"bytes": png(number), "path": "image.png"} if struct else png(number) for number in range(10)]
+    table = pa.table({"image": images, "key": [f"k{number}" for number in range(10)]})
+    pq.write_table(table, tmp_path / "0.parquet", row_group_size=3)
+    (shard,) = open_source(str(tmp_path)).shards
+    found = readable(list(shard.start(4)))
+    assert shard.rows == 10
+    assert [item.key for item in found] == [f"k{number}" for number in range(4, 10)]
+    assert found[0].read() == png(4)
+
+
+def test_rows_of_a_parquet_without_an_image_are_unreadable(tmp_path: Path) -> None:
+    pq.write_table(pa.table({"jpg": [png(), None]}), tmp_path / "0.parquet")
+    assert [type(item) for item in items(tmp_path / "0.parquet")] == [SourceItem, Unreadable]
+
+
+def test_a_damaged_parquet_is_refused(tmp_path: Path) -> None:
+    touched(tmp_path, "0.parquet")
+    with pytest.raises(InvalidManifest):
+        open_source(str(tmp_path))
+
+
+def test_what_img2dataset_could_not_download_is_counted(tmp_path: Path) -> None:
+    touched(tmp_path, "00000/000000000.jpg", "00000/000000000.json", "00000_stats.json")
+    rows = {
+        "key": ["000000000", "000000001", "000000002", "000000003"],
+        "caption": ["a frog", "", "", ""],
+        "url": ["u0", "u1", "u2", "u3"],
+        "status": ["success", "failed_to_download", "failed_to_download", "success"],
+        "error_message": [None, "HTTP Error 404", "Use of image disallowed by X-Robots-Tag directive", None],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "00000.parquet")
+    found = items(tmp_path)
+    assert [type(item) for item in found] == [SourceItem, Unreadable, SourceItem, Unreadable]
+    assert readable(found)[0].title == "a frog"
+    assert "disallowed" in readable(found)[1].opt_out
+
+
+# Workers
+
+
+def test_workers_together_have_every_shard_once(tmp_path: Path) -> None:
+    for number in range(7):
+        tar(tmp_path / f"{number}.tar", {f"{number}.png": png(number)})
+    source = open_source(str(tmp_path))
+    parts = [[item.key for item in all_of(source.part(index, 3))] for index in range(3)]
+    assert sorted(key for part in parts for key in part) == [str(number) for number in range(7)]
+    with pytest.raises(InvalidInput):
+        source.part(3, 3)
