@@ -143,4 +143,4 @@ def require_profile(info: CollectionInfo, identity: ProfileIdentity) -> None:
 
 def _differences(built: ProfileIdentity, used: ProfileIdentity) -> list[str]:
     old, new = built.as_dict(), used.as_dict()
-    return [name for name in old if old[name] != new[name]]
+    return [name for name in {**old, **new} if old.get(name) != new.get(name)]
