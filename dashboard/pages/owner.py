@@ -1,0 +1,154 @@
+"""One owner: what they earned, by which works, by whose images; statements, and a dispute."""
+
+from __future__ import annotations
+
+import asyncio
+import secrets
+import uuid
+from collections import defaultdict
+from datetime import UTC, datetime
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+
+from dashboard.access import check_owner, may
+from dashboard.calls import attributor_client
+from dashboard.desk import desk, form_of, page, session
+from dashboard.feed import picture, work_title
+from dashboard.sources import Sources
+from dashboard.wording import amount_text, instant
+from gmvaluator.errors import InvalidInput
+from gmvaluator.ids import OwnerId
+from gmvaluator.ledger.corrections.near import rights_of
+from gmvaluator.ledger.earned import earned_by_account
+from gmvaluator.ledger.periods.calendar import Period, closings
+from gmvaluator.ledger.periods.closing import payable_lines
+from gmvaluator.ledger.periods.terms import Terms
+from gmvaluator.ledger.glance import balances_of
+from gmvaluator.ledger.reader import read_head
+from gmvaluator.ledger.records import owner_account
+from gmvaluator.ledger.statements.forms import statement_csv, statement_json
+from gmvaluator.ledger.statements.page import statement_page
+from gmvaluator.ledger.statements.statement import statements
+
+WORKS, USES, MONTHS, DAYS = 24, 12, 12, 60
+FORMS = {
+    "csv": (statement_csv, "text/csv"),
+    "json": (statement_json, "application/json"),
+    "html": (statement_page, "text/html"),
+}
+
+
+async def owner(request: Request) -> Response:
+    """The page of an owner; an owner's own only."""
+    found = owner_id(request.path_params["owner"])
+    check_owner(session(request).caller, owner_account(found))
+    told = await asyncio.to_thread(_told, desk(request).sources, found)
+    disputable = may(session(request).caller, "dispute") and bool(desk(request).settings.server)
+    return page(request, "owner.html", title=told["name"], found=told, may_dispute=disputable)
+
+
+async def statement(request: Request) -> Response:
+    """A statement to download, as CSV, JSON or a page that prints."""
+    found = owner_id(request.path_params["owner"])
+    check_owner(session(request).caller, owner_account(found))
+    form = request.query_params.get("format", "csv")
+    if form not in FORMS:
+        raise InvalidInput(f"there is no form {form[:20]!r} of a statement: ask for csv, json or html")
+    period = Period.parse(request.path_params["period"])
+    text = await asyncio.to_thread(_statement, desk(request).sources, found, period, form)
+    disposition = f'attachment; filename="statement-{period}-{found}.{form}"'
+    return Response(text, media_type=FORMS[form][1], headers={"content-disposition": disposition})
+
+
+async def dispute(request: Request) -> Response:
+    """Open a dispute through the attributor, which holds what it is about."""
+    fields = await form_of(request)
+    caller = session(request).caller
+    claimant = f"owner:{caller.owner_id}" if caller.only_account else fields.get("claimant", "").strip()
+    answer = await asyncio.to_thread(
+        attributor_client(request).open_dispute,
+        f"web-{secrets.token_hex(8)}",
+        fields.get("reason", ""),
+        training_image_id=fields.get("training_image_id", "").strip(),
+        generation_id=fields.get("generation_id", "").strip(),
+        claimant=claimant,
+    )
+    found = {
+        "dispute_id": answer.dispute_id,
+        "held": amount_text(answer.held_micros),
+        "sequence": answer.sequence,
+        "more": answer.more_to_hold,
+    }
+    return page(request, "disputed.html", title="Dispute opened", found=found)
+
+
+def owner_id(text: str) -> OwnerId:
+    """An owner's UUID from a path. Raises InvalidInput."""
+    try:
+        return OwnerId(uuid.UUID(text))
+    except ValueError:
+        raise InvalidInput("an owner is named by a UUID, which the overview links to") from None
+
+
+def _told(sources: Sources, found: OwnerId) -> dict[str, Any]:
+    account = owner_account(found)
+    with sources.ledger.snapshot() as connection:
+        balance = balances_of(connection, [account])[account]
+        earned = earned_by_account(connection, account, WORKS, USES)
+        closed = closings(connection)
+        head = read_head(connection).sequence
+    cards = sources.cards({one.training_image_id for one in earned.works})
+    highest = max((one.credit_micros for one in earned.works), default=0)
+    return {
+        "owner_id": str(found),
+        "name": sources.names([account])[account],
+        "balance": amount_text(balance),
+        "sequence": head,
+        "generations": f"{earned.generations:,}",
+        "days": [[day, micros / 1_000_000] for day, micros in list(earned.by_day.items())[-DAYS:]],
+        "months": _months(earned.by_day, account, closed),
+        "works": [
+            {
+                "work_id": str(one.training_image_id),
+                "title": work_title(cards.get(one.training_image_id), one.training_image_id),
+                "picture": picture(sources, one.training_image_id),
+                "credits": amount_text(one.credit_micros),
+                "generations": f"{one.generations:,}",
+                "bar": round(100 * max(0, one.credit_micros) / highest, 2) if highest > 0 else 0,
+            }
+            for one in earned.works
+        ],
+        "uses": [
+            {
+                "sequence": use.sequence,
+                "generated_at": instant(use.generated_at),
+                "credits": amount_text(use.credit_micros),
+            }
+            for use in earned.uses
+        ],
+    }
+
+
+def _months(by_day: dict[str, int], account: str, closed: list[Any]) -> list[dict[str, Any]]:
+    """Months newest first: what the generations of each credited, and what was payable where it is closed."""
+    sums: dict[str, int] = defaultdict(int)
+    for day, micros in by_day.items():
+        sums[day[:7]] += micros
+    payable = {}
+    for closing in closed:
+        terms = Terms.from_dict(closing.decision.facts["terms"])
+        minor = {name: amount for name, _, amount in payable_lines(closing)}.get(account, 0)
+        payable[str(closing.decision.links.period)] = terms.money_text(minor)
+    sums.setdefault(str(Period.of(datetime.now(UTC))), 0)
+    months = sorted(sums.keys() | payable.keys(), reverse=True)[:MONTHS]
+    return [
+        {"period": month, "credits": amount_text(sums.get(month, 0)), "payable": payable.get(month)} for month in months
+    ]
+
+
+def _statement(sources: Sources, found: OwnerId, period: Period, form: str) -> str:
+    with rights_of(sources.settings.place) as names:
+        (one,) = statements(sources.ledger, period, names, found)
+        return FORMS[form][0](one)
