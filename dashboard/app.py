@@ -14,13 +14,13 @@ from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount
+from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 
 from dashboard.desk import LOOPBACK_NAMES, Desk, guarded, refusal
 from dashboard.headers import SecurityHeaders
 from dashboard.live import cancelled
-from dashboard.pages import overview, signing
+from dashboard.pages import finance, generation, operations, overview, owner, search, signing, work
 from gmvaluator.errors import GmvaluatorError, status_of
 
 STATIC = Path(__file__).parent / "static"
@@ -54,6 +54,20 @@ def routes() -> list[BaseRoute]:
         guarded("/", "home", overview.home),
         guarded("/overview", "overview", overview.overview),
         guarded("/live/overview", "live_overview", overview.live_overview),
+        guarded("/generations/{sequence}", "generation", generation.generation),
+        guarded("/generations/{sequence}/replay", "replay", generation.replayed),
+        guarded("/owners/{owner}", "owner", owner.owner),
+        guarded("/owners/{owner}/statements/{period}", "statement", owner.statement),
+        guarded("/works/{work}", "work", work.work),
+        guarded("/pictures/works/{work}", "work_picture", work.work_picture),
+        guarded("/pictures/generated/{sha256}", "generated_picture", work.generated_image),
+        guarded("/disputes", "dispute", owner.dispute, "POST"),
+        guarded("/finance", "finance", finance.finance),
+        guarded("/operations", "operations", operations.operations_page),
+        guarded("/operations/data", "operations_data", operations.operations_data),
+        guarded("/search", "search", search.search),
+        guarded("/preview", "preview", search.preview, "POST"),
+        Route("/metrics", operations.metrics, name="metrics"),
         guarded("/sign-in", "sign_in_form", signing.sign_in_form),
         guarded("/sign-in", "sign_in", signing.sign_in, "POST"),
         guarded("/sign-out", "sign_out", signing.sign_out, "POST"),

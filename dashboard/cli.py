@@ -55,13 +55,14 @@ def dashboard(
     Example: gmvaluator dashboard --data ./gmvaluator-data --server 127.0.0.1:50051
     """
     check_address(address)
+    from dashboard.scrape import checked_url
     from dashboard.server import serve
 
     settings = DashboardSettings(
         place=_place(place, ledger),
         address=address,
         server=server,
-        metrics_url=metrics,
+        metrics_url=checked_url(metrics) if metrics else "",
         tokens=tokens,
         secure_cookies=secure_cookies,
         insecure=insecure,

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
 
 from gmvaluator.ledger.records import Evidence
 from gmvaluator.policy import Policy
@@ -17,64 +16,80 @@ _MINUS = "\N{MINUS SIGN}"
 def formula(evidence: Evidence) -> list[dict[str, str]]:
     """Steps from distances and quality to the nearest contributor's credit: what each is, and the numbers.
 
-    Floating point, for people: the ledger's own arithmetic is exact, and the last digit may differ.
+    Rounded, for people: the ledger's own arithmetic is exact, and the last digit may differ.
     """
     policy = Policy.from_parameters(evidence.policy)
-    distances = [one.distance_millionths / MILLION for one in evidence.contributions]
+    distances = _valued_distances(evidence, policy)
     if not distances:
         return [{"what": "No training image was found: everything goes to nobody", "how": "r = 1"}]
-    tau = float(policy.temperature)
-    weights = [math.exp(-(distance - distances[0]) / tau) for distance in distances]
-    nobody = _nobody(policy, distances, weights, tau)
+    shares, nobody = policy.shares(distances)
+    total = (1 - nobody) / shares[0] if shares[0] else math.inf
     quality = min(max(evidence.quality_millionths, policy.quality_floor), policy.quality_cap) / MILLION
-    share = (1 - nobody["r"]) * weights[0] / sum(weights)
     return [
-        {"what": "Quality q of the generated image, which is the credit it issues", "how": f"q = {quality:.6f}"},
+        {"what": "Quality q of the generated image: the credit it issues", "how": f"q = {quality:.6f}"},
         {
-            "what": f"Weight of each of the {len(distances)} works by its distance d, the nearest being 1",
-            "how": f"w = exp({_MINUS}(d {_MINUS} {distances[0]:.6f}) / {policy.temperature})",
+            "what": f"Weight w of each of the {len(distances)} contributors by its distance d, the nearest being 1",
+            "how": _weight_text(policy, distances[0]),
         },
-        {"what": "Sum of all weights", "how": f"Σ w = {sum(weights):.6f}"},
-        {"what": nobody["what"], "how": nobody["how"]},
+        {"what": "Sum of all weights", "how": f"Σ w = {total:.6f}"},
+        _nobody(policy, [distance / MILLION for distance in distances], nobody),
         {
-            "what": "Credit of the nearest work",
-            "how": f"q · (1 {_MINUS} r) · w / Σ w = {quality:.6f} · {1 - nobody['r']:.6f} · 1 / {sum(weights):.6f} "
-            f"= {quality * share:.6f}",
+            "what": "Credit of the nearest",
+            "how": f"q · (1 {_MINUS} r) · w / Σ w = {quality:.6f} · {1 - nobody:.6f} · 1 / {total:.6f} "
+            f"= {quality * shares[0]:.6f}",
         },
     ]
 
 
 def weights_of(evidence: Evidence) -> list[str]:
-    """Each contributor's w, as the formula names it."""
-    tau = float(Policy.from_parameters(evidence.policy).temperature)
-    distances = [one.distance_millionths / MILLION for one in evidence.contributions]
-    return [f"{math.exp(-(distance - distances[0]) / tau):.6f}" for distance in distances]
+    """Each contributor's w, as the formula names it; near-copies, which are valued as one, have one together."""
+    policy = Policy.from_parameters(evidence.policy)
+    distances = _valued_distances(evidence, policy)
+    shares = policy.shares(distances)[0]
+    by_rank = dict(zip(_ranks(evidence), shares, strict=True))
+    return [f"{by_rank[one.rank] / shares[0] if shares[0] else 0.0:.6f}" for one in evidence.contributions]
 
 
-def _nobody(policy: Policy, distances: Sequence[float], weights: Sequence[float], tau: float) -> dict[str, Any]:
+def _ranks(evidence: Evidence) -> list[int]:
+    return sorted({one.rank for one in evidence.contributions})
+
+
+def _valued_distances(evidence: Evidence, policy: Policy) -> list[int]:
+    """The distance that each rank was valued by, in millionths: near-copies share a rank."""
+    found: dict[int, int] = {}
+    for one in evidence.contributions:
+        first = policy.groups == "first" and one.group == one.training_image_id
+        if first or one.rank not in found:
+            found[one.rank] = one.distance_millionths
+        elif policy.groups == "nearest":
+            found[one.rank] = min(found[one.rank], one.distance_millionths)
+    return [found[rank] for rank in sorted(found)]
+
+
+def _weight_text(policy: Policy, nearest: int) -> str:
+    if policy.growth:
+        ratio = f"(τ + g · {nearest / MILLION:.6f}) / (τ + g · d)"
+        return f"w = ({ratio})^(1 / g), τ = {policy.temperature}, g = {policy.growth}"
+    return f"w = exp({_MINUS}(d {_MINUS} {nearest / MILLION:.6f}) / {policy.temperature})"
+
+
+def _nobody(policy: Policy, distances: Sequence[float], share: float) -> dict[str, str]:
     residual = policy.residual
     if isinstance(residual, VirtualContributor):
-        weight = math.exp(-(float(residual.distance) - distances[0]) / tau)
-        r = weight / (weight + sum(weights))
-        how = f"r = {weight:.6f} / ({weight:.6f} + {sum(weights):.6f}) = {r:.6f}"
-        return {"what": f"Share r of nobody, who stands at distance {residual.distance}", "how": how, "r": r}
-    if isinstance(residual, Gate):
-        near = [
-            (coefficient, distances[rank - 1] if rank <= len(distances) else float(MAX_DISTANCE))
-            for rank, coefficient in residual.ranks
-        ]
-        terms = "".join(f" {_sign(float(c))} {abs(c)} · {distance:.6f}" for c, distance in near)
-        logit = float(residual.bias) + sum(float(c) * distance for c, distance in near)
-        r = 1 / (1 + math.exp(-min(max(logit, -60.0), 60.0)))
-        ranks = ", ".join(str(rank) for rank, _ in residual.ranks)
-        what = f"Share r of nobody: high if the works of rank {ranks} are far"
-        return {
-            "what": what,
-            "how": f"r = 1 / (1 + exp({_MINUS}x)), x = {residual.bias}{terms} = {logit:.4f}; r = {r:.6f}",
-            "r": r,
-        }
-    return {"what": "Share r of nobody: this policy leaves nothing to nobody", "how": "r = 0", "r": 0.0}
-
-
-def _sign(value: float) -> str:
-    return "+" if value >= 0 else _MINUS
+        what = f"Share r of nobody, who stands at distance {residual.distance} with a weight of its own"
+        return {"what": what, "how": f"r = {share:.6f}"}
+    if not isinstance(residual, Gate):
+        return {"what": "Share r of nobody: this policy leaves nothing to nobody", "how": "r = 0"}
+    near = [
+        (float(coefficient), distances[rank - 1] if rank <= len(distances) else float(MAX_DISTANCE))
+        for rank, coefficient in residual.ranks
+    ]
+    terms = "".join(f" {'+' if c >= 0 else _MINUS} {abs(c):.6f} · {distance:.6f}" for c, distance in near)
+    logit = float(residual.bias) + sum(c * distance for c, distance in near)
+    ranks = " and ".join(str(rank) for rank, _ in residual.ranks)
+    return {
+        "what": f"Share r of nobody, by the distances of the works of rank {ranks}",
+        "how": f"x = {residual.bias}{terms} = {logit:.4f};  r = 1 / (1 + exp({_MINUS}x)) = {share:.6f}".replace(
+            "-", _MINUS
+        ),
+    }

@@ -45,6 +45,15 @@ class Live:
         self.updates = 0
         self.failing = False
 
+    @property
+    def sequence(self) -> int:
+        """Newest posting that pages show; 0 before the first."""
+        return 0 if self._state is None else int(self._state["sequence"])
+
+    def age_s(self, now: float) -> float:
+        """Seconds since the state was read; `now` by time.monotonic."""
+        return now - self._read_at if self._state is not None else 0.0
+
     async def state(self) -> dict[str, Any]:
         """The state, not older than one update interval."""
         async with self._lock:

@@ -22,10 +22,10 @@ from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId
 from gmvaluator.ledger.corrections.near import rights_of
 from gmvaluator.ledger.earned import earned_by_account
+from gmvaluator.ledger.glance import balances_of
 from gmvaluator.ledger.periods.calendar import Period, closings
 from gmvaluator.ledger.periods.closing import payable_lines
 from gmvaluator.ledger.periods.terms import Terms
-from gmvaluator.ledger.glance import balances_of
 from gmvaluator.ledger.reader import read_head
 from gmvaluator.ledger.records import owner_account
 from gmvaluator.ledger.statements.forms import statement_csv, statement_json

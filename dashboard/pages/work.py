@@ -95,6 +95,18 @@ def _told(sources: Sources, found: TrainingImageId, caller: Caller) -> dict[str,
         for one in posting.evidence.contributions
         if one.training_image_id == found
     }
+    groups = {
+        one.group for posting in postings for one in posting.evidence.contributions if one.training_image_id == found
+    }
+    copies = sorted(
+        {
+            one.training_image_id
+            for posting in postings
+            for one in posting.evidence.contributions
+            if one.group is not None and one.group in groups and one.training_image_id != found
+        }
+    )
+    copy_cards = sources.cards(copies)
     pictures = {one.sequence: generated_picture(sources, one.evidence.image.sha256) for one in postings}
     return {
         "work_id": str(found),
@@ -106,6 +118,7 @@ def _told(sources: Sources, found: TrainingImageId, caller: Caller) -> dict[str,
         "days": [[day, micros / 1_000_000] for day, micros in list(earned.by_day.items())[-DAYS:]],
         "rights": [{"name": names[one.account], "percent": f"{one.share_ppm / 10_000:.2f}"} for one in rights],
         "accounts": [{"name": names[account], "credits": amount_text(micros)} for account, micros in accounts.items()],
+        "copies": [_copy(sources, one, work_title(copy_cards.get(one), one), caller) for one in copies],
         "uses": [
             {
                 "sequence": use.sequence,
@@ -117,3 +130,10 @@ def _told(sources: Sources, found: TrainingImageId, caller: Caller) -> dict[str,
             for use in sorted(earned.uses, key=lambda use: distances.get(use.sequence, 0))
         ],
     }
+
+
+def _copy(sources: Sources, one: TrainingImageId, title: str, caller: Caller) -> dict[str, Any]:
+    """A near-copy; of another owner's work an owner learns only that there is one."""
+    if caller.only_account is not None:
+        return {"work_id": "", "title": "A near-copy", "picture": None}
+    return {"work_id": str(one), "title": title, "picture": picture(sources, one)}

@@ -81,6 +81,7 @@
   };
   const showLeaders = function (leaders) {
     const list = byId("leaders");
+    if (!list) return;
     const before = new Map();
     Array.from(list.children).forEach(function (row) { before.set(row.dataset.owner, row); });
     const tops = new Map();
@@ -143,6 +144,7 @@
   };
   const showFeed = function (cards, whole) {
     const list = byId("feed");
+    if (!list) return;
     if (whole) list.replaceChildren();
     cards.slice().sort(function (a, b) { return a.sequence - b.sequence; }).forEach(function (one) {
       if (!list.querySelector('[data-sequence="' + Number(one.sequence) + '"]')) list.prepend(card(one));
@@ -178,12 +180,22 @@
   };
   const drawChart = function (fresh) {
     const host = byId("chart");
-    if (!window.echarts || host.offsetWidth === 0) return;
+    if (!host || !window.echarts || host.offsetWidth === 0) return;
     if (!chart) {
       host.replaceChildren();
       chart = window.echarts.init(host, null, { renderer: "canvas" });
     }
     chart.setOption(options(), { replaceMerge: fresh ? ["series"] : undefined });
+  };
+  const showLegend = function () {
+    const list = byId("legend");
+    if (!list) return;
+    list.replaceChildren.apply(list, series.map(function (name, index) {
+      const last = series.length - index;
+      const row = element("li");
+      row.append(element("span", "swatch " + (last > 3 ? "s" + (index + 1) : ["waiting", "nobody", "others"][last - 1])), element("span", "", name));
+      return row;
+    }));
   };
   const showChart = function (next, whole) {
     if (whole || next.chart_whole) {
@@ -195,6 +207,7 @@
     const changed = whole || series.join("\n") !== next.chart.series.join("\n");
     series = next.chart.series;
     drawChart(changed);
+    if (changed) showLegend();
   };
 
   // --- the stream ----------------------------------------------------------------------------------------------------
@@ -229,5 +242,6 @@
   window.addEventListener("resize", function () { if (chart) chart.resize(); });
   window.addEventListener("themechange", function () { if (chart) drawChart(true); });
   drawChart(true);
+  showLegend();
   connect();
 })();
