@@ -164,16 +164,23 @@ def _not_enlarged() -> Any:
 
 def _plain_lite() -> Model:
     """timm's network as timm builds it, with the profile's weights and heads."""
+    from gmvaluator.models import lite
+    from gmvaluator.models.registry import profile_identity
+
+    heads = lite.Heads(lite.pinned_tensors(lite.HEADS_FILE, profile_identity("lite").weights["heads"]))
+    return partial(_timm_lite, timm_backbone(), heads)
+
+
+def timm_backbone() -> Any:
+    """timm's EfficientNet-Lite0 with the weights of profile `lite`: pixels in [-1, 1] to its last layer's means."""
     import timm
 
     from gmvaluator.models import lite
     from gmvaluator.models.registry import profile_identity
 
-    weights = profile_identity("lite").weights
     net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
-    net.load_state_dict(lite._pinned_tensors(lite.BACKBONE_FILE, weights["backbone"]))
-    heads = lite.Heads(lite._pinned_tensors(lite.HEADS_FILE, weights["heads"]))
-    return partial(_timm_lite, net.eval().requires_grad_(False), heads)
+    net.load_state_dict(lite.pinned_tensors(lite.BACKBONE_FILE, profile_identity("lite").weights["backbone"]))
+    return net.eval().requires_grad_(False)
 
 
 def _timm_lite(net: Any, heads: nn.Module, inputs: Sequence[Pixels]) -> Float32Array:
@@ -183,7 +190,7 @@ def _timm_lite(net: Any, heads: nn.Module, inputs: Sequence[Pixels]) -> Float32A
     stages = []
     for number, block in enumerate(net.blocks):
         hidden = block(hidden)
-        if number in lite._STAGE_BLOCKS:
+        if number in lite.STAGE_BLOCKS:
             stages.append(hidden)
     pooled = [stage.mean(dim=(2, 3)) for stage in [*stages[-3:], net.bn2(net.conv_head(hidden))]]
     texture = [value for stage in stages for value in (stage.mean((2, 3)), stage.std((2, 3), correction=0))]

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gmvaluator.errors import InvalidImage, ModelFailed
+from gmvaluator.models.blocks import DTYPES
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.folding import fold
 from gmvaluator.models.registry import DATA
@@ -41,7 +42,7 @@ CHUNK_ROWS = 8
 BACKBONE_FILE = "lite-backbone.safetensors"
 HEADS_FILE = "lite.safetensors"
 _REMEDY = "reinstall gmvaluator"
-_STAGE_BLOCKS = (0, 1, 2, 4, 6)
+STAGE_BLOCKS = (0, 1, 2, 4, 6)
 """Blocks that end a resolution: 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input."""
 
 
@@ -60,12 +61,16 @@ class Features:
 class Backbone(nn.Module):
     """EfficientNet-Lite0 without its classifier."""
 
-    def __init__(self, state: Mapping[str, Tensor]) -> None:
-        """state: the 294 tensors of timm's `tf_efficientnet_lite0` without its classifier, by its names."""
+    def __init__(self, state: Mapping[str, Tensor], precision: str = "fp32") -> None:
+        """state: the 294 tensors of timm's `tf_efficientnet_lite0` without its classifier, by its names.
+
+        precision: a key of `blocks.DTYPES`, what convolutions compute in.
+        """
         super().__init__()
+        self.dtype = DTYPES[precision]
         net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
         net.load_state_dict(state)
-        fold(net.eval())
+        fold(net.eval(), self.dtype)
         self.stem = nn.Sequential(net.conv_stem, net.bn1)
         self.blocks: nn.Sequential = net.blocks
         self.last = nn.Sequential(net.conv_head, net.bn2)
@@ -73,16 +78,16 @@ class Backbone(nn.Module):
 
     def forward(self, inputs: Tensor) -> Features:
         """(B, 3, 224, 224) float32 in [-1, 1] to features."""
-        hidden = self.stem(inputs)
+        hidden = self.stem(inputs.to(self.dtype))
         stages = []
         for number, block in enumerate(self.blocks):
             hidden = block(hidden)
-            if number in _STAGE_BLOCKS:
-                stages.append(hidden)
+            if number in STAGE_BLOCKS:
+                stages.append(hidden.float())
         moments = [_moments(stage) for stage in stages]
         means = [mean for mean, _ in moments[-3:]]
         texture = torch.cat([values for pair in moments for values in pair], dim=1)
-        return Features(torch.cat([*means, self.last(hidden).mean(dim=(2, 3))], dim=1), texture)
+        return Features(torch.cat([*means, self.last(hidden).float().mean(dim=(2, 3))], dim=1), texture)
 
 
 def _moments(stage: Tensor) -> tuple[Tensor, Tensor]:
@@ -167,7 +172,8 @@ class LiteModels:
         with _model_failures(), torch.inference_mode():
             chunks = [self._pass(stacked[row : row + CHUNK_ROWS]) for row in range(0, len(stacked), CHUNK_ROWS)]
         embedding, quality = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-        _check_finite(embedding, quality)
+        # Below float32 what is not finite may come out as a number (see `folding`), so the inputs are looked at too.
+        _check_finite(stacked, embedding, quality)
         return Embeddings(embedding, embedding.copy(), quality)
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
@@ -227,16 +233,16 @@ def load(
     choice.check_no_variant()
     if threads is not None:
         torch.set_num_threads(threads)
-    heads = Heads(_pinned_tensors(HEADS_FILE, identity.weights["heads"]))
+    heads = Heads(pinned_tensors(HEADS_FILE, identity.weights["heads"]))
     return LiteModels(identity, load_backbone(identity), heads, usable_device(device))
 
 
 def load_backbone(identity: ProfileIdentity) -> Backbone:
     """The backbone with its pinned weights. Raises MissingWeights."""
-    return Backbone(_pinned_tensors(BACKBONE_FILE, identity.weights["backbone"]))
+    return Backbone(pinned_tensors(BACKBONE_FILE, identity.weights["backbone"]), identity.precision)
 
 
-def _pinned_tensors(file_name: str, sha256: str) -> dict[str, Tensor]:
+def pinned_tensors(file_name: str, sha256: str) -> dict[str, Tensor]:
     """Tensors of a shipped file; what is stored in half precision is widened where it is put to use."""
     return safetensors.torch.load(read_pinned(DATA / file_name, sha256, _REMEDY))
 

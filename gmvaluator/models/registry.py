@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -21,7 +22,8 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parent / "data"
 """Holds `NAME.json`, a shipped profile's identity with the pinned hash of every weight file, and what we trained."""
 
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "bf16")
+"""What models can compute in; the first is every profile's own."""
 
 _STUB = "gmvaluator.testing.stub"
 """Profile `stub`, or `stub:OPTIONS`: models without weights, for measuring the service. It is not listed."""
@@ -49,7 +51,8 @@ def profile_identity(profile: str | ProfileChoice) -> ProfileIdentity:
         return _composed_identity(choice)
     choice.check_no_variant()
     pins = (DATA / f"{choice.profile}.json").read_text(encoding="utf-8")
-    return ProfileIdentity.from_dict(json.loads(pins))
+    identity = ProfileIdentity.from_dict(json.loads(pins))
+    return replace(identity, precision=choice.precision or identity.precision)
 
 
 def load_models(profile: str | ProfileChoice, device: str = "cpu", threads: int | None = None) -> Models:

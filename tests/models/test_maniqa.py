@@ -8,11 +8,12 @@ import pytest
 import timm
 import torch
 from PIL import Image
+from pyiqa.archs.arch_util import uniform_crop
 
 from gmvaluator.models.crops import chosen_crops, cut
 from gmvaluator.models.maniqa import Maniqa, build
 
-pytestmark = pytest.mark.models
+pytestmark = [pytest.mark.models, pytest.mark.timeout(1800)]
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -53,9 +54,17 @@ def as_pyiqa_reads(image: Image.Image) -> torch.Tensor:
     return torch.from_numpy(np.asarray(image).transpose(2, 0, 1).copy()).float().div(255)[None]
 
 
-@pytest.mark.parametrize("size", [(320, 260), (120, 90)], ids=["crops", "enlarged"])
-def test_the_quality_is_pyiqa_s(package: Any, all_crops: Maniqa, size: tuple[int, int]) -> None:
+@pytest.mark.parametrize("size", [(320, 260), (224, 500), (120, 90), (7, 40), (900, 700)])
+def test_the_crops_are_pyiqa_s(package: Any, all_crops: Maniqa, size: tuple[int, int]) -> None:
     image = picture(*size)
+    normal = (as_pyiqa_reads(image) - package.default_mean) / package.default_std
+    expected = uniform_crop(normal, crop_size=224, crop_num=20)
+    found = torch.cat([crop for _, crop in all_crops._all_crops([all_crops.prepare(image)])])
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+
+
+def test_the_quality_is_pyiqa_s(package: Any, all_crops: Maniqa) -> None:
+    image = picture(320, 260)
     expected = float(package(as_pyiqa_reads(image))[0, 0])
     (found,) = all_crops.quality([all_crops.prepare(image)])
     assert 0 < expected < 1
