@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 import time
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
@@ -53,14 +53,19 @@ class _Job:
     queued_at: float
 
 
+_Row = tuple[Float32Array, Float32Array, float | None]
+"""Recall, perceptual and quality of one image."""
+
+
 class ModelWorker:
     """Owns the models in a thread of its own; a batch is whatever waits when the thread is free.
 
     A batch that is not full waits up to `max_delay_s` for images that are on their way (see `coming`), and no longer.
-    Embedding goes before quality. Work whose caller has gone is dropped when the batch forms. A failed batch is
-    halved until the image at fault stands alone. If the models are lost (they raise Unavailable), all who wait get
-    Unavailable and `load` makes new ones. If the thread dies, or the models are lost again and again, every waiter
-    and every later caller gets Unavailable and `on_failure` is called once: the process has to end.
+    Embedding goes before quality, and between its slices: an image that is not done waits at the front of its queue.
+    Work whose caller has gone is dropped when the batch forms. A failed batch is halved until the image at fault
+    stands alone. If the models are lost (they raise Unavailable), all who wait get Unavailable and `load` makes new
+    ones. If the thread dies, or the models are lost again and again, every waiter and every later caller gets
+    Unavailable and `on_failure` is called once: the process has to end.
     """
 
     def __init__(
@@ -236,15 +241,18 @@ class ModelWorker:
         except Exception as error:  # noqa: BLE001 - models raise anything, and every waiter needs an answer
             self._bisect(jobs, error)
             return
+        done = [(job, row) for job, row in zip(jobs, rows, strict=True) if row is not None]
+        self._put_back([job for job, row in zip(jobs, rows, strict=True) if row is None])
         embed_ms = (time.monotonic() - started) * 1000
         self.counts.batches += 1
-        self.counts.images += len(jobs)
-        self._on_batch(len(jobs), embed_ms / 1000)
+        self.counts.images += len(done)
+        if done:
+            self._on_batch(len(done), embed_ms / 1000)
         features = [
             Features(recall, perceptual, quality, (started - job.queued_at) * 1000, embed_ms)
-            for job, (recall, perceptual, quality) in zip(jobs, rows, strict=True)
+            for job, (recall, perceptual, quality) in done
         ]
-        deliver_all([(job.waiter, answer) for job, answer in zip(jobs, features, strict=True)])
+        deliver_all([(job.waiter, answer) for (job, _), answer in zip(done, features, strict=True)])
 
     def _bisect(self, jobs: list[_Job], error: Exception) -> None:
         if len(jobs) == 1:
@@ -263,14 +271,24 @@ class ModelWorker:
             self._lost = error
         self._tell_all(error)
 
-    def _compute(self, jobs: list[_Job]) -> list[tuple[Float32Array, Float32Array, float | None]]:
+    def _put_back(self, jobs: list[_Job]) -> None:
+        """To the front of their queue, in order: the first that came is the first that is done."""
+        with self._wake:
+            self._scoring.extendleft(reversed(jobs))
+
+    def _compute(self, jobs: list[_Job]) -> Sequence[_Row | None]:
+        """A row for each job; None for one that needs another slice."""
+        return self._compute_quality(jobs) if jobs[0].wants_quality else self._compute_vectors(jobs)
+
+    def _compute_quality(self, jobs: list[_Job]) -> list[_Row | None]:
+        nothing = np.empty(0, np.float32)
+        found = self.models.quality_slice([job.inputs for job in jobs])
+        if len(found) != len(jobs):
+            raise ModelFailed(f"the quality model answered {len(found)} values for {len(jobs)} images")
+        return [None if quality is None else (nothing, nothing, float(quality)) for quality in found]
+
+    def _compute_vectors(self, jobs: list[_Job]) -> list[_Row]:
         inputs = [job.inputs for job in jobs]
-        if jobs[0].wants_quality:
-            nothing = np.empty(0, np.float32)
-            scores = self.models.quality(inputs)
-            if len(scores) != len(jobs):
-                raise ModelFailed(f"the quality model answered {len(scores)} values for {len(jobs)} images")
-            return [(nothing, nothing, float(quality)) for quality in scores]
         rows = self.models.embed(inputs)
         qualities = [None] * len(jobs) if rows.quality is None else [float(quality) for quality in rows.quality]
         if not len(rows.recall) == len(rows.perceptual) == len(qualities) == len(jobs):
@@ -303,5 +321,5 @@ def _warmed_up(models: QueryModels) -> QueryModels:
 
     inputs = [models.prepare(Image.new("RGB", (256, 256), "white"))]
     if models.embed(inputs).quality is None:
-        models.quality(inputs)
+        models.quality_slice(inputs)
     return models

@@ -23,7 +23,7 @@ from gmvaluator.models.process import prepare_process
 from gmvaluator.models.registry import load_models
 from gmvaluator.ports import Models, Prepared
 
-KINDS = ("embed", "quality")
+KINDS = ("embed", "quality", "quality_slice")
 _NOTHING = np.empty(0, np.uint8)
 
 
@@ -75,7 +75,8 @@ def _answer(models: Models, kind: str, rows: list[list[Array]]) -> Any:
     try:
         if kind == "embed":
             return models.embed([Prepared(recall, perceptual, _NOTHING) for recall, perceptual in rows])
-        return models.quality([Prepared(quality, quality, quality) for (quality,) in rows])
+        asked = [Prepared(quality, quality, quality) for (quality,) in rows]
+        return models.quality(asked) if kind == "quality" else models.quality_slice(asked)
     except Exception as error:  # noqa: BLE001 - models raise anything, and the parent waits for an answer
         return _ours(error)
 

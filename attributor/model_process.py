@@ -90,6 +90,11 @@ class ModelProcess:
         answer: Float32Array = self._ask("quality", [(one.quality,) for one in inputs], QUALITY_S)
         return answer
 
+    def quality_slice(self, inputs: Sequence[Prepared]) -> Sequence[float | None]:
+        """A part of that; see the port. Raises as `embed` does."""
+        answer: Sequence[float | None] = self._ask("quality_slice", [(one.quality,) for one in inputs], QUALITY_S)
+        return answer
+
     def close(self) -> None:
         """End the process. Harmless when done twice."""
         self._connection.close()

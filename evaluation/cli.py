@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import rich_click as click
@@ -80,6 +81,32 @@ def models(threads: int, seconds: float, names: tuple[str, ...], as_json: bool) 
     words = "".join(f" --model {name}" for name in names)
     value = report(figures, f"gmvaluator bench models --threads {threads} --seconds {seconds:g}{words} --json")
     print_report({"models": rows, **value}, as_json)
+
+
+@bench.command()
+@click.option("--precision", default="bf16", show_default=True, help="What is compared with fp32.")
+@click.option("--policy", "policies", multiple=True, default=("paper@1", "calibrated@1"), show_default=True)
+@profile_option
+@json_option
+def precision(precision: str, policies: tuple[str, ...], profile: str, as_json: bool) -> None:
+    """Measure how much credit a lower precision moves on the sample, and whether sources are still found.
+
+    Example: gmvaluator bench precision --profile lite --precision bf16 --json
+    """
+    from evaluation.bench.precision import bench_precision
+    from gmvaluator.models.choice import as_choice
+    from gmvaluator.models.process import prepare_process
+    from gmvaluator.policy import load_policy
+
+    prepare_process()
+    from gmvaluator.models.registry import load_models
+
+    chosen = as_choice(profile)
+    asked = [load_policy(reference) for reference in policies]
+    figures = bench_precision(lambda one: load_models(replace(chosen, precision=one)), precision, asked)
+    words = "".join(f" --policy {reference}" for reference in policies)
+    command = f"gmvaluator bench precision --profile {chosen.profile} --precision {precision}{words} --json"
+    print_report(report(figures, command), as_json)
 
 
 def print_report(value: dict[str, object], as_json: bool) -> None:

@@ -89,6 +89,13 @@ class QueryModels(Protocol):
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
         """B images from `prepare` to (B,) float32 in [0, 1], higher is better."""
 
+    def quality_slice(self, inputs: Sequence[Prepared]) -> Sequence[float | None]:
+        """A part of that work, seconds at most: qualities, and None for images that are not done.
+
+        Called again with those, it goes on where it was; in between there is time for `embed`. `quality` is that
+        until all is done.
+        """
+
 
 class Models(QueryModels, Protocol):
     """The same, as training images need them too."""

@@ -74,9 +74,13 @@ def _plain_clip() -> Model:
 
 
 def _ready_clip(precision: str) -> Model:
-    model = _seeded_clip()
-    hasten(model.visual.transformer.resblocks, precision, first_token_only=True)
-    return lambda inputs: _unit(model.encode_image(_normal(inputs)))
+    from gmvaluator.models.openclip import OpenClip
+    from gmvaluator.models.openclip_transform import preparer
+    from gmvaluator.models.parts.openclip import openclip_part
+    from gmvaluator.models.runtime import Runtime
+
+    transform = preparer(openclip_part("ViT-B-32:laion2b_s34b_b79k"))
+    return OpenClip(_seeded_clip(), transform, Runtime(torch.device("cpu"), precision)).embed
 
 
 def _seeded_dreamsim() -> Any:
@@ -148,9 +152,20 @@ def _plain_maniqa() -> Model:
 
 def _ready_maniqa(precision: str) -> Model:
     from gmvaluator.models.maniqa import Maniqa
+    from gmvaluator.models.quality_memory import QualityMemory
+    from gmvaluator.models.runtime import Runtime
 
-    adapter = Maniqa(_seeded_maniqa(), torch.device("cpu"), crops=1, precision=precision)
-    return lambda inputs: adapter.quality([image[np.newaxis] for image in inputs])
+    adapter = Maniqa(_seeded_maniqa(), Runtime(torch.device("cpu"), precision), crops=1)
+
+    def score(inputs: Sequence[Pixels]) -> Float32Array:
+        adapter._memory = QualityMemory()  # else the second turn would only look up the first one's
+        crops = [image[np.newaxis] for image in inputs]
+        found = adapter.quality_slice(crops)
+        while None in found:
+            found = adapter.quality_slice(crops)
+        return np.array(found, np.float32)
+
+    return score
 
 
 def _not_enlarged() -> Any:
@@ -200,10 +215,10 @@ def _timm_lite(net: Any, heads: nn.Module, inputs: Sequence[Pixels]) -> Float32A
 
 
 def _ready_lite(precision: str) -> Model:
+    from gmvaluator.models.choice import ProfileChoice
     from gmvaluator.models.registry import load_models
 
-    models = load_models("lite")
-    assert precision == models.identity.precision
+    models = load_models(ProfileChoice("lite", precision=precision))
 
     def embed(inputs: Sequence[Pixels]) -> Float32Array:
         scaled = (one.astype(np.float32) / np.float32(127.5) - np.float32(1) for one in inputs)

@@ -28,7 +28,7 @@ PRECISIONS: Mapping[str, Sequence[str]] = {
     "clip": ("fp32", "bf16"),
     "dreamsim": ("fp32", "bf16"),
     "maniqa": ("fp32", "bf16"),
-    "lite": ("fp32",),
+    "lite": ("fp32", "bf16"),
 }
 
 

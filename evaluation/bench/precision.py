@@ -72,7 +72,7 @@ def bench_precision(load: Callable[[str], Models], precision: str, policies: Seq
 
 
 def _picture(file_name: str) -> Image.Image:
-    return decode_image((sample_folder("openclipart") / "images" / file_name).read_bytes())
+    return decode_image((sample_folder("openclipart") / file_name).read_bytes())
 
 
 def _seen(models: Models, works: Sequence[Image.Image], derivatives: Sequence[Derivative]) -> Seen:

@@ -11,6 +11,7 @@ import torch
 from PIL import Image
 
 from gmvaluator.errors import ModelFailed
+from gmvaluator.models.halving import halved_if_needed
 from gmvaluator.models.preparation import Pixels, Preparation
 from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
@@ -26,8 +27,11 @@ class Embedder(Protocol):
 class QualityModel(Protocol):
     """A no-reference quality model; one owner thread calls it."""
 
-    def quality(self, inputs: Sequence[Pixels]) -> Float32Array:
-        """B inputs to (B,) float32 in [0, 1], higher is better."""
+    def quality_slice(self, inputs: Sequence[Pixels]) -> list[float | None]:
+        """One forward pass toward the qualities of B inputs: in [0, 1], higher is better, None for what is not done.
+
+        Calling it again with the inputs that are not done goes on where it was. Raises ModelFailed, naming the row.
+        """
 
 
 class ComposedModels:
@@ -81,9 +85,19 @@ class ComposedModels:
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
         """B prepared images to (B,) float32 in [0, 1]. Raises ModelFailed, naming the row."""
+        slices = [self.quality_slice(inputs)]
+        while None in slices[-1]:
+            slices.append(self.quality_slice(inputs))
+        return np.array(slices[-1], np.float32)
+
+    def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
+        """See `ports.QueryModels`."""
         if self._quality is None:
-            return np.ones(len(inputs), np.float32)
-        return _checked("quality", self._quality.quality, [one.quality for one in inputs])
+            return [1.0] * len(inputs)
+        if not inputs:
+            raise ModelFailed("no images were given: ask the models with one at least")
+        with _failures("quality"), torch.inference_mode():
+            return self._quality.quality_slice([one.quality for one in inputs])
 
 
 def _checked(name: str, model: Callable[[Sequence[Pixels]], Float32Array], inputs: Sequence[Pixels]) -> Float32Array:
@@ -91,7 +105,7 @@ def _checked(name: str, model: Callable[[Sequence[Pixels]], Float32Array], input
     if not inputs:
         raise ModelFailed("no images were given: ask the models with one at least")
     with _failures(name), torch.inference_mode():
-        rows = model(inputs)
+        rows = halved_if_needed(model, inputs, name)
     if len(rows) != len(inputs):
         raise ModelFailed(f"the {name} model answered {len(rows)} rows for {len(inputs)} images")
     finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)

@@ -11,6 +11,9 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+from PIL import Image
+
+from gmvaluator.models.parts.part import Part
 
 SIDE_PX = 224
 ALL_CROPS = 20
@@ -51,3 +54,21 @@ def prepared_pixels(pixels: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np
 def cut(image: Any, top: int, left: int) -> Any:
     """(..., H, W) to (..., 224, 224)."""
     return image[..., top : top + SIDE_PX, left : left + SIDE_PX]
+
+
+class Crops:
+    """`preparation.Preparer` for MANIQA."""
+
+    square_resize = None
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """RGB image to (3, H, W) uint8, or to its crops."""
+        return prepared_pixels(np.asarray(image).transpose(2, 0, 1), self.count)
+
+
+def preparer(part: Part) -> Crops:
+    """See `preparation.preparation_of`."""
+    return Crops(part.settings["crops"])

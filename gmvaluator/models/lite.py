@@ -191,6 +191,10 @@ class LiteModels:
         assert quality is not None
         return quality
 
+    def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
+        """All at once."""
+        return [float(one) for one in self.quality(inputs)]
+
     def _pass(self, inputs: Float32Array) -> tuple[Float32Array, ...]:
         features = self._backbone(to_tensor(inputs, self._device))
         return tuple(output.cpu().numpy() for output in self._heads(features))

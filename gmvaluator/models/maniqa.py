@@ -1,79 +1,107 @@
 """Quality by MANIQA, built by pyiqa and read from a checkpoint of its own format.
 
 Input: of each image its pixels, uint8, (3, H, W), or its crops (N, 3, 224, 224) where those are smaller; scaled to
-[0, 1] and normalised, float32, on the device. Output: (B,) float32 in [0, 1], higher is better: the network's weighted
-mean over the patches of all crops, which pyiqa states as "~0, ~1", held to that range.
+[0, 1] and normalised, float32, on the device. Output: one quality an image in [0, 1], higher is better: the network's
+weighted mean over the patches of all crops, which pyiqa states as "~0, ~1", held to that range.
 Source: Yang et al. 2022, arXiv 2204.08958; package pyiqa (PolyForm-Noncommercial), imported only when it is asked for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
-from itertools import islice
+from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
-import numpy as np
-import numpy.typing as npt
 import timm
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gmvaluator.models.crops import SIDE_PX, chosen_crops, cut, prepared_pixels
+from gmvaluator.errors import ModelFailed
+from gmvaluator.models.checkpoints import fill, read_tensors
+from gmvaluator.models.crops import SIDE_PX, chosen_crops, cut
+from gmvaluator.models.folder import ModelsFolder
 from gmvaluator.models.maniqa_network import ManiqaNetwork
+from gmvaluator.models.parts.part import Part
+from gmvaluator.models.preparation import Pixels
+from gmvaluator.models.quality_memory import Known, QualityMemory
+from gmvaluator.models.runtime import Runtime
 
 METRICS = ("maniqa", "maniqa-pipal", "maniqa-kadid")
-SLICE_CROPS = 4
+SLICE_CROPS, SLICE_CROPS_ON_ACCELERATOR = 4, 40
 """Crops of one forward pass; between two of them whoever has to go first goes first."""
-
-Pixels = npt.NDArray[np.uint8]
 
 
 class Maniqa:
-    """`composed.QualityModel`; one owner thread calls `quality`."""
+    """`composed.QualityModel`. What it knows of an image it keeps by the image's content, finished or not."""
 
-    def __init__(self, network: Any, device: torch.device, crops: int = 20, precision: str = "fp32") -> None:
+    def __init__(self, network: Any, runtime: Runtime, crops: int = 20) -> None:
         """network: pyiqa's MANIQA with its weights, in eval mode."""
         self._crops = crops
-        self._device = device
-        self._mean, self._deviation = network.default_mean.to(device), network.default_std.to(device)
-        self._network = ManiqaNetwork(network.to(device), precision)
+        self._device = runtime.device
+        self._slice_crops = SLICE_CROPS if runtime.device.type == "cpu" else SLICE_CROPS_ON_ACCELERATOR
+        self._mean, self._deviation = (
+            stated[0].to(runtime.device) for stated in (network.default_mean, network.default_std)
+        )
+        self._network = ManiqaNetwork(network.to(runtime.device), runtime.precision)
+        self._memory = QualityMemory()
 
-    def prepare(self, image: Any) -> Pixels:
-        """RGB image to what `quality` takes. Thread-safe."""
-        return prepared_pixels(np.asarray(image).transpose(2, 0, 1), self._crops)
+    def quality_slice(self, inputs: Sequence[Pixels]) -> list[float | None]:
+        """One forward pass on the first crops that are missing, of several images if need be. See the protocol."""
+        known = [self._memory.of(pixels) for pixels in inputs]
+        todo = list(self._missing(inputs, known))
+        if todo:
+            sums = self._network(torch.cat([crop for _, crop in todo])).double().cpu()
+            for (row, _), (weighted, weight) in zip(todo, sums.tolist(), strict=True):
+                known[row].add(weighted, weight)
+        return [self._quality(one, row) for row, one in enumerate(known)]
 
-    def quality(self, inputs: Sequence[Pixels], between: Callable[[], None] = lambda: None) -> npt.NDArray[np.float32]:
-        """B inputs to (B,); crops of several images share a pass. `between` is called after every pass but the last."""
-        sums = torch.zeros(len(inputs), 2, dtype=torch.float64)
-        waiting = self._all_crops(inputs)
-        group = list(islice(waiting, SLICE_CROPS))
-        while group:
-            rows = torch.tensor([row for row, _ in group])
-            sums.index_add_(0, rows, self._network(torch.cat([crop for _, crop in group])).double().cpu())
-            group = list(islice(waiting, SLICE_CROPS))
-            if group:
-                between()
-        quality = sums[:, 0] / (sums[:, 1] + 1e-8)
-        return quality.clamp(0, 1).float().numpy()
+    def _quality(self, known: Known, row: int) -> float | None:
+        if known.crops < self._crops:
+            return None
+        quality = known.weighted / (known.weight + 1e-8)
+        if quality != quality:  # NaN, which no comparison below would show.
+            self._memory.forget(known)
+            raise ModelFailed(f"row {row} of the batch gave a quality that is not finite")
+        return min(max(quality, 0.0), 1.0)
 
-    def _all_crops(self, inputs: Sequence[Pixels]) -> Iterator[tuple[int, Tensor]]:
-        for row, pixels in enumerate(inputs):
-            image = torch.from_numpy(np.array(pixels)).to(self._device).to(torch.float32).div(255)
-            normal = (image - self._mean[0]) / self._deviation[0]
-            for crop in normal.split(1) if normal.ndim == 4 else self._cut(normal):
-                yield row, crop
+    def _missing(self, inputs: Sequence[Pixels], known: Sequence[Known]) -> Iterator[tuple[int, Tensor]]:
+        """The crops of a slice with their rows; the same image twice is looked at once."""
+        room, seen = self._slice_crops, set[int]()
+        for row, (pixels, one) in enumerate(zip(inputs, known, strict=True)):
+            count = min(room, self._crops - one.crops)
+            if count > 0 and id(one) not in seen:
+                seen.add(id(one))
+                room -= count
+                yield from ((row, crop) for crop in self.crops(pixels, one.crops, one.crops + count))
 
-    def _cut(self, image: Tensor) -> Iterator[Tensor]:
-        """The chosen crops of a normalised image (3, H, W), enlarged first if they do not fit."""
-        image = image[None]
-        if min(image.shape[-2:]) <= SIDE_PX:
-            scale = (SIDE_PX + 1) / min(image.shape[-2:])
+    def crops(self, pixels: Pixels, start: int, stop: int) -> Sequence[Tensor]:
+        """Crops start to stop of an image, each (1, 3, 224, 224) float32, normalised as the package does."""
+        if pixels.ndim == 4:
+            return [self._normal(crop[None]) for crop in pixels[start:stop]]
+        if min(pixels.shape[1:]) <= SIDE_PX:  # The package enlarges such an image, so that a crop fits.
+            image = self._normal(pixels[None])
+            scale = (SIDE_PX + 1) / min(pixels.shape[1:])
             image = functional.interpolate(image, scale_factor=scale, mode="bilinear")
-        height, width = image.shape[-2:]
-        for top, left in chosen_crops(height, width, self._crops):
-            yield cut(image, top, left)
+            return [cut(image, *place) for place in self._places(image.shape)[start:stop]]
+        return [self._normal(cut(pixels, *place)[None]) for place in self._places(pixels.shape)[start:stop]]
+
+    def _places(self, shape: Sequence[int]) -> list[tuple[int, int]]:
+        return chosen_crops(shape[-2], shape[-1], self._crops)
+
+    def _normal(self, pixels: Pixels) -> Tensor:
+        image: Tensor = torch.tensor(pixels, device=self._device).to(torch.float32).div(255)
+        normal: Tensor = (image - self._mean) / self._deviation
+        return normal
+
+
+def load(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Maniqa:
+    """See `paper.load`. Raises MissingWeights."""
+    (file,) = part.files
+    path = folder.verified(file, hashes[file.role])
+    network = build(part.settings["metric"])
+    fill(network, read_tensors(path), path)
+    return Maniqa(network, runtime, part.settings["crops"])
 
 
 def build(metric: str) -> nn.Module:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gmvaluator.errors import MissingWeights
+from gmvaluator.models.blocks import hasten
 from gmvaluator.models.folder import ModelsFolder
 from gmvaluator.models.openclip_transform import OpenClipTransform, preparer
 from gmvaluator.models.parts.part import Part
@@ -38,8 +39,17 @@ class OpenClip:
             if hasattr(model, name):
                 delattr(model, name)  # Half of the memory, and never asked.
         self._model = model.eval().requires_grad_(False).to(runtime.device)
+        self._hasten(runtime.precision)
         self._runtime = runtime
         self._normalise = Normalisation(transform.mean, transform.deviation, runtime.device)
+
+    def _hasten(self, precision: str) -> None:
+        """Make its transformer's blocks ready; a tower of another kind (ResNet, timm's) stays float32."""
+        tower = self._model.visual
+        blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
+        if blocks is not None:
+            reads_first = tower.pool_type == "tok" and tower.attn_pool is None and not tower.output_tokens
+            hasten(blocks, precision, first_token_only=reads_first)
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
         """B arrays from the preparer to (B, D) float32, unit norm."""

@@ -72,6 +72,10 @@ class FakeModels:
         """B images to (B,) in [0, 1]."""
         return self._brightness(_stacked(inputs))
 
+    def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
+        """All at once."""
+        return [float(one) for one in self.quality(inputs)]
+
     def _perceptual(self, rows: Float32Array) -> Float32Array:
         return _unit(rows.reshape(len(rows), -1) + 0.01)
 

@@ -75,6 +75,10 @@ class StubModels:
         """B images to (B,) float32 in [0, 1]."""
         return _brightness(np.stack([one.quality for one in inputs]))
 
+    def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
+        """All at once."""
+        return [float(one) for one in self.quality(inputs)]
+
 
 def _brightness(stacked: Float32Array) -> Float32Array:
     brightness: Float32Array = stacked.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)

@@ -10,8 +10,11 @@ import torch
 from PIL import Image
 from pyiqa.archs.arch_util import uniform_crop
 
-from gmvaluator.models.crops import chosen_crops, cut
+from gmvaluator.errors import ModelFailed
+from gmvaluator.models.crops import chosen_crops, cut, prepared_pixels
 from gmvaluator.models.maniqa import Maniqa, build
+from gmvaluator.models.preparation import Pixels
+from gmvaluator.models.runtime import Runtime
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(1800)]
 
@@ -36,7 +39,19 @@ def state(package: Any) -> dict[str, torch.Tensor]:
 def adapter(state: dict[str, torch.Tensor], crops: int, precision: str = "fp32") -> Maniqa:
     network = build("maniqa")
     network.load_state_dict(state)
-    return Maniqa(network, torch.device("cpu"), crops, precision)
+    return Maniqa(network, Runtime(torch.device("cpu"), precision), crops)
+
+
+def prepared(image: Image.Image, crops: int) -> Pixels:
+    return prepared_pixels(np.asarray(image).transpose(2, 0, 1), crops)
+
+
+def quality(model: Maniqa, inputs: list[Pixels]) -> list[float]:
+    """All slices."""
+    found = model.quality_slice(inputs)
+    while None in found:
+        found = model.quality_slice(inputs)
+    return [one for one in found if one is not None]
 
 
 @pytest.fixture(scope="module")
@@ -59,14 +74,14 @@ def test_the_crops_are_pyiqa_s(package: Any, all_crops: Maniqa, size: tuple[int,
     image = picture(*size)
     normal = (as_pyiqa_reads(image) - package.default_mean) / package.default_std
     expected = uniform_crop(normal, crop_size=224, crop_num=20)
-    found = torch.cat([crop for _, crop in all_crops._all_crops([all_crops.prepare(image)])])
+    found = torch.cat([*all_crops.crops(prepared(image, 20), 0, 20)])
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
 
 
 def test_the_quality_is_pyiqa_s(package: Any, all_crops: Maniqa) -> None:
     image = picture(320, 260)
     expected = float(package(as_pyiqa_reads(image))[0, 0])
-    (found,) = all_crops.quality([all_crops.prepare(image)])
+    (found,) = quality(all_crops, [prepared(image, 20)])
     assert 0 < expected < 1
     assert found == pytest.approx(expected, abs=1e-5)
 
@@ -83,24 +98,41 @@ def test_fewer_crops_are_pyiqa_s_quality_of_those(package: Any, state: dict[str,
         )
         expected = float(package(pixels)[0, 0])
     package.test_sample = 20
-    few = adapter(state, 3)
-    assert few.quality([few.prepare(image)])[0] == pytest.approx(expected, abs=1e-5)
+    (found,) = quality(adapter(state, 3), [prepared(image, 3)])
+    assert found == pytest.approx(expected, abs=1e-5)
 
 
 def test_images_that_share_passes_have_the_quality_they_have_alone(state: dict[str, torch.Tensor]) -> None:
-    few = adapter(state, 3)
-    inputs = [few.prepare(picture(*size)) for size in ((300, 300), (100, 80), (900, 500))]
-    calls: list[int] = []
-    together = few.quality(inputs, lambda: calls.append(1))
-    assert len(calls) == 2  # nine crops, four a pass: a break after the first and the second
-    np.testing.assert_allclose(together, [few.quality([one])[0] for one in inputs], rtol=0, atol=1e-5)
+    inputs = [prepared(picture(*size), 3) for size in ((300, 300), (100, 80), (900, 500))]
+    together = adapter(state, 3)
+    first = together.quality_slice(inputs)
+    assert first[0] is not None  # three of its crops in the first pass, and one of the second image's
+    assert first[1:] == [None, None]
+    alone = [quality(adapter(state, 3), [one])[0] for one in inputs[:2]]
+    np.testing.assert_allclose(quality(together, inputs)[:2], alone, rtol=0, atol=1e-5)
+
+
+def test_the_same_pixels_are_scored_once(state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
+    model, pixels = adapter(state, 1), prepared(picture(300, 300), 1)
+    (one,) = quality(model, [pixels])
+    monkeypatch.setattr(model, "_network", None)
+    assert quality(model, [pixels.copy(), pixels]) == [one, one]
+
+
+def test_what_is_not_finite_is_refused_and_not_remembered(state: dict[str, torch.Tensor]) -> None:
+    model, pixels = adapter(state, 1), prepared(picture(300, 300), 1)
+    working = model._network
+    model._network = lambda crops: torch.full((len(crops), 2), torch.nan)  # type: ignore[assignment]
+    with pytest.raises(ModelFailed, match="row 0 "):
+        quality(model, [pixels])
+    model._network = working
+    assert 0 <= quality(model, [pixels])[0] <= 1
 
 
 def test_lower_precision_stays_near(state: dict[str, torch.Tensor]) -> None:
-    image = picture(300, 300)
-    exact, low = adapter(state, 1), adapter(state, 1, "bf16")
-    difference = exact.quality([exact.prepare(image)]) - low.quality([low.prepare(image)])
-    assert abs(float(difference[0])) < 0.01
+    pixels = prepared(picture(300, 300), 1)
+    (exact,), (low,) = (quality(adapter(state, 1, precision), [pixels]) for precision in ("fp32", "bf16"))
+    assert low == pytest.approx(exact, abs=0.01)
 
 
 def test_timm_s_backbone_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -210,3 +210,56 @@ async def test_embedding_goes_before_quality() -> None:
         gate.set()
         await asyncio.gather(first, scored, second)
     assert order == ["embed", "embed", "quality"]
+
+
+async def test_embedding_goes_between_the_slices_of_a_quality() -> None:
+    gate = threading.Event()
+    gate.set()
+    order: list[str] = []
+
+    class Sliced(FakeModels):
+        left = 3
+
+        def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
+            order.append("embed")
+            return super().embed(inputs)
+
+        def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
+            order.append("slice")
+            gate.wait(10)
+            self.left -= 1
+            return [None] * len(inputs) if self.left else super().quality_slice(inputs)
+
+    models = Sliced(separate_quality=True)
+    models.left = 1  # the warm-up's
+    with running(models) as worker:
+        order.clear()
+        models.left = 3
+        gate.clear()
+        scored = asyncio.create_task(worker.quality(image(0.25)))
+        await asyncio.sleep(0.05)
+        embedded = asyncio.create_task(worker.embed(image(0.5)))
+        await asyncio.sleep(0.05)
+        gate.set()
+        await embedded
+        assert await scored == pytest.approx(0.25)
+    assert order == ["slice", "embed", "slice", "slice"]
+
+
+async def test_the_first_image_is_scored_first_and_a_caller_that_left_is_dropped_between_slices() -> None:
+    scored: list[float] = []
+
+    class OneASlice(FakeModels):
+        def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
+            first, *others = super().quality_slice(inputs)
+            assert first is not None
+            scored.append(first)
+            return [first, *[None] * len(others)]
+
+    with running(OneASlice(separate_quality=True)) as worker:
+        scored.clear()
+        calls = [asyncio.create_task(worker.quality(image(value))) for value in (0.25, 0.5, 0.75)]
+        await calls[0]
+        answers = await asyncio.gather(*calls)
+    assert answers == pytest.approx([0.25, 0.5, 0.75])
+    assert scored == sorted(scored)

@@ -9,10 +9,13 @@ from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.parts.dreamsim import dreamsim_part
 from gmvaluator.models.parts.openclip import openclip_part
 from gmvaluator.models.parts.part import Part, Parts
+from gmvaluator.models.parts.pyiqa import pyiqa_part
+from gmvaluator.models.parts.shipped import lite_quality_part
+from gmvaluator.models.parts.vgg16 import vgg16_part
 
 DEFAULT_RECALL = "ViT-B-32:laion2b_s34b_b79k"
 DEFAULT_RERANK = "dreamsim:ensemble"
-DEFAULT_QUALITY = "off"
+DEFAULT_QUALITY = "maniqa"
 
 
 def parts_of(choice: ProfileChoice) -> Parts:
@@ -22,7 +25,7 @@ def parts_of(choice: ProfileChoice) -> Parts:
 
 
 def _recall(name: str) -> Part:
-    return openclip_part(name)
+    return vgg16_part() if name == "vgg16" else openclip_part(name)
 
 
 def _perceptual(name: str, recall: Part) -> Part:
@@ -41,6 +44,14 @@ _PERCEPTUAL: dict[str, Callable[[str], Part]] = {"dreamsim": dreamsim_part}
 def _quality(choice: ProfileChoice) -> Part:
     """ "off" takes every image's quality to be 1."""
     name = choice.quality or DEFAULT_QUALITY
-    if name == "off":
-        return Part("off, 1 for every image")
-    raise InvalidInput(f"--quality {name!r} is not known: give off")
+    if name in _OWN_QUALITY:
+        if choice.crops:
+            raise InvalidInput(f"--crops is for maniqa, and quality is {name}: leave it out")
+        return _OWN_QUALITY[name]()
+    return pyiqa_part(name, choice.crops)
+
+
+_OWN_QUALITY: dict[str, Callable[[], Part]] = {
+    "off": lambda: Part("off, 1 for every image"),
+    "lite": lite_quality_part,
+}

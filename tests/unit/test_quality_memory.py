@@ -1,0 +1,42 @@
+"""Qualities are kept by content, and not for ever."""
+
+import numpy as np
+
+from gmvaluator.models.quality_memory import QualityMemory, content_hash
+
+
+def pixels(value: int, shape: tuple[int, ...] = (3, 4, 6)) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
+    return np.full(shape, value, np.uint8)
+
+
+def test_the_same_pixels_are_the_same_image() -> None:
+    memory = QualityMemory()
+    memory.of(pixels(1)).add(0.5, 1.0)
+    assert memory.of(pixels(1)).crops == 1
+    assert memory.of(pixels(2)).crops == 0
+
+
+def test_shape_and_order_count_as_content() -> None:
+    assert content_hash(pixels(1, (3, 4, 6))) != content_hash(pixels(1, (3, 6, 4)))
+    varied = np.arange(72, dtype=np.uint8).reshape(3, 4, 6)
+    turned = np.ascontiguousarray(varied.transpose(2, 0, 1)).transpose(1, 2, 0)
+    assert content_hash(turned) == content_hash(varied)
+
+
+def test_what_was_asked_for_least_recently_is_forgotten() -> None:
+    memory = QualityMemory(max_images=2)
+    for value in (1, 2):
+        memory.of(pixels(value)).add(0.5, 1.0)
+    memory.of(pixels(1))
+    memory.of(pixels(3))
+    assert len(memory) == 2
+    assert memory.of(pixels(1)).crops == 1
+    assert memory.of(pixels(2)).crops == 0
+
+
+def test_what_is_forgotten_begins_anew() -> None:
+    memory = QualityMemory()
+    known = memory.of(pixels(1))
+    known.add(0.5, 1.0)
+    memory.forget(known)
+    assert memory.of(pixels(1)).crops == 0
