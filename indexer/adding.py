@@ -7,17 +7,18 @@ import re
 import signal
 import sys
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
-from typing import Any
+from typing import Any, Protocol
 
 import rich_click as click
 
 from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.database.place import Place
+from gmvaluator.models.registry import load_models, profile_identity
 from gmvaluator.options import (
     collection_option,
     index_option,
@@ -26,13 +27,16 @@ from gmvaluator.options import (
     profile_option,
     thumbnails_folder,
 )
-from gmvaluator.ports import CollectionInfo, Models, VectorStore
+from gmvaluator.ports import CollectionInfo, VectorStore
+from gmvaluator.profile import ProfileIdentity
 from indexer.counting import Counts, LeftOut, LeftOutFile, Report
-from indexer.pipeline import Indexer
+from indexer.embeddings.importing import EmbeddingImporter, embeddings_source
+from indexer.embeddings.layout import check_stated, embedded_shards, is_embeddings
+from indexer.pipeline import Advance, Indexer, ShardLog
 from indexer.progress import progress
 from indexer.resuming import SourceRun
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
-from indexer.sources.item import Source
+from indexer.sources.item import Shard, Source
 from indexer.sources.opening import open_source
 from indexer.target import Target
 
@@ -55,6 +59,10 @@ class Part:
             raise click.BadParameter(f"{value!r} is no part: give i/n, with i from 0 to n - 1")
         return cls(int(found[1]), int(found[2]))
 
+    def of(self, source: Source) -> Source:
+        """This worker's shards."""
+        return source.part(self.index, self.count)
+
     @property
     def suffix(self) -> str:
         return "" if self.count == 1 else f".{self.index}-of-{self.count}"
@@ -64,17 +72,32 @@ class Part:
 class Wanted:
     """What to index, as what, and whose images stay out."""
 
-    source: Source
+    location: str
+    manifest: str | None
     data_set: str
     part: Part = Part()
     opt_outs: OptOutList = NO_OPT_OUTS
     heed_signals: bool = True
+    own_data_sets: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class Added:
+    """What a run did, and what the collection holds after it."""
+
+    report: Report
+    collection: CollectionInfo
+    left_out: LeftOutFile
+    stopped: bool
 
 
 @click.command()
 @click.argument("source")
 @click.option("--manifest", help="CSV, JSONL or Parquet that names files below SOURCE; default: SOURCE/manifest.csv.")
-@click.option("--data-set", help="Name of the data set these images belong to; default: the source's name.")
+@click.option(
+    "--data-set",
+    help="Name of the data set these images belong to; default: the source's name, or what an export says.",
+)
 @click.option(
     "--shards", "part", default="0/1", callback=Part.parse, help="i/n: only this worker's share of the shards."
 )
@@ -111,23 +134,25 @@ def add(
     """Index the images at SOURCE, and build the compressed index.
 
     SOURCE is a path or an fsspec URL: a folder of images, a CSV, JSONL or Parquet manifest, WebDataset tar shards,
-    Parquet with embedded images, or what img2dataset wrote. Running it again adds what is new and nothing twice; after
-    a stop it goes on where it was.
+    Parquet with embedded images, what img2dataset wrote, or embeddings in clip-retrieval's layout. Running it again
+    adds what is new and nothing twice; after a stop it goes on where it was.
 
     Example: gmvaluator index add ./pictures --data-set paintings --data ./gmvaluator-data
     """
     wanted = Wanted(
-        open_source(source, manifest).part(part.index, part.count),
+        source,
+        manifest,
         check_data_set(data_set or default_data_set(source)),
         part,
         OptOutList.read(opt_out) if opt_out is not None else NO_OPT_OUTS,
         not ignore_signals,
+        data_set is None,
     )
     target = Target(place.folder, index_url, collection, int(compression), place.database_url)
     with _stopping() as stopping:
-        report, found, left_out = _add(wanted, target, profile, threads, stopping)
-    _print_report(report, found, left_out, stopping.is_set(), as_json)
-    if stopping.is_set():
+        added = _add(wanted, target, profile, threads, stopping)
+    _print(added, as_json)
+    if added.stopped:
         sys.exit(130)
 
 
@@ -137,55 +162,68 @@ def default_data_set(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._")[:64] or "images"
 
 
-def _add(
-    wanted: Wanted, target: Target, profile: str, threads: int, stopping: threading.Event
-) -> tuple[Report, CollectionInfo, LeftOutFile]:
-    from gmvaluator.models.process import prepare_process
-    from gmvaluator.models.registry import load_models
+class ShardReader(Protocol):
+    """What brings a shard into the index."""
 
-    prepare_process()
+    def run(self, shard: Shard, start: int, log: ShardLog, advance: Advance, stopping: Callable[[], bool]) -> bool:
+        """False if it was stopped before the shard's end."""
+
+
+def _add(wanted: Wanted, target: Target, profile: str, threads: int, stopping: threading.Event) -> Added:
+    """Index, and build unless `stopping`."""
     with open_catalogue(Place(target.data, target.database_url), write=True) as catalogue, target.open() as store:
-        models = load_models(profile, threads=threads or None)
-        store.create(models.identity)
+        source, reader, identity = _reader(wanted, target, profile, threads, store, catalogue)
+        store.create(identity)
         catalogue.add_data_set(wanted.data_set)
         left_out = LeftOutFile(target.data / "left-out" / f"{wanted.data_set}{wanted.part.suffix}.jsonl")
-        report = _index(wanted, target, models, store, catalogue, left_out, stopping)
-        if not stopping.is_set():
+        name = f"{target.collection} {identity.hash[:16]} {source.name}{wanted.part.suffix}"
+        run = SourceRun.begin(catalogue, store, wanted.data_set, name, left_out)
+        report, complete = _index(run, source, reader, stopping)
+        if complete:
             click.echo("building the compressed index", err=True)
             store.build()
-        return report, store.info(), left_out
+        return Added(report, store.info(), left_out, not complete)
 
 
-def _index(
-    wanted: Wanted,
-    target: Target,
-    models: Models,
-    store: VectorStore,
-    catalogue: Catalogue,
-    left_out: LeftOutFile,
-    stopping: threading.Event,
-) -> Report:
-    """Every shard from where it was left, until `stopping`; returns once all that was begun is durable."""
-    name = f"{target.collection} {models.identity.hash[:16]} {wanted.source.name}{wanted.part.suffix}"
-    run = SourceRun.begin(catalogue, store, wanted.data_set, name, left_out)
-    thumbnails = thumbnails_folder(target.data)
-    indexer = Indexer(models, store, catalogue, thumbnails, wanted.data_set, wanted.opt_outs, wanted.heed_signals)
+def _reader(
+    wanted: Wanted, target: Target, profile: str, threads: int, store: VectorStore, catalogue: Catalogue
+) -> tuple[Source, ShardReader, ProfileIdentity]:
+    """For images with the models loaded, for embeddings without."""
+    settings = (wanted.data_set, wanted.opt_outs, wanted.heed_signals)
+    if is_embeddings(wanted.location):
+        folder = Path(wanted.location)
+        identity = profile_identity(profile)
+        check_stated(folder, identity)
+        files = {f"embeddings {shard.number}": shard for shard in embedded_shards(folder)}
+        source = wanted.part.of(embeddings_source(files, identity))
+        return source, EmbeddingImporter(store, catalogue, identity, files, *settings, wanted.own_data_sets), identity
+    from gmvaluator.models.process import prepare_process
+
+    source = wanted.part.of(open_source(wanted.location, wanted.manifest))
+    prepare_process()
+    models = load_models(profile, threads=threads or None)
+    indexer = Indexer(models, store, catalogue, thumbnails_folder(target.data), *settings)
+    return source, indexer, models.identity
+
+
+def _index(run: SourceRun, source: Source, reader: ShardReader, stopping: threading.Event) -> tuple[Report, bool]:
+    """Every shard from where it was left; returns once all that was begun is durable, and whether that is all."""
     report = Report()
-    with progress(wanted.source.rows) as show:
+    with progress(source.rows) as show:
 
         def advance(counts: Counts, rows: Sequence[LeftOut]) -> None:
             report.add(counts, rows)
             show(report.counts)
 
-        for shard, log in run.shards(wanted.source):
+        for shard, log in run.shards(source):
             report.add(log.counts)
             if log.finished:
                 continue
-            if not indexer.run(shard, log.position, log, advance, stopping.is_set):
-                return report
+            if not reader.run(shard, log.position, log, advance, stopping.is_set):
+                return report, False
             log.finish()
     run.finish(report.counts)
-    return report
+    return report, True
 
 
 @contextmanager
@@ -207,9 +245,10 @@ def _stopping() -> Iterator[threading.Event]:
             signal.signal(number, handler)
 
 
-def _print_report(report: Report, info: CollectionInfo, file: LeftOutFile, stopped: bool, as_json: bool) -> None:
+def _print(added: Added, as_json: bool) -> None:
+    report, info, file = added.report, added.collection, added.left_out
     if as_json:
-        said = {**report.as_dict(), "left_out_file": str(file.path), "stopped": stopped}
+        said = {**report.as_dict(), "left_out_file": str(file.path), "stopped": added.stopped}
         click.echo(json.dumps({**said, "collection": collection_dict(info)}))
         return
     for row in report.left_out[:SHOWN_LEFT_OUT]:

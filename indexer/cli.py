@@ -1,4 +1,4 @@
-"""`gmvaluator index`: add, info, verify."""
+"""`gmvaluator index`: add, export, info, verify."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ import rich_click as click
 from gmvaluator.options import collection_option, data_option, index_option, json_option
 from gmvaluator.report import report
 from indexer.adding import add, collection_dict
+from indexer.exporting import export
 from indexer.target import Target
 
 
@@ -23,6 +24,7 @@ def index() -> None:
 
 
 index.add_command(add)
+index.add_command(export)
 
 
 @index.command()

@@ -34,6 +34,9 @@ WORKERS = 2
 BATCHES_AHEAD = 2
 """Batches ready for the models, and batches on their way to the index, at most."""
 
+REMOVED = "it was removed from the index or opted out, and stays out"
+"""Why an image under a tombstone is left out."""
+
 Embedded = tuple[Float32Array, Float32Array] | ModelFailed
 """Recall vector and perceptual vectors of one image, or why there are none."""
 
@@ -157,8 +160,7 @@ class Indexer:
             if isinstance(row, LeftOut):
                 left_out.append((position, row))
             elif row.sha256 in buried:
-                reason = "it was removed from the index or opted out, and stays out"
-                left_out.append((position, LeftOut(row.item.key, reason, OPT_OUT)))
+                left_out.append((position, LeftOut(row.item.key, REMOVED, OPT_OUT)))
             else:
                 images.append((position, row))
         return images, left_out

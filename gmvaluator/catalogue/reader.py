@@ -208,6 +208,15 @@ class CatalogueReader:
         with self._engine.connect() as connection:
             return [TrainingImageId(found) for found in connection.execute(query).scalars()]
 
+    def described(self, ids: Sequence[TrainingImageId]) -> dict[TrainingImageId, tuple[int, int, str]]:
+        """Width, height and the first source's licence of those of `ids` (10,000 at most) that are known."""
+        _check_count(ids)
+        with self._engine.connect() as connection:
+            licences = {row.training_image_id: row.license for row in _first_sources(connection, ids)}
+            query = select(works.c.training_image_id, works.c.width, works.c.height)
+            found = connection.execute(query.where(works.c.training_image_id.in_(ids)))
+            return {row[0]: (row[1], row[2], licences.get(row[0], "")) for row in found}
+
     def last_index_run(self, data_set: str, source: str) -> IndexRun | None:
         """Newest run of a source into a data set; None if it was never indexed."""
         query = select(index_runs).where(index_runs.c.data_set == data_set, index_runs.c.source == source)

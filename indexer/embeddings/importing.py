@@ -1,0 +1,198 @@
+"""Bringing embeddings into a collection: as `pipeline`, without images and without models."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from itertools import islice
+
+import pyarrow.parquet as pq
+
+from gmvaluator.catalogue.records import MAX_PIXELS_A_SIDE, NewWork, OwnerReference
+from gmvaluator.errors import GmvaluatorError, InvalidManifest
+from gmvaluator.ids import TrainingImageId, training_image_id
+from gmvaluator.index.schema import KEY_DATA_SET
+from gmvaluator.index.vectors import checked_vector, checked_vectors
+from gmvaluator.ports import Point, VectorStore
+from gmvaluator.profile import ProfileIdentity
+from indexer.counting import OPT_OUT, Counts, LeftOut
+from indexer.embeddings.layout import EmbeddedShard
+from indexer.pipeline import REMOVED, Advance, ShardLog, WorkRecorder, payload
+from indexer.sources.columns import Columns, described
+from indexer.sources.consent import NO_OPT_OUTS, OptOutList
+from indexer.sources.item import Item, Shard, Source
+
+BATCH_ROWS = 256
+_SHA256_DIGITS = frozenset("0123456789abcdef")
+
+
+@dataclass(frozen=True, slots=True)
+class Embedded:
+    """A row that can be indexed. works: the same image, once for each data set it is in."""
+
+    works: list[NewWork]
+    point: Point
+
+
+Entry = Embedded | LeftOut
+
+
+@dataclass
+class EmbeddingImporter:
+    """Brings shards of embeddings into one collection.
+
+    files: by the names of the source's shards. own_data_sets: rows that name their data sets keep them.
+    """
+
+    store: VectorStore
+    catalogue: WorkRecorder
+    profile: ProfileIdentity
+    files: Mapping[str, EmbeddedShard]
+    data_set: str
+    opt_outs: OptOutList = NO_OPT_OUTS
+    heed_signals: bool = True
+    own_data_sets: bool = False
+
+    def run(
+        self,
+        shard: Shard,
+        start: int,
+        log: ShardLog,
+        advance: Advance = lambda counts, left_out: None,  # noqa: ARG005
+        stopping: Callable[[], bool] = lambda: False,
+    ) -> bool:
+        """As `Indexer.run`."""
+        position = start
+        for entries in self._batches(self.files[shard.name], start):
+            counts, left_out = self._write(entries)
+            rows = [(position + offset, row) for offset, row in left_out]
+            position += len(entries)
+            log.advance(position, counts, rows)
+            advance(counts, [row for _, row in rows])
+            if stopping():
+                return False
+        return True
+
+    def _batches(self, shard: EmbeddedShard, start: int) -> Iterator[list[Entry]]:
+        table = pq.ParquetFile(shard.metadata)
+        columns = Columns(table.schema_arrow.names)
+        every = (row for batch in table.iter_batches(BATCH_ROWS) for row in batch.to_pylist())
+        rows = islice(every, start, None)
+        position = start
+        while batch := list(islice(rows, BATCH_ROWS)):
+            recall, perceptual = shard.vectors(position, position + len(batch), self.profile)
+            yield [
+                self._entry(columns, row, f"row {position + offset} of {shard.metadata.name}", *vectors)
+                for offset, (row, *vectors) in enumerate(zip(batch, recall, perceptual, strict=True))
+            ]
+            position += len(batch)
+
+    def _entry(self, columns: Columns, row: dict[str, object], where: str, *vectors: object) -> Entry:
+        key = where
+        try:
+            fields = columns.fields(row, where)
+            key = fields.get("key") or where
+            refusal = self._refusal(fields)
+            if refusal:
+                return LeftOut(key, refusal, OPT_OUT)
+            works = [self._work(fields, key, data_set) for data_set in self._data_sets(row)]
+            return Embedded(works, self._point(works, *vectors))
+        except GmvaluatorError as error:
+            return LeftOut(key, str(error))
+
+    def _refusal(self, fields: dict[str, str]) -> str:
+        if fields["opt_out"] and self.heed_signals:
+            return f"its source says: {fields['opt_out']}"
+        names = (fields.get("key", ""), fields.get("url", ""), fields.get("file_name", ""))
+        listed = self.opt_outs.names_one_of(*names)
+        if listed or self.opt_outs.has_sha256(fields.get("sha256", "").lower()):
+            return f"the opt-out list has {listed or 'its SHA-256'}"
+        return ""
+
+    def _data_sets(self, row: dict[str, object]) -> list[str]:
+        own = row.get(KEY_DATA_SET) if self.own_data_sets else None
+        return [str(name) for name in own] if isinstance(own, list) and own else [self.data_set]
+
+    def _work(self, fields: dict[str, str], key: str, data_set: str) -> NewWork:
+        said = described(fields)
+        sha256 = said["sha256"] or ""
+        if len(sha256) != 64 or not _SHA256_DIGITS.issuperset(sha256):
+            raise InvalidManifest("it has no sha256 of the image's file, by which works are known")
+        owner = OwnerReference(said["owner"], said["owner_name"] or said["owner"]) if said["owner"] else None
+        return NewWork(
+            training_image_id=training_image_id(sha256),
+            sha256=sha256,
+            width=_pixels(fields, "width"),
+            height=_pixels(fields, "height"),
+            data_set=data_set,
+            key=key,
+            uri=fields.get("file_name", "") or said["url"],
+            title=said["title"],
+            license=said["license"],
+            labels=said["labels"],
+            owner=owner,
+        )
+
+    def _point(self, works: list[NewWork], recall: object, perceptual: object) -> Point:
+        profile, work = self.profile, works[0]
+        subject = f"training image {work.training_image_id}"
+        return Point(
+            work.training_image_id,
+            checked_vector(recall, profile.recall_dim, f"the recall vector of {subject}"),  # type: ignore[arg-type]
+            checked_vectors(perceptual, profile.perceptual_views, profile.perceptual_dim, subject),  # type: ignore[arg-type]
+            {**payload(work), KEY_DATA_SET: [one.data_set for one in works]},
+        )
+
+    def _write(self, entries: Sequence[Entry]) -> tuple[Counts, list[tuple[int, LeftOut]]]:
+        """Points, then the catalogue; answers what was left out by its offset."""
+        buried = self.catalogue.tombstoned({one.works[0].sha256 for one in entries if isinstance(one, Embedded)})
+        left_out: list[tuple[int, LeftOut]] = []
+        kept: list[Embedded] = []
+        for offset, entry in enumerate(entries):
+            if isinstance(entry, LeftOut):
+                left_out.append((offset, entry))
+            elif entry.works[0].sha256 in buried:
+                left_out.append((offset, LeftOut(entry.works[0].key, REMOVED, OPT_OUT)))
+            else:
+                kept.append(entry)
+        points = self._upsert(kept)
+        opt_outs = sum(row.kind == OPT_OUT for _, row in left_out)
+        return Counts(len(entries), points, len(kept) - points, opt_outs, len(left_out) - opt_outs), left_out
+
+    def _upsert(self, kept: Sequence[Embedded]) -> int:
+        """The number of new points; an image that is indexed already only joins its data sets."""
+        fresh: dict[TrainingImageId, Point] = {}
+        joining: dict[str, set[TrainingImageId]] = {}
+        present = self.store.existing(sorted({one.point.training_image_id for one in kept}))
+        for one in kept:
+            wanted = one.point.training_image_id
+            if wanted not in present and fresh.setdefault(wanted, one.point) is one.point:
+                continue
+            for work in one.works:
+                joining.setdefault(work.data_set, set()).add(wanted)
+        if fresh:
+            self.store.upsert(list(fresh.values()))
+        for data_set, ids in joining.items():
+            self.store.join_data_set(sorted(ids), data_set)
+        self.catalogue.record([work for one in kept for work in one.works])
+        return len(fresh)
+
+
+def embeddings_source(files: Mapping[str, EmbeddedShard], profile: ProfileIdentity) -> Source:
+    """The shards as a source; its items are read by the importer alone. Raises InvalidManifest if one does not fit."""
+    shards = [Shard(name, shard.fingerprint, shard.rows(profile), _no_items) for name, shard in files.items()]
+    return Source(str(next(iter(files.values())).folder.resolve()), shards)
+
+
+def _no_items(start: int) -> Iterator[Item]:
+    raise AssertionError(f"embeddings hold no images to read, from {start} on")
+
+
+def _pixels(fields: dict[str, str], name: str) -> int:
+    try:
+        pixels = int(float(fields.get(name, "")))
+    except ValueError:
+        pixels = 0
+    if not 1 <= pixels <= MAX_PIXELS_A_SIDE:
+        raise InvalidManifest(f"its {name} is {fields.get(name, '')!r}: give it in pixels")
+    return pixels

@@ -1,0 +1,194 @@
+"""Embeddings go out and come in again, exactly; what does not fit is refused before anything is written."""
+
+import json
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from gmvaluator.catalogue.records import NewWork
+from gmvaluator.errors import Conflict, InvalidManifest, MissingData, ProfileMismatch
+from gmvaluator.ids import TrainingImageId, training_image_id
+from gmvaluator.ports import Point
+from gmvaluator.testing.index import MemoryIndex, MemoryStore
+from gmvaluator.testing.models import FAKE_IDENTITY
+from indexer.counting import Counts, LeftOut, Report
+from indexer.embeddings.exporting import export
+from indexer.embeddings.importing import EmbeddingImporter, embeddings_source
+from indexer.embeddings.layout import check_stated, embedded_shards, is_embeddings
+
+
+class Catalogue:
+    """Works by id, and what was removed."""
+
+    def __init__(self, buried: Sequence[str] = ()) -> None:
+        self.works: list[NewWork] = []
+        self._buried = set(buried)
+
+    def tombstoned(self, sha256s: Collection[str]) -> set[str]:
+        return self._buried & set(sha256s)
+
+    def record(self, batch: Sequence[NewWork]) -> None:
+        self.works.extend(batch)
+
+    def described(self, ids: Sequence[TrainingImageId]) -> Mapping[TrainingImageId, tuple[int, int, str]]:
+        return dict.fromkeys(ids, (4, 3, "CC0"))
+
+
+class Log:
+    """Progress that only remembers."""
+
+    def __init__(self) -> None:
+        self.rows: list[tuple[int, LeftOut]] = []
+        self.position = 0
+
+    def advance(self, position: int, batch: Counts, left_out: Sequence[tuple[int, LeftOut]]) -> None:
+        self.position = position
+        self.rows.extend(left_out)
+
+
+def unit(shape: tuple[int, ...], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
+    rows = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
+    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+
+
+def sha(number: int) -> str:
+    return f"{number:064x}"
+
+
+def filled(count: int = 5) -> MemoryStore:
+    store = MemoryStore(MemoryIndex())
+    store.create(FAKE_IDENTITY)
+    for number in range(count):
+        sets = ["a", "b"] if number == 0 else ["a"]
+        said = {"sha256": sha(number), "key": f"k{number}", "uri": "", "title": "", "labels": ["x"], "data_set": sets}
+        recall, perceptual = unit((64,), number), unit((2, 192), 100 + number)
+        store.upsert([Point(training_image_id(sha(number)), recall, perceptual, said)])
+    return store
+
+
+def exported(folder: Path, store: MemoryStore | None = None) -> Path:
+    store = store or filled()
+    assert export(store.scan(with_vectors=True), FAKE_IDENTITY, Catalogue(), folder) == store.info().points
+    return folder
+
+
+def imported(
+    folder: Path, catalogue: Catalogue | None = None, store: MemoryStore | None = None, start: int = 0
+) -> tuple[MemoryStore, Report, Log]:
+    if store is None:
+        store = MemoryStore(MemoryIndex())
+        store.create(FAKE_IDENTITY)
+    files = {shard.number: shard for shard in embedded_shards(folder)}
+    importer = EmbeddingImporter(store, catalogue or Catalogue(), FAKE_IDENTITY, files, "new", own_data_sets=True)
+    report, log = Report(), Log()
+    for shard in embeddings_source(files, FAKE_IDENTITY).shards:
+        assert importer.run(shard, start, log, report.add)
+    return store, report, log
+
+
+def rewritten(folder: Path, **columns: list[object] | None) -> Path:
+    """The first shard's metadata with columns changed, or left out where None."""
+    path = folder / "metadata/metadata_0000.parquet"
+    table = pq.read_table(path)
+    for name, values in columns.items():
+        if name in table.column_names:
+            table = table.drop_columns([name])
+        if values is not None:
+            table = table.append_column(name, pa.array(values))
+    pq.write_table(table, path)
+    return folder
+
+
+def test_an_index_is_rebuilt_from_its_export(tmp_path: Path) -> None:
+    before = filled()
+    assert is_embeddings(str(exported(tmp_path, before)))
+    catalogue = Catalogue()
+    store, report, log = imported(tmp_path, catalogue)
+    assert report.counts == Counts(5, 5, 0, 0, 0)
+    assert log.position == 5
+    for old, new in zip(before.scan(with_vectors=True), store.scan(with_vectors=True), strict=True):
+        assert old.training_image_id == new.training_image_id
+        np.testing.assert_allclose(old.recall, new.recall, atol=1e-6)
+        np.testing.assert_allclose(old.perceptual, new.perceptual, atol=1e-6)
+        assert old.payload == new.payload
+    assert sorted({work.data_set for work in catalogue.works}) == ["a", "b"]
+
+
+def test_importing_again_adds_nothing_and_goes_on_from_a_position(tmp_path: Path) -> None:
+    exported(tmp_path)
+    store, _, _ = imported(tmp_path)
+    assert imported(tmp_path, store=store)[1].counts == Counts(5, 0, 5, 0, 0)
+    assert imported(tmp_path, start=3)[1].counts == Counts(2, 2, 0, 0, 0)
+
+
+def test_half_precision_embeddings_of_clip_retrieval_are_taken(tmp_path: Path) -> None:
+    exported(tmp_path)
+    for folder in ("img_emb", "perceptual_emb"):
+        for path in (tmp_path / folder).iterdir():
+            np.save(path, np.load(path).astype(np.float16) * np.float16(3))
+    (point, *_) = imported(tmp_path)[0].scan(with_vectors=True)
+    assert np.linalg.norm(point.recall) == pytest.approx(1, abs=1e-5)
+
+
+def test_rows_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path) -> None:
+    exported(tmp_path)
+    recall = np.load(tmp_path / "img_emb/img_emb_0000.npy")
+    recall[1], recall[2, 0] = 0, np.nan
+    np.save(tmp_path / "img_emb/img_emb_0000.npy", recall)
+    rewritten(tmp_path, noai=["", "", "", "true", ""], sha256=[sha(0), sha(1), sha(2), sha(3), "none"])
+    _, report, log = imported(tmp_path)
+    assert report.counts == Counts(5, 1, 0, 1, 3)
+    assert [(position, row.kind) for position, row in log.rows] == [
+        (1, "reject"),
+        (2, "reject"),
+        (3, "opt_out"),
+        (4, "reject"),
+    ]
+
+
+def test_removed_works_stay_out(tmp_path: Path) -> None:
+    exported(tmp_path)
+    assert imported(tmp_path, Catalogue([sha(2)]))[1].counts == Counts(5, 4, 0, 1, 0)
+
+
+def test_files_that_do_not_agree_are_refused_before_anything_is_written(tmp_path: Path) -> None:
+    exported(tmp_path)
+    np.save(tmp_path / "img_emb/img_emb_0000.npy", unit((4, 64), 0))
+    with pytest.raises(InvalidManifest, match="rows"):
+        imported(tmp_path)
+    np.save(tmp_path / "img_emb/img_emb_0000.npy", unit((5, 63), 0))
+    with pytest.raises(InvalidManifest, match="--profile"):
+        imported(tmp_path)
+
+
+def test_pickled_arrays_are_never_loaded(tmp_path: Path) -> None:
+    exported(tmp_path)
+    np.save(tmp_path / "img_emb/img_emb_0000.npy", np.array([{"a": 1}], dtype=object), allow_pickle=True)
+    with pytest.raises(InvalidManifest):
+        imported(tmp_path)
+
+
+def test_without_perceptual_vectors_it_says_what_to_do(tmp_path: Path) -> None:
+    exported(tmp_path)
+    (tmp_path / "perceptual_emb/perceptual_emb_0000.npy").unlink()
+    with pytest.raises(MissingData, match="re-ranked"):
+        embedded_shards(tmp_path)
+
+
+def test_embeddings_of_another_profile_are_refused(tmp_path: Path) -> None:
+    exported(tmp_path)
+    check_stated(tmp_path, FAKE_IDENTITY)
+    other = {**FAKE_IDENTITY.as_dict(), "name": "other"}
+    (tmp_path / "profile.json").write_text(json.dumps(other))
+    with pytest.raises(ProfileMismatch, match="other"):
+        check_stated(tmp_path, FAKE_IDENTITY)
+
+
+def test_an_export_never_mixes_with_another(tmp_path: Path) -> None:
+    exported(tmp_path / "out")
+    with pytest.raises(Conflict):
+        export(filled().scan(with_vectors=True), FAKE_IDENTITY, Catalogue(), tmp_path / "out")
