@@ -12,7 +12,7 @@ import pytest
 from gmvaluator.catalogue.records import NewWork
 from gmvaluator.errors import Conflict, InvalidManifest, MissingData, ProfileMismatch
 from gmvaluator.ids import TrainingImageId, training_image_id
-from gmvaluator.ports import Point
+from gmvaluator.ports import Float32Array, Point
 from gmvaluator.testing.index import MemoryIndex, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY
 from indexer.counting import Counts, LeftOut, Report
@@ -50,9 +50,10 @@ class Log:
         self.rows.extend(left_out)
 
 
-def unit(shape: tuple[int, ...], seed: int) -> np.ndarray[tuple[int, ...], np.dtype[np.float32]]:
-    rows = np.random.default_rng(seed).normal(size=shape).astype(np.float32)
-    return (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+def unit(shape: tuple[int, ...], seed: int) -> Float32Array:
+    rows = np.random.default_rng(seed).normal(size=shape)
+    unit_rows: Float32Array = (rows / np.linalg.norm(rows, axis=-1, keepdims=True)).astype(np.float32)
+    return unit_rows
 
 
 def sha(number: int) -> str:
