@@ -159,6 +159,18 @@ class VectorStore(Protocol):
     def join_data_set(self, ids: Sequence[TrainingImageId], data_set: str) -> None:
         """Let those of `ids` that are stored be found under `data_set` too."""
 
+    def ungrouped(self) -> list[TrainingImageId]:
+        """Works that nobody has looked at yet for near-copies."""
+
+    def fetch(self, ids: Sequence[TrainingImageId]) -> list[Point]:
+        """Those of `ids` that are stored, with their vectors."""
+
+    def neighbours(self, vectors: Sequence[Float32Array], limit: int) -> list[list[Candidate]]:
+        """For each `recall` vector the `limit` nearest, most similar first, with the group in their payload."""
+
+    def set_group(self, ids: Sequence[TrainingImageId], group: str) -> None:
+        """Mark works as looked at: the id of the first of their near-copies, or `index.schema.ALONE`."""
+
     def build(self) -> None:
         """Index and quantise everything written so far; returns once `info().ready`."""
 

@@ -4,11 +4,9 @@ from __future__ import annotations
 
 import json
 import re
-import signal
 import sys
 import threading
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 from typing import Any, Protocol
@@ -32,12 +30,14 @@ from gmvaluator.profile import ProfileIdentity
 from indexer.counting import Counts, LeftOut, LeftOutFile, Report
 from indexer.embeddings.importing import EmbeddingImporter, embeddings_source
 from indexer.embeddings.layout import check_stated, embedded_shards, is_embeddings
+from indexer.group_cli import group_if_measured
 from indexer.pipeline import Advance, Indexer, ShardLog
 from indexer.progress import progress
 from indexer.resuming import SourceRun
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Shard, Source
 from indexer.sources.opening import open_source
+from indexer.stopping import stopping_by_signal
 from indexer.target import Target
 
 SHOWN_LEFT_OUT = 20
@@ -70,7 +70,7 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to index, as what, and whose images stay out."""
+    """What to index, as what, whose images stay out, and whether near-copies are looked for."""
 
     location: str
     manifest: str | None
@@ -79,6 +79,7 @@ class Wanted:
     opt_outs: OptOutList = NO_OPT_OUTS
     heed_signals: bool = True
     own_data_sets: bool = False
+    group: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,6 +112,7 @@ class Added:
 @click.option(
     "--threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0 lets torch choose."
 )
+@click.option("--group/--no-group", default=True, show_default=True, help="Look for near-copies at the end.")
 @place_option
 @index_option
 @collection_option
@@ -125,6 +127,7 @@ def add(
     ignore_signals: bool,
     compression: str,
     threads: int,
+    group: bool,
     place: Place,
     index_url: str,
     collection: str,
@@ -147,9 +150,10 @@ def add(
         OptOutList.read(opt_out) if opt_out is not None else NO_OPT_OUTS,
         not ignore_signals,
         data_set is None,
+        group,
     )
     target = Target(place.folder, index_url, collection, int(compression), place.database_url)
-    with _stopping() as stopping:
+    with stopping_by_signal() as stopping:
         added = _add(wanted, target, profile, threads, stopping)
     _print(added, as_json)
     if added.stopped:
@@ -179,6 +183,8 @@ def _add(wanted: Wanted, target: Target, profile: str, threads: int, stopping: t
         name = f"{target.collection} {identity.hash[:16]} {source.name}{wanted.part.suffix}"
         run = SourceRun.begin(catalogue, store, wanted.data_set, name, left_out)
         report, complete = _index(run, source, reader, stopping)
+        if complete and wanted.group:
+            complete = group_if_measured(store, catalogue, identity.name, stopping)
         if complete:
             click.echo("building the compressed index", err=True)
             store.build()
@@ -224,25 +230,6 @@ def _index(run: SourceRun, source: Source, reader: ShardReader, stopping: thread
             log.finish()
     run.finish(report.counts)
     return report, True
-
-
-@contextmanager
-def _stopping() -> Iterator[threading.Event]:
-    """Set by the first SIGINT or SIGTERM: the batch in hand is finished. A second one stops at once."""
-    stopping = threading.Event()
-
-    def on_signal(number: int, frame: object) -> None:  # noqa: ARG001
-        if stopping.is_set():
-            raise KeyboardInterrupt
-        stopping.set()
-        click.echo("stopping as soon as nothing is half done; run the same command again to go on", err=True)
-
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
-    try:
-        yield stopping
-    finally:
-        for number, handler in before.items():
-            signal.signal(number, handler)
 
 
 def _print(added: Added, as_json: bool) -> None:

@@ -1,4 +1,4 @@
-"""`gmvaluator index`: add, export, info, verify."""
+"""`gmvaluator index`: add, export, group, info, verify."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from gmvaluator.options import collection_option, data_option, index_option, jso
 from gmvaluator.report import report
 from indexer.adding import add, collection_dict
 from indexer.exporting import export
+from indexer.group_cli import group
 from indexer.target import Target
 
 
@@ -25,6 +26,7 @@ def index() -> None:
 
 index.add_command(add)
 index.add_command(export)
+index.add_command(group)
 
 
 @index.command()

@@ -183,6 +183,14 @@ class CatalogueReader:
         with self._engine.connect() as connection:
             return set(connection.execute(query).scalars())
 
+    def first_seen(self, ids: Collection[TrainingImageId]) -> dict[TrainingImageId, int]:
+        """Place of the first source of each of `ids` (10,000 at most) among all that were recorded."""
+        _check_count(ids)
+        query = select(sources.c.training_image_id, func.min(sources.c.source_id))
+        query = query.where(sources.c.training_image_id.in_(ids)).group_by(sources.c.training_image_id)
+        with self._engine.connect() as connection:
+            return {TrainingImageId(row[0]): row[1] for row in connection.execute(query)}
+
     def data_sets(self) -> list[str]:
         """Names of all data sets, ascending."""
         with self._engine.connect() as connection:

@@ -20,6 +20,7 @@ from gmvaluator.index.parameters import collection_parameters, search_parameters
 from gmvaluator.index.schema import (
     INDEXING_THRESHOLD_KB,
     KEY_DATA_SET,
+    KEY_GROUP,
     PERCEPTUAL,
     RECALL,
     CollectionMetadata,
@@ -28,7 +29,7 @@ from gmvaluator.index.schema import (
 )
 from gmvaluator.index.translation import translated
 from gmvaluator.index.vectors import checked_vector, checked_vectors
-from gmvaluator.ports import CollectionInfo, Float32Array, Point
+from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
 
 BATCH_POINTS = 128
@@ -86,9 +87,13 @@ class QdrantStore:
 
     def _index_payload(self) -> None:
         answer = self._call(lambda client: client.get_collection(self._collection))
-        if KEY_DATA_SET not in answer.payload_schema:
-            keyword = models.PayloadSchemaType.KEYWORD
-            self._call(lambda client: client.create_payload_index(self._collection, KEY_DATA_SET, keyword, wait=True))
+        for key in (KEY_DATA_SET, KEY_GROUP):
+            if key not in answer.payload_schema:
+                self._index_key(key)
+
+    def _index_key(self, key: str) -> None:
+        keyword = models.PayloadSchemaType.KEYWORD
+        self._call(lambda client: client.create_payload_index(self._collection, key, keyword, wait=True))
 
     def info(self) -> CollectionInfo:
         """State of the collection. Raises MissingIndex if there is none."""
@@ -186,12 +191,58 @@ class QdrantStore:
             if offset is None:
                 return
 
-    def _page(self, offset: Any, with_vectors: bool, limit: int) -> tuple[list[models.Record], Any]:
+    def _page(
+        self, offset: Any, with_vectors: bool, limit: int, keys: bool | list[str] = True
+    ) -> tuple[list[models.Record], Any]:
         return self._call(
             lambda client: client.scroll(
-                self._collection, limit=limit, offset=offset, with_payload=True, with_vectors=with_vectors
+                self._collection, limit=limit, offset=offset, with_payload=keys, with_vectors=with_vectors
             )
         )
+
+    def ungrouped(self) -> list[TrainingImageId]:
+        """Works that nobody has looked at yet for near-copies."""
+        found: list[TrainingImageId] = []
+        offset: Any = None
+        while True:
+            records, offset = self._page(offset, False, _PAGE_POINTS, [KEY_GROUP])
+            found.extend(TrainingImageId(UUID(str(one.id))) for one in records if KEY_GROUP not in (one.payload or {}))
+            if offset is None:
+                return found
+
+    def fetch(self, ids: Sequence[TrainingImageId]) -> list[Point]:
+        """Those of `ids` that are stored, with their vectors."""
+        profile = self.metadata().profile
+        page = _points_of_a_call(profile, _PAGE_POINTS)
+        found: list[Point] = []
+        for start in range(0, len(ids), page):
+            records = self._records([str(one) for one in ids[start : start + page]])
+            found.extend(_point(record, profile) for record in records)
+        return found
+
+    def _records(self, ids: list[str]) -> list[models.Record]:
+        return self._call(lambda client: client.retrieve(self._collection, ids, with_payload=True, with_vectors=True))
+
+    def neighbours(self, vectors: Sequence[Float32Array], limit: int) -> list[list[Candidate]]:
+        """For each `recall` vector the `limit` nearest, most similar first, with the group in their payload."""
+        parameters = search_parameters(self.metadata().search)
+        requests = [
+            models.QueryRequest(
+                query=vector.tolist(), using=RECALL, limit=limit, params=parameters, with_payload=[KEY_GROUP]
+            )
+            for vector in vectors
+        ]
+        answers = self._call(lambda client: client.query_batch_points(self._collection, requests)) if requests else []
+        return [
+            [Candidate(TrainingImageId(UUID(str(one.id))), one.score, one.payload or {}) for one in answer.points]
+            for answer in answers
+        ]
+
+    def set_group(self, ids: Sequence[TrainingImageId], group: str) -> None:
+        """Mark works as looked at: the id of the first of their near-copies, or `schema.ALONE`."""
+        wanted = models.PointIdsList(points=[str(one) for one in ids])
+        payload = {KEY_GROUP: group}
+        self._call(lambda client: client.set_payload(self._collection, payload, points=wanted, wait=True))
 
     def points_at(self, places: Sequence[UUID]) -> Iterator[Point]:
         """For each of `places`, the stored point with the next id, with its vectors; the first one after the last."""

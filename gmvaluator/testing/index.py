@@ -10,7 +10,15 @@ import numpy.typing as npt
 
 from gmvaluator.errors import MissingIndex
 from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
-from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, PERCEPTUAL, RECALL, CollectionMetadata, require_profile
+from gmvaluator.index.schema import (
+    KEY_DATA_SET,
+    KEY_GROUP,
+    KEY_KEY,
+    PERCEPTUAL,
+    RECALL,
+    CollectionMetadata,
+    require_profile,
+)
 from gmvaluator.index.vectors import checked_vector, checked_vectors
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour, Point
 from gmvaluator.profile import ProfileIdentity
@@ -104,6 +112,29 @@ class MemoryStore:
         for point in [self._index.points[one] for one in ids if one in self._index.points]:
             names = [*point.payload.get(KEY_DATA_SET, ()), data_set]
             payload = {**point.payload, KEY_DATA_SET: list(dict.fromkeys(names))}
+            self._index.points[point.training_image_id] = replace(point, payload=payload)
+
+    def ungrouped(self) -> list[TrainingImageId]:
+        return sorted(one for one, point in self._index.points.items() if KEY_GROUP not in point.payload)
+
+    def fetch(self, ids: Sequence[TrainingImageId]) -> list[Point]:
+        return [self._index.points[one] for one in ids if one in self._index.points]
+
+    def neighbours(self, vectors: Sequence[Float32Array], limit: int) -> list[list[Candidate]]:
+        return [
+            sorted(
+                (
+                    Candidate(point.training_image_id, _cosine(vector, point.recall), point.payload)
+                    for point in self._index.points.values()
+                ),
+                key=lambda one: (-one.clip_similarity, one.training_image_id),
+            )[:limit]
+            for vector in vectors
+        ]
+
+    def set_group(self, ids: Sequence[TrainingImageId], group: str) -> None:
+        for point in self.fetch(ids):
+            payload = {**point.payload, KEY_GROUP: group}
             self._index.points[point.training_image_id] = replace(point, payload=payload)
 
     def build(self) -> None:
