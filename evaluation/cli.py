@@ -3,13 +3,18 @@
 from __future__ import annotations
 
 import json
+import shlex
+import sys
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import rich_click as click
 
-from gmvaluator.options import json_option, profile_option
+from gmvaluator.options import json_option
 from gmvaluator.report import report
+
+SERVE_SECTIONS = ("lite", "paper", "sustained", "indexing", "batching", "overload", "leaving")
 
 
 @click.group()
@@ -21,20 +26,27 @@ def bench() -> None:
 
 
 @bench.command()
+@click.option("--section", "sections", multiple=True, type=click.Choice(SERVE_SECTIONS), help="All, if none is named.")
 @click.option("--count", default=600, show_default=True, type=click.IntRange(64, 1_000_000), help="Images a phase.")
 @click.option("--concurrency", default=32, show_default=True, type=click.IntRange(1, 256), help="Callers at full load.")
-@profile_option
+@click.option("--points", default=100_000, show_default=True, type=click.IntRange(1_000), help="Of the index of stubs.")
+@click.option("--per-second", default=60.0, show_default=True, type=click.FloatRange(1), help="Sustained load.")
+@click.option("--sustained", "sustained_s", default=300.0, show_default=True, type=click.FloatRange(1), help="Seconds.")
+@click.option("--overload", "overload_s", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds.")
+@click.option("--calls", default=1_000, show_default=True, type=click.IntRange(100), help="Cancelled, and expired.")
+@click.option("--paper", "paper", default="", metavar="OPTIONS", help="Options that choose the models of `paper`.")
 @json_option
-def serve(count: int, concurrency: int, profile: str, as_json: bool) -> None:
-    """Compare the service with the bare decode + model loop, the model held to one core in both.
+def serve(sections: tuple[str, ...], paper: str, as_json: bool, **sizes: Any) -> None:
+    """Measure what the service adds to its models (held to one core beside the bare loop), and how it bears load.
 
-    Example: gmvaluator bench serve --json
+    Section `paper` needs weights, seeded ones will do: give --paper the options by which `serve` finds them.
+
+    Example: gmvaluator bench serve --section lite --json
     """
-    from evaluation.bench.serve import bench_serve
+    from evaluation.bench.serving.run import Sizes, bench_serve
 
-    figures = bench_serve(profile, count, concurrency)
-    command = f"gmvaluator bench serve --count {count} --concurrency {concurrency} --profile {profile} --json"
-    print_report(report(figures, command), as_json)
+    figures = bench_serve(sections or SERVE_SECTIONS, Sizes(paper=tuple(shlex.split(paper)), **sizes))
+    print_report(report(figures, shlex.join(["gmvaluator", *sys.argv[1:]])), as_json)
 
 
 @bench.command()

@@ -8,13 +8,14 @@ from pathlib import Path
 
 import rich_click as click
 
+from evaluation.bench.load import image_files
 from gmvaluator.images import decode_image
 from gmvaluator.models.process import prepare_process
 from gmvaluator.models.registry import load_models
 
 
 @click.command()
-@click.option("--images", required=True, type=click.Path(exists=True, path_type=Path), help="Folder of WebP images.")
+@click.option("--images", required=True, type=click.Path(exists=True, path_type=Path), help="Folder of images.")
 @click.option("--profile", default="lite")
 @click.option("--count", required=True, type=int)
 @click.option("--batch", default=32)
@@ -23,7 +24,7 @@ def main(images: Path, profile: str, count: int, batch: int, threads: int) -> No
     """Decode and embed images batch by batch; print one JSON object with images_per_s."""
     prepare_process()
     models = load_models(profile, threads=threads)
-    data = [path.read_bytes() for path in sorted(images.glob("*.webp"))]
+    data = [path.read_bytes() for path in image_files(images)]
     models.embed([models.prepare(decode_image(data[0]))] * batch)
     started = time.monotonic()
     for start in range(0, count, batch):

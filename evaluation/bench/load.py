@@ -16,28 +16,43 @@ from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub
 
 DEADLINE_S = 120.0
+SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
 
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call as its caller saw it: milliseconds from sending to each stage; `status` is OK or the gRPC status."""
+    """One call as its caller saw it: milliseconds from sending to each stage; `status` is OK or the gRPC status.
+
+    sent_s: since the first call. ended_ms: from sending to the end, however it ended.
+    """
 
     status: str
+    sent_s: float
+    ended_ms: float
     recalled_ms: float = 0.0
     reranked_ms: float = 0.0
     final_ms: float = 0.0
     timings: dict[str, float] | None = None
 
 
+def image_files(folder: Path) -> list[Path]:
+    """The images in a folder, by name."""
+    return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
+
+
 class Load:
     """Sends images under fresh generation ids."""
 
-    def __init__(self, address: str, images: list[bytes], model_version: str, prefix: str) -> None:
+    def __init__(
+        self, address: str, images: list[bytes], model_version: str, prefix: str, deadline_s: float = DEADLINE_S
+    ) -> None:
         self._channel = Connection(address).aio_channel()
         self._stub = AttributionServiceStub(self._channel)
         self._images = images
         self._model_version = model_version
         self._prefix = prefix
+        self._deadline_s = deadline_s
+        self._began = time.monotonic()
 
     async def one(self, number: int) -> Call:
         """Send image `number`, modulo their count."""
@@ -49,14 +64,17 @@ class Load:
         sent = time.monotonic()
         arrived: dict[int, float] = {}
         timings: dict[str, float] = {}
+        status = "OK"
         try:
-            async for response in self._stub.Attribute(request, timeout=DEADLINE_S):
+            async for response in self._stub.Attribute(request, timeout=self._deadline_s):
                 arrived[response.attribution.stage] = (time.monotonic() - sent) * 1000
                 timings = _timings(response.attribution.timings)
         except grpc.aio.AioRpcError as error:
-            return Call(error.code().name)
+            status = error.code().name
         return Call(
-            "OK",
+            status,
+            sent - self._began,
+            (time.monotonic() - sent) * 1000,
             recalled_ms=arrived.get(attribution_v1.STAGE_RECALLED, 0.0),
             reranked_ms=arrived.get(attribution_v1.STAGE_RERANKED, 0.0),
             final_ms=arrived.get(attribution_v1.STAGE_FINAL, 0.0),
@@ -91,7 +109,7 @@ def _timings(message: attribution_v1.StageTimings) -> dict[str, float]:
 
 @click.command()
 @click.option("--address", required=True)
-@click.option("--images", required=True, type=click.Path(exists=True, path_type=Path), help="Folder of WebP images.")
+@click.option("--images", required=True, type=click.Path(exists=True, path_type=Path), help="Folder of images.")
 @click.option("--model-version", required=True)
 @click.option("--prefix", required=True, help="Of the generation ids.")
 @click.option("--count", required=True, type=int)
@@ -101,7 +119,7 @@ def main(
     address: str, images: Path, model_version: str, prefix: str, count: int, concurrency: int, per_second: float
 ) -> None:
     """Send images and print one JSON object: seconds, and each call."""
-    data = [path.read_bytes() for path in sorted(images.glob("*.webp"))]
+    data = [path.read_bytes() for path in image_files(images)]
     click.echo(json.dumps(asyncio.run(_run(address, data, model_version, prefix, count, concurrency, per_second))))
 
 

@@ -16,15 +16,15 @@ import numpy as np
 from PIL import Image
 
 from gmvaluator.errors import UnknownProfile
-from gmvaluator.ports import Embeddings, Float32Array, Prepared
+from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
 
-SIDE_PX = 16
+SIDE_PX = 8
 EMBEDDING_DIM = 512
 
 IDENTITY = ProfileIdentity(
     name="stub",
-    recall_model="random projection of a 16 x 16 thumbnail",
+    recall_model="random projection of a 8 x 8 thumbnail",
     perceptual_model="another one",
     quality_model="mean brightness",
     recall_dim=EMBEDDING_DIM,
@@ -45,7 +45,7 @@ class Cost:
 
 
 class StubModels:
-    """`ports.QueryModels`: the same image gives the same vectors, in any batch."""
+    """`ports.Models`: the same image gives the same vectors, in any batch."""
 
     def __init__(self, cost: Cost) -> None:
         self._cost = cost
@@ -57,7 +57,7 @@ class StubModels:
         return IDENTITY
 
     def prepare(self, image: Image.Image) -> Prepared:
-        """RGB image to (3, 16, 16) float32 in [0, 1]."""
+        """RGB image to (3, 8, 8) float32 in [0, 1]."""
         return prepare(image)
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
@@ -70,6 +70,15 @@ class StubModels:
         # One row at a time: a product of matrices may round a row by the others beside it.
         recall, perceptual = (np.stack([_unit(row @ matrix) for row in pixels]) for matrix in self._projections)
         return Embeddings(recall, perceptual, None if self._cost.apart else _brightness(stacked))
+
+    def prepare_work(self, image: Image.Image) -> list[Prepared]:
+        """RGB image to its one view."""
+        return [prepare(image)]
+
+    def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
+        """B images of one view to unit vectors of 512 dimensions."""
+        found = self.embed([view for (view,) in inputs])
+        return WorkEmbeddings(found.recall, found.perceptual[:, np.newaxis])
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
         """B images to (B,) float32 in [0, 1]."""

@@ -1,0 +1,1 @@
+"""`gmvaluator bench serve`: what the service adds to its models, and how it bears load."""

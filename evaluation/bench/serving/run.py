@@ -1,0 +1,68 @@
+"""All sections of `gmvaluator bench serve`, or those that were asked for."""
+
+from __future__ import annotations
+
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from evaluation.bench.serving import against_models, under_load
+from evaluation.bench.serving.lag import Lags
+from evaluation.bench.serving.places import jpegs, stub_data
+
+SECTIONS = ("lite", "paper", "sustained", "indexing", "batching", "overload", "leaving")
+ON_STUBS = SECTIONS[2:]
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """How much is sent; the defaults are the complete measurement.
+
+    paper: options that choose the models of `paper`; empty leaves that section out.
+    """
+
+    count: int = 600
+    concurrency: int = 32
+    paper: tuple[str, ...] = ()
+    paper_count: int = 96
+    points: int = 100_000
+    per_second: float = 60.0
+    sustained_s: float = 300.0
+    overload_s: float = 60.0
+    calls: int = 1_000
+
+
+def bench_serve(sections: Iterable[str], sizes: Sizes) -> dict[str, Any]:
+    """Figures of the sections, by the names of the goals; `*_section_s` says how long each took."""
+    wanted = [name for name in SECTIONS if name in set(sections) and (name != "paper" or sizes.paper)]
+    lags, figures = Lags(), dict[str, Any]()
+    with tempfile.TemporaryDirectory(prefix="gmvaluator-bench-") as name:
+        folder = Path(name)
+        steps = _steps(folder, lags, sizes, wanted)
+        for section in wanted:
+            print(f"bench serve: {section}", file=sys.stderr)  # noqa: T201 - progress
+            began = time.monotonic()
+            figures |= steps[section]()
+            figures[f"{section}_section_s"] = time.monotonic() - began
+    return {**figures, **lags.figures()}
+
+
+def _steps(folder: Path, lags: Lags, sizes: Sizes, wanted: Sequence[str]) -> dict[str, Callable[[], dict[str, Any]]]:
+    steps: dict[str, Callable[[], dict[str, Any]]] = {
+        "lite": lambda: against_models.lite(folder, lags, sizes.count, sizes.concurrency),
+        "paper": lambda: against_models.paper(folder, lags, sizes.paper, sizes.paper_count, sizes.concurrency),
+    }
+    if not set(wanted) & set(ON_STUBS):
+        return steps
+    images, data = jpegs(folder), stub_data(folder, sizes.points)
+    return steps | {
+        "sustained": lambda: under_load.sustained(data, images, lags, sizes.per_second, sizes.sustained_s),
+        "indexing": lambda: under_load.while_indexing(data, images, lags, sizes.per_second / 3, sizes.overload_s / 2),
+        "batching": lambda: under_load.batching(data, images, lags, sizes.count // 2),
+        "overload": lambda: under_load.overload(data, images, lags, sizes.count // 2, sizes.overload_s),
+        "leaving": lambda: under_load.leaving(data, images, lags, sizes.calls),
+    }
