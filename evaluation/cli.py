@@ -11,7 +11,7 @@ from typing import Any
 
 import rich_click as click
 
-from gmvaluator.options import json_option
+from gmvaluator.options import json_option, profile_option
 from gmvaluator.report import report
 
 SERVE_SECTIONS = ("lite", "paper", "sustained", "indexing", "batching", "overload", "leaving")
