@@ -1,0 +1,88 @@
+"""DreamSim from its stored vectors against the package's own distance, for every released type.
+
+The weights are seeded: the formats and the arithmetic are compared, not the published files, which come from a hub.
+"""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from gmvaluator.models import dreamsim
+from gmvaluator.models.folder import ModelsFolder, file_sha256
+from gmvaluator.models.parts.dreamsim import TYPES, dreamsim_part
+from gmvaluator.models.runtime import Runtime
+from gmvaluator.models.squash import Squash
+from gmvaluator.ports import Float32Array
+from tests.models.seeded import injected_hub, write_dreamsim
+
+pytestmark = [pytest.mark.models, pytest.mark.timeout(600)]
+GOLDEN = Path(__file__).parents[1] / "golden" / "dreamsim.npz"
+
+
+@pytest.fixture(scope="module", params=sorted(TYPES))
+def kind(request: pytest.FixtureRequest) -> str:
+    return str(request.param)
+
+
+@pytest.fixture(scope="module")
+def root(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp(kind)
+    write_dreamsim(folder, kind)
+    return folder
+
+
+def loaded(root: Path, kind: str) -> dreamsim.DreamSim:
+    part, folder = dreamsim_part(kind), ModelsFolder(root)
+    hashes = {file.role: file_sha256(folder.path(file)) for file in part.files}
+    return dreamsim.load(part, folder, hashes, Runtime(torch.device("cpu")))
+
+
+def package(root: Path, kind: str) -> tuple[Any, Any]:
+    import dreamsim as upstream
+
+    with injected_hub(root / "dreamsim"):
+        model, preprocess = upstream.dreamsim(
+            pretrained=True, device="cpu", cache_dir=str(root / "dreamsim"), dreamsim_type=kind
+        )
+    return model, preprocess
+
+
+def vectors(model: dreamsim.DreamSim, pictures: list[Image.Image]) -> Float32Array:
+    with torch.inference_mode():
+        return model.embed([Squash()(picture) for picture in pictures])
+
+
+@pytest.mark.filterwarnings("ignore:Already found a `peft_config`:UserWarning")
+@pytest.mark.usefixtures("no_network")
+def test_the_distance_of_stored_vectors_is_the_package_s(root: Path, kind: str, pictures: list[Image.Image]) -> None:
+    model = loaded(root, kind)
+    rows = vectors(model, pictures)
+    assert rows.shape == (len(pictures), dreamsim_part(kind).dim)
+    np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+
+    upstream, preprocess = package(root, kind)
+    tensors = [preprocess(picture) for picture in pictures]
+    with torch.inference_mode():
+        for first in range(len(pictures)):
+            other = (first + 1) % len(pictures)
+            expected = float(upstream(tensors[first], tensors[other]))
+            assert 1 - float(rows[first] @ rows[other]) == pytest.approx(expected, abs=1e-5)
+            assert expected > 1e-3, "the seeded model sees no difference, so nothing was compared"
+
+
+def test_a_batch_equals_singles(root: Path, kind: str, pictures: list[Image.Image]) -> None:
+    model = loaded(root, kind)
+    whole = vectors(model, pictures)
+    for row, picture in enumerate(pictures):
+        np.testing.assert_allclose(vectors(model, [picture])[0], whole[row], rtol=0, atol=1e-5)
+
+
+def test_golden_vectors(root: Path, kind: str, pictures: list[Image.Image]) -> None:
+    """Tolerance 1e-4: other processors and versions of torch sum in another order."""
+    golden = np.load(GOLDEN)
+    found = vectors(loaded(root, kind), pictures[:1])[0, :: golden["step"]]
+    np.testing.assert_allclose(found, golden[kind], rtol=0, atol=1e-4)
