@@ -14,7 +14,8 @@ import rich_click as click
 
 from attributor.settings import AttributorSettings
 from gmvaluator.database.place import Place
-from gmvaluator.options import index_option, place_option, profile_option
+from gmvaluator.models.choice import ProfileChoice
+from gmvaluator.options import choice_options, index_option, place_option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -26,14 +27,14 @@ def settings_options(command: Command) -> Command:
     own = [one for one in fields(AttributorSettings) if "help" in one.metadata]
 
     @wraps(command)
-    def with_settings(*args: Any, place: Place, index_url: str, profile: str, **options: Any) -> Any:
+    def with_settings(*args: Any, place: Place, index_url: str, choice: ProfileChoice, **options: Any) -> Any:
         chosen = {one.name: options.pop(one.name) for one in own}
         settings = AttributorSettings(
-            place.folder, index=index_url, profile=profile, database_url=place.database_url, **chosen
+            place.folder, index=index_url, profile=choice, database_url=place.database_url, **chosen
         )
         return command(*args, settings=settings, **options)
 
-    decorated = place_option(index_option(profile_option(with_settings)))
+    decorated = place_option(index_option(choice_options(with_settings)))
     for one in reversed(own):
         decorated = _option(one)(decorated)
     return cast(Command, decorated)

@@ -12,6 +12,7 @@ from typing import Any
 from gmvaluator.auth import TOKENS_FILE
 from gmvaluator.database.place import Place
 from gmvaluator.images import MAX_IMAGE_BYTES
+from gmvaluator.models.choice import ProfileChoice
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -33,7 +34,7 @@ class AttributorSettings:
 
     data: Path
     index: str = ""
-    profile: str = "lite"
+    profile: str | ProfileChoice = "lite"
     database_url: str = field(default="", repr=False)
 
     address: str = _setting(DEFAULT_ADDRESS, "HOST:PORT to listen on; port 0: any that is free.")

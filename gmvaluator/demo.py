@@ -18,8 +18,9 @@ from gmvaluator.client.sync import AttributorClient
 from gmvaluator.credits import credits_text
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex
+from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.registry import profile_identity
-from gmvaluator.options import json_option, profile_option
+from gmvaluator.options import choice_options, json_option
 from gmvaluator.policy import UNATTRIBUTED, load_policy
 from gmvaluator.processes import attributor, run_command
 from gmvaluator.samples import sample_folder
@@ -38,10 +39,15 @@ PAPER, CALIBRATED = "paper@1", "calibrated@1"
     help="Folder that is made, or taken up again.",
 )
 @click.option("--top", default=3, show_default=True, type=click.IntRange(1, 50), help="Contributors shown an image.")
-@profile_option
+@click.option("--works", default=0, type=click.IntRange(0), help="Index the first WORKS images only; 0: all.")
+@click.option("--images", "count", default=0, type=click.IntRange(0), help="Attribute IMAGES images only; 0: all.")
+@choice_options
 @json_option
-def demo(data: Path, top: int, profile: str, as_json: bool) -> None:
+def demo(data: Path, top: int, works: int, count: int, choice: ProfileChoice, as_json: bool) -> None:
     """Index 1,051 clip-art images, serve, attribute derived images, and print the credits per artist.
+
+    Profile paper needs its weights (`gmvaluator models fetch`) and takes seconds an image: --works and --images take
+    fewer.
 
     Running it again in the same folder indexes nothing and credits nothing twice.
 
@@ -50,25 +56,27 @@ def demo(data: Path, top: int, profile: str, as_json: bool) -> None:
     started = time.monotonic()
     say = Console(stderr=as_json)
     say.rule("1. Index the training images")
-    index = run_command("index", "add", str(sample_folder(DATA_SET)), "--data", str(data), "--profile", profile)
+    profile = profile_identity(choice).hash  # missing weights show before anything is made
+    chosen = ["--data", str(data), *choice.arguments()]
+    index = run_command("index", "add", *_source(data, works), "--data-set", DATA_SET, *chosen)
     say.print(
         f"{index['read']:,} images read: {index['points']:,} points, {index['duplicates']:,} duplicates, "
         f"{index['rejects']:,} rejects; {index['collection']['indexed_points']:,} points are quantised"
     )
-    model_version = f"demo-{profile}"
+    model_version = f"demo-{choice.profile}"
     policy = _policy_for(profile)
     run_command("generators", "add", model_version, "--data-set", DATA_SET, "--policy", policy, "--data", str(data))
     say.print(f"{model_version} is paid by {policy}, the paper's formula beside it for comparison")
     say.rule("2. Start the attributor")
     with (
-        attributor("--data", str(data), "--profile", profile) as address,
+        attributor(*chosen) as address,
         AttributorClient(Connection(address)) as client,
     ):
         client.wait_until_serving(WAIT_S)
         say.print(f"SERVING on {address}")
         say.rule("3. Attribute the generated images")
         before = _issued(client)
-        images = _attribute_all(client, model_version, StagePrinter(say, top))
+        images = _attribute_all(client, model_version, count, StagePrinter(say, top))
         added = _issued(client) - before
     say.rule("4. Credits per artist")
     totals = run_command("ledger", "totals", "--data", str(data))
@@ -87,10 +95,24 @@ def demo(data: Path, top: int, profile: str, as_json: bool) -> None:
         raise Failure("the credits do not reconcile: run `gmvaluator ledger verify`")
 
 
-def _attribute_all(client: AttributorClient, model_version: str, printer: StagePrinter) -> list[dict[str, Any]]:
-    """One call an image, as a generation server would make it."""
+def _source(data: Path, works: int) -> list[str]:
+    """The sample as a source of `index add`; a manifest of its first works, if not all are wanted."""
+    folder = sample_folder(DATA_SET)
+    if not works:
+        return [str(folder)]
+    lines = (folder / "manifest.csv").read_text(encoding="utf-8").splitlines(keepends=True)
+    manifest = data / f"first-{works}-works.csv"
+    manifest.parent.mkdir(parents=True, exist_ok=True)
+    manifest.write_text("".join(lines[: works + 1]), encoding="utf-8")
+    return [str(folder), "--manifest", str(manifest)]
+
+
+def _attribute_all(
+    client: AttributorClient, model_version: str, count: int, printer: StagePrinter
+) -> list[dict[str, Any]]:
+    """One call an image, as a generation server would make it; count: of them, 0 for all."""
     images = []
-    for path in sorted(sample_folder("generated").glob("*.webp")):
+    for path in sorted(sample_folder("generated").glob("*.webp"))[: count or None]:
         data = path.read_bytes()
         generation = f"{model_version}:{sha256_hex(data)[:32]}"
         printer.heading(path.name, generation)
@@ -121,9 +143,8 @@ def _summary(images: list[dict[str, Any]], totals: dict[str, Any], added: int) -
 
 
 def _policy_for(profile: str) -> str:
-    """The calibrated policy, if it was fitted to this profile; the paper's otherwise."""
-    fitted = load_policy(CALIBRATED).profile
-    return CALIBRATED if fitted == profile_identity(profile).hash else PAPER
+    """The calibrated policy, if it was fitted to the profile with this hash; the paper's otherwise."""
+    return CALIBRATED if load_policy(CALIBRATED).profile == profile else PAPER
 
 
 def _table(totals: dict[str, Any], policy: str, paper: dict[str, int]) -> Table:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path
 from typing import Any, TypeVar, cast
@@ -10,6 +11,7 @@ from typing import Any, TypeVar, cast
 import rich_click as click
 
 from gmvaluator.database.place import Place
+from gmvaluator.models.choice import DEFAULT_MODELS, ProfileChoice
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -72,6 +74,61 @@ def profile_option(command: Command) -> Command:
     return click.option(
         "--profile", default="lite", envvar="GMV_PROFILE", show_default=True, help="Models that embed and score."
     )(command)
+
+
+def choice_options(command: Command) -> Command:
+    """`--profile NAME` and the profile's variants, handed over as one `choice`."""
+
+    @wraps(command)
+    def with_choice(*args: Any, profile: str, choice: ProfileChoice, **options: Any) -> Any:
+        return command(*args, choice=replace(choice, profile=profile), **options)
+
+    return cast(Command, profile_option(variant_options(with_choice)))
+
+
+def variant_options(command: Command) -> Command:
+    """The variants of profile `paper`, handed over as one `choice`."""
+
+    @wraps(command)
+    def with_choice(*args: Any, **options: Any) -> Any:
+        variants = {one.name: options.pop(one.name) for one in fields(ProfileChoice) if one.name != "profile"}
+        return command(*args, choice=ProfileChoice("paper", **variants), **options)
+
+    decorated = cast(Any, with_choice)
+    for option in (_PRECISION, _CROPS, _QUALITY, _RERANK, _RECALL, _MODELS):
+        decorated = option(decorated)
+    return cast(Command, decorated)
+
+
+_MODELS = click.option(
+    "--models",
+    type=click.Path(file_okay=False, path_type=Path),
+    default=DEFAULT_MODELS,
+    envvar="GMV_MODELS_DIR",
+    show_default=True,
+    help="Folder of weight files; `gmvaluator models` fills it.",
+)
+_RECALL = click.option(
+    "--recall",
+    default="",
+    envvar="GMV_RECALL",
+    metavar="MODEL",
+    help="Profile paper: ARCHITECTURE:TAG of open_clip, or ARCHITECTURE:/path/to/checkpoint.",
+)
+_RERANK = click.option(
+    "--rerank", default="", envvar="GMV_RERANK", metavar="MODEL", help="Profile paper: dreamsim:TYPE, or none."
+)
+_QUALITY = click.option(
+    "--quality", default="", envvar="GMV_QUALITY", metavar="MODEL", help="Profile paper: a metric of pyiqa, or off."
+)
+_CROPS = click.option(
+    "--crops",
+    default=0,
+    type=click.IntRange(0, 20),
+    envvar="GMV_CROPS",
+    help="Crops of an image that MANIQA scores; 0: all 20, fewer are faster and deviate.",
+)
+_PRECISION = click.option("--precision", default="", envvar="GMV_PRECISION", help="What models compute in; fp32.")
 
 
 def json_option(command: Command) -> Command:

@@ -16,13 +16,14 @@ import rich_click as click
 from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.database.place import Place
+from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.registry import load_models, profile_identity
 from gmvaluator.options import (
     collection_option,
     index_option,
     json_option,
     place_option,
-    profile_option,
+    choice_options,
     thumbnails_folder,
 )
 from gmvaluator.ports import CollectionInfo, VectorStore
@@ -116,7 +117,7 @@ class Added:
 @place_option
 @index_option
 @collection_option
-@profile_option
+@choice_options
 @json_option
 def add(
     source: str,
@@ -131,7 +132,7 @@ def add(
     place: Place,
     index_url: str,
     collection: str,
-    profile: str,
+    choice: ProfileChoice,
     as_json: bool,
 ) -> None:
     """Index the images at SOURCE, and build the compressed index.
@@ -154,7 +155,7 @@ def add(
     )
     target = Target(place.folder, index_url, collection, int(compression), place.database_url)
     with stopping_by_signal() as stopping:
-        added = _add(wanted, target, profile, threads, stopping)
+        added = _add(wanted, target, choice, threads, stopping)
     _print(added, as_json)
     if added.stopped:
         sys.exit(130)
@@ -173,10 +174,10 @@ class ShardReader(Protocol):
         """False if it was stopped before the shard's end."""
 
 
-def _add(wanted: Wanted, target: Target, profile: str, threads: int, stopping: threading.Event) -> Added:
+def _add(wanted: Wanted, target: Target, choice: ProfileChoice, threads: int, stopping: threading.Event) -> Added:
     """Index, and build unless `stopping`."""
     with open_catalogue(Place(target.data, target.database_url), write=True) as catalogue, target.open() as store:
-        source, reader, identity = _reader(wanted, target, profile, threads, store, catalogue)
+        source, reader, identity = _reader(wanted, target, choice, threads, store, catalogue)
         store.create(identity)
         catalogue.add_data_set(wanted.data_set)
         left_out = LeftOutFile(target.data / "left-out" / f"{wanted.data_set}{wanted.part.suffix}.jsonl")
@@ -192,13 +193,13 @@ def _add(wanted: Wanted, target: Target, profile: str, threads: int, stopping: t
 
 
 def _reader(
-    wanted: Wanted, target: Target, profile: str, threads: int, store: VectorStore, catalogue: Catalogue
+    wanted: Wanted, target: Target, choice: ProfileChoice, threads: int, store: VectorStore, catalogue: Catalogue
 ) -> tuple[Source, ShardReader, ProfileIdentity]:
     """For images with the models loaded, for embeddings without."""
     settings = (wanted.data_set, wanted.opt_outs, wanted.heed_signals)
     if is_embeddings(wanted.location):
         folder = Path(wanted.location)
-        identity = profile_identity(profile)
+        identity = profile_identity(choice)
         check_stated(folder, identity)
         files = {f"embeddings {shard.number}": shard for shard in embedded_shards(folder)}
         source = wanted.part.of(embeddings_source(files, identity))
@@ -207,7 +208,7 @@ def _reader(
 
     source = wanted.part.of(open_source(wanted.location, wanted.manifest))
     prepare_process()
-    models = load_models(profile, threads=threads or None)
+    models = load_models(choice, threads=threads or None)
     indexer = Indexer(models, store, catalogue, thumbnails_folder(target.data), *settings)
     return source, indexer, models.identity
 

@@ -10,6 +10,7 @@ import numpy as np
 from gmvaluator.errors import InvalidImage
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import decode_image
+from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.process import prepare_process
 from gmvaluator.models.registry import load_models
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
@@ -21,7 +22,7 @@ class ImageEmbedder:
     What it makes of an image earns the same credits as the image itself, if profile and version are the attributor's.
     """
 
-    def __init__(self, profile: str = "lite", device: str = "cpu", threads: int | None = None) -> None:
+    def __init__(self, profile: str | ProfileChoice = "lite", device: str = "cpu", threads: int | None = None) -> None:
         """Load the models, which takes seconds. Raises UnknownProfile, MissingWeights, PreconditionFailed."""
         prepare_process()
         self._models = load_models(profile, device, threads)

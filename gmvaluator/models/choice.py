@@ -31,8 +31,8 @@ class ProfileChoice:
 
     def arguments(self) -> list[str]:
         """Command-line arguments that make the same choice in another process."""
-        options = {field.name: getattr(self, field.name) for field in fields(self)}
-        return [text for name, value in options.items() if value for text in (f"--{name}", str(value))]
+        chosen = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
+        return [text for name, value in chosen.items() for text in (f"--{name}", str(value))]
 
     def as_text(self) -> str:
         """JSON, for another process."""

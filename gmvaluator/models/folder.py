@@ -46,6 +46,12 @@ class ModelsFolder:
             )
         return str(entry["sha256"])
 
+    def known_sha256(self, file: WeightFile) -> str:
+        """What is recorded of `file`, or what its publisher says; empty if nothing is known."""
+        if file.is_local and self.path(file).is_file():
+            return file_sha256(self.path(file))
+        return str(self._record().get(file.path, {}).get("sha256", "")) or file.sha256
+
     def verified(self, file: WeightFile, sha256: str) -> Path:
         """Path of `file` once its bytes were found to be the expected ones. Raises MissingWeights."""
         path = self.path(file)
@@ -64,6 +70,8 @@ class ModelsFolder:
         record = self._record()
         for file in files:
             path = self.path(file)
+            if file.is_local:
+                continue
             found = file_sha256(path)
             known = str(record.get(file.path, {}).get("sha256", "")) or file.sha256
             if not found.startswith(known):

@@ -53,7 +53,8 @@ def write_dreamsim(root: Path, kind: str) -> Path:
         options = dreamsim_args["model_config"][kind]
         model = PerceptualModel(**options, device="cpu", load_dir=str(cache), normalize_embeds=True)
     torch.manual_seed(SEED)
-    settings = LoraConfig(r=16, lora_alpha=0.5, lora_dropout=0.3, bias="none", target_modules=["qkv"])
+    alpha: Any = 0.5  # DreamSim trained with this; peft declares whole numbers
+    settings = LoraConfig(r=16, lora_alpha=alpha, lora_dropout=0.3, bias="none", target_modules=["qkv"])
     adapted = get_peft_model(model, settings)
     for name, parameter in adapted.named_parameters():
         if "lora_B" in name:  # peft begins with zeros there, as if nothing had been trained
@@ -66,7 +67,7 @@ def write_dreamsim(root: Path, kind: str) -> Path:
 def injected_hub(cache: Path) -> Iterator[None]:
     """torch.hub answers with the architecture it would fetch from GitHub, and the weights in `cache`."""
 
-    def load(repository: str, name: str, *_: object, **__: object) -> nn.Module:
+    def load(repository: str, name: str, *_: object, **__: object) -> Any:
         if "dinov2" in repository:
             return _dino_v2(torch.load(cache / "checkpoints" / "dinov2_vitb14_pretrain.pth", weights_only=True))
         model = _vit_base(16)
@@ -126,7 +127,7 @@ def _write_dino_v2(cache: Path) -> None:
         torch.save(state, path)
 
 
-def _dino_v2(state: dict[str, Tensor]) -> nn.Module:
+def _dino_v2(state: dict[str, Tensor]) -> Any:
     """DINOv2's architecture from DINO's: layer scale behind attention and MLP, positions of 518 pixels."""
     vit = _vit_base(14, img_size=[518])
     scales = {name: value for name, value in state.items() if name.endswith(".gamma")}

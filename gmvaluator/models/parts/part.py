@@ -7,7 +7,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-Fetcher = Literal["open_clip", "dreamsim", "url", "pyiqa", "torchvision", "local"]
+Fetcher = Literal["open_clip", "dreamsim", "url", "local"]
+"""How `models fetch` gets a file: a package's own loader, a plain address, or not at all."""
 
 
 @dataclass(frozen=True, slots=True)
