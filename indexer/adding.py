@@ -19,11 +19,11 @@ from gmvaluator.database.place import Place
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.registry import load_models, profile_identity
 from gmvaluator.options import (
+    choice_options,
     collection_option,
     index_option,
     json_option,
     place_option,
-    choice_options,
     thumbnails_folder,
 )
 from gmvaluator.ports import CollectionInfo, VectorStore

@@ -6,6 +6,7 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -26,7 +27,7 @@ from gmvaluator.ports import Float32Array
 from gmvaluator.testing.models import FAKE_IDENTITY
 
 
-def choice(folder: Path = Path("nowhere"), **variants: str) -> ProfileChoice:
+def choice(folder: Path = Path("nowhere"), **variants: Any) -> ProfileChoice:
     return ProfileChoice("paper", folder, **{"quality": "off", **variants})
 
 
@@ -92,7 +93,7 @@ def test_a_choice_survives_its_text_and_its_arguments() -> None:
     ],
 )
 def test_a_variant_that_does_not_exist_is_refused(
-    variants: dict[str, str], kind: type[Exception], message: str
+    variants: dict[str, Any], kind: type[Exception], message: str
 ) -> None:
     with pytest.raises(kind, match=message):
         profile_identity(choice(**variants))
@@ -176,9 +177,9 @@ def test_a_low_rank_adapter_is_added_into_the_weights(tmp_path: Path) -> None:
     down, up = torch.randn(2, 3), torch.randn(5, 2)
     adapter = LowRankAdapter(0.5, {"m.qkv.lora_A.weight": down, "m.qkv.lora_B.weight": up}, tmp_path)
     module = torch.nn.ModuleDict({"qkv": torch.nn.Linear(3, 5)})
-    before = module["qkv"].weight.detach().clone()  # type: ignore[union-attr, operator]
+    before = module["qkv"].weight.detach().clone()  # type: ignore[operator]
     assert adapter.add_to(module, "m.") == 1
-    torch.testing.assert_close(module["qkv"].weight.detach(), before + 0.5 * up @ down)  # type: ignore[union-attr, operator]
+    torch.testing.assert_close(module["qkv"].weight.detach(), before + 0.5 * up @ down)  # type: ignore[operator]
     adapter.check_used(("m.",))
     with pytest.raises(MissingWeights, match="does not have"):
         adapter.check_used(("n.",))
