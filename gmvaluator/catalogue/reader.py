@@ -289,7 +289,7 @@ def _first_sources(connection: Connection, ids: Sequence[TrainingImageId]) -> It
         .where(sources.c.training_image_id.in_(ids))
         .group_by(sources.c.training_image_id)
     )
-    query = select(sources.c.training_image_id, sources.c.key, sources.c.title)
+    query = select(sources.c.training_image_id, sources.c.key, sources.c.title, sources.c.license)
     return connection.execute(query.where(sources.c.source_id.in_(first)))
 
 

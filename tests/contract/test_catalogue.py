@@ -263,3 +263,16 @@ def test_questions_are_bounded(catalogue: Catalogue) -> None:
         catalogue.known([work(1).sha256] * 10_001)
     with pytest.raises(InvalidInput, match="5000"):
         catalogue.record([work(1)] * 5_001)
+
+
+def test_works_are_described_by_size_and_first_licence(catalogue: Catalogue) -> None:
+    catalogue.record([work(1), replace(work(1, key="again"), license="other"), work(2)])
+    known, absent = work(1).training_image_id, work(3).training_image_id
+    assert catalogue.described([known, absent]) == {known: (640, 480, "CC0-1.0")}
+
+
+def test_the_latest_works_of_a_data_set_leave_out_what_was_removed(catalogue: Catalogue) -> None:
+    catalogue.record([work(1), work(2), work(3), work(4, data_set="other")])
+    catalogue.add_tombstones([work(3).sha256], "removed")
+    assert catalogue.latest_works("paintings", 5) == [work(2).training_image_id, work(1).training_image_id]
+    assert catalogue.latest_works("paintings", 1) == [work(2).training_image_id]
