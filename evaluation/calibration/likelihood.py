@@ -10,6 +10,8 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 
 from evaluation.known_source.observed import Observation
+from gmvaluator.ledger.groups import groups_of
+from gmvaluator.policy import Policy
 from gmvaluator.valuation import MAX_DISTANCE, MILLION
 
 Values = npt.NDArray[np.float64]
@@ -36,14 +38,16 @@ class Examples:
         return Examples(self.distances[chosen], self.sources[chosen], self.groups[chosen])
 
 
-def examples_of(observations: Sequence[Observation], k: int) -> Examples:
-    """The first k of what was re-ranked for each image."""
-    distances = np.full((len(observations), k), float(MAX_DISTANCE))
-    sources = np.zeros((len(observations), k))
+def examples_of(observations: Sequence[Observation], policy: Policy) -> Examples:
+    """The first k contributors of each image, near-copies being one where the policy has groups."""
+    distances = np.full((len(observations), policy.k), float(MAX_DISTANCE))
+    sources = np.zeros((len(observations), policy.k))
     for row, one in enumerate(observations):
-        near = one.found.distance_millionths[:k]
-        distances[row, : len(near)] = np.array(near) / MILLION
-        sources[row, : len(near)] = [one.sources.get(found, 0.0) for found in one.found.reranked[:k]]
+        groups = groups_of(one.found.candidates(), policy)[: policy.k]
+        distances[row, : len(groups)] = np.array([group.distance_millionths for group in groups]) / MILLION
+        sources[row, : len(groups)] = [
+            sum(one.sources.get(member.training_image_id, 0.0) for member in group.members) for group in groups
+        ]
     return Examples(distances, sources, np.array([one.query.group for one in observations]))
 
 

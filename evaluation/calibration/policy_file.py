@@ -24,6 +24,17 @@ class Fitted:
     paper_log_likelihood: float
 
 
+@dataclass(frozen=True, slots=True)
+class Extra:
+    """Settings that are not fitted. groups: see `Policy`. hold_above: decimal text, or nothing is held back."""
+
+    groups: str | None = None
+    hold_above: str | None = None
+
+
+NOTHING_EXTRA = Extra()
+
+
 def data_hash(observations: Sequence[Observation]) -> str:
     """SHA-256 over every image's pixels, its sources and their shares, in order."""
     found = hashlib.sha256()
@@ -41,11 +52,11 @@ def policy_text(
     gate: GateFit,
     fitted: Fitted,
     refits: Sequence[GateFit] = (),
-    extra: str = "",
+    extra: Extra = NOTHING_EXTRA,
 ) -> str:
     """The file, to be read by `gmvaluator.policy`; numbers have six decimals.
 
-    refits: fits of the same gate to resamples, from which intervals are made. extra: settings that are not fitted.
+    refits: fits of the same gate to resamples, from which intervals are made.
     """
     return f"""policy = "{reference}"
 description = "Fitted by `gmvaluator calibrate` to derivatives of known works and to foreign images."
@@ -53,7 +64,7 @@ profile = "{profile_hash}"
 depth = {depth}
 k = {k}
 temperature = "{gate.temperature:.6f}"
-{extra}
+{_groups(extra)}
 [residual]
 bias = "{gate.bias:.6f}"
 ranks = {_ranks(gate)}
@@ -65,7 +76,7 @@ absent_share = {fitted.absent_share:.4f}
 fit_log_likelihood = {fitted.fit_log_likelihood:.6f}
 test_log_likelihood = {fitted.test_log_likelihood:.6f}
 paper_log_likelihood = {fitted.paper_log_likelihood:.6f}
-{_uncertainty(refits)}"""
+{_uncertainty(refits, extra)}"""
 
 
 def _ranks(gate: GateFit) -> str:
@@ -73,7 +84,7 @@ def _ranks(gate: GateFit) -> str:
     return "{ " + ", ".join(f'{rank} = "{value:.6f}"' for rank, value in pairs) + " }"
 
 
-def _uncertainty(refits: Sequence[GateFit]) -> str:
+def _uncertainty(refits: Sequence[GateFit], extra: Extra) -> str:
     if not refits:
         return ""
     residuals = [f'{{ bias = "{fit.bias:.6f}", ranks = {_ranks(fit)} }}' for fit in refits]
@@ -81,9 +92,14 @@ def _uncertainty(refits: Sequence[GateFit]) -> str:
         f'    {{ temperature = "{fit.temperature:.6f}", residual = {residual} }},'
         for fit, residual in zip(refits, residuals, strict=True)
     ]
-    return "\n".join(["", "[uncertainty]", "replicates = [", *lines, "]", ""])
+    held = [] if extra.hold_above is None else [f'hold_above = "{extra.hold_above}"']
+    return "\n".join(["", "[uncertainty]", *held, "replicates = [", *lines, "]", ""])
 
 
 def absent_share(examples: Examples) -> float:
     """How much of the images has no source: the gate takes it for what it will meet."""
     return float(examples.absent.mean())
+
+
+def _groups(extra: Extra) -> str:
+    return "" if extra.groups is None else f'groups = "{extra.groups}"\n'

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from evaluation.calibration.fit import bootstrap_gates, choose_gate, fit_virtual
 from evaluation.calibration.likelihood import contributor_log_shares, examples_of, mean_log_likelihood
-from evaluation.calibration.policy_file import Fitted, absent_share, data_hash, policy_text
+from evaluation.calibration.policy_file import Extra, Fitted, absent_share, data_hash, policy_text
 from evaluation.known_source.observed import observe
 from evaluation.known_source.search import DEPTH
 from evaluation.known_source.spec import FIT, SHORT_FIT, SHORT_TEST, TEST
@@ -20,7 +21,7 @@ REFITS, SHORT_REFITS = 100, 4
 
 
 def calibrate_policy(
-    reference: str, location: str | Path, profile: str, short: bool, folder: Path
+    reference: str, location: str | Path, profile: str, short: bool, folder: Path, extra: Extra
 ) -> tuple[Path, dict[str, float]]:
     """Fit, test and write `folder/REFERENCE.toml`; returns the file and the figures.
 
@@ -30,7 +31,9 @@ def calibrate_policy(
     check_reference(reference)
     fit = observe(SHORT_FIT if short else FIT, location, profile)
     test = observe(SHORT_TEST if short else TEST, location, profile)
-    known, unseen = examples_of(fit, CONTRIBUTORS), examples_of(test, CONTRIBUTORS)
+    plain = Policy.from_parameters({"policy": reference, "depth": DEPTH, "k": CONTRIBUTORS, "temperature": "1"})
+    unfitted = replace(plain, groups=extra.groups)
+    known, unseen = examples_of(fit, unfitted), examples_of(test, unfitted)
     gate, virtual = choose_gate(known), fit_virtual(known)
     fitted = Fitted(
         data_hash(fit),
@@ -41,7 +44,7 @@ def calibrate_policy(
         mean_log_likelihood(unseen, contributor_log_shares(unseen.distances, 1.0), None),
     )
     refits = bootstrap_gates(known, gate, SHORT_REFITS if short else REFITS)
-    text = policy_text(reference, profile_identity(profile).hash, DEPTH, CONTRIBUTORS, gate, fitted, refits)
+    text = policy_text(reference, profile_identity(profile).hash, DEPTH, CONTRIBUTORS, gate, fitted, refits, extra)
     path = write_policy(folder / f"{reference}.toml", text)
     load_policy(reference, folder)
     return path, {

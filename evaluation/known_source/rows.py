@@ -13,8 +13,10 @@ from evaluation.calibration.fit import VirtualFit
 from evaluation.known_source.observed import Observation
 from evaluation.known_source.search import Found
 from gmvaluator.ids import TrainingImageId
+from gmvaluator.ledger.groups import Group, groups_of
 from gmvaluator.policy import Policy
 from gmvaluator.residual import VirtualContributor
+from gmvaluator.valuation import similarity_weights
 
 Values = npt.NDArray[np.float64]
 
@@ -88,10 +90,27 @@ def by_policy(policy: Policy, name: str = "") -> Row:
     """The policy on perceptual distances, as the service values."""
 
     def divide(found: Found) -> Division:
-        shares, rest = policy.shares(found.distance_millionths[: policy.k])
-        return Division(dict(zip(found.reranked, shares, strict=False)), rest)
+        groups = groups_of(found.candidates(), policy)[: policy.k]
+        shares, rest = policy.shares([group.distance_millionths for group in groups])
+        return Division(
+            {
+                work: part
+                for group, share in zip(groups, shares, strict=True)
+                for work, part in _parts(group, share, policy)
+            },
+            rest,
+        )
 
     return Row(name or policy.reference, divide)
+
+
+def _parts(group: Group, share: float, policy: Policy) -> list[tuple[TrainingImageId, float]]:
+    """What each member gets where all have one owner, as nearly all near-copies in the sample do."""
+    weights = similarity_weights([one.distance_millionths for one in group.members], policy.temperature, policy.growth)
+    return [
+        (one.training_image_id, share * weight / sum(weights))
+        for one, weight in zip(group.members, weights, strict=True)
+    ]
 
 
 def ablations(policy: Policy, virtual: VirtualFit) -> list[Row]:

@@ -26,7 +26,7 @@ def known_source(profile: str, short: bool, policies: Sequence[str] = ()) -> Sec
         location = index_sample(Path(folder), profile)
         fit = observe(SHORT_FIT if short else FIT, location, profile)
         test = observe(SHORT_TEST if short else TEST, location, profile)
-    virtual = fit_virtual(examples_of(fit, calibrated.k))
+    virtual = fit_virtual(examples_of(fit, calibrated))
     main = divided(by_policy(calibrated), test)
     bare = divided(by_policy(replace(calibrated, residual=None)), test)
     plain = divided(by_policy(paper), test)

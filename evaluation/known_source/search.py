@@ -13,7 +13,8 @@ import numpy as np
 from evaluation.known_source.queries import Query
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.connection import open_search
-from gmvaluator.index.schema import require_profile
+from gmvaluator.index.schema import KEY_GROUP, duplicate_group, require_profile
+from gmvaluator.ledger.groups import ScoredCandidate
 from gmvaluator.ports import Embeddings, Models
 from gmvaluator.valuation import distance_millionths
 
@@ -27,7 +28,8 @@ class Found:
     """What the index answered to one image, as the service would have it.
 
     recalled: ids, most similar first, with `similarity_millionths` as 1 - cosine of the recall vectors. reranked: the
-    same ids, nearest first, with `distance_millionths`. quality: in [0, 1].
+    same ids, nearest first, with `distance_millionths`. quality: in [0, 1]. groups: of those re-ranked, the first of
+    their near-copies, or they themselves; empty where the index was not asked.
     """
 
     recalled: tuple[TrainingImageId, ...]
@@ -35,6 +37,16 @@ class Found:
     reranked: tuple[TrainingImageId, ...]
     distance_millionths: tuple[int, ...]
     quality: float
+    groups: tuple[TrainingImageId, ...] = ()
+
+    def candidates(self) -> list[ScoredCandidate]:
+        """Those re-ranked, as they are valued."""
+        return [
+            ScoredCandidate(work, distance, 0, group)
+            for work, distance, group in zip(
+                self.reranked, self.distance_millionths, self.groups or self.reranked, strict=True
+            )
+        ]
 
 
 def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
@@ -58,7 +70,7 @@ def search_all(location: str | Path, models: Models, queries: Sequence[Query]) -
 
 
 async def _search_all(location: str | Path, models: Models, embeddings: Embeddings) -> list[Found]:
-    search = open_search(location, COLLECTION)
+    search = open_search(location, COLLECTION, payload_keys=(KEY_GROUP,))
     try:
         require_profile(await search.info(), models.identity)
         found = []
@@ -68,6 +80,7 @@ async def _search_all(location: str | Path, models: Models, embeddings: Embeddin
         ):
             recalled = await search.recall(recall, DEPTH)
             ids = [one.training_image_id for one in recalled]
+            groups = {one.training_image_id: duplicate_group(one.payload) for one in recalled}
             reranked = await search.rerank(perceptual, ids, DEPTH)
             found.append(
                 Found(
@@ -76,6 +89,7 @@ async def _search_all(location: str | Path, models: Models, embeddings: Embeddin
                     tuple(one.training_image_id for one in reranked),
                     tuple(distance_millionths(one.perceptual_distance) for one in reranked),
                     float(quality),
+                    tuple(groups[one.training_image_id] or one.training_image_id for one in reranked),
                 )
             )
         return found
