@@ -15,6 +15,7 @@ from attributor.disputes import DisputeDesk
 from attributor.metrics import observe_batch, observe_collection
 from attributor.model_process import ModelProcess
 from attributor.pipeline import Pipeline
+from attributor.pixel_reranking import PixelReranking
 from attributor.settings import AttributorSettings
 from gmvaluator.catalogue.remembering import RememberedRights
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
@@ -23,7 +24,8 @@ from gmvaluator.index.connection import open_search
 from gmvaluator.index.schema import KEY_GROUP
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.options import index_location
+from gmvaluator.models.parts.lpips import COMPARES_PIXELS
+from gmvaluator.options import index_location, thumbnails_folder
 from gmvaluator.ports import CandidateSearch
 
 BLOCKING_THREADS = 4
@@ -76,8 +78,16 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         )
         models = worker.start()
         stack.callback(worker.close)
-        collections = OpenCollections(lambda name: _open_search(settings, name), models.identity)
         executor = stack.enter_context(ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking"))
+
+        def opened(name: str) -> CandidateSearch:
+            search = _open_search(settings, name)
+            if not models.identity.perceptual_model.startswith(COMPARES_PIXELS):
+                return search
+            thumbnails = thumbnails_folder(settings.data)
+            return PixelReranking(search, thumbnails, models.prepare, worker.embed, executor)
+
+        collections = OpenCollections(opened, models.identity)
         decoder = DecoderPool(models.prepare, settings.decoders)
         stack.callback(decoder.close)
         decoder.start()

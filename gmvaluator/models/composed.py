@@ -71,12 +71,19 @@ class ComposedModels:
 
         Raises ModelFailed, naming the row, if a number is not finite.
         """
-        recall = _checked("recall", self._recall.embed, [one.recall for one in inputs])
-        perceptual = recall.copy()
-        if self._perceptual is not None:
-            perceptual = _checked("perceptual", self._perceptual.embed, [one.perceptual for one in inputs])
+        recall = self.recall_rows(inputs)
+        perceptual = recall.copy() if self._perceptual is None else self.perceptual_rows(inputs)
         quality = np.ones(len(inputs), np.float32) if self._quality is None else None
         return Embeddings(recall, perceptual, quality)
+
+    def recall_rows(self, inputs: Sequence[Prepared]) -> Float32Array:
+        """The recall model's part of `embed`."""
+        return _checked("recall", self._recall.embed, [one.recall for one in inputs])
+
+    def perceptual_rows(self, inputs: Sequence[Prepared]) -> Float32Array:
+        """The perceptual model's part of `embed`, where there is one."""
+        assert self._perceptual is not None
+        return _checked("perceptual", self._perceptual.embed, [one.perceptual for one in inputs])
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
         """B training images of one view each to vectors. Raises ModelFailed, naming the row."""

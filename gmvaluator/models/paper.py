@@ -12,8 +12,10 @@ from PIL import Image
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.composed import ComposedModels
 from gmvaluator.models.folder import ModelsFolder
+from gmvaluator.models.parts.lpips import COMPARES_PIXELS
 from gmvaluator.models.parts.part import Part
 from gmvaluator.models.parts.selection import parts_of
+from gmvaluator.models.pixel_models import PixelComparingModels
 from gmvaluator.models.preparation import preparation_of
 from gmvaluator.models.runtime import Runtime, usable_device
 from gmvaluator.ports import Prepared
@@ -32,7 +34,8 @@ def load(choice: ProfileChoice, identity: ProfileIdentity, device: str, threads:
         return importlib.import_module(part.adapter).load(part, folder, hashes, runtime) if part.adapter else None
 
     recall, perceptual, quality = made(parts.recall), made(parts.perceptual), made(parts.quality)
-    return ComposedModels(identity, preparation_of(parts), recall, perceptual, quality)
+    kind = PixelComparingModels if parts.perceptual.model.startswith(COMPARES_PIXELS) else ComposedModels
+    return kind(identity, preparation_of(parts), recall, perceptual, quality)
 
 
 def input_maker(choice: ProfileChoice) -> Callable[[Image.Image], Prepared]:

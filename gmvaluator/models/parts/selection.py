@@ -7,6 +7,7 @@ from collections.abc import Callable
 from gmvaluator.errors import InvalidInput
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.parts.dreamsim import dreamsim_part
+from gmvaluator.models.parts.lpips import COMPARES_PIXELS, lpips_part
 from gmvaluator.models.parts.openclip import openclip_part
 from gmvaluator.models.parts.part import Part, Parts
 from gmvaluator.models.parts.pyiqa import pyiqa_part
@@ -33,8 +34,10 @@ def _perceptual(name: str, recall: Part) -> Part:
     if name == "none":
         return Part("none, the recall distance", dim=recall.dim)
     family, _, variant = name.partition(":")
+    if family == COMPARES_PIXELS:
+        return lpips_part(variant, recall.dim)
     if family not in _PERCEPTUAL:
-        raise InvalidInput(f"--rerank {name!r} is not known: give dreamsim:TYPE or none")
+        raise InvalidInput(f"--rerank {name!r} is not known: give dreamsim:TYPE, lpips:alex or none")
     return _PERCEPTUAL[family](variant)
 
 

@@ -1,0 +1,161 @@
+"""LPIPS as features, beside the package's own forward pass; and re-ranking by them."""
+
+import asyncio
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from attributor.batching import Features
+from attributor.pixel_reranking import PixelReranking
+from gmvaluator.errors import InvalidVector, MissingData, MissingWeights, UnknownModel
+from gmvaluator.ids import TrainingImageId, training_image_id
+from gmvaluator.images import decode_image, thumbnail, thumbnail_path
+from gmvaluator.models import lpips
+from gmvaluator.models.choice import ProfileChoice
+from gmvaluator.models.folder import ModelsFolder, file_sha256
+from gmvaluator.models.parts.lpips import lpips_part
+from gmvaluator.models.parts.selection import parts_of
+from gmvaluator.models.runtime import Runtime
+from gmvaluator.models.squash import Squash
+from gmvaluator.ports import Prepared
+from gmvaluator.testing.index import MemoryIndex, MemorySearch
+
+CPU = Runtime(torch.device("cpu"))
+PART = lpips_part("alex", 512)
+
+
+def picture(seed: int) -> Image.Image:
+    coarse = np.random.default_rng(seed).integers(0, 255, (9, 12, 3), np.uint8)
+    return Image.fromarray(coarse).resize((200, 160), Image.Resampling.BICUBIC)
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A checkpoint as torchvision publishes it: the trunk, and a classifier that nobody reads."""
+    folder = tmp_path_factory.mktemp("models")
+    path = folder / PART.files[0].path
+    path.parent.mkdir(parents=True)
+    torch.manual_seed(4)
+    trunk = lpips.build().net.state_dict()
+    state = {f"features.{name.partition('.')[2]}": tensor for name, tensor in trunk.items()}
+    torch.save({**state, "classifier.1.weight": torch.zeros(2, 2)}, path)
+    return folder
+
+
+def loaded(models: Path) -> lpips.Lpips:
+    hashes = {file.role: file_sha256(models / file.path) for file in PART.files}
+    return lpips.load(PART, ModelsFolder(models), hashes, CPU)
+
+
+def test_the_squared_distance_is_the_package_s(models: Path) -> None:
+    torch.manual_seed(4)
+    network = lpips.build().eval()
+    pixels = [Squash()(picture(seed)) for seed in range(3)]
+    batch = torch.tensor(np.stack(pixels)).float() / 255
+    with torch.inference_mode():
+        features = loaded(models).embed(pixels)
+        expected = network(batch[:1].expand(2, -1, -1, -1), batch[1:], normalize=True).flatten().numpy()
+    found = np.square(features[0] - features[1:]).sum(axis=1, dtype=np.float64)
+    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    assert expected.min() > 1e-3
+
+
+def test_a_checkpoint_of_another_network_names_both_shapes(models: Path, tmp_path: Path) -> None:
+    path = tmp_path / PART.files[0].path
+    path.parent.mkdir(parents=True)
+    torch.save({"features.0.weight": torch.zeros(1, 1)}, path)
+    with pytest.raises(MissingWeights, match=r"has shape \(1, 1\) there.*\(64, 3, 11, 11\)"):
+        loaded(tmp_path)
+
+
+def test_the_index_holds_the_recall_vector_in_its_place() -> None:
+    parts = parts_of(ProfileChoice("paper", recall="vgg16", rerank="lpips:alex"))
+    assert parts.perceptual.dim == parts.recall.dim == 4096
+    with pytest.raises(UnknownModel, match="alex"):
+        parts_of(ProfileChoice("paper", rerank="lpips:resnet"))
+
+
+class Asked:
+    """The models of a profile that compares mean colours. Counts what it embeds."""
+
+    def __init__(self) -> None:
+        self.count = 0
+
+    def prepare(self, image: Image.Image) -> Prepared:
+        colours: Any = np.asarray(image.resize((1, 1), Image.Resampling.BOX), np.float32).reshape(3) / 255
+        return Prepared(colours, colours, colours)
+
+    async def embed(self, prepared: Prepared) -> Features:
+        assert not prepared.recall.size
+        self.count += 1
+        return Features(np.zeros(3, np.float32), prepared.perceptual, None, 0.0, 0.0)
+
+
+def work(number: int) -> TrainingImageId:
+    return training_image_id(f"{number:064x}")
+
+
+@pytest.fixture
+def thumbnails(tmp_path: Path) -> Path:
+    for number in range(4):
+        path = thumbnail_path(tmp_path, work(number))
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_bytes(thumbnail(Image.new("RGB", (32, 32), (number * 60, 40, 40))))
+    return tmp_path
+
+
+@pytest.fixture
+def executor() -> Iterator[ThreadPoolExecutor]:
+    with ThreadPoolExecutor(2) as pool:
+        yield pool
+
+
+def reranking(asked: Asked, thumbnails: Path, executor: ThreadPoolExecutor, kept: int = 1_000) -> PixelReranking:
+    search = MemorySearch(MemoryIndex())
+    return PixelReranking(search, thumbnails, asked.prepare, asked.embed, executor, max_kept_bytes=kept)
+
+
+async def test_candidates_are_ordered_by_the_squared_distance(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
+    asked = Asked()
+    search = reranking(asked, thumbnails, executor)
+    query = asked.prepare(decode_image(thumbnail_path(thumbnails, work(2)).read_bytes())).perceptual
+    found = await search.rerank(query, [work(number) for number in range(4)], 3)
+    assert [one.training_image_id for one in found[:1]] == [work(2)]
+    assert found[0].perceptual_distance == 0
+    assert len(found) == 3
+    assert found[1].perceptual_distance == pytest.approx((60 / 255) ** 2, abs=0.02)
+
+
+async def test_features_are_kept_and_bounded(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
+    asked = Asked()
+    search = reranking(asked, thumbnails, executor, kept=2 * 12)
+    query = np.zeros(3, np.float32)
+    await search.rerank(query, [work(0), work(1)], 2)
+    await search.rerank(query, [work(0), work(1)], 2)
+    assert asked.count == 2
+    await search.rerank(query, [work(2)], 1)
+    await search.rerank(query, [work(0)], 1)
+    assert asked.count == 4
+
+
+async def test_a_work_without_thumbnail_is_named(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
+    with pytest.raises(MissingData, match=str(work(9))):
+        await reranking(Asked(), thumbnails, executor).rerank(np.zeros(3, np.float32), [work(9)], 1)
+
+
+async def test_a_vector_that_is_no_such_feature_is_refused(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
+    with pytest.raises(InvalidVector, match="send the image itself"):
+        await reranking(Asked(), thumbnails, executor).rerank(np.zeros(5, np.float32), [work(0)], 1)
+
+
+async def test_many_queries_at_once_leave_nothing_out(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
+    search = reranking(Asked(), thumbnails, executor, kept=12)  # room for one
+    everything = [work(number) for number in range(4)]
+    answers = await asyncio.gather(*(search.rerank(np.zeros(3, np.float32), everything, 4) for _ in range(5)))
+    assert all(answer == answers[0] and len(answer) == 4 for answer in answers)
