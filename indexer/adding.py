@@ -16,6 +16,7 @@ import rich_click as click
 from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.database.place import Place
+from gmvaluator.index.quantisation import CHOICES, DEFAULT
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.registry import load_models, profile_identity
 from gmvaluator.options import (
@@ -108,7 +109,7 @@ class Added:
 )
 @click.option("--ignore-signals", is_flag=True, help="Take in images whose source says noai or reserves TDM.")
 @click.option(
-    "--compression", type=click.Choice(["16", "32"]), default="16", show_default=True, help="Of the PQ codes."
+    "--quantisation", type=click.Choice(CHOICES), default=DEFAULT, show_default=True, help="Of the vectors searched."
 )
 @click.option(
     "--threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0 lets torch choose."
@@ -126,7 +127,7 @@ def add(
     part: Part,
     opt_out: Path | None,
     ignore_signals: bool,
-    compression: str,
+    quantisation: str,
     threads: int,
     group: bool,
     place: Place,
@@ -153,7 +154,7 @@ def add(
         data_set is None,
         group,
     )
-    target = Target(place.folder, index_url, collection, int(compression), place.database_url)
+    target = Target(place.folder, index_url, collection, quantisation, place.database_url)
     with stopping_by_signal() as stopping:
         added = _add(wanted, target, choice, threads, stopping)
     _print(added, as_json)

@@ -9,18 +9,19 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from gmvaluator.errors import MissingIndex
+from gmvaluator.index.quantisation import DEFAULT
 from gmvaluator.options import index_location
 from gmvaluator.ports import VectorStore
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which collection of which index is meant; compression counts where the collection is made."""
+    """Which collection of which index is meant; quantisation counts where the collection is made."""
 
     data: Path
     index_url: str
     collection: str
-    compression: int = 16
+    quantisation: str = DEFAULT
     database_url: str = field(default="", repr=False)
 
     @property
@@ -35,7 +36,7 @@ class Target:
     def open(self) -> Iterator[VectorStore]:
         from gmvaluator.index.connection import open_store
 
-        store = open_store(self.location, self.collection, api_key=self.api_key, compression=self.compression)
+        store = open_store(self.location, self.collection, api_key=self.api_key, quantisation=self.quantisation)
         try:
             yield store
         finally:

@@ -6,20 +6,25 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from gmvaluator.index.location import open_access
+from gmvaluator.index.quantisation import DEFAULT
 from gmvaluator.index.schema import DEFAULT_COLLECTION
 from gmvaluator.index.search import QdrantSearch
 from gmvaluator.index.store import QdrantStore
 
 
 def open_store(
-    location: str | Path, collection: str = DEFAULT_COLLECTION, *, api_key: str | None = None, compression: int = 16
+    location: str | Path,
+    collection: str = DEFAULT_COLLECTION,
+    *,
+    api_key: str | None = None,
+    quantisation: str = DEFAULT,
 ) -> QdrantStore:
     """The writing side of `collection` at `location`, which is a Qdrant server's address or a folder.
 
-    A folder's embedded engine runs until the last one who opened it closes. compression: of product quantisation,
-    16 or 32, for a collection that is yet to be made. Raises InvalidInput, IndexUnavailable.
+    A folder's embedded engine runs until the last one who opened it closes. quantisation: one of
+    `quantisation.CHOICES`, for a collection that is yet to be made. Raises InvalidInput, IndexUnavailable.
     """
-    return QdrantStore(open_access(location, api_key), collection, compression)
+    return QdrantStore(open_access(location, api_key), collection, quantisation)
 
 
 def open_search(

@@ -6,6 +6,7 @@ from typing import Any
 
 from qdrant_client import models
 
+from gmvaluator.index.quantisation import PRODUCT, SCALAR, TURBO
 from gmvaluator.index.schema import (
     FULL_SCAN_THRESHOLD_KB,
     HNSW_EF_CONSTRUCT,
@@ -32,7 +33,7 @@ def collection_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
                 distance=models.Distance.COSINE,
                 on_disk=True,
                 hnsw_config=_hnsw(HNSW_M),
-                quantization_config=_quantisation(metadata.compression),
+                quantization_config=_quantisation(metadata.quantisation),
             ),
             PERCEPTUAL: models.VectorParams(
                 size=metadata.profile.perceptual_dim,
@@ -53,9 +54,15 @@ def _hnsw(edges: int) -> models.HnswConfigDiff:
     return models.HnswConfigDiff(m=edges, ef_construct=HNSW_EF_CONSTRUCT, full_scan_threshold=FULL_SCAN_THRESHOLD_KB)
 
 
-def _quantisation(compression: int) -> models.ProductQuantization:
-    ratio = {16: models.CompressionRatio.X16, 32: models.CompressionRatio.X32}[compression]
-    return models.ProductQuantization(product=models.ProductQuantizationConfig(compression=ratio, always_ram=True))
+def _quantisation(name: str) -> models.QuantizationConfig:
+    if name in PRODUCT:
+        ratio = models.CompressionRatio(f"x{PRODUCT[name]}")
+        return models.ProductQuantization(product=models.ProductQuantizationConfig(compression=ratio, always_ram=True))
+    if name == SCALAR:
+        int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+        return models.ScalarQuantization(scalar=int8)
+    bits = models.TurboQuantBitSize(f"bits{TURBO[name]}")
+    return models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig(bits=bits, always_ram=True))
 
 
 def search_parameters(search: SearchSettings, exact: bool = False) -> models.SearchParams:

@@ -15,6 +15,7 @@ from uuid import UUID
 
 from gmvaluator.errors import InvalidInput, MissingIndex, ProfileMismatch
 from gmvaluator.ids import TrainingImageId
+from gmvaluator.index.quantisation import CHOICES, DEFAULT
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.profile import ProfileIdentity
 
@@ -52,7 +53,6 @@ INDEXING_THRESHOLD_KB = 1
 SEGMENTS = 1
 MAX_SEGMENT_KB = 64 * 1024 * 1024
 FORMAT = 2
-COMPRESSIONS = (16, 32)
 
 
 @dataclass(frozen=True, slots=True)
@@ -75,16 +75,19 @@ class SearchSettings:
 
 @dataclass(frozen=True, slots=True)
 class CollectionMetadata:
-    """What a collection says of itself. compression: 16 or 32. measured: figures of the last `verify`, if any."""
+    """What a collection says of itself.
+
+    quantisation: one of `quantisation.CHOICES`. measured: figures of the last `verify`, if any.
+    """
 
     profile: ProfileIdentity
-    compression: int = 16
+    quantisation: str = DEFAULT
     search: SearchSettings = SearchSettings()
     measured: Mapping[str, Any] | None = None
 
     def __post_init__(self) -> None:
-        if self.compression not in COMPRESSIONS:
-            raise InvalidInput(f"a compression of {self.compression} is refused: use 16 or 32")
+        if self.quantisation not in CHOICES:
+            raise InvalidInput(f"quantisation {self.quantisation!r} is refused: use one of {', '.join(CHOICES)}")
 
     def as_dict(self) -> dict[str, Any]:
         """Plain JSON value, as stored in the collection."""
@@ -92,7 +95,7 @@ class CollectionMetadata:
             "format": FORMAT,
             "profile": self.profile.as_dict(),
             "profile_hash": self.profile.hash,
-            "quantisation": {"vector": RECALL, "kind": "product", "compression": self.compression, "codes": "ram"},
+            "quantisation": {"vector": RECALL, "name": self.quantisation, "codes": "ram"},
             "search": asdict(self.search),
             "measured": dict(self.measured or {}),
         }
@@ -107,7 +110,7 @@ class CollectionMetadata:
             )
         return cls(
             profile=ProfileIdentity.from_dict(value["profile"]),
-            compression=int(value["quantisation"]["compression"]),
+            quantisation=str(value["quantisation"]["name"]),
             search=SearchSettings.from_metadata(value),
             measured=value.get("measured") or None,
         )

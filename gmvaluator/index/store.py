@@ -17,6 +17,7 @@ from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.client import CALL_TIMEOUT_S, collection_info, connect
 from gmvaluator.index.location import Access, Endpoint
 from gmvaluator.index.parameters import collection_parameters, search_parameters
+from gmvaluator.index.quantisation import DEFAULT
 from gmvaluator.index.schema import (
     INDEXING_THRESHOLD_KB,
     KEY_DATA_SET,
@@ -52,11 +53,11 @@ class QdrantStore:
     engine has died and another one has taken its place.
     """
 
-    def __init__(self, access: Access, collection: str, compression: int = 16) -> None:
-        """compression: of product quantisation, 16 or 32, for a collection that is yet to be made."""
+    def __init__(self, access: Access, collection: str, quantisation: str = DEFAULT) -> None:
+        """quantisation: one of `quantisation.CHOICES`, for a collection that is yet to be made."""
         self._access = access
         self._collection = collection
-        self._compression = compression
+        self._quantisation = quantisation
         self._lock = threading.Lock()
         self._endpoint = access.endpoint
         self._client = connect(self._endpoint)
@@ -73,7 +74,7 @@ class QdrantStore:
         try:
             info = self.info()
         except MissingIndex:
-            self._make(CollectionMetadata(identity, self._compression))
+            self._make(CollectionMetadata(identity, self._quantisation))
             info = self.info()
         require_profile(info, identity)
         self._index_payload()

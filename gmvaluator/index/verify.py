@@ -113,7 +113,7 @@ def _measure(store: QdrantStore, asked: Sequence[Query], k: int, target: float) 
         "points": info.points,
         "quantised_points": info.indexed_points,
         "quantised_share": info.indexed_points / info.points,
-        "compression": store.metadata().compression,
+        "quantisation": store.metadata().quantisation,
         "queries": len(asked),
         "k": k,
         **_with_interval(f"recall_at_{k}", rescored),

@@ -124,9 +124,9 @@ def test_a_field_that_is_not_listed_is_refused(
 
 
 def test_other_quantisation_is_refused_when_a_collection_is_made(client: QdrantClient) -> None:
-    scalar = models.ScalarQuantization(scalar=models.ScalarQuantizationConfig(type=models.ScalarType.INT8))
-    vectors = {"recall": models.VectorParams(size=4, distance=models.Distance.COSINE, quantization_config=scalar)}
-    with refused(grpc.StatusCode.UNIMPLEMENTED, "QuantizationConfig.scalar"):
+    binary = models.BinaryQuantization(binary=models.BinaryQuantizationConfig())
+    vectors = {"recall": models.VectorParams(size=4, distance=models.Distance.COSINE, quantization_config=binary)}
+    with refused(grpc.StatusCode.UNIMPLEMENTED, "QuantizationConfig.binary"):
         client.create_collection("refused", vectors_config=vectors)
     with refused(grpc.StatusCode.UNIMPLEMENTED, "VectorsConfig.params"):
         client.create_collection("refused", vectors_config=SMALL["recall"])

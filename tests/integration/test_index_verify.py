@@ -9,6 +9,7 @@ import pytest
 from gmvaluator.errors import InvalidVector, MissingIndex, PreconditionFailed
 from gmvaluator.index import verify as verification
 from gmvaluator.index.connection import open_search, open_store
+from gmvaluator.index.quantisation import CHOICES
 from gmvaluator.index.schema import CollectionMetadata, SearchSettings
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.index.verify import verify
@@ -85,3 +86,16 @@ def test_what_cannot_be_measured_is_refused(folder: Path) -> None:
         verify(folder, k=2000)
     with pytest.raises(InvalidVector, match="query 0"):
         verify(folder, queries=[example_points(1)[0].perceptual])
+
+
+@pytest.mark.parametrize("quantisation", CHOICES)
+def test_every_quantisation_compresses_every_point_and_is_rescored(tmp_path: Path, quantisation: str) -> None:
+    with closing(open_store(tmp_path, quantisation=quantisation)) as store:
+        store.create(EXAMPLE_IDENTITY)
+        store.upsert(example_points(300))
+        store.build()
+        assert store.metadata().quantisation == quantisation
+        figures = verify(tmp_path, sample=20, k=10)
+    assert figures["quantisation"] == quantisation
+    assert figures["quantised_share"] == 1.0
+    assert figures["recall_at_10"] >= 0.98

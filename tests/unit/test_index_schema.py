@@ -11,12 +11,13 @@ from hypothesis import strategies as st
 from gmvaluator.errors import InvalidInput, InvalidVector, MissingIndex, ProfileMismatch
 from gmvaluator.index.location import Endpoint, open_access
 from gmvaluator.index.parameters import collection_parameters, search_parameters
+from gmvaluator.index.quantisation import code_bytes
 from gmvaluator.index.schema import CollectionMetadata, SearchSettings, require_profile
 from gmvaluator.index.vectors import checked_vector
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.testing.index import EXAMPLE_IDENTITY
 
-METADATA = CollectionMetadata(EXAMPLE_IDENTITY, 32, SearchSettings(8.0, 512), {"recall_at_50": 0.99})
+METADATA = CollectionMetadata(EXAMPLE_IDENTITY, "pq-x32", SearchSettings(8.0, 512), {"recall_at_50": 0.99})
 
 
 def info(metadata: dict[str, Any]) -> CollectionInfo:
@@ -28,9 +29,17 @@ def test_metadata_survives_the_collection() -> None:
     assert METADATA.as_dict()["profile_hash"] == EXAMPLE_IDENTITY.hash
 
 
-def test_another_compression_is_refused() -> None:
-    with pytest.raises(InvalidInput, match="16 or 32"):
-        CollectionMetadata(EXAMPLE_IDENTITY, 64)
+def test_another_quantisation_is_refused() -> None:
+    with pytest.raises(InvalidInput, match="pq-x16, pq-x32"):
+        CollectionMetadata(EXAMPLE_IDENTITY, "pq-x4")
+
+
+@pytest.mark.parametrize(
+    ("name", "dimension", "expected"),
+    [("pq-x16", 512, 128), ("pq-x32", 512, 64), ("pq-x64", 512, 32), ("scalar", 512, 512), ("turbo-2", 512, 128)],
+)
+def test_codes_are_as_much_smaller_as_the_name_says(name: str, dimension: int, expected: int) -> None:
+    assert code_bytes(name, dimension) == expected
 
 
 def test_the_same_profile_passes() -> None:

@@ -145,7 +145,7 @@ class Collection:
 
     def _count(self) -> tuple[int, int, int]:
         info = self.read(lambda shard: shard.info())
-        quantised = [name for name, vector in self.settings.vectors.items() if vector.compression is not None]
+        quantised = [name for name, vector in self.settings.vectors.items() if vector.quantisation is not None]
         counts = [quantised_points(self._current, name) for name in quantised] or [indexed_points(self._current)]
         return info.points_count, min(*counts, info.points_count), info.segments_count
 

@@ -11,6 +11,8 @@ from typing import Any
 
 import qdrant_edge as edge
 
+from gmvaluator.index.quantisation import PRODUCT, SCALAR, TURBO
+
 BYTES_PER_FLOAT = 4
 DISTANCES = {
     "cosine": edge.Distance.Cosine,
@@ -18,13 +20,16 @@ DISTANCES = {
     "euclid": edge.Distance.Euclid,
     "manhattan": edge.Distance.Manhattan,
 }
-COMPRESSIONS = {
+_COMPRESSIONS = {
     4: edge.CompressionRatio.X4,
     8: edge.CompressionRatio.X8,
     16: edge.CompressionRatio.X16,
     32: edge.CompressionRatio.X32,
     64: edge.CompressionRatio.X64,
 }
+_TURBO_BITS = {2: edge.TurboQuantBitSize.Bits2, 4: edge.TurboQuantBitSize.Bits4}
+
+EdgeQuantisation = edge.ProductQuantizationConfig | edge.ScalarQuantizationConfig | edge.TurboQuantQuantizationConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,7 +43,7 @@ class HnswSettings:
 
 @dataclass(frozen=True, slots=True)
 class VectorSettings:
-    """One named vector. compression: product quantisation's ratio, or None for none.
+    """One named vector. quantisation: its name in `gmvaluator.index.quantisation`, or None for none.
 
     several: a point has a list of such vectors, and its similarity to a query is that of the most similar one.
     """
@@ -47,7 +52,7 @@ class VectorSettings:
     distance: str
     on_disk: bool
     hnsw: HnswSettings
-    compression: int | None
+    quantisation: str | None
     codes_in_ram: bool
     several: bool = False
 
@@ -111,8 +116,12 @@ def _edge_vector(vector: VectorSettings) -> edge.EdgeVectorParams:
     )
 
 
-def _edge_quantisation(vector: VectorSettings) -> edge.ProductQuantizationConfig | None:
-    if vector.compression is None:
+def _edge_quantisation(vector: VectorSettings) -> EdgeQuantisation | None:
+    if vector.quantisation is None:
         return None
     memory = edge.Memory.Pinned if vector.codes_in_ram else edge.Memory.Cached
-    return edge.ProductQuantizationConfig(COMPRESSIONS[vector.compression], memory=memory)
+    if vector.quantisation in PRODUCT:
+        return edge.ProductQuantizationConfig(_COMPRESSIONS[PRODUCT[vector.quantisation]], memory=memory)
+    if vector.quantisation == SCALAR:
+        return edge.ScalarQuantizationConfig(edge.ScalarType.Int8, memory=memory)
+    return edge.TurboQuantQuantizationConfig(bits=_TURBO_BITS[TURBO[vector.quantisation]], memory=memory)

@@ -12,6 +12,7 @@ from gmvaluator.index.engine.calls import invalid
 from gmvaluator.index.engine.collection import Collection
 from gmvaluator.index.engine.settings import CollectionSettings, HnswSettings, VectorSettings
 from gmvaluator.index.engine.wire_values import from_value, to_value
+from gmvaluator.index.quantisation import SCALAR, TURBO
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _DISTANCES = {
@@ -20,13 +21,14 @@ _DISTANCES = {
     messages.Distance.Euclid: "euclid",
     messages.Distance.Manhattan: "manhattan",
 }
-_COMPRESSIONS = {
-    messages.CompressionRatio.x4: 4,
-    messages.CompressionRatio.x8: 8,
-    messages.CompressionRatio.x16: 16,
-    messages.CompressionRatio.x32: 32,
-    messages.CompressionRatio.x64: 64,
+_PRODUCT = {
+    messages.CompressionRatio.x4: "pq-x4",
+    messages.CompressionRatio.x8: "pq-x8",
+    messages.CompressionRatio.x16: "pq-x16",
+    messages.CompressionRatio.x32: "pq-x32",
+    messages.CompressionRatio.x64: "pq-x64",
 }
+_TURBO = {messages.TurboQuantBitSize.Bits2: "turbo-2", messages.TurboQuantBitSize.Bits4: "turbo-4"}
 _MAX_DIMENSION = 65_536
 FLUSH_INTERVAL_S = 3
 """How long a write may wait for the disk; until then it is in the write-ahead log, in the page cache."""
@@ -84,7 +86,7 @@ def field_type(request: messages.CreateFieldIndexCollection) -> edge.PayloadSche
 def _vector(name: str, value: messages.VectorParams) -> VectorSettings:
     if value.distance not in _DISTANCES or not 1 <= value.size <= _MAX_DIMENSION:
         raise invalid(f"vector {name!r} needs a distance and a size from 1 to {_MAX_DIMENSION}")
-    product = value.quantization_config.product if value.HasField("quantization_config") else None
+    quantisation, codes_in_ram = _quantisation(value.quantization_config)
     hnsw, default = value.hnsw_config, HnswSettings()
     return VectorSettings(
         size=value.size,
@@ -95,10 +97,24 @@ def _vector(name: str, value: messages.VectorParams) -> VectorSettings:
             ef_construct=hnsw.ef_construct or default.ef_construct,
             full_scan_threshold_kb=hnsw.full_scan_threshold or default.full_scan_threshold_kb,
         ),
-        compression=None if product is None else _COMPRESSIONS[product.compression],
-        codes_in_ram=product is not None and product.always_ram,
+        quantisation=quantisation,
+        codes_in_ram=codes_in_ram,
         several=value.HasField("multivector_config"),
     )
+
+
+def _quantisation(config: messages.QuantizationConfig) -> tuple[str | None, bool]:
+    """Name, and whether the codes stay in memory. Raises Refused."""
+    kind = config.WhichOneof("quantization")
+    if kind == "product":
+        return _PRODUCT[config.product.compression], config.product.always_ram
+    if kind == "scalar":
+        return SCALAR, config.scalar.always_ram
+    if kind == "turboquant":
+        if config.turboquant.bits not in _TURBO:
+            raise invalid("the embedded engine offers TurboQuant with 2 or 4 bits")
+        return _TURBO[config.turboquant.bits], config.turboquant.always_ram
+    return None, False
 
 
 def info_of(collection: Collection) -> messages.CollectionInfo:
@@ -166,12 +182,25 @@ def _vector_params(vector: VectorSettings) -> messages.VectorParams:
         on_disk=vector.on_disk,
         hnsw_config=_hnsw_config(vector.hnsw),
     )
-    if vector.compression is not None:
-        params.quantization_config.product.compression = _key(_COMPRESSIONS, vector.compression)
-        params.quantization_config.product.always_ram = vector.codes_in_ram
+    if vector.quantisation is not None:
+        params.quantization_config.CopyFrom(_quantization_config(vector.quantisation, vector.codes_in_ram))
     if vector.several:
         params.multivector_config.comparator = messages.MultiVectorComparator.MaxSim
     return params
+
+
+def _quantization_config(quantisation: str, codes_in_ram: bool) -> messages.QuantizationConfig:
+    config = messages.QuantizationConfig()
+    if quantisation == SCALAR:
+        config.scalar.type = messages.QuantizationType.Int8
+        config.scalar.always_ram = codes_in_ram
+    elif quantisation in TURBO:
+        config.turboquant.bits = _key(_TURBO, quantisation)
+        config.turboquant.always_ram = codes_in_ram
+    else:
+        config.product.compression = _key(_PRODUCT, quantisation)
+        config.product.always_ram = codes_in_ram
+    return config
 
 
 def _hnsw_config(hnsw: HnswSettings) -> messages.HnswConfigDiff:
