@@ -16,7 +16,7 @@ from gmvaluator.index.engine.settings import CollectionSettings, HnswSettings, V
 from gmvaluator.ports import Point
 from gmvaluator.testing.index import example_points
 
-RECALL = VectorSettings(64, "cosine", True, HnswSettings(16, 128, 10), 16, True)
+RECALL = VectorSettings(64, "cosine", True, HnswSettings(16, 128, 10), "pq-x16", True)
 SETTINGS = CollectionSettings({"recall": RECALL}, 1, None, 1)
 SIZE_BYTES = 1000
 

@@ -16,7 +16,7 @@ from gmvaluator.index.engine.generations import Description, Generations
 from gmvaluator.index.engine.settings import CollectionSettings, HnswSettings, VectorSettings
 from gmvaluator.index.engine.wire_values import from_value, to_value
 
-RECALL = VectorSettings(512, "cosine", True, HnswSettings(16, 128, 10), 16, True)
+RECALL = VectorSettings(512, "cosine", True, HnswSettings(16, 128, 10), "pq-x16", True)
 SETTINGS = CollectionSettings({"recall": RECALL}, 1, None, 1)
 
 
@@ -73,7 +73,9 @@ def test_settings_survive_the_file() -> None:
 
 
 def test_points_wait_once_they_fill_a_kilobyte() -> None:
-    small = CollectionSettings({"recall": VectorSettings(64, "cosine", True, HnswSettings(), 16, True)}, 1, None, 1)
+    small = CollectionSettings(
+        {"recall": VectorSettings(64, "cosine", True, HnswSettings(), "pq-x16", True)}, 1, None, 1
+    )
     never = CollectionSettings({"recall": RECALL}, 1, None, 0)
     assert not SETTINGS.waits(0)
     assert SETTINGS.waits(1)
