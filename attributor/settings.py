@@ -38,7 +38,7 @@ class AttributorSettings:
     database_url: str = field(default="", repr=False)
 
     address: str = _setting(DEFAULT_ADDRESS, "HOST:PORT to listen on; port 0: any that is free.")
-    device: str = _setting("cpu", "Where the models run.")
+    device: str = _setting("cpu", "Where the models run: auto, cpu, cuda, cuda:N or mps.")
     max_batch: int = _setting(
         32, "Images a forward pass; raised, it costs memory and the first image's time.", (1, 1_024)
     )

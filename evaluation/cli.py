@@ -11,7 +11,8 @@ from typing import Any
 
 import rich_click as click
 
-from gmvaluator.options import json_option, profile_option
+from gmvaluator.models.choice import ProfileChoice
+from gmvaluator.options import choice_options, json_option, variant_options
 from gmvaluator.report import report
 
 SERVE_SECTIONS = ("lite", "paper", "sustained", "indexing", "batching", "overload", "leaving")
@@ -96,29 +97,47 @@ def models(threads: int, seconds: float, names: tuple[str, ...], as_json: bool) 
 
 
 @bench.command()
-@click.option("--precision", default="bf16", show_default=True, help="What is compared with fp32.")
 @click.option("--policy", "policies", multiple=True, default=("paper@1", "calibrated@1"), show_default=True)
-@profile_option
+@choice_options
 @json_option
-def precision(precision: str, policies: tuple[str, ...], profile: str, as_json: bool) -> None:
-    """Measure how much credit a lower precision moves on the sample, and whether sources are still found.
+def precision(policies: tuple[str, ...], choice: ProfileChoice, as_json: bool) -> None:
+    """Measure how much credit a lower --precision (bf16) moves on the sample, and whether sources are still found.
 
     Example: gmvaluator bench precision --profile lite --precision bf16 --json
     """
     from evaluation.bench.precision import bench_precision
-    from gmvaluator.models.choice import as_choice
     from gmvaluator.models.process import prepare_process
     from gmvaluator.policy import load_policy
 
     prepare_process()
     from gmvaluator.models.registry import load_models
 
-    chosen = as_choice(profile)
+    chosen = replace(choice, precision=choice.precision or "bf16")
     asked = [load_policy(reference) for reference in policies]
-    figures = bench_precision(lambda one: load_models(replace(chosen, precision=one)), precision, asked)
-    words = "".join(f" --policy {reference}" for reference in policies)
-    command = f"gmvaluator bench precision --profile {chosen.profile} --precision {precision}{words} --json"
-    print_report(report(figures, command), as_json)
+    figures = bench_precision(lambda one: load_models(replace(chosen, precision=one)), chosen.precision, asked)
+    words = [*chosen.arguments(), *(word for reference in policies for word in ("--policy", reference))]
+    print_report(report(figures, f"gmvaluator bench precision {shlex.join(words)} --json"), as_json)
+
+
+@bench.command()
+@click.option("--images", default=20, show_default=True, type=click.IntRange(1, 60), help="Generated images.")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@variant_options
+@json_option
+def crops(images: int, device: str, choice: ProfileChoice, as_json: bool) -> None:
+    """Measure how far MANIQA's quality by fewer crops lies from that by all 20, with the weights in --models.
+
+    Example: gmvaluator bench crops --models ./models --images 20 --json
+    """
+    from gmvaluator.models.process import prepare_process
+
+    prepare_process()
+    from evaluation.bench.crops import bench_crops
+
+    chosen = replace(choice, crops=0)
+    figures = bench_crops(chosen, device, images)
+    words = [*chosen.arguments(), "--images", str(images), "--device", device]
+    print_report(report(figures, f"gmvaluator bench crops {shlex.join(words)} --json"), as_json)
 
 
 def print_report(value: dict[str, object], as_json: bool) -> None:

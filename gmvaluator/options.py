@@ -113,13 +113,21 @@ _RECALL = click.option(
     default="",
     envvar="GMV_RECALL",
     metavar="MODEL",
-    help="Profile paper: ARCHITECTURE:TAG of open_clip, or ARCHITECTURE:/path/to/checkpoint.",
+    help="Profile paper: ARCHITECTURE:TAG of open_clip, ARCHITECTURE:/path/to/checkpoint, or vgg16.",
 )
 _RERANK = click.option(
-    "--rerank", default="", envvar="GMV_RERANK", metavar="MODEL", help="Profile paper: dreamsim:TYPE, or none."
+    "--rerank",
+    default="",
+    envvar="GMV_RERANK",
+    metavar="MODEL",
+    help="Profile paper: dreamsim:TYPE, lpips:alex, or none.",
 )
 _QUALITY = click.option(
-    "--quality", default="", envvar="GMV_QUALITY", metavar="MODEL", help="Profile paper: a metric of pyiqa, or off."
+    "--quality",
+    default="",
+    envvar="GMV_QUALITY",
+    metavar="MODEL",
+    help="Profile paper: a metric of pyiqa, lite, or off.",
 )
 _CROPS = click.option(
     "--crops",

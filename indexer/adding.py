@@ -18,7 +18,7 @@ from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.index.quantisation import CHOICES, DEFAULT
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.registry import load_models, profile_identity
+from gmvaluator.models.registry import profile_identity
 from gmvaluator.options import (
     choice_options,
     collection_option,
@@ -114,6 +114,9 @@ class Added:
 @click.option(
     "--threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0 lets torch choose."
 )
+@click.option(
+    "--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N or mps; auto takes every GPU."
+)
 @click.option("--group/--no-group", default=True, show_default=True, help="Look for near-copies at the end.")
 @place_option
 @index_option
@@ -129,6 +132,7 @@ def add(
     ignore_signals: bool,
     quantisation: str,
     threads: int,
+    device: str,
     group: bool,
     place: Place,
     index_url: str,
@@ -156,7 +160,7 @@ def add(
     )
     target = Target(place.folder, index_url, collection, quantisation, place.database_url)
     with stopping_by_signal() as stopping:
-        added = _add(wanted, target, choice, threads, stopping)
+        added = _add(wanted, target, Running(choice, device, threads or None), stopping)
     _print(added, as_json)
     if added.stopped:
         sys.exit(130)
@@ -168,6 +172,15 @@ def default_data_set(source: str) -> str:
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._")[:64] or "images"
 
 
+@dataclass(frozen=True, slots=True)
+class Running:
+    """Which models, and how they run; threads: of a CPU, None for torch's choice."""
+
+    choice: ProfileChoice
+    device: str
+    threads: int | None
+
+
 class ShardReader(Protocol):
     """What brings a shard into the index."""
 
@@ -175,10 +188,10 @@ class ShardReader(Protocol):
         """False if it was stopped before the shard's end."""
 
 
-def _add(wanted: Wanted, target: Target, choice: ProfileChoice, threads: int, stopping: threading.Event) -> Added:
+def _add(wanted: Wanted, target: Target, running: Running, stopping: threading.Event) -> Added:
     """Index, and build unless `stopping`."""
     with open_catalogue(Place(target.data, target.database_url), write=True) as catalogue, target.open() as store:
-        source, reader, identity = _reader(wanted, target, choice, threads, store, catalogue)
+        source, reader, identity = _reader(wanted, target, running, store, catalogue)
         store.create(identity)
         catalogue.add_data_set(wanted.data_set)
         left_out = LeftOutFile(target.data / "left-out" / f"{wanted.data_set}{wanted.part.suffix}.jsonl")
@@ -194,22 +207,23 @@ def _add(wanted: Wanted, target: Target, choice: ProfileChoice, threads: int, st
 
 
 def _reader(
-    wanted: Wanted, target: Target, choice: ProfileChoice, threads: int, store: VectorStore, catalogue: Catalogue
+    wanted: Wanted, target: Target, running: Running, store: VectorStore, catalogue: Catalogue
 ) -> tuple[Source, ShardReader, ProfileIdentity]:
     """For images with the models loaded, for embeddings without."""
     settings = (wanted.data_set, wanted.opt_outs, wanted.heed_signals)
     if is_embeddings(wanted.location):
         folder = Path(wanted.location)
-        identity = profile_identity(choice)
+        identity = profile_identity(running.choice)
         check_stated(folder, identity)
         files = {f"embeddings {shard.number}": shard for shard in embedded_shards(folder)}
         source = wanted.part.of(embeddings_source(files, identity))
         return source, EmbeddingImporter(store, catalogue, identity, files, *settings, wanted.own_data_sets), identity
     from gmvaluator.models.process import prepare_process
+    from gmvaluator.models.spread import load_on_every_device
 
     source = wanted.part.of(open_source(wanted.location, wanted.manifest))
     prepare_process()
-    models = load_models(choice, threads=threads or None)
+    models = load_on_every_device(running.choice, running.device, running.threads)
     indexer = Indexer(models, store, catalogue, thumbnails_folder(target.data), *settings)
     return source, indexer, models.identity
 

@@ -28,12 +28,12 @@ def chosen_crops(height: int, width: int, count: int) -> list[tuple[int, int]]:
     crops see, 4 see too.
     """
     step_y, step_x = (height - SIDE_PX) // _STEPS, (width - SIDE_PX) // _STEPS
-    cells = sorted(_by_distance()[:count])
+    cells = sorted(order_taken()[:count])
     return [(cell // _COLUMNS * step_y, cell % _COLUMNS * step_x) for cell in cells]
 
 
 @lru_cache(maxsize=1)
-def _by_distance() -> tuple[int, ...]:
+def order_taken() -> tuple[int, ...]:
     """The grid's cells, the centre first, then always the one farthest from all before."""
     places = [divmod(cell, _COLUMNS) for cell in range(ALL_CROPS)]
     taken = [2 * _COLUMNS + 2]

@@ -12,6 +12,8 @@ from collections.abc import Iterator, Mapping, Sequence
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
+import numpy.typing as npt
 import timm
 import torch
 from torch import Tensor, nn
@@ -55,6 +57,15 @@ class Maniqa:
             for (row, _), (weighted, weight) in zip(todo, sums.tolist(), strict=True):
                 known[row].add(weighted, weight)
         return [self._quality(one, row) for row, one in enumerate(known)]
+
+    def crop_sums(self, pixels: Pixels) -> npt.NDArray[np.float64]:
+        """(N, 2) of one image: each crop's weighted quality and weight, in pyiqa's order; for measuring."""
+        step = self._slice_crops
+        with torch.inference_mode():
+            parts = [self.crops(pixels, start, start + step) for start in range(0, self._crops, step)]
+            sums = torch.cat([self._network(torch.cat([*part])) for part in parts])
+        found: npt.NDArray[np.float64] = sums.double().cpu().numpy()
+        return found
 
     def _quality(self, known: Known, row: int) -> float | None:
         if known.crops < self._crops:

@@ -88,7 +88,7 @@ def test_a_choice_survives_its_text_and_its_arguments() -> None:
         ({"recall": "../ViT-B-32:openai"}, UnknownModel, "known"),
         ({"rerank": "dreamsim:vgg"}, UnknownModel, "known: clip_vitb32, .*ensemble"),
         ({"rerank": "nearest"}, InvalidInput, "dreamsim:TYPE"),
-        ({"quality": "best"}, InvalidInput, "best"),
+        ({"quality": "best"}, UnknownModel, "best.*known: maniqa"),
         ({"precision": "fp7"}, InvalidInput, "fp32"),
     ],
 )
