@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import re
 import time
 from collections.abc import AsyncGenerator, Iterator
@@ -25,6 +26,7 @@ REGISTRY = CollectorRegistry()
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 _MILLION = 1_000_000
 LAG_PERIOD_S = 0.05
+LOOKS_PER_COUNT = 20
 
 stage_seconds = Histogram(
     "gmvaluator_stage_seconds",
@@ -56,6 +58,7 @@ loop_lag_seconds = Histogram(
 loop_lag_max_seconds = Gauge(
     "gmvaluator_event_loop_lag_max_seconds", "The longest lag since the start.", registry=REGISTRY
 )
+loop_tasks = Gauge("gmvaluator_event_loop_tasks", "Tasks of the event loop, counted once a second.", registry=REGISTRY)
 index_recall = Gauge(
     "gmvaluator_index_recall", "Recall of the index against exact search, as last measured by `index verify`.",
     ["collection"], registry=REGISTRY,
@@ -167,7 +170,9 @@ async def loop_watched() -> AsyncGenerator[None, None]:
 
 async def _watch_loop() -> None:
     longest = 0.0
-    while True:
+    for look in itertools.count():
+        if look % LOOKS_PER_COUNT == 0:
+            loop_tasks.set(len(asyncio.all_tasks()))
         asked = time.monotonic() + LAG_PERIOD_S
         await asyncio.sleep(LAG_PERIOD_S)
         lag = max(time.monotonic() - asked, 0.0)
