@@ -12,6 +12,16 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
         "evaluate_known_source",
         "Measure what share of the credit finds the true source.",
     ),
+    "criteria": (
+        "evaluation.criteria.cli",
+        "evaluate_criteria",
+        "Measure the paper's criteria: class, attributes, noise, time, and what was trained on.",
+    ),
+    "counterfactual": (
+        "evaluation.counterfactual.cli",
+        "evaluate_counterfactual",
+        "Retrain a small generator without the credited works.",
+    ),
     "all": ("evaluation.full_report.cli", "evaluate_all", "Run every benchmark and write one page."),
 }
 """Name to (module, attribute, summary)."""

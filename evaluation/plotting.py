@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import io
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from evaluation.sections import Estimate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -41,3 +45,18 @@ def draw(paint: Callable[[Axes], object], width_in: float = 6.4, height_in: floa
         figure.savefig(buffer, format="svg", metadata={"Date": None, "Creator": "gmvaluator"})
     text = buffer.getvalue()
     return text[text.index("<svg") :]
+
+
+def bars(names: Sequence[str], values: Sequence[Estimate], label: str) -> str:
+    """A horizontal bar a name, the first on top, with its interval."""
+
+    def paint(axes: Axes) -> None:
+        places = np.arange(len(names))
+        means = np.array([one.value for one in values])
+        below = np.maximum(means - np.array([one.low for one in values]), 0)
+        above = np.maximum(np.array([one.high for one in values]) - means, 0)
+        axes.barh(places, means, xerr=(below, above), color=COLOURS[0], error_kw={"ecolor": "#333333", "capsize": 2})
+        axes.set(xlabel=label, yticks=places, yticklabels=names)
+        axes.invert_yaxis()
+
+    return draw(paint, 6.8, 0.34 * len(names) + 0.9)

@@ -13,3 +13,17 @@ def known_source(settings: Settings) -> Sequence[Section]:
     from evaluation.known_source.run import known_source
 
     return [known_source(settings.profile, settings.short)]
+
+
+def criteria(settings: Settings) -> Sequence[Section]:
+    """The paper's criteria."""
+    from evaluation.criteria.run import criteria
+
+    return criteria(settings.profile, settings.short, settings.work, settings.fashion)
+
+
+def counterfactual(settings: Settings) -> Sequence[Section]:
+    """Causes."""
+    from evaluation.counterfactual.run import counterfactual
+
+    return [counterfactual(settings.profile, settings.short, settings.work)]

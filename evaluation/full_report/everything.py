@@ -36,7 +36,11 @@ class Settings:
 
 
 Benchmark = Callable[[Settings], Sequence[Section]]
-BENCHMARKS = {"known-source": "evaluation.full_report.benchmarks:known_source"}
+BENCHMARKS = {
+    "known-source": "evaluation.full_report.benchmarks:known_source",
+    "criteria": "evaluation.full_report.benchmarks:criteria",
+    "counterfactual": "evaluation.full_report.benchmarks:counterfactual",
+}
 """Name to `module:function` of a Benchmark, in the report's order."""
 
 

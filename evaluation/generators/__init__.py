@@ -1,7 +1,7 @@
 """Small unconditional generators of 28 x 28 grey pictures, trained from nothing in about a minute on two cores."""
 
-from evaluation.generators.diffusion import Diffusion, train_diffusion
+from evaluation.generators.diffusion import Diffusion, diffuse, train_diffusion
 from evaluation.generators.sampling import Progress, sample
 from evaluation.generators.vae import Vae, train_vae
 
-__all__ = ["Diffusion", "Progress", "Vae", "sample", "train_diffusion", "train_vae"]
+__all__ = ["Diffusion", "Progress", "Vae", "diffuse", "sample", "train_diffusion", "train_vae"]

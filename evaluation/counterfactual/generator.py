@@ -1,0 +1,80 @@
+"""A small dense variational autoencoder that can be trained without some of its pictures, and nothing else changed.
+
+Which picture comes when, and the noise it is met with, are drawn for all pictures, whether or not they are left out.
+So two trainings differ by the pictures left out alone, and what they draw from the same latents can be compared.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+PIXELS = 784
+LATENT = 8
+_HIDDEN = 128
+_RATE = 2e-3
+_BATCH = 100
+
+Kept = npt.NDArray[np.bool_]
+
+
+class SmallVae(nn.Module):
+    """784 pixels to 8 latent numbers and back."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(nn.Linear(PIXELS, _HIDDEN), nn.SiLU(), nn.Linear(_HIDDEN, 2 * LATENT))
+        self.decoder = nn.Sequential(nn.Linear(LATENT, _HIDDEN), nn.SiLU(), nn.Linear(_HIDDEN, PIXELS))
+
+    def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """(B, 784) in [0, 1] and (B, 8) to logits (B, 784), mean and log variance (B, 8)."""
+        mean, log_variance = self.encoder(pictures).chunk(2, dim=-1)
+        return self.decoder(mean + noise * (log_variance / 2).exp()), mean, log_variance
+
+    def bounds(self, pictures: Tensor, noise: Tensor) -> Tensor:
+        """(B,) negative evidence lower bounds in nats; lower means that a picture is likelier."""
+        logits, mean, log_variance = self(pictures, noise)
+        misfit = functional.binary_cross_entropy_with_logits(logits, pictures, reduction="none").sum(dim=-1)
+        divergence: Tensor = (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=-1) / 2
+        return misfit + divergence
+
+
+def train(pictures: Tensor, kept: Kept, seed: int, epochs: int) -> SmallVae:
+    """A model of those of (N, 784) pictures in [0, 1] that are kept. The global random state is left as it was."""
+    random = torch.Generator().manual_seed(seed)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(seed)
+        model = SmallVae()
+    optimiser = torch.optim.Adam(model.parameters(), lr=_RATE)
+    stays = torch.from_numpy(kept)
+    for _ in range(epochs):
+        order = torch.randperm(len(pictures), generator=random)
+        noise = torch.randn((len(pictures), LATENT), generator=random)
+        for start in range(0, len(order), _BATCH):
+            batch = order[start : start + _BATCH]
+            batch = batch[stays[batch]]
+            if len(batch):
+                optimiser.zero_grad()
+                model.bounds(pictures[batch], noise[batch]).mean().backward()  # type: ignore[no-untyped-call]
+                optimiser.step()
+    return model.eval()
+
+
+def latents(count: int, seed: int) -> Tensor:
+    """(count, 8) standard normal numbers; the same whatever was trained on."""
+    return torch.randn((count, LATENT), generator=torch.Generator().manual_seed(seed))
+
+
+@torch.no_grad()
+def draw(model: SmallVae, chosen: Tensor) -> Tensor:
+    """(J, 8) latents to (J, 784) pictures in [0, 1]."""
+    return torch.sigmoid(model.decoder(chosen))
+
+
+@torch.no_grad()
+def losses(model: SmallVae, pictures: Tensor) -> Tensor:
+    """(J,) bounds at the mean latent, in nats: what attributions are asked to predict."""
+    return model.bounds(pictures, torch.zeros((len(pictures), LATENT)))

@@ -1,0 +1,74 @@
+"""Trainings without some works, each kept on disk, so that a stopped run goes on where it was."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from evaluation.counterfactual.generator import Kept, SmallVae, draw, losses, train
+from gmvaluator.ids import sha256_hex
+
+_VERSION = "small-vae-1"
+"""Raise it when the generator's training changes: what is on disk is of the old one then."""
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """drawn: (J, 784) pictures in [0, 1] from the fixed latents. losses: (J,) of the original generated images."""
+
+    drawn: Values
+    losses: Values
+
+
+@dataclass
+class Laboratory:
+    """pictures: (N, 784) all works. chosen: (J, 8) latents. originals: (J, 784), what the full model draws."""
+
+    pictures: Tensor
+    chosen: Tensor
+    epochs: int
+    seed: int
+    folder: Path
+    originals: Tensor = field(init=False)
+    full: SmallVae = field(init=False)
+    done: int = 0
+
+    def __post_init__(self) -> None:
+        self.folder.mkdir(parents=True, exist_ok=True)
+        self.full = self.model(self.seed)
+        self.originals = draw(self.full, self.chosen)
+
+    def model(self, seed: int) -> SmallVae:
+        """Trained on every work."""
+        return train(self.pictures, np.ones(len(self.pictures), dtype=bool), seed, self.epochs)
+
+    def without(self, kept: Kept, seed: int | None = None) -> Outcome:
+        """What comes of training on the kept works alone; from disk if it was trained before."""
+        used = self.seed if seed is None else seed
+        path = self.folder / f"{self._key(kept, used)}.npz"
+        if not path.exists():
+            self._store(path, train(self.pictures, kept, used, self.epochs))
+        self.done += 1
+        if self.done % 20 == 0:
+            print(f"counterfactual: {self.done} trainings", file=sys.stderr, flush=True)  # noqa: T201
+        with np.load(path, allow_pickle=False) as stored:
+            return Outcome(stored["drawn"], stored["losses"])
+
+    def _key(self, kept: Kept, seed: int) -> str:
+        world = f"{_VERSION}/{torch.__version__}/{self.epochs}/{self.seed}/{seed}/".encode()
+        data = self.pictures.numpy().tobytes() + self.chosen.numpy().tobytes() + kept.tobytes()
+        return sha256_hex(world + data)[:32]
+
+    def _store(self, path: Path, model: SmallVae) -> None:
+        part = path.with_suffix(".part.npz")
+        drawn = draw(model, self.chosen).numpy().astype(np.float64)
+        np.savez(part, drawn=drawn, losses=losses(model, self.originals).numpy().astype(np.float64))
+        part.rename(path)

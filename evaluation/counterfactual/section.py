@@ -1,0 +1,128 @@
+"""The section of the report: what a credit is worth as a statement about causes."""
+
+from __future__ import annotations
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from evaluation.counterfactual import rows
+from evaluation.counterfactual.findings import Findings
+from evaluation.counterfactual.moving import Moved
+from evaluation.digits.pictures import SIDE_PX, to_image
+from evaluation.intervals import mean_interval
+from evaluation.plotting import bars
+from evaluation.sections import Gallery, Plot, Section, Table, Tile
+
+_GALLERY_ROWS = 6
+_GALLERY_WORKS = 5
+
+
+def counterfactual_section(found: Findings) -> Section:
+    """Tables, plots and pictures of one run."""
+    return Section(
+        "Causes",
+        _text(found),
+        _figures(found),
+        [_score_table(found), _move_table(found)],
+        [_score_plot(found), _move_plot(found)],
+        [_gallery(found)],
+    )
+
+
+def _text(found: Findings) -> list[str]:
+    plan = found.plan
+    return [
+        f"A small variational autoencoder learns from {plan.works} digits and draws {plan.images} images from fixed "
+        "latents. It is trained again without some of them, from the same start, in the same order, with the same "
+        "noise; what changes was caused by the works left out, up to the chance that remains.",
+        f"The linear datamodelling score takes {plan.subsets} random halves of the works, trains on each with two "
+        "seeds, and asks whether the credits of the works in a half predict how likely the model finds the generated "
+        "image: 1 if they order the halves rightly, 0 if they say nothing. The ceiling is how well another seed's "
+        "trainings predict it. Uniform credit is 0 by definition, for every half has as much of it.",
+        "Recall, re-ranking and policies see pictures only. TRAK and D-TRAK see the generator's gradients on every "
+        "training image, which a service outside the generator does not have; they are the reference. Their settings "
+        "(1,024 dimensions, damping 0.1) were fixed beforehand and not tuned.",
+        "One kind of generator, one data set, hundreds of works: how it is for large generators is not shown.",
+    ]
+
+
+def _figures(found: Findings) -> dict[str, float]:
+    named = {
+        "lds_uniform": rows.UNIFORM,
+        "lds_random": rows.RANDOM,
+        "lds_recall": rows.RECALL,
+        "lds_reranked": rows.RERANKED,
+        "lds_calibrated": rows.CALIBRATED,
+        "lds_reranked_uncut": rows.UNCUT,
+        "lds_pixels": rows.PIXELS,
+        "lds_reference": rows.TRAK,
+        "lds_reference_d_trak": rows.D_TRAK,
+    }
+    figures = {name: found.scores[row].value for name, row in named.items()}
+    figures["lds_ceiling_other_seed"] = found.ceiling.value
+    top, chance = _move(found, f"top by {rows.RERANKED}"), _move(found, "random works")
+    figures["moved_pixels_top_reranked"] = float(top.pixels.mean())
+    figures["moved_pixels_random"] = float(chance.pixels.mean())
+    figures["moved_pixels_ratio"] = float(top.pixels.mean() / chance.pixels.mean())
+    figures["lds_subsets"] = found.plan.subsets
+    return {name: round(value, 4) for name, value in figures.items()}
+
+
+def _move(found: Findings, name: str) -> Moved:
+    return next(one for one in found.moves if one.name == name)
+
+
+def _score_table(found: Findings) -> Table:
+    lines = [*found.scores.items(), ("ceiling: trainings of another seed", found.ceiling)]
+    return Table("Linear datamodelling score (1 is all, 0 is chance)", ("attribution", "LDS"), lines)
+
+
+def _move_table(found: Findings) -> Table:
+    chance = _move(found, "random works")
+    return Table(
+        f"How far a generated image moves when {found.plan.taken} of {found.plan.works} works are left out",
+        ("left out", "pixels, RMS", "more than random", "perceptual distance", "bound, nats"),
+        [
+            [
+                one.name,
+                mean_interval(one.pixels),
+                mean_interval(one.pixels - chance.pixels),
+                mean_interval(found.perceptual[one.name]),
+                mean_interval(one.loss_nats),
+            ]
+            for one in found.moves
+        ],
+    )
+
+
+def _score_plot(found: Findings) -> Plot:
+    names = [*found.scores, "ceiling: another seed"]
+    values = [*found.scores.values(), found.ceiling]
+    return Plot("Linear datamodelling score, with 95 % intervals.", bars(names, values, "LDS"))
+
+
+def _move_plot(found: Findings) -> Plot:
+    values = [mean_interval(one.pixels) for one in found.moves]
+    names = [one.name for one in found.moves]
+    return Plot("Change of the generated image, with 95 % intervals.", bars(names, values, "root mean square, 0 to 1"))
+
+
+def _gallery(found: Findings) -> Gallery:
+    return Gallery(
+        "A generated digit, what is drawn instead without the works that a row values most, and the works nearest to "
+        "it by the profile.",
+        [_tiles(found, row) for row in range(min(_GALLERY_ROWS, found.plan.moved))],
+    )
+
+
+def _tiles(found: Findings, row: int) -> list[Tile]:
+    tiles = [Tile(_picture(found.laboratory.originals[row].numpy()), "generated")]
+    tiles += [Tile(_picture(one.drawn[row]), f"without {one.name}") for one in found.moves]
+    order = np.argsort(-found.attributions[rows.UNCUT][row], kind="stable")[:_GALLERY_WORKS]
+    works = found.laboratory.pictures.numpy()
+    return [*tiles, *(Tile(_picture(works[work]), "near work") for work in order)]
+
+
+def _picture(pixels: npt.NDArray[np.floating]) -> Image.Image:
+    return to_image((pixels.reshape(SIDE_PX, SIDE_PX) * 255).round().astype(np.uint8))
