@@ -32,17 +32,16 @@ def interval(
     if not len(rows):
         raise ValueError("there are no values to take an interval of")
     rng = np.random.default_rng(_SEED)
-    members = _members(len(rows), groups)
-    drawn = [
-        statistic(rows[np.concatenate([members[pick] for pick in rng.integers(0, len(members), len(members))])])
-        for _ in range(RESAMPLES)
-    ]
+    draw = _drawing(len(rows), groups)
+    drawn = [statistic(rows[draw(rng)]) for _ in range(RESAMPLES)]
     low, high = np.nanpercentile(drawn, (2.5, 97.5))
     return Estimate(statistic(rows), float(low), float(high))
 
 
-def _members(count: int, groups: npt.ArrayLike | None) -> list[npt.NDArray[np.int64]]:
+def _drawing(count: int, groups: npt.ArrayLike | None) -> Callable[[np.random.Generator], npt.NDArray[np.int64]]:
+    """How one resample's rows are drawn."""
     if groups is None:
-        return [np.array([row]) for row in range(count)]
+        return lambda rng: rng.integers(0, count, count)
     labels = np.asarray(groups)
-    return [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    members = [np.flatnonzero(labels == label) for label in np.unique(labels)]
+    return lambda rng: np.concatenate([members[pick] for pick in rng.integers(0, len(members), len(members))])

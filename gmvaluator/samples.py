@@ -11,7 +11,7 @@ _PACKAGE = Path(__file__).parent
 
 def sample_folder(name: str) -> Path:
     """Folder of a sample: "openclipart" (training images with manifest.csv) or "generated" (with recipes.csv),
-    "foreign" (images without a source in the sample, with manifest.csv). Raises MissingData."""
+    "foreign" (images without a source in the sample, with manifest.csv), "mnist" (digits). Raises MissingData."""
     for parent in (_PACKAGE / "examples", _PACKAGE.parent / "examples"):
         if (parent / name).is_dir():
             return parent / name

@@ -43,13 +43,17 @@ class SmallVae(nn.Module):
 
 
 def train(pictures: Tensor, kept: Kept, seed: int, epochs: int) -> SmallVae:
-    """A model of those of (N, 784) pictures in [0, 1] that are kept. The global random state is left as it was."""
+    """A model of those of (N, 784) pictures in [0, 1] that are kept. The global random state is left as it was.
+
+    The rate falls to nothing: where a training ends should hang on its pictures more than on its last steps.
+    """
     random = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = SmallVae()
     optimiser = torch.optim.Adam(model.parameters(), lr=_RATE)
     stays = torch.from_numpy(kept)
+    schedule = torch.optim.lr_scheduler.LinearLR(optimiser, 1.0, 0.01, epochs)
     for _ in range(epochs):
         order = torch.randperm(len(pictures), generator=random)
         noise = torch.randn((len(pictures), LATENT), generator=random)
@@ -60,6 +64,7 @@ def train(pictures: Tensor, kept: Kept, seed: int, epochs: int) -> SmallVae:
                 optimiser.zero_grad()
                 model.bounds(pictures[batch], noise[batch]).mean().backward()  # type: ignore[no-untyped-call]
                 optimiser.step()
+        schedule.step()
     return model.eval()
 
 

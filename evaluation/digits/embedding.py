@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -27,14 +27,14 @@ class Embedder:
 
     profile: str
     folder: Path
-    _models: Models | None = None
+    _loaded: Models | None = field(default=None, init=False)
 
     @property
     def models(self) -> Models:
         """The profile's models."""
-        if self._models is None:
-            self._models = load_models(self.profile)
-        return self._models
+        if self._loaded is None:
+            self._loaded = load_models(self.profile)
+        return self._loaded
 
     def small(self, pictures: Pictures, what: str) -> Embeddings:
         """(N, 28, 28) uint8 to embeddings, as if each were a picture of its own."""

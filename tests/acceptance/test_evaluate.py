@@ -18,6 +18,7 @@ def test_the_short_report_is_one_page_with_every_benchmark(tmp_path: Path) -> No
     assert result["short"]
     assert {"credit_to_source_paper", "credit_to_source_calibrated", "ece"} <= set(result["figures"])
     assert result["figures"]["credit_to_source_calibrated"] > 5 * result["figures"]["credit_to_source_paper"]
+    assert {"c1_mnist_k50", "c3_auc", "lds_reranked", "lds_reference"} <= set(result["figures"])
     page = (out / "index.html").read_text()
     assert all(section["title"] in page for section in result["sections"])
     again = run("evaluate", "all", "--quick", "--out", out)

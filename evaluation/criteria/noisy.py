@@ -1,0 +1,179 @@
+"""C3: do noisy and foreign training pictures get low value? AUC of φ_i, clean above the others (0.5 is chance).
+
+The generator is trained on all of them, as its operator would have done without knowing.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageOps
+from scipy.stats import rankdata
+
+from evaluation.criteria.spec import SEED, Plan
+from evaluation.criteria.world import World
+from evaluation.digits.embedding import Embedder
+from evaluation.digits.neighbours import Near, Values, distances, nearest, paid, shares
+from evaluation.digits.pictures import SIDE_PX, Pictures, to_image
+from evaluation.generators import diffuse, sample, train_vae
+from evaluation.intervals import interval
+from evaluation.make_examples import read_works
+from evaluation.plotting import COLOURS, draw
+from evaluation.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile
+from gmvaluator.images import decode_image
+from gmvaluator.policy import load_policy
+from gmvaluator.samples import sample_folder
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+CLEAN, NOISY, FOREIGN = 0, 1, 2
+NAMES = ("clean digits", "noisy digits", "foreign: clip art")
+_NOISE_SIGMA = 110
+_POLICIES = ("paper@1", "calibrated@1")
+
+
+@dataclass(frozen=True)
+class Polluted:
+    """pictures: (N, 28, 28), all trained on. kind: (N,) CLEAN, NOISY or FOREIGN. values: (N,) φ by row of the table."""
+
+    pictures: Pictures
+    kind: npt.NDArray[np.int64]
+    values: Mapping[str, Values]
+
+
+def noisy(world: World, plan: Plan, embedder: Embedder) -> Section:
+    """The section."""
+    clean = world.works.images[: plan.polluted]
+    strays = [_noisy(world.works.images[plan.polluted : plan.polluted + plan.strays]), _foreign(plan.strays)]
+    pictures = np.concatenate([clean, *strays])
+    kind = np.repeat((CLEAN, NOISY, FOREIGN), (len(clean), *(len(one) for one in strays)))
+    vae = train_vae(pictures, SEED, plan.epochs)
+    model = diffuse(vae, pictures, SEED, plan.epochs)
+    drawn = np.concatenate([sample(vae, plan.asked, SEED + 3), sample(model, plan.asked, SEED + 4)])
+    embedded = embedder.small(drawn, "C3 generated")
+    others = embedder.small(np.concatenate(strays), "C3 noisy and foreign")
+    works = np.concatenate([world.embeddings.perceptual[: plan.polluted], others.perceptual])
+    matrix = distances(embedded.perceptual, works)
+    quality = np.asarray(embedded.quality, dtype=np.float64)
+    found = Polluted(pictures, kind, _values(matrix, quality))
+    return _section(found, drawn)
+
+
+def _noisy(pictures: Pictures) -> Pictures:
+    """Gaussian noise of σ = 110 of 255 on every pixel."""
+    random = np.random.default_rng(SEED)
+    values = pictures + random.normal(0, _NOISE_SIGMA, pictures.shape)
+    return np.asarray(np.clip(values, 0, 255).astype(np.uint8))
+
+
+def _foreign(count: int) -> Pictures:
+    """Clip art as grey pictures of 28 pixels, bright on black like the digits."""
+    folder = sample_folder("openclipart")
+    works = list(read_works(folder).values())
+    chosen = works[:: max(len(works) // count, 1)][:count]
+    return np.stack([_small(decode_image((folder / work.file_name).read_bytes())) for work in chosen])
+
+
+def _small(image: Image.Image) -> Pictures:
+    square = ImageOps.pad(image.convert("L"), (SIDE_PX, SIDE_PX), color=255)
+    return np.asarray(255 - np.asarray(square), dtype=np.uint8)
+
+
+def _values(matrix: Values, quality: Values) -> dict[str, Values]:
+    works = matrix.shape[1]
+    random = np.random.default_rng(SEED)
+    found: dict[str, Values] = {
+        "uniform over all works": np.full(works, quality.sum() / works),
+        "random": np.asarray(random.random(works)),
+    }
+    for reference in _POLICIES:
+        policy = load_policy(reference)
+        near = nearest(matrix, policy.k)
+        portions = shares(near, policy)
+        found[reference] = paid(near, portions, works, quality).sum(axis=0)
+        found[f"{reference}, without quality"] = paid(near, portions, works).sum(axis=0)
+    near = nearest(matrix, load_policy("paper@1").k)
+    found["uniform over the k nearest"] = paid(near, _even(near), works).sum(axis=0)
+    return found
+
+
+def _even(near: Near) -> Values:
+    return np.full(near.rows.shape, 1 / near.rows.shape[1])
+
+
+def auc(values: Values, above: npt.NDArray[np.bool_]) -> float:
+    """How often one of `above` has a higher value than one of the others; equal values count half."""
+    ranks = rankdata(values)
+    many, few = int(above.sum()), int((~above).sum())
+    return float((ranks[above].sum() - many * (many + 1) / 2) / (many * few)) if many and few else float("nan")
+
+
+def _estimate(found: Polluted, values: Values, kinds: tuple[int, ...]) -> Estimate:
+    rows = np.isin(found.kind, (CLEAN, *kinds))
+    both = np.stack([values[rows], found.kind[rows] == CLEAN], axis=1)
+    return interval(both, lambda sample: auc(sample[:, 0], sample[:, 1] > 0))
+
+
+def _section(found: Polluted, drawn: Pictures) -> Section:
+    table = _table(found)
+    main = found.values["paper@1"]
+    figures = {
+        "c3_auc": auc(main, found.kind == CLEAN),
+        "c3_auc_noisy": auc(main[found.kind != FOREIGN], (found.kind == CLEAN)[found.kind != FOREIGN]),
+        "c3_auc_foreign": auc(main[found.kind != NOISY], (found.kind == CLEAN)[found.kind != NOISY]),
+        "c3_auc_calibrated": auc(found.values["calibrated@1"], found.kind == CLEAN),
+        "c3_auc_without_quality": auc(found.values["paper@1, without quality"], found.kind == CLEAN),
+    }
+    counts = [int((found.kind == kind).sum()) for kind in (CLEAN, NOISY, FOREIGN)]
+    return Section(
+        "C3: noisy and foreign training data",
+        [
+            f"A generator is trained on {counts[0]:,} digits, {counts[1]} digits under noise (σ = {_NOISE_SIGMA} of "
+            f"255) and {counts[2]} clip-art thumbnails, all mixed, and draws {len(drawn)} images. φ is what each "
+            "training picture is paid for all of them together. The AUC says how often a clean digit is paid more "
+            "than one of the others; the paper shows a scatter plot.",
+            "It is paid for likeness to what was generated: a stray picture whose like the generator does draw is "
+            "paid, and rightly so. A clean digit that resembles no generated image is paid as little as a stray one, "
+            "which holds the AUC down where a policy pays few works.",
+        ],
+        {name: round(value, 4) for name, value in figures.items()},
+        [table],
+        [_plot(found)],
+        [_gallery(found, drawn)],
+    )
+
+
+def _table(found: Polluted) -> Table:
+    lines: list[list[Cell | Estimate]] = [
+        [name, *(_estimate(found, values, kinds) for kinds in ((NOISY, FOREIGN), (NOISY,), (FOREIGN,)))]
+        for name, values in found.values.items()
+    ]
+    return Table("AUC, clean above others", ("value", "noisy and foreign", "noisy", "foreign"), lines)
+
+
+def _plot(found: Polluted) -> Plot:
+    def paint(axes: Axes) -> None:
+        values = found.values["paper@1"]
+        edges = np.linspace(0, max(float(np.quantile(values, 0.99)), 1e-9), 30)
+        for kind, colour in zip((CLEAN, NOISY, FOREIGN), COLOURS, strict=False):
+            mine = np.minimum(values[found.kind == kind], edges[-1])
+            axes.hist(mine, edges.tolist(), weights=np.full(len(mine), 1 / len(mine)), histtype="step", color=colour,
+                      linewidth=1.6, label=NAMES[kind])  # fmt: skip
+        axes.set(xlabel="value φ by paper@1, in credits", ylabel="share of the pictures")
+        axes.legend(fontsize=8)
+
+    return Plot("What training pictures are paid, by kind; the last bin holds what is above.", draw(paint))
+
+
+def _gallery(found: Polluted, drawn: Pictures) -> Gallery:
+    values = found.values["paper@1"]
+    rows = [[Tile(to_image(picture), "generated") for picture in drawn[:8]]]
+    for kind in (CLEAN, NOISY, FOREIGN):
+        mine = np.flatnonzero(found.kind == kind)[:8]
+        rows.append([Tile(to_image(found.pictures[row]), f"{NAMES[kind]}: φ = {values[row]:.3f}") for row in mine])
+    return Gallery("Generated images, and training pictures of each kind with their value.", rows)
