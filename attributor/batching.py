@@ -97,6 +97,8 @@ class ModelWorker:
         self._loaded = threading.Event()
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
         self.counts = WorkerCounts()
+        self.quality_apart = False
+        """Once started: whether quality is a model of its own."""
 
     def start(self) -> QueryModels:
         """Load and warm up; blocks. Raises what loading raised."""
@@ -162,7 +164,7 @@ class ModelWorker:
 
     def _run(self) -> None:
         try:
-            self._models = _warmed_up(self._load())
+            self._models = self._warmed_up(self._load())
         except Exception as error:  # noqa: BLE001 - whoever starts us waits for an answer
             self._fail_everyone(
                 error if isinstance(error, GmvaluatorError) else ModelFailed(f"loading failed: {error}")
@@ -196,7 +198,7 @@ class ModelWorker:
             raise ModelFailed(f"the models were lost {MAX_RESTARTS + 1} times in {RESTARTS_WITHIN_S:.0f} s")
         self._restarted.append(now)
         close_models(self._models)
-        self._models = _warmed_up(self._load())
+        self._models = self._warmed_up(self._load())
         self.counts.restarts += 1
         with self._wake:
             self._lost = None
@@ -295,6 +297,16 @@ class ModelWorker:
             raise ModelFailed(f"the models answered {len(rows.recall)} rows for {len(jobs)} images")
         return list(zip(rows.recall, rows.perceptual, qualities, strict=True))
 
+    def _warmed_up(self, models: QueryModels) -> QueryModels:
+        """First calls are slow: make them before anyone waits."""
+        from PIL import Image
+
+        inputs = [models.prepare(Image.new("RGB", (256, 256), "white"))]
+        self.quality_apart = models.embed(inputs).quality is None
+        if self.quality_apart:
+            models.quality(inputs)
+        return models
+
     def _fail_everyone(self, error: GmvaluatorError) -> None:
         with self._wake:
             self._dead = self._dead or error
@@ -313,13 +325,3 @@ def close_models(models: QueryModels | None) -> None:
     close = getattr(models, "close", None)
     if close is not None:
         close()
-
-
-def _warmed_up(models: QueryModels) -> QueryModels:
-    """First calls are slow: make them before anyone waits."""
-    from PIL import Image
-
-    inputs = [models.prepare(Image.new("RGB", (256, 256), "white"))]
-    if models.embed(inputs).quality is None:
-        models.quality_slice(inputs)
-    return models

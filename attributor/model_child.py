@@ -43,11 +43,12 @@ class Inputs:
 
 
 def main() -> None:
-    """`python -m attributor.model_child SOCKET MEMORY PROFILE DEVICE THREADS`; the first two are descriptors."""
-    socket, memory, profile, device, threads = sys.argv[1:]
+    """`python -m attributor.model_child SOCKET MEMORY PROFILE DEVICE THREADS NICENESS`; the first two: descriptors."""
+    socket, memory, profile, device, threads, niceness = sys.argv[1:]
     # Both signals go to a whole group of processes: calls in flight still need us, and we end with our parent.
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, signal.SIG_IGN)
+    os.nice(int(niceness))
     prepare_process()
     with Connection(int(socket)) as parent:
         try:

@@ -42,8 +42,13 @@ class ModelProcess:
     Raises Unavailable once the process is gone: it has to be made anew.
     """
 
-    def __init__(self, profile: str | ProfileChoice, device: str = "cpu", threads: int | None = None) -> None:
-        """Start the process and wait until the models are loaded. Raises what `load_models` raises, or Unavailable."""
+    def __init__(
+        self, profile: str | ProfileChoice, device: str = "cpu", threads: int | None = None, niceness: int = 0
+    ) -> None:
+        """Start the process and wait until the models are loaded; niceness: how far others go before it on the CPU.
+
+        Raises what `load_models` raises, or Unavailable.
+        """
         self._prepare = input_maker(profile)
         self._inputs = _SharedInputs()
         ours, theirs = socket.socketpair()
@@ -53,6 +58,7 @@ class ModelProcess:
             as_choice(profile).as_text(),
             device,
             str(threads or 0),
+            str(niceness),
         ]
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", "-m", "attributor.model_child", *words],

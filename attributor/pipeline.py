@@ -135,6 +135,7 @@ class Pipeline:
     """Values images; `posting` says whether the credits are posted or only computed.
 
     Blocking work runs in `executor`; the models have a process of their own, and the ledger's writer a thread.
+    scorer: where quality is computed if it is a model of its own; None for `worker`, behind its embeddings.
     """
 
     worker: ModelWorker
@@ -145,6 +146,7 @@ class Pipeline:
     writer: PostingWriter
     executor: Executor
     policies: Path | None = None
+    scorer: ModelWorker | None = None
 
     async def attribute(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
         """RECALLED, RERANKED and FINAL, or one FINAL with `replayed` if this generation was posted before.
@@ -294,7 +296,7 @@ class Pipeline:
         quality = seen.features.quality
         if quality is None:
             assert seen.inputs is not None
-            quality = await self.worker.quality(seen.inputs)
+            quality = await (self.scorer or self.worker).quality(seen.inputs)
         return quality_millionths(quality)
 
     def _valued(

@@ -29,6 +29,8 @@ from gmvaluator.options import index_location, thumbnails_folder
 from gmvaluator.ports import CandidateSearch
 
 BLOCKING_THREADS = 4
+QUALITY_NICENESS = 10
+"""Of the process that computes quality: what has a processor to itself is not slowed by it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -92,9 +94,24 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         stack.callback(decoder.close)
         decoder.start()
         rights = RememberedRights(catalogue)
-        pipeline = Pipeline(worker, decoder, collections, rights, ledger, writer, executor, settings.policies)
+        scorer = _scorer(settings, on_failure, stack) if worker.quality_apart else None
+        pipeline = Pipeline(worker, decoder, collections, rights, ledger, writer, executor, settings.policies, scorer)
         desk = DisputeDesk(ledger, catalogue, writer)
         return Parts(pipeline, decoder, collections, catalogue, ledger, desk, stack.pop_all())
+
+
+def _scorer(
+    settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], None], stack: ExitStack
+) -> ModelWorker:
+    """A second process for a quality model that takes long: its batch would keep embeddings waiting for as long."""
+    scorer = ModelWorker(
+        lambda: ModelProcess(settings.profile, settings.device, settings.model_threads or None, QUALITY_NICENESS),
+        max_batch=1,
+        on_failure=on_failure,
+    )
+    scorer.start()
+    stack.callback(scorer.close)
+    return scorer
 
 
 def _open_search(settings: AttributorSettings, collection: str) -> CandidateSearch:

@@ -230,6 +230,8 @@ def _candidate(point: messages.ScoredPoint) -> Candidate:
 
 
 def _candidate_with_payload(point: messages.ScoredPoint) -> Candidate:
+    if not point.payload:
+        return _candidate(point)
     return _candidate(point)._replace(payload=GrpcToRest.convert_payload(point.payload))
 
 

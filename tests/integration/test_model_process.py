@@ -86,3 +86,20 @@ async def test_a_process_that_dies_is_replaced_and_its_callers_are_told() -> Non
         assert (await worker.embed(grey)).quality == pytest.approx(0.5)
     finally:
         worker.close()
+
+
+async def test_quality_in_a_process_of_its_own_keeps_no_embedding_waiting() -> None:
+    embedding = ModelWorker(lambda: ModelProcess("stub:apart=1"))
+    scoring = ModelWorker(lambda: ModelProcess("stub:apart=1", niceness=10), max_batch=1)
+    embedding.start()
+    scoring.start()
+    try:
+        assert embedding.quality_apart
+        one = embedding.models.prepare(Image.new("RGB", (8, 8), "white"))
+        scored, embedded = await asyncio.gather(scoring.quality(one), embedding.embed(one))
+        assert scored == pytest.approx(1.0)
+        assert embedded.quality is None
+        assert psutil.Process(scoring.models.process_id).nice() == 10  # type: ignore[attr-defined]
+    finally:
+        embedding.close()
+        scoring.close()
