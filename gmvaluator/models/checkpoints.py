@@ -1,4 +1,4 @@
-"""Checkpoints of PyTorch's own format, read without running what they may hold."""
+"""Checkpoints: safetensors, or PyTorch's own format, read without running what it may hold."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import safetensors
+import safetensors.torch
 import torch
 from torch import Tensor, nn
 
@@ -30,8 +32,18 @@ def read_tensors(path: Path) -> dict[str, Tensor]:
 def read_plain(path: Path) -> Any:
     """Whatever of tensors and plain values the file holds. Raises MissingWeights if there is code in it, or damage."""
     try:
+        if path.suffix == ".safetensors":
+            return safetensors.torch.load_file(path)
         return torch.load(path, map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except (
+        pickle.UnpicklingError,
+        safetensors.SafetensorError,
+        OSError,
+        RuntimeError,
+        EOFError,
+        ValueError,
+        KeyError,
+    ) as error:
         raise MissingWeights(
             f"weights {path} are damaged or hold more than tensors: nothing of them was loaded ({error})"[:500]
         ) from error
@@ -48,3 +60,13 @@ def fill(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
                 f"{tuple(tensor.shape)} in {type(network).__name__}"
             )
     network.load_state_dict({name: tensors[name] for name in wanted})
+
+
+def fill_exactly(network: nn.Module, tensors: Mapping[str, Tensor], path: Path) -> None:
+    """As `fill`, and nothing may be left over. Raises MissingWeights."""
+    surplus = sorted(tensors.keys() - network.state_dict().keys())
+    if surplus:
+        raise MissingWeights(
+            f"weights {path} are of another architecture: {type(network).__name__} has no {surplus[0]}"
+        )
+    fill(network, tensors, path)

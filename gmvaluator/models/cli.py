@@ -110,12 +110,12 @@ def verify(choice: ProfileChoice, as_json: bool) -> None:
 
 def _fault(file: WeightFile, folder: ModelsFolder) -> str:
     """What is wrong with a file; empty if nothing is."""
-    from gmvaluator.models.tensors import read_tensors
+    from gmvaluator.models.checkpoints import read_plain
 
     try:
         path = folder.verified(file, folder.recorded_sha256(file))
         if path.suffix != ".json":
-            read_tensors(path)
+            read_plain(path)
     except MissingWeights as error:
         return str(error)
     return ""

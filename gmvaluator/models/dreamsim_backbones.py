@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gmvaluator.errors import MissingWeights
-from gmvaluator.models.tensors import load_strictly, read_tensors
+from gmvaluator.models.checkpoints import fill_exactly, read_plain
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
@@ -35,7 +35,7 @@ Built = tuple[nn.Module, Tensor | None]
 
 def build(name: str, path: Path) -> Built:
     """Backbone `name` with the weights in `path`, in eval mode on the CPU. Raises MissingWeights."""
-    stored = read_tensors(path)
+    stored = read_plain(path)
     try:
         network, projection = _BUILDERS[name](stored, path)
     except (KeyError, AttributeError, TypeError) as error:
@@ -49,7 +49,7 @@ def _clip(stored: Any, path: Path, patch_px: int, quick: bool) -> Built:
     network.pos_drop = nn.LayerNorm(network.embed_dim)
     tensors = dict(stored["state_dict"])
     projection: Tensor = tensors.pop("proj").detach()
-    load_strictly(network, tensors, path)
+    fill_exactly(network, tensors, path)
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-5
@@ -69,7 +69,7 @@ class QuickGELU(nn.Module):
 def _dino(stored: Mapping[str, Tensor], path: Path) -> Built:
     """The feature is the class token before the last norm."""
     network = _transformers().vit_base(patch_size=16)
-    load_strictly(network, stored, path)
+    fill_exactly(network, stored, path)
     network.norm = nn.Identity()
     return network, None
 
@@ -82,7 +82,7 @@ def _synclr(stored: Any, path: Path) -> Built:
 def _dino_v2(stored: Mapping[str, Tensor], path: Path) -> Built:
     network = timm.create_model("vit_base_patch14_dinov2", pretrained=False, img_size=_DINO_V2_PX, num_classes=0)
     tensors = {name: tensor for name, tensor in stored.items() if name != "mask_token"}
-    load_strictly(network, {**tensors, "pos_embed": _positions(tensors["pos_embed"])}, path)
+    fill_exactly(network, {**tensors, "pos_embed": _positions(tensors["pos_embed"])}, path)
     network.norm = nn.Identity()
     return network, None
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from gmvaluator.errors import MissingWeights
-from gmvaluator.models.tensors import read_tensors
+from gmvaluator.models.checkpoints import read_plain
 
 _PREFIX = "base_model.model."
 _A, _B = ".lora_A.weight", ".lora_B.weight"
@@ -42,7 +42,7 @@ class LowRankAdapter:
         unknown = [name for name in _MUST_BE_UNSET if settings.get(name)]
         if unknown or settings.get("bias", "none") != "none":
             raise MissingWeights(f"{settings_path} asks for {unknown or 'biases'}, which DreamSim's files never had")
-        return cls(scale, {key.removeprefix(_PREFIX): value for key, value in read_tensors(path).items()}, path)
+        return cls(scale, {key.removeprefix(_PREFIX): value for key, value in read_plain(path).items()}, path)
 
     def check_used(self, prefixes: tuple[str, ...]) -> None:
         """Raises MissingWeights if a tensor adapts none of the modules under `prefixes`, or is of another kind."""

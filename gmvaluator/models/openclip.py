@@ -8,8 +8,10 @@ Source: Radford et al. 2021, arXiv 2103.00020; Cherti et al. 2023, arXiv 2212.07
 
 from __future__ import annotations
 
+import logging
 import pickle
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -65,7 +67,8 @@ def load(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: R
     path = folder.verified(file, hashes[file.role])
     architecture = part.settings["architecture"]
     # An architecture of another package (timm, transformers) would fetch weights of its own if it were let.
-    model = open_clip.create_model(architecture, pretrained_text=False)
+    with _without_a_false_alarm():
+        model = open_clip.create_model(architecture, pretrained_text=False)
     try:
         open_clip.load_checkpoint(model, str(path), weights_only=True)
     except pickle.UnpicklingError as error:
@@ -73,6 +76,20 @@ def load(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: R
     except (RuntimeError, KeyError, AttributeError, ValueError, StopIteration) as error:
         raise MissingWeights(_mismatch(model, path, architecture)) from error
     return OpenClip(model, transform, runtime)
+
+
+@contextmanager
+def _without_a_false_alarm() -> Iterator[None]:
+    """open_clip logs that a model without weights is random; the weights follow."""
+
+    def keep(record: logging.LogRecord) -> bool:
+        return "initialized randomly" not in record.getMessage()
+
+    logging.getLogger().addFilter(keep)
+    try:
+        yield
+    finally:
+        logging.getLogger().removeFilter(keep)
 
 
 def _mismatch(model: Any, path: Path, architecture: str) -> str:

@@ -1,7 +1,7 @@
 """Checkpoints of the exact formats that the packages read, full of seeded random numbers.
 
 `python -m tests.models.seeded FOLDER` writes a models folder for `--profile paper --rerank dreamsim:open_clip_vitb32`:
-about a gigabyte, good for trying things out and for nothing else.
+1.5 GB, good for trying things out and for nothing else.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from gmvaluator.models.parts.selection import parts_of
 
 ARCHITECTURE, TAG = "ViT-B-32", "laion2b_s34b_b79k"
 SEED = 20230421
+MANIQA_SEED = 3
 
 
 def write_open_clip(root: Path, architecture: str = ARCHITECTURE, tag: str = TAG) -> Path:
@@ -35,6 +36,17 @@ def write_open_clip(root: Path, architecture: str = ARCHITECTURE, tag: str = TAG
     path = root / "open_clip" / architecture / f"{tag}.safetensors"
     path.parent.mkdir(parents=True, exist_ok=True)
     safetensors.torch.save_file({name: value.contiguous() for name, value in model.state_dict().items()}, path)
+    return path
+
+
+def write_maniqa(root: Path, file: str = "ckpt_koniq10k.pt") -> Path:
+    """A full MANIQA checkpoint as pyiqa stores it, its ViT-B/8 included."""
+    from gmvaluator.models.maniqa import build
+
+    torch.manual_seed(MANIQA_SEED)
+    path = root / "pyiqa" / file
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save(build("maniqa").state_dict(), path)
     return path
 
 
@@ -155,12 +167,19 @@ _WRITERS = {
 }
 
 
-def main() -> None:
-    root = Path(sys.argv[1])
+def write_paper(root: Path) -> ProfileChoice:
+    """A models folder, recorded, and the choice that it is for: the smallest DreamSim, one crop of MANIQA."""
     write_open_clip(root)
     write_dreamsim(root, "open_clip_vitb32")
-    choice = ProfileChoice("paper", root, rerank="dreamsim:open_clip_vitb32", quality="off")
+    write_maniqa(root)
+    choice = ProfileChoice("paper", root, rerank="dreamsim:open_clip_vitb32", crops=1)
     ModelsFolder(root).record(parts_of(choice).files)
+    return choice
+
+
+def main() -> None:
+    choice = write_paper(Path(sys.argv[1]))
+    sys.stdout.write(f"gmvaluator demo {' '.join(choice.arguments())} --works 12 --images 2\n")
 
 
 if __name__ == "__main__":

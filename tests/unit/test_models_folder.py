@@ -8,10 +8,10 @@ import pytest
 import torch
 
 from gmvaluator.errors import MissingWeights, Unavailable
+from gmvaluator.models.checkpoints import fill_exactly, read_plain
 from gmvaluator.models.fetching import fetch
 from gmvaluator.models.folder import RECORD_FILE, ModelsFolder, file_sha256
 from gmvaluator.models.parts.part import WeightFile
-from gmvaluator.models.tensors import load_strictly, read_tensors
 
 FILE = WeightFile("recall", "clip/weights.pt", "url", "https://127.0.0.1:9/weights.pt", "MIT", 1)
 
@@ -103,8 +103,8 @@ def test_a_pickle_with_code_is_refused_and_not_run(tmp_path: Path) -> None:
     for name, write in (("new.pt", torch.save), ("old.pth.tar", _plain_pickle)):
         path = tmp_path / name
         write({"state_dict": Code(made)}, path)
-        with pytest.raises(MissingWeights, match="more than tensors: nothing of them was loaded"):
-            read_tensors(path)
+        with pytest.raises(MissingWeights, match="hold more than tensors: nothing of them was loaded"):
+            read_plain(path)
     assert not made.exists()
 
 
@@ -116,15 +116,15 @@ def _plain_pickle(value: object, path: Path) -> None:
 def test_a_damaged_file_is_refused(tmp_path: Path, name: str) -> None:
     path = tmp_path / name
     path.write_bytes(b"PK\x03\x04 and then nothing")
-    with pytest.raises(MissingWeights, match=r"delete the file and fetch it again|more than tensors"):
-        read_tensors(path)
+    with pytest.raises(MissingWeights, match="are damaged"):
+        read_plain(path)
 
 
 def test_another_architecture_is_named_by_both_shapes() -> None:
     layer = torch.nn.Linear(3, 2)
-    with pytest.raises(MissingWeights, match=r"weight is of shape \(2, 4\) there, of shape \(2, 3\) in the model"):
-        load_strictly(layer, torch.nn.Linear(4, 2).state_dict(), Path("x"))
+    with pytest.raises(MissingWeights, match=r"weight has shape \(2, 4\) there, and has shape \(2, 3\) in Linear"):
+        fill_exactly(layer, torch.nn.Linear(4, 2).state_dict(), Path("x"))
     with pytest.raises(MissingWeights, match="bias is absent"):
-        load_strictly(layer, {"weight": layer.weight}, Path("x"))
-    with pytest.raises(MissingWeights, match="no extra"):
-        load_strictly(layer, {**layer.state_dict(), "extra": layer.bias}, Path("x"))
+        fill_exactly(layer, {"weight": layer.weight}, Path("x"))
+    with pytest.raises(MissingWeights, match="has no extra"):
+        fill_exactly(layer, {**layer.state_dict(), "extra": layer.bias}, Path("x"))
