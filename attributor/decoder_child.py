@@ -6,8 +6,6 @@ with it. It knows no secret, writes no file, and its parent reads nothing from i
 
 from __future__ import annotations
 
-import ctypes
-import ctypes.util
 import os
 import resource
 import signal
@@ -17,12 +15,16 @@ from pathlib import Path
 
 from PIL import Image
 
-from attributor.decoder_slot import DECODED, KEPT_BYTES, REFUSED, REPLY, REQUEST, TOO_LARGE, Slot
+from attributor.decoder_slot import DECODED, REFUSED, REPLY, REQUEST, TOO_LARGE, Slot
+from attributor.memory import give_back
 from gmvaluator.errors import ImageTooLarge, InvalidImage
 from gmvaluator.images import decode_image
 
 MEMORY_BYTES = 1024 * 1024 * 1024
 """Beyond what the interpreter takes: the largest image that is accepted needs less than half of it."""
+
+LARGE_BYTES = 64 * 1024
+"""Of a file, after which memory is given back: small files may hold large images, but not very large ones."""
 
 READY = b"\x01"
 
@@ -59,22 +61,14 @@ def _answer(slot: Slot, length: int) -> bytes:
     except InvalidImage as error:
         return _refusal(REFUSED, error)
     finally:
-        _trim(length)
+        if length > LARGE_BYTES:
+            give_back()
     return REPLY.pack(DECODED, image.width, image.height, 0)
 
 
 def _refusal(outcome: int, error: InvalidImage) -> bytes:
     message = str(error).encode("utf-8", "replace")[:1_000]
     return REPLY.pack(outcome, 0, 0, len(message)) + message
-
-
-_libc = ctypes.CDLL(ctypes.util.find_library("c"))
-
-
-def _trim(length: int) -> None:
-    """After a large file, return what the C library keeps for the next one."""
-    if length > KEPT_BYTES // 8 and hasattr(_libc, "malloc_trim"):
-        _libc.malloc_trim(0)
 
 
 if __name__ == "__main__":

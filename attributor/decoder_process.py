@@ -10,7 +10,7 @@ import time
 
 from PIL import Image
 
-from attributor.decoder_slot import CHANNELS, DECODED, REFUSED, REPLY, REQUEST, TOO_LARGE, Slot
+from attributor.decoder_slot import DECODED, REFUSED, REPLY, REQUEST, TOO_LARGE, Slot
 from gmvaluator.errors import Failure, ImageTooLarge, InvalidImage
 from gmvaluator.images import MAX_IMAGE_PIXELS
 from gmvaluator.processes import own_environment
@@ -58,20 +58,25 @@ class DecoderProcess:
         deadline = time.monotonic() + timeout_s
         self._slot.put_file(data)
         try:
-            self._socket.sendall(REQUEST.pack(len(data)))
+            width, height = self._decoded_size(len(data), deadline)
+            return self._slot.image(width, height)
+        finally:
+            self._slot.give_back()
+
+    def _decoded_size(self, length: int, deadline: float) -> tuple[int, int]:
+        try:
+            self._socket.sendall(REQUEST.pack(length))
         except OSError as error:
             raise self._lost() from error
-        outcome, width, height, length = REPLY.unpack(self._received(REPLY.size, deadline))
-        message = self._received(min(length, MAX_MESSAGE_BYTES), deadline).decode("utf-8", "replace")
+        outcome, width, height, size = REPLY.unpack(self._received(REPLY.size, deadline))
+        message = self._received(min(size, MAX_MESSAGE_BYTES), deadline).decode("utf-8", "replace")
         if outcome == TOO_LARGE:
             raise ImageTooLarge(message)
         if outcome == REFUSED:
             raise InvalidImage(message)
         if outcome != DECODED or not 0 < width * height <= MAX_IMAGE_PIXELS:
             raise DecoderLost("the decoder answered nonsense")
-        image = self._slot.image(width, height)
-        self._slot.give_back(len(data) + CHANNELS * width * height)
-        return image
+        return width, height
 
     def close(self) -> None:
         """End the process, whatever it is doing."""

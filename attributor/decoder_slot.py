@@ -13,7 +13,7 @@ from gmvaluator.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
 CHANNELS = 3
 SLOT_BYTES = MAX_IMAGE_BYTES + CHANNELS * MAX_IMAGE_PIXELS
-KEPT_BYTES = 8 * 1024 * 1024
+KEPT_BYTES = 4 * 1024 * 1024
 """A slot that held more than this gives its memory back."""
 
 REPLY = struct.Struct("<BIIH")
@@ -34,6 +34,7 @@ class Slot:
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
         self._memory = mmap.mmap(descriptor, SLOT_BYTES)
+        self._used_bytes = 0
 
     @classmethod
     def create(cls) -> Slot:
@@ -44,6 +45,7 @@ class Slot:
         return cls(descriptor)
 
     def put_file(self, data: bytes) -> None:
+        self._used_bytes = len(data)
         self._memory[: len(data)] = data
 
     def file(self, length: int) -> bytes:
@@ -56,12 +58,13 @@ class Slot:
     def image(self, width: int, height: int) -> Image.Image:
         """A copy of the pixels, as an image."""
         size = CHANNELS * width * height
+        self._used_bytes += size
         with memoryview(self._memory) as whole, whole[MAX_IMAGE_BYTES : MAX_IMAGE_BYTES + size] as pixels:
             return Image.frombytes("RGB", (width, height), pixels)
 
-    def give_back(self, used_bytes: int) -> None:
-        """Return the pages of a large image to the system."""
-        if used_bytes > KEPT_BYTES:
+    def give_back(self) -> None:
+        """Return the pages of a large file or image to the system."""
+        if self._used_bytes > KEPT_BYTES:
             self._memory.madvise(mmap.MADV_REMOVE)
 
     def close(self) -> None:

@@ -15,6 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from attributor.admission import Admission
 from attributor.authentication import Authentication
+from attributor.memory import memory_watched
 from attributor.metrics import REGISTRY, Now, ObservedPipeline, loop_watched, serve_metrics
 from attributor.service import Counters, Service
 from attributor.servicer import AttributionServicer, RoyaltyServicer
@@ -91,7 +92,7 @@ async def _serve_until(
     gc.freeze()
     await set_health(checker, health_pb2.HealthCheckResponse.SERVING)
     announce()
-    async with loop_watched():
+    async with loop_watched(), memory_watched():
         await stop.wait()
         drained = await drain(service, checker, settings.drain_s, hurry)
     _log.info("stopping", drained=drained, in_flight=service.in_flight)

@@ -138,7 +138,7 @@ def _pixels_message(pixels: str) -> str:
 
 
 def _upright_rgb(image: Image.Image) -> Image.Image:
-    upright = ImageOps.exif_transpose(image)
+    upright = _upright(image)
     if upright.mode.startswith("I;16") or upright.mode == "I":
         upright = _sixteen_to_eight_bit(upright)
     if upright.mode == "RGB":
@@ -148,6 +148,15 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
         white = Image.new("RGBA", layer.size, "white")
         return Image.alpha_composite(white, layer).convert("RGB")
     return upright.convert("RGB")
+
+
+def _upright(image: Image.Image) -> Image.Image:
+    try:
+        return ImageOps.exif_transpose(image)
+    except MemoryError:
+        raise
+    except Exception:  # noqa: BLE001 - Pillow raises anything; EXIF that cannot be read does not say what is up
+        return image
 
 
 def _sixteen_to_eight_bit(image: Image.Image) -> Image.Image:

@@ -1,0 +1,133 @@
+"""One attributor for the whole set; after every request of a test the next good one is served as ever."""
+
+import io
+import subprocess
+import sys
+import time
+import uuid
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import grpc
+import psutil
+import pytest
+from PIL import Image
+
+from gmvaluator.client.connection import Connection
+from gmvaluator.processes import own_environment
+from gmvaluator.v1 import attribution_pb2 as v1
+
+MODEL_VERSION = "demo"
+MEMORY_BYTES = 64 * 1024 * 1024
+DEADLINE_S = 60
+SETTLES_S = 10
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options: Any) -> bytes:
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
+
+
+GOOD = encoded(Image.effect_noise((48, 40), 70).convert("RGB"))
+
+
+class Target:
+    """The attributor under attack."""
+
+    def __init__(self, address: str, process: psutil.Process) -> None:
+        self.address = address
+        self.process = process
+        self.channel = Connection(address).channel()
+        self._usual_bytes = 0
+
+    def call(self, method: str, request: bytes | Any, service: str = "Attribution") -> tuple[str, list[bytes]]:
+        """Status and answers of any method; a message, or its bytes as they are."""
+        data = request if isinstance(request, bytes) else request.SerializeToString()
+        answers: list[bytes] = []
+        stub: Any = self.channel.unary_stream(f"/gmvaluator.v1.{service}Service/{method}")
+        try:
+            answers.extend(stub(data, timeout=DEADLINE_S))
+        except grpc.RpcError as error:
+            return error.code().name, answers
+        return "OK", answers
+
+    def attribute(self, image: bytes, generation: str = "", model_version: str = MODEL_VERSION) -> str:
+        """Status of sending an image."""
+        name = generation or f"t:{uuid.uuid4()}"
+        request = v1.AttributeRequest(generation_id=name, model_version=model_version, image=image)
+        return self.call("Attribute", request)[0]
+
+    def attribute_all(self, images: list[bytes]) -> list[str]:
+        """Statuses of sending many images at once."""
+        stub: Any = self.channel.unary_stream("/gmvaluator.v1.AttributionService/Attribute")
+        calls = []
+        for image in images:
+            request = v1.AttributeRequest(generation_id=f"t:{uuid.uuid4()}", model_version=MODEL_VERSION, image=image)
+            calls.append(stub(request.SerializeToString(), timeout=DEADLINE_S))
+        return [_status(call) for call in calls]
+
+    def final(self, image: bytes) -> v1.Attribution:
+        """FINAL of a preview."""
+        status, answers = self.call("Preview", v1.PreviewRequest(model_version=MODEL_VERSION, image=image))
+        assert status == "OK"
+        return v1.PreviewResponse.FromString(answers[-1]).attribution
+
+    def memory_bytes(self) -> int:
+        """Resident in the attributor and its children."""
+        family = [self.process, *self.process.children(recursive=True)]
+        return sum(one.memory_info().rss for one in family)
+
+    def settle(self) -> None:
+        """Remember how much memory is usual."""
+        for _ in range(20):
+            assert self.attribute(GOOD) == "OK"
+        self._usual_bytes = self.memory_bytes()
+
+    def check_unaffected(self) -> None:
+        """The next good request is served, and memory is as it was."""
+        assert self.attribute(GOOD) == "OK"
+        deadline = time.monotonic() + SETTLES_S
+        while self.memory_bytes() - self._usual_bytes > MEMORY_BYTES:
+            assert time.monotonic() < deadline, self.memory_by_process()
+            time.sleep(0.1)
+
+    def memory_by_process(self) -> dict[str, int]:
+        """Megabytes, for a message."""
+        family = [self.process, *self.process.children(recursive=True)]
+        return {" ".join(one.cmdline()[-4:]): one.memory_info().rss // 1_000_000 for one in family}
+
+
+def _status(call: Any) -> str:
+    try:
+        for _ in call:
+            pass
+    except grpc.RpcError as error:
+        return str(error.code().name)
+    return "OK"
+
+
+@pytest.fixture(scope="package")
+def attributor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    data: Path = tmp_path_factory.mktemp("hostile")
+    (data / "policies").mkdir()
+    command = [sys.executable, "-m", "tests.integration.hostile.program", str(data)]
+    with (data / "log").open("wb") as log:
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=own_environment())
+    assert process.stdout is not None
+    target = Target(process.stdout.readline().strip(), psutil.Process(process.pid))
+    target.settle()
+    yield target
+    target.channel.close()
+    process.terminate()
+    assert process.wait(30) == 0
+    process.stdout.close()
+    assert b'"broke"' not in (data / "log").read_bytes()
+
+
+@pytest.fixture
+def target(attributor: Target) -> Iterator[Target]:
+    """The attributor, which is looked at after the test."""
+    yield attributor
+    attributor.check_unaffected()

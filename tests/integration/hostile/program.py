@@ -1,0 +1,116 @@
+"""The attributor as it is, over models that take no time and an index in memory: `python -m ...program DATA`.
+
+Everything that meets what comes from outside is real: the port, the interceptor, the servicers, admission, the decoders'
+processes and a durable ledger.
+"""
+
+import asyncio
+import sys
+import uuid
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import ExitStack
+from pathlib import Path
+from typing import Any, cast
+
+import numpy as np
+from PIL import Image
+
+import attributor.server
+from attributor.batching import ModelWorker
+from attributor.decoder_pool import DecoderPool
+from attributor.disputes import DisputeDesk
+from attributor.pipeline import Pipeline
+from attributor.settings import AttributorSettings
+from attributor.wiring import Parts
+from gmvaluator.errors import GmvaluatorError
+from gmvaluator.ids import OwnerId, TrainingImageId, sha256_hex, training_image_id
+from gmvaluator.ledger.group_commit import LedgerWriter
+from gmvaluator.ledger.store import open_ledger
+from gmvaluator.ports import CandidateSearch, Generator, Point
+from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
+from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
+from gmvaluator.testing.rights import FakeRights
+
+WORKS = 80
+GENERATORS = [Generator(name, "works", ("set",), "paper@1") for name in ("demo", "other")]
+
+
+class OneCollection:
+    """Any name is this collection."""
+
+    def __init__(self) -> None:
+        self._index = MemoryIndex()
+        store = MemoryStore(self._index)
+        store.create(FAKE_IDENTITY)
+        models = FakeModels()
+        pictures = [_picture(seed) for seed in range(WORKS)]
+        rows = models.embed_works(np.stack([models.prepare_work(picture) for picture in pictures]))
+        store.upsert(
+            [
+                Point(work_id(seed), rows.recall[seed], rows.perceptual[seed], {"key": str(seed), "data_set": ["set"]})
+                for seed in range(WORKS)
+            ]
+        )
+
+    async def search(self, collection: str) -> CandidateSearch:  # noqa: ARG002
+        return MemorySearch(self._index)
+
+    async def close(self) -> None:
+        return None
+
+
+class HostileParts(Parts):
+    """Has no catalogue whose collections could be checked."""
+
+    async def check_collections(self) -> None:
+        return None
+
+
+class Names:
+    """Nobody has a name."""
+
+    def display_names(self, owner_ids: object) -> dict[Any, str]:  # noqa: ARG002
+        return {}
+
+
+def work_id(seed: int) -> TrainingImageId:
+    return training_image_id(sha256_hex(f"work {seed}".encode()))
+
+
+def _picture(seed: int) -> Image.Image:
+    return Image.fromarray(np.random.default_rng(seed).integers(0, 256, (8, 8, 3), np.uint8))
+
+
+def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], None]) -> Parts:
+    """In place of `attributor.wiring.wire`."""
+    with ExitStack() as stack:
+        writer = LedgerWriter(lambda: open_ledger(settings.place, write=True), on_failure)
+        writer.start()
+        stack.callback(writer.close)
+        ledger = stack.enter_context(open_ledger(settings.place))
+        worker = ModelWorker(FakeModels, settings.max_batch, on_failure=on_failure)
+        models = worker.start()
+        stack.callback(worker.close)
+        executor = stack.enter_context(ThreadPoolExecutor(4))
+        decoder = DecoderPool(models.prepare, settings.decoders)
+        stack.callback(decoder.close)
+        decoder.start()
+        owners = {work_id(seed): OwnerId(uuid.UUID(int=seed + 1)) for seed in range(WORKS)}
+        rights = FakeRights.with_owners(GENERATORS, owners)
+        collections = OneCollection()
+        pipeline = Pipeline(worker, decoder, collections, rights, ledger, writer, executor, settings.policies)
+        desk = DisputeDesk(ledger, rights, writer)
+        return HostileParts(
+            pipeline, decoder, cast(Any, collections), cast(Any, Names()), ledger, desk, stack.pop_all()
+        )
+
+
+def main() -> None:
+    cast(Any, attributor.server).wire = wire
+    settings = AttributorSettings(Path(sys.argv[1]), address="127.0.0.1:0", drain_s=2)
+    asyncio.run(attributor.server.serve(settings, lambda address: print(address, flush=True)))  # noqa: T201
+
+
+if __name__ == "__main__":
+    main()
