@@ -17,6 +17,7 @@ from attributor.admission import Admission
 from attributor.authentication import Authentication
 from attributor.memory import memory_watched
 from attributor.metrics import REGISTRY, Now, ObservedPipeline, loop_watched, serve_metrics
+from attributor.parsing import Parsing
 from attributor.service import Counters, Service
 from attributor.servicer import AttributionServicer, RoyaltyServicer
 from attributor.settings import AttributorSettings
@@ -106,7 +107,7 @@ async def _listen(
     credentials: grpc.ServerCredentials | None,
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer, str]:
     server = grpc.aio.server(
-        interceptors=[Authentication(door)],
+        interceptors=[Authentication(door), Parsing()],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.so_reuseport", 0),

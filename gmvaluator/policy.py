@@ -220,7 +220,7 @@ def load_policy(reference: str, folder: Path | None = None) -> Policy:
 def _read(path: Path, reference: str) -> Policy:
     try:
         value = tomllib.loads(path.read_text(encoding="utf-8"))
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError) as error:
+    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidPolicy(f"policy file {path.name} is not TOML: {error}") from error
     if value.get("policy") != reference:
         raise InvalidPolicy(f"policy file {path.name} says policy = {value.get('policy')!r}: name and file must agree")

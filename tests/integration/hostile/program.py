@@ -45,7 +45,7 @@ class OneCollection:
         store.create(FAKE_IDENTITY)
         models = FakeModels()
         pictures = [_picture(seed) for seed in range(WORKS)]
-        rows = models.embed_works(np.stack([models.prepare_work(picture) for picture in pictures]))
+        rows = models.embed_works([models.prepare_work(picture) for picture in pictures])
         store.upsert(
             [
                 Point(work_id(seed), rows.recall[seed], rows.perceptual[seed], {"key": str(seed), "data_set": ["set"]})
@@ -53,8 +53,11 @@ class OneCollection:
             ]
         )
 
-    async def search(self, collection: str) -> CandidateSearch:  # noqa: ARG002
+    async def search(self, collection: str) -> CandidateSearch:
         return MemorySearch(self._index)
+
+    async def measured_recall(self, collection: str) -> float | None:
+        return None
 
     async def close(self) -> None:
         return None
@@ -70,7 +73,7 @@ class HostileParts(Parts):
 class Names:
     """Nobody has a name."""
 
-    def display_names(self, owner_ids: object) -> dict[Any, str]:  # noqa: ARG002
+    def display_names(self, owner_ids: object) -> dict[Any, str]:
         return {}
 
 

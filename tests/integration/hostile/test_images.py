@@ -2,7 +2,6 @@
 
 import base64
 import gzip
-
 import struct
 import zlib
 
@@ -296,7 +295,7 @@ ODD_COLOURS = {
     ),
     "grey with a transparent value": (
         encoded(Image.fromarray(GREYS), transparency=int(GREYS[0, 0])),
-        on_white(grey(GREYS), np.where(GREYS == GREYS[0, 0], 0, 255).astype(np.uint8)),
+        on_white(grey(GREYS), np.where(GREYS[0, 0] == GREYS, 0, 255).astype(np.uint8)),
     ),
     "palette": palette(None),
     "palette with a transparent colour": palette(2),

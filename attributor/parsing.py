@@ -1,0 +1,98 @@
+"""Bytes that are no message are the caller's mistake: INVALID_ARGUMENT, where gRPC by itself says UNKNOWN."""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import aclosing
+from typing import Any
+
+import grpc
+from google.protobuf.message import DecodeError
+
+from attributor.metrics import observe_refusal
+from gmvaluator.errors import InvalidInput
+
+_OURS = "/gmvaluator."
+_REFUSAL = "the request is no message of this method: use the contract of this release (proto/gmvaluator/v1)"
+
+Context = grpc.aio.ServicerContext[Any, Any]
+
+
+class _Malformed:
+    """In place of a message that could not be read."""
+
+
+class Parsing(grpc.aio.ServerInterceptor):
+    """Answers bytes that are no message, before a servicer sees them."""
+
+    async def intercept_service(
+        self,
+        continuation: Callable[[grpc.HandlerCallDetails], Awaitable[Any]],
+        handler_call_details: grpc.HandlerCallDetails,
+    ) -> Any:
+        handler = await continuation(handler_call_details)
+        if handler is None or not handler_call_details.method.startswith(_OURS):
+            return handler
+        return _checked(handler)
+
+
+def _checked(handler: Any) -> Any:
+    read = _reading(handler.request_deserializer)
+    if handler.request_streaming:
+        return grpc.stream_stream_rpc_method_handler(
+            _stream_stream(handler.stream_stream), read, handler.response_serializer
+        )
+    if handler.response_streaming:
+        return grpc.unary_stream_rpc_method_handler(
+            _unary_stream(handler.unary_stream), read, handler.response_serializer
+        )
+    return grpc.unary_unary_rpc_method_handler(_unary_unary(handler.unary_unary), read, handler.response_serializer)
+
+
+def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    def read(data: bytes) -> Any:
+        try:
+            return deserialize(data)
+        except DecodeError:
+            return _Malformed()
+
+    return read
+
+
+def _unary_unary(answer: Callable[[Any, Context], Awaitable[Any]]) -> Any:
+    async def checked(request: Any, context: Context) -> Any:
+        await _refuse_malformed(request, context)
+        return await answer(request, context)
+
+    return checked
+
+
+def _unary_stream(answer: Callable[[Any, Context], Any]) -> Any:
+    async def checked(request: Any, context: Context) -> AsyncIterator[Any]:
+        await _refuse_malformed(request, context)
+        async with aclosing(answer(request, context)) as messages:
+            async for message in messages:
+                yield message
+
+    return checked
+
+
+def _stream_stream(answer: Callable[[AsyncIterator[Any], Context], Any]) -> Any:
+    async def checked(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+        async with aclosing(answer(_readable(requests, context), context)) as messages:
+            async for message in messages:
+                yield message
+
+    return checked
+
+
+async def _readable(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
+    async for request in requests:
+        await _refuse_malformed(request, context)
+        yield request
+
+
+async def _refuse_malformed(request: Any, context: Context) -> None:
+    if isinstance(request, _Malformed):
+        observe_refusal(InvalidInput(_REFUSAL))
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, _REFUSAL)
