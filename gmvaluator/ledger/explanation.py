@@ -43,8 +43,8 @@ def explanation(posting: StoredPosting, place: Path | Place) -> dict[str, Any]:
 def print_explanation(found: dict[str, Any]) -> None:
     """For people: what was valued and how, then a line a contributor."""
     console = plain_console()
-    table = Table("rank", "work", "paid to", "distance", "similarity", "share", "credit", "thumbnail")
-    for column in (0, 3, 4, 5, 6):
+    table = Table("rank", "work", "paid to", "distance", "similarity", "share", "95 % interval", "credit", "thumbnail")
+    for column in (0, 3, 4, 5, 6, 7):
         table.columns[column].justify = "right"
     for one in found["contributors"]:
         table.add_row(*map(printable, _cells(one)))
@@ -59,7 +59,7 @@ def print_explanation(found: dict[str, Any]) -> None:
 def _heading(found: dict[str, Any]) -> list[str]:
     evidence = found["evidence"]
     image, policy = evidence["image"], evidence["policy"]
-    settings = ", ".join(f"{name} {value}" for name, value in policy.items() if name != "policy")
+    settings = ", ".join(f"{name} {value}" for name, value in policy.items() if name not in ("policy", "uncertainty"))
     return [
         f"Posting {found['sequence']}: generation {found['generation_id']} of {found['model_version']}, "
         f"asked by {found['generator_identity']}",
@@ -69,12 +69,24 @@ def _heading(found: dict[str, Any]) -> list[str]:
         f"policy {policy['policy']} ({settings}); profile {evidence['profile']} {evidence['profile_hash'][:12]}; "
         f"collection {evidence['collection']}",
         f"quality {found['quality']:.6f}: issued {credits_text(found['issued_micros'])} credits, "
-        f"{credits_text(found['unattributed_micros'])} of them unattributed",
+        f"{credits_text(found['unattributed_micros'])} of them unattributed{_unsure(evidence)}",
     ]
+
+
+def _unsure(evidence: dict[str, Any]) -> str:
+    if "uncertainty" not in evidence:
+        return ""
+    low, high = (bound / MILLION for bound in evidence["uncertainty"]["unattributed"])
+    return f" (a share of {low:.2%}-{high:.2%})"
 
 
 def _cells(one: dict[str, Any]) -> tuple[str, ...]:
     payees = ", ".join(payment["display_name"] for payment in one["payments"])
+    if one["held_for"]:
+        payees += f" (too unsure to pay {', '.join(right['display_name'] for right in one['held_for'])})"
+    if one["competing"]:
+        payees += " (competes: a near-copy was claimed earlier)"
+    interval = one["share_interval"]
     return (
         str(one["rank"]),
         one["key"] or one["training_image_id"],
@@ -82,6 +94,7 @@ def _cells(one: dict[str, Any]) -> tuple[str, ...]:
         f"{one['distance_millionths'] / MILLION:.6f}",
         f"{one['clip_similarity_millionths'] / MILLION:.6f}",
         f"{one['share']:.4%}",
+        "" if interval is None else f"{interval[0]:.2%}-{interval[1]:.2%}",
         credits_text(one["credit_micros"]),
         one["thumbnail"] or "",
     )
@@ -99,6 +112,10 @@ def _contributor(one: Contribution, card: WorkCard | None, names: Mapping[str, s
         "share": one.share,
         "credit_micros": one.credit_micros,
         "payments": [_payment(payment, names) for payment in one.payments],
+        "duplicate_group": None if one.group is None else str(one.group),
+        "competing": one.competing,
+        "share_interval": None if one.interval is None else [bound / MILLION for bound in one.interval],
+        "held_for": None if one.held_for is None else [_holder(*right, names) for right in one.held_for],
         "thumbnail": str(thumbnail) if thumbnail.is_file() else None,
     }
 
@@ -112,6 +129,10 @@ def _payment(payment: Payment, names: Mapping[str, str]) -> dict[str, Any]:
     }
 
 
+def _holder(account: str, share_ppm: int, names: Mapping[str, str]) -> dict[str, Any]:
+    return {"account": account, "display_name": names.get(account, account), "share_ppm": share_ppm}
+
+
 def _cards(posting: StoredPosting, place: Path | Place) -> dict[TrainingImageId, WorkCard]:
     ids = [one.training_image_id for one in posting.evidence.contributions]
     try:
@@ -123,6 +144,7 @@ def _cards(posting: StoredPosting, place: Path | Place) -> dict[TrainingImageId,
 
 def _names(posting: StoredPosting, place: Path | Place) -> dict[str, str]:
     """Account to name, for the owners that were paid: those of the posting, whoever has the rights now."""
-    accounts = {payment.account for one in posting.evidence.contributions for payment in one.payments}
+    found = posting.evidence.contributions
+    accounts = {account for one in found for account, _ in (*one.rights, *((p.account, 0) for p in one.payments))}
     owners = [owner_id for account in accounts if (owner_id := owner_of(account)) is not None]
     return {owner_account(owner_id): name for owner_id, name in owner_names(place, owners).items()}

@@ -15,9 +15,10 @@ from gmvaluator.ledger.answers import Posted
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts, StoredPosting
 from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.policy import load_policy
+from gmvaluator.policy import Policy, load_policy
 from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_work
 
+PAPER = load_policy("paper@1")
 SEPTEMBER = datetime(2026, 9, 10, 12, tzinfo=UTC)
 OCTOBER = datetime(2026, 10, 20, 12, tzinfo=UTC)
 NOVEMBER = datetime(2026, 11, 5, 12, tzinfo=UTC)
@@ -47,7 +48,13 @@ def owner_named(place: Place, manifest_id: str) -> OwnerId:
 
 
 def attribute(
-    place: Place, name: str, works: Sequence[int], at: datetime, quality: int = 1_000_000, book: Ledger | None = None
+    place: Place,
+    name: str,
+    works: Sequence[int],
+    at: datetime,
+    quality: int = 1_000_000,
+    book: Ledger | None = None,
+    policy: Policy = PAPER,
 ) -> StoredPosting:
     """Post one generation to which `works` contributed, nearest first, with the rights of its time."""
     valued = ValuedImage(
@@ -57,7 +64,7 @@ def attribute(
     candidates = [ScoredCandidate(sample_work(one), 1_000 * index, 900_000) for index, one in enumerate(works)]
     with open_catalogue(place) as catalogue:
         cards = catalogue.works([sample_work(one) for one in works], at)
-    posting = build_posting(valued, load_policy("paper@1"), candidates, cards)
+    posting = build_posting(valued, policy, candidates, cards)
     if book is None:
         with open_ledger(place, write=True) as opened:
             return _posted(opened, posting)

@@ -40,9 +40,51 @@ def sound(book: Ledger) -> bool:
     return book.verify().ok and book.totals().reconciles
 
 
-def release(place: Place, dry_run: bool = False) -> list[str]:
+def release(place: Place, dry_run: bool = False, unsure: bool = False) -> list[str]:
     with open_catalogue(place) as catalogue, open_ledger(place, write=True) as book:
-        return [str(one.decision.decision_id) for one in release_all(book, catalogue, "known now", NOVEMBER, dry_run)]
+        found = release_all(book, catalogue, "known now", NOVEMBER, dry_run, unsure)
+        return [str(one.decision.decision_id) for one in found]
+
+
+UNSURE = Policy.from_parameters(
+    {
+        "policy": "unsure@1",
+        "depth": 10,
+        "k": 5,
+        "temperature": "0.01",
+        "uncertainty": {"replicates": [{"temperature": "0.0005"}, {"temperature": "5"}], "hold_above": "0.3"},
+    }
+)
+
+
+def test_what_was_held_as_too_unsure_waits_for_somebodys_decision(place: Place, tmp_path: Path) -> None:
+    record(place, work(1, "ada"), work(2, "ben"), work(3, None))
+    attribute(place, "g1", [1, 2], SEPTEMBER, policy=UNSURE)
+    attribute(place, "g2", [3], SEPTEMBER)
+    ada, ben = (f"owner:{owner_named(place, name)}" for name in ("ada", "ben"))
+    with open_ledger(place) as book:
+        assert balances(book) == {"held": 1_000_000, "suspense": 1_000_000}
+    import_rights(place, tmp_path, HEAD + f"{sha256_of(3)},ben,,1000000,,,\n")
+    assert release(place) == ["release/2/1"]
+    assert release(place) == []
+    assert release(place, unsure=True) == ["release/1/1"]
+    assert release(place, unsure=True) == []
+    with open_ledger(place) as book:
+        paid = balances(book)
+        assert sound(book)
+    assert set(paid) == {ada, ben}
+    assert paid[ada] > 500_000
+    assert paid[ada] + paid[ben] == 2_000_000
+
+
+def test_valuing_again_by_a_surer_policy_pays_what_was_held(place: Place) -> None:
+    record(place, work(1, "ada"), work(2, "ben"))
+    posting = attribute(place, "g1", [1, 2], SEPTEMBER, policy=UNSURE)
+    with open_ledger(place, write=True) as book:
+        reattribute(book, posting, NEAREST, {}, "a better fit", NOVEMBER)
+        assert balances(book) == {f"owner:{owner_named(place, 'ada')}": 1_000_000}
+        assert sound(book)
+    assert release(place, unsure=True) == []
 
 
 def test_suspense_is_released_to_the_owner_of_the_time(place: Place, tmp_path: Path) -> None:

@@ -16,10 +16,11 @@ identity_option = click.option("--identity", help="Generator identity; needed on
 
 @click.command()
 @click.option("--reason", default="the rights became known", show_default=True, help="Why; kept in every release.")
+@click.option("--unsure", is_flag=True, help="Also what a policy held back as too unsure: that is your decision.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be released.")
 @place_option
 @json_option
-def release(reason: str, dry_run: bool, place: Place, as_json: bool) -> None:
+def release(reason: str, unsure: bool, dry_run: bool, place: Place, as_json: bool) -> None:
     """Give credits in suspense and held to those whose rights are known now, judged at each generation's own time.
 
     Example: gmvaluator ledger release --reason "rights of 2026-11-20"
@@ -30,7 +31,7 @@ def release(reason: str, dry_run: bool, place: Place, as_json: bool) -> None:
     from gmvaluator.ledger.store import open_ledger
 
     with open_catalogue(place) as catalogue, open_ledger(place, write=not dry_run) as book:
-        found = list(release_all(book, catalogue, reason, decision_time(), dry_run))
+        found = list(release_all(book, catalogue, reason, decision_time(), dry_run, unsure))
     lines: list[dict[str, Any]] = [
         {
             "decision_id": one.decision.decision_id,

@@ -1,8 +1,11 @@
-"""Releases: credits in suspense or held go to those who, as is known now, had the rights when the image was made."""
+"""Releases: credits in suspense or held go to those who, as is known now, had the rights when the image was made.
+
+What a policy held back as too unsure waits for somebody's decision: knowing the rights does not make it surer.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -13,6 +16,7 @@ from sqlalchemy import Connection
 from gmvaluator.database.utc import from_utc_text
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.corrections.consequences import recomputed_decision, release_amounts
+from gmvaluator.ledger.corrections.held_back import held_back
 from gmvaluator.ledger.corrections.lines import added
 from gmvaluator.ledger.corrections.state import Current, current_states, disputed_amounts, undistributed, works_of
 from gmvaluator.ledger.deciding import decide
@@ -41,35 +45,48 @@ class Release:
 
 
 def releases(
-    connection: Connection, rights: RightsAt, reason: str, decided_at: datetime, after: int = 0
+    connection: Connection, rights: RightsAt, reason: str, decided_at: datetime, after: int = 0, unsure: bool = False
 ) -> tuple[list[Release], int | None]:
-    """Releases due among the next postings after `after`, and where to go on; None at the end."""
+    """Releases due among the next postings after `after`, and where to go on; None at the end.
+
+    unsure: release what a policy held back as well.
+    """
     sequences = undistributed(connection, after, PAGE)
     states = current_states(connection, sequences)
     disputed = disputed_amounts(connection) if states else {}
-    found = list(_due(states, disputed, rights, checked_reason(reason), decided_at))
+    kept = {} if unsure else held_back(connection, sequences)
+    found = list(_due(states, disputed, kept, rights, checked_reason(reason), decided_at))
     return found, sequences[-1] if len(sequences) == PAGE else None
 
 
 def _due(
-    states: Sequence[Current], disputed: Mapping[int, Any], rights: RightsAt, reason: str, decided_at: datetime
+    states: Sequence[Current],
+    disputed: Mapping[int, Any],
+    kept: Mapping[int, frozenset[TrainingImageId]],
+    rights: RightsAt,
+    reason: str,
+    decided_at: datetime,
 ) -> Iterator[Release]:
     by_time = sorted(states, key=lambda state: state.generated_at)
     for generated_at, group in groupby(by_time, key=lambda state: state.generated_at):
         together = list(group)
         cards = rights.works(works_of(together), from_utc_text(generated_at))
         for state in together:
-            works = [one for one in _works(state, disputed.get(state.sequence, {}), cards) if _moves(one)]
+            left = cards.keys() - kept.get(state.sequence, frozenset())
+            works = [one for one in _works(state, disputed.get(state.sequence, {}), cards, left) if _moves(one)]
             if works:
                 yield _release(state, works, reason, decided_at)
 
 
 def _works(
-    state: Current, disputed: Mapping[Any, int], cards: Mapping[TrainingImageId, WorkCard]
+    state: Current,
+    disputed: Mapping[Any, int],
+    cards: Mapping[TrainingImageId, WorkCard],
+    wanted: Set[TrainingImageId],
 ) -> Iterator[dict[str, Any]]:
-    """Each work's credit by account, less what disputes hold, and its rights."""
+    """Each wanted work's credit by account, less what disputes hold, and its rights."""
     free = added(state.amounts, {place: -amount for place, amount in disputed.items()})
-    for work in works_of([state]):
+    for work in (one for one in works_of([state]) if one in wanted):
         have = {account: amount for (account, one), amount in free.items() if one == work and amount > 0}
         rights = sorted((one.account, one.share_ppm) for one in cards[work].beneficiaries)
         if have:
@@ -95,13 +112,18 @@ def _release(state: Current, works: list[dict[str, Any]], reason: str, decided_a
 
 
 def release_all(
-    book: Ledger, rights: RightsAt, reason: str, decided_at: datetime, dry_run: bool = False
+    book: Ledger,
+    rights: RightsAt,
+    reason: str,
+    decided_at: datetime,
+    dry_run: bool = False,
+    unsure: bool = False,
 ) -> Iterator[Release]:
     """Post every release that is due, a page at a time, and yield those posted; `dry_run` posts nothing."""
     after: int | None = 0
     while after is not None:
         with book.snapshot() as connection:
-            found, after = releases(connection, rights, reason, decided_at, after)
+            found, after = releases(connection, rights, reason, decided_at, after, unsure)
         if found and not dry_run:
             decide(book, [one.decision for one in found])
         yield from found
