@@ -22,6 +22,11 @@ _COMMANDS: dict[str, tuple[str, str, str]] = {
         "evaluate_counterfactual",
         "Retrain a small generator without the credited works.",
     ),
+    "duplicates": (
+        "evaluation.duplicates.cli",
+        "evaluate_duplicates",
+        "Measure which distance tells near-copies, and what adding copies earns.",
+    ),
     "all": ("evaluation.full_report.cli", "evaluate_all", "Run every benchmark and write one page."),
 }
 """Name to (module, attribute, summary)."""

@@ -77,16 +77,22 @@ def targets(count: int) -> list[Target]:
     return [Target(next(draw), place % 2 == 0) for place in range(count)]
 
 
-def measure(folder: Path, profile: str, policies: Sequence[Policy], count: int, strengths: int) -> list[list[Earned]]:
+def measure(
+    folder: Path, profile: str, policies: Sequence[Policy], count: int, strengths: int, among: int | None = None
+) -> list[list[Earned]]:
     """For each policy what every target's copies earned. folder: an empty one, for indices and copies.
 
-    strengths: how many of the recipes' strengths are asked about.
+    strengths: how many of the recipes' strengths are asked about. among: only the targets and so many works of the
+    sample are indexed; None means all of it.
     """
     chosen = targets(count)
     models = load_models(profile)
     queries = [query for place, one in enumerate(chosen) for query in _derivatives(one, place, strengths)]
     embeddings = embed(models, queries)
-    index_sample(folder / "data", profile)
+    if among is None:
+        index_sample(folder / "data", profile)
+    else:
+        _index_some(folder, profile, [one.work for one in chosen], among)
     before = _postings(folder / "data", models.identity, policies, embeddings)
     _write_copies(folder / "copies", chosen)
     run_command("index", "add", str(folder / "copies"), "--data-set", DATA_SET, "--data", str(folder / "data"),
@@ -111,6 +117,21 @@ def _derivatives(target: Target, place: int, strengths: int) -> list[Query]:
         for kind in SINGLE_KINDS
         for strength in STRENGTHS[:strengths]
     ]
+
+
+def _index_some(folder: Path, profile: str, wanted: Sequence[Work], among: int) -> None:
+    """A small index, of the wanted works and the first `among` of the sample."""
+    sample = sample_folder(DATA_SET)
+    some = {work.key: work for work in [*list(read_works(sample).values())[:among], *wanted]}
+    (folder / DATA_SET).mkdir()
+    with (folder / DATA_SET / "manifest.csv").open("w", encoding="utf-8", newline="") as lines:
+        rows = csv.writer(lines)
+        rows.writerow(["key", "file_name", "owner_id"])
+        for place, work in enumerate(some.values()):
+            name = f"{place}{Path(work.file_name).suffix}"
+            (folder / DATA_SET / name).write_bytes((sample / work.file_name).read_bytes())
+            rows.writerow([work.key, name, work.owner_id])
+    run_command("index", "add", str(folder / DATA_SET), "--data", str(folder / "data"), "--profile", profile)
 
 
 def _image(work: Work) -> Image.Image:

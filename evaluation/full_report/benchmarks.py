@@ -27,3 +27,10 @@ def counterfactual(settings: Settings) -> Sequence[Section]:
     from evaluation.counterfactual.run import counterfactual
 
     return [counterfactual(settings.profile, settings.short, settings.work)]
+
+
+def duplicates(settings: Settings) -> Sequence[Section]:
+    """Near-copies."""
+    from evaluation.duplicates.run import duplicates
+
+    return [duplicates(settings.profile, settings.short)]

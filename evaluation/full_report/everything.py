@@ -40,6 +40,7 @@ BENCHMARKS = {
     "known-source": "evaluation.full_report.benchmarks:known_source",
     "criteria": "evaluation.full_report.benchmarks:criteria",
     "counterfactual": "evaluation.full_report.benchmarks:counterfactual",
+    "duplicates": "evaluation.full_report.benchmarks:duplicates",
 }
 """Name to `module:function` of a Benchmark, in the report's order."""
 
