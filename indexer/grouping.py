@@ -21,7 +21,7 @@ from gmvaluator.ports import Candidate, Point, VectorStore
 from gmvaluator.profile import ProfileIdentity
 
 BATCH_WORKS = 64
-THRESHOLDS = {"lite": 0.18}
+THRESHOLDS = {"lite": 0.2}
 """Profile to the largest distance of a near-copy: see `gmvaluator evaluate duplicates` and docs/index.md."""
 
 NEIGHBOURS = 50

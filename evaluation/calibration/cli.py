@@ -19,10 +19,10 @@ from gmvaluator.options import data_option, index_location, index_option, json_o
 )
 @click.option(
     "--groups",
-    type=click.Choice(["nearest", "first", "none"]),
-    default="nearest",
+    type=click.Choice(["first", "nearest", "none"]),
+    default="first",
     show_default=True,
-    help="Near-copies are one contributor that weighs what its nearest, or its first, member weighs; or none are.",
+    help="Near-copies are one contributor that weighs what its first, or its nearest, member weighs; or none are.",
 )
 @click.option("--hold-above", metavar="WIDTH", help="Hold credits back whose share's interval is wider, such as 0.5.")
 @click.option("--quick", is_flag=True, help="Few images: shows that it works; do not pay by the result.")

@@ -48,8 +48,8 @@ def duplicates(profile: str, short: bool, reference: str = CALIBRATED) -> Sectio
 def _policies(paid_by: Policy) -> dict[str, Policy]:
     """The first is the one that the figure is of."""
     return {
-        f"{paid_by.reference}, groups by the nearest": replace(paid_by, groups="nearest"),
         f"{paid_by.reference}, groups by the first": replace(paid_by, groups="first"),
+        f"{paid_by.reference}, groups by the nearest": replace(paid_by, groups="nearest"),
         f"{paid_by.reference}, no groups": replace(paid_by, groups=None),
         PAPER: load_policy(PAPER),
     }
@@ -96,7 +96,7 @@ COPIES = len(KINDS) * LEVELS
 
 
 def _figures(best: Point, reported: Point, earned: dict[str, list[Earned]]) -> dict[str, float]:
-    paid, first, plain, paper = earned.values()
+    paid, nearest, plain, paper = earned.values()
     figures = {
         "duplicate_threshold": best.threshold,
         "duplicate_recall": reported.recall_all,
@@ -106,7 +106,7 @@ def _figures(best: Point, reported: Point, earned: dict[str, list[Earned]]) -> d
         "duplicate_inflation": _inflation(paid),
         "duplicate_inflation_by_owner": _inflation([one for one in paid if one.target.by_owner]),
         "duplicate_inflation_by_other": _inflation([one for one in paid if not one.target.by_owner]),
-        "duplicate_inflation_by_first": _inflation(first),
+        "duplicate_inflation_by_nearest": _inflation(nearest),
         "duplicate_inflation_without_groups": _inflation(plain),
         "duplicate_inflation_paper": _inflation(paper),
     }

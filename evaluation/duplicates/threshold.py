@@ -17,7 +17,7 @@ from gmvaluator.ports import Models
 STEPS = tuple(round(0.01 * step, 2) for step in range(1, 41))
 """Thresholds that are compared."""
 
-MIN_PRECISION = 0.999
+MIN_PRECISION = 0.998
 """Against works of other owners: to merge two owners' works pays one of them for the other's."""
 
 Values = npt.NDArray[np.float64]
