@@ -5,7 +5,7 @@ In memory, on the embedded engine over the wire, and on a Qdrant server where QD
 
 import os
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,7 +18,7 @@ from gmvaluator.errors import InvalidVector, MissingIndex, ProfileMismatch
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.connection import open_search, open_store
 from gmvaluator.index.launcher import EngineLease
-from gmvaluator.index.schema import KEY_DATA_SET
+from gmvaluator.index.schema import KEY_DATA_SET, duplicate_group
 from gmvaluator.ports import CandidateSearch, Float32Array, Point, VectorStore
 from gmvaluator.testing.index import (
     EXAMPLE_IDENTITY,
@@ -27,6 +27,7 @@ from gmvaluator.testing.index import (
     MemoryStore,
     example_points,
 )
+from indexer.grouping import Grouper
 
 SERVER = os.environ.get("QDRANT_URL", "")
 BUILT_POINTS = 400
@@ -194,6 +195,36 @@ async def test_a_point_joins_a_data_set_once_and_keeps_what_it_had(index: Index)
     assert stored[second.training_image_id] == second.payload
     found = await index.search.recall(first.recall, 10, ["late"])
     assert [candidate.training_image_id for candidate in found] == [first.training_image_id]
+
+
+async def test_near_copies_are_grouped_where_they_are_stored(index: Index) -> None:
+    """A copy of the first point, and one more that nobody has looked at when the first run ends."""
+    points = fill(index, 30, build=False)
+    copies = [replace(points[0], training_image_id=TrainingImageId(uuid.uuid4())) for _ in range(2)]
+    index.store.upsert(copies[:1])
+    order = {point.training_image_id: place for place, point in enumerate([*points, *copies])}
+    first, work = points[0].training_image_id, copies[0].training_image_id
+    assert set(index.store.ungrouped()) == order.keys() - {copies[1].training_image_id}
+    (near,) = index.store.neighbours([points[0].recall], 2)
+    assert {one.training_image_id for one in near} == {first, work}
+    assert Grouper(index.store, Order(order), 0.1).run().joined == 1
+    assert index.store.ungrouped() == []
+    index.store.upsert(copies[1:])
+    done = Grouper(index.store, Order(order), 0.1).run()
+    assert (done.looked_at, done.groups) == (1, {first})
+    found = {point.training_image_id: duplicate_group(point.payload) for point in index.store.fetch([*order])}
+    assert {one for one, group in found.items() if group == first} == {first, work, copies[1].training_image_id}
+    assert {group for one, group in found.items() if group != first} == {None}
+
+
+@dataclass
+class Order:
+    """Works in the order of a list."""
+
+    places: dict[TrainingImageId, int]
+
+    def first_seen(self, ids: Sequence[TrainingImageId]) -> dict[TrainingImageId, int]:
+        return {one: self.places[one] for one in ids}
 
 
 async def test_rerank_compares_the_given_ids_and_no_others(built: Index) -> None:
