@@ -304,7 +304,7 @@ class ModelWorker:
         inputs = [models.prepare(Image.new("RGB", (256, 256), "white"))]
         self.quality_apart = models.embed(inputs).quality is None
         if self.quality_apart:
-            models.quality(inputs)
+            models.quality_slice(inputs)
         return models
 
     def _fail_everyone(self, error: GmvaluatorError) -> None:

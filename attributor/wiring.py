@@ -29,6 +29,9 @@ from gmvaluator.options import index_location, thumbnails_folder
 from gmvaluator.ports import CandidateSearch
 
 BLOCKING_THREADS = 4
+SCORED_TOGETHER = 4
+"""Images whose crops may share a pass of a quality model that works in slices; the first that came is done first."""
+
 QUALITY_NICENESS = 10
 """Of the process that computes quality: what has a processor to itself is not slowed by it."""
 
@@ -106,7 +109,7 @@ def _scorer(
     """A second process for a quality model that takes long: its batch would keep embeddings waiting for as long."""
     scorer = ModelWorker(
         lambda: ModelProcess(settings.profile, settings.device, settings.model_threads or None, QUALITY_NICENESS),
-        max_batch=1,
+        max_batch=SCORED_TOGETHER,
         on_failure=on_failure,
     )
     scorer.start()

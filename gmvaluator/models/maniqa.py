@@ -23,11 +23,13 @@ from gmvaluator.errors import ModelFailed
 from gmvaluator.models.checkpoints import fill, read_tensors
 from gmvaluator.models.crops import SIDE_PX, chosen_crops, cut
 from gmvaluator.models.folder import ModelsFolder
+from gmvaluator.models.halving import halved_if_needed
 from gmvaluator.models.maniqa_network import ManiqaNetwork
 from gmvaluator.models.parts.part import Part
 from gmvaluator.models.preparation import Pixels
 from gmvaluator.models.quality_memory import Known, QualityMemory
 from gmvaluator.models.runtime import Runtime
+from gmvaluator.ports import Float32Array
 
 METRICS = ("maniqa", "maniqa-pipal", "maniqa-kadid")
 SLICE_CROPS, SLICE_CROPS_ON_ACCELERATOR = 4, 40
@@ -53,7 +55,7 @@ class Maniqa:
         known = [self._memory.of(pixels) for pixels in inputs]
         todo = list(self._missing(inputs, known))
         if todo:
-            sums = self._network(torch.cat([crop for _, crop in todo])).double().cpu()
+            sums = halved_if_needed(self._pass, [crop for _, crop in todo], "quality")
             for (row, _), (weighted, weight) in zip(todo, sums.tolist(), strict=True):
                 known[row].add(weighted, weight)
         return [self._quality(one, row) for row, one in enumerate(known)]
@@ -63,9 +65,12 @@ class Maniqa:
         step = self._slice_crops
         with torch.inference_mode():
             parts = [self.crops(pixels, start, start + step) for start in range(0, self._crops, step)]
-            sums = torch.cat([self._network(torch.cat([*part])) for part in parts])
-        found: npt.NDArray[np.float64] = sums.double().cpu().numpy()
-        return found
+            return np.concatenate([self._pass(part) for part in parts]).astype(np.float64)
+
+    def _pass(self, crops: Sequence[Tensor]) -> Float32Array:
+        """N crops to (N, 2): weighted quality and weight of each."""
+        sums: Float32Array = self._network(torch.cat([*crops])).float().cpu().numpy()
+        return sums
 
     def _quality(self, known: Known, row: int) -> float | None:
         if known.crops < self._crops:

@@ -49,6 +49,12 @@ def test_it_answers_as_the_models_themselves_in_batches_of_any_size() -> None:
         assert np.array_equal(own.prepare(image).recall, apart.prepare(image).recall)
 
 
+def test_a_slice_of_quality_is_answered_as_the_models_answer_it() -> None:
+    own = load_models("stub:apart=1")
+    with process("stub:apart=1") as apart:
+        assert list(apart.quality_slice(inputs(3))) == list(own.quality_slice(inputs(3)))
+
+
 def test_what_the_models_raise_is_raised_and_they_live_on() -> None:
     with process() as apart:
         with pytest.raises(ModelFailed):
