@@ -140,6 +140,26 @@ def crops(images: int, device: str, choice: ProfileChoice, as_json: bool) -> Non
     print_report(report(figures, f"gmvaluator bench crops {shlex.join(words)} --json"), as_json)
 
 
+@bench.command()
+@click.option("--clients", default=400, show_default=True, type=click.IntRange(1, 1_000), help="Browsers that watch.")
+@click.option(
+    "--credits", "credits_per_s", default=20_000, show_default=True, type=click.IntRange(500), help="A second."
+)
+@click.option("--seconds", default=40.0, show_default=True, type=click.FloatRange(5, 600), help="Measured.")
+@click.option("--past", default=1_000_000, show_default=True, type=click.IntRange(1_000), help="Postings before.")
+@json_option
+def dashboard(clients: int, credits_per_s: int, seconds: float, past: int, as_json: bool) -> None:
+    """Measure what browsers cost that watch the dashboard, how late they are, and its first paint.
+
+    Example: gmvaluator bench dashboard --json
+    """
+    from evaluation.bench.dashboard import bench_dashboard
+
+    figures = bench_dashboard(clients, credits_per_s, seconds, past)
+    command = f"gmvaluator bench dashboard --clients {clients} --credits {credits_per_s} --seconds {seconds:g}"
+    print_report(report(figures, f"{command} --past {past} --json"), as_json)
+
+
 def print_report(value: dict[str, object], as_json: bool) -> None:
     """A report as JSON, or its figures line by line."""
     if as_json:

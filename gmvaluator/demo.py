@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
+import webbrowser
+from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
 
@@ -18,11 +21,12 @@ from gmvaluator.client.sync import AttributorClient
 from gmvaluator.credits import credits_text
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex
+from gmvaluator.images import decode_image, generated_path, thumbnail
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.registry import profile_identity
-from gmvaluator.options import choice_options, json_option
+from gmvaluator.options import choice_options, generated_folder, json_option
 from gmvaluator.policy import UNATTRIBUTED, load_policy
-from gmvaluator.processes import attributor, run_command
+from gmvaluator.processes import attributor, dashboard, run_command
 from gmvaluator.samples import sample_folder
 
 DATA_SET = "openclipart"
@@ -41,9 +45,12 @@ PAPER, CALIBRATED = "paper@1", "calibrated@1"
 @click.option("--top", default=3, show_default=True, type=click.IntRange(1, 50), help="Contributors shown an image.")
 @click.option("--works", default=0, type=click.IntRange(0), help="Index the first WORKS images only; 0: all.")
 @click.option("--images", "count", default=0, type=click.IntRange(0), help="Attribute IMAGES images only; 0: all.")
+@click.option("--open", "open_browser", is_flag=True, help="Show it live in a browser, until Ctrl-C.")
 @choice_options
 @json_option
-def demo(data: Path, top: int, works: int, count: int, choice: ProfileChoice, as_json: bool) -> None:
+def demo(
+    data: Path, top: int, works: int, count: int, open_browser: bool, choice: ProfileChoice, as_json: bool
+) -> None:
     """Index 1,051 clip-art images, serve, attribute derived images, and print the credits per artist.
 
     Profile paper needs its weights (`gmvaluator models fetch`) and takes seconds an image: --works and --images take
@@ -69,15 +76,23 @@ def demo(data: Path, top: int, works: int, count: int, choice: ProfileChoice, as
     say.print(f"{model_version} is paid by {policy}, the paper's formula beside it for comparison")
     say.rule("2. Start the attributor")
     with (
+        ExitStack() as beside,
         attributor(*chosen) as address,
         AttributorClient(Connection(address)) as client,
     ):
         client.wait_until_serving(WAIT_S)
         say.print(f"SERVING on {address}")
+        if open_browser:
+            url = beside.enter_context(dashboard("--data", str(data), "--server", address))
+            say.print(f"the dashboard is at {url}")
+            webbrowser.open(url)
         say.rule("3. Attribute the generated images")
         before = _issued(client)
-        images = _attribute_all(client, model_version, count, StagePrinter(say, top))
+        images = _attribute_all(client, model_version, count, StagePrinter(say, top), generated_folder(data))
         added = _issued(client) - before
+        if open_browser:
+            say.print("Ctrl-C ends the dashboard and the attributor")
+            _until_interrupted()
     say.rule("4. Credits per artist")
     totals = run_command("ledger", "totals", "--data", str(data))
     summary = _summary(images, totals, added)
@@ -108,13 +123,14 @@ def _source(data: Path, works: int) -> list[str]:
 
 
 def _attribute_all(
-    client: AttributorClient, model_version: str, count: int, printer: StagePrinter
+    client: AttributorClient, model_version: str, count: int, printer: StagePrinter, kept: Path
 ) -> list[dict[str, Any]]:
-    """One call an image, as a generation server would make it; count: of them, 0 for all."""
+    """One call an image, as a generation server would make it; count: of them, 0 for all. Thumbnails are kept."""
     images = []
     for path in sorted(sample_folder("generated").glob("*.webp"))[: count or None]:
         data = path.read_bytes()
         generation = f"{model_version}:{sha256_hex(data)[:32]}"
+        _keep(data, kept)
         printer.heading(path.name, generation)
         stages = []
         for stage in client.attribute(data, generation, model_version):
@@ -122,6 +138,18 @@ def _attribute_all(
             stages.append(attribution_dict(stage))
         images.append({"file": path.name, "stages": stages})
     return images
+
+
+def _keep(data: bytes, folder: Path) -> None:
+    """Our own sample's image, so it is decoded here without a second thought."""
+    path = generated_path(folder, sha256_hex(data))
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_bytes(thumbnail(decode_image(data)))
+
+
+def _until_interrupted() -> None:
+    with suppress(KeyboardInterrupt):
+        threading.Event().wait()
 
 
 def _issued(client: AttributorClient) -> int:

@@ -53,6 +53,23 @@ def attributor(*words: str) -> Iterator[str]:
             raise Failure(f"the attributor ended with exit code {code}; its message is above")
 
 
+@contextmanager
+def dashboard(*words: str) -> Iterator[str]:
+    """A dashboard of our own on a free port; yields its URL. At the end it gets SIGTERM."""
+    command = [sys.executable, "-m", "gmvaluator", "dashboard", "--address", "127.0.0.1:0", "--json", *words]
+    with subprocess.Popen(  # noqa: S603 - our own program
+        command, stdout=subprocess.PIPE, text=True, env=own_environment()
+    ) as process:
+        try:
+            assert process.stdout is not None
+            line = process.stdout.readline()
+            if not line:
+                raise Failure(f"the dashboard ended with exit code {process.wait()}; its message is above")
+            yield str(json.loads(line)["url"])
+        finally:
+            _stop(process)
+
+
 def _address(process: subprocess.Popen[str]) -> str:
     assert process.stdout is not None
     line = process.stdout.readline()

@@ -60,7 +60,8 @@
     document.querySelectorAll("[data-total]").forEach(function (one) { fillAmount(one, next.totals[one.dataset.total]); });
     document.querySelectorAll("[data-share]").forEach(function (one) { one.textContent = next.shares[one.dataset.share]; });
     document.querySelectorAll("[data-field]").forEach(function (one) { one.textContent = next[one.dataset.field]; });
-    byId("check").className = "check " + (next.reconciles ? "good" : "bad");
+    byId("check").classList.toggle("good", next.reconciles);
+    byId("check").classList.toggle("bad", !next.reconciles);
     byId("verdict").textContent = next.reconciles ? "Adds up" : "Does not add up: run gmvaluator ledger verify";
     if (next.sequence > 0 && byId("empty")) {
       byId("empty").remove();

@@ -1,0 +1,113 @@
+"""Small questions of the ledger, which pages ask, answer what all entries say; on both engines."""
+
+from collections.abc import Iterator
+from datetime import timedelta
+
+import pytest
+
+from gmvaluator.database.place import Place
+from gmvaluator.database.utc import from_utc_text
+from gmvaluator.ledger.earned import accounts_of_work, earned_by_account, earned_by_work, posting_at, postings_at
+from gmvaluator.ledger.glance import (
+    attributions_between,
+    balances_of,
+    count_owners,
+    newest_attributions,
+    newest_qualities,
+    posted_at,
+    sequences_at,
+    sums_between,
+    top_owners,
+)
+from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.testing.postings import sample_posting, sample_work
+
+COUNT = 12
+
+
+@pytest.fixture
+def book(place: Place) -> Iterator[Ledger]:
+    with open_ledger(place, write=True) as ledger:
+        for number in range(COUNT):
+            ledger.post([sample_posting(number)])
+        yield ledger
+
+
+def test_top_owners_are_the_highest_balances(book: Ledger) -> None:
+    every = list(book.owner_totals(limit=1_000).balances)
+    with book.snapshot() as connection:
+        assert top_owners(connection, 3) == sorted(every, key=lambda one: (-one.balance_micros, one.account))[:3]
+        assert count_owners(connection) == len(every)
+        assert balances_of(connection, [every[0].account, "owner:nobody"]) == {
+            every[0].account: every[0].balance_micros,
+            "owner:nobody": 0,
+        }
+
+
+def test_sums_between_are_those_of_the_postings(book: Ledger) -> None:
+    postings = list(book.every_posting())
+    accounts = {entry.account for posting in postings for entry in posting.entries}
+    wanted: dict[str, int] = {}
+    for posting in postings[3:8]:
+        for entry in posting.entries:
+            wanted[entry.account] = wanted.get(entry.account, 0) + entry.amount_micros
+    with book.snapshot() as connection:
+        assert sums_between(connection, 3, 8, accounts) == wanted
+        assert attributions_between(connection, 3, 8) == 5
+
+
+def test_a_sequence_is_found_by_its_time(book: Ledger) -> None:
+    times = [from_utc_text(posting.header.posted_at) for posting in book.every_posting()]
+    with book.snapshot() as connection:
+        assert posted_at(connection, 5) == times[4]
+        assert posted_at(connection, COUNT + 1) is None
+        asked = [times[0] - timedelta(seconds=1), *times, times[-1] + timedelta(days=1)]
+        found = sequences_at(connection, asked, 0, COUNT)
+    assert found == [sum(time <= instant for time in times) for instant in asked]
+
+
+def test_newest_come_first(book: Ledger) -> None:
+    with book.snapshot() as connection:
+        assert [one.sequence for one in newest_attributions(connection, 3)] == [12, 11, 10]
+        assert [one.sequence for one in newest_attributions(connection, 3, after=11)] == [12]
+        qualities = newest_qualities(connection, 2)
+        assert qualities == [
+            (one.sequence, one.evidence.quality_millionths / 1_000_000) for one in newest_attributions(connection, 2)
+        ]
+
+
+def test_what_an_account_earned_is_its_entries(book: Ledger) -> None:
+    postings = list(book.every_posting())
+    account = next(entry.account for entry in postings[3].entries if entry.account.startswith("owner:"))
+    own = [(one, entry) for one in postings for entry in one.entries if entry.account == account]
+    with book.snapshot() as connection:
+        earned = earned_by_account(connection, account, 100, 3)
+        balance = balances_of(connection, [account])[account]
+    assert sum(earned.by_day.values()) == sum(entry.amount_micros for _, entry in own) == balance
+    assert sum(one.credit_micros for one in earned.works) == balance
+    sequences = sorted({one.sequence for one, _ in own}, reverse=True)
+    assert [use.sequence for use in earned.uses] == sequences[:3]
+    assert earned.generations == len(sequences)
+
+
+def test_what_a_work_earned_is_its_entries(book: Ledger) -> None:
+    postings = list(book.every_posting())
+    work = next(entry.training_image_id for entry in postings[3].entries if entry.training_image_id)
+    own = [(one, entry) for one in postings for entry in one.entries if entry.training_image_id == work]
+    with book.snapshot() as connection:
+        earned = earned_by_work(connection, work, 100)
+        accounts = accounts_of_work(connection, work)
+        assert earned_by_work(connection, sample_work(999), 5).uses == []
+    assert sum(accounts.values()) == sum(entry.amount_micros for _, entry in own) == sum(earned.by_day.values())
+    assert {use.sequence for use in earned.uses} == {one.sequence for one, _ in own}
+    amounts = [use.credit_micros for use in earned.uses]
+    assert amounts == sorted(amounts, reverse=True)
+
+
+def test_postings_are_found_by_sequence(book: Ledger) -> None:
+    with book.snapshot() as connection:
+        found = posting_at(connection, 4)
+        assert found is not None
+        assert found.sequence == 4
+        assert posting_at(connection, 99) is None
+        assert [one.sequence for one in postings_at(connection, [7, 2])] == [2, 7]
