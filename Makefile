@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROTOS := proto/gmvaluator/v1/attribution.proto proto/gmvaluator/v1/royalty.proto
 
-.PHONY: setup demo test test-models check crash bench soak lint types imports protocol proto clean
+.PHONY: setup browser demo test test-models check crash bench soak lint types imports protocol proto clean
 
 setup: $(STAMP)
 
@@ -16,10 +16,17 @@ $(STAMP): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $(STAMP)
 
+# Tests of the dashboard look at it with Chromium: installed where that can be done, else they say that it is missing.
+browser:
+	@command -v chromium >/dev/null || command -v google-chrome >/dev/null || { \
+		[ "$$(id -u)" = 0 ] && command -v apt-get >/dev/null && \
+		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
+	} || echo "no Chromium: the dashboard's browser tests will be skipped; install it by apt-get install chromium"
+
 demo: setup
 	$(BIN)/gmvaluator demo
 
-test: setup
+test: setup browser
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Models of full size with seeded weights: about 6 GB of memory and ten minutes.

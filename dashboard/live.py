@@ -63,7 +63,8 @@ class Live:
             return self._state
 
     async def run(self) -> None:
-        """Keep the state new while anybody watches; for ever, until cancelled."""
+        """Read once, so that the first page need not wait, then keep the state new while anybody watches; for ever."""
+        await self._tick()
         while True:
             began = time.monotonic()
             if self.streams:

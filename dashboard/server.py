@@ -21,7 +21,7 @@ MAX_CONNECTIONS = 2_000
 
 def serve(settings: DashboardSettings, announce: Callable[[str], None]) -> None:
     """Serve until told to stop; `announce` gets the URL. Raises what wiring raises, or PreconditionFailed."""
-    with wired(settings) as parts, _listening(settings.address) as listener:
+    with wired(settings) as parts, _listening(settings.address, settings.send_timeout_s) as listener:
         config = uvicorn.Config(
             application(parts),
             log_level="warning",
@@ -52,12 +52,15 @@ class _Announcing(uvicorn.Server):
             self._announce()
 
 
-def _listening(address: str) -> socket.socket:
+def _listening(address: str, send_timeout_s: float) -> socket.socket:
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
+    if hasattr(socket, "TCP_USER_TIMEOUT"):
+        # Closing alone would wait for ever to flush what such a browser does not read.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1_000 * send_timeout_s))
     try:
         listener.bind((host.strip("[]"), int(port)))
         listener.listen(1024)

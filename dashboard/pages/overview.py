@@ -2,14 +2,27 @@
 
 from __future__ import annotations
 
-from sse_starlette.sse import EventSourceResponse
+import structlog
+from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
+from starlette.types import Receive, Scope, Send
 
 from dashboard.access import may
 from dashboard.desk import desk, page, session
 
 PING_S = 15
+_log = structlog.get_logger("dashboard")
+
+
+class Stream(EventSourceResponse):
+    """Server-sent events; a browser that does not read is cut, which is no error of ours."""
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await super().__call__(scope, receive, send)
+        except SendTimeoutError:
+            _log.info("cut a browser that does not read", after_s=self.send_timeout)
 
 
 async def home(request: Request) -> Response:
@@ -29,4 +42,4 @@ async def overview(request: Request) -> Response:
 async def live_overview(request: Request) -> Response:
     """The overview's state as server-sent events."""
     parts = desk(request)
-    return EventSourceResponse(parts.live.stream(), ping=PING_S, send_timeout=parts.settings.send_timeout_s)
+    return Stream(parts.live.stream(), ping=PING_S, send_timeout=parts.settings.send_timeout_s)

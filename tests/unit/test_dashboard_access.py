@@ -1,0 +1,216 @@
+"""Who may open what: every route, every role, and what strangers get."""
+
+import json
+import uuid
+from collections.abc import Iterator
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from starlette.testclient import TestClient
+
+from dashboard.access import ACCESS, NOBODY_ASKED
+from dashboard.app import application, routes
+from dashboard.settings import DashboardSettings
+from dashboard.wiring import wired
+from gmvaluator.auth import Role
+from gmvaluator.database.place import Place
+from gmvaluator.errors import PreconditionFailed
+from gmvaluator.ledger.store import open_ledger
+from gmvaluator.testing.postings import sample_owner, sample_posting, sample_work
+from gmvaluator.tokens import Token, add_token, new_token, token_sha256
+
+HTML = {"accept": "text/html"}
+OWN, OTHER = str(sample_owner(2)), str(sample_owner(5))
+PATHS = {
+    "home": "/",
+    "overview": "/overview",
+    "owner": f"/owners/{OWN}",
+    "statement": f"/owners/{OWN}/statements/2026-01",
+    "work": f"/works/{sample_work(0)}",
+    "generation": "/generations/1",
+    "replay": "/generations/1/replay",
+    "finance": "/finance",
+    "operations": "/operations",
+    "operations_data": "/operations/data",
+    "search": "/search?q=nobody",
+    "work_picture": f"/pictures/works/{sample_work(0)}",
+    "generated_picture": f"/pictures/generated/{'0' * 64}",
+}
+POSTS = {"dispute": "/disputes", "preview": "/preview?model_version=x"}
+REFUSED = {401, 403}
+
+
+@pytest.fixture(scope="module")
+def tokens() -> dict[str, str]:
+    return {role: new_token() for role in Role}
+
+
+@pytest.fixture(scope="module")
+def data(tmp_path_factory: pytest.TempPathFactory, tokens: dict[str, str]) -> Path:
+    folder = tmp_path_factory.mktemp("data")
+    with open_ledger(folder, write=True) as ledger:
+        ledger.post([sample_posting(number, generation=f"image-{number}") for number in range(1, 30)])
+    for role, token in tokens.items():
+        add_token(folder / "tokens.json", made(Role(role), token))
+    return folder
+
+
+def made(role: Role, token: str) -> Token:
+    generator = "painter" if role in (Role.GENERATOR, Role.EMBEDDER) else ""
+    owner = OWN if role is Role.OWNER else ""
+    now = datetime.now(UTC).isoformat()
+    return Token(f"a-{role}", role, token_sha256(token), now, generator=generator, owner=owner)
+
+
+@pytest.fixture(scope="module")
+def app(data: Path) -> Iterator[Starlette]:
+    with wired(DashboardSettings(Place(data))) as parts:
+        yield application(parts)
+
+
+def visitor(app: Starlette) -> TestClient:
+    return TestClient(app, base_url="http://127.0.0.1", follow_redirects=False, raise_server_exceptions=True)
+
+
+def signed_in(app: Starlette, token: str) -> TestClient:
+    client = visitor(app)
+    answer = client.post("/sign-in", data={"token": token, "next": "/"}, headers=HTML)
+    assert answer.status_code == 303, answer.text
+    return client
+
+
+def csrf_of(client: TestClient) -> str:
+    page = client.get("/search", headers=HTML).text
+    return page.split('name="csrf" value="')[1].split('"')[0]
+
+
+def test_every_route_has_a_line_in_the_table() -> None:
+    names = {route.name for route in routes()}  # type: ignore[attr-defined]
+    assert names - {"live_overview"} <= set(ACCESS)
+    asked = {name for name in ACCESS if ACCESS[name] is not NOBODY_ASKED}
+    assert asked - {"metrics", "live_overview"} == set(PATHS) | set(POSTS)
+    assert [route.name for route in routes() if isinstance(route, Mount)] == ["static"]
+
+
+@pytest.mark.parametrize("name", sorted({*PATHS, *POSTS}))
+@pytest.mark.parametrize("role", sorted(Role))
+def test_the_table_is_what_happens(app: Starlette, tokens: dict[str, str], role: str, name: str) -> None:
+    client = signed_in(app, tokens[role])
+    if name in POSTS:
+        csrf = csrf_of(client)
+        answer = client.post(POSTS[name], data={"csrf": csrf}, headers={**HTML, "x-csrf-token": csrf})
+    else:
+        answer = client.get(PATHS[name], headers=HTML)
+    if Role(role) not in ACCESS[name]:
+        assert answer.status_code == 403, answer.status_code
+    elif Role(role) in (Role.OPERATOR, Role.FINANCE, Role.AUDITOR):
+        assert answer.status_code not in REFUSED, answer.text
+
+
+@pytest.mark.parametrize("name", sorted(PATHS))
+def test_a_stranger_is_asked_to_sign_in(app: Starlette, name: str) -> None:
+    client = visitor(app)
+    assert client.get(PATHS[name], headers=HTML).headers["location"].startswith("/sign-in?next=")
+    assert client.get(PATHS[name], headers={"accept": "application/json"}).status_code == 401
+    assert client.get("/live/overview").status_code == 401
+    assert client.get("/metrics").status_code == 401
+
+
+@pytest.mark.parametrize("path", ["/owners/{}", "/owners/{}/statements/2026-01"])
+def test_an_owner_sees_only_their_own(app: Starlette, tokens: dict[str, str], path: str) -> None:
+    client = signed_in(app, tokens["owner"])
+    assert client.get(path.format(OWN), headers=HTML).status_code == 200
+    assert client.get(path.format(OTHER), headers=HTML).status_code == 403
+
+
+def test_an_owner_learns_nothing_of_others_from_a_generation(app: Starlette, tokens: dict[str, str]) -> None:
+    client = signed_in(app, tokens["owner"])
+    seen = [client.get(f"/generations/{number}", headers=HTML) for number in range(1, 30)]
+    allowed = [answer.text for answer in seen if answer.status_code == 200]
+    assert allowed
+    assert any(answer.status_code == 403 for answer in seen)
+    owners = {str(sample_owner(number)) for number in range(7)} - {OWN}
+    for text in allowed:
+        assert "Another owner" in text
+        assert not [one for one in owners if one in text]
+
+
+def test_a_generator_sees_only_what_it_asked_for(app: Starlette, tokens: dict[str, str]) -> None:
+    assert signed_in(app, tokens["generator"]).get("/generations/1", headers=HTML).status_code == 403
+
+
+def test_forms_need_their_secret(app: Starlette, tokens: dict[str, str]) -> None:
+    client = signed_in(app, tokens["operator"])
+    for path in POSTS.values():
+        assert client.post(path, data={"reason": "x"}, headers=HTML).status_code == 403
+        assert client.post(path, data={"csrf": "wrong"}, headers={**HTML, "x-csrf-token": "x"}).status_code == 403
+    assert client.post("/sign-out", data={"csrf": "wrong"}).status_code == 403
+
+
+def test_a_wrong_token_is_refused_and_a_revoked_one_ends_its_session(tmp_path: Path) -> None:
+    with open_ledger(tmp_path, write=True) as ledger:
+        ledger.post([sample_posting(1)])
+    token = new_token()
+    add_token(tmp_path / "tokens.json", made(Role.OPERATOR, token))
+    with wired(DashboardSettings(Place(tmp_path))) as parts:
+        app = application(parts)
+        wrong = visitor(app).post("/sign-in", data={"token": "gmv_wrong"}, headers=HTML)
+        assert (wrong.status_code, "not known here" in wrong.text) == (401, True)
+        client = signed_in(app, token)
+        assert client.get("/overview", headers=HTML).status_code == 200
+        (tmp_path / "tokens.json").write_text(json.dumps({"tokens": []}))
+        assert client.get("/overview", headers=HTML).status_code == 303
+
+
+def test_a_session_that_was_tampered_with_is_none(app: Starlette, tokens: dict[str, str]) -> None:
+    cookie = signed_in(app, tokens["operator"]).cookies["gmv_session"]
+    headers = {"accept": "application/json", "cookie": f"gmv_session={cookie[:-4]}AAAA"}
+    assert visitor(app).get("/overview", headers=headers).status_code == 401
+
+
+@pytest.mark.parametrize("target", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x"])
+def test_signing_in_leads_nowhere_else(app: Starlette, tokens: dict[str, str], target: str) -> None:
+    answer = visitor(app).post("/sign-in", data={"token": tokens["operator"], "next": target})
+    assert answer.headers["location"] == "/"
+
+
+def test_answers_carry_the_policy_and_cookies_are_kept_from_scripts(app: Starlette, tokens: dict[str, str]) -> None:
+    answer = visitor(app).post("/sign-in", data={"token": tokens["operator"]})
+    assert "HttpOnly" in answer.headers["set-cookie"]
+    assert "samesite=lax" in answer.headers["set-cookie"].lower()
+    for path in ("/", "/static/app.css", "/nowhere", "/sign-in"):
+        policy = visitor(app).get(path, headers=HTML).headers["content-security-policy"]
+        assert "default-src 'none'" in policy
+        assert "unsafe" not in policy
+
+
+def test_without_tokens_only_this_machine_is_let_in(tmp_path: Path) -> None:
+    with open_ledger(tmp_path, write=True) as ledger:
+        ledger.post([sample_posting(1)])
+    with (
+        pytest.raises(PreconditionFailed, match="can be reached from other machines"),
+        wired(DashboardSettings(Place(tmp_path), address="0.0.0.0:0")),
+    ):
+        pass
+    with wired(DashboardSettings(Place(tmp_path))) as parts:
+        local = visitor(application(parts))
+        assert "as operator" in local.get("/overview", headers=HTML).text
+        assert local.get("/overview", headers={**HTML, "host": "evil.example"}).status_code == 400
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/owners/x", "/works/x", "/generations/x", "/generations/-1", "/pictures/generated/../../tokens.json",
+     "/pictures/works/..%2f..%2ftokens.json", f"/owners/{uuid.uuid4()}/statements/x", "/search?q=" + "x" * 300],
+)  # fmt: skip
+def test_what_names_nothing_is_refused(app: Starlette, tokens: dict[str, str], path: str) -> None:
+    assert signed_in(app, tokens["operator"]).get(path, headers=HTML).status_code in (400, 404)
+
+
+def test_search_finds_a_generation_by_its_id(app: Starlette, tokens: dict[str, str]) -> None:
+    client: Any = signed_in(app, tokens["auditor"])
+    assert client.get("/search?q=image-7", headers=HTML).headers["location"] == "/generations/7"

@@ -1,0 +1,69 @@
+"""What pages say of numbers, and that the formula with an image's numbers gives the credit that was posted."""
+
+import re
+from dataclasses import replace
+
+import pytest
+
+from dashboard.formula import formula, weights_of
+from dashboard.live import difference
+from dashboard.scrape import checked_url, operations
+from dashboard.wording import amount_text, share_text
+from gmvaluator.errors import InvalidInput
+from gmvaluator.policy import load_policy
+from gmvaluator.testing.postings import sample_posting
+
+
+@pytest.mark.parametrize(
+    ("micros", "text"), [(0, "0.000000"), (1_234_567_890_123, "1,234,567.890123"), (-5, "\N{MINUS SIGN}0.000005")]
+)
+def test_amounts_are_exact(micros: int, text: str) -> None:
+    assert amount_text(micros) == text
+
+
+def test_a_tiny_share_is_not_called_nothing() -> None:
+    assert share_text(0.00001).startswith("<")
+    assert share_text(0.0).startswith("0.00")
+
+
+def test_the_formula_gives_what_was_posted() -> None:
+    evidence = sample_posting(77, contributors=20).evidence
+    last = formula(evidence)[-1]["how"]
+    computed = float(re.findall(r"= ([0-9.]+)$", last)[0])
+    assert computed == pytest.approx(evidence.contributions[0].credit_micros / 1_000_000, abs=2e-6)
+    assert weights_of(evidence)[0] == "1.000000"
+
+
+def test_the_formula_of_the_calibrated_policy_names_nobodys_share() -> None:
+    evidence = replace(sample_posting(5, contributors=10).evidence, policy=load_policy("calibrated@1").parameters())
+    assert any("exp(" in step["how"] and "r = 1" in step["how"] for step in formula(evidence))
+
+
+def test_a_page_is_told_only_what_is_new() -> None:
+    before = {"feed": [{"sequence": 1}], "chart": {"series": ["a"], "points": [[1, 0.0], [2, 0.0], [3, 1.0]]}}
+    points = [[1, 0.0], [2, 0.0], [4, 2.0]]
+    after = {"feed": [{"sequence": 2}, {"sequence": 1}], "chart": {"series": ["a"], "points": points}}
+    found = difference(before, after)
+    assert found["feed"] == [{"sequence": 2}]
+    assert found["chart"]["points"] == [[2, 0.0], [4, 2.0]]
+    assert not found["chart_whole"]
+    other = {**after, "chart": {"series": ["b"], "points": [[1, 0.0]]}}
+    assert difference(before, other)["chart_whole"]
+
+
+def test_quantiles_lie_within_their_buckets() -> None:
+    samples = {
+        "gmvaluator_stage_seconds_bucket": [
+            ({"stage": "total", "le": le}, count) for le, count in (("0.1", 50.0), ("0.5", 99.0), ("+Inf", 100.0))
+        ],
+        "gmvaluator_stage_seconds_sum": [({"stage": "total"}, 20.0)],
+    }
+    total = next(one for one in operations(samples)["stages"] if one["stage"] == "total")
+    assert total == {"stage": "total", "count": 100, "mean_ms": 200.0, "p50_ms": 100.0, "p99_ms": 500.0}
+
+
+@pytest.mark.parametrize("url", ["file:///etc/passwd", "ftp://x/metrics", "http://"])
+def test_metrics_come_over_http_alone(url: str) -> None:
+    with pytest.raises(InvalidInput):
+        checked_url(url)
+    assert checked_url("127.0.0.1:9464") == "http://127.0.0.1:9464/metrics"
