@@ -83,7 +83,7 @@ def backfilled(connection: Connection, end: Point) -> list[Point]:
     first, last = posted_at(connection, oldest + 1), posted_at(connection, end.sequence)
     if first is None or last is None:
         return [end]
-    stop = end.at if end.at - last < LIVE_WINDOW else last
+    stop = end.at if end.at - last < IDLE else last
     start = max(first, stop - LIVE_WINDOW) if stop is end.at else first
     step = max((stop - start) / BACKFILL_POINTS, timedelta(milliseconds=50))
     times = [start + step * number for number in range(-1, BACKFILL_POINTS + 1)]
