@@ -152,7 +152,7 @@ def test_what_is_typed_is_shown_and_never_run(shown: Dashboard, page: Page) -> N
 
 def test_a_hostile_reason_is_kept_and_never_run(shown: Dashboard, sender: AttributorClient, page: Page) -> None:
     page.goto(f"{shown.url}/generations/1")
-    page.locator("summary").click()
+    page.get_by_text("Open a dispute").click()
     page.fill("#reason", HOSTILE)
     page.get_by_role("button", name="Open the dispute").click()
     expect(page.get_by_role("heading", name="The dispute is open")).to_be_visible()
