@@ -14,7 +14,7 @@ from torch import Tensor
 from evaluation.counterfactual.generator import Kept, SmallVae, draw, losses, train
 from gmvaluator.ids import sha256_hex
 
-_VERSION = "small-vae-2"
+_VERSION = "small-vae-3"
 """Raise it when the generator's training changes: what is on disk is of the old one then."""
 
 Values = npt.NDArray[np.float64]
