@@ -11,6 +11,7 @@ from torch import Tensor
 from evaluation.counterfactual import trak
 from evaluation.counterfactual.generator import SmallVae
 from evaluation.digits.neighbours import distances, nearest, paid, shares
+from evaluation.known_source.run import CALIBRATED
 from gmvaluator.policy import load_policy
 from gmvaluator.ports import Embeddings
 
@@ -18,7 +19,7 @@ UNIFORM = "uniform"
 RANDOM = "random"
 RECALL = "recall only, paper@1"
 RERANKED = "re-ranked, paper@1"
-CALIBRATED = "re-ranked, calibrated@1"
+WITH_CALIBRATED = f"re-ranked, {CALIBRATED}"
 UNCUT = "re-ranked distance of every work"
 PIXELS = "pixel distance of every work"
 TRAK = "TRAK"
@@ -41,7 +42,7 @@ def by_likeness(works: Embeddings, images: Embeddings) -> dict[str, Values]:
         RANDOM: np.random.default_rng(_SEED).random(recall.shape),
         RECALL: _valued(recall, "paper@1", count),
         RERANKED: _valued(perceptual, "paper@1", count),
-        CALIBRATED: _valued(perceptual, "calibrated@1", count),
+        WITH_CALIBRATED: _valued(perceptual, CALIBRATED, count),
         UNCUT: -perceptual,
     }
 

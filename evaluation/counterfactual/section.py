@@ -53,7 +53,7 @@ def _figures(found: Findings) -> dict[str, float]:
         "lds_random": rows.RANDOM,
         "lds_recall": rows.RECALL,
         "lds_reranked": rows.RERANKED,
-        "lds_calibrated": rows.CALIBRATED,
+        "lds_calibrated": rows.WITH_CALIBRATED,
         "lds_reranked_uncut": rows.UNCUT,
         "lds_pixels": rows.PIXELS,
         "lds_reference": rows.TRAK,

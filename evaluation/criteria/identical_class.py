@@ -18,6 +18,7 @@ from evaluation.criteria.world import DIFFUSION, GENERATED, HELD, VAE, Asked, Wo
 from evaluation.digits.neighbours import Rows, Values, distances, nearest, shares
 from evaluation.digits.pictures import CLASSES, Pictures, to_image
 from evaluation.intervals import mean_interval
+from evaluation.known_source.run import CALIBRATED
 from evaluation.plotting import COLOURS, draw
 from evaluation.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile
 from gmvaluator.policy import load_policy
@@ -116,7 +117,7 @@ def _figures(
     if sure.any():
         figures[f"{figure}_sure_k50"] = float(same_class(world, asked, rows[RERANKED][:, :50])[sure].mean())
         figures[f"{figure}_sure_share"] = float(sure.mean())
-    figures[f"{figure}_credit_calibrated_k50"] = weighted(world, asked, "calibrated@1").value
+    figures[f"{figure}_credit_calibrated_k50"] = weighted(world, asked, CALIBRATED).value
     figures[f"{figure}_classifier_accuracy"] = world.accuracy
     return {name: round(value, 4) for name, value in figures.items()}
 
@@ -165,7 +166,7 @@ def _weighted_table(world: World) -> Table:
     return Table(
         "Share of what is paid to works that goes to works of the image's class",
         ("policy", *world.asked),
-        [[name, *(weighted(world, one, name) for one in world.asked.values())] for name in ("paper@1", "calibrated@1")],
+        [[name, *(weighted(world, one, name) for one in world.asked.values())] for name in ("paper@1", CALIBRATED)],
     )
 
 

@@ -21,6 +21,7 @@ from evaluation.digits.neighbours import Near, Values, distances, nearest, paid,
 from evaluation.digits.pictures import SIDE_PX, Pictures, to_image
 from evaluation.generators import diffuse, sample, train_vae
 from evaluation.intervals import interval
+from evaluation.known_source.run import CALIBRATED
 from evaluation.make_examples import read_works
 from evaluation.plotting import COLOURS, draw
 from evaluation.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile
@@ -34,7 +35,7 @@ if TYPE_CHECKING:
 CLEAN, NOISY, FOREIGN = 0, 1, 2
 NAMES = ("clean digits", "noisy digits", "foreign: clip art")
 _NOISE_SIGMA = 110
-_POLICIES = ("paper@1", "calibrated@1")
+_POLICIES = ("paper@1", CALIBRATED)
 
 
 @dataclass(frozen=True)
@@ -126,7 +127,7 @@ def _section(found: Polluted, drawn: Pictures) -> Section:
         "c3_auc": auc(main, found.kind == CLEAN),
         "c3_auc_noisy": auc(main[found.kind != FOREIGN], (found.kind == CLEAN)[found.kind != FOREIGN]),
         "c3_auc_foreign": auc(main[found.kind != NOISY], (found.kind == CLEAN)[found.kind != NOISY]),
-        "c3_auc_calibrated": auc(found.values["calibrated@1"], found.kind == CLEAN),
+        "c3_auc_calibrated": auc(found.values[CALIBRATED], found.kind == CLEAN),
         "c3_auc_without_quality": auc(found.values["paper@1, without quality"], found.kind == CLEAN),
     }
     counts = [int((found.kind == kind).sum()) for kind in (CLEAN, NOISY, FOREIGN)]

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
+from evaluation.digits.embedding import whole_view
 from evaluation.digits.pictures import Pictures, to_image
 from gmvaluator.ports import Float32Array, Models
 
@@ -60,5 +61,5 @@ class PlainPipeline:
         """Perceptual distances of the image to each work, both embedded anew for every pair."""
         pairs = [(image, to_image(self._pictures[work])) for work in works]
         inputs = [self._models.prepare(one) for pair in pairs for one in pair]
-        vectors = self._models.embed(inputs).perceptual.astype(np.float64)
+        vectors = whole_view(self._models.embed(inputs).perceptual).astype(np.float64)
         return np.asarray(1 - (vectors[0::2] * vectors[1::2]).sum(axis=1))

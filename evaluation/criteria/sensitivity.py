@@ -12,6 +12,7 @@ from evaluation.criteria.real_index import RealIndex
 from evaluation.criteria.world import World
 from evaluation.digits.neighbours import Rows, Values, distances, nearest, paid, shares
 from evaluation.intervals import mean_interval
+from evaluation.known_source.run import CALIBRATED
 from evaluation.plotting import COLOURS, draw
 from evaluation.sections import Cell, Estimate, Plot, Section, Table
 from gmvaluator.index.schema import SearchSettings
@@ -86,7 +87,7 @@ def _search_table(world: World, searched: dict[str, Rows]) -> Table:
 def _policies(k: int) -> list[Policy]:
     from dataclasses import replace
 
-    return [replace(load_policy("paper@1"), k=k), replace(load_policy("calibrated@1"), k=max(k, 10))]
+    return [replace(load_policy("paper@1"), k=k), replace(load_policy(CALIBRATED), k=max(k, 10))]
 
 
 def _k_table(world: World) -> Table:
@@ -98,8 +99,8 @@ def _k_table(world: World) -> Table:
         largest = [mean_interval(_largest(world, policy)) for policy in _policies(k)]
         lines.append([k, right, 1 / k, *largest])
     return Table(
-        "By k: contributors of the same class, and the largest share of an image's credit (calibrated@1 needs ten)",
-        ("k", "same class", "uniform share", "paper@1", "calibrated@1"),
+        "By k: contributors of the same class, and the largest share (the calibrated policy needs ten)",
+        ("k", "same class", "uniform share", "paper@1", CALIBRATED),
         lines,
     )
 
@@ -111,7 +112,7 @@ def _largest(world: World, policy: Policy) -> Values:
 def _quality_table(world: World) -> Table:
     quality = np.asarray(world.generated.embeddings.quality, dtype=np.float64)
     lines: list[list[Cell | Estimate]] = []
-    for reference in ("paper@1", "calibrated@1"):
+    for reference in ("paper@1", CALIBRATED):
         policy = load_policy(reference)
         near = nearest(world.generated.distances, policy.k)
         portions, works = shares(near, policy), len(world.works.images)
@@ -132,7 +133,7 @@ def _plot(world: World) -> Plot:
     def paint(axes: Axes) -> None:
         means = [same_class(world, world.generated, nearest(world.generated.distances, k).rows).mean() for k in ks]
         axes.plot(ks, means, marker="o", color=COLOURS[0], label="contributors of the same class")
-        for number, name in enumerate(("paper@1", "calibrated@1")):
+        for number, name in enumerate(("paper@1", CALIBRATED)):
             largest = [_largest(world, _policies(k)[number]).mean() for k in ks]
             axes.plot(ks, largest, marker="o", color=COLOURS[1 + number], label=f"largest share, {name}")
         axes.plot(ks, [1 / k for k in ks], ":", color="#999999", label="largest share, uniform")

@@ -29,7 +29,7 @@ class Plan:
     artworks: int
 
 
-FULL = Plan(6_000, 1_000, 200, 12, 4, 1_500, 150, 3_000, 60, 4, 1_051)
+FULL = Plan(6_000, 600, 200, 12, 4, 1_500, 150, 3_000, 60, 4, 1_051)
 SHORT = Plan(300, 60, 12, 4, 4, 120, 15, 300, 6, 1, 60)
 
 FULL_FASHION = replace(FULL, works=2_000, held=400)

@@ -18,6 +18,7 @@ from evaluation.criteria.world import World
 from evaluation.digits.neighbours import Values, distances, nearest, paid, shares
 from evaluation.digits.pictures import to_image
 from evaluation.intervals import mean_interval
+from evaluation.known_source.run import CALIBRATED
 from evaluation.plotting import COLOURS, draw
 from evaluation.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile
 from gmvaluator.policy import load_policy
@@ -84,7 +85,7 @@ def _values(world: World) -> list[Both]:
         Both("uniform over all works", np.ones(count), np.ones(count)),
         _scaled("random", np.random.default_rng(SEED).random(2 * count)),
     ]
-    for reference in ("paper@1", "calibrated@1"):
+    for reference in ("paper@1", CALIBRATED):
         policy = load_policy(reference)
         near = nearest(matrix, policy.k)
         found.append(_scaled(reference, paid(near, shares(near, policy), 2 * count, quality).sum(axis=0)))

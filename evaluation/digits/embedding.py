@@ -62,7 +62,7 @@ class Embedder:
                 print(f"{what}: embedded {rows.stop:,}/{count:,}", file=sys.stderr, flush=True)  # noqa: T201
         return Embeddings(
             np.concatenate([part.recall for part in parts]),
-            np.concatenate([part.perceptual for part in parts]),
+            np.concatenate([whole_view(part.perceptual) for part in parts]),
             np.concatenate([self._quality(part) for part in parts]),
         )
 
@@ -70,6 +70,11 @@ class Embedder:
     def _quality(part: Embeddings) -> Float32Array:
         # A profile whose quality is a model of its own is too slow for thousands of pictures: all count alike then.
         return part.quality if part.quality is not None else np.ones(len(part.recall), dtype=np.float32)
+
+
+def whole_view(perceptual: Float32Array) -> Float32Array:
+    """(B, P): of profiles that see an image in several views, (B, Q, P), the first, which is the whole image."""
+    return perceptual if perceptual.ndim == 2 else perceptual[:, 0]
 
 
 def _store(path: Path, embeddings: Embeddings) -> None:
