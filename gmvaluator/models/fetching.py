@@ -58,6 +58,7 @@ def _by_open_clip(file: WeightFile, path: Path) -> None:
     """open_clip's loader; what its hub has only as a pickle is kept as safetensors, read without running any code."""
     import open_clip
     import safetensors.torch
+    from open_clip.factory import load_state_dict
     from open_clip.pretrained import download_pretrained
 
     architecture, _, tag = file.origin.partition(":")
@@ -66,7 +67,7 @@ def _by_open_clip(file: WeightFile, path: Path) -> None:
         if fetched.suffix == ".safetensors":
             fetched.resolve().replace(path)
             return
-        tensors = open_clip.load_state_dict(str(fetched), weights_only=True)
+        tensors = load_state_dict(str(fetched), weights_only=True)
         safetensors.torch.save_file({name: tensor.contiguous() for name, tensor in tensors.items()}, path)
 
 

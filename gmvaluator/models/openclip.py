@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import Any
 
 import open_clip
+from open_clip.factory import load_state_dict
 from torch import Tensor
 from torch.nn import functional
 
@@ -94,8 +95,10 @@ def _without_a_false_alarm() -> Iterator[None]:
 
 def _mismatch(model: Any, path: Path, architecture: str) -> str:
     """Names the first tensor of the image tower whose shape differs, with both shapes."""
-    stored = open_clip.load_state_dict(str(path), weights_only=True)
+    stored = load_state_dict(str(path), weights_only=True)
     for name, tensor in model.state_dict().items():
+        if name == "visual.positional_embedding":
+            continue  # open_clip scales it to other sizes of image
         if name.startswith("visual.") and (name not in stored or stored[name].shape != tensor.shape):
             found = f"has shape {tuple(stored[name].shape)}" if name in stored else "is absent"
             return (
