@@ -5,6 +5,7 @@ from __future__ import annotations
 import importlib
 import signal
 import sys
+from pathlib import Path
 from typing import NoReturn
 
 import rich_click as click
@@ -57,11 +58,26 @@ def _asks_for_overview() -> bool:
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})
 @click.version_option(__version__, prog_name="gmvaluator")
-def gmvaluator() -> None:
+@click.option(
+    "--config",
+    type=click.Path(dir_okay=False, path_type=Path),
+    envvar="GMV_CONFIG",
+    help="TOML file with a table of settings for each command; options and environment win.",
+)
+@click.pass_context
+def gmvaluator(context: click.Context, config: Path | None) -> None:
     """Who made what a generator learned from: similarity-based attribution and credits for training images.
 
     Example: gmvaluator demo
     """
+    name = context.invoked_subcommand
+    if config is None or name is None:
+        return
+    from gmvaluator.configuration import read_defaults
+
+    command = gmvaluator.get_command(context, name)
+    if command is not None:
+        context.default_map = {name: read_defaults(config, name, command)}
 
 
 def main() -> NoReturn:
