@@ -37,7 +37,7 @@ def serve(settings: AttributorSettings, as_json: bool) -> None:
 
     prepare_process()
 
-    _log_to_stderr()
+    log_to_stderr()
 
     def announce(bound: str) -> None:
         click.echo(json.dumps({"address": bound}) if as_json else f"SERVING on {bound}")
@@ -53,7 +53,8 @@ def check_address(address: str, option: str = "--address") -> None:
         raise InvalidInput(f"{option} {address[:60]!r} is refused: give HOST:PORT, with PORT from 0 to {MAX_PORT}")
 
 
-def _log_to_stderr() -> None:
+def log_to_stderr() -> None:
+    """Each line one JSON object; stdout is for what a command answers."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -9,7 +9,6 @@ import pytest
 import rich_click as click
 from click.testing import CliRunner
 
-import attributor.cli
 from attributor.options import option_name
 from attributor.settings import AttributorSettings
 from gmvaluator.cli import gmvaluator
@@ -32,8 +31,8 @@ def chosen(monkeypatch: pytest.MonkeyPatch, *words: str, **environment: str) -> 
         seen.append(settings)
 
     monkeypatch.setattr("attributor.server.serve", run)
-    monkeypatch.setattr(attributor.cli.asyncio, "run", lambda done: done)
-    monkeypatch.setattr(attributor.cli, "_log_to_stderr", lambda *_: None)
+    monkeypatch.setattr("attributor.cli.asyncio.run", lambda done: done)
+    monkeypatch.setattr("attributor.cli.log_to_stderr", lambda *_: None)
     done = CliRunner().invoke(gmvaluator, list(words), env=environment, standalone_mode=False)
     if isinstance(done.exception, GmvaluatorError | click.ClickException):
         raise done.exception

@@ -18,6 +18,7 @@ from PIL import Image
 
 import attributor.server
 from attributor.batching import ModelWorker
+from attributor.cli import log_to_stderr
 from attributor.decoder_pool import DecoderPool
 from attributor.disputes import DisputeDesk
 from attributor.pipeline import Pipeline
@@ -111,6 +112,7 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
 
 def main() -> None:
     cast(Any, attributor.server).wire = wire
+    log_to_stderr()
     settings = AttributorSettings(Path(sys.argv[1]), address="127.0.0.1:0", drain_s=2)
     asyncio.run(attributor.server.serve(settings, lambda address: print(address, flush=True)))  # noqa: T201
 
