@@ -40,7 +40,7 @@ def bench() -> None:
 def serve(sections: tuple[str, ...], paper: str, as_json: bool, **sizes: Any) -> None:
     """Measure what the service adds to its models (held to one core beside the bare loop), and how it bears load.
 
-    Section `paper` needs weights, seeded ones will do: give --paper the options by which `serve` finds them.
+    Section `paper` makes seeded weights in a checkout; or give --paper the options by which `serve` finds others.
 
     Example: gmvaluator bench serve --section lite --json
     """

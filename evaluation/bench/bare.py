@@ -10,20 +10,22 @@ import rich_click as click
 
 from evaluation.bench.load import image_files
 from gmvaluator.images import decode_image
+from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.process import prepare_process
 from gmvaluator.models.registry import load_models
+from gmvaluator.options import choice_options
 
 
 @click.command()
 @click.option("--images", required=True, type=click.Path(exists=True, path_type=Path), help="Folder of images.")
-@click.option("--profile", default="lite")
 @click.option("--count", required=True, type=int)
 @click.option("--batch", default=32)
 @click.option("--threads", default=1)
-def main(images: Path, profile: str, count: int, batch: int, threads: int) -> None:
+@choice_options
+def main(images: Path, count: int, batch: int, threads: int, choice: ProfileChoice) -> None:
     """Decode and embed images batch by batch; print one JSON object with images_per_s."""
     prepare_process()
-    models = load_models(profile, threads=threads)
+    models = load_models(choice, threads=threads)
     data = [path.read_bytes() for path in image_files(images)]
     models.embed([models.prepare(decode_image(data[0]))] * batch)
     started = time.monotonic()
