@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import shutil
 import tempfile
+import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -16,6 +18,8 @@ from gmvaluator.index.connection import open_store
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.models.registry import profile_identity
 from gmvaluator.ports import Embeddings, Point
+
+_ENGINE_ENDS_S = 20
 
 
 @dataclass(frozen=True)
@@ -34,8 +38,8 @@ def real_index(profile: str, pictures: Pictures, embeddings: Embeddings) -> Iter
     identity = profile_identity(profile)
     views = identity.perceptual_views
     ids = [training_image_id(sha256_hex(picture.tobytes())) for picture in pictures]
-    with tempfile.TemporaryDirectory() as folder:
-        store = open_store(Path(folder))
+    with _folder() as folder:
+        store = open_store(folder)
         try:
             store.create(identity)
             store.upsert(
@@ -45,6 +49,20 @@ def real_index(profile: str, pictures: Pictures, embeddings: Embeddings) -> Iter
                 ]
             )
             store.build()
-            yield RealIndex(Path(folder), store, ids, {one: row for row, one in enumerate(ids)})
+            yield RealIndex(folder, store, ids, {one: row for row, one in enumerate(ids)})
         finally:
             store.close()
+
+
+@contextmanager
+def _folder() -> Iterator[Path]:
+    """A temporary folder. The engine ends a moment after its last user, and may write until then."""
+    folder = Path(tempfile.mkdtemp(prefix="gmvaluator-criteria-"))
+    try:
+        yield folder
+    finally:
+        deadline = time.monotonic() + _ENGINE_ENDS_S
+        while folder.exists():
+            # The last attempt is allowed to fail aloud.
+            shutil.rmtree(folder, ignore_errors=time.monotonic() < deadline)
+            time.sleep(0.1)
