@@ -21,6 +21,7 @@ from gmvaluator.ports import Embeddings
 
 WORKS = 200
 DIMENSIONS = profile_identity("lite").recall_dim
+MORE = profile_identity("lite").perceptual_dim - DIMENSIONS
 
 
 def embeddings(labels: np.ndarray[tuple[int], np.dtype[np.int64]], seed: int, spread: float = 0.4) -> Embeddings:
@@ -28,7 +29,7 @@ def embeddings(labels: np.ndarray[tuple[int], np.dtype[np.int64]], seed: int, sp
     vectors = spread * np.random.default_rng(seed).normal(size=(len(labels), DIMENSIONS)) / DIMENSIONS**0.5
     vectors[np.arange(len(labels)), labels] += 1
     vectors = (vectors / np.linalg.norm(vectors, axis=1, keepdims=True)).astype(np.float32)
-    return Embeddings(vectors, vectors, np.full(len(labels), 0.5, dtype=np.float32))
+    return Embeddings(vectors, np.pad(vectors, ((0, 0), (0, MORE))), np.full(len(labels), 0.5, dtype=np.float32))
 
 
 @pytest.fixture(scope="module")
