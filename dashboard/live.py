@@ -19,7 +19,7 @@ from gmvaluator.errors import GmvaluatorError
 
 IDLE_EVERY_S = 2.0
 """While nothing is posted, browsers still hear this often that all is well, and rates decay."""
-BUSY_SHARE = 0.2
+BUSY_SHARE = 0.5
 """Reading may take this part of the time at most; a slow ledger makes pages slower, not the machine busy."""
 
 _log = structlog.get_logger("dashboard")

@@ -21,7 +21,7 @@ MAX_CONNECTIONS = 2_000
 
 def serve(settings: DashboardSettings, announce: Callable[[str], None]) -> None:
     """Serve until told to stop; `announce` gets the URL. Raises what wiring raises, or PreconditionFailed."""
-    with wired(settings) as parts, _listening(settings.address, settings.send_timeout_s) as listener:
+    with wired(settings) as parts, listening(settings.address, settings.send_timeout_s) as listener:
         config = uvicorn.Config(
             application(parts),
             log_level="warning",
@@ -52,7 +52,8 @@ class _Announcing(uvicorn.Server):
             self._announce()
 
 
-def _listening(address: str, send_timeout_s: float) -> socket.socket:
+def listening(address: str, send_timeout_s: float) -> socket.socket:
+    """A bound socket, whose connections keep little of what is not read. Raises PreconditionFailed."""
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
