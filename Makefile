@@ -1,11 +1,11 @@
-# make setup | demo | test | test-models | check | crash | proto | clean
+# make setup | demo | test | test-models | check | crash | fuzz | proto | clean
 # Every target sets itself up; PYTHON names the interpreter that builds .venv (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROTOS := proto/gmvaluator/v1/attribution.proto proto/gmvaluator/v1/royalty.proto
 
-.PHONY: setup browser demo test test-models check crash bench soak lint types imports protocol proto clean
+.PHONY: setup browser demo test test-models check crash bench soak fuzz lint types imports protocol proto clean
 
 setup: $(STAMP)
 
@@ -47,6 +47,11 @@ bench: setup
 # 200,000 requests to stub models: about an hour.
 soak: setup
 	$(BIN)/python -m evaluation.bench.serving.soak --output docs/results/soak.json
+
+# One million cases each of the image decoder and the request parser; a crash, a hang or another error names its case.
+fuzz: setup
+	$(BIN)/python -m tests.fuzz decode --cases 1000000
+	$(BIN)/python -m tests.fuzz request --cases 1000000
 
 check: setup lint types imports protocol
 

@@ -17,6 +17,12 @@ PERIOD_S = 0.5
 GROWTH_BYTES = 24 * 1024 * 1024
 """Growth since memory was last given back, from which it is worth a look."""
 
+IDLE_S = 5.0
+"""Until the next look, where little came back."""
+
+_M_ARENA_MAX = -8
+_ARENAS = 2
+
 _libc = ctypes.CDLL(ctypes.util.find_library("c"))
 
 
@@ -24,6 +30,12 @@ def give_back() -> None:
     """Return what the C library keeps and nobody uses; takes milliseconds, and does nothing where it is not glibc."""
     if hasattr(_libc, "malloc_trim"):
         _libc.malloc_trim(0)
+
+
+def use_few_arenas() -> None:
+    """Let all threads share two of the C library's arenas, each of which keeps what was freed; call it early."""
+    if hasattr(_libc, "mallopt"):
+        _libc.mallopt(_M_ARENA_MAX, _ARENAS)
 
 
 @asynccontextmanager
@@ -37,14 +49,16 @@ async def memory_watched() -> AsyncGenerator[None, None]:
 
 
 async def _watch() -> None:
-    settled = resident_bytes()
+    lowest, pause_s = resident_bytes(), PERIOD_S
     while True:
-        await asyncio.sleep(PERIOD_S)
-        settled = min(settled, resident_bytes())
-        if resident_bytes() > settled + GROWTH_BYTES:
+        await asyncio.sleep(pause_s)
+        before = resident_bytes()
+        lowest = min(lowest, before)
+        pause_s = PERIOD_S
+        if before > lowest + GROWTH_BYTES:
             await asyncio.to_thread(give_back)
-            # What is still in use now may be free at the next look: only half of it counts as settled.
-            settled += (resident_bytes() - settled) // 2
+            if before - resident_bytes() < GROWTH_BYTES // 8:
+                pause_s = IDLE_S  # it is in use: look again later
 
 
 def resident_bytes() -> int:

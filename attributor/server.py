@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection
 
 from attributor.admission import Admission
 from attributor.authentication import Authentication
-from attributor.memory import memory_watched
+from attributor.memory import memory_watched, use_few_arenas
 from attributor.metrics import REGISTRY, Now, ObservedPipeline, loop_watched, serve_metrics
 from attributor.parsing import Parsing
 from attributor.service import Counters, Service
@@ -48,6 +48,7 @@ async def serve(settings: AttributorSettings, announce: Callable[[str], None]) -
     Raises what wiring raised (ProfileMismatch, AlreadyHeld, MissingData), and LedgerFailed if the ledger's writer
     stopped: then the process has to end, and recovers at its next start.
     """
+    use_few_arenas()
     stop, hurry = _stop_on_signals()
     failures: list[GmvaluatorError] = []
     loop = asyncio.get_running_loop()
