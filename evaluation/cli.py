@@ -35,6 +35,9 @@ def bench() -> None:
 @click.option("--sustained", "sustained_s", default=300.0, show_default=True, type=click.FloatRange(1), help="Seconds.")
 @click.option("--overload", "overload_s", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds.")
 @click.option("--calls", default=1_000, show_default=True, type=click.IntRange(100), help="Cancelled, and expired.")
+@click.option(
+    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder of the stubs' index, used again."
+)
 @click.option("--paper", "paper", default="", metavar="OPTIONS", help="Options that choose the models of `paper`.")
 @json_option
 def serve(sections: tuple[str, ...], paper: str, as_json: bool, **sizes: Any) -> None:

@@ -28,7 +28,8 @@ class Sizes:
     """How much is sent; the defaults are the complete measurement.
 
     paper: options that choose the models of `paper`; empty makes seeded weights in a checkout, 1.5 GB for the time of
-    the run, and elsewhere leaves that section out.
+    the run, and elsewhere leaves that section out. keep: folder of the stubs' index, which takes minutes to build and
+    is used again if it is there.
     """
 
     count: int = 600
@@ -40,6 +41,7 @@ class Sizes:
     sustained_s: float = 300.0
     overload_s: float = 60.0
     calls: int = 1_000
+    keep: Path | None = None
 
 
 def bench_serve(sections: Iterable[str], sizes: Sizes) -> dict[str, Any]:
@@ -68,7 +70,7 @@ def _steps(folder: Path, lags: Lags, sizes: Sizes, wanted: Sequence[str]) -> dic
     }
     if not set(wanted) & set(ON_STUBS):
         return steps
-    images, data = jpegs(folder), stub_data(folder, sizes.points)
+    images, data = jpegs(folder), _stubs(sizes.keep or folder, sizes.points)
     return steps | {
         "sustained": lambda: under_load.sustained(data, images, lags, sizes.per_second, sizes.sustained_s),
         "indexing": lambda: under_load.while_indexing(data, images, lags, sizes.per_second / 3, sizes.overload_s / 2),
@@ -84,3 +86,12 @@ def _seeded(folder: Path) -> tuple[str, ...]:
     command = [sys.executable, "-m", "tests.models.seeded", str(models)]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)  # noqa: S603 - our own program
     return ("--profile", "paper", "--models", str(models), "--rerank", "dreamsim:open_clip_vitb32", "--quality", "off")
+
+
+def _stubs(folder: Path, points: int) -> Path:
+    built = folder / f"built-{points}"
+    if not built.is_file():
+        folder.mkdir(parents=True, exist_ok=True)
+        stub_data(folder, points)
+        built.touch()
+    return folder / "stub"
