@@ -45,11 +45,16 @@ def main() -> None:
 
 def bound_resources() -> None:
     """From now on: no more memory than `MEMORY_BYTES`, no file written, no core left."""
+    bound_memory()
+    for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
+        resource.setrlimit(kind, (0, 0))
+
+
+def bound_memory() -> None:
+    """From now on: no more memory than `MEMORY_BYTES` above what is taken already."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     limit = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
-    for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
-        resource.setrlimit(kind, (0, 0))
 
 
 def _answer(slot: Slot, length: int) -> bytes:

@@ -11,7 +11,7 @@ from types import FrameType
 
 import rich_click as click
 
-from attributor.decoder_child import bound_resources
+from attributor.decoder_child import bound_memory
 from tests.fuzz.mutations import case
 from tests.fuzz.targets import TARGETS, seeds
 
@@ -22,7 +22,7 @@ PROGRESS_CASES = 20_000
 def run(target: str, first: int, count: int, place: mmap.mmap) -> None:
     """All cases; the number of the one in hand stands in `place`."""
     faulthandler.enable()
-    bound_resources()
+    bound_memory()
     signal.signal(signal.SIGALRM, _hangs)
     for number in range(first, first + count):
         place[:8] = number.to_bytes(8, "little")
