@@ -32,6 +32,6 @@ class Plan:
 FULL = Plan(6_000, 600, 200, 12, 4, 1_500, 150, 3_000, 60, 4, 1_051)
 SHORT = Plan(300, 60, 12, 4, 4, 120, 15, 300, 6, 1, 60)
 
-FULL_FASHION = replace(FULL, works=2_000, held=400)
+FULL_FASHION = replace(FULL, works=2_000, held=400, epochs=36)
 SHORT_FASHION = SHORT
 """Of the second data set, which is there to see that the first is no exception."""
