@@ -24,5 +24,5 @@ class Plan:
     reference_models: int
 
 
-FULL = Plan(works=400, epochs=40, images=40, subsets=32, moved=8, taken=40, reference_models=3)
+FULL = Plan(works=400, epochs=32, images=40, subsets=32, moved=8, taken=40, reference_models=3)
 SHORT = Plan(works=80, epochs=8, images=4, subsets=4, moved=2, taken=8, reference_models=1)
