@@ -25,7 +25,7 @@ _STOPPING = "the attributor is stopping: send the image again, with the same id"
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the models make of one image: (D,) recall, (P,) perceptual, quality in [0, 1] or None, and the time."""
+    """What the models make of one image: (D,) recall, (Q, P) perceptual, quality in [0, 1] or None, and the time."""
 
     recall: Float32Array
     perceptual: Float32Array

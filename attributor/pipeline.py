@@ -19,20 +19,33 @@ from attributor.stages import Attribution, Embedded, ImageRequest, Stopwatch
 from gmvaluator.errors import InvalidPolicy, InvalidValuation, InvalidVector, ModelFailed, NotFound, PreconditionFailed
 from gmvaluator.ids import GenerationId, TrainingImageId
 from gmvaluator.index.schema import duplicate_group
-from gmvaluator.index.vectors import checked_vector
+from gmvaluator.index.vectors import checked_vector, checked_vectors
 from gmvaluator.ledger.answers import Posted, Replayed
 from gmvaluator.ledger.fingerprint import check_fingerprint
 from gmvaluator.ledger.groups import Group
 from gmvaluator.ledger.posting import MAX_NEAR_MISSES, ScoredCandidate, ValuedImage, build_posting, rank
 from gmvaluator.ledger.records import ATTRIBUTOR, CLIENT, ImageFacts, NewPosting, StoredPosting
 from gmvaluator.policy import Policy, load_policy
-from gmvaluator.ports import Candidate, CandidateSearch, Generator, Prepared, RightsReader, WorkCard
+from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Prepared, RightsReader, WorkCard
 from gmvaluator.valuation import MILLION, distance_millionths, quality_millionths
 
 Out = TypeVar("Out")
 
+MAX_QUERY_VIEWS = 8
+"""Of one image, where a client sends embeddings."""
+
 _load_policy = lru_cache(maxsize=64)(load_policy)
 """A policy's file never changes: a change is another version."""
+
+
+def _checked_views(sent: Float32Array, dimension: int) -> Float32Array:
+    """(Q · P,) to (Q, P). Raises InvalidVector."""
+    count, rest = divmod(len(sent), dimension)
+    if rest or not 1 <= count <= MAX_QUERY_VIEWS:
+        raise InvalidVector(
+            f"embedding.perceptual has {len(sent)} numbers: give 1 to {MAX_QUERY_VIEWS} views of {dimension} each"
+        )
+    return checked_vectors(sent.reshape(count, dimension), count, dimension, "embedding.perceptual")
 
 
 @contextmanager
@@ -220,7 +233,7 @@ class Pipeline:
                 f"{identity.name}, {identity.hash}: compute it with the same version of gmvaluator"
             )
         recall = checked_vector(sent.recall, identity.recall_dim, "embedding.recall")
-        perceptual = checked_vector(sent.perceptual, identity.perceptual_dim, "embedding.perceptual")
+        perceptual = _checked_views(sent.perceptual, identity.perceptual_dim)
         return _Seen(sent.facts, Features(recall, perceptual, sent.quality, 0.0, 0.0))
 
     async def _answers(

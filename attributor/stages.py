@@ -15,7 +15,7 @@ from gmvaluator.ports import Float32Array
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """What a client's own models made of an image: (D,) recall and (P,) perceptual, quality in [0, 1]."""
+    """What a client's own models made of an image: (D,) recall, (Q · P,) perceptual, quality in [0, 1]."""
 
     profile_hash: str
     facts: ImageFacts

@@ -26,7 +26,7 @@ from evaluation.split import TEST_OWNERS
 from gmvaluator.images import decode_image
 from gmvaluator.models.process import prepare_process
 from gmvaluator.models.registry import load_models
-from gmvaluator.ports import Embeddings, Float32Array, Models
+from gmvaluator.ports import Embeddings, Float32Array, Models, WorkEmbeddings
 from gmvaluator.report import report
 from gmvaluator.samples import sample_folder
 
@@ -91,12 +91,31 @@ def embed_all(models: Models, images: Iterable[Image.Image]) -> Embeddings:
     )
 
 
+def index_all(models: Models, images: Iterable[Image.Image]) -> WorkEmbeddings:
+    """Embeddings of all works, as the index has them."""
+    parts = [models.embed_works([models.prepare_work(image)]) for image in images]
+    return WorkEmbeddings(
+        np.concatenate([part.recall for part in parts]), np.concatenate([part.perceptual for part in parts])
+    )
+
+
 def source_ranks(works: Float32Array, queries: Float32Array, derivatives: Sequence[Derivative]) -> list[Ranks]:
-    """For each derivative the ranks of its sources, 0 the nearest, in the order of `source_rows`."""
-    return [_ranks(works @ query, one.source_rows) for query, one in zip(queries, derivatives, strict=True)]
+    """For each derivative the ranks of its sources, 0 the nearest, in the order of `source_rows`.
+
+    works: (N, V, P) views of each work. queries: (B, Q, P) views of each derivative.
+    """
+    return [
+        _ranks(nearest_views(works, query), one.source_rows) for query, one in zip(queries, derivatives, strict=True)
+    ]
 
 
-def reranked_ranks(works: Embeddings, queries: Embeddings, derivatives: Sequence[Derivative]) -> list[Ranks]:
+def nearest_views(works: Float32Array, query: Float32Array) -> Float32Array:
+    """(N,) the largest cosine of a view of each work (N, V, P) and a view of the query (Q, P)."""
+    cosines: Float32Array = (works @ query.T).max(axis=(1, 2))
+    return cosines
+
+
+def reranked_ranks(works: WorkEmbeddings, queries: Embeddings, derivatives: Sequence[Derivative]) -> list[Ranks]:
     """As `source_ranks`, as the service does it: `DEPTH` candidates by recall, ordered by perceptual distance.
 
     A source that is not recalled ranks behind every work.
@@ -105,7 +124,7 @@ def reranked_ranks(works: Embeddings, queries: Embeddings, derivatives: Sequence
     for recall, perceptual, one in zip(queries.recall, queries.perceptual, derivatives, strict=True):
         cosines = np.full(len(works.recall), -2.0, dtype=np.float32)
         recalled = np.argsort(-(works.recall @ recall))[:DEPTH]
-        cosines[recalled] = works.perceptual[recalled] @ perceptual
+        cosines[recalled] = nearest_views(works.perceptual[recalled], perceptual)
         found = _ranks(cosines, one.source_rows)
         ranks.append(np.where(np.isin(one.source_rows, recalled), found, len(cosines)))
     return ranks
@@ -142,12 +161,12 @@ def measure(profile: str) -> dict[str, float]:
     folder = sample_folder("openclipart")
     works = read_works(folder)
     rows = {key: row for row, key in enumerate(works)}
-    index = embed_all(models, (decode_image((folder / work.file_name).read_bytes()) for work in works.values()))
+    index = index_all(models, (decode_image((folder / work.file_name).read_bytes()) for work in works.values()))
     figures: dict[str, float] = {"works": len(works)}
     for name, derivatives in (("examples", example_derivatives(rows)), ("fresh", fresh_derivatives(rows))):
         queries = embed_all(models, (one.image for one in derivatives))
         figures[f"{name}_images"] = len(derivatives)
-        by_recall = source_ranks(index.recall, queries.recall, derivatives)
+        by_recall = source_ranks(index.recall[:, None], queries.recall[:, None], derivatives)
         by_distance = source_ranks(index.perceptual, queries.perceptual, derivatives)
         figures |= figures_of(f"{name}_recall", by_recall, derivatives)
         figures |= figures_of(f"{name}_perceptual", by_distance, derivatives)

@@ -31,7 +31,7 @@ from gmvaluator.samples import sample_folder
 
 DATA_SET = "openclipart"
 WAIT_S = 120.0
-PAPER, CALIBRATED = "paper@1", "calibrated@1"
+PAPER, CALIBRATED = "paper@1", "calibrated@2"
 
 
 @click.command()

@@ -28,9 +28,10 @@ Float32Array = npt.NDArray[np.float32]
 class Embeddings:
     """What a profile makes of a batch of B images.
 
-    recall: (B, D) float32, unit norm. perceptual: (B, P) float32, unit norm; the perceptual distance of two
-    images is 1 - cosine. quality: (B,) float32 in [0, 1], higher is better, or None where quality is a model of
-    its own and `Models.quality` has to be asked.
+    recall: (B, D) float32, unit norm. perceptual: (B, Q, P) float32, unit norm, Q views of each image; its perceptual
+    distance to a training image is 1 - the largest cosine of a view of the one and a view of the other. quality: (B,)
+    float32 in [0, 1], higher is better, or None where quality is a model of its own and `QueryModels.quality` has to
+    be asked.
     """
 
     recall: Float32Array
@@ -60,8 +61,7 @@ class Prepared:
 class WorkEmbeddings:
     """What a profile makes of B training images, each seen in V views.
 
-    recall: (B, D) float32, unit norm, of the whole image. perceptual: (B, V, P) float32, unit norm; the perceptual
-    distance of a generated image to a training image is 1 - the largest cosine of its views.
+    recall: (B, D) float32, unit norm, of the whole image. perceptual: (B, V, P) float32, unit norm.
     """
 
     recall: Float32Array
@@ -186,8 +186,8 @@ class CandidateSearch(Protocol):
     async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
         """The `depth` nearest training images by `recall` vector, nearest first; only of `data_sets` if given."""
 
-    async def rerank(self, vector: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
-        """The k of `ids` nearest by `perceptual` vector, nearest first."""
+    async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
+        """The k of `ids` nearest to any of the image's `perceptual` vectors, (Q, P), nearest first."""
 
     async def info(self) -> CollectionInfo: ...
 

@@ -21,11 +21,13 @@ from evaluation.retrieval import (
     embed_all,
     example_derivatives,
     fresh_derivatives,
+    index_all,
+    nearest_views,
     reranked_ranks,
 )
 from gmvaluator.images import decode_image
 from gmvaluator.policy import Policy
-from gmvaluator.ports import Embeddings, Models
+from gmvaluator.ports import Embeddings, Models, WorkEmbeddings
 from gmvaluator.samples import sample_folder
 from gmvaluator.valuation import distance_millionths
 
@@ -39,7 +41,7 @@ MAX_TOTAL_VARIATION = 0.01
 class Seen:
     """One precision's view of all works and all queries, and the seconds it took."""
 
-    works: Embeddings
+    works: WorkEmbeddings
     queries: Embeddings
 
 
@@ -76,12 +78,15 @@ def _picture(file_name: str) -> Image.Image:
 
 
 def _seen(models: Models, works: Sequence[Image.Image], derivatives: Sequence[Derivative]) -> Seen:
-    return Seen(embed_all(models, works), embed_all(models, [one.image for one in derivatives]))
+    return Seen(index_all(models, works), embed_all(models, [one.image for one in derivatives]))
 
 
 def _moved(exact: Seen, low: Seen) -> dict[str, float]:
     """What became of the perceptual distances and of the nearest work."""
-    one, other = (1 - seen.queries.perceptual @ seen.works.perceptual.T for seen in (exact, low))
+    one, other = (
+        np.stack([1 - nearest_views(seen.works.perceptual, query) for query in seen.queries.perceptual])
+        for seen in (exact, low)
+    )
     return {
         "distance_moved_mean": float(np.abs(one - other).mean()),
         "distance_moved_max": float(np.abs(one - other).max()),
@@ -102,9 +107,9 @@ def _all_shares(policy: Policy, seen: Seen) -> list[Values]:
     ]
 
 
-def _shares(policy: Policy, works: Embeddings, recall: npt.NDArray[Any], perceptual: npt.NDArray[Any]) -> Values:
+def _shares(policy: Policy, works: WorkEmbeddings, recall: npt.NDArray[Any], perceptual: npt.NDArray[Any]) -> Values:
     recalled = np.argsort(-(works.recall @ recall))[:DEPTH]
-    distances = np.clip(1 - works.perceptual[recalled] @ perceptual, 0, 2)
+    distances = np.clip(1 - nearest_views(works.perceptual[recalled], perceptual), 0, 2)
     order = np.argsort(distances, kind="stable")[: policy.k]
     parts, nobody = policy.provisional_shares([distance_millionths(float(distances[one])) for one in order])
     shares = np.zeros(len(works.recall) + 1)

@@ -11,7 +11,7 @@ from gmvaluator.options import data_option, index_location, index_option, json_o
 
 
 @click.command()
-@click.option("--policy", "reference", default="calibrated@1", show_default=True, metavar="NAME@N", help="To be made.")
+@click.option("--policy", "reference", default="mine@1", show_default=True, metavar="NAME@N", help="To be made.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),

@@ -1,4 +1,4 @@
-"""Maximum likelihood: τ, and the residual in both its forms."""
+"""Maximum likelihood: τ with its growth, and the residual in both its forms."""
 
 from __future__ import annotations
 
@@ -24,25 +24,31 @@ RANK_SETS = ((1,), (1, 2), (1, 3, 10), (1, 2, 5, 20), (1, 2, 5, 10, 50))
 RIDGES = (0.001, 0.01, 0.1)
 FOLDS = 5
 _SEED = 17
+_PRECISE = {"xatol": 1e-4, "fatol": 1e-7, "maxiter": 1_000}
+Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class VirtualFit:
-    """τ and d_0 that make the known sources likeliest together."""
+    """τ, its growth and d_0 that make the known sources likeliest together."""
 
     temperature: float
+    growth: float
     distance: float
 
     def log_likelihood(self, examples: Examples) -> float:
-        logit = virtual_logit(examples.distances, self.temperature, self.distance)
-        return mean_log_likelihood(examples, contributor_log_shares(examples.distances, self.temperature), logit)
+        logit = virtual_logit(examples.distances, self.temperature, self.growth, self.distance)
+        log_shares = contributor_log_shares(examples.distances, self.temperature, self.growth)
+        return mean_log_likelihood(examples, log_shares, logit)
 
 
 @dataclass(frozen=True, slots=True)
 class GateFit:
-    """τ for the contributors, and a logistic regression for no contributor. ridge: what its fit was held by."""
+    """τ and its growth for the contributors, and a logistic regression for no contributor. ridge: what its fit was
+    held by."""
 
     temperature: float
+    growth: float
     bias: float
     ranks: tuple[int, ...]
     coefficients: tuple[float, ...]
@@ -50,11 +56,12 @@ class GateFit:
 
     def log_likelihood(self, examples: Examples) -> float:
         logit = gate_logit(examples.distances, self.bias, self.ranks, self.coefficients)
-        return mean_log_likelihood(examples, contributor_log_shares(examples.distances, self.temperature), logit)
+        log_shares = contributor_log_shares(examples.distances, self.temperature, self.growth)
+        return mean_log_likelihood(examples, log_shares, logit)
 
 
 def fit_temperature(examples: Examples) -> float:
-    """τ of the contributors among themselves, over the images that have a source."""
+    """τ of the contributors among themselves, the same at any distance, over the images that have a source."""
 
     def loss(log_temperature: float) -> float:
         log_shares = contributor_log_shares(examples.distances, float(np.exp(log_temperature)))
@@ -63,19 +70,40 @@ def fit_temperature(examples: Examples) -> float:
     return float(np.exp(minimize_scalar(loss, bounds=(np.log(0.002), np.log(2.0)), method="bounded").x))
 
 
+def fit_growing_temperature(examples: Examples) -> tuple[float, float]:
+    """τ at the distance 0 and its growth, as `fit_temperature` where one that grows is no likelier."""
+
+    def loss(point: Values) -> float:
+        return -float((examples.sources * contributor_log_shares(examples.distances, *_held(point))).sum())
+
+    best = minimize(loss, [np.log(fit_temperature(examples) / 3), np.log(0.05)], method="Nelder-Mead", options=_PRECISE)
+    return _held(best.x)
+
+
+def _held(logs: Values) -> tuple[float, float]:
+    """τ and growth from their logarithms, within what a policy's file can say."""
+    temperature, growth = np.exp(np.clip(logs, np.log([1e-3, 1e-4]), np.log([2.0, 2.0])))
+    return float(temperature), float(growth)
+
+
 def fit_virtual(examples: Examples) -> VirtualFit:
-    """τ and d_0 together."""
+    """τ, its growth and d_0 together."""
 
-    def loss(point: npt.NDArray[np.float64]) -> float:
-        return -VirtualFit(float(np.exp(point[0])), float(point[1])).log_likelihood(examples)
+    def loss(point: Values) -> float:
+        return -VirtualFit(*_held(point[:2]), float(point[2])).log_likelihood(examples)
 
-    start = [np.log(fit_temperature(examples)), float(np.median(examples.distances[:, 0]))]
-    best = minimize(loss, start, method="Nelder-Mead", options={"xatol": 1e-5, "fatol": 1e-8, "maxiter": 2_000}).x
-    return VirtualFit(float(np.exp(best[0])), float(np.clip(best[1], 0, 2)))
+    start = [*np.log(fit_growing_temperature(examples)), float(np.median(examples.distances[:, 0]))]
+    best = minimize(loss, start, method="Nelder-Mead", options=_PRECISE).x
+    return VirtualFit(*_held(best[:2]), float(np.clip(best[2], 0, 2)))
 
 
-def fit_gate(examples: Examples, ranks: Sequence[int], ridge: float) -> GateFit:
-    """τ, and the gate on the distances at `ranks`; ridge holds its standardised coefficients down."""
+def fit_gate(
+    examples: Examples, ranks: Sequence[int], ridge: float, temperature: tuple[float, float] | None = None
+) -> GateFit:
+    """τ, and the gate on the distances at `ranks`; ridge holds its standardised coefficients down.
+
+    temperature: τ and its growth where they are known; they do not depend on the gate.
+    """
     features = examples.distances[:, np.array(ranks) - 1]
     shift, scale = features.mean(axis=0), features.std(axis=0) + 1e-9
     standard, absent = (features - shift) / scale, examples.absent
@@ -89,19 +117,23 @@ def fit_gate(examples: Examples, ranks: Sequence[int], ridge: float) -> GateFit:
     best = minimize(loss, np.zeros(len(ranks) + 1), jac=True, method="L-BFGS-B").x
     coefficients = best[1:] / scale
     bias = float(best[0] - coefficients @ shift)
-    return GateFit(fit_temperature(examples), bias, tuple(ranks), tuple(float(value) for value in coefficients), ridge)
+    fitted = fit_growing_temperature(examples) if temperature is None else temperature
+    return GateFit(*fitted, bias, tuple(ranks), tuple(float(value) for value in coefficients), ridge)
 
 
 def choose_gate(examples: Examples) -> GateFit:
     """The gate whose ranks and ridge are likeliest on artists left out of its fit, fitted to all."""
+    temperature = fit_growing_temperature(examples)
     choices = [(ranks, ridge) for ranks in RANK_SETS for ridge in RIDGES]
-    best = max(choices, key=lambda choice: _left_out(examples, *choice))
-    return fit_gate(examples, *best)
+    best = max(choices, key=lambda choice: _left_out(examples, choice[0], choice[1], temperature))
+    return fit_gate(examples, best[0], best[1], temperature)
 
 
-def _left_out(examples: Examples, ranks: Sequence[int], ridge: float) -> float:
-    scores = [fit_gate(examples.rows(fit), ranks, ridge).log_likelihood(examples.rows(left)) * len(left)
-              for fit, left in _folds(examples.groups)]  # fmt: skip
+def _left_out(examples: Examples, ranks: Sequence[int], ridge: float, temperature: tuple[float, float]) -> float:
+    scores = [
+        fit_gate(examples.rows(fit), ranks, ridge, temperature).log_likelihood(examples.rows(left)) * len(left)
+        for fit, left in _folds(examples.groups)
+    ]
     return sum(scores) / len(examples.groups)
 
 

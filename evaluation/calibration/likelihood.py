@@ -51,16 +51,25 @@ def examples_of(observations: Sequence[Observation], policy: Policy) -> Examples
     return Examples(distances, sources, np.array([one.query.group for one in observations]))
 
 
-def contributor_log_shares(distances: Values, temperature: float) -> Values:
+def log_weights(distances: Values, temperature: float, growth: float = 0.0) -> Values:
+    """Logs of what `valuation.similarity_weights` makes of distances, up to a constant."""
+    if not growth:
+        return -distances / temperature
+    logs: Values = -np.log1p(growth / temperature * distances) / growth
+    return logs
+
+
+def contributor_log_shares(distances: Values, temperature: float, growth: float = 0.0) -> Values:
     """(N, k) log of equation 5 at a temperature: the shares of the contributors among themselves."""
-    scaled = -distances / temperature
-    log_shares: Values = scaled - logsumexp(scaled, axis=1, keepdims=True)
+    logs = log_weights(distances, temperature, growth)
+    log_shares: Values = logs - logsumexp(logs, axis=1, keepdims=True)
     return log_shares
 
 
-def virtual_logit(distances: Values, temperature: float, distance: float) -> Values:
+def virtual_logit(distances: Values, temperature: float, growth: float, distance: float) -> Values:
     """(N,) logit of no contributor where it is one more, at `distance`."""
-    logit: Values = -distance / temperature - logsumexp(-distances / temperature, axis=1)
+    nobody = log_weights(np.array(distance), temperature, growth)
+    logit: Values = nobody - logsumexp(log_weights(distances, temperature, growth), axis=1)
     return logit
 
 

@@ -64,6 +64,7 @@ profile = "{profile_hash}"
 depth = {depth}
 k = {k}
 temperature = "{gate.temperature:.6f}"
+temperature_growth = "{gate.growth:.6f}"
 {_groups(extra)}
 [residual]
 bias = "{gate.bias:.6f}"
@@ -84,14 +85,18 @@ def _ranks(gate: GateFit) -> str:
     return "{ " + ", ".join(f'{rank} = "{value:.6f}"' for rank, value in pairs) + " }"
 
 
+def _temperature(gate: GateFit) -> str:
+    return f'temperature = "{gate.temperature:.6f}", temperature_growth = "{gate.growth:.6f}"'
+
+
+def _residual(gate: GateFit) -> str:
+    return f'{{ bias = "{gate.bias:.6f}", ranks = {_ranks(gate)} }}'
+
+
 def _uncertainty(refits: Sequence[GateFit], extra: Extra) -> str:
     if not refits:
         return ""
-    residuals = [f'{{ bias = "{fit.bias:.6f}", ranks = {_ranks(fit)} }}' for fit in refits]
-    lines = [
-        f'    {{ temperature = "{fit.temperature:.6f}", residual = {residual} }},'
-        for fit, residual in zip(refits, residuals, strict=True)
-    ]
+    lines = [f"    {{ {_temperature(fit)}, residual = {_residual(fit)} }}," for fit in refits]
     held = [] if extra.hold_above is None else [f'hold_above = "{extra.hold_above}"']
     return "\n".join(["", "[uncertainty]", *held, "replicates = [", *lines, "]", ""])
 

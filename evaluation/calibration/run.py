@@ -30,7 +30,7 @@ def calibrate_policy(
     """
     check_reference(reference)
     fit = observe(SHORT_FIT if short else FIT, location, profile)
-    test = observe(SHORT_TEST if short else TEST, location, profile)
+    test = observe(replace(SHORT_TEST if short else TEST, reconstructed=0), location, profile)
     plain = Policy.from_parameters({"policy": reference, "depth": DEPTH, "k": CONTRIBUTORS, "temperature": "1"})
     unfitted = replace(plain, groups=extra.groups)
     known, unseen = examples_of(fit, unfitted), examples_of(test, unfitted)
@@ -53,6 +53,7 @@ def calibrate_policy(
         "test_log_likelihood_virtual_contributor": virtual.log_likelihood(unseen),
         "test_log_likelihood_paper": fitted.paper_log_likelihood,
         "temperature": gate.temperature,
+        "temperature_growth": gate.growth,
         "absent_share": fitted.absent_share,
     }
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import rich_click as click
 
 from evaluation.cli import print_report
@@ -11,10 +13,17 @@ from gmvaluator.report import report
 
 @click.command("known-source")
 @click.option("--policy", "policies", multiple=True, metavar="NAME@N", help="Compare this policy too; may be repeated.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Ask the index of this folder, which holds the whole sample; default: one is made, which takes minutes.",
+)
 @click.option("--quick", is_flag=True, help="Few images: shows that it works.")
 @profile_option
 @json_option
-def evaluate_known_source(policies: tuple[str, ...], quick: bool, profile: str, as_json: bool) -> None:
+def evaluate_known_source(
+    policies: tuple[str, ...], data: Path | None, quick: bool, profile: str, as_json: bool
+) -> None:
     """Measure what share of the credit finds the true source, and what is paid when there is none.
 
     Example: gmvaluator evaluate known-source --json
@@ -23,6 +32,6 @@ def evaluate_known_source(policies: tuple[str, ...], quick: bool, profile: str, 
     from gmvaluator.models.process import prepare_process
 
     prepare_process()
-    section = known_source(profile, quick, policies)
+    section = known_source(profile, quick, policies, None if data is None else data / "index")
     command = f"gmvaluator evaluate known-source --profile {profile}{' --quick' if quick else ''} --json"
     print_report(report(section.figures, command), as_json)

@@ -12,7 +12,7 @@ from scipy.stats import rankdata
 from evaluation.intervals import interval, mean_interval
 from evaluation.known_source.observed import Observation
 from evaluation.known_source.rows import Divided
-from evaluation.known_source.spec import COMPOSED, NOISE
+from evaluation.known_source.spec import COMPOSED, NOISE, RECONSTRUCTION
 from evaluation.sections import Estimate
 
 BINS = 10
@@ -107,10 +107,10 @@ class Reliability:
 
 
 def reliability(divided: Divided) -> Reliability:
-    """Of images of one source, copies and foreign images."""
+    """Of derivatives of one work, copies and foreign images."""
     claims, hits = [], []
     for one, division in zip(divided.observations, divided.divisions, strict=True):
-        if len(one.sources) > 1:
+        if len(one.sources) > 1 or one.query.kind == RECONSTRUCTION:
             continue
         named = max(division.shares, key=lambda work: division.shares[work], default=None)
         share = division.shares[named] if named is not None else 0.0

@@ -12,13 +12,14 @@ import numpy.typing as npt
 
 from evaluation.known_source.queries import Query, make_queries
 from evaluation.known_source.search import Found, search_all
-from evaluation.known_source.spec import Plan
-from evaluation.make_examples import read_works
+from evaluation.known_source.spec import COPY, RECONSTRUCTION, Plan
+from evaluation.make_examples import Work, read_works
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.models.registry import load_models
 from gmvaluator.processes import run_command
 from gmvaluator.samples import sample_folder
 
+SHORT_EACH = 5
 Values = npt.NDArray[np.float64]
 
 
@@ -32,8 +33,8 @@ class Observation:
 
     @property
     def single(self) -> bool:
-        """Whether it was made from one work by a recipe; copies are counted apart."""
-        return len(self.sources) == 1 and self.query.kind != "copy"
+        """Whether it was made from one work by a recipe; copies and reconstructions are counted apart."""
+        return len(self.sources) == 1 and self.query.kind not in (COPY, RECONSTRUCTION)
 
     @cached_property
     def ranks(self) -> tuple[int, ...]:
@@ -51,17 +52,35 @@ def _ranks(sources: dict[TrainingImageId, float], ids: Sequence[TrainingImageId]
     return tuple(places.get(one, 1_000_000) for one in sources)
 
 
-def index_sample(data: Path, profile: str) -> Path:
-    """Index the sample as an operator would, into `data`; returns where the index is."""
-    run_command("index", "add", str(sample_folder("openclipart")), "--data", str(data), "--profile", profile)
+def works_of(short: bool) -> dict[str, Work]:
+    """The sample's works by key; every `SHORT_EACH`th of them for a short run."""
+    works = read_works(sample_folder("openclipart"))
+    return dict(list(works.items())[:: SHORT_EACH if short else 1])
+
+
+def index_sample(data: Path, profile: str, short: bool = False) -> Path:
+    """Index the sample, or a short run's part of it, as an operator would, into `data`; returns where the index is."""
+    source = _part(data / "part") if short else sample_folder("openclipart")
+    run_command("index", "add", str(source), "--data", str(data), "--profile", profile)
     return data / "index"
 
 
-def observe(plan: Plan, location: str | Path, profile: str) -> list[Observation]:
-    """Make the plan's images and ask the index about each. Raises ProfileMismatch, MissingIndex."""
-    folder = sample_folder("openclipart")
-    works = read_works(folder)
-    queries = make_queries(plan, list(works.values()), folder)
+def _part(folder: Path) -> Path:
+    """A folder of links to a short run's works."""
+    for work in works_of(short=True).values():
+        link = folder / work.file_name
+        link.parent.mkdir(parents=True, exist_ok=True)
+        link.symlink_to((sample_folder("openclipart") / work.file_name).resolve())
+    return folder
+
+
+def observe(plan: Plan, location: str | Path, profile: str, short: bool = False) -> list[Observation]:
+    """Make the plan's images of the sample's works, or of a short run's, and ask the index about each.
+
+    Raises ProfileMismatch, MissingIndex.
+    """
+    works = works_of(short)
+    queries = make_queries(plan, list(works.values()), sample_folder("openclipart"))
     ids = {key: training_image_id(work.sha256) for key, work in works.items()}
     found = search_all(location, load_models(profile), queries)
     return [

@@ -6,13 +6,15 @@ import io
 import random
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 from PIL import Image, ImageStat
 
 from evaluation.compositions import WEIGHTS, compose_weighted
-from evaluation.known_source.spec import COMPOSED, COPY, NOISE, SEED, Plan
+from evaluation.known_source.reconstruction import Autoencoder, train_autoencoder
+from evaluation.known_source.spec import COMPOSED, COPY, NOISE, RECONSTRUCTION, SEED, Plan
 from evaluation.make_examples import Work, draw_sources
 from evaluation.make_foreign import read_foreign
 from evaluation.recipes import SIDE_PX, STRENGTHS, derive
@@ -25,7 +27,8 @@ _MIN_CONTRAST = 12.0
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One image. kind: a recipe, `copy`, `two`, `three`, or what a foreign image is; strength 0 where there is none.
+    """One image. kind: a recipe, `copy`, `reconstruction`, `two`, `three`, or what a foreign image is; strength 0 where
+    there is none.
 
     sources: keys of the works it was made from, with their shares, which sum to one; empty for a foreign image.
     group: what is resampled whole for intervals: the main source's artist, or the foreign photograph or artist.
@@ -53,7 +56,8 @@ def make_queries(plan: Plan, works: Sequence[Work], folder: Path) -> list[Query]
         for strength in STRENGTHS
         for _ in range(plan.composed)
     ]
-    return [*found, *_foreign(plan.split), *(_noise(number, rng) for number in range(plan.noise))]
+    found += [*_foreign(plan.split), *(_noise(number, rng) for number in range(plan.noise))]
+    return [*found, *_reconstructions(plan, own, folder)]
 
 
 @dataclass
@@ -119,3 +123,21 @@ def _noise(number: int, rng: random.Random) -> Query:
         grain = generator.integers(0, 256, (side, side, 3), dtype=np.uint8)
         image = Image.fromarray(grain).resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC)
     return Query(NOISE, 0, (), f"{NOISE}/{number}", image)
+
+
+def _reconstructions(plan: Plan, own: Sequence[Work], folder: Path) -> Iterator[Query]:
+    """By an autoencoder that was trained on all works of the split."""
+    if not plan.reconstructed:
+        return
+    model = _autoencoder(tuple(folder / work.file_name for work in own))
+    draw = draw_sources(own, random.Random(f"{SEED}/{plan.split}/{RECONSTRUCTION}"))  # noqa: S311 - must be reproducible
+    for strength in STRENGTHS:
+        for _ in range(plan.reconstructed):
+            work = next(draw)
+            image = model.reconstruct(decode_image((folder / work.file_name).read_bytes()), strength)
+            yield Query(RECONSTRUCTION, strength, ((work.key, 1.0),), work.owner_id, image)
+
+
+@lru_cache(maxsize=1)
+def _autoencoder(paths: tuple[Path, ...]) -> Autoencoder:
+    return train_autoencoder([decode_image(path.read_bytes()) for path in paths])

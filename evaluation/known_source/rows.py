@@ -113,18 +113,33 @@ def _parts(group: Group, share: float, policy: Policy) -> list[tuple[TrainingIma
     ]
 
 
-def ablations(policy: Policy, virtual: VirtualFit) -> list[Row]:
-    """The policy with one thing changed: no residual, or the residual's other form, each as it was fitted."""
-    other = replace(
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """What else was fitted to the same images, for the ablation's rows."""
+
+    flat_temperature: float
+    virtual: VirtualFit
+
+
+def ablations(policy: Policy, fits: Fits) -> list[Row]:
+    """The policy with one thing changed: a temperature that does not grow, no residual, the residual's other form (each
+    fitted anew), or near-copies one by one."""
+    flat = replace(policy, temperature=decimal(fits.flat_temperature), growth=Decimal(0))
+    virtual = replace(
         policy,
-        temperature=_decimal(virtual.temperature),
-        residual=VirtualContributor(_decimal(virtual.distance)),
+        temperature=decimal(fits.virtual.temperature),
+        growth=decimal(fits.virtual.growth),
+        residual=VirtualContributor(decimal(fits.virtual.distance)),
     )
     return [
-        by_policy(replace(policy, residual=None), f"{policy.reference}, temperature only"),
-        by_policy(other, "temperature and virtual contributor"),
+        by_policy(replace(flat, residual=None), "one temperature, no residual"),
+        by_policy(replace(policy, residual=None), "growing temperature, no residual"),
+        by_policy(flat, "one temperature, gate"),
+        by_policy(virtual, "growing temperature, virtual contributor"),
+        by_policy(replace(policy, groups=None), "growing temperature, gate, near-copies one by one"),
     ]
 
 
-def _decimal(value: float) -> Decimal:
+def decimal(value: float) -> Decimal:
+    """As a policy's file has it."""
     return Decimal(f"{value:.6f}")

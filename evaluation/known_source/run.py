@@ -7,36 +7,76 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evaluation.calibration.fit import fit_virtual
-from evaluation.calibration.likelihood import examples_of
-from evaluation.known_source.observed import index_sample, observe
-from evaluation.known_source.rows import ablations, by_policy, divided, uniform, without_reranking
+from evaluation.calibration.fit import choose_gate, fit_temperature, fit_virtual
+from evaluation.calibration.likelihood import Examples, examples_of
+from evaluation.known_source.observed import Observation, index_sample, observe
+from evaluation.known_source.owners import quality_effects, quality_figures, quality_table
+from evaluation.known_source.rows import Fits, ablations, by_policy, decimal, divided, uniform, without_reranking
 from evaluation.known_source.section import figures_by_cell, known_source_section
 from evaluation.known_source.spec import FIT, SHORT_FIT, SHORT_TEST, TEST
 from evaluation.sections import Section
-from gmvaluator.policy import load_policy
+from gmvaluator.models.registry import profile_identity
+from gmvaluator.policy import Policy, load_policy
+from gmvaluator.residual import Gate
 
-PAPER, CALIBRATED = "paper@1", "calibrated@1"
+PAPER, CALIBRATED = "paper@1", "calibrated@2"
 
 
-def known_source(profile: str, short: bool, policies: Sequence[str] = ()) -> Section:
-    """The section; policies: NAME@N to compare besides the paper's and the calibrated one."""
-    paper, calibrated = load_policy(PAPER), load_policy(CALIBRATED)
-    with tempfile.TemporaryDirectory() as folder:
-        location = index_sample(Path(folder), profile)
-        fit = observe(SHORT_FIT if short else FIT, location, profile)
-        test = observe(SHORT_TEST if short else TEST, location, profile)
-    virtual = fit_virtual(examples_of(fit, calibrated))
+def known_source(
+    profile: str, short: bool, policies: Sequence[str] = (), location: str | Path | None = None
+) -> Section:
+    """The section; policies: NAME@N to compare besides the paper's and the calibrated one.
+
+    location: of an index that holds the sample already; otherwise one is made. Raises ProfileMismatch.
+    """
+    fit, test = _observed(profile, short, location)
+    paper = load_policy(PAPER)
+    known = examples_of(fit, load_policy(CALIBRATED))
+    calibrated = _calibrated(profile, known)
+    fits = Fits(fit_temperature(known), fit_virtual(known))
     main = divided(by_policy(calibrated), test)
-    bare = divided(by_policy(replace(calibrated, residual=None)), test)
+    bare = divided(by_policy(replace(calibrated, residual=None), f"{calibrated.reference}, no residual"), test)
     plain = divided(by_policy(paper), test)
     rows = [
         divided(uniform(paper.k), test),
         divided(without_reranking(paper), test),
         plain,
-        *(divided(row, test) for row in ablations(calibrated, virtual)),
+        *(divided(row, test) for row in ablations(calibrated, fits)),
         main,
         *(divided(by_policy(load_policy(reference)), test) for reference in policies),
     ]
     section = known_source_section(test, rows, main, bare, plain)
-    return replace(section, figures={**section.figures, **figures_by_cell(main)})
+    effects = quality_effects(calibrated, test)
+    return replace(
+        section,
+        figures={**section.figures, **quality_figures(effects), **figures_by_cell(main)},
+        tables=[*section.tables, quality_table(effects)],
+    )
+
+
+def _observed(profile: str, short: bool, location: str | Path | None) -> tuple[list[Observation], list[Observation]]:
+    """The fit and the test images of an index, in a folder of its own if none is given."""
+    if location is None:
+        with tempfile.TemporaryDirectory() as folder:
+            return _observed(profile, short, index_sample(Path(folder), profile, short))
+    fit, test = (SHORT_FIT, SHORT_TEST) if short else (FIT, TEST)
+    return observe(fit, location, profile, short), observe(test, location, profile, short)
+
+
+def _calibrated(profile: str, known: Examples) -> Policy:
+    """The shipped policy if it is this profile's; for any other profile one that is fitted to the same images."""
+    shipped = load_policy(CALIBRATED)
+    if shipped.profile == profile_identity(profile).hash:
+        return shipped
+    gate = choose_gate(known)
+    ranks = tuple((rank, decimal(value)) for rank, value in zip(gate.ranks, gate.coefficients, strict=True))
+    return replace(
+        shipped,
+        name="fitted-here",
+        version=1,
+        temperature=decimal(gate.temperature),
+        growth=decimal(gate.growth),
+        residual=Gate(decimal(gate.bias), ranks),
+        profile=None,
+        uncertainty=None,
+    )

@@ -13,6 +13,9 @@ SINGLE_KINDS = tuple(kind for kind in KINDS if source_count(kind) == 1)
 COPY = "copy"
 """The work itself: as it is, as JPEG, as WebP, at three quarters of the size."""
 
+RECONSTRUCTION = "reconstruction"
+"""The work as a small autoencoder remembers it; in the test alone, and counted apart from the recipes."""
+
 COMPOSED = ("two", "three")
 NOISE = "noise"
 SEED = 424_242
@@ -21,7 +24,8 @@ SEED = 424_242
 @dataclass(frozen=True, slots=True)
 class Plan:
     """split: `fit` or `test`. owners: whose works are derived from. kinds: recipes of one source. per_cell: images of
-    each kind and strength; noise: images of no source made of noise."""
+    each kind and strength; noise: images of no source made of noise; reconstructed: reconstructions of each strength.
+    """
 
     split: str
     owners: frozenset[str]
@@ -30,9 +34,14 @@ class Plan:
     copies: int
     composed: int
     noise: int
+    reconstructed: int = 0
 
 
 FIT = Plan("fit", FIT_OWNERS, SINGLE_KINDS, per_cell=25, copies=6, composed=6, noise=40)
-TEST = Plan("test", TEST_OWNERS, (*SINGLE_KINDS, *TEST_KINDS), per_cell=16, copies=16, composed=12, noise=40)
+TEST = Plan(
+    "test", TEST_OWNERS, (*SINGLE_KINDS, *TEST_KINDS), per_cell=16, copies=16, composed=12, noise=40, reconstructed=16
+)
 SHORT_FIT = Plan("fit", FIT_OWNERS, SINGLE_KINDS, per_cell=3, copies=1, composed=1, noise=6)
-SHORT_TEST = Plan("test", TEST_OWNERS, (*SINGLE_KINDS, *TEST_KINDS), per_cell=2, copies=2, composed=1, noise=6)
+SHORT_TEST = Plan(
+    "test", TEST_OWNERS, (*SINGLE_KINDS, *TEST_KINDS), per_cell=2, copies=2, composed=1, noise=6, reconstructed=2
+)

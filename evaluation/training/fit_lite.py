@@ -34,16 +34,19 @@ from evaluation.training.works import Work, as_input, distinct, read_fit_works, 
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.lite import (
     BACKBONE_FILE,
+    BLUR_SIGMA_PX,
     CHUNK_ROWS,
     EMBEDDING_DIM,
     HEAD_TENSORS,
     HEADS_FILE,
+    PERCEPTUAL_DIM,
     Backbone,
     prepare,
     to_tensor,
 )
 from gmvaluator.models.memory import raise_malloc_thresholds
 from gmvaluator.models.registry import DATA
+from gmvaluator.models.views import BLUR_WEIGHT, GRID, MIN_CONTRAST, VIEWS, WINDOW_SHARE, WINDOW_WEIGHT
 from gmvaluator.profile import ProfileIdentity
 
 TRAINED_PX = 160
@@ -62,15 +65,18 @@ POOL_SEED = 1
 def identity_of(backbone_sha256: str, heads_sha256: str) -> ProfileIdentity:
     """Identity of profile `lite` with these weights."""
     embedding = "tf_efficientnet_lite0/stages-3-5-7-last/adapted-2"
+    windows = f"{GRID}x{GRID}-windows-{WINDOW_SHARE}-contrast-{MIN_CONTRAST}-weigh-{WINDOW_WEIGHT}"
+    views = f"{windows}/blur-{BLUR_SIGMA_PX}-weighs-{BLUR_WEIGHT}"
     return ProfileIdentity(
         name="lite",
         recall_model=embedding,
-        perceptual_model=embedding,
+        perceptual_model=f"{embedding}/{views}",
         quality_model="tf_efficientnet_lite0/adapted-2/texture/mlp-64",
         recall_dim=EMBEDDING_DIM,
-        perceptual_dim=EMBEDDING_DIM,
+        perceptual_dim=PERCEPTUAL_DIM,
         precision="fp32",
         weights={"backbone": backbone_sha256, "heads": heads_sha256},
+        perceptual_views=VIEWS,
     )
 
 

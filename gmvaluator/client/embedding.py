@@ -45,7 +45,7 @@ class ImageEmbedder:
             height=decoded.height,
             size_bytes=len(image),
             recall=found.recall[0].tolist(),
-            perceptual=found.perceptual[0].tolist(),
+            perceptual=found.perceptual[0].ravel().tolist(),
             quality=float(quality[0]),
         )
 

@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
+from itertools import chain
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -96,15 +97,25 @@ class QdrantSearch:
         )
         return list(map(self._candidate, await self._query(request)))
 
-    async def rerank(self, vector: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
-        """The k of `ids` nearest by `perceptual` vector, nearest first; equal distances in id order.
+    async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
+        """The k of `ids` nearest to any of `vectors` (Q, P), nearest first; equal distances in id order.
 
         Every one of `ids` is compared exactly. Raises InvalidVector, MissingIndex, IndexUnavailable.
         """
         settings = await self._get_settings()
-        data = checked_vector(vector, settings.perceptual_dim, "the query")
+        views = [checked_vector(vector, settings.perceptual_dim, "the query") for vector in vectors]
         if not ids or k < 1:
             return []
+        # Whatever is among the k nearest to all views together is among those to one of them.
+        found = await asyncio.gather(*(self._rerank_view(view, ids, k) for view in views))
+        nearest: dict[TrainingImageId, Neighbour] = {}
+        for one in chain.from_iterable(found):
+            known = nearest.setdefault(one.training_image_id, one)
+            if one.perceptual_distance < known.perceptual_distance:
+                nearest[one.training_image_id] = one
+        return sorted(nearest.values(), key=_by_distance)[:k]
+
+    async def _rerank_view(self, data: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
         request = messages.QueryPoints(
             collection_name=self._collection,
             query=_nearest(data),
@@ -119,8 +130,7 @@ class QdrantSearch:
             # More than were asked for are as near as the last that counts: the id settles it, so all are needed.
             request.limit = len(ids)
             points = await self._query(request)
-        neighbours = [_neighbour(point) for point in points]
-        return sorted(neighbours, key=_by_distance)[:k]
+        return [_neighbour(point) for point in points]
 
     async def info(self) -> CollectionInfo:
         """State of the collection, asked anew. Raises MissingIndex, IndexUnavailable."""

@@ -74,7 +74,7 @@ class ComposedModels:
         recall = self.recall_rows(inputs)
         perceptual = recall.copy() if self._perceptual is None else self.perceptual_rows(inputs)
         quality = np.ones(len(inputs), np.float32) if self._quality is None else None
-        return Embeddings(recall, perceptual, quality)
+        return Embeddings(recall, perceptual[:, np.newaxis], quality)
 
     def recall_rows(self, inputs: Sequence[Prepared]) -> Float32Array:
         """The recall model's part of `embed`."""
@@ -88,7 +88,7 @@ class ComposedModels:
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
         """B training images of one view each to vectors. Raises ModelFailed, naming the row."""
         rows = self.embed([whole for (whole,) in inputs])
-        return WorkEmbeddings(rows.recall, rows.perceptual[:, np.newaxis])
+        return WorkEmbeddings(rows.recall, rows.perceptual)
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
         """B prepared images to (B,) float32 in [0, 1]. Raises ModelFailed, naming the row."""

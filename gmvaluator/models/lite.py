@@ -1,4 +1,4 @@
-"""Profile `lite`: an adapted EfficientNet-Lite0 and two small heads; one forward pass gives all asked of an image.
+"""Profile `lite`: an adapted EfficientNet-Lite0 and two small heads, on several views of each image (`views`).
 
 Backbone (`data/lite-backbone.safetensors`) and heads (`data/lite.safetensors`) were fitted by
 `evaluation.training.fit_lite`; `data/lite.LICENSE.md` says what they are made from.
@@ -6,6 +6,7 @@ Backbone (`data/lite-backbone.safetensors`) and heads (`data/lite.safetensors`) 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -26,6 +27,7 @@ from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.folding import fold
 from gmvaluator.models.registry import DATA
 from gmvaluator.models.runtime import usable_device
+from gmvaluator.models.views import EXTRA_DIM, VIEWS, views_of, weighed_blurs, weighed_windows, whole
 from gmvaluator.models.weights import read_pinned
 from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
@@ -34,7 +36,13 @@ SIDE_PX = 224
 """Side of the model's square input."""
 
 EMBEDDING_DIM = 512
-"""Length of recall and perceptual vectors."""
+"""Length of recall vectors."""
+
+PERCEPTUAL_DIM = EMBEDDING_DIM + EXTRA_DIM
+"""Length of perceptual vectors."""
+
+BLUR_SIGMA_PX = 3.5
+"""Of the blurred view of a generated image, at `SIDE_PX`."""
 
 CHUNK_ROWS = 8
 """Rows of one forward pass. Larger ones gain no time on a CPU, take more memory, and leave the caches."""
@@ -42,6 +50,7 @@ CHUNK_ROWS = 8
 BACKBONE_FILE = "lite-backbone.safetensors"
 HEADS_FILE = "lite.safetensors"
 _REMEDY = "reinstall gmvaluator"
+_Change = Callable[[Tensor], Tensor]
 STAGE_BLOCKS = (0, 1, 2, 4, 6)
 """Blocks that end a resolution: 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input."""
 
@@ -166,37 +175,48 @@ class LiteModels:
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
         """B images from `prepare` to embeddings with quality. Raises ModelFailed, naming the row.
 
-        recall and perceptual are equal: the embedding that tells sources apart best also finds most of them.
+        recall is the whole image's embedding; perceptual adds a blurred view: the embedding that tells sources apart
+        best also finds most of them.
         """
-        stacked = _stacked([one.recall for one in inputs])
-        with _model_failures(), torch.inference_mode():
-            chunks = [self._pass(stacked[row : row + CHUNK_ROWS]) for row in range(0, len(stacked), CHUNK_ROWS)]
-        embedding, quality = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-        # Below float32 what is not finite may come out as a number (see `folding`), so the inputs are looked at too.
-        _check_finite(stacked, embedding, quality)
-        return Embeddings(embedding, embedding.copy(), quality)
+        rows = _stacked([one.recall for one in inputs])
+        embedding, quality = self._passes(rows)
+        blurred, _ = self._passes(rows, blur)
+        return Embeddings(embedding, np.stack([whole(embedding), weighed_blurs(blurred)], axis=1), quality)
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
-        """RGB training image to the input of its only view, the whole. Raises InvalidImage."""
-        return [self.prepare(image)]
+        """RGB training image to the inputs of its ten views, the whole and nine windows. Raises InvalidImage."""
+        first = self.prepare(image)
+        return [first, *(self.prepare(view) for view in views_of(image)[1:])]
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
         """B training images from `prepare_work` to embeddings. Raises ModelFailed, naming the row."""
-        rows = self.embed([whole for (whole,) in inputs])
-        return WorkEmbeddings(rows.recall, rows.perceptual[:, None])
+        if any(len(views) != VIEWS for views in inputs):
+            raise ModelFailed(f"a training image has {VIEWS} views: give those from prepare_work")
+        rows = _stacked([view.recall for views in inputs for view in views])
+        embedding, _ = self._passes(rows)
+        views = np.where((np.arange(len(rows)) % VIEWS == 0)[:, None], whole(embedding), weighed_windows(embedding))
+        return WorkEmbeddings(embedding[::VIEWS].copy(), views.reshape(len(inputs), VIEWS, PERCEPTUAL_DIM))
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
         """B images from `prepare` to (B,) float32 in [0, 1]; costs a forward pass, so take it from `embed`."""
-        quality = self.embed(inputs).quality
-        assert quality is not None
-        return quality
+        return self._passes(_stacked([one.recall for one in inputs]))[1]
 
     def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
         """All at once."""
         return [float(one) for one in self.quality(inputs)]
 
-    def _pass(self, inputs: Float32Array) -> tuple[Float32Array, ...]:
-        features = self._backbone(to_tensor(inputs, self._device))
+    def _passes(self, inputs: Float32Array, change: _Change | None = None) -> tuple[Float32Array, Float32Array]:
+        """Embedding and quality of rows that are changed first."""
+        with _model_failures(), torch.inference_mode():
+            chunks = [self._pass(inputs[row : row + CHUNK_ROWS], change) for row in range(0, len(inputs), CHUNK_ROWS)]
+        embedding, quality = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
+        # Below float32 what is not finite may come out as a number (see `folding`), so the inputs are looked at too.
+        _check_finite(inputs, embedding, quality)
+        return embedding, quality
+
+    def _pass(self, inputs: Float32Array, change: _Change | None) -> tuple[Float32Array, ...]:
+        images = to_tensor(inputs, self._device)
+        features = self._backbone(images if change is None else change(images))
         return tuple(output.cpu().numpy() for output in self._heads(features))
 
 
@@ -204,6 +224,17 @@ def input_maker(choice: ProfileChoice) -> Callable[[Image.Image], Prepared]:
     """See `registry.input_maker`."""
     choice.check_no_variant()
     return lambda image: Prepared.shared(prepare(image))
+
+
+def blur(inputs: Tensor) -> Tensor:
+    """(B, C, H, W) seen out of focus: a Gaussian of `BLUR_SIGMA_PX`; the edge goes on as it is."""
+    radius = math.ceil(3 * BLUR_SIGMA_PX)
+    steps = torch.arange(-radius, radius + 1, dtype=inputs.dtype, device=inputs.device)
+    kernel = torch.exp(-0.5 * (steps / BLUR_SIGMA_PX) ** 2)
+    kernel = (kernel / kernel.sum()).repeat(inputs.shape[1], 1, 1, 1)
+    padded = functional.pad(inputs, (radius,) * 4, mode="replicate")
+    across = functional.conv2d(padded, kernel, groups=inputs.shape[1])
+    return functional.conv2d(across, kernel.transpose(2, 3), groups=inputs.shape[1])
 
 
 def prepare(image: Image.Image) -> Float32Array:

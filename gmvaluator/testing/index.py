@@ -163,11 +163,13 @@ class MemorySearch:
         candidates = [Candidate(point.training_image_id, _cosine(query, point.recall)) for point in points]
         return sorted(candidates, key=lambda one: (-one.clip_similarity, one.training_image_id))[:depth]
 
-    async def rerank(self, vector: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
-        query = checked_vector(vector, self._index.described().profile.perceptual_dim, "the query")
+    async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
+        dimension = self._index.described().profile.perceptual_dim
+        queries = [checked_vector(vector, dimension, "the query") for vector in vectors]
         points = [self._index.points[one] for one in set(ids) if one in self._index.points]
         neighbours = [
-            Neighbour(point.training_image_id, min(max(1 - _nearest_view(query, point), 0.0), 2.0)) for point in points
+            Neighbour(point.training_image_id, min(max(1 - _nearest_views(queries, point), 0.0), 2.0))
+            for point in points
         ]
         return sorted(neighbours, key=lambda one: (one.perceptual_distance, one.training_image_id))[:k]
 
@@ -178,8 +180,8 @@ class MemorySearch:
         """Nothing is held."""
 
 
-def _nearest_view(query: Float32Array, point: Point) -> float:
-    return max(_cosine(query, view) for view in point.perceptual)
+def _nearest_views(queries: Sequence[Float32Array], point: Point) -> float:
+    return max(_cosine(query, view) for query in queries for view in point.perceptual)
 
 
 def _cosine(query: Float32Array, vector: Float32Array) -> float:

@@ -12,6 +12,7 @@ from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
 
 SIDE_PX = 8
+VIEWS = 2
 
 FAKE_IDENTITY = ProfileIdentity(
     name="fake",
@@ -22,7 +23,7 @@ FAKE_IDENTITY = ProfileIdentity(
     perceptual_dim=192,
     precision="fp32",
     weights={},
-    perceptual_views=2,
+    perceptual_views=VIEWS,
 )
 
 
@@ -55,7 +56,7 @@ class FakeModels:
         blocks = rows.reshape(len(rows), 3, 4, 2, 4, 2).mean(axis=(3, 5)).reshape(len(rows), -1)
         padded = np.pad(blocks + 0.01, ((0, 0), (0, 64 - blocks.shape[1])))
         quality = None if self._separate_quality else self._brightness(rows)
-        return Embeddings(_unit(padded), self._perceptual(rows), quality)
+        return Embeddings(_unit(padded), self._perceptual(rows)[:, None], quality)
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
         """RGB image to two views: the whole, and its upper left quarter."""
@@ -64,9 +65,8 @@ class FakeModels:
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
         """B images of two views to unit vectors of 64 and 192 dimensions."""
-        whole = self.embed([views[0] for views in inputs])
-        quarter = self._perceptual(_stacked([views[1] for views in inputs]))
-        return WorkEmbeddings(whole.recall, np.stack([whole.perceptual, quarter], axis=1))
+        views = [self._perceptual(_stacked([one[place] for one in inputs])) for place in range(VIEWS)]
+        return WorkEmbeddings(self.embed([one[0] for one in inputs]).recall, np.stack(views, axis=1))
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
         """B images to (B,) in [0, 1]."""

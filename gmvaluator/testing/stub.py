@@ -69,7 +69,7 @@ class StubModels:
         pixels = stacked.reshape(len(stacked), -1).astype(np.float64) + 0.01
         # One row at a time: a product of matrices may round a row by the others beside it.
         recall, perceptual = (np.stack([_unit(row @ matrix) for row in pixels]) for matrix in self._projections)
-        return Embeddings(recall, perceptual, None if self._cost.apart else _brightness(stacked))
+        return Embeddings(recall, perceptual[:, None], None if self._cost.apart else _brightness(stacked))
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
         """RGB image to its one view."""
@@ -78,7 +78,7 @@ class StubModels:
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
         """B images of one view to unit vectors of 512 dimensions."""
         found = self.embed([view for (view,) in inputs])
-        return WorkEmbeddings(found.recall, found.perceptual[:, np.newaxis])
+        return WorkEmbeddings(found.recall, found.perceptual)
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
         """B images to (B,) float32 in [0, 1]."""

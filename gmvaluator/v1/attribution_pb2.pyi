@@ -126,7 +126,7 @@ class Embedding(_message.Message):
 
     @_builtins.property
     def perceptual(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
-        """Perceptual vector, likewise."""
+        """Perceptual vectors of the profile's views of the image, one after another, each likewise."""
 
     def __init__(
         self,

@@ -29,14 +29,15 @@ def inputs(models: Models) -> list[Prepared]:
 def test_rows_have_the_identity_s_dimensions(models: Models, inputs: list[Prepared]) -> None:
     embeddings = models.embed(inputs)
     assert embeddings.recall.shape == (COUNT, models.identity.recall_dim)
-    assert embeddings.perceptual.shape == (COUNT, models.identity.perceptual_dim)
+    assert embeddings.perceptual.ndim == 3
+    assert embeddings.perceptual.shape[::2] == (COUNT, models.identity.perceptual_dim)
     assert embeddings.recall.dtype == embeddings.perceptual.dtype == np.float32
 
 
 def test_vectors_have_unit_norm(models: Models, inputs: list[Prepared]) -> None:
     embeddings = models.embed(inputs)
     for vectors in (embeddings.recall, embeddings.perceptual):
-        np.testing.assert_allclose(np.linalg.norm(vectors, axis=1), 1, atol=1e-6)
+        np.testing.assert_allclose(np.linalg.norm(vectors, axis=-1), 1, atol=1e-6)
 
 
 def test_quality_lies_between_0_and_1_and_is_the_same_asked_alone(models: Models, inputs: list[Prepared]) -> None:
@@ -90,3 +91,20 @@ def test_any_shape_can_be_prepared(models: Models, inputs: list[Prepared], size:
     assert prepared.recall.shape == inputs[0].recall.shape
     assert prepared.recall.dtype == inputs[0].recall.dtype
     assert np.isfinite(models.embed([prepared]).recall).all()
+
+
+def test_a_work_s_views_are_the_identity_s_and_the_whole_is_nearest_to_itself(
+    models: Models, inputs: list[Prepared]
+) -> None:
+    path = min((sample_folder("openclipart") / "images").glob("*.webp"))
+    image = decode_image(path.read_bytes())
+    works = models.embed_works([models.prepare_work(image)])
+    identity = models.identity
+    assert works.recall.shape == (1, identity.recall_dim)
+    assert works.perceptual.shape == (1, identity.perceptual_views, identity.perceptual_dim)
+    np.testing.assert_allclose(np.linalg.norm(works.perceptual, axis=-1), 1, atol=1e-6)
+    asked = models.embed([models.prepare(image)])
+    np.testing.assert_allclose(works.recall, asked.recall, rtol=0, atol=1e-5)
+    assert (asked.perceptual[0] @ works.perceptual[0].T).max() == pytest.approx(1, abs=1e-5)
+    others = models.embed(inputs[1:]).perceptual @ works.perceptual[0].T
+    assert others.max() < 1

@@ -62,7 +62,7 @@ def test_a_work_is_nearest_to_its_own_derivative(models: Models) -> None:
     works = models.embed([models.prepare(image) for image in images])
     mirrored = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
     queries = models.embed([models.prepare(image) for image in mirrored])
-    for vectors, asked in ((works.recall, queries.recall), (works.perceptual, queries.perceptual)):
+    for vectors, asked in ((works.recall, queries.recall), (works.perceptual[:, 0], queries.perceptual[:, 0])):
         assert (np.argmax(asked @ vectors.T, axis=1) == np.arange(len(images))).mean() > 0.9
 
 

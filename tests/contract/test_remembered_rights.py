@@ -57,5 +57,5 @@ def test_a_generator_that_is_changed_is_seen_changed(tmp_path: Path) -> None:
         writing.record([work(1, "alice")])
         writing.add_generator(Generator("g", "works", ("set",), "paper@1"))
         assert rights.generator("g").policy == "paper@1"
-        writing.add_generator(Generator("g", "works", ("set",), "calibrated@1"), replace=True)
-        assert rights.generator("g").policy == "calibrated@1"
+        writing.add_generator(Generator("g", "works", ("set",), "calibrated@2"), replace=True)
+        assert rights.generator("g").policy == "calibrated@2"

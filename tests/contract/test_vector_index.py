@@ -128,7 +128,7 @@ async def test_an_empty_collection_answers_nothing(index: Index) -> None:
     assert index.store.info().ready
     assert list(index.store.scan()) == []
     assert await index.search.recall(point.recall, 5) == []
-    assert await index.search.rerank(point.perceptual[0], [point.training_image_id], 5) == []
+    assert await index.search.rerank(point.perceptual[:1], [point.training_image_id], 5) == []
 
 
 async def test_another_profile_is_refused(index: Index) -> None:
@@ -160,8 +160,9 @@ async def test_two_stages_agree_with_numpy(built: Index) -> None:
         assert [one.training_image_id for one in candidates] == [points[i].training_image_id for i in nearest]
         assert [one.clip_similarity for one in candidates] == pytest.approx(cosines[nearest], abs=1e-5)
         ids = [one.training_image_id for one in candidates]
-        neighbours = await built.search.rerank(query.perceptual[1], ids, 10)
-        distances = 1 - (perceptual[nearest].astype(np.float64) @ query.perceptual[1]).max(axis=1)
+        asked = query.perceptual[1:]
+        neighbours = await built.search.rerank(asked, ids, 10)
+        distances = 1 - (perceptual[nearest].astype(np.float64) @ asked.T).max(axis=(1, 2))
         order = np.argsort(distances, kind="stable")[:10]
         assert [one.training_image_id for one in neighbours] == [ids[i] for i in order]
         assert [one.perceptual_distance for one in neighbours] == pytest.approx(distances[order], abs=1e-5)
@@ -231,10 +232,10 @@ async def test_rerank_compares_the_given_ids_and_no_others(built: Index) -> None
     points = example_points(BUILT_POINTS)
     stranger = example_points(1, seed=9)[0].training_image_id
     ids = [point.training_image_id for point in points[10:30]]
-    neighbours = await built.search.rerank(points[0].perceptual[0], [*ids, stranger], 100)
+    neighbours = await built.search.rerank(points[0].perceptual[:1], [*ids, stranger], 100)
     assert {one.training_image_id for one in neighbours} == set(ids)
-    assert len(await built.search.rerank(points[0].perceptual[0], ids, 7)) == 7
-    assert await built.search.rerank(points[0].perceptual[0], [], 7) == []
+    assert len(await built.search.rerank(points[0].perceptual[:1], ids, 7)) == 7
+    assert await built.search.rerank(points[0].perceptual[:1], [], 7) == []
 
 
 async def test_equal_distances_come_in_id_order(index: Index) -> None:
@@ -242,7 +243,7 @@ async def test_equal_distances_come_in_id_order(index: Index) -> None:
     index.store.create(EXAMPLE_IDENTITY)
     index.store.upsert(copies)
     ids = [copy.training_image_id for copy in copies]
-    neighbours = await index.search.rerank(copies[0].perceptual[0], ids, 5)
+    neighbours = await index.search.rerank(copies[0].perceptual[:1], ids, 5)
     assert [one.training_image_id for one in neighbours] == sorted(ids)[:5]
 
 
@@ -307,7 +308,7 @@ async def test_a_bad_vector_is_refused_before_anything_is_written(
     with pytest.raises(InvalidVector):
         await index.search.recall(damage(bad.recall), 5)
     with pytest.raises(InvalidVector):
-        await index.search.rerank(damage(bad.perceptual[0]), [bad.training_image_id], 5)
+        await index.search.rerank(damage(bad.perceptual[0])[None], [bad.training_image_id], 5)
 
 
 async def test_closing_twice_is_harmless(index: Index) -> None:

@@ -7,7 +7,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.calibration.fit import bootstrap_gates, choose_gate, fit_gate, fit_temperature, fit_virtual
+from evaluation.calibration.fit import (
+    bootstrap_gates,
+    choose_gate,
+    fit_gate,
+    fit_growing_temperature,
+    fit_temperature,
+    fit_virtual,
+)
 from evaluation.calibration.likelihood import (
     Examples,
     contributor_log_shares,
@@ -25,11 +32,11 @@ from gmvaluator.valuation import MILLION
 TEMPERATURE, GATE_BIAS, GATE_SLOPE = 0.08, -8.0, 20.0
 
 
-def drawn(count: int = 4_000, k: int = 10, seed: int = 5) -> Examples:
+def drawn(count: int = 4_000, k: int = 10, seed: int = 5, growth: float = 0.0) -> Examples:
     """Images whose source follows a softmax of TEMPERATURE, and is absent by a gate on the nearest distance."""
     rng = np.random.default_rng(seed)
     distances = np.sort(rng.uniform(0.1, 0.9, (count, k)), axis=1)
-    shares = np.exp(contributor_log_shares(distances, TEMPERATURE))
+    shares = np.exp(contributor_log_shares(distances, TEMPERATURE, growth))
     picks = (shares.cumsum(axis=1) > rng.random((count, 1))).argmax(axis=1)
     gone = rng.random(count) < 1 / (1 + np.exp(-(GATE_BIAS + GATE_SLOPE * distances[:, 0] * 2)))
     sources = np.eye(k)[picks] * ~gone[:, None]
@@ -38,6 +45,18 @@ def drawn(count: int = 4_000, k: int = 10, seed: int = 5) -> Examples:
 
 def test_the_temperature_that_made_the_data_is_found() -> None:
     assert fit_temperature(drawn()) == pytest.approx(TEMPERATURE, rel=0.08)
+
+
+def test_the_growth_that_made_the_data_is_found() -> None:
+    temperature, growth = fit_growing_temperature(drawn(growth=0.3))
+    assert growth == pytest.approx(0.3, rel=0.3)
+    assert temperature == pytest.approx(TEMPERATURE, rel=0.5)
+
+
+def test_where_the_temperature_does_not_grow_none_is_found_to() -> None:
+    examples = drawn()
+    found = contributor_log_shares(examples.distances, *fit_growing_temperature(examples))
+    assert np.exp(found) == pytest.approx(np.exp(contributor_log_shares(examples.distances, TEMPERATURE)), abs=0.05)
 
 
 def test_the_gate_that_made_the_data_is_found() -> None:
@@ -61,17 +80,19 @@ def test_the_choice_of_a_gate_repeats() -> None:
     assert choose_gate(examples) == choose_gate(examples)
 
 
-def test_what_is_fitted_is_what_is_paid_by() -> None:
+@pytest.mark.parametrize("growth", [0.0, 0.06])
+def test_what_is_fitted_is_what_is_paid_by(growth: float) -> None:
     distances = drawn(20).distances
     gate = Policy("a", 1, 10, 10, Decimal("0.08"), Gate(Decimal(-3), ((1, Decimal(9)), (4, Decimal(-2)))))
     virtual = Policy("b", 1, 10, 10, Decimal("0.08"), VirtualContributor(Decimal("0.4")))
-    logits = gate_logit(distances, -3, (1, 4), (9, -2)), virtual_logit(distances, 0.08, 0.4)
-    for policy, logit in zip((gate, virtual), logits, strict=True):
+    logits = gate_logit(distances, -3, (1, 4), (9, -2)), virtual_logit(distances, 0.08, growth, 0.4)
+    for plain, logit in zip((gate, virtual), logits, strict=True):
+        policy = replace(plain, growth=Decimal(str(growth)))
         for row, values in enumerate(distances):
             shares, nobody = policy.shares([round(value * MILLION) for value in values])
             expected = 1 / (1 + np.exp(-logit[row]))
             assert nobody == pytest.approx(expected, abs=1e-4)
-            log_shares = contributor_log_shares(values[None], 0.08)[0]
+            log_shares = contributor_log_shares(values[None], 0.08, growth)[0]
             assert shares == pytest.approx((1 - expected) * np.exp(log_shares), abs=1e-4)
 
 
@@ -89,6 +110,7 @@ def test_the_file_is_a_policy(tmp_path: Path) -> None:
     policy = load_policy("mine@2", tmp_path)
     assert (policy.reference, policy.profile, policy.k) == ("mine@2", "a" * 64, 50)
     assert policy.temperature == Decimal(f"{gate.temperature:.6f}")
+    assert policy.growth == Decimal(f"{gate.growth:.6f}")
 
 
 def test_the_file_carries_refits_to_resamples_of_artists(tmp_path: Path) -> None:
@@ -96,7 +118,7 @@ def test_the_file_carries_refits_to_resamples_of_artists(tmp_path: Path) -> None
     gate = fit_gate(examples, (1, 3), ridge=0.01)
     refits = bootstrap_gates(examples, gate, 5)
     assert len({fit.bias for fit in refits}) == 5
-    assert min(fit.temperature for fit in refits) < gate.temperature < max(fit.temperature for fit in refits)
+    assert min(fit.growth for fit in refits) < max(fit.growth for fit in refits)
     text = policy_text("mine@2", "a" * 64, 200, 50, gate, Fitted("b" * 64, 500, 0.25, -0.5, -0.6, -6.0), refits)
     (tmp_path / "mine@2.toml").write_text(text, encoding="utf-8")
     found = load_policy("mine@2", tmp_path).uncertainty

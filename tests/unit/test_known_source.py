@@ -1,6 +1,7 @@
 """Known sources: the images are what the plan says, and what is measured of them is right."""
 
 import random
+from dataclasses import replace
 from decimal import Decimal
 
 import numpy as np
@@ -10,15 +11,18 @@ from PIL import Image
 from evaluation.compositions import WEIGHTS, compose_weighted
 from evaluation.known_source import measures
 from evaluation.known_source.observed import Observation
+from evaluation.known_source.owners import quality_effects
 from evaluation.known_source.pictures import gallery
 from evaluation.known_source.queries import Query, make_queries
+from evaluation.known_source.reconstruction import train_autoencoder
 from evaluation.known_source.rows import by_policy, divided, uniform, without_reranking
 from evaluation.known_source.search import Found
 from evaluation.known_source.section import known_source_section, trade_off
 from evaluation.known_source.spec import FIT, SHORT_FIT, SHORT_TEST, TEST, Plan
 from evaluation.make_examples import read_works
-from evaluation.recipes import TEST_KINDS
+from evaluation.recipes import STRENGTHS, TEST_KINDS, square
 from gmvaluator.ids import TrainingImageId, training_image_id
+from gmvaluator.images import decode_image
 from gmvaluator.policy import Policy
 from gmvaluator.residual import VirtualContributor
 from gmvaluator.samples import sample_folder
@@ -128,7 +132,7 @@ def test_moving_the_gate_trades_credit_for_strangers() -> None:
 
 
 def test_the_section_has_every_figure_and_pictures() -> None:
-    kinds = ["copy", *TEST.kinds]
+    kinds = ["copy", "reconstruction", *TEST.kinds]
     observations = [present(kind=kind, strength=strength) for kind in kinds for strength in (1, 2, 3, 4)]
     observations += [foreign(kind=kind) for kind in ("photo", "noise", "digit", "stranger")]
     observations += [observation({IDS[0]: 0.5, IDS[1]: 0.5}, [100, 100, 200], kind) for kind in ("two", "three")]
@@ -140,6 +144,28 @@ def test_the_section_has_every_figure_and_pictures() -> None:
     assert all(len(row) == len(table.columns) for table in section.tables for row in table.rows)
     assert all(plot.svg.startswith("<svg") for plot in section.plots)
     assert [len(one.rows) for one in section.galleries] == [6, 6]
+
+
+def test_reconstructions_are_counted_apart_and_blur_with_strength() -> None:
+    assert not present(kind="reconstruction").single
+    works = [decode_image((FOLDER / work.file_name).read_bytes()) for work in WORKS[:200]]
+    model = train_autoencoder(works)
+    target = np.asarray(square(works[3]), dtype=float)
+    errors = [
+        np.abs(np.asarray(model.reconstruct(works[3], strength), dtype=float) - target).mean() for strength in STRENGTHS
+    ]
+    assert errors == sorted(errors)
+    assert errors[0] < np.abs(np.asarray(square(works[4]), dtype=float) - target).mean()
+
+
+def test_quality_off_issues_a_whole_credit_and_moves_what_it_held_back() -> None:
+    poor, fine = present(), observation({IDS[1]: 1.0}, [600_000, 50_000])
+    poor = replace(poor, found=replace(poor.found, quality=0.2))
+    off, capped, on = quality_effects(SHARP, [poor, fine])
+    assert off.issued == 1
+    assert on.issued == pytest.approx(0.55)
+    assert (on.moved, on.largest) == (0, 0)
+    assert capped.issued == pytest.approx((0.5 + 0.8) / 2)
 
 
 def test_a_gallery_shows_the_source_and_who_was_credited() -> None:

@@ -35,7 +35,7 @@ from evaluation.training.works import (
 )
 from gmvaluator.images import decode_image
 from gmvaluator.models.lite import HEAD_TENSORS, Backbone
-from gmvaluator.ports import Embeddings
+from gmvaluator.ports import Embeddings, WorkEmbeddings
 from gmvaluator.samples import sample_folder
 
 FROGS = sample_folder("openclipart") / "images" / "animals-2-dead-frogs-lumen-desig-01.webp"
@@ -241,7 +241,7 @@ def test_ranks_of_sources() -> None:
     works = np.eye(4, dtype=np.float32)
     query = np.array([[0.1, 0.9, 0.3, 0.2]], np.float32)
     derivative = Derivative("compose", frogs(), (1, 3))
-    (ranks,) = source_ranks(works, query, [derivative])
+    (ranks,) = source_ranks(works[:, None], query[:, None], [derivative])
     assert ranks.tolist() == [0, 2]
     figures = retrieval_figures(
         "set",
@@ -256,9 +256,9 @@ def test_ranks_of_sources() -> None:
 
 def test_a_source_that_is_not_recalled_ranks_last(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("evaluation.retrieval.DEPTH", 2)
-    works = Embeddings(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32), None)
+    works = WorkEmbeddings(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)[:, None])
     queries = Embeddings(
-        np.array([[0.1, 0.9, 0.3, 0.2]], np.float32), np.array([[0.1, 0.2, 0.3, 0.9]], np.float32), None
+        np.array([[0.1, 0.9, 0.3, 0.2]], np.float32), np.array([[[0.1, 0.2, 0.3, 0.9]]], np.float32), None
     )
     (ranks,) = reranked_ranks(works, queries, [Derivative("compose", frogs(), (1, 3))])
     assert ranks.tolist() == [1, 4]

@@ -206,7 +206,7 @@ async def test_a_failing_model_posts_nothing(bench: Bench) -> None:
 
 async def test_no_credit_comes_from_a_partial_answer_of_the_index(bench: Bench) -> None:
     class Cut(MemorySearch):
-        async def rerank(self, vector: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
+        async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
             raise IndexUnavailable("cut")
 
     bench.collections.candidates = Cut(filled_index())
@@ -270,7 +270,7 @@ async def test_rights_are_judged_at_the_time_of_generation(bench: Bench) -> None
 
 async def test_numbers_that_cannot_be_valued_are_our_fault_not_the_callers(bench: Bench) -> None:
     class Impossible(MemorySearch):
-        async def rerank(self, vector: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
+        async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
             return [Neighbour(ids[0], float("nan"))]
 
     bench.collections.candidates = Impossible(filled_index())

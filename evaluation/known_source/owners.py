@@ -1,0 +1,86 @@
+"""What counting quality, or not, does to the owners' totals."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from evaluation.known_source.observed import Observation
+from evaluation.make_examples import read_works
+from evaluation.sections import Table
+from gmvaluator.ids import training_image_id
+from gmvaluator.policy import Policy
+from gmvaluator.samples import sample_folder
+from gmvaluator.valuation import MILLION, quality_millionths
+
+Totals = Mapping[str, float]
+
+WAYS = (("off", MILLION, MILLION), ("capped", 500_000, 800_000), ("on", 0, MILLION))
+"""Name, and the millionths between which quality counts: off issues one credit an image whatever its quality."""
+
+
+@dataclass(frozen=True, slots=True)
+class Effect:
+    """Against quality on. issued: credits an image. moved: share of all that owners get that went to another owner.
+    largest: the largest change of an owner's part, against that part; of owners with at least one part in a hundred."""
+
+    way: str
+    issued: float
+    moved: float
+    largest: float
+
+
+def quality_effects(policy: Policy, observations: Sequence[Observation]) -> list[Effect]:
+    """One for each of `WAYS`."""
+    owners = _owners()
+    totals = {
+        way: _totals(replace(policy, quality_floor=floor, quality_cap=cap), observations, owners)
+        for way, floor, cap in WAYS
+    }
+    before = _parts(totals["on"][1])
+    return [_effect(way, *totals[way], before, len(observations)) for way, _, _ in WAYS]
+
+
+def quality_table(effects: Sequence[Effect]) -> Table:
+    """The effects as the report shows them."""
+    return Table(
+        "Quality on, off, or counted from 0.5 to 0.8 only: credits an image issues, and what it moves between owners",
+        ("quality", "issued an image", "moved between owners", "largest change of an owner's part"),
+        [[one.way, one.issued, f"{one.moved:.2%}", f"{one.largest:.1%}"] for one in effects],
+    )
+
+
+def quality_figures(effects: Sequence[Effect]) -> dict[str, float]:
+    """What each way but the paper's moves between owners."""
+    return {f"quality_{one.way}_moved_share": round(one.moved, 4) for one in effects if one.way != "on"}
+
+
+def _owners() -> dict[str, str]:
+    works = read_works(sample_folder("openclipart")).values()
+    return {str(training_image_id(work.sha256)): work.owner_id for work in works}
+
+
+def _totals(
+    policy: Policy, observations: Sequence[Observation], owners: Mapping[str, str]
+) -> tuple[int, dict[str, float]]:
+    """Micro-credits issued, and what each owner gets of them."""
+    issued, totals = 0, dict.fromkeys(sorted(set(owners.values())), 0.0)
+    for one in observations:
+        names = [str(work) for work in one.found.reranked[: policy.k]]
+        value = policy.value(names, one.found.distance_millionths[: policy.k], quality_millionths(one.found.quality))
+        issued += value.issued_micros
+        for name, credit in zip(names, value.credit_micros, strict=True):
+            totals[owners[name]] += credit
+    return issued, totals
+
+
+def _parts(totals: Totals) -> dict[str, float]:
+    whole = sum(totals.values()) or 1.0
+    return {owner: total / whole for owner, total in totals.items()}
+
+
+def _effect(way: str, issued: int, totals: Totals, before: Totals, images: int) -> Effect:
+    after = _parts(totals)
+    moved = sum(abs(after[owner] - before[owner]) for owner in before) / 2
+    largest = max((abs(after[owner] / part - 1) for owner, part in before.items() if part >= 0.01), default=0.0)
+    return Effect(way, issued / MILLION / images, moved, largest)
