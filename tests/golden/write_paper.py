@@ -26,7 +26,7 @@ def outputs(models: Models) -> dict[str, np.ndarray[tuple[int, ...], np.dtype[np
     embeddings = models.embed(inputs)
     return {
         "openclip": embeddings.recall[:, ::STEP],
-        "dreamsim": embeddings.perceptual[:, ::STEP],
+        "dreamsim": embeddings.perceptual[:, 0, ::STEP],
         "maniqa": models.quality(inputs),
     }
 

@@ -66,8 +66,8 @@ def test_a_batch_equals_singles_and_no_distance_moves_by_more_than_two_millionth
         np.testing.assert_allclose(alone.perceptual[0], whole.perceptual[row], rtol=0, atol=1e-5)
         for other in range(len(inputs)):
             apart, together = (
-                distance_millionths(1 - float(vector @ whole.perceptual[other]))
-                for vector in (alone.perceptual[0], whole.perceptual[row])
+                distance_millionths(1 - float(vector @ whole.perceptual[other, 0]))
+                for vector in (alone.perceptual[0, 0], whole.perceptual[row, 0])
             )
             assert abs(apart - together) <= 2
 
