@@ -10,7 +10,7 @@ from gmvaluator.report import report
 
 
 @click.command("duplicates")
-@click.option("--policy", default="calibrated@1", show_default=True, metavar="NAME@N", help="The one that pays.")
+@click.option("--policy", default="calibrated@2", show_default=True, metavar="NAME@N", help="The one that pays.")
 @click.option("--quick", is_flag=True, help="Few images: shows that it works.")
 @profile_option
 @json_option

@@ -25,7 +25,7 @@ from gmvaluator.samples import sample_folder
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PAPER, CALIBRATED = "paper@1", "calibrated@1"
+PAPER, CALIBRATED = "paper@1", "calibrated@2"
 TARGETS, SHORT_TARGETS = 12, 2
 """Works that are copied: half by their owners, half by somebody else."""
 

@@ -35,7 +35,7 @@ def test_the_formula_gives_what_was_posted() -> None:
 
 
 def test_the_formula_of_the_calibrated_policy_names_nobodys_share() -> None:
-    evidence = replace(sample_posting(5, contributors=10).evidence, policy=load_policy("calibrated@1").parameters())
+    evidence = replace(sample_posting(5, contributors=10).evidence, policy=load_policy("calibrated@2").parameters())
     assert any("exp(" in step["how"] and "r = 1" in step["how"] for step in formula(evidence))
 
 
