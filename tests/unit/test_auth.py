@@ -51,7 +51,7 @@ def test_a_token_lets_in_under_its_role_and_binding(tmp_path: Path) -> None:
     assert not door.caller(owner).has(Role.GENERATOR, Role.AUDITOR)
 
 
-@pytest.mark.parametrize("wrong", [None, "", "gmv_", "x" * 100_000, new_token(), "gmv_\N{SNOWMAN}", "\0"])
+@pytest.mark.parametrize("wrong", [None, "", "gmv_", "x" * 100_000, "gmv_" + "A" * 43, "gmv_\N{SNOWMAN}", "\0"])
 def test_other_tokens_are_refused(tmp_path: Path, wrong: str | None) -> None:
     made(tmp_path / "tokens.json")
     with pytest.raises(Unauthenticated):

@@ -205,7 +205,7 @@ def test_without_tokens_only_this_machine_is_let_in(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     "path",
     ["/owners/x", "/works/x", "/generations/x", "/generations/-1", "/pictures/generated/../../tokens.json",
-     "/pictures/works/..%2f..%2ftokens.json", f"/owners/{uuid.uuid4()}/statements/x", "/search?q=" + "x" * 300],
+     "/pictures/works/..%2f..%2ftokens.json", f"/owners/{uuid.UUID(int=7)}/statements/x", "/search?q=" + "x" * 300],
 )  # fmt: skip
 def test_what_names_nothing_is_refused(app: Starlette, tokens: dict[str, str], path: str) -> None:
     assert signed_in(app, tokens["operator"]).get(path, headers=HTML).status_code in (400, 404)

@@ -139,7 +139,7 @@ async def test_each_role_may_call_what_the_table_says(
         )
 
 
-@pytest.mark.parametrize("wrong", [None, "gmv_guess", new_token()])
+@pytest.mark.parametrize("wrong", [None, "gmv_guess", "gmv_" + "A" * 43])
 async def test_without_a_known_token_nothing_but_health_answers(channel: grpc.aio.Channel, wrong: str | None) -> None:
     for method in PERMISSIONS:
         assert await status(channel, method, wrong) is grpc.StatusCode.UNAUTHENTICATED
