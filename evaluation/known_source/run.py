@@ -31,7 +31,7 @@ def known_source(
     """
     fit, test = _observed(profile, short, location)
     paper = load_policy(PAPER)
-    known = examples_of(fit, load_policy(CALIBRATED))
+    known = examples_of(fit, replace(load_policy(CALIBRATED), groups=None))
     calibrated = _calibrated(profile, known)
     fits = Fits(fit_temperature(known), fit_virtual(known))
     main = divided(by_policy(calibrated), test)
