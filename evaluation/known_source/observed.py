@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -66,11 +67,11 @@ def index_sample(data: Path, profile: str, short: bool = False) -> Path:
 
 
 def _part(folder: Path) -> Path:
-    """A folder of links to a short run's works."""
+    """A folder with a short run's works."""
     for work in works_of(short=True).values():
-        link = folder / work.file_name
-        link.parent.mkdir(parents=True, exist_ok=True)
-        link.symlink_to((sample_folder("openclipart") / work.file_name).resolve())
+        copy = folder / work.file_name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(sample_folder("openclipart") / work.file_name, copy)
     return folder
 
 

@@ -170,7 +170,7 @@ def test_an_address_that_grpc_would_misread_is_refused(indexed: Path, address: s
 
 
 def test_a_demo_that_is_terminated_stops_what_it_started(data: Path) -> None:
-    command = [sys.executable, "-m", "gmvaluator", "demo", "--data", str(data)]
+    command = [sys.executable, "-m", "gmvaluator", "demo", "--data", str(data), "--works", "40"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own_environment()) as process:
         assert process.stdout is not None
         while "SERVING" not in (line := process.stdout.readline()):

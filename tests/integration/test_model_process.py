@@ -105,7 +105,7 @@ async def test_quality_in_a_process_of_its_own_keeps_no_embedding_waiting() -> N
         scored, embedded = await asyncio.gather(scoring.quality(one), embedding.embed(one))
         assert scored == pytest.approx(1.0)
         assert embedded.quality is None
-        assert psutil.Process(scoring.models.process_id).nice() == 10  # type: ignore[attr-defined]
+        assert psutil.Process(scoring.models.process_id).nice() == min(psutil.Process().nice() + 10, 19)  # type: ignore[attr-defined]
     finally:
         embedding.close()
         scoring.close()

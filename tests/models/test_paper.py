@@ -95,4 +95,4 @@ def test_the_demo_runs_on_a_models_folder(choice: ProfileChoice, tmp_path: Path)
     assert len(finals) == 2
     for final in finals:
         assert final["issued_micros"] == pytest.approx(final["quality"] * 1_000_000, abs=1)
-        assert len(final["contributions"]) == 12
+        assert len(final["contributors"]) == 12
