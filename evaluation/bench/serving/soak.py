@@ -33,8 +33,7 @@ SETTLED = 0.1
 
 LOOKS = 100
 SMALLEST_STEP = 50
-POOLED = 8
-"""File descriptors that a pool of connections may open late, once."""
+
 
 CANCELLED, BAD = 0.20, 0.02
 
@@ -170,7 +169,7 @@ def sound(figures: dict[str, Any]) -> bool:
     """True if memory grows by 1 MB per 10,000 requests at most, nothing else grows, and all had the right answer."""
     return (
         figures["soak_rss_mb_per_10k"] <= 1
-        and figures["soak_descriptors_grown"] <= POOLED
+        and figures["soak_descriptors_grown"] <= 0
         and figures["soak_tasks_grown"] <= 0
         and not set(figures["soak_statuses"]) - {"OK", "cancelled", "bad INVALID_ARGUMENT"}
     )
