@@ -65,14 +65,18 @@ def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
 
 
 def search_all(location: str | Path, models: Models, queries: Sequence[Query]) -> list[Found]:
-    """Recall and re-rank for each image. Raises ProfileMismatch if the index is another profile's."""
-    return asyncio.run(_search_all(location, models, embed(models, queries)))
+    """Recall and re-rank for each image.
+
+    Raises MissingIndex, or ProfileMismatch if the index is another profile's, before anything is embedded.
+    """
+    return asyncio.run(_search_all(location, models, queries))
 
 
-async def _search_all(location: str | Path, models: Models, embeddings: Embeddings) -> list[Found]:
+async def _search_all(location: str | Path, models: Models, queries: Sequence[Query]) -> list[Found]:
     search = open_search(location, COLLECTION, payload_keys=(KEY_GROUP,))
     try:
         require_profile(await search.info(), models.identity)
+        embeddings = embed(models, queries)  # minutes, and nothing else waits for this loop
         found = []
         assert embeddings.quality is not None
         for recall, perceptual, quality in zip(
