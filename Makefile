@@ -5,7 +5,7 @@ BIN := .venv/bin
 STAMP := .venv/.installed
 PROTOS := proto/gmvaluator/v1/attribution.proto proto/gmvaluator/v1/royalty.proto
 
-.PHONY: setup browser demo test test-models check crash bench soak fuzz lint types imports protocol proto clean
+.PHONY: setup browser promtool demo test test-models check crash bench soak fuzz lint types imports protocol proto clean
 
 setup: $(STAMP)
 
@@ -23,10 +23,19 @@ browser:
 		apt-get update -qq && DEBIAN_FRONTEND=noninteractive apt-get install -y -qq --no-install-recommends chromium; \
 	} || echo "no Chromium: the dashboard's browser tests will be skipped; install it by apt-get install chromium"
 
+# Tests of the alerts run Prometheus' own checker; only that program is taken out of Debian's package, nothing is installed.
+promtool: $(STAMP)
+	@command -v promtool >/dev/null || test -x $(BIN)/promtool || { \
+		mkdir -p build/promtool && cd build/promtool && command -v apt-get >/dev/null && \
+		{ [ "$$(id -u)" != 0 ] || apt-get update -qq; } && \
+		apt-get -qq -o APT::Sandbox::User=root download prometheus && dpkg-deb -x prometheus_*.deb . && \
+		install -m 755 usr/bin/promtool ../../$(BIN)/promtool && cd ../.. && rm -rf build/promtool; \
+	} || echo "no promtool: the tests of the alerts will be skipped; it is in Debian's package prometheus"
+
 demo: setup
 	$(BIN)/gmvaluator demo
 
-test: setup browser
+test: setup browser promtool
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 # Models of full size with seeded weights: about 6 GB of memory and ten minutes.

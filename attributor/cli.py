@@ -30,8 +30,9 @@ def serve(settings: AttributorSettings, as_json: bool) -> None:
 
     Example: gmvaluator serve --data ./gmvaluator-data --address 127.0.0.1:50051
     """
-    for option, address in (("--address", settings.address), ("--metrics", settings.metrics or DEFAULT_ADDRESS)):
-        check_address(address, option)
+    check_address(settings.address)
+    for option, address in (("--metrics", settings.metrics), ("--health", settings.health)):
+        check_address(address or DEFAULT_ADDRESS, option)
     from attributor.server import serve as run
     from gmvaluator.models.process import prepare_process
 

@@ -6,7 +6,7 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
 from contextlib import aclosing, asynccontextmanager
 
 import structlog
@@ -27,6 +27,8 @@ _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5
 _MILLION = 1_000_000
 LAG_PERIOD_S = 0.05
 LOOKS_PER_COUNT = 20
+RECALL_PERIOD_S = 300.0
+"""Between two looks at what `index verify` measured last."""
 
 stage_seconds = Histogram(
     "gmvaluator_stage_seconds",
@@ -180,6 +182,27 @@ async def _watch_loop() -> None:
         if lag > longest:
             longest = lag
             loop_lag_max_seconds.set(lag)
+
+
+@asynccontextmanager
+async def recall_watched(
+    observe: Callable[[], Awaitable[None]], period_s: float = RECALL_PERIOD_S
+) -> AsyncGenerator[None, None]:
+    """Call `observe`, which tells each collection's recall, again and again until this is left."""
+    watching = asyncio.create_task(_watch_recall(observe, period_s))
+    try:
+        yield
+    finally:
+        watching.cancel()
+
+
+async def _watch_recall(observe: Callable[[], Awaitable[None]], period_s: float) -> None:
+    while True:
+        await asyncio.sleep(period_s)
+        try:
+            await observe()
+        except GmvaluatorError as error:
+            _log.warning("recall", problem=str(error))  # the index is away or being changed: calls say so themselves
 
 
 def serve_metrics(address: str) -> int:

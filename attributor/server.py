@@ -15,9 +15,11 @@ from grpc_reflection.v1alpha import reflection
 
 from attributor.admission import Admission
 from attributor.authentication import Authentication
+from attributor.kept_metrics import Kept
 from attributor.memory import memory_watched, use_few_arenas
-from attributor.metrics import REGISTRY, Now, ObservedPipeline, loop_watched, serve_metrics
+from attributor.metrics import REGISTRY, Now, ObservedPipeline, loop_watched, recall_watched, serve_metrics
 from attributor.parsing import Parsing
+from attributor.probes import probes_answered
 from attributor.service import Counters, Service
 from attributor.servicer import AttributionServicer, RoyaltyServicer
 from attributor.settings import AttributorSettings
@@ -63,15 +65,16 @@ async def serve(settings: AttributorSettings, announce: Callable[[str], None]) -
     if settings.metrics:
         _log.info("metrics", port=serve_metrics(settings.metrics))
     server, checker, address = await _listen(settings, service, stop, door, credentials)
-    wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_failure))
-    try:
-        parts = await _unless_stopped(wiring, stop)
-        if parts is not None:
-            await _serve_until(stop, hurry, settings, service, parts, checker, lambda: announce(address))
-    finally:
-        await server.stop(0 if hurry.is_set() else LAST_STAGE_S)
-        if not wiring.cancelled() and wiring.done() and wiring.exception() is None:
-            await wiring.result().close()
+    async with probes_answered(settings.health, checker):
+        wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_failure))
+        try:
+            parts = await _unless_stopped(wiring, stop)
+            if parts is not None:
+                await _serve_until(stop, hurry, settings, service, parts, checker, lambda: announce(address))
+        finally:
+            await server.stop(0 if hurry.is_set() else LAST_STAGE_S)
+            if not wiring.cancelled() and wiring.done() and wiring.exception() is None:
+                await wiring.result().close()
     if failures:
         raise failures[0]
 
@@ -87,6 +90,7 @@ async def _serve_until(
 ) -> None:
     await parts.check_collections()
     REGISTRY.register(Now(service, parts.pipeline.worker, parts.decoder))
+    REGISTRY.register(Kept(settings))
     pipeline = ObservedPipeline.around(parts.pipeline)
     service.open(Counters(pipeline, parts.ledger, parts.catalogue, parts.disputes))
     # What was made until now stays: let the garbage collector look at a request's own objects only.
@@ -94,7 +98,7 @@ async def _serve_until(
     gc.freeze()
     await set_health(checker, health_pb2.HealthCheckResponse.SERVING)
     announce()
-    async with loop_watched(), memory_watched():
+    async with loop_watched(), memory_watched(), recall_watched(parts.check_collections):
         await stop.wait()
         drained = await drain(service, checker, settings.drain_s, hurry)
     _log.info("stopping", drained=drained, in_flight=service.in_flight)

@@ -69,6 +69,9 @@ class AttributorSettings:
     insecure: bool = _setting(False, "Listen beyond loopback though without tokens or without TLS.")
     reflection: bool | None = _setting(None, "Server reflection; default: only without tokens and without TLS.")
     metrics: str = _setting("", "HOST:PORT of Prometheus metrics over HTTP; default: none.")
+    health: str = _setting(
+        "", "HOST:PORT that answers grpc.health.v1 alone, without TLS, for probes that speak none; default: none."
+    )
 
     @property
     def max_message_bytes(self) -> int:

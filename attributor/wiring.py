@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -27,6 +26,7 @@ from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.models.parts.lpips import COMPARES_PIXELS
 from gmvaluator.options import index_location, thumbnails_folder
 from gmvaluator.ports import CandidateSearch
+from gmvaluator.secret_files import qdrant_api_key
 
 BLOCKING_THREADS = 4
 SCORED_TOGETHER = 4
@@ -121,6 +121,6 @@ def _open_search(settings: AttributorSettings, collection: str) -> CandidateSear
     return open_search(
         index_location(settings.data, settings.index),
         collection,
-        api_key=os.environ.get("QDRANT_API_KEY"),
+        api_key=qdrant_api_key(),
         payload_keys=(KEY_GROUP,),
     )

@@ -18,6 +18,7 @@ _COMMANDS = {
     "index": ("indexer.cli", "index", "Build and check the index of training images."),
     "serve": ("attributor.cli", "serve", "Run the attributor, a gRPC service."),
     "attribute": ("gmvaluator.client.cli", "attribute", "Send images to a running attributor."),
+    "health": ("gmvaluator.client.health_cli", "health", "Ask an attributor how it is: for probes."),
     "dashboard": ("dashboard.cli", "dashboard", "Show who earned what and why, live, in a browser."),
     "ledger": ("gmvaluator.ledger.cli", "ledger", "Read and check who earned what."),
     "rights": ("gmvaluator.catalogue.rights_cli", "rights", "Record who owns which work, and forget people."),

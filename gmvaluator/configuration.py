@@ -23,6 +23,9 @@ the options' names without dashes in front; what no command knows is refused:
     address = "0.0.0.0:50051"
     max-batch = 16
 
+Secrets may come in files, as containers hand them over: `DATABASE_URL`, `DATABASE_PASSWORD` (put into a URL that has
+none) and `QDRANT_API_KEY` each have a twin that ends in `_FILE` and names the file. Both at once are refused.
+
 This page is made of the commands themselves, by `python -m gmvaluator.configuration`; a test holds it against them.
 """
 

@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any, TypeVar, cast
 
 import rich_click as click
+from click.core import ParameterSource
 
 from gmvaluator.database.place import Place
 from gmvaluator.models.choice import DEFAULT_MODELS, ProfileChoice
+from gmvaluator.secret_files import DATABASE_URL, secret, with_password
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -36,11 +38,22 @@ def database_option(command: Command) -> Command:
         "--database",
         "database_url",
         default="",
-        envvar="DATABASE_URL",
+        envvar=DATABASE_URL,
         metavar="URL",
-        help="PostgreSQL, postgresql://USER@HOST/NAME; default: the SQLite files in DATA. Prefer DATABASE_URL: "
-        "an argument shows in the list of processes.",
+        callback=_whole_database_url,
+        help="PostgreSQL, postgresql://USER@HOST/NAME; default: the SQLite files in DATA. Prefer DATABASE_URL or "
+        "DATABASE_URL_FILE, and for a password DATABASE_PASSWORD_FILE: an argument shows in the list of processes.",
     )(command)
+
+
+def _whole_database_url(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """The URL from where it was given, files of secrets included. Raises InvalidInput or PreconditionFailed."""
+    if context.resilient_parsing:
+        return value
+    source = context.get_parameter_source(parameter.name or "")
+    if source is not ParameterSource.COMMANDLINE:
+        value = secret(DATABASE_URL) or value
+    return with_password(value)
 
 
 def place_option(command: Command) -> Command:
@@ -60,7 +73,8 @@ def index_option(command: Command) -> Command:
         "index_url",
         default="",
         envvar="QDRANT_URL",
-        help="URL of a Qdrant server (API key in QDRANT_API_KEY); default: the embedded engine in DATA/index.",
+        help="URL of a Qdrant server (API key in QDRANT_API_KEY or QDRANT_API_KEY_FILE); default: the embedded engine "
+        "in DATA/index.",
     )(command)
 
 

@@ -12,9 +12,10 @@ from contextlib import contextmanager
 from typing import Any
 
 from gmvaluator.errors import Failure
+from gmvaluator.secret_files import SECRETS
 
 STOP_S = 40.0
-_ELSEWHERE = ("DATABASE_URL", "QDRANT_URL", "QDRANT_API_KEY")
+_ELSEWHERE = ("QDRANT_URL", *SECRETS, *(f"{name}_FILE" for name in SECRETS))
 
 
 def own_environment() -> dict[str, str]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -12,6 +11,7 @@ from gmvaluator.errors import MissingIndex
 from gmvaluator.index.quantisation import DEFAULT
 from gmvaluator.options import index_location
 from gmvaluator.ports import VectorStore
+from gmvaluator.secret_files import qdrant_api_key
 
 
 @dataclass(frozen=True, slots=True)
@@ -30,7 +30,7 @@ class Target:
 
     @property
     def api_key(self) -> str | None:
-        return os.environ.get("QDRANT_API_KEY")
+        return qdrant_api_key()
 
     @contextmanager
     def open(self) -> Iterator[VectorStore]:

@@ -11,7 +11,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from gmvaluator.database.place import Place
-from gmvaluator.errors import InvalidInput
+from gmvaluator.errors import Failure, InvalidInput
 from gmvaluator.ledger.copies.cli import backup, export_
 from gmvaluator.ledger.corrections.cli import compare, reattribute, release, reverse
 from gmvaluator.ledger.disputes.cli import dispute
@@ -124,9 +124,12 @@ def replay(generation: str | None, identity: str | None, place: Place, as_json: 
     type=click.Path(dir_okay=False, path_type=Path),
     help="File of a checkpoint kept elsewhere; may be repeated.",
 )
+@click.option("--record", is_flag=True, help="Keep the outcome in DATA, where the attributor's metrics tell it.")
 @place_option
 @json_option
-def verify(head: str | None, public_key: str | None, kept: tuple[Path, ...], place: Place, as_json: bool) -> None:
+def verify(
+    head: str | None, public_key: str | None, kept: tuple[Path, ...], record: bool, place: Place, as_json: bool
+) -> None:
     """Check every row and checkpoint, and name the first that was changed, removed, inserted or re-ordered.
 
     Exits 1 if one was.
@@ -135,12 +138,21 @@ def verify(head: str | None, public_key: str | None, kept: tuple[Path, ...], pla
     """
     from gmvaluator.ledger.answers import Head
     from gmvaluator.ledger.store import open_ledger
+    from gmvaluator.ledger.verified import record_verification
     from gmvaluator.signing import checked_public_key
 
     expected = None if head is None else Head(*_parse_head(head))
     key = None if public_key is None else checked_public_key(public_key)
-    with open_ledger(place) as book:
-        found = book.verify(expected, key, [_read_checkpoint(file) for file in kept])
+    checkpoints = [_read_checkpoint(file) for file in kept]
+    try:
+        with open_ledger(place) as book:
+            found = book.verify(expected, key, checkpoints)
+    except Failure:
+        if record:
+            record_verification(place.folder, None)
+        raise
+    if record:
+        record_verification(place.folder, found)
     if as_json:
         click.echo(json.dumps(found.as_dict()))
     else:

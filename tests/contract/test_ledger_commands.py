@@ -4,6 +4,7 @@ import json
 import sqlite3
 from pathlib import Path
 from typing import Any
+from unittest.mock import ANY
 
 import pytest
 from click.testing import CliRunner, Result
@@ -11,12 +12,13 @@ from click.testing import CliRunner, Result
 from gmvaluator.catalogue.cli import generators
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.errors import InvalidInput, MissingData, NotFound
+from gmvaluator.errors import Failure, InvalidInput, MissingData, NotFound
 from gmvaluator.ids import sha256_hex
 from gmvaluator.ledger.cli import ledger
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ledger.store import ledger_file, open_ledger
+from gmvaluator.ledger.verified import Verified, read_verification
 from gmvaluator.policy import load_policy
 from gmvaluator.testing.postings import SAMPLE_PROFILE, SAMPLE_TIME, sample_posting, sample_work
 
@@ -113,14 +115,27 @@ def test_replay_and_verify_pass_on_a_sound_ledger(data: Path) -> None:
     head = f"{found['head']['sequence']}:{found['head']['hash']}"
     assert as_json(ledger, "verify", "--head", head, "--data", str(data))["problem"] is None
     assert head in run(ledger, "verify", "--data", str(data)).stdout
+    assert read_verification(data) is None
+    run(ledger, "verify", "--record", "--data", str(data))
+    assert read_verification(data) == Verified(ANY, True, 1)
+
+
+def test_a_ledger_that_cannot_be_read_is_kept_as_not_verified(data: Path) -> None:
+    with ledger_file(data).open("r+b") as file:
+        file.seek(4096)
+        file.write(b"\xff" * 40_000)
+    with pytest.raises(Failure):
+        run(ledger, "verify", "--record", "--data", str(data))
+    assert read_verification(data) == Verified(ANY, False, 0)
 
 
 def test_verify_exits_1_and_names_the_row(data: Path) -> None:
     connection = sqlite3.connect(ledger_file(data))
     connection.executescript("DROP TRIGGER entries_no_update; UPDATE entries SET account = 'held' WHERE line = 2;")
     connection.close()
-    result = run(ledger, "verify", "--data", str(data))
+    result = run(ledger, "verify", "--record", "--data", str(data))
     assert result.exit_code == 1
+    assert read_verification(data) == Verified(ANY, False, 1)
     assert result.stdout.startswith("posting 1, line 2: entry was changed")
     assert json.loads(run(ledger, "verify", "--json", "--data", str(data)).stdout)["problem"]["line"] == 2
 

@@ -1,33 +1,14 @@
 """Every query of the Grafana dashboards names metrics that the programs expose."""
 
 import json
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from prometheus_client import generate_latest
-from prometheus_client.parser import text_string_to_metric_families
 
-from attributor import metrics
-from dashboard.live import Live
-from dashboard.telemetry import exposition
+from tests.unit.exposition import NAME, exposed
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "grafana"
-NAME = re.compile(r"\bgmvaluator_\w+")
-SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
-
-
-def exposed() -> set[str]:
-    """Names of samples, whether or not there are any yet."""
-    live = Live(dict, lambda: 0, 0.25)
-    texts = [generate_latest(metrics.REGISTRY).decode(), exposition(live).decode()]
-    families = [family for text in texts for family in text_string_to_metric_families(text)]
-    found = {family.name + suffix for family in families for suffix in SUFFIXES.get(family.type, ())}
-    # Told by a collector that a running attributor registers; its source is the list.
-    source = Path(metrics.__file__).read_text(encoding="utf-8")
-    gauges = source.split("gauges = {")[1].split("}")[0]
-    return found | set(NAME.findall(gauges))
 
 
 def queries() -> Iterator[tuple[str, str]]:

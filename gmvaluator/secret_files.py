@@ -1,0 +1,70 @@
+"""Secrets that the environment hands over: by value in NAME, or in a file that NAME_FILE names, as containers do it."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+from urllib.parse import quote, urlsplit
+
+from gmvaluator.errors import InvalidInput, PreconditionFailed
+
+DATABASE_URL = "DATABASE_URL"
+DATABASE_PASSWORD = "DATABASE_PASSWORD"  # noqa: S105 - the variable's name
+QDRANT_API_KEY = "QDRANT_API_KEY"
+SECRETS = (DATABASE_URL, DATABASE_PASSWORD, QDRANT_API_KEY)
+
+MAX_SECRET_BYTES = 64 * 1024
+
+
+def secret(name: str) -> str:
+    """What the environment says for `name`, without white space around it; empty if it says nothing.
+
+    Raises InvalidInput if NAME and NAME_FILE are both there, PreconditionFailed if the file cannot be read or is empty.
+    """
+    value, file = os.environ.get(name, ""), os.environ.get(f"{name}_FILE", "")
+    if value and file:
+        raise InvalidInput(f"{name} and {name}_FILE are both set: leave one of them out")
+    return _content(name, Path(file)) if file else value.strip()
+
+
+def qdrant_api_key() -> str | None:
+    """The key of a Qdrant server; None if the environment names none. Raises as `secret` does."""
+    return secret(QDRANT_API_KEY) or None
+
+
+def with_password(url: str) -> str:
+    """A database's URL with the password of DATABASE_PASSWORD or DATABASE_PASSWORD_FILE in it, if there is one.
+
+    Raises InvalidInput if the URL has a password already, has no user, or is empty; and as `secret` does.
+    """
+    password = secret(DATABASE_PASSWORD)
+    if not password:
+        return url
+    where = f"{DATABASE_PASSWORD} is set, but"
+    if not url:
+        raise InvalidInput(f"{where} no database is named: set DATABASE_URL to postgresql://USER@HOST/NAME")
+    try:
+        parts = urlsplit(url)
+        user, at, host = parts.netloc.rpartition("@")
+    except ValueError:
+        raise InvalidInput("the database's URL cannot be read: give postgresql://USER@HOST/NAME") from None
+    if not at or not user:
+        raise InvalidInput(f"{where} the database's URL names no user: give postgresql://USER@HOST/NAME")
+    if ":" in user:
+        raise InvalidInput(f"{where} the database's URL has a password too: leave one of them out")
+    # SQLAlchemy wants a host that is left out, as for a Unix socket, to be left out.
+    return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
+
+
+def _content(name: str, path: Path) -> str:
+    try:
+        with path.open("rb") as file:
+            data = file.read(MAX_SECRET_BYTES + 1)
+        text = data.decode("utf-8").strip()
+    except OSError as error:
+        raise PreconditionFailed(f"{name}_FILE: {path} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError:
+        raise PreconditionFailed(f"{name}_FILE: {path} is no text: write the secret into it and nothing else") from None
+    if not text or len(data) > MAX_SECRET_BYTES:
+        raise PreconditionFailed(f"{name}_FILE: {path} is empty or over {MAX_SECRET_BYTES:,} bytes")
+    return text

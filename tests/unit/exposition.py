@@ -1,0 +1,42 @@
+"""The metrics that the programs expose, for tests of what asks for them."""
+
+import re
+import tempfile
+from pathlib import Path
+
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from attributor import metrics
+from attributor.kept_metrics import Kept
+from attributor.settings import AttributorSettings
+from dashboard.live import Live
+from dashboard.telemetry import exposition
+from gmvaluator.ledger.answers import Head, Verification
+from gmvaluator.ledger.verified import record_verification
+from gmvaluator.testing.certificates import Authority
+
+NAME = re.compile(r"\bgmvaluator_\w+")
+_SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",), "gauge": ("",)}
+
+
+def exposed() -> set[str]:
+    """Names of samples, whether or not there are any yet."""
+    live = Live(dict, lambda: 0, 0.25)
+    texts = [generate_latest(metrics.REGISTRY).decode(), exposition(live).decode(), _kept()]
+    families = [family for text in texts for family in text_string_to_metric_families(text)]
+    found = {family.name + suffix for family in families for suffix in _SUFFIXES.get(family.type, ())}
+    # Told by a collector that a running attributor registers; its source is the list.
+    source = Path(metrics.__file__).read_text(encoding="utf-8")
+    gauges, counters = (source.split(f"{kind} = {{")[1].split("}")[0] for kind in ("gauges", "counters"))
+    return found | set(NAME.findall(gauges)) | {f"{name}_total" for name in NAME.findall(counters)}
+
+
+def _kept() -> str:
+    registry = CollectorRegistry()
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        record_verification(folder, Verification(0, 0, Head(0, "0" * 64), None))
+        certificate, key = Authority(folder).issue("server")
+        registry.register(Kept(AttributorSettings(folder, tls_cert=certificate, tls_key=key)))
+        return generate_latest(registry).decode()

@@ -1,0 +1,70 @@
+"""What probes ask: a port that answers health alone, and the command that asks it."""
+
+import asyncio
+from types import SimpleNamespace
+from typing import Any
+
+import grpc
+import pytest
+from click.testing import CliRunner
+from grpc_health.v1 import health, health_pb2
+
+from attributor.probes import LIVENESS, probes_answered
+from attributor.server import drain, set_health
+from gmvaluator.client.health_cli import health as command
+from gmvaluator.errors import PreconditionFailed
+
+SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING
+
+
+@pytest.fixture
+async def checker() -> health.aio.HealthServicer:
+    made = health.aio.HealthServicer()
+    await set_health(made, NOT_SERVING)
+    return made
+
+
+async def asked(port: int, *words: str) -> tuple[int, str]:
+    """Exit code and answer of `gmvaluator health`."""
+    arguments = ["--server", f"127.0.0.1:{port}", *words]
+    done: Any = await asyncio.to_thread(CliRunner().invoke, command, arguments)
+    return done.exit_code, done.output.strip()
+
+
+async def test_a_probe_hears_what_the_server_says_of_itself(checker: health.aio.HealthServicer) -> None:
+    async with probes_answered("127.0.0.1:0", checker) as port:
+        assert await asked(port) == (1, "NOT_SERVING")
+        await set_health(checker, SERVING)
+        assert await asked(port) == (0, "SERVING")
+        idle = asyncio.Event()
+        idle.set()
+        await drain(SimpleNamespace(close=lambda: None, idle=idle), checker, 1.0)  # type: ignore[arg-type]
+        assert await asked(port) == (1, "NOT_SERVING")
+        assert await asked(port, "--service", LIVENESS) == (0, "SERVING")
+        assert (await asked(port, "--service", "unknown"))[0] == 1
+    code, text = await asked(port, "--timeout", "0.5")
+    assert code == 1
+    assert "UNAVAILABLE" in text or "DEADLINE_EXCEEDED" in text
+
+
+async def test_the_port_answers_nothing_else(checker: health.aio.HealthServicer) -> None:
+    async with (
+        probes_answered("127.0.0.1:0", checker) as port,
+        grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel,
+    ):
+        call: Any = channel.unary_unary("/gmvaluator.v1.RoyaltyService/GetRoyalties")
+        with pytest.raises(grpc.aio.AioRpcError) as caught:
+            await call(b"")
+    assert caught.value.code() is grpc.StatusCode.UNIMPLEMENTED
+
+
+async def test_without_an_address_no_port_is_opened(checker: health.aio.HealthServicer) -> None:
+    async with probes_answered("", checker) as port:
+        assert port == 0
+
+
+async def test_a_port_that_is_taken_is_named(checker: health.aio.HealthServicer) -> None:
+    async with probes_answered("127.0.0.1:0", checker) as port:
+        with pytest.raises(PreconditionFailed, match=str(port)):
+            async with probes_answered(f"127.0.0.1:{port}", checker):
+                pass
