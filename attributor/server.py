@@ -38,8 +38,9 @@ SERVICES = (
 )
 LAST_STAGE_S = 2.0
 KEEPALIVE_MS = 300_000
-SPARE_CALLS = 128
-"""Calls beside those in flight: health, readers, watchers, and refusals under way."""
+SPARE_CALLS = 512
+"""Calls beside those in flight: health (a client of several attributors watches it all the time), readers, watchers,
+and refusals under way."""
 
 _log = structlog.get_logger("attributor")
 

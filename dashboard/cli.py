@@ -23,7 +23,7 @@ MAX_PORT = 65_535
 @click.command()
 @click.option("--ledger", default="", metavar="URL", help="The same as --database, or a data folder.")
 @click.option("--address", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT; port 0: any that is free.")
-@click.option("--server", default="", help="The attributor's HOST:PORT, for previews and disputes.")
+@click.option("--server", default="", help="The attributor's HOST:PORT, or several, for previews and disputes.")
 @click.option("--metrics", default="", metavar="URL", help="The attributor's metrics, for the operations page.")
 @click.option(
     "--tokens",

@@ -24,11 +24,11 @@ GmvaluatorError
 │   └── GenerationConflict
 ├── Overloaded ───────────── refused now, may be sent again
 ├── Unavailable ──────────── a part the answer needs cannot be reached
-│   └── IndexUnavailable
+│   ├── IndexUnavailable
+│   └── LedgerFailed
 └── Failure ──────────────── something broke inside
     ├── ModelFailed
     ├── IndexFailed
-    ├── LedgerFailed
     └── LedgerCorrupt
 
 Messages say what to do next and carry the id they are about. `GRPC_STATUS` and `EXIT_CODE` are the only
@@ -142,6 +142,10 @@ class IndexUnavailable(Unavailable):
     """The vector index cannot be reached."""
 
 
+class LedgerFailed(Unavailable):
+    """The ledger could not write; its writer stops and the process ends. Sending the same id again is safe."""
+
+
 class Failure(GmvaluatorError):
     """Something broke inside; the operator's log says more."""
 
@@ -152,10 +156,6 @@ class ModelFailed(Failure):
 
 class IndexFailed(Failure):
     """The vector index broke while it answered or was built."""
-
-
-class LedgerFailed(Failure):
-    """The ledger could not write; its writer stops and the process ends."""
 
 
 class LedgerCorrupt(Failure):

@@ -10,7 +10,7 @@ from typing import Any
 
 import grpc
 
-from gmvaluator.auth import is_loopback
+from gmvaluator.client.balancing import all_loopback, balancing_options, target_of
 from gmvaluator.errors import InvalidInput, PreconditionFailed
 
 DEFAULT_SERVER = "127.0.0.1:50051"
@@ -18,12 +18,13 @@ DEFAULT_SERVER = "127.0.0.1:50051"
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One attributor, and who asks it.
+    """One attributor or several, and who asks them.
 
-    address: host:port. token: sent with every call; token_file instead: read for every call, so that it can be
-    replaced. authority: PEM of who signs the server's certificate; tls without it: the system's authorities.
-    certificate, key: PEM of our own, for servers that ask for one. server_name: the name in the server's certificate,
-    where it is not the address's. insecure: send a token without TLS beyond loopback.
+    address: host:port; ip:port,ip:port or dns:///name:port for several, over which calls are spread. token: sent with
+    every call; token_file instead: read for every call, so that it can be replaced. authority: PEM of who signs the
+    server's certificate; tls without it: the system's authorities. certificate, key: PEM of our own, for servers that
+    ask for one. server_name: the name in the server's certificate, where it is not the address's. insecure: send a
+    token without TLS beyond loopback.
     """
 
     address: str = DEFAULT_SERVER
@@ -59,21 +60,26 @@ class Connection:
         """True if calls go over TLS."""
         return self.tls or self.authority is not None or self.certificate is not None
 
+    @property
+    def target(self) -> str:
+        """The address as gRPC wants it. Raises InvalidInput if it is none."""
+        return target_of(self.address)
+
     def channel(self) -> grpc.Channel:
         """A blocking channel. Raises InvalidInput or PreconditionFailed if this cannot work."""
         self._check()
         if self.secure:
-            channel = grpc.secure_channel(self.address, self._credentials(), options=self.options())
+            channel = grpc.secure_channel(self.target, self._credentials(), options=self.options())
         else:
-            channel = grpc.insecure_channel(self.address, options=self.options())
+            channel = grpc.insecure_channel(self.target, options=self.options())
         return grpc.intercept_channel(channel, _SendToken(self.metadata)) if self._sends_token else channel
 
     def aio_channel(self) -> grpc.aio.Channel:
         """An asyncio channel; pass `metadata()` with each call. Raises as `channel` does."""
         self._check()
         if self.secure:
-            return grpc.aio.secure_channel(self.address, self._credentials(), options=self.options())
-        return grpc.aio.insecure_channel(self.address, options=self.options())
+            return grpc.aio.secure_channel(self.target, self._credentials(), options=self.options())
+        return grpc.aio.insecure_channel(self.target, options=self.options())
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
         """What goes with each call. Raises PreconditionFailed if the token's file cannot be read."""
@@ -83,20 +89,25 @@ class Connection:
     def options(self) -> list[tuple[str, Any]]:
         """Channel options; a proxy, which the environment may name, is never asked for loopback."""
         named = [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
-        return [*named, *([("grpc.enable_http_proxy", 0)] if is_loopback(self.address) else [])]
+        direct = [("grpc.enable_http_proxy", 0)] if all_loopback(self.address) else []
+        return [*named, *direct, *balancing_options(self.address)]
 
     @property
     def _sends_token(self) -> bool:
         return bool(self.token or self.token_file)
 
     def _check(self) -> None:
-        if self._sends_token and not self.secure and not self.insecure and not is_loopback(self.address):
+        if self._sends_token and not self.secure and not self.insecure and not all_loopback(self.address):
             raise InvalidInput(
                 f"a token would go to {self.address} in the clear: use TLS (GMV_TLS=1 or GMV_TLS_CA), or say "
                 "GMV_INSECURE=1 if the network between is yours"
             )
         if (self.certificate is None) != (self.key is None):
             raise InvalidInput("a client's certificate and its key go together: give both, or neither")
+        if self.secure and "," in self.address and not self.server_name:
+            raise InvalidInput(
+                "several addresses over TLS need the name that stands in their certificates: give GMV_TLS_NAME"
+            )
 
     def _credentials(self) -> grpc.ChannelCredentials:
         return grpc.ssl_channel_credentials(_content(self.authority), _content(self.key), _content(self.certificate))

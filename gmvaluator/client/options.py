@@ -15,7 +15,13 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
 _OPTIONS = (
-    click.option("--server", default=DEFAULT_SERVER, envvar="GMV_SERVER", show_default=True, help="host:port."),
+    click.option(
+        "--server",
+        default=DEFAULT_SERVER,
+        envvar="GMV_SERVER",
+        show_default=True,
+        help="host:port; several: ip:port,ip:port or dns:///name:port.",
+    ),
     click.option(
         "--token-file",
         type=_FILE,

@@ -9,10 +9,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
+import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
+from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError
 
-from gmvaluator.errors import InvalidInput
+from gmvaluator.errors import InvalidInput, Unavailable
 
 READERS = 8
 """Reading connections at most per opened schema; a ninth reading thread waits."""
@@ -22,6 +24,9 @@ LOCK_TIMEOUT_MS = 60_000
 
 IDLE_TIMEOUT_MS = 60_000
 """After this long without a word inside a transaction the server ends it, and lets the next writer in."""
+
+_AWAY = ("08", "53300", "57P")
+"""What codes of errors begin with that say: no connection, no connection left, the server is ending or starting."""
 
 _READING = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _WRITING = (
@@ -76,7 +81,20 @@ def _engine(url: str, schema: str, connections: int, settings: tuple[str, ...]) 
 
     # First, before the dialect asks the connection what its default schema is.
     event.listen(engine, "connect", prepare, insert=True)
+    event.listen(engine, "handle_error", _say_unavailable)
     return engine
+
+
+def _say_unavailable(context: ExceptionContext) -> None:
+    """Raises Unavailable in place of what says that the server has gone, whoever was asking."""
+    error = context.original_exception
+    if context.is_pre_ping or not isinstance(error, psycopg.Error):
+        return  # a connection of the pool that was cut meanwhile is replaced
+    lost = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
+    if context.is_disconnect or lost or (error.sqlstate or "").startswith(_AWAY):
+        raise Unavailable(
+            f"PostgreSQL cannot be reached ({str(error).strip()}): ask again once it is back, or check DATABASE_URL"
+        )
 
 
 def _lock(schema: str) -> Callable[[Connection], None]:

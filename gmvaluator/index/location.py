@@ -14,6 +14,9 @@ from gmvaluator.index.launcher import EngineLease
 
 _REST_PORT = 6333
 _GRPC_PORT = 6334
+_RECONNECT_MS = 3_000
+"""The longest pause between attempts to reach a server that has gone; gRPC's own default is two minutes."""
+
 _HOST_PORT = re.compile(r"[A-Za-z0-9._-]+:\d{1,5}")
 
 
@@ -34,7 +37,8 @@ class Endpoint:
     def channel_options(self) -> dict[str, int]:
         """Options of a gRPC channel; a proxy, which the environment may name, is never asked for loopback."""
         loopback = self.host in ("localhost", "127.0.0.1", "::1")
-        return {"grpc.enable_http_proxy": 0} if loopback else {}
+        direct = {"grpc.enable_http_proxy": 0} if loopback else {}
+        return {**direct, "grpc.max_reconnect_backoff_ms": _RECONNECT_MS}
 
 
 class Access(Protocol):

@@ -46,8 +46,8 @@ class PostgresServer:
                 os.chown(self._folder / "run", self._user, -1)
             self._binaries = self._executable(find_binaries())
             self._initialise()
-            self._process = self._start(durable)
-            self._wait()
+            self._durable = durable
+            self.start()
         except BaseException:
             self.close()
             raise
@@ -65,9 +65,27 @@ class PostgresServer:
         with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
+    def start(self) -> None:
+        """Start the server; after `kill`, until it has recovered. Raises Unavailable."""
+        deadline = time.monotonic() + START_TIMEOUT_S
+        while True:
+            self._process = self._spawn()
+            try:
+                self._wait(deadline)
+            except _StillInUse:
+                time.sleep(_POLL_S)
+            else:
+                return
+
+    def kill(self) -> None:
+        """kill -9; its connections end by themselves. Only what a durable server acknowledged is there afterwards."""
+        assert self._process is not None
+        self._process.kill()
+        self._process.wait()
+
     def close(self) -> None:
         """Stop the server and remove its files. Calling it again does nothing."""
-        if self._process is not None:
+        if self._process is not None and self._process.poll() is None:
             self._process.send_signal(signal.SIGQUIT)
             self._process.wait()
             self._process = None
@@ -105,9 +123,9 @@ class PostgresServer:
         if done.returncode != 0:
             raise Unavailable(f"initdb failed: {done.stderr.strip()[-500:]}")
 
-    def _start(self, durable: bool) -> subprocess.Popen[bytes]:
+    def _spawn(self) -> subprocess.Popen[bytes]:
         settings = {"listen_addresses": "", "unix_socket_directories": str(self._run), "max_connections": "200"}
-        if not durable:
+        if not self._durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
         words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("wb") as log:
@@ -116,19 +134,26 @@ class PostgresServer:
                 user=self._user, cwd=self._run, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
-    def _wait(self) -> None:
-        deadline = time.monotonic() + START_TIMEOUT_S
+    def _wait(self, deadline: float) -> None:
+        """Raises _StillInUse while processes of a server that was killed are ending, Unavailable otherwise."""
         while True:
             try:
                 psycopg.connect(self._url("postgres")).close()
             except psycopg.OperationalError as error:
                 assert self._process is not None
-                if self._process.poll() is not None or time.monotonic() > deadline:
-                    log = (self._folder / "log").read_text(errors="replace")
+                ended, late = self._process.poll() is not None, time.monotonic() > deadline
+                log = (self._folder / "log").read_text(errors="replace")
+                if ended and not late and "still in use" in log:
+                    raise _StillInUse from error
+                if ended or late:
                     raise Unavailable(f"PostgreSQL did not start: {log.strip()[-500:]}") from error
                 time.sleep(_POLL_S)
             else:
                 return
+
+
+class _StillInUse(Exception):
+    """The memory or the socket of the server that was killed is held by what is left of it."""
 
 
 def find_binaries() -> Path:

@@ -29,6 +29,10 @@ _log = logging.getLogger(__name__)
 ALREADY_RUNNING = 3
 """Exit code of an engine that found another one on its folder."""
 
+KEY_VARIABLE = "QDRANT__SERVICE__API_KEY"
+"""As Qdrant's server calls it."""
+
+MIN_KEY_CHARACTERS = 16
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _THREADS = 8
 _USERS_POLL_S = 0.25
@@ -55,10 +59,16 @@ def _refuse(_request: Any, context: grpc.ServicerContext) -> None:
 
 
 class Engine:
-    """One engine on one folder."""
+    """One engine on one folder.
 
-    def __init__(self, folder: Path) -> None:
+    port, api_key: given to an engine that stays, at a known place and for a known key, until SIGTERM. Without a port
+    it takes any that is free, makes a key of its own, and ends after its last user.
+    """
+
+    def __init__(self, folder: Path, port: int = 0, api_key: str = "") -> None:
         self._folder = folder
+        self._port = port
+        self._api_key = api_key or secrets.token_urlsafe(32)
         self._stop = threading.Event()
 
     def run(self) -> int:
@@ -81,19 +91,18 @@ class Engine:
         return 0
 
     def _serve(self, registry: Registry) -> grpc.Server:
-        api_key = secrets.token_urlsafe(32)
         size = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", -1)]
         server = grpc.server(
             ThreadPoolExecutor(_THREADS),
-            interceptors=[_KeyCheck(api_key)],
+            interceptors=[_KeyCheck(self._api_key)],
             options=[*size, ("grpc.so_reuseport", 0)],
         )
         messages.add_QdrantServicer_to_server(HealthService(__version__), server)  # type: ignore[no-untyped-call]
         messages.add_CollectionsServicer_to_server(CollectionsService(registry), server)  # type: ignore[no-untyped-call]
         messages.add_PointsServicer_to_server(PointsService(registry), server)  # type: ignore[no-untyped-call]
-        port = server.add_insecure_port("127.0.0.1:0")
+        port = server.add_insecure_port(f"127.0.0.1:{self._port}")
         server.start()
-        Contact(port, api_key, os.getpid()).write(self._folder)
+        Contact(port, self._api_key, os.getpid()).write(self._folder)
         _log.info("serving %s on port %d, process %d", ", ".join(registry.names()) or "nothing", port, os.getpid())
         return server
 
@@ -101,7 +110,7 @@ class Engine:
         """Flush now and then; return when stopped, or when nobody uses the index (and so nobody can begin to)."""
         flushed = time.monotonic()
         while not self._stop.wait(_USERS_POLL_S):
-            if users.take():
+            if not self._port and users.take():
                 _log.info("the last user has gone")
                 return
             if time.monotonic() - flushed >= FLUSH_INTERVAL_S:
@@ -121,10 +130,25 @@ def bound_log(path: Path) -> None:
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m gmvaluator.index.engine DIR`."""
+    """`python -m gmvaluator.index.engine DIR [PORT]`; with a port, the key is in QDRANT__SERVICE__API_KEY.
+
+    Returns the exit code: 2 if the arguments cannot be used.
+    """
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)sZ %(levelname)s %(name)s %(message)s")
-    if len(arguments) != 1:
-        sys.stderr.write("usage: python -m gmvaluator.index.engine DIR\n")
+    if len(arguments) not in (1, 2) or (len(arguments) == 2 and not _is_port(arguments[1])):
+        sys.stderr.write("usage: python -m gmvaluator.index.engine DIR [PORT]\n")
         return 2
-    return Engine(Path(arguments[0])).run()
+    if len(arguments) == 1:
+        return Engine(Path(arguments[0])).run()
+    api_key = os.environ.get(KEY_VARIABLE, "")
+    if len(api_key) < MIN_KEY_CHARACTERS:
+        sys.stderr.write(f"put a key of {MIN_KEY_CHARACTERS} characters or more into {KEY_VARIABLE}\n")
+        return 2
+    folder = Path(arguments[0])
+    folder.mkdir(parents=True, exist_ok=True)
+    return Engine(folder, int(arguments[1]), api_key).run()
+
+
+def _is_port(text: str) -> bool:
+    return text.isdecimal() and 0 < int(text) <= 65_535
