@@ -40,8 +40,10 @@ def serve(settings: AttributorSettings, as_json: bool) -> None:
 
     log_to_stderr()
 
-    def announce(bound: str) -> None:
-        click.echo(json.dumps({"address": bound}) if as_json else f"SERVING on {bound}")
+    def announce(bound: str, metrics: str) -> None:
+        where = {"address": bound} | ({"metrics": metrics} if metrics else {})
+        said = f"SERVING on {bound}" + (f", metrics on {metrics}" if metrics else "")
+        click.echo(json.dumps(where) if as_json else said)
         sys.stdout.flush()
 
     asyncio.run(run(settings, announce))

@@ -16,7 +16,7 @@ from attributor.decoder_process import DecoderLate, DecoderLost, DecoderProcess
 from attributor.decoding import Decoded
 from gmvaluator.errors import InvalidImage, Unavailable
 from gmvaluator.ids import sha256_hex
-from gmvaluator.images import check_image
+from gmvaluator.images import check_image, thumbnail
 from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ports import Prepared
 
@@ -59,10 +59,10 @@ class DecoderPool:
         for process in self._threads.map(lambda _: _started(), range(self._count)):
             self._idle.put(process)
 
-    async def decode(self, data: bytes) -> Decoded:
+    async def decode(self, data: bytes, with_thumbnail: bool = False) -> Decoded:
         """See `Decoder`; also raises Unavailable, if there is nothing to decode with."""
         try:
-            answer = asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data)
+            answer = asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data, with_thumbnail)
         except RuntimeError as error:
             raise Unavailable("the attributor is stopping: send the image again, with the same id") from error
         return await answer
@@ -83,7 +83,7 @@ class DecoderPool:
             if process is not None:
                 process.close()
 
-    def _decode(self, data: bytes) -> Decoded:
+    def _decode(self, data: bytes, with_thumbnail: bool) -> Decoded:
         try:
             check_image(data)
             image = self._image(data)
@@ -92,7 +92,7 @@ class DecoderPool:
             raise
         self._count_one("decoded")
         facts = ImageFacts(sha256_hex(data), image.width, image.height, len(data))
-        return Decoded(facts, self._prepare(image))
+        return Decoded(facts, self._prepare(image), thumbnail(image) if with_thumbnail else None)
 
     def _image(self, data: bytes) -> Image.Image:
         process = self._idle.get()

@@ -66,6 +66,10 @@ index_recall = Gauge(
     ["collection"], registry=REGISTRY,
 )  # fmt: skip
 
+unkept_images = Counter(
+    "gmvaluator_unkept_images", "Thumbnails of generated images that could not be kept or swept.", registry=REGISTRY
+)
+
 _STAGES = ("lookup", "decode", "queue", "embed", "recall", "rerank", "quality", "post", "total")
 _log = structlog.get_logger("attributor")
 
@@ -73,6 +77,12 @@ _log = structlog.get_logger("attributor")
 def observe_refusal(error: Exception) -> None:
     """A call ended in `error`."""
     refusals.labels(type(error).__name__ if isinstance(error, GmvaluatorError) else "unexpected").inc()
+
+
+def observe_unkept(problem: str) -> None:
+    """A picture that was to be kept is not; credits do not depend on it."""
+    unkept_images.inc()
+    _log.warning("not kept", problem=problem)
 
 
 def observe_batch(count: int, seconds: float) -> None:

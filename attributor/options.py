@@ -48,7 +48,7 @@ def _option(one: Field[Any]) -> Callable[[Any], Any]:
         flag,
         one.name,
         default=one.default,
-        type=None if kind is bool else _type(kind, one.metadata["limits"]),
+        type=None if kind is bool else _type(kind, one.metadata["limits"], one.metadata["choices"]),
         is_flag=kind is bool,
         envvar="GMV_" + name.upper().replace("-", "_"),
         show_default=one.default not in (None, "", False),
@@ -71,7 +71,9 @@ def _kind(one: Field[Any]) -> Any:
     return kind
 
 
-def _type(kind: Any, limits: tuple[float, float] | None) -> Any:
+def _type(kind: Any, limits: tuple[float, float] | None, choices: tuple[str, ...]) -> Any:
+    if choices:
+        return click.Choice(choices)
     if kind is Path:
         return click.Path(dir_okay=False, path_type=Path)
     if limits is None:

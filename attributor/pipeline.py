@@ -10,7 +10,7 @@ from dataclasses import dataclass, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 from attributor.batching import Features, ModelWorker
 from attributor.decoding import Decoder
@@ -82,6 +82,12 @@ class PostingWriter(Protocol):
     async def post(self, posting: NewPosting) -> Posted | Replayed: ...
 
 
+class ImageKeeper(Protocol):
+    """Keeps thumbnails of images that are posted; blocking but short, and raises nothing."""
+
+    def keep(self, sha256: str, thumbnail: bytes) -> None: ...
+
+
 class Collections(Protocol):
     """The collections that can be searched, checked against the profile in use."""
 
@@ -126,11 +132,15 @@ class _Reranked:
 
 @dataclass(frozen=True, slots=True)
 class _Seen:
-    """An image as the models see it. inputs: their input, for a quality that is yet to be computed."""
+    """An image as the models see it. inputs: their input, for a quality that is yet to be computed.
+
+    thumbnail: of an image that is to be kept.
+    """
 
     facts: ImageFacts
     features: Features
     inputs: Prepared | None = None
+    thumbnail: bytes | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -141,6 +151,14 @@ class _Found:
     recalled: Sequence[Candidate]
     reranking: Awaitable[_Reranked]
     quality: Awaitable[int]
+    thumbnail: bytes | None
+
+
+class _ToPost(NamedTuple):
+    """What is posted once FINAL is known, and the picture that is kept of it."""
+
+    posting: NewPosting
+    thumbnail: bytes | None
 
 
 @dataclass(frozen=True)
@@ -149,6 +167,7 @@ class Pipeline:
 
     Blocking work runs in `executor`; the models have a process of their own, and the ledger's writer a thread.
     scorer: where quality is computed if it is a model of its own; None for `worker`, behind its embeddings.
+    keeper: keeps thumbnails of images that are posted; None where none are.
     """
 
     worker: ModelWorker
@@ -160,6 +179,7 @@ class Pipeline:
     executor: Executor
     policies: Path | None = None
     scorer: ModelWorker | None = None
+    keeper: ImageKeeper | None = None
 
     async def attribute(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
         """RECALLED, RERANKED and FINAL, or one FINAL with `replayed` if this generation was posted before.
@@ -171,13 +191,13 @@ class Pipeline:
         if isinstance(look, StoredPosting):
             yield await self._stored(look, watch)
             return
-        async with aclosing(self._stages(request, look, watch)) as stages:
-            async for attribution, posting in stages:
-                if posting is None:
+        async with aclosing(self._stages(request, look, watch, self.keeper is not None)) as stages:
+            async for attribution, valued in stages:
+                if valued is None:
                     yield attribution
                 else:
                     # A caller that goes away now must not leave a posting half known: the commit is awaited anyway.
-                    yield await asyncio.shield(self._post(attribution, posting, watch))
+                    yield await asyncio.shield(self._post(attribution, valued, watch))
 
     async def preview(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
         """As `attribute`, but nothing is looked up in the ledger or posted."""
@@ -196,33 +216,33 @@ class Pipeline:
         return await self._stored(stored, watch)
 
     async def _stages(
-        self, request: ImageRequest, look: _Lookup, watch: Stopwatch
-    ) -> AsyncGenerator[tuple[Attribution, NewPosting | None], None]:
+        self, request: ImageRequest, look: _Lookup, watch: Stopwatch, keeping: bool = False
+    ) -> AsyncGenerator[tuple[Attribution, _ToPost | None], None]:
         search = await self.collections.search(look.generator.collection)
         watch.lap("lookup_ms")
-        seen = await self._seen(request, watch)
+        seen = await self._seen(request, watch, keeping)
         features = seen.features
         with blamed_on_us():
             async with begun(self._quality(seen)) as quality:
                 recalled = await search.recall(features.recall, look.policy.depth, look.generator.data_sets)
                 watch.lap("recall_ms")
                 async with begun(self._rerank(search, look, features, recalled)) as reranking:
-                    found = _Found(seen.facts, recalled, reranking, quality)
+                    found = _Found(seen.facts, recalled, reranking, quality, seen.thumbnail)
                     async with aclosing(self._answers(request, look, found, watch)) as stages:
                         async for stage in stages:
                             yield stage
 
-    async def _seen(self, request: ImageRequest, watch: Stopwatch) -> _Seen:
+    async def _seen(self, request: ImageRequest, watch: Stopwatch, keeping: bool) -> _Seen:
         """The image as the models see it: here, or where it was made."""
         if request.embedded is not None:
             return self._seen_by_client(request.embedded)
         with self.worker.coming():
-            decoded = await self.decoder.decode(request.data)
+            decoded = await self.decoder.decode(request.data, keeping)
         watch.lap("decode_ms")
         with blamed_on_us():
             features = await self.worker.embed(decoded.inputs)
         watch.book(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
-        return _Seen(decoded.facts, features, decoded.inputs)
+        return _Seen(decoded.facts, features, decoded.inputs, decoded.thumbnail)
 
     def _seen_by_client(self, sent: Embedded) -> _Seen:
         """Raises InvalidVector, naming the vector, or PreconditionFailed if they are of another profile."""
@@ -238,7 +258,7 @@ class Pipeline:
 
     async def _answers(
         self, request: ImageRequest, look: _Lookup, found: _Found, watch: Stopwatch
-    ) -> AsyncGenerator[tuple[Attribution, NewPosting | None], None]:
+    ) -> AsyncGenerator[tuple[Attribution, _ToPost | None], None]:
         """Each stage as soon as it is known; re-ranking and quality are under way meanwhile."""
         recalled = found.recalled
         policy = look.policy
@@ -257,7 +277,7 @@ class Pipeline:
         valued = self._valued(request, look.generator, found.facts, quality, watch)
         valued = replace(valued, unlisted=reranked.unlisted, recall=reranked.recall)
         posting = build_posting(valued, policy, reranked.scored, cards)
-        yield final_stage(request, posting.evidence, cards, watch.read()), posting
+        yield final_stage(request, posting.evidence, cards, watch.read()), _ToPost(posting, found.thumbnail)
 
     def _look_up(self, request: ImageRequest) -> StoredPosting | _Lookup:
         return self._posted_before(request) or self._valued_by(request)
@@ -329,9 +349,12 @@ class Pipeline:
             embedded_by=ATTRIBUTOR if request.embedded is None else CLIENT,
         )
 
-    async def _post(self, attribution: Attribution, posting: NewPosting, watch: Stopwatch) -> Attribution:
+    async def _post(self, attribution: Attribution, valued: _ToPost, watch: Stopwatch) -> Attribution:
+        if self.keeper is not None and valued.thumbnail is not None:
+            # First, so that whoever sees the posting sees the picture.
+            await self._run(self.keeper.keep, valued.posting.evidence.image.sha256, valued.thumbnail)
         watch.book()
-        posted = await self.writer.post(posting)
+        posted = await self.writer.post(valued.posting)
         watch.lap("post_ms")
         if isinstance(posted, Replayed):
             return await self._stored(posted.posting, watch)

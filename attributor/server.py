@@ -45,8 +45,8 @@ and refusals under way."""
 _log = structlog.get_logger("attributor")
 
 
-async def serve(settings: AttributorSettings, announce: Callable[[str], None]) -> None:
-    """Run until SIGTERM or SIGINT; `announce` gets the address once health says SERVING.
+async def serve(settings: AttributorSettings, announce: Callable[[str, str], None]) -> None:
+    """Run until SIGTERM or SIGINT; `announce` gets the address, and that of the metrics, once health says SERVING.
 
     Raises what wiring raised (ProfileMismatch, AlreadyHeld, MissingData), and LedgerFailed if the ledger's writer
     stopped: then the process has to end, and recovers at its next start.
@@ -63,15 +63,14 @@ async def serve(settings: AttributorSettings, announce: Callable[[str], None]) -
     service = Service(Admission(settings.max_in_flight, settings.max_pixels_in_flight))
     door = open_door(settings)
     credentials = tls_credentials(settings)
-    if settings.metrics:
-        _log.info("metrics", port=serve_metrics(settings.metrics))
+    metrics = f"{settings.metrics.rpartition(':')[0]}:{serve_metrics(settings.metrics)}" if settings.metrics else ""
     server, checker, address = await _listen(settings, service, stop, door, credentials)
     async with probes_answered(settings.health, checker):
         wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_failure))
         try:
             parts = await _unless_stopped(wiring, stop)
             if parts is not None:
-                await _serve_until(stop, hurry, settings, service, parts, checker, lambda: announce(address))
+                await _serve_until(stop, hurry, settings, service, parts, checker, lambda: announce(address, metrics))
         finally:
             await server.stop(0 if hurry.is_set() else LAST_STAGE_S)
             if not wiring.cancelled() and wiring.done() and wiring.exception() is None:

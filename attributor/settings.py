@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from attributor.keeping import CHOICES, NONE
 from gmvaluator.auth import TOKENS_FILE
 from gmvaluator.database.place import Place
 from gmvaluator.images import MAX_IMAGE_BYTES
@@ -17,9 +18,11 @@ from gmvaluator.models.choice import ProfileChoice
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
 
-def _setting(default: Any, help_text: str, limits: tuple[float, float] | None = None) -> Any:
+def _setting(
+    default: Any, help_text: str, limits: tuple[float, float] | None = None, choices: tuple[str, ...] = ()
+) -> Any:
     """A field that is an option too. help_text: unit, and what changes if it is raised. limits: both allowed."""
-    return field(default=default, metadata={"help": help_text, "limits": limits})
+    return field(default=default, metadata={"help": help_text, "limits": limits, "choices": choices})
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +71,15 @@ class AttributorSettings:
     )
     insecure: bool = _setting(False, "Listen beyond loopback though without tokens or without TLS.")
     reflection: bool | None = _setting(None, "Server reflection; default: only without tokens and without TLS.")
+    keep_images: str = _setting(
+        NONE, "Of generated images that were posted: nothing, or a thumbnail for the dashboard.", choices=CHOICES
+    )
+    keep_images_days: float = _setting(
+        30.0, "Days after which a kept thumbnail is deleted; raised, more is known of people's images.", (0.01, 3_650)
+    )
+    keep_images_mib: int = _setting(
+        1_024, "MiB of all kept thumbnails, about 8 KiB each; the oldest go first.", (1, 1_048_576)
+    )
     metrics: str = _setting("", "HOST:PORT of Prometheus metrics over HTTP; default: none.")
     health: str = _setting(
         "", "HOST:PORT that answers grpc.health.v1 alone, without TLS, for probes that speak none; default: none."

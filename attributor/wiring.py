@@ -11,20 +11,21 @@ from attributor.batching import ModelWorker
 from attributor.collections import OpenCollections
 from attributor.decoder_pool import DecoderPool
 from attributor.disputes import DisputeDesk
-from attributor.metrics import observe_batch, observe_collection
+from attributor.keeping import DAY_S, NONE, KeptImages
+from attributor.metrics import observe_batch, observe_collection, observe_unkept
 from attributor.model_process import ModelProcess
 from attributor.pipeline import Pipeline
 from attributor.pixel_reranking import PixelReranking
 from attributor.settings import AttributorSettings
 from gmvaluator.catalogue.remembering import RememberedRights
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
-from gmvaluator.errors import GmvaluatorError
+from gmvaluator.errors import GmvaluatorError, PreconditionFailed
 from gmvaluator.index.connection import open_search
 from gmvaluator.index.schema import KEY_GROUP
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.models.parts.lpips import COMPARES_PIXELS
-from gmvaluator.options import index_location, thumbnails_folder
+from gmvaluator.options import generated_folder, index_location, thumbnails_folder
 from gmvaluator.ports import CandidateSearch
 from gmvaluator.secret_files import qdrant_api_key
 
@@ -98,7 +99,8 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         decoder.start()
         rights = RememberedRights(catalogue)
         scorer = _scorer(settings, on_failure, stack) if worker.quality_apart else None
-        pipeline = Pipeline(worker, decoder, collections, rights, ledger, writer, executor, settings.policies, scorer)
+        parts = (worker, decoder, collections, rights, ledger, writer, executor, settings.policies, scorer)
+        pipeline = Pipeline(*parts, keeper=_keeper(settings, stack))
         desk = DisputeDesk(ledger, catalogue, writer)
         return Parts(pipeline, decoder, collections, catalogue, ledger, desk, stack.pop_all())
 
@@ -115,6 +117,23 @@ def _scorer(
     scorer.start()
     stack.callback(scorer.close)
     return scorer
+
+
+def _keeper(settings: AttributorSettings, stack: ExitStack) -> KeptImages | None:
+    """Raises PreconditionFailed if thumbnails are to be kept and cannot be."""
+    if settings.keep_images == NONE:
+        return None
+    folder = generated_folder(settings.data)
+    keeper = KeptImages(
+        folder, settings.keep_images_mib * 1024 * 1024, settings.keep_images_days * DAY_S, on_problem=observe_unkept
+    )
+    try:
+        keeper.start()
+    except OSError as error:
+        why = f"thumbnails cannot be kept in {folder} ({error.strerror}): make it writable, or use --keep-images none"
+        raise PreconditionFailed(why) from error
+    stack.callback(keeper.close)
+    return keeper
 
 
 def _open_search(settings: AttributorSettings, collection: str) -> CandidateSearch:

@@ -60,7 +60,7 @@ def routes() -> list[BaseRoute]:
         guarded("/owners/{owner}/statements/{period}", "statement", owner.statement),
         guarded("/works/{work}", "work", work.work),
         guarded("/pictures/works/{work}", "work_picture", work.work_picture),
-        guarded("/pictures/generated/{sha256}", "generated_picture", work.generated_image),
+        guarded("/pictures/generations/{sequence}", "generated_picture", generation.generated_image),
         guarded("/disputes", "dispute", owner.dispute, "POST"),
         guarded("/finance", "finance", finance.finance),
         guarded("/operations", "operations", operations.operations_page),

@@ -15,7 +15,7 @@ import structlog
 from dashboard.settings import DEFAULT_ADDRESS, DashboardSettings
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
-from gmvaluator.options import json_option, place_option
+from gmvaluator.options import index_option, json_option, place_option
 
 MAX_PORT = 65_535
 
@@ -35,6 +35,7 @@ MAX_PORT = 65_535
 @click.option("--insecure", is_flag=True, help="Listen beyond loopback though without tokens.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the overview in a browser.")
 @place_option
+@index_option
 @json_option
 def dashboard(
     ledger: str,
@@ -46,6 +47,7 @@ def dashboard(
     insecure: bool,
     open_browser: bool,
     place: Place,
+    index_url: str,
     as_json: bool,
 ) -> None:
     """Show who earned what and why, live, in a browser; reads the ledger, changes nothing.
@@ -62,6 +64,7 @@ def dashboard(
         place=_place(place, ledger),
         address=address,
         server=server,
+        index_url=index_url,
         metrics_url=checked_url(metrics) if metrics else "",
         tokens=tokens,
         secure_cookies=secure_cookies,

@@ -149,6 +149,7 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> R
             local=desk(request).sessions.open,
             csrf=found.csrf if found else "",
             meaning=WHAT_A_CREDIT_MEANS,
+            pictures=caller is not None and may(caller, "generated_picture"),
             **values,
         )
     )

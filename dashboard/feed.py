@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import uuid
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
+from starlette.responses import FileResponse, Response
+
 from dashboard.sources import Sources
-from dashboard.wording import amount_text, instant, millionths, share_text
+from dashboard.wording import amount_text, millionths, moment_text, share_text
+from gmvaluator.errors import NotFound
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting, owner_of
 from gmvaluator.ports import WorkCard
@@ -55,10 +59,21 @@ def picture(sources: Sources, work: uuid.UUID) -> str | None:
     return f"/pictures/works/{work}" if sources.thumbnail(work).is_file() else None
 
 
-def generated_picture(sources: Sources, sha256: str) -> str | None:
-    """Address of a generated image's thumbnail; None if none is kept."""
-    kept = sources.generated_thumbnail(sha256)
-    return f"/pictures/generated/{sha256}" if kept.is_file() else None
+def picture_file(path: Path, max_age_s: int) -> Response:
+    """A thumbnail's file, which the browser may keep for a while. Raises NotFound."""
+    if not path.is_file():
+        raise NotFound("no such picture is kept")
+    return FileResponse(path, media_type="image/webp", headers={"cache-control": f"private, max-age={max_age_s}"})
+
+
+def generated_picture(sources: Sources, posting: StoredPosting) -> str | None:
+    """Address of a generated image's thumbnail, by its posting, so that who may see the one sees the other.
+
+    None if none is kept.
+    """
+    sha256 = posting.header.image_sha256
+    kept = sha256 is not None and sources.generated_thumbnail(sha256).is_file()
+    return f"/pictures/generations/{posting.sequence}" if kept else None
 
 
 def _card(
@@ -74,8 +89,8 @@ def _card(
         "sequence": posting.sequence,
         "generation_id": posting.header.generation_id,
         "model_version": evidence.model_version,
-        "posted_at": instant(posting.header.posted_at),
-        "picture": generated_picture(sources, evidence.image.sha256),
+        "posted_at": moment_text(posting.header.posted_at),
+        "picture": generated_picture(sources, posting),
         "quality": f"{evidence.quality_millionths / MILLION:.3f}",
         "issued": amount_text(evidence.issued_micros),
         "unattributed_percent": round(100 * evidence.unattributed_share, 4),

@@ -51,6 +51,7 @@ def operations(samples: Samples) -> dict[str, Any]:
         "images": images,
         "posted": images.get("posted", 0.0),
         "in_flight": _one(samples, "gmvaluator_in_flight"),
+        "waiting": _one(samples, "gmvaluator_queue_images"),
         "refusals": [{"reason": reason, "count": int(count)} for reason, count in sorted(refusals.items()) if count],
         "refused": int(sum(refusals.values())),
         "stages": [_stage(samples, stage) for stage in STAGES],

@@ -18,6 +18,7 @@ class DashboardSettings:
     place: where ledger, catalogue and thumbnails are; they are only read.
     address: host:port to listen on; port 0 lets the kernel choose.
     server: the attributor's host:port, for previews and disputes; empty leaves these out.
+    index_url: of a Qdrant server, for groups of near-copies; empty for the engine in the data folder.
     metrics_url: of the attributor's Prometheus metrics; empty leaves the operations page without them.
     tokens: file of token hashes; None for DATA/tokens.json, if it is there. Without one only loopback is let in.
     secure_cookies: browsers send the session over HTTPS only; set it behind a proxy that speaks TLS.
@@ -29,6 +30,7 @@ class DashboardSettings:
     place: Place
     address: str = DEFAULT_ADDRESS
     server: str = ""
+    index_url: str = ""
     metrics_url: str = ""
     tokens: Path | None = None
     secure_cookies: bool = False

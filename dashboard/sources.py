@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
+from dashboard.copies import Copies
 from dashboard.settings import DashboardSettings
 from gmvaluator.catalogue.store import Catalogue
 from gmvaluator.errors import MissingData
@@ -36,6 +37,7 @@ class Sources:
     settings: DashboardSettings
     ledger: Ledger
     catalogue: Catalogue | None
+    copies: Copies
 
     def names(self, accounts: Collection[str]) -> dict[str, str]:
         """Account to what people call it."""
@@ -71,4 +73,8 @@ def open_sources(settings: DashboardSettings) -> Iterator[Sources]:
     except MissingData as error:
         raise MissingData(f"{error}; the dashboard shows what the ledger holds") from error
     with ledger, rights_of(settings.place) as catalogue:
-        yield Sources(settings, ledger, catalogue)
+        copies = Copies(settings, catalogue)
+        try:
+            yield Sources(settings, ledger, catalogue, copies)
+        finally:
+            copies.close()

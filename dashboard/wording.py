@@ -45,6 +45,12 @@ def instant(text: str | datetime) -> str:
     return f"{moment.day} {moment:%b %Y, %H:%M:%S} UTC"
 
 
+def moment_text(text: str) -> str:
+    """ "24 Nov, 21:03:47 UTC", for lists where space is short and the year is this one's."""
+    moment = from_utc_text(text)
+    return f"{moment.day} {moment:%b, %H:%M:%S} UTC"
+
+
 def short_hash(text: str) -> str:
     """The first twelve digits."""
     return f"{text[:12]}…" if len(text) > 13 else text

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import signal
 import threading
 import time
 import webbrowser
@@ -21,12 +22,11 @@ from gmvaluator.client.sync import AttributorClient
 from gmvaluator.credits import credits_text
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex
-from gmvaluator.images import decode_image, generated_path, thumbnail
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.registry import profile_identity
-from gmvaluator.options import choice_options, generated_folder, json_option
+from gmvaluator.options import choice_options, json_option
 from gmvaluator.policy import UNATTRIBUTED, load_policy
-from gmvaluator.processes import attributor, dashboard, run_command
+from gmvaluator.processes import dashboard, observed_attributor, run_command
 from gmvaluator.samples import sample_folder
 
 DATA_SET = "openclipart"
@@ -61,6 +61,8 @@ def demo(
     Example: gmvaluator demo --json > demo.json
     """
     started = time.monotonic()
+    # Whoever ends us by SIGTERM means the programs we started too.
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     say = Console(stderr=as_json)
     say.rule("1. Index the training images")
     profile = profile_identity(choice).hash  # missing weights show before anything is made
@@ -77,22 +79,21 @@ def demo(
     say.rule("2. Start the attributor")
     with (
         ExitStack() as beside,
-        attributor(*chosen) as address,
+        observed_attributor(*chosen, "--keep-images", "thumbnail") as (address, metrics),
         AttributorClient(Connection(address)) as client,
     ):
         client.wait_until_serving(WAIT_S)
         say.print(f"SERVING on {address}")
         if open_browser:
-            url = beside.enter_context(dashboard("--data", str(data), "--server", address))
+            url = beside.enter_context(dashboard("--data", str(data), "--server", address, "--metrics", metrics))
             say.print(f"the dashboard is at {url}")
             webbrowser.open(url)
         say.rule("3. Attribute the generated images")
         before = _issued(client)
-        images = _attribute_all(client, model_version, count, StagePrinter(say, top), generated_folder(data))
+        images = _attribute_all(client, model_version, count, StagePrinter(say, top))
         added = _issued(client) - before
         if open_browser:
-            say.print("Ctrl-C ends the dashboard and the attributor")
-            _until_interrupted()
+            _until_interrupted(say)
     say.rule("4. Credits per artist")
     totals = run_command("ledger", "totals", "--data", str(data))
     summary = _summary(images, totals, added)
@@ -123,14 +124,13 @@ def _source(data: Path, works: int) -> list[str]:
 
 
 def _attribute_all(
-    client: AttributorClient, model_version: str, count: int, printer: StagePrinter, kept: Path
+    client: AttributorClient, model_version: str, count: int, printer: StagePrinter
 ) -> list[dict[str, Any]]:
-    """One call an image, as a generation server would make it; count: of them, 0 for all. Thumbnails are kept."""
+    """One call an image, as a generation server would make it; count: of them, 0 for all."""
     images = []
     for path in sorted(sample_folder("generated").glob("*.webp"))[: count or None]:
         data = path.read_bytes()
         generation = f"{model_version}:{sha256_hex(data)[:32]}"
-        _keep(data, kept)
         printer.heading(path.name, generation)
         stages = []
         for stage in client.attribute(data, generation, model_version):
@@ -140,15 +140,9 @@ def _attribute_all(
     return images
 
 
-def _keep(data: bytes, folder: Path) -> None:
-    """Our own sample's image, so it is decoded here without a second thought."""
-    path = generated_path(folder, sha256_hex(data))
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(thumbnail(decode_image(data)))
-
-
-def _until_interrupted() -> None:
+def _until_interrupted(say: Console) -> None:
     with suppress(KeyboardInterrupt):
+        say.print("Ctrl-C ends the dashboard and the attributor")
         threading.Event().wait()
 
 

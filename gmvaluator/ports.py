@@ -171,6 +171,12 @@ class VectorStore(Protocol):
     def set_group(self, ids: Sequence[TrainingImageId], group: str) -> None:
         """Mark works as looked at: the id of the first of their near-copies, or `index.schema.ALONE`."""
 
+    def group_members(self, work: TrainingImageId, limit: int) -> list[TrainingImageId] | None:
+        """The first `limit` near-copies in the group of `work`, itself among them, in id order.
+
+        Empty if it stands alone; None if it is not stored, or nobody has looked yet.
+        """
+
     def build(self) -> None:
         """Index and quantise everything written so far; returns once `info().ready`."""
 

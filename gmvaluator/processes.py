@@ -42,12 +42,25 @@ def attributor(*words: str) -> Iterator[str]:
     It says where it serves once it is warm. At the end it gets SIGTERM, and SIGKILL if it does not end in 40 s.
     Raises Failure if it does not start, or does not end well.
     """
+    with _serving(*words) as where:
+        yield where["address"]
+
+
+@contextmanager
+def observed_attributor(*words: str) -> Iterator[tuple[str, str]]:
+    """As `attributor`, with metrics on a free port; yields its address and that of the metrics."""
+    with _serving("--metrics", "127.0.0.1:0", *words) as where:
+        yield where["address"], where["metrics"]
+
+
+@contextmanager
+def _serving(*words: str) -> Iterator[dict[str, str]]:
     command = [sys.executable, "-m", "gmvaluator", "serve", "--address", "127.0.0.1:0", "--json", *words]
     with subprocess.Popen(  # noqa: S603 - our own program
         command, stdout=subprocess.PIPE, text=True, env=own_environment()
     ) as process:
         try:
-            yield _address(process)
+            yield _announced(process)
         finally:
             code = _stop(process)
         if code != 0:
@@ -71,13 +84,13 @@ def dashboard(*words: str) -> Iterator[str]:
             _stop(process)
 
 
-def _address(process: subprocess.Popen[str]) -> str:
+def _announced(process: subprocess.Popen[str]) -> dict[str, str]:
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
         raise Failure(f"the attributor ended with exit code {process.wait()}; its message is above")
-    address: str = json.loads(line)["address"]
-    return address
+    where: dict[str, str] = json.loads(line)
+    return where
 
 
 def _stop(process: subprocess.Popen[str]) -> int:

@@ -9,9 +9,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from dashboard.access import reads_all
+from dashboard.access import may, reads_all
 from dashboard.desk import desk, page, session
-from dashboard.feed import contributor, generated_picture, picture, work_title
+from dashboard.feed import contributor, generated_picture, picture, picture_file, work_title
 from dashboard.formula import formula, weights_of
 from dashboard.sources import Sources
 from dashboard.wording import amount_text, instant, millionths, share_text, short_hash
@@ -71,6 +71,17 @@ async def replayed(request: Request) -> Response:
     )
 
 
+async def generated_image(request: Request) -> Response:
+    """A generated image's thumbnail, where one is kept, for those who may see its posting."""
+    sources = desk(request).sources
+    posting = await asyncio.to_thread(_posting, sources, request.path_params["sequence"])
+    check_posting(session(request).caller, posting)
+    if posting.header.image_sha256 is None:
+        raise NotFound("no image caused this posting")
+    # Not for a day, as works' pictures: one that is erased has to be gone from browsers too.
+    return picture_file(sources.generated_thumbnail(posting.header.image_sha256), max_age_s=300)
+
+
 def check_posting(caller: Caller, posting: StoredPosting) -> None:
     """Raises Forbidden unless the posting is the caller's to see."""
     if reads_all(caller):
@@ -115,7 +126,8 @@ def _explained(sources: Sources, posting: StoredPosting, caller: Caller) -> dict
         _hide_others(rows, near, str(caller.owner_id))
     return {
         **_facts(posting, evidence),
-        "picture": None if caller.only_account else generated_picture(sources, evidence.image.sha256),
+        "picture": generated_picture(sources, posting) if may(caller, "generated_picture") else None,
+        "may_see": may(caller, "generated_picture"),
         "contributors": rows,
         "near_misses": near,
         "stages": _stages(evidence, rows),

@@ -7,21 +7,22 @@ import uuid
 from typing import Any
 
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
+from starlette.responses import Response
 
 from dashboard.access import check_owner, may
 from dashboard.desk import desk, page, session
-from dashboard.feed import generated_picture, picture, work_title
+from dashboard.feed import picture, picture_file, work_title
+from dashboard.pages.duplicates import ANOTHER, copies_told
 from dashboard.sources import Sources
 from dashboard.wording import amount_text, instant, millionths
 from gmvaluator.auth import Caller
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.earned import accounts_of_work, earned_by_work, postings_at
+from gmvaluator.ledger.earned import accounts_of_work, earned_by_work
+from gmvaluator.ledger.resembling import NearGeneration, nearest_generations
 
 NEAREST = 12
 DAYS = 60
-_SHA256_CHARACTERS = 64
 
 
 async def work(request: Request) -> Response:
@@ -40,15 +41,7 @@ async def work_picture(request: Request) -> Response:
     caller = session(request).caller
     if caller.only_account is not None and not await asyncio.to_thread(_theirs, sources, found, caller):
         raise Forbidden("this work is another owner's: an owner sees only their own")
-    return _file(sources.thumbnail(found))
-
-
-async def generated_image(request: Request) -> Response:
-    """A generated image's thumbnail, where they are kept."""
-    sha256 = request.path_params["sha256"]
-    if len(sha256) != _SHA256_CHARACTERS or not set(sha256) <= set("0123456789abcdef"):
-        raise InvalidInput("a generated image is named by its SHA-256")
-    return _file(desk(request).sources.generated_thumbnail(sha256))
+    return picture_file(sources.thumbnail(found), max_age_s=86_400)
 
 
 def work_id(text: str) -> TrainingImageId:
@@ -57,12 +50,6 @@ def work_id(text: str) -> TrainingImageId:
         return TrainingImageId(uuid.UUID(text))
     except ValueError:
         raise InvalidInput("a work is named by a UUID, which owners' pages link to") from None
-
-
-def _file(path: Any) -> Response:
-    if not path.is_file():
-        raise NotFound("no such picture is kept")
-    return FileResponse(path, media_type="image/webp", headers={"cache-control": "private, max-age=86400"})
 
 
 def _theirs(sources: Sources, found: TrainingImageId, caller: Caller) -> bool:
@@ -77,37 +64,16 @@ def _told(sources: Sources, found: TrainingImageId, caller: Caller) -> dict[str,
     if caller.only_account is not None and not _theirs(sources, found, caller):
         check_owner(caller, "another")
     with sources.ledger.snapshot() as connection:
-        earned = earned_by_work(connection, found, NEAREST)
+        earned = earned_by_work(connection, found, 1)
         accounts = accounts_of_work(connection, found)
-        postings = postings_at(connection, [use.sequence for use in earned.uses])
+        nearest = nearest_generations(connection, found, NEAREST)
     card = sources.cards([found]).get(found)
-    if not accounts and (card is None or not card.key):
+    if not accounts and not nearest.generations and (card is None or not card.key):
         raise NotFound(f"there is no training image {found}")
     rights = [] if card is None else card.beneficiaries
     names = sources.names({*accounts, *(one.account for one in rights)})
     if caller.only_account is not None:
-        names = {
-            account: name if account == caller.only_account else "Another owner" for account, name in names.items()
-        }
-    distances = {
-        posting.sequence: one.distance_millionths
-        for posting in postings
-        for one in posting.evidence.contributions
-        if one.training_image_id == found
-    }
-    groups = {
-        one.group for posting in postings for one in posting.evidence.contributions if one.training_image_id == found
-    }
-    copies = sorted(
-        {
-            one.training_image_id
-            for posting in postings
-            for one in posting.evidence.contributions
-            if one.group is not None and one.group in groups and one.training_image_id != found
-        }
-    )
-    copy_cards = sources.cards(copies)
-    pictures = {one.sequence: generated_picture(sources, one.evidence.image.sha256) for one in postings}
+        names = {account: name if account == caller.only_account else ANOTHER for account, name in names.items()}
     return {
         "work_id": str(found),
         "title": work_title(card, found),
@@ -118,22 +84,18 @@ def _told(sources: Sources, found: TrainingImageId, caller: Caller) -> dict[str,
         "days": [[day, micros / 1_000_000] for day, micros in list(earned.by_day.items())[-DAYS:]],
         "rights": [{"name": names[one.account], "percent": f"{one.share_ppm / 10_000:.2f}"} for one in rights],
         "accounts": [{"name": names[account], "credits": amount_text(micros)} for account, micros in accounts.items()],
-        "copies": [_copy(sources, one, work_title(copy_cards.get(one), one), caller) for one in copies],
-        "uses": [
-            {
-                "sequence": use.sequence,
-                "generated_at": instant(use.generated_at),
-                "credits": amount_text(use.credit_micros),
-                "distance": millionths(distances.get(use.sequence, 0)),
-                "picture": None if caller.only_account else pictures.get(use.sequence),
-            }
-            for use in sorted(earned.uses, key=lambda use: distances.get(use.sequence, 0))
-        ],
+        "copies": copies_told(sources, found, caller),
+        "nearest": [_near(sources, one, caller) for one in nearest.generations],
+        "all_looked_at": nearest.complete,
     }
 
 
-def _copy(sources: Sources, one: TrainingImageId, title: str, caller: Caller) -> dict[str, Any]:
-    """A near-copy; of another owner's work an owner learns only that there is one."""
-    if caller.only_account is not None:
-        return {"work_id": "", "title": "A near-copy", "picture": None}
-    return {"work_id": str(one), "title": title, "picture": picture(sources, one)}
+def _near(sources: Sources, one: NearGeneration, caller: Caller) -> dict[str, Any]:
+    kept = may(caller, "generated_picture") and sources.generated_thumbnail(one.image_sha256).is_file()
+    return {
+        "sequence": one.sequence,
+        "generated_at": instant(one.generated_at),
+        "credits": amount_text(one.credit_micros),
+        "distance": millionths(one.distance_millionths),
+        "picture": f"/pictures/generations/{one.sequence}" if kept else None,
+    }

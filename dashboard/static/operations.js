@@ -58,10 +58,12 @@
     say(found.known, found.problem);
     if (!found.known) return;
     byId("in_flight").textContent = number(found.in_flight);
+    byId("waiting").textContent = number(found.waiting);
     byId("refused").textContent = number(found.refused);
     const total = found.stages.find(function (one) { return one.stage === "total"; });
     byId("total_p99").textContent = number(total && total.p99_ms, " ms");
-    byId("recall").textContent = found.recall.length ? found.recall.map(function (one) { return one.recall; }).join(", ") : "not measured";
+    byId("recall").textContent = found.recall.length ? found.recall.map(function (one) { return one.recall; }).join(", ") : "–";
+    byId("recall").title = found.recall.length ? "" : "Not measured: run gmvaluator index verify, and start the attributor again";
     showStages(found.stages);
     showQuality(found.quality);
     showReasons(found.refusals);

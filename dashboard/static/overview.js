@@ -10,6 +10,7 @@
   let series = state.chart.series;
   let heardAt = Date.now();
   let chart = null;
+  const hidesGenerated = "hideGenerated" in document.body.dataset;
 
   const element = function (name, className, text) {
     const made = document.createElement(name);
@@ -124,7 +125,7 @@
     const made = element("a", "made");
     made.href = "/generations/" + one.sequence;
     made.setAttribute("aria-label", "Generated image, posting " + one.sequence + ": how its credit was divided");
-    made.append(thumb(one.picture, "Generated image", "large"));
+    made.append(thumb(hidesGenerated ? null : one.picture, "Generated image", "large"));
     const about = element("div", "about");
     const first = element("p", "line");
     const number = element("a", "", "No. " + one.sequence);

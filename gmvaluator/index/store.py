@@ -26,6 +26,7 @@ from gmvaluator.index.schema import (
     RECALL,
     CollectionMetadata,
     SearchSettings,
+    duplicate_group,
     require_profile,
 )
 from gmvaluator.index.translation import translated
@@ -244,6 +245,26 @@ class QdrantStore:
         wanted = models.PointIdsList(points=[str(one) for one in ids])
         payload = {KEY_GROUP: group}
         self._call(lambda client: client.set_payload(self._collection, payload, points=wanted, wait=True))
+
+    def group_members(self, work: TrainingImageId, limit: int) -> list[TrainingImageId] | None:
+        """All near-copies that form a group with `work`, itself among them, in id order; the first `limit` of them.
+
+        Empty if it stands alone; None if it is not stored, or nobody has looked yet.
+        """
+        records = self._call(lambda client: client.retrieve(self._collection, [str(work)], with_payload=[KEY_GROUP]))
+        payload = (records[0].payload or {}) if records else {}
+        if KEY_GROUP not in payload:
+            return None
+        first = duplicate_group(payload)
+        if first is None:
+            return []
+        match = models.FieldCondition(key=KEY_GROUP, match=models.MatchValue(value=str(first)))
+        found, _ = self._call(
+            lambda client: client.scroll(
+                self._collection, models.Filter(must=[match]), limit=limit, with_payload=False, with_vectors=False
+            )
+        )
+        return [TrainingImageId(UUID(str(one.id))) for one in found]
 
     def points_at(self, places: Sequence[UUID]) -> Iterator[Point]:
         """For each of `places`, the stored point with the next id, with its vectors; the first one after the last."""

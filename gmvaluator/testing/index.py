@@ -137,6 +137,13 @@ class MemoryStore:
             payload = {**point.payload, KEY_GROUP: group}
             self._index.points[point.training_image_id] = replace(point, payload=payload)
 
+    def group_members(self, work: TrainingImageId, limit: int) -> list[TrainingImageId] | None:
+        points = self._index.points
+        if work not in points or KEY_GROUP not in points[work].payload:
+            return None
+        group = points[work].payload[KEY_GROUP]
+        return sorted(one for one in points if group and points[one].payload.get(KEY_GROUP) == group)[:limit]
+
     def build(self) -> None:
         self._index.described()
         self._index.indexed = set(self._index.points)

@@ -1,12 +1,14 @@
 """Small questions of the ledger, which pages ask, answer what all entries say; on both engines."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import timedelta
 
 import pytest
 
 from gmvaluator.database.place import Place
 from gmvaluator.database.utc import from_utc_text
+from gmvaluator.ids import generation_id
 from gmvaluator.ledger.earned import accounts_of_work, earned_by_account, earned_by_work, posting_at, postings_at
 from gmvaluator.ledger.glance import (
     attributions_between,
@@ -19,6 +21,8 @@ from gmvaluator.ledger.glance import (
     sums_between,
     top_owners,
 )
+from gmvaluator.ledger.records import Entry
+from gmvaluator.ledger.resembling import nearest_generations
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.testing.postings import sample_posting, sample_work
 
@@ -111,3 +115,38 @@ def test_postings_are_found_by_sequence(book: Ledger) -> None:
         assert found.sequence == 4
         assert posting_at(connection, 99) is None
         assert [one.sequence for one in postings_at(connection, [7, 2])] == [2, 7]
+
+
+def test_the_nearest_generations_of_a_work_are_those_of_the_evidence(book: Ledger) -> None:
+    work = sample_work(3)
+    wanted = sorted(
+        (one.distance_millionths, -posting.sequence, one.credit_micros)
+        for posting in book.every_posting()
+        for one in posting.evidence.contributions
+        if one.training_image_id == work
+    )
+    with book.snapshot() as connection:
+        every = nearest_generations(connection, work, 100)
+        assert [(one.distance_millionths, -one.sequence, one.credit_micros) for one in every.generations] == wanted
+        assert every.complete
+        assert nearest_generations(connection, work, 1).generations == every.generations[:1]
+        bounded = nearest_generations(connection, sample_work(0), 100, most=1)
+        assert len(bounded.generations) <= 2
+        assert nearest_generations(connection, sample_work(999), 100).generations == []
+
+
+def test_a_work_that_is_listed_and_not_paid_is_found_too(place: Place) -> None:
+    with open_ledger(place, write=True) as ledger:
+        worthless = replace(sample_posting(1), generation_id=generation_id("worthless"))
+        evidence = worthless.evidence
+        unpaid = [replace(one, credit_micros=0, payments=()) for one in evidence.contributions]
+        nobody = replace(
+            evidence, contributions=tuple(unpaid), unattributed_micros=evidence.issued_micros, unattributed_share=1.0
+        )
+        entries = (
+            Entry("issuance", None, -evidence.issued_micros), Entry("unattributed", None, evidence.issued_micros)
+        )  # fmt: skip
+        ledger.post([replace(worthless, evidence=nobody, entries=entries)])
+        with ledger.snapshot() as connection:
+            (found,) = nearest_generations(connection, unpaid[0].training_image_id, 5).generations
+    assert (found.sequence, found.credit_micros, found.distance_millionths) == (1, 0, unpaid[0].distance_millionths)

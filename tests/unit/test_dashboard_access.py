@@ -38,7 +38,7 @@ PATHS = {
     "operations_data": "/operations/data",
     "search": "/search?q=nobody",
     "work_picture": f"/pictures/works/{sample_work(0)}",
-    "generated_picture": f"/pictures/generated/{'0' * 64}",
+    "generated_picture": "/pictures/generations/1",
 }
 POSTS = {"dispute": "/disputes", "preview": "/preview?model_version=x"}
 REFUSED = {401, 403}
@@ -204,7 +204,8 @@ def test_without_tokens_only_this_machine_is_let_in(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     "path",
-    ["/owners/x", "/works/x", "/generations/x", "/generations/-1", "/pictures/generated/../../tokens.json",
+    ["/owners/x", "/works/x", "/generations/x", "/generations/-1", "/pictures/generations/../../tokens.json",
+     "/pictures/generations/x", "/pictures/generations/77777",
      "/pictures/works/..%2f..%2ftokens.json", f"/owners/{uuid.UUID(int=7)}/statements/x", "/search?q=" + "x" * 300],
 )  # fmt: skip
 def test_what_names_nothing_is_refused(app: Starlette, tokens: dict[str, str], path: str) -> None:

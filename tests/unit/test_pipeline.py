@@ -298,3 +298,30 @@ async def test_candidates_in_any_order_give_the_same_credits(bench: Bench) -> No
     straight = (await bench.stages(request(3, "a")))[-1]
     bench.collections.candidates = Shuffled(filled_index())
     assert (await bench.stages(request(3, "b")))[-1].contributors == straight.contributors
+
+
+class Keeper:
+    """Remembers what it was given, and what the ledger knew then."""
+
+    def __init__(self, ledger: Ledger) -> None:
+        self.ledger = ledger
+        self.kept: list[tuple[str, int]] = []
+
+    def keep(self, sha256: str, thumbnail: bytes) -> None:
+        assert thumbnail[8:12] == b"WEBP"
+        self.kept.append((sha256, self.ledger.head().sequence))
+
+
+async def test_only_what_is_posted_is_kept_and_before_anybody_sees_it(bench: Bench) -> None:
+    keeper = Keeper(bench.ledger)
+    bench.pipeline = replace(bench.pipeline, keeper=keeper)
+    assert [stage async for stage in bench.pipeline.preview(request(1))]
+    assert keeper.kept == []
+    await bench.stages(request(1))
+    await bench.stages(request(1))
+    assert keeper.kept == [(sha256_hex(request(1).data), 0)]
+
+
+async def test_nothing_is_kept_unless_it_is_wanted(bench: Bench) -> None:
+    assert bench.pipeline.keeper is None
+    assert (await bench.pipeline.decoder.decode(request(1).data)).thumbnail is None

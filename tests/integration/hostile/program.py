@@ -114,7 +114,7 @@ def main() -> None:
     cast(Any, attributor.server).wire = wire
     log_to_stderr()
     settings = AttributorSettings(Path(sys.argv[1]), address="127.0.0.1:0", drain_s=2)
-    asyncio.run(attributor.server.serve(settings, lambda address: print(address, flush=True)))  # noqa: T201
+    asyncio.run(attributor.server.serve(settings, lambda address, _: print(address, flush=True)))  # noqa: T201
 
 
 if __name__ == "__main__":
