@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import json
-import logging
 import re
 import sys
 
 import rich_click as click
-import structlog
 
+from attributor.log_lines import log_to
 from attributor.options import settings_options
 from attributor.settings import DEFAULT_ADDRESS, AttributorSettings
 from gmvaluator.errors import InvalidInput
@@ -58,13 +57,6 @@ def check_address(address: str, option: str = "--address") -> None:
 
 def log_to_stderr() -> None:
     """Each line one JSON object; stdout is for what a command answers."""
-    structlog.configure(
-        processors=[
-            structlog.processors.add_log_level,
-            structlog.processors.TimeStamper(fmt="iso", utc=True),
-            structlog.processors.format_exc_info,
-            structlog.processors.JSONRenderer(),
-        ],
-        wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.PrintLoggerFactory(sys.stderr),
-    )
+    from attributor.metrics import dropped_log_lines
+
+    log_to(sys.stderr, dropped_log_lines.inc)

@@ -60,6 +60,9 @@ loop_lag_seconds = Histogram(
 loop_lag_max_seconds = Gauge(
     "gmvaluator_event_loop_lag_max_seconds", "The longest lag since the start.", registry=REGISTRY
 )
+dropped_log_lines = Counter(
+    "gmvaluator_dropped_log_lines", "Lines of the log that nobody read in time.", registry=REGISTRY
+)
 loop_tasks = Gauge("gmvaluator_event_loop_tasks", "Tasks of the event loop, counted once a second.", registry=REGISTRY)
 index_recall = Gauge(
     "gmvaluator_index_recall", "Recall of the index against exact search, as last measured by `index verify`.",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import platform
 import shutil
@@ -19,6 +20,15 @@ _LIBRARIES = ("torch", "numpy", "grpcio", "qdrant-client", "qdrant-edge-py")
 def report(figures: Mapping[str, Any], command: str) -> dict[str, Any]:
     """`figures` (flat, units in names) with what is needed to judge and repeat them."""
     return {"figures": dict(figures), "machine": machine(), "command": command, "commit": commit()}
+
+
+def write_report(figures: Mapping[str, Any], command: str, output: Path | None) -> None:
+    """The report as JSON into a file, or to standard output."""
+    text = json.dumps(report(figures, command), indent=2) + "\n"
+    if output is None:
+        sys.stdout.write(text)
+    else:
+        output.write_text(text, encoding="utf-8")
 
 
 def machine() -> dict[str, Any]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -14,7 +13,7 @@ from evaluation.crash.histories import check_history
 from evaluation.crash.power import run_power_loss
 from evaluation.crash.running import run_kills_apart
 from gmvaluator.database.place import Place
-from gmvaluator.report import report
+from gmvaluator.report import write_report
 
 HISTORY = 400
 """Postings of one history."""
@@ -33,11 +32,8 @@ def crash(kills: int, images: int, cases: int, seed: int, output: Path | None) -
     """
     figures = {**_kills(kills, seed), **_power(images, seed), **_oracle(cases, seed)}
     command = f"python -m evaluation.crash --kills {kills} --images {images} --cases {cases} --seed {seed}"
-    text = json.dumps(report(figures, command), indent=2) + "\n"
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        output.write_text(text, encoding="utf-8")
+    write_report(figures, command, output)
+    if output is not None:
         click.echo(f"{kills} kills, {images} power losses and {cases} cases: {output}", err=True)
     if not _sound(figures):
         sys.exit(1)

@@ -6,7 +6,6 @@ Now and then one sends what was answered already, as one does who lost the answe
 
 from __future__ import annotations
 
-import itertools
 import json
 import random
 import signal
@@ -14,14 +13,16 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from evaluation.bench.load import image_files
-from evaluation.bench.serving.places import MODEL_VERSION, stub_data
-from gmvaluator.client.sync import AttributorClient
-from gmvaluator.errors import Failure, GmvaluatorError
+from evaluation.bench.serving.places import built_stub_data
+from evaluation.crash.callers import Callers
+from gmvaluator.errors import Failure
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.processes import own_environment
 from gmvaluator.samples import sample_folder
@@ -33,64 +34,21 @@ LONGEST_LIFE_S = 1.5
 MOST_EXIT_S = 60.0
 
 
-@dataclass(slots=True)
-class Callers:
-    """What all callers sent and were answered: generation to (sequence, issued micro-credits)."""
-
-    image: bytes
-    answered: dict[str, tuple[int, int]] = field(default_factory=dict)
-    contradicted: int = 0
-    unexpected: list[str] = field(default_factory=list)
-    _numbers: Any = field(default_factory=itertools.count)
-    _open: list[str] = field(default_factory=list)
-    _lock: threading.Lock = field(default_factory=threading.Lock)
-
-    def call_until(self, address: str, stopped: threading.Event, fresh: bool = True) -> None:
-        """Call until `stopped`, or until a call fails; fresh: new images, once nothing waits to be sent again."""
-        with AttributorClient(address, deadline_s=20) as client:
-            while not stopped.is_set() and (name := self._next(fresh)) is not None:
-                try:
-                    *_, final = client.attribute(self.image, name, MODEL_VERSION)
-                except GmvaluatorError as error:
-                    self._put_back(name, error)
-                    return
-                self._note(name, (final.sequence, final.issued_micros))
-
-    def _next(self, fresh: bool) -> str | None:
-        with self._lock:
-            if self._open:
-                return self._open.pop()
-            if not fresh:
-                return None
-            number = next(self._numbers)
-            if number % 50 == 49 and self.answered:
-                return next(reversed(self.answered))
-            return f"crash:{number}"
-
-    def _put_back(self, name: str, error: GmvaluatorError) -> None:
-        with self._lock:
-            self._open.append(name)
-            if isinstance(error, Failure):
-                self.unexpected.append(str(error))
-
-    def _note(self, name: str, answer: tuple[int, int]) -> None:
-        with self._lock:
-            self.contradicted += self.answered.setdefault(name, answer) != answer
-
-
 class Server:
     """`gmvaluator serve` on stub models."""
 
     def __init__(self, data: Path) -> None:
         command = [sys.executable, "-m", "gmvaluator", "serve", "--address", "127.0.0.1:0", "--json"]
         command += ["--data", str(data), "--profile", PROFILE]
-        self.process = subprocess.Popen(  # noqa: S603 - our own program
-            command, stdout=subprocess.PIPE, stderr=subprocess.DEVNULL, text=True, env=own_environment()
-        )
+        log = data.parent / "attributor.log"
+        with log.open("w") as stderr:
+            self.process = subprocess.Popen(  # noqa: S603 - our own program
+                command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=own_environment()
+            )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         if not line:
-            raise Failure(f"the attributor ended with exit code {self.process.wait()}: run it by hand to see why")
+            raise Failure(f"the attributor ended with exit code {self.process.wait()}: {log} says why")
         self.address: str = json.loads(line)["address"]
 
     def end(self, number: signal.Signals) -> tuple[float, int]:
@@ -107,38 +65,89 @@ class Server:
         return time.monotonic() - began, code
 
 
-def run_ended(folder: Path, how: str, times: int, seed: int) -> dict[str, Any]:
+@dataclass(slots=True)
+class Ends:
+    """How an attributor was ended so far, and by whom it was called; kept in the folder after every life.
+
+    exits: seconds until the process had ended, and its exit code. done: what was sent again at the end.
+    """
+
+    callers: Callers
+    exits: list[tuple[float, int]] = field(default_factory=list)
+
+    def keep(self, path: Path) -> None:
+        text = json.dumps({"callers": self.callers.as_dict(), "exits": self.exits})
+        written = path.with_suffix(".new")
+        written.write_text(text, encoding="utf-8")
+        written.replace(path)
+
+    @classmethod
+    def kept(cls, path: Path) -> Ends:
+        """What `keep` wrote, or the beginning."""
+        image = image_files(sample_folder("generated"))[0].read_bytes()
+        if not path.is_file():
+            return cls(Callers(image))
+        found = json.loads(path.read_text(encoding="utf-8"))
+        return cls(Callers.from_dict(image, found["callers"]), [(one[0], one[1]) for one in found["exits"]])
+
+
+def run_ended(
+    folder: Path,
+    how: str,
+    times: int,
+    seed: int,
+    progress: Callable[[int, int], None] = lambda done, answered: None,  # noqa: ARG005
+) -> dict[str, Any]:
     """End the attributor `times` times by "kill" or "drain" (SIGTERM); figures begin with that word.
 
     lost: answered with FINAL and not in the ledger as answered. doubled: postings beyond one a generation, and answers
-    that contradict each other.
+    that contradict each other. What an interrupted run left in `folder` is gone on from. progress: told after each
+    life, with the lives and the images answered so far.
     """
     number = signal.SIGKILL if how == "kill" else signal.SIGTERM
-    data, chance = stub_data(folder, POINTS), random.Random(seed)  # noqa: S311 - a schedule, not a secret
-    callers = Callers(_image())
-    exits = [_one_life(data, callers, number, chance.uniform(0.05, LONGEST_LIFE_S)) for _ in range(times)]
-    _send_the_rest(data, callers)
-    return {f"{how}_{name}": value for name, value in {**_checked(data, callers), **_exits(exits, how)}.items()}
+    data, kept = built_stub_data(folder, POINTS), folder / "ends.json"
+    ends = Ends.kept(kept)
+    while len(ends.exits) < times:
+        chance = random.Random(f"{seed} {len(ends.exits)}")  # noqa: S311 - a schedule, not a secret
+        ends.exits.append(_one_life(data, ends.callers, number, chance.uniform(0.05, LONGEST_LIFE_S)))
+        ends.keep(kept)
+        progress(len(ends.exits), len(ends.callers.answered))
+    _send_the_rest(data, ends.callers)
+    return {
+        f"{how}_{name}": value for name, value in {**_checked(data, ends.callers), **_exits(ends.exits, how)}.items()
+    }
 
 
 def _one_life(data: Path, callers: Callers, number: signal.Signals, life_s: float) -> tuple[float, int]:
-    server, stopped = Server(data), threading.Event()
-    threads = [threading.Thread(target=callers.call_until, args=(server.address, stopped)) for _ in range(CALLERS)]
-    for thread in threads:
-        thread.start()
-    time.sleep(life_s)
-    ended = server.end(number)
-    stopped.set()
+    stopped = threading.Event()
+    with _serving(data) as server:
+        threads = [threading.Thread(target=callers.call_until, args=(server.address, stopped)) for _ in range(CALLERS)]
+        for thread in threads:
+            thread.start()
+        try:
+            time.sleep(life_s)
+            ended = server.end(number)
+        finally:
+            stopped.set()
     for thread in threads:
         thread.join()
     return ended
 
 
-def _send_the_rest(data: Path, callers: Callers) -> None:
+@contextmanager
+def _serving(data: Path) -> Iterator[Server]:
+    """An attributor, which is gone afterwards even if we are interrupted."""
     server = Server(data)
     try:
-        callers.call_until(server.address, threading.Event(), fresh=False)
+        yield server
     finally:
+        server.process.kill()
+        server.process.wait()
+
+
+def _send_the_rest(data: Path, callers: Callers) -> None:
+    with _serving(data) as server:
+        callers.call_until(server.address, threading.Event(), fresh=False)
         server.end(signal.SIGTERM)
 
 
@@ -168,7 +177,3 @@ def _checked(data: Path, callers: Callers) -> dict[str, Any]:
         "verify_ok": verification.ok,
         "unexpected_errors": callers.unexpected[:5],
     }
-
-
-def _image() -> bytes:
-    return image_files(sample_folder("generated"))[0].read_bytes()

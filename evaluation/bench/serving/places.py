@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 import socket
 import subprocess
 import sys
@@ -62,6 +63,18 @@ def _part_of(source: Path, target: Path, works: int) -> Path:
     for path in image_files(source / "images")[:works]:
         (target / path.name).write_bytes(path.read_bytes())
     return target
+
+
+def built_stub_data(folder: Path, points: int) -> Path:
+    """As `stub_data`; what an earlier run has built in `folder` is used again, and what it left half built is not."""
+    built = folder / f"built-{points}"
+    if not built.is_file():
+        for old in (*folder.glob("built-*"), folder / "stub"):
+            shutil.rmtree(old) if old.is_dir() else old.unlink(missing_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        stub_data(folder, points)
+        built.touch()
+    return folder / "stub"
 
 
 def stub_data(folder: Path, points: int) -> Path:

@@ -13,7 +13,7 @@ from typing import Any
 
 from evaluation.bench.serving import against_models, under_load
 from evaluation.bench.serving.lag import Lags
-from evaluation.bench.serving.places import jpegs, stub_data
+from evaluation.bench.serving.places import built_stub_data, jpegs
 
 ROOT = Path(__file__).parents[3]
 SEEDED = ROOT / "tests" / "models" / "seeded.py"
@@ -70,7 +70,7 @@ def _steps(folder: Path, lags: Lags, sizes: Sizes, wanted: Sequence[str]) -> dic
     }
     if not set(wanted) & set(ON_STUBS):
         return steps
-    images, data = jpegs(folder), _stubs(sizes.keep or folder, sizes.points)
+    images, data = jpegs(folder), built_stub_data(sizes.keep or folder, sizes.points)
     return steps | {
         "sustained": lambda: under_load.sustained(data, images, lags, sizes.per_second, sizes.sustained_s),
         "indexing": lambda: under_load.while_indexing(data, images, lags, sizes.per_second / 3, sizes.overload_s / 2),
@@ -86,12 +86,3 @@ def _seeded(folder: Path) -> tuple[str, ...]:
     command = [sys.executable, "-m", "tests.models.seeded", str(models)]
     subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)  # noqa: S603 - our own program
     return ("--profile", "paper", "--models", str(models), "--rerank", "dreamsim:open_clip_vitb32", "--quality", "off")
-
-
-def _stubs(folder: Path, points: int) -> Path:
-    built = folder / f"built-{points}"
-    if not built.is_file():
-        folder.mkdir(parents=True, exist_ok=True)
-        stub_data(folder, points)
-        built.touch()
-    return folder / "stub"

@@ -6,7 +6,6 @@ python -m evaluation.bench.serving.soak --requests 2000
 from __future__ import annotations
 
 import asyncio
-import json
 import random
 import sys
 import tempfile
@@ -22,7 +21,7 @@ import rich_click as click
 from evaluation.bench.load import Call, Load, image_files
 from evaluation.bench.serving.places import MODEL_VERSION, Running, jpegs, serving, stub_data
 from evaluation.bench.serving.under_load import process_of, resident_bytes
-from gmvaluator.report import report
+from gmvaluator.report import write_report
 
 PROFILE = "stub"
 WINDOW = 16
@@ -156,11 +155,7 @@ def soak(requests: int, points: int, seed: int, output: Path | None) -> None:
     """
     figures = run_soak(requests, points, seed)
     command = f"python -m evaluation.bench.serving.soak --requests {requests} --points {points} --seed {seed}"
-    text = json.dumps(report(figures, command), indent=2) + "\n"
-    if output is None:
-        click.echo(text, nl=False)
-    else:
-        output.write_text(text, encoding="utf-8")
+    write_report(figures, command, output)
     if not sound(figures):
         sys.exit(1)
 
