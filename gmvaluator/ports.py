@@ -156,8 +156,14 @@ class VectorStore(Protocol):
 
     def existing(self, ids: Sequence[TrainingImageId]) -> set[TrainingImageId]: ...
 
+    def remove(self, ids: Sequence[TrainingImageId]) -> None:
+        """Delete those of `ids` that are stored: no search finds them from then on. Their bytes stay until a purge."""
+
     def join_data_set(self, ids: Sequence[TrainingImageId], data_set: str) -> None:
         """Let those of `ids` that are stored be found under `data_set` too."""
+
+    def ungroup(self, firsts: Sequence[TrainingImageId]) -> None:
+        """Let the members of groups whose first works are `firsts` be looked at anew."""
 
     def ungrouped(self) -> list[TrainingImageId]:
         """Works that nobody has looked at yet for near-copies."""

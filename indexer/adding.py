@@ -257,11 +257,11 @@ def _print(added: Added, as_json: bool) -> None:
     for row in report.left_out[:SHOWN_LEFT_OUT]:
         click.echo(f"{row.kind.replace('_', '-')} {row.key}: {row.reason}")
     counts = report.counts
-    if counts.rejects + counts.opt_outs:
-        click.echo(f"{file.path} lists all {counts.rejects + counts.opt_outs:,} that were left out")
+    if counts.left_out:
+        click.echo(f"{file.path} lists all {counts.left_out:,} that were left out")
     click.echo(
         f"{counts.read:,} read = {counts.points:,} points + {counts.duplicates:,} duplicates "
-        f"+ {counts.opt_outs:,} opt-outs + {counts.rejects:,} rejects; "
+        f"+ {counts.opt_outs:,} opt-outs + {counts.rejects:,} rejects + {counts.removed:,} removed before; "
         f"collection {info.name!r} holds {info.points:,} points, {info.indexed_points:,} of them quantised"
     )
 

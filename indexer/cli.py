@@ -1,4 +1,4 @@
-"""`gmvaluator index`: add, export, group, info, verify."""
+"""`gmvaluator index`: add, export, group, info, remove, verify."""
 
 from __future__ import annotations
 
@@ -13,6 +13,7 @@ from gmvaluator.report import report
 from indexer.adding import add, collection_dict
 from indexer.exporting import export
 from indexer.group_cli import group
+from indexer.remove_cli import remove
 from indexer.target import Target
 
 
@@ -27,6 +28,7 @@ def index() -> None:
 index.add_command(add)
 index.add_command(export)
 index.add_command(group)
+index.add_command(remove)
 
 
 @index.command()

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections import Counter
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
 SHOWN = 1_000
 """Rejects and opt-outs that a report lists itself; the file has all."""
 
-OPT_OUT, REJECT = "opt_out", "reject"
+OPT_OUT, REJECT, REMOVED = "opt_out", "reject", "removed"
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A row that was not indexed, and why. kind: "opt_out" or "reject"."""
+    """A row that was not indexed, and why. kind: "opt_out", "reject" or "removed"."""
 
     key: str
     reason: str
@@ -25,9 +26,10 @@ class LeftOut:
 
 @dataclass(slots=True)
 class Counts:
-    """read == points + duplicates + opt_outs + rejects, always.
+    """read == points + duplicates + opt_outs + rejects + removed, always.
 
-    duplicates: images whose bytes are indexed already, by this run or an earlier one.
+    duplicates: images whose bytes are indexed already, by this run or an earlier one. removed: images that were
+    removed from the index before, and stay out.
     """
 
     read: int = 0
@@ -35,10 +37,21 @@ class Counts:
     duplicates: int = 0
     opt_outs: int = 0
     rejects: int = 0
+    removed: int = 0
+
+    @classmethod
+    def of(cls, read: int, points: int, duplicates: int, left_out: Iterable[LeftOut]) -> Counts:
+        """What was left out is counted by kind."""
+        kinds = Counter(row.kind for row in left_out)
+        return cls(read, points, duplicates, kinds[OPT_OUT], kinds[REJECT], kinds[REMOVED])
+
+    @property
+    def left_out(self) -> int:
+        return self.opt_outs + self.rejects + self.removed
 
     @property
     def reconciles(self) -> bool:
-        return self.read == self.points + self.duplicates + self.opt_outs + self.rejects
+        return self.read == self.points + self.duplicates + self.left_out
 
     def add(self, other: Counts) -> None:
         """Count `other` in."""
@@ -46,7 +59,7 @@ class Counts:
             setattr(self, name, getattr(self, name) + value)
 
     def as_dict(self) -> dict[str, int]:
-        return {name: getattr(self, name) for name in ("read", "points", "duplicates", "opt_outs", "rejects")}
+        return {one.name: getattr(self, one.name) for one in fields(self)}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, int]) -> Counts:

@@ -13,13 +13,13 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Protocol
 
-from gmvaluator.catalogue.records import NewWork
+from gmvaluator.catalogue.records import NewWork, Recorded
 from gmvaluator.errors import ModelFailed
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import thumbnail_path
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, KEY_LABELS, KEY_SHA256, KEY_TITLE, KEY_URI
 from gmvaluator.ports import Float32Array, Models, Point, VectorStore
-from indexer.counting import OPT_OUT, Counts, LeftOut
+from indexer.counting import REMOVED, Counts, LeftOut
 from indexer.flow import ahead, batched, ordered_map
 from indexer.reading import DecodedImage, ItemReader, ReadImage
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
@@ -34,7 +34,8 @@ WORKERS = 2
 BATCHES_AHEAD = 2
 """Batches ready for the models, and batches on their way to the index, at most."""
 
-REMOVED = "it was removed from the index or opted out, and stays out"
+REMOVED_CONTENT = "it was removed from the index, and stays out"
+REMOVED_KEY = "an image of this key was removed from the index: give another image another key"
 """Why an image under a tombstone is left out."""
 
 Embedded = tuple[Float32Array, Float32Array] | ModelFailed
@@ -49,7 +50,9 @@ class WorkRecorder(Protocol):
 
     def tombstoned(self, sha256s: Collection[str]) -> set[str]: ...
 
-    def record(self, batch: Sequence[NewWork]) -> object: ...
+    def removed_keys(self, data_set: str, keys: Collection[str]) -> set[str]: ...
+
+    def record(self, batch: Sequence[NewWork]) -> Recorded: ...
 
 
 class ShardLog(Protocol):
@@ -154,13 +157,16 @@ class Indexer:
     def _without_removed(
         self, batch: _Batch, rows: list[ReadImage | LeftOut]
     ) -> tuple[list[tuple[int, ReadImage]], list[tuple[int, LeftOut]]]:
-        buried = self.catalogue.tombstoned({row.sha256 for row in rows if isinstance(row, ReadImage)})
+        read = [row for row in rows if isinstance(row, ReadImage)]
+        buried = self.catalogue.tombstoned({row.sha256 for row in read})
+        keys = self.catalogue.removed_keys(self.data_set, {row.item.key for row in read})
         images, left_out = [], []
         for position, row in enumerate(rows, start=batch.start):
             if isinstance(row, LeftOut):
                 left_out.append((position, row))
-            elif row.sha256 in buried:
-                left_out.append((position, LeftOut(row.item.key, REMOVED, OPT_OUT)))
+            elif row.sha256 in buried or row.item.key in keys:
+                reason = REMOVED_CONTENT if row.sha256 in buried else REMOVED_KEY
+                left_out.append((position, LeftOut(row.item.key, reason, REMOVED)))
             else:
                 images.append((position, row))
         return images, left_out
@@ -199,9 +205,12 @@ class Indexer:
         known = list(self._known(batch))
         fresh = {point.training_image_id for point in points}
         self.store.join_data_set(sorted({work.training_image_id for work in known} - fresh), self.data_set)
-        self.catalogue.record(works + known)
+        refused = self._withdraw(self.catalogue.record(works + known).refused)
         self._on_their_way.difference_update(image.training_image_id for _, image in batch.fresh)
-        counts = _counts(batch, len(points), len(known))
+        batch.left_out.extend(_removed(batch, refused))
+        points = [point for point in points if point.training_image_id not in refused]
+        known = [work for work in known if work.training_image_id not in refused]
+        counts = Counts.of(batch.rows, len(points), len(known), (row for _, row in batch.left_out))
         left_out = sorted(batch.left_out, key=_position)
         log.advance(batch.start + batch.rows, counts, left_out)
         return counts, [row for _, row in left_out]
@@ -214,6 +223,14 @@ class Indexer:
                 yield work
             else:
                 batch.left_out.append((position, LeftOut(work.key, reason)))
+
+    def _withdraw(self, refused: Sequence[TrainingImageId]) -> set[TrainingImageId]:
+        """Take back what was removed by somebody else while it was on its way."""
+        if refused:
+            self.store.remove(list(refused))
+        for one in refused:
+            thumbnail_path(self.thumbnails, one).unlink(missing_ok=True)
+        return set(refused)
 
     def _keep_thumbnail(self, image: DecodedImage) -> None:
         path = thumbnail_path(self.thumbnails, image.training_image_id)
@@ -241,9 +258,13 @@ def _into(wanted: list[Any], position: int, result: object, batch: _Batch) -> No
         wanted.append((position, result))
 
 
-def _counts(batch: _Batch, points: int, duplicates: int) -> Counts:
-    opt_outs = sum(row.kind == OPT_OUT for _, row in batch.left_out)
-    return Counts(batch.rows, points, duplicates, opt_outs, len(batch.left_out) - opt_outs)
+def _removed(batch: _Batch, refused: Collection[TrainingImageId]) -> list[tuple[int, LeftOut]]:
+    works = [*((position, image.work) for position, image in batch.fresh), *batch.known]
+    return [
+        (position, LeftOut(work.key, REMOVED_CONTENT, REMOVED))
+        for position, work in works
+        if work.training_image_id in refused
+    ]
 
 
 def _position(entry: tuple[int, LeftOut]) -> int:

@@ -55,7 +55,7 @@ def _bar(total: int | None) -> Iterator[Advance]:
         task = bar.add_task("indexing", total=total, rate="-", out=0)
 
         def advance(counts: Counts) -> None:
-            bar.update(task, completed=counts.read, rate=f"{rate.of(counts):.0f}", out=counts.opt_outs + counts.rejects)
+            bar.update(task, completed=counts.read, rate=f"{rate.of(counts):.0f}", out=counts.left_out)
 
         yield advance
 
@@ -81,5 +81,5 @@ def _line(counts: Counts, total: int | None, per_s: float) -> str:
     left = f", {(total - counts.read) / per_s:.0f} s left" if total is not None and per_s > 0 else ""
     return (
         f"indexing {counts.read:,}{of_total}, {per_s:.0f} images/s, {counts.opt_outs} opted out, "
-        f"{counts.rejects} rejected{left}"
+        f"{counts.rejects} rejected, {counts.removed} removed before{left}"
     )

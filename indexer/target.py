@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gmvaluator.errors import MissingIndex
@@ -43,9 +43,26 @@ class Target:
             store.close()
 
     @contextmanager
+    def open_named(self, collection: str) -> Iterator[VectorStore]:
+        """Another collection of the same index."""
+        with replace(self, collection=collection).open() as store:
+            yield store
+
+    def collections(self) -> list[str]:
+        """Names of the index's collections; none where there is no index yet."""
+        from gmvaluator.index.connection import list_collections
+
+        return list_collections(self.location, api_key=self.api_key) if self.exists else []
+
+    @property
+    def exists(self) -> bool:
+        """Whether an index is there; a server's always is."""
+        return bool(self.index_url) or (self.data / "index").is_dir()
+
+    @contextmanager
     def open_existing(self) -> Iterator[VectorStore]:
         """Raises MissingIndex rather than make an empty index."""
-        if not self.index_url and not (self.data / "index").is_dir():
+        if not self.exists:
             raise MissingIndex(
                 f"there is no index in {self.data}: make one with `gmvaluator index add SOURCE --data {self.data}`"
             )

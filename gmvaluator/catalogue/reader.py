@@ -12,6 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, Row, and_, func, select
 
 from gmvaluator.catalogue.records import IndexRun
+from gmvaluator.catalogue.removing import Selected, Selection, keys_removed, select_removals, unpurged
 from gmvaluator.catalogue.rights import HELD, Claim, Right, settle
 from gmvaluator.catalogue.schema import (
     claims,
@@ -182,6 +183,22 @@ class CatalogueReader:
         query = select(tombstones.c.sha256).where(tombstones.c.sha256.in_(sha256s))
         with self._engine.connect() as connection:
             return set(connection.execute(query).scalars())
+
+    def removed_keys(self, data_set: str, keys: Collection[str]) -> set[str]:
+        """Those of `keys` (10,000 at most) under which a work of this data set was removed."""
+        _check_count(keys)
+        with self._engine.connect() as connection:
+            return keys_removed(connection, self._vault, data_set, keys)
+
+    def removals(self, selection: Selection) -> Selected:
+        """The works that a selection means."""
+        with self._engine.connect() as connection:
+            return select_removals(connection, self._vault, selection)
+
+    def unpurged(self) -> int:
+        """Works that were removed since the last purge."""
+        with self._engine.connect() as connection:
+            return unpurged(connection)
 
     def first_seen(self, ids: Collection[TrainingImageId]) -> dict[TrainingImageId, int]:
         """Place of the first source of each of `ids` (10,000 at most) among all that were recorded."""

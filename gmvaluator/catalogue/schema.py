@@ -24,7 +24,7 @@ from sqlalchemy import (
 from gmvaluator.database.append_only import forbid_changes
 from gmvaluator.database.revision import SchemaRevision
 
-REVISION = SchemaRevision("catalogue", "0002", Path(__file__).parent / "migrations")
+REVISION = SchemaRevision("catalogue", "0003", Path(__file__).parent / "migrations")
 
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 _Instant = String(27)
@@ -145,8 +145,20 @@ tombstones = Table(
     Column("sha256", _Sha256, primary_key=True),
     Column("reason", Text, nullable=False),
     Column("recorded_at", _Instant, nullable=False),
+    Column("purged_at", _Instant),
 )
-"""Images that must not be taken in again: removed, or opted out by their owner."""
+"""Images that must not be taken in again: removed, or opted out by their owner.
+
+purged_at: since when no byte of it is in index and catalogue.
+"""
+
+removed_keys = Table(
+    "removed_keys",
+    metadata,
+    Column("lookup", _Sha256, primary_key=True),
+    Column("recorded_at", _Instant, nullable=False),
+)
+"""Where removed images were found. lookup: keyed hash of data set and key, which says neither."""
 
 index_runs = Table(
     "index_runs",

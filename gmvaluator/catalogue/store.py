@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from datetime import UTC, datetime
@@ -16,6 +16,7 @@ from gmvaluator.catalogue.claiming.file import ClaimRow, RejectedRow
 from gmvaluator.catalogue.claiming.importing import ClaimImporter, ImportedClaims, by_work
 from gmvaluator.catalogue.reader import CatalogueReader, index_run
 from gmvaluator.catalogue.records import IndexRun, NewWork, Recorded, check_data_set, check_model_version
+from gmvaluator.catalogue.removing import Removal, bury, erase_places, note_purge
 from gmvaluator.catalogue.schema import (
     REVISION,
     data_sets,
@@ -23,6 +24,7 @@ from gmvaluator.catalogue.schema import (
     index_runs,
     owner_references,
     owners,
+    sources,
     tombstones,
 )
 from gmvaluator.catalogue.vault import Vault
@@ -33,7 +35,7 @@ from gmvaluator.database.rewriting import rewrite
 from gmvaluator.database.upsert import insert_missing
 from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import Conflict, InvalidInput, MissingData, NotFound, PreconditionFailed
-from gmvaluator.ids import OwnerId
+from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.policy import load_policy
 from gmvaluator.ports import Generator
 
@@ -136,6 +138,21 @@ class Catalogue(CatalogueReader):
             with self._writing() as connection:
                 connection.execute(insert_missing(connection, tombstones), rows)
 
+    def bury(self, removals: Sequence[Removal], reason: str) -> None:
+        """Keep works from being recorded again, by their content and by where they were found."""
+        with self._writing() as connection:
+            bury(connection, self._vault, removals, reason, _now())
+
+    def erase_places(self, ids: Collection[TrainingImageId]) -> int:
+        """Forget key, URI, title and labels of works; what an owner was paid for them, and by what right, stays."""
+        with self._writing() as connection:
+            return erase_places(connection, ids)
+
+    def note_purge(self) -> None:
+        """Nothing of what was removed up to now is left."""
+        with self._writing() as connection:
+            note_purge(connection, _now())
+
     def import_claims(self, rows: Iterable[ClaimRow | RejectedRow], partial: bool = False) -> ImportedClaims:
         """Record rows of rights, all rows of one work together; the same rows again change nothing.
 
@@ -172,7 +189,7 @@ class Catalogue(CatalogueReader):
     def rewrite(self) -> bool:
         """Write the database anew, so that what was removed is nowhere in it; see `database.rewriting.rewrite`."""
         with self._one_writer:
-            return rewrite(self._database.writer, [owner_references.name])
+            return rewrite(self._database.writer, [owner_references.name, sources.name])
 
     def begin_index_run(self, data_set: str, source: str) -> IndexRun:
         """Begin to index a source, or continue its last run if that one did not finish."""

@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
+from gmvaluator.index.calling import IndexConnection
 from gmvaluator.index.location import open_access
+from gmvaluator.index.naming import served_collections
 from gmvaluator.index.quantisation import DEFAULT
 from gmvaluator.index.schema import DEFAULT_COLLECTION
 from gmvaluator.index.search import QdrantSearch
@@ -25,6 +27,15 @@ def open_store(
     `quantisation.CHOICES`, for a collection that is yet to be made. Raises InvalidInput, IndexUnavailable.
     """
     return QdrantStore(open_access(location, api_key), collection, quantisation)
+
+
+def list_collections(location: str | Path, *, api_key: str | None = None) -> list[str]:
+    """Names under which collections of training images are served at `location`, ascending."""
+    connection = IndexConnection(open_access(location, api_key), "all collections")
+    try:
+        return served_collections(connection)
+    finally:
+        connection.close()
 
 
 def open_search(

@@ -44,6 +44,9 @@ class Endpoint:
 class Access(Protocol):
     """A hold on an index: where it is now, and where it is after it could not be reached."""
 
+    embedded: bool
+    """Whether it is an engine of our own."""
+
     @property
     def endpoint(self) -> Endpoint: ...
 
@@ -55,6 +58,8 @@ class Access(Protocol):
 
 class ServerAccess:
     """A Qdrant server: its address never changes."""
+
+    embedded = False
 
     def __init__(self, endpoint: Endpoint) -> None:
         self._endpoint = endpoint
@@ -72,6 +77,8 @@ class ServerAccess:
 
 class EmbeddedAccess:
     """An embedded engine: one that has died is started again, at another address."""
+
+    embedded = True
 
     def __init__(self, folder: Path) -> None:
         self._lease = EngineLease(folder)

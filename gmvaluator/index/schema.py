@@ -103,7 +103,7 @@ class CollectionMetadata:
     @classmethod
     def from_dict(cls, name: str, value: Mapping[str, Any]) -> CollectionMetadata:
         """Inverse of `as_dict`. Raises MissingIndex if collection `name` was not made by this product."""
-        if value.get("format") != FORMAT or "profile" not in value:
+        if not is_ours(value):
             raise MissingIndex(
                 f"collection {name!r} holds other data than training images, or is of an earlier release: "
                 "choose another name and index the images there"
@@ -118,6 +118,11 @@ class CollectionMetadata:
     def with_search(self, search: SearchSettings, measured: Mapping[str, Any]) -> CollectionMetadata:
         """The same with other search settings, and the figures they were chosen by."""
         return replace(self, search=search, measured=measured)
+
+
+def is_ours(metadata: Mapping[str, Any]) -> bool:
+    """Whether a collection of this metadata was made by this release of the product."""
+    return metadata.get("format") == FORMAT and "profile" in metadata
 
 
 def duplicate_group(payload: Mapping[str, Any]) -> TrainingImageId | None:

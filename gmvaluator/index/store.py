@@ -2,19 +2,19 @@
 
 from __future__ import annotations
 
-import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from collections.abc import Iterator, Sequence
+from typing import Any
 from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
-from qdrant_client import QdrantClient, models
+from qdrant_client import models
 
-from gmvaluator.errors import Conflict, IndexFailed, IndexUnavailable, MissingIndex
+from gmvaluator.errors import Conflict, IndexFailed, MissingIndex
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.index.client import CALL_TIMEOUT_S, collection_info, connect
+from gmvaluator.index.calling import IndexConnection
+from gmvaluator.index.client import CALL_TIMEOUT_S, collection_info
 from gmvaluator.index.location import Access, Endpoint
 from gmvaluator.index.parameters import collection_parameters, search_parameters
 from gmvaluator.index.quantisation import DEFAULT
@@ -29,7 +29,6 @@ from gmvaluator.index.schema import (
     duplicate_group,
     require_profile,
 )
-from gmvaluator.index.translation import translated
 from gmvaluator.index.vectors import checked_vector, checked_vectors
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
@@ -44,31 +43,26 @@ _MAX_BUILDS = 3
 _SETTLE_S = 5.0
 _BYTES_PER_FLOAT = 4
 _EMPTY = np.empty(0, dtype=np.float32)
-_Answer = TypeVar("_Answer")
 
 
 class QdrantStore:
     """ports.VectorStore on a Qdrant server or on an embedded engine.
 
-    Thread-safe. Every operation can be repeated without harm, so each is tried a second time when an embedded
-    engine has died and another one has taken its place.
+    Thread-safe. Every operation can be repeated without harm, as `IndexConnection` asks.
     """
 
     def __init__(self, access: Access, collection: str, quantisation: str = DEFAULT) -> None:
         """quantisation: one of `quantisation.CHOICES`, for a collection that is yet to be made."""
-        self._access = access
+        self._connection = IndexConnection(access, f"collection {collection!r}")
+        self._call = self._connection.call
         self._collection = collection
         self._quantisation = quantisation
-        self._lock = threading.Lock()
-        self._endpoint = access.endpoint
-        self._client = connect(self._endpoint)
-        self._retired: list[QdrantClient] = []
         self._metadata: CollectionMetadata | None = None
 
     @property
     def endpoint(self) -> Endpoint:
         """Where the index was last reached."""
-        return self._endpoint
+        return self._connection.endpoint
 
     def create(self, identity: ProfileIdentity) -> None:
         """Make the collection if it is absent; otherwise check that it is `identity`'s own (ProfileMismatch)."""
@@ -134,6 +128,15 @@ class QdrantStore:
     def _existing_page(self, ids: list[str]) -> list[TrainingImageId]:
         records = self._call(lambda client: client.retrieve(self._collection, ids, with_payload=False))
         return [TrainingImageId(UUID(str(record.id))) for record in records]
+
+    def remove(self, ids: Sequence[TrainingImageId]) -> None:
+        """Delete those of `ids` that are stored: no search finds them from then on. Their bytes stay until a purge."""
+        for start in range(0, len(ids), _PAGE_POINTS):
+            self._remove_page([str(one) for one in ids[start : start + _PAGE_POINTS]])
+
+    def _remove_page(self, ids: list[models.ExtendedPointId]) -> None:
+        wanted = models.PointIdsList(points=ids)
+        self._call(lambda client: client.delete(self._collection, wanted, wait=True))
 
     def join_data_set(self, ids: Sequence[TrainingImageId], data_set: str) -> None:
         """Let those of `ids` that are stored be found under `data_set` too."""
@@ -201,6 +204,15 @@ class QdrantStore:
                 self._collection, limit=limit, offset=offset, with_payload=keys, with_vectors=with_vectors
             )
         )
+
+    def ungroup(self, firsts: Sequence[TrainingImageId]) -> None:
+        """Let the members of groups whose first works are `firsts` be looked at anew."""
+        for start in range(0, len(firsts), _PAGE_POINTS):
+            self._ungroup_page([str(one) for one in firsts[start : start + _PAGE_POINTS]])
+
+    def _ungroup_page(self, firsts: list[str]) -> None:
+        wanted = models.Filter(must=[models.FieldCondition(key=KEY_GROUP, match=models.MatchAny(any=firsts))])
+        self._call(lambda client: client.delete_payload(self._collection, [KEY_GROUP], wanted, wait=True))
 
     def ungrouped(self) -> list[TrainingImageId]:
         """Works that nobody has looked at yet for near-copies."""
@@ -290,34 +302,7 @@ class QdrantStore:
 
     def close(self) -> None:
         """Let go of the index; an embedded engine ends when nobody else holds it. Harmless when done twice."""
-        for client in (*self._retired, self._client):
-            client.close()
-        self._access.close()
-
-    def _call(self, call: Callable[[QdrantClient], _Answer]) -> _Answer:
-        client, endpoint = self._client, self._endpoint
-        try:
-            with translated(self._name()):
-                return call(client)
-        except IndexUnavailable:
-            if not self._reconnect(endpoint):
-                raise
-        with translated(self._name()):
-            return call(self._client)
-
-    def _reconnect(self, broken: Endpoint) -> bool:
-        """Whether the index is at another address now."""
-        with self._lock:
-            if self._endpoint == broken:
-                endpoint = self._access.renew(broken)
-                if endpoint == broken:
-                    return False
-                self._retired.append(self._client)  # other threads may be using it yet
-                self._endpoint, self._client = endpoint, connect(endpoint)
-            return True
-
-    def _name(self) -> str:
-        return f"the index at {self._endpoint.target} (collection {self._collection!r})"
+        self._connection.close()
 
 
 def _points_of_a_call(profile: ProfileIdentity, most: int) -> int:

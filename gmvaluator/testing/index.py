@@ -108,11 +108,23 @@ class MemoryStore:
     def existing(self, ids: Sequence[TrainingImageId]) -> set[TrainingImageId]:
         return {one for one in ids if one in self._index.points}
 
+    def remove(self, ids: Sequence[TrainingImageId]) -> None:
+        for one in ids:
+            self._index.points.pop(one, None)
+            self._index.indexed.discard(one)
+
     def join_data_set(self, ids: Sequence[TrainingImageId], data_set: str) -> None:
         for point in [self._index.points[one] for one in ids if one in self._index.points]:
             names = [*point.payload.get(KEY_DATA_SET, ()), data_set]
             payload = {**point.payload, KEY_DATA_SET: list(dict.fromkeys(names))}
             self._index.points[point.training_image_id] = replace(point, payload=payload)
+
+    def ungroup(self, firsts: Sequence[TrainingImageId]) -> None:
+        names = {str(one) for one in firsts}
+        for one, point in self._index.points.items():
+            if point.payload.get(KEY_GROUP) in names:
+                payload = {name: value for name, value in point.payload.items() if name != KEY_GROUP}
+                self._index.points[one] = replace(point, payload=payload)
 
     def ungrouped(self) -> list[TrainingImageId]:
         return sorted(one for one, point in self._index.points.items() if KEY_GROUP not in point.payload)

@@ -15,9 +15,9 @@ from gmvaluator.index.schema import KEY_DATA_SET
 from gmvaluator.index.vectors import checked_vector, checked_vectors
 from gmvaluator.ports import Point, VectorStore
 from gmvaluator.profile import ProfileIdentity
-from indexer.counting import OPT_OUT, Counts, LeftOut
+from indexer.counting import OPT_OUT, REMOVED, Counts, LeftOut
 from indexer.embeddings.layout import EmbeddedShard
-from indexer.pipeline import REMOVED, Advance, ShardLog, WorkRecorder, payload
+from indexer.pipeline import REMOVED_CONTENT, REMOVED_KEY, Advance, ShardLog, WorkRecorder, payload
 from indexer.sources.columns import Columns, described
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, Shard, Source
@@ -145,19 +145,31 @@ class EmbeddingImporter:
 
     def _write(self, entries: Sequence[Entry]) -> tuple[Counts, list[tuple[int, LeftOut]]]:
         """Points, then the catalogue; answers what was left out by its offset."""
-        buried = self.catalogue.tombstoned({one.works[0].sha256 for one in entries if isinstance(one, Embedded)})
+        reasons = self._removed([one for one in entries if isinstance(one, Embedded)])
         left_out: list[tuple[int, LeftOut]] = []
         kept: list[Embedded] = []
         for offset, entry in enumerate(entries):
             if isinstance(entry, LeftOut):
                 left_out.append((offset, entry))
-            elif entry.works[0].sha256 in buried:
-                left_out.append((offset, LeftOut(entry.works[0].key, REMOVED, OPT_OUT)))
+            elif entry.point.training_image_id in reasons:
+                reason = reasons[entry.point.training_image_id]
+                left_out.append((offset, LeftOut(entry.works[0].key, reason, REMOVED)))
             else:
                 kept.append(entry)
         points = self._upsert(kept)
-        opt_outs = sum(row.kind == OPT_OUT for _, row in left_out)
-        return Counts(len(entries), points, len(kept) - points, opt_outs, len(left_out) - opt_outs), left_out
+        return Counts.of(len(entries), points, len(kept) - points, (row for _, row in left_out)), left_out
+
+    def _removed(self, entries: Sequence[Embedded]) -> dict[TrainingImageId, str]:
+        """Those that were removed before, and by what they are known."""
+        works = [work for one in entries for work in one.works]
+        buried = self.catalogue.tombstoned({work.sha256 for work in works})
+        keys = {
+            (name, key)
+            for name in {work.data_set for work in works}
+            for key in self.catalogue.removed_keys(name, {work.key for work in works if work.data_set == name})
+        }
+        by_key = {work.training_image_id: REMOVED_KEY for work in works if (work.data_set, work.key) in keys}
+        return by_key | {work.training_image_id: REMOVED_CONTENT for work in works if work.sha256 in buried}
 
     def _upsert(self, kept: Sequence[Embedded]) -> int:
         """The number of new points; an image that is indexed already only joins its data sets."""
@@ -174,7 +186,9 @@ class EmbeddingImporter:
             self.store.upsert(list(fresh.values()))
         for data_set, ids in joining.items():
             self.store.join_data_set(sorted(ids), data_set)
-        self.catalogue.record([work for one in kept for work in one.works])
+        refused = self.catalogue.record([work for one in kept for work in one.works]).refused
+        if refused:  # removed by somebody else while it was on its way; the next run counts it so
+            self.store.remove(list(refused))
         return len(fresh)
 
 

@@ -9,7 +9,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gmvaluator.catalogue.records import NewWork
+from gmvaluator.catalogue.records import NewWork, Recorded
 from gmvaluator.errors import Conflict, InvalidManifest, MissingData, ProfileMismatch
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.ports import Float32Array, Point
@@ -24,15 +24,22 @@ from indexer.embeddings.layout import check_stated, embedded_shards, is_embeddin
 class Catalogue:
     """Works by id, and what was removed."""
 
-    def __init__(self, buried: Sequence[str] = ()) -> None:
+    def __init__(self, buried: Sequence[str] = (), keys: Sequence[str] = ()) -> None:
         self.works: list[NewWork] = []
         self._buried = set(buried)
+        self._keys = set(keys)
+        self.removed_late: set[str] = set()
 
     def tombstoned(self, sha256s: Collection[str]) -> set[str]:
         return self._buried & set(sha256s)
 
-    def record(self, batch: Sequence[NewWork]) -> None:
-        self.works.extend(batch)
+    def removed_keys(self, data_set: str, keys: Collection[str]) -> set[str]:
+        return self._keys & set(keys)
+
+    def record(self, batch: Sequence[NewWork]) -> Recorded:
+        refused = tuple(work.training_image_id for work in batch if work.sha256 in self.removed_late)
+        self.works.extend(work for work in batch if work.training_image_id not in refused)
+        return Recorded(len(batch) - len(refused), 0, 0, refused)
 
     def described(self, ids: Sequence[TrainingImageId]) -> Mapping[TrainingImageId, tuple[int, int, str]]:
         return dict.fromkeys(ids, (4, 3, "CC0"))
@@ -153,7 +160,7 @@ def test_rows_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path) -
 
 def test_removed_works_stay_out(tmp_path: Path) -> None:
     exported(tmp_path)
-    assert imported(tmp_path, Catalogue([sha(2)]))[1].counts == Counts(5, 4, 0, 1, 0)
+    assert imported(tmp_path, Catalogue([sha(2)]))[1].counts == Counts(5, 4, 0, 0, 0, 1)
 
 
 def test_files_that_do_not_agree_are_refused_before_anything_is_written(tmp_path: Path) -> None:

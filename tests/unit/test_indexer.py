@@ -11,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gmvaluator.catalogue.records import NewWork
+from gmvaluator.catalogue.records import NewWork, Recorded
 from gmvaluator.errors import ModelFailed
 from gmvaluator.ids import sha256_hex
 from gmvaluator.ports import Float32Array
@@ -28,15 +28,22 @@ from indexer.sources.opening import open_source
 class Recorder:
     """A catalogue that only remembers."""
 
-    def __init__(self, buried: Collection[str] = ()) -> None:
+    def __init__(self, buried: Collection[str] = (), keys: Collection[str] = ()) -> None:
         self.works: list[NewWork] = []
         self._buried = set(buried)
+        self._keys = set(keys)
+        self.removed_late: set[str] = set()
 
     def tombstoned(self, sha256s: Collection[str]) -> set[str]:
         return self._buried & set(sha256s)
 
-    def record(self, batch: Sequence[NewWork]) -> None:
-        self.works.extend(batch)
+    def removed_keys(self, data_set: str, keys: Collection[str]) -> set[str]:
+        return self._keys & set(keys)
+
+    def record(self, batch: Sequence[NewWork]) -> Recorded:
+        refused = tuple(work.training_image_id for work in batch if work.sha256 in self.removed_late)
+        self.works.extend(work for work in batch if work.training_image_id not in refused)
+        return Recorded(len(batch) - len(refused), 0, 0, refused)
 
 
 def picture(folder: Path, name: str, colour: int) -> Path:
@@ -159,7 +166,28 @@ def test_removed_works_stay_out(folder: Path, store: MemoryStore) -> None:
     fresh = MemoryStore(MemoryIndex())
     fresh.create(FAKE_IDENTITY)
     report = index_folder(folder, fresh, Recorder({buried}))
-    assert report.counts == Counts(2, 1, 0, 1, 0)
+    assert report.counts == Counts(2, 1, 0, 0, 0, 1)
+    assert [(row.key, row.kind) for row in report.left_out] == [("a.png", "removed")]
+
+
+def test_another_image_under_a_removed_key_stays_out(folder: Path, store: MemoryStore) -> None:
+    picture(folder, "a.png", 1)
+    picture(folder, "b.png", 2)
+    report = index_folder(folder, store, Recorder(keys={"b.png"}))
+    assert report.counts == Counts(2, 1, 0, 0, 0, 1)
+    assert "another key" in report.left_out[0].reason
+
+
+def test_what_is_removed_while_it_is_on_its_way_does_not_arrive(folder: Path, store: MemoryStore) -> None:
+    """Its tombstone is laid after the image was read and before it is recorded."""
+    picture(folder, "a.png", 1)
+    (folder / "copy.png").write_bytes(picture(folder, "b.png", 2).read_bytes())
+    recorder = Recorder()
+    recorder.removed_late = {sha256_hex((folder / "b.png").read_bytes())}
+    report = index_folder(folder, store, recorder)
+    assert report.counts == Counts(3, 1, 0, 0, 0, 2)
+    assert [point.payload["key"] for point in store.scan()] == ["a.png"]
+    assert len(list((folder.parent / "thumbnails").rglob("*.webp"))) == 1
 
 
 def test_an_image_the_model_fails_on_is_rejected_with_its_copies(folder: Path, store: MemoryStore) -> None:

@@ -18,7 +18,8 @@ CALLS = {
     "qdrant.Qdrant": ("HealthCheck",),
     "qdrant.Collections": ("Get", "List", "Create", "Update", "Delete", "CollectionExists"),
     "qdrant.Points": (
-        "Upsert", "Delete", "Get", "SetPayload", "CreateFieldIndex", "Query", "QueryBatch", "Scroll", "Count",
+        "Upsert", "Delete", "Get", "SetPayload", "DeletePayload", "CreateFieldIndex", "Query", "QueryBatch", "Scroll",
+        "Count",
     ),
 }  # fmt: skip
 
@@ -32,6 +33,7 @@ FIELDS = {
     "CreateCollection": "collection_name vectors_config optimizers_config metadata timeout",
     "CreateFieldIndexCollection": "collection_name wait field_name field_type timeout",
     "DeleteCollection": "collection_name timeout",
+    "DeletePayloadPoints": "collection_name wait keys points_selector timeout",
     "DeletePoints": "collection_name wait points timeout",
     "DenseVector": "data",
     "FieldCondition": "key match",

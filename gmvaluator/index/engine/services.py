@@ -156,6 +156,15 @@ class PointsService(messages.PointsServicer):
         return _write(self._registry.get(request.collection_name), change, request)
 
     @_answered
+    def DeletePayload(self, request: messages.DeletePayloadPoints) -> messages.PointsOperationResponse:
+        selector, operation, keys = request.points_selector, edge.UpdateOperation, list(request.keys)
+        if selector.WhichOneof("points_selector_one_of") == "filter":
+            change = operation.delete_payload_by_filter(_not_empty(selector.filter), keys)
+        else:
+            change = operation.delete_payload(ids_of(selector.points.ids), keys)
+        return _write(self._registry.get(request.collection_name), change, request)
+
+    @_answered
     def CreateFieldIndex(self, request: messages.CreateFieldIndexCollection) -> messages.PointsOperationResponse:
         operation = edge.UpdateOperation.create_field_index(request.field_name, field_type(request))
         return _write(self._registry.get(request.collection_name), operation, request)

@@ -1,0 +1,72 @@
+"""Calls to an index through qdrant-client, on a server or on an embedded engine that may have to be started again."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from typing import TypeVar
+
+from qdrant_client import QdrantClient
+
+from gmvaluator.errors import IndexUnavailable
+from gmvaluator.index.client import connect
+from gmvaluator.index.location import Access, Endpoint
+from gmvaluator.index.translation import translated
+
+_Answer = TypeVar("_Answer")
+
+
+class IndexConnection:
+    """Thread-safe. A call that finds an embedded engine dead is made once more on the one that takes its place, so
+    every call has to be one that can be repeated without harm."""
+
+    def __init__(self, access: Access, subject: str) -> None:
+        """subject: what the calls are about, for messages."""
+        self._access = access
+        self._subject = subject
+        self._lock = threading.Lock()
+        self._endpoint = access.endpoint
+        self._client = connect(self._endpoint)
+        self._retired: list[QdrantClient] = []
+
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where the index was last reached."""
+        return self._endpoint
+
+    @property
+    def embedded(self) -> bool:
+        """Whether it is an engine of our own, which swaps generations by itself."""
+        return self._access.embedded
+
+    def call(self, call: Callable[[QdrantClient], _Answer]) -> _Answer:
+        """Answer of `call`. Raises the product's errors only."""
+        client, endpoint = self._client, self._endpoint
+        try:
+            with translated(self._name()):
+                return call(client)
+        except IndexUnavailable:
+            if not self._reconnect(endpoint):
+                raise
+        with translated(self._name()):
+            return call(self._client)
+
+    def close(self) -> None:
+        """Let go of the index; an embedded engine ends when nobody else holds it. Harmless when done twice."""
+        for client in (*self._retired, self._client):
+            client.close()
+        self._access.close()
+
+    def _reconnect(self, broken: Endpoint) -> bool:
+        """Whether the index is at another address now."""
+        with self._lock:
+            if self._endpoint == broken:
+                endpoint = self._access.renew(broken)
+                if endpoint == broken:
+                    return False
+                self._retired.append(self._client)  # other threads may be using it yet
+                self._endpoint, self._client = endpoint, connect(endpoint)
+            return True
+
+    def _name(self) -> str:
+        return f"the index at {self._endpoint.target} ({self._subject})"

@@ -1,0 +1,80 @@
+"""Removing works from every collection of an index, from the thumbnails and from the catalogue.
+
+In this order, so that a run that was killed can be given again: tombstones, which keep other runs from bringing a work
+back; points, which ends its being found; thumbnails; and last where it was found, by which it is selected.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager
+from dataclasses import dataclass
+from pathlib import Path
+
+from gmvaluator.catalogue.removing import Removal
+from gmvaluator.catalogue.store import Catalogue
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.images import thumbnail_path
+from gmvaluator.ports import VectorStore
+
+BATCH_WORKS = 1_000
+
+OpenStore = Callable[[str], AbstractContextManager[VectorStore]]
+
+
+@dataclass(slots=True)
+class Removed:
+    """What a run took away. points: of all collections; places: rows of the catalogue that said where works were."""
+
+    works: int = 0
+    points: int = 0
+    thumbnails: int = 0
+    places: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Remover:
+    """Removes works from the collections named; open_store opens each."""
+
+    catalogue: Catalogue
+    open_store: OpenStore
+    collections: Sequence[str]
+    thumbnails: Path
+
+    def run(self, works: Sequence[Removal], reason: str) -> Removed:
+        """Remove `works`; doing it again changes nothing. Raises what index and catalogue raise."""
+        done = Removed()
+        for batch in _batches(works):
+            self.catalogue.bury(batch, reason)
+        ids = [work.training_image_id for work in works]
+        for name in self.collections:
+            with self.open_store(name) as store:
+                done.points += _delete(store, ids)
+        for batch in _batches(works):
+            done.thumbnails += self._unlink(batch)
+            done.places += self.catalogue.erase_places([work.training_image_id for work in batch])
+        done.works = len(works)
+        return done
+
+    def _unlink(self, works: Iterable[Removal]) -> int:
+        paths = [thumbnail_path(self.thumbnails, work.training_image_id) for work in works]
+        there = [path for path in paths if path.is_file()]
+        for path in there:
+            path.unlink(missing_ok=True)
+        return len(there)
+
+
+def _delete(store: VectorStore, ids: Sequence[TrainingImageId]) -> int:
+    """The number of points that were there. Groups whose first member goes are looked at anew by `index group`."""
+    stored = 0
+    for start in range(0, len(ids), BATCH_WORKS):
+        there = store.existing(ids[start : start + BATCH_WORKS])
+        store.remove(sorted(there))
+        stored += len(there)
+    store.ungroup(ids)
+    return stored
+
+
+def _batches(works: Sequence[Removal]) -> Iterator[Sequence[Removal]]:
+    for start in range(0, len(works), BATCH_WORKS):
+        yield works[start : start + BATCH_WORKS]

@@ -1,0 +1,153 @@
+"""`gmvaluator index remove`."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from gmvaluator.catalogue.forgetting import owner_named
+from gmvaluator.catalogue.records import check_data_set
+from gmvaluator.catalogue.removing import Selected, Selection
+from gmvaluator.catalogue.store import Catalogue, open_catalogue
+from gmvaluator.database.place import Place
+from gmvaluator.errors import InvalidInput, MissingData, NotFound
+from gmvaluator.options import index_option, json_option, place_option, thumbnails_folder
+from indexer.removal import Removed, Remover
+from indexer.target import Target
+
+_SHA256 = re.compile(r"[0-9a-fA-F]{64}")
+_OWNER = "owner:"
+_MAX_LINE = 10_000
+_SHOWN = 20
+
+
+@click.command()
+@click.option("--key", "keys", multiple=True, help="Works found under this key; may be repeated.")
+@click.option("--sha256", "sha256s", multiple=True, help="The work whose file has this SHA-256; may be repeated.")
+@click.option("--owner", "owners", multiple=True, help="Works that an owner (UUID or manifest id) has a claim on.")
+@click.option(
+    "--from",
+    "file",
+    type=click.Path(dir_okay=False, path_type=Path),
+    help="File with one a line: a SHA-256, owner:ID, or else a key.",
+)
+@click.option("--data-set", help="Where keys count; default: every data set.")
+@click.option("--reason", default="removed", show_default=True, help="Kept with the tombstones: no name, no title.")
+@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--yes", is_flag=True, help="Do not ask.")
+@place_option
+@index_option
+@json_option
+def remove(
+    keys: tuple[str, ...],
+    sha256s: tuple[str, ...],
+    owners: tuple[str, ...],
+    file: Path | None,
+    data_set: str | None,
+    reason: str,
+    dry_run: bool,
+    yes: bool,
+    place: Place,
+    index_url: str,
+    as_json: bool,
+) -> None:
+    """Remove works from every collection, by key, SHA-256 or owner; no later run of any source brings them back.
+
+    They are found no more at once, and paid no more. What was paid, and whose a work was, stays in the ledger and
+    among the claims.
+
+    Example: gmvaluator index remove --key cats/007.png --data-set pictures --dry-run
+    """
+    listed = [*(f"{_OWNER}{owner}" for owner in owners), *(_lines(file) if file is not None else ())]
+    with open_catalogue(place) as catalogue:
+        selected = catalogue.removals(_selection(catalogue, keys, sha256s, listed, data_set))
+    if not selected.works:
+        raise NotFound(f"no work is meant by {', '.join(selected.unmatched[:_SHOWN]) or 'nothing'}: name other works")
+    if not as_json or not yes:
+        click.echo(_meant(selected), err=as_json)
+    if dry_run:
+        _print(selected, None, as_json)
+        return
+    if not yes:
+        click.confirm(f"Remove {len(selected.works):,} works for ever?", abort=True, err=True)
+    with open_catalogue(place, write=True) as writable:
+        done = _remove(writable, Target(place.folder, index_url, "", database_url=place.database_url), selected, reason)
+    _print(selected, done, as_json)
+
+
+def _remove(catalogue: Catalogue, target: Target, selected: Selected, reason: str) -> Removed:
+    names = target.collections()
+    return Remover(catalogue, target.open_named, names, thumbnails_folder(target.data)).run(selected.works, reason)
+
+
+def _selection(
+    catalogue: Catalogue, keys: Sequence[str], sha256s: Sequence[str], listed: Sequence[str], data_set: str | None
+) -> Selection:
+    """Raises InvalidInput, NotFound for an owner that nobody knows."""
+    wrong = [text for text in sha256s if not _SHA256.fullmatch(text)]
+    if wrong:
+        raise InvalidInput(f"{wrong[0][:80]!r} is no SHA-256: give 64 hexadecimal digits")
+    named = [text for text in listed if not _SHA256.fullmatch(text)]
+    selection = Selection(
+        frozenset(text.lower() for text in [*sha256s, *listed] if _SHA256.fullmatch(text)),
+        frozenset([*keys, *(text for text in named if not text.startswith(_OWNER))]),
+        frozenset(owner_named(catalogue, text.removeprefix(_OWNER)) for text in named if text.startswith(_OWNER)),
+        check_data_set(data_set) if data_set is not None else None,
+    )
+    if not (selection.sha256s or selection.keys or selection.owners):
+        raise InvalidInput("nothing is named: give --key, --sha256, --owner or --from FILE")
+    return selection
+
+
+def _lines(file: Path) -> list[str]:
+    try:
+        text = file.read_text(encoding="utf-8")
+    except OSError as error:
+        raise MissingData(f"the list {file} cannot be read: {error.strerror}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidInput(f"the list {file} is not UTF-8: {error}") from error
+    lines = [line.strip() for line in text.splitlines()]
+    if any(len(line) > _MAX_LINE for line in lines):
+        raise InvalidInput(f"the list {file} has a line of over {_MAX_LINE:,} characters")
+    return [line for line in lines if line and not line.startswith("#")]
+
+
+def _meant(selected: Selected) -> str:
+    parts = [f"{len(selected.works):,} works are meant"]
+    if selected.removed_before:
+        parts.append(f"{selected.removed_before:,} were removed before")
+    if selected.shared:
+        parts.append(f"{selected.shared:,} are claimed by others too")
+    if selected.unmatched:
+        parts.append(f"nothing is known of {', '.join(selected.unmatched[:_SHOWN])}")
+    return "; ".join(parts)
+
+
+def _print(selected: Selected, done: Removed | None, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps(_as_dict(selected, done)))
+        return
+    if done is None:
+        for work in selected.works[:_SHOWN]:
+            click.echo(f"would remove {work.sha256} {', '.join(key for _, key in work.places)}".rstrip())
+        return
+    click.echo(
+        f"{done.works:,} works removed: {done.points:,} points, {done.thumbnails:,} thumbnails, "
+        f"{done.places:,} places in the catalogue"
+    )
+
+
+def _as_dict(selected: Selected, done: Removed | None) -> dict[str, Any]:
+    return {
+        "works": len(selected.works),
+        "removed_before": selected.removed_before,
+        "shared": selected.shared,
+        "unmatched": list(selected.unmatched),
+        "removed": None if done is None else asdict(done),
+    }

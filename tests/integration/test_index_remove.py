@@ -1,0 +1,175 @@
+"""`index remove`: what is removed is found no more, and no later run of any source brings it back."""
+
+import json
+from collections.abc import Iterator
+from contextlib import closing, contextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+from click.testing import CliRunner
+from PIL import Image
+
+from gmvaluator.catalogue.removing import Selection
+from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.cli import gmvaluator
+from gmvaluator.ids import sha256_hex, training_image_id
+from gmvaluator.index.connection import open_store
+from gmvaluator.index.engine.files import copy_tree
+from gmvaluator.index.engine.lease import ENGINE_LOCK, Lock
+from gmvaluator.index.schema import KEY_GROUP, KEY_KEY
+from gmvaluator.index.store import QdrantStore
+
+OWNERS = ("ada", "ben", "cleo")
+
+
+@pytest.fixture(scope="module")
+def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Twelve pictures of three owners, and them indexed."""
+    folder = tmp_path_factory.mktemp("template")
+    (folder / "pictures").mkdir()
+    rows = ["file_name,title,owner_id"]
+    for number in range(12):
+        image = Image.new("RGB", (24, 16), (number * 20, 255 - number * 20, 90))
+        image.save(folder / "pictures" / f"{number:02}.png")
+        rows.append(f"{number:02}.png,Canary title {number:02},{OWNERS[number % 3]}")
+    (folder / "pictures" / "manifest.csv").write_text("\n".join(rows) + "\n")
+    assert add(folder / "pictures", folder / "data")["points"] == 12
+    with Lock(folder / "data" / "index" / ENGINE_LOCK) as engine:
+        assert engine.take(timeout_s=60)
+    return folder
+
+
+@pytest.fixture
+def data(template: Path, tmp_path: Path) -> Path:
+    """The index."""
+    copy_tree(template / "data", tmp_path / "data")
+    return tmp_path / "data"
+
+
+@pytest.fixture
+def pictures(template: Path, tmp_path: Path) -> Path:
+    """The pictures in it."""
+    copy_tree(template / "pictures", tmp_path / "pictures")
+    return tmp_path / "pictures"
+
+
+def index(*words: object) -> Any:
+    """`gmvaluator index WORDS --json`, which has to succeed; its data."""
+    done = CliRunner().invoke(gmvaluator, ["index", *map(str, words), "--json"])
+    assert done.exit_code == 0, done.output
+    return json.loads(done.stdout)
+
+
+def add(pictures: Path, data: Path) -> Any:
+    return index("add", pictures, "--data", data, "--data-set", "set", "--profile", "stub")
+
+
+def remove(data: Path, *words: object) -> Any:
+    return index("remove", *words, "--data", data, "--yes")
+
+
+@contextmanager
+def opened(data: Path) -> Iterator[QdrantStore]:
+    with closing(open_store(data / "index")) as store:
+        yield store
+
+
+def keys(data: Path) -> set[str]:
+    with opened(data) as store:
+        return {str(point.payload[KEY_KEY]) for point in store.scan()}
+
+
+def sha(pictures: Path, number: int) -> str:
+    return sha256_hex((pictures / f"{number:02}.png").read_bytes())
+
+
+def test_what_is_meant_is_shown_before_anything_is_done(data: Path) -> None:
+    shown = index("remove", "--key", "03.png", "--key", "nothing.png", "--data", data, "--dry-run")
+    assert shown == {"works": 1, "removed_before": 0, "shared": 0, "unmatched": ["nothing.png"], "removed": None}
+    refused = CliRunner().invoke(gmvaluator, ["index", "remove", "--key", "03.png", "--data", str(data)], input="n\n")
+    assert refused.exit_code == 1
+    assert len(keys(data)) == 12
+
+
+def test_key_hash_owner_and_list_each_name_works(data: Path, pictures: Path, tmp_path: Path) -> None:
+    assert remove(data, "--key", "03.png")["removed"] == {"works": 1, "points": 1, "thumbnails": 1, "places": 1}
+    assert remove(data, "--sha256", sha(pictures, 4))["works"] == 1
+    assert remove(data, "--owner", "cleo")["works"] == 4
+    (tmp_path / "list").write_text(f"# these\n00.png\n\n{sha(pictures, 1).upper()}\nowner:ben\n")
+    found = remove(data, "--from", tmp_path / "list")
+    assert (found["works"], found["removed_before"], found["removed"]["points"]) == (5, 1, 4)
+    assert keys(data) == {"06.png", "09.png"}
+    assert len(list((data / "thumbnails").rglob("*.webp"))) == 2
+
+
+def test_it_does_not_come_back(data: Path, pictures: Path, tmp_path: Path) -> None:
+    """Neither the bytes, under whatever name, nor another picture under its key."""
+    remove(data, "--key", "03.png", "--sha256", sha(pictures, 4))
+    Image.new("RGB", (24, 16), "white").save(pictures / "03.png")
+    (pictures / "copy.png").write_bytes((pictures / "04.png").read_bytes())
+    with (pictures / "manifest.csv").open("a") as manifest:
+        manifest.write("copy.png,A copy,ada\n")
+    report = add(pictures, data)
+    counts = {name: report[name] for name in ("read", "points", "duplicates", "opt_outs", "rejects", "removed")}
+    assert counts == {"read": 13, "points": 0, "duplicates": 10, "opt_outs": 0, "rejects": 0, "removed": 3}
+    assert report["reconciles"]
+    assert {row["key"]: row["kind"] for row in report["left_out"]} == dict.fromkeys(
+        ("03.png", "04.png", "copy.png"), "removed"
+    )
+    assert len(keys(data)) == 10
+
+
+def test_an_unknown_hash_is_kept_out_in_advance(data: Path, pictures: Path) -> None:
+    Image.new("RGB", (9, 9), "white").save(pictures / "new.png")
+    assert remove(data, "--sha256", sha256_hex((pictures / "new.png").read_bytes()))["removed"]["points"] == 0
+    with (pictures / "manifest.csv").open("a") as manifest:
+        manifest.write("new.png,New,ada\n")
+    assert add(pictures, data)["removed"] == 1
+
+
+def test_removing_again_changes_nothing(data: Path) -> None:
+    first = remove(data, "--owner", "ada")
+    again = remove(data, "--owner", "ada")
+    assert (again["works"], again["removed_before"]) == (first["works"], 4)
+    assert again["removed"] == {"works": 4, "points": 0, "thumbnails": 0, "places": 0}
+
+
+def test_a_run_that_was_killed_can_be_given_again(data: Path) -> None:
+    """Killed after the tombstones and before the points went: the key still finds the work."""
+    with open_catalogue(data, write=True) as catalogue:
+        catalogue.bury(catalogue.removals(Selection(keys=frozenset({"05.png"}))).works, "removed")
+    assert remove(data, "--key", "05.png")["removed"]["points"] == 1
+    assert "05.png" not in keys(data)
+
+
+def test_claims_and_the_work_s_name_in_the_ledger_stay(data: Path, pictures: Path) -> None:
+    remove(data, "--key", "03.png")
+    with open_catalogue(data) as catalogue:
+        assert catalogue.counts().works == catalogue.counts().claims == 12
+        assert catalogue.counts().sources == 11
+        assert catalogue.known([sha(pictures, 3)])
+
+
+def test_members_of_a_group_without_its_first_are_looked_at_anew(data: Path, pictures: Path) -> None:
+    ids = [training_image_id(sha(pictures, number)) for number in (0, 3, 6)]
+    with opened(data) as store:
+        store.set_group(ids, str(ids[0]))
+    remove(data, "--sha256", sha(pictures, 0))
+    with opened(data) as store:
+        assert set(store.ungrouped()) >= set(ids[1:])
+        assert all(KEY_GROUP not in point.payload for point in store.fetch(ids))
+
+
+def test_a_selection_that_means_nothing_is_refused(data: Path) -> None:
+    refusals = {
+        (): "nothing is named",
+        ("--sha256", "abc"): "64 hexadecimal",
+        ("--owner", "nobody"): "no owner is known",
+        ("--key", "nothing.png"): "no work is meant",
+    }
+    for words, message in refusals.items():
+        done = CliRunner().invoke(gmvaluator, ["index", "remove", *words, "--data", str(data), "--yes"])
+        assert done.exit_code
+        assert message in str(done.exception) + done.output
+    assert len(keys(data)) == 12
