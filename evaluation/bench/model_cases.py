@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gmvaluator.models.blocks import hasten
+from gmvaluator.models.dreamsim import make_ready
 from gmvaluator.ports import Float32Array, Prepared
 
 SIDE_PX = 224
@@ -126,7 +126,7 @@ def _plain_dreamsim() -> Model:
 
 def _ready_dreamsim(precision: str) -> Model:
     model = _seeded_dreamsim().merge_and_unload()
-    hasten(model.extractor_list[0].model.blocks, precision, first_token_only=True)
+    make_ready(model.extractor_list[0].model, precision)
     return lambda inputs: _unit(model.embed(_batch(inputs)))
 
 
@@ -178,12 +178,12 @@ def _not_enlarged() -> Any:
 
 
 def _plain_lite() -> Model:
-    """timm's network as timm builds it, with the profile's weights and heads."""
+    """timm's network as timm builds it, with the profile's weights and heads: both views of an image, as the product."""
     from gmvaluator.models import lite
     from gmvaluator.models.registry import profile_identity
 
     heads = lite.Heads(lite.pinned_tensors(lite.HEADS_FILE, profile_identity("lite").weights["heads"]))
-    return partial(_timm_lite, timm_backbone(), heads)
+    return partial(_timm_views, timm_backbone(), heads)
 
 
 def timm_backbone() -> Any:
@@ -198,10 +198,19 @@ def timm_backbone() -> Any:
     return net.eval().requires_grad_(False)
 
 
-def _timm_lite(net: Any, heads: nn.Module, inputs: Sequence[Pixels]) -> Float32Array:
+def _timm_views(net: Any, heads: nn.Module, inputs: Sequence[Pixels]) -> Float32Array:
+    """(B, 2 * 514): the whole image and itself out of focus."""
+    from gmvaluator.models import lite, views
+
+    pixels = _batch(inputs) * 2 - 1
+    seen, blurred = _timm_lite(net, heads, pixels), _timm_lite(net, heads, lite.blur(pixels))
+    return np.concatenate([views.whole(seen), views.weighed_blurs(blurred)], axis=1)
+
+
+def _timm_lite(net: Any, heads: nn.Module, pixels: Tensor) -> Float32Array:
     from gmvaluator.models import lite
 
-    hidden = net.bn1(net.conv_stem(_batch(inputs) * 2 - 1))
+    hidden = net.bn1(net.conv_stem(pixels))
     stages = []
     for number, block in enumerate(net.blocks):
         hidden = block(hidden)
@@ -222,6 +231,6 @@ def _ready_lite(precision: str) -> Model:
 
     def embed(inputs: Sequence[Pixels]) -> Float32Array:
         scaled = (one.astype(np.float32) / np.float32(127.5) - np.float32(1) for one in inputs)
-        return models.embed([Prepared.shared(one) for one in scaled]).recall
+        return models.embed([Prepared.shared(one) for one in scaled]).perceptual.reshape(len(inputs), -1)
 
     return embed

@@ -25,9 +25,9 @@ NAMES = {
     "lite": "lite",
 }
 PRECISIONS: Mapping[str, Sequence[str]] = {
-    "clip": ("fp32", "bf16"),
-    "dreamsim": ("fp32", "bf16"),
-    "maniqa": ("fp32", "bf16"),
+    "clip": ("fp32", "bf16", "int8"),
+    "dreamsim": ("fp32", "bf16", "int8"),
+    "maniqa": ("fp32", "bf16", "int8"),
     "lite": ("fp32", "bf16"),
 }
 

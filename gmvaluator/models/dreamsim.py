@@ -11,12 +11,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gmvaluator.models.blocks import hasten
+from gmvaluator.models.blocks import hasten, ready_patches
 from gmvaluator.models.dreamsim_backbones import CLIP, IMAGENET, build
 from gmvaluator.models.folder import ModelsFolder
 from gmvaluator.models.lora import LowRankAdapter
@@ -73,7 +74,13 @@ def _backbone(name: str, path: Path, adapter: LowRankAdapter, prefix: str, runti
     network, projection = build(name, path)
     adapter.add_to(network, prefix)
     network = network.to(runtime.device)
-    hasten(network.blocks, runtime.precision, first_token_only=True)  # type: ignore[arg-type]
+    make_ready(network, runtime.precision)
     mean, deviation = CLIP if "clip" in name else IMAGENET
     projection = None if projection is None else projection.float().to(runtime.device)
     return Backbone(network, projection, Normalisation(mean, deviation, runtime.device))
+
+
+def make_ready(network: Any, precision: str) -> None:
+    """Replace, in place, what `blocks` knows of a vision transformer of DreamSim or timm; it cannot be moved afterwards."""
+    hasten(network.blocks, precision, first_token_only=True)
+    network.patch_embed.proj = ready_patches(network.patch_embed.proj, precision)

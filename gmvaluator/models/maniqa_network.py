@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gmvaluator.models.blocks import DTYPES, ReadyLinear, hasten
+from gmvaluator.models.blocks import DTYPES, ReadyLinear, hasten, ready_patches
 
 _READ_BLOCKS = (6, 7, 8, 9)
 """Blocks of the ViT-B/8 whose outputs are read; what lies behind them is not computed."""
@@ -24,6 +24,7 @@ class ManiqaNetwork(nn.Module):
         self.vit = network.vit
         self.vit.blocks = self.vit.blocks[: _READ_BLOCKS[-1] + 1]
         hasten(self.vit.blocks, precision)
+        self.vit.patch_embed.proj = ready_patches(self.vit.patch_embed.proj, precision)
         self.attention_1 = nn.ModuleList(_TokenAttention(block, dtype) for block in network.tablock1)
         self.attention_2 = nn.ModuleList(_TokenAttention(block, dtype) for block in network.tablock2)
         for stage in (network.swintransformer1, network.swintransformer2):

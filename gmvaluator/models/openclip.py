@@ -21,7 +21,7 @@ from torch import Tensor
 from torch.nn import functional
 
 from gmvaluator.errors import MissingWeights
-from gmvaluator.models.blocks import hasten
+from gmvaluator.models.blocks import hasten, ready_patches
 from gmvaluator.models.folder import ModelsFolder
 from gmvaluator.models.openclip_transform import OpenClipTransform, preparer
 from gmvaluator.models.parts.part import Part
@@ -53,6 +53,7 @@ class OpenClip:
         if blocks is not None:
             reads_first = tower.pool_type == "tok" and tower.attn_pool is None and not tower.output_tokens
             hasten(blocks, precision, first_token_only=reads_first)
+            tower.conv1 = ready_patches(tower.conv1, precision)
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
         """B arrays from the preparer to (B, D) float32, unit norm."""

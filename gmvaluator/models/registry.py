@@ -22,8 +22,8 @@ if TYPE_CHECKING:
 DATA = Path(__file__).parent / "data"
 """Holds `NAME.json`, a shipped profile's identity with the pinned hash of every weight file, and what we trained."""
 
-PRECISIONS = ("fp32", "bf16")
-"""What models can compute in; the first is every profile's own."""
+PRECISIONS = {"lite": ("fp32", "bf16"), "paper": ("fp32", "bf16", "int8")}
+"""What a profile's models can compute in; the first is its own."""
 
 _STUB = "gmvaluator.testing.stub"
 """Profile `stub`, or `stub:OPTIONS`: models without weights, for measuring the service. It is not listed."""
@@ -93,8 +93,9 @@ def _is_stub(choice: ProfileChoice) -> bool:
 def _check(choice: ProfileChoice) -> None:
     if choice.profile not in _FAMILIES:
         raise UnknownProfile(f"there is no profile {choice.profile!r}; known: {', '.join(known_profiles())}")
-    if (choice.precision or PRECISIONS[0]) not in PRECISIONS:
-        raise InvalidInput(f"--precision {choice.precision!r} is not known: give {' or '.join(PRECISIONS)}")
+    known = PRECISIONS[choice.profile]
+    if (choice.precision or known[0]) not in known:
+        raise InvalidInput(f"profile {choice.profile} has no precision {choice.precision!r}: give {' or '.join(known)}")
 
 
 def _composed_identity(choice: ProfileChoice) -> ProfileIdentity:
@@ -106,6 +107,6 @@ def _composed_identity(choice: ProfileChoice) -> ProfileIdentity:
         quality_model=parts.quality.model,
         recall_dim=parts.recall.dim,
         perceptual_dim=parts.perceptual.dim,
-        precision=choice.precision or PRECISIONS[0],
+        precision=choice.precision or PRECISIONS[choice.profile][0],
         weights={file.role: folder.recorded_sha256(file) for file in parts.files},
     )

@@ -14,10 +14,18 @@ _KNOWN = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """device: where weights and inputs go. precision: what the models compute in, a key of the identity."""
+    """device: where weights and inputs go. precision: what the models compute in, a key of the identity.
+
+    Raises PreconditionFailed if the device cannot compute in it.
+    """
 
     device: torch.device
     precision: str = "fp32"
+
+    def __post_init__(self) -> None:
+        has_onednn: bool = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+        if self.precision == "int8" and not (self.device.type == "cpu" and has_onednn):
+            raise PreconditionFailed(f"device {self.device} has no int8: use --device cpu, or --precision bf16")
 
 
 def usable_device(name: str) -> torch.device:

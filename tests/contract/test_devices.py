@@ -11,7 +11,7 @@ from PIL import Image
 
 from gmvaluator.errors import ModelFailed, PreconditionFailed
 from gmvaluator.models import runtime, spread
-from gmvaluator.models.runtime import device_names, usable_device
+from gmvaluator.models.runtime import Runtime, device_names, usable_device
 from gmvaluator.models.spread import SpreadModels, load_on_every_device
 from gmvaluator.ports import Models, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
@@ -51,6 +51,12 @@ def test_auto_prefers_cuda_then_mps(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_a_device_that_is_not_there_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
     with pytest.raises(PreconditionFailed, match="use cpu"):
         usable_device("cuda:7")
+
+
+def test_a_device_without_int8_is_refused_with_a_way_out() -> None:
+    assert Runtime(torch.device("cpu"), "int8").precision == "int8"
+    with pytest.raises(PreconditionFailed, match="--precision bf16"):
+        Runtime(torch.device("cuda:1"), "int8")
 
 
 def test_auto_takes_every_gpu_and_a_name_takes_one(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,6 +25,7 @@ from gmvaluator.models.runtime import Runtime
 from gmvaluator.models.squash import Squash
 from gmvaluator.ports import Prepared
 from gmvaluator.testing.index import MemoryIndex, MemorySearch
+from tests.golden.models import check_golden
 
 CPU = Runtime(torch.device("cpu"))
 PART = lpips_part("alex", 512)
@@ -64,6 +65,7 @@ def test_the_squared_distance_is_the_package_s(models: Path) -> None:
     found = np.square(features[0] - features[1:]).sum(axis=1, dtype=np.float64)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
     assert expected.min() > 1e-3
+    check_golden("lpips-alex", features[:2])
 
 
 def test_a_checkpoint_of_another_network_names_both_shapes(models: Path, tmp_path: Path) -> None:

@@ -11,7 +11,8 @@ from open_clip.transformer import LayerNorm, QuickGELU, Transformer
 from torch import Tensor, nn
 
 from gmvaluator.models import blocks as ready
-from gmvaluator.models.blocks import ReadyBlock, hasten
+from gmvaluator.models.blocks import ReadyBlock, ReadyPatches, hasten, ready_patches
+from gmvaluator.models.int8 import Int8Linear
 
 WIDTH, HEADS, TOKENS = 64, 4, 17
 
@@ -87,19 +88,58 @@ def test_the_first_token_is_the_same_where_only_it_is_read(blocks: nn.ModuleList
     torch.testing.assert_close(found[:, 0], expected, rtol=1e-5, atol=1e-5)
 
 
-def test_lower_precision_stays_near(blocks: nn.ModuleList, tokens: Tensor) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_lower_precision_stays_near(blocks: nn.ModuleList, tokens: Tensor, precision: str) -> None:
     expected = through(blocks, tokens).flatten(1)
-    hasten(blocks, "bf16")
+    hasten(blocks, precision)
     found = through(blocks, tokens)
     assert found.dtype == torch.float32
     assert (1 - torch.cosine_similarity(found.flatten(1), expected)).max() < 1e-3
 
 
-def test_a_batch_equals_singles(blocks: nn.ModuleList, tokens: Tensor) -> None:
-    hasten(blocks, "fp32")
+@pytest.mark.parametrize("precision", ["fp32", "int8"])
+def test_a_batch_equals_singles(blocks: nn.ModuleList, tokens: Tensor, precision: str) -> None:
+    hasten(blocks, precision)
     together = through(blocks, tokens)
     alone = torch.cat([through(blocks, row[None]) for row in tokens])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
+
+
+def test_int8_rounds_each_token_by_itself_and_lets_nan_through() -> None:
+    """A token with a large value neither coarsens its neighbours nor hides that another is broken."""
+    torch.manual_seed(3)
+    weight, bias = torch.randn(32, WIDTH) / WIDTH**0.5, torch.randn(32)
+    tokens = torch.randn(3, WIDTH)
+    tokens[1] *= 1e4
+    tokens[2, 0] = torch.nan
+    found = Int8Linear(weight, bias)(tokens).float()
+    expected = nn.functional.linear(tokens, weight, bias)
+    assert (found[:2] - expected[:2]).norm(dim=1).div(expected[:2].norm(dim=1)).max() < 0.02
+    assert found[2].isnan().all()
+
+
+def test_int8_of_zeros_is_the_bias() -> None:
+    bias = torch.arange(4.0)
+    assert Int8Linear(torch.zeros(4, WIDTH), bias)(torch.zeros(2, WIDTH)).tolist() == [bias.tolist()] * 2
+
+
+@pytest.mark.parametrize("bias", [True, False])
+@pytest.mark.parametrize("side", [4, 7])
+def test_patches_are_the_convolution_s(side: int, bias: bool) -> None:
+    torch.manual_seed(3)
+    convolution = nn.Conv2d(3, 10, side, side, bias=bias).requires_grad_(False)
+    pixels = torch.randn(2, 3, side * 3, side * 5)
+    made = ready_patches(convolution, "fp32")
+    assert isinstance(made, ReadyPatches)
+    torch.testing.assert_close(made(pixels), convolution(pixels), rtol=1e-5, atol=1e-5)
+
+
+@pytest.mark.parametrize(
+    "options", [{"stride": 2}, {"stride": 4, "padding": 1}, {"stride": 4, "groups": 3}, {"stride": 4, "dilation": 2}]
+)
+def test_a_convolution_that_does_more_is_left_alone(options: dict[str, int]) -> None:
+    convolution = nn.Conv2d(3, 6, 4, **options)
+    assert ready_patches(convolution, "fp32") is convolution
 
 
 @pytest.mark.parametrize("change", ["normalised queries", "tanh approximation", "unmerged adapter"])

@@ -23,6 +23,7 @@ from gmvaluator.models.parts.shipped import lite_quality_part
 from gmvaluator.models.registry import load_models
 from gmvaluator.models.runtime import Runtime
 from gmvaluator.samples import sample_folder
+from tests.golden.models import check_golden
 
 CPU = Runtime(torch.device("cpu"))
 
@@ -72,6 +73,7 @@ def test_the_quality_is_the_package_s_value_on_our_scale(name: str, tmp_path: Pa
         (found,) = model.quality_slice([pixels])
         value = float(pyiqa_metric.build(name, path)(torch.tensor(pixels)[None].float() / 255).reshape(-1)[0])
     assert found == pytest.approx(min(max((value - metric.worst) / (metric.best - metric.worst), 0), 1), abs=1e-6)
+    check_golden(name, [found])
 
 
 def test_one_image_a_slice_and_none_twice(tmp_path: Path) -> None:

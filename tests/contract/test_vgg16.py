@@ -14,6 +14,7 @@ from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.parts.selection import parts_of
 from gmvaluator.models.runtime import Runtime
 from gmvaluator.models.vgg16_transform import DEVIATION, MEAN, SIDE_PX, Vgg16Transform
+from tests.golden.models import check_golden
 
 
 def picture(width: int, height: int) -> Image.Image:
@@ -47,6 +48,7 @@ def test_the_vector_is_torchvision_s_last_hidden_layer() -> None:
         found = adapter.Vgg16(network, Runtime(torch.device("cpu"))).embed(pixels)
     np.testing.assert_allclose(found, functional.normalize(hidden, dim=1).numpy(), rtol=0, atol=1e-5)
     assert pixels[0].shape == (3, SIDE_PX, SIDE_PX)
+    check_golden("vgg16-narrow", found)
 
 
 def test_its_checkpoint_is_torchvision_s_file() -> None:

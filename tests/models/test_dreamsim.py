@@ -17,6 +17,7 @@ from gmvaluator.models.parts.dreamsim import TYPES, dreamsim_part
 from gmvaluator.models.runtime import Runtime
 from gmvaluator.models.squash import Squash
 from gmvaluator.ports import Float32Array
+from tests.golden.models import check_golden
 from tests.models.seeded import injected_hub, write_dreamsim
 
 pytestmark = [
@@ -67,6 +68,8 @@ def test_the_distance_of_stored_vectors_is_the_package_s(root: Path, kind: str, 
     rows = vectors(model, pictures)
     assert rows.shape == (len(pictures), dreamsim_part(kind).dim)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
+
+    check_golden(f"dreamsim-{kind}", rows[:2])
 
     upstream, preprocess = package(root, kind)
     tensors = [preprocess(picture) for picture in pictures]

@@ -89,7 +89,7 @@ def test_a_choice_survives_its_text_and_its_arguments() -> None:
         ({"rerank": "dreamsim:vgg"}, UnknownModel, "known: clip_vitb32, .*ensemble"),
         ({"rerank": "nearest"}, InvalidInput, "dreamsim:TYPE"),
         ({"quality": "best"}, UnknownModel, "best.*known: maniqa"),
-        ({"precision": "fp7"}, InvalidInput, "fp32"),
+        ({"precision": "fp7"}, InvalidInput, "fp32 or bf16 or int8"),
     ],
 )
 def test_a_variant_that_does_not_exist_is_refused(
@@ -102,6 +102,11 @@ def test_a_variant_that_does_not_exist_is_refused(
 def test_lite_has_no_variants() -> None:
     with pytest.raises(InvalidInput, match="--profile paper"):
         profile_identity(ProfileChoice("lite", rerank="none"))
+
+
+def test_lite_has_no_int8() -> None:
+    with pytest.raises(InvalidInput, match="give fp32 or bf16"):
+        profile_identity(ProfileChoice("lite", precision="int8"))
 
 
 def test_absent_weights_say_how_to_get_them() -> None:
