@@ -150,7 +150,9 @@ _CROPS = click.option(
     envvar="GMV_CROPS",
     help="Crops of an image that MANIQA scores; 0: all 20, fewer are faster and deviate.",
 )
-_PRECISION = click.option("--precision", default="", envvar="GMV_PRECISION", help="What models compute in: fp32, bf16 or int8.")
+_PRECISION = click.option(
+    "--precision", default="", envvar="GMV_PRECISION", help="What models compute in: fp32, bf16 or int8."
+)
 
 
 def json_option(command: Command) -> Command:

@@ -178,7 +178,7 @@ def _not_enlarged() -> Any:
 
 
 def _plain_lite() -> Model:
-    """timm's network as timm builds it, with the profile's weights and heads: both views of an image, as the product."""
+    """timm's network as timm builds it, with the profile's weights and heads."""
     from gmvaluator.models import lite
     from gmvaluator.models.registry import profile_identity
 

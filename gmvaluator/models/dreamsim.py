@@ -81,6 +81,6 @@ def _backbone(name: str, path: Path, adapter: LowRankAdapter, prefix: str, runti
 
 
 def make_ready(network: Any, precision: str) -> None:
-    """Replace, in place, what `blocks` knows of a vision transformer of DreamSim or timm; it cannot be moved afterwards."""
+    """Replace, in place, what `blocks` knows of a vision transformer of DreamSim or timm."""
     hasten(network.blocks, precision, first_token_only=True)
     network.patch_embed.proj = ready_patches(network.patch_embed.proj, precision)

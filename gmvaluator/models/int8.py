@@ -39,7 +39,19 @@ class Int8Linear(nn.Module):
         # By way of int32: PyTorch's conversion of floats to unsigned bytes is several times slower.
         rounded = (rows * (_LARGEST / largest)).add_(_OFFSET + 0.5).to(torch.int32).to(torch.uint8)
         sums = torch.ops.onednn.qlinear_pointwise(
-            rounded, 1.0, _OFFSET, self.packed, self.scales, self.zero_points, None, 1.0, 0, torch.bfloat16, "none", [], ""
+            rounded,
+            1.0,
+            _OFFSET,
+            self.packed,
+            self.scales,
+            self.zero_points,
+            None,
+            1.0,
+            0,
+            torch.bfloat16,
+            "none",
+            [],
+            "",
         )
         outputs = torch.addcmul(self.bias, sums, (largest / _LARGEST).to(torch.bfloat16))
         return self._activated(outputs).view(*inputs.shape[:-1], -1)
