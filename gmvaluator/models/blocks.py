@@ -87,7 +87,7 @@ class ReadyPatches(nn.Module):
         rows, columns = height // self.side, width // self.side
         patches = pixels.view(batch, channels, rows, self.side, columns, self.side).permute(0, 2, 4, 1, 3, 5)
         outputs: Tensor = self.linear(patches.reshape(batch, rows * columns, -1)).float()
-        return outputs.transpose(1, 2).unflatten(2, (rows, columns))
+        return outputs.transpose(1, 2).reshape(batch, -1, rows, columns)
 
 
 def ready_patches(convolution: nn.Conv2d, precision: str) -> nn.Module:

@@ -137,7 +137,7 @@ def test_patches_are_the_convolution_s(side: int, bias: bool) -> None:
 @pytest.mark.parametrize(
     "options", [{"stride": 2}, {"stride": 4, "padding": 1}, {"stride": 4, "groups": 3}, {"stride": 4, "dilation": 2}]
 )
-def test_a_convolution_that_does_more_is_left_alone(options: dict[str, int]) -> None:
+def test_a_convolution_that_does_more_is_left_alone(options: dict[str, Any]) -> None:
     convolution = nn.Conv2d(3, 6, 4, **options)
     assert ready_patches(convolution, "fp32") is convolution
 

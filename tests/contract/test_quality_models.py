@@ -73,7 +73,7 @@ def test_the_quality_is_the_package_s_value_on_our_scale(name: str, tmp_path: Pa
         (found,) = model.quality_slice([pixels])
         value = float(pyiqa_metric.build(name, path)(torch.tensor(pixels)[None].float() / 255).reshape(-1)[0])
     assert found == pytest.approx(min(max((value - metric.worst) / (metric.best - metric.worst), 0), 1), abs=1e-6)
-    check_golden(name, [found])
+    check_golden(name, np.array([found], np.float32))
 
 
 def test_one_image_a_slice_and_none_twice(tmp_path: Path) -> None:
