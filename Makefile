@@ -1,11 +1,11 @@
-# make setup | demo | test | test-models | check | crash | fuzz | proto | clean
+# make setup | demo | test | test-models | check | crash | fuzz | proto | dist | sbom | audit | clean
 # Every target sets itself up; PYTHON names the interpreter that builds .venv (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROTOS := proto/gmvaluator/v1/attribution.proto proto/gmvaluator/v1/royalty.proto
 
-.PHONY: setup browser promtool demo test test-models check crash bench soak fuzz lint types imports protocol proto clean
+.PHONY: setup browser promtool demo test test-models check crash bench soak fuzz lint types imports protocol proto dist sbom audit clean
 
 setup: $(STAMP)
 
@@ -90,6 +90,18 @@ define generate
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) \
 		--grpc_python_out=$(1) --mypy_out=$(1) --mypy_grpc_out=$(1) $(PROTOS)
 endef
+
+# Wheel and sdist, then what is in them; docs/release.md.
+dist: setup
+	rm -rf dist
+	$(BIN)/python -m build --no-isolation --outdir dist
+
+sbom: setup
+	$(BIN)/python -m release.sbom --output dist/gmvaluator.cdx.json
+
+# Dependencies: whether they fit, are pinned, have licences that are allowed, and known vulnerabilities if a service answers.
+audit: setup
+	$(BIN)/python -m release.audit
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache
