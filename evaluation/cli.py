@@ -16,6 +16,7 @@ from gmvaluator.options import choice_options, json_option, variant_options
 from gmvaluator.report import report
 
 SERVE_SECTIONS = ("lite", "paper", "sustained", "indexing", "batching", "overload", "leaving")
+INDEX_SECTIONS = ("indexing", "embeddings", "queries", "compressions", "growth")
 
 
 @click.group()
@@ -50,6 +51,49 @@ def serve(sections: tuple[str, ...], paper: str, as_json: bool, **sizes: Any) ->
     from evaluation.bench.serving.run import Sizes, bench_serve
 
     figures = bench_serve(sections or SERVE_SECTIONS, Sizes(paper=tuple(shlex.split(paper)), **sizes))
+    print_report(report(figures, shlex.join(["gmvaluator", *sys.argv[1:]])), as_json)
+
+
+@bench.command()
+@click.option("--section", "sections", multiple=True, type=click.Choice(INDEX_SECTIONS), help="All, if none is named.")
+@click.option("--points", default=100_000, show_default=True, type=click.IntRange(200), help="Vectors of the tables.")
+@click.option("--embed", default=100_000, show_default=True, type=click.IntRange(100), help="Real images embedded.")
+@click.option("--questions", default=400, show_default=True, type=click.IntRange(10), help="Held-out queries.")
+@click.option("--works", "images", default=60, show_default=True, type=click.IntRange(6, 525), help="Indexed a round.")
+@click.option("--given", default=20_000, show_default=True, type=click.IntRange(100), help="Embeddings brought in.")
+@click.option(
+    "--growth",
+    multiple=True,
+    default=(10_000, 100_000, 1_000_000),
+    show_default=True,
+    type=click.IntRange(100),
+    help="Numbers of vectors of the growth curve.",
+)
+@click.option(
+    "--images",
+    "places",
+    multiple=True,
+    type=click.Path(exists=True, path_type=Path),
+    help="Images beside the sample's: a folder, an .npz, or a folder with Fashion-MNIST's idx files.",
+)
+@click.option(
+    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder of embeddings and figures, to go on from."
+)
+@json_option
+def index(sections: tuple[str, ...], keep: Path | None, as_json: bool, **sizes: Any) -> None:
+    """Measure how fast works are indexed, and what each compression finds, costs and saves, FAISS beside it.
+
+    Vectors are embeddings of real images and of augmentations of them; where more are asked for than --embed, the rest
+    is interpolated, and `made_by` says how many.
+
+    Example: gmvaluator bench index --keep ./bench --json
+    """
+    from gmvaluator.models.process import prepare_process
+
+    prepare_process()
+    from evaluation.bench.index.run import Sizes, bench_index
+
+    figures = bench_index(sections or INDEX_SECTIONS, Sizes(**sizes), keep)
     print_report(report(figures, shlex.join(["gmvaluator", *sys.argv[1:]])), as_json)
 
 

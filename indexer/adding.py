@@ -6,6 +6,7 @@ import json
 import re
 import sys
 import threading
+import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
@@ -86,12 +87,13 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What a run did, and what the collection holds after it."""
+    """What a run did, and what the collection holds after it. seconds: of `indexing` and of `building`."""
 
     report: Report
     collection: CollectionInfo
     left_out: LeftOutFile
     stopped: bool
+    seconds: dict[str, float]
 
 
 @click.command()
@@ -197,13 +199,17 @@ def _add(wanted: Wanted, target: Target, running: Running, stopping: threading.E
         left_out = LeftOutFile(target.data / "left-out" / f"{wanted.data_set}{wanted.part.suffix}.jsonl")
         name = f"{target.collection} {identity.hash[:16]} {source.name}{wanted.part.suffix}"
         run = SourceRun.begin(catalogue, store, wanted.data_set, name, left_out)
+        began = time.monotonic()
         report, complete = _index(run, source, reader, stopping)
+        seconds = {"indexing": time.monotonic() - began}
         if complete and wanted.group:
             complete = group_if_measured(store, catalogue, identity.name, stopping)
         if complete:
             click.echo("building the compressed index", err=True)
+            began = time.monotonic()
             store.build()
-        return Added(report, store.info(), left_out, not complete)
+            seconds["building"] = time.monotonic() - began
+        return Added(report, store.info(), left_out, not complete, seconds)
 
 
 def _reader(
@@ -251,7 +257,7 @@ def _index(run: SourceRun, source: Source, reader: ShardReader, stopping: thread
 def _print(added: Added, as_json: bool) -> None:
     report, info, file = added.report, added.collection, added.left_out
     if as_json:
-        said = {**report.as_dict(), "left_out_file": str(file.path), "stopped": added.stopped}
+        said = {**report.as_dict(), "left_out_file": str(file.path), "stopped": added.stopped, "seconds": added.seconds}
         click.echo(json.dumps({**said, "collection": collection_dict(info)}))
         return
     for row in report.left_out[:SHOWN_LEFT_OUT]:

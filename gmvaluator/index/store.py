@@ -9,6 +9,7 @@ from uuid import UUID
 
 import numpy as np
 import numpy.typing as npt
+from qdrant_client import grpc as messages
 from qdrant_client import models
 
 from gmvaluator.errors import Conflict, IndexFailed, MissingIndex
@@ -30,6 +31,7 @@ from gmvaluator.index.schema import (
     require_profile,
 )
 from gmvaluator.index.vectors import checked_vector, checked_vectors
+from gmvaluator.index.wire import point_message
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
 
@@ -115,8 +117,9 @@ class QdrantStore:
         for start in range(0, len(structs), size):
             self._upsert_batch(structs[start : start + size])
 
-    def _upsert_batch(self, batch: list[models.PointStruct]) -> None:
-        self._call(lambda client: client.upsert(self._collection, batch, wait=True))
+    def _upsert_batch(self, batch: list[messages.PointStruct]) -> None:
+        request = messages.UpsertPoints(collection_name=self._collection, wait=True, points=batch)
+        self._call(lambda client: client.grpc_points.Upsert(request, timeout=CALL_TIMEOUT_S))
 
     def existing(self, ids: Sequence[TrainingImageId]) -> set[TrainingImageId]:
         """Those of `ids` that are stored."""
@@ -310,15 +313,11 @@ def _points_of_a_call(profile: ProfileIdentity, most: int) -> int:
     return max(1, min(most, BATCH_FLOATS // floats))
 
 
-def _struct(point: Point, profile: ProfileIdentity) -> models.PointStruct:
+def _struct(point: Point, profile: ProfileIdentity) -> messages.PointStruct:
     subject = f"training image {point.training_image_id}"
     recall = checked_vector(point.recall, profile.recall_dim, f"the {RECALL} vector of {subject}")
     perceptual = _checked_views(point.perceptual, profile, f"the {PERCEPTUAL} vectors of {subject}")
-    return models.PointStruct(
-        id=str(point.training_image_id),
-        vector={RECALL: recall.tolist(), PERCEPTUAL: perceptual.tolist()},
-        payload=dict(point.payload),
-    )
+    return point_message(point, recall, perceptual)
 
 
 def _point(record: models.Record, profile: ProfileIdentity | None) -> Point:

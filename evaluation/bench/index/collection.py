@@ -1,0 +1,138 @@
+"""One collection under measurement: filled, built, asked and weighed."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from evaluation.bench.index.vectors import Vectors, points_of
+from gmvaluator.index.connection import open_search, open_store
+from gmvaluator.index.schema import DEFAULT_DEPTH, SearchSettings
+from gmvaluator.index.search import QdrantSearch
+from gmvaluator.index.store import QdrantStore
+from gmvaluator.ports import Embeddings, Float32Array
+from gmvaluator.profile import ProfileIdentity
+
+K = 50
+_WARM_UP = 20
+_REPORT_S = 20.0
+
+
+@dataclass
+class Filled:
+    """A collection that holds every vector, indexed and quantised. during_build_ms: of queries asked meanwhile."""
+
+    folder: Path
+    store: QdrantStore
+    upsert_s: float
+    build_s: float
+    during_build_ms: list[float] = field(default_factory=list)
+
+    def search_by(self, settings: SearchSettings) -> None:
+        """Keep search settings with the collection, where the service finds them."""
+        self.store.record(self.store.metadata().with_search(settings, {}))
+
+    def numbers(self, query: Float32Array, limit: int, settings: SearchSettings) -> list[int]:
+        """Numbers of the vectors that the index finds nearest."""
+        return [found.int for found, _ in self.store.nearest(query, limit, settings)]
+
+    def query_ms(self, asked: Embeddings) -> list[float]:
+        """See `two_stage_ms`, after some queries to warm up."""
+        times = asyncio.run(
+            _over(self.folder, lambda search: two_stage_ms(search, asked, _WARM_UP + len(asked.recall)))
+        )
+        return times[_WARM_UP:]
+
+
+@contextmanager
+def filled(
+    folder: Path,
+    vectors: Vectors,
+    profile: ProfileIdentity,
+    quantisation: str,
+    asked_during_build: Embeddings | None = None,
+) -> Iterator[Filled]:
+    """Make a collection in `folder`, which is removed at the end."""
+    shutil.rmtree(folder, ignore_errors=True)
+    store = open_store(folder, quantisation=quantisation)
+    try:
+        store.create(profile)
+        began = time.monotonic()
+        _upsert(store, vectors, profile)
+        upserted = time.monotonic()
+        with _asking(folder, asked_during_build) as during_ms:
+            store.build()
+        yield Filled(folder, store, upserted - began, time.monotonic() - upserted, during_ms)
+    finally:
+        store.close()
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def _upsert(store: QdrantStore, vectors: Vectors, profile: ProfileIdentity) -> None:
+    reported = time.monotonic()
+    for numbers, rows in vectors.blocks():
+        store.upsert(points_of(numbers, rows, profile))
+        if time.monotonic() - reported > _REPORT_S:
+            tell(f"{numbers.stop:,}/{vectors.count:,} points written")
+            reported = time.monotonic()
+
+
+@contextmanager
+def _asking(folder: Path, asked: Embeddings | None) -> Iterator[list[float]]:
+    """Ask again and again, one query at a time, until the end of the block; yields the list that times go to."""
+    times: list[float] = []
+    ended = threading.Event()
+    if asked is None:
+        yield times
+        return
+
+    def ask() -> None:
+        times.extend(asyncio.run(_over(folder, lambda search: _until(search, asked, ended))))
+
+    thread = threading.Thread(target=ask)
+    thread.start()
+    try:
+        yield times
+    finally:
+        ended.set()
+        thread.join()
+
+
+async def _until(search: QdrantSearch, asked: Embeddings, ended: threading.Event) -> list[float]:
+    times: list[float] = []
+    while not ended.is_set():
+        times.extend(await two_stage_ms(search, asked, 1, len(times)))
+        await asyncio.sleep(0)
+    return times
+
+
+async def _over(folder: Path, ask: Callable[[QdrantSearch], object]) -> list[float]:
+    search = open_search(folder)
+    try:
+        return await ask(search)  # type: ignore[misc, no-any-return]
+    finally:
+        await search.close()
+
+
+async def two_stage_ms(search: QdrantSearch, asked: Embeddings, count: int, first: int = 0) -> list[float]:
+    """Times of `count` of the service's queries, one at a time: `DEFAULT_DEPTH` recalled, the K nearest re-ranked."""
+    times = []
+    for number in range(first, first + count):
+        row = number % len(asked.recall)
+        began = time.perf_counter()
+        candidates = await search.recall(asked.recall[row], DEFAULT_DEPTH)
+        await search.rerank(asked.perceptual[row], [one.training_image_id for one in candidates], K)
+        times.append(1e3 * (time.perf_counter() - began))
+    return times
+
+
+def tell(text: str) -> None:
+    """Progress, on standard error."""
+    print(f"bench index: {text}", file=sys.stderr, flush=True)  # noqa: T201 - progress

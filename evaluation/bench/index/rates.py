@@ -1,0 +1,122 @@
+"""How fast works get into the index: against the bare decode and embed loop, and when embeddings are given."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+import pyarrow.parquet as pq
+
+from evaluation.bench.index.collection import tell
+from evaluation.bench.index.vectors import Vectors, points_of
+from evaluation.bench.load import image_files
+from gmvaluator.errors import Failure
+from gmvaluator.ids import sha256_hex
+from gmvaluator.models.registry import profile_identity
+from gmvaluator.processes import own_environment, run_command
+from gmvaluator.samples import sample_folder
+
+ROUNDS = 2
+ONE_VIEW, TEN_VIEWS = "stub", "lite"
+"""Profiles whose works have one perceptual vector, of 512 dimensions as the recall vector, and ten."""
+
+
+def indexing(folder: Path, images: int, rounds: int = ROUNDS) -> dict[str, Any]:
+    """`index add` of works of the sample against a bare loop, both held to one core and one thread, in turns.
+
+    images: of a round. Both from the first image to the last that is done, which for indexing is the acknowledged
+    point, recorded in the catalogue, thumbnail written; models are loaded before. Building comes after it, in build_s.
+    """
+    sources = _parts(folder, images, rounds)
+    bare_s = ours_s = build_s = 0.0
+    with _one_core():
+        for number, source in enumerate(sources):
+            bare_s += _bare_s(source)
+            words = ("--data", str(folder / f"data-{number}"), "--no-group", "--threads", "1")
+            seconds = run_command("index", "add", str(source), "--profile", "lite", *words)["seconds"]
+            ours_s, build_s = ours_s + seconds["indexing"], build_s + seconds["building"]
+            tell(f"indexing: {bare_s:.1f} s bare, {ours_s:.1f} s by index add")
+    count = images * rounds
+    return {
+        "indexing_to_embed_ratio": bare_s / ours_s,
+        "indexing_images_per_s": count / ours_s,
+        "bare_images_per_s": count / bare_s,
+        "indexing_images": count,
+        "indexing_build_s": build_s,
+    }
+
+
+def embeddings(folder: Path, vectors: Vectors) -> dict[str, Any]:
+    """`index add` of embeddings in clip-retrieval's layout: points/s from the first row to the last acknowledged."""
+    return {
+        "points_per_s": _points_per_s(folder / "one", vectors, ONE_VIEW),
+        "points_per_s_ten_views": _points_per_s(folder / "ten", vectors, TEN_VIEWS),
+        "points_per_s_points": vectors.count,
+    }
+
+
+def _points_per_s(folder: Path, vectors: Vectors, profile: str) -> float:
+    _write(folder / "embeddings", vectors, profile)
+    words = ("--data", str(folder / "data"), "--profile", profile, "--no-group")
+    answer = run_command("index", "add", str(folder / "embeddings"), *words)
+    if answer["points"] != vectors.count:
+        raise Failure(f"{answer['points']} points came of {vectors.count} embeddings: this run measures nothing")
+    return float(vectors.count / answer["seconds"]["indexing"])
+
+
+def _write(folder: Path, vectors: Vectors, profile: str) -> None:
+    for name in ("img_emb", "perceptual_emb", "metadata"):
+        (folder / name).mkdir(parents=True)
+    identity = profile_identity(profile)
+    for shard, (numbers, rows) in enumerate(vectors.blocks()):
+        points = points_of(numbers, rows, identity)
+        np.save(folder / "img_emb" / f"img_emb_{shard}.npy", rows)
+        np.save(folder / "perceptual_emb" / f"perceptual_emb_{shard}.npy", np.stack([one.perceptual for one in points]))
+        described = [
+            {"sha256": sha256_hex(f"work {one}".encode()), "key": f"work {one}", "width": 224, "height": 224}
+            for one in numbers
+        ]
+        pq.write_table(pa.Table.from_pylist(described), folder / "metadata" / f"metadata_{shard}.parquet")
+
+
+def _parts(folder: Path, images: int, rounds: int) -> list[Path]:
+    """Other works for each round, in folders of their own."""
+    paths = image_files(sample_folder("openclipart") / "images")[: images * rounds]
+    parts = [folder / f"part-{number}" for number in range(rounds)]
+    for number, part in enumerate(parts):
+        part.mkdir(parents=True)
+        for path in paths[number::rounds]:
+            (part / path.name).write_bytes(path.read_bytes())
+    return parts
+
+
+def _bare_s(source: Path) -> float:
+    command = [sys.executable, "-m", "evaluation.bench.index.bare", str(source), "1"]
+    done = subprocess.run(  # noqa: S603 - our own program
+        command, stdout=subprocess.PIPE, text=True, check=False, env=own_environment()
+    )
+    if done.returncode != 0:
+        raise Failure(f"the bare loop ended with exit code {done.returncode}; its message is above")
+    return float(json.loads(done.stdout)["seconds"])
+
+
+@contextmanager
+def _one_core() -> Iterator[None]:
+    """Hold this process's children to one core, where the system can."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    allowed = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(allowed)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, allowed)
