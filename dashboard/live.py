@@ -33,7 +33,7 @@ class Live:
         self._head = head
         self._update_s = update_s
         self._lock = asyncio.Lock()
-        self._changed = asyncio.Condition()
+        self._changed = asyncio.Event()
         self._state: dict[str, Any] | None = None
         self._before: dict[str, Any] | None = None
         self._version = 0
@@ -93,8 +93,9 @@ class Live:
         self.updates += 1
         self._whole = None
         self._update = message(difference(self._before, state)) if self._before else b""
-        async with self._changed:
-            self._changed.notify_all()
+        # One event a version: a condition would hand its lock from stream to stream, one turn of the loop each.
+        self._changed.set()
+        self._changed = asyncio.Event()
 
     def _say_failing(self, problem: str) -> None:
         if not self.failing:
@@ -115,8 +116,8 @@ class Live:
             seen = self._version
             yield self._whole_message()
             while True:
-                async with self._changed:
-                    await self._changed.wait_for(lambda known=seen: self._version != known)  # type: ignore[misc]
+                while self._version == seen:
+                    await self._changed.wait()
                 body = self._update if self._version == seen + 1 else self._whole_message()
                 seen = self._version
                 self.sent += 1

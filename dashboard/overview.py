@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import asdict
-from datetime import datetime, timedelta
+from datetime import UTC, datetime, timedelta
 from typing import Any
 
 from sqlalchemy import Connection
 
 from dashboard.feed import feed
 from dashboard.history import KINDS, SERIES, History, chart, point_now, utc_now
+from dashboard.rate import Rate
 from dashboard.sources import Sources
 from dashboard.wording import amount_text, percent
 from gmvaluator.ledger.answers import Balance, Totals
@@ -18,18 +19,18 @@ from gmvaluator.ledger.glance import (
     count_owners,
     newest_attributions,
     newest_qualities,
-    sequences_at,
     top_owners,
 )
 from gmvaluator.ledger.reader import read_totals
 
 LEADERS = 10
+FEED_EVERY = timedelta(seconds=1)
+"""Where more images come than the feed shows, its cards change this often: nobody reads faster, and they cost most."""
 CANDIDATES = 20
 """Owners whose balances the chart remembers, so that one who rises into it has a past."""
 FEED = 6
 QUALITIES = 20
 """Images that mean quality is of."""
-RATE_WINDOW = timedelta(minutes=1)
 
 
 class OverviewReader:
@@ -43,7 +44,9 @@ class OverviewReader:
         self._history = History()
         self._cards: dict[int, dict[str, Any]] = {}
         self._qualities: dict[int, float] = {}
-        self._minute_ago = 0
+        self._rate = Rate()
+        self._looked_at = datetime.min.replace(tzinfo=UTC)
+        self._looked_upto = 0
 
     def read(self) -> dict[str, Any]:
         """The state of now, as plain JSON. `sequence` is the newest posting in it."""
@@ -51,9 +54,10 @@ class OverviewReader:
         with self._sources.ledger.snapshot() as connection:
             totals = read_totals(connection)
             leaders = top_owners(connection, CANDIDATES)
-            rate = self._images_per_minute(connection, totals.head.sequence, now)
-            quality = self._mean_quality(connection)
-            cards = self._feed(connection)
+            rate = self._rate.images_per_minute(connection, totals.head.sequence, now)
+            if self._look_at_images(totals.head.sequence, now):
+                self._read_qualities(connection)
+                self._read_feed(connection)
             self._remember(connection, totals, leaders, now)
             images = attributions_between(connection, 0, totals.head.sequence)
             owners = count_owners(connection)
@@ -61,8 +65,8 @@ class OverviewReader:
             "images": f"{images:,}",
             "owners": f"{owners:,}",
             "images_per_minute": f"{rate:,}",
-            "mean_quality": "–" if quality is None else f"{quality:.3f}",
-            "feed": cards,
+            "mean_quality": self._mean_quality(),
+            "feed": list(self._cards.values()),
         }
 
     def _state(self, totals: Totals, leaders: list[Balance], now: datetime) -> dict[str, Any]:
@@ -82,25 +86,28 @@ class OverviewReader:
             "chart": chart(self._history, top),
         }
 
-    def _images_per_minute(self, connection: Connection, head: int, now: datetime) -> int:
-        self._minute_ago = min(self._minute_ago, head)
-        (self._minute_ago,) = sequences_at(connection, [now - RATE_WINDOW], self._minute_ago, head)
-        return attributions_between(connection, self._minute_ago, head)
+    def _look_at_images(self, head: int, now: datetime) -> bool:
+        few = 0 <= head - self._looked_upto <= FEED
+        if not few and timedelta(0) <= now - self._looked_at < FEED_EVERY:
+            return False
+        self._looked_at, self._looked_upto = now, head
+        return True
 
-    def _mean_quality(self, connection: Connection) -> float | None:
+    def _mean_quality(self) -> str:
+        return f"{sum(self._qualities.values()) / len(self._qualities):.3f}" if self._qualities else "–"
+
+    def _read_qualities(self, connection: Connection) -> None:
         known = max(self._qualities, default=0)
         self._qualities |= dict(newest_qualities(connection, QUALITIES, known))
         newest = sorted(self._qualities, reverse=True)[:QUALITIES]
         self._qualities = {sequence: self._qualities[sequence] for sequence in newest}
-        return sum(self._qualities.values()) / len(self._qualities) if self._qualities else None
 
-    def _feed(self, connection: Connection) -> list[dict[str, Any]]:
+    def _read_feed(self, connection: Connection) -> None:
         known = max(self._cards, default=0)
         fresh = newest_attributions(connection, FEED, after=known)
         self._cards |= {card["sequence"]: card for card in feed(self._sources, fresh)}
         newest = sorted(self._cards, reverse=True)[:FEED]
         self._cards = {sequence: self._cards[sequence] for sequence in newest}
-        return list(self._cards.values())
 
     def _remember(self, connection: Connection, totals: Totals, leaders: list[Balance], now: datetime) -> None:
         accounts = {one.account: one.balance_micros for one in leaders}

@@ -192,7 +192,7 @@ def crops(images: int, device: str, choice: ProfileChoice, as_json: bool) -> Non
 @click.option(
     "--credits", "credits_per_s", default=20_000, show_default=True, type=click.IntRange(500), help="A second."
 )
-@click.option("--seconds", default=40.0, show_default=True, type=click.FloatRange(5, 600), help="Measured.")
+@click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(5, 600), help="Measured.")
 @click.option("--past", default=1_000_000, show_default=True, type=click.IntRange(1_000), help="Postings before.")
 @json_option
 def dashboard(clients: int, credits_per_s: int, seconds: float, past: int, as_json: bool) -> None:

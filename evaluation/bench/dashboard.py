@@ -10,8 +10,10 @@ import sys
 import tempfile
 import time
 from collections.abc import Sequence
+from contextlib import ExitStack
 from importlib.resources import files
 from pathlib import Path
+from statistics import median
 from typing import Any
 
 import psutil
@@ -21,11 +23,11 @@ from evaluation.bench.ledger_postings import CONTRIBUTORS
 from gmvaluator.errors import Failure
 from gmvaluator.processes import dashboard as running_dashboard
 
-STUCK = 4
-WARM_S = 5.0
-CUT_WITHIN_S = 30.0
-FILLING_S = 60.0
-"""A stuck client's buffers fill first; its 30 seconds begin when the server cannot send."""
+STUCK = 20
+WARM_S = 3.0
+PATIENCE_S = 90.0
+"""Of a stuck client: its buffers fill first; its 30 seconds begin when nothing more can be sent."""
+STUCK_CREDITS_PER_S = 5_000
 PAINTS = 3
 
 
@@ -33,22 +35,28 @@ def bench_dashboard(clients: int, credits_per_s: int, seconds: float, past: int)
     """Figures of one run.
 
     core_share: processor seconds of the dashboard by those of the clock, while all clients watch. rss_mb: its most
-    memory then. max_lag_s: from a commit's end until the last client had a message that includes it, at the most.
-    stuck_cost_mb: memory that a client which stops reading adds; cut_s: when the last one was cut. first_paint_s: of
-    the overview over 1,000,000 postings and 10,000 owners, the median of three fresh browsers; asset_kb: what a
-    browser loads of JavaScript and CSS, uncompressed.
+    memory then. max_lag_s: from a commit's end until the last client had a message that includes it, at the most;
+    p50_lag_s: likewise, the median. cut_s: how long a client that reads nothing is borne once nothing more reaches it,
+    the longest of twenty; stuck_cost_mb: memory that each of these adds. first_paint_s: of the overview's content over
+    all past postings, the median of three fresh browsers; chart_s: until the chart stands. asset_kb: what a browser
+    loads of JavaScript and CSS, uncompressed. Raises Failure without Chromium, or if a part breaks.
     """
-    with tempfile.TemporaryDirectory(prefix="gmvaluator-bench-") as name:
+    chromium = _chromium()
+    with tempfile.TemporaryDirectory(prefix="gmvaluator-bench-") as name, ExitStack() as stack:
         folder = Path(name)
+        # Both make their postings while the past is filled in, so that the whole takes minutes and no more.
+        flow = stack.enter_context(Writer(folder, credits_per_s, 2 * WARM_S + seconds))
+        trickle = stack.enter_context(Writer(folder, STUCK_CREDITS_PER_S, PATIENCE_S))
         fill(folder, past)
+        flow.wait_until_made()
+        trickle.wait_until_made()
         with running_dashboard("--data", str(folder)) as url:
             process = _process(folder)
-            paints = first_paints(url)
-            figures = _watched(folder, url, process, clients, credits_per_s, seconds)
-            figures |= _stuck(folder, url, process, credits_per_s)
+            figures = first_paints(url, chromium)
+            figures |= _watched(folder, url, process, flow, clients, seconds)
+            figures |= _stuck(folder, url, process, trickle)
     return {
         **figures,
-        "first_paint_s": sorted(paints)[len(paints) // 2] if paints else None,
         "asset_kb": asset_bytes() / 1_000,
         "clients": clients,
         "credits_per_s": credits_per_s,
@@ -58,96 +66,147 @@ def bench_dashboard(clients: int, credits_per_s: int, seconds: float, past: int)
     }
 
 
+class Writer:
+    """A process that makes postings when it is started, and posts them once it is told to."""
+
+    def __init__(self, folder: Path, credits_per_s: int, seconds: float) -> None:
+        words = ["--per-second", str(credits_per_s / CONTRIBUTORS), "--seconds", str(seconds)]
+        command = [sys.executable, "-u", "-m", "evaluation.bench.dashboard_ledger", str(folder), *words]
+        self._process = subprocess.Popen(  # noqa: S603 - our own program
+            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+        )
+
+    def __enter__(self) -> Writer:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._process.kill()
+        self._process.communicate()
+
+    def wait_until_made(self) -> None:
+        """Raises Failure."""
+        self._expect("made")
+
+    def begin(self) -> None:
+        """Returns once it posts. Raises Failure."""
+        assert self._process.stdin is not None
+        self._process.stdin.write("\n")
+        self._process.stdin.flush()
+        self._expect("ready")
+
+    def commits(self) -> list[tuple[int, float]]:
+        """(newest sequence, when it was durable) of each commit, once all are made."""
+        lines = [line.split() for line in self._process.communicate()[0].splitlines()]
+        return [(int(sequence), float(at)) for sequence, at in lines]
+
+    def stop(self) -> None:
+        """Post no more."""
+        self._process.kill()
+        self._process.wait()
+
+    def _expect(self, word: str) -> None:
+        assert self._process.stdout is not None
+        if self._process.stdout.readline().strip() != word:
+            raise Failure("the benchmark's writer broke; its message is above")
+
+
 def asset_bytes() -> int:
     """Bytes of JavaScript and CSS in the package."""
     static = files("dashboard") / "static"
     return sum(len(path.read_bytes()) for path in static.iterdir() if path.name.endswith((".js", ".css")))
 
 
-def first_paints(url: str) -> list[float]:
-    """Seconds until a fresh browser painted the overview's content; none where there is no Chromium."""
-    path = shutil.which("chromium") or shutil.which("google-chrome")
-    if path is None:
-        return []
-    from playwright.sync_api import sync_playwright
-
-    wanted = "performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)"
-    found = []
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        for _ in range(PAINTS):
-            page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
-            page.goto(f"{url}/overview")
-            page.wait_for_function(f"{wanted}.length > 0")
-            found.append(page.evaluate(wanted)[0] / 1_000)
-            page.context.close()
-        browser.close()
+def _chromium() -> str:
+    found = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+    if found is None:
+        raise Failure("the first paint is measured in Chromium, and there is none: apt-get install chromium")
     return found
 
 
+def first_paints(url: str, chromium: str) -> dict[str, float]:
+    """Medians of fresh browsers' times from asking for the overview to its first content, and to its chart."""
+    from playwright.sync_api import sync_playwright
+
+    wanted = "performance.getEntriesByName('first-contentful-paint').map(entry => entry.startTime)"
+    paints, charts = [], []
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        for _ in range(PAINTS):
+            page = browser.new_context(viewport={"width": 1280, "height": 900}).new_page()
+            page.goto(f"{url}/overview")
+            page.wait_for_selector("#chart canvas")
+            charts.append(page.evaluate("performance.now()") / 1_000)
+            page.wait_for_function(f"{wanted}.length > 0")
+            paints.append(page.evaluate(wanted)[0] / 1_000)
+            page.context.close()
+        browser.close()
+    return {"first_paint_s": median(paints), "chart_s": median(charts)}
+
+
 def _watched(
-    folder: Path, url: str, process: psutil.Process, clients: int, credits_per_s: int, seconds: float
+    folder: Path, url: str, process: psutil.Process, writer: Writer, clients: int, seconds: float
 ) -> dict[str, Any]:
-    """All clients while postings flow; measured between the warm-up and the end."""
-    with (
-        _writing(folder, credits_per_s, WARM_S + seconds) as writer,
-        _watching(folder, url, clients, 0, seconds + WARM_S) as watching,
-    ):
+    """All clients while postings flow; measured from when all of them watch."""
+    with _watching(folder, url, clients, 0, seconds + 2 * WARM_S) as watching:
+        _until_ready(watching)
+        writer.begin()
         time.sleep(WARM_S)
         cpu, began, most = _cpu(process), time.monotonic(), 0
-        while watching.poll() is None:
+        while time.monotonic() - began < seconds:
             most = max(most, process.memory_info().rss)
             time.sleep(0.25)
-            if time.monotonic() - began > seconds - 1:
-                break
-        share = (_cpu(process) - cpu) / (time.monotonic() - began)
-        _ended(watching, "the clients")
-        commits = [line.split() for line in (writer.communicate()[0]).splitlines()]
+        ended = time.monotonic()
+        share = (_cpu(process) - cpu) / (ended - began)
+        left = _ended(watching, "the clients")
+    durable = writer.commits()
     seen = json.loads((folder / "seen.json").read_text(encoding="utf-8"))
-    durable = [(int(sequence), float(at)) for sequence, at in commits if sequence != "ready"]
-    lags = _lags(durable, seen["arrivals"], began, began + seconds - 2)
+    lags = _lags(durable, seen["arrivals"], began, ended, left)
     if not lags:
         raise Failure("no posting reached the clients: this run measures nothing")
     return {
         "core_share": share,
         "rss_mb": most / 1e6,
         "max_lag_s": max(lags),
-        "messages_per_client_s": seen["messages"] / clients / (seconds + WARM_S),
+        "p50_lag_s": median(lags),
+        "messages_per_client_s": seen["messages"] / clients / (seconds + 2 * WARM_S),
         "posted_credits_per_s": _rate(durable) * CONTRIBUTORS,
     }
 
 
-def _stuck(folder: Path, url: str, process: psutil.Process, credits_per_s: int) -> dict[str, Any]:
-    """Clients that stop reading: what each costs, and when the last was cut."""
-    before = process.memory_info().rss
-    most = before
-    with (
-        _writing(folder, credits_per_s // 4, CUT_WITHIN_S + FILLING_S),
-        _watching(folder, url, 1, STUCK, CUT_WITHIN_S + FILLING_S) as watching,
-    ):
+def _stuck(folder: Path, url: str, process: psutil.Process, writer: Writer) -> dict[str, Any]:
+    """Clients that read nothing, beside one that does: what each costs, and when the last was cut."""
+    writer.begin()
+    before = most = process.memory_info().rss
+    with _watching(folder, url, 1, STUCK, PATIENCE_S) as watching:
         while watching.poll() is None:
             most = max(most, process.memory_info().rss)
-            time.sleep(0.5)
+            time.sleep(0.25)
         _ended(watching, "the stuck clients")
+    writer.stop()
     cut = json.loads((folder / "seen.json").read_text(encoding="utf-8"))["cut_s"]
-    return {
-        "stuck_cost_mb": (most - before) / 1e6 / STUCK,
-        "cut_s": None if None in cut else max(cut),
-    }
+    if None in cut:
+        raise Failure(f"a client that reads nothing was still borne after {PATIENCE_S:.0f} s")
+    return {"stuck_cost_mb": (most - before) / 1e6 / STUCK, "cut_s": max(cut), "stuck_clients": STUCK}
 
 
 def _lags(
-    durable: Sequence[tuple[int, float]], arrivals: Sequence[Sequence[tuple[int, float]]], after: float, upto: float
+    durable: Sequence[tuple[int, float]],
+    arrivals: Sequence[Sequence[tuple[int, float]]],
+    after: float,
+    upto: float,
+    left: float,
 ) -> list[float]:
-    """For each commit in the time measured, and each client: how long until it had a message that includes it."""
+    """For each commit in the time measured, and each client: how long until it had a message that includes it.
+
+    A client that never had one is as late as the time until it left.
+    """
+    wanted = [(sequence, at) for sequence, at in durable if after <= at <= upto]
     found = []
     for seen in arrivals:
         sequences = [sequence for sequence, _ in seen]
-        for sequence, at in durable:
-            if after <= at <= upto:
-                place = bisect.bisect_left(sequences, sequence)
-                # A client that never got there is as late as the time it had left.
-                found.append((seen[place][1] if place < len(seen) else upto + 2) - at)
+        for sequence, at in wanted:
+            place = bisect.bisect_left(sequences, sequence)
+            found.append((seen[place][1] if place < len(seen) else left) - at)
     return found
 
 
@@ -156,26 +215,25 @@ def _rate(durable: Sequence[tuple[int, float]]) -> float:
     return (last - first) / (ended - began) if ended > began else 0.0
 
 
-def _writing(folder: Path, credits_per_s: int, seconds: float) -> subprocess.Popen[str]:
-    """A writer that has made its postings and begun."""
-    words = ["--per-second", str(credits_per_s / CONTRIBUTORS), "--seconds", str(seconds)]
-    command = [sys.executable, "-u", "-m", "evaluation.bench.dashboard_ledger", str(folder), *words]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own program
-    assert process.stdout is not None
-    if not process.stdout.readline().startswith("ready"):
-        raise Failure("the benchmark's writer did not start; its message is above")
-    return process
-
-
-def _watching(folder: Path, url: str, clients: int, stuck: int, seconds: float) -> subprocess.Popen[bytes]:
+def _watching(folder: Path, url: str, clients: int, stuck: int, seconds: float) -> subprocess.Popen[str]:
     words = ["--clients", str(clients), "--stuck", str(stuck), "--seconds", str(seconds)]
     command = [sys.executable, "-m", "evaluation.bench.dashboard_clients", url.removeprefix("http://"), *words]
-    return subprocess.Popen([*command, "--out", str(folder / "seen.json")])  # noqa: S603 - our own program
+    return subprocess.Popen(  # noqa: S603 - our own program
+        [*command, "--out", str(folder / "seen.json")], stdout=subprocess.PIPE, text=True
+    )
 
 
-def _ended(process: subprocess.Popen[bytes], what: str) -> None:
+def _until_ready(watching: subprocess.Popen[str]) -> None:
+    assert watching.stdout is not None
+    if watching.stdout.readline().strip() != "ready":
+        raise Failure("the clients did not all get the state; their message is above")
+
+
+def _ended(process: subprocess.Popen[str], what: str) -> float:
+    """Wait for its end; when that was. Raises Failure if it was a bad one."""
     if process.wait() != 0:
         raise Failure(f"{what} ended with exit code {process.returncode}; their message is above")
+    return time.monotonic()
 
 
 def _process(folder: Path) -> psutil.Process:

@@ -7,6 +7,7 @@ and checks, and all that follow are made by the real `build_posting` and the rea
 from __future__ import annotations
 
 import sqlite3
+import sys
 import time
 import uuid
 import zlib
@@ -80,14 +81,20 @@ def _dealt(line: int, entry: Entry, number: int) -> Entry:
 @click.option("--per-second", default=400.0, help="Postings a second, 50 credits each.")
 @click.option("--seconds", default=60.0, help="For how long.")
 def write(folder: Path, per_second: float, seconds: float) -> None:
-    """Post at a rate; prints each commit's newest sequence and when it was durable, by the machine's clock."""
+    """Make postings, wait for a line, and post them at a rate.
+
+    Prints "made", "ready", and then each commit's newest sequence and when it was durable, by the machine's clock.
+    """
     size = max(1, round(per_second / BATCHES_PER_S))
     batch = round(seconds * BATCHES_PER_S)
     ready = spread(batch * size, uuid.uuid4().hex)
     # Made beforehand: making them takes longer than writing them, and would be measured as the writer's lateness.
     batches = [[next(ready) for _ in range(size)] for _ in range(batch)]
+    click.echo("made")
+    if not sys.stdin.readline():
+        return
     with open_ledger(folder, write=True) as ledger:
-        click.echo("ready 0")
+        click.echo("ready")
         began = time.monotonic()
         for number, one in enumerate(batches):
             time.sleep(max(0.0, began + number / BATCHES_PER_S - time.monotonic()))
