@@ -9,12 +9,14 @@ from collections.abc import Callable
 import uvicorn
 
 from dashboard.app import application
+from dashboard.connection import Connection
+from dashboard.desk import Desk
 from dashboard.settings import DashboardSettings
 from dashboard.wiring import wired
 from gmvaluator.errors import PreconditionFailed
 
 SEND_BUFFER_BYTES = 32 * 1024
-"""What the kernel keeps for a browser that does not read; with uvicorn's own 64 KiB it bounds what such a one costs."""
+"""What the kernel keeps for a browser that does not read; with our own 16 KiB it bounds what such a one costs."""
 GRACE_S = 2
 MAX_CONNECTIONS = 2_000
 
@@ -22,21 +24,27 @@ MAX_CONNECTIONS = 2_000
 def serve(settings: DashboardSettings, announce: Callable[[str], None]) -> None:
     """Serve until told to stop; `announce` gets the URL. Raises what wiring raises, or PreconditionFailed."""
     with wired(settings) as parts, listening(settings.address, settings.send_timeout_s) as listener:
-        config = uvicorn.Config(
-            application(parts),
-            log_level="warning",
-            access_log=False,
-            server_header=False,
-            date_header=False,
-            proxy_headers=False,
-            limit_concurrency=MAX_CONNECTIONS,
-            timeout_graceful_shutdown=GRACE_S,
-            timeout_keep_alive=15,
-            h11_max_incomplete_event_size=64 * 1024,
-        )
+        config = configuration(parts)
         server = _Announcing(config, lambda: announce(_url(listener)))
         with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
             runner.run(server.serve(sockets=[listener]))
+
+
+def configuration(parts: Desk) -> uvicorn.Config:
+    """How uvicorn serves the pages."""
+    return uvicorn.Config(
+        application(parts),
+        http=Connection,
+        log_level="warning",
+        access_log=False,
+        server_header=False,
+        date_header=False,
+        proxy_headers=False,
+        limit_concurrency=MAX_CONNECTIONS,
+        timeout_graceful_shutdown=GRACE_S,
+        timeout_keep_alive=15,
+        h11_max_incomplete_event_size=64 * 1024,
+    )
 
 
 class _Announcing(uvicorn.Server):
@@ -60,8 +68,8 @@ def listening(address: str, send_timeout_s: float) -> socket.socket:
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Closing alone would wait for ever to flush what such a browser does not read.
-        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(1_000 * send_timeout_s))
+        # Streams cut by their own clock; this is for what else is being sent to a browser that is gone.
+        listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(2_000 * send_timeout_s))
     try:
         listener.bind((host.strip("[]"), int(port)))
         listener.listen(1024)

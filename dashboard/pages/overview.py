@@ -9,6 +9,7 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from dashboard.access import may
+from dashboard.connection import cut
 from dashboard.desk import desk, page, session
 
 PING_S = 15
@@ -22,6 +23,7 @@ class Stream(EventSourceResponse):
         try:
             await super().__call__(scope, receive, send)
         except SendTimeoutError:
+            cut(scope)
             _log.info("cut a browser that does not read", after_s=self.send_timeout)
 
 

@@ -9,9 +9,8 @@ from typing import Any
 
 import uvicorn
 
-from dashboard.app import application
 from dashboard.live import Live
-from dashboard.server import listening
+from dashboard.server import configuration, listening
 from dashboard.settings import DashboardSettings
 from dashboard.wiring import wired
 from gmvaluator.database.place import Place
@@ -35,13 +34,18 @@ def grown(live: Live) -> Live:
     return live
 
 
+def established(one: socket.socket) -> bool:
+    """By the kernel's word, without reading what has come."""
+    return one.getsockopt(socket.IPPROTO_TCP, socket.TCP_INFO, 1) == b"\x01"
+
+
 def test_a_browser_that_does_not_read_is_cut_and_another_goes_on(tmp_path: Path) -> None:
     with open_ledger(tmp_path, write=True) as ledger:
         ledger.post([sample_posting(1)])
     settings = DashboardSettings(Place(tmp_path), update_s=0.05, send_timeout_s=SEND_TIMEOUT_S)
     with wired(settings) as parts, listening("127.0.0.1:0", SEND_TIMEOUT_S) as listener:
         live = grown(parts.live)
-        server = uvicorn.Server(uvicorn.Config(application(parts), log_level="error", lifespan="on"))
+        server = uvicorn.Server(configuration(parts))
         running = threading.Thread(target=server.run, kwargs={"sockets": [listener]})
         running.start()
         try:
@@ -59,6 +63,9 @@ def test_a_browser_that_does_not_read_is_cut_and_another_goes_on(tmp_path: Path)
                 assert reader.recv(65_536)
             assert live.streams == 1
             assert reader.recv(65_536)
+            while established(stuck) and time.monotonic() < deadline:
+                time.sleep(0.05)
+            assert not established(stuck)
             stuck.close()
             reader.close()
         finally:
