@@ -36,7 +36,9 @@ class Attributor:
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
         assert line, f"the attributor ended with {self.process.wait()}"
-        self.address: str = json.loads(line)["address"]
+        where: dict[str, str] = json.loads(line)
+        self.address = where["address"]
+        self.metrics = where.get("metrics", "")
 
     def kill(self) -> None:
         """kill -9."""

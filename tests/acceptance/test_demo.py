@@ -1,13 +1,21 @@
 """`gmvaluator demo`: what a newcomer runs first, twice."""
 
+import itertools
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import urllib.request
 from pathlib import Path
 
 import pytest
 
+from dashboard.wording import amount_text
 from gmvaluator.samples import sample_folder
 from tests.acceptance.processes import processes_of
-from tests.acceptance.programs import gmvaluator, run
+from tests.acceptance.programs import gmvaluator
 
 WORKS = 300
 """Of the sample's 1,051: the whole of it takes minutes."""
@@ -16,6 +24,33 @@ WORKS = 300
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("demo") / "data"
+
+
+def opened_and_interrupted(folder: Path) -> tuple[dict[str, str], str]:
+    """`gmvaluator demo --open` a second time, with a browser that notes the address, ended by Ctrl-C: pages, output."""
+    opened = folder.parent / "opened"
+    browser = folder.parent / "browser"
+    browser.write_text(f'#!/bin/sh\necho "$1" > {opened}\n')
+    browser.chmod(0o755)
+    command = [sys.executable, "-m", "gmvaluator", "demo", "--data", str(folder), "--works", str(WORKS), "--open"]
+    # A group of its own: Ctrl-C in a terminal reaches the programs that the demo started too.
+    with subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ | {"BROWSER": f"{browser} %s"}, process_group=0
+    ) as process:
+        assert process.stdout is not None
+        lines = list(itertools.takewhile(lambda line: "Ctrl-C ends" not in line, process.stdout))
+        url = opened.read_text().strip()
+        shown = re.findall(r'"(/pictures/generations/\d+)"', _page(url, "/overview"))
+        pages = {path: _page(url, path) for path in ("/overview", "/operations/data", *shown)}
+        os.killpg(process.pid, signal.SIGINT)
+        rest = process.stdout.read()
+        assert process.wait(120) == 0
+    return pages, "".join(lines) + rest
+
+
+def _page(url: str, path: str) -> str:
+    with urllib.request.urlopen(url + path, timeout=30) as answer:
+        return str(answer.read().decode("latin-1"))
 
 
 @pytest.mark.timeout(900)
@@ -36,11 +71,14 @@ def test_the_demo_does_the_whole_job_and_doing_it_again_changes_no_credit(folder
         assert [stage["stage"] for stage in image["stages"]] == ["STAGE_RECALLED", "STAGE_RERANKED", "STAGE_FINAL"]
     assert not processes_of(folder)
 
-    done = run("demo", "--data", folder, "--works", WORKS)
-    assert done.returncode == 0, done.stderr
-    assert "reconciles to the last micro-credit" in " ".join(done.stdout.split())
-    assert "posted before" in done.stdout
-    assert str(folder) in done.stdout.replace("\n", "")
+    pages, said = opened_and_interrupted(folder)
+    assert "reconciles to the last micro-credit" in " ".join(said.split())
+    assert "posted before" in said
+    assert str(folder) in said.replace("\n", "")
+    assert amount_text(first["issued_micros"]).split(".")[0] in pages["/overview"]
+    assert f"/pictures/generations/{images}" in pages["/overview"]
+    assert pages[f"/pictures/generations/{images}"][8:12] == "WEBP"
+    assert json.loads(pages["/operations/data"])["known"]
     totals = gmvaluator("ledger", "totals", "--data", folder)
     assert {name: totals[name] for name in ("issued_micros", "owners_micros")} == {
         name: first[name] for name in ("issued_micros", "owners_micros")

@@ -1,11 +1,13 @@
 """Who may open what: every route, every role, and what strangers get."""
 
 import json
+import sqlite3
 import uuid
 from collections.abc import Iterator
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
+from urllib.parse import quote
 
 import pytest
 from starlette.applications import Starlette
@@ -19,7 +21,9 @@ from dashboard.wiring import wired
 from gmvaluator.auth import Role
 from gmvaluator.database.place import Place
 from gmvaluator.errors import PreconditionFailed
-from gmvaluator.ledger.store import open_ledger
+from gmvaluator.images import generated_path
+from gmvaluator.ledger.store import ledger_file, open_ledger
+from gmvaluator.options import generated_folder
 from gmvaluator.testing.postings import sample_owner, sample_posting, sample_work
 from gmvaluator.tokens import Token, add_token, new_token, token_sha256
 
@@ -42,6 +46,16 @@ PATHS = {
 }
 POSTS = {"dispute": "/disputes", "preview": "/preview?model_version=x"}
 REFUSED = {401, 403}
+HOSTILE = '<img src=x onerror="hurt()"><script>hurt()</script>'
+THEIRS = {
+    Role.OWNER: {"home": 303, "owner": 200, "statement": 200, "work": 403, "generation": 200, "replay": 403,
+                 "search": 200, "work_picture": 403, "dispute": 409, "preview": 409},
+    Role.GENERATOR: {"home": 303, "generation": 403, "replay": 403, "search": 200, "work_picture": 404, "preview": 409,
+                     "generated_picture": 403},
+    Role.EMBEDDER: {"home": 303, "generation": 403, "replay": 403, "search": 200, "work_picture": 404, "preview": 409,
+                    "generated_picture": 403},
+}  # fmt: skip
+"""What those get who see only what is theirs, of things that are not, and of an owner's own page."""
 
 
 @pytest.fixture(scope="module")
@@ -54,6 +68,11 @@ def data(tmp_path_factory: pytest.TempPathFactory, tokens: dict[str, str]) -> Pa
     folder = tmp_path_factory.mktemp("data")
     with open_ledger(folder, write=True) as ledger:
         ledger.post([sample_posting(number, generation=f"image-{number}") for number in range(1, 30)])
+        ledger.post([sample_posting(30, identity="painter", model_version=HOSTILE), sample_posting(31)])
+        for posting in ledger.postings_after(29):
+            kept = generated_path(generated_folder(folder), posting.header.image_sha256 or "")
+            kept.parent.mkdir(parents=True, exist_ok=True)
+            kept.write_bytes(b"a picture")
     for role, token in tokens.items():
         add_token(folder / "tokens.json", made(Role(role), token))
     return folder
@@ -107,8 +126,91 @@ def test_the_table_is_what_happens(app: Starlette, tokens: dict[str, str], role:
         answer = client.get(PATHS[name], headers=HTML)
     if Role(role) not in ACCESS[name]:
         assert answer.status_code == 403, answer.status_code
-    elif Role(role) in (Role.OPERATOR, Role.FINANCE, Role.AUDITOR):
+    elif Role(role) in THEIRS:
+        assert answer.status_code == THEIRS[Role(role)][name], answer.text
+    else:
         assert answer.status_code not in REFUSED, answer.text
+
+
+def test_the_table_has_a_line_for_all_that_is_allowed() -> None:
+    for role, statuses in THEIRS.items():
+        assert set(statuses) == {name for name in (*PATHS, *POSTS) if role in ACCESS[name]}
+
+
+@pytest.mark.parametrize("role", sorted(Role))
+def test_streams_and_metrics_are_for_those_who_watch(app: Starlette, tokens: dict[str, str], role: str) -> None:
+    if Role(role) not in ACCESS["live_overview"]:
+        assert signed_in(app, tokens[role]).get("/live/overview").status_code == 403
+    bearer = {"authorization": f"Bearer {tokens[role]}"}
+    allowed = Role(role) in ACCESS["metrics"]
+    assert visitor(app).get("/metrics", headers=bearer).status_code == (200 if allowed else 403)
+
+
+@pytest.mark.parametrize("role", sorted(Role))
+def test_a_generated_picture_is_for_its_generator_and_the_operator(
+    app: Starlette, tokens: dict[str, str], role: str
+) -> None:
+    client = signed_in(app, tokens[role])
+    found = {number: client.get(f"/pictures/generations/{number}", headers=HTML) for number in (29, 30, 31)}
+    own, all_of_them = role in (Role.GENERATOR, Role.EMBEDDER), role == Role.OPERATOR
+    assert found[30].status_code == (200 if own or all_of_them else 403)
+    assert found[31].status_code == (200 if all_of_them else 403)
+    assert found[29].status_code == (404 if all_of_them else 403)
+    if found[30].status_code == 200:
+        assert found[30].content == b"a picture"
+        assert "private" in found[30].headers["cache-control"]
+
+
+@pytest.mark.parametrize(("role", "shown"), [("operator", True), ("finance", False), ("auditor", False)])
+def test_a_page_shows_no_picture_that_its_reader_may_not_load(
+    app: Starlette, tokens: dict[str, str], role: str, shown: bool
+) -> None:
+    client = signed_in(app, tokens[role])
+    for path in ("/overview", "/generations/31"):
+        assert ('src="/pictures/generations/31"' in client.get(path, headers=HTML).text) is shown
+    assert ("data-hide-generated" in client.get("/overview", headers=HTML).text) is not shown
+
+
+@pytest.mark.parametrize("field", ["token", "next", "training_image_id", "generation_id", "claimant", "reason"])
+def test_nothing_that_is_sent_comes_back_as_markup(app: Starlette, tokens: dict[str, str], field: str) -> None:
+    client = signed_in(app, tokens["operator"])
+    fields = {"csrf": csrf_of(client), "token": "x", "next": "/", "reason": "because", field: HOSTILE}
+    for path in ("/sign-in", "/disputes"):
+        answer = client.post(path, data=fields, headers=HTML)
+        assert answer.status_code >= 400
+        assert "<script>hurt" not in answer.text
+        assert "<img src=x" not in answer.text
+
+
+@pytest.mark.parametrize(
+    "path",
+    ["/search?q={}", "/sign-in?next={}", "/finance?after={}", "/generations/{}", "/owners/{}", "/works/{}",
+     f"/owners/{OWN}/statements/{{}}", f"/owners/{OWN}/statements/2026-01?format={{}}", "/{}", "/generations/30",
+     "/overview"],
+)  # fmt: skip
+def test_nothing_that_is_asked_or_stored_comes_back_as_markup(
+    app: Starlette, tokens: dict[str, str], path: str
+) -> None:
+    text = signed_in(app, tokens["operator"]).get(path.format(quote(HOSTILE, safe="")), headers=HTML).text
+    assert "<script>hurt" not in text
+    assert "<img src=x" not in text
+    if path in ("/generations/30", "/overview"):
+        assert "script" in text
+
+
+def test_a_ledger_that_does_not_add_up_is_red(tmp_path: Path) -> None:
+    with open_ledger(tmp_path, write=True) as ledger:
+        ledger.post([sample_posting(1)])
+    with wired(DashboardSettings(Place(tmp_path))) as parts:
+        assert 'class="equation check good"' in visitor(application(parts)).get("/finance", headers=HTML).text
+    with sqlite3.connect(ledger_file(tmp_path)) as connection:
+        connection.execute("UPDATE balances SET balance_micros = balance_micros + 1 WHERE account = 'suspense'")
+        connection.execute("INSERT INTO balances VALUES ('suspense', 1) ON CONFLICT DO NOTHING")
+    connection.close()
+    with wired(DashboardSettings(Place(tmp_path))) as parts:
+        page = visitor(application(parts)).get("/finance", headers=HTML).text
+        assert 'class="equation check bad"' in page
+        assert "Does not add up" in page
 
 
 @pytest.mark.parametrize("name", sorted(PATHS))

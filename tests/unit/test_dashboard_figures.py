@@ -2,14 +2,22 @@
 
 import re
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 
 import pytest
 
 from dashboard.formula import formula, weights_of
 from dashboard.live import difference
-from dashboard.scrape import checked_url, operations
+from dashboard.overview import OverviewReader
+from dashboard.rate import Rate
+from dashboard.scrape import Samples, checked_url, operations
+from dashboard.settings import DashboardSettings
+from dashboard.sources import open_sources
 from dashboard.wording import amount_text, share_text
+from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
+from gmvaluator.ledger.store import open_ledger
 from gmvaluator.policy import load_policy
 from gmvaluator.testing.postings import sample_posting
 
@@ -51,13 +59,24 @@ def test_a_page_is_told_only_what_is_new() -> None:
     assert difference(before, other)["chart_whole"]
 
 
+QUEUE: Samples = {
+    "gmvaluator_queue_images": [({}, 7.0)],
+    "gmvaluator_refusals_total": [({"reason": "Overloaded"}, 3.0), ({"reason": "InvalidImage"}, 0.0)],
+    "gmvaluator_index_recall": [({"collection": "works"}, 0.989)],
+}
+
+
 def test_quantiles_lie_within_their_buckets() -> None:
-    samples = {
+    samples: Samples = {
         "gmvaluator_stage_seconds_bucket": [
             ({"stage": "total", "le": le}, count) for le, count in (("0.1", 50.0), ("0.5", 99.0), ("+Inf", 100.0))
         ],
         "gmvaluator_stage_seconds_sum": [({"stage": "total"}, 20.0)],
     }
+    found = operations(samples | QUEUE)
+    assert (found["waiting"], found["in_flight"], found["refused"], found["recall"]) == (
+        7.0, None, 3, [{"collection": "works", "recall": "0.9890"}]
+    )  # fmt: skip
     total = next(one for one in operations(samples)["stages"] if one["stage"] == "total")
     assert total == {"stage": "total", "count": 100, "mean_ms": 200.0, "p50_ms": 100.0, "p99_ms": 500.0}
 
@@ -67,3 +86,33 @@ def test_metrics_come_over_http_alone(url: str) -> None:
     with pytest.raises(InvalidInput):
         checked_url(url)
     assert checked_url("127.0.0.1:9464") == "http://127.0.0.1:9464/metrics"
+
+
+def test_images_per_minute_are_those_of_the_last_minute(tmp_path: Path) -> None:
+    with open_ledger(tmp_path, write=True) as ledger:
+        ledger.post([sample_posting(number) for number in range(5)])
+        with ledger.snapshot() as connection:
+            began = datetime.now(UTC)
+            rate = Rate()
+            assert rate.images_per_minute(connection, 5, began) == 5
+            assert rate.images_per_minute(connection, 5, began + timedelta(seconds=4)) == 5
+            assert Rate().images_per_minute(connection, 5, began + timedelta(seconds=90)) == 0
+            assert rate.images_per_minute(connection, 5, began + timedelta(seconds=90)) == 0
+            assert Rate().images_per_minute(connection, 5, began - timedelta(seconds=90)) == 5
+
+
+def test_where_images_come_fast_the_cards_change_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = datetime.now(UTC)
+    monkeypatch.setattr("dashboard.overview.utc_now", lambda: now)
+    with open_ledger(tmp_path, write=True) as ledger, open_sources(DashboardSettings(Place(tmp_path))) as sources:
+        reader = OverviewReader(sources)
+        newest = []
+        for step in range(4):
+            ledger.post([sample_posting(20 * step + number) for number in range(20)])
+            state = reader.read()
+            assert state["sequence"] == 20 * (step + 1)
+            newest.append(state["feed"][0]["sequence"])
+            now += timedelta(seconds=0.4)
+        assert newest == [20, 20, 20, 80]
+        ledger.post([sample_posting(999)])
+        assert reader.read()["feed"][0]["sequence"] == 81
