@@ -179,10 +179,12 @@ def _not_enlarged() -> Any:
 
 def _plain_lite() -> Model:
     """timm's network as timm builds it, with the profile's weights and heads."""
-    from gmvaluator.models import lite
+    from gmvaluator.models import lite_network
     from gmvaluator.models.registry import profile_identity
 
-    heads = lite.Heads(lite.pinned_tensors(lite.HEADS_FILE, profile_identity("lite").weights["heads"]))
+    heads = lite_network.Heads(
+        lite_network.pinned_tensors(lite_network.HEADS_FILE, profile_identity("lite").weights["heads"])
+    )
     return partial(_timm_views, timm_backbone(), heads)
 
 
@@ -190,35 +192,37 @@ def timm_backbone() -> Any:
     """timm's EfficientNet-Lite0 with the weights of profile `lite`: pixels in [-1, 1] to its last layer's means."""
     import timm
 
-    from gmvaluator.models import lite
+    from gmvaluator.models import lite_network
     from gmvaluator.models.registry import profile_identity
 
     net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
-    net.load_state_dict(lite.pinned_tensors(lite.BACKBONE_FILE, profile_identity("lite").weights["backbone"]))
+    net.load_state_dict(
+        lite_network.pinned_tensors(lite_network.BACKBONE_FILE, profile_identity("lite").weights["backbone"])
+    )
     return net.eval().requires_grad_(False)
 
 
 def _timm_views(net: Any, heads: nn.Module, inputs: Sequence[Pixels]) -> Float32Array:
     """(B, 2 * 514): the whole image and itself out of focus."""
-    from gmvaluator.models import lite, views
+    from gmvaluator.models import lite_input, views
 
     pixels = _batch(inputs) * 2 - 1
-    seen, blurred = _timm_lite(net, heads, pixels), _timm_lite(net, heads, lite.blur(pixels))
+    seen, blurred = _timm_lite(net, heads, pixels), _timm_lite(net, heads, lite_input.blur(pixels))
     return np.concatenate([views.whole(seen), views.weighed_blurs(blurred)], axis=1)
 
 
 def _timm_lite(net: Any, heads: nn.Module, pixels: Tensor) -> Float32Array:
-    from gmvaluator.models import lite
+    from gmvaluator.models import lite_network
 
     hidden = net.bn1(net.conv_stem(pixels))
     stages = []
     for number, block in enumerate(net.blocks):
         hidden = block(hidden)
-        if number in lite.STAGE_BLOCKS:
+        if number in lite_network.STAGE_BLOCKS:
             stages.append(hidden)
     pooled = [stage.mean(dim=(2, 3)) for stage in [*stages[-3:], net.bn2(net.conv_head(hidden))]]
     texture = [value for stage in stages for value in (stage.mean((2, 3)), stage.std((2, 3), correction=0))]
-    embedding, _ = heads(lite.Features(torch.cat(pooled, dim=1), torch.cat(texture, dim=1)))
+    embedding, _ = heads(lite_network.Features(torch.cat(pooled, dim=1), torch.cat(texture, dim=1)))
     vectors: Float32Array = embedding.numpy()
     return vectors
 

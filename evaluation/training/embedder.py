@@ -155,13 +155,13 @@ class Embedder(nn.Module):
                     value.copy_(state[name])
 
     def published_state(self) -> dict[str, Tensor]:
-        """The backbone as `gmvaluator.models.lite.Backbone` reads it: timm's names, without the classifier."""
+        """The backbone as `gmvaluator.models.lite_network.Backbone` reads it: timm's names, without the classifier."""
         names = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).state_dict()
         values = list(self.net.state_dict().values())[: len(names)]
         return {name: value.detach().clone() for name, value in zip(names, values, strict=True)}
 
     def head_tensors(self) -> dict[str, Tensor]:
-        """The embedding's part of `gmvaluator.models.lite.HEAD_TENSORS`; unit norm undoes the common scale."""
+        """The embedding's part of `gmvaluator.models.lite_network.HEAD_TENSORS`; unit norm undoes the common scale."""
         weight, bias = self.head.weight.detach(), self.head.bias.detach()
         largest = weight.abs().max()
         return {

@@ -96,7 +96,7 @@ class QualityHead(nn.Module):
 
 
 def fit_quality(examples: Examples, seed: int) -> dict[str, Tensor]:
-    """Train a head and return its tensors under the names of `gmvaluator.models.lite.HEAD_TENSORS`."""
+    """Train a head and return its tensors under the names of `gmvaluator.models.lite_network.HEAD_TENSORS`."""
     torch.manual_seed(seed)
     texture, target = examples.texture[examples.fit], examples.target[examples.fit]
     flat = texture.flatten(0, 1)

@@ -14,7 +14,8 @@ from PIL import Image
 from torch import nn
 
 from gmvaluator.models.folder import ModelsFolder
-from gmvaluator.models.lite import Backbone, Heads, prepare, to_tensor
+from gmvaluator.models.lite_input import prepare, to_tensor
+from gmvaluator.models.lite_network import Backbone, Heads
 from gmvaluator.models.parts.part import Part
 from gmvaluator.models.preparation import Pixels
 from gmvaluator.models.runtime import Runtime

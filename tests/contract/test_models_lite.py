@@ -16,9 +16,10 @@ from PIL import Image
 from evaluation.training.distortions import KINDS, distort
 from gmvaluator.errors import InvalidImage, MissingWeights, ModelFailed, PreconditionFailed
 from gmvaluator.images import decode_image
-from gmvaluator.models import folding, lite
+from gmvaluator.models import folding, lite, lite_input, lite_network
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.lite import CHUNK_ROWS, SIDE_PX, LiteModels
+from gmvaluator.models.lite import CHUNK_ROWS, LiteModels
+from gmvaluator.models.lite_input import SIDE_PX
 from gmvaluator.models.registry import load_models, profile_identity
 from gmvaluator.ports import Float32Array, Models, Prepared
 from gmvaluator.samples import sample_folder
@@ -87,7 +88,7 @@ def test_rows_are_independent_of_the_pass_they_are_in(models: Models) -> None:
 def test_folding_changes_no_sum() -> None:
     """The backbone against timm's own, layer by layer as it builds it: up to rounding."""
     plain: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
-    backbone = lite.Backbone(plain.state_dict())
+    backbone = lite_network.Backbone(plain.state_dict())
     inputs = torch.rand(2, 3, SIDE_PX, SIDE_PX, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
         expected = plain.forward_features(inputs).mean(dim=(2, 3))
@@ -104,7 +105,7 @@ def test_a_device_without_that_kernel_library_gets_the_same_sums(monkeypatch: py
 
 
 def test_the_whole_image_is_kept_on_white() -> None:
-    wide = np.asarray(lite.prepare(Image.new("RGB", (100, 50), (0, 0, 0))))
+    wide = np.asarray(lite_input.prepare(Image.new("RGB", (100, 50), (0, 0, 0))))
     assert wide.shape == (3, SIDE_PX, SIDE_PX)
     assert (wide[:, : SIDE_PX // 4 - 1] == 1).all()
     assert (wide[:, SIDE_PX // 4 : -SIDE_PX // 4] == -1).all()
@@ -147,7 +148,7 @@ def test_other_weights_than_the_pinned_are_refused(role: str) -> None:
 
 
 def test_absent_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(lite, "DATA", tmp_path)
+    monkeypatch.setattr(lite_network, "DATA", tmp_path)
     with pytest.raises(MissingWeights, match="reinstall gmvaluator"):
         load_models("lite")
 

@@ -15,6 +15,7 @@ from gmvaluator.models.crops import chosen_crops, cut, prepared_pixels
 from gmvaluator.models.maniqa import Maniqa, build
 from gmvaluator.models.preparation import Pixels
 from gmvaluator.models.runtime import Runtime
+from tests.golden.models import check_golden
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(1800)]
 
@@ -84,6 +85,7 @@ def test_the_quality_is_pyiqa_s(package: Any, all_crops: Maniqa) -> None:
     (found,) = quality(all_crops, [prepared(image, 20)])
     assert 0 < expected < 1
     assert found == pytest.approx(expected, abs=1e-5)
+    check_golden("maniqa", np.array([found], np.float32))
 
 
 def test_fewer_crops_are_pyiqa_s_quality_of_those(package: Any, state: dict[str, torch.Tensor]) -> None:
@@ -129,9 +131,10 @@ def test_what_is_not_finite_is_refused_and_not_remembered(state: dict[str, torch
     assert 0 <= quality(model, [pixels])[0] <= 1
 
 
-def test_lower_precision_stays_near(state: dict[str, torch.Tensor]) -> None:
+@pytest.mark.parametrize("precision", ["bf16", "int8"])
+def test_lower_precision_stays_near(state: dict[str, torch.Tensor], precision: str) -> None:
     pixels = prepared(picture(300, 300), 1)
-    (exact,), (low,) = (quality(adapter(state, 1, precision), [pixels]) for precision in ("fp32", "bf16"))
+    (exact,), (low,) = (quality(adapter(state, 1, kind), [pixels]) for kind in ("fp32", precision))
     assert low == pytest.approx(exact, abs=0.01)
 
 

@@ -34,7 +34,7 @@ from evaluation.training.works import (
     read_works,
 )
 from gmvaluator.images import decode_image
-from gmvaluator.models.lite import HEAD_TENSORS, Backbone
+from gmvaluator.models.lite_network import HEAD_TENSORS, Backbone
 from gmvaluator.ports import Embeddings, WorkEmbeddings
 from gmvaluator.samples import sample_folder
 

@@ -1,0 +1,136 @@
+"""The networks of profile `lite`: an adapted EfficientNet-Lite0 and two small heads, with their shipped weights.
+
+Backbone (`data/lite-backbone.safetensors`) and heads (`data/lite.safetensors`) were fitted by
+`evaluation.training.fit_lite`; `data/lite.LICENSE.md` says what they are made from.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import safetensors.torch
+import timm
+import torch
+from torch import Tensor, nn
+from torch.nn import functional
+
+from gmvaluator.models.blocks import DTYPES
+from gmvaluator.models.folding import fold
+from gmvaluator.models.registry import DATA
+from gmvaluator.models.weights import read_pinned
+from gmvaluator.profile import ProfileIdentity
+
+BACKBONE_FILE = "lite-backbone.safetensors"
+HEADS_FILE = "lite.safetensors"
+_REMEDY = "reinstall gmvaluator"
+STAGE_BLOCKS = (0, 1, 2, 4, 6)
+"""Blocks that end a resolution: 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input."""
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What the heads see of B images, float32.
+
+    pooled (B, 1752): mean of each channel of the last three stages and of the last layer. texture (B, 1024): mean and
+    standard deviation of each channel of all five stages.
+    """
+
+    pooled: Tensor
+    texture: Tensor
+
+
+class Backbone(nn.Module):
+    """EfficientNet-Lite0 without its classifier."""
+
+    def __init__(self, state: Mapping[str, Tensor], precision: str = "fp32") -> None:
+        """state: the 294 tensors of timm's `tf_efficientnet_lite0` without its classifier, by its names.
+
+        precision: a key of `blocks.DTYPES`, what convolutions compute in.
+        """
+        super().__init__()
+        self.dtype = DTYPES[precision]
+        net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
+        net.load_state_dict(state)
+        fold(net.eval(), self.dtype)
+        self.stem = nn.Sequential(net.conv_stem, net.bn1)
+        self.blocks: nn.Sequential = net.blocks
+        self.last = nn.Sequential(net.conv_head, net.bn2)
+        self.eval()
+
+    def forward(self, inputs: Tensor) -> Features:
+        """(B, 3, 224, 224) float32 in [-1, 1] to features."""
+        hidden = self.stem(inputs.to(self.dtype))
+        stages = []
+        for number, block in enumerate(self.blocks):
+            hidden = block(hidden)
+            if number in STAGE_BLOCKS:
+                stages.append(hidden.float())
+        moments = [_moments(stage) for stage in stages]
+        means = [mean for mean, _ in moments[-3:]]
+        texture = torch.cat([values for pair in moments for values in pair], dim=1)
+        return Features(torch.cat([*means, self.last(hidden).float().mean(dim=(2, 3))], dim=1), texture)
+
+
+def _moments(stage: Tensor) -> tuple[Tensor, Tensor]:
+    pixels = stage.permute(0, 2, 3, 1).flatten(1, 2)  # A view, as channels come last: (B, H W, C).
+    mean = pixels.mean(dim=1)
+    deviation = pixels - mean[:, None]
+    return mean, (deviation * deviation).mean(dim=1).sqrt()
+
+
+class Heads(nn.Module):
+    """A linear embedding and a two-layer quality head.
+
+    embedding: ((x - shift) / scale) @ projection + bias, scaled to unit norm. quality: sigmoid of a 64-unit hidden
+    layer on standardised texture. They work in float64, so that the order of a batch's sums does not show in float32.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        super().__init__()
+        for name in HEAD_TENSORS:
+            self.register_buffer(name, tensors[name].to(torch.float64))
+
+    def forward(self, features: Features) -> tuple[Tensor, Tensor]:
+        """Features to embedding (B, 512) and quality (B,), float32."""
+        return self._embedding(features.pooled.double()), self._quality(features.texture.double())
+
+    def _embedding(self, pooled: Tensor) -> Tensor:
+        standard = self._standard("embedding", pooled)
+        projected = standard @ self.get_buffer("embedding_projection") + self.get_buffer("embedding_bias")
+        return functional.normalize(projected, dim=1).float()
+
+    def _standard(self, head: str, values: Tensor) -> Tensor:
+        return (values - self.get_buffer(f"{head}_shift")) / self.get_buffer(f"{head}_scale")
+
+    def _quality(self, texture: Tensor) -> Tensor:
+        standard = self._standard("quality", texture)
+        hidden = functional.gelu(standard @ self.get_buffer("quality_hidden") + self.get_buffer("quality_hidden_bias"))
+        logits = hidden @ self.get_buffer("quality_output") + self.get_buffer("quality_output_bias")
+        return torch.sigmoid(logits).float()
+
+
+HEAD_TENSORS = (
+    "embedding_shift",
+    "embedding_scale",
+    "embedding_projection",
+    "embedding_bias",
+    "quality_shift",
+    "quality_scale",
+    "quality_hidden",
+    "quality_hidden_bias",
+    "quality_output",
+    "quality_output_bias",
+)
+"""Tensors of `data/lite.safetensors`."""
+
+
+def load_backbone(identity: ProfileIdentity) -> Backbone:
+    """The backbone with its pinned weights. Raises MissingWeights."""
+    return Backbone(pinned_tensors(BACKBONE_FILE, identity.weights["backbone"]), identity.precision)
+
+
+def pinned_tensors(file_name: str, sha256: str) -> dict[str, Tensor]:
+    """Tensors of a shipped file; what is stored in half precision is widened where it is put to use."""
+    return safetensors.torch.load(read_pinned(DATA / file_name, sha256, _REMEDY))
