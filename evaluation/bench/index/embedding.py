@@ -62,7 +62,7 @@ class _SinglePass:
     """The recall half of profile `lite`: one forward pass an image, where a work takes ten and a query two."""
 
     def __init__(self) -> None:
-        from gmvaluator.models.lite import HEADS_FILE, Heads, load_backbone, pinned_tensors
+        from gmvaluator.models.lite_network import HEADS_FILE, Heads, load_backbone, pinned_tensors
 
         identity = profile_identity(PROFILE)
         self._backbone = load_backbone(identity)
@@ -71,7 +71,7 @@ class _SinglePass:
 
     def chunk(self, image: Callable[[int], Image.Image], numbers: range, count: int) -> Float32Array:
         """Embeddings of some images; batches are decoded while others are embedded."""
-        from gmvaluator.models.lite import prepare
+        from gmvaluator.models.lite_input import prepare
 
         with ThreadPoolExecutor(_DECODERS) as pool:
             batches = [pool.map(lambda number: prepare(image(number)), one) for one in _batches(numbers)]
@@ -82,7 +82,8 @@ class _SinglePass:
     def _embed(self, inputs: Float32Array) -> Float32Array:
         import torch
 
-        from gmvaluator.models.lite import CHUNK_ROWS, to_tensor
+        from gmvaluator.models.lite import CHUNK_ROWS
+        from gmvaluator.models.lite_input import to_tensor
 
         with torch.inference_mode():
             tensors = torch.split(to_tensor(inputs, torch.device("cpu")), CHUNK_ROWS)
