@@ -85,6 +85,8 @@ def demo(
         client.wait_until_serving(WAIT_S)
         say.print(f"SERVING on {address}")
         if open_browser:
+            # What the operations page says of the index.
+            run_command("index", "verify", "--data", str(data))
             url = beside.enter_context(dashboard("--data", str(data), "--server", address, "--metrics", metrics))
             say.print(f"the dashboard is at {url}")
             webbrowser.open(url)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import structlog
 from sse_starlette.sse import EventSourceResponse, SendTimeoutError
 from starlette.requests import Request
@@ -24,6 +26,7 @@ class Stream(EventSourceResponse):
             await super().__call__(scope, receive, send)
         except SendTimeoutError:
             cut(scope)
+            await asyncio.sleep(0)  # so that uvicorn knows of it, and finds no fault with the answer
             _log.info("cut a browser that does not read", after_s=self.send_timeout)
 
 

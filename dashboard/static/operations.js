@@ -63,7 +63,7 @@
     const total = found.stages.find(function (one) { return one.stage === "total"; });
     byId("total_p99").textContent = number(total && total.p99_ms, " ms");
     byId("recall").textContent = found.recall.length ? found.recall.map(function (one) { return one.recall; }).join(", ") : "–";
-    byId("recall").title = found.recall.length ? "" : "Not measured: run gmvaluator index verify, and start the attributor again";
+    byId("recall").title = found.recall.length ? "" : "Not measured: run gmvaluator index verify";
     showStages(found.stages);
     showQuality(found.quality);
     showReasons(found.refusals);

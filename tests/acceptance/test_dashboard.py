@@ -11,6 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from dashboard.wording import amount_text
 from gmvaluator.client.connection import Connection
 from gmvaluator.client.sync import AttributorClient
+from gmvaluator.errors import InvalidImage
 from tests.acceptance.conftest import MODEL_VERSION
 from tests.acceptance.dashboards import Dashboard, chromium, dashboard, serious
 from tests.acceptance.programs import Attributor, gmvaluator
@@ -23,7 +24,7 @@ KINDS = ("issued", "owners", "unattributed", "suspense", "held")
 @pytest.fixture(scope="module")
 def served(indexed: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Attributor]:
     data = Path(shutil.copytree(indexed, tmp_path_factory.mktemp("shown") / "data"))
-    with Attributor(data) as running:
+    with Attributor(data, "--keep-images", "thumbnail", "--metrics", "127.0.0.1:0") as running:
         yield running
 
 
@@ -35,7 +36,7 @@ def sender(served: Attributor) -> Iterator[AttributorClient]:
 
 @pytest.fixture(scope="module")
 def shown(served: Attributor, sender: AttributorClient) -> Iterator[Dashboard]:
-    with dashboard(served.data, "--server", served.address) as running:
+    with dashboard(served.data, "--server", served.address, "--metrics", served.metrics) as running:
         yield running
 
 
@@ -105,6 +106,38 @@ def test_after_a_cut_the_page_goes_on_from_where_the_ledger_is(
     with dashboard(served.data, port=port):
         expect(page.locator("#live-text")).to_have_text("Live", timeout=20_000)
         shows_the_ledger(page, served.data)
+
+
+def test_kept_pictures_are_shown_beside_their_credits(
+    shown: Dashboard, sender: AttributorClient, images: list[bytes], page: Page
+) -> None:
+    send(sender, images[16:17], "kept")
+    page.goto(f"{shown.url}/overview")
+    made = page.locator(".made img").first
+    expect(made).to_be_visible()
+    assert made.evaluate("image => image.decode().then(() => image.naturalWidth)") > 1
+    page.locator(".made").first.click()
+    expect(page.locator("img.hero")).to_be_visible()
+    expect(page.locator("#near")).to_be_visible()
+    expect(page.get_by_role("link", name="Replay and evidence")).to_be_visible()
+    page.get_by_role("table").get_by_role("link").first.click()
+    expect(page.locator(".gallery img").first).to_be_visible()
+    expect(page.locator("main")).not_to_contain_text("the index cannot be asked")
+
+
+def test_operations_are_live(shown: Dashboard, sender: AttributorClient, images: list[bytes], page: Page) -> None:
+    send(sender, images[17:18], "operations")
+    page.goto(f"{shown.url}/operations")
+    expect(page.locator("#live-text")).to_have_text("Live")
+    for figure in ("in_flight", "waiting", "refused", "total_p99"):
+        expect(page.locator(f"#{figure}")).to_have_text(re.compile(r"^[0-9]"))
+    refused = int(page.locator("#refused").inner_text())
+    with pytest.raises(InvalidImage):
+        list(sender.attribute(b"no image", "operations:refused", MODEL_VERSION))
+    expect(page.locator("#refused")).to_have_text(str(refused + 1), timeout=10_000)
+    expect(page.locator("#reasons")).to_contain_text("InvalidImage")
+    expect(page.locator("#stages")).to_contain_text("rerank")
+    expect(page.locator(".histogram-row").first).to_be_visible()
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
@@ -200,6 +233,16 @@ def test_a_dropped_picture_is_compared_and_posts_nothing(
     page.set_input_files("#file", next((sample / "images").glob("*.webp")))
     expect(page.locator("#answer")).to_contain_text("this very file is in the index", timeout=20_000)
     expect(page.locator("#answer li").first).to_be_visible()
+    page.evaluate(
+        """() => {
+            const carried = new DataTransfer();
+            carried.items.add(new File(["no picture"], "<img src=x onerror=window.hurt=1>.png", { type: "image/png" }));
+            document.getElementById("preview").dispatchEvent(
+                new DragEvent("drop", { dataTransfer: carried, bubbles: true, cancelable: true }));
+        }"""
+    )
+    expect(page.locator("#answer .problem")).to_be_visible(timeout=20_000)
+    assert page.evaluate("window.hurt") is None
     page.set_input_files("#file", {"name": "x.png", "mimeType": "image/png", "buffer": b"no image"})
     expect(page.locator("#answer .problem")).to_be_visible(timeout=20_000)
     assert gmvaluator("ledger", "totals", "--data", served.data)["postings"] == before

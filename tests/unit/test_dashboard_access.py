@@ -16,6 +16,7 @@ from starlette.testclient import TestClient
 
 from dashboard.access import ACCESS, NOBODY_ASKED
 from dashboard.app import application, routes
+from dashboard.copies import Copies, CopyGroup
 from dashboard.settings import DashboardSettings
 from dashboard.wiring import wired
 from gmvaluator.auth import Role
@@ -24,7 +25,7 @@ from gmvaluator.errors import PreconditionFailed
 from gmvaluator.images import generated_path
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.options import generated_folder
-from gmvaluator.testing.postings import sample_owner, sample_posting, sample_work
+from gmvaluator.testing.postings import sample_card, sample_owner, sample_posting, sample_work
 from gmvaluator.tokens import Token, add_token, new_token, token_sha256
 
 HTML = {"accept": "text/html"}
@@ -317,3 +318,20 @@ def test_what_names_nothing_is_refused(app: Starlette, tokens: dict[str, str], p
 def test_search_finds_a_generation_by_its_id(app: Starlette, tokens: dict[str, str]) -> None:
     client: Any = signed_in(app, tokens["auditor"])
     assert client.get("/search?q=image-7", headers=HTML).headers["location"] == "/generations/7"
+
+
+def test_a_works_page_shows_its_group_and_an_owner_only_that_there_is_one(
+    app: Starlette, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    own = next(number for number in range(100) if sample_card(number).beneficiaries[0].account == f"owner:{OWN}")
+    paths = [f"/works/{sample_work(number)}" for number in range(own, 100, 7)]
+    operator, owner = signed_in(app, tokens["operator"]), signed_in(app, tokens["owner"])
+    path = next(one for one in paths if owner.get(one, headers=HTML).status_code == 200)
+    assert "Not known" in operator.get(path, headers=HTML).text
+    monkeypatch.setattr(Copies, "of", lambda *_: CopyGroup([sample_work(3)], True))
+    assert f'href="/works/{sample_work(3)}"' in operator.get(path, headers=HTML).text
+    text = owner.get(path, headers=HTML).text
+    assert "A near-copy" in text
+    assert str(sample_work(3)) not in text
+    monkeypatch.setattr(Copies, "of", lambda *_: CopyGroup([], True))
+    assert "no other work in the index" in operator.get(path, headers=HTML).text
