@@ -18,6 +18,7 @@ from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.index.quantisation import CHOICES, DEFAULT
+from gmvaluator.index.schema import DEFAULT_SETTINGS
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.registry import profile_identity
 from gmvaluator.options import (
@@ -37,6 +38,7 @@ from indexer.group_cli import group_if_measured
 from indexer.pipeline import Advance, Indexer, ShardLog
 from indexer.progress import progress
 from indexer.resuming import SourceRun
+from indexer.settings_options import Chosen, settings_options
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Shard, Source
 from indexer.sources.opening import open_source
@@ -120,6 +122,7 @@ class Added:
     "--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N or mps; auto takes every GPU."
 )
 @click.option("--group/--no-group", default=True, show_default=True, help="Look for near-copies at the end.")
+@settings_options
 @place_option
 @index_option
 @collection_option
@@ -136,6 +139,7 @@ def add(
     threads: int,
     device: str,
     group: bool,
+    chosen: Chosen,
     place: Place,
     index_url: str,
     collection: str,
@@ -160,7 +164,8 @@ def add(
         data_set is None,
         group,
     )
-    target = Target(place.folder, index_url, collection, quantisation, place.database_url)
+    settings = chosen(DEFAULT_SETTINGS)
+    target = Target(place.folder, index_url, collection, quantisation, place.database_url, settings)
     with stopping_by_signal() as stopping:
         added = _add(wanted, target, Running(choice, device, threads or None), stopping)
     _print(added, as_json)

@@ -1,18 +1,21 @@
-"""`gmvaluator index`: add, export, group, info, remove, verify."""
+"""`gmvaluator index`: add, export, group, info, rebuild, remove, verify."""
 
 from __future__ import annotations
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 
 import rich_click as click
 
+from gmvaluator.index.schema import CollectionMetadata, IndexSettings
 from gmvaluator.options import collection_option, data_option, index_option, json_option
 from gmvaluator.report import report
 from indexer.adding import add, collection_dict
 from indexer.exporting import export
 from indexer.group_cli import group
+from indexer.rebuild_cli import rebuild
 from indexer.remove_cli import remove
 from indexer.target import Target
 
@@ -28,6 +31,7 @@ def index() -> None:
 index.add_command(add)
 index.add_command(export)
 index.add_command(group)
+index.add_command(rebuild)
 index.add_command(remove)
 
 
@@ -50,7 +54,14 @@ def info(data: Path, index_url: str, collection: str, as_json: bool) -> None:
     click.echo(f"collection {found.name}: {found.points:,} points, {found.indexed_points:,} quantised")
     click.echo(f"profile {profile.get('name')}: recall {profile.get('recall_dim')} dimensions, "
                f"perceptual {profile.get('perceptual_dim')}")  # fmt: skip
+    metadata = CollectionMetadata.from_dict(found.name, found.metadata)
+    click.echo(f"kept by: {metadata.quantisation}, " + _kept_by(metadata.settings))
     click.echo(f"ready: {'yes' if found.ready else 'no, it is being built'}")
+
+
+def _kept_by(settings: IndexSettings) -> str:
+    said = [f"{name} {value}" for name, value in asdict(settings).items() if value is not None]
+    return ", ".join(said)
 
 
 @index.command()

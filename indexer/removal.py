@@ -9,13 +9,15 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
+from datetime import UTC, datetime
 from pathlib import Path
 
 from gmvaluator.catalogue.removing import Removal
 from gmvaluator.catalogue.store import Catalogue
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import thumbnail_path
-from gmvaluator.ports import VectorStore
+from gmvaluator.index.schema import KEY_SHA256
+from gmvaluator.ports import Point, VectorStore
 
 BATCH_WORKS = 1_000
 
@@ -62,6 +64,30 @@ class Remover:
         for path in there:
             path.unlink(missing_ok=True)
         return len(there)
+
+
+def without_removed(catalogue: Catalogue) -> Callable[[Sequence[Point]], Sequence[Point]]:
+    """Those of some points that are under no tombstone."""
+
+    def kept(points: Sequence[Point]) -> Sequence[Point]:
+        buried = catalogue.tombstoned({str(point.payload.get(KEY_SHA256, "")) for point in points})
+        return [point for point in points if point.payload.get(KEY_SHA256) not in buried]
+
+    return kept
+
+
+def purge(catalogue: Catalogue, rebuild: Callable[[str], None], collections: Sequence[str]) -> bool:
+    """Leave no byte of what was removed: rebuild every collection, then rewrite the catalogue's tables.
+
+    Killed at any moment it can be given again. False if a reader kept the catalogue's log from being emptied: the next
+    writer empties it.
+    """
+    begun_at = datetime.now(UTC)
+    for name in collections:
+        rebuild(name)
+    emptied = catalogue.rewrite()
+    catalogue.note_purge(begun_at)
+    return emptied
 
 
 def _delete(store: VectorStore, ids: Sequence[TrainingImageId]) -> int:

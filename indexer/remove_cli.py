@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, MissingData, NotFound
 from gmvaluator.options import index_option, json_option, place_option, thumbnails_folder
-from indexer.removal import Removed, Remover
+from indexer.removal import Removed, Remover, purge, without_removed
 from indexer.target import Target
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -39,6 +39,7 @@ _SHOWN = 20
 )
 @click.option("--data-set", help="Where keys count; default: every data set.")
 @click.option("--reason", default="removed", show_default=True, help="Kept with the tombstones: no name, no title.")
+@click.option("--purge", "purging", is_flag=True, help="Then leave no byte of anything that was ever removed.")
 @click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @place_option
@@ -51,6 +52,7 @@ def remove(
     file: Path | None,
     data_set: str | None,
     reason: str,
+    purging: bool,
     dry_run: bool,
     yes: bool,
     place: Place,
@@ -60,10 +62,16 @@ def remove(
     """Remove works from every collection, by key, SHA-256 or owner; no later run of any source brings them back.
 
     They are found no more at once, and paid no more. What was paid, and whose a work was, stays in the ledger and
-    among the claims.
+    among the claims. --purge rebuilds every collection from what is left and swaps it in; alone, it does so for what
+    was removed before, or ends a purge that was cut off.
 
     Example: gmvaluator index remove --key cats/007.png --data-set pictures --dry-run
     """
+    target = Target(place.folder, index_url, "", database_url=place.database_url)
+    if purging and not (keys or sha256s or owners or file) and not dry_run:
+        with open_catalogue(place, write=True) as writable:
+            _print_purged(_purge(writable, target), as_json)
+        return
     listed = [*(f"{_OWNER}{owner}" for owner in owners), *(_lines(file) if file is not None else ())]
     with open_catalogue(place) as catalogue:
         selected = catalogue.removals(_selection(catalogue, keys, sha256s, listed, data_set))
@@ -77,13 +85,42 @@ def remove(
     if not yes:
         click.confirm(f"Remove {len(selected.works):,} works for ever?", abort=True, err=True)
     with open_catalogue(place, write=True) as writable:
-        done = _remove(writable, Target(place.folder, index_url, "", database_url=place.database_url), selected, reason)
-    _print(selected, done, as_json)
+        done = _remove(writable, target, selected, reason)
+        purged = _purge(writable, target) if purging else None
+    _print(selected, done, as_json, purged)
 
 
 def _remove(catalogue: Catalogue, target: Target, selected: Selected, reason: str) -> Removed:
     names = target.collections()
     return Remover(catalogue, target.open_named, names, thumbnails_folder(target.data)).run(selected.works, reason)
+
+
+def _purge(catalogue: Catalogue, target: Target) -> Purged:
+    """Rebuild every collection, and say so."""
+    names, works = target.collections(), catalogue.unpurged()
+
+    def rebuild(name: str) -> None:
+        click.echo(f"rebuilding collection {name!r}", err=True)
+        target.rebuild(name, without_removed(catalogue))
+
+    return Purged(names, works, purge(catalogue, rebuild, names))
+
+
+@dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge did. works: removed since the one before; log_emptied: see `removal.purge`."""
+
+    collections: list[str]
+    works: int
+    log_emptied: bool
+
+
+def _print_purged(purged: Purged, as_json: bool) -> None:
+    if as_json:
+        click.echo(json.dumps({"purged": asdict(purged)}))
+        return
+    log = "" if purged.log_emptied else "; a reader kept the catalogue's log, which the next writer empties"
+    click.echo(f"nothing is left of {purged.works:,} works; {len(purged.collections)} collections were rebuilt{log}")
 
 
 def _selection(
@@ -129,9 +166,9 @@ def _meant(selected: Selected) -> str:
     return "; ".join(parts)
 
 
-def _print(selected: Selected, done: Removed | None, as_json: bool) -> None:
+def _print(selected: Selected, done: Removed | None, as_json: bool, purged: Purged | None = None) -> None:
     if as_json:
-        click.echo(json.dumps(_as_dict(selected, done)))
+        click.echo(json.dumps({**_as_dict(selected, done), "purged": None if purged is None else asdict(purged)}))
         return
     if done is None:
         for work in selected.works[:_SHOWN]:
@@ -141,6 +178,8 @@ def _print(selected: Selected, done: Removed | None, as_json: bool) -> None:
         f"{done.works:,} works removed: {done.points:,} points, {done.thumbnails:,} thumbnails, "
         f"{done.places:,} places in the catalogue"
     )
+    if purged is not None:
+        _print_purged(purged, as_json)
 
 
 def _as_dict(selected: Selected, done: Removed | None) -> dict[str, Any]:

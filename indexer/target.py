@@ -2,27 +2,32 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gmvaluator.errors import MissingIndex
 from gmvaluator.index.quantisation import DEFAULT
+from gmvaluator.index.schema import DEFAULT_SETTINGS, IndexSettings
 from gmvaluator.options import index_location
-from gmvaluator.ports import VectorStore
+from gmvaluator.ports import Point, VectorStore
 from gmvaluator.secret_files import qdrant_api_key
+
+Kept = Callable[[Sequence[Point]], Sequence[Point]]
+"""Those of some points that may be in a fresh copy."""
 
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """Which collection of which index is meant; quantisation counts where the collection is made."""
+    """Which collection of which index is meant; quantisation and settings count where the collection is made."""
 
     data: Path
     index_url: str
     collection: str
     quantisation: str = DEFAULT
     database_url: str = field(default="", repr=False)
+    settings: IndexSettings = DEFAULT_SETTINGS
 
     @property
     def location(self) -> str | Path:
@@ -36,7 +41,13 @@ class Target:
     def open(self) -> Iterator[VectorStore]:
         from gmvaluator.index.connection import open_store
 
-        store = open_store(self.location, self.collection, api_key=self.api_key, quantisation=self.quantisation)
+        store = open_store(
+            self.location,
+            self.collection,
+            api_key=self.api_key,
+            quantisation=self.quantisation,
+            settings=self.settings,
+        )
         try:
             yield store
         finally:
@@ -53,6 +64,15 @@ class Target:
         from gmvaluator.index.connection import list_collections
 
         return list_collections(self.location, api_key=self.api_key) if self.exists else []
+
+    def rebuild(
+        self, collection: str, kept: Kept, quantisation: str | None = None, settings: IndexSettings | None = None
+    ) -> None:
+        """Serve a collection from a fresh copy of its points; see `gmvaluator.index.rebuilding.rebuild`."""
+        from gmvaluator.index.location import open_access
+        from gmvaluator.index.rebuilding import rebuild
+
+        rebuild(open_access(self.location, self.api_key), collection, quantisation, settings, kept)
 
     @property
     def exists(self) -> bool:

@@ -103,9 +103,10 @@ def unpurged(connection: Connection) -> int:
     return connection.execute(query).scalar_one()
 
 
-def note_purge(connection: Connection, at: str) -> None:
-    """Everything removed up to now is purged."""
-    connection.execute(tombstones.update().where(tombstones.c.purged_at.is_(None)).values(purged_at=at))
+def note_purge(connection: Connection, begun_at: str, at: str) -> None:
+    """Everything removed until `begun_at` is purged."""
+    due = tombstones.c.purged_at.is_(None) & (tombstones.c.recorded_at <= begun_at)
+    connection.execute(tombstones.update().where(due).values(purged_at=at))
 
 
 def _by_key(connection: Connection, vault: Vault, selection: Selection) -> tuple[set[TrainingImageId], set[str]]:

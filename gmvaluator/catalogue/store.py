@@ -148,10 +148,10 @@ class Catalogue(CatalogueReader):
         with self._writing() as connection:
             return erase_places(connection, ids)
 
-    def note_purge(self) -> None:
-        """Nothing of what was removed up to now is left."""
+    def note_purge(self, begun_at: datetime) -> None:
+        """Nothing of what was removed until `begun_at` is left."""
         with self._writing() as connection:
-            note_purge(connection, _now())
+            note_purge(connection, utc_text(begun_at), _now())
 
     def import_claims(self, rows: Iterable[ClaimRow | RejectedRow], partial: bool = False) -> ImportedClaims:
         """Record rows of rights, all rows of one work together; the same rows again change nothing.

@@ -9,7 +9,7 @@ from gmvaluator.index.calling import IndexConnection
 from gmvaluator.index.location import open_access
 from gmvaluator.index.naming import served_collections
 from gmvaluator.index.quantisation import DEFAULT
-from gmvaluator.index.schema import DEFAULT_COLLECTION
+from gmvaluator.index.schema import DEFAULT_COLLECTION, DEFAULT_SETTINGS, IndexSettings
 from gmvaluator.index.search import QdrantSearch
 from gmvaluator.index.store import QdrantStore
 
@@ -20,13 +20,14 @@ def open_store(
     *,
     api_key: str | None = None,
     quantisation: str = DEFAULT,
+    settings: IndexSettings = DEFAULT_SETTINGS,
 ) -> QdrantStore:
     """The writing side of `collection` at `location`, which is a Qdrant server's address or a folder.
 
-    A folder's embedded engine runs until the last one who opened it closes. quantisation: one of
-    `quantisation.CHOICES`, for a collection that is yet to be made. Raises InvalidInput, IndexUnavailable.
+    A folder's embedded engine runs until the last one who opened it closes. quantisation (one of
+    `quantisation.CHOICES`), settings: of a collection that is yet to be made. Raises InvalidInput, IndexUnavailable.
     """
-    return QdrantStore(open_access(location, api_key), collection, quantisation)
+    return QdrantStore(open_access(location, api_key), collection, quantisation, settings)
 
 
 def list_collections(location: str | Path, *, api_key: str | None = None) -> list[str]:

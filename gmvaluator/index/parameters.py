@@ -10,7 +10,7 @@ from gmvaluator.index.quantisation import PRODUCT, SCALAR, TURBO
 from gmvaluator.index.schema import (
     FULL_SCAN_THRESHOLD_KB,
     HNSW_EF_CONSTRUCT,
-    HNSW_M,
+    INDEXING_THRESHOLD_KB,
     MAX_SEGMENT_KB,
     PERCEPTUAL,
     RECALL,
@@ -31,15 +31,15 @@ def collection_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
             RECALL: models.VectorParams(
                 size=metadata.profile.recall_dim,
                 distance=models.Distance.COSINE,
-                on_disk=True,
-                hnsw_config=_hnsw(HNSW_M),
+                on_disk=metadata.settings.on_disk,
+                hnsw_config=_hnsw(metadata.settings.hnsw_m, metadata.settings.hnsw_ef_construct),
                 quantization_config=_quantisation(metadata.quantisation),
             ),
             PERCEPTUAL: models.VectorParams(
                 size=metadata.profile.perceptual_dim,
                 distance=models.Distance.COSINE,
                 on_disk=True,
-                hnsw_config=_hnsw(0),
+                hnsw_config=_hnsw(0, HNSW_EF_CONSTRUCT),
                 multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
             ),
         },
@@ -47,11 +47,32 @@ def collection_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
             indexing_threshold=0, default_segment_number=SEGMENTS, max_segment_size=MAX_SEGMENT_KB
         ),
         "metadata": metadata.as_dict(),
+        **metadata.settings.cluster,
     }
 
 
-def _hnsw(edges: int) -> models.HnswConfigDiff:
-    return models.HnswConfigDiff(m=edges, ef_construct=HNSW_EF_CONSTRUCT, full_scan_threshold=FULL_SCAN_THRESHOLD_KB)
+def rebuild_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
+    """Arguments of qdrant-client's `update_collection` by which an embedded engine rebuilds a collection.
+
+    Nothing of what was deleted is kept: that is what a threshold of 0 says.
+    """
+    settings = metadata.settings
+    change = models.VectorParamsDiff(
+        hnsw_config=_hnsw(settings.hnsw_m, settings.hnsw_ef_construct),
+        quantization_config=_quantisation(metadata.quantisation),
+        on_disk=settings.on_disk,
+    )
+    return {
+        "vectors_config": {RECALL: change},
+        "optimizers_config": models.OptimizersConfigDiff(
+            deleted_threshold=0.0, indexing_threshold=INDEXING_THRESHOLD_KB
+        ),
+        "metadata": metadata.as_dict(),
+    }
+
+
+def _hnsw(edges: int, ef_construct: int) -> models.HnswConfigDiff:
+    return models.HnswConfigDiff(m=edges, ef_construct=ef_construct, full_scan_threshold=FULL_SCAN_THRESHOLD_KB)
 
 
 def _quantisation(name: str) -> models.QuantizationConfig:

@@ -74,6 +74,33 @@ class SearchSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class IndexSettings:
+    """How a collection is kept; chosen when it is made, and again when it is rebuilt.
+
+    hnsw_m: edges per node of the graph; more find more and take memory. hnsw_ef_construct: candidates looked at for
+    each edge; more make a better graph and a longer build. on_disk: originals are read from disk, codes stay in memory.
+    shard_number, replication_factor, write_consistency_factor: of a Qdrant cluster; None leaves them to the server.
+    """
+
+    hnsw_m: int = HNSW_M
+    hnsw_ef_construct: int = HNSW_EF_CONSTRUCT
+    on_disk: bool = True
+    shard_number: int | None = None
+    replication_factor: int | None = None
+    write_consistency_factor: int | None = None
+
+    @property
+    def cluster(self) -> dict[str, int]:
+        """What only a server can do, in its own words."""
+        chosen = {name: getattr(self, name) for name in CLUSTER_SETTINGS}
+        return {name: value for name, value in chosen.items() if value is not None}
+
+
+DEFAULT_SETTINGS = IndexSettings()
+CLUSTER_SETTINGS = ("shard_number", "replication_factor", "write_consistency_factor")
+
+
+@dataclass(frozen=True, slots=True)
 class CollectionMetadata:
     """What a collection says of itself.
 
@@ -82,6 +109,7 @@ class CollectionMetadata:
 
     profile: ProfileIdentity
     quantisation: str = DEFAULT
+    settings: IndexSettings = IndexSettings()
     search: SearchSettings = SearchSettings()
     measured: Mapping[str, Any] | None = None
 
@@ -96,6 +124,7 @@ class CollectionMetadata:
             "profile": self.profile.as_dict(),
             "profile_hash": self.profile.hash,
             "quantisation": {"vector": RECALL, "name": self.quantisation, "codes": "ram"},
+            "settings": asdict(self.settings),
             "search": asdict(self.search),
             "measured": dict(self.measured or {}),
         }
@@ -111,9 +140,16 @@ class CollectionMetadata:
         return cls(
             profile=ProfileIdentity.from_dict(value["profile"]),
             quantisation=str(value["quantisation"]["name"]),
+            settings=IndexSettings(**value.get("settings", {})),
             search=SearchSettings.from_metadata(value),
             measured=value.get("measured") or None,
         )
+
+    def rebuilt(self, quantisation: str, settings: IndexSettings) -> CollectionMetadata:
+        """Of the collection rebuilt so: what was measured of other codes or another graph is forgotten."""
+        if (quantisation, settings) == (self.quantisation, self.settings):
+            return self
+        return CollectionMetadata(self.profile, quantisation, settings)
 
     def with_search(self, search: SearchSettings, measured: Mapping[str, Any]) -> CollectionMetadata:
         """The same with other search settings, and the figures they were chosen by."""

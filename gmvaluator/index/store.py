@@ -12,20 +12,23 @@ import numpy.typing as npt
 from qdrant_client import grpc as messages
 from qdrant_client import models
 
-from gmvaluator.errors import Conflict, IndexFailed, MissingIndex
+from gmvaluator.errors import IndexFailed, MissingIndex
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.calling import IndexConnection
 from gmvaluator.index.client import CALL_TIMEOUT_S, collection_info
 from gmvaluator.index.location import Access, Endpoint
-from gmvaluator.index.parameters import collection_parameters, search_parameters
+from gmvaluator.index.naming import GENERATION_OF, aliases, generation_name, make_collection, point_alias
+from gmvaluator.index.parameters import rebuild_parameters, search_parameters
 from gmvaluator.index.quantisation import DEFAULT
 from gmvaluator.index.schema import (
+    DEFAULT_SETTINGS,
     INDEXING_THRESHOLD_KB,
     KEY_DATA_SET,
     KEY_GROUP,
     PERCEPTUAL,
     RECALL,
     CollectionMetadata,
+    IndexSettings,
     SearchSettings,
     duplicate_group,
     require_profile,
@@ -53,12 +56,19 @@ class QdrantStore:
     Thread-safe. Every operation can be repeated without harm, as `IndexConnection` asks.
     """
 
-    def __init__(self, access: Access, collection: str, quantisation: str = DEFAULT) -> None:
-        """quantisation: one of `quantisation.CHOICES`, for a collection that is yet to be made."""
+    def __init__(
+        self,
+        access: Access,
+        collection: str,
+        quantisation: str = DEFAULT,
+        settings: IndexSettings = DEFAULT_SETTINGS,
+    ) -> None:
+        """quantisation (one of `quantisation.CHOICES`), settings: of a collection that is yet to be made."""
         self._connection = IndexConnection(access, f"collection {collection!r}")
         self._call = self._connection.call
         self._collection = collection
         self._quantisation = quantisation
+        self._index_settings = settings
         self._metadata: CollectionMetadata | None = None
 
     @property
@@ -71,17 +81,19 @@ class QdrantStore:
         try:
             info = self.info()
         except MissingIndex:
-            self._make(CollectionMetadata(identity, self._quantisation))
+            self._make(CollectionMetadata(identity, self._quantisation, self._index_settings))
             info = self.info()
         require_profile(info, identity)
         self._index_payload()
 
     def _make(self, metadata: CollectionMetadata) -> None:
-        parameters = collection_parameters(metadata)
-        try:
-            self._call(lambda client: client.create_collection(self._collection, **parameters, timeout=CALL_TIMEOUT_S))
-        except Conflict:
-            return  # another program made it at the same time
+        """On a server an alias is what is served, so that the collection behind it can be swapped whole."""
+        if self._connection.embedded:
+            make_collection(self._connection, self._collection, metadata)
+            return
+        first = generation_name(self._collection, 1)
+        make_collection(self._connection, first, metadata, **{GENERATION_OF: self._collection})
+        point_alias(self._connection, self._collection, first)
 
     def _index_payload(self) -> None:
         answer = self._call(lambda client: client.get_collection(self._collection))
@@ -105,9 +117,15 @@ class QdrantStore:
 
     def record(self, metadata: CollectionMetadata) -> None:
         """Store other search settings and measured figures with the collection."""
-        value = metadata.as_dict()
-        self._call(lambda client: client.update_collection(self._collection, metadata=value, timeout=CALL_TIMEOUT_S))
+        value, name = metadata.as_dict(), self._behind()
+        self._call(lambda client: client.update_collection(name, metadata=value, timeout=CALL_TIMEOUT_S))
         self._metadata = metadata
+
+    def _behind(self) -> str:
+        """The collection's own name, where an alias serves it: what changes a collection takes no alias."""
+        if self._connection.embedded:
+            return self._collection
+        return aliases(self._connection).get(self._collection, self._collection)
 
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points; returns once they survive a crash of the engine. Raises InvalidVector before writing any."""
@@ -159,11 +177,28 @@ class QdrantStore:
     def build(self) -> None:
         """Index and quantise everything written so far; returns once `info().ready`. Raises IndexFailed."""
         optimizers = models.OptimizersConfigDiff(indexing_threshold=INDEXING_THRESHOLD_KB)
+        name = self._behind()
         for _ in range(_MAX_BUILDS):
-            self._call(lambda client: client.update_collection(self._collection, optimizers_config=optimizers))
+            self._call(lambda client: client.update_collection(name, optimizers_config=optimizers))
             if self._wait_for_build():
                 return
         raise IndexFailed(f"collection {self._collection!r} was built {_MAX_BUILDS} times and points still wait")
+
+    def rebuild_embedded(self, metadata: CollectionMetadata) -> None:
+        """Write every point into a fresh generation, kept as `metadata` says, and swap. Raises IndexFailed.
+
+        Serving goes on from the old one meanwhile, and what is written is kept; of what was deleted nothing is.
+        """
+        parameters = rebuild_parameters(metadata)
+        self._call(lambda client: client.update_collection(self._collection, **parameters, timeout=CALL_TIMEOUT_S))
+        self._metadata = None
+        self.build()
+        self._metadata = None
+
+    @property
+    def connection(self) -> IndexConnection:
+        """For calls about more than one collection."""
+        return self._connection
 
     def _wait_for_build(self) -> bool:
         """Wait while a build goes on; False if it has ended and points wait for another."""
@@ -237,8 +272,14 @@ class QdrantStore:
             found.extend(_point(record, profile) for record in records)
         return found
 
-    def _records(self, ids: list[str]) -> list[models.Record]:
-        return self._call(lambda client: client.retrieve(self._collection, ids, with_payload=True, with_vectors=True))
+    def fetch_payloads(self, ids: Sequence[TrainingImageId]) -> list[Point]:
+        """As `fetch`, with empty vectors; a page of ids at most."""
+        return [_point(record, None) for record in self._records([str(one) for one in ids], with_vectors=False)]
+
+    def _records(self, ids: list[str], with_vectors: bool = True) -> list[models.Record]:
+        return self._call(
+            lambda client: client.retrieve(self._collection, ids, with_payload=True, with_vectors=with_vectors)
+        )
 
     def neighbours(self, vectors: Sequence[Float32Array], limit: int) -> list[list[Candidate]]:
         """For each `recall` vector the `limit` nearest, most similar first, with the group in their payload."""

@@ -86,7 +86,14 @@ def sha(pictures: Path, number: int) -> str:
 
 def test_what_is_meant_is_shown_before_anything_is_done(data: Path) -> None:
     shown = index("remove", "--key", "03.png", "--key", "nothing.png", "--data", data, "--dry-run")
-    assert shown == {"works": 1, "removed_before": 0, "shared": 0, "unmatched": ["nothing.png"], "removed": None}
+    assert shown == {
+        "works": 1,
+        "removed_before": 0,
+        "shared": 0,
+        "unmatched": ["nothing.png"],
+        "removed": None,
+        "purged": None,
+    }
     refused = CliRunner().invoke(gmvaluator, ["index", "remove", "--key", "03.png", "--data", str(data)], input="n\n")
     assert refused.exit_code == 1
     assert len(keys(data)) == 12
@@ -173,3 +180,55 @@ def test_a_selection_that_means_nothing_is_refused(data: Path) -> None:
         assert done.exit_code
         assert message in str(done.exception) + done.output
     assert len(keys(data)) == 12
+
+
+def canaries(pictures: Path, number: int) -> list[bytes]:
+    return [f"{number:02}.png".encode(), f"Canary title {number:02}".encode()]
+
+
+def traces(data: Path, needles: list[bytes]) -> set[str]:
+    """Files of index, thumbnails and catalogue that hold one of `needles`."""
+    files = [path for path in data.rglob("*") if path.is_file()]
+    return {str(path.relative_to(data)) for path in files if any(needle in path.read_bytes() for needle in needles)}
+
+
+def test_a_purge_leaves_no_byte(data: Path, pictures: Path) -> None:
+    """Of key, title and vectors, in index, write-ahead logs, thumbnails and catalogue."""
+    one = training_image_id(sha(pictures, 7))
+    with opened(data) as store:
+        (point,) = store.fetch([one])
+    needles = [*canaries(pictures, 7), point.recall.tobytes(), point.perceptual[0].tobytes()]
+    assert {path.split("/")[0] for path in traces(data, needles)} == {"index", "catalogue.sqlite"}
+    removed = remove(data, "--key", "07.png", "--purge")
+    assert removed["purged"] == {"collections": ["works"], "works": 1, "log_emptied": True}
+    assert traces(data, needles) == set()
+    assert not list((data / "thumbnails").rglob(f"{one}*"))
+    assert len(keys(data)) == 11
+    with open_catalogue(data) as catalogue:
+        assert catalogue.unpurged() == 0
+        assert catalogue.tombstoned([sha(pictures, 7)])
+
+
+def test_what_was_removed_before_can_be_purged_later(data: Path, pictures: Path) -> None:
+    remove(data, "--key", "07.png")
+    assert traces(data, canaries(pictures, 7))
+    assert index("remove", "--purge", "--data", data)["purged"]["works"] == 1
+    assert traces(data, canaries(pictures, 7)) == set()
+    assert add(pictures, data)["removed"] == 1
+
+
+def test_settings_are_kept_shown_and_changed_by_a_rebuild(data: Path, pictures: Path, tmp_path: Path) -> None:
+    other = tmp_path / "other"
+    words = ("--data", other, "--profile", "stub", "--hnsw-m", 24, "--hnsw-ef-construct", 64, "--in-memory")
+    index("add", pictures, *words)
+    kept = index("info", "--data", other)["metadata"]["settings"]
+    assert (kept["hnsw_m"], kept["hnsw_ef_construct"], kept["on_disk"]) == (24, 64, False)
+    rebuilt = index("rebuild", "--data", other, "--quantisation", "scalar", "--hnsw-m", 32)
+    assert rebuilt["metadata"]["quantisation"]["name"] == "scalar"
+    assert (rebuilt["metadata"]["settings"]["hnsw_m"], rebuilt["metadata"]["settings"]["on_disk"]) == (32, False)
+    refused = CliRunner().invoke(
+        gmvaluator, ["index", "add", str(pictures), "--data", str(tmp_path / "third"), "--profile", "stub",
+                     "--replication-factor", "2"]
+    )  # fmt: skip
+    assert refused.exit_code
+    assert "use a Qdrant server" in str(refused.exception) + refused.output

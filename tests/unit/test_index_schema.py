@@ -12,16 +12,28 @@ from gmvaluator.errors import InvalidInput, InvalidVector, MissingIndex, Profile
 from gmvaluator.index.location import Endpoint, open_access
 from gmvaluator.index.parameters import collection_parameters, search_parameters
 from gmvaluator.index.quantisation import code_bytes
-from gmvaluator.index.schema import CollectionMetadata, SearchSettings, require_profile
+from gmvaluator.index.schema import CollectionMetadata, IndexSettings, SearchSettings, require_profile
 from gmvaluator.index.vectors import checked_vector
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.testing.index import EXAMPLE_IDENTITY
 
-METADATA = CollectionMetadata(EXAMPLE_IDENTITY, "pq-x32", SearchSettings(8.0, 512), {"recall_at_50": 0.99})
+METADATA = CollectionMetadata(
+    EXAMPLE_IDENTITY,
+    "pq-x32",
+    IndexSettings(hnsw_m=24, replication_factor=2),
+    SearchSettings(8.0, 512),
+    {"recall_at_50": 0.99},
+)
 
 
 def info(metadata: dict[str, Any]) -> CollectionInfo:
     return CollectionInfo("works", 1, 1, True, metadata)
+
+
+def test_other_codes_or_another_graph_forget_what_was_measured() -> None:
+    assert METADATA.rebuilt("pq-x32", METADATA.settings) == METADATA
+    for other in (METADATA.rebuilt("scalar", METADATA.settings), METADATA.rebuilt("pq-x32", IndexSettings())):
+        assert (other.measured, other.search) == (None, SearchSettings())
 
 
 def test_metadata_survives_the_collection() -> None:
@@ -66,7 +78,7 @@ def test_only_recall_is_quantised_and_only_recall_has_a_graph() -> None:
     assert vectors["recall"].quantization_config.product.compression.value == "x32"
     assert vectors["recall"].quantization_config.product.always_ram
     assert vectors["perceptual"].quantization_config is None
-    assert (vectors["recall"].hnsw_config.m, vectors["perceptual"].hnsw_config.m) == (16, 0)
+    assert (vectors["recall"].hnsw_config.m, vectors["perceptual"].hnsw_config.m) == (24, 0)
     assert vectors["recall"].on_disk
     assert vectors["perceptual"].on_disk
 

@@ -1,4 +1,4 @@
-"""The engine's side of a build: copy a shard, have a process of its own optimise the copy."""
+"""The engine's side of a build: copy a shard, and have a process of its own optimise the copy, or write it anew."""
 
 from __future__ import annotations
 
@@ -22,18 +22,25 @@ class BuildFailed(Exception):
 
 
 class Builder:
-    """One build into `folder`, which is absent at first and, if the build fails, at last."""
+    """One build into `folder`, which is absent at first and, if the build fails, at last.
 
-    def __init__(self, folder: Path, settings: CollectionSettings) -> None:
+    old_settings: those of the shard that is copied, where every point is to be written anew; None to optimise the copy.
+    """
+
+    def __init__(
+        self, folder: Path, settings: CollectionSettings, old_settings: CollectionSettings | None = None
+    ) -> None:
         self.folder = folder
         self._settings = settings
+        self._old_settings = old_settings
+        self._source = folder.with_name(f"{folder.name}.from")
         self._process: subprocess.Popen[bytes] | None = None
         self._stopped = False
         self._lock = threading.Lock()
 
     def copy(self, shard: Path) -> None:
         """Copy the files of `shard`, which nobody writes meanwhile."""
-        copy_tree(shard, self.folder)
+        copy_tree(shard, self.folder if self._old_settings is None else self._source)
 
     def run(self) -> None:
         """Index and quantise everything in the copy; returns when it is durable. Raises BuildStopped, BuildFailed."""
@@ -48,18 +55,12 @@ class Builder:
             raise BuildStopped
         if status != 0:
             raise BuildFailed(f"the build process ended with status {status}: the engine's log says why; build again")
+        remove_tree(self._source)
 
     def _command(self) -> list[str]:
-        settings = json.dumps(self._settings.as_dict())
-        return [
-            sys.executable,
-            "-P",
-            "-m",
-            "gmvaluator.index.engine.build",
-            str(self.folder),
-            settings,
-            str(os.getpid()),
-        ]
+        module = "gmvaluator.index.engine.build"
+        command = [sys.executable, "-P", "-m", module, str(self.folder), _json(self._settings), str(os.getpid())]
+        return command if self._old_settings is None else [*command, str(self._source), _json(self._old_settings)]
 
     def stop(self) -> None:
         """End the process, if it runs, at once: its work is not in use yet."""
@@ -69,5 +70,10 @@ class Builder:
                 self._process.kill()
 
     def discard(self) -> None:
-        """Remove the copy."""
+        """Remove what was made."""
+        remove_tree(self._source)
         remove_tree(self.folder)
+
+
+def _json(settings: CollectionSettings) -> str:
+    return json.dumps(settings.as_dict())

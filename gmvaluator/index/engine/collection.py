@@ -9,7 +9,8 @@ from __future__ import annotations
 
 import logging
 import threading
-from collections.abc import Callable
+import uuid
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, TypeVar
@@ -20,8 +21,8 @@ from gmvaluator.index.engine.builder import Builder, BuildStopped
 from gmvaluator.index.engine.census import indexed_points, quantised_points
 from gmvaluator.index.engine.ending import end_at_once
 from gmvaluator.index.engine.files import remove_tree
-from gmvaluator.index.engine.generations import Description, Generations
-from gmvaluator.index.engine.settings import CollectionSettings
+from gmvaluator.index.engine.generations import Description, Generations, Rebuild
+from gmvaluator.index.engine.settings import CollectionSettings, VectorSettings
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")
@@ -37,7 +38,8 @@ class BacklogFull(Exception):
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Counts of a collection. waiting: a build would index something. build_error: why the last build failed."""
+    """Counts of a collection. waiting: a build would index something, or a rebuild is wanted. build_error: why the last
+    build failed."""
 
     points: int
     indexed_points: int
@@ -107,9 +109,20 @@ class Collection:
             settings = self.settings
             if indexing_threshold_kb is not None:
                 settings = replace(settings, indexing_threshold_kb=indexing_threshold_kb)
-            description = Description(settings, {**self.metadata, **metadata})
-            self._files.describe(description)
-            self._description = description
+            self._describe(replace(self._description, settings=settings, metadata={**self.metadata, **metadata}))
+
+    def _describe(self, description: Description) -> None:
+        self._files.describe(description)
+        self._description = description
+
+    def want_rebuild(self, vectors: Mapping[str, VectorSettings], metadata: dict[str, Any]) -> None:
+        """Ask, durably, for a generation with nothing in it of what was deleted, its vectors kept as `vectors` say.
+
+        metadata: merged into what is kept once that generation serves. `start_build` makes it.
+        """
+        with self._write_lock:
+            wanted = Rebuild(str(uuid.uuid4()), replace(self.settings, vectors=vectors), metadata)
+            self._describe(replace(self._description, rebuild=wanted))
 
     def flush(self) -> None:
         """Bring everything written so far to the disk, past a loss of power."""
@@ -140,7 +153,7 @@ class Collection:
                 self._write_lock.release()
         points, indexed, segments = self._last_counted
         building = self._backlog is not None
-        waiting = self.settings.waits(points - indexed)
+        waiting = self.settings.waits(points - indexed) or self._description.rebuild is not None
         return State(points, indexed, segments, building, waiting, self._build_error)
 
     def _count(self) -> tuple[int, int, int]:
@@ -175,11 +188,15 @@ class Collection:
 
     def _build_round(self) -> bool:
         """One build from copy to switch; True if writes came meanwhile and still wait for a build."""
-        builder = Builder(self._files.following(), self.settings)
+        wanted = self._description.rebuild
+        if wanted is None:
+            builder = Builder(self._files.following(), self.settings)
+        else:
+            builder = Builder(self._files.following(), wanted.settings, self.settings)
         try:
             self._copy(builder)
             builder.run()
-            self._adopt(builder.folder)
+            self._adopt(builder.folder, wanted)
             _log.info("%s: serving %s, %s", self._files.folder.name, builder.folder.name, self.state())
         finally:
             if self._current != builder.folder:
@@ -195,16 +212,22 @@ class Collection:
             self._backlog, self._backlog_bytes = [], 0
             builder.copy(self._current)
 
-    def _adopt(self, folder: Path) -> None:
+    def _adopt(self, folder: Path, rebuild: Rebuild | None) -> None:
         """Replay what was written during the build into the shard in `folder`, then serve that one."""
-        fresh = edge.EdgeShard.load(str(folder), self.settings.edge_config())
+        settings = self.settings if rebuild is None else rebuild.settings
+        fresh = edge.EdgeShard.load(str(folder), settings.edge_config())
         replayed = self._replay_most(fresh)
         with self._write_lock:
             assert self._backlog is not None
             for operation in self._backlog[replayed:]:
                 fresh.update(operation)
             fresh.flush()
-            self._files.switch(folder)
+            self._files.switch(folder, "" if rebuild is None else rebuild.token)
+            if rebuild is not None:
+                # Another rebuild that was asked for meanwhile is still to come.
+                newer = self._description.rebuild
+                done = replace(self._description, rebuild=rebuild).rebuilt()
+                self._describe(done if newer == rebuild else replace(done, rebuild=newer))
             old, old_folder = self._shard, self._current
             with self._shard_lock:
                 self._shard, self._current = fresh, folder

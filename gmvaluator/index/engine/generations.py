@@ -1,16 +1,18 @@
 """A collection's folder: `generation-N/` holds a shard, `CURRENT` names the one in use.
 
 NAME/collection.json    settings and metadata
-NAME/CURRENT            "generation-N"
+NAME/CURRENT            "generation-N", and on a second line which rebuild made it
 NAME/generation-N/      the shard in use
 NAME/generation-N+1/    a build under way, or what a crash left of one
+NAME/generation-N+1.from/  what a rebuild reads from
 """
 
 from __future__ import annotations
 
 import json
 import re
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -22,11 +24,30 @@ _FORMAT = 1
 
 
 @dataclass(frozen=True, slots=True)
+class Rebuild:
+    """A generation that is wanted: every point written anew under `settings`, nothing kept of what was deleted.
+
+    token: tells this wish from every other. metadata: merged into the collection's once the generation serves.
+    """
+
+    token: str
+    settings: CollectionSettings
+    metadata: dict[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
 class Description:
     """What `collection.json` holds. metadata is whatever JSON the users keep with the collection."""
 
     settings: CollectionSettings
     metadata: dict[str, Any] = field(default_factory=dict)
+    rebuild: Rebuild | None = None
+
+    def rebuilt(self) -> Description:
+        """The same once the rebuild serves."""
+        assert self.rebuild is not None
+        settings = replace(self.rebuild.settings, indexing_threshold_kb=self.settings.indexing_threshold_kb)
+        return Description(settings, {**self.metadata, **self.rebuild.metadata})
 
 
 class Generations:
@@ -37,7 +58,7 @@ class Generations:
 
     def current(self) -> Path:
         """The folder of the shard in use."""
-        name = (self.folder / "CURRENT").read_text(encoding="ascii").strip()
+        name = self._current_lines()[0]
         if not _GENERATION.fullmatch(name):
             raise ValueError(f"{self.folder}/CURRENT names {name!r}: it is damaged, restore it from a backup")
         return self.folder / name
@@ -48,9 +69,12 @@ class Generations:
         assert match is not None
         return self.folder / f"generation-{int(match.group(1)) + 1}"
 
-    def switch(self, generation: Path) -> None:
-        """Make `generation` the one in use, durably."""
-        replace_file(self.folder / "CURRENT", generation.name.encode())
+    def _current_lines(self) -> list[str]:
+        return [*(self.folder / "CURRENT").read_text(encoding="ascii").splitlines(), "", ""]
+
+    def switch(self, generation: Path, token: str = "") -> None:
+        """Make `generation` the one in use, durably. token: of the rebuild that it is, if it is one."""
+        replace_file(self.folder / "CURRENT", f"{generation.name}\n{token}".encode())
 
     def begin(self, description: Description) -> Path:
         """Fill a new collection's folder; returns where its first shard goes."""
@@ -66,6 +90,8 @@ class Generations:
             "settings": description.settings.as_dict(),
             "metadata": description.metadata,
         }
+        if description.rebuild is not None:
+            value["rebuild"] = asdict(description.rebuild)
         replace_file(self.folder / "collection.json", json.dumps(value, indent=1, sort_keys=True).encode())
 
     def description(self) -> Description:
@@ -73,7 +99,12 @@ class Generations:
         value = json.loads((self.folder / "collection.json").read_bytes())
         if value["format"] != _FORMAT:
             raise ValueError(f"{self.folder} has format {value['format']}: use a newer version of the program")
-        return Description(CollectionSettings.from_dict(value["settings"]), value["metadata"])
+        description = Description(
+            CollectionSettings.from_dict(value["settings"]), value["metadata"], _rebuild(value.get("rebuild"))
+        )
+        if description.rebuild is not None and description.rebuild.token == self._current_lines()[1]:
+            return description.rebuilt()  # the engine ended after the switch and before it was noted
+        return description
 
     def remove_leftovers(self) -> None:
         """Delete every generation but the one in use."""
@@ -81,3 +112,9 @@ class Generations:
         for path in self.folder.glob("generation-*"):
             if path != current:
                 remove_tree(path)
+
+
+def _rebuild(value: Mapping[str, Any] | None) -> Rebuild | None:
+    if value is None:
+        return None
+    return Rebuild(value["token"], CollectionSettings.from_dict(value["settings"]), dict(value["metadata"]))

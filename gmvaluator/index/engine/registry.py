@@ -2,21 +2,24 @@
 
 from __future__ import annotations
 
+import json
 import logging
 import threading
 import uuid
+from collections.abc import Sequence
 from pathlib import Path
 
 import grpc
 
 from gmvaluator.index.engine.calls import Refused
 from gmvaluator.index.engine.collection import Collection
-from gmvaluator.index.engine.files import remove_tree, sync_folder
+from gmvaluator.index.engine.files import remove_tree, replace_file, sync_folder
 from gmvaluator.index.engine.generations import Description
 
 _log = logging.getLogger(__name__)
 MAX_COLLECTIONS = 100
 _MAKING, _LEAVING = ".making-", ".leaving-"
+_ALIASES = "aliases.json"
 
 
 class Registry:
@@ -27,6 +30,7 @@ class Registry:
         self._lock = threading.Lock()
         for leftover in [*folder.glob(f"{_MAKING}*"), *folder.glob(f"{_LEAVING}*")]:
             remove_tree(leftover)
+        self._aliases = _read_aliases(folder)
         paths = sorted(path.parent for path in folder.glob("*/CURRENT"))
         self._collections = {path.name: Collection(path) for path in paths}
 
@@ -37,7 +41,27 @@ class Registry:
     def get(self, name: str) -> Collection:
         """The collection `name`. Raises Refused (NOT_FOUND)."""
         with self._lock:
-            return self._named(name)
+            return self._named(self._aliases.get(name, name))
+
+    def aliases(self) -> dict[str, str]:
+        """Alias to collection."""
+        with self._lock:
+            return dict(self._aliases)
+
+    def change_aliases(self, changes: Sequence[tuple[str, str | None]]) -> None:
+        """Point each alias at a collection, or at none, all at once and durably. Raises Refused."""
+        with self._lock:
+            aliases = dict(self._aliases)
+            for alias, collection in changes:
+                if collection is None:
+                    aliases.pop(alias, None)
+                    continue
+                self._named(collection)
+                if alias in self._collections:
+                    raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"{alias!r} is a collection: an alias needs a name")
+                aliases[alias] = collection
+            replace_file(self._folder / _ALIASES, json.dumps(aliases, sort_keys=True).encode())
+            self._aliases = aliases
 
     def _named(self, name: str) -> Collection:
         if name not in self._collections:
@@ -47,7 +71,7 @@ class Registry:
     def create(self, name: str, description: Description) -> None:
         """Make an empty collection; it is there whole after a crash, or not at all. Raises Refused."""
         with self._lock:
-            if name in self._collections:
+            if name in self._collections or name in self._aliases:
                 raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"there is a collection {name!r} already")
             if len(self._collections) >= MAX_COLLECTIONS:
                 raise Refused(grpc.StatusCode.RESOURCE_EXHAUSTED, f"{MAX_COLLECTIONS} collections are the limit")
@@ -62,6 +86,10 @@ class Registry:
         """Delete a collection and its files. Raises Refused."""
         with self._lock:
             collection = self._named(name)
+            if name in self._aliases.values():
+                aliases = {alias: one for alias, one in self._aliases.items() if one != name}
+                replace_file(self._folder / _ALIASES, json.dumps(aliases, sort_keys=True).encode())
+                self._aliases = aliases
             del self._collections[name]
         collection.close()
         leaving = self._folder / f"{_LEAVING}{uuid.uuid4()}"
@@ -83,3 +111,9 @@ class Registry:
                 _log.info("closing %s", name)
                 collection.close()
             self._collections.clear()
+
+
+def _read_aliases(folder: Path) -> dict[str, str]:
+    path = folder / _ALIASES
+    found: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+    return found

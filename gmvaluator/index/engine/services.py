@@ -34,6 +34,7 @@ from gmvaluator.index.engine.wire_settings import (
     field_type,
     info_of,
     metadata_of,
+    rebuilt_vectors,
     settings_of,
     threshold_of,
 )
@@ -100,7 +101,7 @@ class CollectionsService(messages.CollectionsServicer):
 
     @_answered
     def CollectionExists(self, request: messages.CollectionExistsRequest) -> messages.CollectionExistsResponse:
-        exists = request.collection_name in self._registry.names()
+        exists = request.collection_name in (*self._registry.names(), *self._registry.aliases())
         return messages.CollectionExistsResponse(result=messages.CollectionExists(exists=exists))
 
     @_answered
@@ -112,8 +113,13 @@ class CollectionsService(messages.CollectionsServicer):
     @_answered
     def Update(self, request: messages.UpdateCollection) -> messages.CollectionOperationResponse:
         collection = self._registry.get(request.collection_name)
-        collection.describe(metadata_of(request), threshold_of(request))
-        if request.HasField("optimizers_config"):
+        rebuilt = rebuilt_vectors(request, collection.settings.vectors)
+        if rebuilt is None:
+            collection.describe(metadata_of(request), threshold_of(request))
+        else:
+            collection.describe({}, threshold_of(request))
+            collection.want_rebuild(rebuilt, metadata_of(request))
+        if rebuilt is not None or request.HasField("optimizers_config"):
             collection.start_build()
         return messages.CollectionOperationResponse(result=True)
 
@@ -121,6 +127,31 @@ class CollectionsService(messages.CollectionsServicer):
     def Delete(self, request: messages.DeleteCollection) -> messages.CollectionOperationResponse:
         self._registry.delete(request.collection_name)
         return messages.CollectionOperationResponse(result=True)
+
+    @_answered
+    def ListAliases(self, request: messages.ListAliasesRequest) -> messages.ListAliasesResponse:
+        return _aliases(self._registry.aliases())
+
+    @_answered
+    def ListCollectionAliases(self, request: messages.ListCollectionAliasesRequest) -> messages.ListAliasesResponse:
+        wanted = request.collection_name
+        return _aliases({alias: one for alias, one in self._registry.aliases().items() if one == wanted})
+
+    @_answered
+    def UpdateAliases(self, request: messages.ChangeAliases) -> messages.CollectionOperationResponse:
+        self._registry.change_aliases([_alias_change(action) for action in request.actions])
+        return messages.CollectionOperationResponse(result=True)
+
+
+def _aliases(found: dict[str, str]) -> messages.ListAliasesResponse:
+    described = [messages.AliasDescription(alias_name=alias, collection_name=name) for alias, name in found.items()]
+    return messages.ListAliasesResponse(aliases=described)
+
+
+def _alias_change(action: messages.AliasOperations) -> tuple[str, str | None]:
+    if action.WhichOneof("action") == "delete_alias":
+        return action.delete_alias.alias_name, None
+    return collection_name(action.create_alias.alias_name), action.create_alias.collection_name
 
 
 class PointsService(messages.PointsServicer):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 import qdrant_edge as edge
@@ -58,6 +60,8 @@ def settings_of(request: messages.CreateCollection) -> CollectionSettings:
     if not vectors:
         raise invalid("the embedded engine needs named vectors: give vectors_config a map")
     optimizers = request.optimizers_config
+    if optimizers.HasField("deleted_threshold"):
+        raise invalid("a new collection has nothing deleted: give deleted_threshold to an update, which rebuilds")
     return CollectionSettings(
         vectors=vectors,
         segments=optimizers.default_segment_number or _DEFAULT_SEGMENTS,
@@ -74,6 +78,41 @@ def threshold_of(request: messages.UpdateCollection) -> int | None:
     if optimizers.HasField("default_segment_number") or optimizers.HasField("max_segment_size"):
         raise invalid("the embedded engine changes indexing_threshold only: make a new collection for the rest")
     return optimizers.indexing_threshold if optimizers.HasField("indexing_threshold") else None
+
+
+def rebuilt_vectors(
+    request: messages.UpdateCollection, vectors: Mapping[str, VectorSettings]
+) -> dict[str, VectorSettings] | None:
+    """How vectors are to be kept after a rebuild that an update asks for; None if it asks for none.
+
+    A deleted_threshold of 0 asks for one, as nothing deleted may stay, and so does every change of a vector's settings.
+    Raises Refused.
+    """
+    optimizers, changes = request.optimizers_config, request.vectors_config.params_map.map
+    wanted = optimizers.HasField("deleted_threshold")
+    if wanted and optimizers.deleted_threshold > 0:
+        raise invalid("the embedded engine knows a deleted_threshold of 0 only: it rebuilds the collection")
+    if not (wanted or changes):
+        return None
+    unknown = set(changes) - set(vectors)
+    if unknown:
+        raise invalid(f"there is no vector {', '.join(sorted(unknown))}: use one of {', '.join(sorted(vectors))}")
+    return {name: _changed(vector, changes[name]) if name in changes else vector for name, vector in vectors.items()}
+
+
+def _changed(vector: VectorSettings, change: messages.VectorParamsDiff) -> VectorSettings:
+    hnsw = vector.hnsw
+    given = change.hnsw_config
+    hnsw = HnswSettings(
+        m=given.m if given.HasField("m") else hnsw.m,
+        ef_construct=given.ef_construct or hnsw.ef_construct,
+        full_scan_threshold_kb=given.full_scan_threshold or hnsw.full_scan_threshold_kb,
+    )
+    quantisation, codes_in_ram = vector.quantisation, vector.codes_in_ram
+    if change.HasField("quantization_config"):
+        quantisation, codes_in_ram = _quantisation(change.quantization_config)
+    on_disk = change.on_disk if change.HasField("on_disk") else vector.on_disk
+    return replace(vector, hnsw=hnsw, quantisation=quantisation, codes_in_ram=codes_in_ram, on_disk=on_disk)
 
 
 def field_type(request: messages.CreateFieldIndexCollection) -> edge.PayloadSchemaType:
@@ -103,7 +142,7 @@ def _vector(name: str, value: messages.VectorParams) -> VectorSettings:
     )
 
 
-def _quantisation(config: messages.QuantizationConfig) -> tuple[str | None, bool]:
+def _quantisation(config: messages.QuantizationConfig | messages.QuantizationConfigDiff) -> tuple[str | None, bool]:
     """Name, and whether the codes stay in memory. Raises Refused."""
     kind = config.WhichOneof("quantization")
     if kind == "product":

@@ -1,0 +1,154 @@
+"""Rebuilding a collection beside the one that is served, and swapping it in whole.
+
+An embedded engine does so by itself, in `generation-N+1/`. On a server a new collection is filled from the old one,
+built, and served by moving the alias. Either can be killed at any moment: what serves is the old or the new one, whole,
+and the next rebuild removes what was left half done.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from itertools import islice
+
+from gmvaluator.errors import IndexFailed, PreconditionFailed
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.index.calling import IndexConnection
+from gmvaluator.index.client import CALL_TIMEOUT_S
+from gmvaluator.index.location import Access
+from gmvaluator.index.naming import (
+    GENERATION_OF,
+    REBUILD_OF,
+    aliases,
+    generation_name,
+    generations,
+    is_generation,
+    make_collection,
+    point_alias,
+)
+from gmvaluator.index.schema import CollectionMetadata, IndexSettings
+from gmvaluator.index.store import QdrantStore
+from gmvaluator.ports import Point
+
+_MAX_PASSES = 10
+_BATCH_POINTS = 256
+
+Kept = Callable[[Sequence[Point]], Sequence[Point]]
+"""Those of some points that may be in the new collection."""
+
+
+def _every(points: Sequence[Point]) -> Sequence[Point]:
+    return points
+
+
+def rebuild(
+    access: Access,
+    collection: str,
+    quantisation: str | None = None,
+    settings: IndexSettings | None = None,
+    kept: Kept = _every,
+) -> None:
+    """Serve `collection` from a fresh copy of its points, with other settings where they are given.
+
+    No byte of a point that was deleted is in it. kept: on a server, whose copy is made here, points that it leaves out
+    are not copied. Serving goes on meanwhile. Takes over `access` and closes it. Raises MissingIndex, IndexFailed,
+    IndexUnavailable, PreconditionFailed for a server's collection that no alias serves.
+    """
+    store = QdrantStore(access, collection)
+    try:
+        if access.embedded:
+            store.rebuild_embedded(_described(store, quantisation, settings))
+            return
+        swap = _Swap(access, store.connection, collection, kept)
+        swap.remove_leftovers()
+        swap.run(_described(store, quantisation, settings))
+    finally:
+        store.close()
+
+
+def _described(store: QdrantStore, quantisation: str | None, settings: IndexSettings | None) -> CollectionMetadata:
+    old = store.metadata()
+    return old.rebuilt(quantisation or old.quantisation, settings or old.settings)
+
+
+class _Swap:
+    """One rebuild on a server."""
+
+    def __init__(self, access: Access, connection: IndexConnection, name: str, kept: Kept) -> None:
+        self._access = access
+        self._connection = connection
+        self._name = name
+        self._kept = kept
+
+    def remove_leftovers(self) -> None:
+        """Clear up after a rebuild that was killed: generations that are not served, and were to be or have been."""
+        serving = aliases(self._connection).get(self._name)
+        if serving is None:
+            return
+        for one in sorted(generations(self._connection, self._name)):
+            if one != serving and is_generation(self._connection, one, self._name):
+                self._delete(one)
+
+    def run(self, metadata: CollectionMetadata) -> None:
+        """Fill, build, catch up with what was written meanwhile, and serve."""
+        old = aliases(self._connection).get(self._name)
+        if old is None:
+            raise PreconditionFailed(
+                f"{self._name!r} is a collection and no alias of one, so nothing can be swapped in for it: "
+                "`gmvaluator index export` it, and `index add` the export with another --collection"
+            )
+        number = max(generations(self._connection, self._name).values(), default=0) + 1
+        new = generation_name(self._name, number)
+        make_collection(self._connection, new, metadata, **{REBUILD_OF: self._name, GENERATION_OF: self._name})
+        source, target = QdrantStore(self._access, old), QdrantStore(self._access, new)
+        target.create(metadata.profile)
+        for points in _batches(source.scan(with_vectors=True)):
+            target.upsert(self._kept(points))
+        target.build()
+        self._catch_up(source, target)
+        point_alias(self._connection, self._name, new)
+        self._unmark(new)
+        self._add_missing(source, target)
+        self._delete(old)
+
+    def _catch_up(self, source: QdrantStore, target: QdrantStore) -> None:
+        """Until a pass finds nothing to change: others may go on writing. Raises IndexFailed if they never pause."""
+        for _ in range(_MAX_PASSES):
+            changed = self._add_missing(source, target)
+            gone = [one.training_image_id for one in target.scan()]
+            for start in range(0, len(gone), _BATCH_POINTS):
+                page = gone[start : start + _BATCH_POINTS]
+                target.remove(sorted(set(page) - source.existing(page)))
+            if not changed:
+                return
+            target.build()
+        raise IndexFailed(f"collection {self._name!r} is written to all the time: rebuild it when nobody indexes")
+
+    def _add_missing(self, source: QdrantStore, target: QdrantStore) -> bool:
+        """Bring over points that are absent or whose payload changed; whether there were any."""
+        changed = False
+        for points in _batches(source.scan()):
+            there = {one.training_image_id: one.payload for one in target.fetch_payloads(_ids(points))}
+            differing = [one for one in self._kept(points) if there.get(one.training_image_id) != one.payload]
+            if differing:
+                changed = True
+                target.upsert(source.fetch(_ids(differing)))
+        return changed
+
+    def _unmark(self, collection: str) -> None:
+        done = {REBUILD_OF: ""}
+        self._connection.call(
+            lambda client: client.update_collection(collection, metadata=done, timeout=CALL_TIMEOUT_S)
+        )
+
+    def _delete(self, collection: str) -> None:
+        self._connection.call(lambda client: client.delete_collection(collection, timeout=CALL_TIMEOUT_S))
+
+
+def _batches(points: Iterable[Point]) -> Iterator[list[Point]]:
+    iterator = iter(points)
+    while page := list(islice(iterator, _BATCH_POINTS)):
+        yield page
+
+
+def _ids(points: Sequence[Point]) -> list[TrainingImageId]:
+    return [one.training_image_id for one in points]

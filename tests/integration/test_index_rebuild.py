@@ -1,0 +1,272 @@
+"""A collection is rebuilt beside the one that serves and swapped in whole, and nothing of what was removed is in it."""
+
+import os
+import random
+import signal
+import subprocess
+import sys
+import threading
+import time
+import uuid
+from collections.abc import Callable, Iterator
+from contextlib import closing
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+from qdrant_client import QdrantClient, models
+
+from gmvaluator.errors import PreconditionFailed
+from gmvaluator.index.calling import IndexConnection
+from gmvaluator.index.client import connect
+from gmvaluator.index.connection import list_collections, open_search, open_store
+from gmvaluator.index.engine.lease import Contact
+from gmvaluator.index.location import open_access
+from gmvaluator.index.naming import aliases, collection_names, make_collection
+from gmvaluator.index.rebuilding import rebuild
+from gmvaluator.index.schema import CollectionMetadata, IndexSettings
+from gmvaluator.index.store import QdrantStore
+from gmvaluator.ports import Point
+from gmvaluator.processes import own_environment
+from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
+
+POINTS = 60
+CANARY = replace(
+    example_points(1, seed=77)[0], payload={"key": "canary-key-77", "title": "Canary title", "data_set": []}
+)
+NEEDLES = [
+    b"canary-key-77",
+    b"Canary title",
+    CANARY.recall.tobytes(),
+    CANARY.perceptual[0].tobytes(),
+    CANARY.training_image_id.bytes,
+    str(CANARY.training_image_id).encode(),
+]
+ENGINE_KILLS = 2
+
+
+def filled(store: QdrantStore) -> None:
+    """A built collection that held the canary until it was removed."""
+    store.create(EXAMPLE_IDENTITY)
+    store.upsert([*example_points(POINTS), CANARY])
+    store.build()
+    store.remove([CANARY.training_image_id])
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    return tmp_path / "index"
+
+
+@pytest.fixture
+def store(folder: Path) -> Iterator[QdrantStore]:
+    with closing(open_store(folder)) as opened:
+        filled(opened)
+        yield opened
+
+
+def traces(folder: Path) -> list[str]:
+    """Files that hold a byte sequence of the canary's."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [path.name for path in files if any(needle in path.read_bytes() for needle in NEEDLES)]
+
+
+def require_whole(store: QdrantStore) -> None:
+    """Exactly the points that were not removed, as they were written, and quantised."""
+    stored = list(store.scan(with_vectors=True))
+    expected = sorted(example_points(POINTS), key=lambda point: point.training_image_id)
+    assert [point.training_image_id for point in stored] == [point.training_image_id for point in expected]
+    assert all((one.recall == other.recall).all() for one, other in zip(stored, expected, strict=True))
+    assert [point.payload for point in stored] == [point.payload for point in expected]
+    info = store.info()
+    assert (info.points, info.indexed_points, info.ready) == (POINTS, POINTS, True)
+
+
+def test_nothing_is_left_of_what_was_removed(folder: Path, store: QdrantStore) -> None:
+    assert traces(folder)
+    rebuild(open_access(folder), "works")
+    require_whole(store)
+    assert traces(folder) == []
+    assert [path.name for path in (folder / "works").glob("generation-*")] == ["generation-3"]
+
+
+def test_other_settings_are_those_of_the_new_generation(folder: Path, store: QdrantStore) -> None:
+    settings = IndexSettings(hnsw_m=24, hnsw_ef_construct=64, on_disk=False)
+    rebuild(open_access(folder), "works", "scalar", settings)
+    metadata = CollectionMetadata.from_dict("works", store.info().metadata)
+    assert (metadata.quantisation, metadata.settings, metadata.measured) == ("scalar", settings, None)
+    with closing(connect(store.endpoint)) as client:
+        vectors = client.get_collection("works").config.params.vectors
+    assert isinstance(vectors, dict)
+    recall = vectors["recall"]
+    assert isinstance(recall.quantization_config, models.ScalarQuantization)
+    assert recall.hnsw_config is not None
+    assert (recall.hnsw_config.m, recall.hnsw_config.ef_construct, recall.on_disk) == (24, 64, False)
+    require_whole(store)
+
+
+async def test_searches_are_answered_and_writes_kept_meanwhile(folder: Path, store: QdrantStore) -> None:
+    points, late = example_points(POINTS), example_points(30, seed=5)
+    done = threading.Event()
+
+    def run() -> None:
+        rebuild(open_access(folder), "works")
+        done.set()
+
+    search = open_search(folder)
+    thread = threading.Thread(target=run)
+    thread.start()
+    answered = 0
+    while not done.is_set():
+        query = points[answered % POINTS]
+        assert (await search.recall(query.recall, 3))[0].training_image_id == query.training_image_id
+        if answered < len(late):
+            store.upsert([late[answered]])
+        answered += 1
+    thread.join()
+    await search.close()
+    assert answered
+    written = {point.training_image_id for point in late[:answered]}
+    assert store.existing(sorted(written)) == written
+
+
+def test_an_engine_killed_at_any_moment_serves_one_generation_and_ends_the_rebuild(
+    folder: Path, store: QdrantStore
+) -> None:
+    for seed in range(ENGINE_KILLS):
+        thread = threading.Thread(target=lambda: rebuild(open_access(folder), "works"))
+        thread.start()
+        time.sleep(random.Random(seed).uniform(0, 1.5))
+        contact = Contact.read(folder)
+        assert contact is not None
+        os.kill(contact.pid, signal.SIGKILL)
+        assert store.existing([point.training_image_id for point in example_points(POINTS)])
+        thread.join()
+        require_whole(store)
+        assert traces(folder) == []
+        store.upsert([CANARY])
+        store.remove([CANARY.training_image_id])
+
+
+def test_a_command_killed_at_any_moment_can_be_given_again(folder: Path, store: QdrantStore) -> None:
+    script = (
+        "import sys; from pathlib import Path; from gmvaluator.index.location import open_access; "
+        "from gmvaluator.index.rebuilding import rebuild; "
+        "print(flush=True); rebuild(open_access(Path(sys.argv[1])), 'works')"
+    )
+    for delay_s in (0.1, 0.7):
+        command = [sys.executable, "-c", script, str(folder)]
+        with subprocess.Popen(command, stdout=subprocess.PIPE, env=own_environment()) as process:
+            assert process.stdout is not None
+            process.stdout.readline()
+            time.sleep(delay_s)
+            process.kill()
+        assert len(list(store.scan())) == POINTS
+    rebuild(open_access(folder), "works")
+    require_whole(store)
+    assert traces(folder) == []
+
+
+class Killed(Exception):
+    """The command ended here."""
+
+
+@pytest.fixture
+def server(folder: Path, store: QdrantStore) -> tuple[str, str]:
+    """An engine reached as a server is: by address and key; on one, aliases are what is served."""
+    assert store.endpoint.api_key is not None
+    return store.endpoint.target, store.endpoint.api_key
+
+
+def test_a_server_s_collection_is_swapped_by_its_alias(folder: Path, server: tuple[str, str]) -> None:
+    address, key = server
+    with closing(open_store(address, "served", api_key=key)) as served:
+        filled(served)
+        assert aliases(served.connection) == {"served": "served_1"}
+        rebuild(open_access(address, key), "served", "pq-x32")
+        assert aliases(served.connection) == {"served": "served_2"}
+        assert CollectionMetadata.from_dict("served", served.info().metadata).quantisation == "pq-x32"
+        require_whole(served)
+    assert list_collections(address, api_key=key) == ["served", "works"]
+    assert not (folder / "served_1").exists()
+
+
+def test_a_swap_killed_at_any_call_leaves_one_whole_and_can_be_repeated(
+    server: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The nth call to the server is the last that the command makes, for n until it ends by itself."""
+    address, key = server
+    call = IndexConnection.call
+    with closing(open_store(address, "served", api_key=key)) as served:
+        filled(served)
+        calls = 0
+        for last in range(1, 200, 9):
+            calls = 0
+
+            def counted(self: IndexConnection, ask: Callable[[QdrantClient], object], last: int = last) -> object:
+                nonlocal calls
+                calls += 1
+                if calls > last:
+                    raise Killed
+                return call(self, ask)
+
+            with monkeypatch.context() as patched:
+                patched.setattr(IndexConnection, "call", counted)
+                try:
+                    rebuild(open_access(address, key), "served")
+                except Killed:
+                    pass
+                else:
+                    break
+            assert {point.training_image_id for point in served.scan()} == {
+                point.training_image_id for point in example_points(POINTS)
+            }
+        assert 10 < calls <= last
+        require_whole(served)
+        assert len(aliases(served.connection)) == 1
+
+
+def test_a_collection_of_somebody_else_is_left_alone(server: tuple[str, str]) -> None:
+    """Its name is that of a generation, and it is none."""
+    address, key = server
+    with closing(open_store(address, "served", api_key=key)) as served:
+        filled(served)
+        make_collection(served.connection, "served_5", CollectionMetadata(EXAMPLE_IDENTITY))
+        rebuild(open_access(address, key), "served")
+        assert aliases(served.connection) == {"served": "served_6"}
+        assert "served_5" in collection_names(served.connection)
+
+
+def test_what_must_not_be_copied_is_not(server: tuple[str, str]) -> None:
+    address, key = server
+    first = example_points(1)[0].training_image_id
+
+    def kept(points: list[Point]) -> list[Point]:
+        return [point for point in points if point.training_image_id != first]
+
+    with closing(open_store(address, "served", api_key=key)) as served:
+        filled(served)
+        rebuild(open_access(address, key), "served", kept=kept)  # type: ignore[arg-type]
+        assert served.info().points == POINTS - 1
+        assert served.existing([first]) == set()
+
+
+def test_a_server_s_collection_without_an_alias_is_refused(server: tuple[str, str]) -> None:
+    with pytest.raises(PreconditionFailed, match="index export"):
+        rebuild(open_access(*server), "works")
+
+
+def test_an_alias_outlives_the_engine_and_goes_with_its_collection(folder: Path, store: QdrantStore) -> None:
+    name = f"other-{uuid.uuid4()}"
+    with closing(connect(store.endpoint)) as client:
+        create = models.CreateAliasOperation(create_alias=models.CreateAlias(collection_name="works", alias_name=name))
+        client.update_collection_aliases([create])
+    contact = Contact.read(folder)
+    assert contact is not None
+    os.kill(contact.pid, signal.SIGKILL)
+    with closing(open_store(folder, name)) as by_alias:
+        assert by_alias.info().points == POINTS
+        with closing(connect(by_alias.endpoint)) as client:
+            assert [one.alias_name for one in client.get_collection_aliases("works").aliases] == [name]
+            client.delete_collection("works")
+            assert client.get_aliases().aliases == []
