@@ -56,7 +56,7 @@ def serve(sections: tuple[str, ...], paper: str, as_json: bool, **sizes: Any) ->
 
 @bench.command()
 @click.option("--section", "sections", multiple=True, type=click.Choice(INDEX_SECTIONS), help="All, if none is named.")
-@click.option("--points", default=100_000, show_default=True, type=click.IntRange(200), help="Vectors of the tables.")
+@click.option("--points", default=100_000, show_default=True, type=click.IntRange(256), help="Vectors of the tables.")
 @click.option("--embed", default=100_000, show_default=True, type=click.IntRange(100), help="Real images embedded.")
 @click.option("--questions", default=400, show_default=True, type=click.IntRange(10), help="Held-out queries.")
 @click.option("--works", "images", default=60, show_default=True, type=click.IntRange(6, 525), help="Indexed a round.")

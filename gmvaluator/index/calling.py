@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections.abc import Callable
+from itertools import count
 from typing import TypeVar
 
 from qdrant_client import QdrantClient
@@ -11,14 +13,16 @@ from qdrant_client import QdrantClient
 from gmvaluator.errors import IndexUnavailable
 from gmvaluator.index.client import connect
 from gmvaluator.index.location import Access, Endpoint
+from gmvaluator.index.retrying import may_be_repeated, pause_s
 from gmvaluator.index.translation import translated
 
 _Answer = TypeVar("_Answer")
 
 
 class IndexConnection:
-    """Thread-safe. A call that finds an embedded engine dead is made once more on the one that takes its place, so
-    every call has to be one that can be repeated without harm."""
+    """Thread-safe. A call that finds an embedded engine dead is made once more on the one that takes its place, and one
+    that a server turned away is repeated (see `retrying`), so every call has to be one that can be repeated without
+    harm."""
 
     def __init__(self, access: Access, subject: str) -> None:
         """subject: what the calls are about, for messages."""
@@ -41,15 +45,18 @@ class IndexConnection:
 
     def call(self, call: Callable[[QdrantClient], _Answer]) -> _Answer:
         """Answer of `call`. Raises the product's errors only."""
-        client, endpoint = self._client, self._endpoint
-        try:
-            with translated(self._name()):
-                return call(client)
-        except IndexUnavailable:
-            if not self._reconnect(endpoint):
-                raise
-        with translated(self._name()):
-            return call(self._client)
+        for attempt in count(1):
+            client, endpoint = self._client, self._endpoint
+            try:
+                with translated(self._name()):
+                    return call(client)
+            except IndexUnavailable as error:
+                moved = attempt == 1 and self._reconnect(endpoint)
+                if not moved and not may_be_repeated(error, attempt):
+                    raise
+                if not moved:
+                    time.sleep(pause_s(attempt))
+        raise AssertionError("unreachable")
 
     def close(self) -> None:
         """Let go of the index; an embedded engine ends when nobody else holds it. Harmless when done twice."""

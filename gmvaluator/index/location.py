@@ -14,8 +14,9 @@ from gmvaluator.index.launcher import EngineLease
 
 _REST_PORT = 6333
 _GRPC_PORT = 6334
-_RECONNECT_MS = 3_000
-"""The longest pause between attempts to reach a server that has gone; gRPC's own default is two minutes."""
+_FIRST_RECONNECT_MS, _RECONNECT_MS = 100, 3_000
+"""The first pause and the longest between attempts to reach a server that has gone; gRPC's own defaults are a second,
+in which every repeated call would fail as well, and two minutes."""
 
 _HOST_PORT = re.compile(r"[A-Za-z0-9._-]+:\d{1,5}")
 
@@ -38,7 +39,8 @@ class Endpoint:
         """Options of a gRPC channel; a proxy, which the environment may name, is never asked for loopback."""
         loopback = self.host in ("localhost", "127.0.0.1", "::1")
         direct = {"grpc.enable_http_proxy": 0} if loopback else {}
-        return {**direct, "grpc.max_reconnect_backoff_ms": _RECONNECT_MS}
+        pauses = {"initial": _FIRST_RECONNECT_MS, "max": _RECONNECT_MS}
+        return {**direct, **{f"grpc.{name}_reconnect_backoff_ms": pause for name, pause in pauses.items()}}
 
 
 class Access(Protocol):

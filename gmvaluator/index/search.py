@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Sequence
+import time
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from itertools import chain
+from itertools import chain, count
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -14,18 +15,19 @@ import grpc
 from qdrant_client import grpc as messages
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
-from gmvaluator.errors import IndexUnavailable
+from gmvaluator.errors import IndexFailed, IndexUnavailable
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.client import collection_info
 from gmvaluator.index.location import Access, Endpoint
 from gmvaluator.index.parameters import search_parameters
+from gmvaluator.index.retrying import may_be_repeated, pause_s
 from gmvaluator.index.schema import KEY_DATA_SET, PERCEPTUAL, RECALL, CollectionMetadata
 from gmvaluator.index.translation import translated
 from gmvaluator.index.vectors import checked_vector
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour
 
 CALL_TIMEOUT_S = 10.0
-"""Deadline of one query; 2 ms is usual."""
+"""Deadline of one query, with all its attempts; 2 ms is usual."""
 
 MAX_DISTANCE = 2.0
 _TIES = 14
@@ -44,10 +46,9 @@ class _Connection:
     points: Any
     collections: Any
 
-    @property
-    def options(self) -> dict[str, Any]:
+    def options(self, timeout_s: float) -> dict[str, Any]:
         key = self.endpoint.api_key
-        return {"timeout": CALL_TIMEOUT_S, "metadata": () if key is None else (("api-key", key),)}
+        return {"timeout": timeout_s, "metadata": () if key is None else (("api-key", key),)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,7 +96,11 @@ class QdrantSearch:
             with_payload=self._payload,
             filter=None if data_sets is None else _in_data_sets(tuple(data_sets)),
         )
-        return list(map(self._candidate, await self._query(request)))
+        points = await self._query(request)
+        if _different(points) < depth:
+            points = await self._completed(request, points, exact=True)
+        # A server that merges its shards' answers late might send them in any order; the first is to be the nearest.
+        return sorted(map(self._candidate, points), key=_by_similarity)
 
     async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
         """The k of `ids` nearest to any of `vectors` (Q, P), nearest first; equal distances in id order.
@@ -126,16 +131,58 @@ class QdrantSearch:
             filter=_among(ids),
         )
         points = await self._query(request)
+        if _different(points) < request.limit:
+            points = await self._completed(request, points)
+        points = sorted(points, key=_by_score)
         if k < len(points) < len(ids) and points[k - 1].score == points[-1].score:
             # More than were asked for are as near as the last that counts: the id settles it, so all are needed.
             request.limit = len(ids)
             points = await self._query(request)
+        self._require_among(points, ids)
         return [_neighbour(point) for point in points]
+
+    def _require_among(self, points: Sequence[messages.ScoredPoint], ids: Sequence[TrainingImageId]) -> None:
+        """Raise IndexFailed if an answer is to another question."""
+        strange = {_id(point.id.uuid) for point in points}.difference(ids)
+        if strange:
+            raise IndexFailed(
+                f"{self._subject} was asked to compare {len(ids)} works and answered {len(strange)} others, such as "
+                f"{min(strange)}: see its log"
+            )
+
+    async def _completed(
+        self, request: messages.QueryPoints, points: Sequence[messages.ScoredPoint], exact: bool = False
+    ) -> Sequence[messages.ScoredPoint]:
+        """The answer to `request`, which is `points` if there are no more to answer; else it is asked once more.
+
+        exact: ask by comparing everything, as a graph may not reach all that a filter leaves. Raises IndexFailed if
+        the answer is still a part: paid by it, the owners of what is missing would get nothing.
+        """
+        found, wanted = points, min(request.limit, await self._count(request))
+        if _different(found) < wanted:
+            if exact:
+                request.params.exact = True
+            found = await self._query(request)
+            wanted = min(request.limit, await self._count(request))
+        if _different(found) < wanted:
+            raise IndexFailed(
+                f"{self._subject} answered {_different(found)} of {wanted} works: a part of it is missing or does not "
+                "answer; see its log"
+            )
+        return found
+
+    async def _count(self, request: messages.QueryPoints) -> int:
+        """Points that `request` chooses from."""
+        chosen = request.filter if request.HasField("filter") else None
+        wanted = messages.CountPoints(collection_name=request.collection_name, filter=chosen, exact=True)
+        answer = await self._ask(lambda to, options: to.points.Count(wanted, **options))
+        number: int = answer.result.count
+        return number
 
     async def info(self) -> CollectionInfo:
         """State of the collection, asked anew. Raises MissingIndex, IndexUnavailable."""
         request = messages.GetCollectionInfoRequest(collection_name=self._collection)
-        answer = await self._ask(lambda to: to.collections.Get(request, **to.options))
+        answer = await self._ask(lambda to, options: to.collections.Get(request, **options))
         info = collection_info(self._collection, GrpcToRest.convert_collection_info(answer.result))
         self._settings = _settings_of(info)
         return info
@@ -154,21 +201,28 @@ class QdrantSearch:
         return self._settings
 
     async def _query(self, request: messages.QueryPoints) -> Sequence[messages.ScoredPoint]:
-        answer = await self._ask(lambda to: to.points.Query(request, **to.options))
+        answer = await self._ask(lambda to, options: to.points.Query(request, **options))
         result: Sequence[messages.ScoredPoint] = answer.result
         return result
 
-    async def _ask(self, call: Callable[[_Connection], Awaitable[_Answer]]) -> _Answer:
+    async def _ask(self, call: Callable[[_Connection, Mapping[str, Any]], Awaitable[_Answer]]) -> _Answer:
+        """Answer of `call`; everything, repeats and their pauses too, within one deadline."""
+        deadline = time.monotonic() + CALL_TIMEOUT_S
         connection = await self._connect(None)
-        try:
-            with translated(self._name(connection)):
-                return await call(connection)
-        except IndexUnavailable:
-            renewed = await self._connect(connection)
-            if renewed is connection:
-                raise
-        with translated(self._name(renewed)):
-            return await call(renewed)
+        for attempt in count(1):
+            try:
+                with translated(self._name(connection)):
+                    return await call(connection, connection.options(deadline - time.monotonic()))
+            except IndexUnavailable as error:
+                broken, pause = connection, pause_s(attempt)
+                connection = await self._connect(broken)
+                if connection is not broken and attempt == 1:
+                    deadline = time.monotonic() + CALL_TIMEOUT_S  # starting an engine takes as long as it takes
+                elif may_be_repeated(error, attempt) and time.monotonic() + pause < deadline:
+                    await asyncio.sleep(pause)
+                else:
+                    raise
+        raise AssertionError("unreachable")
 
     async def _connect(self, broken: _Connection | None) -> _Connection:
         """The connection in use, made if there is none; another one if `broken` is in use and its engine has moved."""
@@ -184,6 +238,12 @@ class QdrantSearch:
 
     def _name(self, connection: _Connection) -> str:
         return f"the index at {connection.endpoint.target} (collection {self._collection!r})"
+
+    @property
+    def _subject(self) -> str:
+        return (
+            f"the index (collection {self._collection!r})" if self._connection is None else self._name(self._connection)
+        )
 
 
 def _open(endpoint: Endpoint) -> _Connection:
@@ -229,6 +289,18 @@ def _has_id_wire(training_image_id: TrainingImageId) -> bytes:
     """One id of a HasIdCondition as the wire has it: messages of the same kind are joined by joining their bytes."""
     point = messages.PointId(uuid=str(training_image_id))
     return bytes(messages.HasIdCondition(has_id=[point]).SerializeToString())
+
+
+def _by_score(point: messages.ScoredPoint) -> float:
+    return -point.score
+
+
+def _by_similarity(one: Candidate) -> float:
+    return -one.clip_similarity
+
+
+def _different(points: Sequence[messages.ScoredPoint]) -> int:
+    return len({point.id.uuid for point in points})
 
 
 def _by_distance(one: Neighbour) -> tuple[float, int]:

@@ -15,7 +15,7 @@ from gmvaluator.errors import InvalidInput
 from gmvaluator.index.quantisation import CHOICES
 from gmvaluator.ports import Float32Array
 
-SIZES = Sizes(points=150, embed=150, questions=6, given=100, growth=(60, 150))
+SIZES = Sizes(points=260, embed=260, questions=6, given=100, growth=(60, 260))
 ALL = ("embeddings", "queries", "compressions", "growth")
 
 
@@ -61,7 +61,7 @@ def test_the_table_has_a_row_for_every_way_to_compress(figures: dict[str, Any]) 
 
 
 def test_the_growth_curve_has_a_row_for_every_number_of_points(figures: dict[str, Any]) -> None:
-    assert [row["points"] for row in figures["growth"]] == [60, 150]
+    assert [row["points"] for row in figures["growth"]] == [60, 260]
     assert all(row["build_minutes_per_million"] > 0 for row in figures["growth"])
 
 
@@ -74,7 +74,7 @@ def test_growth_is_compared_with_a_tenth_of_the_points() -> None:
 
 def test_a_second_run_measures_nothing_again(figures: dict[str, Any], keep: Path) -> None:
     again = bench_index(ALL, SIZES, keep)
-    assert {"embeddings-100", "queries-150", "growth-60", "compression-scalar-150"} <= set(
+    assert {"embeddings-100", "queries-260", "growth-60", "compression-scalar-260"} <= set(
         again["kept_from_earlier_runs"]
     )
     assert again["compressions"] == figures["compressions"]
