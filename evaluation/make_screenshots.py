@@ -53,20 +53,28 @@ def _at_size(browser: Browser, url: str, folder: Path, size: str) -> list[Path]:
 
 
 def _addresses(page: Page, url: str) -> dict[str, str]:
-    """Of the pages about one thing: the image with the clearest source among the newest, its work, the first owner."""
+    """Of the pages about one thing: the image with the clearest source, a work with near-copies, the first owner."""
     page.goto(f"{url}/overview")
     bars = page.locator(".generated .sources li:first-child .fill")
     widths = [float(one.get_attribute("width") or 0) for one in bars.all()]
     card = page.locator(".generated").nth(widths.index(max(widths)))
+    generation = card.locator(".made").get_attribute("href") or ""
+    owner = page.locator("#leaders a").first.get_attribute("href") or ""
+    works = [one.get_attribute("href") or "" for one in page.locator(".generated .sources a").all()]
     return {
         "overview": "/overview",
-        "generation": card.locator(".made").get_attribute("href") or "",
-        "work": card.locator(".sources a").first.get_attribute("href") or "",
-        "owner": page.locator("#leaders a").first.get_attribute("href") or "",
+        "generation": generation,
+        "work": next((one for one in works if _has_copies(page, url + one)), works[0]),
+        "owner": owner,
         "finance": "/finance",
         "operations": "/operations",
         "search": "/search",
     }
+
+
+def _has_copies(page: Page, address: str) -> bool:
+    page.goto(address)
+    return page.locator(".copies li").count() > 2
 
 
 def _drop(page: Page) -> None:

@@ -23,7 +23,7 @@
     const longest = Math.max.apply(null, timed.map(function (one) { return one.mean_ms; }));
     byId("stages").replaceChildren.apply(byId("stages"), timed.map(function (one) {
       const row = element("tr");
-      const bars = element("td", "bars");
+      const bars = element("td", "bars wide-only");
       bars.append(meter(100 * one.mean_ms / longest));
       row.append(element("td", "", one.stage), bars);
       [one.mean_ms, one.p50_ms, one.p99_ms, one.count].forEach(function (value) { row.append(element("td", "n", number(value))); });

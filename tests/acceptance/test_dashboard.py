@@ -11,7 +11,7 @@ from playwright.sync_api import Browser, Page, expect
 from dashboard.wording import amount_text
 from gmvaluator.client.connection import Connection
 from gmvaluator.client.sync import AttributorClient
-from gmvaluator.errors import InvalidImage
+from gmvaluator.errors import InvalidInput
 from tests.acceptance.conftest import MODEL_VERSION
 from tests.acceptance.dashboards import Dashboard, chromium, dashboard, serious
 from tests.acceptance.programs import Attributor, gmvaluator
@@ -132,7 +132,7 @@ def test_operations_are_live(shown: Dashboard, sender: AttributorClient, images:
     for figure in ("in_flight", "waiting", "refused", "total_p99"):
         expect(page.locator(f"#{figure}")).to_have_text(re.compile(r"^[0-9]"))
     refused = int(page.locator("#refused").inner_text())
-    with pytest.raises(InvalidImage):
+    with pytest.raises(InvalidInput):
         list(sender.attribute(b"no image", "operations:refused", MODEL_VERSION))
     expect(page.locator("#refused")).to_have_text(str(refused + 1), timeout=10_000)
     expect(page.locator("#reasons")).to_contain_text("InvalidImage")
