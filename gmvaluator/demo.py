@@ -76,6 +76,11 @@ def demo(
     policy = _policy_for(profile)
     run_command("generators", "add", model_version, "--data-set", DATA_SET, "--policy", policy, "--data", str(data))
     say.print(f"{model_version} is paid by {policy}, the paper's formula beside it for comparison")
+    if open_browser:
+        found = run_command("index", "verify", "--data", str(data))["figures"]
+        say.print(
+            f"the index finds {found['recall_at_50']:.1%} of the true 50 nearest, which the operations page shows"
+        )
     say.rule("2. Start the attributor")
     with (
         ExitStack() as beside,
@@ -85,8 +90,6 @@ def demo(
         client.wait_until_serving(WAIT_S)
         say.print(f"SERVING on {address}")
         if open_browser:
-            # What the operations page says of the index.
-            run_command("index", "verify", "--data", str(data))
             url = beside.enter_context(dashboard("--data", str(data), "--server", address, "--metrics", metrics))
             say.print(f"the dashboard is at {url}")
             webbrowser.open(url)
