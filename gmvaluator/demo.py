@@ -77,10 +77,7 @@ def demo(
     run_command("generators", "add", model_version, "--data-set", DATA_SET, "--policy", policy, "--data", str(data))
     say.print(f"{model_version} is paid by {policy}, the paper's formula beside it for comparison")
     if open_browser:
-        found = run_command("index", "verify", "--data", str(data))["figures"]
-        say.print(
-            f"the index finds {found['recall_at_50']:.1%} of the true 50 nearest, which the operations page shows"
-        )
+        _measure_recall(data, say)
     say.rule("2. Start the attributor")
     with (
         ExitStack() as beside,
@@ -114,6 +111,12 @@ def demo(
                                "images": images}))  # fmt: skip
     if not summary["reconciles"]:
         raise Failure("the credits do not reconcile: run `gmvaluator ledger verify`")
+
+
+def _measure_recall(data: Path, say: Console) -> None:
+    """For the operations page."""
+    figures = run_command("index", "verify", "--data", str(data))["figures"]
+    say.print(f"the compressed index finds {figures['recall_at_50']:.1%} of the true 50 nearest")
 
 
 def _source(data: Path, works: int) -> list[str]:
