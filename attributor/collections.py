@@ -40,8 +40,14 @@ class OpenCollections:
                 self._searches[collection] = await self._checked(collection)
             return self._searches[collection]
 
+    async def look_again(self, collection: str) -> CollectionInfo:
+        """State of a collection as it is now: its searches follow the settings that `index verify` chose since."""
+        info = await (await self.search(collection)).info()
+        self._recalls[collection] = measured_recall(info.metadata)
+        return info
+
     async def measured_recall(self, collection: str) -> float | None:
-        """What `index verify` had found when the collection was opened; None if nobody had asked."""
+        """What `index verify` had found when the collection was looked at last; None if nobody had asked."""
         await self.search(collection)
         return self._recalls[collection]
 

@@ -20,6 +20,7 @@ from attributor.pipeline import Pipeline
 from attributor.service import Service
 from attributor.stages import Attribution, ImageRequest, Stage
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
+from gmvaluator.index.schema import growth_since_verified, outgrown
 from gmvaluator.ports import CollectionInfo
 
 REGISTRY = CollectorRegistry()
@@ -68,7 +69,12 @@ index_recall = Gauge(
     "gmvaluator_index_recall", "Recall of the index against exact search, as last measured by `index verify`.",
     ["collection"], registry=REGISTRY,
 )  # fmt: skip
-
+index_growth = Gauge(
+    "gmvaluator_index_growth_since_verified_ratio",
+    "Points added since `index verify` measured recall, as a share of those it saw.",
+    ["collection"],
+    registry=REGISTRY,
+)
 unkept_images = Counter(
     "gmvaluator_unkept_images", "Thumbnails of generated images that could not be kept or swept.", registry=REGISTRY
 )
@@ -95,10 +101,19 @@ def observe_batch(count: int, seconds: float) -> None:
 
 
 def observe_collection(info: CollectionInfo) -> None:
-    """A collection was opened: tell its recall, if `gmvaluator index verify` measured it."""
+    """A collection was opened or looked at again: tell its recall, if `gmvaluator index verify` measured it, and by how
+    much it has grown since."""
     for name, value in (info.metadata.get("measured") or {}).items():
         if re.fullmatch(r"recall_at_\d+", name):
             index_recall.labels(info.name).set(value)
+    growth = growth_since_verified(info)
+    if growth is not None:
+        index_growth.labels(info.name).set(growth)
+    if outgrown(info):
+        _log.warning(
+            "recall", problem="the collection has grown since it was verified: run `gmvaluator index verify`",
+            collection=info.name, growth=round(growth or 0.0, 2),
+        )  # fmt: skip
 
 
 def observe_final(final: Attribution) -> None:

@@ -61,7 +61,7 @@ class Parts:
         Raises MissingIndex, ProfileMismatch or IndexUnavailable.
         """
         for collection in sorted({generator.collection for generator in self.catalogue.generators()}):
-            observe_collection(await (await self.collections.search(collection)).info())
+            observe_collection(await self.collections.look_again(collection))
 
 
 def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], None]) -> Parts:

@@ -173,6 +173,28 @@ def measured_recall(metadata: Mapping[str, Any]) -> float | None:
     return float(found[0]) if found and 0 < found[0] <= 1 else None
 
 
+RECALL_TARGET = 0.99
+"""Recall that `index verify` chooses search settings to reach."""
+
+RECALL_FLOOR = 0.98
+"""Recall below which an index is not to be trusted: `index verify` exits with 1, and the shipped alert fires."""
+
+GROWTH_LIMIT = 0.2
+"""Share by which a collection may grow before what `index verify` measured of it is old."""
+
+
+def growth_since_verified(info: CollectionInfo) -> float | None:
+    """Points added since the last `index verify`, as a share of those that it saw; None if it was never asked for."""
+    measured = (info.metadata.get("measured") or {}).get("points")
+    return None if not measured else info.points / float(measured) - 1
+
+
+def outgrown(info: CollectionInfo) -> bool:
+    """Whether a collection has grown by so much that its recall is to be measured again."""
+    growth = growth_since_verified(info)
+    return growth is not None and growth >= GROWTH_LIMIT
+
+
 def require_profile(info: CollectionInfo, identity: ProfileIdentity) -> None:
     """Raise ProfileMismatch, naming both, unless the collection was built by profile `identity`."""
     built = CollectionMetadata.from_dict(info.name, info.metadata).profile

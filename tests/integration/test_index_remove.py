@@ -6,6 +6,7 @@ from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
 from PIL import Image
@@ -35,9 +36,14 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
         rows.append(f"{number:02}.png,Canary title {number:02},{OWNERS[number % 3]}")
     (folder / "pictures" / "manifest.csv").write_text("\n".join(rows) + "\n")
     assert add(folder / "pictures", folder / "data")["points"] == 12
-    with Lock(folder / "data" / "index" / ENGINE_LOCK) as engine:
-        assert engine.take(timeout_s=60)
+    wait_for_the_engine(folder / "data")
     return folder
+
+
+def wait_for_the_engine(data: Path) -> None:
+    """It ends shortly after its last user."""
+    with Lock(data / "index" / ENGINE_LOCK) as engine:
+        assert engine.take(timeout_s=60)
 
 
 @pytest.fixture
@@ -188,6 +194,7 @@ def canaries(pictures: Path, number: int) -> list[bytes]:
 
 def traces(data: Path, needles: list[bytes]) -> set[str]:
     """Files of index, thumbnails and catalogue that hold one of `needles`."""
+    wait_for_the_engine(data)
     files = [path for path in data.rglob("*") if path.is_file()]
     return {str(path.relative_to(data)) for path in files if any(needle in path.read_bytes() for needle in needles)}
 
@@ -232,3 +239,25 @@ def test_settings_are_kept_shown_and_changed_by_a_rebuild(data: Path, pictures: 
     )  # fmt: skip
     assert refused.exit_code
     assert "use a Qdrant server" in str(refused.exception) + refused.output
+
+
+def test_an_index_below_the_floor_fails_and_growth_is_measured_again(
+    data: Path, pictures: Path, tmp_path: Path
+) -> None:
+    words = ["index", "verify", "--k", "3", "--queries", "10", "--data", str(data)]
+    assert CliRunner().invoke(gmvaluator, words).exit_code == 0
+    np.save(tmp_path / "noise.npy", np.zeros((3, 4)))
+    refused = CliRunner().invoke(gmvaluator, [*words, "--held-out", str(tmp_path / "noise.npy")])
+    assert "query 0" in str(refused.exception) + refused.output
+    with opened(data) as store:
+        measured = {**(store.metadata().measured or {}), "recall_at_3": 0.5}
+        store.record(store.metadata().with_search(store.metadata().search, measured))
+    for number in range(3):
+        Image.new("RGB", (24, 16), (9, 9, 200 + number)).save(pictures / f"late-{number}.png")
+    with (pictures / "manifest.csv").open("a") as manifest:
+        manifest.writelines(f"late-{number}.png,Late,ada\n" for number in range(3))
+    assert add(pictures, data)["collection"]["metadata"]["measured"]["points"] == 15
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr("gmvaluator.index.verify._recalls", lambda *_: np.full(10, 0.5))
+        assert CliRunner().invoke(gmvaluator, words).exit_code == 1
+        assert CliRunner().invoke(gmvaluator, [*words, "--floor", "0.4"]).exit_code == 0

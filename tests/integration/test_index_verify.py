@@ -10,7 +10,7 @@ from gmvaluator.errors import InvalidVector, MissingIndex, PreconditionFailed
 from gmvaluator.index import verify as verification
 from gmvaluator.index.connection import open_search, open_store
 from gmvaluator.index.quantisation import CHOICES
-from gmvaluator.index.schema import CollectionMetadata, SearchSettings
+from gmvaluator.index.schema import CollectionMetadata, SearchSettings, growth_since_verified, outgrown
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.index.verify import verify
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
@@ -60,15 +60,43 @@ async def test_search_uses_what_was_stored(folder: Path, store: QdrantStore) -> 
     store.record(metadata)
 
 
-def test_it_searches_further_until_the_target_is_met(
+def test_the_cheapest_settings_that_reach_the_target_are_chosen(folder: Path, store: QdrantStore) -> None:
+    """And each smaller step, asked alone, does not."""
+    figures = verify(folder, sample=60, k=10, target=0.97)
+    chosen = SearchSettings(figures["oversampling"], figures["hnsw_ef"])
+    assert figures["target_reached"]
+    assert figures["recall_at_10_low"] >= 0.97
+    assert CollectionMetadata.from_dict("works", store.info().metadata).search == chosen
+    easier = verify(folder, sample=60, k=10, target=0.5)
+    assert (easier["oversampling"], easier["hnsw_ef"]) == (1.0, 64)
+    assert easier["oversampling"] <= chosen.oversampling
+
+
+def test_a_target_that_nothing_reaches_is_said_so(
     folder: Path, store: QdrantStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    poor, good = SearchSettings(1.0, 8, rescore=False), SearchSettings(16.0, 512)
-    monkeypatch.setattr(verification, "LADDER", (poor, good))
-    store.record(store.metadata().with_search(poor, {}))
-    figures = verify(folder, sample=30, k=10, target=0.97)
-    assert (figures["oversampling"], figures["hnsw_ef"]) == (16.0, 512)
-    assert CollectionMetadata.from_dict("works", store.info().metadata).search == good
+    monkeypatch.setattr(verification, "OVERSAMPLINGS", (1.0,))
+    monkeypatch.setattr(verification, "HNSW_EFS", (64,))
+    figures = verify(folder, sample=60, k=50, target=1.0)
+    assert not figures["target_reached"]
+    assert (figures["oversampling"], figures["hnsw_ef"]) == (1.0, 64)
+
+
+def test_sampled_and_held_out_queries_are_told_apart(folder: Path) -> None:
+    figures = verify(folder, queries=[point.recall for point in example_points(20, seed=7)], sample=30, k=10)
+    assert figures["held_out_queries"] == 20
+    for name in ("recall_at_10_sampled", "recall_at_10_held_out"):
+        assert figures[f"{name}_low"] <= figures[name] <= figures[f"{name}_high"]
+    assert "recall_at_10_held_out" not in verify(folder, sample=10, k=10)
+
+
+def test_growth_since_it_was_verified_shows(folder: Path, store: QdrantStore) -> None:
+    measured = {"recall_at_50": 1.0, "points": 800}
+    store.record(store.metadata().with_search(SearchSettings(), measured))
+    assert growth_since_verified(store.info()) == pytest.approx(0.25)
+    assert outgrown(store.info())
+    assert verify(folder, sample=10, k=10)["growth_since_verified"] == pytest.approx(0.25)
+    assert not outgrown(store.info())
 
 
 def test_points_that_are_not_quantised_show(folder: Path, store: QdrantStore) -> None:

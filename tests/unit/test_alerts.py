@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gmvaluator.index.verify import TARGET
+from gmvaluator.index.schema import RECALL_FLOOR
 from tests.unit.exposition import NAME, exposed
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
@@ -61,4 +61,4 @@ def test_every_alert_is_seen_to_fire_and_says_what_to_do() -> None:
 
 def test_the_floor_of_recall_is_the_products_own() -> None:
     (floor,) = [rule["expr"] for rule in RULES if rule.get("alert") == "IndexRecallBelowFloor"]
-    assert floor.endswith(f"< {TARGET}")
+    assert floor.endswith(f"< {RECALL_FLOOR}")

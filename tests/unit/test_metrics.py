@@ -97,3 +97,13 @@ def test_a_scrape_tells_what_is_now() -> None:
         assert line in lines
     with pytest.raises(PreconditionFailed, match="metrics"):
         serve_metrics(f"127.0.0.1:{port}")
+
+
+def test_an_index_that_has_outgrown_its_verification_shows(capsys: pytest.CaptureFixture[str]) -> None:
+    measured = {"recall_at_50": 0.995, "points": 1000}
+    observe_collection(CollectionInfo("grown", 1300, 1300, True, {"measured": measured}))
+    assert value("gmvaluator_index_growth_since_verified_ratio", collection="grown") == pytest.approx(0.3)
+    assert "index verify" in capsys.readouterr().out
+    observe_collection(CollectionInfo("grown", 1100, 1100, True, {"measured": measured}))
+    assert value("gmvaluator_index_growth_since_verified_ratio", collection="grown") == pytest.approx(0.1)
+    assert "index verify" not in capsys.readouterr().out
