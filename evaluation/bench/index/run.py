@@ -92,9 +92,10 @@ def _made(sections: Sequence[str], sizes: Sizes, place: Path) -> Made:
         "compressions": sizes.points,
         "growth": max(sizes.growth),
     }
-    most = max((counts[one] for one in sections if one in counts), default=0)
-    if not most:
+    asked_for = [counts[one] for one in sections if one in counts]
+    if not asked_for:
         return Made(np.empty((0, 0), np.float32), pictures.count, pictures.name, key, None)
+    most = max(sizes.points, *asked_for)
     least = MIXED * pictures.count if most > sizes.embed else 0
     real = embedded(pictures, max(min(sizes.embed, most), least), place)
     return Made(real, pictures.count, pictures.name, key, questions(pictures, sizes.questions, place))
@@ -127,9 +128,9 @@ class Made:
 
 
 def _measured(section: str, folder: Path, sizes: Sizes, made: Made, kept: Kept) -> dict[str, Any]:
-    vectors, points = made.vectors(sizes.points), sizes.points
     if section == "indexing":
         return kept(f"indexing-{sizes.images}", lambda: rates.indexing(folder, sizes.images))
+    vectors, points = made.vectors(sizes.points), sizes.points
     if section == "embeddings":
         return kept(f"embeddings-{sizes.given}", lambda: rates.embeddings(folder, made.vectors(sizes.given)))
     assert made.asked is not None
