@@ -65,7 +65,10 @@ class DecoderPool:
             answer = asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data, with_thumbnail)
         except RuntimeError as error:
             raise Unavailable("the attributor is stopping: send the image again, with the same id") from error
-        return await answer
+        try:
+            return await answer
+        finally:
+            del answer  # a refusal's traceback would hold it, and it the refusal: megabytes in a circle
 
     @property
     def process_ids(self) -> list[int]:

@@ -18,8 +18,11 @@ PERIOD_S = 0.5
 GROWTH_BYTES = 24 * 1024 * 1024
 """Growth since memory was last given back, from which it is worth a look."""
 
-IDLE_S = 2.0
-"""Until the next look, where little came back."""
+WORTH_BYTES = GROWTH_BYTES // 8
+"""What has to come back for it to have been worth it."""
+
+IDLE_S, LONGEST_IDLE_S = 2.0, 60.0
+"""Until the next look, where little came back; it doubles each time."""
 
 _M_ARENA_MAX = -8
 _ARENAS = 2
@@ -50,18 +53,28 @@ async def memory_watched() -> AsyncGenerator[None, None]:
 
 
 async def _watch() -> None:
-    lowest, pause_s = resident_bytes(), PERIOD_S
+    lowest, pause_s, idle_s = resident_bytes(), PERIOD_S, IDLE_S
     while True:
         await asyncio.sleep(pause_s)
         before = resident_bytes()
         lowest = min(lowest, before)
         pause_s = PERIOD_S
-        if before > lowest + GROWTH_BYTES:
-            # A refused request may hang in a cycle of its error, traceback and frame, with all its bytes.
-            gc.collect()
-            await asyncio.to_thread(give_back)
-            if before - resident_bytes() < GROWTH_BYTES // 8:
-                pause_s = IDLE_S  # it is in use: look again later
+        if before > lowest + GROWTH_BYTES and not await _came_back(before):
+            # It is in use: look again later. Collecting keeps the event loop for some 20 ms each time.
+            pause_s, idle_s = idle_s, min(2 * idle_s, LONGEST_IDLE_S)
+        else:
+            idle_s = IDLE_S
+
+
+async def _came_back(before: int) -> bool:
+    """Give memory back; whether it was worth it."""
+    await asyncio.to_thread(give_back)
+    if before - resident_bytes() >= WORTH_BYTES:
+        return True
+    # A refused request may hang in a cycle of its error, traceback and frame, with all its bytes.
+    gc.collect()
+    await asyncio.to_thread(give_back)
+    return before - resident_bytes() >= WORTH_BYTES
 
 
 def resident_bytes() -> int:

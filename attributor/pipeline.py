@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager, contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache
 from pathlib import Path
@@ -16,6 +16,7 @@ from attributor.batching import Features, ModelWorker
 from attributor.decoding import Decoder
 from attributor.replies import final_stage, recalled_stage, reranked_stage, stored_attribution
 from attributor.stages import Attribution, Embedded, ImageRequest, Stopwatch
+from attributor.turns import Turns
 from gmvaluator.errors import InvalidPolicy, InvalidValuation, InvalidVector, ModelFailed, NotFound, PreconditionFailed
 from gmvaluator.ids import GenerationId, TrainingImageId
 from gmvaluator.index.schema import duplicate_group
@@ -179,6 +180,7 @@ class Pipeline:
     executor: Executor
     policies: Path | None = None
     scorer: ModelWorker | None = None
+    turns: Turns = field(default_factory=Turns)
     keeper: ImageKeeper | None = None
 
     async def attribute(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
@@ -222,6 +224,7 @@ class Pipeline:
         watch.lap("lookup_ms")
         seen = await self._seen(request, watch, keeping)
         features = seen.features
+        await self.turns.take()
         with blamed_on_us():
             async with begun(self._quality(seen)) as quality:
                 recalled = await search.recall(features.recall, look.policy.depth, look.generator.data_sets)
@@ -263,16 +266,19 @@ class Pipeline:
         recalled = found.recalled
         policy = look.policy
         cards = await self._works([one.training_image_id for one in recalled[: policy.k]], request.generated_at)
+        await self.turns.take()
         yield recalled_stage(request, policy, recalled, cards, watch.read()), None
 
         reranked = await found.reranking
         unknown = [one for one in reranked.works if one not in cards]
         cards |= await self._works(unknown, request.generated_at)
+        await self.turns.take()
         watch.lap("rerank_ms")
         yield reranked_stage(request, policy, reranked.paid, cards, watch.read()), None
         watch.book()
 
         quality = await found.quality
+        await self.turns.take()
         watch.lap("quality_ms")
         valued = self._valued(request, look.generator, found.facts, quality, watch)
         valued = replace(valued, unlisted=reranked.unlisted, recall=reranked.recall)
@@ -306,6 +312,7 @@ class Pipeline:
         found = {one.training_image_id: one for one in recalled}
         wanted = policy.k + MAX_NEAR_MISSES if policy.groups is None else len(found)
         neighbours = await search.rerank(features.perceptual, list(found), wanted)
+        await self.turns.take()
         scored = [
             ScoredCandidate(
                 one.training_image_id,

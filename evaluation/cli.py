@@ -15,7 +15,7 @@ from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.options import choice_options, json_option, variant_options
 from gmvaluator.report import report
 
-SERVE_SECTIONS = ("lite", "paper", "sustained", "indexing", "batching", "overload", "leaving")
+SERVE_SECTIONS = ("lite", "paper", "sustained", "indexing", "batching", "overload", "leaving", "hostile")
 INDEX_SECTIONS = ("indexing", "embeddings", "queries", "compressions", "growth")
 
 
@@ -37,7 +37,9 @@ def bench() -> None:
 @click.option("--overload", "overload_s", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds.")
 @click.option("--calls", default=1_000, show_default=True, type=click.IntRange(100), help="Cancelled, and expired.")
 @click.option(
-    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder of the stubs' index, used again."
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the stubs' index and seeded weights, used again.",
 )
 @click.option("--paper", "paper", default="", metavar="OPTIONS", help="Options that choose the models of `paper`.")
 @json_option

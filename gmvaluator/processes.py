@@ -9,7 +9,7 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import IO, Any
 
 from gmvaluator.errors import Failure
 from gmvaluator.secret_files import SECRETS
@@ -47,17 +47,20 @@ def attributor(*words: str) -> Iterator[str]:
 
 
 @contextmanager
-def observed_attributor(*words: str) -> Iterator[tuple[str, str]]:
-    """As `attributor`, with metrics on a free port; yields its address and that of the metrics."""
-    with _serving("--metrics", "127.0.0.1:0", *words) as where:
+def observed_attributor(*words: str, log: IO[str] | None = None) -> Iterator[tuple[str, str]]:
+    """As `attributor`, with metrics on a free port; yields its address and that of the metrics.
+
+    log: where its stderr goes; default: to ours.
+    """
+    with _serving("--metrics", "127.0.0.1:0", *words, log=log) as where:
         yield where["address"], where["metrics"]
 
 
 @contextmanager
-def _serving(*words: str) -> Iterator[dict[str, str]]:
+def _serving(*words: str, log: IO[str] | None = None) -> Iterator[dict[str, str]]:
     command = [sys.executable, "-m", "gmvaluator", "serve", "--address", "127.0.0.1:0", "--json", *words]
     with subprocess.Popen(  # noqa: S603 - our own program
-        command, stdout=subprocess.PIPE, text=True, env=own_environment()
+        command, stdout=subprocess.PIPE, stderr=log, text=True, env=own_environment()
     ) as process:
         try:
             yield _announced(process)

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+from evaluation.bench.serving.hostile import hostile
 from evaluation.bench.serving.lag import Lags
 from evaluation.bench.serving.places import jpegs, stub_data
 from evaluation.bench.serving.soak import run_soak
@@ -47,3 +48,9 @@ def test_more_than_it_can_carry_is_refused_and_nothing_else_fails(tmp_path: Path
     assert found["overload_other_errors"] == 0
     assert found["overload_goodput_ratio"] > 0
     assert lags.figures()["loop_lag_max_ms"] > 0
+
+
+def test_hostile_requests_are_refused_and_good_ones_between_them_are_not(tmp_path: Path) -> None:
+    found = hostile(stub_data(tmp_path, 1_000), jpegs(tmp_path), Lags(), times=1)
+    assert found["hostile_not_refused"] == 0
+    assert found["hostile_refusal_p99_ms"] > 0

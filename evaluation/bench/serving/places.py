@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import shutil
-import socket
 import subprocess
 import sys
+import time
 import urllib.request
 import uuid
 from collections.abc import Iterator, Sequence
@@ -27,7 +27,7 @@ from gmvaluator.index.connection import open_store
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY
 from gmvaluator.models.registry import profile_identity
 from gmvaluator.ports import Float32Array, Generator, Point
-from gmvaluator.processes import attributor, run_command
+from gmvaluator.processes import observed_attributor, run_command
 from gmvaluator.samples import sample_folder
 
 MODEL_VERSION = "bench"
@@ -35,6 +35,11 @@ DATA_SET = "bench"
 OWNERS = 200
 BATCH = 1_000
 JPEG_PX = 512
+LOG_CHARACTERS = 2_000
+"""Of an attributor's log, where it failed."""
+
+TOLD_EVERY = 10_000
+"""Points of the stubs' index, between two lines about how far it is."""
 
 
 def jpegs(folder: Path) -> Path:
@@ -79,7 +84,7 @@ def built_stub_data(folder: Path, points: int) -> Path:
 
 def stub_data(folder: Path, points: int) -> Path:
     """A data folder whose index holds `points` clustered vectors of profile `stub`, built and quantised."""
-    data = folder / "stub"
+    data, began = folder / "stub", time.monotonic()
     store = open_store(data / "index")
     try:
         store.create(profile_identity("stub"))
@@ -88,11 +93,18 @@ def stub_data(folder: Path, points: int) -> Path:
                 numbers = range(start, min(start + BATCH, points))
                 catalogue.record([_work(number) for number in numbers])
                 store.upsert(_points(numbers))
+                if numbers.stop % TOLD_EVERY == 0:
+                    _tell(f"{numbers.stop:,} points, {numbers.stop / (time.monotonic() - began):.0f} a second")
             catalogue.add_generator(Generator(MODEL_VERSION, "works", (DATA_SET,), "paper@1"))
         store.build()
+        _tell(f"built in {time.monotonic() - began:.0f} s")
     finally:
         store.close()
     return data
+
+
+def _tell(text: str) -> None:
+    print(f"bench serve: index of stubs: {text}", file=sys.stderr)  # noqa: T201 - progress
 
 
 def _work(number: int) -> NewWork:
@@ -148,12 +160,14 @@ class Running:
 
 @contextmanager
 def serving(data: Path, *words: str) -> Iterator[Running]:
-    """`gmvaluator serve` on `data`, with its metrics open."""
-    with socket.socket() as chosen:
-        chosen.bind(("127.0.0.1", 0))
-        port = chosen.getsockname()[1]
-    with attributor("--data", str(data), "--metrics", f"127.0.0.1:{port}", *words) as address:
-        yield Running(address, port)
+    """`gmvaluator serve` on `data`, with its metrics open; its log is beside `data`, and its end in a Failure."""
+    with (data.parent / "attributor.log").open("w+", encoding="utf-8") as log:
+        try:
+            with observed_attributor("--data", str(data), *words, log=log) as (address, metrics):
+                yield Running(address, int(metrics.rpartition(":")[2]))
+        except Failure as error:
+            log.seek(0)
+            raise Failure(f"{error}\n{log.read()[-LOG_CHARACTERS:]}") from error
 
 
 def run_module(module: str, *words: str) -> dict[str, Any]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from evaluation.bench.serving import against_models, under_load
+from evaluation.bench.serving.hostile import hostile
 from evaluation.bench.serving.lag import Lags
 from evaluation.bench.serving.places import built_stub_data, jpegs
 
@@ -19,7 +20,7 @@ ROOT = Path(__file__).parents[3]
 SEEDED = ROOT / "tests" / "models" / "seeded.py"
 """Writes checkpoints of seeded numbers, in the formats of the real ones."""
 
-SECTIONS = ("lite", "paper", "sustained", "indexing", "batching", "overload", "leaving")
+SECTIONS = ("lite", "paper", "sustained", "indexing", "batching", "overload", "leaving", "hostile")
 ON_STUBS = SECTIONS[2:]
 
 
@@ -28,8 +29,8 @@ class Sizes:
     """How much is sent; the defaults are the complete measurement.
 
     paper: options that choose the models of `paper`; empty makes seeded weights in a checkout, 1.5 GB for the time of
-    the run, and elsewhere leaves that section out. keep: folder of the stubs' index, which takes minutes to build and
-    is used again if it is there.
+    the run, and elsewhere leaves that section out. keep: folder of the stubs' index and the seeded weights, which take
+    minutes to make and are used again if they are there.
     """
 
     count: int = 600
@@ -41,6 +42,7 @@ class Sizes:
     sustained_s: float = 300.0
     overload_s: float = 60.0
     calls: int = 1_000
+    hostile_times: int = 20
     keep: Path | None = None
 
 
@@ -52,6 +54,8 @@ def bench_serve(sections: Iterable[str], sizes: Sizes) -> dict[str, Any]:
     lags, figures = Lags(), dict[str, Any]()
     with tempfile.TemporaryDirectory(prefix="gmvaluator-bench-") as name:
         folder = Path(name)
+        if sizes.keep is not None:
+            sizes.keep.mkdir(parents=True, exist_ok=True)
         steps = _steps(folder, lags, sizes, wanted)
         for section in wanted:
             print(f"bench serve: {section}", file=sys.stderr)  # noqa: T201 - progress
@@ -65,7 +69,7 @@ def _steps(folder: Path, lags: Lags, sizes: Sizes, wanted: Sequence[str]) -> dic
     steps: dict[str, Callable[[], dict[str, Any]]] = {
         "lite": lambda: against_models.lite(folder, lags, sizes.count, sizes.concurrency),
         "paper": lambda: against_models.paper(
-            folder, lags, sizes.paper or _seeded(folder), sizes.paper_count, sizes.concurrency
+            folder, lags, sizes.paper or _seeded(sizes.keep or folder), sizes.paper_count, sizes.concurrency
         ),
     }
     if not set(wanted) & set(ON_STUBS):
@@ -77,12 +81,15 @@ def _steps(folder: Path, lags: Lags, sizes: Sizes, wanted: Sequence[str]) -> dic
         "batching": lambda: under_load.batching(data, images, lags, sizes.count // 2),
         "overload": lambda: under_load.overload(data, images, lags, sizes.count // 2, sizes.overload_s),
         "leaving": lambda: under_load.leaving(data, images, lags, sizes.calls),
+        "hostile": lambda: hostile(data, images, lags, sizes.hostile_times),
     }
 
 
 def _seeded(folder: Path) -> tuple[str, ...]:
-    """Make seeded weights of ViT-B/32 and of DreamSim `open_clip_vitb32`; the options that choose them, quality off."""
-    models = folder / "models"
-    command = [sys.executable, "-m", "tests.models.seeded", str(models)]
-    subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)  # noqa: S603 - our own program
+    """Options that choose seeded weights of ViT-B/32 and of DreamSim `open_clip_vitb32`, made if they are not there."""
+    models, made = folder / "models", folder / "models-are-made"
+    if not made.is_file():
+        command = [sys.executable, "-m", "tests.models.seeded", str(models)]
+        subprocess.run(command, check=True, cwd=ROOT, stdout=subprocess.DEVNULL)  # noqa: S603 - our own program
+        made.touch()
     return ("--profile", "paper", "--models", str(models), "--rerank", "dreamsim:open_clip_vitb32", "--quality", "off")
