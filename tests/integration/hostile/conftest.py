@@ -6,6 +6,7 @@ import sys
 import time
 import uuid
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -108,22 +109,29 @@ def _status(call: Any) -> str:
     return "OK"
 
 
-@pytest.fixture(scope="package")
-def attributor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
-    data: Path = tmp_path_factory.mktemp("hostile")
-    (data / "policies").mkdir()
+@contextmanager
+def served(data: Path) -> Iterator[Target]:
+    """An attributor on a folder; it has to end well, and may not have broken on anything."""
     command = [sys.executable, "-m", "tests.integration.hostile.program", str(data)]
     with (data / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=own_environment())
     assert process.stdout is not None
     target = Target(process.stdout.readline().strip(), psutil.Process(process.pid))
-    target.settle()
     yield target
     target.channel.close()
     process.terminate()
     assert process.wait(30) == 0
     process.stdout.close()
     assert b'"broke"' not in (data / "log").read_bytes()
+
+
+@pytest.fixture(scope="package")
+def attributor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
+    data: Path = tmp_path_factory.mktemp("hostile")
+    (data / "policies").mkdir()
+    with served(data) as target:
+        target.settle()
+        yield target
 
 
 @pytest.fixture
