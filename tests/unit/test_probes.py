@@ -47,6 +47,15 @@ async def test_a_probe_hears_what_the_server_says_of_itself(checker: health.aio.
     assert "UNAVAILABLE" in text or "DEADLINE_EXCEEDED" in text
 
 
+async def test_a_probe_may_wait_until_it_serves(checker: health.aio.HealthServicer) -> None:
+    async with probes_answered("127.0.0.1:0", checker) as port:
+        assert await asked(port, "--wait", "0.3") == (1, "NOT_SERVING")
+        waiting = asyncio.create_task(asked(port, "--wait", "60"))
+        await asyncio.sleep(0.3)
+        await set_health(checker, SERVING)
+        assert await waiting == (0, "SERVING")
+
+
 async def test_the_port_answers_nothing_else(checker: health.aio.HealthServicer) -> None:
     async with (
         probes_answered("127.0.0.1:0", checker) as port,
