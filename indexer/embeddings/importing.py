@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import islice
 
 import pyarrow.parquet as pq
@@ -17,12 +18,16 @@ from gmvaluator.ports import Point, VectorStore
 from gmvaluator.profile import ProfileIdentity
 from indexer.counting import OPT_OUT, REMOVED, Counts, LeftOut
 from indexer.embeddings.layout import EmbeddedShard
+from indexer.flow import ahead
 from indexer.pipeline import REMOVED_CONTENT, REMOVED_KEY, Advance, ShardLog, WorkRecorder, payload
 from indexer.sources.columns import Columns, described
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, Shard, Source
 
 BATCH_ROWS = 256
+BATCHES_AHEAD = 2
+"""Batches read and checked while another is written."""
+
 _SHA256_DIGITS = frozenset("0123456789abcdef")
 
 
@@ -63,17 +68,21 @@ class EmbeddingImporter:
     ) -> bool:
         """As `Indexer.run`."""
         position = start
-        for entries in self._batches(self.files[shard.name], start):
-            counts, left_out = self._write(entries)
-            rows = [(position + offset, row) for offset, row in left_out]
-            position += len(entries)
-            log.advance(position, counts, rows)
-            advance(counts, [row for _, row in rows])
-            if stopping():
-                return False
-        return True
+        batches = ahead(partial(self._batches, self.files[shard.name], start), BATCHES_AHEAD)
+        try:
+            for entries in batches:
+                counts, left_out = self._write(entries)
+                rows = [(position + offset, row) for offset, row in left_out]
+                position += len(entries)
+                log.advance(position, counts, rows)
+                advance(counts, [row for _, row in rows])
+                if stopping():
+                    return False
+            return True
+        finally:
+            batches.close()
 
-    def _batches(self, shard: EmbeddedShard, start: int) -> Iterator[list[Entry]]:
+    def _batches(self, shard: EmbeddedShard, start: int) -> Generator[list[Entry], None, None]:
         table = pq.ParquetFile(shard.metadata)
         columns = Columns(table.schema_arrow.names)
         every = (row for batch in table.iter_batches(BATCH_ROWS) for row in batch.to_pylist())

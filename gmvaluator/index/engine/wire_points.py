@@ -10,7 +10,7 @@ from qdrant_client import grpc as messages
 
 from gmvaluator.index.engine.calls import invalid
 from gmvaluator.index.engine.settings import VectorSettings
-from gmvaluator.index.engine.wire_values import finite, from_payload, from_point_id, to_value
+from gmvaluator.index.engine.wire_values import finite, finite_dense, from_payload, from_point_id, to_value
 
 _MAX_LIMIT = 10_000
 _DEFAULT_LIMIT = 10
@@ -31,11 +31,13 @@ def _data(vector: messages.Vector, settings: VectorSettings, name: str) -> list[
     if settings.several != vector.HasField("multi_dense"):
         raise invalid(f"vector {name!r} needs {'a list of vectors' if settings.several else 'one dense vector'}")
     if not settings.several:
-        return finite(vector.dense.data if vector.HasField("dense") else vector.data, settings.size, name)
+        if vector.HasField("dense"):
+            return finite_dense(vector.dense, settings.size, name)
+        return finite(vector.data, settings.size, name)
     parts = vector.multi_dense.vectors
     if not 1 <= len(parts) <= _MAX_VECTORS:
         raise invalid(f"vector {name!r} has {len(parts)} parts: give 1 to {_MAX_VECTORS}")
-    return [finite(part.data, settings.size, name) for part in parts]
+    return [finite_dense(part, settings.size, name) for part in parts]
 
 
 def ids_of(ids: Sequence[messages.PointId]) -> list[Any]:
