@@ -24,6 +24,7 @@ _COMMANDS = {
     "rights": ("gmvaluator.catalogue.rights_cli", "rights", "Record who owns which work, and forget people."),
     "generators": ("gmvaluator.catalogue.cli", "generators", "Register the image generators that are served."),
     "token": ("gmvaluator.token_cli", "token", "Make, list and revoke the tokens that callers send."),
+    "plan": ("gmvaluator.planning.cli", "plan", "Reckon how many machines a deployment needs."),
     "models": ("gmvaluator.models.cli", "models", "Weights of profile paper: list, fetch, verify."),
     "calibrate": ("evaluation.calibration.cli", "calibrate", "Fit a policy to derivatives of known works."),
     "evaluate": (
