@@ -100,8 +100,9 @@ def test_a_licence_that_is_not_allowed_is_found(name: str, licences: list[str], 
 
 
 def test_no_licence_rule_is_left_over(bill: dict[str, Any]) -> None:
-    names = {canonicalize_name(one["name"]) for one in bill["components"]}
-    assert set(LicenceRules.read().stated) <= names
+    """Those of torch's CUDA build are needed where it is installed alone."""
+    names, rules = {canonicalize_name(one["name"]) for one in bill["components"]}, LicenceRules.read()
+    assert {name for name in rules.stated if rules.problem(name, []) is not None} <= names
 
 
 def test_a_vulnerability_is_found_and_what_was_not_looked_up_is_said() -> None:

@@ -1,4 +1,4 @@
-"""Run the engine: `python -m gmvaluator.index.engine DIR`. Programs start it through `gmvaluator.index.launcher`."""
+"""Run the engine: `python -m gmvaluator.index.engine DIR [PORT]`. Programs start it by `gmvaluator.index.launcher`."""
 
 import importlib.util
 import sys
