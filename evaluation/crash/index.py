@@ -10,6 +10,7 @@ import os
 import random
 import signal
 import statistics
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -35,6 +36,7 @@ FIRST = 400
 MOMENTS = ("upsert", "flush", "build")
 _TRIES = 3
 _SHOWN = 5
+_TELL_EVERY = 10
 
 
 @dataclass
@@ -79,6 +81,8 @@ class Crashes:
         self.reopen_ms.append(1e3 * (time.monotonic() - began))
         thread.join()
         self.check()
+        if len(self.reopen_ms) % _TELL_EVERY == 0:
+            print(f"{self.folder.name}: killed {len(self.reopen_ms)} times", file=sys.stderr, flush=True)  # noqa: T201
 
     def _load(self) -> None:
         try:

@@ -8,6 +8,7 @@ import pytest
 
 from evaluation.bench.index import rates, tables
 from evaluation.bench.index.dimension import two_nn_dimension
+from evaluation.bench.index.page import BEGIN, END, write_page, write_plots
 from evaluation.bench.index.run import Sizes, bench_index
 from evaluation.bench.index.truth import nearest, recalls
 from evaluation.bench.index.vectors import BLOCK, Vectors
@@ -63,6 +64,32 @@ def test_the_table_has_a_row_for_every_way_to_compress(figures: dict[str, Any]) 
 def test_the_growth_curve_has_a_row_for_every_number_of_points(figures: dict[str, Any]) -> None:
     assert [row["points"] for row in figures["growth"]] == [60, 260]
     assert all(row["build_minutes_per_million"] > 0 for row in figures["growth"])
+
+
+def test_the_page_gets_its_tables_and_plots(figures: dict[str, Any], tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    report = {
+        "figures": figures,
+        "machine": {"cores": 2, "processor": "x", "memory_gib": 1},
+        "command": "c",
+        "commit": "d",
+    }
+    write_page(report, page)
+    write_plots(figures, tmp_path)
+    text = page.read_text()
+    assert text.startswith(f"before\n{BEGIN}\n| figure |")
+    assert text.endswith(f"\n{END}\nafter\n")
+    assert "old" not in text
+    assert all(f"| `{name}` |" in text for name in CHOICES)
+    assert {path.name for path in tmp_path.glob("*.svg")} == {"bench-index-recall.svg", "bench-index-growth.svg"}
+
+
+def test_a_page_without_a_place_for_the_figures_is_refused(figures: dict[str, Any], tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text("no place")
+    with pytest.raises(InvalidInput, match="no place for the figures"):
+        write_page({"figures": figures}, page)
 
 
 def test_growth_is_compared_with_a_tenth_of_the_points() -> None:
