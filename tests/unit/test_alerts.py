@@ -11,7 +11,7 @@ from typing import Any
 import pytest
 import yaml
 
-from gmvaluator.index.schema import RECALL_FLOOR
+from gmvaluator.index.schema import GROWTH_LIMIT, RECALL_FLOOR
 from tests.unit.exposition import NAME, exposed
 
 FOLDER = Path(__file__).parents[2] / "deploy" / "prometheus"
@@ -59,6 +59,7 @@ def test_every_alert_is_seen_to_fire_and_says_what_to_do() -> None:
     assert all(rule["annotations"].keys() == {"summary", "action"} for rule in RULES if "alert" in rule)
 
 
-def test_the_floor_of_recall_is_the_products_own() -> None:
-    (floor,) = [rule["expr"] for rule in RULES if rule.get("alert") == "IndexRecallBelowFloor"]
-    assert floor.endswith(f"< {RECALL_FLOOR}")
+def test_limits_of_the_index_are_the_products_own() -> None:
+    asked = {rule["alert"]: rule["expr"] for rule in RULES if "alert" in rule}
+    assert asked["IndexRecallBelowFloor"].endswith(f"< {RECALL_FLOOR}")
+    assert asked["IndexOutgrewItsCheck"].endswith(f">= {GROWTH_LIMIT}")
