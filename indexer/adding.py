@@ -44,6 +44,7 @@ from indexer.sources.item import Shard, Source
 from indexer.sources.opening import open_source
 from indexer.stopping import stopping_by_signal
 from indexer.target import Target
+from indexer.verify_cli import verify_if_outgrown
 
 SHOWN_LEFT_OUT = 20
 _PART = re.compile(r"([0-9]{1,6})/([1-9][0-9]{0,5})")
@@ -214,6 +215,7 @@ def _add(wanted: Wanted, target: Target, running: Running, stopping: threading.E
             began = time.monotonic()
             store.build()
             seconds["building"] = time.monotonic() - began
+            verify_if_outgrown(target, store.info())
         return Added(report, store.info(), left_out, not complete, seconds)
 
 

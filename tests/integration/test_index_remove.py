@@ -256,7 +256,8 @@ def test_an_index_below_the_floor_fails_and_growth_is_measured_again(
         Image.new("RGB", (24, 16), (9, 9, 200 + number)).save(pictures / f"late-{number}.png")
     with (pictures / "manifest.csv").open("a") as manifest:
         manifest.writelines(f"late-{number}.png,Late,ada\n" for number in range(3))
-    assert add(pictures, data)["collection"]["metadata"]["measured"]["points"] == 15
+    grown = add(pictures, data)
+    assert (grown["points"], grown["collection"]["metadata"]["measured"]["points"]) == (3, 15)
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr("gmvaluator.index.verify._recalls", lambda *_: np.full(10, 0.5))
         assert CliRunner().invoke(gmvaluator, words).exit_code == 1
