@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from itertools import chain, count
+from math import isfinite
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -203,6 +204,11 @@ class QdrantSearch:
     async def _query(self, request: messages.QueryPoints) -> Sequence[messages.ScoredPoint]:
         answer = await self._ask(lambda to, options: to.points.Query(request, **options))
         result: Sequence[messages.ScoredPoint] = answer.result
+        if not all(map(isfinite, (point.score for point in result))):
+            raise IndexFailed(
+                f"collection {self._collection!r} answers similarities that are no numbers: one of its vectors was "
+                "written past the product; `gmvaluator index export` names it"
+            )
         return result
 
     async def _ask(self, call: Callable[[_Connection, Mapping[str, Any]], Awaitable[_Answer]]) -> _Answer:

@@ -19,10 +19,11 @@ from gmvaluator.profile import ProfileIdentity
 from indexer.counting import OPT_OUT, REMOVED, Counts, LeftOut
 from indexer.embeddings.layout import EmbeddedShard
 from indexer.flow import ahead
-from indexer.pipeline import REMOVED_CONTENT, REMOVED_KEY, Advance, ShardLog, WorkRecorder, payload
+from indexer.pipeline import Advance
 from indexer.sources.columns import Columns, described
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, Shard, Source
+from indexer.writing import REMOVED_CONTENT, REMOVED_KEY, ShardLog, WorkRecorder, payload
 
 BATCH_ROWS = 256
 BATCHES_AHEAD = 2

@@ -12,13 +12,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from qdrant_client import QdrantClient
 
 from gmvaluator.errors import InvalidVector, MissingIndex, ProfileMismatch
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.connection import open_search, open_store
 from gmvaluator.index.launcher import EngineLease
-from gmvaluator.index.schema import KEY_DATA_SET, duplicate_group
+from gmvaluator.index.naming import generations
+from gmvaluator.index.schema import ALONE, KEY_DATA_SET, duplicate_group
 from gmvaluator.ports import CandidateSearch, Float32Array, Point, VectorStore
 from gmvaluator.testing.index import (
     EXAMPLE_IDENTITY,
@@ -71,7 +71,8 @@ def place(adapter: str, engine_folder: Path) -> Iterator[Place]:
     with closing(open_store(location, name, api_key=key)) as store:
         yield Place(store, lambda: open_search(location, name, api_key=key))
         if adapter == "server":
-            QdrantClient(url=SERVER, api_key=key).delete_collection(name)
+            for behind in generations(store.connection, name):
+                store.connection.call(lambda client, behind=behind: client.delete_collection(behind))  # type: ignore[misc]
 
 
 @pytest.fixture(params=ADAPTERS)
@@ -232,6 +233,31 @@ class Order:
 
     def first_seen(self, ids: Sequence[TrainingImageId]) -> dict[TrainingImageId, int]:
         return {one: self.places[one] for one in ids}
+
+
+async def test_what_is_removed_is_found_no_more(index: Index) -> None:
+    points = fill(index, 60)
+    gone, left = points[:5], points[5:]
+    ids = [point.training_image_id for point in gone]
+    for _ in ("once", "again"):
+        index.store.remove([*ids, TrainingImageId(uuid.uuid4())])
+    index.store.remove([])
+    assert index.store.existing(ids) == set()
+    found = await index.search.recall(gone[0].recall, 100)
+    assert {one.training_image_id for one in found} == {point.training_image_id for point in left}
+    assert await index.search.rerank(gone[0].perceptual[:1], ids, 5) == []
+    index.store.build()
+    assert (index.store.info().points, index.store.info().indexed_points) == (55, 55)
+
+
+async def test_a_group_that_lost_its_first_is_looked_at_anew(index: Index) -> None:
+    first, member, other = (point.training_image_id for point in fill(index, 3, build=False))
+    index.store.set_group([first, member], str(first))
+    index.store.set_group([other], ALONE)
+    index.store.remove([first])
+    index.store.ungroup([first])
+    index.store.ungroup([])
+    assert index.store.ungrouped() == [member]
 
 
 async def test_rerank_compares_the_given_ids_and_no_others(built: Index) -> None:

@@ -1,0 +1,98 @@
+"""Vectors are checked on their way out of the index as well: by whatever they got in, nobody is paid by them."""
+
+from collections.abc import Iterator, Mapping
+from contextlib import closing
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+from qdrant_client import QdrantClient, models
+from qdrant_client import grpc as messages
+
+from gmvaluator.errors import IndexFailed, InvalidVector
+from gmvaluator.index import search as search_module
+from gmvaluator.index.calling import IndexConnection
+from gmvaluator.index.connection import open_search, open_store
+from gmvaluator.index.store import QdrantStore
+from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
+
+
+@pytest.fixture(params=["embedded", "server"])
+def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantStore]:
+    """Twenty points on an engine, which is reached by its folder, and as a server is by its address."""
+    folder = tmp_path_factory.mktemp("index")
+    with closing(open_store(folder)) as embedded:
+        location: Any = folder if request.param == "embedded" else embedded.endpoint.target
+        with closing(open_store(location, "border", api_key=embedded.endpoint.api_key)) as store:
+            store.create(EXAMPLE_IDENTITY)
+            store.upsert(example_points(20))
+            yield store
+
+
+DAMAGES: Mapping[str, Any] = {
+    "nan": [float("nan")] * 64,
+    "infinite": [float("inf"), *[0.0] * 63],
+    "not of unit norm": [0.5] * 64,
+    "too short": [1.0],
+    "absent": [],
+}
+
+
+@pytest.mark.parametrize("damage", DAMAGES)
+def test_a_stored_vector_that_is_broken_is_named(
+    opened: QdrantStore, damage: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As a server would answer it that somebody else wrote to."""
+    call = IndexConnection.call
+
+    def broken(self: IndexConnection, ask: Any) -> Any:
+        answer = call(self, ask)
+        records = answer[0] if isinstance(answer, tuple) else answer
+        for record in records if isinstance(records, list) else ():
+            if isinstance(record, models.Record) and isinstance(record.vector, dict):
+                record.vector["recall"] = DAMAGES[damage]
+        return answer
+
+    opened.metadata()
+    monkeypatch.setattr(IndexConnection, "call", broken)
+    monkeypatch.setattr(opened, "_call", opened.connection.call)
+    ids = sorted(point.training_image_id for point in example_points(20))
+    with pytest.raises(InvalidVector, match=str(ids[0])):
+        opened.fetch(ids[:1])
+    with pytest.raises(InvalidVector, match=str(ids[0])):
+        list(opened.scan(with_vectors=True))
+
+
+async def test_a_similarity_that_is_no_number_pays_nobody(opened: QdrantStore, monkeypatch: pytest.MonkeyPatch) -> None:
+    search = open_search(opened.endpoint.target, "border", api_key=opened.endpoint.api_key)
+    point = example_points(1)[0]
+    assert await search.recall(point.recall, 3)
+    answer = SimpleNamespace(result=[messages.ScoredPoint(score=0.5), messages.ScoredPoint(score=float("nan"))])
+
+    async def ask(_self: object, _call: object) -> object:
+        return answer
+
+    with monkeypatch.context() as patched:
+        patched.setattr(search_module.QdrantSearch, "_ask", ask)
+        with pytest.raises(IndexFailed, match="no numbers"):
+            await search.recall(point.recall, 3)
+        with pytest.raises(IndexFailed, match="no numbers"):
+            await search.rerank(point.perceptual, [point.training_image_id], 3)
+    await search.close()
+
+
+def test_the_engine_refuses_what_is_not_finite_by_itself(opened: QdrantStore) -> None:
+    point = example_points(1, seed=3)[0]
+    bad = np.where(np.arange(64) == 5, np.nan, point.recall)
+    struct = models.PointStruct(
+        id=str(point.training_image_id),
+        vector={"recall": bad.tolist(), "perceptual": point.perceptual.tolist()},
+    )
+
+    def write(client: QdrantClient) -> object:
+        return client.upsert("border", [struct], wait=True)
+
+    with pytest.raises(InvalidVector.__mro__[1], match="finite"):
+        opened.connection.call(write)
+    assert opened.info().points == 20
