@@ -133,26 +133,21 @@ def _begin(crashes: Crashes) -> None:
 
 
 def _upsert(crashes: Crashes, kills: int) -> None:
-    longest_s = 3 * _median_s(crashes.write)
+    longest_s = 2 * _median_s(crashes.write)
     for _ in range(kills):
         crashes.kill_during(crashes.write_twice, longest_s)
 
 
 def _flush(crashes: Crashes, kills: int) -> None:
     """The engine counts from files, so asking for its state after a write makes it flush."""
-
-    def write_and_flush() -> None:
-        crashes.write()
-        crashes.store.info()
-
-    longest_s = 1.2 * _median_s(write_and_flush)
+    longest_s = _median_s(crashes.store.info, crashes.write)
     for _ in range(kills):
         crashes.write()
         crashes.kill_during(crashes.store.info, longest_s)
 
 
 def _build(crashes: Crashes, kills: int) -> None:
-    longest_s = 1.2 * _median_s(crashes.store.build)
+    longest_s = 1.2 * _median_s(crashes.store.build, crashes.write)
     for _ in range(kills):
         crashes.write()
         crashes.kill_during(crashes.store.build, longest_s)
@@ -161,10 +156,11 @@ def _build(crashes: Crashes, kills: int) -> None:
 _TRIED: dict[str, Callable[[Crashes, int], None]] = {"upsert": _upsert, "flush": _flush, "build": _build}
 
 
-def _median_s(work: Callable[[], object]) -> float:
-    """How long it takes when nobody is killed."""
+def _median_s(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
+    """How long it takes when nobody is killed, each time after `before`."""
     times = []
     for _ in range(_TRIES):
+        before()
         began = time.monotonic()
         work()
         times.append(time.monotonic() - began)
