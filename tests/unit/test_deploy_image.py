@@ -4,6 +4,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from pathlib import Path
 
 import pytest
@@ -71,9 +72,9 @@ def test_the_build_context_holds_what_is_copied_and_no_secret() -> None:
     assert {"pyproject.toml", "constraints.txt", "deploy/install.sh"} <= set(allowed)
     assert all((ROOT / name).exists() for name in allowed)
     assert not [name for name in allowed if re.search(r"secret|\.env|\.git|models", name)]
-    packages = re.search(r"^packages = \[(.*)\]$", (ROOT / "pyproject.toml").read_text("utf-8"), re.MULTILINE)
-    assert packages is not None
-    assert set(re.findall(r'"(\w+)"', packages[1])) <= set(allowed)
+    wheel = tomllib.loads((ROOT / "pyproject.toml").read_text("utf-8"))["tool"]["hatch"]["build"]["targets"]["wheel"]
+    needed = {Path(name).parts[0] for name in [*wheel["packages"], *wheel["force-include"]]}
+    assert needed <= set(allowed)
 
 
 def test_no_weights_are_copied_or_fetched() -> None:
