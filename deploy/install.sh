@@ -22,6 +22,7 @@ if found != ["opencv-python-headless"]:
 print(f"OpenCV {cv2.__version__}, headless, alone")
 PY
 
-# Compiled now: the root file system is read-only later. Nothing is installed into an image that runs.
+# Compiled now: the root file system is read-only later. Files that are no Python of this version (templates) are left, and make
+# the command fail. Nothing is installed into an image that runs.
 python -m compileall -q "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')" || true
 pip uninstall --yes --quiet pip
