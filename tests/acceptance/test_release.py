@@ -21,7 +21,7 @@ from gmvaluator.processes import own_environment
 from tests.acceptance.processes import processes_of
 
 ROOT = Path(__file__).parents[2]
-WORKS, IMAGES = 24, 2
+WORKS, IMAGES = 12, 2
 CARRIED = (
     "gmvaluator/v1/attribution.proto",
     "gmvaluator/models/data/lite.safetensors",

@@ -39,6 +39,7 @@ START = (
     f"gmvaluator serve --address {ADDRESS} & echo $! > attributor.pid\n"
     f"gmvaluator health --server {ADDRESS} --wait 120\n"
 )
+TRAP = "trap 'kill $(cat attributor.pid) 2> /dev/null || true' EXIT\n"
 END = "kill $(cat attributor.pid); wait\n"
 
 
@@ -78,8 +79,8 @@ class Machine:
         return done.stdout
 
     def run_page(self, page: str, serving: bool = True) -> str:
-        """All its blocks, with an attributor running if `serving`."""
-        return self.run((START if serving else "") + "\n".join(blocks(page)) + END)
+        """All its blocks, with an attributor running if `serving`; it ends with them, however they end."""
+        return self.run(TRAP + (START if serving else "") + "\n".join(blocks(page)) + END)
 
     def totals(self) -> Totals:
         with open_ledger(self.data) as ledger:

@@ -34,8 +34,8 @@ from tests.acceptance.supervised import Supervised, free_port
 KEY = "a-key-of-the-test-alone"
 MODEL_VERSION = "demo-1"
 PROFILE = "stub:batch_ms=2,image_ms=2"
-CALLERS = 6
-MORE = 40
+CALLERS = 4
+MORE = 25
 """Answers waited for after a kill: the client has recovered, and not by one lucky call."""
 
 LONG_S = 120.0
