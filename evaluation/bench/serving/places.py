@@ -57,7 +57,7 @@ def sample_data(folder: Path, profile: Sequence[str], works: int | None = None) 
     """A data folder with the sample indexed by real models; works: only the first so many."""
     data, source = folder / f"data-{uuid.uuid4().hex[:8]}", sample_folder("openclipart")
     if works is not None:
-        source = _part_of(source, folder / "part", works)
+        source = _part_of(source, folder / f"first-{works}", works)
     run_command("index", "add", str(source), "--data-set", DATA_SET, "--data", str(data), *profile)
     run_command("generators", "add", MODEL_VERSION, "--data-set", DATA_SET, "--data", str(data))
     return data
