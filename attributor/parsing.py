@@ -1,16 +1,21 @@
-"""Bytes that are no message are the caller's mistake: INVALID_ARGUMENT, where gRPC by itself says UNKNOWN."""
+"""Bytes that are no message, or too many, are the caller's mistake: INVALID_ARGUMENT, not gRPC's own UNKNOWN."""
 
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
+from dataclasses import dataclass
 from typing import Any
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from attributor.metrics import observe_refusal
-from gmvaluator.errors import InvalidInput
+from gmvaluator.errors import ImageTooLarge, InvalidInput, status_of
+from gmvaluator.images import MAX_IMAGE_BYTES
+
+MAX_REQUEST_BYTES = MAX_IMAGE_BYTES + 1024 * 1024
+"""An image and all that may be said of it; what is larger is refused unread, since reading copies it twice."""
 
 _OURS = "/gmvaluator."
 _REFUSAL = "the request is no message of this method: use the contract of this release (proto/gmvaluator/v1)"
@@ -18,8 +23,11 @@ _REFUSAL = "the request is no message of this method: use the contract of this r
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class _Malformed:
-    """In place of a message that could not be read."""
+@dataclass(frozen=True, slots=True)
+class _Unread:
+    """In place of a message that could not be read, or was not."""
+
+    why: InvalidInput
 
 
 class Parsing(grpc.aio.ServerInterceptor):
@@ -51,17 +59,21 @@ def _checked(handler: Any) -> Any:
 
 def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def read(data: bytes) -> Any:
+        if len(data) > MAX_REQUEST_BYTES:
+            return _Unread(
+                ImageTooLarge(f"the request has {len(data):,} bytes; the limit is {MAX_REQUEST_BYTES:,}: send less")
+            )
         try:
             return deserialize(data)
         except DecodeError:
-            return _Malformed()
+            return _Unread(InvalidInput(_REFUSAL))
 
     return read
 
 
 def _unary_unary(answer: Callable[[Any, Context], Awaitable[Any]]) -> Any:
     async def checked(request: Any, context: Context) -> Any:
-        await _refuse_malformed(request, context)
+        await _refuse_unread(request, context)
         return await answer(request, context)
 
     return checked
@@ -69,7 +81,7 @@ def _unary_unary(answer: Callable[[Any, Context], Awaitable[Any]]) -> Any:
 
 def _unary_stream(answer: Callable[[Any, Context], Any]) -> Any:
     async def checked(request: Any, context: Context) -> AsyncIterator[Any]:
-        await _refuse_malformed(request, context)
+        await _refuse_unread(request, context)
         async with aclosing(answer(request, context)) as messages:
             async for message in messages:
                 yield message
@@ -88,11 +100,11 @@ def _stream_stream(answer: Callable[[AsyncIterator[Any], Context], Any]) -> Any:
 
 async def _readable(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
     async for request in requests:
-        await _refuse_malformed(request, context)
+        await _refuse_unread(request, context)
         yield request
 
 
-async def _refuse_malformed(request: Any, context: Context) -> None:
-    if isinstance(request, _Malformed):
-        observe_refusal(InvalidInput(_REFUSAL))
-        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, _REFUSAL)
+async def _refuse_unread(request: Any, context: Context) -> None:
+    if isinstance(request, _Unread):
+        observe_refusal(request.why)
+        await context.abort(grpc.StatusCode[status_of(request.why)], str(request.why))

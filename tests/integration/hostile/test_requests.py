@@ -53,6 +53,7 @@ SHAPES: dict[str, tuple[bytes, str]] = {
     "an unknown field": (good_request() + field(900, b"x"), OK),
     "a thousand unknown fields": (good_request() + b"".join(field(900 + n, b"x") for n in range(1_000)), OK),
     "a million unknown bytes": (good_request() + field(900, bytes(1_000_000)), OK),
+    "22 million unknown bytes": (good_request() + field(900, bytes(22 * 1024 * 1024)), INVALID),
     "unknown fields 1,000 deep": (good_request() + field(900, nested(1_000)), OK),
     "a time 10 deep": (good_request() + nested(10), INVALID),
     "groups 10 deep": (good_request() + groups(10), OK),
