@@ -183,6 +183,9 @@ class VectorStore(Protocol):
         Empty if it stands alone; None if it is not stored, or nobody has looked yet.
         """
 
+    def defer_indexing(self) -> None:
+        """Index nothing until `build`; until then the collection is not `ready`."""
+
     def build(self) -> None:
         """Index and quantise everything written so far; returns once `info().ready`."""
 

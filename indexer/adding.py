@@ -63,6 +63,7 @@ SHOWN_LEFT_OUT = 20
     help="What embeds the images.",
 )
 @click.option("--ray-workers", default=0, type=click.IntRange(0, 4096), help="Of Ray; 0: one a CPU, or one a GPU.")
+@click.option("--bulk", is_flag=True, help="Let a server that is indexed already index nothing until the end.")
 @click.option("--group/--no-group", default=True, show_default=True, help="Look for near-copies at the end.")
 @settings_options
 @place_option
@@ -82,6 +83,7 @@ def add(
     device: str,
     engine: str,
     ray_workers: int,
+    bulk: bool,
     group: bool,
     chosen: Chosen,
     place: Place,
@@ -107,6 +109,7 @@ def add(
         not ignore_signals,
         data_set is None,
         group,
+        bulk,
     )
     settings = chosen(DEFAULT_SETTINGS)
     target = Target(place.folder, index_url, collection, quantisation, place.database_url, settings)

@@ -69,7 +69,10 @@ class Part:
 
 @dataclass(frozen=True, slots=True)
 class Wanted:
-    """What to index, as what, whose images stay out, and whether near-copies are looked for."""
+    """What to index, as what, and whose images stay out.
+
+    group: whether near-copies are looked for at the end. bulk: whether a server's indexing waits until then.
+    """
 
     location: str
     manifest: str | None
@@ -79,6 +82,7 @@ class Wanted:
     heed_signals: bool = True
     own_data_sets: bool = False
     group: bool = True
+    bulk: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -115,6 +119,8 @@ def add_source(wanted: Wanted, target: Target, running: Running, stopping: threa
     with open_catalogue(Place(target.data, target.database_url), write=True) as catalogue, target.open() as store:
         read, source, identity = _engine(wanted, target, running, store, catalogue)
         store.create(identity)
+        if wanted.bulk:
+            store.defer_indexing()
         catalogue.add_data_set(wanted.data_set)
         left_out = LeftOutFile(target.data / "left-out" / f"{wanted.data_set}{wanted.part.suffix}.jsonl")
         name = f"{target.collection} {identity.hash[:16]} {source.name}{wanted.part.suffix}"

@@ -174,6 +174,11 @@ class QdrantStore:
         payload = {KEY_DATA_SET: names}
         self._call(lambda client: client.set_payload(self._collection, payload, points=[point], wait=True))
 
+    def defer_indexing(self) -> None:
+        """Index nothing until `build`; until then the collection is not `ready`."""
+        optimizers, name = models.OptimizersConfigDiff(indexing_threshold=0), self._behind()
+        self._call(lambda client: client.update_collection(name, optimizers_config=optimizers))
+
     def build(self) -> None:
         """Index and quantise everything written so far; returns once `info().ready`. Raises IndexFailed."""
         optimizers = models.OptimizersConfigDiff(indexing_threshold=INDEXING_THRESHOLD_KB)

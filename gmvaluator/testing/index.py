@@ -156,6 +156,9 @@ class MemoryStore:
         group = points[work].payload[KEY_GROUP]
         return sorted(one for one in points if group and points[one].payload.get(KEY_GROUP) == group)[:limit]
 
+    def defer_indexing(self) -> None:
+        """What is written is never indexed before `build`."""
+
     def build(self) -> None:
         self._index.described()
         self._index.indexed = set(self._index.points)

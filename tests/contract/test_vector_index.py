@@ -235,6 +235,18 @@ class Order:
         return {one: self.places[one] for one in ids}
 
 
+async def test_indexing_can_wait_for_one_build(index: Index) -> None:
+    fill(index, 60)
+    late = example_points(60, seed=4)
+    index.store.defer_indexing()
+    index.store.upsert(late)
+    info = index.store.info()
+    assert (info.points, info.indexed_points, info.ready) == (120, 60, False)
+    assert (await index.search.recall(late[3].recall, 1))[0].training_image_id == late[3].training_image_id
+    index.store.build()
+    assert (index.store.info().indexed_points, index.store.info().ready) == (120, True)
+
+
 async def test_what_is_removed_is_found_no_more(index: Index) -> None:
     points = fill(index, 60)
     gone, left = points[:5], points[5:]
