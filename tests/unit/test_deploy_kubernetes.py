@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -101,9 +102,15 @@ def test_a_rayjob_is_made_of_pods_and_of_fields_that_kuberay_knows() -> None:
         pod = {"apiVersion": "v1", "kind": "Pod", **template, "metadata": {"name": "one", **template["metadata"]}}
         for version in VERSIONS:
             kubernetes_validate.validate(pod, version, strict=True)
-    words = spec["entrypoint"].split()
-    assert words[:3] == ["gmvaluator", "index", "add"]
-    assert words[words.index("--engine") + 1] == "ray"
+    program, *words = spec["entrypoint"].split()
+    assert program == "gmvaluator"
+    assert parse(words)["engine"] == "ray"
+    extras = tomllib.loads((DEPLOY.parent / "pyproject.toml").read_text("utf-8"))["project"]["optional-dependencies"]
+    named = re.search(r"EXTRAS=([\w-]+)", (FOLDER / "jobs" / "ray" / "kustomization.yaml").read_text(encoding="utf-8"))
+    assert named is not None
+    assert any(one.startswith("ray[data,default]") for one in extras[named[1]])  # default: the server that takes jobs
+    constraints = (DEPLOY.parent / "constraints.txt").read_text(encoding="utf-8")
+    assert f"\nray=={cluster['rayVersion']}\n" in constraints
 
 
 def test_every_pod_meets_the_restricted_level() -> None:
