@@ -62,7 +62,7 @@ class _Settings:
 class QdrantSearch:
     """ports.CandidateSearch on a Qdrant server or on an embedded engine; belongs to one event loop.
 
-    A query that finds the embedded engine dead starts another one and is sent once more.
+    A query that finds the embedded engine dead starts another one and is sent once more; see `retrying` for the rest.
     """
 
     def __init__(self, access: Access, collection: str, payload_keys: Sequence[str] = ()) -> None:
@@ -82,7 +82,7 @@ class QdrantSearch:
     async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
         """The `depth` nearest training images by `recall` vector, nearest first; only of `data_sets` if given.
 
-        Raises InvalidVector, MissingIndex, IndexUnavailable.
+        Raises InvalidVector, MissingIndex, IndexUnavailable, IndexFailed if it gets a part of the answer only.
         """
         settings = await self._get_settings()
         data = checked_vector(vector, settings.recall_dim, "the query")
@@ -97,16 +97,14 @@ class QdrantSearch:
             with_payload=self._payload,
             filter=None if data_sets is None else _in_data_sets(tuple(data_sets)),
         )
-        points = await self._query(request)
-        if _different(points) < depth:
-            points = await self._completed(request, points, exact=True)
+        points = await self._whole(request, exact=True)
         # A server that merges its shards' answers late might send them in any order; the first is to be the nearest.
         return sorted(map(self._candidate, points), key=_by_similarity)
 
     async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
         """The k of `ids` nearest to any of `vectors` (Q, P), nearest first; equal distances in id order.
 
-        Every one of `ids` is compared exactly. Raises InvalidVector, MissingIndex, IndexUnavailable.
+        Every one of `ids` that is there is compared exactly. Raises what `recall` raises.
         """
         settings = await self._get_settings()
         views = [checked_vector(vector, settings.perceptual_dim, "the query") for vector in vectors]
@@ -131,14 +129,11 @@ class QdrantSearch:
             with_payload=messages.WithPayloadSelector(enable=False),
             filter=_among(ids),
         )
-        points = await self._query(request)
-        if _different(points) < request.limit:
-            points = await self._completed(request, points)
-        points = sorted(points, key=_by_score)
+        points = sorted(await self._whole(request), key=_by_score)
         if k < len(points) < len(ids) and points[k - 1].score == points[-1].score:
             # More than were asked for are as near as the last that counts: the id settles it, so all are needed.
             request.limit = len(ids)
-            points = await self._query(request)
+            points = list(await self._whole(request))
         self._require_among(points, ids)
         return [_neighbour(point) for point in points]
 
@@ -151,20 +146,19 @@ class QdrantSearch:
                 f"{min(strange)}: see its log"
             )
 
-    async def _completed(
-        self, request: messages.QueryPoints, points: Sequence[messages.ScoredPoint], exact: bool = False
-    ) -> Sequence[messages.ScoredPoint]:
-        """The answer to `request`, which is `points` if there are no more to answer; else it is asked once more.
+    async def _whole(self, request: messages.QueryPoints, exact: bool = False) -> Sequence[messages.ScoredPoint]:
+        """The answer to `request`: as many works as it asks for, or all there are; else it is asked once more.
 
-        exact: ask by comparing everything, as a graph may not reach all that a filter leaves. Raises IndexFailed if
-        the answer is still a part: paid by it, the owners of what is missing would get nothing.
+        exact: ask then by comparing everything, as a graph may not reach all that a filter leaves. Raises IndexFailed
+        if the answer is still a part: by it, the owners of what is missing would get nothing.
         """
-        found, wanted = points, min(request.limit, await self._count(request))
-        if _different(found) < wanted:
-            if exact:
-                request.params.exact = True
-            found = await self._query(request)
-            wanted = min(request.limit, await self._count(request))
+        found = await self._query(request)
+        if _different(found) == request.limit or _different(found) >= await self._count(request):
+            return found
+        if exact:
+            request.params.exact = True
+        found = await self._query(request)
+        wanted = min(request.limit, await self._count(request))
         if _different(found) < wanted:
             raise IndexFailed(
                 f"{self._subject} answered {_different(found)} of {wanted} works: a part of it is missing or does not "

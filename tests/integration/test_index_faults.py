@@ -6,6 +6,7 @@ Deadlines hold; what is safe is tried again, a few times; and no answer is taken
 import random
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -243,6 +244,24 @@ async def test_the_same_hit_twice_counts_once(proxy: FaultProxy) -> None:
             await one.recall(ONE.recall, DEPTH)
         with pytest.raises(IndexFailed, match="answered"):
             await one.rerank(ONE.perceptual, [found.training_image_id for found in candidates], DEPTH)
+
+
+async def test_half_of_those_as_near_as_the_last_are_noticed_too(proxy: FaultProxy, direct: QdrantStore) -> None:
+    alike = [replace(point, perceptual=ONE.perceptual) for point in example_points(40, seed=40)]
+    direct.upsert(alike)
+    ids = [point.training_image_id for point in alike]
+    async with searching(proxy.endpoint) as one:
+        whole = await one.rerank(ONE.perceptual[:1], ids, 5)
+        asked_before, drop = proxy.calls["Query"], on_query(FOR_EVER, drop_hits)
+
+        def drop_from_the_second(name: str, context: grpc.ServicerContext, forward: Any) -> bytes:
+            first = proxy.calls["Query"] == asked_before + 1
+            return bytes(forward()) if first else drop(name, context, forward)
+
+        assert [found.training_image_id for found in whole] == sorted(ids)[:5]
+        proxy.fault = drop_from_the_second
+        with pytest.raises(IndexFailed, match="answered 20 of 40 works"):
+            await one.rerank(ONE.perceptual[:1], ids, 5)
 
 
 async def test_hits_out_of_order_are_put_in_order(proxy: FaultProxy, plain: object) -> None:
