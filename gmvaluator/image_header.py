@@ -16,6 +16,13 @@ MAX_CHUNKS = 20_000
 MAX_SCANS = 100
 """Scans of a progressive JPEG, each of which passes over all pixels: encoders write about ten."""
 
+MAX_TEXT_BYTES = 4 * 1024 * 1024
+"""Of all text chunks of a PNG, as they are stored; Pillow refuses as much once it has unpacked it."""
+
+_TEXTS = (b"tEXt", b"zTXt", b"iTXt")
+_TEXT_OVERHEAD = 1_000
+"""Of a text chunk's bytes that may be its key, or what packing noise adds."""
+
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NO_IMAGE = "the bytes are no JPEG, PNG or WebP image: convert the file and send it again"
 
@@ -47,7 +54,19 @@ def _png(data: bytes) -> Header:
         raise InvalidImage("the image cannot be decoded: a PNG begins with its IHDR")
     width, height = struct.unpack_from(">II", data, 16)
     _check_pieces(data, len(_PNG), ">I", 12)
+    _check_texts(data)
     return Header("PNG", width, height)
+
+
+def _check_texts(data: bytes) -> None:
+    """Raises InvalidImage if the text chunks before IEND are larger than is ever accepted; the decoder copies them."""
+    position, texts = len(_PNG), 0
+    while position + 12 <= len(data) and (kind := data[position + 4 : position + 8]) != b"IEND":
+        (length,) = struct.unpack_from(">I", data, position)
+        texts += max(length - _TEXT_OVERHEAD, 0) if kind in _TEXTS else 0
+        position += 12 + length
+    if texts > MAX_TEXT_BYTES:
+        raise InvalidImage(f"the PNG holds over {MAX_TEXT_BYTES:,} bytes of text: write it again without")
 
 
 def _webp(data: bytes) -> Header:

@@ -15,7 +15,7 @@ from pathlib import Path
 from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, UnidentifiedImageError
 
 from gmvaluator.errors import ImageTooLarge, InvalidImage
-from gmvaluator.image_header import read_header
+from gmvaluator.image_header import MAX_TEXT_BYTES, read_header
 
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
 MAX_IMAGE_PIXELS = 25_000_000
@@ -29,7 +29,7 @@ _TURNED = (5, 6, 7, 8)
 Image.MAX_IMAGE_PIXELS = MAX_IMAGE_PIXELS
 ImageFile.LOAD_TRUNCATED_IMAGES = False
 PngImagePlugin.MAX_TEXT_CHUNK = 1024 * 1024
-PngImagePlugin.MAX_TEXT_MEMORY = 4 * 1024 * 1024
+PngImagePlugin.MAX_TEXT_MEMORY = MAX_TEXT_BYTES
 # Once for the process: filters set around each call are not safe between threads.
 warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 

@@ -8,7 +8,7 @@ import pytest
 from PIL import Image, PngImagePlugin
 
 from gmvaluator.errors import ImageTooLarge, InvalidImage
-from gmvaluator.images import MAX_IMAGE_BYTES, decode_image, thumbnail
+from gmvaluator.images import MAX_IMAGE_BYTES, check_image, decode_image, thumbnail
 
 
 def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
@@ -100,6 +100,20 @@ def test_huge_text_chunks_are_refused() -> None:
     info.add_text("comment", "x" * 2_000_000, zip=True)
     with pytest.raises(InvalidImage):
         decode_image(encoded(Image.new("RGB", (8, 8)), pnginfo=info))
+
+
+def test_more_text_than_is_ever_accepted_is_refused_by_the_header_and_what_follows_the_image_is_not_text() -> None:
+    def with_texts(count: int) -> bytes:
+        info = PngImagePlugin.PngInfo()
+        for number in range(count):
+            info.add_text(f"comment {number}", "x" * 1_000_000)
+        return encoded(Image.new("RGB", (8, 8)), pnginfo=info)
+
+    assert decode_image(with_texts(4)).size == (8, 8)
+    with pytest.raises(InvalidImage, match="of text"):
+        check_image(with_texts(5))
+    behind = with_texts(0) + with_texts(5)[len(b"\x89PNG....") :]
+    assert decode_image(behind).size == (8, 8)
 
 
 def test_ribbons_are_refused() -> None:
