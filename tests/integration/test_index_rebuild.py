@@ -200,7 +200,7 @@ def test_a_swap_killed_at_any_call_leaves_one_whole_and_can_be_repeated(
     with closing(open_store(address, "served", api_key=key)) as served:
         filled(served)
         calls = 0
-        for last in range(1, 200, 9):
+        for last in range(1, 200, 13):
             calls = 0
 
             def counted(self: IndexConnection, ask: Callable[[QdrantClient], object], last: int = last) -> object:

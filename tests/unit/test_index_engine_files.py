@@ -2,6 +2,7 @@
 
 import json
 import os
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +13,7 @@ from qdrant_client import grpc as messages
 from gmvaluator.index.engine import server
 from gmvaluator.index.engine.calls import CALLS, FIELDS, Refused, require_supported
 from gmvaluator.index.engine.files import copy_tree, remove_tree, replace_file
-from gmvaluator.index.engine.generations import Description, Generations
+from gmvaluator.index.engine.generations import Description, Generations, Rebuild
 from gmvaluator.index.engine.settings import CollectionSettings, HnswSettings, VectorSettings
 from gmvaluator.index.engine.wire_values import from_value, to_value
 
@@ -66,6 +67,23 @@ def test_a_damaged_current_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "CURRENT").write_text(text)
     with pytest.raises(ValueError, match="damaged"):
         Generations(tmp_path).current()
+
+
+def test_a_rebuild_is_wanted_until_the_generation_it_made_serves(tmp_path: Path) -> None:
+    """The switch and the note of it are two files: whatever lies between them, the wish is fulfilled once."""
+    files = Generations(tmp_path)
+    files.begin(Description(SETTINGS, {"a": 1}))
+    finer = replace(SETTINGS, segments=3)
+    wanted = Description(SETTINGS, {"a": 1}, Rebuild("token", finer, {"b": 2}))
+    files.describe(wanted)
+    assert files.description() == wanted
+    files.switch(tmp_path / "generation-2", "another")
+    assert files.description() == wanted
+    files.switch(tmp_path / "generation-3", "token")
+    assert files.current() == tmp_path / "generation-3"
+    assert files.description() == wanted.rebuilt() == Description(finer, {"a": 1, "b": 2})
+    files.describe(files.description())
+    assert files.description() == wanted.rebuilt()
 
 
 def test_settings_survive_the_file() -> None:
