@@ -14,7 +14,7 @@ from PIL import Image, ImageStat
 
 from evaluation.compositions import WEIGHTS, compose_weighted
 from evaluation.known_source.reconstruction import Autoencoder, train_autoencoder
-from evaluation.known_source.spec import COMPOSED, COPY, NOISE, RECONSTRUCTION, SEED, Plan
+from evaluation.known_source.spec import COMPOSED, COPY, NOISE, RECONSTRUCTION, Plan
 from evaluation.make_examples import Work, draw_sources
 from evaluation.make_foreign import read_foreign
 from evaluation.recipes import SIDE_PX, STRENGTHS, derive
@@ -44,7 +44,7 @@ class Query:
 def make_queries(plan: Plan, works: Sequence[Work], folder: Path) -> list[Query]:
     """All images of a plan, the same each time. works: of the sample, which lies in `folder`."""
     own = [work for work in works if work.owner_id in plan.owners]
-    rng = random.Random(f"{SEED}/{plan.split}")  # noqa: S311 - must be reproducible
+    rng = random.Random(f"{plan.seed}/{plan.split}")  # noqa: S311 - must be reproducible
     maker = _Maker(draw_sources(own, rng), folder, rng)
     found = [
         maker.single(kind, strength) for kind in plan.kinds for strength in STRENGTHS for _ in range(plan.per_cell)
@@ -130,7 +130,7 @@ def _reconstructions(plan: Plan, own: Sequence[Work], folder: Path) -> Iterator[
     if not plan.reconstructed:
         return
     model = _autoencoder(tuple(folder / work.file_name for work in own))
-    draw = draw_sources(own, random.Random(f"{SEED}/{plan.split}/{RECONSTRUCTION}"))  # noqa: S311 - must be reproducible
+    draw = draw_sources(own, random.Random(f"{plan.seed}/{plan.split}/{RECONSTRUCTION}"))  # noqa: S311 - must be reproducible
     for strength in STRENGTHS:
         for _ in range(plan.reconstructed):
             work = next(draw)
