@@ -98,11 +98,11 @@ dist: setup
 	$(BIN)/python -m build --no-isolation --outdir dist
 
 sbom: setup
-	$(BIN)/python -m release.sbom --output dist/gmvaluator.cdx.json
+	$(BIN)/python -m deploy.release.sbom --output dist/gmvaluator.cdx.json
 
 # Dependencies: whether they fit, are pinned, have licences that are allowed, and known vulnerabilities if a service answers.
 audit: setup
-	$(BIN)/python -m release.audit
+	$(BIN)/python -m deploy.release.audit
 
 clean:
 	rm -rf build dist .mypy_cache .ruff_cache .pytest_cache

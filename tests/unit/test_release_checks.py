@@ -9,13 +9,13 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
+from deploy.release.advisories import read_report
+from deploy.release.closure import ROOT, constraints, project, runtime, runtime_requirements
+from deploy.release.findings import Finding
+from deploy.release.licences import LicenceRules, licences_of
+from deploy.release.offline import bound_problem, installed_problems, offline, pin_problem
+from deploy.release.sbom import bill_of_materials, schema_problem
 from gmvaluator import __version__
-from release.advisories import read_report
-from release.closure import ROOT, constraints, project, runtime, runtime_requirements
-from release.findings import Finding
-from release.licences import LicenceRules, licences_of
-from release.offline import bound_problem, installed_problems, offline, pin_problem
-from release.sbom import bill_of_materials, schema_problem
 
 HEADING = re.compile(r"^## (\d+\.\d+\.\d+) \((unreleased|\d{4}-\d{2}-\d{2})\)$")
 KINDS = {"Added", "Changed", "Deprecated", "Removed", "Fixed", "Security"}

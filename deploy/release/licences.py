@@ -40,10 +40,10 @@ class LicenceRules:
         if any(fnmatch(name, pattern) for pattern in self.exceptions):
             return None
         if not licences:
-            return f"{name} names no licence: look it up, and put it into release/licences.toml under [stated]"
+            return f"{name} names no licence: look it up, and put it into deploy/release/licences.toml under [stated]"
         if any(self._allows(licence) for licence in licences):
             return None
-        return f"{name} has {' and '.join(licences)}: not among those that release/licences.toml allows"
+        return f"{name} has {' and '.join(licences)}: not among those that deploy/release/licences.toml allows"
 
     def _allows(self, licence: str) -> bool:
         parts = [licence] if licence.startswith("License ::") else _WORDS.split(licence)

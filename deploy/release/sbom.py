@@ -1,4 +1,4 @@
-"""The product's software bill of materials: `python -m release.sbom`, CycloneDX 1.6 as JSON.
+"""The product's software bill of materials: `python -m deploy.release.sbom`, CycloneDX 1.6 as JSON.
 
 It lists what is needed to run as it is installed here, with licences, and not what tests and tools need.
 """
@@ -15,9 +15,9 @@ from typing import Any
 import click
 from packaging.utils import NormalizedName, canonicalize_name
 
+from deploy.release.closure import ROOT, Installed, runtime, runtime_requirements
+from deploy.release.licences import LicenceRules
 from gmvaluator import __version__
-from release.closure import ROOT, Installed, runtime, runtime_requirements
-from release.licences import LicenceRules
 
 
 @click.command()

@@ -1,4 +1,4 @@
-"""`python -m release.audit`: what the product is made of, checked with and without a network."""
+"""`python -m deploy.release.audit`: what the product is made of, checked with and without a network."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ import sys
 
 import click
 
-from release.advisories import advisories
-from release.closure import runtime
-from release.offline import offline
+from deploy.release.advisories import advisories
+from deploy.release.closure import runtime
+from deploy.release.offline import offline
 
 
 @click.command()

@@ -13,7 +13,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from release.findings import Finding
+from deploy.release.findings import Finding
 
 CHECK = "no known vulnerabilities"
 SERVICES = ("pypi", "osv")

@@ -9,10 +9,10 @@ from collections.abc import Iterator
 from packaging.requirements import Requirement
 from packaging.utils import NormalizedName, canonicalize_name
 
-from release.closure import constraints, every_requirement, runtime
-from release.findings import Finding
-from release.licences import LicenceRules, licences_of
-from release.sbom import bill_of_materials
+from deploy.release.closure import constraints, every_requirement, runtime
+from deploy.release.findings import Finding
+from deploy.release.licences import LicenceRules, licences_of
+from deploy.release.sbom import bill_of_materials
 
 Pins = dict[NormalizedName, str]
 """Name to version."""
