@@ -42,7 +42,8 @@ def crash_serving(kills: int, terms: int, seed: int, keep: Path | None, output: 
 def _folder(keep: Path | None, name: str) -> Iterator[Path]:
     """One that stays, or one that goes."""
     if keep is None:
-        with tempfile.TemporaryDirectory(prefix=f"gmvaluator-{name}-") as folder:
+        # The index engine ends a moment after its last user, and may still write there.
+        with tempfile.TemporaryDirectory(prefix=f"gmvaluator-{name}-", ignore_cleanup_errors=True) as folder:
             yield Path(folder)
         return
     (keep / name).mkdir(parents=True, exist_ok=True)

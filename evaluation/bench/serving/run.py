@@ -54,7 +54,8 @@ def bench_serve(sections: Iterable[str], sizes: Sizes) -> dict[str, Any]:
     if "paper" in wanted and not sizes.paper and not SEEDED.is_file():
         wanted.remove("paper")
     lags, figures = Lags(), dict[str, Any]()
-    with tempfile.TemporaryDirectory(prefix="gmvaluator-bench-") as name:
+    # The index engine ends a moment after its last user, and may still write there.
+    with tempfile.TemporaryDirectory(prefix="gmvaluator-bench-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         if sizes.keep is not None:
             sizes.keep.mkdir(parents=True, exist_ok=True)

@@ -108,7 +108,8 @@ def children(process: int) -> list[int]:
 
 def run_soak(requests: int, points: int, seed: int) -> dict[str, Any]:
     """Figures of one run: growth after the first tenth, by least squares, and what was answered."""
-    with tempfile.TemporaryDirectory(prefix="gmvaluator-soak-") as name:
+    # The index engine ends a moment after its last user, and may still write there.
+    with tempfile.TemporaryDirectory(prefix="gmvaluator-soak-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
         images = [path.read_bytes() for path in image_files(jpegs(folder))]
         data = stub_data(folder, points)
