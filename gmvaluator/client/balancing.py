@@ -16,9 +16,7 @@ from gmvaluator.errors import InvalidInput
 RECONNECT_MS = 3_000
 """The longest pause between attempts to reach an attributor; gRPC's own default is two minutes."""
 
-_CONFIG = json.dumps(
-    {"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": SERVICE}}
-)  # fmt: skip
+_CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": SERVICE}})
 
 
 def is_balanced(address: str) -> bool:
