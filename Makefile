@@ -38,8 +38,9 @@ demo: setup
 test: setup browser promtool
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
-# Models of full size with seeded weights: about 6 GB of memory and ten minutes.
+# Models of full size with seeded weights, and indexing by Ray: about 6 GB of memory and fifteen minutes.
 test-models: setup
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[ray]'
 	$(BIN)/python -m pytest -m models tests/models
 
 # The ledger under 1,000 kills, 500 power losses and 100,000 cases against an oracle, then the attributor ended 300 times

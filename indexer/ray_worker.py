@@ -1,7 +1,8 @@
 """What one Ray worker does: read, decode and embed parts of a source. It writes nothing.
 
 A worker opens the source by itself and is told which rows to take, so that no file handle travels. What is indexed
-already is only described. Whether a row counts as a point, a duplicate or removed is the writer's to say.
+already is only described, by workers that can reach the index. Whether a row counts as a point, a duplicate or removed
+is the writer's to say.
 """
 
 from __future__ import annotations
@@ -15,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gmvaluator.catalogue.records import NewWork
-from gmvaluator.errors import ModelFailed
+from gmvaluator.errors import ModelFailed, PreconditionFailed, Unavailable
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import Float32Array, Models, VectorStore
@@ -81,7 +82,6 @@ class Worker:
     """A Ray actor: `__call__` takes rows of parts and yields pickled `Done`s."""
 
     def __init__(self, job: Job) -> None:
-        from gmvaluator.index.connection import open_store
         from gmvaluator.models.process import prepare_process
         from gmvaluator.models.spread import load_on_every_device
         from indexer.sources.opening import open_source
@@ -89,7 +89,7 @@ class Worker:
         prepare_process()
         self._shards = open_source(job.location, job.manifest).part(job.part, job.parts).shards
         self._models: Models = load_on_every_device(job.choice, job.device, job.threads)
-        self._store: VectorStore = open_store(job.target.location, job.target.collection, api_key=job.api_key)
+        self._store = _reachable_store(job)
         self._reader = ItemReader(job.data_set, self._models.prepare_work, job.opt_outs, job.heed_signals)
         self._size = max(1, min(MAX_BATCH_IMAGES, BATCH_VIEWS // self._models.identity.perceptual_views))
 
@@ -111,7 +111,7 @@ class Worker:
 
     def _rows(self, reads: Sequence[ReadImage | LeftOut]) -> list[Embedded | LeftOut]:
         ids = {read.training_image_id for read in reads if isinstance(read, ReadImage)}
-        known = self._store.existing(sorted(ids))
+        known = self._store.existing(sorted(ids)) if self._store is not None else set()
         found = [self._prepared(read, known) for read in reads]
         fresh = [one for one in found if isinstance(one, DecodedImage)]
         vectors = iter(self._embed(fresh))
@@ -140,3 +140,15 @@ class Worker:
             Embedded(image.work, image.thumbnail, recall, perceptual)
             for image, recall, perceptual in zip(images, rows.recall, rows.perceptual, strict=True)
         ]
+
+
+def _reachable_store(job: Job) -> VectorStore | None:
+    """The index; None where a worker cannot reach it or may not, which embeds what is indexed already once more."""
+    from gmvaluator.index.connection import open_store
+
+    try:
+        store = open_store(job.target.location, job.target.collection, api_key=job.api_key)
+        store.info()
+    except (Unavailable, PreconditionFailed):
+        return None
+    return store

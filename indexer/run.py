@@ -6,7 +6,7 @@ import re
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 from typing import Protocol
@@ -205,13 +205,14 @@ def _opened_for_ray(wanted: Wanted, target: Target, running: Running) -> tuple[S
 
 
 def _job(wanted: Wanted, target: Target, running: Running) -> Job:
+    """Without the database's password: workers write nothing."""
     return Job(
         wanted.location,
         wanted.manifest,
         wanted.data_set,
         wanted.opt_outs,
         wanted.heed_signals,
-        target,
+        replace(target, database_url=""),
         target.api_key,
         running.choice,
         running.device,
