@@ -31,6 +31,7 @@ _PLAIN = (
     ("code_bytes_per_vector", "bytes of a code at x32", "≤ 4·D/32 = 64"),
     ("growth_p99_ratio_1m_to_100k", "p99 at 1 M against 100 k", "≤ 2"),
     ("intrinsic_dimension", "intrinsic dimension (TwoNN) of the vectors", ""),
+    ("intrinsic_dimension_of_pictures", "the same of the pictures as they are", ""),
 )
 
 
@@ -86,10 +87,20 @@ def _tables(report: Row) -> str:
     figures = report["figures"]
     parts = [_plain(figures), f"Measured by `{report['command']}` at commit {report['commit']}, {_machine(report)}."]
     if figures.get("compressions"):
-        parts += ["### Compression", _compressions(figures["compressions"])]
+        parts += [
+            "### Compression",
+            _compressions(figures["compressions"]),
+            _picture("recall by bytes of a code", "recall"),
+        ]
     if figures.get("growth"):
         parts += ["### Growth", _grown(figures["growth"])]
+    if len(figures.get("growth", ())) > 1:
+        parts.append(_picture("time of a query by number of vectors", "growth"))
     return "\n\n".join(parts)
+
+
+def _picture(what: str, name: str) -> str:
+    return f"![{what}](results/bench-index-{name}.svg)"
 
 
 def _machine(report: Row) -> str:

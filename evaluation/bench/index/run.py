@@ -123,7 +123,7 @@ class Made:
             "pictures": f"{self.pictures:,} of {self.name}",
             "made_by": vectors.made_by(),
             "intrinsic_dimension": two_nn_dimension(vectors.all()),
-            "intrinsic_dimension_of_embeddings": two_nn_dimension(self.real),
+            "intrinsic_dimension_of_pictures": two_nn_dimension(self.real[: self.pictures]),
         }
 
 
