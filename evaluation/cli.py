@@ -75,7 +75,7 @@ def serve(sections: tuple[str, ...], paper: str, as_json: bool, **sizes: Any) ->
     "--images",
     "places",
     multiple=True,
-    type=click.Path(exists=True, path_type=Path),
+    type=click.Path(path_type=Path),
     help="Images beside the sample's: a folder, an .npz, or a folder with Fashion-MNIST's idx files.",
 )
 @click.option(
