@@ -79,7 +79,14 @@ def test_sdist_and_checkout_make_the_same_wheel(dist: Path, tmp_path: Path) -> N
 def test_the_sdist_carries_what_tests_and_releases_need(dist: Path) -> None:
     with tarfile.open(dist / f"gmvaluator-{__version__}.tar.gz") as archive:
         names = {name.partition("/")[2] for name in archive.getnames()}
-    assert {"Makefile", "LICENSE", "CHANGELOG.md", "constraints.txt", "release/audit.py", "tests/conftest.py"} <= names
+    assert {
+        "Makefile",
+        "LICENSE",
+        "CHANGELOG.md",
+        "constraints.txt",
+        "deploy/release/audit.py",
+        "tests/conftest.py",
+    } <= names
     assert not [name for name in names if name.startswith((".venv/", "build/", "gmvaluator-data/"))]
 
 
