@@ -6,7 +6,7 @@ import importlib
 import signal
 import sys
 from pathlib import Path
-from typing import NoReturn
+from typing import Any, NoReturn
 
 import rich_click as click
 
@@ -35,6 +35,9 @@ _COMMANDS = {
     "bench": ("evaluation.cli", "bench", "Measure, as JSON, with the baseline in the same run."),
 }
 
+_OVERVIEW = f"{__name__}.overview"
+"""In the context's `meta` while the help of the program itself is written."""
+
 
 class LazyGroup(click.RichGroup):
     """Knows the names and summaries of its commands; imports the one that is called."""
@@ -42,20 +45,20 @@ class LazyGroup(click.RichGroup):
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(_COMMANDS)
 
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+    def format_help(self, ctx: Any, formatter: Any) -> None:
+        """Commands are listed by their summaries, without importing them."""
+        ctx.meta[_OVERVIEW] = True
+        super().format_help(ctx, formatter)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:
         if cmd_name not in _COMMANDS:
             return None
-        if _asks_for_overview():
+        if ctx.meta.get(_OVERVIEW):
             return click.Command(cmd_name, short_help=_COMMANDS[cmd_name][2])
         module, attribute, _ = _COMMANDS[cmd_name]
         command = getattr(importlib.import_module(module), attribute)
         assert isinstance(command, click.Command)
         return command
-
-
-def _asks_for_overview() -> bool:
-    """`gmvaluator` and `gmvaluator --help` list commands by their summaries, without importing them."""
-    return all(word.startswith("-") for word in sys.argv[1:])
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -19,11 +18,6 @@ from tests.contract.scenes import attribute, owner_named, record, sha256_of, wor
 
 AUGUST, SEPTEMBER = datetime(2026, 8, 10, tzinfo=UTC), datetime(2026, 9, 10, tzinfo=UTC)
 TERMS = ("--currency", "EUR", "--rate", "0.25", "--pool", "100", "--threshold", "0.5")
-
-
-@pytest.fixture(autouse=True)
-def _loads_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["gmvaluator", "a-command"])
 
 
 def run(*words: object) -> Result:

@@ -1,7 +1,6 @@
 """`index remove`: what is removed is found no more, and no later run of any source brings it back."""
 
 import json
-import sys
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -23,13 +22,6 @@ from gmvaluator.index.schema import KEY_GROUP, KEY_KEY
 from gmvaluator.index.store import QdrantStore
 
 OWNERS = ("ada", "ben", "cleo")
-
-
-@pytest.fixture(scope="module", autouse=True)
-def _loads_commands() -> Iterator[None]:
-    with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(sys, "argv", ["gmvaluator", "a-command"])
-        yield
 
 
 @pytest.fixture(scope="module")

@@ -21,11 +21,6 @@ def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[
             yield from commands(command, (*words, name))
 
 
-@pytest.fixture(autouse=True)
-def _loads_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["gmvaluator", "a-command"])
-
-
 def test_every_command_has_help_with_an_example() -> None:
     for words, command in commands(gmvaluator):
         text = CliRunner().invoke(gmvaluator, [*words, "--help"]).output

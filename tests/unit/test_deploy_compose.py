@@ -3,7 +3,6 @@
 import json
 import re
 import subprocess
-import sys
 from importlib.resources import files
 from pathlib import Path
 from typing import Any
@@ -23,11 +22,6 @@ FILES = ("compose.yaml", "compose.gpu.yaml")
 COMPOSE: dict[str, Any] = read_yaml("compose.yaml")
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 OURS = [name for name, service in SERVICES.items() if "gmvaluator" in service["image"]]
-
-
-@pytest.fixture(autouse=True)
-def _loads_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["gmvaluator", "a-command"])
 
 
 @pytest.mark.parametrize("name", FILES)

@@ -7,8 +7,6 @@ import sys
 import tomllib
 from pathlib import Path
 
-import pytest
-
 from gmvaluator import __version__
 from tests.unit.deployed import DEPLOY, parse, read_yaml
 
@@ -17,11 +15,6 @@ TEXT = (DEPLOY / "Dockerfile").read_text(encoding="utf-8")
 STAGES = re.split(r"^(?=FROM )", TEXT, flags=re.MULTILINE)[1:]
 RUNTIME = next(stage for stage in STAGES if "AS runtime" in stage)
 FINAL = [stage for stage in STAGES if stage.startswith("FROM runtime AS")]
-
-
-@pytest.fixture(autouse=True)
-def _loads_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["gmvaluator", "a-command"])
 
 
 def hadolint(text: str) -> subprocess.CompletedProcess[str]:

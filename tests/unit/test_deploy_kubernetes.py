@@ -10,7 +10,6 @@ import json
 import re
 import shutil
 import subprocess
-import sys
 import tomllib
 from collections.abc import Iterator
 from pathlib import Path
@@ -32,11 +31,6 @@ VERSIONS = ("1.30", "1.37")
 """The oldest that has all the fields that are used, and the newest whose schemas are at hand."""
 
 Manifest = dict[str, Any]
-
-
-@pytest.fixture(autouse=True)
-def _loads_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["gmvaluator", "a-command"])
 
 
 @functools.cache

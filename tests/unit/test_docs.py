@@ -2,7 +2,6 @@
 
 import re
 import shlex
-import sys
 from pathlib import Path
 
 import pytest
@@ -19,11 +18,6 @@ MAKE = re.compile(r"\bmake ([a-z][a-z-]*)\b")
 
 def shown_commands() -> list[tuple[str, str]]:
     return [(page.name, line) for page in PAGES for line in SHELL_LINE.findall(page.read_text(encoding="utf-8"))]
-
-
-@pytest.fixture(autouse=True)
-def _loads_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["gmvaluator", "a-command"])
 
 
 @pytest.mark.parametrize(("page", "line"), shown_commands())

@@ -1,6 +1,5 @@
 """Settings: an option wins over the environment, that over the file, that over the default; and all are documented."""
 
-import sys
 from dataclasses import fields
 from pathlib import Path
 from typing import Any
@@ -16,11 +15,6 @@ from gmvaluator.configuration import reference
 from gmvaluator.errors import GmvaluatorError, InvalidInput, MissingData
 
 ROOT = Path(__file__).parents[2]
-
-
-@pytest.fixture(autouse=True)
-def _loads_commands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sys, "argv", ["gmvaluator", "a-command"])
 
 
 def chosen(monkeypatch: pytest.MonkeyPatch, *words: str, **environment: str) -> AttributorSettings:
