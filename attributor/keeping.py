@@ -121,10 +121,13 @@ class KeptImages:
         Path(path).unlink(missing_ok=True)
 
     def _sweep_for_ever(self) -> None:
-        while not self._stop.is_set():
+        while True:
+            # Cleared before `_stop` is read: `close` sets `_stop` first, so no wake-up of its can be lost between the two.
+            self._wake.clear()
+            if self._stop.is_set():
+                return
             try:
                 self.sweep()
             except OSError as error:
                 self._on_problem(f"kept thumbnails cannot be swept: {error.strerror or error}")
-            self._wake.clear()
             self._wake.wait(SWEEP_S)

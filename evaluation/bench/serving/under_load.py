@@ -28,7 +28,7 @@ from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub
 SUSTAINED = "stub:batch_ms=2,image_ms=5"
 BATCHED = "stub:batch_ms=20"
 OVERLOADED = "stub:image_ms=25"
-CANCELLED = "stub:batch_ms=50"
+CANCELLED = "stub:batch_ms=100"
 CONCURRENCY = 32
 WAVE = 100
 RECOVERY_S = 5.0
