@@ -122,7 +122,7 @@ class KeptImages:
 
     def _sweep_for_ever(self) -> None:
         while True:
-            # Cleared before `_stop` is read: `close` sets `_stop` first, so no wake-up of its can be lost between the two.
+            # Cleared before `_stop` is read, which `close` sets first: its wake-up cannot be lost between the two.
             self._wake.clear()
             if self._stop.is_set():
                 return
