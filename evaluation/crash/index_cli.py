@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import sys
 import tempfile
 from pathlib import Path
@@ -10,7 +9,7 @@ from pathlib import Path
 import rich_click as click
 
 from evaluation.crash.index import run_index_kills, sound
-from gmvaluator.report import report
+from gmvaluator.report import write_report
 
 
 @click.command()
@@ -24,11 +23,7 @@ def crash_index(kills: int, seed: int, output: Path | None) -> None:
     """
     with tempfile.TemporaryDirectory(prefix="gmvaluator-kills-") as folder:
         figures = run_index_kills(Path(folder), kills, seed)
-    text = json.dumps(report(figures, f"python -m evaluation.crash.index_cli --kills {kills} --seed {seed}"), indent=2)
-    if output is None:
-        click.echo(text)
-    else:
-        output.write_text(text + "\n", encoding="utf-8")
+    write_report(figures, f"python -m evaluation.crash.index_cli --kills {kills} --seed {seed}", output)
     if not sound(figures):
         sys.exit(1)
 

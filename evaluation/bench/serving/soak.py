@@ -67,6 +67,7 @@ class Soak:
             await asyncio.gather(*(self._caller(numbers) for _ in range(WINDOW)))
             await asyncio.sleep(1.2)  # The loop's tasks are counted once a second.
             self.looks.append(await self._look(min(start + step, requests)))
+            print(f"soak: {self.looks[-1]}", file=sys.stderr, flush=True)  # noqa: T201 - progress
 
     async def _caller(self, numbers: Any) -> None:
         for number in numbers:
