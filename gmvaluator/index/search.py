@@ -1,4 +1,4 @@
-"""The reading side of the index: two queries per image over grpc.aio, the hot path."""
+"""The reading side of the index: two calls per image over grpc.aio, the hot path."""
 
 from __future__ import annotations
 
@@ -38,6 +38,7 @@ _KNOWN_IDS = 200_000
 """Training images whose id is kept as text and as UUID: the same ones come again and again."""
 
 _Answer = TypeVar("_Answer")
+_Points = Sequence[messages.ScoredPoint]
 
 
 @dataclass(frozen=True, slots=True)
@@ -97,7 +98,7 @@ class QdrantSearch:
             with_payload=self._payload,
             filter=None if data_sets is None else _in_data_sets(tuple(data_sets)),
         )
-        points = await self._whole(request, exact=True)
+        points = await self._whole(request, await self._answer(request), exact=True)
         # A server that merges its shards' answers late might send them in any order; the first is to be the nearest.
         return sorted(map(self._candidate, points), key=_by_similarity)
 
@@ -110,8 +111,9 @@ class QdrantSearch:
         views = [checked_vector(vector, settings.perceptual_dim, "the query") for vector in vectors]
         if not ids or k < 1:
             return []
+        requests = [self._comparison(view, ids, k) for view in views]
         # Whatever is among the k nearest to all views together is among those to one of them.
-        found = await asyncio.gather(*(self._rerank_view(view, ids, k) for view in views))
+        found = [await self._settled(*one, ids, k) for one in zip(requests, await self._answers(requests), strict=True)]
         nearest: dict[TrainingImageId, Neighbour] = {}
         for one in chain.from_iterable(found):
             known = nearest.setdefault(one.training_image_id, one)
@@ -119,8 +121,9 @@ class QdrantSearch:
                 nearest[one.training_image_id] = one
         return sorted(nearest.values(), key=_by_distance)[:k]
 
-    async def _rerank_view(self, data: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
-        request = messages.QueryPoints(
+    def _comparison(self, data: Float32Array, ids: Sequence[TrainingImageId], k: int) -> messages.QueryPoints:
+        """The k of `ids` nearest to one view, and some more."""
+        return messages.QueryPoints(
             collection_name=self._collection,
             query=_nearest(data),
             using=PERCEPTUAL,
@@ -129,11 +132,16 @@ class QdrantSearch:
             with_payload=messages.WithPayloadSelector(enable=False),
             filter=_among(ids),
         )
-        points = sorted(await self._whole(request), key=_by_score)
+
+    async def _settled(
+        self, request: messages.QueryPoints, points: _Points, ids: Sequence[TrainingImageId], k: int
+    ) -> list[Neighbour]:
+        """What `request` found, whole, with everything that is as near as the k-th."""
+        points = sorted(await self._whole(request, points), key=_by_score)
         if k < len(points) < len(ids) and points[k - 1].score == points[-1].score:
             # More than were asked for are as near as the last that counts: the id settles it, so all are needed.
             request.limit = len(ids)
-            points = list(await self._whole(request))
+            points = await self._whole(request, await self._answer(request))
         self._require_among(points, ids)
         return [_neighbour(point) for point in points]
 
@@ -146,18 +154,19 @@ class QdrantSearch:
                 f"{min(strange)}: see its log"
             )
 
-    async def _whole(self, request: messages.QueryPoints, exact: bool = False) -> Sequence[messages.ScoredPoint]:
-        """The answer to `request`: as many works as it asks for, or all there are; else it is asked once more.
+    async def _whole(self, request: messages.QueryPoints, found: _Points, exact: bool = False) -> _Points:
+        """`found` if it is the whole answer to `request`: as many works as it asks for, or all there are; else it is
+        asked once more.
 
         exact: ask then by comparing everything, as a graph may not reach all that a filter leaves. Raises IndexFailed
         if the answer is still a part: by it, the owners of what is missing would get nothing.
         """
-        found = await self._query(request)
-        if _different(found) == request.limit or _different(found) >= await self._count(request):
+        works = _different(found)
+        if works == request.limit or works >= await self._count(request):
             return found
         if exact:
             request.params.exact = True
-        found = await self._query(request)
+        found = await self._answer(request)
         wanted = min(request.limit, await self._count(request))
         if _different(found) < wanted:
             raise IndexFailed(
@@ -195,15 +204,27 @@ class QdrantSearch:
         assert self._settings is not None
         return self._settings
 
-    async def _query(self, request: messages.QueryPoints) -> Sequence[messages.ScoredPoint]:
-        answer = await self._ask(lambda to, options: to.points.Query(request, **options))
-        result: Sequence[messages.ScoredPoint] = answer.result
-        if not all(map(isfinite, (point.score for point in result))):
+    async def _answer(self, request: messages.QueryPoints) -> _Points:
+        (found,) = await self._answers([request])
+        return found
+
+    async def _answers(self, requests: Sequence[messages.QueryPoints]) -> list[_Points]:
+        """What each of some requests finds; all in one call."""
+        if len(requests) == 1:
+            answer = await self._ask(lambda to, options: to.points.Query(requests[0], **options))
+            found: list[_Points] = [answer.result]
+        else:
+            batch = messages.QueryBatchPoints(collection_name=self._collection, query_points=requests)
+            answer = await self._ask(lambda to, options: to.points.QueryBatch(batch, **options))
+            found = [one.result for one in answer.result]
+        if len(found) != len(requests):
+            raise IndexFailed(f"{self._subject} answered {len(found)} of {len(requests)} queries: see its log")
+        if not all(isfinite(point.score) for point in chain.from_iterable(found)):
             raise IndexFailed(
                 f"collection {self._collection!r} answers similarities that are no numbers: one of its vectors was "
                 "written past the product; `gmvaluator index export` names it"
             )
-        return result
+        return found
 
     async def _ask(self, call: Callable[[_Connection, Mapping[str, Any]], Awaitable[_Answer]]) -> _Answer:
         """Answer of `call`; everything, repeats and their pauses too, within one deadline."""

@@ -125,5 +125,5 @@ def payments_of(credit: int, rights: Sequence[tuple[str, int]]) -> tuple[Payment
     accounts, shares = [account for account, _ in ordered], [share for _, share in ordered]
     if sum(shares) != MILLION:
         raise InvalidValuation(f"rights of {sum(shares)} ppm cannot be paid: shares must sum to {MILLION}")
-    parts = divide(credit, shares, accounts)
+    parts = [credit] if len(accounts) == 1 else divide(credit, shares, accounts)
     return tuple(Payment(account, share, part) for account, share, part in zip(accounts, shares, parts, strict=True))

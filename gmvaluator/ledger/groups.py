@@ -67,11 +67,11 @@ def groups_of(candidates: Sequence[ScoredCandidate], policy: Policy) -> list[Gro
     for one in sorted(candidates, key=_nearness):
         gathered.setdefault(_name(one, policy), []).append(one)
     groups = [Group(name, _distance(name, members, policy), tuple(members)) for name, members in gathered.items()]
-    return sorted(groups, key=lambda group: (group.distance_millionths, str(group.name)))
+    return sorted(groups, key=lambda group: (group.distance_millionths, group.name.int))
 
 
-def _nearness(one: ScoredCandidate) -> tuple[int, str]:
-    return one.distance_millionths, str(one.training_image_id)
+def _nearness(one: ScoredCandidate) -> tuple[int, int]:
+    return one.distance_millionths, one.training_image_id.int
 
 
 def _name(one: ScoredCandidate, policy: Policy) -> TrainingImageId:
@@ -98,7 +98,7 @@ def paid_places(group: Group, titles: Sequence[Title]) -> list[int]:
     if not claimed:
         firsts = [place for place, one in enumerate(group.members) if one.training_image_id == group.name]
         return firsts or [0]
-    _, earliest = min(claimed, key=lambda one: (one[0], str(group.members[one[1]].training_image_id)))
+    _, earliest = min(claimed, key=lambda one: (one[0], group.members[one[1]].training_image_id.int))
     if titles[earliest].disputed:
         return [earliest]
     return [place for _, place in claimed if titles[place].rights == titles[earliest].rights]
@@ -106,6 +106,8 @@ def paid_places(group: Group, titles: Sequence[Title]) -> list[int]:
 
 def parts_of(group: Group, titles: Sequence[Title], policy: Policy) -> list[int]:
     """Weights by which the group's credit is divided among its members; 0 for those that compete."""
+    if len(group.members) == 1:
+        return [1]
     paid = paid_places(group, titles)
     distances = [group.members[place].distance_millionths for place in paid]
     weights = dict(zip(paid, similarity_weights(distances, policy.temperature, policy.growth), strict=True))
@@ -114,4 +116,6 @@ def parts_of(group: Group, titles: Sequence[Title], policy: Policy) -> list[int]
 
 def divided(credit: int, group: Group, parts: Sequence[int]) -> list[int]:
     """The group's micro-credits by member, in order; they sum to `credit`."""
+    if len(group.members) == 1:
+        return [credit]
     return divide(credit, parts, [str(one.training_image_id) for one in group.members])

@@ -39,7 +39,7 @@ def test_callers_who_leave_leave_each_image_whole_or_absent_and_the_models_idle(
     found = leaving(stub_data(tmp_path, 1_000), jpegs(tmp_path), Lags(), calls=100)
     assert found["left_torn"] == 0
     assert found["left_whole"] + found["left_absent"] == 200
-    # One is under way; on a busy machine another begins before the news of who has left arrives. Six would be all.
+    # One is under way; on a busy machine another begins before the news of who has left arrives. Four would be all.
     assert found["work_after_cancel_batches"] <= 2
 
 

@@ -17,6 +17,7 @@ from evaluation.bench.serving.hostile import hostile
 from evaluation.bench.serving.lag import Lags
 from evaluation.bench.serving.places import built_stub_data, jpegs, stub_data
 from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.index.verify import verify
 
 ROOT = Path(__file__).parents[3]
 SEEDED = ROOT / "tests" / "models" / "seeded.py"
@@ -77,9 +78,12 @@ def _steps(folder: Path, lags: Lags, sizes: Sizes, wanted: Sequence[str]) -> dic
     }
     if not set(wanted) & set(ON_STUBS):
         return steps
-    images, data = jpegs(folder), _stubs(folder, sizes)
+    images, (data, found) = jpegs(folder), _stubs(folder, sizes)
     return steps | {
-        "sustained": lambda: under_load.sustained(data, images, lags, sizes.per_second, sizes.sustained_s),
+        "sustained": lambda: {
+            **found,
+            **under_load.sustained(data, images, lags, sizes.per_second, sizes.sustained_s),
+        },
         "indexing": lambda: under_load.while_indexing(data, images, lags, sizes.per_second / 3, sizes.overload_s / 2),
         "batching": lambda: under_load.batching(data, images, lags, sizes.count // 2),
         "overload": lambda: under_load.overload(data, images, lags, sizes.count // 2, sizes.overload_s),
@@ -88,13 +92,17 @@ def _steps(folder: Path, lags: Lags, sizes: Sizes, wanted: Sequence[str]) -> dic
     }
 
 
-def _stubs(folder: Path, sizes: Sizes) -> Path:
-    """The index of stubs; a copy of a kept one, since measuring writes into it."""
+def _stubs(folder: Path, sizes: Sizes) -> tuple[Path, dict[str, Any]]:
+    """The index of stubs, verified as an operator's first start has it, and what that found; a copy of a kept one,
+    since measuring writes into it."""
     if sizes.keep is None:
-        return stub_data(folder, sizes.points)
-    copy = Path(shutil.copytree(built_stub_data(sizes.keep, sizes.points), folder / "stub"))
-    with open_catalogue(copy, write=True):
-        return copy  # opening it to write has brought an older one up to date
+        data = stub_data(folder, sizes.points)
+    else:
+        data = Path(shutil.copytree(built_stub_data(sizes.keep, sizes.points), folder / "stub"))
+        with open_catalogue(data, write=True):
+            pass  # opening it to write has brought an older one up to date
+    found = verify(data / "index")
+    return data, {f"index_{name}": found[name] for name in ("recall_at_50", "oversampling", "hnsw_ef")}
 
 
 def _seeded(folder: Path) -> tuple[str, ...]:

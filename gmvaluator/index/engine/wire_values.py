@@ -6,12 +6,16 @@ import math
 import sys
 from array import array
 from collections.abc import Mapping
+from functools import lru_cache
 from typing import Any
 from uuid import UUID
 
 from qdrant_client import grpc as messages
 
 from gmvaluator.index.engine.calls import invalid
+
+_KNOWN_IDS = 50_000
+"""Ids that are kept as text and as UUID: every generated image asks for 200 of them by name."""
 
 
 def from_value(value: messages.Value) -> Any:
@@ -47,13 +51,18 @@ def from_payload(payload: Mapping[str, messages.Value]) -> dict[str, Any]:
     return {key: from_value(value) for key, value in payload.items()}
 
 
+@lru_cache(maxsize=_KNOWN_IDS)
+def _uuid(text: str) -> UUID:
+    return UUID(text)
+
+
 def from_point_id(point_id: messages.PointId) -> int | UUID:
     """A point's id. Raises Refused if there is none, or if it is no UUID."""
     kind = point_id.WhichOneof("point_id_options")
     if kind == "num":
         return point_id.num
     try:
-        return UUID(point_id.uuid)
+        return _uuid(point_id.uuid)
     except ValueError:
         raise invalid(f"point id {point_id.uuid[:60]!r} is neither a number nor a UUID") from None
 
