@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from typing import Any
@@ -74,15 +74,16 @@ def failing(times: int, code: grpc.StatusCode, only: str, after: bool = False) -
     return fault
 
 
-def changing(times: int, change: Callable[[Any], None], only: str, kind: Any) -> Fault:
-    """The answers to the first `times` calls named `only`, of message type `kind`, are changed."""
+def changing(times: int, changes: Mapping[str, tuple[Any, Callable[[Any], None]]]) -> Fault:
+    """The first `times` answers to calls named in `changes` are changed; a name leads to message type and change."""
     left = [times]
 
     def fault(name: str, _context: grpc.ServicerContext, forward: Forward) -> bytes:
         answer = forward()
-        if name != only or left[0] == 0:
+        if name not in changes or left[0] == 0:
             return answer
         left[0] -= 1
+        kind, change = changes[name]
         message = kind.FromString(answer)
         change(message)
         return bytes(message.SerializeToString())

@@ -68,15 +68,20 @@ async def test_a_similarity_that_is_no_number_pays_nobody(opened: QdrantStore, m
     search = open_search(opened.endpoint.target, "border", api_key=opened.endpoint.api_key)
     point = example_points(1)[0]
     assert await search.recall(point.recall, 3)
-    answer = SimpleNamespace(result=[messages.ScoredPoint(score=0.5), messages.ScoredPoint(score=float("nan"))])
+    one = SimpleNamespace(result=[messages.ScoredPoint(score=0.5), messages.ScoredPoint(score=float("nan"))])
+    several = SimpleNamespace(result=[one] * len(point.perceptual))
 
-    async def ask(_self: object, _call: object) -> object:
-        return answer
+    def answering(answer: object) -> Any:
+        async def ask(_self: object, _call: object) -> object:
+            return answer
+
+        return ask
 
     with monkeypatch.context() as patched:
-        patched.setattr(search_module.QdrantSearch, "_ask", ask)
+        patched.setattr(search_module.QdrantSearch, "_ask", answering(one))
         with pytest.raises(IndexFailed, match="no numbers"):
             await search.recall(point.recall, 3)
+        patched.setattr(search_module.QdrantSearch, "_ask", answering(several))
         with pytest.raises(IndexFailed, match="no numbers"):
             await search.rerank(point.perceptual, [point.training_image_id], 3)
     await search.close()

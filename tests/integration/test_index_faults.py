@@ -87,7 +87,14 @@ async def plain(engine: Path) -> tuple[list[Candidate], list[Neighbour]]:
 
 
 def on_query(times: int, change: Any) -> Fault:
-    return changing(times, change, "Query", messages.QueryResponse)
+    """The first `times` answers to queries are changed, whether one came alone or several in a batch."""
+
+    def change_each(answer: messages.QueryBatchResponse) -> None:
+        for one in answer.result:
+            change(one)
+
+    kinds = {"Query": (messages.QueryResponse, change), "QueryBatch": (messages.QueryBatchResponse, change_each)}
+    return changing(times, kinds)
 
 
 def drop_hits(answer: Any) -> None:
@@ -211,7 +218,7 @@ async def test_half_of_the_hits_are_noticed_and_asked_for_again(proxy: FaultProx
         candidates = await one.recall(ONE.recall, DEPTH)
         assert len(candidates) == DEPTH
         ids = [found.training_image_id for found in candidates]
-        proxy.fault = on_query(EXAMPLE_IDENTITY.perceptual_views, drop_hits)
+        proxy.fault = on_query(1, drop_hits)
         neighbours = await one.rerank(ONE.perceptual, ids, K)
         assert neighbours == plain[1]
 
