@@ -69,7 +69,9 @@ def filled(
         upserted = time.monotonic()
         with _asking(folder, asked_during_build) as during_ms:
             store.build()
-        yield Filled(folder, store, upserted - began, time.monotonic() - upserted, during_ms)
+        built = time.monotonic()
+        tell(f"{vectors.count:,} points built in {built - upserted:.0f} s, asking")
+        yield Filled(folder, store, upserted - began, built - upserted, during_ms)
     finally:
         store.close()
         shutil.rmtree(folder, ignore_errors=True)
