@@ -13,10 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
+from evaluation.criteria.drawn import SURE, drawn_figures, drawn_table, pixel_distances
 from evaluation.criteria.spec import CLASS_KS
 from evaluation.criteria.world import DIFFUSION, GENERATED, HELD, VAE, Asked, World
 from evaluation.digits.neighbours import Rows, Values, distances, nearest, shares
-from evaluation.digits.pictures import CLASSES, Pictures, to_image
+from evaluation.digits.pictures import CLASSES, to_image
 from evaluation.intervals import mean_interval
 from evaluation.known_source.run import CALIBRATED
 from evaluation.plotting import COLOURS, draw
@@ -31,7 +32,6 @@ Vectors = npt.NDArray[np.float32]
 RERANKED, RECALL, SMOOTHED = "re-ranked", "recall only", "re-ranked, vectors smoothed"
 _SMOOTHED_OVER = 10
 _SMOOTHED_POWER = 3
-_SURE = 0.99
 _SEED = 31
 
 
@@ -47,7 +47,7 @@ def identical_class(world: World, figure: str) -> Section:
         f"C1: same class, {world.works.name}",
         _text(world),
         _figures(world, generated, everything, main, best, ceiling, figure),
-        [_table(world, found, everything), _weighted_table(world)],
+        [drawn_table(world), _table(world, found, everything), _weighted_table(world)],
         [_plot(world, generated, everything, ceiling)],
         [_gallery(world)],
     )
@@ -61,21 +61,11 @@ def contributors(world: World, asked: Asked) -> dict[str, Rows]:
     recall = distances(asked.embeddings.recall, world.embeddings.recall)
     return {
         "random works": chance,
-        "pixels": nearest(_pixel_distances(asked, world), depth).rows,
+        "pixels": nearest(pixel_distances(asked.pictures, world.works.images), depth).rows,
         RECALL: nearest(recall, depth).rows,
         RERANKED: nearest(asked.distances, depth).rows,
         SMOOTHED: nearest(smoothed(asked.embeddings.perceptual, world.embeddings.perceptual), depth).rows,
     }
-
-
-def _pixel_distances(asked: Asked, world: World) -> Values:
-    return distances(_pixels(asked.pictures), _pixels(world.works.images))
-
-
-def _pixels(pictures: Pictures) -> Vectors:
-    """(N, 784), unit norm; a trace of grey keeps a black picture's from being zero."""
-    flat = pictures.reshape(len(pictures), -1).astype(np.float32) + 1e-3
-    return np.asarray(flat / np.linalg.norm(flat, axis=1, keepdims=True), dtype=np.float32)
 
 
 def smoothed(queries: Vectors, works: Vectors) -> Values:
@@ -109,14 +99,14 @@ def _figures(
     world: World, asked: Asked, rows: Mapping[str, Rows], main: Mapping[int, Estimate], best: Mapping[int, Estimate],
     ceiling: Mapping[int, Estimate], figure: str,
 ) -> dict[str, float]:  # fmt: skip
-    sure = asked.sure >= _SURE
+    sure = asked.sure >= SURE
     figures = {f"{figure}_k{k}": main[k].value for k in CLASS_KS}
     figures |= {f"{figure}_smoothed_k{k}": best[k].value for k in CLASS_KS}
     figures |= {f"{figure}_real_k{k}": ceiling[k].value for k in CLASS_KS}
     figures[f"{figure}_pixels_k50"] = _share(world, asked, rows["pixels"], 50).value
     if sure.any():
         figures[f"{figure}_sure_k50"] = float(same_class(world, asked, rows[RERANKED][:, :50])[sure].mean())
-        figures[f"{figure}_sure_share"] = float(sure.mean())
+    figures |= drawn_figures(world, figure)
     figures[f"{figure}_credit_calibrated_k50"] = weighted(world, asked, CALIBRATED).value
     figures[f"{figure}_classifier_accuracy"] = world.accuracy
     return {name: round(value, 4) for name, value in figures.items()}

@@ -15,11 +15,11 @@ from PIL import Image, ImageOps
 from scipy.stats import rankdata
 
 from evaluation.criteria.spec import SEED, Plan
-from evaluation.criteria.world import World
+from evaluation.criteria.world import World, train_generators
 from evaluation.digits.embedding import Embedder
 from evaluation.digits.neighbours import Near, Values, distances, nearest, paid, shares
 from evaluation.digits.pictures import SIDE_PX, Pictures, to_image
-from evaluation.generators import diffuse, sample, train_vae
+from evaluation.generators import sample
 from evaluation.intervals import interval
 from evaluation.known_source.run import CALIBRATED
 from evaluation.make_examples import read_works
@@ -56,9 +56,7 @@ def noisy(world: World, plan: Plan, embedder: Embedder) -> Section:
     strays = [_noisy(world.works.images[plan.polluted : plan.polluted + plan.strays]), _foreign(plan.strays)]
     pictures = np.concatenate([clean, *strays])
     kind = np.repeat((CLEAN, NOISY, FOREIGN), (len(clean), *(len(one) for one in strays)))
-    epochs = _EPOCHS_FACTOR * plan.epochs
-    vae = train_vae(pictures, SEED, epochs)
-    model = diffuse(vae, pictures, SEED, epochs)
+    vae, model = train_generators(pictures, _EPOCHS_FACTOR * plan.epochs, "C3")
     drawn = np.concatenate([sample(vae, plan.asked, SEED + 3), sample(model, plan.asked, SEED + 4)])
     embedded = embedder.small(drawn, "C3 generated")
     others = embedder.small(np.concatenate(strays), "C3 noisy and foreign")

@@ -15,11 +15,12 @@ from evaluation.criteria.spec import SEED, Plan
 from evaluation.digits.embedding import Embedder
 from evaluation.digits.neighbours import Values, distances
 from evaluation.digits.pictures import Labelled, Labels, Pictures
-from evaluation.generators import diffuse, sample, train_vae
+from evaluation.generators import Diffusion, Progress, Vae, diffuse, sample, train_vae
 from gmvaluator.ports import Embeddings
 
 VAE, DIFFUSION, HELD = "VAE", "latent diffusion", "real, held out"
 GENERATED = (VAE, DIFFUSION)
+_EPOCHS_TOLD = 10
 
 
 @dataclass(frozen=True)
@@ -70,10 +71,10 @@ def build_world(data: Labelled, plan: Plan, embedder: Embedder) -> World:
     """Train the generators and a classifier, draw, name the classes, embed."""
     works, held = data.part(0, plan.works), data.part(plan.works, plan.works + plan.held)
     started = time.monotonic()
-    vae = train_vae(works.images, SEED, plan.epochs)
+    vae, diffusion = train_generators(works.images, plan.epochs, data.name)
     pictures = {
         VAE: sample(vae, plan.asked, SEED + 1),
-        DIFFUSION: sample(diffuse(vae, works.images, SEED, plan.epochs), plan.asked, SEED + 2),
+        DIFFUSION: sample(diffusion, plan.asked, SEED + 2),
         HELD: held.images[: plan.asked],
     }
     classifier = train_classifier(works, SEED, plan.classifier_epochs)
@@ -88,6 +89,20 @@ def build_world(data: Labelled, plan: Plan, embedder: Embedder) -> World:
         known = held.labels[: plan.asked] if name == HELD else classes
         asked[name] = Asked(name, drawn, known, sure, found, distances(found.perceptual, embeddings.perceptual))
     return World(works, held, embeddings, held_embeddings, asked, accuracy)
+
+
+def train_generators(pictures: Pictures, epochs: int, what: str) -> tuple[Vae, Diffusion]:
+    """Both, the second on the first's latents, with progress on stderr."""
+    vae = train_vae(pictures, SEED, epochs, _told(f"{what}, {VAE}"))
+    return vae, diffuse(vae, pictures, SEED, epochs, _told(f"{what}, {DIFFUSION}"))
+
+
+def _told(what: str) -> Progress:
+    def progress(done: int, total: int) -> None:
+        if done % _EPOCHS_TOLD == 0 or done == total:
+            say(f"{what}: epoch {done} of {total}")
+
+    return progress
 
 
 def say(line: str) -> None:

@@ -37,11 +37,11 @@ def to_unit(images: Images) -> Tensor:
     return torch.from_numpy(images.astype(np.float32))[:, None] / 255
 
 
-def batches(pictures: Tensor, random: torch.Generator) -> Iterator[Tensor]:
-    """Every picture once, in a random order, by the `BATCH`; the last batch may be smaller."""
+def batches(pictures: Tensor, random: torch.Generator, size: int = BATCH) -> Iterator[Tensor]:
+    """Every picture once, in a random order, `size` at a time; the last batch may be smaller."""
     order = torch.randperm(len(pictures), generator=random)
-    for start in range(0, len(order), BATCH):
-        yield pictures[order[start : start + BATCH]]
+    for start in range(0, len(order), size):
+        yield pictures[order[start : start + size]]
 
 
 def sample(model: Sampler, n: int, seed: int) -> Images:

@@ -1,15 +1,25 @@
-"""A convolutional variational autoencoder (Kingma and Welling, 2014)."""
+"""A convolutional variational autoencoder (Kingma and Welling, 2014) that draws from where its codes lie.
+
+Decoded standard normal numbers are mostly no digits: what the encoder makes of pictures fills only parts of that space.
+So a mixture of Gaussians is fitted to the codes afterwards, without labels, and drawn from (`mixture.py`).
+"""
 
 from __future__ import annotations
+
+import math
 
 import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evaluation.generators.sampling import Images, Progress, batches, silent, to_unit
+from evaluation.generators.mixture import Mixture
+from evaluation.generators.sampling import BATCH, Images, Progress, batches, silent, to_unit
 
 LATENT = 16
 _RATE = 2e-3
+_WARMING = 0.05
+_CODES_EACH = 4
+_CHUNK = 500
 
 
 class Vae(nn.Module):
@@ -25,6 +35,7 @@ class Vae(nn.Module):
             nn.Linear(LATENT, 256), nn.SiLU(), nn.Linear(256, 64 * 49), nn.SiLU(), nn.Unflatten(1, (64, 7, 7)),
             nn.ConvTranspose2d(64, 32, 4, 2, 1), nn.SiLU(), nn.ConvTranspose2d(32, 1, 4, 2, 1),
         )  # fmt: skip
+        self.prior = Mixture(LATENT)
 
     def loss(self, pictures: Tensor, random: torch.Generator) -> Tensor:
         """Negative evidence lower bound, in nats a picture; pictures: (B, 1, 28, 28) in [0, 1]."""
@@ -37,25 +48,46 @@ class Vae(nn.Module):
         return bound
 
     @torch.no_grad()
+    def encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
+        """(N, 1, 28, 28) in [0, 1] to means and log variances, (N, LATENT) each."""
+        chunks = [self.encoder(pictures[start : start + _CHUNK]) for start in range(0, len(pictures), _CHUNK)]
+        mean, log_variance = torch.cat(chunks).chunk(2, dim=1)
+        return mean, log_variance
+
+    @torch.no_grad()
     def draw(self, count: int, random: torch.Generator) -> Tensor:
-        """As `Sampler.draw`: decodes standard normal numbers."""
+        """As `Sampler.draw`: decodes numbers drawn from the mixture."""
         self.eval()
-        return torch.sigmoid(self.decoder(torch.randn((count, LATENT), generator=random)))
+        return torch.sigmoid(self.decoder(self.prior.draw(count, random)))
 
 
 def train_vae(images: Images, seed: int, epochs: int = 20, progress: Progress = silent) -> Vae:
-    """A VAE trained on (N, 28, 28) uint8 pictures. The global random state is left as it was."""
+    """A VAE trained on (N, 28, 28) uint8 pictures, by a rate that rises and falls, and then the mixture of its codes.
+
+    The global random state is left as it was.
+    """
     pictures = to_unit(images)
     random = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(seed)
         model = Vae()
     optimiser = torch.optim.Adam(model.parameters(), lr=_RATE)
+    steps = epochs * math.ceil(len(pictures) / BATCH)
+    schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, _RATE, steps, pct_start=_WARMING)
     model.train()
     for epoch in range(epochs):
         for batch in batches(pictures, random):
             optimiser.zero_grad()
             model.loss(batch, random).backward()  # type: ignore[no-untyped-call]
             optimiser.step()
+            schedule.step()
         progress(epoch + 1, epochs)
-    return model.eval()
+    model.eval()
+    model.prior.fit(_codes(model, pictures, random), len(pictures), seed)
+    return model
+
+
+def _codes(model: Vae, pictures: Tensor, random: torch.Generator) -> Tensor:
+    """(4 N, LATENT): what the decoder was shown, several draws of each picture."""
+    mean, log_variance = (part.repeat(_CODES_EACH, 1) for part in model.encode(pictures))
+    return mean + torch.randn(mean.shape, generator=random) * (log_variance / 2).exp()

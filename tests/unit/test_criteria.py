@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.criteria import attributes, identical_class, noisy, trained_on
+from evaluation.criteria import attributes, drawn, identical_class, noisy, trained_on
 from evaluation.criteria.classifier import classes_of, train_classifier
 from evaluation.criteria.plain_pipeline import PlainPipeline
 from evaluation.criteria.real_index import real_index
@@ -58,6 +58,22 @@ def test_contributors_of_the_class_are_counted(world: World) -> None:
     assert section.figures["c1_mnist_k100"] < section.figures["c1_mnist_k50"] < section.figures["c1_mnist_k30"]
     assert all(len(row) == len(table.columns) for table in section.tables for row in table.rows)
     assert section.plots[0].svg.startswith("<svg")
+
+
+def test_what_is_drawn_is_judged_by_sureness_classes_and_copies(world: World) -> None:
+    one = world.asked[HELD]
+    copies = Asked(VAE, world.works.images[:12], np.full(12, 3), one.sure * 0.5, one.embeddings, one.distances)
+    copying = World(
+        world.works, world.held, world.embeddings, world.held_embeddings, world.asked | {VAE: copies}, world.accuracy
+    )
+    figures = drawn.drawn_figures(copying, "c1")
+    assert figures["c1_sure_share"] == 0.5
+    assert figures["c1_real_sure_share"] == 1
+    assert figures["c1_classes_drawn"] == 1
+    assert 0 < figures["c1_nearest_pixel_distance"] < figures["c1_real_nearest_pixel_distance"]
+    by_name = {row[0]: row[2:4] for row in drawn.drawn_table(copying).rows}
+    assert by_name[VAE] == [1, 1.0]
+    assert drawn.pixel_distances(copies.pictures, world.works.images).min(axis=1) == pytest.approx(0, abs=1e-6)
 
 
 def test_smoothing_brings_a_class_together(world: World) -> None:
