@@ -16,10 +16,10 @@ SURE = 0.99
 
 def pixel_distances(asked: Pictures, works: Pictures) -> Values:
     """(J, 28, 28) and (N, 28, 28) to (J, N): 1 - cosine of the pixels."""
-    return distances(_pixels(asked), _pixels(works))
+    return distances(flat_pixels(asked), flat_pixels(works))
 
 
-def _pixels(pictures: Pictures) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
+def flat_pixels(pictures: Pictures) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
     """(N, 784), unit norm; a trace of grey keeps a black picture's from being zero."""
     flat = pictures.reshape(len(pictures), -1).astype(np.float32) + 1e-3
     return np.asarray(flat / np.linalg.norm(flat, axis=1, keepdims=True), dtype=np.float32)

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.criteria import attributes, drawn, identical_class, noisy, trained_on
+from evaluation.criteria import attributes, drawn, identical_class, noisy, ranking, trained_on
 from evaluation.criteria.classifier import classes_of, train_classifier
 from evaluation.criteria.plain_pipeline import PlainPipeline
 from evaluation.criteria.real_index import real_index
 from evaluation.criteria.world import DIFFUSION, HELD, VAE, Asked, World
 from evaluation.digits.embedding import Embedder
-from evaluation.digits.neighbours import distances
+from evaluation.digits.neighbours import distances, nearest
 from evaluation.digits.pictures import Labelled, load_mnist, to_image
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.models.registry import load_models, profile_identity
@@ -74,6 +74,17 @@ def test_what_is_drawn_is_judged_by_sureness_classes_and_copies(world: World) ->
     by_name = {row[0]: row[2:4] for row in drawn.drawn_table(copying).rows}
     assert by_name[VAE] == [1, 1.0]
     assert drawn.pixel_distances(copies.pictures, world.works.images).min(axis=1) == pytest.approx(0, abs=1e-6)
+
+
+def test_the_graph_of_works_follows_chains_of_likeness() -> None:
+    """Works from 0 to 66 degrees, four alike at each step, and strays at -40, nearer to the image than half of them."""
+    degrees = np.array([*np.repeat(np.arange(0, 67, 6), 4), *[-40] * 12])
+    works = np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1).astype(np.float32)
+    image = np.array([[1.0, 0.0]], dtype=np.float32)
+    ranked = nearest(ranking.graph_distances(image @ works.T, works @ works.T), len(works)).rows[0]
+    plain = nearest(distances(image, works), len(works)).rows[0]
+    assert set(degrees[ranked[-12:]]) == {-40}
+    assert set(degrees[plain[-12:]]) == {54, 60, 66}
 
 
 def test_smoothing_brings_a_class_together(world: World) -> None:

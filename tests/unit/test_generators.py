@@ -54,7 +54,7 @@ def test_pictures_of_another_kind_are_refused(train: Callable[..., Any]) -> None
 
 
 def test_a_mixture_draws_from_where_codes_lie_and_nowhere_between() -> None:
-    state = np.random.get_state()[1]
+    state = np.random.get_state(legacy=False)["state"]["key"]
     two = torch.cat([torch.full((600, 3), -4.0), torch.full((600, 3), 4.0)])
     codes = two + torch.randn((1200, 3), generator=torch.Generator().manual_seed(1))
     drawn = Mixture(3).fit(codes, pictures=300, seed=2).draw(500, torch.Generator().manual_seed(3))
@@ -62,7 +62,7 @@ def test_a_mixture_draws_from_where_codes_lie_and_nowhere_between() -> None:
     assert (drawn.abs() > 0.5).all(dim=1).float().mean() > 0.99
     assert 0.4 < (drawn[:, 0] > 0).float().mean() < 0.6
     assert drawn.abs().std(dim=0).tolist() == pytest.approx([1, 1, 1], abs=0.15)
-    assert np.array_equal(state, np.random.get_state()[1])
+    assert np.array_equal(state, np.random.get_state(legacy=False)["state"]["key"])
 
 
 def test_a_mixture_is_standard_normal_until_it_is_fitted() -> None:
