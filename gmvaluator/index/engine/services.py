@@ -170,29 +170,20 @@ class PointsService(messages.PointsServicer):
 
     @_answered
     def Delete(self, request: messages.DeletePoints) -> messages.PointsOperationResponse:
-        selector, operation = request.points, edge.UpdateOperation
-        if selector.WhichOneof("points_selector_one_of") == "filter":
-            deletion = operation.delete_points_by_filter(_not_empty(selector.filter))
-        else:
-            deletion = operation.delete_points(ids_of(selector.points.ids))
+        operation = edge.UpdateOperation
+        deletion = _of_chosen(request.points, operation.delete_points, operation.delete_points_by_filter)
         return _write(self._registry.get(request.collection_name), deletion, request)
 
     @_answered
     def SetPayload(self, request: messages.SetPayloadPoints) -> messages.PointsOperationResponse:
-        selector, operation, payload = request.points_selector, edge.UpdateOperation, from_payload(request.payload)
-        if selector.WhichOneof("points_selector_one_of") == "filter":
-            change = operation.set_payload_by_filter(_not_empty(selector.filter), payload)
-        else:
-            change = operation.set_payload(ids_of(selector.points.ids), payload)
+        by_ids, by_filter = edge.UpdateOperation.set_payload, edge.UpdateOperation.set_payload_by_filter
+        change = _of_chosen(request.points_selector, by_ids, by_filter, from_payload(request.payload))
         return _write(self._registry.get(request.collection_name), change, request)
 
     @_answered
     def DeletePayload(self, request: messages.DeletePayloadPoints) -> messages.PointsOperationResponse:
-        selector, operation, keys = request.points_selector, edge.UpdateOperation, list(request.keys)
-        if selector.WhichOneof("points_selector_one_of") == "filter":
-            change = operation.delete_payload_by_filter(_not_empty(selector.filter), keys)
-        else:
-            change = operation.delete_payload(ids_of(selector.points.ids), keys)
+        by_ids, by_filter = edge.UpdateOperation.delete_payload, edge.UpdateOperation.delete_payload_by_filter
+        change = _of_chosen(request.points_selector, by_ids, by_filter, list(request.keys))
         return _write(self._registry.get(request.collection_name), change, request)
 
     @_answered
@@ -248,10 +239,19 @@ class PointsService(messages.PointsServicer):
         return messages.CountResponse(result=messages.CountResult(count=number))
 
 
-def _not_empty(value: messages.Filter) -> edge.Filter:
-    if not (value.must or value.should or value.must_not):
+def _of_chosen(
+    selector: messages.PointsSelector,
+    by_ids: Callable[..., edge.UpdateOperation],
+    by_filter: Callable[..., edge.UpdateOperation],
+    *what: Any,
+) -> edge.UpdateOperation:
+    """The operation on the points that `selector` chooses. Raises Refused for a filter without a condition."""
+    if selector.WhichOneof("points_selector_one_of") != "filter":
+        return by_ids(ids_of(selector.points.ids), *what)
+    conditions = selector.filter
+    if not (conditions.must or conditions.should or conditions.must_not):
         raise invalid("an empty filter would choose every point: give a condition")
-    return filter_of(value)
+    return by_filter(filter_of(conditions), *what)
 
 
 def _write(collection: Collection, operation: edge.UpdateOperation, request: Any) -> messages.PointsOperationResponse:
