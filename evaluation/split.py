@@ -1,7 +1,7 @@
 """Which of the sample's artists may be learned from, and which are kept for tests.
 
 Fixed before anything was fitted. A model may be trained, and a policy fitted, on works of fit artists alone; every
-figure that is quoted is of queries made from works of test artists.
+figure that is quoted is of queries made from works of test artists, the shipped examples excepted, which say so.
 """
 
 from __future__ import annotations

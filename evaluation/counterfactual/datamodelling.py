@@ -3,7 +3,7 @@
     LDS(x̂_j) = Spearman_m( Σ_{i ∈ S_m} τ(x̂_j, x_i), -L(x̂_j; S_m) )     over random halves S_m of the works
 
 1 if the sums of attributions order the retrained models as their losses do, 0 if they say nothing. Trainings differ
-by chance too: how well the losses of another seed predict them is the ceiling of any attribution.
+by chance too, so that no attribution reaches 1: see `ceiling`.
 """
 
 from __future__ import annotations
@@ -53,6 +53,18 @@ def estimate(predicted: Values, truth: Values) -> Estimate:
 def score(attributions: Values, subsets: list[Kept], losses: Values) -> Estimate:
     """The LDS of a way to attribute."""
     return estimate(_sums(attributions, subsets), -losses.T)
+
+
+def ceiling(agreement: Estimate) -> Estimate:
+    """About what an attribution that knew everything but chance would score against the mean of two seeds.
+
+    agreement: of one seed's losses with the other's, r. Spearman and Brown: the mean of two is 2 r / (1 + r) reliable,
+    and truth correlates with it by the root of that. Exact for Pearson's correlation of normal errors only.
+    """
+    low, value, high = (
+        float(np.sqrt(2 * max(one, 0) / (1 + max(one, 0)))) for one in (agreement.low, agreement.value, agreement.high)
+    )
+    return Estimate(value, low, high)
 
 
 def _sums(attributions: Values, subsets: list[Kept]) -> Values:

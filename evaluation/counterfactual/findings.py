@@ -18,13 +18,13 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Findings:
-    """scores: LDS by row. ceiling: of the losses of another seed. moves: by choice of works;
+    """scores: LDS by row. agreement: of one seed's losses with another's. moves: by choice of works;
     perceptual: (J,) profile distance of each moved image, by the same names."""
 
     plan: Plan
     laboratory: Laboratory
     attributions: Mapping[str, Values]
     scores: Mapping[str, Estimate]
-    ceiling: Estimate
+    agreement: Estimate
     moves: list[Moved]
     perceptual: Mapping[str, Values]

@@ -36,10 +36,10 @@ def counterfactual(profile: str, short: bool, work: Path) -> Section:
     models = [laboratory.full, *(laboratory.model(SEED + extra) for extra in range(1, plan.reference_models))]
     attributions[rows.PIXELS] = rows.by_pixels(tensor, laboratory.originals)
     attributions |= rows.by_gradients(models, tensor, laboratory.originals)
-    scores, ceiling = _scores(plan, laboratory, attributions)
+    scores, agreement = _scores(plan, laboratory, attributions)
     moves = moving.moved(laboratory, moving.choices(attributions, plan.moved, plan.taken))
     perceptual = {one.name: _perceptual(embedder, originals[: plan.moved], one.drawn) for one in moves}
-    return counterfactual_section(Findings(plan, laboratory, attributions, scores, ceiling, moves, perceptual))
+    return counterfactual_section(Findings(plan, laboratory, attributions, scores, agreement, moves, perceptual))
 
 
 def _scores(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
 from evaluation.counterfactual import rows
+from evaluation.counterfactual.datamodelling import ceiling
 from evaluation.counterfactual.findings import Findings
 from evaluation.counterfactual.moving import Moved
 from evaluation.digits.pictures import SIDE_PX, to_image
 from evaluation.intervals import mean_interval
 from evaluation.plotting import bars
-from evaluation.sections import Gallery, Plot, Section, Table, Tile
+from evaluation.sections import Estimate, Gallery, Plot, Section, Table, Tile
 
 _GALLERY_ROWS = 6
 _GALLERY_WORKS = 5
@@ -38,8 +41,9 @@ def _text(found: Findings) -> list[str]:
         "noise; what changes was caused by the works left out, up to the chance that remains.",
         f"The linear datamodelling score takes {plan.subsets} random halves of the works, trains on each with two "
         "seeds, and asks whether the credits of the works in a half predict how likely the model finds the generated "
-        "image: 1 if they order the halves rightly, 0 if they say nothing. The ceiling is how well another seed's "
-        "trainings predict it. Uniform credit is 0 by definition, for every half has as much of it.",
+        "image: 1 if they order the halves rightly, 0 if they say nothing. Scored is the mean of both seeds, which "
+        "holds less chance than one. The ceiling is about what knowledge of everything but chance would score, from "
+        "how well the seeds agree. Uniform credit is 0 by definition, for every half has as much of it.",
         "Recall, re-ranking and policies see pictures only. TRAK and D-TRAK see the generator's gradients on every "
         "training image, which a service outside the generator does not have; they are the reference. Their settings "
         "(1,024 dimensions, damping 0.1) were fixed beforehand and not tuned.",
@@ -60,7 +64,8 @@ def _figures(found: Findings) -> dict[str, float]:
         "lds_reference_d_trak": rows.D_TRAK,
     }
     figures = {name: found.scores[row].value for name, row in named.items()}
-    figures["lds_ceiling_other_seed"] = found.ceiling.value
+    figures["lds_agreement_of_seeds"] = found.agreement.value
+    figures["lds_ceiling"] = ceiling(found.agreement).value
     top, chance = _move(found, f"top by {rows.RERANKED}"), _move(found, "random works")
     figures["moved_pixels_top_reranked"] = float(top.pixels.mean())
     figures["moved_pixels_random"] = float(chance.pixels.mean())
@@ -74,8 +79,13 @@ def _move(found: Findings, name: str) -> Moved:
 
 
 def _score_table(found: Findings) -> Table:
-    lines = [*found.scores.items(), ("ceiling: trainings of another seed", found.ceiling)]
-    return Table("Linear datamodelling score (1 is all, 0 is chance)", ("attribution", "LDS"), lines)
+    return Table("Linear datamodelling score (1 is all, 0 is chance)", ("attribution", "LDS"), list(_scored(found)))
+
+
+def _scored(found: Findings) -> Iterable[tuple[str, Estimate]]:
+    yield from found.scores.items()
+    yield "agreement of two single seeds", found.agreement
+    yield "ceiling, about", ceiling(found.agreement)
 
 
 def _move_table(found: Findings) -> Table:
@@ -97,8 +107,7 @@ def _move_table(found: Findings) -> Table:
 
 
 def _score_plot(found: Findings) -> Plot:
-    names = [*found.scores, "ceiling: another seed"]
-    values = [*found.scores.values(), found.ceiling]
+    names, values = zip(*_scored(found), strict=True)
     return Plot("Linear datamodelling score, with 95 % intervals.", bars(names, values, "LDS"))
 
 

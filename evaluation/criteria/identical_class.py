@@ -50,7 +50,7 @@ def identical_class(world: World, figure: str) -> Section:
     return Section(
         f"C1: same class, {world.works.name}",
         _text(world),
-        _figures(world, generated, everything, ceiling, figure),
+        _figures(world, everything, found[HELD], ceiling, figure),
         [drawn_table(world), _table(world, found, everything), _weighted_table(world)],
         [_plot(world, generated, everything, ceiling)],
         [_gallery(world)],
@@ -110,14 +110,17 @@ def _share(world: World, asked: Asked, rows: Rows, k: int) -> Estimate:
 
 
 def _figures(
-    world: World, asked: Asked, rows: Mapping[str, Rows], ceiling: Mapping[int, Estimate], figure: str
+    world: World, rows: Mapping[str, Rows], held: Mapping[str, Rows], ceiling: Mapping[int, Estimate], figure: str
 ) -> dict[str, float]:
+    asked, real = world.generated, world.asked[HELD]
     sure = asked.sure >= SURE
     figures = {f"{figure}_k{k}": _share(world, asked, rows[RERANKED], k).value for k in CLASS_KS}
     figures |= {f"{figure}_real_k{k}": ceiling[k].value for k in CLASS_KS}
     for name, row in BEYOND.items():
         figures |= {f"{figure}_{name}_k{k}": _share(world, asked, rows[row], k).value for k in CLASS_KS}
+        figures |= {f"{figure}_real_{name}_k{k}": _share(world, real, held[row], k).value for k in CLASS_KS}
     figures[f"{figure}_pixels_k50"] = _share(world, asked, rows[PIXELS], 50).value
+    figures[f"{figure}_real_pixels_k50"] = _share(world, real, held[PIXELS], 50).value
     if sure.any():
         figures[f"{figure}_sure_k50"] = float(same_class(world, asked, rows[RERANKED][:, :50])[sure].mean())
     figures |= drawn_figures(world, figure)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -9,7 +10,8 @@ import numpy.typing as npt
 
 from evaluation.digits.embedding import whole_view
 from evaluation.digits.pictures import Pictures, to_image
-from gmvaluator.ports import Float32Array, Models
+from gmvaluator.models.lite import LiteModels
+from gmvaluator.ports import Float32Array, Models, Prepared
 
 if TYPE_CHECKING:
     from PIL.Image import Image
@@ -60,6 +62,11 @@ class PlainPipeline:
     def _pairs(self, image: Image, works: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Perceptual distances of the image to each work, both embedded anew for every pair."""
         pairs = [(image, to_image(self._pictures[work])) for work in works]
-        inputs = [self._models.prepare(one) for pair in pairs for one in pair]
-        vectors = whole_view(self._models.embed(inputs).perceptual).astype(np.float64)
+        vectors = self._seen_whole([self._models.prepare(one) for pair in pairs for one in pair]).astype(np.float64)
         return np.asarray(1 - (vectors[0::2] * vectors[1::2]).sum(axis=1))
+
+    def _seen_whole(self, inputs: Sequence[Prepared]) -> Float32Array:
+        """(B, P). `lite` is not charged for its blurred views, which pairs do not need; other profiles have none."""
+        if isinstance(self._models, LiteModels):
+            return self._models.embed_whole(inputs)
+        return whole_view(self._models.embed(inputs).perceptual)

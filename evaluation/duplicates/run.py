@@ -29,14 +29,19 @@ PAPER, CALIBRATED = "paper@1", "calibrated@2"
 TARGETS, SHORT_TARGETS = 12, 2
 """Works that are copied: half by their owners, half by somebody else."""
 
+IN_USE = 0.2
+"""`indexer.grouping.THRESHOLDS` of `lite`; a test holds the two against each other."""
+
 SHORT_WORKS = 40
 _STRENGTHS, _SHORT_STRENGTHS = 4, 1
+_SHOWN = (4, 6, 8, 10, 14, 18, 19, 20, 22, 26, 30)
+"""Hundredths of the thresholds in the table."""
 
 
 def duplicates(profile: str, short: bool, reference: str = CALIBRATED) -> Section:
     """The section. reference: the policy that pays, given groups if it has none."""
     fit, test = _curves(load_models(profile), short)
-    policies = _policies(load_policy(reference))
+    policies = policies_compared(load_policy(reference))
     with tempfile.TemporaryDirectory() as folder:
         count, strengths = (SHORT_TARGETS, _SHORT_STRENGTHS) if short else (TARGETS, _STRENGTHS)
         among = SHORT_WORKS if short else None
@@ -45,11 +50,12 @@ def duplicates(profile: str, short: bool, reference: str = CALIBRATED) -> Sectio
     return duplicates_section(best, fit, test, dict(zip(policies, earned, strict=True)))
 
 
-def _policies(paid_by: Policy) -> dict[str, Policy]:
-    """The first is the one that the figure is of."""
+def policies_compared(paid_by: Policy) -> dict[str, Policy]:
+    """The first is the one that pays, as it is; only a policy without groups is given them."""
+    pays = paid_by if paid_by.groups is not None else replace(paid_by, groups="first")
     return {
-        f"{paid_by.reference}, groups by the first": replace(paid_by, groups="first"),
-        f"{paid_by.reference}, groups by the nearest": replace(paid_by, groups="nearest"),
+        f"{paid_by.reference}, groups by the {pays.groups}: it pays": pays,
+        **{f"{paid_by.reference}, groups by the {way}": replace(paid_by, groups=way) for way in ("first", "nearest")},
         f"{paid_by.reference}, no groups": replace(paid_by, groups=None),
         PAPER: load_policy(PAPER),
     }
@@ -71,21 +77,21 @@ def duplicates_section(
     best: Point, fit: Sequence[Point], test: Sequence[Point], earned: dict[str, list[Earned]]
 ) -> Section:
     """best: chosen on fit artists. earned: by policy, the one that pays first."""
-    reported = next(point for point in test if point.threshold == best.threshold)
+    reported, used = (next(point for point in test if point.threshold == wanted) for wanted in (best.threshold, IN_USE))
     return Section(
         "Near-copies",
         [
             "Near-copies of the sample's works were made by five recipes at five levels: saved again, made smaller, "
             "recoloured, cut by a tenth of each side, mirrored. Distances are of the whole images. The threshold is "
             f"the largest at which {MIN_PRECISION:.1%} of what it joins on the fit artists' works are copies, against "
-            "works of other owners; everything else quoted is of the other artists.",
+            f"works of other owners; the index uses {IN_USE:g}. Everything else quoted is of the other artists.",
             "Works of one owner that look alike (arrows, switches, stars in one style) count as wrong in the stricter "
             "precision. To join them moves no credit from one owner to another.",
             f"{COPIES} copies of each chosen work were then added to the real index, grouped, and the same derivatives "
             "of the work valued before and after. Inflation is what the adder earns more, as a part of what the "
             "work's owner earned before.",
         ],
-        _figures(best, reported, earned),
+        _figures(reported, used, earned),
         [_thresholds(test), _inflations(earned)],
         [_plot(test, best.threshold)],
         details={"fit": [_plain(point) for point in fit], "test": [_plain(point) for point in test]},
@@ -95,17 +101,21 @@ def duplicates_section(
 COPIES = len(KINDS) * LEVELS
 
 
-def _figures(best: Point, reported: Point, earned: dict[str, list[Earned]]) -> dict[str, float]:
-    paid, nearest, plain, paper = earned.values()
+def _figures(reported: Point, used: Point, earned: dict[str, list[Earned]]) -> dict[str, float]:
+    paid, first, nearest, plain, paper = earned.values()
     figures = {
-        "duplicate_threshold": best.threshold,
+        "duplicate_threshold": reported.threshold,
         "duplicate_recall": reported.recall_all,
         "duplicate_precision_other_owners": reported.precision_other_owners,
         "duplicate_precision_all": reported.precision_all,
         **{f"duplicate_recall_{kind}": reported.recall[kind] for kind in KINDS},
+        "duplicate_threshold_in_use": used.threshold,
+        "duplicate_recall_in_use": used.recall_all,
+        "duplicate_precision_other_owners_in_use": used.precision_other_owners,
         "duplicate_inflation": _inflation(paid),
         "duplicate_inflation_by_owner": _inflation([one for one in paid if one.target.by_owner]),
         "duplicate_inflation_by_other": _inflation([one for one in paid if not one.target.by_owner]),
+        "duplicate_inflation_by_first": _inflation(first),
         "duplicate_inflation_by_nearest": _inflation(nearest),
         "duplicate_inflation_without_groups": _inflation(plain),
         "duplicate_inflation_paper": _inflation(paper),
@@ -119,7 +129,7 @@ def _inflation(earned: Sequence[Earned]) -> float:
 
 
 def _thresholds(points: Sequence[Point]) -> Table:
-    shown = [point for point in points if round(100 * point.threshold) % 4 == 2 or point.threshold in (0.04, 0.08)]
+    shown = [point for point in points if round(100 * point.threshold) in _SHOWN]
     rows: list[list[Cell | Estimate]] = [
         [point.threshold, *(point.recall[kind] for kind in KINDS), point.recall_all, point.precision_other_owners,
          point.precision_all]
@@ -154,7 +164,9 @@ def _plot(points: Sequence[Point], threshold: float) -> Plot:
         axes.set(xlabel="perceptual distance at most", ylabel="share", ylim=(0, 1.02))
         axes.legend(fontsize=8, loc="lower right")
 
-    return Plot("Recall of near-copies by kind, and precision; the line is the threshold in use.", draw(paint))
+    return Plot(
+        f"Recall of near-copies by kind, and precision; the line is what the rule chooses, {threshold:g}.", draw(paint)
+    )
 
 
 def _plain(point: Point) -> dict[str, object]:

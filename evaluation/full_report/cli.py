@@ -28,12 +28,14 @@ def evaluate_all(
     Example: gmvaluator evaluate all --out report/
     """
     import json
+    import shlex
+    import sys
 
     from evaluation.full_report.everything import Settings, run_all
     from gmvaluator.models.process import prepare_process
 
     prepare_process()
-    command = f"gmvaluator evaluate all --profile {profile}{' --quick' if quick else ''}"
+    command = shlex.join(["gmvaluator", *sys.argv[1:]])
     result = run_all(Settings(profile, quick, out / "work", fashion), out, command, only)
     if as_json:
         click.echo(json.dumps(result, indent=2))

@@ -37,7 +37,12 @@ GOALS = (
     Goal("foreign_cost_points", "what that takes from true sources, in points of credit", 2.0, at_least=False),
     Goal("no_source_auc", "source present against absent, AUC", 0.98),
     Goal("duplicate_inflation", "rise of a share through 25 near-copies", 0.01, at_least=False),
-    Goal("ece", "expected calibration error of shares", 0.05, at_least=False),
+    Goal(
+        "ece",
+        "expected calibration error of shares (derivatives of one work, copies, foreign images)",
+        0.05,
+        at_least=False,
+    ),
     Goal("composition_mae", "mean absolute error of composition weights", 0.15, at_least=False),
     Goal("c1_mnist_k50", "C1: contributors of the same class, MNIST, k = 50", 0.93),
     Goal("c3_auc", "C3: clean training data valued above noisy, AUC", None),

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import shlex
+import sys
 from pathlib import Path
 
 import rich_click as click
@@ -33,5 +35,4 @@ def evaluate_known_source(
 
     prepare_process()
     section = known_source(profile, quick, policies, None if data is None else data / "index")
-    command = f"gmvaluator evaluate known-source --profile {profile}{' --quick' if quick else ''} --json"
-    print_report(report(section.figures, command), as_json)
+    print_report(report(section.figures, shlex.join(["gmvaluator", *sys.argv[1:]])), as_json)

@@ -106,11 +106,16 @@ class Reliability:
     error: float
 
 
-def reliability(divided: Divided) -> Reliability:
-    """Of derivatives of one work, copies and foreign images."""
+def is_plain(one: Observation) -> bool:
+    """A derivative of one work, a copy, or foreign: neither composed nor reconstructed."""
+    return len(one.sources) <= 1 and one.query.kind != RECONSTRUCTION
+
+
+def reliability(divided: Divided, wanted: Wanted = is_plain) -> Reliability:
+    """Of the images that are wanted; of a composition any of its sources is right."""
     claims, hits = [], []
     for one, division in zip(divided.observations, divided.divisions, strict=True):
-        if len(one.sources) > 1 or one.query.kind == RECONSTRUCTION:
+        if not wanted(one):
             continue
         named = max(division.shares, key=lambda work: division.shares[work], default=None)
         share = division.shares[named] if named is not None else 0.0
@@ -130,6 +135,11 @@ def _binned(claims: Values, hits: Values) -> Reliability:
     claimed = np.bincount(places, claims, BINS) / safe
     true = np.bincount(places, hits, BINS) / safe
     return Reliability(claimed, true, count, float((count * np.abs(claimed - true)).sum() / count.sum()))
+
+
+def is_any(_one: Observation) -> bool:
+    """Every image."""
+    return True
 
 
 is_stranger = is_kind("stranger")

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from evaluation.known_source.observed import Observation
+from evaluation.known_source.rows import by_policy
 from evaluation.make_examples import read_works
 from evaluation.sections import Table
 from gmvaluator.ids import training_image_id
@@ -65,12 +66,12 @@ def _totals(
 ) -> tuple[int, dict[str, float]]:
     """Micro-credits issued, and what each owner gets of them."""
     issued, totals = 0, dict.fromkeys(sorted(set(owners.values())), 0.0)
+    divide = by_policy(policy).divide
     for one in observations:
-        names = [str(work) for work in one.found.reranked[: policy.k]]
-        value = policy.value(names, one.found.distance_millionths[: policy.k], quality_millionths(one.found.quality))
-        issued += value.issued_micros
-        for name, credit in zip(names, value.credit_micros, strict=True):
-            totals[owners[name]] += credit
+        micros = policy.value([], [], quality_millionths(one.found.quality)).issued_micros
+        issued += micros
+        for work, share in divide(one.found).shares.items():
+            totals[owners[str(work)]] += share * micros
     return issued, totals
 
 

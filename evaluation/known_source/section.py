@@ -79,6 +79,7 @@ def _figures(main: Divided, bare: Divided, paper: Divided, error: float) -> dict
         "no_source_auc": measures.absent_auc(main).value,
         "no_source_auc_stranger": measures.absent_auc(main, measures.is_stranger).value,
         "ece": error,
+        "ece_all_images": measures.reliability(main, measures.is_any).error,
         "composition_mae": measures.composition_error(main).value,
         "source_first": measures.source_within(main.observations, 1, recalled=False).value,
         "source_within_50_recalled": measures.source_within(main.observations, 50, recalled=True).value,
@@ -98,8 +99,18 @@ def _ranking(observations: Sequence[Observation]) -> Table:
 
 def _comparison(rows: Sequence[Divided]) -> Table:
     return Table(
-        "Mean share of the credit, and the error of shares read as probabilities",
-        ("policy", "to the source", "copies", "foreign to nobody", "absent AUC", "composition error", "ECE"),
+        "Mean share of the credit, and the error of shares read as probabilities (ECE: of derivatives of one work, "
+        "copies and foreign images; all: compositions and reconstructions too)",
+        (
+            "policy",
+            "to the source",
+            "copies",
+            "foreign to nobody",
+            "absent AUC",
+            "composition error",
+            "ECE",
+            "ECE, all",
+        ),
         [
             [
                 one.row.name,
@@ -109,6 +120,7 @@ def _comparison(rows: Sequence[Divided]) -> Table:
                 measures.absent_auc(one),
                 measures.composition_error(one),
                 round(measures.reliability(one).error, 3),
+                round(measures.reliability(one, measures.is_any).error, 3),
             ]
             for one in rows
         ],
@@ -200,7 +212,8 @@ def _reliability_plot(found: measures.Reliability) -> Plot:
         axes.set(xlabel="largest share", ylabel="how often it is right", xlim=(0, 1), ylim=(0, 1.02))
 
     return Plot(
-        "Shares read as probabilities: on the dotted line they mean what they say. Numbers are images.",
+        "Shares read as probabilities, of derivatives of one work, copies and foreign images: on the dotted line they "
+        "mean what they say. Numbers are images.",
         draw(paint, 4.2, 3.6),
     )
 

@@ -69,6 +69,10 @@ class LiteModels:
         seen, blurred = embedding[::2].copy(), embedding[1::2]
         return Embeddings(seen, np.stack([whole(seen), weighed_blurs(blurred)], axis=1), quality[::2].copy())
 
+    def embed_whole(self, inputs: Sequence[Prepared]) -> Float32Array:
+        """B images from `prepare` to (B, 512) of unit norm, each seen whole: recall vectors in half `embed`'s time."""
+        return self._passes(_stacked([one.recall for one in inputs]))[0]
+
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
         """RGB training image to the inputs of its ten views, the whole and nine windows. Raises InvalidImage."""
         first = self.prepare(image)

@@ -85,6 +85,12 @@ def test_rows_are_independent_of_the_pass_they_are_in(models: Models) -> None:
         np.testing.assert_array_equal(single.perceptual[0], whole.perceptual[row])
 
 
+def test_seen_whole_alone_an_image_has_its_recall_vector(models: Models) -> None:
+    assert isinstance(models, LiteModels)
+    inputs = [models.prepare(Image.new("RGB", (90, 60), colour)) for colour in ("red", "navy", "olive")]
+    np.testing.assert_allclose(models.embed_whole(inputs), models.embed(inputs).recall, atol=1e-5)
+
+
 def test_folding_changes_no_sum() -> None:
     """The backbone against timm's own, layer by layer as it builds it: up to rounding."""
     plain: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()

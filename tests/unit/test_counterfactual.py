@@ -11,6 +11,7 @@ from evaluation.counterfactual.generator import SmallVae, latents, losses, train
 from evaluation.counterfactual.retraining import Laboratory
 from evaluation.digits.neighbours import distances, nearest, paid, shares
 from evaluation.digits.pictures import load_fashion, load_mnist
+from evaluation.sections import Estimate
 from gmvaluator.errors import InvalidInput
 from gmvaluator.policy import load_policy
 
@@ -77,6 +78,16 @@ def test_the_score_is_one_for_what_predicts_and_none_for_what_says_nothing() -> 
     assert datamodelling.score(np.ones((5, 40)), subsets, bounds).value == 0
     chance = datamodelling.score(random.random((5, 40)), subsets, bounds)
     assert chance.low < chance.value < chance.high < right.value
+
+
+def test_the_ceiling_is_what_truth_scores_against_the_mean_of_two_noisy_trainings() -> None:
+    random = np.random.default_rng(7)
+    truth = random.normal(size=(4, 4_000))
+    one, other = (truth + random.normal(size=truth.shape) for _ in range(2))
+    agreement = float(datamodelling.correlations(one, other).mean())
+    found = datamodelling.ceiling(Estimate(agreement, 0.0, 1.0))
+    assert found.value == pytest.approx(datamodelling.correlations(truth, (one + other) / 2).mean(), abs=0.02)
+    assert (found.low, found.high) == (0, 1)
 
 
 def test_the_works_left_out_are_those_a_row_values_most() -> None:

@@ -116,9 +116,9 @@ def test_a_higher_value_of_the_clean_counts_and_a_tie_counts_half() -> None:
 
 def test_attributes_leave_out_the_source_itself() -> None:
     works = [
-        attributes.Artwork("a", "", "animals", frozenset({"cat", "pet"})),
-        attributes.Artwork("b", "", "animals", frozenset({"dog", "pet"})),
-        attributes.Artwork("c", "", "food", frozenset({"bread"})),
+        attributes.Artwork("one", "a", "", "animals", frozenset({"cat", "pet"})),
+        attributes.Artwork("one", "b", "", "animals", frozenset({"dog", "pet"})),
+        attributes.Artwork("two", "c", "", "food", frozenset({"bread"})),
     ]
     questions = [attributes.Question((0,), np.array([1.0, 1, 0]), np.array([1.0, 1, 0]))]
     assert [attributes._question(works, (0,)).keyword.tolist()] == [[1, 1, 0]]

@@ -1,7 +1,6 @@
 """The near-copy benchmark: its copies, its curve, and that adding copies is measured as it should be."""
 
 from dataclasses import replace
-from decimal import Decimal
 
 import numpy as np
 import pytest
@@ -9,10 +8,11 @@ from PIL import Image
 
 from evaluation.duplicates.copies import KINDS, LEVELS, near_copy
 from evaluation.duplicates.inflation import Earned, Target, targets
-from evaluation.duplicates.run import duplicates_section
+from evaluation.duplicates.run import IN_USE, duplicates_section, policies_compared
 from evaluation.duplicates.threshold import MIN_PRECISION, Distances, chosen, curve
 from evaluation.split import TEST_OWNERS
 from gmvaluator.policy import load_policy
+from indexer.grouping import THRESHOLDS
 
 
 def picture() -> Image.Image:
@@ -66,19 +66,27 @@ def test_inflation_is_measured_against_what_the_owner_earned() -> None:
     own, other = Target(work, True), Target(work, False)
     found = {
         name: [Earned(own, 1_000, 1_000 + gain, 1_000), Earned(other, 0, gain, 1_000)]
-        for name, gain in (("grouped", 5), ("nearest", 0), ("plain", 900), ("paper@1", 20_000))
+        for name, gain in (("pays", 5), ("first", 1), ("nearest", 0), ("plain", 900), ("paper@1", 20_000))
     }
     points = curve(distances())
     section = duplicates_section(chosen(points), points, points, found)
     assert section.figures["duplicate_inflation"] == 0.005
+    assert section.figures["duplicate_inflation_by_first"] == 0.001
     assert section.figures["duplicate_inflation_by_nearest"] == 0
     assert section.figures["duplicate_inflation_paper"] == 20
     assert section.figures["duplicate_threshold"] == chosen(points).threshold
     assert section.plots[0].svg.startswith("<svg")
 
 
-def test_the_paying_policy_differs_in_its_groups_alone() -> None:
+def test_the_figure_is_of_the_policy_that_pays_as_it_pays() -> None:
     shipped = load_policy("calibrated@2")
-    policy = replace(shipped, groups="first")
-    assert replace(policy, groups=shipped.groups) == shipped
-    assert policy.temperature < Decimal(1)
+    pays, *others, paper = policies_compared(shipped).values()
+    assert pays == shipped
+    assert [one.groups for one in others] == ["first", "nearest", None]
+    assert all(replace(one, groups=shipped.groups) == shipped for one in others)
+    assert paper == load_policy("paper@1")
+    assert next(iter(policies_compared(replace(shipped, groups=None)).values())).groups == "first"
+
+
+def test_the_threshold_in_use_is_the_index_s() -> None:
+    assert THRESHOLDS["lite"] == IN_USE

@@ -122,6 +122,13 @@ def test_shares_that_are_too_sure_have_a_calibration_error() -> None:
     assert half.error == pytest.approx(0.5, abs=1e-3)
 
 
+def test_calibration_is_of_plain_images_unless_all_are_wanted() -> None:
+    composed = observation({IDS[1]: 0.6, IDS[2]: 0.4}, [50_000, 1_600_000, 1_700_000], "two")
+    both = divided(by_policy(GATED), [present()] * 5 + [composed] * 5)
+    assert measures.reliability(both).count.sum() == 5
+    assert measures.reliability(both, measures.is_any).error == pytest.approx(0.5, abs=1e-3)
+
+
 def test_moving_the_gate_trades_credit_for_strangers() -> None:
     observations = [present(300_000), present(450_000), foreign(480_000), foreign(600_000)]
     main, bare = divided(by_policy(GATED), observations), divided(by_policy(SHARP), observations)
