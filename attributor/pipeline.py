@@ -17,7 +17,7 @@ from attributor.decoding import Decoder
 from attributor.replies import final_stage, recalled_stage, reranked_stage, stored_attribution
 from attributor.stages import Attribution, Embedded, ImageRequest, Stopwatch
 from attributor.turns import Turns
-from gmvaluator.errors import InvalidPolicy, InvalidValuation, InvalidVector, ModelFailed, NotFound, PreconditionFailed
+from gmvaluator.errors import InvalidInput, InvalidPolicy, InvalidVector, ModelFailed, NotFound, PreconditionFailed
 from gmvaluator.ids import GenerationId, TrainingImageId
 from gmvaluator.index.schema import duplicate_group
 from gmvaluator.index.vectors import checked_vector, checked_vectors
@@ -51,10 +51,10 @@ def _checked_views(sent: Float32Array, dimension: int) -> Float32Array:
 
 @contextmanager
 def blamed_on_us() -> Iterator[None]:
-    """Numbers that the models or the index made and that cannot be valued are not the caller's fault."""
+    """Once the image was accepted, what models, index or thumbnails are refused for is not the caller's fault."""
     try:
         yield
-    except (InvalidVector, InvalidValuation) as error:
+    except InvalidInput as error:
         raise ModelFailed(f"the image could not be valued: {error}") from error
 
 

@@ -22,6 +22,7 @@ from gmvaluator.errors import (
     GenerationConflict,
     IndexUnavailable,
     InvalidImage,
+    InvalidInput,
     InvalidPolicy,
     ModelFailed,
     PreconditionFailed,
@@ -275,6 +276,23 @@ async def test_numbers_that_cannot_be_valued_are_our_fault_not_the_callers(bench
 
     bench.collections.candidates = Impossible(filled_index())
     with pytest.raises(ModelFailed):
+        await bench.stages(request())
+    assert bench.ledger.totals().postings == 0
+
+
+@pytest.mark.parametrize(
+    "error",
+    [InvalidImage("a work's thumbnail is empty"), InvalidInput("the index answered INVALID_ARGUMENT: dimension 3")],
+)
+async def test_what_is_wrong_with_thumbnails_or_the_index_is_our_fault_not_the_callers(
+    bench: Bench, error: InvalidInput
+) -> None:
+    class Wrong(MemorySearch):
+        async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
+            raise error
+
+    bench.collections.candidates = Wrong(filled_index())
+    with pytest.raises(ModelFailed, match=str(error)):
         await bench.stages(request())
     assert bench.ledger.totals().postings == 0
 
