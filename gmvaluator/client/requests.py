@@ -14,6 +14,8 @@ from gmvaluator.v1 import attribution_pb2 as attribution_v1
 
 SERVICE = "gmvaluator.v1.AttributionService"
 DEADLINE_S = 60.0
+_MAX_DOUBLINGS = 64
+"""Of a pause: no pause is that long, and a float has no room for many more."""
 
 Content = bytes | attribution_v1.Embedding
 """File bytes of an image, or what `ImageEmbedder` made of it."""
@@ -68,7 +70,7 @@ class Retries:
         told_ms = error.retry_after_ms if isinstance(error, Overloaded) else None
         if told_ms is not None and told_ms < 0:
             return None
-        usual = min(self.first_pause_s * 2 ** (attempt - 1), self.longest_pause_s)
+        usual = min(self.first_pause_s * 2 ** min(attempt - 1, _MAX_DOUBLINGS), self.longest_pause_s)
         spread = random.uniform(0.5, 1.0)  # noqa: S311 - spreads callers, keeps no secret
         pause = usual * spread if told_ms is None else told_ms / 1000 * (2 - spread)
         return pause if pause < left_s else None

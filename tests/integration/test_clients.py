@@ -73,6 +73,12 @@ async def test_attempts_are_bounded_and_one_is_the_default(kind: str, attributor
     assert len(attributor.requests) == 5
 
 
+def test_after_any_number_of_attempts_the_pause_is_the_longest() -> None:
+    pause_s = Retries(attempts=10**9).pause_s(Unavailable(""), 1_000_000, 3600)
+    assert pause_s is not None
+    assert 5 <= pause_s <= 10
+
+
 def test_many_images_on_one_stream(attributor: FakeAttributor) -> None:
     with AttributorClient(attributor.address) as client:
         answers = dict(client.attribute_many([("a", b"x"), ("b", b"bad"), ("c", b"x")], "m"))
