@@ -228,8 +228,8 @@ class QdrantSearch:
 
     async def _ask(self, call: Callable[[_Connection, Mapping[str, Any]], Awaitable[_Answer]]) -> _Answer:
         """Answer of `call`; everything, repeats and their pauses too, within one deadline."""
+        connection = await self._connect(None)  # waits while another call has the engine started
         deadline = time.monotonic() + CALL_TIMEOUT_S
-        connection = await self._connect(None)
         for attempt in count(1):
             try:
                 with translated(self._name(connection)):

@@ -3,7 +3,9 @@
 Deadlines hold; what is safe is tried again, a few times; and no answer is taken for whole that is a part.
 """
 
+import asyncio
 import random
+import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
@@ -106,6 +108,37 @@ def shuffle_hits(answer: Any) -> None:
     random.Random(1).shuffle(hits)
     del answer.result[:]
     answer.result.extend(hits)
+
+
+class Restarting(ServerAccess):
+    """An engine that is dead at first, and comes back elsewhere once it is let go."""
+
+    def __init__(self, dead: Endpoint, back: Endpoint) -> None:
+        super().__init__(dead)
+        self.back = back
+        self.starting, self.started = threading.Event(), threading.Event()
+
+    def renew(self, broken: Endpoint) -> Endpoint:
+        self.starting.set()
+        assert self.started.wait(30)
+        return self.back
+
+
+async def test_a_query_that_waited_for_the_engine_to_start_has_its_whole_time(
+    direct: QdrantStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(search, "CALL_TIMEOUT_S", 1.0)
+    access = Restarting(replace(direct.endpoint, port=1), direct.endpoint)
+    one = QdrantSearch(access, DEFAULT_COLLECTION)
+    first = asyncio.create_task(one.recall(ONE.recall, DEPTH))
+    await asyncio.to_thread(access.starting.wait, 30)
+    second = asyncio.create_task(one.recall(ONE.recall, DEPTH))
+    await asyncio.sleep(1.1)
+    access.started.set()
+    try:
+        assert await first == await second != []
+    finally:
+        await one.close()
 
 
 async def test_a_slow_index_runs_into_the_deadline_and_is_not_asked_again(
