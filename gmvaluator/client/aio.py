@@ -21,6 +21,7 @@ from gmvaluator.client.requests import (
     SERVICE,
     Content,
     Retries,
+    StreamRequests,
     attribute_request,
     preview_request,
 )
@@ -79,21 +80,29 @@ class AsyncAttributorClient:
         self, images: AsyncIterable[tuple[str, Content]], model_version: str, deadline_s: float | None = None
     ) -> AsyncIterator[tuple[str, attribution_v1.Attribution | GmvaluatorError]]:
         """(generation_id, stage or error) as they come."""
+        sending = StreamRequests(model_version)
 
         async def requests() -> AsyncIterator[attribution_v1.AttributeStreamRequest]:
-            async for name, image in images:
-                yield attribution_v1.AttributeStreamRequest(request=attribute_request(image, name, model_version, None))
+            with sending.kept():
+                async for name, image in images:
+                    for request in sending.request(name, image):
+                        yield request
 
         with translated(self.address):
             call = self._attribution.AttributeStream(
                 requests(), timeout=deadline_s, metadata=self._connection.metadata()
             )
             async for response in call:
+                for refused in sending.refused():
+                    yield refused
                 failed = response.HasField("failure")
                 yield (
                     response.generation_id,
                     failure_of(response.failure, self.address) if failed else response.attribution,
                 )
+        for refused in sending.refused():
+            yield refused
+        sending.check()
 
     async def preview(
         self, image: bytes, model_version: str, policy: str = ""

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import random
+from collections import deque
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -40,6 +43,45 @@ def preview_request(image: bytes, model_version: str, policy: str) -> attributio
     """What is sent to Preview. Raises ImageTooLarge before anything is sent."""
     check_size(image)
     return attribution_v1.PreviewRequest(model_version=model_version, image=image, policy=policy)
+
+
+class StreamRequests:
+    """Requests of one stream. gRPC would end the whole call, without a name, for what fails while they are made.
+
+    That is kept here for whoever reads the answers, who may be another thread.
+    """
+
+    def __init__(self, model_version: str) -> None:
+        self._model_version = model_version
+        self._refused: deque[tuple[str, GmvaluatorError]] = deque()
+        self._broken: Exception | None = None
+
+    def request(self, generation_id: str, content: Content) -> Iterator[attribution_v1.AttributeStreamRequest]:
+        """What is sent for one image: nothing if it cannot be sent."""
+        try:
+            request = attribute_request(content, generation_id, self._model_version, None)
+        except GmvaluatorError as error:
+            self._refused.append((generation_id, error))
+        else:
+            yield attribution_v1.AttributeStreamRequest(request=request)
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Around the reading of the caller's images: what they raise ends them, and is for `check`."""
+        try:
+            yield
+        except Exception as error:  # noqa: BLE001 - raised again by `check`
+            self._broken = error
+
+    def refused(self) -> Iterator[tuple[str, GmvaluatorError]]:
+        """Images that could not be sent, each told once."""
+        while self._refused:
+            yield self._refused.popleft()
+
+    def check(self) -> None:
+        """Raises what the caller's images raised."""
+        if self._broken is not None:
+            raise self._broken
 
 
 def check_size(image: bytes) -> None:

@@ -20,6 +20,7 @@ from gmvaluator.client.requests import (
     SERVICE,
     Content,
     Retries,
+    StreamRequests,
     attribute_request,
     preview_request,
 )
@@ -92,20 +93,28 @@ class AttributorClient:
     ) -> Iterator[tuple[str, attribution_v1.Attribution | GmvaluatorError]]:
         """Value many (generation_id, image) pairs on one stream; yields (generation_id, stage or error) as they come.
 
-        An image that fails does not end the others. A cut raises Unavailable: send again what had no FINAL, under the
-        same ids. `images` is read as the attributor takes them, from another thread. No deadline unless one is given.
+        An image that fails does not end the others; one that cannot be sent is told with the next answer, or at the
+        end. A cut raises Unavailable: send again what had no FINAL, under the same ids. `images` is read as the
+        attributor takes them, from another thread; what it raises is raised here once those before are answered. No
+        deadline unless one is given.
         """
-        requests = (
-            attribution_v1.AttributeStreamRequest(request=attribute_request(image, name, model_version, None))
-            for name, image in images
-        )
+        sending = StreamRequests(model_version)
+
+        def requests() -> Iterator[attribution_v1.AttributeStreamRequest]:
+            with sending.kept():
+                for name, image in images:
+                    yield from sending.request(name, image)
+
         with translated(self.address):
-            for response in self._attribution.AttributeStream(requests, timeout=deadline_s):
+            for response in self._attribution.AttributeStream(requests(), timeout=deadline_s):
+                yield from sending.refused()
                 failed = response.HasField("failure")
                 yield (
                     response.generation_id,
                     failure_of(response.failure, self.address) if failed else response.attribution,
                 )
+        yield from sending.refused()
+        sending.check()
 
     def preview(self, image: bytes, model_version: str, policy: str = "") -> Iterator[attribution_v1.Attribution]:
         """As `attribute`, but nothing is posted."""

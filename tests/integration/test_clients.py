@@ -8,7 +8,8 @@ import pytest
 from gmvaluator.client.aio import AsyncAttributorClient
 from gmvaluator.client.requests import Retries
 from gmvaluator.client.sync import AttributorClient
-from gmvaluator.errors import GmvaluatorError, InvalidInput, Overloaded, Unavailable
+from gmvaluator.errors import GmvaluatorError, ImageTooLarge, InvalidInput, Overloaded, Unavailable
+from gmvaluator.images import MAX_IMAGE_BYTES
 from gmvaluator.testing.attributor import FakeAttributor, fake_attributor
 from gmvaluator.v1 import attribution_pb2 as v1
 
@@ -93,6 +94,50 @@ async def test_many_images_on_one_stream_from_an_event_loop(attributor: FakeAttr
 
     async with AsyncAttributorClient(attributor.address) as client:
         assert {name async for name, _ in client.attribute_many(images(), "m")} == {"a", "b"}
+
+
+TOO_LARGE = b"x" * (MAX_IMAGE_BYTES + 1)
+
+
+def images_then(broken: Exception | None) -> Iterator[tuple[str, bytes]]:
+    yield from [("a", b"x"), ("large", TOO_LARGE), ("b", b"x"), ("larger", TOO_LARGE)]
+    if broken is not None:
+        raise broken
+
+
+async def each(images: Iterator[tuple[str, bytes]]) -> AsyncIterator[tuple[str, bytes]]:
+    for one in images:
+        yield one
+
+
+async def stream(
+    kind: str, address: str, images: Iterator[tuple[str, bytes]], told: dict[str, v1.Attribution | GmvaluatorError]
+) -> None:
+    """Fill `told` with each image's last answer."""
+    if kind == "sync":
+        with AttributorClient(address) as client:
+            for name, answer in client.attribute_many(images, "m"):
+                told[name] = answer  # noqa: PERF403 - what comes before an error counts
+    else:
+        async with AsyncAttributorClient(address) as aio:
+            async for name, answer in aio.attribute_many(each(images), "m"):
+                told[name] = answer  # noqa: PERF403
+
+
+@both
+async def test_an_image_that_cannot_be_sent_fails_alone(kind: str, attributor: FakeAttributor) -> None:
+    told: dict[str, v1.Attribution | GmvaluatorError] = {}
+    await stream(kind, attributor.address, images_then(None), told)
+    assert {name for name, answer in told.items() if isinstance(answer, v1.Attribution)} == {"a", "b"}
+    assert {name for name, answer in told.items() if isinstance(answer, ImageTooLarge)} == {"large", "larger"}
+
+
+@both
+async def test_what_the_callers_images_raise_reaches_the_caller(kind: str, attributor: FakeAttributor) -> None:
+    told: dict[str, v1.Attribution | GmvaluatorError] = {}
+    with pytest.raises(ZeroDivisionError, match="of the caller"):
+        await stream(kind, attributor.address, images_then(ZeroDivisionError("of the caller")), told)
+    assert set(told) == {"a", "large", "b", "larger"}
 
 
 async def test_watching_resumes_after_a_cut_without_a_gap(attributor: FakeAttributor) -> None:
