@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import heapq
+import logging
 import threading
 import time
 from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import TypeVar
 
 from gmvaluator.client.connection import Connection
 from gmvaluator.client.outbox_file import OutboxFile, Submitted
@@ -33,6 +35,8 @@ AGAIN = Retries(attempts=1_000_000_000, longest_pause_s=60.0)
 
 Delivered = Callable[[str, attribution_v1.Attribution], None]
 Refused = Callable[[str, GmvaluatorError], None]
+Told = TypeVar("Told")
+_log = logging.getLogger(__name__)
 
 
 class Outbox:
@@ -54,7 +58,8 @@ class Outbox:
         on_delivered: Delivered = lambda name, final: None,  # noqa: ARG005
         on_refused: Refused = lambda name, error: None,  # noqa: ARG005
     ) -> None:
-        """max_bytes: of images that wait. senders: images under way at once. Callbacks come from the senders' threads.
+        """max_bytes: of images that wait. senders: images under way at once. Callbacks come from the senders' threads;
+        what they raise is logged.
 
         Raises AlreadyHeld if another process holds the folder, and what `AttributorClient` raises.
         """
@@ -124,16 +129,24 @@ class Outbox:
 
     def _send_all(self) -> None:
         while (number := self._next()) is not None:
-            submitted = self._file.get(number)
-            if submitted is None:
-                self._settle(number)
-                continue
             try:
-                self._send(submitted)
-            except GmvaluatorError as error:
-                self._failed(submitted, error)
-            except ValueError:
-                return  # The channel was closed under us: we are closing.
+                self._deliver(number)
+            except Exception as error:  # noqa: BLE001 - whatever it is, a thread that ended would send nothing more
+                if self._closing and isinstance(error, ValueError):
+                    return  # The channel was closed under us.
+                if not isinstance(error, GmvaluatorError):
+                    _log.exception("image %d could not be sent: it is tried again", number)
+                self._put_back(number, error)
+
+    def _deliver(self, number: int) -> None:
+        submitted = self._file.get(number)
+        if submitted is None:
+            self._settle(number)
+            return
+        try:
+            self._send(submitted)
+        except (InvalidInput, Conflict) as error:
+            self._refuse(submitted, error)
 
     def _next(self) -> int | None:
         """The next image whose time has come; None if we are closing."""
@@ -156,20 +169,25 @@ class Outbox:
         self._file.remove(submitted.number)
         self._failures = 0
         self._settle(submitted.number)
-        self._on_delivered(submitted.generation_id, final)
+        self._tell(self._on_delivered, submitted.generation_id, final)
 
-    def _failed(self, submitted: Submitted, error: GmvaluatorError) -> None:
-        if isinstance(error, InvalidInput | Conflict):
-            self._file.refuse(submitted.number, str(error))
-            self._settle(submitted.number)
-            self._on_refused(submitted.generation_id, error)
-            return
+    def _refuse(self, submitted: Submitted, error: GmvaluatorError) -> None:
+        self._file.refuse(submitted.number, str(error))
+        self._settle(submitted.number)
+        self._tell(self._on_refused, submitted.generation_id, error)
+
+    def _tell(self, callback: Callable[[str, Told], None], generation_id: str, told: Told) -> None:
+        try:
+            callback(generation_id, told)
+        except Exception:  # noqa: BLE001 - the caller's fault, by which no image waits longer
+            _log.exception("what was to be told of %s broke", generation_id)
+
+    def _put_back(self, number: int, error: Exception) -> None:
         with self._wake:
             self._failures += 1
-            again_at = time.monotonic() + self._pause_s(error)
-            heapq.heappush(self._due, (again_at, submitted.number))
+            heapq.heappush(self._due, (time.monotonic() + self._pause_s(error), number))
 
-    def _pause_s(self, error: GmvaluatorError) -> float:
+    def _pause_s(self, error: Exception) -> float:
         """An operator may have to act, or the server to come back: everything but a refusal is tried for ever."""
         if isinstance(error, PreconditionFailed):
             return AGAIN.longest_pause_s

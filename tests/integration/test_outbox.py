@@ -15,7 +15,8 @@ import pytest
 from PIL import Image
 
 from gmvaluator.client.outbox import Outbox
-from gmvaluator.errors import AlreadyHeld, Conflict, GmvaluatorError, ImageTooLarge, InvalidInput, Overloaded
+from gmvaluator.client.outbox_file import OutboxFile
+from gmvaluator.errors import AlreadyHeld, Conflict, Failure, GmvaluatorError, ImageTooLarge, InvalidInput, Overloaded
 from gmvaluator.processes import own_environment
 from gmvaluator.testing.attributor import fake_attributor
 from gmvaluator.v1 import attribution_pb2 as v1
@@ -86,6 +87,48 @@ def test_what_can_never_be_delivered_is_kept_to_be_looked_at(tmp_path: Path) -> 
             assert outbox.refused() == []
         assert len(attributor.requests) == 1
     assert [(name, type(error)) for name, error in told] == [("bad", InvalidInput)]
+
+
+@pytest.mark.parametrize("error", [ZeroDivisionError, ValueError])
+def test_a_callback_that_breaks_holds_up_nothing(
+    tmp_path: Path, error: type[Exception], caplog: pytest.LogCaptureFixture
+) -> None:
+    def broken(name: str, _told: object) -> None:
+        raise error(f"told of {name}")
+
+    with fake_attributor() as attributor:
+        attributor.trouble(grpc.StatusCode.INVALID_ARGUMENT)
+        with Outbox(tmp_path, attributor.address, senders=1, on_delivered=broken, on_refused=broken) as outbox:
+            for name in ("bad", "a", "b"):
+                outbox.submit(b"x", name, "m")
+            assert outbox.flush(WAIT_S)
+        assert set(attributor.posted) == {"a", "b"}
+    assert all(f"told of {name}" in caplog.text for name in ("bad", "a", "b"))
+
+
+@pytest.mark.parametrize("error", [Failure("the disk is full"), ValueError("no closed channel"), MemoryError()])
+@pytest.mark.parametrize("method", ["get", "remove", "refuse"])
+def test_a_disk_that_fails_for_a_while_holds_up_no_image_for_ever(
+    tmp_path: Path, method: str, error: Exception, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    working = getattr(OutboxFile, method)
+    failures = [error]
+
+    def failing(file: OutboxFile, *arguments: Any) -> Any:
+        if failures:
+            raise failures.pop()
+        return working(file, *arguments)
+
+    with fake_attributor() as attributor:
+        if method == "refuse":
+            for _ in range(2):
+                attributor.trouble(grpc.StatusCode.INVALID_ARGUMENT)
+        with Outbox(tmp_path, attributor.address, senders=1) as outbox:
+            monkeypatch.setattr(OutboxFile, method, failing)
+            outbox.submit(b"x", "a", "m")
+            assert outbox.flush(WAIT_S)
+            assert len(outbox.refused()) == (method == "refuse")
+        assert set(attributor.posted) == (set() if method == "refuse" else {"a"})
 
 
 def test_the_outbox_is_bounded_and_checks_what_it_is_given(tmp_path: Path) -> None:
