@@ -51,6 +51,7 @@ class Indexer:
     opt_outs: OptOutList = NO_OPT_OUTS
     heed_signals: bool = True
     _on_their_way: set[TrainingImageId] = field(default_factory=set)
+    _failed: bool = False
     _writer: Writer = field(init=False)
 
     def __post_init__(self) -> None:
@@ -67,12 +68,13 @@ class Indexer:
         """Index a shard from position `start` on; False if it was stopped before its end.
 
         advance: called with each batch's counts, and what it left out, once it is durable. Stops between batches once
-        `stopping`.
+        `stopping`. Once a batch could not be written, none after it is: progress ends before it.
         """
         self._on_their_way.clear()
+        self._failed = False
         with ThreadPoolExecutor(WORKERS, "decode") as pool, ThreadPoolExecutor(1, "write") as writer:
             batches = ahead(partial(self._read, shard, start, pool), BATCHES_AHEAD)
-            written: deque[Future[Written]] = deque()
+            written: deque[Future[Written | None]] = deque()
             try:
                 for batch in batches:
                     vectors = self._embed([image for _, image in batch.fresh])
@@ -85,14 +87,23 @@ class Indexer:
                 batches.close()
                 self._settle(written, advance, 0)
 
-    def _write(self, batch: Batch, vectors: Sequence[Embedded], log: ShardLog) -> Written:
-        written = self._writer.write(batch, vectors, log)
+    def _write(self, batch: Batch, vectors: Sequence[Embedded], log: ShardLog) -> Written | None:
+        """None without writing if a batch before this one failed."""
+        if self._failed:
+            return None
+        try:
+            written = self._writer.write(batch, vectors, log)
+        except BaseException:
+            self._failed = True
+            raise
         self._on_their_way.difference_update(image.training_image_id for _, image in batch.fresh)
         return written
 
-    def _settle(self, written: deque[Future[Written]], advance: Advance, left: int) -> None:
+    def _settle(self, written: deque[Future[Written | None]], advance: Advance, left: int) -> None:
         while len(written) > left:
-            advance(*written.popleft().result())
+            done = written.popleft().result()
+            if done is not None:
+                advance(*done)
 
     def _read(self, shard: Shard, start: int, pool: ThreadPoolExecutor) -> Generator[Batch, None, None]:
         reader = ItemReader(self.data_set, self.models.prepare_work, self.opt_outs, self.heed_signals)

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from gmvaluator.catalogue.records import IndexRun
+from gmvaluator.errors import IndexFailed
 from gmvaluator.ids import TrainingImageId
 from indexer.counting import Counts, LeftOut, LeftOutFile
 from indexer.sources.item import Shard, Source
@@ -98,7 +99,13 @@ class ShardRun:
         return self._row.finished
 
     def advance(self, position: int, batch: Counts, left_out: Sequence[tuple[int, LeftOut]]) -> None:
-        """Note a batch: first what it left out, then that it is done."""
+        """Note a batch: first what it left out, then that it is done. Raises IndexFailed if it does not follow on."""
+        start = position - batch.read
+        if start != self._row.position:
+            raise IndexFailed(
+                f"rows {start:,} to {position:,} of {self._shard} were written, and nothing is noted of those from "
+                f"{self._row.position:,} on: run the same command again to go on"
+            )
         self._file.write(self._shard, left_out)
         self.counts.add(batch)
         self._row = self._runs.advance_index_run(self._row.run_id, position, self.counts.as_dict())

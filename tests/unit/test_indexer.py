@@ -1,6 +1,7 @@
 """The indexing pipeline: every file is counted once, and nothing bad stops the run."""
 
 import io
+import threading
 from collections.abc import Callable, Collection, Generator, Sequence
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,9 @@ from hypothesis import strategies as st
 from PIL import Image
 
 from gmvaluator.catalogue.records import NewWork, Recorded
-from gmvaluator.errors import ModelFailed
+from gmvaluator.errors import IndexUnavailable, ModelFailed
 from gmvaluator.ids import sha256_hex
-from gmvaluator.ports import Float32Array
+from gmvaluator.ports import Float32Array, Point
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
 from indexer.counting import Counts, LeftOut, Report
@@ -262,6 +263,39 @@ def test_a_run_that_was_killed_misses_nothing_and_doubles_nothing(
     assert store.info().points == 100
     assert counts.counts.read == resumed.position == 100
     assert counts.counts.points + counts.counts.duplicates == 100
+
+
+def test_what_follows_a_batch_that_could_not_be_written_is_not_written_either(folder: Path) -> None:
+    """It fails once two more are embedded and on their way: progress must end before it."""
+    ahead = threading.Event()
+
+    class FailsOnce(MemoryStore):
+        failed = False
+
+        def upsert(self, points: Sequence[Point]) -> None:
+            if not self.failed:
+                self.failed = True
+                assert ahead.wait(60)
+                raise IndexUnavailable("late")
+            super().upsert(points)
+
+    def count(inputs: Float32Array) -> None:
+        if len(models.batches) >= 2:
+            ahead.set()
+
+    for number in range(100):
+        picture(folder, f"{number:03}.png", number)
+    models = FakeModels(on_batch=count)
+    store = FailsOnce(MemoryIndex())
+    store.create(FAKE_IDENTITY)
+    indexer = Indexer(models, store, Recorder(), folder.parent / "thumbnails", "set")
+    (shard,) = open_source(str(folder)).shards
+    log, report = Log(), Report()
+    with pytest.raises(IndexUnavailable):
+        indexer.run(shard, 0, log, report.add)
+    assert (log.position, report.counts.read, store.info().points) == (0, 0, 0)
+    assert indexer.run(shard, log.position, log, report.add)
+    assert (log.position, report.counts, store.info().points) == (100, Counts(100, 100), 100)
 
 
 def test_copies_that_follow_closely_are_one_point(folder: Path, store: MemoryStore) -> None:

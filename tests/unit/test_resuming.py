@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from gmvaluator.catalogue.records import IndexRun
+from gmvaluator.errors import IndexFailed
 from gmvaluator.ids import TrainingImageId, training_image_id
 from indexer.counting import Counts, LeftOut, LeftOutFile, Report
 from indexer.resuming import SourceRun
@@ -89,6 +90,15 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(left_out: LeftOutFile) -> N
     for _, log in again.shards(SOURCE):
         report.add(log.counts)
     assert report.counts == Counts(14, 13, 0, 0, 1)
+
+
+def test_a_batch_that_does_not_follow_on_is_not_noted(left_out: LeftOutFile) -> None:
+    runs = Runs()
+    _, log = next(begin(runs, left_out).shards(SOURCE))
+    log.advance(4, Counts(4, 4), [])
+    with pytest.raises(IndexFailed, match="rows 7 to 9 of a "):
+        log.advance(9, Counts(2, 2), [(8, LeftOut("skipped", "x"))])
+    assert (log.position, log.counts.read, left_out.path.read_text()) == (4, 4, "")
 
 
 def test_a_run_that_ended_begins_anew(left_out: LeftOutFile) -> None:
