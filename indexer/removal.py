@@ -35,6 +35,19 @@ class Removed:
 
 
 @dataclass(frozen=True, slots=True)
+class Purged:
+    """What a purge did.
+
+    works: removed since the one before. log_emptied: False if a reader kept the catalogue's log from being emptied; the
+    next writer empties it.
+    """
+
+    collections: list[str]
+    works: int
+    log_emptied: bool
+
+
+@dataclass(frozen=True, slots=True)
 class Remover:
     """Removes works from the collections named; open_store opens each."""
 
@@ -45,9 +58,13 @@ class Remover:
 
     def run(self, works: Sequence[Removal], reason: str) -> Removed:
         """Remove `works`; doing it again changes nothing. Raises what index and catalogue raise."""
-        done = Removed()
         for batch in _batches(works):
             self.catalogue.bury(batch, reason)
+        return self.finish(works)
+
+    def finish(self, works: Sequence[Removal]) -> Removed:
+        """Take away what is left of works that are under tombstones, whatever cut their removal off."""
+        done = Removed()
         ids = [work.training_image_id for work in works]
         for name in self.collections:
             with self.open_store(name) as store:
@@ -76,18 +93,20 @@ def without_removed(catalogue: Catalogue) -> Callable[[Sequence[Point]], Sequenc
     return kept
 
 
-def purge(catalogue: Catalogue, rebuild: Callable[[str], None], collections: Sequence[str]) -> bool:
-    """Leave no byte of what was removed: rebuild every collection, then rewrite the catalogue's tables.
+def purge(remover: Remover, rebuild: Callable[[str], None]) -> Purged:
+    """Leave no byte of what was removed: end removals that were cut off, rebuild every collection, then rewrite the
+    catalogue's tables.
 
-    Killed at any moment it can be given again. False if a reader kept the catalogue's log from being emptied: the next
-    writer empties it.
+    Killed at any moment it can be given again.
     """
     begun_at = datetime.now(UTC)
-    for name in collections:
+    works = remover.catalogue.unpurged()
+    remover.finish(works)
+    for name in remover.collections:
         rebuild(name)
-    emptied = catalogue.rewrite()
-    catalogue.note_purge(begun_at)
-    return emptied
+    emptied = remover.catalogue.rewrite()
+    remover.catalogue.note_purge(begun_at)
+    return Purged(list(remover.collections), len(works), emptied)
 
 
 def _delete(store: VectorStore, ids: Sequence[TrainingImageId]) -> int:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, MissingData, NotFound
 from gmvaluator.options import index_option, json_option, place_option, thumbnails_folder
-from indexer.removal import Removed, Remover, purge, without_removed
+from indexer.removal import Purged, Removed, Remover, purge, without_removed
 from indexer.target import Target
 
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
@@ -63,7 +63,7 @@ def remove(
 
     They are found no more at once, and paid no more. What was paid, and whose a work was, stays in the ledger and
     among the claims. --purge rebuilds every collection from what is left and swaps it in; alone, it does so for what
-    was removed before, or ends a purge that was cut off.
+    was removed before, or ends a removal or purge that was cut off.
 
     Example: gmvaluator index remove --key cats/007.png --data-set pictures --dry-run
     """
@@ -85,34 +85,24 @@ def remove(
     if not yes:
         click.confirm(f"Remove {len(selected.works):,} works for ever?", abort=True, err=True)
     with open_catalogue(place, write=True) as writable:
-        done = _remove(writable, target, selected, reason)
+        done = _remover(writable, target).run(selected.works, reason)
         purged = _purge(writable, target) if purging else None
     _print(selected, done, as_json, purged)
 
 
-def _remove(catalogue: Catalogue, target: Target, selected: Selected, reason: str) -> Removed:
-    names = target.collections()
-    return Remover(catalogue, target.open_named, names, thumbnails_folder(target.data)).run(selected.works, reason)
+def _remover(catalogue: Catalogue, target: Target) -> Remover:
+    """Of every collection."""
+    return Remover(catalogue, target.open_named, target.collections(), thumbnails_folder(target.data))
 
 
 def _purge(catalogue: Catalogue, target: Target) -> Purged:
     """Rebuild every collection, and say so."""
-    names, works = target.collections(), catalogue.unpurged()
 
     def rebuild(name: str) -> None:
         click.echo(f"rebuilding collection {name!r}", err=True)
         target.rebuild(name, without_removed(catalogue))
 
-    return Purged(names, works, purge(catalogue, rebuild, names))
-
-
-@dataclass(frozen=True, slots=True)
-class Purged:
-    """What a purge did. works: removed since the one before; log_emptied: see `removal.purge`."""
-
-    collections: list[str]
-    works: int
-    log_emptied: bool
+    return purge(_remover(catalogue, target), rebuild)
 
 
 def _print_purged(purged: Purged, as_json: bool) -> None:

@@ -12,7 +12,7 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, Row, and_, func, select
 
 from gmvaluator.catalogue.records import IndexRun
-from gmvaluator.catalogue.removing import Selected, Selection, keys_removed, select_removals, unpurged
+from gmvaluator.catalogue.removing import Removal, Selected, Selection, keys_removed, select_removals, unpurged
 from gmvaluator.catalogue.rights import HELD, Claim, Right, settle
 from gmvaluator.catalogue.schema import (
     claims,
@@ -195,8 +195,8 @@ class CatalogueReader:
         with self._engine.connect() as connection:
             return select_removals(connection, self._vault, selection)
 
-    def unpurged(self) -> int:
-        """Works that were removed since the last purge."""
+    def unpurged(self) -> list[Removal]:
+        """Works that were removed since the last purge, without their places."""
         with self._engine.connect() as connection:
             return unpurged(connection)
 

@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Any, TypeVar
 from uuid import UUID
 
-from sqlalchemy import Connection, delete, func, select
+from sqlalchemy import Connection, delete, select
 
 from gmvaluator.catalogue.schema import claims, data_sets, removed_keys, sources, tombstones, works
 from gmvaluator.catalogue.vault import Vault
@@ -97,10 +97,10 @@ def keys_removed(connection: Connection, vault: Vault, data_set: str, keys: Coll
     return found
 
 
-def unpurged(connection: Connection) -> int:
-    """Works that were removed since the last purge."""
-    query = select(func.count()).select_from(tombstones).where(tombstones.c.purged_at.is_(None))
-    return connection.execute(query).scalar_one()
+def unpurged(connection: Connection) -> list[Removal]:
+    """Works that were removed since the last purge, by SHA-256."""
+    query = select(tombstones.c.sha256).where(tombstones.c.purged_at.is_(None)).order_by(tombstones.c.sha256)
+    return [Removal(training_image_id(sha256), sha256) for sha256 in connection.execute(query).scalars()]
 
 
 def note_purge(connection: Connection, begun_at: str, at: str) -> None:

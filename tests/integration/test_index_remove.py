@@ -212,7 +212,7 @@ def test_a_purge_leaves_no_byte(data: Path, pictures: Path) -> None:
     assert not list((data / "thumbnails").rglob(f"{one}*"))
     assert len(keys(data)) == 11
     with open_catalogue(data) as catalogue:
-        assert catalogue.unpurged() == 0
+        assert catalogue.unpurged() == []
         assert catalogue.tombstoned([sha(pictures, 7)])
 
 
@@ -222,6 +222,19 @@ def test_what_was_removed_before_can_be_purged_later(data: Path, pictures: Path)
     assert index("remove", "--purge", "--data", data)["purged"]["works"] == 1
     assert traces(data, canaries(pictures, 7)) == set()
     assert add(pictures, data)["removed"] == 1
+
+
+def test_a_purge_ends_a_removal_that_was_killed(data: Path, pictures: Path) -> None:
+    """Killed after the tombstones: the point was still found, thumbnail and place still there."""
+    one = training_image_id(sha(pictures, 7))
+    with open_catalogue(data, write=True) as catalogue:
+        catalogue.bury(catalogue.removals(Selection(keys=frozenset({"07.png"}))).works, "removed")
+    assert index("remove", "--purge", "--data", data)["purged"]["works"] == 1
+    assert len(keys(data)) == 11
+    assert traces(data, canaries(pictures, 7)) == set()
+    assert not list((data / "thumbnails").rglob(f"{one}*"))
+    with open_catalogue(data) as catalogue:
+        assert (catalogue.counts().sources, catalogue.unpurged()) == (11, [])
 
 
 def test_settings_are_kept_shown_and_changed_by_a_rebuild(data: Path, pictures: Path, tmp_path: Path) -> None:
