@@ -1,8 +1,10 @@
 """One collection of the engine, in this process: what is written during a build, step by step."""
 
+import errno
 import threading
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -11,7 +13,7 @@ import qdrant_edge as edge
 from gmvaluator.index.engine import collection as module
 from gmvaluator.index.engine.builder import Builder
 from gmvaluator.index.engine.collection import BacklogFull, Collection
-from gmvaluator.index.engine.generations import Description
+from gmvaluator.index.engine.generations import Description, Generations
 from gmvaluator.index.engine.settings import CollectionSettings, HnswSettings, VectorSettings
 from gmvaluator.ports import Point
 from gmvaluator.testing.index import example_points
@@ -52,6 +54,10 @@ def upsert(points: list[Point]) -> edge.UpdateOperation:
 
 def wait_for_build(collection: Collection) -> None:
     PausedBuilder.go_on.set()
+    wait_until_built(collection)
+
+
+def wait_until_built(collection: Collection) -> None:
     ended = threading.Event()
     while collection.state().building:
         ended.wait(0.02)
@@ -110,3 +116,27 @@ def test_closing_stops_a_build_and_removes_it(collection: Collection, tmp_path: 
     assert [path.name for path in tmp_path.glob("generation-*")] in (["generation-1"], ["generation-2"])
     with closing(Collection(tmp_path)) as again:
         assert again.state().points == 40
+
+
+def test_a_rebuild_that_cannot_be_noted_serves_and_survives(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full once the new generation is the one in use."""
+    points = example_points(60)
+    Collection.make(tmp_path, Description(SETTINGS))
+    with closing(Collection(tmp_path)) as collection:
+        collection.write(upsert(points[:40]), SIZE_BYTES)
+        collection.want_rebuild({"recall": replace(RECALL, on_disk=False)}, {"noted": True})
+        with monkeypatch.context() as patched:
+            patched.setattr(Generations, "describe", full)
+            collection.start_build()
+            wait_until_built(collection)
+        assert "No space left" in str(collection.state().build_error)
+        collection.write(upsert(points[40:]), SIZE_BYTES)
+        assert (collection.state().points, collection.metadata) == (60, {"noted": True})
+    assert [path.name for path in tmp_path.glob("generation-*")] == ["generation-2"]
+    with closing(Collection(tmp_path)) as again:
+        assert (again.state().points, again.metadata) == (60, {"noted": True})
+        assert not again.settings.vectors["recall"].on_disk
+
+
+def full(*_: object) -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")

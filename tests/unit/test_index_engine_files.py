@@ -62,6 +62,15 @@ def test_generations_follow_one_another(tmp_path: Path) -> None:
     assert [path.name for path in tmp_path.glob("generation-*")] == ["generation-2"]
 
 
+def test_no_generation_is_deleted_while_the_one_in_use_is_missing(tmp_path: Path) -> None:
+    files = Generations(tmp_path)
+    files.begin(Description(SETTINGS)).mkdir()
+    files.switch(files.following())
+    with pytest.raises(ValueError, match="generation-2, which is not there"):
+        files.remove_leftovers()
+    assert (tmp_path / "generation-1").is_dir()
+
+
 @pytest.mark.parametrize("text", ["", "generation-", "../generation-1", "generation-1/.."])
 def test_a_damaged_current_is_refused(tmp_path: Path, text: str) -> None:
     (tmp_path / "CURRENT").write_text(text)

@@ -199,7 +199,7 @@ class Collection:
             self._adopt(builder.folder, wanted)
             _log.info("%s: serving %s, %s", self._files.folder.name, builder.folder.name, self.state())
         finally:
-            if self._current != builder.folder:
+            if self._files.current() != builder.folder:
                 builder.discard()
         return self.state().waiting
 
@@ -222,19 +222,33 @@ class Collection:
             for operation in self._backlog[replayed:]:
                 fresh.update(operation)
             fresh.flush()
-            self._files.switch(folder, "" if rebuild is None else rebuild.token)
-            if rebuild is not None:
-                # Another rebuild that was asked for meanwhile is still to come.
-                newer = self._description.rebuild
-                done = replace(self._description, rebuild=rebuild).rebuilt()
-                self._describe(done if newer == rebuild else replace(done, rebuild=newer))
+            self._switch(folder, rebuild)
             old, old_folder = self._shard, self._current
             with self._shard_lock:
                 self._shard, self._current = fresh, folder
             self._dirty, self._counted = False, None
             self._backlog, self._backlog_bytes = [], 0
-        old.close()
-        remove_tree(old_folder)
+        try:
+            if rebuild is not None:
+                with self._write_lock:
+                    self._files.describe(self._description)
+        finally:
+            old.close()
+            remove_tree(old_folder)
+
+    def _switch(self, folder: Path, rebuild: Rebuild | None) -> None:
+        """Let `folder` be the one in use. From then on a rebuild is done, also if it cannot be noted (a full disk)."""
+        try:
+            self._files.switch(folder, "" if rebuild is None else rebuild.token)
+        except OSError as error:
+            if self._files.current() == folder:
+                end_at_once(f"{self._files.folder.name}: the switch may not be durable: {error}")
+            raise
+        if rebuild is not None:
+            # Another rebuild that was asked for meanwhile is still to come.
+            newer = self._description.rebuild
+            done = replace(self._description, rebuild=rebuild).rebuilt()
+            self._description = done if newer == rebuild else replace(done, rebuild=newer)
 
     def _replay_most(self, fresh: edge.EdgeShard) -> int:
         """Replay the backlog while writes go on, until little is left; returns how many operations were."""

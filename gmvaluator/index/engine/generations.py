@@ -107,8 +107,12 @@ class Generations:
         return description
 
     def remove_leftovers(self) -> None:
-        """Delete every generation but the one in use."""
+        """Delete every generation but the one in use. Raises ValueError, and deletes nothing, if that is not there."""
         current = self.current()
+        if not current.is_dir():
+            raise ValueError(
+                f"{self.folder}/CURRENT names {current.name}, which is not there: restore it from a backup"
+            )
         for path in self.folder.glob("generation-*"):
             if path != current:
                 remove_tree(path)
