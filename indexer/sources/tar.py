@@ -7,9 +7,9 @@ import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from itertools import islice
-from typing import IO
+from typing import IO, Self
 
-from gmvaluator.errors import InvalidManifest
+from gmvaluator.errors import InvalidInput, InvalidManifest
 from gmvaluator.images import MAX_IMAGE_BYTES
 from indexer.sources.columns import Columns, described
 from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
@@ -23,8 +23,27 @@ _MAX_MEMBERS = 32
 """Members of one sample at most; what is beyond is not kept."""
 
 
+class _Member(tarfile.TarInfo):
+    """A member whose header is damaged is an error, where `tarfile` takes it for the archive's end."""
+
+    @classmethod
+    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
+        try:
+            return super().frombuf(buf, encoding, errors)
+        except tarfile.HeaderError as error:
+            if len(buf) == tarfile.BLOCKSIZE and any(buf):
+                raise tarfile.ReadError(f"a member's header is no header: {error}") from error
+            raise
+
+
 def tar_source(root: Root, names: Sequence[str]) -> Source:
-    """Samples of tar shards. How many there are only reading tells."""
+    """Samples of tar shards. How many there are only reading tells.
+
+    Raises InvalidInput where a shard's compression cannot be read.
+    """
+    zstd = [name for name in names if name.endswith(".zst")]
+    if zstd and "zst" not in tarfile.TarFile.OPEN_METH:
+        raise InvalidInput(f"{root.uri(zstd[0])} cannot be read by this Python: decompress it by `unzstd`, or use 3.14")
     return Source(root.url, [Shard(name, root.fingerprint(name), None, partial(_items, root, name)) for name in names])
 
 
@@ -49,7 +68,7 @@ def _samples(root: Root, name: str) -> Iterator[tuple[str, dict[str, bytes | str
 def _members(root: Root, name: str) -> Iterator[tuple[str, str, bytes | str]]:
     with root.open(name) as file:
         try:
-            with tarfile.open(fileobj=file, mode="r|*") as archive:
+            with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
                 for member in archive:
                     if member.isfile():
                         yield *_named(member.name), _content(archive, member)

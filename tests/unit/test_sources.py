@@ -242,6 +242,24 @@ def test_the_rest_of_a_truncated_tar_is_one_reject(tmp_path: Path, kept: int) ->
     assert len(readable(found)) == kept // 1024
 
 
+def test_the_rest_of_a_tar_from_a_damaged_header_on_is_one_reject(tmp_path: Path) -> None:
+    """A header and an image take two blocks here; the third member's header has one bit flipped."""
+    path = tar(tmp_path / "0.tar", {f"{number}.png": png(number) for number in range(4)})
+    data = bytearray(path.read_bytes())
+    data[2 * 1024 + 110] ^= 1
+    path.write_bytes(data)
+    found = items(tmp_path)
+    assert [type(item) for item in found] == [SourceItem, SourceItem, Unreadable]
+    assert isinstance(found[2], Unreadable)
+    assert "damaged" in found[2].reason
+
+
+@pytest.mark.skipif("zst" in tarfile.TarFile.OPEN_METH, reason="this Python reads .tar.zst")
+def test_a_compression_that_this_python_cannot_read_is_named(tmp_path: Path) -> None:
+    with pytest.raises(InvalidInput, match=r"0\.tar\.zst cannot be read by this Python"):
+        open_source(str(touched(tmp_path, "0.tar.zst")))
+
+
 def test_tars_beside_loose_images_are_not_silently_preferred(tmp_path: Path) -> None:
     tar(tmp_path / "0.tar", {"0.png": png()})
     touched(tmp_path, "loose.png")
