@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import csv
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from itertools import islice
@@ -65,10 +65,23 @@ def _csv(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
             reader = csv.reader(_lines(file), strict=True)
             for offset, row in zip(range(count), reader, strict=False):
                 if offset >= skip:
-                    number = first[0] + offset + 2
-                    yield row_item(dict(zip(header, row, strict=False)), number)
+                    yield _csv_item(row_item, manifest, header, row, first[0] + offset + 2)
 
     yield from _shards(beside, manifest, blocks, rows, start)
+
+
+def _csv_item(
+    row_item: Callable[[Mapping[str, Any], int], Item],
+    manifest: str,
+    header: Sequence[str],
+    row: list[str],
+    number: int,
+) -> Item:
+    """What a row says; one that is cut or shifted might give an image to another owner."""
+    if len(row) != len(header):
+        reason = f"row {number} of {manifest} has {len(row)} cells where {len(header)} are expected: quote its commas"
+        return Unreadable(f"{manifest} row {number}", reason)
+    return row_item(dict(zip(header, row, strict=True)), number)
 
 
 def _jsonl(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
@@ -76,14 +89,16 @@ def _jsonl(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
         blocks, rows = _blocks(_line_offsets(file))
         file.seek(0)
         names = {name: None for line in islice(_lines(file), 100) for name in _object(line)}
-    row_item = partial(_row_item, root, manifest, _checked(Columns(names), manifest) if rows else Columns(()))
+    if rows:
+        _checked(Columns(names), manifest)
 
     def start(first: Position, count: int, skip: int) -> Iterator[Item]:
         with _parsed(manifest), beside.open(manifest) as file:
             file.seek(first[1])
             for offset, line in zip(range(count), _lines(file), strict=False):
                 if offset >= skip:
-                    yield row_item(_object(line), first[0] + offset + 1)
+                    row = _object(line)
+                    yield _row_item(root, manifest, Columns(row), row, first[0] + offset + 1)
 
     yield from _shards(beside, manifest, blocks, rows, start)
 

@@ -148,6 +148,27 @@ def test_a_row_without_a_file_is_unreadable(tmp_path: Path) -> None:
     assert item == Unreadable("k", "row 2 of manifest.csv names no file")
 
 
+@pytest.mark.parametrize("row", ["a.png,A frog, green,ann", "a.png,A frog"])
+def test_a_row_with_cells_too_many_or_too_few_is_unreadable(tmp_path: Path, row: str) -> None:
+    """Its cells would stand under other columns' names."""
+    touched(tmp_path, "a.png")
+    found = items(manifest(tmp_path, f"file_name,title,owner_id\n{row}\na.png,A frog,ann\n"))
+    assert [type(item) for item in found] == [Unreadable, SourceItem]
+    assert isinstance(found[0], Unreadable)
+    assert "row 2" in found[0].reason
+    assert "3 are expected" in found[0].reason
+
+
+def test_a_column_that_first_appears_late_in_json_lines_counts(tmp_path: Path) -> None:
+    touched(tmp_path, "a.png")
+    late = {"key": "late", "path": "a.png", "owner_id": "ann", "sha256": "AB" * 32}
+    lines = [{"path": "a.png"}] * 100 + [late]
+    manifest(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "rows.jsonl")
+    found = readable(items(tmp_path / "rows.jsonl"))
+    assert len(found) == 101
+    assert (found[100].key, found[100].owner, found[100].sha256) == ("late", "ann", "ab" * 32)
+
+
 def test_a_field_that_is_too_long_costs_its_own_row_only(tmp_path: Path) -> None:
     touched(tmp_path, "a.png")
     found = items(manifest(tmp_path, f"file_name,title\na.png,{'x' * 20_000}\na.png,short\n"))
