@@ -137,12 +137,21 @@ class Indexer:
         for (position, _), result in zip(fresh.values(), decoded, strict=True):
             _into(batch.fresh, position, result, batch)
         first = {position for position, _ in fresh.values()}
-        for position, image in images:
-            if position not in first:
-                _into(batch.known, position, reader.describe(image), batch)
+        self._add_copies(batch, [one for one in images if one[0] not in first], present, reader)
         batch.left_out.extend(removed)
         self._on_their_way.update(image.training_image_id for _, image in batch.fresh)
         return batch
+
+    def _add_copies(
+        self, batch: Batch, images: list[tuple[int, ReadImage]], present: set[TrainingImageId], reader: ItemReader
+    ) -> None:
+        """Describe what is indexed or comes with this batch; where the first copy could not be used, try the next."""
+        coming = present | {image.training_image_id for _, image in batch.fresh}
+        for position, image in images:
+            if image.training_image_id in coming:
+                _into(batch.known, position, reader.describe(image), batch)
+            elif _into(batch.fresh, position, reader.decode(image), batch):
+                coming.add(image.training_image_id)
 
     def _present(self, ids: set[TrainingImageId]) -> set[TrainingImageId]:
         """Those of `ids` that are indexed or on their way. In this order: what leaves the one is in the other."""
@@ -163,9 +172,10 @@ class Indexer:
         return list(zip(rows.recall, rows.perceptual, strict=True))
 
 
-def _into(wanted: list[Any], position: int, result: object, batch: Batch) -> None:
-    """A result where it belongs: among the wanted, or among what is left out."""
+def _into(wanted: list[Any], position: int, result: object, batch: Batch) -> bool:
+    """A result where it belongs: among the wanted, or among what is left out; whether it is wanted."""
     if isinstance(result, LeftOut):
         batch.left_out.append((position, result))
-    else:
-        wanted.append((position, result))
+        return False
+    wanted.append((position, result))
+    return True

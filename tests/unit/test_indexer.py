@@ -204,6 +204,32 @@ def test_an_image_the_model_fails_on_is_rejected_with_its_copies(folder: Path, s
     assert report.counts == Counts(7, 5, 0, 0, 2)
 
 
+def test_copies_of_an_image_that_cannot_be_decoded_are_rejected_as_well(folder: Path, store: MemoryStore) -> None:
+    """Their size can be read all the same."""
+    picture(folder, "a.png", 1)
+    noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
+    buffer = io.BytesIO()
+    Image.fromarray(noise).save(buffer, "JPEG")
+    for name in ("b.jpg", "c.jpg"):
+        (folder / name).write_bytes(buffer.getvalue()[:2_000])
+    recorder = Recorder()
+    report = index_folder(folder, store, recorder)
+    assert report.counts == Counts(3, 1, 0, 0, 2)
+    assert [row.key for row in report.left_out] == ["b.jpg", "c.jpg"]
+    assert [work.key for work in recorder.works] == ["a.png"]
+
+
+def test_a_copy_is_judged_by_its_own_row(folder: Path, store: MemoryStore) -> None:
+    """The first row cannot be used for what it says, the image can."""
+    picture(folder, "a.png", 1)
+    rows = [f"one,a.png,{';'.join(map(str, range(1_500)))}", "two,a.png,x", "three,a.png,y"]
+    (folder / "manifest.csv").write_text("\n".join(["key,file_name,keywords", *rows]) + "\n")
+    recorder = Recorder()
+    report = index_folder(folder, store, recorder)
+    assert report.counts == Counts(3, 1, 1, 0, 1)
+    assert [work.key for work in recorder.works] == ["two", "three"]
+
+
 def test_thumbnails_are_kept_of_every_point(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
     index_folder(folder, store, Recorder())
