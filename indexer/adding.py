@@ -127,9 +127,10 @@ def default_data_set(source: str) -> str:
 
 
 def _print(added: Added, as_json: bool) -> None:
-    report, info, file = added.report, added.collection, added.left_out
+    report, info, file, standing = added.report, added.collection, added.left_out, added.still_indexed
     if as_json:
         said = {**report.as_dict(), "left_out_file": str(file.path), "stopped": added.stopped, "seconds": added.seconds}
+        said["still_indexed"] = None if standing is None else {"works": standing.works, "file": str(standing.file)}
         click.echo(json.dumps({**said, "collection": collection_dict(info)}))
         return
     for row in report.left_out[:SHOWN_LEFT_OUT]:
@@ -142,6 +143,11 @@ def _print(added: Added, as_json: bool) -> None:
         f"+ {counts.opt_outs:,} opt-outs + {counts.rejects:,} rejects + {counts.removed:,} removed before; "
         f"collection {info.name!r} holds {info.points:,} points, {info.indexed_points:,} of them quantised"
     )
+    if standing is not None:
+        click.echo(
+            f"{standing.works:,} works whose owners opted out were indexed before, and are found and paid still: "
+            f"take them out by `gmvaluator index remove --from {standing.file}`"
+        )
 
 
 def collection_dict(info: CollectionInfo) -> dict[str, Any]:

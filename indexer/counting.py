@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
@@ -103,6 +103,15 @@ class LeftOutFile:
         with self.path.open(encoding="utf-8") as old, fresh.open("w", encoding="utf-8") as new:
             new.writelines(line for line in old if not _from(line, shard, position))
         fresh.replace(self.path)
+
+    def keys(self, kind: str) -> Iterator[str]:
+        """Of the rows of a kind."""
+        if not self.path.exists():
+            return
+        with self.path.open(encoding="utf-8") as file:
+            for row in map(json.loads, file):
+                if row["kind"] == kind:
+                    yield row["key"]
 
     def write(self, shard: str, rows: Sequence[tuple[int, LeftOut]]) -> None:
         """Append rows, each with its position in the shard."""

@@ -134,7 +134,7 @@ def _selection(
 
 def _lines(file: Path) -> list[str]:
     try:
-        text = file.read_text(encoding="utf-8")
+        text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
         raise MissingData(f"the list {file} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError as error:

@@ -25,6 +25,7 @@ from indexer.counting import Counts, LeftOut, LeftOutFile, Report
 from indexer.embeddings.importing import EmbeddingImporter, embeddings_source
 from indexer.embeddings.layout import check_stated, embedded_shards, is_embeddings
 from indexer.group_cli import group_if_measured
+from indexer.opted_out import StillIndexed, still_indexed
 from indexer.pipeline import Advance, Indexer
 from indexer.progress import progress
 from indexer.ray_engine import OpenShard, check_place, index_with_ray
@@ -87,13 +88,17 @@ class Wanted:
 
 @dataclass(frozen=True, slots=True)
 class Added:
-    """What a run did, and what the collection holds after it. seconds: of `indexing` and of `building`."""
+    """What a run did, and what the collection holds after it. seconds: of `indexing` and of `building`.
+
+    still_indexed: what it left out as opted out and an earlier run took in.
+    """
 
     report: Report
     collection: CollectionInfo
     left_out: LeftOutFile
     stopped: bool
     seconds: dict[str, float]
+    still_indexed: StillIndexed | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -124,6 +129,8 @@ def add_source(wanted: Wanted, target: Target, running: Running, stopping: threa
         catalogue.add_data_set(wanted.data_set)
         left_out = LeftOutFile(target.data / "left-out" / f"{wanted.data_set}{wanted.part.suffix}.jsonl")
         name = f"{target.collection} {identity.hash[:16]} {source.name}{wanted.part.suffix}"
+        if wanted.opt_outs.digest:  # rows that a run without this list took in are to be read again
+            name += f" without {wanted.opt_outs.digest[:16]}"
         run = SourceRun.begin(catalogue, store, wanted.data_set, name, left_out)
         began = time.monotonic()
         report, complete = read(run, source, stopping)
@@ -136,7 +143,8 @@ def add_source(wanted: Wanted, target: Target, running: Running, stopping: threa
             store.build()
             seconds["building"] = time.monotonic() - began
             verify_if_outgrown(target, store.info())
-        return Added(report, store.info(), left_out, not complete, seconds)
+        standing = still_indexed(catalogue, wanted.data_set, wanted.opt_outs, left_out)
+        return Added(report, store.info(), left_out, not complete, seconds, standing)
 
 
 _Read = Callable[[SourceRun, Source, threading.Event], tuple[Report, bool]]

@@ -12,7 +12,15 @@ from typing import NamedTuple
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, Row, and_, func, select
 
 from gmvaluator.catalogue.records import IndexRun
-from gmvaluator.catalogue.removing import Removal, Selected, Selection, keys_removed, select_removals, unpurged
+from gmvaluator.catalogue.removing import (
+    Removal,
+    Selected,
+    Selection,
+    keys_removed,
+    select_removals,
+    standing,
+    unpurged,
+)
 from gmvaluator.catalogue.rights import HELD, Claim, Right, settle
 from gmvaluator.catalogue.schema import (
     claims,
@@ -194,6 +202,11 @@ class CatalogueReader:
         """The works that a selection means."""
         with self._engine.connect() as connection:
             return select_removals(connection, self._vault, selection)
+
+    def standing(self, data_set: str, sha256s: Collection[str], names: Collection[str]) -> set[str]:
+        """SHA-256 of works that were not removed: of those given, and of those with such a key or URI in a data set."""
+        with self._engine.connect() as connection:
+            return standing(connection, data_set, sha256s, names)
 
     def unpurged(self) -> list[Removal]:
         """Works that were removed since the last purge, without their places."""

@@ -69,7 +69,7 @@ class NewWork:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a batch added. refused: works that were removed or opted out before, and stay out."""
+    """What a batch added. refused: works that were removed before, and stay out."""
 
     works: int
     sources: int

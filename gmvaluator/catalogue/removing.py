@@ -109,6 +109,19 @@ def note_purge(connection: Connection, begun_at: str, at: str) -> None:
     connection.execute(tombstones.update().where(due).values(purged_at=at))
 
 
+def standing(connection: Connection, data_set: str, sha256s: Collection[str], names: Collection[str]) -> set[str]:
+    """SHA-256 of works under no tombstone: of those given, and of those with such a key or URI in a data set."""
+    query = select(works.c.sha256).where(works.c.sha256.not_in(select(tombstones.c.sha256)))
+    found: set[str] = set()
+    for part in _parts(sha256s):
+        found.update(connection.execute(query.where(works.c.sha256.in_(part))).scalars())
+    placed = query.join(sources, sources.c.training_image_id == works.c.training_image_id)
+    placed = placed.where(sources.c.data_set == data_set)
+    for part in _parts(names):
+        found.update(connection.execute(placed.where(sources.c.key.in_(part) | sources.c.uri.in_(part))).scalars())
+    return found
+
+
 def _by_key(connection: Connection, vault: Vault, selection: Selection) -> tuple[set[TrainingImageId], set[str]]:
     found: set[TrainingImageId] = set()
     unmatched = set(selection.keys)

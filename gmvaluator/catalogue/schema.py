@@ -147,7 +147,7 @@ tombstones = Table(
     Column("recorded_at", _Instant, nullable=False),
     Column("purged_at", _Instant),
 )
-"""Images that must not be taken in again: removed, or opted out by their owner.
+"""Images that were removed and must not be taken in again. Opting out lays none: a list counts for runs it is given to.
 
 purged_at: since when no byte of it is in index and catalogue.
 """

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmvaluator.errors import InvalidInput, MissingData
+from gmvaluator.ids import sha256_hex
 
 DIRECTIVES = ("noai", "noimageai", "noml")
 _RESERVATIONS = ("tdm_reservation", "tdmrep", "tdm")
@@ -45,9 +46,12 @@ class OptOutList:
 
     @classmethod
     def read(cls, path: Path) -> OptOutList:
-        """One entry a line; empty lines and lines that begin with # count for nothing. Raises MissingData."""
+        """One entry a line; empty lines and lines that begin with # count for nothing.
+
+        Raises MissingData, InvalidInput.
+        """
         try:
-            lines = [line.strip() for line in path.read_text(encoding="utf-8").splitlines()]
+            lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         except OSError as error:
             raise MissingData(f"the opt-out list {path} cannot be read: {error.strerror}") from error
         except UnicodeDecodeError as error:
@@ -57,6 +61,11 @@ class OptOutList:
             raise InvalidInput(f"the opt-out list {path} has a line of over {_MAX_LINE:,} characters")
         hashes = {entry.lower() for entry in entries if _SHA256.fullmatch(entry.lower())}
         return cls(frozenset(hashes), frozenset(entries))
+
+    @property
+    def digest(self) -> str:
+        """Tells lists apart; "" for one that names nothing."""
+        return sha256_hex("\n".join(sorted(self.names)).encode()) if self.names else ""
 
     def names_one_of(self, *names: str) -> str:
         """The first of `names` that is listed, or ""."""

@@ -1,6 +1,7 @@
 """`index remove`: what is removed is found no more, and no later run of any source brings it back."""
 
 import json
+import sqlite3
 from collections.abc import Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
@@ -109,7 +110,7 @@ def test_key_hash_owner_and_list_each_name_works(data: Path, pictures: Path, tmp
     assert remove(data, "--key", "03.png")["removed"] == {"works": 1, "points": 1, "thumbnails": 1, "places": 1}
     assert remove(data, "--sha256", sha(pictures, 4))["works"] == 1
     assert remove(data, "--owner", "cleo")["works"] == 4
-    (tmp_path / "list").write_text(f"# these\n00.png\n\n{sha(pictures, 1).upper()}\nowner:ben\n")
+    (tmp_path / "list").write_text(f"00.png\n# these\n\n{sha(pictures, 1).upper()}\nowner:ben\n", encoding="utf-8-sig")
     found = remove(data, "--from", tmp_path / "list")
     assert (found["works"], found["removed_before"], found["removed"]["points"]) == (5, 1, 4)
     assert keys(data) == {"06.png", "09.png"}
@@ -139,6 +140,30 @@ def test_an_unknown_hash_is_kept_out_in_advance(data: Path, pictures: Path) -> N
     with (pictures / "manifest.csv").open("a") as manifest:
         manifest.write("new.png,New,ada\n")
     assert add(pictures, data)["removed"] == 1
+
+
+def test_who_opts_out_of_what_is_indexed_is_told_how_it_leaves(data: Path, pictures: Path, tmp_path: Path) -> None:
+    (tmp_path / "list").write_text(f"03.png\n{sha(pictures, 4)}\n{'0' * 64}\n", encoding="utf-8-sig")
+    words = ("add", pictures, "--data", data, "--data-set", "set", "--profile", "stub", "--opt-out", tmp_path / "list")
+    report = index(*words)
+    assert (report["opt_outs"], report["duplicates"], report["still_indexed"]["works"]) == (2, 10, 2)
+    assert len(keys(data)) == 12
+    said = CliRunner().invoke(gmvaluator, ["index", *map(str, words)]).output
+    assert f"gmvaluator index remove --from {report['still_indexed']['file']}" in said
+    assert remove(data, "--from", report["still_indexed"]["file"])["removed"]["points"] == 2
+    assert keys(data).isdisjoint({"03.png", "04.png"})
+    assert index(*words)["still_indexed"] is None
+
+
+def test_a_list_counts_for_what_a_run_without_it_read(data: Path, pictures: Path, tmp_path: Path) -> None:
+    """The run that was cut off is not taken up under another list."""
+    with closing(sqlite3.connect(data / "catalogue.sqlite")) as database, database:
+        database.execute("UPDATE index_runs SET finished_at = NULL")
+    (tmp_path / "list").write_text("03.png\n")
+    report = index(
+        "add", pictures, "--data", data, "--data-set", "set", "--profile", "stub", "--opt-out", tmp_path / "list"
+    )
+    assert (report["read"], report["opt_outs"], report["duplicates"]) == (12, 1, 11)
 
 
 def test_removing_again_changes_nothing(data: Path) -> None:

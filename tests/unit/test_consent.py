@@ -40,6 +40,12 @@ def test_a_list_names_hashes_keys_and_urls(tmp_path: Path) -> None:
     assert found.names_one_of("key 8", "") == ""
 
 
+def test_the_first_entry_of_a_list_saved_with_a_byte_order_mark_counts(tmp_path: Path) -> None:
+    path = tmp_path / "list.txt"
+    path.write_text(f"{'ab' * 32}\n", encoding="utf-8-sig")
+    assert OptOutList.read(path).has_sha256("ab" * 32)
+
+
 def test_a_list_that_cannot_be_used_is_refused(tmp_path: Path) -> None:
     with pytest.raises(MissingData):
         OptOutList.read(tmp_path / "nowhere")
