@@ -155,14 +155,13 @@ def test_who_opts_out_of_what_is_indexed_is_told_how_it_leaves(data: Path, pictu
     assert index(*words)["still_indexed"] is None
 
 
-def test_a_list_counts_for_what_a_run_without_it_read(data: Path, pictures: Path, tmp_path: Path) -> None:
+def test_a_list_counts_for_what_a_run_without_it_read(data: Path, template: Path, tmp_path: Path) -> None:
     """The run that was cut off is not taken up under another list."""
     with closing(sqlite3.connect(data / "catalogue.sqlite")) as database, database:
         database.execute("UPDATE index_runs SET finished_at = NULL")
     (tmp_path / "list").write_text("03.png\n")
-    report = index(
-        "add", pictures, "--data", data, "--data-set", "set", "--profile", "stub", "--opt-out", tmp_path / "list"
-    )
+    words = ("add", template / "pictures", "--data", data, "--data-set", "set", "--profile", "stub")
+    report = index(*words, "--opt-out", tmp_path / "list")
     assert (report["read"], report["opt_outs"], report["duplicates"]) == (12, 1, 11)
 
 
