@@ -8,9 +8,11 @@ from functools import partial
 from typing import Any
 
 import pyarrow as pa
+import pyarrow.compute as pc
 import pyarrow.parquet as pq
 
 from gmvaluator.errors import InvalidManifest
+from gmvaluator.images import MAX_IMAGE_BYTES
 from indexer.sources.columns import Columns, described
 from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
 from indexer.sources.roots import Root, read_file
@@ -32,11 +34,45 @@ def parquet_rows(root: Root, name: str, skip: int, columns: Sequence[str] | None
         if not groups:
             return
         row = first
-        for batch in file.iter_batches(ROWS_AT_ONCE, row_groups=groups, columns=columns):
-            for values in batch.to_pylist():
-                if row >= skip:
-                    yield values
-                row += 1
+        for group in groups:
+            size = _rows_at_once(file.metadata.row_group(group), f"row group {group} of {root.uri(name)}")
+            for batch in file.iter_batches(size, row_groups=[group], columns=columns):
+                cells = [_bounded(column) for column in batch.columns]
+                for values in pa.RecordBatch.from_arrays(cells, schema=batch.schema).to_pylist():
+                    if row >= skip:
+                        yield values
+                    row += 1
+
+
+def _rows_at_once(group: pq.RowGroupMetaData, where: str) -> int:
+    """So few that every one of them may hold the largest cell: a dictionary has it once, for all rows."""
+    largest = max((group.column(number).total_uncompressed_size for number in range(group.num_columns)), default=0)
+    if largest > max(ROWS_AT_ONCE, group.num_rows) * MAX_IMAGE_BYTES:
+        raise InvalidManifest(
+            f"{where} has a column of {largest:,} bytes for {group.num_rows:,} rows; "
+            f"the limit is {MAX_IMAGE_BYTES:,} a row"
+        )
+    return max(1, min(ROWS_AT_ONCE, ROWS_AT_ONCE * MAX_IMAGE_BYTES // max(1, largest)))
+
+
+def _bounded(array: pa.Array) -> pa.Array:
+    """Cells of bytes or text cut one over the limit at most, so that they are refused as a file of their size is."""
+    kind = array.type
+    if pa.types.is_struct(kind):
+        parts = [_bounded(array.field(number)) for number in range(kind.num_fields)]
+        return pa.StructArray.from_arrays(parts, fields=list(kind), mask=array.is_null()) if parts else array
+    if pa.types.is_dictionary(kind):
+        return pa.DictionaryArray.from_arrays(array.indices, _bounded(array.dictionary))
+    if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
+        return pc.binary_slice(array, 0, MAX_IMAGE_BYTES + 1) if _too_long(array) else array
+    if pa.types.is_string(kind) or pa.types.is_large_string(kind):
+        return pc.utf8_slice_codeunits(array, 0, MAX_IMAGE_BYTES + 1) if _too_long(array) else array
+    return array
+
+
+def _too_long(array: pa.Array) -> bool:
+    longest = pc.max(pc.binary_length(array)).as_py()
+    return longest is not None and longest > MAX_IMAGE_BYTES
 
 
 def image_column(schema: pa.Schema) -> str | None:

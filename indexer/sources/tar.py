@@ -23,17 +23,31 @@ _MAX_MEMBERS = 32
 """Members of one sample at most; what is beyond is not kept."""
 
 
+_EXTENDED = (
+    tarfile.GNUTYPE_LONGNAME,
+    tarfile.GNUTYPE_LONGLINK,
+    tarfile.XHDTYPE,
+    tarfile.XGLTYPE,
+    tarfile.SOLARIS_XHDTYPE,
+)
+"""Headers that describe the next member, or all; `tarfile` reads each whole."""
+
+
 class _Member(tarfile.TarInfo):
-    """A member whose header is damaged is an error, where `tarfile` takes it for the archive's end."""
+    """A member whose header is damaged is an error, where `tarfile` takes it for the archive's end; and so is a header
+    that would fill the memory."""
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
         try:
-            return super().frombuf(buf, encoding, errors)
+            member = super().frombuf(buf, encoding, errors)
         except tarfile.HeaderError as error:
             if len(buf) == tarfile.BLOCKSIZE and any(buf):
                 raise tarfile.ReadError(f"a member's header is no header: {error}") from error
             raise
+        if member.type in _EXTENDED and not 0 <= member.size <= _MAX_METADATA_BYTES:
+            raise tarfile.ReadError(f"a header has {member.size:,} bytes; the limit is {_MAX_METADATA_BYTES:,}")
+        return member
 
 
 def tar_source(root: Root, names: Sequence[str]) -> Source:
@@ -73,7 +87,7 @@ def _members(root: Root, name: str) -> Iterator[tuple[str, str, bytes | str]]:
                     if member.isfile():
                         yield *_named(member.name), _content(archive, member)
                 _check_end(archive)
-        except (tarfile.TarError, EOFError, OSError) as error:
+        except (tarfile.TarError, EOFError, OSError, RecursionError) as error:
             # What was read before counts; the rest of the shard is one reject, so that it cannot go unseen.
             yield f"{name} (the rest of the shard)", "jpg", f"the shard ends early or is damaged: {error}"
 

@@ -281,6 +281,26 @@ def test_a_compression_that_this_python_cannot_read_is_named(tmp_path: Path) -> 
         open_source(str(touched(tmp_path, "0.tar.zst")))
 
 
+def test_a_header_that_would_fill_the_memory_ends_a_tar(tmp_path: Path) -> None:
+    with tarfile.open(tmp_path / "0.tar.gz", "w:gz") as archive:
+        for name, comment in (("0.png", "short"), ("1.png", "x" * 2 * 1024 * 1024)):
+            entry = tarfile.TarInfo(name)
+            entry.size, entry.pax_headers = len(png()), {"comment": comment}
+            archive.addfile(entry, io.BytesIO(png()))
+    found = items(tmp_path)
+    assert [type(item) for item in found] == [SourceItem, Unreadable]
+    assert isinstance(found[1], Unreadable)
+    assert "a header has 2,0" in found[1].reason
+
+
+def test_headers_without_end_end_a_tar(tmp_path: Path) -> None:
+    """Each says how the member behind the next one is called."""
+    name = tarfile.TarInfo("././@LongLink")
+    name.type, name.size = tarfile.GNUTYPE_LONGNAME, 1
+    (tmp_path / "0.tar").write_bytes((name.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 2_000)
+    assert [type(item) for item in items(tmp_path)] == [Unreadable]
+
+
 def test_tars_beside_loose_images_are_not_silently_preferred(tmp_path: Path) -> None:
     tar(tmp_path / "0.tar", {"0.png": png()})
     touched(tmp_path, "loose.png")
@@ -303,6 +323,33 @@ def test_parquet_with_embedded_images_is_read_from_any_position(tmp_path: Path, 
 def test_rows_of_a_parquet_without_an_image_are_unreadable(tmp_path: Path) -> None:
     pq.write_table(pa.table({"jpg": [png(), None]}), tmp_path / "0.parquet")
     assert [type(item) for item in items(tmp_path / "0.parquet")] == [SourceItem, Unreadable]
+
+
+@pytest.mark.parametrize("struct", [True, False])
+def test_a_large_cell_that_every_row_shares_takes_the_memory_of_few(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, struct: bool
+) -> None:
+    """A dictionary has it once in the file; it is cut, so that the decoder refuses it as too large."""
+    monkeypatch.setattr("indexer.sources.parquet.MAX_IMAGE_BYTES", 10_000)
+    cell = os.urandom(400_000)
+    rows = [{"bytes": cell, "path": "a.png"} if struct else cell] * 64
+    pq.write_table(pa.table({"image": [*rows, None], "caption": ["A frog"] * 65}), tmp_path / "0.parquet")
+    before, most, sizes = pa.total_allocated_bytes(), 0, []
+    for item in all_of(open_source(str(tmp_path / "0.parquet"))):
+        most = max(most, pa.total_allocated_bytes() - before)
+        sizes.append(len(item.read()) if isinstance(item, SourceItem) else None)
+    assert sizes == [10_001] * 64 + [None]
+    assert most < 10 * len(cell)
+
+
+def test_a_row_group_of_more_bytes_than_its_rows_may_have_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.sources.parquet.MAX_IMAGE_BYTES", 1_000)
+    cells = [os.urandom(2_000) for _ in range(100)]
+    pq.write_table(pa.table({"image": cells}), tmp_path / "0.parquet", use_dictionary=False)
+    with pytest.raises(InvalidManifest, match=r"row group 0 of .* for 100 rows"):
+        items(tmp_path / "0.parquet")
 
 
 def test_a_damaged_parquet_is_refused(tmp_path: Path) -> None:
