@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
+from inspect import isasyncgenfunction
 from typing import Any
 
 import grpc
@@ -90,12 +91,15 @@ def _unary_stream(answer: Callable[[Any, Context], Any]) -> Any:
 
 
 def _stream_stream(answer: Callable[[AsyncIterator[Any], Context], Any]) -> Any:
+    async def writing(requests: AsyncIterator[Any], context: Context) -> None:
+        await answer(_readable(requests, context), context)
+
     async def checked(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:
         async with aclosing(answer(_readable(requests, context), context)) as messages:
             async for message in messages:
                 yield message
 
-    return checked
+    return checked if isasyncgenfunction(answer) else writing
 
 
 async def _readable(requests: AsyncIterator[Any], context: Context) -> AsyncIterator[Any]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
@@ -19,6 +20,9 @@ from gmvaluator.ports import OwnerNames
 DEFAULT_PAGE = 100
 WATCH_PAGE = 200
 MAX_WATCHERS = 64
+MAX_STREAMS = 128
+"""Streams of images at once, half of them one client's at most: each may hold an image in memory that waits."""
+
 MAX_QUESTIONS = 64
 """Calls without an image at once."""
 
@@ -48,13 +52,19 @@ class Service:
     """
 
     def __init__(
-        self, admission: Admission, max_watchers: int = MAX_WATCHERS, max_questions: int = MAX_QUESTIONS
+        self,
+        admission: Admission,
+        max_watchers: int = MAX_WATCHERS,
+        max_questions: int = MAX_QUESTIONS,
+        max_streams: int = MAX_STREAMS,
     ) -> None:
         self._admission = admission
         self._max_watchers = max_watchers
         self._max_questions = max_questions
+        self._max_streams = max_streams
         self._watchers = 0
         self._questions = 0
+        self._streams: Counter[str] = Counter()
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -91,6 +101,26 @@ class Service:
             pipeline = self.counters.pipeline
             with self._in_flight():
                 yield pipeline
+
+    @contextmanager
+    def stream(self, client: str) -> Iterator[None]:
+        """A place for one stream of a client's images, which wait for theirs one by one.
+
+        Raises Unavailable, or Overloaded if there are too many streams, or too many of this client's.
+        """
+        _ = self.counters
+        if self._streams.total() >= self._max_streams or 2 * self._streams[client] >= self._max_streams:
+            raise Overloaded(
+                f"{self._streams.total()} streams are open, {self._streams[client]} of them yours: send more images on "
+                "each, or open this one later"
+            )
+        self._streams[client] += 1
+        try:
+            yield
+        finally:
+            self._streams[client] -= 1
+            if not self._streams[client]:
+                del self._streams[client]
 
     @contextmanager
     def ask(self) -> Iterator[Counters]:

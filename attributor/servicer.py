@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing, asynccontextmanager
 from typing import Any
 
@@ -13,7 +13,7 @@ import structlog
 from attributor.authentication import current_caller
 from attributor.messages import attribution_message, image_request, posting_message, preview_request
 from attributor.metrics import observe_refusal
-from attributor.service import DEFAULT_PAGE, WATCH_PAGE, RoyaltyReader, Service
+from attributor.service import DEFAULT_PAGE, WATCH_PAGE, Counters, RoyaltyReader, Service
 from attributor.stages import ImageRequest
 from attributor.streaming import ImageStream
 from gmvaluator.auth import LOCAL, Caller, Role
@@ -93,22 +93,28 @@ class AttributionServicer(AttributionServiceServicer):
                     async for stage in stages:
                         yield attribution_v1.AttributeResponse(attribution=attribution_message(stage))
 
-    async def AttributeStream(
+    async def AttributeStream(  # type: ignore[override]  # it writes by itself, to see how long that takes
         self, request_iterator: AsyncIterator[attribution_v1.AttributeStreamRequest], context: Context
-    ) -> AsyncIterator[attribution_v1.AttributeStreamResponse]:
+    ) -> None:
         async with answered(context, "AttributeStream"):
             caller = current_caller()
             client = client_of(context, caller)
 
-            def stages(request: attribution_v1.AttributeRequest) -> AsyncIterator[attribution_v1.Attribution]:
-                return self._waiting_stages(checked_request(request, caller), client)
+            def stages(
+                request: attribution_v1.AttributeRequest, on_admitted: Callable[[], None]
+            ) -> AsyncIterator[attribution_v1.Attribution]:
+                return self._waiting_stages(checked_request(request, caller), client, on_admitted)
 
-            async with aclosing(ImageStream(stages, self._stopping).answers(request_iterator)) as answers:
-                async for answer in answers:
-                    yield answer
+            with self._service.stream(client):
+                # Inside, too: a caller that reads nothing gets no status either, and keeps its place until it does.
+                async with answered(context, "AttributeStream"):
+                    await ImageStream(stages, self._stopping).answer(request_iterator, context.write)
 
-    async def _waiting_stages(self, checked: ImageRequest, client: str) -> AsyncIterator[attribution_v1.Attribution]:
+    async def _waiting_stages(
+        self, checked: ImageRequest, client: str, on_admitted: Callable[[], None]
+    ) -> AsyncIterator[attribution_v1.Attribution]:
         async with self._service.wait(client, image_pixels(checked.data)) as pipeline:
+            on_admitted()
             async with aclosing(pipeline.attribute(checked)) as stages:
                 async for stage in stages:
                     yield attribution_message(stage)
@@ -152,11 +158,11 @@ class RoyaltyServicer(RoyaltyServiceServicer):
             if len(request.page_token) > MAX_PAGE_TOKEN_CHARACTERS:
                 raise InvalidInput("page_token is refused: give the next_page_token of the page before")
             only = current_caller().only_account
-            return await asyncio.to_thread(self._page, request.page_token, size, only)
+            with self._service.ask() as counters:
+                return await asyncio.to_thread(self._page, counters, request.page_token, size, only)
         raise AssertionError("answered() aborts")
 
-    def _page(self, after: str, size: int, only: str | None) -> royalty_v1.GetRoyaltiesResponse:
-        counters = self._service.counters
+    def _page(self, counters: Counters, after: str, size: int, only: str | None) -> royalty_v1.GetRoyaltiesResponse:
         page = counters.ledger.balances(after, size) if only is None else balance_of(counters.ledger, only)
         owners = [balance.owner_id for balance in page.balances if balance.owner_id is not None]
         names = counters.names.display_names(owners)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from typing import Any
 
@@ -25,12 +25,16 @@ UNREAD_S = 60.0
 
 Request = attribution_v1.AttributeStreamRequest
 Response = attribution_v1.AttributeStreamResponse
-Stages = Callable[[attribution_v1.AttributeRequest], AsyncIterator[attribution_v1.Attribution]]
+Stages = Callable[[attribution_v1.AttributeRequest, Callable[[], None]], AsyncIterator[attribution_v1.Attribution]]
 _log = structlog.get_logger("attributor")
 
 
 class ImageStream:
-    """One stream. stages: values one image, and raises as Attribute does; it waits for its place in the service."""
+    """One stream.
+
+    stages: values one image, and raises as Attribute does; it waits for its place in the service, and says when it has
+    it by calling what it is given.
+    """
 
     def __init__(self, stages: Stages, stopping: asyncio.Event) -> None:
         self._stages = stages
@@ -38,19 +42,31 @@ class ImageStream:
         self._places = asyncio.Semaphore(MAX_IMAGES)
         self._answers: asyncio.Queue[Response | None] = asyncio.Queue(MAX_UNREAD)
         self._under_way: dict[str, asyncio.Task[None]] = {}
-        self._given_up = False
+
+    async def answer(self, requests: AsyncIterator[Request], write: Callable[[Response], Awaitable[None]]) -> None:
+        """Write what is answered. Raises what `answers` raises, and Unavailable if a write takes `UNREAD_S`.
+
+        When this returns or raises, nothing of the stream is under way any more.
+        """
+        async with aclosing(self.answers(requests)) as answers:
+            async for answer in answers:
+                try:
+                    # Not wait_for: in Python 3.11 it may lose a cancellation.
+                    async with asyncio.timeout(UNREAD_S):
+                        await write(answer)
+                except TimeoutError:
+                    why = f"nobody read the answers for {UNREAD_S:.0f} s: read on, and send the images again"
+                    raise Unavailable(why) from None
 
     async def answers(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Response, None]:
         """What is answered, until the caller has closed its side and all was answered.
 
-        Raises Unavailable if the attributor stops (images under way are answered first), or if nobody reads.
+        Raises Unavailable if the attributor stops; images under way are answered first.
         """
         reading = asyncio.create_task(self._read(requests))
         try:
-            while not self._given_up and (answer := await self._answers.get()) is not None:
+            while (answer := await self._answers.get()) is not None:
                 yield answer
-            if self._given_up:
-                raise Unavailable(f"nobody read the answers for {UNREAD_S:.0f} s: read on, and send the images again")
             await reading
         finally:
             await self._end(reading)
@@ -68,7 +84,7 @@ class ImageStream:
         finally:
             stopped.cancel()
             if not asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                await self._put(None)
+                await self._answers.put(None)
 
     async def _next(self, requests: AsyncIterator[Request], stopped: asyncio.Task[Any]) -> Request | None:
         coming: asyncio.Task[Request | None] = asyncio.ensure_future(_first(requests))
@@ -79,25 +95,31 @@ class ImageStream:
             coming.cancel()
 
     async def _begin(self, request: attribution_v1.AttributeRequest) -> None:
+        """Return once the image has its place in the service, or has ended: until then no other is held in memory."""
         await self._places.acquire()
         name = request.generation_id[:MAX_GENERATION_ID_CHARACTERS]
         if name in self._under_way:
             self._places.release()
             await self._fail(name, Conflict(f"generation {name} is under way on this stream: wait for its FINAL"))
             return
-        task = asyncio.create_task(self._value(name, request))
+        admitted = asyncio.Event()
+        task = asyncio.create_task(self._value(name, request, admitted.set))
         self._under_way[name] = task
-        task.add_done_callback(lambda _: self._done(name))
+        task.add_done_callback(lambda _: self._done(name, admitted))
+        await admitted.wait()
 
-    def _done(self, name: str) -> None:
+    def _done(self, name: str, admitted: asyncio.Event) -> None:
         del self._under_way[name]
         self._places.release()
+        admitted.set()
 
-    async def _value(self, name: str, request: attribution_v1.AttributeRequest) -> None:
+    async def _value(
+        self, name: str, request: attribution_v1.AttributeRequest, on_admitted: Callable[[], None]
+    ) -> None:
         try:
-            async with aclosing(self._stages(request)) as stages:  # type: ignore[type-var]
+            async with aclosing(self._stages(request, on_admitted)) as stages:  # type: ignore[type-var]
                 async for stage in stages:
-                    await self._put(Response(generation_id=name, attribution=stage))
+                    await self._answers.put(Response(generation_id=name, attribution=stage))
         except GmvaluatorError as error:
             await self._fail(name, error)
         except Exception:  # noqa: BLE001 - the border: a caller gets INTERNAL, the log gets the rest
@@ -109,15 +131,7 @@ class ImageStream:
         level("refused", method="AttributeStream", generation_id=name, error=str(error))
         (code, _) = grpc.StatusCode[status_of(error)].value
         failure = attribution_v1.AttributeFailure(code=code, message=str(error))
-        await self._put(Response(generation_id=name, failure=failure))
-
-    async def _put(self, answer: Response | None) -> None:
-        try:
-            # Not wait_for: in Python 3.11 it may lose a cancellation.
-            async with asyncio.timeout(UNREAD_S):
-                await self._answers.put(answer)
-        except TimeoutError:
-            self._given_up = True
+        await self._answers.put(Response(generation_id=name, failure=failure))
 
     async def _end(self, reading: asyncio.Task[None]) -> None:
         """Cancel what is under way; a posting that has begun is finished by the pipeline all the same."""

@@ -1,15 +1,18 @@
 """The service's doors: NOT_SERVING before and after, nobody cut off in a drain, and no more calls than it can carry."""
 
 import asyncio
+import threading
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any, cast
 
 import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from attributor import streaming
 from attributor.admission import Admission
 from attributor.authentication import Authentication
 from attributor.server import SERVICES, drain, set_health
@@ -18,6 +21,7 @@ from attributor.servicer import AttributionServicer, RoyaltyServicer
 from attributor.stages import Attribution, ImageRequest, Stage
 from gmvaluator.auth import Door
 from gmvaluator.errors import Overloaded, Unavailable
+from gmvaluator.ledger.answers import BalancePage
 from gmvaluator.v1 import attribution_pb2 as v1
 from gmvaluator.v1 import royalty_pb2
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub, add_AttributionServiceServicer_to_server
@@ -38,11 +42,37 @@ class HeldPipeline:
         yield Attribution(request.generation_id, request.model_version, Stage.FINAL, (), 1.0, "paper@1")
 
 
+class TalkingPipeline(HeldPipeline):
+    """Says much and never comes to an end, and counts whom it talks to."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.heard_by = 0
+
+    async def attribute(self, request: ImageRequest) -> AsyncIterator[Attribution]:
+        self.heard_by += 1
+        try:
+            while True:
+                await asyncio.sleep(0)
+                yield Attribution(
+                    request.generation_id, request.model_version, Stage.RECALLED, (), 1.0, "p" * 1_000_000
+                )
+        finally:
+            self.heard_by -= 1
+
+
 class EmptyLedger:
-    """Nothing was posted."""
+    """Nothing was posted, which is told once it is let go."""
+
+    def __init__(self) -> None:
+        self.gate = threading.Event()
 
     def postings_after(self, sequence: int, limit: int) -> list[Any]:
         return []
+
+    def balances(self, after: str, limit: int) -> BalancePage:
+        self.gate.wait(10)
+        return BalancePage((), 0)
 
 
 @dataclass
@@ -51,18 +81,30 @@ class Running:
 
     service: Service
     pipeline: HeldPipeline
+    ledger: EmptyLedger
     checker: health.aio.HealthServicer
     attribution: Any
     royalty: Any
     health: Any
 
     def open(self) -> None:
-        counters = Counters(cast(Any, self.pipeline), cast(Any, EmptyLedger()), cast(Any, None), cast(Any, None))
+        names = SimpleNamespace(display_names=lambda ids: {})
+        counters = Counters(cast(Any, self.pipeline), cast(Any, self.ledger), cast(Any, names), cast(Any, None))
         self.service.open(counters)
 
     def call(self, number: int = 0) -> Any:
         request = v1.AttributeRequest(generation_id=f"g{number}", model_version="m", image=b"x")
         return asyncio.ensure_future(collected(self.attribution.Attribute(request)))
+
+    def stream(self) -> Any:
+        """One image on a stream that the caller keeps open."""
+
+        async def requests() -> AsyncIterator[v1.AttributeStreamRequest]:
+            image = v1.AttributeRequest(generation_id="g", model_version="m", image=b"x")
+            yield v1.AttributeStreamRequest(request=image)
+            await asyncio.Event().wait()
+
+        return self.attribution.AttributeStream(requests())
 
     async def status(self) -> int:
         answer = await self.health.Check(health_pb2.HealthCheckRequest(service=SERVICES[1]))
@@ -74,9 +116,9 @@ async def collected(stream: Any) -> list[v1.AttributeResponse]:
 
 
 @asynccontextmanager
-async def running(max_in_flight: int = 8, max_watchers: int = 2) -> AsyncIterator[Running]:
+async def running(max_in_flight: int = 8, **bounds: int) -> AsyncIterator[Running]:
     service, stopping, checker = (
-        Service(Admission(max_in_flight, 10**9), max_watchers),
+        Service(Admission(max_in_flight, 10**9), **bounds),
         asyncio.Event(),
         health.aio.HealthServicer(),
     )
@@ -89,7 +131,7 @@ async def running(max_in_flight: int = 8, max_watchers: int = 2) -> AsyncIterato
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         stubs = AttributionServiceStub(channel), RoyaltyServiceStub(channel), health_pb2_grpc.HealthStub(channel)
-        yield Running(service, HeldPipeline(), checker, *stubs)
+        yield Running(service, HeldPipeline(), EmptyLedger(), checker, *stubs)
     stopping.set()
     await server.stop(1)
 
@@ -163,6 +205,67 @@ async def test_watchers_are_bounded_and_give_their_places_back() -> None:
             watcher.cancel()
         await until(lambda: server.service._watchers == 0)
         await asyncio.gather(*reads, return_exceptions=True)
+
+
+async def test_streams_are_bounded_and_give_their_places_back() -> None:
+    async with running(max_streams=4) as server:
+        server.open()
+        streams = [server.stream() for _ in range(2)]
+        reads = [asyncio.ensure_future(stream.read()) for stream in streams]
+        await until(lambda: server.service.in_flight == 2)
+        with pytest.raises(grpc.aio.AioRpcError, match="2 of them yours") as refused:
+            await server.stream().read()
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        for stream in streams:
+            stream.cancel()
+        await until(lambda: server.service.in_flight == 0)
+        server.pipeline.gate.set()
+        assert (await server.stream().read()).attribution.stage == v1.STAGE_FINAL
+        await asyncio.gather(*reads, return_exceptions=True)
+
+
+async def test_one_client_leaves_streams_to_others() -> None:
+    service = Service(Admission(1, 10**9), max_streams=3)
+    service.open(Counters(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
+    with service.stream("a"), service.stream("a"):
+        with pytest.raises(Overloaded, match="2 of them yours"), service.stream("a"):
+            raise AssertionError("admitted")
+        with service.stream("b"), pytest.raises(Overloaded, match="3 streams"), service.stream("c"):
+            raise AssertionError("admitted")
+    with service.stream("c"):
+        assert service.in_flight == 0
+
+
+async def test_a_stream_whose_reader_stalls_is_ended_without_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(streaming, "UNREAD_S", 0.3)
+    monkeypatch.setattr(streaming, "MAX_UNREAD", 1)
+    async with running(max_streams=1) as server:
+        server.pipeline = talking = TalkingPipeline()
+        server.open()
+        stalled = server.stream()
+        await until(lambda: talking.heard_by == 1)
+        await until(lambda: talking.heard_by == 0)
+        await until(lambda: server.service.in_flight == 0)
+        with pytest.raises(grpc.aio.AioRpcError, match="1 streams"):  # until it reads that it was given up
+            await server.stream().read()
+        with pytest.raises(grpc.aio.AioRpcError, match="nobody read") as given_up:
+            _ = [answer async for answer in stalled]
+        assert given_up.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert (await server.stream().read()).attribution.stage == v1.STAGE_RECALLED
+
+
+async def test_questions_about_royalties_are_bounded() -> None:
+    async with running(max_questions=1) as server:
+        server.open()
+        ask = server.royalty.GetRoyalties
+        first = asyncio.ensure_future(ask(royalty_pb2.GetRoyaltiesRequest()))
+        await until(lambda: server.service.in_flight == 1)
+        with pytest.raises(grpc.aio.AioRpcError, match="questions") as refused:
+            await ask(royalty_pb2.GetRoyaltiesRequest())
+        assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+        server.ledger.gate.set()
+        assert (await first).sequence == 0
+        assert server.service.in_flight == 0
 
 
 async def test_the_doors_without_a_wire() -> None:

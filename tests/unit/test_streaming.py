@@ -13,17 +13,23 @@ from gmvaluator.v1 import attribution_pb2 as v1
 
 
 class Images:
-    """Values images: two stages each, the second once the image is let go."""
+    """Values images: two stages each, the second once the image is let go. They have their places while `room`."""
 
     def __init__(self) -> None:
         self.gates: dict[str, asyncio.Event] = {}
         self.ended: list[str] = []
+        self.room = asyncio.Event()
+        self.room.set()
 
     def gate(self, name: str) -> asyncio.Event:
         return self.gates.setdefault(name, asyncio.Event())
 
-    async def stages(self, request: v1.AttributeRequest) -> AsyncIterator[v1.Attribution]:
+    async def stages(
+        self, request: v1.AttributeRequest, on_admitted: Callable[[], None]
+    ) -> AsyncIterator[v1.Attribution]:
         try:
+            await self.room.wait()
+            on_admitted()
             if request.image == b"bad":
                 raise InvalidImage("no image")
             if request.image == b"broken":
@@ -123,15 +129,37 @@ async def test_when_the_attributor_stops_what_is_under_way_is_answered_first() -
     assert heard == [("a", v1.STAGE_RECALLED), ("a", v1.STAGE_FINAL)]
 
 
-async def test_a_stream_that_nobody_reads_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_nothing_more_is_read_while_an_image_waits_for_its_place() -> None:
+    images, read = Images(), []
+
+    async def requests() -> AsyncIterator[v1.AttributeStreamRequest]:
+        for number in range(10):
+            read.append(number)
+            yield image(f"g{number}")
+
+    images.room.clear()
+    stream = ImageStream(images.stages, asyncio.Event())
+    async with aclosing(stream.answers(requests())) as answers:
+        first = asyncio.ensure_future(anext(answers))
+        await asyncio.sleep(0.02)
+        assert read == [0]
+        images.room.set()
+        await first
+        await until(lambda: len(read) == 10)
+
+
+async def test_a_stream_that_nobody_reads_is_given_up_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(streaming, "UNREAD_S", 0.02)
     monkeypatch.setattr(streaming, "MAX_UNREAD", 1)
-    images = Images()
-    stream = ImageStream(images.stages, asyncio.Event())
-    for name in ("a", "b", "c"):
-        images.gate(name).set()
-    answers = stream.answers(sent(image("a"), image("b"), image("c")))
-    await anext(answers)
-    await until(lambda: len(images.ended) == 3)
+    images, stalled = Images(), asyncio.Event()
+    for number in range(100):
+        images.gate(f"g{number}").set()
+    requests = [image("held"), *(image(f"g{number}") for number in range(100))]
+
+    async def write(_answer: v1.AttributeStreamResponse) -> None:
+        await stalled.wait()
+
     with pytest.raises(Unavailable, match="nobody read"):
-        _ = [answer async for answer in answers]
+        await ImageStream(images.stages, asyncio.Event()).answer(sent(*requests), write)
+    assert len(images.ended) <= MAX_IMAGES
+    assert "held" in images.ended
