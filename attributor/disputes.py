@@ -7,7 +7,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Protocol
 
-from gmvaluator.errors import InvalidInput, NotFound
+from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id
 from gmvaluator.ledger.answers import Posted, Replayed
 from gmvaluator.ledger.decisions import NewDecision
@@ -29,12 +29,18 @@ class DecisionWriter(Protocol):
 
 
 class DisputeDesk:
-    """Opens disputes. Reading blocks and runs in threads; writing goes through the ledger's writer."""
+    """Opens disputes. Reading blocks and runs in threads; writing goes through the ledger's writer.
+
+    Of two calls at once the second sees what the first one held. That does not cover other attributors on the same
+    ledger (PostgreSQL): a hold that another was quicker with is worked out anew, once; and two that take from one
+    account at the same moment, for different generations, may take more than it has.
+    """
 
     def __init__(self, ledger: LedgerReader, rights: RightsReader, writer: DecisionWriter) -> None:
         self._ledger = ledger
         self._rights = rights
         self._writer = writer
+        self._holding = asyncio.Lock()
 
     async def open(self, request: royalty_v1.OpenDisputeRequest) -> royalty_v1.OpenDisputeResponse:
         """Open, or find, the dispute and hold what it is about.
@@ -44,16 +50,32 @@ class DisputeDesk:
         now = datetime.now(UTC)
         scope = await asyncio.to_thread(self._scope, request)
         opened = await self._writer.post(opening(request.dispute_id, scope, request.reason, now))
-        due = await asyncio.to_thread(self._due, request.dispute_id, now)
-        await asyncio.gather(*(self._writer.post(one) for one in due[:MAX_HOLDS]))
+        # A caller that goes away now must not let the next one in while holds are under way.
+        more_to_hold = await asyncio.shield(self._hold(request.dispute_id, now))
         found = await asyncio.to_thread(self._read, request.dispute_id)
         return royalty_v1.OpenDisputeResponse(
             dispute_id=found.dispute_id,
             status=_status(found),
             held_micros=found.held_micros,
             sequence=opened.posting.sequence,
-            more_to_hold=len(due) > MAX_HOLDS,
+            more_to_hold=more_to_hold,
         )
+
+    async def _hold(self, dispute_id: str, now: datetime) -> bool:
+        """Hold what is due; True if there is more of it than one call holds."""
+        async with self._holding:
+            try:
+                return await self._hold_once(dispute_id, now)
+            except GenerationConflict:
+                return await self._hold_once(dispute_id, now)
+
+    async def _hold_once(self, dispute_id: str, now: datetime) -> bool:
+        due = await asyncio.to_thread(self._due, dispute_id, now)
+        posts = (self._writer.post(one) for one in due[:MAX_HOLDS])
+        for done in await asyncio.gather(*posts, return_exceptions=True):
+            if isinstance(done, BaseException):
+                raise done
+        return len(due) > MAX_HOLDS
 
     def _scope(self, request: royalty_v1.OpenDisputeRequest) -> Scope:
         work = _uuid(request.training_image_id, "training_image_id")
@@ -74,7 +96,7 @@ class DisputeDesk:
 
     def _due(self, dispute_id: str, now: datetime) -> list[NewDecision]:
         with self._ledger.snapshot() as connection:
-            return holds(connection, dispute(connection, dispute_id), now)
+            return holds(connection, dispute(connection, dispute_id), now, limit=MAX_HOLDS + 1)
 
     def _read(self, dispute_id: str) -> Dispute:
         with self._ledger.snapshot() as connection:

@@ -21,11 +21,15 @@ _AFTER_OWNERS = OWNER_PREFIX[:-1] + chr(ord(OWNER_PREFIX[-1]) + 1)
 
 
 def holds(
-    connection: Connection, dispute: Dispute, decided_at: datetime, within: ColumnElement[bool] | None = None
+    connection: Connection,
+    dispute: Dispute,
+    decided_at: datetime,
+    within: ColumnElement[bool] | None = None,
+    limit: int | None = None,
 ) -> list[NewDecision]:
     """Holds that a dispute still needs, the newest generation first; none if all that can be held is held.
 
-    within: condition on `postings`; only credits of those are held.
+    within: condition on `postings`; only credits of those are held. limit: of holds; no generation is read after it.
 
     What was paid out cannot be held: of an account no more is taken than it has, from its newest credits.
     """
@@ -33,13 +37,12 @@ def holds(
         return []
     left: dict[str, int] = {}
     found = []
-    concerned = _concerned(connection, dispute.scope)
-    if within is not None:
-        concerned = _those(connection, concerned, within)
-    for state in reversed(current_states(connection, concerned)):
+    for state in _newest_first(connection, _concerned(connection, dispute.scope), within):
         lines = dict(_taken(connection, state, dispute.scope, left))
         if lines:
             found.append(_hold(dispute, state, lines, decided_at))
+        if len(found) == limit:
+            break
     return found
 
 
@@ -61,12 +64,16 @@ def _concerned(connection: Connection, scope: Scope) -> list[int]:
     return sorted(set(connection.execute(query).scalars()))
 
 
-def _those(connection: Connection, sequences: Sequence[int], within: ColumnElement[bool]) -> list[int]:
-    found: list[int] = []
-    for start in range(0, len(sequences), _AT_ONCE):
-        some = postings.c.sequence.in_(sequences[start : start + _AT_ONCE])
-        found.extend(connection.execute(select(postings.c.sequence).where(some, within)).scalars())
-    return found
+def _newest_first(
+    connection: Connection, ascending: Sequence[int], within: ColumnElement[bool] | None
+) -> Iterator[Current]:
+    """States of postings, read as they are asked for: a work may have been paid for a million of them."""
+    for end in range(len(ascending), 0, -_AT_ONCE):
+        some = ascending[max(end - _AT_ONCE, 0) : end]
+        if within is not None:
+            query = select(postings.c.sequence).where(postings.c.sequence.in_(some), within)
+            some = connection.execute(query).scalars().all()
+        yield from reversed(current_states(connection, some))
 
 
 def _taken(connection: Connection, state: Current, scope: Scope, left: dict[str, int]) -> Iterator[tuple[Place, int]]:
