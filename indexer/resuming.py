@@ -25,19 +25,21 @@ class RunStore(Protocol):
     def begin_index_run(self, data_set: str, source: str) -> IndexRun: ...
 
     def advance_index_run(
-        self, run_id: int, position: int, counts: Mapping[str, int], finished: bool = False
+        self,
+        run_id: int,
+        position: int,
+        counts: Mapping[str, int],
+        finished: bool = False,
+        works: Collection[TrainingImageId] = (),
     ) -> IndexRun: ...
 
-    def latest_works(self, data_set: str, limit: int) -> list[TrainingImageId]: ...
+    def latest_works(self, data_set: str, source: str) -> list[TrainingImageId]: ...
 
 
 class PointStore(Protocol):
     """The index, as far as progress needs it."""
 
     def existing(self, ids: Sequence[TrainingImageId]) -> Collection[TrainingImageId]: ...
-
-
-_PROBED_WORKS = 100
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +54,7 @@ class SourceRun:
     def begin(cls, runs: RunStore, store: PointStore, data_set: str, name: str, left_out: LeftOutFile) -> SourceRun:
         """Continue the run called `name` if it was cut off and the index still holds what it wrote; else begin."""
         last = runs.last_index_run(data_set, name)
-        if last is not None and not last.finished and not _holds(store, runs.latest_works(data_set, _PROBED_WORKS)):
+        if last is not None and not last.finished and not _holds(store, runs.latest_works(data_set, _shards_of(last))):
             runs.advance_index_run(last.run_id, last.position, last.counts, finished=True)
         run = runs.begin_index_run(data_set, name)
         resumed = last is not None and last.run_id == run.run_id
@@ -63,7 +65,7 @@ class SourceRun:
     def shards(self, source: Source) -> Iterator[tuple[Shard, ShardRun]]:
         """Every shard with its run, in order; ask each for its position before reading it."""
         for shard in source.shards:
-            name = f"run {self.run.run_id}: {shard.name} @ {shard.fingerprint}"
+            name = f"{_shards_of(self.run)}{shard.name} @ {shard.fingerprint}"
             done = self.runs.last_index_run(self.run.data_set, name)
             row = done if done is not None else self.runs.begin_index_run(self.run.data_set, name)
             if not row.finished:
@@ -98,7 +100,13 @@ class ShardRun:
         """Whether all rows are dealt with."""
         return self._row.finished
 
-    def advance(self, position: int, batch: Counts, left_out: Sequence[tuple[int, LeftOut]]) -> None:
+    def advance(
+        self,
+        position: int,
+        batch: Counts,
+        left_out: Sequence[tuple[int, LeftOut]],
+        works: Collection[TrainingImageId] = (),
+    ) -> None:
         """Note a batch: first what it left out, then that it is done. Raises IndexFailed if it does not follow on."""
         start = position - batch.read
         if start != self._row.position:
@@ -108,7 +116,7 @@ class ShardRun:
             )
         self._file.write(self._shard, left_out)
         self.counts.add(batch)
-        self._row = self._runs.advance_index_run(self._row.run_id, position, self.counts.as_dict())
+        self._row = self._runs.advance_index_run(self._row.run_id, position, self.counts.as_dict(), works=works)
 
     def finish(self) -> None:
         """All rows are dealt with."""
@@ -117,6 +125,11 @@ class ShardRun:
         )
 
 
+def _shards_of(run: IndexRun) -> str:
+    """How the sources of its shards' rows begin."""
+    return f"run {run.run_id}: "
+
+
 def _holds(store: PointStore, ids: Sequence[TrainingImageId]) -> bool:
-    """False if the index was emptied or replaced since the catalogue learned of these works."""
+    """False if the index was emptied or replaced since these works were written."""
     return not ids or len(store.existing(ids)) == len(ids)

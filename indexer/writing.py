@@ -39,8 +39,17 @@ class WorkRecorder(Protocol):
 class ShardLog(Protocol):
     """Where the progress of one shard is kept."""
 
-    def advance(self, position: int, batch: Counts, left_out: Sequence[tuple[int, LeftOut]]) -> None:
-        """Everything before `position` is dealt with for good. left_out: each row with its position."""
+    def advance(
+        self,
+        position: int,
+        batch: Counts,
+        left_out: Sequence[tuple[int, LeftOut]],
+        works: Collection[TrainingImageId] = (),
+    ) -> None:
+        """Everything before `position` is dealt with for good. left_out: each row with its position.
+
+        works: those of the batch that the index holds.
+        """
 
 
 @dataclass(slots=True)
@@ -95,7 +104,8 @@ class Writer:
         known = [work for work in known if work.training_image_id not in refused]
         counts = Counts.of(batch.rows, len(points), len(known), (row for _, row in batch.left_out))
         left_out = sorted(batch.left_out, key=_position)
-        log.advance(batch.start + batch.rows, counts, left_out)
+        held = [*(point.training_image_id for point in points), *(work.training_image_id for work in known)]
+        log.advance(batch.start + batch.rows, counts, left_out, held)
         return counts, [row for _, row in left_out]
 
     def _known(self, batch: Batch) -> Iterator[NewWork]:

@@ -8,6 +8,7 @@ from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from datetime import datetime
 from typing import NamedTuple
+from uuid import UUID
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, Row, and_, func, select
 
@@ -234,17 +235,20 @@ class CatalogueReader:
                 *(connection.execute(select(func.count()).select_from(table)).scalar_one() for table in tables)
             )
 
-    def latest_works(self, data_set: str, limit: int) -> list[TrainingImageId]:
-        """Works found last in a data set, newest first, without those that were removed since."""
-        query = (
-            select(sources.c.training_image_id)
-            .join(works, works.c.training_image_id == sources.c.training_image_id)
-            .where(sources.c.data_set == data_set, works.c.sha256.not_in(select(tombstones.c.sha256)))
-            .order_by(sources.c.source_id.desc())
-            .limit(limit)
+    def latest_works(self, data_set: str, source: str) -> list[TrainingImageId]:
+        """Works of the batch noted last by the runs whose source begins with `source`, without those removed since."""
+        noted = (
+            select(index_runs.c.last_works)
+            .where(index_runs.c.data_set == data_set, index_runs.c.source.startswith(source, autoescape=True))
+            .where(index_runs.c.last_works.is_not(None))
+            .order_by(index_runs.c.updated_at.desc(), index_runs.c.run_id.desc())
+            .limit(1)
         )
         with self._engine.connect() as connection:
-            return [TrainingImageId(found) for found in connection.execute(query).scalars()]
+            ids = [UUID(one) for one in connection.execute(noted).scalar_one_or_none() or ()]
+            query = select(works.c.training_image_id).where(works.c.training_image_id.in_(ids))
+            found = connection.execute(query.where(works.c.sha256.not_in(select(tombstones.c.sha256))))
+            return [TrainingImageId(one) for one in found.scalars()]
 
     def described(self, ids: Sequence[TrainingImageId]) -> dict[TrainingImageId, tuple[int, int, str]]:
         """Width, height and the first source's licence of those of `ids` (10,000 at most) that are known."""

@@ -24,7 +24,7 @@ from sqlalchemy import (
 from gmvaluator.database.append_only import forbid_changes
 from gmvaluator.database.revision import SchemaRevision
 
-REVISION = SchemaRevision("catalogue", "0003", Path(__file__).parent / "migrations")
+REVISION = SchemaRevision("catalogue", "0004", Path(__file__).parent / "migrations")
 
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 _Instant = String(27)
@@ -171,8 +171,12 @@ index_runs = Table(
     Column("started_at", _Instant, nullable=False),
     Column("updated_at", _Instant, nullable=False),
     Column("finished_at", _Instant),
+    Column("last_works", JSON),
     Index("index_runs_source", "data_set", "source"),
 )
-"""How far indexing a source has come. position: items dealt with, in the source's order."""
+"""How far indexing a source has come. position: items dealt with, in the source's order.
+
+last_works: ids of the last batch that had any.
+"""
 
 forbid_changes(former_claims)

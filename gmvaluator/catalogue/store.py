@@ -9,6 +9,7 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
+from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
@@ -203,10 +204,20 @@ class Catalogue(CatalogueReader):
             return index_run(connection.execute(query).one())
 
     def advance_index_run(
-        self, run_id: int, position: int, counts: Mapping[str, int], finished: bool = False
+        self,
+        run_id: int,
+        position: int,
+        counts: Mapping[str, int],
+        finished: bool = False,
+        works: Collection[TrainingImageId] = (),
     ) -> IndexRun:
-        """Note how far a run has come; call it after what lies before `position` is durable. Raises NotFound."""
-        values = {"position": position, "counts": dict(counts), "updated_at": _now()}
+        """Note how far a run has come; call it after what lies before `position` is durable. Raises NotFound.
+
+        works: what was written last, if it was any.
+        """
+        values: dict[str, Any] = {"position": position, "counts": dict(counts), "updated_at": _now()}
+        if works:
+            values["last_works"] = sorted(str(one) for one in set(works))
         if finished:
             values["finished_at"] = _now()
         this = index_runs.c.run_id == run_id

@@ -72,10 +72,10 @@ class EmbeddingImporter:
         batches = ahead(partial(self._batches, self.files[shard.name], start), BATCHES_AHEAD)
         try:
             for entries in batches:
-                counts, left_out = self._write(entries)
+                counts, left_out, works = self._write(entries)
                 rows = [(position + offset, row) for offset, row in left_out]
                 position += len(entries)
-                log.advance(position, counts, rows)
+                log.advance(position, counts, rows, works)
                 advance(counts, [row for _, row in rows])
                 if stopping():
                     return False
@@ -153,8 +153,8 @@ class EmbeddingImporter:
             {**payload(work), KEY_DATA_SET: [one.data_set for one in works]},
         )
 
-    def _write(self, entries: Sequence[Entry]) -> tuple[Counts, list[tuple[int, LeftOut]]]:
-        """Points, then the catalogue; answers what was left out by its offset."""
+    def _write(self, entries: Sequence[Entry]) -> tuple[Counts, list[tuple[int, LeftOut]], list[TrainingImageId]]:
+        """Points, then the catalogue; answers what was left out by its offset, and what was not."""
         reasons = self._removed([one for one in entries if isinstance(one, Embedded)])
         left_out: list[tuple[int, LeftOut]] = []
         kept: list[Embedded] = []
@@ -167,7 +167,8 @@ class EmbeddingImporter:
             else:
                 kept.append(entry)
         points = self._upsert(kept)
-        return Counts.of(len(entries), points, len(kept) - points, (row for _, row in left_out)), left_out
+        counts = Counts.of(len(entries), points, len(kept) - points, (row for _, row in left_out))
+        return counts, left_out, [one.point.training_image_id for one in kept]
 
     def _removed(self, entries: Sequence[Embedded]) -> dict[TrainingImageId, str]:
         """Those that were removed before, and by what they are known."""

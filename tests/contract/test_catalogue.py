@@ -271,8 +271,14 @@ def test_works_are_described_by_size_and_first_licence(catalogue: Catalogue) -> 
     assert catalogue.described([known, absent]) == {known: (640, 480, "CC0-1.0")}
 
 
-def test_the_latest_works_of_a_data_set_leave_out_what_was_removed(catalogue: Catalogue) -> None:
-    catalogue.record([work(1), work(2), work(3), work(4, data_set="other")])
+def test_the_latest_works_are_those_of_the_batch_noted_last_without_what_was_removed(catalogue: Catalogue) -> None:
+    ids = [work(number).training_image_id for number in range(5)]
+    catalogue.record([work(number) for number in range(5)])
+    for source, batches in (("run 1: a", [ids[:1], ids[1:4], []]), ("run 10: a", [ids[4:]])):
+        run = catalogue.begin_index_run("paintings", source)
+        for batch in batches:
+            catalogue.advance_index_run(run.run_id, 1, {}, works=batch)
     catalogue.add_tombstones([work(3).sha256], "removed")
-    assert catalogue.latest_works("paintings", 5) == [work(2).training_image_id, work(1).training_image_id]
-    assert catalogue.latest_works("paintings", 1) == [work(2).training_image_id]
+    assert set(catalogue.latest_works("paintings", "run 1: ")) == {ids[1], ids[2]}
+    assert catalogue.latest_works("paintings", "run 10: ") == ids[4:]
+    assert catalogue.latest_works("paintings", "run 2: ") == catalogue.latest_works("other", "run 1: ") == []

@@ -52,7 +52,13 @@ class Log:
         self.rows: list[tuple[int, LeftOut]] = []
         self.position = 0
 
-    def advance(self, position: int, batch: Counts, left_out: Sequence[tuple[int, LeftOut]]) -> None:
+    def advance(
+        self,
+        position: int,
+        batch: Counts,
+        left_out: Sequence[tuple[int, LeftOut]],
+        works: Collection[TrainingImageId] = (),
+    ) -> None:
         self.position = position
         self.rows.extend(left_out)
 

@@ -14,7 +14,7 @@ from PIL import Image
 
 from gmvaluator.catalogue.records import NewWork, Recorded
 from gmvaluator.errors import IndexUnavailable, ModelFailed
-from gmvaluator.ids import sha256_hex
+from gmvaluator.ids import TrainingImageId, sha256_hex
 from gmvaluator.ports import Float32Array, Point
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
@@ -61,7 +61,13 @@ class Log:
         self.left_out: list[tuple[int, LeftOut]] = []
         self._left = fail_after
 
-    def advance(self, position: int, batch: Counts, left_out: Sequence[tuple[int, LeftOut]]) -> None:
+    def advance(
+        self,
+        position: int,
+        batch: Counts,
+        left_out: Sequence[tuple[int, LeftOut]],
+        works: Collection[TrainingImageId] = (),
+    ) -> None:
         if self._left == 0:
             raise Killed
         if self._left is not None:

@@ -6,13 +6,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from PIL import Image
 
 from gmvaluator.catalogue.records import IndexRun
+from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import IndexFailed
 from gmvaluator.ids import TrainingImageId, training_image_id
+from gmvaluator.testing.index import MemoryIndex, MemoryStore
+from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
 from indexer.counting import Counts, LeftOut, LeftOutFile, Report
+from indexer.pipeline import Indexer
 from indexer.resuming import SourceRun
 from indexer.sources.item import Item, Shard, Source, Unreadable
+from indexer.sources.opening import open_source
 
 WORK = training_image_id("0" * 64)
 
@@ -35,12 +41,17 @@ class Runs:
         return last
 
     def advance_index_run(
-        self, run_id: int, position: int, counts: Mapping[str, int], finished: bool = False
+        self,
+        run_id: int,
+        position: int,
+        counts: Mapping[str, int],
+        finished: bool = False,
+        works: Collection[TrainingImageId] = (),
     ) -> IndexRun:
         self.rows[run_id] = replace(self.rows[run_id], position=position, counts=dict(counts), finished=finished)
         return self.rows[run_id]
 
-    def latest_works(self, data_set: str, limit: int) -> list[TrainingImageId]:
+    def latest_works(self, data_set: str, source: str) -> list[TrainingImageId]:
         return [WORK]
 
 
@@ -125,6 +136,30 @@ def test_an_index_that_was_emptied_is_filled_again(left_out: LeftOutFile) -> Non
         log.advance(10, TEN, [])
         log.finish()
     assert positions(begin(runs, left_out, Points(holds=False))) == [("a", 0, False), ("b", 0, False)]
+
+
+def test_a_run_into_the_second_collection_of_a_data_set_goes_on_where_it_was(
+    tmp_path: Path, left_out: LeftOutFile
+) -> None:
+    """The works that the data set got last are not in that collection yet."""
+    (tmp_path / "images").mkdir()
+    for number in range(70):
+        Image.new("RGB", (16, 12), (number, 0, 0)).save(tmp_path / "images" / f"{number:02}.png")
+    (pictures,) = open_source(str(tmp_path / "images")).shards
+    with open_catalogue(tmp_path / "data", write=True) as catalogue:
+        catalogue.add_data_set("set")
+        for collection, stop in (("first", lambda: False), ("second", lambda: True)):
+            store = MemoryStore(MemoryIndex(collection))
+            store.create(FAKE_IDENTITY)
+            run = SourceRun.begin(catalogue, store, "set", collection, left_out)
+            ((_, log),) = run.shards(Source("s", [pictures]))
+            indexer = Indexer(FakeModels(), store, catalogue, tmp_path / "thumbnails", "set")
+            indexer.run(pictures, 0, log, stopping=stop)
+        again = SourceRun.begin(catalogue, store, "set", "second", left_out)
+        assert positions(again, Source("s", [pictures])) == [(pictures.name, 32, False)]
+        store.remove([point.training_image_id for point in store.scan()])
+        emptied = SourceRun.begin(catalogue, store, "set", "second", left_out)
+        assert positions(emptied, Source("s", [pictures])) == [(pictures.name, 0, False)]
 
 
 def test_rows_left_out_are_in_the_file_once_each(left_out: LeftOutFile) -> None:
