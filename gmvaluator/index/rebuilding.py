@@ -25,7 +25,7 @@ from gmvaluator.index.naming import (
     make_collection,
     point_alias,
 )
-from gmvaluator.index.schema import CollectionMetadata, IndexSettings
+from gmvaluator.index.schema import KEY_DATA_SET, CollectionMetadata, IndexSettings
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point
 
@@ -107,7 +107,8 @@ class _Swap:
         self._catch_up(source, target)
         point_alias(self._connection, self._name, new)
         self._unmark(new)
-        self._add_missing(source, target)
+        self._bring_late(source, target)
+        self._remove_buried(target)
         self._delete(old)
 
     def _catch_up(self, source: QdrantStore, target: QdrantStore) -> None:
@@ -133,6 +134,29 @@ class _Swap:
                 changed = True
                 target.upsert(source.fetch(_ids(differing)))
         return changed
+
+    def _bring_late(self, source: QdrantStore, target: QdrantStore) -> None:
+        """Bring over what was written to the old one just before the swap.
+
+        Others write to the new one by now: what it has of a point counts, and only joins the data sets of the old.
+        """
+        for points in _batches(source.scan()):
+            there = {one.training_image_id: one.payload for one in target.fetch_payloads(_ids(points))}
+            kept = self._kept(points)
+            target.upsert(source.fetch([one for one in _ids(kept) if one not in there]))
+            for one in kept:
+                known = there.get(one.training_image_id, one.payload).get(KEY_DATA_SET, ())
+                for name in one.payload.get(KEY_DATA_SET, ()):
+                    if name not in known:
+                        target.join_data_set([one.training_image_id], name)
+
+    def _remove_buried(self, target: QdrantStore) -> None:
+        """Take away what was removed from the old one after its last pass, and what came back with `_bring_late`."""
+        for points in _batches(target.scan()):
+            gone = sorted(set(_ids(points)) - set(_ids(self._kept(points))))
+            if gone:
+                target.remove(gone)
+                target.ungroup(gone)
 
     def _unmark(self, collection: str) -> None:
         done = {REBUILD_OF: ""}

@@ -8,7 +8,7 @@ import sys
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing
 from dataclasses import replace
 from pathlib import Path
@@ -17,14 +17,15 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from gmvaluator.errors import PreconditionFailed
+from gmvaluator.index import rebuilding
 from gmvaluator.index.calling import IndexConnection
 from gmvaluator.index.client import connect
 from gmvaluator.index.connection import list_collections, open_search, open_store
 from gmvaluator.index.engine.lease import Contact
 from gmvaluator.index.location import open_access
-from gmvaluator.index.naming import aliases, collection_names, make_collection
+from gmvaluator.index.naming import aliases, collection_names, make_collection, point_alias
 from gmvaluator.index.rebuilding import rebuild
-from gmvaluator.index.schema import CollectionMetadata, IndexSettings
+from gmvaluator.index.schema import KEY_GROUP, CollectionMetadata, IndexSettings
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point
 from gmvaluator.processes import own_environment
@@ -249,6 +250,38 @@ def test_what_must_not_be_copied_is_not(server: tuple[str, str]) -> None:
         rebuild(open_access(address, key), "served", kept=kept)  # type: ignore[arg-type]
         assert served.info().points == POINTS - 1
         assert served.existing([first]) == set()
+
+
+def test_what_others_write_around_the_swap_is_kept(server: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """They write to the old collection until the alias moves, and to the new one from then on."""
+    address, key = server
+    points, (late,) = example_points(POINTS), example_points(1, seed=5)
+    one, other, grouped, gone = (point.training_image_id for point in points[:4])
+    buried: set[uuid.UUID] = set()
+
+    def kept(batch: Sequence[Point]) -> Sequence[Point]:
+        return [point for point in batch if point.training_image_id not in buried]
+
+    with closing(open_store(address, "served", api_key=key)) as served:
+        filled(served)
+
+        def swap(connection: IndexConnection, alias: str, collection: str) -> None:
+            served.upsert([late])
+            served.join_data_set([one, other], "before")
+            buried.add(gone)
+            served.remove([gone])
+            point_alias(connection, alias, collection)
+            served.join_data_set([one], "after")
+            served.set_group([grouped], "its group")
+
+        monkeypatch.setattr(rebuilding, "point_alias", swap)
+        rebuild(open_access(address, key), "served", kept=kept)
+        stored = {point.training_image_id: point.payload for point in served.scan()}
+    assert stored.keys() == {point.training_image_id for point in [*points, late]} - {gone}
+    assert stored[late.training_image_id] == late.payload
+    assert set(stored[one]["data_set"]) == {*points[0].payload["data_set"], "before", "after"}
+    assert set(stored[other]["data_set"]) == {*points[1].payload["data_set"], "before"}
+    assert stored[grouped] == {**points[2].payload, KEY_GROUP: "its group"}
 
 
 def test_a_server_s_collection_without_an_alias_is_refused(server: tuple[str, str]) -> None:
