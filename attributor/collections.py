@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Callable
 
-from gmvaluator.errors import PreconditionFailed
+from gmvaluator.errors import PreconditionFailed, ProfileMismatch
 from gmvaluator.index.schema import measured_recall, require_profile
 from gmvaluator.ports import CandidateSearch, CollectionInfo
 from gmvaluator.profile import ProfileIdentity
@@ -41,8 +41,19 @@ class OpenCollections:
             return self._searches[collection]
 
     async def look_again(self, collection: str) -> CollectionInfo:
-        """State of a collection as it is now: its searches follow the settings that `index verify` chose since."""
-        info = await (await self.search(collection)).info()
+        """State of a collection as it is now: its searches follow the settings that `index verify` chose since.
+
+        Raises what `search` raises. One that is another profile's by now, under the same name, is not searched again.
+        """
+        search = await self.search(collection)
+        info = await search.info()
+        try:
+            require_profile(info, self._identity)
+        except ProfileMismatch:
+            if self._searches.get(collection) is search:
+                del self._searches[collection]
+                await search.close()
+            raise
         self._recalls[collection] = measured_recall(info.metadata)
         return info
 

@@ -231,6 +231,8 @@ async def _watch_recall(observe: Callable[[], Awaitable[None]], period_s: float)
             await observe()
         except GmvaluatorError as error:
             _log.warning("recall", problem=str(error))  # the index is away or being changed: calls say so themselves
+        except Exception:  # noqa: BLE001 - one look less is no reason never to look again
+            _log.exception("recall", problem="the collections could not be looked at; it is tried again")
 
 
 def serve_metrics(address: str) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
@@ -60,7 +61,8 @@ class Parts:
 
         Raises MissingIndex, ProfileMismatch or IndexUnavailable.
         """
-        for collection in sorted({generator.collection for generator in self.catalogue.generators()}):
+        generators = await asyncio.to_thread(self.catalogue.generators)
+        for collection in sorted({generator.collection for generator in generators}):
             observe_collection(await self.collections.look_again(collection))
 
 

@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from attributor.admission import Admission
 from attributor.batching import WorkerCounts
@@ -19,6 +20,7 @@ from attributor.metrics import (
     observe_collection,
     observe_final,
     observe_refusal,
+    recall_watched,
     serve_metrics,
 )
 from attributor.service import Service
@@ -107,3 +109,20 @@ def test_an_index_that_has_outgrown_its_verification_shows(capsys: pytest.Captur
     observe_collection(CollectionInfo("grown", 1100, 1100, True, {"measured": measured}))
     assert value("gmvaluator_index_growth_since_verified_ratio", collection="grown") == pytest.approx(0.1)
     assert "index verify" not in capsys.readouterr().out
+
+
+async def test_a_look_at_recall_that_breaks_is_not_the_last() -> None:
+    looks: list[int] = []
+    enough = asyncio.Event()
+
+    async def observe() -> None:
+        looks.append(len(looks))
+        if len(looks) == 3:
+            enough.set()
+        raise (ZeroDivisionError("of the driver"), PreconditionFailed("of the index"))[len(looks) % 2]
+
+    with structlog.testing.capture_logs() as lines:
+        async with recall_watched(observe, 0.001), asyncio.timeout(10):
+            await enough.wait()
+    assert {line["log_level"] for line in lines} == {"error", "warning"}
+    assert any("of the index" in line["problem"] for line in lines)

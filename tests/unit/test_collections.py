@@ -1,0 +1,53 @@
+"""Collections that are searched: looked at again now and then, which blocks nobody, and left when they are others."""
+
+import asyncio
+import threading
+from dataclasses import replace
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from attributor.collections import OpenCollections
+from attributor.wiring import Parts
+from gmvaluator.errors import ProfileMismatch
+from gmvaluator.index.schema import CollectionMetadata
+from gmvaluator.ports import Generator
+from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
+from gmvaluator.testing.models import FAKE_IDENTITY
+
+
+def filled() -> tuple[MemoryIndex, OpenCollections]:
+    index = MemoryIndex()
+    MemoryStore(index).create(FAKE_IDENTITY)
+    return index, OpenCollections(lambda name: MemorySearch(index), FAKE_IDENTITY)
+
+
+async def test_a_name_that_leads_to_another_profiles_collection_by_now_is_searched_no_more() -> None:
+    index, collections = filled()
+    await collections.look_again("works")
+    index.metadata = CollectionMetadata(replace(FAKE_IDENTITY, recall_model="another"))
+    with pytest.raises(ProfileMismatch):
+        await collections.look_again("works")
+    with pytest.raises(ProfileMismatch):
+        await collections.search("works")
+    index.metadata = CollectionMetadata(FAKE_IDENTITY)
+    assert (await collections.look_again("works")).name == "works"
+
+
+async def test_the_loop_turns_while_the_catalogue_is_read() -> None:
+    gate = threading.Event()
+
+    def generators() -> list[Generator]:
+        assert gate.wait(10)
+        return [Generator("m", "works", (), "paper@1")]
+
+    _, collections = filled()
+    nothing = cast(Any, None)
+    catalogue = cast(Any, SimpleNamespace(generators=generators))
+    parts = Parts(nothing, nothing, collections, catalogue, nothing, nothing, nothing)
+    checking = asyncio.create_task(parts.check_collections())
+    await asyncio.sleep(0)
+    gate.set()
+    await checking
+    assert await collections.measured_recall("works") is None
