@@ -15,7 +15,7 @@ from pathlib import Path
 import numpy as np
 
 from attributor.batching import Features
-from gmvaluator.errors import InvalidVector, MissingData
+from gmvaluator.errors import InvalidImage, InvalidVector, MissingData
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import decode_image, thumbnail_path
 from gmvaluator.ports import Candidate, CandidateSearch, CollectionInfo, Float32Array, Neighbour, Prepared
@@ -88,12 +88,13 @@ class PixelReranking:
     def _prepared(self, one: TrainingImageId) -> Prepared:
         path = thumbnail_path(self._thumbnails, one)
         try:
-            data = path.read_bytes()
-        except OSError as error:
+            image = decode_image(path.read_bytes())
+        except (OSError, InvalidImage) as error:
+            why = error.strerror if isinstance(error, OSError) else error
             raise MissingData(
-                f"work {one} has no thumbnail {path} ({error.strerror}), which this profile compares: index it again"
+                f"work {one} has no thumbnail {path} ({why}), which this profile compares: index it again"
             ) from error
-        return Prepared(_NOTHING, self._prepare(decode_image(data)).perceptual, _NOTHING)
+        return Prepared(_NOTHING, self._prepare(image).perceptual, _NOTHING)
 
 
 def _distances(query: Float32Array, features: Sequence[Float32Array]) -> list[float]:

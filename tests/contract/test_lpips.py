@@ -151,6 +151,12 @@ async def test_a_work_without_thumbnail_is_named(thumbnails: Path, executor: Thr
         await reranking(Asked(), thumbnails, executor).rerank(np.zeros(3, np.float32), [work(9)], 1)
 
 
+async def test_a_work_whose_thumbnail_was_cut_off_is_named(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
+    thumbnail_path(thumbnails, work(3)).write_bytes(b"")
+    with pytest.raises(MissingData, match=str(work(3))):
+        await reranking(Asked(), thumbnails, executor).rerank(np.zeros(3, np.float32), [work(3)], 1)
+
+
 async def test_a_vector_that_is_no_such_feature_is_refused(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
     with pytest.raises(InvalidVector, match="send the image itself"):
         await reranking(Asked(), thumbnails, executor).rerank(np.zeros(5, np.float32), [work(0)], 1)
