@@ -91,7 +91,7 @@ class Outbox:
             if number not in self._open:
                 self._open.add(number)
                 heapq.heappush(self._due, (0.0, number))
-                self._wake.notify()
+                self._wake.notify_all()  # one alone might be who waits in `flush`
 
     async def submit_async(
         self, image: Content, generation_id: str, model_version: str, generated_at: datetime | None = None

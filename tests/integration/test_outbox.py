@@ -5,6 +5,9 @@ import importlib.util
 import io
 import subprocess
 import sys
+import threading
+import time
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -129,6 +132,33 @@ def test_a_disk_that_fails_for_a_while_holds_up_no_image_for_ever(
             assert outbox.flush(WAIT_S)
             assert len(outbox.refused()) == (method == "refuse")
         assert set(attributor.posted) == (set() if method == "refuse" else {"a"})
+
+
+def until(condition: Callable[[], bool]) -> None:
+    deadline = time.monotonic() + WAIT_S
+    while not condition():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def test_who_waits_for_the_outbox_to_be_empty_holds_up_nothing(tmp_path: Path) -> None:
+    with fake_attributor() as attributor, Outbox(tmp_path, attributor.address, senders=1) as outbox:
+        for _ in range(2):
+            attributor.trouble(grpc.StatusCode.FAILED_PRECONDITION)  # tried again after a minute
+        outbox.submit(b"x", "a", "m")
+        until(lambda: outbox._failures == 1)
+        flushing = threading.Thread(target=outbox.flush, args=(WAIT_S,))
+        flushing.start()
+        time.sleep(0.1)
+        outbox.submit(b"x", "b", "m")
+        until(lambda: outbox._failures == 2)
+        time.sleep(0.1)
+        outbox.submit(b"x", "c", "m")
+        until(lambda: "c" in attributor.posted)
+        with outbox._wake:
+            outbox._open.clear()
+            outbox._wake.notify_all()
+        flushing.join()
 
 
 def test_the_outbox_is_bounded_and_checks_what_it_is_given(tmp_path: Path) -> None:
