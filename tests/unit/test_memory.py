@@ -1,6 +1,7 @@
 """Memory is given back when much is left behind, and once a minute when little is."""
 
 import asyncio
+import itertools
 
 import pytest
 
@@ -19,10 +20,12 @@ async def test_little_is_given_back_once_in_a_while(monkeypatch: pytest.MonkeyPa
 
 
 async def test_nothing_is_given_back_at_once_where_nothing_has_grown(monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[int] = []
+    often = asyncio.Event()
+    looks = itertools.count()
 
     def look() -> int:
-        looks.append(1)
+        if next(looks) == 20:
+            often.set()
         return 1_000_000
 
     def fail() -> None:
@@ -32,5 +35,4 @@ async def test_nothing_is_given_back_at_once_where_nothing_has_grown(monkeypatch
     monkeypatch.setattr(memory, "resident_bytes", look)
     monkeypatch.setattr(memory, "give_back", fail)
     async with memory.memory_watched():
-        while len(looks) < 20:
-            await asyncio.sleep(0.001)
+        await asyncio.wait_for(often.wait(), 30)
