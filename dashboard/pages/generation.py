@@ -13,6 +13,7 @@ from dashboard.access import may, reads_all
 from dashboard.desk import desk, page, session
 from dashboard.feed import contributor, generated_picture, picture, picture_file, work_title
 from dashboard.formula import formula, weights_of
+from dashboard.pages.duplicates import ANOTHER, names_for, only_own
 from dashboard.sources import Sources
 from dashboard.wording import amount_text, instant, millionths, share_text, short_hash
 from gmvaluator.auth import Caller, Role
@@ -28,7 +29,6 @@ STAGES = (
     ("Final", ("quality_ms",)),
 )
 STAGE_ROWS = 5
-ANOTHER = "Another owner"
 
 
 async def generation(request: Request) -> Response:
@@ -38,7 +38,7 @@ async def generation(request: Request) -> Response:
     posting = await asyncio.to_thread(_posting, sources, request.path_params["sequence"])
     check_posting(caller, posting)
     if posting.header.kind != ATTRIBUTION:
-        found = await asyncio.to_thread(_decision, sources, posting)
+        found = await asyncio.to_thread(_decision, sources, posting, caller)
         return page(request, "decision.html", title=f"Posting {posting.sequence}", found=found)
     found = await asyncio.to_thread(_explained, sources, posting, caller)
     return page(request, "generation.html", title=f"Generated image {posting.sequence}", found=found)
@@ -109,6 +109,7 @@ def _explained(sources: Sources, posting: StoredPosting, caller: Caller) -> dict
     missed = [one.training_image_id for one in evidence.near_misses]
     cards = sources.cards({*shown, *missed})
     names = sources.names({payment.account for one in evidence.contributions for payment in one.payments})
+    names = names_for(caller, names)
     rows = [contributor(sources, one, cards, names) for one in evidence.contributions]
     for row, weight in zip(rows, weights_of(evidence), strict=True):
         row["weight"] = weight
@@ -122,7 +123,7 @@ def _explained(sources: Sources, posting: StoredPosting, caller: Caller) -> dict
         }
         for one in evidence.near_misses
     ]
-    if caller.only_account is not None and not caller.has(Role.GENERATOR, Role.EMBEDDER):
+    if only_own(caller):
         _hide_others(rows, near, str(caller.owner_id))
     return {
         **_facts(posting, evidence),
@@ -185,14 +186,19 @@ def _hide_others(rows: list[dict[str, Any]], near: list[dict[str, Any]], owner: 
     for row in rows:
         if owner not in row["owners"]:
             row.update(title="A work", artist=ANOTHER, picture=None, work_id="", owners=[])
+        row["owners"] = [one for one in row["owners"] if one == owner]
     for row in near:
         row.update(title="A work", picture=None, work_id="")
 
 
-def _decision(sources: Sources, posting: StoredPosting) -> dict[str, Any]:
+def _decision(sources: Sources, posting: StoredPosting, caller: Caller) -> dict[str, Any]:
+    """An owner is told of their own entries, and why, as their statement does."""
     found = decision_explanation(posting)
-    names = sources.names({entry["account"] for entry in found["entries"]})
-    for entry in found["entries"]:
+    entries = found["entries"]
+    if only_own(caller):
+        entries = [entry for entry in entries if entry["account"] == caller.only_account]
+    names = sources.names({entry["account"] for entry in entries})
+    for entry in entries:
         entry["name"] = names[entry["account"]]
         entry["amount"] = amount_text(entry["amount_micros"])
-    return {**found, "decided_at": instant(posting.header.generated_at)}
+    return {**found, "entries": entries, "decided_at": instant(posting.header.generated_at)}

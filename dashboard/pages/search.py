@@ -13,6 +13,7 @@ from dashboard.access import may, reads_all
 from dashboard.calls import attributor_client
 from dashboard.desk import bounded_body, desk, page, session
 from dashboard.feed import picture
+from dashboard.pages.duplicates import names_for
 from dashboard.sources import Sources
 from dashboard.wording import share_text
 from gmvaluator.auth import Caller, Role
@@ -59,7 +60,7 @@ def _found(sources: Sources, query: str, caller: Caller) -> dict[str, Any]:
     return {
         "sequence": _generation(sources, query, caller),
         "owners": _owners(sources, query, owner) if reads_all(caller) or owner else [],
-        "works": _works(sources, query, owner) if reads_all(caller) or owner else [],
+        "works": _works(sources, query, owner, caller) if reads_all(caller) or owner else [],
     }
 
 
@@ -82,20 +83,21 @@ def _owners(sources: Sources, query: str, only: OwnerId | None) -> list[dict[str
     return [{"owner_id": str(one), "name": name} for one, name in found if only in (None, one)]
 
 
-def _works(sources: Sources, query: str, only: OwnerId | None) -> list[dict[str, Any]]:
+def _works(sources: Sources, query: str, only: OwnerId | None, caller: Caller) -> list[dict[str, Any]]:
     if sources.catalogue is None:
         return []
     with sources.catalogue.snapshot() as connection:
         found = find_works(connection, query, FOUND, only)
     cards = sources.cards(found)
-    return [_work(sources, one, cards[one]) for one in found]
+    return [_work(sources, one, cards[one], caller) for one in found]
 
 
-def _work(sources: Sources, one: TrainingImageId, card: Any) -> dict[str, Any]:
+def _work(sources: Sources, one: TrainingImageId, card: Any, caller: Caller) -> dict[str, Any]:
+    names = names_for(caller, {each.account: each.display_name for each in card.beneficiaries})
     return {
         "work_id": str(one),
         "title": card.title or card.key or str(one),
-        "artist": ", ".join(each.display_name for each in card.beneficiaries),
+        "artist": ", ".join(names.values()),
         "picture": picture(sources, one),
     }
 
@@ -111,7 +113,11 @@ def _alike(sources: Sources, caller: Caller, data: bytes, final: Any) -> dict[st
                     "place": place,
                     "work_id": one.training_image_id,
                     "title": one.title or one.key,
-                    "artist": ", ".join(payee.display_name or payee.account for payee in one.payees),
+                    "artist": ", ".join(
+                        names_for(
+                            caller, {payee.account: payee.display_name or payee.account for payee in one.payees}
+                        ).values()
+                    ),
                     "distance": f"{one.perceptual_distance:.6f}",
                     "share": share_text(one.share),
                     "share_percent": round(100 * one.share, 4),

@@ -12,7 +12,7 @@ from starlette.responses import Response
 from dashboard.access import check_owner, may
 from dashboard.desk import desk, page, session
 from dashboard.feed import picture, picture_file, work_title
-from dashboard.pages.duplicates import ANOTHER, copies_told
+from dashboard.pages.duplicates import copies_told, names_for
 from dashboard.sources import Sources
 from dashboard.wording import amount_text, instant, millionths
 from gmvaluator.auth import Caller
@@ -71,9 +71,7 @@ def _told(sources: Sources, found: TrainingImageId, caller: Caller) -> dict[str,
     if not accounts and not nearest.generations and (card is None or not card.key):
         raise NotFound(f"there is no training image {found}")
     rights = [] if card is None else card.beneficiaries
-    names = sources.names({*accounts, *(one.account for one in rights)})
-    if caller.only_account is not None:
-        names = {account: name if account == caller.only_account else ANOTHER for account, name in names.items()}
+    names = names_for(caller, sources.names({*accounts, *(one.account for one in rights)}))
     return {
         "work_id": str(found),
         "title": work_title(card, found),

@@ -4,6 +4,7 @@ import json
 import sqlite3
 import uuid
 from collections.abc import Iterator
+from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -23,10 +24,12 @@ from gmvaluator.auth import Role
 from gmvaluator.database.place import Place
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.images import generated_path
+from gmvaluator.ledger.corrections.reversal import reverse
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.options import generated_folder
 from gmvaluator.testing.postings import sample_card, sample_owner, sample_posting, sample_work
 from gmvaluator.tokens import Token, add_token, new_token, token_sha256
+from tests.contract.scenes import attribute, import_rights, owner_named, record, sha256_of, work
 
 HTML = {"accept": "text/html"}
 OWN, OTHER = str(sample_owner(2)), str(sample_owner(5))
@@ -240,6 +243,38 @@ def test_an_owner_learns_nothing_of_others_from_a_generation(app: Starlette, tok
     for text in allowed:
         assert "Another owner" in text
         assert not [one for one in owners if one in text]
+
+
+def test_an_owner_learns_nothing_of_others_from_a_decision(tmp_path: Path) -> None:
+    token = new_token()
+    with open_ledger(tmp_path, write=True) as ledger:
+        ledger.post([sample_posting(number) for number in range(1, 30)])
+        postings = ledger.postings_after(0)
+        mine = next(one for one in postings if any(entry.account == f"owner:{OWN}" for entry in one.entries))
+        sequence = reverse(ledger, mine, "a test image", datetime.now(UTC)).sequence
+    add_token(tmp_path / "tokens.json", made(Role.OWNER, token))
+    with wired(DashboardSettings(Place(tmp_path))) as parts:
+        text = signed_in(application(parts), token).get(f"/generations/{sequence}", headers=HTML).text
+    own = [entry for entry in mine.entries if entry.account == f"owner:{OWN}"]
+    others = [entry for entry in mine.entries if entry.account != f"owner:{OWN}"]
+    works = {entry.training_image_id for entry in own}
+    assert all(str(one) in text for one in works)
+    assert not [entry for entry in others if entry.training_image_id and str(entry.training_image_id) in text]
+    assert text.count("<tr><td>") == len(own)
+
+
+def test_a_co_owner_is_named_nowhere(tmp_path: Path) -> None:
+    place, token = Place(tmp_path), new_token()
+    record(place, work(1, None))
+    rows = [f"{sha256_of(1)},ada,Ada Artist,500000", f"{sha256_of(1)},ben,Ben Baker,500000"]
+    import_rights(place, tmp_path, "\n".join(["sha256,owner_id,owner_name,share_ppm", *rows, ""]))
+    attribute(place, "g1", [1], datetime(2026, 10, 20, tzinfo=UTC))
+    add_token(tmp_path / "tokens.json", replace(made(Role.OWNER, token), owner=str(owner_named(place, "ada"))))
+    with wired(DashboardSettings(place)) as parts:
+        client = signed_in(application(parts), token)
+        for path in (f"/works/{sample_work(1)}", "/generations/1", "/search?q=Work"):
+            text = client.get(path, headers=HTML).text
+            assert ("Ada Artist" in text, "Ben Baker" in text, "Another owner" in text) == (True, False, True), path
 
 
 def test_a_generator_sees_only_what_it_asked_for(app: Starlette, tokens: dict[str, str]) -> None:
