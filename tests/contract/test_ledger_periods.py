@@ -79,11 +79,29 @@ def test_balances_carry_over_until_they_are_paid(filled: Place) -> None:
         assert [one.status for one in pay(book, SEP, "SEPA 1", NOVEMBER)] == ["posted"]
         assert [one.status for one in pay(book, SEP, "SEPA 1", NOVEMBER)] == ["posted before"]
         closed(book, filled, OCT)
-        assert figures(of(book, filled, OCT)["ada"]) == (1_500_250, 1_000_000, 0, 0, 0, 2_500_250, 2_500_250, 0)
-        assert [one.status for one in pay(book, OCT, "SEPA 2", NOVEMBER)] == ["blocked"]
-        assert figures(of(book, filled, NOV)["ada"])[4] == -1_500_250
-        assert book.totals().paid_micros == 1_500_250
+        paid_late = (1_500_250, 1_000_000, 0, 0, -1_500_250, 1_000_000, 1_000_000, 0)
+        assert figures(of(book, filled, OCT)["ada"]) == paid_late
+        assert [one.status for one in pay(book, OCT, "SEPA 2", DECEMBER)] == ["posted"]
+        closed(book, filled, NOV)
+        assert figures(of(book, filled, NOV)["ada"]) == (1_000_000, 0, 0, 0, -1_000_000, 0, 0, 0)
+        assert book.totals().paid_micros == 2_500_250
         assert all(replay(posting).equal for posting in book.every_posting())
+        assert book.verify().ok
+
+
+def test_what_is_disputed_after_a_month_is_not_payable_with_it(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        closed(book, filled, SEP)
+        open_dispute(book, "case-1", Scope(None, book.explain("g4").sequence), "mine", NOVEMBER)
+        done = closed(book, filled, OCT, carry_disputes=True)
+        ada = f"owner:{owner_named(filled, 'ada')}"
+        assert [line for line in payable_lines(done.closing) if line[0] == ada] == [(ada, 1_500_250, 37)]
+        assert {one.status for one in pay(book, OCT, "SEPA", NOVEMBER)} == {"posted"}
+        before = {name: statement_json(one) for name, one in of(book, filled, OCT).items()}
+        decide_dispute(book, "case-1", None, "nothing was shown", NOVEMBER)
+        assert {name: statement_json(one) for name, one in of(book, filled, OCT).items()} == before
+        (left,) = [line for line in payable_lines(closed(book, filled, NOV).closing) if line[0] == ada]
+        assert left == (ada, 1_000_000, 25)
         assert book.verify().ok
 
 

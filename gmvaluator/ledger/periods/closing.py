@@ -15,7 +15,7 @@ from gmvaluator.ledger.disputes.deciding import hold_all
 from gmvaluator.ledger.disputes.docket import open_disputes
 from gmvaluator.ledger.periods.calendar import Closing, Period, closings, read_calendar
 from gmvaluator.ledger.periods.checkpoints import checkpoint_of
-from gmvaluator.ledger.periods.sums import balances_at, by_kind, owners_only
+from gmvaluator.ledger.periods.sums import balances_at, by_kind, disputed_since, owners_only
 from gmvaluator.ledger.periods.terms import Terms
 from gmvaluator.ledger.reader import read_head
 from gmvaluator.signing import Signed, Signer
@@ -106,9 +106,10 @@ def payable_lines(closing: Closing) -> list[tuple[str, int, int]]:
 def _closing(book: Ledger, period: Period, terms: Terms, checks: list[Check], decided_at: datetime) -> NewDecision:
     with book.snapshot() as connection:
         through = read_head(connection).sequence
-        balances = balances_at(connection, read_calendar(connection), period)
+        calendar = read_calendar(connection)
+        balances, disputed = balances_at(connection, calendar, period), disputed_since(connection, calendar, period)
         carried = [one.dispute_id for one in open_disputes(connection)]
-    owners = owners_only(balances)
+    owners = {account: amount - disputed.get(account, 0) for account, amount in owners_only(balances).items()}
     payable = terms.payable(owners)
     facts: dict[str, Any] = {
         "closed_through": through,

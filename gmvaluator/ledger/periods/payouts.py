@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import datetime, timedelta
 from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, select
@@ -41,7 +41,8 @@ def pay(book: Ledger, period: Period, reason: str, decided_at: datetime, account
     """Post the payouts of the newest closed period, or that of one account; doing it again posts nothing.
 
     Disputes hold what came in since first. Raises PreconditionFailed if the period is not the newest closed one:
-    what an earlier one left unpaid was carried over into it.
+    what an earlier one left unpaid was carried over into it. They are dated within the month after it at the latest,
+    so that its closing does not make the same credits payable once more.
     """
     hold_all(book, decided_at)
     with book.snapshot() as connection:
@@ -50,7 +51,8 @@ def pay(book: Ledger, period: Period, reason: str, decided_at: datetime, account
         if not payable and account is not None:
             raise NotFound(f"period {period} made nothing payable to {account}")
         planned = list(_planned(connection, period, payable))
-    due = [_payout(closing, period, one, reason, decided_at) for one in planned if one.status == "posted"]
+    when = min(decided_at, period.next().end - timedelta(microseconds=1))
+    due = [_payout(closing, period, one, reason, when) for one in planned if one.status == "posted"]
     decide(book, due)
     return planned
 

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from sqlalchemy import ColumnElement, Connection, select
+from sqlalchemy import ColumnElement, Connection, not_, select
 
 from gmvaluator.ledger.corrections.state import amount_sum
 from gmvaluator.ledger.periods.calendar import Calendar, Period
 from gmvaluator.ledger.records import OWNER_PREFIX
-from gmvaluator.ledger.schema import entries, postings
+from gmvaluator.ledger.schema import decisions, entries, postings
 
 
 def balances_at(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
@@ -18,6 +18,24 @@ def balances_at(connection: Connection, calendar: Calendar, period: Period) -> d
 def changes_in(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
     """What each account gained or lost in a period."""
     return _by_account(connection, calendar.within(period))
+
+
+def disputed_since(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
+    """What disputes took after a period's end from each owner of what the period holds, and did not give back."""
+    upto = calendar.upto(period)
+    held_of = select(postings.c.sequence).where(upto).correlate(None)
+    query = (
+        select(entries.c.account, amount_sum)
+        .select_from(
+            decisions.join(postings, postings.c.sequence == decisions.c.sequence).join(
+                entries, entries.c.sequence == decisions.c.sequence
+            )
+        )
+        .where(decisions.c.dispute_id.is_not(None), not_(upto), decisions.c.about_sequence.in_(held_of))
+        .group_by(entries.c.account)
+        .having(amount_sum < 0)
+    )
+    return owners_only({row[0]: -row[1] for row in connection.execute(query)})
 
 
 def owners_only(balances: dict[str, int]) -> dict[str, int]:
