@@ -1,5 +1,7 @@
 """Releases, reversals, re-attributions and comparisons: new postings that follow from their evidence."""
 
+from collections.abc import Sequence
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -7,17 +9,20 @@ import pytest
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound, PreconditionFailed
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.ledger.corrections import release as release_module
 from gmvaluator.ledger.corrections.comparison import compare
 from gmvaluator.ledger.corrections.release import release_all
 from gmvaluator.ledger.corrections.reversal import reattribute, reverse
 from gmvaluator.ledger.deciding import decide
 from gmvaluator.ledger.decisions import Decision, Links, NewDecision, decision_id
-from gmvaluator.ledger.disputes.deciding import open_dispute
-from gmvaluator.ledger.disputes.records import Scope
+from gmvaluator.ledger.disputes.deciding import decide_dispute, open_dispute
+from gmvaluator.ledger.disputes.records import Scope, checked_award
 from gmvaluator.ledger.replay import replay
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.policy import Policy, load_policy
-from gmvaluator.testing.postings import sample_posting
+from gmvaluator.ports import WorkCard
+from gmvaluator.testing.postings import sample_posting, sample_work
 from tests.contract.scenes import (
     NOVEMBER,
     OCTOBER,
@@ -183,6 +188,52 @@ def test_another_policy_pays_the_difference_only(place: Place) -> None:
         assert again.header.issued_micros == 1_000_000
         assert book.explain("g1").evidence.policy["policy"] == "paper@1"
         assert sound(book)
+
+
+def test_another_policy_takes_no_award_back(place: Place) -> None:
+    record(place, work(1, "ada"), work(2, "ben"))
+    original = attribute(place, "g1", [1, 2], OCTOBER)
+    ada, ben = owner_named(place, "ada"), owner_named(place, "ben")
+    with open_ledger(place, write=True) as book:
+        for case, award in (("case-1", None), ("case-2", checked_award([(ben, 1_000_000)]))):
+            open_dispute(book, case, Scope(sample_work(1), None, ben), "drawn by me", NOVEMBER)
+            decide_dispute(book, case, award, "looked at", NOVEMBER)
+            if award is None:
+                reattribute(book, original, NEAREST, {}, "nothing was awarded", NOVEMBER)
+                assert balances(book) == {f"owner:{ada}": 1_000_000}
+        assert balances(book) == {f"owner:{ben}": 1_000_000}
+        with pytest.raises(PreconditionFailed, match="case-2 awarded credits of generation g1"):
+            reattribute(book, original, NEAREST, {}, "again", NOVEMBER)
+        assert sound(book)
+
+
+def test_another_policy_pays_what_was_released_to_whom_it_was_released(place: Place, tmp_path: Path) -> None:
+    record(place, work(1, None), work(2, "ben"))
+    original = attribute(place, "g1", [1, 2], SEPTEMBER)
+    import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ada,Ada,1000000,,,\n")
+    release(place)
+    with open_ledger(place, write=True) as book:
+        reattribute(book, original, NEAREST, {}, "agreed", NOVEMBER)
+        assert balances(book) == {f"owner:{owner_named(place, 'ada')}": 1_000_000}
+        assert sound(book)
+
+
+def test_rights_of_any_number_of_works_are_asked_for_in_parts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    record(place, *(work(number, None) for number in range(1, 6)), work(6, "ada"))
+    attribute(place, "g1", [1, 2, 3], OCTOBER)
+    attribute(place, "g2", [4, 5, 6], OCTOBER)
+    asked: list[int] = []
+
+    class Asked:
+        def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
+            asked.append(len(ids))
+            with open_catalogue(place) as catalogue:
+                return catalogue.works(ids, at)
+
+    monkeypatch.setattr(release_module, "_AT_ONCE", 2)
+    with open_ledger(place, write=True) as book:
+        assert list(release_all(book, Asked(), "known now", NOVEMBER)) == []
+    assert asked == [2, 2, 1]
 
 
 def test_a_comparison_posts_nothing_and_shows_both_sides(place: Place) -> None:

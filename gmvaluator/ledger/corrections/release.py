@@ -5,7 +5,7 @@ What a policy held back as too unsure waits for somebody's decision: knowing the
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence, Set
+from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
 from itertools import groupby
@@ -21,6 +21,7 @@ from gmvaluator.ledger.corrections.lines import added
 from gmvaluator.ledger.corrections.state import Current, current_states, disputed_amounts, undistributed, works_of
 from gmvaluator.ledger.deciding import decide
 from gmvaluator.ledger.decisions import RELEASE, Decision, Links, NewDecision, checked_reason, decision_id
+from gmvaluator.ledger.records import HELD, SUSPENSE
 from gmvaluator.ports import WorkCard
 
 if TYPE_CHECKING:
@@ -28,6 +29,11 @@ if TYPE_CHECKING:
 
 PAGE = 500
 """Postings that are looked at, and released, together."""
+
+_AT_ONCE = 5_000
+"""Works in one question to the catalogue."""
+
+_POTS = (SUSPENSE, HELD)
 
 
 class RightsAt(Protocol):
@@ -70,12 +76,23 @@ def _due(
     by_time = sorted(states, key=lambda state: state.generated_at)
     for generated_at, group in groupby(by_time, key=lambda state: state.generated_at):
         together = list(group)
-        cards = rights.works(works_of(together), from_utc_text(generated_at))
+        cards = _cards(rights, _waiting(together), from_utc_text(generated_at))
         for state in together:
             left = cards.keys() - kept.get(state.sequence, frozenset())
             works = [one for one in _works(state, disputed.get(state.sequence, {}), cards, left) if _moves(one)]
             if works:
                 yield _release(state, works, reason, decided_at)
+
+
+def _waiting(states: Iterable[Current]) -> list[TrainingImageId]:
+    """Works of which suspense or held have something."""
+    return sorted({work for state in states for account, work in state.amounts if work and account in _POTS})
+
+
+def _cards(rights: RightsAt, works: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
+    """The rights of any number of works, asked for in parts that every catalogue answers."""
+    parts = (works[start : start + _AT_ONCE] for start in range(0, len(works), _AT_ONCE))
+    return {work: card for part in parts for work, card in rights.works(part, at).items()}
 
 
 def _works(

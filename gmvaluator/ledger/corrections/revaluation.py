@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
+from types import MappingProxyType
 
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allotment import allot
@@ -31,15 +32,25 @@ class Revaluation:
         return total
 
 
-def revalued(evidence: Evidence, policy: Policy, cards: Mapping[TrainingImageId, WorkCard]) -> Revaluation:
+Released = Mapping[TrainingImageId, tuple[tuple[str, int], ...]]
+"""See `decided.released_rights`."""
+
+
+def revalued(
+    evidence: Evidence,
+    policy: Policy,
+    cards: Mapping[TrainingImageId, WorkCard],
+    released: Released = MappingProxyType({}),
+) -> Revaluation:
     """Value the evidence's candidates under `policy`.
 
-    Those who were paid keep the rights that the evidence holds. cards: rights of candidates that just missed; one
-    that is not in it goes to suspense, as an unknown owner's does. Near-copies are known as far as the evidence tells:
-    a policy without groups has left none.
+    Those who were paid keep the rights that the evidence holds, or those by which they were released. cards: rights of
+    candidates that just missed; one that is not in it goes to suspense, as an unknown owner's does. Near-copies are
+    known as far as the evidence tells: a policy without groups has left none.
     """
     candidates = [*candidates_of(evidence), *(_promoted(miss) for miss in evidence.near_misses)]
     titles = {**{miss.training_image_id: _title(miss, cards) for miss in evidence.near_misses}, **titles_of(evidence)}
+    titles |= {work: replace(titles[work], rights=rights) for work, rights in released.items() if work in titles}
     known = evidence.uncertainty or {}
     found = allot(
         policy, candidates, titles, evidence.quality_millionths, known.get("unlisted", 0), known.get("recall")

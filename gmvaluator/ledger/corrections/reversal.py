@@ -13,6 +13,7 @@ from sqlalchemy import Connection, select
 from gmvaluator.errors import InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.corrections.consequences import recomputed_decision
+from gmvaluator.ledger.corrections.decided import released_rights, require_no_award
 from gmvaluator.ledger.corrections.lines import plain_lines
 from gmvaluator.ledger.corrections.revaluation import revalued
 from gmvaluator.ledger.corrections.state import Current, current_states, disputed_amounts
@@ -60,12 +61,15 @@ def reattribute(
 ) -> StoredPosting:
     """Value a generation's evidence again under `policy`, and post the difference to what it holds now.
 
-    cards: rights at the generation's own time of candidates that were not paid before, where `policy` pays more of
-    them. Raises PreconditionFailed while a dispute holds part of it.
+    Works that were released are paid by the rights of their release. cards: rights at the generation's own time of
+    candidates that were not paid before, where `policy` pays more of them. Raises PreconditionFailed while a dispute
+    holds part of it, or if one ended with an award.
     """
     with book.snapshot() as connection:
         state = _undisputed(connection, original)
-    again = revalued(original.evidence, policy, cards).evidence
+        require_no_award(connection, state.sequence, state.generation_id)
+        released = released_rights(connection, state.sequence)
+    again = revalued(original.evidence, policy, cards, released).evidence
     facts = {
         "generation_id": state.generation_id,
         "found": plain_lines(state.amounts),
