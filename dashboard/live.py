@@ -19,6 +19,8 @@ from gmvaluator.errors import GmvaluatorError
 
 IDLE_EVERY_S = 2.0
 """While nothing is posted, browsers still hear this often that all is well, and rates decay."""
+UNWATCHED_EVERY_S = 15.0
+"""While nobody watches, the ledger is still asked this often for its head, so that /health tells what is so."""
 BUSY_SHARE = 0.5
 """Reading may take this part of the time at most; a slow ledger makes pages slower, not the machine busy."""
 
@@ -64,10 +66,12 @@ class Live:
 
     async def run(self) -> None:
         """Read once, so that the first page need not wait, then keep the state new while anybody watches; for ever."""
+        looked_at = time.monotonic()
         await self._tick()
         while True:
             began = time.monotonic()
-            if self.streams:
+            if self.streams or began - looked_at >= UNWATCHED_EVERY_S:
+                looked_at = began
                 await self._tick()
             took = time.monotonic() - began
             await asyncio.sleep(max(self._update_s - took, took / BUSY_SHARE - took))
@@ -76,10 +80,10 @@ class Live:
         try:
             async with self._lock:
                 head = await asyncio.to_thread(self._head)
-                known = -1 if self._state is None else self._state["sequence"]
-                if head != known or time.monotonic() - self._read_at >= IDLE_EVERY_S:
+                old = head != self.sequence or time.monotonic() - self._read_at >= IDLE_EVERY_S
+                # Only a whole read ends a failure: it may be another than the head's.
+                if self._state is None or self.failing or (self.streams and old):
                     await self._refresh()
-            self.failing = False
         except GmvaluatorError as error:
             self._say_failing(str(error))
         except Exception as error:  # noqa: BLE001 - pages say that they are stale; the next tick tries again
@@ -89,6 +93,7 @@ class Live:
         state = await asyncio.to_thread(self._read)
         self._before, self._state = self._state, state
         self._read_at = time.monotonic()
+        self.failing = False
         self._version += 1
         self.updates += 1
         self._whole = None
