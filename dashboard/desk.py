@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import secrets
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -175,7 +176,13 @@ def environment() -> Environment:
         lstrip_blocks=True,
     )
     made.filters["amount"] = amount
+    made.globals["new_dispute_id"] = new_dispute_id
     return made
+
+
+def new_dispute_id() -> str:
+    """The id of the dispute that a form opens: of the form, so that the form sent twice opens one."""
+    return f"web-{secrets.token_hex(8)}"
 
 
 def amount(text: str) -> Markup:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import secrets
 import uuid
 from collections import defaultdict
 from datetime import UTC, datetime
@@ -21,6 +20,7 @@ from dashboard.wording import amount_text, instant
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId
 from gmvaluator.ledger.corrections.near import rights_of
+from gmvaluator.ledger.disputes.records import checked_dispute_id
 from gmvaluator.ledger.earned import earned_by_account
 from gmvaluator.ledger.glance import balances_of
 from gmvaluator.ledger.periods.calendar import Period, closings
@@ -69,7 +69,7 @@ async def dispute(request: Request) -> Response:
     claimant = f"owner:{caller.owner_id}" if caller.only_account else fields.get("claimant", "").strip()
     answer = await asyncio.to_thread(
         attributor_client(request).open_dispute,
-        f"web-{secrets.token_hex(8)}",
+        checked_dispute_id(fields.get("dispute_id", "")),
         fields.get("reason", ""),
         training_image_id=fields.get("training_image_id", "").strip(),
         generation_id=fields.get("generation_id", "").strip(),

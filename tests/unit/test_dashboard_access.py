@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 from urllib.parse import quote
 
@@ -107,8 +108,11 @@ def signed_in(app: Starlette, token: str) -> TestClient:
 
 
 def csrf_of(client: TestClient) -> str:
-    page = client.get("/search", headers=HTML).text
-    return page.split('name="csrf" value="')[1].split('"')[0]
+    return hidden(client.get("/search", headers=HTML).text, "csrf")
+
+
+def hidden(page: str, field: str) -> str:
+    return page.split(f'name="{field}" value="')[1].split('"')[0]
 
 
 def test_every_route_has_a_line_in_the_table() -> None:
@@ -287,6 +291,30 @@ def test_forms_need_their_secret(app: Starlette, tokens: dict[str, str]) -> None
         assert client.post(path, data={"reason": "x"}, headers=HTML).status_code == 403
         assert client.post(path, data={"csrf": "wrong"}, headers={**HTML, "x-csrf-token": "x"}).status_code == 403
     assert client.post("/sign-out", data={"csrf": "wrong"}).status_code == 403
+
+
+def test_a_form_sent_twice_opens_one_dispute(
+    data: Path, monkeypatch: pytest.MonkeyPatch, tokens: dict[str, str]
+) -> None:
+    opened: list[str] = []
+
+    def open_dispute(dispute_id: str, *_: str, **__: str) -> SimpleNamespace:
+        opened.append(dispute_id)
+        return SimpleNamespace(dispute_id=dispute_id, held_micros=0, sequence=1, more_to_hold=False)
+
+    monkeypatch.setattr("dashboard.pages.owner.attributor_client", lambda _: SimpleNamespace(open_dispute=open_dispute))
+    with wired(DashboardSettings(Place(data), server="127.0.0.1:1")) as parts:
+        client = signed_in(application(parts), tokens["operator"])
+        paid = client.get("/generations/1", headers=HTML).text.split('href="/works/')[1].split('"')[0]
+        for path in (f"/owners/{OWN}", f"/works/{paid}", "/generations/1"):
+            page = client.get(path, headers=HTML).text
+            fields = {name: hidden(page, name) for name in ("csrf", "dispute_id")} | {"reason": "It is mine."}
+            for _ in range(2):
+                assert client.post("/disputes", data=fields, headers=HTML).status_code == 200
+        for wrong in ("", "-x", "x" * 500):
+            assert client.post("/disputes", data=fields | {"dispute_id": wrong}, headers=HTML).status_code == 400
+    assert opened[::2] == opened[1::2]
+    assert len(set(opened)) == 3
 
 
 def test_a_wrong_token_is_refused_and_a_revoked_one_ends_its_session(tmp_path: Path) -> None:
