@@ -21,6 +21,8 @@ IDLE_EVERY_S = 2.0
 """While nothing is posted, browsers still hear this often that all is well, and rates decay."""
 UNWATCHED_EVERY_S = 15.0
 """While nobody watches, the ledger is still asked this often for its head, so that /health tells what is so."""
+ASK_EVERY_S = 2.0
+"""A stream asks this often whether its token still lets it in; more often would cost with every update and browser."""
 BUSY_SHARE = 0.5
 """Reading may take this part of the time at most; a slow ledger makes pages slower, not the machine busy."""
 
@@ -113,16 +115,23 @@ class Live:
             self._whole = message(self._state | {"whole": True})
         return self._whole
 
-    async def stream(self) -> AsyncIterator[bytes]:
-        """Server-sent events: the whole state first, then what is new of it."""
+    async def stream(self, let_in: Callable[[], bool]) -> AsyncIterator[bytes]:
+        """Server-sent events: the whole state first, then what is new of it, until `let_in` says no.
+
+        It is asked before an update, where it was not asked for ASK_EVERY_S.
+        """
         self.streams += 1
         try:
             await self.state()
-            seen = self._version
+            seen, asked_at = self._version, time.monotonic()
             yield self._whole_message()
             while True:
                 while self._version == seen:
                     await self._changed.wait()
+                if time.monotonic() - asked_at >= ASK_EVERY_S:
+                    if not let_in():
+                        return
+                    asked_at = time.monotonic()
                 body = self._update if self._version == seen + 1 else self._whole_message()
                 seen = self._version
                 self.sent += 1

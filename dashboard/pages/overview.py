@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Callable
 
 import structlog
 from sse_starlette.sse import EventSourceResponse, SendTimeoutError
@@ -13,6 +14,7 @@ from starlette.types import Receive, Scope, Send
 from dashboard.access import may
 from dashboard.connection import cut
 from dashboard.desk import desk, page, session
+from dashboard.session import COOKIE
 
 PING_S = 15
 _log = structlog.get_logger("dashboard")
@@ -47,4 +49,15 @@ async def overview(request: Request) -> Response:
 async def live_overview(request: Request) -> Response:
     """The overview's state as server-sent events."""
     parts = desk(request)
-    return Stream(parts.live.stream(), ping=PING_S, send_timeout=parts.settings.send_timeout_s)
+    return Stream(parts.live.stream(_let_in(request)), ping=PING_S, send_timeout=parts.settings.send_timeout_s)
+
+
+def _let_in(request: Request) -> Callable[[], bool]:
+    """Whether the browser would be let in if it asked anew: its token may be revoked, or its session be too old."""
+    sessions, cookie = desk(request).sessions, request.cookies.get(COOKIE)
+
+    def let_in() -> bool:
+        found = sessions.read(cookie)
+        return sessions.open if found is None else may(found.caller, "live_overview")
+
+    return let_in

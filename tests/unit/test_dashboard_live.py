@@ -1,14 +1,27 @@
 """The state that browsers share: whether the ledger can be read, whoever watches."""
 
 import asyncio
+import json
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
+from datetime import UTC, datetime
+from pathlib import Path
 from typing import Any
 
 import pytest
+from starlette.testclient import TestClient
 
 from dashboard import live as module
+from dashboard.app import application
 from dashboard.live import Live, cancelled
+from dashboard.settings import DashboardSettings
+from dashboard.wiring import wired
+from gmvaluator.auth import Role
+from gmvaluator.database.place import Place
 from gmvaluator.errors import Unavailable
+from gmvaluator.ledger.store import open_ledger
+from gmvaluator.testing.postings import sample_posting
+from gmvaluator.tokens import Token, add_token, new_token, token_sha256
 
 
 class Book:
@@ -66,3 +79,43 @@ def test_a_page_that_could_be_read_ends_a_failure() -> None:
 
     asyncio.run(visited())
     assert not live.failing
+
+
+def test_a_stream_ends_when_it_is_no_longer_let_in(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ASK_EVERY_S", 0.0)
+    book = Book()
+    live = Live(book.read, book.head, 0.0)
+    answers = iter([True, True, False])
+
+    async def watched() -> int:
+        messages = 0
+        async for _ in live.stream(lambda: next(answers)):
+            messages += 1
+            updating = asyncio.get_running_loop().create_task(live._refresh())
+        await updating
+        return messages
+
+    assert asyncio.run(watched()) == 3, "the whole state, and an update for each yes"
+    assert live.streams == 0
+
+
+def test_a_revoked_token_ends_its_stream(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "ASK_EVERY_S", 0.0)
+    monkeypatch.setattr(module, "IDLE_EVERY_S", 0.0)
+    token, tokens = new_token(), tmp_path / "tokens.json"
+    with open_ledger(tmp_path, write=True) as ledger:
+        ledger.post([sample_posting(1)])
+    add_token(tokens, Token("one", Role.AUDITOR, token_sha256(token), datetime.now(UTC).isoformat()))
+    settings = DashboardSettings(Place(tmp_path), update_s=0.01)
+    with (
+        wired(settings) as parts,
+        TestClient(application(parts), base_url="http://127.0.0.1") as client,
+        ThreadPoolExecutor(1) as browser,
+    ):
+        client.post("/sign-in", data={"token": token, "next": "/sign-in"})
+        # The client answers when the stream has ended, and not before.
+        watching = browser.submit(client.get, "/live/overview")
+        asyncio.run(until(lambda: parts.live.sent >= 3 or watching.done()))
+        assert not watching.done()
+        tokens.write_text(json.dumps({"tokens": []}))
+        assert watching.result(30).text.count("event: overview") >= 4
