@@ -13,7 +13,10 @@ from dashboard.session import COOKIE
 from gmvaluator.errors import Overloaded, Unauthenticated
 
 MAX_WRONG_A_MINUTE = 30
-"""Wrong tokens that all browsers together may try; tokens are too long to guess, and this keeps the log readable."""
+"""Wrong tokens of all browsers together that are answered with the form; tokens are too long to guess.
+
+A right one is let in however many were wrong, or a stranger could lock everybody out.
+"""
 
 _wrong: list[float] = []
 
@@ -31,11 +34,10 @@ async def sign_in(request: Request) -> Response:
     """Begin a session; a wrong token gets the form again."""
     fields = await unchecked_form(request)
     target = _local(fields.get("next", "/"))
-    _check_rate()
     try:
         cookie = await asyncio.to_thread(desk(request).sessions.begin, fields.get("token", "").strip())
     except Unauthenticated as error:
-        _wrong.append(time.monotonic())
+        _count_wrong()
         return page(request, "sign_in.html", 401, title="Sign in", problem=str(error), next=target)
     response = RedirectResponse(target, 303)
     set_session(request, response, cookie)
@@ -64,8 +66,10 @@ def _local(target: str) -> str:
     return target if plain and len(target) < 500 else "/"
 
 
-def _check_rate() -> None:
-    recent = [moment for moment in _wrong if time.monotonic() - moment < 60]
-    _wrong[:] = recent
-    if len(recent) >= MAX_WRONG_A_MINUTE:
+def _count_wrong() -> None:
+    """Raises Overloaded beyond MAX_WRONG_A_MINUTE."""
+    now = time.monotonic()
+    _wrong[:] = [moment for moment in _wrong if now - moment < 60]
+    if len(_wrong) >= MAX_WRONG_A_MINUTE:
         raise Overloaded("too many wrong tokens were tried: wait a minute")
+    _wrong.append(now)

@@ -19,6 +19,7 @@ from starlette.testclient import TestClient
 from dashboard.access import ACCESS, NOBODY_ASKED
 from dashboard.app import application, routes
 from dashboard.copies import Copies, CopyGroup
+from dashboard.pages import signing
 from dashboard.settings import DashboardSettings
 from dashboard.wiring import wired
 from gmvaluator.auth import Role
@@ -330,6 +331,16 @@ def test_a_wrong_token_is_refused_and_a_revoked_one_ends_its_session(tmp_path: P
         assert client.get("/overview", headers=HTML).status_code == 200
         (tmp_path / "tokens.json").write_text(json.dumps({"tokens": []}))
         assert client.get("/overview", headers=HTML).status_code == 303
+
+
+def test_wrong_tokens_of_others_lock_nobody_out(
+    app: Starlette, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(signing, "_wrong", [])
+    stranger = visitor(app)
+    sent = [stranger.post("/sign-in", data={"token": "gmv_wrong"}) for _ in range(signing.MAX_WRONG_A_MINUTE + 2)]
+    assert [answer.status_code for answer in sent] == [401] * signing.MAX_WRONG_A_MINUTE + [429] * 2
+    assert signed_in(app, tokens["operator"]).get("/overview", headers=HTML).status_code == 200
 
 
 def test_a_session_that_was_tampered_with_is_none(app: Starlette, tokens: dict[str, str]) -> None:
