@@ -12,6 +12,9 @@ _GENERATORS = frozenset({Role.GENERATOR, Role.EMBEDDER})
 _EVERYONE = frozenset(Role)
 NOBODY_ASKED: frozenset[Role] = frozenset()
 
+ANOTHER = "Another owner"
+"""What an owner is told of others."""
+
 ACCESS: Mapping[str, frozenset[Role]] = {
     "static": NOBODY_ASKED,
     "health": NOBODY_ASKED,
@@ -60,3 +63,14 @@ def check_owner(caller: Caller, account: str) -> None:
     """Raises Forbidden if the caller is an owner and the account is another's."""
     if caller.only_account not in (None, account):
         raise Forbidden("this is another owner's: an owner sees only their own")
+
+
+def only_own(caller: Caller) -> bool:
+    """Whether the caller is an owner and nothing else, who learns nothing of other owners."""
+    return caller.only_account is not None and not caller.has(*_GENERATORS)
+
+
+def names_for(caller: Caller, names: Mapping[str, str]) -> dict[str, str]:
+    """Account to what the caller may know it by: an owner is told no other owner's name."""
+    hidden = only_own(caller)
+    return {one: ANOTHER if hidden and one != caller.only_account else name for one, name in names.items()}

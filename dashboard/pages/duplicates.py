@@ -2,28 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
+from dashboard.access import ANOTHER, names_for
 from dashboard.copies import MAX_MEMBERS
 from dashboard.feed import picture, work_title
 from dashboard.sources import Sources
-from gmvaluator.auth import Caller, Role
+from gmvaluator.auth import Caller
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ports import WorkCard
-
-ANOTHER = "Another owner"
-
-
-def only_own(caller: Caller) -> bool:
-    """Whether the caller is an owner and nothing else, who learns nothing of other owners."""
-    return caller.only_account is not None and not caller.has(Role.GENERATOR, Role.EMBEDDER)
-
-
-def names_for(caller: Caller, names: Mapping[str, str]) -> dict[str, str]:
-    """Account to what the caller may know it by: an owner is told no other owner's name."""
-    hidden = only_own(caller)
-    return {one: ANOTHER if hidden and one != caller.only_account else name for one, name in names.items()}
 
 
 def copies_told(sources: Sources, work: TrainingImageId, caller: Caller) -> dict[str, Any]:

@@ -9,11 +9,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from dashboard.access import may, reads_all
+from dashboard.access import ANOTHER, may, names_for, only_own, reads_all
 from dashboard.desk import desk, page, session
 from dashboard.feed import contributor, generated_picture, picture, picture_file, work_title
 from dashboard.formula import formula, weights_of
-from dashboard.pages.duplicates import ANOTHER, names_for, only_own
 from dashboard.sources import Sources
 from dashboard.wording import amount_text, instant, millionths, share_text, short_hash
 from gmvaluator.auth import Caller, Role

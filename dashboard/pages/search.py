@@ -9,15 +9,14 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from dashboard.access import may, reads_all
+from dashboard.access import may, names_for, reads_all
 from dashboard.calls import attributor_client
 from dashboard.desk import bounded_body, desk, page, session
 from dashboard.feed import picture
-from dashboard.pages.duplicates import names_for
 from dashboard.sources import Sources
 from dashboard.wording import share_text
 from gmvaluator.auth import Caller, Role
-from gmvaluator.catalogue.finding import find_owners, find_works, work_by_sha256
+from gmvaluator.catalogue.finding import find_works, named_like, searched_owners, work_by_sha256
 from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.images import MAX_IMAGE_BYTES
@@ -37,7 +36,7 @@ async def search(request: Request) -> Response:
     if found is not None and found["sequence"] is not None:
         return RedirectResponse(f"/generations/{found['sequence']}", 303)
     asks = may(caller, "preview") and bool(desk(request).settings.server)
-    generators = [] if sources.catalogue is None else [one.model_version for one in sources.catalogue.generators()]
+    generators = await asyncio.to_thread(_generators, sources) if asks else []
     return page(request, "search.html", title="Search", query=query, found=found, asks=asks, generators=generators)
 
 
@@ -75,12 +74,20 @@ def _generation(sources: Sources, query: str, caller: Caller) -> int | None:
         return None
 
 
+def _generators(sources: Sources) -> list[str]:
+    return [] if sources.catalogue is None else [one.model_version for one in sources.catalogue.generators()]
+
+
 def _owners(sources: Sources, query: str, only: OwnerId | None) -> list[dict[str, str]]:
+    """An owner finds themselves alone, however many others are named alike."""
     if sources.catalogue is None:
         return []
-    with sources.catalogue.snapshot() as connection:
-        found = find_owners(connection, sources.catalogue, query, FOUND)
-    return [{"owner_id": str(one), "name": name} for one, name in found if only in (None, one)]
+    if only is not None:
+        ids = [only]
+    else:
+        with sources.catalogue.snapshot() as connection:
+            ids = searched_owners(connection, query)
+    return [{"owner_id": str(one), "name": name} for one, name in named_like(sources.catalogue, ids, query, FOUND)]
 
 
 def _works(sources: Sources, query: str, only: OwnerId | None, caller: Caller) -> list[dict[str, Any]]:

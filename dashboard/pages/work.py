@@ -9,10 +9,10 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.access import check_owner, may
+from dashboard.access import check_owner, may, names_for
 from dashboard.desk import desk, page, session
 from dashboard.feed import picture, picture_file, work_title
-from dashboard.pages.duplicates import copies_told, names_for
+from dashboard.pages.duplicates import copies_told
 from dashboard.sources import Sources
 from dashboard.wording import amount_text, instant, millionths
 from gmvaluator.auth import Caller

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import uuid
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
 from typing import Protocol
 
 from sqlalchemy import ColumnElement, Connection, func, or_, select
@@ -22,18 +22,25 @@ class OwnersNamed(Protocol):
     def display_names(self, owner_ids: Collection[OwnerId]) -> dict[OwnerId, str]: ...
 
 
-def find_owners(connection: Connection, names: OwnersNamed, text: str, limit: int) -> list[tuple[OwnerId, str]]:
-    """Owners of this UUID, or whose name contains `text`, by name; `limit` at most."""
-    wanted = _uuid(text)
+def searched_owners(connection: Connection, text: str) -> list[OwnerId]:
+    """The owner of this UUID, or those whose names are to be looked at: see `named_like`."""
     query = select(owners.c.owner_id).order_by(owners.c.owner_id).limit(MAX_OWNERS_READ)
+    wanted = _uuid(text)
     if wanted is not None:
         query = query.where(owners.c.owner_id == wanted)
-    ids = [OwnerId(one) for one in connection.execute(query).scalars()]
+    return [OwnerId(one) for one in connection.execute(query).scalars()]
+
+
+def named_like(names: OwnersNamed, ids: Sequence[OwnerId], text: str, limit: int) -> list[tuple[OwnerId, str]]:
+    """Those of `ids` that have this UUID, or whose name contains `text`, by name; `limit` at most.
+
+    Names are read on a connection of their own: hold no other meanwhile, as all of a pool may be held so.
+    """
     known: dict[OwnerId, str] = {}
     for start in range(0, len(ids), _AT_ONCE):
         known |= names.display_names(ids[start : start + _AT_ONCE])
-    part = text.casefold()
-    found = [(one, name) for one, name in known.items() if wanted is not None or part in name.casefold()]
+    wanted, part = _uuid(text), text.casefold()
+    found = [(one, name) for one, name in known.items() if one == wanted or part in name.casefold()]
     return sorted(found, key=lambda pair: (pair[1].casefold(), str(pair[0])))[:limit]
 
 
