@@ -1,7 +1,6 @@
-"""Memory that requests leave behind is given back to the system.
+"""Memory that large requests leave behind is given back to the system.
 
-glibc keeps freed blocks in its arenas; after a request of 20 MiB that is 100 MB which no later request needs. Small
-requests leave free pages between what stays, about 200 bytes each: nothing in a minute, and 50 MB in a busy hour.
+glibc keeps freed blocks in its arenas; after a request of 20 MiB that is 100 MB which no later request needs.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ import ctypes
 import ctypes.util
 import gc
 import resource
-import time
 from collections.abc import AsyncGenerator
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -25,9 +23,6 @@ WORTH_BYTES = GROWTH_BYTES // 8
 
 IDLE_S, LONGEST_IDLE_S = 2.0, 60.0
 """Until the next look, where little came back; it doubles each time."""
-
-EVERY_S = 60.0
-"""Memory is given back about as often, however little it has grown."""
 
 _M_ARENA_MAX = -8
 _ARENAS = 2
@@ -59,12 +54,8 @@ async def memory_watched() -> AsyncGenerator[None, None]:
 
 async def _watch() -> None:
     lowest, pause_s, idle_s = resident_bytes(), PERIOD_S, IDLE_S
-    given_back = time.monotonic()
     while True:
         await asyncio.sleep(pause_s)
-        if time.monotonic() > given_back + EVERY_S:
-            given_back = time.monotonic()
-            await asyncio.to_thread(give_back)
         before = resident_bytes()
         lowest = min(lowest, before)
         pause_s = PERIOD_S
