@@ -9,15 +9,23 @@ from sqlalchemy import Connection, select, update
 from sqlalchemy.exc import IntegrityError
 
 from gmvaluator.database.utc import utc_text
-from gmvaluator.errors import GenerationConflict, InvalidInput, LedgerCorrupt
+from gmvaluator.errors import Conflict, InvalidInput, LedgerCorrupt
 from gmvaluator.ledger import chain
 from gmvaluator.ledger.answers import Outcome, Posted, Refused, Replayed
-from gmvaluator.ledger.decisions import DECIDER, NewDecision
+from gmvaluator.ledger.decisions import DECIDER, HOLD, PAYOUT, NewDecision
 from gmvaluator.ledger.fingerprint import check_repeat
 from gmvaluator.ledger.inserting import RowWriter
 from gmvaluator.ledger.records import NewPosting, PostingHeader, StoredPosting
 from gmvaluator.ledger.rows import load, postings_where
-from gmvaluator.ledger.schema import MAX_IDENTITY_CHARACTERS, decisions, entries, evidence, head, postings
+from gmvaluator.ledger.schema import (
+    MAX_IDENTITY_CHARACTERS,
+    balances,
+    decisions,
+    entries,
+    evidence,
+    head,
+    postings,
+)
 
 MAX_BATCH = 1_000
 """Postings in one transaction at most."""
@@ -68,10 +76,28 @@ class BatchWriter:
                 check_repeat(before, posting)
                 return Replayed(before)
             _check(posting)
+            self._check_funds(posting)
             made = stored[posting.key] = self._append(posting)
-        except (InvalidInput, GenerationConflict, NotPostable) as error:
+        except (InvalidInput, Conflict, NotPostable) as error:
             return Refused(error)
         return Posted(made)
+
+    def _check_funds(self, posting: AnyPosting) -> None:
+        """Holds and payouts take what was there when they were decided; another may have taken it meanwhile."""
+        if posting.kind not in (HOLD, PAYOUT):
+            return
+        for account, amount_micros in posting.sums.items():
+            has = self._balance(account)
+            if amount_micros < 0 and has + amount_micros < 0:
+                raise Conflict(
+                    f"{posting.generation_id} takes {-amount_micros:,} micro-credits of {account}, which has {has:,}: "
+                    "another decision was posted meanwhile; run the command again"
+                )
+
+    def _balance(self, account: str) -> int:
+        query = select(balances.c.balance_micros).where(balances.c.account == account)
+        stored = self._connection.execute(query).scalar_one_or_none() or 0
+        return stored + self._sums.get(account, 0)
 
     def _append(self, posting: AnyPosting) -> StoredPosting:
         made = self._chained(posting)

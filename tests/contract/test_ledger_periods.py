@@ -1,6 +1,7 @@
 """Closing, statements, payouts and carry-over: what a month holds is fixed, signed, and adds up."""
 
 import json
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -9,12 +10,16 @@ from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.ledger.corrections.reversal import reverse
+from gmvaluator.ledger.deciding import decide
+from gmvaluator.ledger.decisions import NewDecision
 from gmvaluator.ledger.disputes.deciding import decide_dispute, open_dispute
 from gmvaluator.ledger.disputes.records import Scope
+from gmvaluator.ledger.periods import payouts
 from gmvaluator.ledger.periods.calendar import Period
 from gmvaluator.ledger.periods.closing import Closed, NotClosable, close, payable_lines
 from gmvaluator.ledger.periods.payouts import pay
 from gmvaluator.ledger.periods.terms import Terms
+from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.replay import replay
 from gmvaluator.ledger.statements.forms import statement_csv, statement_json
 from gmvaluator.ledger.statements.page import statement_page
@@ -119,6 +124,23 @@ def test_a_payout_in_time_leaves_the_next_month_its_own(filled: Place) -> None:
             pay(book, SEP, "again", NOVEMBER)
         with pytest.raises(NotFound):
             pay(book, OCT, "nothing", NOVEMBER, f"owner:{owner_named(filled, 'ben')}")
+
+
+def test_a_payout_does_not_take_what_was_held_meanwhile(filled: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+    with open_ledger(filled, write=True) as book:
+        closed(book, filled, SEP)
+
+        def after_a_dispute(to: Ledger, new: Sequence[NewDecision]) -> list[StoredPosting]:
+            open_dispute(to, "ticket-1", Scope(sample_work(1), None), "not hers", NOVEMBER)
+            return decide(to, new)
+
+        monkeypatch.setattr(payouts, "decide", after_a_dispute)
+        with pytest.raises(Conflict, match="has 0: another decision was posted meanwhile; run the command again"):
+            pay(book, SEP, "SEPA 1", NOVEMBER)
+        monkeypatch.undo()
+        assert [one.status for one in pay(book, SEP, "SEPA 1", NOVEMBER)] == ["blocked"]
+        assert book.totals().paid_micros == 0
+        assert min(balances(book)[owner] for owner in balances(book) if owner.startswith("owner:")) >= 0
 
 
 def test_a_late_generation_goes_to_the_open_period_with_its_own_time(filled: Place) -> None:
