@@ -21,9 +21,11 @@ from dashboard.desk import LOOPBACK_NAMES, Desk, guarded, refusal
 from dashboard.headers import SecurityHeaders
 from dashboard.live import cancelled
 from dashboard.pages import finance, generation, operations, overview, owner, search, signing, work
+from dashboard.settings import DashboardSettings
 from gmvaluator.errors import GmvaluatorError, status_of
 
 STATIC = Path(__file__).parent / "static"
+EVERYWHERE = ("", "0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
 _STATUS = {
     "INVALID_ARGUMENT": (400, "This cannot be used"),
     "UNAUTHENTICATED": (401, "Sign in first"),
@@ -76,12 +78,19 @@ def routes() -> list[BaseRoute]:
     ]
 
 
+def host_names(settings: DashboardSettings) -> list[str]:
+    """Names by which a dashboard without tokens lets itself be asked; any, where it listens everywhere."""
+    host = settings.address.rpartition(":")[0]
+    return ["*"] if host in EVERYWHERE else [*LOOPBACK_NAMES, host]
+
+
 def application(parts: Desk) -> Starlette:
     """The ASGI application over open sources."""
     middleware = [Middleware(SecurityHeaders)]
     if parts.sessions.open:
         # Another site's name that resolves to this machine must not be let in as a local user.
-        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=[*LOOPBACK_NAMES], www_redirect=False))
+        names = host_names(parts.settings)
+        middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False))
     app = Starlette(
         routes=routes(),
         middleware=middleware,

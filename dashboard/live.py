@@ -10,8 +10,9 @@ import asyncio
 import json
 import time
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import Any
+from typing import Any, TypeVar
 
 import structlog
 
@@ -28,6 +29,8 @@ BUSY_SHARE = 0.5
 
 _log = structlog.get_logger("dashboard")
 
+_Read = TypeVar("_Read")
+
 
 class Live:
     """The newest state of the overview, for pages and streams."""
@@ -36,6 +39,8 @@ class Live:
         self._read = read
         self._head = head
         self._update_s = update_s
+        # Of its own, so that it never waits behind the pages' long scans of the ledger.
+        self._thread = ThreadPoolExecutor(max_workers=1, thread_name_prefix="live")
         self._lock = asyncio.Lock()
         self._changed = asyncio.Event()
         self._state: dict[str, Any] | None = None
@@ -81,7 +86,7 @@ class Live:
     async def _tick(self) -> None:
         try:
             async with self._lock:
-                head = await asyncio.to_thread(self._head)
+                head = await self._in_thread(self._head)
                 old = head != self.sequence or time.monotonic() - self._read_at >= IDLE_EVERY_S
                 # Only a whole read ends a failure: it may be another than the head's.
                 if self._state is None or self.failing or (self.streams and old):
@@ -91,8 +96,11 @@ class Live:
         except Exception as error:  # noqa: BLE001 - pages say that they are stale; the next tick tries again
             self._say_failing(repr(error))
 
+    async def _in_thread(self, read: Callable[[], _Read]) -> _Read:
+        return await asyncio.get_running_loop().run_in_executor(self._thread, read)
+
     async def _refresh(self) -> None:
-        state = await asyncio.to_thread(self._read)
+        state = await self._in_thread(self._read)
         self._before, self._state = self._state, state
         self._read_at = time.monotonic()
         self.failing = False

@@ -78,9 +78,7 @@ class OverviewReader:
             "hash": totals.head.hash,
             "at": now.isoformat(timespec="milliseconds"),
             "totals": amounts(totals),
-            "shares": {
-                kind: percent(getattr(totals, f"{kind}_micros"), totals.issued_micros) for kind in ("owners", *KINDS)
-            },
+            "shares": {kind: percent(micros, totals.issued_micros) for kind, micros in went_to(totals).items()},
             "reconciles": totals.reconciles,
             "leaders": [_leader(one, names, highest) for one in leaders[:LEADERS]],
             "chart": chart(self._history, top),
@@ -115,6 +113,12 @@ class OverviewReader:
             self._history.fill(connection, point_now(totals, accounts, now))
         else:
             self._history.note(totals, accounts, now)
+
+
+def went_to(totals: Totals) -> dict[str, int]:
+    """Kind of account to micro-credits; what was paid out in money went to owners."""
+    by_kind = {kind: getattr(totals, f"{kind}_micros") for kind in KINDS}
+    return {"owners": totals.owners_micros + totals.paid_micros, **by_kind}
 
 
 def amounts(totals: Totals) -> dict[str, str]:

@@ -13,6 +13,7 @@ from sqlalchemy import ColumnElement, Connection, Select, distinct, func, select
 
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.corrections.state import amount_sum
+from gmvaluator.ledger.decisions import PAYOUT
 from gmvaluator.ledger.records import ATTRIBUTION, StoredPosting
 from gmvaluator.ledger.rows import load, postings_where
 from gmvaluator.ledger.schema import entries, postings
@@ -40,7 +41,10 @@ class Use:
 
 @dataclass(frozen=True, slots=True)
 class Earned:
-    """An account's, or a work's, credits. by_day: day to micro-credits, by the generation's own time, UTC."""
+    """An account's, or a work's, credits, payouts in money left out.
+
+    by_day: day to micro-credits, by the generation's or decision's own time, UTC. uses, generations: those that paid.
+    """
 
     by_day: dict[str, int]
     works: list[WorkEarned]
@@ -49,7 +53,7 @@ class Earned:
 
 
 def earned_by_account(connection: Connection, account: str, works: int, uses: int) -> Earned:
-    """Everything an account was credited and debited, its `works` best works and `uses` newest generations."""
+    """What an account was credited and what decisions took back, its `works` best works, its `uses` newest uses."""
     return _earned(connection, entries.c.account == account, works, uses, postings.c.sequence.desc())
 
 
@@ -80,7 +84,7 @@ def _earned(
     connection: Connection, whose: ColumnElement[bool], works: int, uses: int, order: ColumnElement[Any]
 ) -> Earned:
     day = func.substr(postings.c.generated_at, 1, 10)
-    by_day = _joined(day, amount_sum).where(whose).group_by(day).order_by(day)
+    by_day = _joined(day, amount_sum).where(whose, postings.c.kind != PAYOUT).group_by(day).order_by(day)
     caused = whose & (postings.c.kind == ATTRIBUTION)
     newest = (
         _joined(postings.c.sequence, postings.c.generation_id, postings.c.generated_at, amount_sum)

@@ -14,6 +14,7 @@ from gmvaluator.ledger.deciding import decide
 from gmvaluator.ledger.decisions import NewDecision
 from gmvaluator.ledger.disputes.deciding import decide_dispute, open_dispute
 from gmvaluator.ledger.disputes.records import Scope
+from gmvaluator.ledger.earned import earned_by_account
 from gmvaluator.ledger.periods import payouts
 from gmvaluator.ledger.periods.calendar import Period
 from gmvaluator.ledger.periods.closing import Closed, NotClosable, close, payable_lines
@@ -141,6 +142,19 @@ def test_a_payout_does_not_take_what_was_held_meanwhile(filled: Place, monkeypat
         assert [one.status for one in pay(book, SEP, "SEPA 1", NOVEMBER)] == ["blocked"]
         assert book.totals().paid_micros == 0
         assert min(balances(book)[owner] for owner in balances(book) if owner.startswith("owner:")) >= 0
+
+
+def test_a_payout_takes_nothing_from_what_was_earned(filled: Place) -> None:
+    account = f"owner:{owner_named(filled, 'ada')}"
+    with open_ledger(filled, write=True) as book:
+        with book.snapshot() as connection:
+            before = earned_by_account(connection, account, 10, 10)
+        closed(book, filled, SEP)
+        pay(book, SEP, "SEPA 1", NOVEMBER)
+        with book.snapshot() as connection:
+            assert balances(book)[account] == 1_000_000
+            assert earned_by_account(connection, account, 10, 10) == before
+        assert sum(before.by_day.values()) == 2_500_250
 
 
 def test_a_late_generation_goes_to_the_open_period_with_its_own_time(filled: Place) -> None:

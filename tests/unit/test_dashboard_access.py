@@ -380,6 +380,25 @@ def test_without_tokens_only_this_machine_is_let_in(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
+    ("address", "host", "status"),
+    [
+        ("0.0.0.0:0", "studio.example", 200),
+        ("[::]:0", "studio.example", 200),
+        ("192.0.2.7:0", "192.0.2.7:8080", 200),
+        ("192.0.2.7:0", "studio.example", 400),
+    ],
+)
+def test_an_insecure_dashboard_is_asked_by_the_name_it_listens_on(
+    tmp_path: Path, address: str, host: str, status: int
+) -> None:
+    with open_ledger(tmp_path, write=True) as ledger:
+        ledger.post([sample_posting(1)])
+    with wired(DashboardSettings(Place(tmp_path), address=address, insecure=True)) as parts:
+        local = visitor(application(parts))
+        assert local.get("/overview", headers={**HTML, "host": host}).status_code == status
+
+
+@pytest.mark.parametrize(
     "path",
     ["/owners/x", "/works/x", "/generations/x", "/generations/-1", "/pictures/generations/../../tokens.json",
      "/pictures/generations/x", "/pictures/generations/77777",

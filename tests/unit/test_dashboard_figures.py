@@ -9,7 +9,7 @@ import pytest
 
 from dashboard.formula import formula, weights_of
 from dashboard.live import difference
-from dashboard.overview import OverviewReader
+from dashboard.overview import OverviewReader, went_to
 from dashboard.rate import Rate
 from dashboard.scrape import Samples, checked_url, operations
 from dashboard.settings import DashboardSettings
@@ -17,6 +17,7 @@ from dashboard.sources import open_sources
 from dashboard.wording import amount_text, share_text
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
+from gmvaluator.ledger.answers import Head, Totals
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.policy import load_policy
 from gmvaluator.testing.postings import sample_posting
@@ -32,6 +33,11 @@ def test_amounts_are_exact(micros: int, text: str) -> None:
 def test_a_tiny_share_is_not_called_nothing() -> None:
     assert share_text(0.00001).startswith("<")
     assert share_text(0.0).startswith("0.00")
+
+
+def test_what_was_paid_out_went_to_owners() -> None:
+    totals = Totals(100, 30, 20, 5, 5, 40, True, 9, Head(9, "0" * 64))
+    assert went_to(totals) == {"owners": 70, "unattributed": 20, "suspense": 5, "held": 5, "paid": 40}
 
 
 def test_the_formula_gives_what_was_posted() -> None:
