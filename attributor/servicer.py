@@ -13,6 +13,7 @@ import structlog
 from attributor.authentication import current_caller
 from attributor.messages import attribution_message, image_request, posting_message, preview_request
 from attributor.metrics import observe_refusal
+from attributor.parsing import whole
 from attributor.service import DEFAULT_PAGE, WATCH_PAGE, Counters, RoyaltyReader, Service
 from attributor.stages import ImageRequest
 from attributor.streaming import ImageStream
@@ -108,7 +109,9 @@ class AttributionServicer(AttributionServiceServicer):
             with self._service.stream(client):
                 # Inside, too: a caller that reads nothing gets no status either, and keeps its place until it does.
                 async with answered(context, "AttributeStream"):
-                    await ImageStream(stages, self._stopping).answer(request_iterator, context.write)
+                    await ImageStream(stages, self._stopping).answer(
+                        request_iterator, lambda answer: whole(context.write(answer))
+                    )
 
     async def _waiting_stages(
         self, checked: ImageRequest, client: str, on_admitted: Callable[[], None]

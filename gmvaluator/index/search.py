@@ -233,7 +233,8 @@ class QdrantSearch:
         for attempt in count(1):
             try:
                 with translated(self._name(connection)):
-                    return await call(connection, connection.options(deadline - time.monotonic()))
+                    # Shielded: grpc.aio never frees the messages of a call that is cancelled (grpc/grpc issue 43360).
+                    return await asyncio.shield(call(connection, connection.options(deadline - time.monotonic())))
             except IndexUnavailable as error:
                 broken, pause = connection, pause_s(attempt)
                 connection = await self._connect(broken)

@@ -237,7 +237,7 @@ async def test_one_client_leaves_streams_to_others() -> None:
 
 
 async def test_a_stream_whose_reader_stalls_is_ended_without_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "UNREAD_S", 0.3)
+    monkeypatch.setattr(streaming, "UNREAD_S", 1.0)
     monkeypatch.setattr(streaming, "MAX_UNREAD", 1)
     async with running(max_streams=1) as server:
         server.pipeline = talking = TalkingPipeline()
