@@ -15,6 +15,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from attributor import streaming
 from attributor.admission import Admission
 from attributor.authentication import Authentication
+from attributor.parsing import Parsing
 from attributor.server import SERVICES, drain, set_health
 from attributor.service import Counters, Service
 from attributor.servicer import AttributionServicer, RoyaltyServicer
@@ -122,7 +123,7 @@ async def running(max_in_flight: int = 8, **bounds: int) -> AsyncIterator[Runnin
         asyncio.Event(),
         health.aio.HealthServicer(),
     )
-    server = grpc.aio.server(interceptors=[Authentication(Door(None))])
+    server = grpc.aio.server(interceptors=[Authentication(Door(None)), Parsing()])
     add_AttributionServiceServicer_to_server(AttributionServicer(service, stopping), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
