@@ -23,6 +23,7 @@ from gmvaluator.index.naming import (
     generations,
     is_generation,
     make_collection,
+    metadata_of,
     point_alias,
 )
 from gmvaluator.index.schema import KEY_DATA_SET, CollectionMetadata, IndexSettings
@@ -59,7 +60,7 @@ def rebuild(
             store.rebuild_embedded(_described(store, quantisation, settings))
             return
         swap = _Swap(access, store.connection, collection, kept)
-        swap.remove_leftovers()
+        swap.finish_earlier()
         swap.run(_described(store, quantisation, settings))
     finally:
         store.close()
@@ -79,14 +80,19 @@ class _Swap:
         self._name = name
         self._kept = kept
 
-    def remove_leftovers(self) -> None:
-        """Clear up after a rebuild that was killed: generations that are not served, and were to be or have been."""
+    def finish_earlier(self) -> None:
+        """Clear up after a rebuild that was killed: what it had filled only goes, what it had replaced is followed up
+        first, as others may have written to it until the alias moved."""
         serving = aliases(self._connection).get(self._name)
         if serving is None:
             return
         for one in sorted(generations(self._connection, self._name)):
-            if one != serving and is_generation(self._connection, one, self._name):
+            if one == serving or not is_generation(self._connection, one, self._name):
+                continue
+            if metadata_of(self._connection, one).get(REBUILD_OF):
                 self._delete(one)
+            else:
+                self._follow_up(one, serving)
 
     def run(self, metadata: CollectionMetadata) -> None:
         """Fill, build, catch up with what was written meanwhile, and serve."""
@@ -106,6 +112,11 @@ class _Swap:
         target.build()
         self._catch_up(source, target)
         point_alias(self._connection, self._name, new)
+        self._follow_up(old, new)
+
+    def _follow_up(self, old: str, new: str) -> None:
+        """After the alias has moved: what was written to the old one at last is brought over, and the old one goes."""
+        source, target = QdrantStore(self._access, old), QdrantStore(self._access, new)
         self._unmark(new)
         self._bring_late(source, target)
         self._remove_buried(target)

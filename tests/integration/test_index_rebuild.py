@@ -23,7 +23,7 @@ from gmvaluator.index.client import connect
 from gmvaluator.index.connection import list_collections, open_search, open_store
 from gmvaluator.index.engine.lease import Contact
 from gmvaluator.index.location import open_access
-from gmvaluator.index.naming import aliases, collection_names, make_collection, point_alias
+from gmvaluator.index.naming import aliases, collection_names, generations, make_collection, point_alias
 from gmvaluator.index.rebuilding import rebuild
 from gmvaluator.index.schema import KEY_GROUP, CollectionMetadata, IndexSettings
 from gmvaluator.index.store import QdrantStore
@@ -282,6 +282,30 @@ def test_what_others_write_around_the_swap_is_kept(server: tuple[str, str], monk
     assert set(stored[one]["data_set"]) == {*points[0].payload["data_set"], "before", "after"}
     assert set(stored[other]["data_set"]) == {*points[1].payload["data_set"], "before"}
     assert stored[grouped] == {**points[2].payload, KEY_GROUP: "its group"}
+
+
+def test_what_was_written_before_a_swap_that_was_killed_is_brought_by_the_next(
+    server: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (late,) = example_points(1, seed=5)
+    address, key = server
+    with closing(open_store(address, "served", api_key=key)) as served:
+        filled(served)
+
+        def swap(connection: IndexConnection, alias: str, collection: str) -> None:
+            served.upsert([late])
+            point_alias(connection, alias, collection)
+            raise Killed
+
+        with monkeypatch.context() as patched:
+            patched.setattr(rebuilding, "point_alias", swap)
+            with pytest.raises(Killed):
+                rebuild(open_access(address, key), "served")
+        assert served.existing([late.training_image_id]) == set()
+        rebuild(open_access(address, key), "served")
+        assert served.existing([late.training_image_id]) == {late.training_image_id}
+        assert served.info().points == POINTS + 1
+        assert len(generations(served.connection, "served")) == 1
 
 
 def test_a_server_s_collection_without_an_alias_is_refused(server: tuple[str, str]) -> None:
