@@ -17,8 +17,8 @@ from sqlalchemy.pool import QueuePool, StaticPool
 
 from gmvaluator.errors import PreconditionFailed
 
-MINIMUM_VERSION = (3, 24, 0)
-"""First SQLite with upserts; read-only WAL readers came with 3.22."""
+MINIMUM_VERSION = (3, 32, 0)
+"""First SQLite that takes more than 999 values in a statement: a batch's look-ups have up to 5,000."""
 
 BUSY_TIMEOUT_MS = 5_000
 """How long a connection waits for another one's lock before it gives up."""
