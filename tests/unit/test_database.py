@@ -86,8 +86,8 @@ def test_a_transaction_of_a_reader_is_one_snapshot(tmp_path: Path) -> None:
 
 
 def test_an_old_sqlite_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 7, 17))
-    with pytest.raises(PreconditionFailed, match=r"install 3\.24\.0"):
+    monkeypatch.setattr(sqlite3, "sqlite_version_info", (3, 31, 1))
+    with pytest.raises(PreconditionFailed, match=r"install 3\.32\.0"):
         sqlite.writing_engine(tmp_path / "some.sqlite")
 
 
