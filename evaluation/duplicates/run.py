@@ -45,9 +45,11 @@ def duplicates(profile: str, short: bool, reference: str = CALIBRATED) -> Sectio
     with tempfile.TemporaryDirectory() as folder:
         count, strengths = (SHORT_TARGETS, _SHORT_STRENGTHS) if short else (TARGETS, _STRENGTHS)
         among = SHORT_WORKS if short else None
-        earned = measure(Path(folder), profile, list(policies.values()), count, strengths, among)
-    best = chosen(fit)
-    return duplicates_section(best, fit, test, dict(zip(policies, earned, strict=True)))
+        # The one that pays is one of the others too, as a rule: what is the same is valued once.
+        different = [one for place, one in enumerate(policies.values()) if one not in list(policies.values())[:place]]
+        earned = measure(Path(folder), profile, different, count, strengths, among)
+    by_name = {name: earned[different.index(policy)] for name, policy in policies.items()}
+    return duplicates_section(chosen(fit), fit, test, by_name)
 
 
 def policies_compared(paid_by: Policy) -> dict[str, Policy]:
