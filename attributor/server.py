@@ -15,10 +15,10 @@ from grpc_reflection.v1alpha import reflection
 
 from attributor.admission import Admission
 from attributor.authentication import Authentication
+from attributor.exchange import Exchange
 from attributor.kept_metrics import Kept
 from attributor.memory import memory_watched, use_few_arenas
 from attributor.metrics import REGISTRY, Now, ObservedPipeline, loop_watched, recall_watched, serve_metrics
-from attributor.parsing import Parsing
 from attributor.probes import probes_answered
 from attributor.service import Counters, Service
 from attributor.servicer import AttributionServicer, RoyaltyServicer
@@ -112,11 +112,13 @@ async def _listen(
     credentials: grpc.ServerCredentials | None,
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer, str]:
     server = grpc.aio.server(
-        interceptors=[Authentication(door), Parsing()],
+        interceptors=[Authentication(door), Exchange()],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.so_reuseport", 0),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+            # No connection alone can have all the calls that there may be.
+            ("grpc.max_concurrent_streams", settings.max_in_flight + SPARE_CALLS // 2),
         ],
         maximum_concurrent_rpcs=settings.max_in_flight + SPARE_CALLS,
     )

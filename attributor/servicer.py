@@ -11,9 +11,9 @@ import grpc
 import structlog
 
 from attributor.authentication import current_caller
+from attributor.exchange import written
 from attributor.messages import attribution_message, image_request, posting_message, preview_request
 from attributor.metrics import observe_refusal
-from attributor.parsing import whole
 from attributor.service import DEFAULT_PAGE, WATCH_PAGE, Counters, RoyaltyReader, Service
 from attributor.stages import ImageRequest
 from attributor.streaming import ImageStream
@@ -110,7 +110,7 @@ class AttributionServicer(AttributionServiceServicer):
                 # Inside, too: a caller that reads nothing gets no status either, and keeps its place until it does.
                 async with answered(context, "AttributeStream"):
                     await ImageStream(stages, self._stopping).answer(
-                        request_iterator, lambda answer: whole(context.write(answer))
+                        request_iterator, lambda answer: written(answer, context)
                     )
 
     async def _waiting_stages(

@@ -20,9 +20,6 @@ MAX_IMAGES = 32
 MAX_UNREAD = 64
 """Answers that wait for a reader who is slow; the images they belong to wait with them."""
 
-UNREAD_S = 60.0
-"""After this time without a reader the stream is given up, and its places with it."""
-
 Request = attribution_v1.AttributeStreamRequest
 Response = attribution_v1.AttributeStreamResponse
 Stages = Callable[[attribution_v1.AttributeRequest, Callable[[], None]], AsyncIterator[attribution_v1.Attribution]]
@@ -44,19 +41,13 @@ class ImageStream:
         self._under_way: dict[str, asyncio.Task[None]] = {}
 
     async def answer(self, requests: AsyncIterator[Request], write: Callable[[Response], Awaitable[None]]) -> None:
-        """Write what is answered. Raises what `answers` raises, and Unavailable if a write takes `UNREAD_S`.
+        """Write what is answered. Raises what `answers` and `write` raise.
 
         When this returns or raises, nothing of the stream is under way any more.
         """
         async with aclosing(self.answers(requests)) as answers:
             async for answer in answers:
-                try:
-                    # Not wait_for: in Python 3.11 it may lose a cancellation.
-                    async with asyncio.timeout(UNREAD_S):
-                        await write(answer)
-                except TimeoutError:
-                    why = f"nobody read the answers for {UNREAD_S:.0f} s: read on, and send the images again"
-                    raise Unavailable(why) from None
+                await write(answer)
 
     async def answers(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Response, None]:
         """What is answered, until the caller has closed its side and all was answered.

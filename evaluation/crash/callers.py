@@ -20,13 +20,14 @@ AGAIN_EVERY = 50
 class Callers:
     """What all callers sent and were answered: generation to (sequence, issued micro-credits).
 
-    contradicted: answers that differ from an earlier one for the same generation. unexpected: errors that no end of the
-    attributor explains.
+    contradicted: answers that differ from an earlier one for the same generation. cut_off: calls that were answered by
+    a stage, and so had been let in, but ended without FINAL. unexpected: errors that no end of the attributor explains.
     """
 
     image: bytes
     answered: dict[str, tuple[int, int]] = field(default_factory=dict)
     contradicted: int = 0
+    cut_off: int = 0
     unexpected: list[str] = field(default_factory=list)
     _sent: int = 0
     _numbers: Iterator[int] = field(default_factory=itertools.count)
@@ -37,18 +38,22 @@ class Callers:
         """Call until `stopped`, or until a call fails; fresh: new images, once nothing waits to be sent again."""
         with AttributorClient(address, deadline_s=20) as client:
             while not stopped.is_set() and (name := self._next(fresh)) is not None:
+                stage = None
                 try:
-                    *_, final = client.attribute(self.image, name, MODEL_VERSION)
+                    for stage in client.attribute(self.image, name, MODEL_VERSION):
+                        pass
                 except GmvaluatorError as error:
-                    self._put_back(name, error)
+                    self._put_back(name, error, let_in=stage is not None)
                     return
-                self._note(name, (final.sequence, final.issued_micros))
+                assert stage is not None
+                self._note(name, (stage.sequence, stage.issued_micros))
 
     def as_dict(self) -> dict[str, Any]:
         """What a later run goes on from; call it while nobody calls."""
         return {
             "answered": self.answered,
             "contradicted": self.contradicted,
+            "cut_off": self.cut_off,
             "unexpected": self.unexpected,
             "sent": self._sent,
             "open": self._open,
@@ -61,6 +66,7 @@ class Callers:
             image,
             {name: (answer[0], answer[1]) for name, answer in kept["answered"].items()},
             kept["contradicted"],
+            kept["cut_off"],
             kept["unexpected"],
             kept["sent"],
             itertools.count(kept["sent"]),
@@ -79,9 +85,10 @@ class Callers:
                 return next(reversed(self.answered))
             return f"crash:{number}"
 
-    def _put_back(self, name: str, error: GmvaluatorError) -> None:
+    def _put_back(self, name: str, error: GmvaluatorError, let_in: bool) -> None:
         with self._lock:
             self._open.append(name)
+            self.cut_off += let_in
             if isinstance(error, Failure):
                 self.unexpected.append(str(error))
 

@@ -100,9 +100,9 @@ def run_ended(
 ) -> dict[str, Any]:
     """End the attributor `times` times by "kill" or "drain" (SIGTERM); figures begin with that word.
 
-    lost: answered with FINAL and not in the ledger as answered. doubled: postings beyond one a generation, and answers
-    that contradict each other. What an interrupted run left in `folder` is gone on from. progress: told after each
-    life, with the lives and the images answered so far.
+    lost: answered with FINAL and not in the ledger as answered; by a drain also what was let in and then cut off.
+    doubled: postings beyond one a generation, and answers that contradict each other. What an interrupted run left in
+    `folder` is gone on from. progress: told after each life, with the lives and the images answered so far.
     """
     number = signal.SIGKILL if how == "kill" else signal.SIGTERM
     data, kept = built_stub_data(folder, POINTS), folder / "ends.json"
@@ -112,10 +112,10 @@ def run_ended(
         ends.exits.append(_one_life(data, ends.callers, number, chance.uniform(0.05, LONGEST_LIFE_S)))
         ends.keep(kept)
         progress(len(ends.exits), len(ends.callers.answered))
+    cut_off = ends.callers.cut_off if how == "drain" else 0
     _send_the_rest(data, ends.callers)
-    return {
-        f"{how}_{name}": value for name, value in {**_checked(data, ends.callers), **_exits(ends.exits, how)}.items()
-    }
+    found = {**_checked(data, ends.callers, cut_off), **_exits(ends.exits, how)}
+    return {f"{how}_{name}": value for name, value in found.items()}
 
 
 def _one_life(data: Path, callers: Callers, number: signal.Signals, life_s: float) -> tuple[float, int]:
@@ -161,7 +161,7 @@ def _exits(exits: list[tuple[float, int]], how: str) -> dict[str, Any]:
     }
 
 
-def _checked(data: Path, callers: Callers) -> dict[str, Any]:
+def _checked(data: Path, callers: Callers, cut_off: int) -> dict[str, Any]:
     with open_ledger(data) as ledger:
         verification, totals = ledger.verify(), ledger.totals()
         stored = {one.header.generation_id: (one.sequence, one.header.issued_micros) for one in ledger.every_posting()}
@@ -170,7 +170,7 @@ def _checked(data: Path, callers: Callers) -> dict[str, Any]:
     return {
         "answered": len(callers.answered),
         "postings": totals.postings,
-        "lost": len(lost),
+        "lost": len(lost) + cut_off,
         "doubled": callers.contradicted + totals.postings - len(stored),
         "not_sent_again": len(set(stored) - set(callers.answered)),
         "sums_equal": totals.reconciles and totals.issued_micros == issued,

@@ -26,6 +26,7 @@ from gmvaluator.index.schema import KEY_DATA_SET, PERCEPTUAL, RECALL, Collection
 from gmvaluator.index.translation import translated
 from gmvaluator.index.vectors import checked_vector
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour
+from gmvaluator.unbroken import to_its_end
 
 CALL_TIMEOUT_S = 10.0
 """Deadline of one query, with all its attempts; 2 ms is usual."""
@@ -233,8 +234,7 @@ class QdrantSearch:
         for attempt in count(1):
             try:
                 with translated(self._name(connection)):
-                    # Shielded: grpc.aio never frees the messages of a call that is cancelled (grpc/grpc issue 43360).
-                    return await asyncio.shield(call(connection, connection.options(deadline - time.monotonic())))
+                    return await to_its_end(call(connection, connection.options(deadline - time.monotonic())))
             except IndexUnavailable as error:
                 broken, pause = connection, pause_s(attempt)
                 connection = await self._connect(broken)

@@ -12,10 +12,10 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from attributor import streaming
+from attributor import exchange, streaming
 from attributor.admission import Admission
 from attributor.authentication import Authentication
-from attributor.parsing import Parsing
+from attributor.exchange import Exchange
 from attributor.server import SERVICES, drain, set_health
 from attributor.service import Counters, Service
 from attributor.servicer import AttributionServicer, RoyaltyServicer
@@ -87,6 +87,7 @@ class Running:
     attribution: Any
     royalty: Any
     health: Any
+    channel: grpc.aio.Channel
 
     def open(self) -> None:
         names = SimpleNamespace(display_names=lambda ids: {})
@@ -123,7 +124,7 @@ async def running(max_in_flight: int = 8, **bounds: int) -> AsyncIterator[Runnin
         asyncio.Event(),
         health.aio.HealthServicer(),
     )
-    server = grpc.aio.server(interceptors=[Authentication(Door(None)), Parsing()])
+    server = grpc.aio.server(interceptors=[Authentication(Door(None)), Exchange()])
     add_AttributionServiceServicer_to_server(AttributionServicer(service, stopping), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
@@ -132,7 +133,7 @@ async def running(max_in_flight: int = 8, **bounds: int) -> AsyncIterator[Runnin
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         stubs = AttributionServiceStub(channel), RoyaltyServiceStub(channel), health_pb2_grpc.HealthStub(channel)
-        yield Running(service, HeldPipeline(), EmptyLedger(), checker, *stubs)
+        yield Running(service, HeldPipeline(), EmptyLedger(), checker, *stubs, channel)
     stopping.set()
     await server.stop(1)
 
@@ -238,7 +239,7 @@ async def test_one_client_leaves_streams_to_others() -> None:
 
 
 async def test_a_stream_whose_reader_stalls_is_ended_without_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "UNREAD_S", 1.0)
+    monkeypatch.setattr(exchange, "UNREAD_S", 1.0)
     monkeypatch.setattr(streaming, "MAX_UNREAD", 1)
     async with running(max_streams=1) as server:
         server.pipeline = talking = TalkingPipeline()
@@ -253,6 +254,35 @@ async def test_a_stream_whose_reader_stalls_is_ended_without_being_read(monkeypa
             _ = [answer async for answer in stalled]
         assert given_up.value.code() is grpc.StatusCode.UNAVAILABLE
         assert (await server.stream().read()).attribution.stage == v1.STAGE_RECALLED
+
+
+async def test_an_image_whose_caller_does_not_read_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "UNREAD_S", 0.5)
+    async with running(max_in_flight=1) as server:
+        server.pipeline = talking = TalkingPipeline()
+        server.open()
+        stalled = server.attribution.Attribute(v1.AttributeRequest(generation_id="g", model_version="m", image=b"x"))
+        await until(lambda: talking.heard_by == 1)
+        await until(lambda: server.service.in_flight == 0)
+        again = server.attribution.Attribute(v1.AttributeRequest(generation_id="h", model_version="m", image=b"x"))
+        assert (await again.read()).attribution.generation_id == "h"
+        with pytest.raises(grpc.aio.AioRpcError, match="nobody read") as given_up:
+            _ = [answer async for answer in stalled]
+        assert given_up.value.code() is grpc.StatusCode.UNAVAILABLE
+
+
+async def test_a_call_that_sends_no_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(exchange, "UNSENT_S", 0.05)
+    async with running() as server:
+        server.open()
+        half_open = server.channel.stream_stream(
+            "/gmvaluator.v1.AttributionService/Attribute",
+            request_serializer=v1.AttributeRequest.SerializeToString,
+            response_deserializer=v1.AttributeResponse.FromString,
+        )()
+        with pytest.raises(grpc.aio.AioRpcError, match="no request came") as refused:
+            await half_open.read()
+        assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
 async def test_questions_about_royalties_are_bounded() -> None:

@@ -3,10 +3,12 @@
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from contextlib import aclosing
+from types import SimpleNamespace
+from typing import cast
 
 import pytest
 
-from attributor import streaming
+from attributor import exchange, streaming
 from attributor.streaming import MAX_IMAGES, ImageStream
 from gmvaluator.errors import InvalidImage, Unavailable
 from gmvaluator.v1 import attribution_pb2 as v1
@@ -149,17 +151,17 @@ async def test_nothing_more_is_read_while_an_image_waits_for_its_place() -> None
 
 
 async def test_a_stream_that_nobody_reads_is_given_up_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(streaming, "UNREAD_S", 0.02)
+    monkeypatch.setattr(exchange, "UNREAD_S", 0.02)
     monkeypatch.setattr(streaming, "MAX_UNREAD", 1)
-    images, stalled = Images(), asyncio.Event()
+    images = Images()
     for number in range(100):
         images.gate(f"g{number}").set()
     requests = [image("held"), *(image(f"g{number}") for number in range(100))]
-
-    async def write(_answer: v1.AttributeStreamResponse) -> None:
-        await stalled.wait()
+    stalled = cast(exchange.Context, SimpleNamespace(write=lambda _: asyncio.Event().wait()))
 
     with pytest.raises(Unavailable, match="nobody read"):
-        await ImageStream(images.stages, asyncio.Event()).answer(sent(*requests), write)
+        await ImageStream(images.stages, asyncio.Event()).answer(
+            sent(*requests), lambda answer: exchange.written(answer, stalled)
+        )
     assert len(images.ended) <= MAX_IMAGES
     assert "held" in images.ended

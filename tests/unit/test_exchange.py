@@ -1,6 +1,7 @@
 """What stands between the wire and a servicer: messages are read and written to their end, and one is needed."""
 
 import asyncio
+import gc
 from collections.abc import Awaitable, Callable
 from types import SimpleNamespace
 from typing import Any, cast
@@ -8,7 +9,8 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from attributor.parsing import Parsing
+from attributor.exchange import Exchange, written
+from gmvaluator.unbroken import to_its_end
 
 METHOD = "/gmvaluator.v1.AttributionService/Attribute"
 Run = Callable[["Wire"], Awaitable[Any]]
@@ -51,7 +53,7 @@ async def echoed(request: str, _: Any) -> Any:
 
 async def echoed_each(requests: Any, context: Any) -> None:
     async for request in requests:
-        await context.write(request)
+        await written(request, context)
 
 
 HANDLERS: dict[str, Any] = {
@@ -65,7 +67,7 @@ async def checked(handler: Any) -> Run:
     async def continuation(_: object) -> Any:
         return handler
 
-    found = await Parsing().intercept_service(continuation, cast(Any, SimpleNamespace(method=METHOD)))
+    found = await Exchange().intercept_service(continuation, cast(Any, SimpleNamespace(method=METHOD)))
     answer = found.stream_stream or found.stream_unary
     return lambda wire: answer(None, wire)
 
@@ -89,10 +91,11 @@ async def test_a_read_ends_though_its_call_is_cancelled(shape: str) -> None:
     assert wire.ended == ["read"]
 
 
-async def test_a_write_ends_though_its_call_is_cancelled() -> None:
+@pytest.mark.parametrize("shape", ["many for one", "many for many"])
+async def test_a_write_ends_though_its_call_is_cancelled(shape: str) -> None:
     wire = Wire("a")
     wire.gate.set()
-    call = asyncio.ensure_future((await checked(HANDLERS["many for one"]))(wire))
+    call = asyncio.ensure_future((await checked(HANDLERS[shape]))(wire))
     await begun(wire, "read")
     wire.gate.clear()
     await begun(wire, "write")
@@ -111,3 +114,23 @@ async def test_a_call_without_a_request_is_told_so(shape: str) -> None:
     with pytest.raises(grpc.aio.AbortError):
         await (await checked(HANDLERS[shape]))(wire)
     assert wire.aborted == (grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request: send one")
+
+
+async def test_what_fails_after_its_awaiter_left_is_heard_by_nobody() -> None:
+    complaints: list[Any] = []
+    asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
+    gate = asyncio.Event()
+
+    async def failing() -> None:
+        await gate.wait()
+        raise RuntimeError("too late")
+
+    awaiter = asyncio.ensure_future(to_its_end(failing()))
+    await asyncio.sleep(0)
+    awaiter.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await awaiter
+    gate.set()
+    await asyncio.sleep(0.01)
+    gc.collect()
+    assert complaints == []

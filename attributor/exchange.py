@@ -1,4 +1,7 @@
-"""Bytes that are no message, or too many, are the caller's mistake: INVALID_ARGUMENT, not gRPC's own UNKNOWN."""
+"""Messages between the wire and a servicer: each read and written to its end, and in time.
+
+Bytes that are no message, or too many, are the caller's mistake: INVALID_ARGUMENT, not gRPC's own UNKNOWN.
+"""
 
 from __future__ import annotations
 
@@ -6,43 +9,44 @@ import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, NoReturn
 
 import grpc
 from google.protobuf.message import DecodeError
 
 from attributor.metrics import observe_refusal
-from gmvaluator.errors import ImageTooLarge, InvalidInput, status_of
+from gmvaluator.errors import GmvaluatorError, ImageTooLarge, InvalidInput, Unavailable, status_of
 from gmvaluator.images import MAX_IMAGE_BYTES
+from gmvaluator.unbroken import to_its_end
 
 MAX_REQUEST_BYTES = MAX_IMAGE_BYTES + 1024 * 1024
 """An image and all that may be said of it; what is larger is refused unread, since reading copies it twice."""
+
+UNREAD_S = 60.0
+"""After this time without a reader a call is given up, and its place with it."""
+
+UNSENT_S = 60.0
+"""After this time without its whole request a call is given up."""
 
 _OURS = "/gmvaluator."
 _REFUSAL = "the request is no message of this method: use the contract of this release (proto/gmvaluator/v1)"
 
 Context = grpc.aio.ServicerContext[Any, Any]
-_Result = TypeVar("_Result")
 
 
-async def whole(operation: Awaitable[_Result]) -> _Result:
-    """A read or write of a call, which goes on to its end though the caller be cancelled meanwhile.
-
-    grpc.aio never frees the message of one whose awaiter was cancelled (grpc/grpc issue 43360): with it, one image of
-    sixty calls that were cancelled stayed in memory for good.
-    """
-    return await asyncio.shield(operation)
+class Unread(Unavailable):
+    """Nobody reads what is answered."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Unread:
+class _Unparsed:
     """In place of a message that could not be read, or was not."""
 
     why: InvalidInput
 
 
-class Parsing(grpc.aio.ServerInterceptor):
-    """Answers bytes that are no message, before a servicer sees them."""
+class Exchange(grpc.aio.ServerInterceptor):
+    """Stands before every servicer of ours."""
 
     async def intercept_service(
         self,
@@ -56,7 +60,7 @@ class Parsing(grpc.aio.ServerInterceptor):
 
 
 def _checked(handler: Any) -> Any:
-    """Every method as one that reads and writes by itself (see `whole`)."""
+    """Every method as one that reads and writes by itself, each message to its end."""
     read, write = _reading(handler.request_deserializer), handler.response_serializer
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(_stream_stream(handler.stream_stream), read, write)
@@ -68,13 +72,13 @@ def _checked(handler: Any) -> Any:
 def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     def read(data: bytes) -> Any:
         if len(data) > MAX_REQUEST_BYTES:
-            return _Unread(
+            return _Unparsed(
                 ImageTooLarge(f"the request has {len(data):,} bytes; the limit is {MAX_REQUEST_BYTES:,}: send less")
             )
         try:
             return deserialize(data)
         except DecodeError:
-            return _Unread(InvalidInput(_REFUSAL))
+            return _Unparsed(InvalidInput(_REFUSAL))
 
     return read
 
@@ -88,9 +92,14 @@ def _unary_unary(answer: Callable[[Any, Context], Awaitable[Any]]) -> Any:
 
 def _unary_stream(answer: Callable[[Any, Context], Any]) -> Any:
     async def checked(_: object, context: Context) -> None:
-        async with aclosing(answer(await _request(context), context)) as messages:
-            async for message in messages:
-                await whole(context.write(message))
+        request = await _request(context)
+        try:
+            async with aclosing(answer(request, context)) as messages:
+                async for message in messages:
+                    await written(message, context)
+        except Unread as error:
+            # Out of the block above: whoever does not read the answer keeps no place while this waits for them.
+            await _refuse(error, context)
 
     return checked
 
@@ -102,22 +111,42 @@ def _stream_stream(answer: Callable[[AsyncIterator[Any], Context], Awaitable[Non
     return checked
 
 
+async def written(message: Any, context: Context) -> None:
+    """Write one message. Raises Unread if nobody takes it for `UNREAD_S`."""
+    try:
+        # Not wait_for: in Python 3.11 it may lose a cancellation.
+        async with asyncio.timeout(UNREAD_S):
+            await to_its_end(context.write(message))
+    except TimeoutError:
+        why = f"nobody read the answers for {UNREAD_S:.0f} s: read on, and send the images again"
+        raise Unread(why) from None
+
+
 async def _request(context: Context) -> Any:
     """The one message of a call that sends one."""
-    async for request in _requests(context):
-        return request
-    # Nobody hears this where the caller has left before it sent all of its request.
-    await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request: send one")
-    raise AssertionError("it aborts")
+    try:
+        async with asyncio.timeout(UNSENT_S):
+            request = await _read(context)
+    except TimeoutError:
+        await _refuse(Unavailable(f"no request came within {UNSENT_S:.0f} s: send it at once"), context)
+    if request is grpc.aio.EOF:
+        # Nobody hears this where the caller has left before it sent all of its request.
+        await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request: send one")
+    return request
 
 
 async def _requests(context: Context) -> AsyncIterator[Any]:
-    while (request := await whole(context.read())) is not grpc.aio.EOF:
-        await _refuse_unread(request, context)
+    while (request := await _read(context)) is not grpc.aio.EOF:
         yield request
 
 
-async def _refuse_unread(request: Any, context: Context) -> None:
-    if isinstance(request, _Unread):
-        observe_refusal(request.why)
-        await context.abort(grpc.StatusCode[status_of(request.why)], str(request.why))
+async def _read(context: Context) -> Any:
+    request = await to_its_end(context.read())
+    if isinstance(request, _Unparsed):
+        await _refuse(request.why, context)
+    return request
+
+
+async def _refuse(why: GmvaluatorError, context: Context) -> NoReturn:
+    observe_refusal(why)
+    await context.abort(grpc.StatusCode[status_of(why)], str(why))
