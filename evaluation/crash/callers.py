@@ -38,15 +38,14 @@ class Callers:
         """Call until `stopped`, or until a call fails; fresh: new images, once nothing waits to be sent again."""
         with AttributorClient(address, deadline_s=20) as client:
             while not stopped.is_set() and (name := self._next(fresh)) is not None:
-                stage = None
+                stages = []
                 try:
                     for stage in client.attribute(self.image, name, MODEL_VERSION):
-                        pass
+                        stages.append(stage)  # noqa: PERF402 - those before an error count
                 except GmvaluatorError as error:
-                    self._put_back(name, error, let_in=stage is not None)
+                    self._put_back(name, error, let_in=bool(stages))
                     return
-                assert stage is not None
-                self._note(name, (stage.sequence, stage.issued_micros))
+                self._note(name, (stages[-1].sequence, stages[-1].issued_micros))
 
     def as_dict(self) -> dict[str, Any]:
         """What a later run goes on from; call it while nobody calls."""
