@@ -74,8 +74,9 @@ class ItemReader:
     def _read(self, item: SourceItem) -> ReadImage | LeftOut:
         data = item.read()
         sha256 = sha256_hex(data)
-        if self.opt_outs.has_sha256(sha256) or (item.sha256 and self.opt_outs.has_sha256(item.sha256)):
-            return LeftOut(item.key, f"the opt-out list has its SHA-256, {sha256}", OPT_OUT)
+        for one in filter(None, (sha256, item.sha256, item.download_sha256)):
+            if self.opt_outs.has_sha256(one):
+                return LeftOut(item.key, f"the opt-out list has its SHA-256, {one}", OPT_OUT)
         if item.sha256 not in (None, sha256):
             raise InvalidImage(f"its SHA-256 is {sha256}, the manifest says {item.sha256}: correct one of them")
         return ReadImage(item, data, sha256)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Protocol
@@ -50,17 +51,21 @@ def export(
 ) -> int:
     """Write every point to `folder`; the number of rows. advance: called with the rows of each shard.
 
-    Raises Conflict if the folder holds anything: an export never mixes with an older one.
+    The folder is there once all of it is: until then it is FOLDER.unfinished, which the next export removes. Raises
+    Conflict if the folder holds anything: an export never mixes with an older one.
     """
     if folder.exists() and any(folder.iterdir()):
         raise Conflict(f"{folder} is not empty: name a new folder for the export")
+    unfinished = folder.with_name(f"{folder.name}.unfinished")
+    shutil.rmtree(unfinished, ignore_errors=True)
+    unfinished.mkdir(parents=True)
     rows = 0
     for number, shard in enumerate(batched(points, SHARD_ROWS)):
-        _write(EmbeddedShard(folder, f"{number:04}"), shard, sizes)
+        _write(EmbeddedShard(unfinished, f"{number:04}"), shard, sizes)
         rows += len(shard)
         advance(len(shard))
-    folder.mkdir(parents=True, exist_ok=True)
-    (folder / PROFILE_FILE).write_text(json.dumps(profile.as_dict(), indent=2) + "\n", encoding="utf-8")
+    (unfinished / PROFILE_FILE).write_text(json.dumps(profile.as_dict(), indent=2) + "\n", encoding="utf-8")
+    unfinished.rename(folder)
     return rows
 
 

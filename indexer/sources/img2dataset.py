@@ -1,33 +1,54 @@
-"""What img2dataset writes as files: a folder a shard, and a Parquet that also tells what could not be downloaded."""
+"""What img2dataset writes: images as files or in tars, and a Parquet that also tells what could not be downloaded."""
 
 from __future__ import annotations
 
 import posixpath
+from collections import defaultdict
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
+from itertools import islice
 
-from indexer.sources.columns import Columns, described
+from indexer.sources.columns import Columns, described, not_downloaded
 from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
 from indexer.sources.parquet import parquet_rows, parquet_schema
 from indexer.sources.roots import Root, read_file
 
 STATS_ENDING = "_stats.json"
-_DISALLOWED = "disallowed"
-"""What img2dataset's message has where a site's X-Robots-Tag refused."""
+_NO_IMAGES = (".json", ".txt", ".parquet")
 
 
 def img2dataset_source(root: Root, parquets: Sequence[str], files: Sequence[str]) -> Source:
     """One shard a Parquet; `files` are all names below the root."""
-    return Source(root.url, [_shard(root, parquet, files) for parquet in parquets])
+    images: dict[str, dict[str, str]] = defaultdict(dict)
+    for name in files:
+        if not name.endswith(_NO_IMAGES):
+            folder, base = posixpath.split(name)
+            images[folder][posixpath.splitext(base)[0]] = name
+    return Source(root.url, [_shard(root, one, images[one.removesuffix(".parquet")]) for one in parquets])
 
 
-def _shard(root: Root, parquet: str, files: Sequence[str]) -> Shard:
-    folder = parquet.removesuffix(".parquet") + "/"
-    images = {
-        posixpath.splitext(name)[0].removeprefix(folder): name
-        for name in files
-        if name.startswith(folder) and not name.endswith((".json", ".txt"))
-    }
+def failed_downloads(root: Root, parquet: str) -> Shard:
+    """Rows of a Parquet beside a tar that the tar does not have, as they were not downloaded."""
+    schema, _ = parquet_schema(root, parquet)
+    return Shard(parquet, root.fingerprint(parquet), None, partial(_failures, root, parquet, Columns(schema.names)))
+
+
+def _failures(root: Root, parquet: str, columns: Columns, start: int) -> Iterator[Item]:
+    def item(where: str, fields: Mapping[str, str]) -> Item:
+        return not_downloaded(fields.get("key") or where, fields) or _DOWNLOADED
+
+    rows = (
+        columns.item(row, where, partial(item, where))
+        for number, row in enumerate(parquet_rows(root, parquet, 0))
+        for where in [f"{parquet}/{number}"]
+    )
+    yield from islice((one for one in rows if one is not _DOWNLOADED), start, None)
+
+
+_DOWNLOADED = Unreadable("", "it is in the tar")
+
+
+def _shard(root: Root, parquet: str, images: Mapping[str, str]) -> Shard:
     schema, rows = parquet_schema(root, parquet)
     start = partial(_items, root, parquet, images, Columns(schema.names))
     return Shard(parquet, root.fingerprint(parquet), rows, start)
@@ -41,12 +62,10 @@ def _items(root: Root, parquet: str, images: Mapping[str, str], columns: Columns
 
 def _item(root: Root, where: str, images: Mapping[str, str], fields: Mapping[str, str]) -> Item:
     key = fields.get("key") or where
-    message = fields.get("error_message") or "no reason given"
+    failed = not_downloaded(key, fields)
+    if failed is not None:
+        return failed
     name = images.get(key)
-    if _DISALLOWED in message:
-        return SourceItem(key, fields.get("url", ""), bytes, **{**described(fields), "opt_out": message[:200]})
-    if fields.get("status", "success") != "success":
-        return Unreadable(key, f"it was not downloaded: {message[:200]}")
     if name is None:
         return Unreadable(key, "its file is missing")
     return SourceItem(key, root.uri(name), partial(read_file, root, name), **described(fields))

@@ -13,15 +13,17 @@ from gmvaluator.images import MAX_IMAGE_BYTES
 class SourceItem:
     """One training image to be read.
 
-    read: its file's bytes; may raise OSError or InvalidInput. uri: where they lie. url: where the image was first
-    found, or "". owner: the source's own name for the rights holder, or None. opt_out: the signal by which its owner
-    refuses training, or "".
+    read: its file's bytes; may raise OSError or InvalidInput of this one, and Unavailable of all. sha256: of these
+    bytes, as the source says; download_sha256: of those they were made from. uri: where they lie. url: where the image
+    was first found, or "". owner: the source's own name for the rights holder, or None. opt_out: the signal by which
+    its owner refuses training, or "".
     """
 
     key: str
     uri: str
     read: Callable[[], bytes] = field(compare=False, repr=False)
     sha256: str | None = None
+    download_sha256: str | None = None
     title: str = ""
     labels: tuple[str, ...] = ()
     owner: str | None = None

@@ -88,19 +88,26 @@ def _jsonl(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
     with _parsed(manifest), beside.open(manifest) as file:
         blocks, rows = _blocks(_line_offsets(file))
         file.seek(0)
-        names = {name: None for line in islice(_lines(file), 100) for name in _object(line)}
+        names = {name: None for line in islice(_raw_lines(file), 100) for name in _object(line) or ()}
     if rows:
         _checked(Columns(names), manifest)
 
     def start(first: Position, count: int, skip: int) -> Iterator[Item]:
         with _parsed(manifest), beside.open(manifest) as file:
             file.seek(first[1])
-            for offset, line in zip(range(count), _lines(file), strict=False):
+            for offset, line in zip(range(count), _raw_lines(file), strict=False):
                 if offset >= skip:
-                    row = _object(line)
-                    yield _row_item(root, manifest, Columns(row), row, first[0] + offset + 1)
+                    yield _jsonl_item(root, manifest, line, first[0] + offset + 1)
 
     yield from _shards(beside, manifest, blocks, rows, start)
+
+
+def _jsonl_item(root: Root, manifest: str, line: bytes, number: int) -> Item:
+    row = _object(line)
+    if row is None:
+        where = f"{manifest} row {number}"
+        return Unreadable(where, f"{where} is no JSON object in UTF-8")
+    return _row_item(root, manifest, Columns(row), row, number)
 
 
 def _parquet(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
@@ -161,21 +168,26 @@ def _line_offsets(file: BinaryIO) -> Iterator[int]:
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    """Lines of text, one by one, so that the file's position is always at the end of the last one; no empty ones."""
+    """`_raw_lines` as text."""
+    return (line.decode("utf-8") for line in _raw_lines(file))
+
+
+def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
+    """Lines, one by one, so that the file's position is always at the end of the last one; no empty ones."""
     while line := file.readline(MAX_LINE_BYTES):
         if len(line) == MAX_LINE_BYTES:
             raise InvalidManifest(f"a line has over {MAX_LINE_BYTES:,} bytes")
         if line.strip():
-            yield line.decode("utf-8")
+            yield line
 
 
-def _object(line: str) -> dict[str, Any]:
-    """A line's JSON object; an empty one, which names no file, if it is none."""
+def _object(line: bytes) -> dict[str, Any] | None:
+    """A line's JSON object; None if it is none."""
     try:
-        found = json.loads(line)
+        found = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
-        return {}
-    return found if isinstance(found, dict) else {}
+        return None
+    return found if isinstance(found, dict) else None
 
 
 def _checked(columns: Columns, manifest: str) -> Columns:

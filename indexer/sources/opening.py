@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import posixpath
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from itertools import islice
 
 from braceexpand import braceexpand
 
 from gmvaluator.errors import InvalidInput, InvalidManifest, MissingData
+from gmvaluator.ids import sha256_hex
 from indexer.sources.folder import folder_source
 from indexer.sources.img2dataset import STATS_ENDING, img2dataset_source
 from indexer.sources.item import Source, Unreadable
@@ -87,10 +89,12 @@ def _files(locations: Sequence[str]) -> Source:
     missing = [name for name in names if not root.is_file(name)]
     if missing:
         raise MissingData(f"{len(missing)} of {len(names)} files do not exist, the first is {root.uri(missing[0])}")
+    # Which files were named is a part of the source's name: progress of others in the folder is another's.
+    named = f"{root.url}/{names[0]} ... {len(names)} files, {sha256_hex(' '.join(names).encode())[:16]}"
     if all(name.endswith(TAR_ENDINGS) for name in names):
-        return tar_source(root, names)
+        return replace(tar_source(root, names), name=named)
     if all(name.endswith(".parquet") for name in names):
-        return images_source(root, names)
+        return replace(images_source(root, names), name=named)
     raise InvalidInput("a pattern names either tar shards or Parquet files with embedded images")
 
 
@@ -108,7 +112,8 @@ def _reader(root: Root, files: Sequence[str]) -> Callable[[], Source] | None:
     parquets = [name for name in files if name.endswith(".parquet")]
     if tars:
         _refuse_loose(root, files, f"{len(tars)} tar shards")
-        return lambda: tar_source(root, tars)
+        by_img2dataset = any(name.endswith(STATS_ENDING) for name in files)
+        return lambda: tar_source(root, tars, parquets if by_img2dataset else ())
     if parquets and image_column(parquet_schema(root, parquets[0])[0]) is not None:
         _refuse_loose(root, files, f"{len(parquets)} Parquet files with images")
         return lambda: images_source(root, parquets)

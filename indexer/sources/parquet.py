@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 
 from gmvaluator.errors import InvalidManifest
 from gmvaluator.images import MAX_IMAGE_BYTES
-from indexer.sources.columns import Columns, described
+from indexer.sources.columns import Columns, described, not_downloaded
 from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
 from indexer.sources.roots import Root, read_file
 
@@ -105,8 +105,9 @@ def _item(root: Root, name: str, number: int, image: Any, fields: dict[str, str]
     data, path = (image.get("bytes"), image.get("path")) if isinstance(image, dict) else (image, None)
     # A path inside the struct is only a name: many data sets write the same one in every row.
     key = fields.get("key") or f"{name}/{number}"
-    if fields.get("status", "success") != "success":
-        return Unreadable(key, f"it was not downloaded: {fields.get('error_message') or fields['status']}")
+    failed = not_downloaded(key, fields)
+    if failed is not None:
+        return failed
     if data is not None:
         return SourceItem(key, f"{root.uri(name)}#{number}", partial(bytes, data), **described(fields))
     if path and not root.refusal(path):
@@ -133,8 +134,9 @@ def _groups_from(file: pq.ParquetFile, skip: int) -> tuple[list[int], int]:
 
 @contextmanager
 def _opened(root: Root, name: str) -> Iterator[pq.ParquetFile]:
-    with root.open(name) as file:
-        try:
+    try:
+        with root.open(name) as file:
             yield pq.ParquetFile(file)
-        except (pa.ArrowException, OSError) as error:
-            raise InvalidManifest(f"{root.uri(name)} cannot be read as Parquet: {error}") from error
+    except (pa.ArrowException, OSError) as error:
+        root.require_reachable(name, error)
+        raise InvalidManifest(f"{root.uri(name)} cannot be read as Parquet: {error}") from error

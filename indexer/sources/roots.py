@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import posixpath
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -15,8 +16,14 @@ from typing import Any, BinaryIO, Protocol
 
 import fsspec
 
-from gmvaluator.errors import InvalidInput, MissingData, Unavailable
+from gmvaluator.errors import GmvaluatorError, InvalidInput, MissingData, Unavailable
 from indexer.sources.item import Unreadable, read_bounded
+
+_PAUSES_S = (1.0, 4.0)
+"""Before a remote file is tried again."""
+
+_OF_ONE_FILE = (FileNotFoundError, PermissionError, IsADirectoryError)
+"""What a remote filesystem says of one file; anything else is taken for an outage."""
 
 
 class Root(Protocol):
@@ -40,11 +47,32 @@ class Root(Protocol):
     def fingerprint(self, name: str) -> str:
         """Differs once the file may have changed."""
 
+    def require_reachable(self, name: str, error: Exception) -> None:
+        """Raises Unavailable if what happened to the file `name` would happen to all others too."""
+
 
 def read_file(root: Root, name: str) -> bytes:
-    """An image file's bytes, as many as the decoder may see."""
-    with root.open(name) as file:
-        return read_bounded(file.read)
+    """An image file's bytes, as many as the decoder may see; a remote one is tried three times.
+
+    Raises OSError of this file, or Unavailable if none can be reached: an outage must not make every image that is left
+    a reject.
+    """
+    for pause_s in (*_PAUSES_S, None):
+        try:
+            with root.open(name) as file:
+                return read_bounded(file.read)
+        except GmvaluatorError:
+            raise
+        except Exception as error:  # noqa: BLE001 - filesystems of others raise what they like
+            try:
+                root.require_reachable(name, error)
+            except Unavailable:
+                if pause_s is None:
+                    raise
+                time.sleep(pause_s)
+            else:
+                raise
+    raise AssertionError("unreachable")
 
 
 def open_root(location: str) -> Root:
@@ -86,6 +114,11 @@ class LocalRoot:
         closed: list[OSError] = []
         for folder, folders, names in os.walk(self.folder, onerror=closed.append):
             folders[:] = [name for name in folders if not name.startswith(".")]
+            for name in folders:
+                path = os.path.join(folder, name)  # noqa: PTH118 - as below
+                if os.path.islink(path):  # noqa: PTH114
+                    reason = "it is a link to a folder, which is not followed: index that folder by itself"
+                    yield Unreadable(printable(self._relative(path)), reason)
             yield from (self._relative(os.path.join(folder, name)) for name in names if not name.startswith("."))  # noqa: PTH118 - half the time of a Path, for millions
         for error in closed:
             yield Unreadable(printable(self._relative(error.filename)), f"the folder cannot be read: {error.strerror}")
@@ -118,6 +151,9 @@ class LocalRoot:
     def fingerprint(self, name: str) -> str:
         found = (self.folder / name).stat()
         return f"{found.st_size}-{found.st_mtime_ns}"
+
+    def require_reachable(self, name: str, error: Exception) -> None:
+        """Nothing: a disk's errors are of single files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -161,6 +197,12 @@ class RemoteRoot:
     def fingerprint(self, name: str) -> str:
         with self.reached():
             return str(self.filesystem.ukey(self._full(name)))[:64]
+
+    def require_reachable(self, name: str, error: Exception) -> None:
+        if not isinstance(error, _OF_ONE_FILE):
+            raise Unavailable(
+                f"{self.uri(name)} cannot be reached ({error}): once it can, give the same command again to go on"
+            ) from error
 
     @contextmanager
     def reached(self) -> Iterator[None]:

@@ -12,6 +12,7 @@ from typing import IO, Self
 from gmvaluator.errors import InvalidInput, InvalidManifest
 from gmvaluator.images import MAX_IMAGE_BYTES
 from indexer.sources.columns import Columns, described
+from indexer.sources.img2dataset import failed_downloads
 from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
 from indexer.sources.roots import Root, printable
 
@@ -50,15 +51,20 @@ class _Member(tarfile.TarInfo):
         return member
 
 
-def tar_source(root: Root, names: Sequence[str]) -> Source:
+def tar_source(root: Root, names: Sequence[str], beside: Sequence[str] = ()) -> Source:
     """Samples of tar shards. How many there are only reading tells.
+
+    beside: Parquet files of img2dataset, which tell what the tars of their names do not have.
 
     Raises InvalidInput where a shard's compression cannot be read.
     """
     zstd = [name for name in names if name.endswith(".zst")]
     if zstd and "zst" not in tarfile.TarFile.OPEN_METH:
         raise InvalidInput(f"{root.uri(zstd[0])} cannot be read by this Python: decompress it by `unzstd`, or use 3.14")
-    return Source(root.url, [Shard(name, root.fingerprint(name), None, partial(_items, root, name)) for name in names])
+    shards = [Shard(name, root.fingerprint(name), None, partial(_items, root, name)) for name in names]
+    stems = {name[: -len(ending)] for name in names for ending in ENDINGS if name.endswith(ending)}
+    failed = [failed_downloads(root, one) for one in beside if one.removesuffix(".parquet") in stems]
+    return Source(root.url, [*shards, *failed])
 
 
 def _items(root: Root, name: str, start: int) -> Iterator[Item]:
@@ -80,16 +86,22 @@ def _samples(root: Root, name: str) -> Iterator[tuple[str, dict[str, bytes | str
 
 
 def _members(root: Root, name: str) -> Iterator[tuple[str, str, bytes | str]]:
-    with root.open(name) as file:
-        try:
-            with tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
-                for member in archive:
-                    if member.isfile():
-                        yield *_named(member.name), _content(archive, member)
-                _check_end(archive)
-        except (tarfile.TarError, EOFError, OSError, RecursionError) as error:
-            # What was read before counts; the rest of the shard is one reject, so that it cannot go unseen.
-            yield f"{name} (the rest of the shard)", "jpg", f"the shard ends early or is damaged: {error}"
+    try:
+        with root.open(name) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
+            for member in archive:
+                if member.isfile():
+                    yield *_named(member.name), _content(archive, member)
+            _check_end(archive)
+    except (tarfile.TarError, EOFError, RecursionError) as error:
+        yield _rest(name, error)
+    except OSError as error:
+        root.require_reachable(name, error)
+        yield _rest(name, error)
+
+
+def _rest(name: str, error: Exception) -> tuple[str, str, str]:
+    """What was read before counts; the rest of the shard is one reject, so that it cannot go unseen."""
+    return f"{name} (the rest of the shard)", "jpg", f"the shard ends early or is damaged: {error}"
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
@@ -124,9 +136,9 @@ def _item(root: Root, shard: str, key: str, members: Mapping[str, bytes | str]) 
     fields = _fields(members, f"{shard}: {key}")
     if isinstance(fields, str):
         return Unreadable(key, fields)
-    return SourceItem(
-        fields.get("key") or key, f"{root.uri(shard)}#{key}.{ending}", partial(bytes, data), **described(fields)
-    )
+    # Samples of different shards often have the same name.
+    key_of_all = fields.get("key") or f"{shard}/{key}"
+    return SourceItem(key_of_all, f"{root.uri(shard)}#{key}.{ending}", partial(bytes, data), **described(fields))
 
 
 def _fields(members: Mapping[str, bytes | str], where: str) -> dict[str, str] | str:

@@ -206,3 +206,14 @@ def test_an_export_never_mixes_with_another(tmp_path: Path) -> None:
     exported(tmp_path / "out")
     with pytest.raises(Conflict):
         export(filled().scan(with_vectors=True), FAKE_IDENTITY, Catalogue(), tmp_path / "out")
+
+
+def test_an_export_that_was_cut_off_is_none(tmp_path: Path) -> None:
+    def cut(rows: int) -> None:
+        raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        export(filled().scan(with_vectors=True), FAKE_IDENTITY, Catalogue(), tmp_path / "out", cut)
+    assert not (tmp_path / "out").exists()
+    exported(tmp_path / "out")
+    assert [path.name for path in tmp_path.iterdir()] == ["out"]

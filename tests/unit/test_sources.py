@@ -11,10 +11,16 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
-from gmvaluator.errors import InvalidInput, InvalidManifest, MissingData
+from gmvaluator.errors import InvalidInput, InvalidManifest, MissingData, Unavailable
+from gmvaluator.ids import sha256_hex
 from gmvaluator.images import MAX_IMAGE_BYTES
+from indexer.counting import OPT_OUT, LeftOut
+from indexer.reading import ItemReader, ReadImage
+from indexer.sources import roots
+from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, Source, SourceItem, Unreadable
 from indexer.sources.opening import open_source
 
@@ -50,6 +56,10 @@ def readable(found: list[Item]) -> list[SourceItem]:
     return [item for item in found if isinstance(item, SourceItem)]
 
 
+def reader(opt_outs: OptOutList = NO_OPT_OUTS) -> ItemReader:
+    return ItemReader("art", lambda image: [], opt_outs)
+
+
 def tar(path: Path, members: dict[str, bytes]) -> Path:
     with tarfile.open(path, "w") as archive:
         for name, data in members.items():
@@ -73,6 +83,13 @@ def test_links_out_of_a_folder_are_unreadable(tmp_path: Path) -> None:
     touched(tmp_path, "secret.png", "images/a.png")
     (tmp_path / "images/link.png").symlink_to(tmp_path / "secret.png")
     assert [type(item) for item in items(tmp_path / "images")] == [SourceItem, Unreadable]
+
+
+def test_links_to_folders_are_not_followed_and_are_counted(tmp_path: Path) -> None:
+    touched(tmp_path, "elsewhere/a.png", "images/b.png")
+    (tmp_path / "images/linked").symlink_to(tmp_path / "elsewhere")
+    found = items(tmp_path / "images")
+    assert {item.key: type(item) for item in found} == {"b.png": SourceItem, "linked": Unreadable}
 
 
 def test_names_that_are_not_utf8_are_unreadable_and_can_be_printed(tmp_path: Path) -> None:
@@ -213,6 +230,21 @@ def test_json_lines_that_are_no_objects_are_unreadable(tmp_path: Path) -> None:
     found = items(tmp_path / "rows.jsonl")
     assert [type(item) for item in found] == [SourceItem, Unreadable, Unreadable, Unreadable]
     assert readable(found)[0].labels == ("x", "y")
+    assert "no JSON object" in str(found[1])
+
+
+def test_a_json_line_that_is_not_utf8_is_one_reject(tmp_path: Path) -> None:
+    touched(tmp_path, "a.png", "b.png")
+    lines = [b'{"path": "a.png"}', b'{"path": "a.png", "owner": "Andr\xe9"}', b'{"path": "b.png"}']
+    (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
+    assert [type(item) for item in items(tmp_path / "rows.jsonl")] == [SourceItem, Unreadable, SourceItem]
+
+
+def test_half_a_character_can_be_stored(tmp_path: Path) -> None:
+    touched(tmp_path, "a.png")
+    manifest(tmp_path, '{"path": "a.png", "title": "a frog \\ud83d"}', "rows.jsonl")
+    (item,) = readable(items(tmp_path / "rows.jsonl"))
+    assert item.title == "a frog \N{REPLACEMENT CHARACTER}"
 
 
 def test_a_parquet_manifest_names_files(tmp_path: Path) -> None:
@@ -228,7 +260,10 @@ def test_every_tar_of_a_folder_is_read_with_its_metadata(tmp_path: Path) -> None
     tar(tmp_path / "00.tar", {"0.jpg": png(), "0.json": b'{"author": "Ann", "license": "CC0"}', "0.txt": b" a frog "})
     tar(tmp_path / "01.tar", {"1.png": png(1), "1.cls": b"frogs"})
     found = readable(items(tmp_path))
-    assert [(item.key, item.title, item.labels) for item in found] == [("0", "a frog", ()), ("1", "", ("frogs",))]
+    assert [(item.key, item.title, item.labels) for item in found] == [
+        ("00.tar/0", "a frog", ()),
+        ("01.tar/1", "", ("frogs",)),
+    ]
     assert found[0].owner_name == "Ann"
     assert found[0].read() == png()
 
@@ -236,9 +271,17 @@ def test_every_tar_of_a_folder_is_read_with_its_metadata(tmp_path: Path) -> None
 def test_braces_name_shards_and_all_must_be_there(tmp_path: Path) -> None:
     for number in range(3):
         tar(tmp_path / f"{number:03}.tar", {f"{number}.png": png(number)})
-    assert [item.key for item in items(tmp_path / "{000..002}.tar")] == ["0", "1", "2"]
+    assert [item.key for item in items(tmp_path / "{000..002}.tar")] == ["000.tar/0", "001.tar/1", "002.tar/2"]
     with pytest.raises(MissingData, match="1 of 4"):
         open_source(str(tmp_path / "{000..003}.tar"))
+
+
+def test_other_files_of_a_folder_are_another_source(tmp_path: Path) -> None:
+    for number in range(4):
+        tar(tmp_path / f"{number}.tar", {"0.png": png(number)})
+    patterns = ("{0..1}.tar", "{2..3}.tar", "{0..1}.tar")
+    first, second, again = (open_source(str(tmp_path / pattern)).name for pattern in patterns)
+    assert first == again != second
 
 
 def test_samples_without_a_usable_image_are_unreadable_and_the_rest_goes_on(tmp_path: Path) -> None:
@@ -374,6 +417,89 @@ def test_what_img2dataset_could_not_download_is_counted(tmp_path: Path) -> None:
     assert "disallowed" in readable(found)[1].opt_out
 
 
+def test_the_hash_of_a_download_is_not_that_of_the_file_made_of_it(tmp_path: Path) -> None:
+    made, downloaded = png(), sha256_hex(b"what was downloaded")
+    said = {"key": "000", "status": "success", "sha256": downloaded, "original_width": 900, "original_height": 800}
+    tar(tmp_path / "00000.tar", {"000.jpg": made, "000.json": json.dumps(said).encode()})
+    (item,) = readable(items(tmp_path))
+    assert (item.sha256, item.download_sha256) == (None, downloaded)
+    assert isinstance(reader().read(item), ReadImage)
+    listed = OptOutList(sha256s=frozenset({downloaded}))
+    left = reader(listed).read(item)
+    assert isinstance(left, LeftOut)
+    assert left.kind == OPT_OUT
+
+
+def test_what_img2dataset_did_not_put_into_a_tar_is_counted(tmp_path: Path) -> None:
+    touched(tmp_path, "00000_stats.json")
+    tar(tmp_path / "00000.tar", {"000000000.jpg": png(), "000000000.json": b'{"key": "000000000"}'})
+    rows = {
+        "key": ["000000000", "000000001", "000000002"],
+        "status": ["success", "failed_to_download", "failed_to_download"],
+        "error_message": [None, "HTTP Error 404", "Use of image disallowed by X-Robots-Tag directive"],
+    }
+    pq.write_table(pa.table(rows), tmp_path / "00000.parquet")
+    source = open_source(str(tmp_path))
+    image, failed, disallowed = all_of(source)
+    assert [item.key for item in (image, failed, disallowed)] == rows["key"]
+    assert isinstance(failed, Unreadable)
+    assert isinstance(disallowed, SourceItem)
+    assert "disallowed" in disallowed.opt_out
+    assert [item.key for item in source.shards[1].start(1)] == ["000000002"]
+
+
+# Outages
+
+
+class Failing(MemoryFileSystem):  # type: ignore[misc]
+    """Cannot be reached for some calls."""
+
+    protocol = "failing"
+    cachable = False
+    left = 0
+    error: type[Exception] = TimeoutError
+
+    @classmethod
+    def _strip_protocol(cls, path: str) -> str:
+        return str(super()._strip_protocol(path.replace("failing://", "memory://")))
+
+    def _open(self, *args: object, **options: object) -> object:
+        if Failing.left:
+            Failing.left -= 1
+            raise Failing.error("no answer")
+        return super()._open(*args, **options)
+
+
+@pytest.fixture
+def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Failing]]:
+    """A remote folder of one image, to be made unreachable."""
+    fsspec.register_implementation("failing", Failing, clobber=True)
+    monkeypatch.setattr(roots, "_PAUSES_S", (0.0, 0.0))
+    MemoryFileSystem().pipe("/away/a.png", png())
+    yield Failing
+    Failing.left, Failing.error = 0, TimeoutError
+    MemoryFileSystem.store.clear()
+
+
+def test_a_short_outage_costs_no_image(away: type[Failing]) -> None:
+    (item,) = readable(items("failing://away"))
+    away.left = 2
+    assert item.read() == png()
+
+
+def test_a_long_outage_ends_the_run_and_rejects_nothing(away: type[Failing]) -> None:
+    (item,) = readable(items("failing://away"))
+    away.left = 3
+    with pytest.raises(Unavailable, match="give the same command again"):
+        reader().read(item)
+
+
+def test_a_remote_file_that_is_missing_is_a_reject(away: type[Failing]) -> None:
+    (item,) = readable(items("failing://away"))
+    away.left, away.error = 3, FileNotFoundError
+    assert isinstance(reader().read(item), LeftOut)
+
+
 # Workers
 
 
@@ -382,6 +508,6 @@ def test_workers_together_have_every_shard_once(tmp_path: Path) -> None:
         tar(tmp_path / f"{number}.tar", {f"{number}.png": png(number)})
     source = open_source(str(tmp_path))
     parts = [[item.key for item in all_of(source.part(index, 3))] for index in range(3)]
-    assert sorted(key for part in parts for key in part) == [str(number) for number in range(7)]
+    assert sorted(key for part in parts for key in part) == [f"{number}.tar/{number}" for number in range(7)]
     with pytest.raises(InvalidInput):
         source.part(3, 3)

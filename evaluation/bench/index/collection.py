@@ -12,7 +12,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from evaluation.bench.index.vectors import Vectors, points_of
+from evaluation.bench.index.vectors import DATA_SET, Vectors, points_of
 from gmvaluator.index.connection import open_search, open_store
 from gmvaluator.index.schema import DEFAULT_DEPTH, SearchSettings
 from gmvaluator.index.search import QdrantSearch
@@ -124,12 +124,13 @@ async def _over(folder: Path, ask: Callable[[QdrantSearch], object]) -> list[flo
 
 
 async def two_stage_ms(search: QdrantSearch, asked: Embeddings, count: int, first: int = 0) -> list[float]:
-    """Times of `count` of the service's queries, one at a time: `DEFAULT_DEPTH` recalled, the K nearest re-ranked."""
+    """Times of `count` of the service's queries, one at a time: `DEFAULT_DEPTH` of the data set recalled, the K nearest
+    re-ranked."""
     times = []
     for number in range(first, first + count):
         row = number % len(asked.recall)
         began = time.perf_counter()
-        candidates = await search.recall(asked.recall[row], DEFAULT_DEPTH)
+        candidates = await search.recall(asked.recall[row], DEFAULT_DEPTH, [DATA_SET])
         await search.rerank(asked.perceptual[row], [one.training_image_id for one in candidates], K)
         times.append(1e3 * (time.perf_counter() - began))
     return times
