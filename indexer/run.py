@@ -99,6 +99,7 @@ class Added:
     stopped: bool
     seconds: dict[str, float]
     still_indexed: StillIndexed | None = None
+    trusted: bool = True
 
 
 @dataclass(frozen=True, slots=True)
@@ -132,7 +133,7 @@ def add_source(wanted: Wanted, target: Target, running: Running, stopping: threa
         if wanted.opt_outs.digest:  # rows that a run without this list took in are to be read again
             name += f" without {wanted.opt_outs.digest[:16]}"
         run = SourceRun.begin(catalogue, store, wanted.data_set, name, left_out)
-        began = time.monotonic()
+        began, trusted = time.monotonic(), True
         report, complete = read(run, source, stopping)
         seconds = {"indexing": time.monotonic() - began}
         if complete and wanted.group:
@@ -142,9 +143,9 @@ def add_source(wanted: Wanted, target: Target, running: Running, stopping: threa
             began = time.monotonic()
             store.build()
             seconds["building"] = time.monotonic() - began
-            verify_if_outgrown(target, store.info())
+            trusted = verify_if_outgrown(target, store.info())
         standing = still_indexed(catalogue, wanted.data_set, wanted.opt_outs, left_out)
-        return Added(report, store.info(), left_out, not complete, seconds, standing)
+        return Added(report, store.info(), left_out, not complete, seconds, standing, trusted)
 
 
 _Read = Callable[[SourceRun, Source, threading.Event], tuple[Report, bool]]

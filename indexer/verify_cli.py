@@ -123,9 +123,13 @@ def read_queries(file: Path) -> list[Float32Array]:
     return [row.astype(np.float32) for row in rows]
 
 
-def verify_if_outgrown(target: Target, info: CollectionInfo) -> None:
-    """As `index add` ends: what was measured of a much smaller collection is measured again."""
-    if outgrown(info):
-        click.echo("the collection has grown since it was verified: measuring its recall again", err=True)
-        figures = measured(target, SAMPLED, [], int(info.metadata["measured"].get("k", 50)), 0, RECALL_TARGET)
-        trusted(figures, figures["k"], RECALL_FLOOR)
+def verify_if_outgrown(target: Target, info: CollectionInfo) -> bool:
+    """As `index add` ends: what was measured of a much smaller collection is measured again, for the target that was
+    asked for then. False if its recall is not to be trusted now."""
+    if not outgrown(info):
+        return True
+    click.echo("the collection has grown since it was verified: measuring its recall again", err=True)
+    before = info.metadata["measured"]
+    wanted = float(before.get("recall_target", RECALL_TARGET))
+    figures = measured(target, SAMPLED, [], int(before.get("k", 50)), 0, wanted)
+    return trusted(figures, figures["k"], RECALL_FLOOR)

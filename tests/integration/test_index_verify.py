@@ -14,6 +14,8 @@ from gmvaluator.index.schema import CollectionMetadata, SearchSettings, growth_s
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.index.verify import verify
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
+from indexer import verify_cli
+from indexer.target import Target
 
 
 @pytest.fixture(scope="module")
@@ -127,3 +129,21 @@ def test_every_quantisation_compresses_every_point_and_is_rescored(tmp_path: Pat
     assert figures["quantisation"] == quantisation
     assert figures["quantised_share"] == 1.0
     assert figures["recall_at_10"] >= 0.98
+
+
+def test_an_index_that_outgrew_its_verification_is_held_against_the_same_target(
+    folder: Path, store: QdrantStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    target = Target(folder.parent, str(folder), "works")
+    asked_for: list[float] = []
+
+    def found(wanted: float, recall: float) -> dict[str, object]:
+        asked_for.append(wanted)
+        return {"k": 50, "recall_at_50": recall, "recall_target": wanted, "quantised_share": 1.0,
+                "target_reached": False, "growth_since_verified": 0.25}  # fmt: skip
+
+    for recall, trusted in ((0.99, True), (0.5, False)):
+        store.record(store.metadata().with_search(SearchSettings(), {"points": 800, "recall_target": 0.995}))
+        monkeypatch.setattr(verify_cli, "measured", lambda *given, recall=recall: found(given[-1], recall))
+        assert verify_cli.verify_if_outgrown(target, store.info()) is trusted
+    assert asked_for == [0.995, 0.995]
