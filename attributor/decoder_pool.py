@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import structlog
 from PIL import Image
 
-from attributor.decoder_process import DecoderLate, DecoderLost, DecoderProcess
+from attributor.decoder_process import DecoderLost, DecoderProcess
 from attributor.decoding import Decoded
 from gmvaluator.errors import InvalidImage, Unavailable
 from gmvaluator.ids import sha256_hex
@@ -38,8 +38,9 @@ class DecoderCounts:
 class DecoderPool:
     """`Decoder` over `processes` processes, each served by a thread of its own.
 
-    Cheap checks come first, in the thread: what they refuse never reaches a process. A process may be
-    ended from outside, so an image over which one was lost gets a fresh one, once; if it ends that too it is refused.
+    Cheap checks come first, in the thread: what they refuse never reaches a process. A process may be ended from
+    outside, or held up with all of the machine, so an image over which one was lost or late gets a fresh one, once; if
+    it is too much for that too it is refused.
     """
 
     def __init__(
@@ -108,7 +109,7 @@ class DecoderPool:
                 except DecoderLost as error:
                     self._end(process, error)
                     process = None
-                    if fresh or isinstance(error, DecoderLate):
+                    if fresh:
                         raise InvalidImage(f"the image cannot be decoded: {error}") from error
                     fresh = True
         finally:

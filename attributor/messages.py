@@ -9,7 +9,7 @@ import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from attributor.stages import Attribution, Contributor, Embedded, ImageRequest, Payee, Stage
-from gmvaluator.errors import ImageTooLarge, InvalidInput
+from gmvaluator.errors import ImageTooLarge, InvalidInput, PreconditionFailed
 from gmvaluator.ids import GenerationId, TrainingImageId, generation_id
 from gmvaluator.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 from gmvaluator.ledger.records import ImageFacts, StoredPosting
@@ -20,6 +20,9 @@ MAX_NAME_CHARACTERS = 200
 MAX_DIMENSIONS = 65_536
 SHA256_BYTES = 32
 CLOCK_SKEW = timedelta(minutes=5)
+WRONG_CLOCK = timedelta(days=1)
+"""A time so much ahead comes of a clock that is wrong, and may be sent again; what is further ahead is no such time."""
+
 _KNOWN_WORKS = 100_000
 EARLIEST = datetime(2014, 1, 1, tzinfo=UTC)
 
@@ -99,8 +102,13 @@ def _generated_at(stamp: Timestamp | None) -> datetime:
         moment = stamp.ToDatetime(tzinfo=UTC)
     except (ValueError, OverflowError) as error:
         raise InvalidInput(f"generated_at is no time: {error}") from error
-    if not EARLIEST <= moment <= now + CLOCK_SKEW:
+    if not EARLIEST <= moment <= now + WRONG_CLOCK:
         raise InvalidInput(f"generated_at {moment.isoformat()} is refused: give a time from 2014 to now, UTC")
+    if moment > now + CLOCK_SKEW:
+        raise PreconditionFailed(
+            f"generated_at {moment.isoformat()} is ahead of this clock, {now:%H:%M:%S} UTC: set both by "
+            "NTP, or send the image again then"
+        )
     return moment
 
 

@@ -157,12 +157,18 @@ def test_an_evil_generation_id_is_an_invalid_argument(
         final(client, images[0], generation)
 
 
-@pytest.mark.parametrize("moment", [datetime(1999, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(days=1)])
+@pytest.mark.parametrize("moment", [datetime(1999, 1, 1, tzinfo=UTC), datetime.now(UTC) + timedelta(days=2)])
 def test_an_impossible_time_is_an_invalid_argument(
     client: AttributorClient, images: list[bytes], moment: datetime
 ) -> None:
     with pytest.raises(InvalidInput, match="generated_at"):
         list(client.attribute(images[0], fresh(), MODEL_VERSION, moment))
+
+
+def test_a_clock_that_is_fast_is_no_fault_of_the_image(client: AttributorClient, images: list[bytes]) -> None:
+    """An outbox sends it again until the time has come."""
+    with pytest.raises(PreconditionFailed, match="ahead of this clock"):
+        list(client.attribute(images[0], fresh(), MODEL_VERSION, datetime.now(UTC) + timedelta(hours=1)))
 
 
 def test_royalties_are_paged_and_watching_resumes(client: AttributorClient, images: list[bytes]) -> None:

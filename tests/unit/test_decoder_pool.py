@@ -15,7 +15,7 @@ import pytest
 from PIL import Image
 
 from attributor.decoder_pool import DecoderPool
-from attributor.decoder_process import DecoderProcess
+from attributor.decoder_process import DecoderLate, DecoderProcess
 from attributor.decoder_slot import SLOT_BYTES, Slot
 from attributor.decoding import ThreadDecoder
 from gmvaluator.errors import ImageTooLarge, InvalidImage
@@ -105,15 +105,30 @@ def test_a_hanging_process_is_given_up() -> None:
     process.close()
 
 
-async def test_a_hang_refuses_the_image_and_the_next_one_is_served() -> None:
-    hasty = DecoderPool(as_array, 1, timeout_s=0.3)
+async def test_a_process_that_was_held_up_costs_nobody_an_image() -> None:
+    hasty = DecoderPool(as_array, 1, timeout_s=5)
     hasty.start()
     os.kill(hasty.process_ids[0], signal.SIGSTOP)
-    with pytest.raises(InvalidImage, match="in time"):
-        await pixels(hasty)
-    hasty._timeout_s = 20
     assert await good(hasty)
+    assert hasty.counts.restarts == 1
     hasty.close()
+
+
+async def test_an_image_that_hangs_twice_is_refused_and_the_next_one_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
+    pool = DecoderPool(as_array, 1, timeout_s=0.3)
+    pool.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(DecoderProcess, "decode", late)
+        with pytest.raises(InvalidImage, match="in time"):
+            await pixels(pool)
+    pool._timeout_s = 20
+    assert await good(pool)
+    assert pool.counts.restarts == 2
+    pool.close()
+
+
+def late(*_: object) -> None:
+    raise DecoderLate("decoding it did not end in time")
 
 
 def test_what_needs_more_memory_than_a_process_may_take_is_too_large() -> None:
