@@ -26,8 +26,8 @@ from gmvaluator.ports import CollectionInfo
 REGISTRY = CollectorRegistry()
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
 _MILLION = 1_000_000
-LAG_PERIOD_S = 0.05
-LOOKS_PER_COUNT = 20
+LAG_PERIOD_S = 0.01
+LOOKS_PER_COUNT = 100
 RECALL_PERIOD_S = 300.0
 """Between two looks at what `index verify` measured last."""
 

@@ -64,7 +64,7 @@ async def serve(settings: AttributorSettings, announce: Callable[[str, str], Non
     door = open_door(settings)
     credentials = tls_credentials(settings)
     metrics = f"{settings.metrics.rpartition(':')[0]}:{serve_metrics(settings.metrics)}" if settings.metrics else ""
-    server, checker, address = await _listen(settings, service, stop, door, credentials)
+    server, checker, address = await listen(settings, service, stop, door, credentials)
     async with probes_answered(settings.health, checker):
         wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_failure))
         try:
@@ -104,13 +104,14 @@ async def _serve_until(
     _log.info("stopping", drained=drained, in_flight=service.in_flight)
 
 
-async def _listen(
+async def listen(
     settings: AttributorSettings,
     service: Service,
     stop: asyncio.Event,
     door: Door,
     credentials: grpc.ServerCredentials | None,
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer, str]:
+    """The running server, its health, which says NOT_SERVING, and its address. Raises PreconditionFailed."""
     server = grpc.aio.server(
         interceptors=[Authentication(door), Exchange()],
         options=[

@@ -54,14 +54,14 @@ class Load:
         self._deadline_s = deadline_s
         self._began = time.monotonic()
 
-    async def one(self, number: int) -> Call:
-        """Send image `number`, modulo their count."""
+    async def one(self, number: int, due: float | None = None) -> Call:
+        """Send image `number`, modulo their count. due: by time.monotonic, from when its times count; else from now."""
         request = attribution_v1.AttributeRequest(
             generation_id=f"{self._prefix}:{number}",
             model_version=self._model_version,
             image=self._images[number % len(self._images)],
         )
-        sent = time.monotonic()
+        sent = time.monotonic() if due is None else due
         arrived: dict[int, float] = {}
         timings: dict[str, float] = {}
         status = "OK"
@@ -91,12 +91,14 @@ class Load:
         return [call for calls in await asyncio.gather(*(caller() for _ in range(concurrency))) for call in calls]
 
     async def open_loop(self, count: int, per_second: float) -> list[Call]:
-        """An image every 1/per_second seconds, whether or not earlier ones were answered."""
+        """An image every 1/per_second seconds, whether or not earlier ones were answered; times count from when each
+        was due, so that a sender who is late hides nothing."""
         start = time.monotonic()
         calls = []
         for number in range(count):
-            await asyncio.sleep(max(start + number / per_second - time.monotonic(), 0))
-            calls.append(asyncio.create_task(self.one(number)))
+            due = start + number / per_second
+            await asyncio.sleep(max(due - time.monotonic(), 0))
+            calls.append(asyncio.create_task(self.one(number, due)))
         return list(await asyncio.gather(*calls))
 
     async def close(self) -> None:

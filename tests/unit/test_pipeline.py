@@ -70,6 +70,18 @@ class OneCollection:
         return 0.98
 
 
+class HeldRerank(MemorySearch):
+    """Re-ranks once it is let go."""
+
+    def __init__(self, index: MemoryIndex) -> None:
+        super().__init__(index)
+        self.gate = asyncio.Event()
+
+    async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
+        await self.gate.wait()
+        return await super().rerank(vectors, ids, k)
+
+
 @dataclass
 class Bench:
     """A pipeline with everything a test may want to reach."""
@@ -128,6 +140,26 @@ async def test_stages_lead_to_one_posting(bench: Bench) -> None:
     assert sum(one.credit_micros or 0 for one in final.contributors) == final.issued_micros
     totals = bench.ledger.totals()
     assert (totals.issued_micros, totals.reconciles) == (final.issued_micros, True)
+
+
+async def test_provisional_credits_do_not_wait_for_re_ranking(bench: Bench) -> None:
+    bench.collections.candidates = held = HeldRerank(filled_index())
+    stages = bench.pipeline.attribute(request(7))
+    async with asyncio.timeout(10):
+        assert (await anext(stages)).stage is Stage.RECALLED
+    held.gate.set()
+    assert [one.stage async for one in stages] == [Stage.RERANKED, Stage.FINAL]
+
+
+@pytest.mark.parametrize("bench", [True], indirect=True, ids=["quality of its own"])
+async def test_only_the_final_credits_wait_for_quality(bench: Bench, monkeypatch: pytest.MonkeyPatch) -> None:
+    gate, scored = threading.Event(), bench.models.quality_slice
+    monkeypatch.setattr(bench.models, "quality_slice", lambda inputs: scored(inputs) if gate.wait(10) else None)
+    stages = bench.pipeline.attribute(request(7))
+    async with asyncio.timeout(5):
+        assert [(await anext(stages)).stage for _ in range(2)] == [Stage.RECALLED, Stage.RERANKED]
+    gate.set()
+    assert [one.stage async for one in stages] == [Stage.FINAL]
 
 
 async def test_the_same_request_again_touches_no_model(bench: Bench) -> None:

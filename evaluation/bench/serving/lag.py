@@ -10,7 +10,7 @@ _BUCKET = re.compile(r'gmvaluator_event_loop_lag_seconds_bucket\{le="([^"]+)"\}'
 
 
 class Lags:
-    """Adds up the histograms of the attributors that were measured; each samples its loop 20 times a second."""
+    """Adds up the histograms of the attributors that were measured; each samples its loop 100 times a second."""
 
     def __init__(self) -> None:
         self._cumulative: dict[float, float] = {}
