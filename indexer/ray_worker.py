@@ -16,7 +16,7 @@ from typing import Any
 import numpy as np
 
 from gmvaluator.catalogue.records import NewWork
-from gmvaluator.errors import ModelFailed, PreconditionFailed, Unavailable
+from gmvaluator.errors import Conflict, ModelFailed, PreconditionFailed, Unavailable
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import Float32Array, Models, VectorStore
@@ -25,6 +25,7 @@ from indexer.flow import batched
 from indexer.pipeline import BATCH_VIEWS, MAX_BATCH_IMAGES
 from indexer.reading import DecodedImage, ItemReader, ReadImage
 from indexer.sources.consent import OptOutList
+from indexer.sources.item import Shard
 from indexer.target import Target
 
 RESULT = "result"
@@ -33,7 +34,10 @@ RESULT = "result"
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What every worker of a run has to know. part, parts: the share of the source's shards that this run takes."""
+    """What every worker of a run has to know. part, parts: the share of the source's shards that this run takes.
+
+    digest: of these shards, as whoever shares out the work sees them.
+    """
 
     location: str
     manifest: str | None
@@ -47,6 +51,7 @@ class Job:
     threads: int | None
     part: int
     parts: int
+    digest: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,10 +89,9 @@ class Worker:
     def __init__(self, job: Job) -> None:
         from gmvaluator.models.process import prepare_process
         from gmvaluator.models.spread import load_on_every_device
-        from indexer.sources.opening import open_source
 
+        self._shards = _same_shards(job)
         prepare_process()
-        self._shards = open_source(job.location, job.manifest).part(job.part, job.parts).shards
         self._models: Models = load_on_every_device(job.choice, job.device, job.threads)
         self._store = _reachable_store(job)
         self._reader = ItemReader(job.data_set, self._models.prepare_work, job.opt_outs, job.heed_signals)
@@ -140,6 +144,16 @@ class Worker:
             Embedded(image.work, image.thumbnail, recall, perceptual)
             for image, recall, perceptual in zip(images, rows.recall, rows.perceptual, strict=True)
         ]
+
+
+def _same_shards(job: Job) -> Sequence[Shard]:
+    """Raises Conflict if they are others than when the work was shared out: they are known by their places."""
+    from indexer.sources.opening import open_source
+
+    source = open_source(job.location, job.manifest).part(job.part, job.parts)
+    if source.digest != job.digest:
+        raise Conflict(f"{job.location} changed while it was being indexed: give the same command again to go on")
+    return source.shards
 
 
 def _reachable_store(job: Job) -> VectorStore | None:

@@ -160,7 +160,8 @@ def _engine(
         return partial(_index, reader), source, identity
     source, identity = _opened_for_ray(wanted, target, running)
     writer = Writer(store, catalogue, thumbnails_folder(target.data), wanted.data_set)
-    return partial(_index_by_ray, writer, _job(wanted, target, running), running.ray_workers), source, identity
+    job = _job(wanted, target, running, source)
+    return partial(_index_by_ray, writer, job, running.ray_workers), source, identity
 
 
 def _reader(
@@ -213,7 +214,7 @@ def _opened_for_ray(wanted: Wanted, target: Target, running: Running) -> tuple[S
     return wanted.part.of(open_source(wanted.location, wanted.manifest)), profile_identity(running.choice)
 
 
-def _job(wanted: Wanted, target: Target, running: Running) -> Job:
+def _job(wanted: Wanted, target: Target, running: Running, source: Source) -> Job:
     """Without the database's password: workers write nothing."""
     return Job(
         wanted.location,
@@ -228,6 +229,7 @@ def _job(wanted: Wanted, target: Target, running: Running) -> Job:
         running.threads,
         wanted.part.index,
         wanted.part.count,
+        source.digest,
     )
 
 

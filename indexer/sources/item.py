@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
 from gmvaluator.errors import InvalidInput
+from gmvaluator.ids import sha256_hex
 from gmvaluator.images import MAX_IMAGE_BYTES
 
 
@@ -71,6 +72,12 @@ class Source:
         counts = [shard.rows for shard in self.shards]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
+
+    @property
+    def digest(self) -> str:
+        """Differs once shards have come, gone or changed; what opens the source elsewhere compares it."""
+        lines = [f"{shard.name} {shard.fingerprint}" for shard in self.shards]
+        return sha256_hex("\n".join(lines).encode("utf-8", "surrogateescape"))
 
     def part(self, index: int, count: int) -> Source:
         """The shards of worker `index` (from 0) of `count`; together the workers have every shard once."""

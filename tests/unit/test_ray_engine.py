@@ -9,14 +9,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmvaluator.catalogue.records import NewWork
-from gmvaluator.errors import PreconditionFailed
+from gmvaluator.errors import Conflict, PreconditionFailed
 from gmvaluator.ids import sha256_hex, training_image_id
+from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import Float32Array
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, MemoryIndex, MemoryStore
 from indexer.counting import OPT_OUT, Counts, LeftOut, Report
 from indexer.ray_engine import PART_ROWS, OpenShard, Writing, check_place, parts_of
-from indexer.ray_worker import Done, Embedded, Part
+from indexer.ray_worker import Done, Embedded, Job, Part, Worker
+from indexer.sources.consent import NO_OPT_OUTS
 from indexer.sources.item import Item, Shard
+from indexer.sources.opening import open_source
+from indexer.target import Target
 from indexer.writing import Writer
 from tests.unit.test_indexer import Log, Recorder
 
@@ -39,6 +43,16 @@ def row(number: int) -> Embedded | LeftOut:
 
 def items(start: int) -> Iterator[Item]:
     raise AssertionError(f"the writer reads nothing, not from {start}")
+
+
+def test_a_worker_that_sees_another_source_takes_no_part(tmp_path: Path) -> None:
+    (tmp_path / "a.png").write_bytes(b"x")
+    digest = open_source(str(tmp_path)).digest
+    job = Job(str(tmp_path), None, "set", NO_OPT_OUTS, True, Target(tmp_path, "", "works"), None, ProfileChoice("stub"),
+              "cpu", None, 0, 1, digest)  # fmt: skip
+    (tmp_path / "b.png").write_bytes(b"y")
+    with pytest.raises(Conflict, match="changed while it was being indexed"):
+        Worker(job)
 
 
 def results(part: Part, rows: int) -> list[Done]:
