@@ -68,7 +68,7 @@ class SourceRun:
             name = f"{_shards_of(self.run)}{shard.name} @ {shard.fingerprint}"
             done = self.runs.last_index_run(self.run.data_set, name)
             row = done if done is not None else self.runs.begin_index_run(self.run.data_set, name)
-            if not row.finished:
+            if done is not None and not done.finished:
                 self.left_out.rewind(shard.name, row.position)
             yield shard, ShardRun(self.runs, self.left_out, shard.name, row)
 
