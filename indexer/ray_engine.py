@@ -59,6 +59,8 @@ def _cluster() -> Iterator[Any]:
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = _BLOCK_BYTES
     context.enable_progress_bars = False
+    # Results that are early wait in Ray's store, which spills to disk and holds workers back, and not in our memory.
+    context.execution_options.preserve_order = True
     try:
         yield ray
     finally:
