@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -49,6 +50,21 @@ def test_two_users_share_one_engine_until_the_last_goes(tmp_path: Path) -> None:
     second.close()
     wait_until(lambda: not alive(tmp_path))
     assert not (tmp_path / CONTACT).exists()
+
+
+def test_a_folder_made_anew_belongs_to_its_own_engine(tmp_path: Path) -> None:
+    """The first engine still ends while the second one runs, at the same path."""
+    folder = tmp_path / "index"
+    first = EngineLease(folder)
+    os.kill(first.contact.pid, signal.SIGSTOP)
+    first.close()
+    shutil.rmtree(folder)
+    with closing(EngineLease(folder)) as second:
+        os.kill(first.contact.pid, signal.SIGCONT)
+        wait_until(lambda: not Path(f"/proc/{first.contact.pid}").exists())
+        assert Contact.read(folder) == second.contact
+        with closing(EngineLease(folder, timeout_s=10)) as third:
+            assert third.contact == second.contact
 
 
 def test_users_that_come_at_once_start_one_engine(tmp_path: Path) -> None:

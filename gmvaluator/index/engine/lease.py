@@ -52,6 +52,14 @@ class Contact:
             return None
 
 
+    @classmethod
+    def remove_own(cls, folder: Path) -> None:
+        """Remove engine.json if this process wrote it: the folder may have been made anew, and be another's."""
+        found = cls.read(folder)
+        if found is not None and found.pid == os.getpid():
+            (folder / CONTACT).unlink(missing_ok=True)
+
+
 class Lock:
     """One flock on a file that is made if absent. Use `take`, then `release` or the end of the process."""
 

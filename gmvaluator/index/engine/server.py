@@ -84,7 +84,7 @@ class Engine:
             try:
                 self._wait(registry, users)
             finally:
-                (self._folder / CONTACT).unlink(missing_ok=True)
+                Contact.remove_own(self._folder)
                 server.stop(_GRACE_S).wait()
                 registry.close()
         _log.info("ended")
