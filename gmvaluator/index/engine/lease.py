@@ -51,7 +51,6 @@ class Contact:
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
-
     @classmethod
     def remove_own(cls, folder: Path) -> None:
         """Remove engine.json if this process wrote it: the folder may have been made anew, and be another's."""
