@@ -33,7 +33,7 @@ from gmvaluator.index.schema import (
     duplicate_group,
     require_profile,
 )
-from gmvaluator.index.vectors import checked_vector, checked_vectors
+from gmvaluator.index.vectors import all_fit, checked_vector, checked_vectors
 from gmvaluator.index.wire import point_message
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
@@ -130,10 +130,12 @@ class QdrantStore:
     def upsert(self, points: Sequence[Point]) -> None:
         """Write points; returns once they survive a crash of the engine. Raises InvalidVector before writing any."""
         profile = self.metadata().profile
-        structs = [_struct(point, profile) for point in points]
         size = _points_of_a_call(profile, BATCH_POINTS)
-        for start in range(0, len(structs), size):
-            self._upsert_batch(structs[start : start + size])
+        calls = [points[start : start + size] for start in range(0, len(points), size)]
+        for some in calls:
+            _check(some, profile)
+        for some in calls:
+            self._upsert_batch([point_message(one, *_vectors(one)) for one in some])
 
     def _upsert_batch(self, batch: list[messages.PointStruct]) -> None:
         request = messages.UpsertPoints(collection_name=self._collection, wait=True, points=batch)
@@ -359,11 +361,20 @@ def _points_of_a_call(profile: ProfileIdentity, most: int) -> int:
     return max(1, min(most, BATCH_FLOATS // floats))
 
 
-def _struct(point: Point, profile: ProfileIdentity) -> messages.PointStruct:
-    subject = f"training image {point.training_image_id}"
-    recall = checked_vector(point.recall, profile.recall_dim, f"the {RECALL} vector of {subject}")
-    perceptual = _checked_views(point.perceptual, profile, f"the {PERCEPTUAL} vectors of {subject}")
-    return point_message(point, recall, perceptual)
+def _check(points: Sequence[Point], profile: ProfileIdentity) -> None:
+    """Raises InvalidVector, naming the first whose vectors are not of the profile, finite and of unit norm."""
+    views = (profile.perceptual_views, profile.perceptual_dim)
+    recalls, perceptuals = zip(*map(_vectors, points), strict=True)
+    if all_fit(recalls, (profile.recall_dim,)) and all_fit(perceptuals, views):
+        return
+    for point in points:
+        subject = f"training image {point.training_image_id}"
+        checked_vector(point.recall, profile.recall_dim, f"the {RECALL} vector of {subject}")
+        _checked_views(point.perceptual, profile, f"the {PERCEPTUAL} vectors of {subject}")
+
+
+def _vectors(point: Point) -> tuple[Float32Array, Float32Array]:
+    return np.asarray(point.recall, np.float32), np.asarray(point.perceptual, np.float32)
 
 
 def _point(record: models.Record, profile: ProfileIdentity | None) -> Point:

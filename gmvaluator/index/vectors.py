@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import numpy as np
 import numpy.typing as npt
 
@@ -9,6 +11,19 @@ from gmvaluator.errors import InvalidVector
 from gmvaluator.ports import Float32Array
 
 NORM_TOLERANCE = 1e-3
+
+
+def all_fit(vectors: Sequence[npt.ArrayLike], shape: tuple[int, ...]) -> bool:
+    """Whether each of some arrays has this shape, and rows that are finite and of unit norm; many at once cost as few.
+
+    Ask `checked_vector` or `checked_vectors` which does not, and why.
+    """
+    arrays = [np.asarray(one, dtype=np.float32) for one in vectors]
+    if any(one.shape != shape for one in arrays):
+        return False
+    wide = np.stack(arrays).astype(np.float64) if arrays else np.ones((0, 1))
+    norms = np.sqrt(np.einsum("...d,...d->...", wide, wide))
+    return bool((np.abs(norms - 1.0) <= NORM_TOLERANCE).all())
 
 
 def checked_vectors(vectors: npt.ArrayLike, count: int, dimension: int, subject: str) -> Float32Array:

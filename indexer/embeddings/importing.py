@@ -25,7 +25,9 @@ from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, Shard, Source
 from indexer.writing import REMOVED_CONTENT, REMOVED_KEY, ShardLog, WorkRecorder, payload
 
-BATCH_ROWS = 256
+BATCH_ROWS = 1_024
+"""Each costs a few commits, whatever its size."""
+
 BATCHES_AHEAD = 2
 """Batches read and checked while another is written."""
 

@@ -65,6 +65,7 @@ def embeddings(folder: Path, vectors: Vectors) -> dict[str, Any]:
 
 def _points_per_s(folder: Path, vectors: Vectors, profile: str) -> float:
     _write(folder / "embeddings", vectors, profile)
+    os.sync()  # or the system would write these files while it is measured
     words = ("--data", str(folder / "data"), "--profile", profile, "--no-group")
     answer = run_command("index", "add", str(folder / "embeddings"), *words)
     if answer["points"] != vectors.count:
