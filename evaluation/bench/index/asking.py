@@ -33,7 +33,8 @@ def recall_and_latency(one: Filled, rows: Float32Array, asked: Embeddings) -> di
         if rescored >= TARGET:
             break
     one.search_by(settings)
-    p50, p99 = np.percentile(one.query_ms(asked), (50, 99))
+    first, again = one.query_ms(asked)
+    p50, p99 = np.percentile(again, (50, 99))
     return {
         "recall_at_50_unrescored": unrescored,
         "recall_at_50": rescored,
@@ -41,5 +42,6 @@ def recall_and_latency(one: Filled, rows: Float32Array, asked: Embeddings) -> di
         "hnsw_ef": settings.hnsw_ef,
         "two_stage_p50_ms": float(p50),
         "two_stage_p99_ms": float(p99),
+        "two_stage_first_p99_ms": float(np.percentile(first, 99)),
         "queries": len(asked.recall),
     }
