@@ -61,7 +61,7 @@ def serve(sections: tuple[str, ...], paper: str, as_json: bool, **sizes: Any) ->
 @click.option("--points", default=100_000, show_default=True, type=click.IntRange(256), help="Vectors of the tables.")
 @click.option("--embed", default=100_000, show_default=True, type=click.IntRange(100), help="Real images embedded.")
 @click.option("--questions", default=400, show_default=True, type=click.IntRange(10), help="Held-out queries.")
-@click.option("--works", "images", default=60, show_default=True, type=click.IntRange(6, 525), help="Indexed a round.")
+@click.option("--works", "images", default=240, show_default=True, type=click.IntRange(6, 525), help="Indexed a round.")
 @click.option("--given", default=20_000, show_default=True, type=click.IntRange(100), help="Embeddings brought in.")
 @click.option(
     "--growth",

@@ -37,7 +37,7 @@ class Sizes:
     points: int = 100_000
     embed: int = 100_000
     questions: int = 400
-    images: int = 60
+    images: int = 240
     given: int = 20_000
     growth: Sequence[int] = (10_000, 100_000, 1_000_000)
     places: Sequence[Path] = ()
