@@ -1,0 +1,104 @@
+"""Nothing in the pipeline runs further ahead than it may, progress says what an operator asks, and parts are whole."""
+
+import threading
+from collections.abc import Generator, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from itertools import count
+from types import SimpleNamespace
+
+import pytest
+import rich_click as click
+
+from indexer.counting import Counts
+from indexer.flow import ahead, ordered_map
+from indexer.progress import progress
+from indexer.run import Part
+
+
+class Source:
+    """Items without end; counts those that were asked for."""
+
+    def __init__(self) -> None:
+        self.made = 0
+
+    def __iter__(self) -> Iterator[int]:
+        for number in count():
+            self.made += 1
+            yield number
+
+
+@pytest.mark.parametrize("window", [1, 3])
+def test_a_pool_has_no_more_in_hand_than_its_window(window: int) -> None:
+    source = Source()
+    with ThreadPoolExecutor(2) as pool:
+        results = ordered_map(pool, lambda number: number, source, window)
+        for taken in range(10):
+            assert next(results) == taken
+            assert source.made <= taken + window
+        results.close()
+
+
+@pytest.mark.parametrize("size", [1, 4])
+def test_a_slow_reader_holds_its_maker_back(size: int) -> None:
+    source, full = Source(), threading.Event()
+
+    def items() -> Generator[int, None, None]:
+        for number in source:
+            # One is being put while `size` wait, and one was taken.
+            if number == size + 1:
+                full.set()
+            yield number
+
+    slow = ahead(items, size)
+    assert next(slow) == 0
+    assert full.wait(10)
+    assert not threading.Event().wait(0.1)
+    assert source.made <= size + 2
+    assert next(slow) == 1
+    slow.close()
+
+
+def five_seconds_each(monkeypatch: pytest.MonkeyPatch) -> None:
+    moments = (float(second) for second in count(0, 5))
+    monkeypatch.setattr("indexer.progress.time", SimpleNamespace(monotonic=lambda: next(moments)))
+
+
+def test_without_a_terminal_progress_is_plain_lines(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    five_seconds_each(monkeypatch)
+    with progress(400) as advance:
+        advance(Counts(read=100, points=100))
+        advance(Counts(read=200, points=190, opt_outs=4, rejects=6))
+    _, line = capsys.readouterr().err.splitlines()
+    assert line.startswith("indexing 200/400, ")
+    assert "4 opted out, 6 rejected" in line
+    assert line.endswith(" s left")
+
+
+def test_where_the_end_is_not_known_none_is_promised(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    five_seconds_each(monkeypatch)
+    with progress(None) as advance:
+        advance(Counts(read=100, points=100))
+        advance(Counts(read=200, points=200))
+    assert "left" not in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("text", "part"), [("0/1", Part()), ("2/3", Part(2, 3)), ("10/12", Part(10, 12))])
+def test_a_part_is_one_of_as_many_as_there_are(text: str, part: Part) -> None:
+    context = click.Context(click.Command("add"))
+    assert Part.parse(context, click.Option(["--shards"]), text) == part
+
+
+@pytest.mark.parametrize("text", ["", "1", "1/1", "3/2", "-1/2", "0/0", "a/b", "1/2/3", "1.5/2"])
+def test_what_is_no_part_is_refused(text: str) -> None:
+    context = click.Context(click.Command("add"))
+    with pytest.raises(click.BadParameter, match="is no part"):
+        Part.parse(context, click.Option(["--shards"]), text)
+
+
+def test_each_part_has_files_of_its_own() -> None:
+    suffixes = [Part(index, 3).suffix for index in range(3)]
+    assert len({*suffixes, Part().suffix}) == 4
