@@ -15,7 +15,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
-from gmvaluator.errors import GmvaluatorError, IndexFailed, PreconditionFailed
+from gmvaluator.errors import GmvaluatorError, IndexFailed, PreconditionFailed, Unavailable
 from indexer.counting import REMOVED, LeftOut
 from indexer.pipeline import Advance
 from indexer.ray_worker import RESULT, Done, Embedded, Job, Part, Worker
@@ -29,6 +29,8 @@ PART_ROWS = 512
 
 _BLOCK_BYTES = 1024 * 1024
 """Results travel in blocks of about this size, so that progress is noted often."""
+
+_STARTS = 3
 
 _ADDRESS = "RAY_ADDRESS"
 
@@ -54,7 +56,7 @@ def _cluster() -> Iterator[Any]:
         raise PreconditionFailed(f"ray is not installed ({error}): pip install 'gmvaluator[ray]'") from error
     address = os.environ.get(_ADDRESS) or None
     own: dict[str, Any] = {} if address else {"include_dashboard": False}
-    ray.init(address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    _start(ray, address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = _BLOCK_BYTES
@@ -107,6 +109,22 @@ def index_with_ray(
                     if stopping():
                         return False
     return True
+
+
+def _start(ray: Any, **options: Any) -> None:
+    """A cluster of this machine's own sometimes is not there in the 30 s that ray gives it: it is tried again.
+
+    Raises Unavailable.
+    """
+    for left in reversed(range(_STARTS)):
+        try:
+            ray.init(**options)
+        except Exception as error:
+            ray.shutdown()
+            if not left:
+                raise Unavailable(f"ray cannot be reached or started, try again: {error}") from error
+        else:
+            return
 
 
 @contextmanager

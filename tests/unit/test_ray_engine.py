@@ -9,11 +9,12 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmvaluator.catalogue.records import NewWork
-from gmvaluator.errors import Conflict, PreconditionFailed
+from gmvaluator.errors import Conflict, PreconditionFailed, Unavailable
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import Float32Array
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, MemoryIndex, MemoryStore
+from indexer import ray_engine
 from indexer.counting import OPT_OUT, Counts, LeftOut, Report
 from indexer.ray_engine import PART_ROWS, OpenShard, Writing, check_place, parts_of
 from indexer.ray_worker import Done, Embedded, Job, Part, Worker
@@ -53,6 +54,34 @@ def test_a_worker_that_sees_another_source_takes_no_part(tmp_path: Path) -> None
     (tmp_path / "b.png").write_bytes(b"y")
     with pytest.raises(Conflict, match="changed while it was being indexed"):
         Worker(job)
+
+
+@pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3)])
+def test_a_cluster_that_does_not_start_at_once_is_started_again(failures: int, starts: int) -> None:
+    ray = SlowRay(failures)
+    ray_engine._start(ray, address=None)
+    assert ray.starts == starts
+
+
+def test_a_cluster_that_never_starts_is_said_so() -> None:
+    with pytest.raises(Unavailable, match="timed out"):
+        ray_engine._start(SlowRay(9), address=None)
+
+
+class SlowRay:
+    """Fails to start some times."""
+
+    def __init__(self, failures: int) -> None:
+        self.failures = failures
+        self.starts = 0
+
+    def init(self, address: str | None) -> None:
+        self.starts += 1
+        if self.starts <= self.failures:
+            raise Exception(f"{address} timed out during startup")  # noqa: TRY002 - as ray does
+
+    def shutdown(self) -> None:
+        """Nothing is left."""
 
 
 def results(part: Part, rows: int) -> list[Done]:
