@@ -21,9 +21,7 @@ def all_fit(vectors: Sequence[npt.ArrayLike], shape: tuple[int, ...]) -> bool:
     arrays = [np.asarray(one, dtype=np.float32) for one in vectors]
     if any(one.shape != shape for one in arrays):
         return False
-    wide = np.stack(arrays).astype(np.float64) if arrays else np.ones((0, 1))
-    norms = np.sqrt(np.einsum("...d,...d->...", wide, wide))
-    return bool((np.abs(norms - 1.0) <= NORM_TOLERANCE).all())
+    return not arrays or bool(_is_unit(_norms(np.stack(arrays))).all())
 
 
 def checked_vectors(vectors: npt.ArrayLike, count: int, dimension: int, subject: str) -> Float32Array:
@@ -33,9 +31,8 @@ def checked_vectors(vectors: npt.ArrayLike, count: int, dimension: int, subject:
         raise InvalidVector(
             f"{subject} has shape {array.shape}, the index holds ({count}, {dimension}): use its own profile"
         )
-    wide = array.astype(np.float64)
-    norms = np.sqrt(np.einsum("vd,vd->v", wide, wide))
-    unfit = ~(np.abs(norms - 1.0) <= NORM_TOLERANCE)
+    norms = _norms(array)
+    unfit = ~_is_unit(norms)
     if unfit.any():
         raise _not_unit(subject, float(norms[unfit][0]))
     return array
@@ -53,6 +50,17 @@ def checked_vector(vector: npt.ArrayLike, dimension: int, subject: str) -> Float
     if not abs(norm - 1.0) <= NORM_TOLERANCE:
         raise _not_unit(subject, norm)
     return array
+
+
+def _norms(rows: Float32Array) -> npt.NDArray[np.float64]:
+    wide = rows.astype(np.float64)
+    norms: npt.NDArray[np.float64] = np.sqrt(np.einsum("...d,...d->...", wide, wide))
+    return norms
+
+
+def _is_unit(norms: npt.NDArray[np.float64]) -> npt.NDArray[np.bool_]:
+    unit: npt.NDArray[np.bool_] = np.abs(norms - 1.0) <= NORM_TOLERANCE
+    return unit
 
 
 def _not_unit(subject: str, norm: float) -> InvalidVector:

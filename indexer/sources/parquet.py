@@ -138,5 +138,4 @@ def _opened(root: Root, name: str) -> Iterator[pq.ParquetFile]:
         with root.open(name) as file:
             yield pq.ParquetFile(file)
     except (pa.ArrowException, OSError) as error:
-        root.require_reachable(name, error)
         raise InvalidManifest(f"{root.uri(name)} cannot be read as Parquet: {error}") from error

@@ -78,16 +78,20 @@ async def begun(wire: Wire, what: str) -> None:
             await asyncio.sleep(0)
 
 
-@pytest.mark.parametrize("shape", HANDLERS)
-async def test_a_read_ends_though_its_call_is_cancelled(shape: str) -> None:
-    wire = Wire("a")
-    call = asyncio.ensure_future((await checked(HANDLERS[shape]))(wire))
-    await begun(wire, "read")
+async def cancelled_and_let_go(call: asyncio.Future[Any], wire: Wire) -> None:
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
     wire.gate.set()
     await asyncio.sleep(0.01)
+
+
+@pytest.mark.parametrize("shape", HANDLERS)
+async def test_a_read_ends_though_its_call_is_cancelled(shape: str) -> None:
+    wire = Wire("a")
+    call = asyncio.ensure_future((await checked(HANDLERS[shape]))(wire))
+    await begun(wire, "read")
+    await cancelled_and_let_go(call, wire)
     assert wire.ended == ["read"]
 
 
@@ -99,11 +103,7 @@ async def test_a_write_ends_though_its_call_is_cancelled(shape: str) -> None:
     await begun(wire, "read")
     wire.gate.clear()
     await begun(wire, "write")
-    call.cancel()
-    with pytest.raises(asyncio.CancelledError):
-        await call
-    wire.gate.set()
-    await asyncio.sleep(0.01)
+    await cancelled_and_let_go(call, wire)
     assert wire.ended == ["read", "write"]
 
 

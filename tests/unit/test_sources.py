@@ -494,6 +494,22 @@ def test_a_long_outage_ends_the_run_and_rejects_nothing(away: type[Failing]) -> 
         reader().read(item)
 
 
+def test_an_outage_makes_no_reject_of_the_rest_of_a_tar(away: type[Failing], tmp_path: Path) -> None:
+    MemoryFileSystem().pipe("/tars/0.tar", tar(tmp_path / "0.tar", {"0.png": png()}).read_bytes())
+    source = open_source("failing://tars")
+    away.left = 1
+    with pytest.raises(Unavailable, match="give the same command again"):
+        list(all_of(source))
+    assert [type(item) for item in all_of(source)] == [SourceItem]
+
+
+def test_a_damaged_remote_parquet_is_no_outage(away: type[Failing]) -> None:
+    MemoryFileSystem().pipe("/parquets/0.parquet", b"PAR1 and no more")
+    with pytest.raises(InvalidManifest, match="cannot be read as Parquet"):
+        open_source("failing://parquets")
+    assert not away.left
+
+
 def test_a_remote_file_that_is_missing_is_a_reject(away: type[Failing]) -> None:
     (item,) = readable(items("failing://away"))
     away.left, away.error = 3, FileNotFoundError
