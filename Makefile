@@ -75,7 +75,7 @@ types:
 
 # Imports point one way, and light modules stay light.
 imports:
-	$(BIN)/python -m pytest --quiet tests/unit/test_architecture.py
+	$(BIN)/python -m pytest --quiet tests/checks/test_architecture.py
 
 # The wire contract: style, no break against the committed image, generated code up to date.
 protocol:

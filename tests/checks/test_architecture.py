@@ -1,0 +1,207 @@
+"""Imports point one way, folders form no circle, and light modules stay light."""
+
+import ast
+import re
+import subprocess
+import sys
+
+import pytest
+
+from tests.checks.imports import ROOT, cycles, folder_arrows, imported_names, modules, named_in_strings, paths_by_name
+
+PROGRAMS = {"indexer", "attributor", "dashboard", "evaluation"}
+PURE = ["valuation.py", "residual.py", "policy.py", "errors.py", "ports.py"]
+HEAVY = {"torch", "timm", "grpc", "qdrant_client", "qdrant_edge", "sqlalchemy"}
+FOLDERS = sorted({module.folder for module in modules()})
+CLICK_ROOMS = re.compile(r"gmvaluator/commands/|\w+/cli(/|\.py$)|evaluation/(evaluate\.py|bench/)")
+"""Where commands are defined. The benchmarks are programs of their own, each run as `python -m`."""
+
+ENTRY = "gmvaluator/cli.py"
+"""The console script: it names every command by a string, so that only the one that is called is imported."""
+
+# What is left to do. These lists may only shrink: an entry that no longer offends has to be taken out.
+KNOWN_CYCLES: list[list[str]] = [
+    ["dashboard", "dashboard/pages"],
+    [
+        "evaluation",
+        "evaluation/bench",
+        "evaluation/bench/index",
+        "evaluation/bench/serving",
+        "evaluation/crash",
+        "evaluation/training",
+    ],
+    ["evaluation/calibration", "evaluation/known_source"],
+    ["gmvaluator", "gmvaluator/client", "gmvaluator/database", "gmvaluator/models", "gmvaluator/models/parts"],
+    [
+        "gmvaluator/catalogue",
+        "gmvaluator/catalogue/claiming",
+        "gmvaluator/ledger",
+        "gmvaluator/ledger/copies",
+        "gmvaluator/ledger/corrections",
+        "gmvaluator/ledger/disputes",
+        "gmvaluator/ledger/periods",
+        "gmvaluator/ledger/statements",
+    ],
+    ["gmvaluator/index", "gmvaluator/index/engine"],
+    ["indexer", "indexer/embeddings"],
+]
+KNOWN_CLICK: set[str] = {
+    "attributor/options.py",
+    "evaluation/calibration/cli.py",
+    "evaluation/counterfactual/cli.py",
+    "evaluation/crash/__main__.py",
+    "evaluation/crash/index_cli.py",
+    "evaluation/crash/serving_cli.py",
+    "evaluation/criteria/cli.py",
+    "evaluation/duplicates/cli.py",
+    "evaluation/evaluate_cli.py",
+    "evaluation/full_report/cli.py",
+    "evaluation/known_source/cli.py",
+    "gmvaluator/catalogue/cli.py",
+    "gmvaluator/catalogue/rights_cli.py",
+    "gmvaluator/client/cli.py",
+    "gmvaluator/client/health_cli.py",
+    "gmvaluator/client/options.py",
+    "gmvaluator/configuration.py",
+    "gmvaluator/demo.py",
+    "gmvaluator/ledger/cli.py",
+    "gmvaluator/ledger/copies/cli.py",
+    "gmvaluator/ledger/corrections/cli.py",
+    "gmvaluator/ledger/disputes/cli.py",
+    "gmvaluator/ledger/periods/cli.py",
+    "gmvaluator/ledger/statements/cli.py",
+    "gmvaluator/models/cli.py",
+    "gmvaluator/options.py",
+    "gmvaluator/planning/cli.py",
+    "gmvaluator/token_cli.py",
+    "indexer/adding.py",
+    "indexer/exporting.py",
+    "indexer/group_cli.py",
+    "indexer/progress.py",
+    "indexer/rebuild_cli.py",
+    "indexer/remove_cli.py",
+    "indexer/run.py",
+    "indexer/settings_options.py",
+    "indexer/stopping.py",
+    "indexer/verify_cli.py",
+}
+KNOWN_STRINGS: set[str] = {
+    "evaluation/bench/serving/against_models.py -> evaluation.bench.bare",
+    "evaluation/bench/serving/places.py -> evaluation.bench.load",
+    "evaluation/bench/serving/run.py -> tests.models.seeded",
+    "evaluation/evaluate_cli.py -> evaluation.counterfactual.cli",
+    "evaluation/evaluate_cli.py -> evaluation.criteria.cli",
+    "evaluation/evaluate_cli.py -> evaluation.duplicates.cli",
+    "evaluation/evaluate_cli.py -> evaluation.full_report.cli",
+    "evaluation/evaluate_cli.py -> evaluation.known_source.cli",
+    "gmvaluator/models/parts/dreamsim.py -> gmvaluator.models.dreamsim",
+    "gmvaluator/models/parts/dreamsim.py -> gmvaluator.models.squash",
+    "gmvaluator/models/parts/lpips.py -> gmvaluator.models.lpips",
+    "gmvaluator/models/parts/lpips.py -> gmvaluator.models.squash",
+    "gmvaluator/models/parts/openclip.py -> gmvaluator.models.openclip",
+    "gmvaluator/models/parts/openclip.py -> gmvaluator.models.openclip_transform",
+    "gmvaluator/models/parts/pyiqa.py -> gmvaluator.models.bounded_pixels",
+    "gmvaluator/models/parts/pyiqa.py -> gmvaluator.models.crops",
+    "gmvaluator/models/parts/pyiqa.py -> gmvaluator.models.maniqa",
+    "gmvaluator/models/parts/pyiqa.py -> gmvaluator.models.pyiqa_metric",
+    "gmvaluator/models/parts/shipped.py -> gmvaluator.models.lite_quality",
+    "gmvaluator/models/parts/vgg16.py -> gmvaluator.models.vgg16",
+    "gmvaluator/models/parts/vgg16.py -> gmvaluator.models.vgg16_transform",
+    "gmvaluator/models/registry.py -> gmvaluator.testing.stub",
+}
+
+
+def in_folder(folder: str) -> list[str]:
+    return [module.path for module in modules() if module.folder == folder]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_programs_do_not_import_each_other_or_the_tests(folder: str) -> None:
+    package = folder.split("/")[0]
+    others = (PROGRAMS | {"tests"}) - {package}
+    offenders = {
+        f"{module.path} -> {name}"
+        for module in modules()
+        if module.folder == folder
+        for name, _ in imported_names(module.tree)
+        if name.split(".")[0] in others
+    }
+    assert not offenders
+
+
+def test_folders_form_no_cycle() -> None:
+    assert cycles() == KNOWN_CYCLES, [
+        (here, there, folder_arrows()[here][there])
+        for group in cycles()
+        for here in group
+        for there in group
+        if there in folder_arrows().get(here, {})
+    ]
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_only_command_modules_import_click(folder: str) -> None:
+    offenders = {
+        module.path
+        for module in modules()
+        if module.folder == folder and not CLICK_ROOMS.match(module.path)
+        if any(name.split(".")[0] in {"click", "rich_click"} for name, _ in imported_names(module.tree))
+    }
+    assert offenders == {path for path in KNOWN_CLICK if path in in_folder(folder)}
+
+
+@pytest.mark.parametrize("folder", FOLDERS)
+def test_no_string_names_a_module_of_a_higher_room(folder: str) -> None:
+    offenders = {
+        f"{module.path} -> {name}"
+        for module in modules()
+        if module.folder == folder and module.path != ENTRY
+        for name in named_in_strings(module.tree)
+        if is_higher(name, folder)
+    }
+    assert offenders == {entry for entry in KNOWN_STRINGS if entry.split(" ")[0] in in_folder(folder)}
+
+
+def is_higher(name: str, folder: str) -> bool:
+    """Whether the module of this dotted name lies in a room that is built on `folder`, or among the tests."""
+    if name.startswith("tests."):
+        return True
+    path = paths_by_name().get(name) or paths_by_name().get(name.rpartition(".")[0])
+    if path is None or path.endswith("__init__.py"):
+        return False
+    room = next(module.folder for module in modules() if module.path == path)
+    return room != folder and folder in rooms_below(room)
+
+
+def rooms_below(folder: str) -> set[str]:
+    seen: set[str] = set()
+    waiting = list(folder_arrows().get(folder, ()))
+    while waiting:
+        below = waiting.pop()
+        if below not in seen:
+            seen.add(below)
+            waiting += folder_arrows().get(below, ())
+    return seen
+
+
+@pytest.mark.parametrize("name", PURE)
+def test_the_method_knows_no_library(name: str) -> None:
+    tree = ast.parse((ROOT / "gmvaluator" / name).read_text(encoding="utf-8"))
+    assert not {imported.split(".")[0] for imported, _ in imported_names(tree)} & HEAVY
+
+
+def test_relative_imports_are_not_used() -> None:
+    offenders = {
+        module.path
+        for module in modules()
+        for node in ast.walk(module.tree)
+        if isinstance(node, ast.ImportFrom) and node.level
+    }
+    assert not offenders
+
+
+def test_the_overview_imports_nothing_heavy() -> None:
+    program = "import sys; sys.argv[1:] = ['--help']\nfrom gmvaluator.cli import gmvaluator\n"
+    program += "gmvaluator(standalone_mode=False)\nprint(*sys.modules, file=sys.stderr)"
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
+    assert not {name.split(".")[0] for name in done.stderr.split()} & (HEAVY | {"numpy", "PIL"})
