@@ -14,7 +14,7 @@ from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ports import Prepared
 
 if TYPE_CHECKING:
-    from PIL.Image import Image
+    from PIL import Image
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,7 +36,7 @@ class Decoder(Protocol):
 class ThreadDecoder:
     """`Decoder` in threads; Pillow gives the interpreter's lock up while it works."""
 
-    def __init__(self, executor: Executor, prepare: Callable[[Image], Prepared]) -> None:
+    def __init__(self, executor: Executor, prepare: Callable[[Image.Image], Prepared]) -> None:
         """prepare: `Models.prepare`."""
         self._executor = executor
         self._prepare = prepare
@@ -46,7 +46,7 @@ class ThreadDecoder:
         return await loop.run_in_executor(self._executor, decoded, data, self._prepare, with_thumbnail)
 
 
-def decoded(data: bytes, prepare: Callable[[Image], Prepared], with_thumbnail: bool = False) -> Decoded:
+def decoded(data: bytes, prepare: Callable[[Image.Image], Prepared], with_thumbnail: bool = False) -> Decoded:
     """Decode in this thread. Raises InvalidImage, or ImageTooLarge."""
     image = decode_image(data)
     facts = ImageFacts(sha256_hex(data), image.width, image.height, len(data))

@@ -5,7 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from gmvaluator.policy import UNATTRIBUTED, Policy
+from gmvaluator.accounts import UNATTRIBUTED
+from gmvaluator.policy import Policy
 from gmvaluator.valuation import distance_millionths, divide, quality_millionths
 
 

@@ -15,6 +15,7 @@ import rich_click as click
 from rich.console import Console
 from rich.table import Table
 
+from gmvaluator.accounts import UNATTRIBUTED
 from gmvaluator.beside import credits_by_account
 from gmvaluator.client.connection import Connection
 from gmvaluator.client.show import StagePrinter, attribution_dict
@@ -25,7 +26,7 @@ from gmvaluator.ids import sha256_hex
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.registry import profile_identity
 from gmvaluator.options import choice_options, json_option
-from gmvaluator.policy import UNATTRIBUTED, load_policy
+from gmvaluator.policy import load_policy
 from gmvaluator.processes import dashboard, observed_attributor, run_command
 from gmvaluator.samples import sample_folder
 

@@ -12,6 +12,7 @@ from uuid import UUID
 
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, Row, and_, func, select
 
+from gmvaluator.accounts import HELD
 from gmvaluator.catalogue.records import IndexRun
 from gmvaluator.catalogue.removing import (
     Removal,
@@ -22,7 +23,7 @@ from gmvaluator.catalogue.removing import (
     standing,
     unpurged,
 )
-from gmvaluator.catalogue.rights import HELD, Claim, Right, settle
+from gmvaluator.catalogue.rights import Claim, Right, settle
 from gmvaluator.catalogue.schema import (
     claims,
     data_sets,

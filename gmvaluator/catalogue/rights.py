@@ -5,16 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 from dataclasses import dataclass
 
+from gmvaluator.accounts import HELD, SUSPENSE
 from gmvaluator.ids import OwnerId
 
 WHOLE_PPM = 1_000_000
 """All of a work, in parts per million."""
-
-SUSPENSE = "suspense"
-"""Account for the part of a work whose owner is unknown."""
-
-HELD = "held"
-"""Account for a work whose claims compete."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from gmvaluator.accounts import HELD
 from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.groups import Group, ScoredCandidate, Title, divided, groups_of, paid_places, parts_of
-from gmvaluator.ledger.records import HELD, Contribution, NearMiss, Payment
+from gmvaluator.ledger.records import Contribution, NearMiss, Payment
 from gmvaluator.policy import Policy, Valuation
 from gmvaluator.uncertainty import Hidden, Interval
 from gmvaluator.valuation import MILLION, divide

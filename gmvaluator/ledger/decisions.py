@@ -22,9 +22,6 @@ from gmvaluator.ledger.records import ISSUANCE, Encoded, Entry, HeaderFacts
 DECIDER = "@ledger"
 """Identity of every decision's key; no generator may have one that begins with @."""
 
-PAID = "paid"
-"""Account of what was paid out in money."""
-
 RELEASE = "release"
 REVERSAL = "reversal"
 REATTRIBUTION = "reattribution"

@@ -9,7 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from gmvaluator.catalogue.rights import HELD
+from gmvaluator.accounts import HELD
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.policy import Policy
 from gmvaluator.ports import WorkCard

@@ -6,12 +6,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
+from gmvaluator.accounts import UNATTRIBUTED
 from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import GenerationId, TrainingImageId
 from gmvaluator.ledger.allotment import MAX_NEAR_MISSES, allot, payments_of, rank
 from gmvaluator.ledger.groups import ScoredCandidate, title_of
 from gmvaluator.ledger.records import ATTRIBUTOR, ISSUANCE, Contribution, Entry, Evidence, ImageFacts, NewPosting
-from gmvaluator.policy import UNATTRIBUTED, Policy
+from gmvaluator.policy import Policy
 from gmvaluator.ports import WorkCard
 from gmvaluator.profile import ProfileIdentity
 

@@ -7,11 +7,11 @@ from contextlib import contextmanager
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, cast, distinct, func, not_, select
 
+from gmvaluator.accounts import HELD, PAID, SUSPENSE, UNATTRIBUTED
 from gmvaluator.errors import InvalidInput, LedgerCorrupt, NotFound
 from gmvaluator.ids import GenerationId
 from gmvaluator.ledger.answers import Balance, BalancePage, Head, Totals
-from gmvaluator.ledger.decisions import PAID
-from gmvaluator.ledger.records import HELD, ISSUANCE, OWNER_PREFIX, SUSPENSE, UNATTRIBUTED, StoredPosting
+from gmvaluator.ledger.records import ISSUANCE, OWNER_PREFIX, StoredPosting
 from gmvaluator.ledger.rows import load, postings_where
 from gmvaluator.ledger.schema import balances, entries, head, postings
 

@@ -17,19 +17,13 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple
 
+from gmvaluator.accounts import HELD, SUSPENSE, UNATTRIBUTED
 from gmvaluator.ids import GenerationId, OwnerId, TrainingImageId
 from gmvaluator.ledger.canonical import canonical_json
 from gmvaluator.ledger.chain import entries_digest, evidence_digest
-from gmvaluator.policy import UNATTRIBUTED
 
 ISSUANCE = "issuance"
 """Source of all credits: its balance is minus everything issued."""
-
-SUSPENSE = "suspense"
-"""Credits of works whose owner is unknown."""
-
-HELD = "held"
-"""Credits of works that several parties claim."""
 
 OWNER_PREFIX = "owner:"
 """An owner's account is this and the owner's UUID."""

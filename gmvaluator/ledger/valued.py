@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import replace
 
+from gmvaluator.accounts import HELD
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allotment import holds_back, payments_of
 from gmvaluator.ledger.groups import Group, ScoredCandidate, Title, divided, groups_of, parts_of
 from gmvaluator.ledger.posting import entries_of
-from gmvaluator.ledger.records import HELD, Contribution, Entry, Evidence
+from gmvaluator.ledger.records import Contribution, Entry, Evidence
 from gmvaluator.policy import Policy
 from gmvaluator.valuation import MILLION
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 import pytest
 from sqlalchemy import Connection
 
-import attributor.disputes
+from attributor import disputes
 from attributor.disputes import DisputeDesk
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.database.place import Place
@@ -129,7 +129,7 @@ async def test_no_more_is_read_than_one_call_holds(office: Office, monkeypatch: 
         read.append(list(sequences))
         return current_states(connection, sequences)
 
-    monkeypatch.setattr(attributor.disputes, "MAX_HOLDS", 1)
+    monkeypatch.setattr(disputes, "MAX_HOLDS", 1)
     monkeypatch.setattr(holding, "_AT_ONCE", 1)
     monkeypatch.setattr(holding, "current_states", noted)
     first = await office.open("case-1")

@@ -5,7 +5,8 @@ import random as standard_random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmvaluator.catalogue.rights import HELD, SUSPENSE, WHOLE_PPM, Claim, settle
+from gmvaluator.accounts import HELD, SUSPENSE
+from gmvaluator.catalogue.rights import WHOLE_PPM, Claim, settle
 from gmvaluator.testing.postings import sample_owner
 
 ADA, BEN, CAI = (sample_owner(number) for number in range(3))

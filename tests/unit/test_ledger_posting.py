@@ -7,10 +7,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gmvaluator.accounts import UNATTRIBUTED
 from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import TrainingImageId, generation_id
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting, payments_of, rank
-from gmvaluator.ledger.records import ISSUANCE, UNATTRIBUTED, Evidence, ImageFacts, NewPosting
+from gmvaluator.ledger.records import ISSUANCE, Evidence, ImageFacts, NewPosting
 from gmvaluator.ledger.valued import recompute
 from gmvaluator.policy import Policy, load_policy
 from gmvaluator.ports import WorkCard

@@ -11,6 +11,7 @@ import numpy as np
 
 from evaluation.bench.serving.lag import Lags
 from evaluation.bench.serving.places import Running, run_module, sample_data, send, serving
+from evaluation.bench.serving.under_load import _percentile
 from gmvaluator.samples import sample_folder
 
 STAGES = ("lookup_ms", "decode_ms", "queue_ms", "embed_ms", "recall_ms", "rerank_ms", "quality_ms", "post_ms")
@@ -79,10 +80,6 @@ def _overhead(calls: Sequence[dict[str, Any]]) -> dict[str, float]:
         "rerank_latency_ratio": medians["reranked"] / medians["recalled"],
         **{f"{name}_p50_ms": value for name, value in medians.items()},
     }
-
-
-def _percentile(calls: Sequence[dict[str, Any]], name: str, percent: float) -> float:
-    return float(np.percentile([call[name] for call in calls], percent))
 
 
 def _shares(calls: Sequence[dict[str, Any]]) -> dict[str, float]:

@@ -6,13 +6,14 @@ import uuid
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from gmvaluator.accounts import HELD, PAID, SUSPENSE
 from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger import decisions
 from gmvaluator.ledger.canonical import canonical_json
 from gmvaluator.ledger.corrections.lines import Place, added, amounts_of, entries_from, negated
 from gmvaluator.ledger.posting import payments_of
-from gmvaluator.ledger.records import HELD, SUSPENSE, Entry, Evidence
+from gmvaluator.ledger.records import Entry, Evidence
 from gmvaluator.ledger.valued import recompute
 from gmvaluator.valuation import divide
 
@@ -94,7 +95,7 @@ def _settled(facts: Facts) -> tuple[Entry, ...]:
 
 def _paid_out(facts: Facts) -> tuple[Entry, ...]:
     amount = facts["amount_micros"]
-    return entries_from({(facts["account"], None): -amount, (decisions.PAID, None): amount})
+    return entries_from({(facts["account"], None): -amount, (PAID, None): amount})
 
 
 def _nothing(_: Facts) -> tuple[Entry, ...]:

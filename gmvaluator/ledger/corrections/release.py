@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import Connection
 
+from gmvaluator.accounts import HELD, SUSPENSE
 from gmvaluator.database.utc import from_utc_text
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.corrections.consequences import recomputed_decision, release_amounts
@@ -21,7 +22,6 @@ from gmvaluator.ledger.corrections.lines import added
 from gmvaluator.ledger.corrections.state import Current, current_states, disputed_amounts, undistributed, works_of
 from gmvaluator.ledger.deciding import decide
 from gmvaluator.ledger.decisions import RELEASE, Decision, Links, NewDecision, checked_reason, decision_id
-from gmvaluator.ledger.records import HELD, SUSPENSE
 from gmvaluator.ports import WorkCard
 
 if TYPE_CHECKING:

@@ -6,11 +6,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from types import MappingProxyType
 
+from gmvaluator.accounts import SUSPENSE
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allotment import allot
 from gmvaluator.ledger.corrections.lines import Place, added
 from gmvaluator.ledger.groups import ScoredCandidate, Title, title_of
-from gmvaluator.ledger.records import SUSPENSE, Evidence, NearMiss
+from gmvaluator.ledger.records import Evidence, NearMiss
 from gmvaluator.ledger.valued import candidates_of, recompute, titles_of
 from gmvaluator.policy import Policy
 from gmvaluator.ports import WorkCard

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 
 from sqlalchemy import BigInteger, Connection, cast, func, or_, select
 
+from gmvaluator.accounts import HELD, SUSPENSE
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.corrections.lines import Place
-from gmvaluator.ledger.records import HELD, SUSPENSE
 from gmvaluator.ledger.schema import decisions, entries, postings
 
 _AT_ONCE = 500

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import Connection, select
 
+from gmvaluator.accounts import HELD
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.ledger.corrections.consequences import recomputed_decision
 from gmvaluator.ledger.corrections.lines import Place, plain_lines
@@ -17,7 +18,6 @@ from gmvaluator.ledger.disputes.docket import dispute, open_disputes
 from gmvaluator.ledger.disputes.holding import holds
 from gmvaluator.ledger.disputes.records import Award, Dispute, Scope, opening, verdict
 from gmvaluator.ledger.periods.calendar import Period, read_calendar
-from gmvaluator.ledger.records import HELD
 from gmvaluator.ledger.schema import decisions, entries
 
 if TYPE_CHECKING:

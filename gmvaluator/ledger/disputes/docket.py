@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from sqlalchemy import Connection, select
 
+from gmvaluator.accounts import HELD
 from gmvaluator.errors import NotFound
 from gmvaluator.ledger.corrections.state import amount_sum
 from gmvaluator.ledger.decisions import DISPUTE, VERDICT, Decision
 from gmvaluator.ledger.disputes.records import Dispute, Scope
-from gmvaluator.ledger.records import HELD, StoredPosting
+from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.rows import load, postings_where
 from gmvaluator.ledger.schema import decisions, entries, postings
 

@@ -16,7 +16,7 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-import attributor.server
+from attributor import server
 from attributor.batching import ModelWorker
 from attributor.cli import log_to_stderr
 from attributor.decoder_pool import DecoderPool
@@ -111,10 +111,10 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
 
 
 def main() -> None:
-    cast(Any, attributor.server).wire = wire
+    cast(Any, server).wire = wire
     log_to_stderr()
     settings = AttributorSettings(Path(sys.argv[1]), address="127.0.0.1:0", drain_s=2)
-    asyncio.run(attributor.server.serve(settings, lambda address, _: print(address, flush=True)))  # noqa: T201
+    asyncio.run(server.serve(settings, lambda address, _: print(address, flush=True)))  # noqa: T201
 
 
 if __name__ == "__main__":
