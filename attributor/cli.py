@@ -12,8 +12,8 @@ import rich_click as click
 from attributor.log_lines import log_to
 from attributor.options import settings_options
 from attributor.settings import DEFAULT_ADDRESS, AttributorSettings
+from gmvaluator.commands.options import json_option
 from gmvaluator.errors import InvalidInput
-from gmvaluator.options import json_option
 
 MAX_PORT = 65_535
 

@@ -13,9 +13,9 @@ from typing import Any, TypeVar, cast
 import rich_click as click
 
 from attributor.settings import AttributorSettings
+from gmvaluator.commands.options import choice_options, index_option, place_option
 from gmvaluator.database.place import Place
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.options import choice_options, index_option, place_option
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

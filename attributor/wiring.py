@@ -20,13 +20,13 @@ from attributor.pixel_reranking import PixelReranking
 from attributor.settings import AttributorSettings
 from gmvaluator.catalogue.remembering import RememberedRights
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
+from gmvaluator.commands.options import generated_folder, index_location, thumbnails_folder
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
 from gmvaluator.index.connection import open_search
 from gmvaluator.index.schema import KEY_GROUP
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.models.parts.lpips import COMPARES_PIXELS
-from gmvaluator.options import generated_folder, index_location, thumbnails_folder
 from gmvaluator.ports import CandidateSearch
 from gmvaluator.secret_files import qdrant_api_key
 

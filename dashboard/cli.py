@@ -13,9 +13,9 @@ import rich_click as click
 import structlog
 
 from dashboard.settings import DEFAULT_ADDRESS, DashboardSettings
+from gmvaluator.commands.options import index_option, json_option, place_option
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
-from gmvaluator.options import index_option, json_option, place_option
 
 MAX_PORT = 65_535
 

@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from dashboard.settings import DashboardSettings
 from gmvaluator.catalogue.store import Catalogue
+from gmvaluator.commands.options import index_location
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.options import index_location
 from gmvaluator.secret_files import qdrant_api_key
 
 if TYPE_CHECKING:

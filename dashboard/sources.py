@@ -12,13 +12,13 @@ from pathlib import Path
 from dashboard.copies import Copies
 from dashboard.settings import DashboardSettings
 from gmvaluator.catalogue.store import Catalogue
+from gmvaluator.commands.options import generated_folder, thumbnails_folder
 from gmvaluator.errors import MissingData
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.images import generated_path, thumbnail_path
 from gmvaluator.ledger.corrections.near import rights_of
 from gmvaluator.ledger.records import owner_of
 from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.options import generated_folder, thumbnails_folder
 from gmvaluator.ports import WorkCard
 
 ACCOUNT_NAMES = {

@@ -11,8 +11,8 @@ from typing import Any
 
 import rich_click as click
 
+from gmvaluator.commands.options import choice_options, json_option, variant_options
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.options import choice_options, json_option, variant_options
 from gmvaluator.report import report
 
 SERVE_SECTIONS = ("lite", "paper", "sustained", "indexing", "batching", "overload", "leaving", "hostile")

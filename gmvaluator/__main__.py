@@ -1,5 +1,5 @@
 """`python -m gmvaluator` is `gmvaluator`."""
 
-from gmvaluator.cli import main
+from gmvaluator.commands.main import main
 
 main()

@@ -8,8 +8,8 @@ from pathlib import Path
 
 import rich_click as click
 
+from gmvaluator.commands.options import collection_option, data_option, index_option, json_option
 from gmvaluator.index.schema import CollectionMetadata, IndexSettings, growth_since_verified, measured_recall
-from gmvaluator.options import collection_option, data_option, index_option, json_option
 from indexer.adding import add, collection_dict
 from indexer.exporting import export
 from indexer.group_cli import group

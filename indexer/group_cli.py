@@ -10,8 +10,8 @@ from collections.abc import Callable
 
 import rich_click as click
 
+from gmvaluator.commands.options import collection_option, index_option, json_option, place_option
 from gmvaluator.database.place import Place
-from gmvaluator.options import collection_option, index_option, json_option, place_option
 from gmvaluator.ports import VectorStore
 from indexer.grouping import Grouped, Grouper, WorkOrder, default_threshold, measured_threshold
 from indexer.progress import LINE_EVERY_S

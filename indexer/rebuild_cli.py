@@ -7,10 +7,10 @@ import json
 import rich_click as click
 
 from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.commands.options import collection_option, index_option, json_option, place_option
 from gmvaluator.database.place import Place
 from gmvaluator.index.quantisation import CHOICES
 from gmvaluator.index.schema import CollectionMetadata
-from gmvaluator.options import collection_option, index_option, json_option, place_option
 from indexer.adding import collection_dict
 from indexer.removal import without_removed
 from indexer.settings_options import Chosen, settings_options

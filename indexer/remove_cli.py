@@ -15,9 +15,9 @@ from gmvaluator.catalogue.forgetting import owner_named
 from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.catalogue.removing import Selected, Selection
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
+from gmvaluator.commands.options import index_option, json_option, place_option, thumbnails_folder
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, MissingData, NotFound
-from gmvaluator.options import index_option, json_option, place_option, thumbnails_folder
 from indexer.removal import Purged, Removed, Remover, purge, without_removed
 from indexer.target import Target
 

@@ -14,11 +14,11 @@ from typing import Protocol
 import rich_click as click
 
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
+from gmvaluator.commands.options import thumbnails_folder
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.registry import profile_identity
-from gmvaluator.options import thumbnails_folder
 from gmvaluator.ports import CollectionInfo, VectorStore
 from gmvaluator.profile import ProfileIdentity
 from indexer.counting import Counts, LeftOut, LeftOutFile, Report

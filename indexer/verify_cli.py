@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 import rich_click as click
 
+from gmvaluator.commands.options import collection_option, data_option, index_option, json_option
 from gmvaluator.errors import InvalidInput, MissingData
 from gmvaluator.index.schema import GROWTH_LIMIT, RECALL_FLOOR, RECALL_TARGET, outgrown
-from gmvaluator.options import collection_option, data_option, index_option, json_option
 from gmvaluator.ports import CollectionInfo, Float32Array
 from gmvaluator.report import report
 from indexer.target import Target

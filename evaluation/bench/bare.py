@@ -9,11 +9,11 @@ from pathlib import Path
 import rich_click as click
 
 from evaluation.bench.load import image_files
+from gmvaluator.commands.options import choice_options
 from gmvaluator.images import decode_image
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.process import prepare_process
 from gmvaluator.models.registry import load_models
-from gmvaluator.options import choice_options
 
 
 @click.command()

@@ -14,7 +14,7 @@ import numpy.typing as npt
 from evaluation.make_examples import read_recipes
 from gmvaluator.images import decode_image
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.crops import order_taken, preparer
+from gmvaluator.models.crops import crops_preparer, order_taken
 from gmvaluator.models.folder import ModelsFolder
 from gmvaluator.models.maniqa import load
 from gmvaluator.models.parts.part import Part
@@ -60,5 +60,5 @@ def _quality(sums: Values) -> float:
 
 def _inputs(part: Part, images: int) -> list[Pixels]:
     folder = sample_folder("generated")
-    prepare = preparer(part)
+    prepare = crops_preparer(part)
     return [prepare(decode_image((folder / one.file_name).read_bytes())) for one in read_recipes(folder)[:images]]

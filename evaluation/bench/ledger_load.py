@@ -42,7 +42,7 @@ class Load:
 
 def closed_loop(place: Place, postings: Sequence[NewPosting], writers: int) -> Load:
     """`writers` callers, each of which sends its next posting when the one before is durable."""
-    return asyncio.run(_measured(place, lambda writer: _closed(writer, iter(postings), writers)))
+    return asyncio.run(_measured(place, lambda writer: _closed_loop(writer, iter(postings), writers)))
 
 
 def open_loop(place: Place, postings: Sequence[NewPosting], per_second: float) -> Load:
@@ -69,7 +69,7 @@ async def _measured(place: Place, load: Callable[[LedgerWriter], Awaitable[list[
     return Load(seconds, latencies_ms, opened[0].batches)
 
 
-async def _closed(writer: LedgerWriter, waiting: Iterator[NewPosting], writers: int) -> list[float]:
+async def _closed_loop(writer: LedgerWriter, waiting: Iterator[NewPosting], writers: int) -> list[float]:
     latencies_ms: list[float] = []
 
     async def write() -> None:

@@ -75,11 +75,11 @@ def _plain_clip() -> Model:
 
 def _ready_clip(precision: str) -> Model:
     from gmvaluator.models.openclip import OpenClip
-    from gmvaluator.models.openclip_transform import preparer
+    from gmvaluator.models.openclip_transform import openclip_preparer
     from gmvaluator.models.parts.openclip import openclip_part
     from gmvaluator.models.runtime import Runtime
 
-    transform = preparer(openclip_part("ViT-B-32:laion2b_s34b_b79k"))
+    transform = openclip_preparer(openclip_part("ViT-B-32:laion2b_s34b_b79k"))
     return OpenClip(_seeded_clip(), transform, Runtime(torch.device("cpu"), precision)).embed
 
 

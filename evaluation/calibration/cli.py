@@ -7,7 +7,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from gmvaluator.options import data_option, index_location, index_option, json_option, profile_option
+from gmvaluator.commands.options import data_option, index_location, index_option, json_option, profile_option
 
 
 @click.command()

@@ -24,7 +24,7 @@ UNCUT = "re-ranked distance of every work"
 PIXELS = "pixel distance of every work"
 TRAK = "TRAK"
 D_TRAK = "D-TRAK"
-_SEED = 5
+_ROWS_SEED = 5
 
 Values = npt.NDArray[np.float64]
 
@@ -39,7 +39,7 @@ def by_likeness(works: Embeddings, images: Embeddings) -> dict[str, Values]:
     perceptual = distances(images.perceptual, works.perceptual)
     return {
         UNIFORM: np.ones(recall.shape),
-        RANDOM: np.random.default_rng(_SEED).random(recall.shape),
+        RANDOM: np.random.default_rng(_ROWS_SEED).random(recall.shape),
         RECALL: _valued(recall, "paper@1", count),
         RERANKED: _valued(perceptual, "paper@1", count),
         WITH_CALIBRATED: _valued(perceptual, CALIBRATED, count),

@@ -7,7 +7,7 @@ from pathlib import Path
 import rich_click as click
 
 from evaluation.cli import print_report
-from gmvaluator.options import json_option, profile_option
+from gmvaluator.commands.options import json_option, profile_option
 from gmvaluator.report import report
 
 FOLDER = click.Path(file_okay=False, path_type=Path)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import rich_click as click
 
 from evaluation.cli import print_report
-from gmvaluator.options import json_option, profile_option
+from gmvaluator.commands.options import json_option, profile_option
 from gmvaluator.report import report
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import rich_click as click
 
-from gmvaluator.options import json_option, profile_option
+from gmvaluator.commands.options import json_option, profile_option
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 

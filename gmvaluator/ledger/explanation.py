@@ -10,6 +10,7 @@ from typing import Any
 from rich.table import Table
 
 from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.commands.options import thumbnails_folder
 from gmvaluator.credits import credits_text
 from gmvaluator.database.place import Place, as_place
 from gmvaluator.database.utc import from_utc_text
@@ -19,7 +20,6 @@ from gmvaluator.images import thumbnail_path
 from gmvaluator.ledger.records import Contribution, Payment, StoredPosting, owner_account, owner_of
 from gmvaluator.ledger.replay import replay
 from gmvaluator.ledger.summary import owner_names, plain_console, printable
-from gmvaluator.options import thumbnails_folder
 from gmvaluator.ports import WorkCard
 from gmvaluator.valuation import MILLION
 

@@ -31,6 +31,6 @@ class BoundedPixels:
         return pixels_of(image.resize(size, Image.Resampling.BICUBIC))
 
 
-def preparer(part: Part) -> BoundedPixels:  # noqa: ARG001 - the same for every metric
+def bounded_preparer(part: Part) -> BoundedPixels:  # noqa: ARG001 - the same for every metric
     """See `preparation.preparation_of`."""
     return BoundedPixels()

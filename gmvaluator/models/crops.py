@@ -15,7 +15,7 @@ from PIL import Image
 
 from gmvaluator.models.parts.part import Part
 
-SIDE_PX = 224
+CROP_SIDE_PX = 224
 ALL_CROPS = 20
 _COLUMNS, _STEPS = 5, 4
 """ceil and floor of the root of 20."""
@@ -27,7 +27,7 @@ def chosen_crops(height: int, width: int, count: int) -> list[tuple[int, int]]:
     20 are pyiqa's. Fewer begin at the centre, and each next one is the farthest from those that were taken; what 3
     crops see, 4 see too.
     """
-    step_y, step_x = (height - SIDE_PX) // _STEPS, (width - SIDE_PX) // _STEPS
+    step_y, step_x = (height - CROP_SIDE_PX) // _STEPS, (width - CROP_SIDE_PX) // _STEPS
     cells = sorted(order_taken()[:count])
     return [(cell // _COLUMNS * step_y, cell % _COLUMNS * step_x) for cell in cells]
 
@@ -46,14 +46,14 @@ def order_taken() -> tuple[int, ...]:
 def prepared_pixels(pixels: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.uint8]:
     """(3, H, W) as it is, or its crops (N, 3, 224, 224) where they are smaller: less waits in the queue."""
     height, width = pixels.shape[1:]
-    if min(height, width) <= SIDE_PX or height * width <= count * SIDE_PX**2:
+    if min(height, width) <= CROP_SIDE_PX or height * width <= count * CROP_SIDE_PX**2:
         return np.ascontiguousarray(pixels)
     return np.stack([cut(pixels, top, left) for top, left in chosen_crops(height, width, count)])
 
 
 def cut(image: Any, top: int, left: int) -> Any:
     """(..., H, W) to (..., 224, 224)."""
-    return image[..., top : top + SIDE_PX, left : left + SIDE_PX]
+    return image[..., top : top + CROP_SIDE_PX, left : left + CROP_SIDE_PX]
 
 
 class Crops:
@@ -69,6 +69,6 @@ class Crops:
         return prepared_pixels(np.asarray(image).transpose(2, 0, 1), self.count)
 
 
-def preparer(part: Part) -> Crops:
+def crops_preparer(part: Part) -> Crops:
     """See `preparation.preparation_of`."""
     return Crops(part.settings["crops"])

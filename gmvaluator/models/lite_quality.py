@@ -43,12 +43,12 @@ class LitePreparer:
         return prepare(image)
 
 
-def preparer(part: Part) -> LitePreparer:  # noqa: ARG001 - there is but one
+def lite_quality_preparer(part: Part) -> LitePreparer:  # noqa: ARG001 - there is but one
     """See `preparation.preparation_of`."""
     return LitePreparer()
 
 
-def load(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> LiteQuality:
+def load_lite_quality(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> LiteQuality:
     """See `paper.load`. Raises MissingWeights."""
     backbone, heads = (safetensors.torch.load_file(folder.verified(file, hashes[file.role])) for file in part.files)
     return LiteQuality(Backbone(backbone, runtime.precision), Heads(heads), runtime)

@@ -21,7 +21,7 @@ from torch.nn import functional
 
 from gmvaluator.errors import ModelFailed
 from gmvaluator.models.checkpoints import fill, read_tensors
-from gmvaluator.models.crops import SIDE_PX, chosen_crops, cut
+from gmvaluator.models.crops import CROP_SIDE_PX, chosen_crops, cut
 from gmvaluator.models.folder import ModelsFolder
 from gmvaluator.models.halving import halved_if_needed
 from gmvaluator.models.maniqa_network import ManiqaNetwork
@@ -95,9 +95,9 @@ class Maniqa:
         """Crops start to stop of an image, each (1, 3, 224, 224) float32, normalised as the package does."""
         if pixels.ndim == 4:
             return [self._normal(crop[None]) for crop in pixels[start:stop]]
-        if min(pixels.shape[1:]) <= SIDE_PX:  # The package enlarges such an image, so that a crop fits.
+        if min(pixels.shape[1:]) <= CROP_SIDE_PX:  # The package enlarges such an image, so that a crop fits.
             image = self._normal(pixels[None])
-            scale = (SIDE_PX + 1) / min(pixels.shape[1:])
+            scale = (CROP_SIDE_PX + 1) / min(pixels.shape[1:])
             image = functional.interpolate(image, scale_factor=scale, mode="bilinear")
             return [cut(image, *place) for place in self._places(image.shape)[start:stop]]
         return [self._normal(cut(pixels, *place)[None]) for place in self._places(pixels.shape)[start:stop]]

@@ -23,7 +23,7 @@ from torch.nn import functional
 from gmvaluator.errors import MissingWeights
 from gmvaluator.models.blocks import hasten, ready_patches
 from gmvaluator.models.folder import ModelsFolder
-from gmvaluator.models.openclip_transform import OpenClipTransform, preparer
+from gmvaluator.models.openclip_transform import OpenClipTransform, openclip_preparer
 from gmvaluator.models.parts.part import Part
 from gmvaluator.models.pixels import Normalisation, unit_range
 from gmvaluator.models.preparation import Pixels
@@ -64,7 +64,7 @@ class OpenClip:
 
 def load(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> OpenClip:
     """See `paper.load`. Raises UnknownModel, MissingWeights or PreconditionFailed."""
-    transform = preparer(part)
+    transform = openclip_preparer(part)
     (file,) = part.files
     path = folder.verified(file, hashes[file.role])
     architecture = part.settings["architecture"]

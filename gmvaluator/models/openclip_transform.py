@@ -38,7 +38,7 @@ class OpenClipTransform:
         return pixels_of(self._geometry(image))
 
 
-def preparer(part: Part) -> OpenClipTransform:
+def openclip_preparer(part: Part) -> OpenClipTransform:
     """See `preparation.preparation_of`. Raises UnknownModel, naming the known tags, or PreconditionFailed."""
     architecture, tag = part.settings["architecture"], part.settings["tag"]
     configuration = open_clip.get_model_config(architecture) or {}

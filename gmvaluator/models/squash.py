@@ -10,7 +10,7 @@ from PIL import Image
 
 from gmvaluator.models.parts.part import Part
 
-SIDE_PX = 224
+SQUASH_SIDE_PX = 224
 
 
 class Squash:
@@ -18,11 +18,11 @@ class Squash:
 
     @property
     def square_resize(self) -> tuple[int, str]:
-        return SIDE_PX, "bicubic"
+        return SQUASH_SIDE_PX, "bicubic"
 
     def __call__(self, image: Image.Image) -> npt.NDArray[Any]:
         """RGB image to (3, 224, 224) uint8."""
-        return pixels_of(image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC))
+        return pixels_of(image.resize((SQUASH_SIDE_PX, SQUASH_SIDE_PX), Image.Resampling.BICUBIC))
 
 
 def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
@@ -30,6 +30,6 @@ def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def preparer(part: Part) -> Squash:  # noqa: ARG001 - every type has the same transform
+def squash_preparer(part: Part) -> Squash:  # noqa: ARG001 - every type has the same transform
     """See `preparation.preparation_of`."""
     return Squash()

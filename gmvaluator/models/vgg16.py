@@ -22,7 +22,7 @@ from gmvaluator.models.parts.part import Part
 from gmvaluator.models.pixels import Normalisation, unit_range
 from gmvaluator.models.preparation import Pixels
 from gmvaluator.models.runtime import Runtime
-from gmvaluator.models.vgg16_transform import DEVIATION, MEAN
+from gmvaluator.models.vgg16_transform import VGG16_DEVIATION, VGG16_MEAN
 from gmvaluator.ports import Float32Array
 
 
@@ -36,7 +36,7 @@ class Vgg16:
         self._network = network.eval().requires_grad_(False).to(runtime.device, self._dtype)
         self._network = self._network.to(memory_format=torch.channels_last)
         self._runtime = runtime
-        self._normalise = Normalisation(MEAN, DEVIATION, runtime.device)
+        self._normalise = Normalisation(VGG16_MEAN, VGG16_DEVIATION, runtime.device)
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
         """B arrays from the preparer to (B, 4096) float32, unit norm."""

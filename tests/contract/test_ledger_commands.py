@@ -9,12 +9,12 @@ from unittest.mock import ANY
 import pytest
 from click.testing import CliRunner, Result
 
-from gmvaluator.catalogue.cli import generators
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.commands.generators import generators
+from gmvaluator.commands.ledger import ledger
 from gmvaluator.errors import Failure, InvalidInput, MissingData, NotFound
 from gmvaluator.ids import sha256_hex
-from gmvaluator.ledger.cli import ledger
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ledger.store import ledger_file, open_ledger

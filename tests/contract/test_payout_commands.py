@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from gmvaluator.cli import gmvaluator as program
+from gmvaluator.commands.main import gmvaluator as program
 from gmvaluator.database.place import Place
 from gmvaluator.errors import Conflict, InvalidInput
 from gmvaluator.signing import Signed

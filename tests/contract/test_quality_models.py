@@ -127,12 +127,12 @@ def test_the_lite_head_is_profile_lite_s(tmp_path: Path) -> None:
     part = lite_quality_part()
     folder = ModelsFolder(tmp_path)
     hashes = {file.role: folder.recorded_sha256(file) for file in part.files}
-    model = lite_quality.load(part, folder, hashes, CPU)
+    model = lite_quality.load_lite_quality(part, folder, hashes, CPU)
     path = next((sample_folder("openclipart") / "images").glob("*.webp"))
     image = decode_image(path.read_bytes())
     lite = load_models("lite")
     with torch.inference_mode():
-        found = model.quality_slice([lite_quality.preparer(part)(image)] * 2)
+        found = model.quality_slice([lite_quality.lite_quality_preparer(part)(image)] * 2)
     assert found == pytest.approx(lite.quality([lite.prepare(image)] * 2).tolist(), abs=1e-6)
 
 

@@ -13,7 +13,7 @@ from gmvaluator.models import vgg16 as adapter
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.parts.selection import parts_of
 from gmvaluator.models.runtime import Runtime
-from gmvaluator.models.vgg16_transform import DEVIATION, MEAN, SIDE_PX, Vgg16Transform
+from gmvaluator.models.vgg16_transform import VGG16_DEVIATION, VGG16_MEAN, VGG16_SIDE_PX, Vgg16Transform
 from tests.golden.models import check_golden
 
 
@@ -26,7 +26,7 @@ def picture(width: int, height: int) -> Image.Image:
 def test_the_pixels_are_torchvision_s(size: tuple[int, int]) -> None:
     image = picture(*size)
     expected = VGG16_Weights.IMAGENET1K_V1.transforms()(image)
-    mean, deviation = (torch.tensor(values)[:, None, None] for values in (MEAN, DEVIATION))
+    mean, deviation = (torch.tensor(values)[:, None, None] for values in (VGG16_MEAN, VGG16_DEVIATION))
     found = (torch.tensor(Vgg16Transform()(image)).float() / 255 - mean) / deviation
     torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
 
@@ -47,7 +47,7 @@ def test_the_vector_is_torchvision_s_last_hidden_layer() -> None:
         hidden = network.classifier[:-1](network.avgpool(network.features(normal)).flatten(1))
         found = adapter.Vgg16(network, Runtime(torch.device("cpu"))).embed(pixels)
     np.testing.assert_allclose(found, functional.normalize(hidden, dim=1).numpy(), rtol=0, atol=1e-5)
-    assert pixels[0].shape == (3, SIDE_PX, SIDE_PX)
+    assert pixels[0].shape == (3, VGG16_SIDE_PX, VGG16_SIDE_PX)
     check_golden("vgg16-narrow", found)
 
 

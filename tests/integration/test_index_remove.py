@@ -14,7 +14,7 @@ from PIL import Image
 
 from gmvaluator.catalogue.removing import Selection
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.cli import gmvaluator
+from gmvaluator.commands.main import gmvaluator
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.index.connection import open_store
 from gmvaluator.index.engine.files import copy_tree

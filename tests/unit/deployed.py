@@ -10,7 +10,7 @@ from typing import Any
 import rich_click as click
 import yaml
 
-from gmvaluator.cli import gmvaluator
+from gmvaluator.commands.main import gmvaluator
 
 DEPLOY = Path(__file__).parents[2] / "deploy"
 _VARIABLE = re.compile(r"\$\{[A-Z_]+:-([^}]*)\}")

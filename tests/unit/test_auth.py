@@ -10,6 +10,7 @@ import pytest
 from click.testing import CliRunner
 
 from gmvaluator.auth import LOCAL, Door, Role, bearer_token, is_loopback
+from gmvaluator.commands.token import token as token_command
 from gmvaluator.errors import (
     Forbidden,
     InvalidInput,
@@ -19,7 +20,6 @@ from gmvaluator.errors import (
     Unauthenticated,
 )
 from gmvaluator.roles import Caller
-from gmvaluator.token_cli import token as token_command
 from gmvaluator.tokens import Token, add_token, new_token, now_utc, read_tokens, revoke_token, token_sha256
 
 OWNER = str(uuid.UUID(int=7))

@@ -8,7 +8,7 @@ import pytest
 import rich_click as click
 from click.testing import CliRunner
 
-from gmvaluator.cli import gmvaluator
+from gmvaluator.commands.main import gmvaluator
 
 
 def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:

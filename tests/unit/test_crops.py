@@ -3,9 +3,9 @@
 import numpy as np
 import pytest
 
-from gmvaluator.models.crops import ALL_CROPS, SIDE_PX, chosen_crops, prepared_pixels
+from gmvaluator.models.crops import ALL_CROPS, CROP_SIDE_PX, chosen_crops, prepared_pixels
 
-LARGE = (SIDE_PX + 400, SIDE_PX + 800)
+LARGE = (CROP_SIDE_PX + 400, CROP_SIDE_PX + 800)
 
 
 def test_all_crops_are_the_upper_four_rows_of_five() -> None:
@@ -24,16 +24,16 @@ def test_one_more_keeps_those_before(count: int) -> None:
 
 
 def test_an_image_of_a_crop_s_size_is_seen_whole_each_time() -> None:
-    assert set(chosen_crops(SIDE_PX, SIDE_PX, ALL_CROPS)) == {(0, 0)}
+    assert set(chosen_crops(CROP_SIDE_PX, CROP_SIDE_PX, ALL_CROPS)) == {(0, 0)}
 
 
 def test_a_large_image_waits_as_its_crops_and_a_small_one_as_it_is() -> None:
     random = np.random.default_rng(0)
     large = random.integers(0, 255, (3, *LARGE), np.uint8)
     crops = prepared_pixels(large, 2)
-    assert crops.shape == (2, 3, SIDE_PX, SIDE_PX)
+    assert crops.shape == (2, 3, CROP_SIDE_PX, CROP_SIDE_PX)
     for crop, (top, left) in zip(crops, chosen_crops(*LARGE, 2), strict=True):
-        np.testing.assert_array_equal(crop, large[:, top : top + SIDE_PX, left : left + SIDE_PX])
+        np.testing.assert_array_equal(crop, large[:, top : top + CROP_SIDE_PX, left : left + CROP_SIDE_PX])
     assert prepared_pixels(large, ALL_CROPS).shape == large.shape
     narrow = random.integers(0, 255, (3, 100, 30_000), np.uint8)
     np.testing.assert_array_equal(prepared_pixels(narrow, 1), narrow)

@@ -206,13 +206,13 @@ def test_the_transforms_are_the_packages_own_to_the_bit(size: tuple[int, int]) -
     import open_clip
     from torchvision import transforms
 
-    from gmvaluator.models.openclip_transform import preparer
+    from gmvaluator.models.openclip_transform import openclip_preparer
     from gmvaluator.models.pixels import Normalisation, unit_range
     from gmvaluator.models.runtime import Runtime
 
     image = Image.effect_noise(size, 90).convert("RGB")
     runtime = Runtime(torch.device("cpu"))
-    clip = preparer(parts_of(choice()).recall)
+    clip = openclip_preparer(parts_of(choice()).recall)
     config = open_clip.get_pretrained_cfg("ViT-B-32", "laion2b_s34b_b79k")
     expected = open_clip.image_transform(224, False, mean=config["mean"], std=config["std"])(image)
     ours = Normalisation(clip.mean, clip.deviation, runtime.device)(unit_range([clip(image)], runtime))[0]
@@ -226,10 +226,10 @@ def test_the_transforms_are_the_packages_own_to_the_bit(size: tuple[int, int]) -
 
 
 def test_an_unknown_tag_is_refused_with_the_known_ones() -> None:
-    from gmvaluator.models.openclip_transform import preparer
+    from gmvaluator.models.openclip_transform import openclip_preparer
 
     with pytest.raises(UnknownModel, match=r"known: .*laion2b_s34b_b79k"):
-        preparer(parts_of(choice(recall="ViT-B-32:laion9b")).recall)
+        openclip_preparer(parts_of(choice(recall="ViT-B-32:laion9b")).recall)
 
 
 def test_pixels_are_channels_first() -> None:

@@ -10,16 +10,14 @@ import pytest
 import yaml
 from click.testing import CliRunner
 
+from gmvaluator.commands.plan import plan as command
 from gmvaluator.errors import InvalidInput
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.parts.selection import parts_of
 from gmvaluator.models.registry import profile_identity
-from gmvaluator.planning.cli import plan as command
 from gmvaluator.planning.constants import SOURCES, Constants, measured, shipped
-from gmvaluator.planning.index_size import index_size, segments_of
-from gmvaluator.planning.plan import make_plan
-from gmvaluator.planning.table import with_table
-from gmvaluator.planning.wanted import GIB, GPUS, PROFILES, Node, Vectors, Wanted
+from gmvaluator.planning.plan import GIB, GPUS, PROFILES, Node, Vectors, Wanted, make_plan, with_table
+from gmvaluator.planning.resources import index_size, segments_of
 
 DOCS = Path(__file__).parents[2] / "docs"
 ROUND = Constants(
@@ -51,13 +49,13 @@ def test_the_constants_are_those_of_docs_results() -> None:
     for name, value in found.items():
         assert getattr(shipped(), name) == pytest.approx(value), (
             "write them anew: python -m gmvaluator.planning.constants docs/results, "
-            "then python -m gmvaluator.planning.table docs/scale.md"
+            "then python -m gmvaluator.planning.plan docs/scale.md"
         )
 
 
 def test_the_table_in_the_documentation_is_the_commands() -> None:
     page = (DOCS / "scale.md").read_text(encoding="utf-8")
-    assert with_table(page, shipped()) == page, "write it anew: python -m gmvaluator.planning.table docs/scale.md"
+    assert with_table(page, shipped()) == page, "write it anew: python -m gmvaluator.planning.plan docs/scale.md"
 
 
 def test_the_profiles_are_planned_with_their_own_vectors() -> None:

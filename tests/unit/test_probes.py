@@ -11,7 +11,7 @@ from grpc_health.v1 import health, health_pb2
 
 from attributor.probes import LIVENESS, probes_answered
 from attributor.server import drain, set_health
-from gmvaluator.client.health_cli import health as command
+from gmvaluator.commands.attribute import health as command
 from gmvaluator.errors import PreconditionFailed
 
 SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.HealthCheckResponse.NOT_SERVING

@@ -10,8 +10,7 @@ from click.testing import CliRunner
 
 from attributor.options import option_name
 from attributor.settings import AttributorSettings
-from gmvaluator.cli import gmvaluator
-from gmvaluator.configuration import reference
+from gmvaluator.commands.main import gmvaluator, reference
 from gmvaluator.errors import GmvaluatorError, InvalidInput, MissingData
 
 ROOT = Path(__file__).parents[2]
@@ -68,5 +67,5 @@ def test_every_setting_says_what_it_does_and_has_a_variable() -> None:
 
 def test_the_reference_is_what_the_commands_say() -> None:
     assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == reference(gmvaluator), (
-        "write it anew: python -m gmvaluator.configuration > docs/settings.md"
+        "write it anew: python -m gmvaluator.commands.main > docs/settings.md"
     )

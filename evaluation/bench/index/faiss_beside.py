@@ -11,7 +11,7 @@ from evaluation.bench.index.collection import K
 from evaluation.bench.index.truth import nearest, recalls
 from gmvaluator.ports import Float32Array
 
-LADDER = ((16, 4), (32, 4), (64, 8), (128, 16), (256, 32))
+FAISS_LADDER = ((16, 4), (32, 4), (64, 8), (128, 16), (256, 32))
 """Lists visited, and candidates by code per answer that are rescored with the originals, in the order tried."""
 
 _TRAINED_ON = 50_000
@@ -38,9 +38,9 @@ def faiss_ivfpq(rows: Float32Array, queries: Float32Array, code_bytes: int, targ
     build_s = time.monotonic() - began
     refined = faiss.IndexRefineFlat(index, faiss.swig_ptr(rows))
     least = nearest(rows, queries, K)[1][:, -1]
-    index.nprobe = min(LADDER[-1][0], lists)
+    index.nprobe = min(FAISS_LADDER[-1][0], lists)
     unrescored = recalls(_found(index, queries), rows, queries, least, K).mean()
-    for probes, factor in LADDER:
+    for probes, factor in FAISS_LADDER:
         index.nprobe, refined.k_factor = min(probes, lists), float(factor)
         rescored = recalls(_found(refined, queries), rows, queries, least, K).mean()
         if rescored >= target:

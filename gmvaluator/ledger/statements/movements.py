@@ -17,7 +17,7 @@ from gmvaluator.ledger.records import ATTRIBUTION, OWNER_PREFIX
 from gmvaluator.ledger.rows import load, postings_where
 from gmvaluator.ledger.schema import decisions, entries, postings
 
-_AT_ONCE = 500
+_POSTINGS_PER_QUERY = 500
 _AFTER_OWNERS = OWNER_PREFIX[:-1] + chr(ord(OWNER_PREFIX[-1]) + 1)
 
 HOLDS = (HOLD, SETTLEMENT)
@@ -142,8 +142,8 @@ def _section(of: Movements, kind: str) -> list[Movement]:
 
 def _described(connection: Connection, sequences: Sequence[int]) -> dict[int, dict[str, Any]]:
     found: dict[int, dict[str, Any]] = {}
-    for start in range(0, len(sequences), _AT_ONCE):
-        some = sequences[start : start + _AT_ONCE]
+    for start in range(0, len(sequences), _POSTINGS_PER_QUERY):
+        some = sequences[start : start + _POSTINGS_PER_QUERY]
         abouts = _abouts(connection, some)
         for posting in load(connection, postings_where(postings.c.sequence.in_(some))):
             decision = Decision.from_json(posting.evidence_json)

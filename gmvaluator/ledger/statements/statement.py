@@ -18,7 +18,7 @@ from gmvaluator.ports import WorkCard
 if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger
 
-_AT_ONCE = 5_000
+_NAMES_PER_QUERY = 5_000
 
 
 class Names(Protocol):
@@ -121,8 +121,8 @@ def _display_names(owners: Sequence[OwnerId], names: Names | None) -> dict[Owner
     if names is None:
         return {one: owner_account(one) for one in owners}
     known: dict[OwnerId, str] = {}
-    for start in range(0, len(owners), _AT_ONCE):
-        known |= names.display_names(owners[start : start + _AT_ONCE])
+    for start in range(0, len(owners), _NAMES_PER_QUERY):
+        known |= names.display_names(owners[start : start + _NAMES_PER_QUERY])
     return known
 
 
@@ -130,9 +130,9 @@ def _titles(
     works: Sequence[TrainingImageId], period: Period, names: Names | None
 ) -> dict[TrainingImageId, tuple[str, str]]:
     cards: dict[TrainingImageId, WorkCard] = {}
-    for start in range(0, len(works) if names is not None else 0, _AT_ONCE):
+    for start in range(0, len(works) if names is not None else 0, _NAMES_PER_QUERY):
         assert names is not None
-        cards |= names.works(works[start : start + _AT_ONCE], period.start)
+        cards |= names.works(works[start : start + _NAMES_PER_QUERY], period.start)
     return {work: (card.key, card.title) for work, card in cards.items()}
 
 

@@ -8,7 +8,7 @@ from gmvaluator.models.parts.part import Part, WeightFile
 COMPARES_PIXELS = "lpips"
 """How the names of perceptual models begin that compare pixels, and have nothing in the index."""
 
-_FILE = "alexnet-owt-7be5be79.pth"
+_ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 
 
 def lpips_part(network: str, recall_dim: int) -> Part:
@@ -17,9 +17,9 @@ def lpips_part(network: str, recall_dim: int) -> Part:
         raise UnknownModel(f"LPIPS has no network {network!r} here; known: alex")
     file = WeightFile(
         "perceptual/alexnet",
-        f"torchvision/{_FILE}",
+        f"torchvision/{_ALEXNET_FILE}",
         "url",
-        f"https://download.pytorch.org/models/{_FILE}",
+        f"https://download.pytorch.org/models/{_ALEXNET_FILE}",
         "BSD-3-Clause (github.com/pytorch/vision); trained on ImageNet, whose terms are for research",
         233,
         "7be5be79",

@@ -10,8 +10,8 @@ from typing import Any
 from gmvaluator.errors import InvalidInput, UnknownModel
 from gmvaluator.models.parts.part import Part, WeightFile
 
-ROLE = "recall"
-_LICENCES = {
+RECALL_ROLE = "recall"
+_OPENCLIP_LICENCES = {
     "laion": "MIT (model card)",
     "datacomp": "MIT (model card)",
     "commonpool": "MIT (model card)",
@@ -45,13 +45,17 @@ def _is_path(weights: str) -> bool:
 
 
 def _local_file(path: str) -> WeightFile:
-    return WeightFile(ROLE, str(Path(path).expanduser().absolute()), "local", path, "the operator's own", 0)
+    return WeightFile(RECALL_ROLE, str(Path(path).expanduser().absolute()), "local", path, "the operator's own", 0)
 
 
 def _tagged_file(architecture: str, tag: str) -> WeightFile:
-    licence = next((text for start, text in _LICENCES.items() if tag.startswith(start)), "see the tag's model card")
+    licence = next(
+        (text for start, text in _OPENCLIP_LICENCES.items() if tag.startswith(start)), "see the tag's model card"
+    )
     path = f"open_clip/{architecture}/{tag}.safetensors"
-    return WeightFile(ROLE, path, "open_clip", f"{architecture}:{tag}", licence, 605 if "B-32" in architecture else 0)
+    return WeightFile(
+        RECALL_ROLE, path, "open_clip", f"{architecture}:{tag}", licence, 605 if "B-32" in architecture else 0
+    )
 
 
 def _dimension(architecture: str) -> int:

@@ -7,9 +7,9 @@ from dataclasses import dataclass
 from gmvaluator.errors import InvalidInput, UnknownModel
 from gmvaluator.models.parts.part import Part, WeightFile
 
-ROLE = "quality"
+QUALITY_ROLE = "quality"
 ALL_CROPS = 20
-_LICENCE = "as pyiqa: PolyForm-Noncommercial 1.0.0 (its repository names no other for this file)"
+_PYIQA_LICENCE = "as pyiqa: PolyForm-Noncommercial 1.0.0 (its repository names no other for this file)"
 _STORE = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
 
 
@@ -42,7 +42,11 @@ def pyiqa_part(name: str, crops: int) -> Part:
     if name not in METRICS:
         raise UnknownModel(f"there is no quality model {name!r}; known: {', '.join(METRICS)}, lite, off")
     metric = METRICS[name]
-    files = (WeightFile(ROLE, f"pyiqa/{metric.file}", "url", f"{_STORE}/{metric.file}", _LICENCE, metric.size_mb),)
+    files = (
+        WeightFile(
+            QUALITY_ROLE, f"pyiqa/{metric.file}", "url", f"{_STORE}/{metric.file}", _PYIQA_LICENCE, metric.size_mb
+        ),
+    )
     if name.startswith("maniqa"):
         return _maniqa_part(name, crops or ALL_CROPS, files)
     if crops:

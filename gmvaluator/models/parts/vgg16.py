@@ -5,16 +5,16 @@ from __future__ import annotations
 from gmvaluator.models.parts.part import Part, WeightFile
 
 DIM = 4096
-_FILE = "vgg16-397923af.pth"
+_VGG16_FILE = "vgg16-397923af.pth"
 
 
 def vgg16_part() -> Part:
     """torchvision's VGG-16 with its ImageNet weights."""
     file = WeightFile(
         "recall",
-        f"torchvision/{_FILE}",
+        f"torchvision/{_VGG16_FILE}",
         "url",
-        f"https://download.pytorch.org/models/{_FILE}",
+        f"https://download.pytorch.org/models/{_VGG16_FILE}",
         "BSD-3-Clause (github.com/pytorch/vision); trained on ImageNet, whose terms are for research",
         528,
         "397923af",

@@ -1,4 +1,7 @@
-"""`gmvaluator demo`: the whole way, on real images, with the programs an operator would run."""
+"""`gmvaluator demo`: the whole way, on real images, with the programs an operator would run.
+
+What another policy would have paid for the same answers, for a look beside what was paid.
+"""
 
 from __future__ import annotations
 
@@ -7,6 +10,7 @@ import signal
 import threading
 import time
 import webbrowser
+from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
 from typing import Any
@@ -16,19 +20,50 @@ from rich.console import Console
 from rich.table import Table
 
 from gmvaluator.accounts import UNATTRIBUTED
-from gmvaluator.beside import credits_by_account
 from gmvaluator.client.connection import Connection
-from gmvaluator.client.show import StagePrinter, attribution_dict
 from gmvaluator.client.sync import AttributorClient
+from gmvaluator.commands.attribute import StagePrinter, attribution_dict
+from gmvaluator.commands.options import choice_options, json_option
 from gmvaluator.credits import credits_text
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.registry import profile_identity
-from gmvaluator.options import choice_options, json_option
-from gmvaluator.policy import load_policy
+from gmvaluator.policy import Policy, load_policy
 from gmvaluator.processes import dashboard, observed_attributor, run_command
 from gmvaluator.samples import sample_folder
+from gmvaluator.valuation import distance_millionths, divide, quality_millionths
+
+
+def credits_by_account(finals: Iterable[Mapping[str, Any]], policy: Policy) -> dict[str, int]:
+    """Micro-credits by account for FINAL answers, as `attribution_dict` gives them, had `policy` valued them.
+
+    The contributors are those of the answers: a policy of a larger k would have had more of them.
+    """
+    totals: dict[str, int] = {}
+    for final in finals:
+        for account, credit in _one(final, policy).items():
+            totals[account] = totals.get(account, 0) + credit
+    return totals
+
+
+def _one(final: Mapping[str, Any], policy: Policy) -> dict[str, int]:
+    contributors = final["contributors"][: policy.k]
+    value = policy.value(
+        [one["training_image_id"] for one in contributors],
+        [distance_millionths(one["perceptual_distance"]) for one in contributors],
+        quality_millionths(final["quality"]),
+    )
+    totals = {UNATTRIBUTED: value.unattributed_micros}
+    for one, credit in zip(contributors, value.credit_micros, strict=True):
+        payees = sorted(one["payees"], key=lambda payee: str(payee["account"]))
+        accounts = [payee["account"] for payee in payees]
+        for account, part in zip(
+            accounts, divide(credit, [payee["share_ppm"] for payee in payees], accounts), strict=True
+        ):
+            totals[account] = totals.get(account, 0) + part
+    return totals
+
 
 DATA_SET = "openclipart"
 WAIT_S = 120.0

@@ -7,11 +7,10 @@ from dataclasses import replace
 
 import rich_click as click
 
+from gmvaluator.commands.options import json_option
 from gmvaluator.index.quantisation import CHOICES, DEFAULT
-from gmvaluator.options import json_option
 from gmvaluator.planning.constants import shipped
-from gmvaluator.planning.plan import Plan, make_plan
-from gmvaluator.planning.wanted import GPUS, NO_GPU, PROFILES, Node, Wanted
+from gmvaluator.planning.plan import GPUS, NO_GPU, PROFILES, Node, Plan, Wanted, make_plan
 
 _NODE = Node()
 

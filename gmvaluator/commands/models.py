@@ -8,12 +8,12 @@ from typing import Any
 
 import rich_click as click
 
+from gmvaluator.commands.options import json_option, variant_options
 from gmvaluator.errors import MissingWeights
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.folder import ModelsFolder
 from gmvaluator.models.parts.part import WeightFile
 from gmvaluator.models.parts.selection import parts_of
-from gmvaluator.options import json_option, variant_options
 
 
 @click.group()

@@ -7,8 +7,8 @@ from typing import Any
 
 import rich_click as click
 
+from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.database.place import Place
-from gmvaluator.options import json_option, place_option
 
 reason_option = click.option("--reason", required=True, help="Why; it is kept for ever in the posting's evidence.")
 identity_option = click.option("--identity", help="Generator identity; needed only where several used this id.")

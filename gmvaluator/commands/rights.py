@@ -9,9 +9,9 @@ from typing import Any
 
 import rich_click as click
 
+from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, MissingData, PreconditionFailed
-from gmvaluator.options import json_option, place_option
 
 _SHOWN_REJECTS = 20
 

@@ -8,11 +8,11 @@ from typing import Any
 
 import rich_click as click
 
+from gmvaluator.commands.corrections import identity_option, reason_option
+from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId, TrainingImageId
-from gmvaluator.ledger.corrections.cli import identity_option, reason_option
-from gmvaluator.options import json_option, place_option
 from gmvaluator.valuation import MILLION
 
 

@@ -1,0 +1,200 @@
+"""How a stream's stages look on a terminal.
+
+`gmvaluator attribute`: what a generation server does, from a terminal.
+
+`gmvaluator health`: what a container's or a load balancer's probe runs.
+"""
+
+from __future__ import annotations
+
+import base64
+import json
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+from click.exceptions import Exit
+from google.protobuf.json_format import MessageToDict
+from rich.console import Console
+from rich.text import Text
+
+from gmvaluator.client.connection import DEFAULT_SERVER, Connection
+from gmvaluator.client.sync import AttributorClient
+from gmvaluator.commands.options import connection_options
+from gmvaluator.credits import credits_text
+from gmvaluator.errors import MissingData
+from gmvaluator.ids import sha256_hex
+from gmvaluator.images import MAX_IMAGE_BYTES
+from gmvaluator.v1 import attribution_pb2 as attribution_v1
+
+_NAMES = {
+    attribution_v1.STAGE_RECALLED: "recalled",
+    attribution_v1.STAGE_RERANKED: "re-ranked",
+    attribution_v1.STAGE_FINAL: "final",
+}
+
+
+def attribution_dict(attribution: attribution_v1.Attribution) -> dict[str, Any]:
+    """A stage as plain data, field names as in proto/; integers are numbers, hashes hex."""
+    plain = MessageToDict(attribution, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
+    return {name: _readable(value, name) for name, value in plain.items()}
+
+
+def _readable(value: Any, name: str) -> Any:
+    """Protobuf's JSON writes 64-bit integers as text and bytes as base64; people and jq want numbers and hex."""
+    if isinstance(value, dict):
+        return {key: _readable(item, key) for key, item in value.items()}
+    if isinstance(value, list):
+        return [_readable(item, name) for item in value]
+    if isinstance(value, str) and (name.endswith(("_micros", "_ppm")) or name == "sequence"):
+        return int(value)
+    return base64.b64decode(value).hex() if name == "head_hash" else value
+
+
+class StagePrinter:
+    """Prints each stage of one stream as it arrives: its time and the `top` nearest contributors."""
+
+    def __init__(self, console: Console, top: int = 3) -> None:
+        self._console = console
+        self._top = top
+
+    def heading(self, name: str, note: str = "") -> None:
+        self._console.print(Text.assemble((name, "bold"), ("  " + note, "dim")), soft_wrap=True)
+
+    def stage(self, attribution: attribution_v1.Attribution) -> None:
+        """One stage."""
+        for number, one in enumerate(attribution.contributors[: self._top]):
+            self._console.print(self._line(attribution, one, number == 0), no_wrap=True, overflow="ellipsis")
+        if not attribution.contributors:
+            self._console.print(Text(f"  {self._label(attribution)}  no training image is near"))
+        if attribution.stage == attribution_v1.STAGE_FINAL:
+            self._console.print(self._summary(attribution), soft_wrap=True)
+
+    def _label(self, attribution: attribution_v1.Attribution) -> str:
+        return f"{_NAMES.get(attribution.stage, 'stage'):<9} {attribution.timings.total_ms:6.0f} ms"
+
+    def _line(self, attribution: attribution_v1.Attribution, one: attribution_v1.Contributor, first: bool) -> Text:
+        label = self._label(attribution) if first else " " * 19
+        artist = " & ".join(payee.display_name or payee.account for payee in one.payees)
+        if one.HasField("perceptual_distance"):
+            nearness = f"distance {one.perceptual_distance:.4f}"
+        else:
+            nearness = f"similarity {one.clip_similarity:.3f}"
+        amount = f"credit {credits_text(one.credit_micros)}" if one.HasField("credit_micros") else f"{one.share:7.2%}"
+        whose = (f"{artist}: ", "green") if artist else ""
+        return Text.assemble(f"  {label}  ", (f"{nearness}  {amount}  ", "cyan"), whose, one.key)
+
+    def _summary(self, attribution: attribution_v1.Attribution) -> Text:
+        rest = max(len(attribution.contributors) - self._top, 0)
+        parts = [
+            f"and {rest} more",
+            f"quality {attribution.quality:.3f}",
+            f"issued {credits_text(attribution.issued_micros)}",
+        ]
+        if attribution.replayed:
+            parts.append("posted before")
+        if attribution.HasField("sequence"):
+            parts.append(f"head {attribution.sequence}:{attribution.head_hash.hex()[:8]}")
+        else:
+            parts.append("nothing posted")
+        return Text(" " * 11 + ", ".join(parts), style="dim")
+
+
+@click.command()
+@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@connection_options
+@click.option("--model-version", required=True, envvar="GMV_MODEL_VERSION", help="The generator that made the images.")
+@click.option("--generation-id", help="Id of the generation, for one image; default: sha256: and the file's hash.")
+@click.option("--preview", is_flag=True, help="Value the images, but post nothing.")
+@click.option("--top", default=3, show_default=True, type=click.IntRange(1, 1000), help="Contributors shown.")
+@click.option("--json", "as_json", is_flag=True, help="One JSON object a stage on stdout.")
+def attribute(
+    images: tuple[Path, ...],
+    connection: Connection,
+    model_version: str,
+    generation_id: str | None,
+    preview: bool,
+    top: int,
+    as_json: bool,
+) -> None:
+    """Send IMAGES to a running attributor and print each stage as it arrives.
+
+    Sending the same image again posts nothing: its default id is its hash.
+
+    Example: gmvaluator attribute --model-version demo-1 examples/generated/*.webp
+    """
+    if generation_id is not None and len(images) > 1:
+        raise click.UsageError("--generation-id names one generation: give one image with it")
+    printer = StagePrinter(Console(), top)
+    with AttributorClient(connection) as client:
+        for path in images:
+            data = read_image(path)
+            name = generation_id or f"sha256:{sha256_hex(data)}"
+            stages = client.preview(data, model_version) if preview else client.attribute(data, name, model_version)
+            _print_json(path, stages) if as_json else _print_stages(printer, path, stages)
+
+
+def read_image(path: Path) -> bytes:
+    """Bytes of a file, one more than the limit at most. Raises MissingData if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            return file.read(MAX_IMAGE_BYTES + 1)
+    except OSError as error:
+        raise MissingData(f"{path} cannot be read: {error.strerror}") from error
+
+
+def _print_json(path: Path, stages: Iterator[attribution_v1.Attribution]) -> None:
+    for stage in stages:
+        click.echo(json.dumps({"file": str(path), **attribution_dict(stage)}))
+
+
+def _print_stages(printer: StagePrinter, path: Path, stages: Iterator[attribution_v1.Attribution]) -> None:
+    printer.heading(path.name)
+    for stage in stages:
+        printer.stage(stage)
+
+
+SERVING = "SERVING"
+_PAUSE_S = 0.2
+
+
+@click.command()
+@click.option("--server", default=DEFAULT_SERVER, show_default=True, help="host:port.")
+@click.option("--tls-ca", type=click.Path(dir_okay=False, path_type=Path), help="TLS, by this authority (PEM).")
+@click.option("--service", default="", help="Asked for; default: the whole server.")
+@click.option("--timeout", default=3.0, show_default=True, type=click.FloatRange(0.1, 60), help="Seconds.")
+@click.option(
+    "--wait", "wait_s", default=0.0, type=click.FloatRange(0, 3600), help="Ask for so many seconds until it is SERVING."
+)
+def health(server: str, tls_ca: Path | None, service: str, timeout: float, wait_s: float) -> None:
+    """Ask an attributor by grpc.health.v1 how it is, and print the answer; exits 1 unless it is SERVING.
+
+    Takes nothing from the environment, and needs no token.
+
+    Example: gmvaluator health --server 127.0.0.1:50052
+    """
+    ends_at = time.monotonic() + wait_s
+    with Connection(server, authority=tls_ca).channel() as channel:
+        while True:
+            answer = _answer(channel, server, service, timeout)
+            if answer == SERVING or time.monotonic() >= ends_at:
+                break
+            time.sleep(_PAUSE_S)
+    click.echo(answer)
+    if answer != SERVING:
+        raise Exit(1)
+
+
+def _answer(channel: Any, server: str, service: str, timeout_s: float) -> str:
+    """A status of the protocol, or why there is none."""
+    import grpc
+    from grpc_health.v1 import health_pb2, health_pb2_grpc
+
+    stub = health_pb2_grpc.HealthStub(channel)
+    try:
+        answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)  # type: ignore[attr-defined]
+    except grpc.RpcError as error:
+        return f"{server}: {error.code().name}: {error.details()}"
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
