@@ -9,12 +9,11 @@ from typing import Protocol
 
 from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id
-from gmvaluator.ledger.answers import Posted, Replayed
-from gmvaluator.ledger.decisions import NewDecision
-from gmvaluator.ledger.disputes.docket import dispute
-from gmvaluator.ledger.disputes.holding import holds
-from gmvaluator.ledger.disputes.records import Dispute, Scope, opening
+from gmvaluator.ledger.decisions.decision import NewDecision
+from gmvaluator.ledger.decisions.dispute_holds import holds
+from gmvaluator.ledger.decisions.disputes import Dispute, Scope, dispute, opening
 from gmvaluator.ledger.reader import LedgerReader
+from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ports import RightsReader
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 

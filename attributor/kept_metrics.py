@@ -11,7 +11,7 @@ from prometheus_client.registry import Collector
 
 from attributor.settings import AttributorSettings
 from attributor.tls import MAX_FILE_BYTES
-from gmvaluator.ledger.verified import read_verification
+from gmvaluator.ledger.verification import read_verification
 
 
 class Kept(Collector):

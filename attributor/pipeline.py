@@ -21,11 +21,11 @@ from gmvaluator.errors import InvalidInput, InvalidPolicy, InvalidVector, ModelF
 from gmvaluator.ids import GenerationId, TrainingImageId
 from gmvaluator.index.schema import duplicate_group
 from gmvaluator.index.vectors import checked_vector, checked_vectors
-from gmvaluator.ledger.answers import Posted, Replayed
-from gmvaluator.ledger.fingerprint import check_fingerprint
-from gmvaluator.ledger.groups import Group
+from gmvaluator.ledger.allocation import Group
+from gmvaluator.ledger.idempotency import check_fingerprint
 from gmvaluator.ledger.posting import MAX_NEAR_MISSES, ScoredCandidate, ValuedImage, build_posting, rank
 from gmvaluator.ledger.records import ATTRIBUTOR, CLIENT, ImageFacts, NewPosting, StoredPosting
+from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.policy import Policy, load_policy
 from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Prepared, RightsReader, WorkCard
 from gmvaluator.valuation import MILLION, distance_millionths, quality_millionths

@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from attributor.stages import Attribution, Contributor, ImageRequest, Payee, Stage, Timings
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.groups import Group, ScoredCandidate, paid_places, parts_of, title_of
+from gmvaluator.ledger.allocation import Group, ScoredCandidate, paid_places, parts_of, title_of
 from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting
 from gmvaluator.policy import Policy
 from gmvaluator.ports import Beneficiary, Candidate, WorkCard

@@ -13,8 +13,8 @@ from attributor.admission import Admission
 from attributor.disputes import DisputeDesk
 from attributor.pipeline import Pipeline
 from gmvaluator.errors import Overloaded, Unavailable
-from gmvaluator.ledger.answers import BalancePage
 from gmvaluator.ledger.records import StoredPosting
+from gmvaluator.ledger.results import BalancePage
 from gmvaluator.ports import OwnerNames
 
 DEFAULT_PAGE = 100

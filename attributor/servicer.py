@@ -21,7 +21,7 @@ from gmvaluator.auth import LOCAL, Caller, Role
 from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, Overloaded, status_of
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS, generation_id
 from gmvaluator.images import image_pixels
-from gmvaluator.ledger.answers import BalancePage
+from gmvaluator.ledger.results import BalancePage
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceServicer

@@ -10,8 +10,8 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from gmvaluator.ledger.answers import Totals
-from gmvaluator.ledger.glance import posted_at, sequences_at, sums_between
+from gmvaluator.ledger.page_queries import posted_at, sequences_at, sums_between
+from gmvaluator.ledger.results import Totals
 from gmvaluator.valuation import MICROS_PER_CREDIT
 
 POINTS = 240

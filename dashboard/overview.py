@@ -13,8 +13,7 @@ from dashboard.history import KINDS, SERIES, History, chart, point_now, utc_now
 from dashboard.rate import Rate
 from dashboard.sources import Sources
 from dashboard.wording import amount_text, percent
-from gmvaluator.ledger.answers import Balance, Totals
-from gmvaluator.ledger.glance import (
+from gmvaluator.ledger.page_queries import (
     attributions_between,
     count_owners,
     newest_attributions,
@@ -22,6 +21,7 @@ from gmvaluator.ledger.glance import (
     top_owners,
 )
 from gmvaluator.ledger.reader import read_totals
+from gmvaluator.ledger.results import Balance, Totals
 
 LEADERS = 10
 FEED_EVERY = timedelta(seconds=1)

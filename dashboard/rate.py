@@ -7,7 +7,7 @@ from datetime import datetime, timedelta
 
 from sqlalchemy import Connection
 
-from gmvaluator.ledger.glance import attributions_between, sequences_at
+from gmvaluator.ledger.page_queries import attributions_between, sequences_at
 
 WINDOW = timedelta(minutes=1)
 SEED_STEP = timedelta(seconds=2)

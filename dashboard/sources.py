@@ -16,7 +16,7 @@ from gmvaluator.commands.options import generated_folder, thumbnails_folder
 from gmvaluator.errors import MissingData
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.images import generated_path, thumbnail_path
-from gmvaluator.ledger.corrections.near import rights_of
+from gmvaluator.ledger.decisions.reversal import rights_of
 from gmvaluator.ledger.records import owner_of
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ports import WorkCard

@@ -13,10 +13,10 @@ from dashboard.desk import desk, page
 from dashboard.sources import Sources
 from dashboard.wording import amount_text, instant
 from gmvaluator.errors import InvalidInput
-from gmvaluator.ledger.disputes.docket import disputes
-from gmvaluator.ledger.periods.calendar import Period, closings
-from gmvaluator.ledger.periods.closing import payable_lines
-from gmvaluator.ledger.periods.terms import Terms
+from gmvaluator.ledger.decisions.disputes import disputes
+from gmvaluator.ledger.payouts.calendar import Period, closings
+from gmvaluator.ledger.payouts.closing import payable_lines
+from gmvaluator.ledger.payouts.terms import Terms
 
 ACCOUNTS = 50
 DISPUTES = 50

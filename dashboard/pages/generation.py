@@ -17,10 +17,10 @@ from dashboard.sources import Sources
 from dashboard.wording import amount_text, instant, millionths, share_text, short_hash
 from gmvaluator.auth import Caller, Role
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
-from gmvaluator.ledger.decided import decision_explanation
-from gmvaluator.ledger.earned import posting_at
+from gmvaluator.ledger.explain import decision_explanation
+from gmvaluator.ledger.page_queries import posting_at
 from gmvaluator.ledger.records import ATTRIBUTION, Evidence, StoredPosting
-from gmvaluator.ledger.replay import replay
+from gmvaluator.ledger.verification import replay
 
 STAGES = (
     ("Recalled", ("lookup_ms", "decode_ms", "queue_ms", "embed_ms", "recall_ms")),

@@ -19,18 +19,16 @@ from dashboard.sources import Sources
 from dashboard.wording import amount_text, instant
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId
-from gmvaluator.ledger.corrections.near import rights_of
-from gmvaluator.ledger.disputes.records import checked_dispute_id
-from gmvaluator.ledger.earned import earned_by_account
-from gmvaluator.ledger.glance import balances_of
-from gmvaluator.ledger.periods.calendar import Period, closings
-from gmvaluator.ledger.periods.closing import payable_lines
-from gmvaluator.ledger.periods.terms import Terms
+from gmvaluator.ledger.decisions.disputes import checked_dispute_id
+from gmvaluator.ledger.decisions.reversal import rights_of
+from gmvaluator.ledger.page_queries import balances_of, earned_by_account
+from gmvaluator.ledger.payouts.calendar import Period, closings
+from gmvaluator.ledger.payouts.closing import payable_lines
+from gmvaluator.ledger.payouts.statement import statements
+from gmvaluator.ledger.payouts.statement_formats import statement_csv, statement_json, statement_page
+from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.reader import read_head
 from gmvaluator.ledger.records import owner_account
-from gmvaluator.ledger.statements.forms import statement_csv, statement_json
-from gmvaluator.ledger.statements.page import statement_page
-from gmvaluator.ledger.statements.statement import statements
 
 WORKS, USES, MONTHS, DAYS = 24, 12, 12, 60
 FORMS = {

@@ -18,8 +18,7 @@ from dashboard.wording import amount_text, instant, millionths
 from gmvaluator.auth import Caller
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.earned import accounts_of_work, earned_by_work
-from gmvaluator.ledger.resembling import NearGeneration, nearest_generations
+from gmvaluator.ledger.page_queries import NearGeneration, accounts_of_work, earned_by_work, nearest_generations
 
 NEAREST = 12
 DAYS = 60

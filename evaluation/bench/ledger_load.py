@@ -9,9 +9,9 @@ from dataclasses import dataclass, field
 
 from gmvaluator.database.place import Place
 from gmvaluator.errors import GmvaluatorError
-from gmvaluator.ledger.answers import Outcome
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.records import NewPosting
+from gmvaluator.ledger.results import Outcome
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ledger.writer import AnyPosting
 

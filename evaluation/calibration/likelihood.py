@@ -10,7 +10,7 @@ import numpy.typing as npt
 from scipy.special import logsumexp
 
 from evaluation.known_source.observed import Observation
-from gmvaluator.ledger.groups import groups_of
+from gmvaluator.ledger.allocation import groups_of
 from gmvaluator.policy import Policy
 from gmvaluator.valuation import MAX_DISTANCE, MILLION
 

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from evaluation.crash.oracle import Amounts, Candidate, credits_of, totalled
 from gmvaluator.database.place import Place
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id, sha256_hex, training_image_id
-from gmvaluator.ledger.answers import Outcome, Posted, Replayed
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
 from gmvaluator.ledger.records import ISSUANCE, ImageFacts, NewPosting
+from gmvaluator.ledger.results import Outcome, Posted, Replayed
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.policy import load_policy
 from gmvaluator.ports import Beneficiary, WorkCard

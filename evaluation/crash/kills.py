@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from gmvaluator.ledger.answers import Posted, Replayed
+from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.testing.postings import sample_posting
 

@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from evaluation.crash.recording import Event, recorded
 from gmvaluator.errors import GmvaluatorError
-from gmvaluator.ledger.answers import Posted
+from gmvaluator.ledger.results import Posted
 from gmvaluator.ledger.store import Ledger, ledger_file, open_ledger
 from gmvaluator.testing.postings import sample_posting
 

@@ -13,7 +13,7 @@ from evaluation.calibration.fit import VirtualFit
 from evaluation.known_source.observed import Observation
 from evaluation.known_source.search import Found
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.groups import Group, groups_of
+from gmvaluator.ledger.allocation import Group, groups_of
 from gmvaluator.policy import Policy
 from gmvaluator.residual import VirtualContributor
 from gmvaluator.valuation import similarity_weights

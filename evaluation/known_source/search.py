@@ -14,7 +14,7 @@ from evaluation.known_source.queries import Query
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.connection import open_search
 from gmvaluator.index.schema import KEY_GROUP, duplicate_group, require_profile
-from gmvaluator.ledger.groups import ScoredCandidate
+from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.ports import Embeddings, Models
 from gmvaluator.valuation import distance_millionths
 

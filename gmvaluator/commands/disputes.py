@@ -47,10 +47,9 @@ def open_(
 
     Example: gmvaluator ledger dispute open case-7 --work 1f0c... --reason "drawn by me in 2019"
     """
-    from gmvaluator.ledger.deciding import decision_time
-    from gmvaluator.ledger.disputes.deciding import open_dispute
-    from gmvaluator.ledger.disputes.records import Scope
-    from gmvaluator.ledger.store import open_ledger
+    from gmvaluator.ledger.decisions.dispute_holds import open_dispute
+    from gmvaluator.ledger.decisions.disputes import Scope
+    from gmvaluator.ledger.store import decision_time, open_ledger
 
     with open_ledger(place, write=True) as book:
         sequence = None if generation is None else book.explain(generation, identity).sequence
@@ -68,9 +67,8 @@ def hold(dispute_id: str, place: Place, as_json: bool) -> None:
 
     Example: gmvaluator ledger dispute hold case-7
     """
-    from gmvaluator.ledger.deciding import decision_time
-    from gmvaluator.ledger.disputes.deciding import hold as hold_more
-    from gmvaluator.ledger.store import open_ledger
+    from gmvaluator.ledger.decisions.dispute_holds import hold as hold_more
+    from gmvaluator.ledger.store import decision_time, open_ledger
 
     with open_ledger(place, write=True) as book:
         found = hold_more(book, dispute_id, decision_time())
@@ -89,10 +87,9 @@ def decide(dispute_id: str, awards: tuple[str, ...], reject: bool, reason: str, 
 
     Example: gmvaluator ledger dispute decide case-7 --award 5a1e...=1000000 --reason "shown by the sketches"
     """
-    from gmvaluator.ledger.deciding import decision_time
-    from gmvaluator.ledger.disputes.deciding import decide_dispute
-    from gmvaluator.ledger.disputes.records import checked_award
-    from gmvaluator.ledger.store import open_ledger
+    from gmvaluator.ledger.decisions.dispute_holds import decide_dispute
+    from gmvaluator.ledger.decisions.disputes import checked_award
+    from gmvaluator.ledger.store import decision_time, open_ledger
 
     if reject == bool(awards):
         raise InvalidInput("decide by --award, which may be repeated, or by --reject")
@@ -111,7 +108,7 @@ def list_(only_open: bool, place: Place, as_json: bool) -> None:
 
     Example: gmvaluator ledger dispute list --open --json
     """
-    from gmvaluator.ledger.disputes.docket import disputes, open_disputes
+    from gmvaluator.ledger.decisions.disputes import disputes, open_disputes
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book, book.snapshot() as connection:
@@ -126,7 +123,7 @@ def list_(only_open: bool, place: Place, as_json: bool) -> None:
 
 def _show(found: list[Any], as_json: bool) -> None:
     from gmvaluator.credits import credits_text
-    from gmvaluator.ledger.summary import printable
+    from gmvaluator.ledger.explain import printable
 
     for one in found:
         plain = one.as_dict()

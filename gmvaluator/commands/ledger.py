@@ -35,8 +35,8 @@ def backup(file: Path, place: Place, as_json: bool) -> None:
     Example: gmvaluator ledger backup /backups/ledger-2026-11-22.sqlite
     """
     from gmvaluator.database.backup import back_up
-    from gmvaluator.ledger.copies.checking import check_copy
     from gmvaluator.ledger.store import ledger_file
+    from gmvaluator.ledger.verification import check_copy
 
     if place.database_url:
         raise PreconditionFailed("this ledger is on PostgreSQL: back it up by `pg_dump --schema=ledger`")
@@ -58,7 +58,7 @@ def export_(out: Path, place: Place, as_json: bool) -> None:
 
     Example: gmvaluator ledger export --out ./ledger-parquet
     """
-    from gmvaluator.ledger.copies.export import export
+    from gmvaluator.ledger.parquet_export import export
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book:
@@ -86,8 +86,8 @@ def totals(place: Place, as_json: bool) -> None:
 
     Example: gmvaluator ledger totals --json
     """
+    from gmvaluator.ledger.explain import print_summary, summary
     from gmvaluator.ledger.store import open_ledger
-    from gmvaluator.ledger.summary import print_summary, summary
 
     with open_ledger(place) as book:
         found = summary(book, place)
@@ -109,8 +109,13 @@ def explain(generation: str, identity: str | None, place: Place, as_json: bool) 
 
     Example: gmvaluator ledger explain demo-1:4f2a
     """
-    from gmvaluator.ledger.decided import decision_explanation, decisions_about, print_decision
-    from gmvaluator.ledger.explanation import explanation, print_explanation
+    from gmvaluator.ledger.explain import (
+        decision_explanation,
+        decisions_about,
+        explanation,
+        print_decision,
+        print_explanation,
+    )
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book:
@@ -137,8 +142,8 @@ def replay(generation: str | None, identity: str | None, place: Place, as_json: 
 
     Example: gmvaluator ledger replay --json
     """
-    from gmvaluator.ledger.replay import replay as recompute
     from gmvaluator.ledger.store import open_ledger
+    from gmvaluator.ledger.verification import replay as recompute
 
     replayed, different = 0, []
     with open_ledger(place) as book:
@@ -182,9 +187,9 @@ def verify(
 
     Example: gmvaluator ledger verify --head 42:9c0e...
     """
-    from gmvaluator.ledger.answers import Head
+    from gmvaluator.ledger.results import Head
     from gmvaluator.ledger.store import open_ledger
-    from gmvaluator.ledger.verified import record_verification
+    from gmvaluator.ledger.verification import record_verification
     from gmvaluator.signing import checked_public_key
 
     expected = None if head is None else Head(*_parse_head(head))

@@ -18,7 +18,7 @@ from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, PreconditionFailed
 
 if TYPE_CHECKING:
-    from gmvaluator.ledger.statements.statement import Statement
+    from gmvaluator.ledger.payouts.statement import Statement
 
 
 @click.command()
@@ -47,13 +47,12 @@ def close(
     Example: gmvaluator ledger close 2026-10 --currency EUR --rate 0.25 --pool 1000 --threshold 10
     """
     from gmvaluator.catalogue.store import KEY_FOLDER
-    from gmvaluator.ledger.corrections.near import rights_of
-    from gmvaluator.ledger.deciding import decision_time
-    from gmvaluator.ledger.periods.calendar import Period
-    from gmvaluator.ledger.periods.closing import NotClosable
-    from gmvaluator.ledger.periods.closing import close as close_period
-    from gmvaluator.ledger.periods.terms import Terms, scaled_decimal
-    from gmvaluator.ledger.store import open_ledger
+    from gmvaluator.ledger.decisions.reversal import rights_of
+    from gmvaluator.ledger.payouts.calendar import Period
+    from gmvaluator.ledger.payouts.closing import NotClosable
+    from gmvaluator.ledger.payouts.closing import close as close_period
+    from gmvaluator.ledger.payouts.terms import Terms, scaled_decimal
+    from gmvaluator.ledger.store import decision_time, open_ledger
     from gmvaluator.signing import Signer
 
     month = Period.parse(period)
@@ -95,12 +94,11 @@ def payout(period: str, owner: str | None, reason: str, place: Place, as_json: b
 
     Example: gmvaluator ledger payout 2026-10 --reason "SEPA batch 17"
     """
-    from gmvaluator.ledger.deciding import decision_time
-    from gmvaluator.ledger.decisions import checked_reason
-    from gmvaluator.ledger.periods.calendar import Period
-    from gmvaluator.ledger.periods.payouts import pay
-    from gmvaluator.ledger.statements.owners import owner_argument
-    from gmvaluator.ledger.store import open_ledger
+    from gmvaluator.ledger.decisions.decision import checked_reason
+    from gmvaluator.ledger.payouts.calendar import Period
+    from gmvaluator.ledger.payouts.payouts import pay
+    from gmvaluator.ledger.payouts.statement import owner_argument
+    from gmvaluator.ledger.store import decision_time, open_ledger
 
     month, account = Period.parse(period), None if owner is None else f"owner:{owner_argument(owner)}"
     with open_ledger(place, write=True) as book:
@@ -126,8 +124,8 @@ def checkpoint(period: str, out: Path | None, place: Place) -> None:
 
     Example: gmvaluator ledger checkpoint 2026-10 --out checkpoint-2026-10.json
     """
-    from gmvaluator.ledger.periods.calendar import Period
-    from gmvaluator.ledger.periods.checkpoints import stored_checkpoint
+    from gmvaluator.ledger.payouts.calendar import Period
+    from gmvaluator.ledger.payouts.checkpoints import stored_checkpoint
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book, book.snapshot() as connection:
@@ -196,10 +194,9 @@ def statement(owner: str, period: str, form: str, out: Path | None, place: Place
 
     Example: gmvaluator ledger statement 5a1e0c3b-… 2026-10 --format html --out statement.html
     """
-    from gmvaluator.ledger.corrections.near import rights_of
-    from gmvaluator.ledger.periods.calendar import Period
-    from gmvaluator.ledger.statements.owners import owner_argument
-    from gmvaluator.ledger.statements.statement import statements
+    from gmvaluator.ledger.decisions.reversal import rights_of
+    from gmvaluator.ledger.payouts.calendar import Period
+    from gmvaluator.ledger.payouts.statement import owner_argument, statements
     from gmvaluator.ledger.store import open_ledger
 
     month, everyone = Period.parse(period), owner == "ALL"
@@ -232,8 +229,12 @@ def _write_all(found: Iterable[Statement], folder: Path) -> int:
 
 
 def _text(one: Statement, form: str) -> str:
-    from gmvaluator.ledger.statements.forms import statement_csv, statement_json, statement_text
-    from gmvaluator.ledger.statements.page import statement_page
+    from gmvaluator.ledger.payouts.statement_formats import (
+        statement_csv,
+        statement_json,
+        statement_page,
+        statement_text,
+    )
 
     forms = {"csv": statement_csv, "json": statement_json, "html": statement_page, "text": statement_text}
     return forms[form](one)

@@ -130,9 +130,8 @@ def backup(file: Path, place: Place, as_json: bool) -> None:
 
 
 def _release(place: Place, catalogue: Any, reason: str) -> dict[str, int] | None:
-    from gmvaluator.ledger.corrections.release import release_all
-    from gmvaluator.ledger.deciding import decision_time
-    from gmvaluator.ledger.store import open_ledger
+    from gmvaluator.ledger.decisions.release import release_all
+    from gmvaluator.ledger.store import decision_time, open_ledger
 
     try:
         with open_ledger(place):
@@ -146,7 +145,7 @@ def _release(place: Place, catalogue: Any, reason: str) -> dict[str, int] | None
 
 
 def _ledger_state(place: Place, account: str) -> dict[str, Any] | None:
-    from gmvaluator.ledger.periods.balance import balance_of
+    from gmvaluator.ledger.reader import balance_of
     from gmvaluator.ledger.store import open_ledger
 
     try:
@@ -171,7 +170,7 @@ def _instant(text: str | None) -> datetime:
 
 
 def _print_import(found: dict[str, Any]) -> None:
-    from gmvaluator.ledger.summary import printable
+    from gmvaluator.ledger.explain import printable
 
     for one in found["rejects"][:_SHOWN_REJECTS]:
         click.echo(f"line {one['line']}: {printable(one['reason'])}", err=True)
@@ -187,7 +186,7 @@ def _print_import(found: dict[str, Any]) -> None:
 def _print_rights(found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from gmvaluator.ledger.summary import plain_console, printable
+    from gmvaluator.ledger.explain import plain_console, printable
 
     console = plain_console()
     console.print(f"{printable(found['title'] or found['key'])} {found['training_image_id']}", soft_wrap=True)

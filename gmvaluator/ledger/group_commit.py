@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from gmvaluator.errors import GmvaluatorError, LedgerFailed, Overloaded, Unavailable
-from gmvaluator.ledger.answers import Outcome, Posted, Refused, Replayed
+from gmvaluator.ledger.results import Outcome, Posted, Refused, Replayed
 from gmvaluator.ledger.writer import AnyPosting
 from gmvaluator.waiter import Waiter, deliver_all
 

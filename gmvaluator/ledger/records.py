@@ -19,8 +19,7 @@ from typing import Any, NamedTuple
 
 from gmvaluator.accounts import HELD, SUSPENSE, UNATTRIBUTED
 from gmvaluator.ids import GenerationId, OwnerId, TrainingImageId
-from gmvaluator.ledger.canonical import canonical_json
-from gmvaluator.ledger.chain import entries_digest, evidence_digest
+from gmvaluator.ledger.hash_chain import canonical_json, entries_digest, evidence_digest
 
 ISSUANCE = "issuance"
 """Source of all credits: its balance is minus everything issued."""

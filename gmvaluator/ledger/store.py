@@ -1,10 +1,14 @@
-"""Opening a ledger, and the object that programs hold: reads from any thread, one batch of writing at a time."""
+"""Opening a ledger, and the object that programs hold: reads from any thread, one batch of writing at a time.
+
+Posting decisions: the ledger's own clock, and refusals as errors.
+"""
 
 from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from datetime import UTC, datetime
 from itertools import chain
 from pathlib import Path
 from types import TracebackType
@@ -16,12 +20,13 @@ from sqlalchemy.exc import DBAPIError
 from gmvaluator.database.opening import Database, location_in
 from gmvaluator.database.place import Place, as_place
 from gmvaluator.errors import InvalidInput, LedgerCorrupt, LedgerFailed, MissingData
-from gmvaluator.ledger.answers import Head, Outcome, Verification
-from gmvaluator.ledger.links import decision_problems
-from gmvaluator.ledger.periods.checkpoints import checkpoint_problems, keep_checkpoint, stored_checkpoint
+from gmvaluator.ledger.decisions.decision import NewDecision
+from gmvaluator.ledger.payouts.checkpoints import checkpoint_problems, keep_checkpoint, stored_checkpoint
 from gmvaluator.ledger.reader import LedgerReader
+from gmvaluator.ledger.records import StoredPosting
+from gmvaluator.ledger.results import Head, Outcome, Refused, Verification
 from gmvaluator.ledger.schema import REVISION
-from gmvaluator.ledger.verification import verify
+from gmvaluator.ledger.verification import decision_problems, verify
 from gmvaluator.ledger.writer import MAX_BATCH, AnyPosting, BatchWriter, now_utc
 from gmvaluator.signing import Signed
 
@@ -125,3 +130,22 @@ class Ledger(LedgerReader):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
+
+
+def decide(book: Ledger, new: Sequence[NewDecision]) -> list[StoredPosting]:
+    """Post decisions, or find those that were posted before; durable when this returns.
+
+    Raises what refused the first that was refused; those of its batch that were not refused are posted.
+    """
+    stored: list[StoredPosting] = []
+    for start in range(0, len(new), MAX_BATCH):
+        for outcome in book.post(new[start : start + MAX_BATCH]):
+            if isinstance(outcome, Refused):
+                raise outcome.error
+            stored.append(outcome.posting)
+    return stored
+
+
+def decision_time() -> datetime:
+    """The clock of decisions."""
+    return datetime.now(UTC)

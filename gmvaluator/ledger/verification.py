@@ -1,24 +1,131 @@
-"""Checking every row of the ledger: links, digests, sums and kept balances, naming the first row that is wrong."""
+"""Checking every row of the ledger: links, digests, sums and kept balances, naming the first row that is wrong.
+
+Checking the table of decisions: each row says what its posting's evidence says, and no row is missing or extra.
+
+The outcome of the last check of the ledger, kept in the data folder so that metrics can tell it.
+
+Recomputing a posting from its evidence alone: what an auditor does.
+
+A backup is worth what can be read from it: its schema and its head.
+"""
 
 from __future__ import annotations
 
+import json
+import os
+import tempfile
 import uuid
 import zlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
+from datetime import UTC, datetime
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
 
 from sqlalchemy import Connection, Engine, String, select, type_coerce
 
-from gmvaluator.errors import GmvaluatorError
-from gmvaluator.ledger import chain
-from gmvaluator.ledger.answers import Head, Problem, Verification
-from gmvaluator.ledger.reader import read_head
-from gmvaluator.ledger.records import ISSUANCE, Entry, PostingHeader
-from gmvaluator.ledger.replay import recomputed
-from gmvaluator.ledger.rows import HEADER_COLUMNS
-from gmvaluator.ledger.schema import balances, entries, evidence, head, postings
+from gmvaluator.database.revision import check_revision
+from gmvaluator.database.sqlite import reading_engine
+from gmvaluator.errors import GmvaluatorError, PreconditionFailed
+from gmvaluator.ledger import hash_chain
+from gmvaluator.ledger.decisions.decision import Decision, Links
+from gmvaluator.ledger.decisions.effects import recomputed_decision
+from gmvaluator.ledger.posting import recompute
+from gmvaluator.ledger.reader import HEADER_COLUMNS, LedgerReader, read_head
+from gmvaluator.ledger.records import ATTRIBUTION, ISSUANCE, Entry, Evidence, PostingHeader, StoredPosting
+from gmvaluator.ledger.results import Head, Problem, Replay, Verification
+from gmvaluator.ledger.schema import REVISION, balances, decisions, entries, evidence, head, postings
+
+_COLUMNS = ("kind", *Links.__dataclass_fields__)
+
+
+def decision_problems(connection: Connection) -> Iterator[Problem]:
+    """Findings, in order; nothing if all is well. The postings themselves are taken to be sound."""
+    query = (
+        select(postings.c.sequence, postings.c.kind.label("posted_kind"), evidence.c.body, *decisions.c)
+        .select_from(
+            postings.outerjoin(decisions, decisions.c.sequence == postings.c.sequence).join(
+                evidence, evidence.c.sequence == postings.c.sequence
+            )
+        )
+        .where((postings.c.kind != ATTRIBUTION) | decisions.c.sequence.is_not(None))
+        .order_by(postings.c.sequence)
+    )
+    for row in connection.execute(query):
+        what = _difference(row.posted_kind, {name: getattr(row, name) for name in _COLUMNS}, row.body)
+        if what is not None:
+            yield Problem(row[0], None, what)
+    orphans = select(decisions.c.sequence).where(decisions.c.sequence.not_in(select(postings.c.sequence)))
+    for sequence in connection.execute(orphans.order_by(decisions.c.sequence)).scalars():
+        yield Problem(sequence, None, "decision belongs to no posting: it was inserted, or its posting was removed")
+
+
+def _difference(posted_kind: str, row: dict[str, object], body: bytes) -> str | None:
+    if posted_kind == ATTRIBUTION:
+        return "decision stands beside a generation's posting: it was inserted"
+    if row["kind"] is None:
+        return "decision's links are missing: they were removed"
+    decision = Decision.from_json(zlib.decompress(body))
+    right = {"kind": decision.kind, **decision.links.as_dict()}
+    wrong = [name for name in _COLUMNS if row[name] != right[name]]
+    return f"decision's {wrong[0]} is not what its evidence says: it was changed" if wrong else None
+
+
+FILE_NAME = "ledger-verification.json"
+_MAX_BYTES = 4096
+
+
+@dataclass(frozen=True, slots=True)
+class Verified:
+    """verified_at: seconds since 1970, UTC, when the check ended. ok: nothing was found. postings: how many it read."""
+
+    verified_at: float
+    ok: bool
+    postings: int
+
+
+def record_verification(folder: Path, found: Verification | None) -> None:
+    """Keep an outcome, in one step, in place of the one before; None for a ledger that could not even be read.
+
+    Raises PreconditionFailed if the folder is not writable.
+    """
+    ok, postings = (False, 0) if found is None else (found.ok, found.postings)
+    kept = Verified(datetime.now(UTC).timestamp(), ok, postings)
+    try:
+        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=FILE_NAME, delete=False, encoding="utf-8") as file:
+            json.dump(asdict(kept), file)
+        Path(file.name).chmod(0o644)
+        os.replace(file.name, folder / FILE_NAME)  # noqa: PTH105 - in one step
+    except OSError as error:
+        raise PreconditionFailed(f"the outcome cannot be kept in {folder}: {error.strerror}") from error
+
+
+def read_verification(folder: Path) -> Verified | None:
+    """What was kept last; None if nothing was, or if it cannot be read."""
+    try:
+        with (folder / FILE_NAME).open("rb") as file:
+            found = json.loads(file.read(_MAX_BYTES))
+        return Verified(float(found["verified_at"]), bool(found["ok"]), int(found["postings"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
+def replay(posting: StoredPosting) -> Replay:
+    """Value the posting's evidence again, by the policy parameters in it, and compare with its entries.
+
+    A decision's entries follow from its facts instead.
+    """
+    entries = recomputed(posting.header.kind, posting.evidence_json)
+    return Replay(entries, entries == posting.entries)
+
+
+def recomputed(kind: str, evidence_json: bytes) -> tuple[Entry, ...]:
+    """Entries that follow from a posting's evidence. Raises ValueError, KeyError or TypeError if it is none."""
+    if kind == ATTRIBUTION:
+        return recompute(Evidence.from_json(evidence_json))
+    return recomputed_decision(Decision.from_json(evidence_json))
+
 
 _PAGE = 500
 _WORKS = 100_000
@@ -53,7 +160,7 @@ class _Check:
     connection: Connection
     expected: Head | None
     head: Head = field(init=False)
-    last: Head = field(default_factory=lambda: Head(0, chain.GENESIS_HASH))
+    last: Head = field(default_factory=lambda: Head(0, hash_chain.GENESIS_HASH))
     postings: int = 0
     entries: int = 0
     issued_micros: int = 0
@@ -88,7 +195,7 @@ class _Check:
         sequence = header.sequence
         if sequence != self.last.sequence + 1:
             yield Problem(self.last.sequence + 1, None, "posting is missing: it was removed or re-ordered")
-        if chain.header_hash(header) != stored_hash:
+        if hash_chain.header_hash(header) != stored_hash:
             yield Problem(sequence, None, "posting is not what was hashed: it was changed or re-ordered")
         if header.previous_hash != self.last.hash:
             yield Problem(sequence, None, "posting does not follow the one before: rows were inserted or re-ordered")
@@ -168,9 +275,9 @@ def _content(header: PostingHeader, lines: dict[int, Entry], body: bytes | None)
     """Findings about a posting's entries and evidence."""
     sequence = header.sequence
     evidence_json = _decompress(body)
-    sound = evidence_json is not None and chain.evidence_digest(evidence_json) == header.evidence_digest
+    sound = evidence_json is not None and hash_chain.evidence_digest(evidence_json) == header.evidence_digest
     in_order = list(lines) == list(range(len(lines)))
-    if not in_order or chain.entries_digest(list(lines.values())) != header.entries_digest:
+    if not in_order or hash_chain.entries_digest(list(lines.values())) != header.entries_digest:
         yield _wrong_line(header, lines, evidence_json if sound else None)
     if sum(entry.amount_micros for entry in lines.values()) != 0:
         yield Problem(sequence, None, "entries of the posting do not sum to zero")
@@ -209,3 +316,13 @@ def _wrong_line(header: PostingHeader, lines: dict[int, Entry], evidence_json: b
 
 def _shown(entry: Entry) -> str:
     return f"{entry.account} {entry.amount_micros} for {entry.training_image_id or 'no work'}"
+
+
+def check_copy(file: Path) -> Head:
+    """The head of a copied ledger. Raises PreconditionFailed or LedgerCorrupt if it is none of this version's."""
+    engine = reading_engine(file)
+    try:
+        check_revision(engine, REVISION)
+        return LedgerReader(engine).head()
+    finally:
+        engine.dispose()

@@ -20,8 +20,8 @@ from gmvaluator.catalogue.reader import FORGOTTEN
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.ids import OwnerId, sha256_hex, training_image_id
-from gmvaluator.ledger.answers import Totals
 from gmvaluator.ledger.records import OWNER_PREFIX
+from gmvaluator.ledger.results import Totals
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.processes import own_environment
 from gmvaluator.samples import sample_folder

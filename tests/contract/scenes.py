@@ -11,9 +11,9 @@ from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.ids import OwnerId, generation_id, sha256_hex
-from gmvaluator.ledger.answers import Posted
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts, StoredPosting
+from gmvaluator.ledger.results import Posted
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.policy import Policy, load_policy
 from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_work

@@ -13,11 +13,11 @@ from attributor.disputes import DisputeDesk
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.errors import GenerationConflict
-from gmvaluator.ledger.answers import Posted, Replayed
-from gmvaluator.ledger.corrections.state import Current, current_states
-from gmvaluator.ledger.decisions import HOLD, NewDecision
-from gmvaluator.ledger.disputes import holding
+from gmvaluator.ledger.decisions import dispute_holds
+from gmvaluator.ledger.decisions.current_amounts import Current, current_states
+from gmvaluator.ledger.decisions.decision import HOLD, NewDecision
 from gmvaluator.ledger.group_commit import LedgerWriter
+from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.testing.postings import sample_work
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
@@ -130,8 +130,8 @@ async def test_no_more_is_read_than_one_call_holds(office: Office, monkeypatch: 
         return current_states(connection, sequences)
 
     monkeypatch.setattr(disputes, "MAX_HOLDS", 1)
-    monkeypatch.setattr(holding, "_AT_ONCE", 1)
-    monkeypatch.setattr(holding, "current_states", noted)
+    monkeypatch.setattr(dispute_holds, "_AT_ONCE", 1)
+    monkeypatch.setattr(dispute_holds, "current_states", noted)
     first = await office.open("case-1")
     assert (first.held_micros, first.more_to_hold) == (PAID, True)
     assert read == [[5], [4]]

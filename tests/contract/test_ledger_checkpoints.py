@@ -13,13 +13,13 @@ from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.database.opening import Database, location_in
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, MissingData
-from gmvaluator.ledger import chain
-from gmvaluator.ledger.answers import Verification
-from gmvaluator.ledger.corrections.reversal import reverse
-from gmvaluator.ledger.periods.calendar import Period
-from gmvaluator.ledger.periods.checkpoints import checkpoint_of
-from gmvaluator.ledger.periods.closing import close
-from gmvaluator.ledger.periods.terms import Terms
+from gmvaluator.ledger import hash_chain
+from gmvaluator.ledger.decisions.reversal import reverse
+from gmvaluator.ledger.payouts.calendar import Period
+from gmvaluator.ledger.payouts.checkpoints import checkpoint_of
+from gmvaluator.ledger.payouts.closing import close
+from gmvaluator.ledger.payouts.terms import Terms
+from gmvaluator.ledger.results import Verification
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.store import FILE_NAME, Ledger, ledger_file, open_ledger
 from gmvaluator.signing import Signed, Signer, checked_public_key
@@ -110,10 +110,10 @@ def rewrite_history(folder: Path) -> None:
     connection = sqlite3.connect(ledger_file(folder))
     for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
         connection.execute(f"DROP TRIGGER {name}")
-    before = chain.GENESIS_HASH
+    before = hash_chain.GENESIS_HASH
     for posting in stored:
         header = replace(posting.header, previous_hash=before, posted_at="2020-01-01T00:00:00.000000Z")
-        before = chain.header_hash(header)
+        before = hash_chain.header_hash(header)
         connection.execute(
             "UPDATE postings SET previous_hash = ?, hash = ?, posted_at = ? WHERE sequence = ?",
             (header.previous_hash, before, header.posted_at, posting.sequence),

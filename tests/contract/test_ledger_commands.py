@@ -18,7 +18,7 @@ from gmvaluator.ids import sha256_hex
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ledger.store import ledger_file, open_ledger
-from gmvaluator.ledger.verified import Verified, read_verification
+from gmvaluator.ledger.verification import Verified, read_verification
 from gmvaluator.policy import load_policy
 from gmvaluator.testing.postings import SAMPLE_PROFILE, SAMPLE_TIME, sample_posting, sample_work
 

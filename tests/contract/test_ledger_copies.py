@@ -10,11 +10,10 @@ import pytest
 from gmvaluator.database.backup import back_up
 from gmvaluator.database.place import Place
 from gmvaluator.errors import Conflict, Failure, MissingData, PreconditionFailed
-from gmvaluator.ledger.answers import Posted, Replayed
-from gmvaluator.ledger.copies.checking import check_copy
-from gmvaluator.ledger.copies.export import BATCH_ROWS, export
-from gmvaluator.ledger.replay import replay
+from gmvaluator.ledger.parquet_export import BATCH_ROWS, export
+from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import ledger_file, open_ledger
+from gmvaluator.ledger.verification import check_copy, replay
 from gmvaluator.testing.postings import sample_posting
 from tests.contract.scenes import OCTOBER, attribute, record, work
 
@@ -77,7 +76,7 @@ def test_a_backup_never_overwrites_and_says_what_is_wrong(tmp_path: Path) -> Non
 
 
 def test_an_export_holds_every_row(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gmvaluator.ledger.copies.export.BATCH_ROWS", 40)
+    monkeypatch.setattr("gmvaluator.ledger.parquet_export.BATCH_ROWS", 40)
     assert BATCH_ROWS == 20_000
     record(place, work(1, "ada"))
     attribute(place, "g1", [1], OCTOBER)

@@ -10,16 +10,15 @@ from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.corrections import release as release_module
-from gmvaluator.ledger.corrections.comparison import compare
-from gmvaluator.ledger.corrections.release import release_all
-from gmvaluator.ledger.corrections.reversal import reattribute, reverse
-from gmvaluator.ledger.deciding import decide
-from gmvaluator.ledger.decisions import Decision, Links, NewDecision, decision_id
-from gmvaluator.ledger.disputes.deciding import decide_dispute, open_dispute
-from gmvaluator.ledger.disputes.records import Scope, checked_award
-from gmvaluator.ledger.replay import replay
-from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.ledger.decisions import release as release_module
+from gmvaluator.ledger.decisions.decision import Decision, Links, NewDecision, decision_id
+from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
+from gmvaluator.ledger.decisions.disputes import Scope, checked_award
+from gmvaluator.ledger.decisions.release import release_all
+from gmvaluator.ledger.decisions.revaluation import compare
+from gmvaluator.ledger.decisions.reversal import reattribute, reverse
+from gmvaluator.ledger.store import Ledger, decide, open_ledger
+from gmvaluator.ledger.verification import replay
 from gmvaluator.policy import Policy, load_policy
 from gmvaluator.ports import WorkCard
 from gmvaluator.testing.postings import sample_posting, sample_work

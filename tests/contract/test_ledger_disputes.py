@@ -5,11 +5,10 @@ import pytest
 from gmvaluator.database.place import Place
 from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound
 from gmvaluator.ids import OwnerId
-from gmvaluator.ledger.disputes.deciding import decide_dispute, hold, hold_all, open_dispute
-from gmvaluator.ledger.disputes.docket import disputes, open_disputes
-from gmvaluator.ledger.disputes.records import Dispute, Scope, checked_award
-from gmvaluator.ledger.replay import replay
+from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, hold, hold_all, open_dispute
+from gmvaluator.ledger.decisions.disputes import Dispute, Scope, checked_award, disputes, open_disputes
 from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.ledger.verification import replay
 from gmvaluator.testing.postings import sample_owner, sample_work
 from tests.contract.scenes import DECEMBER, NOVEMBER, OCTOBER, attribute, balances, owner_named, record, work
 

@@ -9,20 +9,24 @@ import pytest
 from gmvaluator.database.place import Place
 from gmvaluator.database.utc import from_utc_text
 from gmvaluator.ids import generation_id
-from gmvaluator.ledger.earned import accounts_of_work, earned_by_account, earned_by_work, posting_at, postings_at
-from gmvaluator.ledger.glance import (
+from gmvaluator.ledger.page_queries import (
+    accounts_of_work,
     attributions_between,
     balances_of,
     count_owners,
+    earned_by_account,
+    earned_by_work,
+    nearest_generations,
     newest_attributions,
     newest_qualities,
     posted_at,
+    posting_at,
+    postings_at,
     sequences_at,
     sums_between,
     top_owners,
 )
 from gmvaluator.ledger.records import Entry
-from gmvaluator.ledger.resembling import nearest_generations
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.testing.postings import sample_posting, sample_work
 

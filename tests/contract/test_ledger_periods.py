@@ -9,23 +9,21 @@ import pytest
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
-from gmvaluator.ledger.corrections.reversal import reverse
-from gmvaluator.ledger.deciding import decide
-from gmvaluator.ledger.decisions import NewDecision
-from gmvaluator.ledger.disputes.deciding import decide_dispute, open_dispute
-from gmvaluator.ledger.disputes.records import Scope
-from gmvaluator.ledger.earned import earned_by_account
-from gmvaluator.ledger.periods import payouts
-from gmvaluator.ledger.periods.calendar import Period
-from gmvaluator.ledger.periods.closing import Closed, NotClosable, close, payable_lines
-from gmvaluator.ledger.periods.payouts import pay
-from gmvaluator.ledger.periods.terms import Terms
+from gmvaluator.ledger.decisions.decision import NewDecision
+from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
+from gmvaluator.ledger.decisions.disputes import Scope
+from gmvaluator.ledger.decisions.reversal import reverse
+from gmvaluator.ledger.page_queries import earned_by_account
+from gmvaluator.ledger.payouts import payouts
+from gmvaluator.ledger.payouts.calendar import Period
+from gmvaluator.ledger.payouts.closing import Closed, NotClosable, close, payable_lines
+from gmvaluator.ledger.payouts.payouts import pay
+from gmvaluator.ledger.payouts.statement import Statement, statements
+from gmvaluator.ledger.payouts.statement_formats import statement_csv, statement_json, statement_page
+from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.records import StoredPosting
-from gmvaluator.ledger.replay import replay
-from gmvaluator.ledger.statements.forms import statement_csv, statement_json
-from gmvaluator.ledger.statements.page import statement_page
-from gmvaluator.ledger.statements.statement import Statement, statements
-from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.ledger.store import Ledger, decide, open_ledger
+from gmvaluator.ledger.verification import replay
 from gmvaluator.signing import Signer
 from gmvaluator.testing.postings import sample_work
 from tests.contract.scenes import (

@@ -21,12 +21,12 @@ from gmvaluator.errors import (
     PreconditionFailed,
 )
 from gmvaluator.ids import GenerationId
-from gmvaluator.ledger.answers import Head, Outcome, Posted, Refused, Replayed
-from gmvaluator.ledger.chain import GENESIS_HASH
+from gmvaluator.ledger.hash_chain import GENESIS_HASH
 from gmvaluator.ledger.records import Entry, NewPosting, StoredPosting
-from gmvaluator.ledger.replay import replay
+from gmvaluator.ledger.results import Head, Outcome, Posted, Refused, Replayed
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.store import FILE_NAME, Ledger, ledger_file, open_ledger
+from gmvaluator.ledger.verification import replay
 from gmvaluator.testing.postings import sample_posting, sample_work
 
 

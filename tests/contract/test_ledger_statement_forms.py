@@ -7,9 +7,8 @@ from html.parser import HTMLParser
 
 import pytest
 
-from gmvaluator.ledger.statements.forms import statement_csv, statement_json
-from gmvaluator.ledger.statements.page import statement_page
-from gmvaluator.ledger.statements.statement import Statement
+from gmvaluator.ledger.payouts.statement import Statement
+from gmvaluator.ledger.payouts.statement_formats import statement_csv, statement_json, statement_page
 from tests.golden.write_statements import FOLDER, FORMS, golden_statement
 
 

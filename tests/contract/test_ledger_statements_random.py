@@ -9,19 +9,18 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmvaluator.ledger.corrections.reversal import reverse
-from gmvaluator.ledger.disputes.deciding import decide_dispute, open_dispute
-from gmvaluator.ledger.disputes.docket import open_disputes
-from gmvaluator.ledger.disputes.records import Scope
-from gmvaluator.ledger.periods.calendar import Period, read_calendar
-from gmvaluator.ledger.periods.closing import close
-from gmvaluator.ledger.periods.payouts import pay
-from gmvaluator.ledger.periods.terms import Terms
+from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
+from gmvaluator.ledger.decisions.disputes import Scope, open_disputes
+from gmvaluator.ledger.decisions.reversal import reverse
+from gmvaluator.ledger.payouts.calendar import Period, read_calendar
+from gmvaluator.ledger.payouts.closing import close
+from gmvaluator.ledger.payouts.payouts import pay
+from gmvaluator.ledger.payouts.statement import statements
+from gmvaluator.ledger.payouts.statement_formats import statement_json
+from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.records import ATTRIBUTION
-from gmvaluator.ledger.replay import replay
-from gmvaluator.ledger.statements.forms import statement_json
-from gmvaluator.ledger.statements.statement import statements
 from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.ledger.verification import replay
 from gmvaluator.signing import Signer
 from gmvaluator.testing.postings import sample_posting, sample_work
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from gmvaluator.errors import GmvaluatorError, LedgerCorrupt
-from gmvaluator.ledger.answers import Head, Verification
+from gmvaluator.ledger.results import Head, Verification
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.testing.postings import sample_posting
 

@@ -13,7 +13,7 @@ from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, LedgerFailed, Unavailable
 from gmvaluator.ids import sha256_hex
-from gmvaluator.ledger.answers import Posted, Replayed
+from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.testing.postgresql import PostgresServer
 from gmvaluator.testing.postings import sample_posting, sample_work

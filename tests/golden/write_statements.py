@@ -10,16 +10,15 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gmvaluator.ids import OwnerId, TrainingImageId
-from gmvaluator.ledger.corrections.reversal import reverse
-from gmvaluator.ledger.disputes.deciding import decide_dispute, open_dispute
-from gmvaluator.ledger.disputes.records import Scope
-from gmvaluator.ledger.periods.calendar import Period
-from gmvaluator.ledger.periods.closing import close
-from gmvaluator.ledger.periods.payouts import pay
-from gmvaluator.ledger.periods.terms import Terms
-from gmvaluator.ledger.statements.forms import statement_csv, statement_json, statement_text
-from gmvaluator.ledger.statements.page import statement_page
-from gmvaluator.ledger.statements.statement import Statement, statements
+from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
+from gmvaluator.ledger.decisions.disputes import Scope
+from gmvaluator.ledger.decisions.reversal import reverse
+from gmvaluator.ledger.payouts.calendar import Period
+from gmvaluator.ledger.payouts.closing import close
+from gmvaluator.ledger.payouts.payouts import pay
+from gmvaluator.ledger.payouts.statement import Statement, statements
+from gmvaluator.ledger.payouts.statement_formats import statement_csv, statement_json, statement_page, statement_text
+from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ports import WorkCard
 from gmvaluator.signing import Signer

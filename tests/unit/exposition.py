@@ -12,8 +12,8 @@ from attributor.kept_metrics import Kept
 from attributor.settings import AttributorSettings
 from dashboard.live import Live
 from dashboard.telemetry import exposition
-from gmvaluator.ledger.answers import Head, Verification
-from gmvaluator.ledger.verified import record_verification
+from gmvaluator.ledger.results import Head, Verification
+from gmvaluator.ledger.verification import record_verification
 from gmvaluator.testing.certificates import Authority
 
 NAME = re.compile(r"\bgmvaluator_\w+")

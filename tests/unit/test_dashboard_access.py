@@ -27,7 +27,7 @@ from gmvaluator.commands.options import generated_folder
 from gmvaluator.database.place import Place
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.images import generated_path
-from gmvaluator.ledger.corrections.reversal import reverse
+from gmvaluator.ledger.decisions.reversal import reverse
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.testing.postings import sample_card, sample_owner, sample_posting, sample_work
 from gmvaluator.tokens import Token, add_token, new_token, token_sha256

@@ -17,7 +17,7 @@ from dashboard.sources import open_sources
 from dashboard.wording import amount_text, share_text
 from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
-from gmvaluator.ledger.answers import Head, Totals
+from gmvaluator.ledger.results import Head, Totals
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.policy import load_policy
 from gmvaluator.testing.postings import sample_posting

@@ -11,8 +11,8 @@ from attributor.kept_metrics import Kept
 from attributor.metrics import recall_watched
 from attributor.settings import AttributorSettings
 from gmvaluator.errors import IndexUnavailable, PreconditionFailed
-from gmvaluator.ledger.answers import Head, Problem, Verification
-from gmvaluator.ledger.verified import FILE_NAME, read_verification, record_verification
+from gmvaluator.ledger.results import Head, Problem, Verification
+from gmvaluator.ledger.verification import FILE_NAME, read_verification, record_verification
 from gmvaluator.testing.certificates import Authority
 
 WHOLE = Verification(7, 80, Head(7, "0" * 64), None)

@@ -3,8 +3,7 @@
 from dataclasses import replace
 from typing import Any
 
-from gmvaluator.ledger.canonical import canonical_json, digest
-from gmvaluator.ledger.chain import GENESIS_HASH, entries_digest, header_hash
+from gmvaluator.ledger.hash_chain import GENESIS_HASH, canonical_json, digest, entries_digest, header_hash
 from gmvaluator.ledger.records import Entry, PostingHeader
 from gmvaluator.testing.postings import sample_posting, sample_work
 

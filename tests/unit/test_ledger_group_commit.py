@@ -7,8 +7,8 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from gmvaluator.errors import GmvaluatorError, LedgerFailed, Overloaded, Unavailable
-from gmvaluator.ledger.answers import Outcome, Posted
 from gmvaluator.ledger.group_commit import LedgerWriter
+from gmvaluator.ledger.results import Outcome, Posted
 from gmvaluator.ledger.writer import AnyPosting
 from gmvaluator.testing.postings import sample_posting
 

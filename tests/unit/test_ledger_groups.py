@@ -10,11 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmvaluator.ids import TrainingImageId, generation_id
-from gmvaluator.ledger.corrections.revaluation import revalued
-from gmvaluator.ledger.groups import ScoredCandidate
-from gmvaluator.ledger.posting import ValuedImage, build_posting
+from gmvaluator.ledger.allocation import ScoredCandidate
+from gmvaluator.ledger.decisions.revaluation import revalued
+from gmvaluator.ledger.posting import ValuedImage, build_posting, recompute
 from gmvaluator.ledger.records import ISSUANCE, Evidence, ImageFacts, NewPosting
-from gmvaluator.ledger.valued import recompute
 from gmvaluator.policy import Policy, load_policy
 from gmvaluator.ports import Beneficiary, WorkCard
 from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_card, sample_owner, sample_work

@@ -2,7 +2,7 @@
 
 from sqlalchemy import create_engine, select
 
-from gmvaluator.ledger import inserting
+from gmvaluator.ledger import writer as inserting
 from gmvaluator.ledger.schema import balances
 
 

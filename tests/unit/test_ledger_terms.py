@@ -5,8 +5,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmvaluator.errors import InvalidInput
-from gmvaluator.ledger.corrections.consequences import release_amounts
-from gmvaluator.ledger.periods.terms import Terms, scaled_decimal
+from gmvaluator.ledger.decisions.effects import release_amounts
+from gmvaluator.ledger.payouts.terms import Terms, scaled_decimal
 from gmvaluator.valuation import MILLION
 
 accounts = st.dictionaries(

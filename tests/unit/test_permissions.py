@@ -23,7 +23,7 @@ from attributor.settings import AttributorSettings
 from gmvaluator.auth import LOCAL, PERMISSIONS, PUBLIC, Caller, Door, Role, check_call
 from gmvaluator.errors import Forbidden, PreconditionFailed
 from gmvaluator.ids import new_owner_id
-from gmvaluator.ledger.answers import Balance, BalancePage
+from gmvaluator.ledger.results import Balance, BalancePage
 from gmvaluator.tokens import Token, add_token, new_token, now_utc, token_sha256
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 from gmvaluator.v1.attribution_pb2_grpc import add_AttributionServiceServicer_to_server

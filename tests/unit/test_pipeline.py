@@ -29,9 +29,9 @@ from gmvaluator.errors import (
     UnknownGenerator,
 )
 from gmvaluator.ids import GenerationId, TrainingImageId, new_owner_id, sha256_hex, training_image_id
-from gmvaluator.ledger.answers import Posted, Replayed
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.records import NewPosting
+from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Neighbour, Point, WorkCard
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore

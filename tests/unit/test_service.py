@@ -22,7 +22,7 @@ from attributor.servicer import AttributionServicer, RoyaltyServicer
 from attributor.stages import Attribution, ImageRequest, Stage
 from gmvaluator.auth import Door
 from gmvaluator.errors import Overloaded, Unavailable
-from gmvaluator.ledger.answers import BalancePage
+from gmvaluator.ledger.results import BalancePage
 from gmvaluator.v1 import attribution_pb2 as v1
 from gmvaluator.v1 import royalty_pb2
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub, add_AttributionServiceServicer_to_server

@@ -1,0 +1,136 @@
+"""Where the amounts of earlier postings are now: what they posted, and all that decisions about them have moved.
+
+Works whose credit a policy held back as too unsure, by posting: as the newest evidence about each says.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from sqlalchemy import BigInteger, Connection, cast, func, or_, select
+
+from gmvaluator.accounts import HELD, SUSPENSE
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.ledger.decisions.decision import REATTRIBUTION, Decision
+from gmvaluator.ledger.decisions.effects import Place
+from gmvaluator.ledger.hash_chain import canonical_json
+from gmvaluator.ledger.reader import load, postings_where
+from gmvaluator.ledger.records import ATTRIBUTION, Evidence
+from gmvaluator.ledger.schema import decisions, entries, postings
+
+_AT_ONCE = 500
+"""Postings in one question, so that no engine's limit of parameters is met."""
+
+about = func.coalesce(decisions.c.about_sequence, entries.c.sequence)
+"""The posting whose amounts an entry moves."""
+
+amount_sum = cast(func.sum(entries.c.amount_micros), BigInteger)
+"""Of a group of entries; PostgreSQL would answer a decimal."""
+
+
+@dataclass(frozen=True, slots=True)
+class Current:
+    """One posting's amounts as they are now. revision: decisions about it so far. Places of zero are left out."""
+
+    sequence: int
+    generation_id: str
+    generated_at: str
+    revision: int
+    amounts: dict[Place, int]
+
+
+def current_states(connection: Connection, sequences: Sequence[int]) -> list[Current]:
+    """The state of each of `sequences` that exists, ascending."""
+    found: list[Current] = []
+    ordered = sorted(set(sequences))
+    for start in range(0, len(ordered), _AT_ONCE):
+        found.extend(_some_states(connection, ordered[start : start + _AT_ONCE]))
+    return found
+
+
+def _some_states(connection: Connection, sequences: Sequence[int]) -> Iterable[Current]:
+    headers = select(postings.c.sequence, postings.c.generation_id, postings.c.generated_at)
+    headers = headers.where(postings.c.sequence.in_(sequences)).order_by(postings.c.sequence)
+    latest = select(decisions.c.about_sequence, func.max(decisions.c.revision))
+    latest = latest.where(decisions.c.about_sequence.in_(sequences)).group_by(decisions.c.about_sequence)
+    revisions: dict[int, int] = {row[0]: row[1] for row in connection.execute(latest)}
+    amounts = _amounts(connection, sequences)
+    for sequence, generation_id, generated_at in connection.execute(headers).all():
+        yield Current(sequence, generation_id, generated_at, revisions.get(sequence, 0), amounts.get(sequence, {}))
+
+
+def _amounts(connection: Connection, sequences: Sequence[int]) -> dict[int, dict[Place, int]]:
+    corrected = select(decisions.c.sequence).where(decisions.c.about_sequence.in_(sequences))
+    query = (
+        select(about, entries.c.account, entries.c.training_image_id, amount_sum)
+        .select_from(entries.outerjoin(decisions, decisions.c.sequence == entries.c.sequence))
+        .where(or_(entries.c.sequence.in_(sequences), entries.c.sequence.in_(corrected)))
+        .group_by(about, entries.c.account, entries.c.training_image_id)
+        .having(amount_sum != 0)
+    )
+    amounts: dict[int, dict[Place, int]] = {}
+    for sequence, account, work, amount in connection.execute(query):
+        amounts.setdefault(sequence, {})[account, work] = amount
+    return amounts
+
+
+def undistributed(connection: Connection, after: int, limit: int) -> list[int]:
+    """Postings after `after`, ascending, of which suspense or held hold something that no dispute put there."""
+    query = (
+        select(about)
+        .select_from(entries.outerjoin(decisions, decisions.c.sequence == entries.c.sequence))
+        .where(
+            entries.c.account.in_((SUSPENSE, HELD)),
+            entries.c.training_image_id.is_not(None),
+            decisions.c.dispute_id.is_(None),
+        )
+        .group_by(about, entries.c.account, entries.c.training_image_id)
+        .having(amount_sum > 0, about > after)
+    )
+    grouped = query.subquery()
+    column = grouped.c[0]
+    return list(connection.execute(select(column).distinct().order_by(column).limit(limit)).scalars())
+
+
+def disputed_amounts(connection: Connection, dispute_id: str | None = None) -> dict[int, dict[Place, int]]:
+    """What disputes hold of each posting, by place in `held`; of one dispute if it is named."""
+    of_disputes = decisions.c.dispute_id.is_not(None) if dispute_id is None else decisions.c.dispute_id == dispute_id
+    query = (
+        select(decisions.c.about_sequence, entries.c.training_image_id, amount_sum)
+        .select_from(decisions.join(entries, decisions.c.sequence == entries.c.sequence))
+        .where(of_disputes, entries.c.account == HELD, decisions.c.about_sequence.is_not(None))
+        .group_by(decisions.c.about_sequence, entries.c.training_image_id)
+        .having(amount_sum != 0)
+        .order_by(decisions.c.about_sequence)
+    )
+    held: dict[int, dict[Place, int]] = {}
+    for sequence, work, amount in connection.execute(query):
+        held.setdefault(sequence, {})[HELD, work] = amount
+    return held
+
+
+def works_of(states: Iterable[Current]) -> list[TrainingImageId]:
+    """Different works of which the states hold something."""
+    return sorted({work for state in states for _, work in state.amounts if work is not None})
+
+
+def held_back(connection: Connection, sequences: Sequence[int]) -> dict[int, frozenset[TrainingImageId]]:
+    """Works held back of each of `sequences`; a posting that was valued again goes by its newest evidence."""
+    found: dict[int, frozenset[TrainingImageId]] = {}
+    for posting in load(connection, postings_where(postings.c.sequence.in_(sequences))):
+        if posting.header.kind == ATTRIBUTION:
+            found[posting.sequence] = _works(posting.evidence)
+    again = select(decisions.c.sequence).where(
+        decisions.c.about_sequence.in_(sequences), decisions.c.kind == REATTRIBUTION
+    )
+    for posting in load(connection, postings_where(postings.c.sequence.in_(again)).order_by(postings.c.sequence)):
+        decision = Decision.from_json(posting.evidence_json)
+        if decision.links.about_sequence is not None:
+            evidence = Evidence.from_json(canonical_json(decision.facts["evidence"]))
+            found[decision.links.about_sequence] = _works(evidence)
+    return found
+
+
+def _works(evidence: Evidence) -> frozenset[TrainingImageId]:
+    return frozenset(one.training_image_id for one in evidence.contributions if one.held_for is not None)

@@ -1,0 +1,138 @@
+"""Postings that no generation causes: releases, disputes, corrections, payouts and closed periods.
+
+Each is a *decision*: it has an id, a reason, a time of its own, and evidence from which its entries follow. One that
+moves amounts of an earlier posting is *about* that posting and takes its next *revision*, so that two decisions made
+from the same state cannot both be posted.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass
+from datetime import datetime
+from functools import cached_property
+from typing import Any
+
+from gmvaluator.errors import InvalidInput
+from gmvaluator.ids import GenerationId, generation_id
+from gmvaluator.ledger.hash_chain import canonical_json
+from gmvaluator.ledger.records import ISSUANCE, Encoded, Entry, HeaderFacts
+
+DECIDER = "@ledger"
+"""Identity of every decision's key; no generator may have one that begins with @."""
+
+RELEASE = "release"
+REVERSAL = "reversal"
+REATTRIBUTION = "reattribution"
+DISPUTE = "dispute"
+HOLD = "hold"
+SETTLEMENT = "settlement"
+VERDICT = "verdict"
+PAYOUT = "payout"
+CLOSE = "close"
+
+KINDS = (RELEASE, REVERSAL, REATTRIBUTION, DISPUTE, HOLD, SETTLEMENT, VERDICT, PAYOUT, CLOSE)
+
+DECISION_FORMAT = 1
+MAX_REASON_CHARACTERS = 2_000
+
+
+@dataclass(frozen=True, slots=True)
+class Links:
+    """What a decision belongs to. revision: 1 for the first decision about a posting, then 2, …"""
+
+    about_sequence: int | None = None
+    revision: int | None = None
+    dispute_id: str | None = None
+    period: str | None = None
+
+    def as_dict(self) -> dict[str, Any]:
+        """Column to value."""
+        return {name: getattr(self, name) for name in self.__dataclass_fields__}
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """A decision's evidence. facts: plain JSON from which the entries follow (see `recomputed_decision`)."""
+
+    kind: str
+    reason: str
+    facts: Mapping[str, Any]
+    links: Links = Links()
+
+    def to_json(self) -> bytes:
+        """Canonical JSON: the bytes that are stored and hashed."""
+        value = {"format": DECISION_FORMAT, "kind": self.kind, "reason": self.reason}
+        return canonical_json({**value, "facts": dict(self.facts), **self.links.as_dict()})
+
+    @classmethod
+    def from_json(cls, text: bytes) -> Decision:
+        """Inverse of `to_json`. Raises ValueError, KeyError or TypeError if `text` is no decision of this format."""
+        value = json.loads(text)
+        if value.pop("format") != DECISION_FORMAT:
+            raise ValueError("a decision of an unknown format: upgrade gmvaluator")
+        links = Links(*(value[name] for name in Links.__dataclass_fields__))
+        return cls(value["kind"], value["reason"], value["facts"], links)
+
+
+@dataclass(frozen=True)
+class NewDecision(Encoded):
+    """A decision to be posted; what `NewPosting` is for a generation. `decision_id` is used once, for ever.
+
+    decided_at: its own time, which puts it into a period. header: what of the posting's header it fills.
+    """
+
+    decision_id: GenerationId
+    decided_at: datetime
+    decision: Decision
+    entries: tuple[Entry, ...] = ()
+    described: HeaderFacts | None = None
+
+    @property
+    def kind(self) -> str:
+        return self.decision.kind
+
+    @property
+    def generator_identity(self) -> str:
+        return DECIDER
+
+    @property
+    def generation_id(self) -> GenerationId:
+        return self.decision_id
+
+    @property
+    def generated_at(self) -> datetime:
+        return self.decided_at
+
+    @property
+    def key(self) -> tuple[str, str]:
+        """What makes the posting unique."""
+        return DECIDER, self.decision_id
+
+    @property
+    def header_facts(self) -> HeaderFacts:
+        """What the header says of it; issued_micros is what its entries issue, below zero where they take back."""
+        described = self.described or HeaderFacts()
+        return described._replace(
+            issued_micros=sum(-entry.amount_micros for entry in self.entries if entry.account == ISSUANCE)
+        )
+
+    @cached_property
+    def evidence_json(self) -> bytes:  # type: ignore[override]
+        """The evidence as hashed."""
+        return self.decision.to_json()
+
+
+def decision_id(*parts: object) -> GenerationId:
+    """`release/17/1`: the parts of a decision's id. Raises InvalidInput if they make no id."""
+    return generation_id("/".join(str(part) for part in parts))
+
+
+def checked_reason(text: str) -> str:
+    """A reason as people gave it: 1-2,000 characters, no control characters but line breaks. Raises InvalidInput."""
+    reason = text.strip()
+    plain = all(character.isprintable() or character == "\n" for character in reason)
+    if not 1 <= len(reason) <= MAX_REASON_CHARACTERS or not plain:
+        raise InvalidInput(f"the reason is refused: give 1-{MAX_REASON_CHARACTERS:,} printable characters")
+    return reason

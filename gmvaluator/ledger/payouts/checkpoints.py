@@ -1,0 +1,100 @@
+"""Checkpoints: the operator's signature under what each period closed with, kept in the ledger and outside it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+
+from sqlalchemy import Connection, insert, select
+
+from gmvaluator.errors import NotFound
+from gmvaluator.ledger.decisions.decision import CLOSE
+from gmvaluator.ledger.hash_chain import canonical_json
+from gmvaluator.ledger.records import StoredPosting
+from gmvaluator.ledger.results import Problem
+from gmvaluator.ledger.schema import checkpoints, decisions, postings
+from gmvaluator.signing import Signed, Signer
+
+CHECKPOINT_FORMAT = 1
+
+
+def checkpoint_of(closing: StoredPosting, period: str, signer: Signer) -> Signed:
+    """Sign that the period closed with this posting, and so with everything before it."""
+    return signer.sign(
+        canonical_json(
+            {
+                "format": CHECKPOINT_FORMAT,
+                "what": "gmvaluator ledger checkpoint",
+                "period": period,
+                "sequence": closing.sequence,
+                "hash": closing.hash,
+                "closed_at": closing.header.generated_at,
+            }
+        )
+    )
+
+
+def keep_checkpoint(connection: Connection, period: str, sequence: int, signed: Signed) -> None:
+    """Store a period's checkpoint, unless it has one."""
+    known = connection.execute(select(checkpoints.c.sequence).where(checkpoints.c.period == period)).first()
+    if known is None:
+        row = {"period": period, "sequence": sequence, "statement": signed.statement}
+        connection.execute(insert(checkpoints), {**row, "signature": signed.signature, "public_key": signed.public_key})
+
+
+def stored_checkpoint(connection: Connection, period: str) -> Signed:
+    """The checkpoint of a closed period. Raises NotFound."""
+    row = connection.execute(select(checkpoints).where(checkpoints.c.period == period)).one_or_none()
+    if row is None:
+        raise NotFound(f"period {period} has no checkpoint: close it by `gmvaluator ledger close {period}`")
+    return Signed(bytes(row.statement), row.signature, row.public_key)
+
+
+def checkpoint_problems(
+    connection: Connection, public_key: str | None = None, kept: Sequence[Signed] = ()
+) -> Iterator[Problem]:
+    """Where closings and checkpoints do not agree, or a signature is wrong.
+
+    public_key: the operator's, as handed out; without it a checkpoint vouches for its own key only. kept:
+    checkpoints that were handed out before; the ledger must still hold what they name.
+    """
+    closings = select(decisions.c.period, postings.c.sequence, postings.c.hash)
+    closings = closings.join(postings, postings.c.sequence == decisions.c.sequence).where(decisions.c.kind == CLOSE)
+    closed = {row.period: (row.sequence, row.hash) for row in connection.execute(closings)}
+    stored = {row.period: row for row in connection.execute(select(checkpoints))}
+    for period, (sequence, posting_hash) in sorted(closed.items()):
+        row = stored.get(period)
+        if row is None:
+            yield Problem(sequence, None, f"period {period} has no checkpoint: close it once more, which signs it")
+            continue
+        signed = Signed(bytes(row.statement), row.signature, row.public_key)
+        yield from _wrong(signed, public_key, period, sequence, posting_hash)
+    for period in sorted(stored.keys() - closed.keys()):
+        yield Problem(stored[period].sequence, None, f"checkpoint of {period} has no closing: it was inserted")
+    for signed in kept:
+        yield from _missing(connection, signed, public_key)
+
+
+def _wrong(signed: Signed, public_key: str | None, period: str, sequence: int, posting_hash: str) -> Iterator[Problem]:
+    if not signed.genuine(public_key):
+        yield Problem(sequence, None, f"checkpoint of {period} is not signed by the operator's key")
+    elif _names(signed) != (period, sequence, posting_hash):
+        yield Problem(sequence, None, f"checkpoint of {period} names another posting: history was rewritten")
+
+
+def _missing(connection: Connection, signed: Signed, public_key: str | None) -> Iterator[Problem]:
+    period, sequence, posting_hash = _names(signed)
+    at = sequence if isinstance(sequence, int) else 0
+    if not signed.genuine(public_key):
+        yield Problem(at, None, f"the checkpoint given for {period} is not signed by the operator's key")
+        return
+    found = connection.execute(select(postings.c.hash).where(postings.c.sequence == at)).scalar()
+    if found != posting_hash:
+        yield Problem(at, None, f"the checkpoint given for {period} names another posting: history was rewritten")
+
+
+def _names(signed: Signed) -> tuple[object, object, object]:
+    try:
+        value = signed.value
+    except ValueError:
+        return None, None, None
+    return value.get("period"), value.get("sequence"), value.get("hash")

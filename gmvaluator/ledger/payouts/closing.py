@@ -1,0 +1,211 @@
+"""Closing a period: a checklist, a posting that fixes what the period holds, and the operator's signature.
+
+Sums of entries by account up to, and within, a period.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+from sqlalchemy import ColumnElement, Connection, not_, select
+
+from gmvaluator.errors import Conflict, PreconditionFailed
+from gmvaluator.ledger.decisions.current_amounts import amount_sum
+from gmvaluator.ledger.decisions.decision import CLOSE, Decision, Links, NewDecision, decision_id
+from gmvaluator.ledger.decisions.dispute_holds import hold_all
+from gmvaluator.ledger.decisions.disputes import open_disputes
+from gmvaluator.ledger.decisions.release import RightsAt, releases
+from gmvaluator.ledger.payouts.calendar import Calendar, Closing, Period, closings, read_calendar
+from gmvaluator.ledger.payouts.checkpoints import checkpoint_of
+from gmvaluator.ledger.payouts.terms import Terms
+from gmvaluator.ledger.reader import read_head
+from gmvaluator.ledger.records import OWNER_PREFIX
+from gmvaluator.ledger.schema import decisions, entries, postings
+from gmvaluator.ledger.store import decide
+from gmvaluator.signing import Signed, Signer
+
+if TYPE_CHECKING:
+    from gmvaluator.ledger.store import Ledger
+
+
+def balances_at(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
+    """Every account's balance at the end of a period, zeros left out. Reads all entries up to it."""
+    return _by_account(connection, calendar.upto(period))
+
+
+def changes_in(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
+    """What each account gained or lost in a period."""
+    return _by_account(connection, calendar.within(period))
+
+
+def disputed_since(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
+    """What disputes took after a period's end from each owner of what the period holds, and did not give back."""
+    upto = calendar.upto(period)
+    held_of = select(postings.c.sequence).where(upto).correlate(None)
+    query = (
+        select(entries.c.account, amount_sum)
+        .select_from(
+            decisions.join(postings, postings.c.sequence == decisions.c.sequence).join(
+                entries, entries.c.sequence == decisions.c.sequence
+            )
+        )
+        .where(decisions.c.dispute_id.is_not(None), not_(upto), decisions.c.about_sequence.in_(held_of))
+        .group_by(entries.c.account)
+        .having(amount_sum < 0)
+    )
+    return owners_only({row[0]: -row[1] for row in connection.execute(query)})
+
+
+def owners_only(balances: dict[str, int]) -> dict[str, int]:
+    """Those of the accounts that are owners'."""
+    return {account: amount for account, amount in balances.items() if account.startswith(OWNER_PREFIX)}
+
+
+def by_kind(balances: dict[str, int]) -> dict[str, int]:
+    """Sums by kind of account, all owners as one; they sum to zero."""
+    sums = {"owners": 0}
+    for account, amount in sorted(balances.items()):
+        kind = "owners" if account.startswith(OWNER_PREFIX) else account
+        sums[kind] = sums.get(kind, 0) + amount
+    return sums
+
+
+def _by_account(connection: Connection, condition: ColumnElement[bool]) -> dict[str, int]:
+    query = (
+        select(entries.c.account, amount_sum)
+        .select_from(entries.join(postings, postings.c.sequence == entries.c.sequence))
+        .where(condition)
+        .group_by(entries.c.account)
+        .having(amount_sum != 0)
+        .order_by(entries.c.account)
+    )
+    return {row[0]: row[1] for row in connection.execute(query)}
+
+
+@dataclass(frozen=True, slots=True)
+class Check:
+    """One point of the checklist; `detail` says what was found, and what to do if it is not `ok`."""
+
+    name: str
+    ok: bool
+    detail: str
+
+
+class NotClosable(PreconditionFailed):
+    """A point of the checklist is not met; `checks` holds all of them."""
+
+    def __init__(self, period: Period, checks: list[Check]) -> None:
+        self.checks = checks
+        open_points = "; ".join(f"{check.name}: {check.detail}" for check in checks if not check.ok)
+        super().__init__(f"period {period} cannot be closed: {open_points}")
+
+
+@dataclass(frozen=True, slots=True)
+class Closed:
+    """A closed period with its checkpoint. checks: empty if it had been closed before."""
+
+    closing: Closing
+    checkpoint: Signed
+    checks: list[Check]
+
+
+def close(
+    book: Ledger,
+    period: Period,
+    terms: Terms,
+    signer: Signer,
+    rights: RightsAt | None,
+    decided_at: datetime,
+    carry_disputes: bool = False,
+) -> Closed:
+    """Close a period on `terms` and sign it; closing it again on the same terms answers the same.
+
+    Disputes hold what came in since before anything is fixed. Raises NotClosable, or Conflict if it was closed on
+    other terms.
+    """
+    with book.snapshot() as connection:
+        before = closings(connection, period)
+    if before:
+        return _closed_before(book, before[0], period, terms, signer)
+    hold_all(book, decided_at, period)
+    checks = list(checklist(book, period, rights, decided_at, carry_disputes))
+    if not all(check.ok for check in checks):
+        raise NotClosable(period, checks)
+    decide(book, [_closing(book, period, terms, checks, decided_at)])
+    return _signed(book, period, signer, checks)
+
+
+def checklist(
+    book: Ledger, period: Period, rights: RightsAt | None, now: datetime, carry_disputes: bool
+) -> Iterator[Check]:
+    """Everything that has to be so before a period is closed."""
+    with book.snapshot() as connection:
+        last, disputes = read_calendar(connection).last_closed, open_disputes(connection)
+    over = period.end <= now
+    yield Check("over", over, f"ended {period.end.date()}" if over else f"it ends on {period.end.date()}")
+    in_order = last is None or period == last.next()
+    yield Check("in order", in_order, "it is next" if in_order else f"close {last.next() if last else period} first")
+    totals = book.totals()
+    yield Check("balanced", totals.reconciles, f"{totals.issued_micros:,} micro-credits were issued")
+    verified = book.verify()
+    yield Check("verified", verified.ok, verified.text())
+    yield _nothing_to_release(book, rights, now)
+    waiting = ", ".join(one.dispute_id for one in disputes[:5])
+    carried = carry_disputes and all(one.open for one in disputes)
+    detail = f"{len(disputes)} not settled ({waiting}): decide them, or carry them over" if disputes else "none is open"
+    yield Check("disputes", not disputes or carried, detail)
+
+
+def payable_lines(closing: Closing) -> list[tuple[str, int, int]]:
+    """(account, micro-credits, minor units) of each account that a closed period made payable."""
+    return [(account, balance, minor) for account, balance, minor in closing.decision.facts["payable"]]
+
+
+def _closing(book: Ledger, period: Period, terms: Terms, checks: list[Check], decided_at: datetime) -> NewDecision:
+    with book.snapshot() as connection:
+        through = read_head(connection).sequence
+        calendar = read_calendar(connection)
+        balances, disputed = balances_at(connection, calendar, period), disputed_since(connection, calendar, period)
+        carried = [one.dispute_id for one in open_disputes(connection)]
+    owners = {account: amount - disputed.get(account, 0) for account, amount in owners_only(balances).items()}
+    payable = terms.payable(owners)
+    facts: dict[str, Any] = {
+        "closed_through": through,
+        "terms": terms.as_dict(),
+        "balances": by_kind(balances),
+        "payable": [[account, owners[account], minor] for account, minor in sorted(payable.items()) if minor],
+        "checks": [check.name for check in checks],
+        "carried_disputes": carried,
+    }
+    decision = Decision(CLOSE, f"period {period} is over", facts, Links(period=str(period)))
+    return NewDecision(decision_id(CLOSE, period), decided_at, decision)
+
+
+def _closed_before(book: Ledger, closing: Closing, period: Period, terms: Terms, signer: Signer) -> Closed:
+    was = Terms.from_dict(closing.decision.facts["terms"])
+    if was != terms:
+        different = [name for name, value in terms.as_dict().items() if was.as_dict()[name] != value]
+        raise Conflict(f"period {period} was closed on other terms ({', '.join(different)}): they stand for ever")
+    return _signed(book, period, signer, [])
+
+
+def _signed(book: Ledger, period: Period, signer: Signer, checks: list[Check]) -> Closed:
+    with book.snapshot() as connection:
+        (closing,) = closings(connection, period)
+    signed = checkpoint_of(closing.posting, str(period), signer)
+    return Closed(closing, book.keep_checkpoint(str(period), closing.posting.sequence, signed), checks)
+
+
+def _nothing_to_release(book: Ledger, rights: RightsAt | None, now: datetime) -> Check:
+    if rights is None:
+        return Check("released", True, "there is no catalogue to release by")
+    after: int | None = 0
+    while after is not None:
+        with book.snapshot() as connection:
+            due, after = releases(connection, rights, "checklist", now, after)
+        if due:
+            return Check("released", False, f"rights in generation {due[0].generation_id} are known: release them")
+    return Check("released", True, "nothing in suspense or held has known rights")
