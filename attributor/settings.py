@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-from attributor.keeping import CHOICES, NONE
+from attributor.ops.thumbnails import CHOICES, NONE
 from gmvaluator.auth import TOKENS_FILE
 from gmvaluator.database.place import Place
 from gmvaluator.images import MAX_IMAGE_BYTES

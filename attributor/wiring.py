@@ -8,16 +8,16 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
-from attributor.batching import ModelWorker
-from attributor.collections import OpenCollections
-from attributor.decoder_pool import DecoderPool
-from attributor.disputes import DisputeDesk
-from attributor.keeping import DAY_S, NONE, KeptImages
-from attributor.metrics import observe_batch, observe_collection, observe_unkept
-from attributor.model_process import ModelProcess
-from attributor.pipeline import Pipeline
-from attributor.pixel_reranking import PixelReranking
+from attributor.core.collections import OpenCollections
+from attributor.core.disputes import DisputeDesk
+from attributor.core.pipeline import Pipeline
+from attributor.core.pixel_reranking import PixelReranking
+from attributor.ops.metrics import observe_batch, observe_collection, observe_unkept
+from attributor.ops.thumbnails import DAY_S, NONE, KeptImages
 from attributor.settings import AttributorSettings
+from attributor.workers.decoder_pool import DecoderPool
+from attributor.workers.model_process import ModelProcess
+from attributor.workers.model_worker import ModelWorker
 from gmvaluator.catalogue.remembering import RememberedRights
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.commands.options import generated_folder, index_location, thumbnails_folder

@@ -8,8 +8,8 @@ from dataclasses import dataclass
 import pytest
 from sqlalchemy import Connection
 
-from attributor import disputes
-from attributor.disputes import DisputeDesk
+from attributor.core import disputes
+from attributor.core.disputes import DisputeDesk
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.database.place import Place
 from gmvaluator.errors import GenerationConflict

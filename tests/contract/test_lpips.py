@@ -11,8 +11,8 @@ import pytest
 import torch
 from PIL import Image
 
-from attributor.batching import Features
-from attributor.pixel_reranking import PixelReranking
+from attributor.core.pixel_reranking import PixelReranking
+from attributor.workers.model_worker import Features
 from gmvaluator.errors import InvalidVector, MissingData, MissingWeights, UnknownModel
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.images import decode_image, thumbnail, thumbnail_path

@@ -12,7 +12,7 @@ from types import FrameType
 
 import rich_click as click
 
-from attributor.decoder_child import bound_memory
+from attributor.workers.decoder_child import bound_memory
 from gmvaluator.report import write_report
 from tests.fuzz.mutations import case
 from tests.fuzz.targets import TARGETS, seeds

@@ -8,7 +8,7 @@ from typing import Any
 from google.protobuf.message import DecodeError
 from PIL import Image
 
-from attributor.messages import image_request, preview_request
+from attributor.rpc.messages import image_request, preview_request
 from gmvaluator.errors import InvalidImage, InvalidInput
 from gmvaluator.images import MAX_IMAGE_PIXELS, decode_image
 from gmvaluator.v1 import attribution_pb2 as v1

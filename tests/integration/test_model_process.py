@@ -9,8 +9,8 @@ import psutil
 import pytest
 from PIL import Image
 
-from attributor.batching import ModelWorker
-from attributor.model_process import ModelProcess
+from attributor.workers.model_process import ModelProcess
+from attributor.workers.model_worker import ModelWorker
 from gmvaluator.errors import ModelFailed, Unavailable, UnknownProfile
 from gmvaluator.models.registry import load_models
 from gmvaluator.ports import Prepared

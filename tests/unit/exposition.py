@@ -7,8 +7,8 @@ from pathlib import Path
 from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
-from attributor import metrics
-from attributor.kept_metrics import Kept
+from attributor.ops import metrics
+from attributor.ops.metrics import Kept
 from attributor.settings import AttributorSettings
 from dashboard.live import Live
 from dashboard.telemetry import exposition

@@ -5,7 +5,7 @@ from contextlib import ExitStack
 
 import pytest
 
-from attributor.admission import CALL_PIXELS, Admission
+from attributor.rpc.admission import CALL_PIXELS, Admission
 from gmvaluator.errors import Overloaded
 
 

@@ -8,7 +8,7 @@ from contextlib import contextmanager
 import numpy as np
 import pytest
 
-from attributor.batching import ModelWorker
+from attributor.workers.model_worker import ModelWorker
 from gmvaluator.errors import GmvaluatorError, ModelFailed, Overloaded, Unavailable
 from gmvaluator.ports import Embeddings, Float32Array, Prepared
 from gmvaluator.testing.models import SIDE_PX, FakeModels

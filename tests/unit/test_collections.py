@@ -8,7 +8,7 @@ from typing import Any, cast
 
 import pytest
 
-from attributor.collections import OpenCollections
+from attributor.core.collections import OpenCollections
 from attributor.wiring import Parts
 from gmvaluator.errors import ProfileMismatch
 from gmvaluator.index.schema import CollectionMetadata

@@ -19,7 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from attributor.probes import LIVENESS
+from attributor.rpc.server import LIVENESS
 from attributor.settings import AttributorSettings
 from gmvaluator.secret_files import SECRETS
 from tests.unit.deployed import DEPLOY, parse

@@ -9,7 +9,7 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from attributor.exchange import Exchange, written
+from attributor.rpc.interceptors import Exchange, written
 from gmvaluator.unbroken import to_its_end
 
 METHOD = "/gmvaluator.v1.AttributionService/Attribute"

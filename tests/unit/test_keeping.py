@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from attributor.decoding import decoded
-from attributor.keeping import KeptImages
+from attributor.ops.thumbnails import KeptImages
+from attributor.workers.decoder_pool import decoded
 from gmvaluator.images import THUMBNAIL_PX, generated_path
 from gmvaluator.ports import Prepared
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from attributor.kept_metrics import Kept
-from attributor.metrics import recall_watched
+from attributor.ops.metrics import Kept, recall_watched
 from attributor.settings import AttributorSettings
 from gmvaluator.errors import IndexUnavailable, PreconditionFailed
 from gmvaluator.ledger.results import Head, Problem, Verification

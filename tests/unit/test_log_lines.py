@@ -9,7 +9,7 @@ from collections.abc import Iterator
 import pytest
 import structlog
 
-from attributor.log_lines import LogLines, log_to
+from attributor.ops.log_writer import LogLines, log_to
 
 
 class Stuck(io.StringIO):

@@ -9,10 +9,8 @@ from typing import Any, cast
 import pytest
 import structlog
 
-from attributor.admission import Admission
-from attributor.batching import WorkerCounts
-from attributor.decoder_pool import DecoderCounts
-from attributor.metrics import (
+from attributor.core.attribution import Attribution, Stage, Timings
+from attributor.ops.metrics import (
     REGISTRY,
     Now,
     loop_watched,
@@ -23,8 +21,10 @@ from attributor.metrics import (
     recall_watched,
     serve_metrics,
 )
-from attributor.service import Service
-from attributor.stages import Attribution, Stage, Timings
+from attributor.rpc.admission import Admission
+from attributor.rpc.call_limits import Service
+from attributor.workers.decoder_pool import DecoderCounts
+from attributor.workers.model_worker import WorkerCounts
 from gmvaluator.errors import ImageTooLarge, PreconditionFailed
 from gmvaluator.ports import CollectionInfo
 

@@ -14,11 +14,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 import gmvaluator.v1
-from attributor.admission import Admission
-from attributor.authentication import Authentication
-from attributor.server import SERVICES, open_door
-from attributor.service import Counters, Service
-from attributor.servicer import AttributionServicer, RoyaltyServicer, check_claimant
+from attributor.rpc.admission import Admission
+from attributor.rpc.call_limits import Counters, Service
+from attributor.rpc.interceptors import Authentication
+from attributor.rpc.server import SERVICES, open_door
+from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer, check_claimant
 from attributor.settings import AttributorSettings
 from gmvaluator.auth import LOCAL, PERMISSIONS, PUBLIC, Caller, Door, Role, check_call
 from gmvaluator.errors import Forbidden, PreconditionFailed

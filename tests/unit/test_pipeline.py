@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from attributor.batching import ModelWorker
-from attributor.decoding import ThreadDecoder
-from attributor.pipeline import Pipeline
-from attributor.stages import Attribution, ImageRequest, Stage
+from attributor.core.attribution import Attribution, ImageRequest, Stage
+from attributor.core.pipeline import Pipeline
+from attributor.workers.decoder_pool import ThreadDecoder
+from attributor.workers.model_worker import ModelWorker
 from gmvaluator.errors import (
     GenerationConflict,
     IndexUnavailable,

@@ -12,9 +12,9 @@ import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
-from attributor.admission import Admission
-from attributor.server import SERVICES, listen, open_door
-from attributor.service import Service
+from attributor.rpc.admission import Admission
+from attributor.rpc.call_limits import Service
+from attributor.rpc.server import SERVICES, listen, open_door
 from attributor.settings import AttributorSettings
 from gmvaluator.auth import Role
 from gmvaluator.tokens import Token, add_token, new_token, token_sha256

@@ -12,14 +12,14 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from attributor import exchange, streaming
-from attributor.admission import Admission
-from attributor.authentication import Authentication
-from attributor.exchange import Exchange
-from attributor.server import SERVICES, drain, set_health
-from attributor.service import Counters, Service
-from attributor.servicer import AttributionServicer, RoyaltyServicer
-from attributor.stages import Attribution, ImageRequest, Stage
+from attributor.core.attribution import Attribution, ImageRequest, Stage
+from attributor.rpc import image_stream
+from attributor.rpc import interceptors as exchange
+from attributor.rpc.admission import Admission
+from attributor.rpc.call_limits import Counters, Service
+from attributor.rpc.interceptors import Authentication, Exchange
+from attributor.rpc.server import SERVICES, drain, set_health
+from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
 from gmvaluator.auth import Door
 from gmvaluator.errors import Overloaded, Unavailable
 from gmvaluator.ledger.results import BalancePage
@@ -240,7 +240,7 @@ async def test_one_client_leaves_streams_to_others() -> None:
 
 async def test_a_stream_whose_reader_stalls_is_ended_without_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(exchange, "UNREAD_S", 1.0)
-    monkeypatch.setattr(streaming, "MAX_UNREAD", 1)
+    monkeypatch.setattr(image_stream, "MAX_UNREAD", 1)
     async with running(max_streams=1) as server:
         server.pipeline = talking = TalkingPipeline()
         server.open()

@@ -8,7 +8,7 @@ import pytest
 import rich_click as click
 from click.testing import CliRunner
 
-from attributor.options import option_name
+from attributor.cli import option_name
 from attributor.settings import AttributorSettings
 from gmvaluator.commands.main import gmvaluator, reference
 from gmvaluator.errors import GmvaluatorError, InvalidInput, MissingData
@@ -23,7 +23,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, *words: str, **environment: str) -> 
     def run(settings: AttributorSettings, announce: object) -> None:
         seen.append(settings)
 
-    monkeypatch.setattr("attributor.server.serve", run)
+    monkeypatch.setattr("attributor.rpc.server.serve", run)
     monkeypatch.setattr("attributor.cli.asyncio.run", lambda done: done)
     monkeypatch.setattr("attributor.cli.log_to_stderr", lambda *_: None)
     done = CliRunner().invoke(gmvaluator, list(words), env=environment, standalone_mode=False)

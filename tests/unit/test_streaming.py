@@ -8,8 +8,8 @@ from typing import cast
 
 import pytest
 
-from attributor import exchange, streaming
-from attributor.streaming import MAX_IMAGES, ImageStream
+from attributor.rpc import image_stream, interceptors
+from attributor.rpc.image_stream import MAX_IMAGES, ImageStream
 from gmvaluator.errors import InvalidImage, Unavailable
 from gmvaluator.v1 import attribution_pb2 as v1
 
@@ -151,17 +151,17 @@ async def test_nothing_more_is_read_while_an_image_waits_for_its_place() -> None
 
 
 async def test_a_stream_that_nobody_reads_is_given_up_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "UNREAD_S", 0.02)
-    monkeypatch.setattr(streaming, "MAX_UNREAD", 1)
+    monkeypatch.setattr(interceptors, "UNREAD_S", 0.02)
+    monkeypatch.setattr(image_stream, "MAX_UNREAD", 1)
     images = Images()
     for number in range(100):
         images.gate(f"g{number}").set()
     requests = [image("held"), *(image(f"g{number}") for number in range(100))]
-    stalled = cast(exchange.Context, SimpleNamespace(write=lambda _: asyncio.Event().wait()))
+    stalled = cast(interceptors.Context, SimpleNamespace(write=lambda _: asyncio.Event().wait()))
 
     with pytest.raises(Unavailable, match="nobody read"):
         await ImageStream(images.stages, asyncio.Event()).answer(
-            sent(*requests), lambda answer: exchange.written(answer, stalled)
+            sent(*requests), lambda answer: interceptors.written(answer, stalled)
         )
     assert len(images.ended) <= MAX_IMAGES
     assert "held" in images.ended

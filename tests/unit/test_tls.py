@@ -10,9 +10,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from attributor.server import open_door, tls_credentials
+from attributor.rpc.server import open_door, tls_credentials
+from attributor.rpc.tls import TlsFiles
 from attributor.settings import AttributorSettings
-from attributor.tls import TlsFiles
 from gmvaluator.auth import Role
 from gmvaluator.client.connection import Connection
 from gmvaluator.errors import InvalidInput, PreconditionFailed

@@ -2,7 +2,7 @@
 
 import asyncio
 
-from attributor.turns import ROUNDS, Turns
+from attributor.core.loop_fairness import ROUNDS, Turns
 
 
 async def rounds_of(work: asyncio.Task[None]) -> int:

@@ -16,14 +16,14 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
-from attributor import server
-from attributor.batching import ModelWorker
 from attributor.cli import log_to_stderr
-from attributor.decoder_pool import DecoderPool
-from attributor.disputes import DisputeDesk
-from attributor.pipeline import Pipeline
+from attributor.core.disputes import DisputeDesk
+from attributor.core.pipeline import Pipeline
+from attributor.rpc import server
 from attributor.settings import AttributorSettings
 from attributor.wiring import Parts
+from attributor.workers.decoder_pool import DecoderPool
+from attributor.workers.model_worker import ModelWorker
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.ids import OwnerId, TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.ledger.group_commit import LedgerWriter

@@ -1,4 +1,7 @@
-"""The attributor's process: NOT_SERVING until warm, SERVING, and a drain in two stages on SIGTERM."""
+"""The attributor's process: NOT_SERVING until warm, SERVING, and a drain in two stages on SIGTERM.
+
+A port for probes: grpc.health.v1 and nothing else, without TLS, which kubelets' gRPC probes do not speak.
+"""
 
 from __future__ import annotations
 
@@ -6,30 +9,57 @@ import asyncio
 import contextlib
 import gc
 import signal
-from collections.abc import Callable
+from collections.abc import AsyncGenerator, Callable
+from contextlib import asynccontextmanager
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from attributor.admission import Admission
-from attributor.authentication import Authentication
-from attributor.exchange import Exchange
-from attributor.kept_metrics import Kept
-from attributor.memory import memory_watched, use_few_arenas
-from attributor.metrics import REGISTRY, Now, ObservedPipeline, loop_watched, recall_watched, serve_metrics
-from attributor.probes import probes_answered
-from attributor.service import Counters, Service
-from attributor.servicer import AttributionServicer, RoyaltyServicer
+from attributor.ops.memory import memory_watched, use_few_arenas
+from attributor.ops.metrics import REGISTRY, Kept, Now, ObservedPipeline, loop_watched, recall_watched, serve_metrics
+from attributor.rpc.admission import Admission
+from attributor.rpc.call_limits import Counters, Service
+from attributor.rpc.interceptors import Authentication, Exchange
+from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
+from attributor.rpc.tls import TlsFiles
 from attributor.settings import AttributorSettings
-from attributor.tls import TlsFiles
 from attributor.wiring import Parts, wire
 from gmvaluator.auth import Door, is_loopback
 from gmvaluator.errors import GmvaluatorError, InvalidInput, PreconditionFailed
 from gmvaluator.v1 import attribution_pb2, royalty_pb2
 from gmvaluator.v1.attribution_pb2_grpc import add_AttributionServiceServicer_to_server
 from gmvaluator.v1.royalty_pb2_grpc import add_RoyaltyServiceServicer_to_server
+
+LIVENESS = "gmvaluator.liveness"
+"""Service that is SERVING for as long as the event loop answers, while models load and while calls drain too."""
+
+_PROBES_AT_ONCE = 16
+
+
+@asynccontextmanager
+async def probes_answered(address: str, checker: health.aio.HealthServicer) -> AsyncGenerator[int, None]:
+    """Answer at `address` what `checker` knows, until this is left; the port. Nothing is opened for an empty address.
+
+    Raises PreconditionFailed if the address cannot be listened on.
+    """
+    await checker.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+    if not address:
+        yield 0
+        return
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=_PROBES_AT_ONCE)
+    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise PreconditionFailed(f"health cannot be answered on {address}: is another program there?") from error
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(0)
+
 
 SERVICES = (
     "",

@@ -9,9 +9,9 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from attributor.admission import Admission
-from attributor.disputes import DisputeDesk
-from attributor.pipeline import Pipeline
+from attributor.core.disputes import DisputeDesk
+from attributor.core.pipeline import Pipeline
+from attributor.rpc.admission import Admission
 from gmvaluator.errors import Overloaded, Unavailable
 from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.results import BalancePage

@@ -8,7 +8,7 @@ from functools import lru_cache
 import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from attributor.stages import Attribution, Contributor, Embedded, ImageRequest, Payee, Stage
+from attributor.core.attribution import Attribution, Contributor, Embedded, ImageRequest, Payee, Stage
 from gmvaluator.errors import ImageTooLarge, InvalidInput, PreconditionFailed
 from gmvaluator.ids import GenerationId, TrainingImageId, generation_id
 from gmvaluator.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS

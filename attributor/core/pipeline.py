@@ -12,11 +12,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
-from attributor.batching import Features, ModelWorker
-from attributor.decoding import Decoder
-from attributor.replies import final_stage, recalled_stage, reranked_stage, stored_attribution
-from attributor.stages import Attribution, Embedded, ImageRequest, Stopwatch
-from attributor.turns import Turns
+from attributor.core.attribution import Attribution, Embedded, ImageRequest, Stopwatch
+from attributor.core.loop_fairness import Turns
+from attributor.core.responses import final_stage, recalled_stage, reranked_stage, stored_attribution
+from attributor.workers.decoder_pool import Decoder
+from attributor.workers.model_worker import Features, ModelWorker
 from gmvaluator.errors import InvalidInput, InvalidPolicy, InvalidVector, ModelFailed, NotFound, PreconditionFailed
 from gmvaluator.ids import GenerationId, TrainingImageId
 from gmvaluator.index.schema import duplicate_group

@@ -1,4 +1,7 @@
-"""The parent's side of the models' process: pixels go through shared memory, vectors come back through a socket."""
+"""The parent's side of the models' process: pixels go through shared memory, vectors come back through a socket.
+
+Where arrays lie in the memory that the attributor shares with its models' process.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,11 @@ import subprocess
 import sys
 from collections.abc import Sequence
 from multiprocessing.connection import Connection
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-from attributor.shared_inputs import Array, Place, view_of
+import numpy as np
+import numpy.typing as npt
+
 from gmvaluator.errors import GmvaluatorError, Unavailable
 from gmvaluator.models.choice import ProfileChoice, as_choice
 from gmvaluator.models.registry import input_maker
@@ -21,6 +26,26 @@ from gmvaluator.profile import ProfileIdentity
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+
+Array = npt.NDArray[Any]
+
+
+class Place(NamedTuple):
+    """One array: its first byte, numpy's name of its dtype, its shape."""
+
+    start: int
+    dtype: str
+    shape: tuple[int, ...]
+
+
+def view_of(memory: mmap.mmap | None, place: Place) -> Array:
+    """The array at `place`; no copy."""
+    if memory is None:
+        raise ValueError("the memory is not mapped")
+    count = int(np.prod(place.shape))
+    return np.frombuffer(memory, place.dtype, count, place.start).reshape(place.shape)
+
 
 LOAD_S = 600.0
 """Until the models are loaded: reading gigabytes from a slow disk takes minutes."""
@@ -61,7 +86,7 @@ class ModelProcess:
             str(niceness),
         ]
         self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-P", "-m", "attributor.model_child", *words],
+            [sys.executable, "-P", "-m", "attributor.workers.model_child", *words],
             pass_fds=(theirs.fileno(), self._inputs.descriptor),
             stdin=subprocess.DEVNULL,
         )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from attributor.stages import Attribution, Contributor, ImageRequest, Payee, Stage, Timings
+from attributor.core.attribution import Attribution, Contributor, ImageRequest, Payee, Stage, Timings
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allocation import Group, ScoredCandidate, paid_places, parts_of, title_of
 from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting

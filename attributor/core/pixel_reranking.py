@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from attributor.batching import Features
+from attributor.workers.model_worker import Features
 from gmvaluator.errors import InvalidImage, InvalidVector, MissingData
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import decode_image, thumbnail_path

@@ -1,6 +1,6 @@
 """The decoder's process: one image after another, until its parent is gone.
 
-Started by `attributor.decoder_process`, with bounds on its memory: what crashes here, or does not fit, takes nothing
+Started by `attributor.workers.decoder_process`, with bounds on its memory: what crashes here, or does not fit, takes nothing
 with it. It knows no secret, writes no file, and its parent reads nothing from it but numbers, pixels and a message.
 """
 
@@ -15,8 +15,8 @@ from pathlib import Path
 
 from PIL import Image
 
-from attributor.decoder_slot import DECODED, REFUSED, REPLY, REQUEST, TOO_LARGE, Slot
-from attributor.memory import give_back
+from attributor.ops.memory import give_back
+from attributor.workers.decoder_process import DECODED, REFUSED, REPLY, REQUEST, TOO_LARGE, Slot
 from gmvaluator.errors import ImageTooLarge, InvalidImage
 from gmvaluator.images import decode_image
 
@@ -30,7 +30,7 @@ READY = b"\x01"
 
 
 def main() -> None:
-    """`python -m attributor.decoder_child SOCKET MEMORY`, two descriptors."""
+    """`python -m attributor.workers.decoder_child SOCKET MEMORY`, two descriptors."""
     for number in (signal.SIGINT, signal.SIGTERM):
         # Both go to a whole group of processes: calls in flight still need us, and we end with our parent.
         signal.signal(number, signal.SIG_IGN)

@@ -1,6 +1,6 @@
 """The models' process: loads a profile, then answers one batch after another until its parent is gone.
 
-Started by `attributor.model_process`. A process of its own, because a forward pass and the event loop would take turns
+Started by `attributor.workers.model_process`. A process of its own, because a forward pass and the event loop would take turns
 on one interpreter's lock, and because what crashes here takes no call with it.
 """
 
@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from attributor.shared_inputs import Array, Place, view_of
+from attributor.workers.model_process import Array, Place, view_of
 from gmvaluator.errors import GmvaluatorError, ModelFailed
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.process import prepare_process
@@ -43,7 +43,7 @@ class Inputs:
 
 
 def main() -> None:
-    """`python -m attributor.model_child SOCKET MEMORY PROFILE DEVICE THREADS NICENESS`; the first two: descriptors."""
+    """`python -m attributor.workers.model_child SOCKET MEMORY PROFILE DEVICE THREADS NICENESS`; the first two: descriptors."""
     socket, memory, profile, device, threads, niceness = sys.argv[1:]
     # Both signals go to a whole group of processes: calls in flight still need us, and we end with our parent.
     for number in (signal.SIGINT, signal.SIGTERM):

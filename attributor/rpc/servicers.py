@@ -10,13 +10,12 @@ from typing import Any
 import grpc
 import structlog
 
-from attributor.authentication import current_caller
-from attributor.exchange import written
-from attributor.messages import attribution_message, image_request, posting_message, preview_request
-from attributor.metrics import observe_refusal
-from attributor.service import DEFAULT_PAGE, WATCH_PAGE, Counters, RoyaltyReader, Service
-from attributor.stages import ImageRequest
-from attributor.streaming import ImageStream
+from attributor.core.attribution import ImageRequest
+from attributor.ops.metrics import observe_refusal
+from attributor.rpc.call_limits import DEFAULT_PAGE, WATCH_PAGE, Counters, RoyaltyReader, Service
+from attributor.rpc.image_stream import ImageStream
+from attributor.rpc.interceptors import current_caller, written
+from attributor.rpc.messages import attribution_message, image_request, posting_message, preview_request
 from gmvaluator.auth import LOCAL, Caller, Role
 from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, Overloaded, status_of
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS, generation_id
