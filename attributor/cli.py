@@ -22,9 +22,9 @@ import rich_click as click
 from attributor.ops.log_writer import log_to
 from attributor.settings import DEFAULT_ADDRESS, AttributorSettings
 from gmvaluator.commands.options import choice_options, index_option, json_option, place_option
-from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
 from gmvaluator.models.choice import ProfileChoice
+from gmvaluator.storage.database import Place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -10,10 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from attributor.ops.thumbnails import CHOICES, NONE
-from gmvaluator.auth import TOKENS_FILE
-from gmvaluator.database.place import Place
+from gmvaluator.auth.authenticator import TOKENS_FILE
 from gmvaluator.images import MAX_IMAGE_BYTES
 from gmvaluator.models.choice import ProfileChoice
+from gmvaluator.storage.database import Place
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 

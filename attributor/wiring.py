@@ -18,6 +18,7 @@ from attributor.settings import AttributorSettings
 from attributor.workers.decoder_pool import DecoderPool
 from attributor.workers.model_process import ModelProcess
 from attributor.workers.model_worker import ModelWorker
+from gmvaluator.auth.secret_files import qdrant_api_key
 from gmvaluator.catalogue.remembering import RememberedRights
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.commands.options import generated_folder, index_location, thumbnails_folder
@@ -28,7 +29,6 @@ from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.models.parts.lpips import COMPARES_PIXELS
 from gmvaluator.ports import CandidateSearch
-from gmvaluator.secret_files import qdrant_api_key
 
 BLOCKING_THREADS = 4
 SCORED_TOGETHER = 4

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from gmvaluator.auth import Caller, Role
+from gmvaluator.auth.authenticator import Caller, Role
 from gmvaluator.errors import Forbidden
 
 _READERS = frozenset({Role.OPERATOR, Role.FINANCE, Role.AUDITOR})

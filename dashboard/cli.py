@@ -14,8 +14,8 @@ import structlog
 
 from dashboard.settings import DEFAULT_ADDRESS, DashboardSettings
 from gmvaluator.commands.options import index_option, json_option, place_option
-from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
+from gmvaluator.storage.database import Place
 
 MAX_PORT = 65_535
 

@@ -10,11 +10,11 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from dashboard.settings import DashboardSettings
+from gmvaluator.auth.secret_files import qdrant_api_key
 from gmvaluator.catalogue.store import Catalogue
 from gmvaluator.commands.options import index_location
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.secret_files import qdrant_api_key
 
 if TYPE_CHECKING:
     from gmvaluator.index.store import QdrantStore

@@ -21,7 +21,7 @@ from dashboard.session import COOKIE, Session, Sessions
 from dashboard.settings import DashboardSettings
 from dashboard.sources import Sources
 from dashboard.wording import WHAT_A_CREDIT_MEANS
-from gmvaluator.auth import LOCAL
+from gmvaluator.auth.authenticator import LOCAL
 from gmvaluator.errors import InvalidInput, Unauthenticated
 
 MAX_FORM_BYTES = 16 * 1024

@@ -15,7 +15,7 @@ from gmvaluator.errors import NotFound
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting, owner_of
 from gmvaluator.ports import WorkCard
-from gmvaluator.valuation import MILLION
+from gmvaluator.valuation.weights import MILLION
 
 SHOWN_CONTRIBUTORS = 3
 

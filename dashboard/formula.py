@@ -6,9 +6,9 @@ import math
 from collections.abc import Sequence
 
 from gmvaluator.ledger.records import Evidence
-from gmvaluator.policy import Policy
-from gmvaluator.residual import Gate, VirtualContributor
-from gmvaluator.valuation import MAX_DISTANCE, MILLION
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.residual import Gate, VirtualContributor
+from gmvaluator.valuation.weights import MAX_DISTANCE, MILLION
 
 _MINUS = "\N{MINUS SIGN}"
 

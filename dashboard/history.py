@@ -12,7 +12,7 @@ from sqlalchemy import Connection
 
 from gmvaluator.ledger.page_queries import posted_at, sequences_at, sums_between
 from gmvaluator.ledger.results import Totals
-from gmvaluator.valuation import MICROS_PER_CREDIT
+from gmvaluator.valuation.weights import MICROS_PER_CREDIT
 
 POINTS = 240
 STEP_S = 5.0

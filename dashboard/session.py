@@ -15,7 +15,7 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from gmvaluator.auth import Caller, Door
+from gmvaluator.auth.authenticator import Caller, Door
 from gmvaluator.errors import Forbidden, Unauthenticated
 
 COOKIE = "gmv_session"

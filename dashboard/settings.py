@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from gmvaluator.auth import TOKENS_FILE
-from gmvaluator.database.place import Place
+from gmvaluator.auth.authenticator import TOKENS_FILE
+from gmvaluator.storage.database import Place
 
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 

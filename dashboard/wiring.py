@@ -14,7 +14,7 @@ from dashboard.overview import OverviewReader
 from dashboard.session import Sessions, session_key
 from dashboard.settings import DashboardSettings
 from dashboard.sources import open_sources
-from gmvaluator.auth import Door, is_loopback
+from gmvaluator.auth.authenticator import Door, is_loopback
 from gmvaluator.catalogue.store import KEY_FOLDER
 from gmvaluator.errors import PreconditionFailed
 

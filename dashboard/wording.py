@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from datetime import datetime
 
-from gmvaluator.credits import credits_text
-from gmvaluator.database.utc import from_utc_text
-from gmvaluator.valuation import MILLION
+from gmvaluator.storage.schema import from_utc_text
+from gmvaluator.valuation.weights import MILLION, credits_text
 
 WHAT_A_CREDIT_MEANS = (
     "A credit is evidence that a generated image resembles a work, measured by two networks. "

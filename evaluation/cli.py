@@ -156,7 +156,7 @@ def precision(policies: tuple[str, ...], choice: ProfileChoice, as_json: bool) -
     """
     from evaluation.bench.precision import bench_precision
     from gmvaluator.models.process import prepare_process
-    from gmvaluator.policy import load_policy
+    from gmvaluator.valuation.policy import load_policy
 
     prepare_process()
     from gmvaluator.models.registry import load_models

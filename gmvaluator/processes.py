@@ -11,8 +11,8 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
+from gmvaluator.auth.secret_files import SECRETS
 from gmvaluator.errors import Failure
-from gmvaluator.secret_files import SECRETS
 
 STOP_S = 40.0
 _ELSEWHERE = ("QDRANT_URL", *SECRETS, *(f"{name}_FILE" for name in SECRETS))

@@ -12,11 +12,11 @@ import rich_click as click
 
 from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.commands.options import choice_options, collection_option, index_option, json_option, place_option
-from gmvaluator.database.place import Place
 from gmvaluator.index.quantisation import CHOICES, DEFAULT
 from gmvaluator.index.schema import DEFAULT_SETTINGS
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import CollectionInfo
+from gmvaluator.storage.database import Place
 from indexer.run import ENGINES, THREADS, Added, Part, Running, Wanted, add_source
 from indexer.settings_options import Chosen, settings_options
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList

@@ -9,8 +9,8 @@ import rich_click as click
 
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.commands.options import collection_option, index_option, json_option, place_option
-from gmvaluator.database.place import Place
 from gmvaluator.index.schema import CollectionMetadata
+from gmvaluator.storage.database import Place
 from indexer.embeddings.exporting import export as write_embeddings
 from indexer.target import Target
 

@@ -8,9 +8,9 @@ import rich_click as click
 
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.commands.options import collection_option, index_option, json_option, place_option
-from gmvaluator.database.place import Place
 from gmvaluator.index.quantisation import CHOICES
 from gmvaluator.index.schema import CollectionMetadata
+from gmvaluator.storage.database import Place
 from indexer.adding import collection_dict
 from indexer.removal import without_removed
 from indexer.settings_options import Chosen, settings_options

@@ -16,8 +16,8 @@ from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.catalogue.removing import Selected, Selection
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.commands.options import index_option, json_option, place_option, thumbnails_folder
-from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, MissingData, NotFound
+from gmvaluator.storage.database import Place
 from indexer.removal import Purged, Removed, Remover, purge, without_removed
 from indexer.target import Target
 

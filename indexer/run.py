@@ -15,12 +15,12 @@ import rich_click as click
 
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.commands.options import thumbnails_folder
-from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.registry import profile_identity
 from gmvaluator.ports import CollectionInfo, VectorStore
 from gmvaluator.profile import ProfileIdentity
+from gmvaluator.storage.database import Place
 from indexer.counting import Counts, LeftOut, LeftOutFile, Report
 from indexer.embeddings.importing import EmbeddingImporter, embeddings_source
 from indexer.embeddings.layout import check_stated, embedded_shards, is_embeddings

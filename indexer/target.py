@@ -7,12 +7,12 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
+from gmvaluator.auth.secret_files import qdrant_api_key
 from gmvaluator.commands.options import index_location
 from gmvaluator.errors import MissingIndex
 from gmvaluator.index.quantisation import DEFAULT
 from gmvaluator.index.schema import DEFAULT_SETTINGS, IndexSettings
 from gmvaluator.ports import Point, VectorStore
-from gmvaluator.secret_files import qdrant_api_key
 
 Kept = Callable[[Sequence[Point]], Sequence[Point]]
 """Those of some points that may be in a fresh copy."""

@@ -26,9 +26,9 @@ from gmvaluator.ledger.idempotency import check_fingerprint
 from gmvaluator.ledger.posting import MAX_NEAR_MISSES, ScoredCandidate, ValuedImage, build_posting, rank
 from gmvaluator.ledger.records import ATTRIBUTOR, CLIENT, ImageFacts, NewPosting, StoredPosting
 from gmvaluator.ledger.results import Posted, Replayed
-from gmvaluator.policy import Policy, load_policy
 from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Prepared, RightsReader, WorkCard
-from gmvaluator.valuation import MILLION, distance_millionths, quality_millionths
+from gmvaluator.valuation.policy import Policy, load_policy
+from gmvaluator.valuation.weights import MILLION, distance_millionths, quality_millionths
 
 Out = TypeVar("Out")
 

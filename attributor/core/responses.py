@@ -9,9 +9,9 @@ from attributor.core.attribution import Attribution, Contributor, ImageRequest, 
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allocation import Group, ScoredCandidate, paid_places, parts_of, title_of
 from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting
-from gmvaluator.policy import Policy
 from gmvaluator.ports import Beneficiary, Candidate, WorkCard
-from gmvaluator.valuation import MILLION, distance_millionths
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.weights import MILLION, distance_millionths
 
 
 def recalled_stage(

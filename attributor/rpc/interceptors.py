@@ -19,10 +19,10 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from attributor.ops.metrics import observe_refusal
-from gmvaluator.auth import PUBLIC, Caller, Door, bearer_token, check_call
+from gmvaluator.auth.authenticator import PUBLIC, Caller, Door, bearer_token, check_call
+from gmvaluator.concurrency import to_its_end
 from gmvaluator.errors import GmvaluatorError, ImageTooLarge, InvalidInput, Unauthenticated, Unavailable, status_of
 from gmvaluator.images import MAX_IMAGE_BYTES
-from gmvaluator.unbroken import to_its_end
 
 MAX_REQUEST_BYTES = MAX_IMAGE_BYTES + 1024 * 1024
 """An image and all that may be said of it; what is larger is refused unread, since reading copies it twice."""

@@ -26,7 +26,7 @@ from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
 from attributor.rpc.tls import TlsFiles
 from attributor.settings import AttributorSettings
 from attributor.wiring import Parts, wire
-from gmvaluator.auth import Door, is_loopback
+from gmvaluator.auth.authenticator import Door, is_loopback
 from gmvaluator.errors import GmvaluatorError, InvalidInput, PreconditionFailed
 from gmvaluator.v1 import attribution_pb2, royalty_pb2
 from gmvaluator.v1.attribution_pb2_grpc import add_AttributionServiceServicer_to_server

@@ -16,7 +16,7 @@ from attributor.rpc.call_limits import DEFAULT_PAGE, WATCH_PAGE, Counters, Royal
 from attributor.rpc.image_stream import ImageStream
 from attributor.rpc.interceptors import current_caller, written
 from attributor.rpc.messages import attribution_message, image_request, posting_message, preview_request
-from gmvaluator.auth import LOCAL, Caller, Role
+from gmvaluator.auth.authenticator import LOCAL, Caller, Role
 from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, Overloaded, status_of
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS, generation_id
 from gmvaluator.images import image_pixels

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from gmvaluator.concurrency import Waiter, deliver_all
 from gmvaluator.errors import GmvaluatorError, ModelFailed, Overloaded, Unavailable
 from gmvaluator.ports import Float32Array, Prepared, QueryModels
-from gmvaluator.waiter import Waiter, deliver_all
 
 MAX_DELAY_S = 0.005
 MAX_RESTARTS = 5

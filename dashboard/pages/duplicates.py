@@ -8,7 +8,7 @@ from dashboard.access import ANOTHER, names_for
 from dashboard.copies import MAX_MEMBERS
 from dashboard.feed import picture, work_title
 from dashboard.sources import Sources
-from gmvaluator.auth import Caller
+from gmvaluator.auth.authenticator import Caller
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ports import WorkCard
 

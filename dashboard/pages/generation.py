@@ -15,7 +15,7 @@ from dashboard.feed import contributor, generated_picture, picture, picture_file
 from dashboard.formula import formula, weights_of
 from dashboard.sources import Sources
 from dashboard.wording import amount_text, instant, millionths, share_text, short_hash
-from gmvaluator.auth import Caller, Role
+from gmvaluator.auth.authenticator import Caller, Role
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ledger.explain import decision_explanation
 from gmvaluator.ledger.page_queries import posting_at

@@ -14,7 +14,7 @@ from dashboard.access import ACCESS
 from dashboard.desk import desk, page
 from dashboard.scrape import operations, scrape
 from dashboard.telemetry import exposition
-from gmvaluator.auth import bearer_token
+from gmvaluator.auth.authenticator import bearer_token
 from gmvaluator.errors import Unavailable
 
 

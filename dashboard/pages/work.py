@@ -15,7 +15,7 @@ from dashboard.feed import picture, picture_file, work_title
 from dashboard.pages.duplicates import copies_told
 from dashboard.sources import Sources
 from dashboard.wording import amount_text, instant, millionths
-from gmvaluator.auth import Caller
+from gmvaluator.auth.authenticator import Caller
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.page_queries import NearGeneration, accounts_of_work, earned_by_work, nearest_generations

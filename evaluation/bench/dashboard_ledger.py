@@ -20,10 +20,10 @@ import rich_click as click
 
 from evaluation.bench.ledger_postings import CONTRIBUTORS
 from evaluation.bench.ledger_postings import postings as made_postings
-from gmvaluator.database.utc import utc_text
 from gmvaluator.ids import GenerationId, OwnerId
 from gmvaluator.ledger.records import Entry, NewPosting, owner_account
 from gmvaluator.ledger.store import ledger_file, open_ledger
+from gmvaluator.storage.schema import utc_text
 
 OWNERS = 10_000
 NEWEST = 200

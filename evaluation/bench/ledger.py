@@ -20,11 +20,11 @@ from evaluation.bench.ledger_load import closed_loop, open_loop
 from evaluation.bench.ledger_postings import CONTRIBUTORS, OWNERS, postings, wide_postings
 from evaluation.crash.power import run_power_loss
 from evaluation.crash.running import run_kills_apart
-from gmvaluator.database.place import Place
 from gmvaluator.errors import Failure
 from gmvaluator.ledger.reader import MAX_PAGE, LedgerReader
 from gmvaluator.ledger.records import NewPosting
 from gmvaluator.ledger.store import ledger_file, open_ledger
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postgresql import PostgresServer
 
 WRITERS = 32

@@ -11,8 +11,8 @@ from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
-from gmvaluator.database import sqlite
 from gmvaluator.ledger.store import ledger_file, open_ledger
+from gmvaluator.storage import sqlite
 
 TABLES = ("postings", "entries", "evidence")
 

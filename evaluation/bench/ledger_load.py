@@ -7,13 +7,13 @@ import time
 from collections.abc import Awaitable, Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
-from gmvaluator.database.place import Place
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.records import NewPosting
 from gmvaluator.ledger.results import Outcome
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ledger.writer import AnyPosting
+from gmvaluator.storage.database import Place
 
 
 @dataclass(slots=True)

@@ -12,9 +12,9 @@ from datetime import UTC, datetime
 from gmvaluator.ids import GenerationId, OwnerId, TrainingImageId, generation_id, training_image_id
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
 from gmvaluator.ledger.records import ISSUANCE, Entry, ImageFacts, NewPosting, owner_account
-from gmvaluator.policy import load_policy
 from gmvaluator.ports import Beneficiary, WorkCard
 from gmvaluator.profile import ProfileIdentity
+from gmvaluator.valuation.policy import load_policy
 
 CONTRIBUTORS = 50
 WORKS = 10_000

@@ -26,10 +26,10 @@ from evaluation.retrieval import (
     reranked_ranks,
 )
 from gmvaluator.images import decode_image
-from gmvaluator.policy import Policy
 from gmvaluator.ports import Embeddings, Models, WorkEmbeddings
 from gmvaluator.samples import sample_folder
-from gmvaluator.valuation import distance_millionths
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.weights import distance_millionths
 
 Values = npt.NDArray[np.float64]
 

@@ -11,8 +11,8 @@ from scipy.special import logsumexp
 
 from evaluation.known_source.observed import Observation
 from gmvaluator.ledger.allocation import groups_of
-from gmvaluator.policy import Policy
-from gmvaluator.valuation import MAX_DISTANCE, MILLION
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.weights import MAX_DISTANCE, MILLION
 
 Values = npt.NDArray[np.float64]
 

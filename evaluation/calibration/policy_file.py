@@ -54,7 +54,7 @@ def policy_text(
     refits: Sequence[GateFit] = (),
     extra: Extra = NOTHING_EXTRA,
 ) -> str:
-    """The file, to be read by `gmvaluator.policy`; numbers have six decimals.
+    """The file, to be read by `gmvaluator.valuation.policy`; numbers have six decimals.
 
     refits: fits of the same gate to resamples, from which intervals are made.
     """

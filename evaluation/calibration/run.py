@@ -13,7 +13,7 @@ from evaluation.known_source.search import DEPTH
 from evaluation.known_source.spec import FIT, SHORT_FIT, SHORT_TEST, TEST
 from gmvaluator.errors import Conflict, InvalidPolicy
 from gmvaluator.models.registry import profile_identity
-from gmvaluator.policy import Policy, load_policy
+from gmvaluator.valuation.policy import Policy, load_policy
 
 CONTRIBUTORS = 50
 REFITS, SHORT_REFITS = 100, 4

@@ -12,8 +12,8 @@ from evaluation.counterfactual import trak
 from evaluation.counterfactual.generator import SmallVae
 from evaluation.digits.neighbours import distances, nearest, paid, shares
 from evaluation.known_source.run import CALIBRATED
-from gmvaluator.policy import load_policy
 from gmvaluator.ports import Embeddings
+from gmvaluator.valuation.policy import load_policy
 
 UNIFORM = "uniform"
 RANDOM = "random"

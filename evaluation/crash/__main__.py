@@ -12,8 +12,8 @@ import rich_click as click
 from evaluation.crash.histories import check_history
 from evaluation.crash.power import run_power_loss
 from evaluation.crash.running import run_kills_apart
-from gmvaluator.database.place import Place
 from gmvaluator.report import write_report
+from gmvaluator.storage.database import Place
 
 HISTORY = 400
 """Postings of one history."""

@@ -11,15 +11,15 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from evaluation.crash.oracle import Amounts, Candidate, credits_of, totalled
-from gmvaluator.database.place import Place
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id, sha256_hex, training_image_id
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
 from gmvaluator.ledger.records import ISSUANCE, ImageFacts, NewPosting
 from gmvaluator.ledger.results import Outcome, Posted, Replayed
 from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.policy import load_policy
 from gmvaluator.ports import Beneficiary, WorkCard
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import SAMPLE_PROFILE, SAMPLE_TIME
+from gmvaluator.valuation.policy import load_policy
 
 WORKS = [training_image_id(sha256_hex(str(number).encode())) for number in range(120)]
 ACCOUNTS = [f"owner:{uuid.UUID(int=number + 1, version=4)}" for number in range(9)]

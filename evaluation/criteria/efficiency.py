@@ -25,9 +25,9 @@ from evaluation.sections import Cell, Estimate, Plot, Section, Table
 from gmvaluator.index.connection import open_search
 from gmvaluator.index.schema import DEFAULT_DEPTH
 from gmvaluator.index.search import QdrantSearch
-from gmvaluator.policy import Policy, load_policy
 from gmvaluator.ports import Models
-from gmvaluator.valuation import distance_millionths, quality_millionths
+from gmvaluator.valuation.policy import Policy, load_policy
+from gmvaluator.valuation.weights import distance_millionths, quality_millionths
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

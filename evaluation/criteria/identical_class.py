@@ -23,7 +23,7 @@ from evaluation.intervals import mean_interval
 from evaluation.known_source.run import CALIBRATED
 from evaluation.plotting import COLOURS, draw
 from evaluation.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile
-from gmvaluator.policy import load_policy
+from gmvaluator.valuation.policy import load_policy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -26,8 +26,8 @@ from evaluation.make_examples import read_works
 from evaluation.plotting import COLOURS, draw
 from evaluation.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile
 from gmvaluator.images import decode_image
-from gmvaluator.policy import load_policy
 from gmvaluator.samples import sample_folder
+from gmvaluator.valuation.policy import load_policy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

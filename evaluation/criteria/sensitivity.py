@@ -18,8 +18,8 @@ from evaluation.plotting import COLOURS, draw
 from evaluation.sections import Cell, Estimate, Plot, Section, Table
 from gmvaluator.index.schema import SearchSettings
 from gmvaluator.index.verify import UNRESCORED
-from gmvaluator.policy import Policy, load_policy
-from gmvaluator.residual import Gate
+from gmvaluator.valuation.policy import Policy, load_policy
+from gmvaluator.valuation.residual import Gate
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

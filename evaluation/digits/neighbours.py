@@ -7,8 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 import numpy.typing as npt
 
-from gmvaluator.policy import Policy
-from gmvaluator.valuation import distance_millionths
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.weights import distance_millionths
 
 Values = npt.NDArray[np.float64]
 Rows = npt.NDArray[np.intp]

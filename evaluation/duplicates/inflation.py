@@ -28,12 +28,12 @@ from gmvaluator.index.schema import KEY_GROUP, duplicate_group
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts, owner_account
 from gmvaluator.models.registry import load_models
-from gmvaluator.policy import Policy
 from gmvaluator.ports import CandidateSearch, Embeddings, Float32Array, RightsReader
 from gmvaluator.processes import run_command
 from gmvaluator.profile import ProfileIdentity
 from gmvaluator.samples import sample_folder
-from gmvaluator.valuation import MILLION, distance_millionths
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.weights import MILLION, distance_millionths
 
 SEED = 771
 DATA_SET = "openclipart"

@@ -18,9 +18,9 @@ from evaluation.sections import Cell, Estimate, Plot, Section, Table
 from evaluation.split import FIT_OWNERS
 from gmvaluator.images import decode_image
 from gmvaluator.models.registry import load_models
-from gmvaluator.policy import Policy, load_policy
 from gmvaluator.ports import Models
 from gmvaluator.samples import sample_folder
+from gmvaluator.valuation.policy import Policy, load_policy
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -10,9 +10,9 @@ from evaluation.known_source.rows import by_policy
 from evaluation.make_examples import read_works
 from evaluation.sections import Table
 from gmvaluator.ids import training_image_id
-from gmvaluator.policy import Policy
 from gmvaluator.samples import sample_folder
-from gmvaluator.valuation import MILLION, quality_millionths
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.weights import MILLION, quality_millionths
 
 Totals = Mapping[str, float]
 

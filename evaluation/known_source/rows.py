@@ -14,9 +14,9 @@ from evaluation.known_source.observed import Observation
 from evaluation.known_source.search import Found
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allocation import Group, groups_of
-from gmvaluator.policy import Policy
-from gmvaluator.residual import VirtualContributor
-from gmvaluator.valuation import similarity_weights
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.residual import VirtualContributor
+from gmvaluator.valuation.weights import similarity_weights
 
 Values = npt.NDArray[np.float64]
 

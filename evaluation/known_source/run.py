@@ -16,8 +16,8 @@ from evaluation.known_source.section import figures_by_cell, known_source_sectio
 from evaluation.known_source.spec import FIT, SHORT_FIT, SHORT_TEST, TEST
 from evaluation.sections import Section
 from gmvaluator.models.registry import profile_identity
-from gmvaluator.policy import Policy, load_policy
-from gmvaluator.residual import Gate
+from gmvaluator.valuation.policy import Policy, load_policy
+from gmvaluator.valuation.residual import Gate
 
 PAPER, CALIBRATED = "paper@1", "calibrated@2"
 

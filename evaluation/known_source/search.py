@@ -16,7 +16,7 @@ from gmvaluator.index.connection import open_search
 from gmvaluator.index.schema import KEY_GROUP, duplicate_group, require_profile
 from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.ports import Embeddings, Models
-from gmvaluator.valuation import distance_millionths
+from gmvaluator.valuation.weights import distance_millionths
 
 DEPTH = 200
 COLLECTION = "works"

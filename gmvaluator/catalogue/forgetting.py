@@ -9,11 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gmvaluator.auth.signing import Signed, Signer
 from gmvaluator.catalogue.reader import CatalogueReader
 from gmvaluator.catalogue.store import KEY_FOLDER, Catalogue
-from gmvaluator.database.utc import utc_text
 from gmvaluator.ids import OwnerId
-from gmvaluator.signing import Signed, Signer
+from gmvaluator.storage.schema import utc_text
 
 RECEIPT_FOLDER = "receipts"
 RECEIPT_FORMAT = 1

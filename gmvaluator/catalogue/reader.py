@@ -37,10 +37,10 @@ from gmvaluator.catalogue.schema import (
 )
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.catalogue.writer import NAME
-from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import InvalidInput, NotFound, UnknownGenerator
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.ports import Beneficiary, Generator, WorkCard
+from gmvaluator.storage.schema import utc_text
 
 MAX_IDS = 10_000
 """Ids in one question at most."""

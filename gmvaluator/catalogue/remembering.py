@@ -7,9 +7,9 @@ from dataclasses import dataclass, field
 from datetime import datetime
 
 from gmvaluator.catalogue.reader import CatalogueReader, ChangeMark, DatedCard
-from gmvaluator.database.utc import utc_text
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ports import Generator, WorkCard
+from gmvaluator.storage.schema import utc_text
 
 MAX_CARDS = 200_000
 """Cards kept, about 1 KB each; over that they are forgotten and read anew."""

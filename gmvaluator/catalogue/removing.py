@@ -16,8 +16,8 @@ from sqlalchemy import Connection, delete, select
 
 from gmvaluator.catalogue.schema import claims, data_sets, removed_keys, sources, tombstones, works
 from gmvaluator.catalogue.vault import Vault
-from gmvaluator.database.upsert import insert_missing
 from gmvaluator.ids import OwnerId, TrainingImageId, training_image_id
+from gmvaluator.storage.schema import insert_missing
 
 _AT_ONCE = 5_000
 _NAMESPACE = "removed:"

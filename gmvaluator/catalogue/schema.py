@@ -21,8 +21,7 @@ from sqlalchemy import (
     Uuid,
 )
 
-from gmvaluator.database.append_only import forbid_changes
-from gmvaluator.database.revision import SchemaRevision
+from gmvaluator.storage.schema import SchemaRevision, forbid_changes
 
 REVISION = SchemaRevision("catalogue", "0004", Path(__file__).parent / "migrations")
 

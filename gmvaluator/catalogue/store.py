@@ -30,15 +30,13 @@ from gmvaluator.catalogue.schema import (
 )
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.catalogue.writer import MAX_BATCH, BatchRecorder, forget
-from gmvaluator.database.opening import Database, location_in
-from gmvaluator.database.place import Place, as_place
-from gmvaluator.database.rewriting import rewrite
-from gmvaluator.database.upsert import insert_missing
-from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import Conflict, InvalidInput, MissingData, NotFound, PreconditionFailed
 from gmvaluator.ids import OwnerId, TrainingImageId
-from gmvaluator.policy import load_policy
 from gmvaluator.ports import Generator
+from gmvaluator.storage.database import Database, Place, as_place, location_in
+from gmvaluator.storage.schema import insert_missing, utc_text
+from gmvaluator.storage.sqlite import rewrite
+from gmvaluator.valuation.policy import load_policy
 
 FILE_NAME = "catalogue.sqlite"
 KEY_FOLDER = "keys"

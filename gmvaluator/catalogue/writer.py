@@ -11,9 +11,8 @@ from gmvaluator.catalogue.records import NewWork, OwnerReference, Recorded
 from gmvaluator.catalogue.rights import WHOLE_PPM
 from gmvaluator.catalogue.schema import claims, data_sets, owner_references, owners, sources, tombstones, works
 from gmvaluator.catalogue.vault import Vault
-from gmvaluator.database.upsert import insert_missing
-from gmvaluator.database.utc import BEGINNING, END
 from gmvaluator.ids import OwnerId, new_owner_id
+from gmvaluator.storage.schema import BEGINNING, END, insert_missing
 
 MAX_BATCH = 5_000
 """Works in one transaction at most."""

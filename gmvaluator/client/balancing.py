@@ -9,7 +9,7 @@ from __future__ import annotations
 import ipaddress
 import json
 
-from gmvaluator.auth import is_loopback
+from gmvaluator.auth.authenticator import is_loopback
 from gmvaluator.client.requests import SERVICE
 from gmvaluator.errors import InvalidInput
 

@@ -11,8 +11,8 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from gmvaluator.client.requests import Content, check_size
-from gmvaluator.database.writer_lock import WriterLock
 from gmvaluator.errors import Conflict, Failure, Overloaded
+from gmvaluator.storage.locks import WriterLock
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 
 FILE_NAME = "outbox.sqlite"

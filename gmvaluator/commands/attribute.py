@@ -23,11 +23,11 @@ from rich.text import Text
 from gmvaluator.client.connection import DEFAULT_SERVER, Connection
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.commands.options import connection_options
-from gmvaluator.credits import credits_text
 from gmvaluator.errors import MissingData
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import MAX_IMAGE_BYTES
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
+from gmvaluator.valuation.weights import credits_text
 
 _NAMES = {
     attribution_v1.STAGE_RECALLED: "recalled",

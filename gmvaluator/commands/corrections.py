@@ -8,7 +8,7 @@ from typing import Any
 import rich_click as click
 
 from gmvaluator.commands.options import json_option, place_option
-from gmvaluator.database.place import Place
+from gmvaluator.storage.database import Place
 
 reason_option = click.option("--reason", required=True, help="Why; it is kept for ever in the posting's evidence.")
 identity_option = click.option("--identity", help="Generator identity; needed only where several used this id.")
@@ -43,7 +43,7 @@ def release(reason: str, unsure: bool, dry_run: bool, place: Place, as_json: boo
     if as_json:
         click.echo(json.dumps({"released": len(lines), "moved_micros": moved, "dry_run": dry_run, "releases": lines}))
         return
-    from gmvaluator.credits import credits_text
+    from gmvaluator.valuation.weights import credits_text
 
     what = "would be released" if dry_run else "were released"
     click.echo(f"{credits_text(moved)} credits of {len(lines):,} generations {what}")
@@ -84,7 +84,7 @@ def reattribute(generation: str, policy: str, reason: str, identity: str | None,
     from gmvaluator.ledger.decisions.reversal import near_cards
     from gmvaluator.ledger.decisions.reversal import reattribute as value_again
     from gmvaluator.ledger.store import decision_time, open_ledger
-    from gmvaluator.policy import load_policy
+    from gmvaluator.valuation.policy import load_policy
 
     chosen = load_policy(policy, place.folder / POLICY_FOLDER)
     with open_ledger(place, write=True) as book:
@@ -106,7 +106,7 @@ def compare(policy: str, place: Place, as_json: bool) -> None:
     from gmvaluator.ledger.decisions.revaluation import compare as side_by_side
     from gmvaluator.ledger.decisions.reversal import rights_of
     from gmvaluator.ledger.store import open_ledger
-    from gmvaluator.policy import load_policy
+    from gmvaluator.valuation.policy import load_policy
 
     chosen = load_policy(policy, place.folder / POLICY_FOLDER)
     with open_ledger(place) as book, rights_of(place) as rights:
@@ -120,8 +120,8 @@ def compare(policy: str, place: Place, as_json: bool) -> None:
 def _print_comparison(found: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from gmvaluator.credits import credits_text
     from gmvaluator.ledger.explain import plain_console
+    from gmvaluator.valuation.weights import credits_text
 
     table = Table("account", "posted", f"under {found['policy']}", "difference")
     for column in table.columns[1:]:

@@ -10,10 +10,10 @@ import rich_click as click
 
 from gmvaluator.commands.corrections import identity_option, reason_option
 from gmvaluator.commands.options import json_option, place_option
-from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId, TrainingImageId
-from gmvaluator.valuation import MILLION
+from gmvaluator.storage.database import Place
+from gmvaluator.valuation.weights import MILLION
 
 
 @click.group()
@@ -122,8 +122,8 @@ def list_(only_open: bool, place: Place, as_json: bool) -> None:
 
 
 def _show(found: list[Any], as_json: bool) -> None:
-    from gmvaluator.credits import credits_text
     from gmvaluator.ledger.explain import printable
+    from gmvaluator.valuation.weights import credits_text
 
     for one in found:
         plain = one.as_dict()

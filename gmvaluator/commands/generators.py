@@ -8,8 +8,8 @@ from dataclasses import asdict
 import rich_click as click
 
 from gmvaluator.commands.options import collection_option, json_option, place_option
-from gmvaluator.database.place import Place
 from gmvaluator.ports import Generator
+from gmvaluator.storage.database import Place
 
 
 @click.group()

@@ -17,12 +17,12 @@ from gmvaluator.commands.corrections import compare, reattribute, release, rever
 from gmvaluator.commands.disputes import dispute
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.commands.periods import checkpoint, close, payout, public_key, statement
-from gmvaluator.database.place import Place
 from gmvaluator.errors import Failure, InvalidInput, PreconditionFailed
 from gmvaluator.ledger.records import ATTRIBUTION
+from gmvaluator.storage.database import Place
 
 if TYPE_CHECKING:
-    from gmvaluator.signing import Signed
+    from gmvaluator.auth.signing import Signed
 
 
 @click.command()
@@ -34,9 +34,9 @@ def backup(file: Path, place: Place, as_json: bool) -> None:
 
     Example: gmvaluator ledger backup /backups/ledger-2026-11-22.sqlite
     """
-    from gmvaluator.database.backup import back_up
     from gmvaluator.ledger.store import ledger_file
     from gmvaluator.ledger.verification import check_copy
+    from gmvaluator.storage.sqlite import back_up
 
     if place.database_url:
         raise PreconditionFailed("this ledger is on PostgreSQL: back it up by `pg_dump --schema=ledger`")
@@ -187,10 +187,10 @@ def verify(
 
     Example: gmvaluator ledger verify --head 42:9c0e...
     """
+    from gmvaluator.auth.signing import checked_public_key
     from gmvaluator.ledger.results import Head
     from gmvaluator.ledger.store import open_ledger
     from gmvaluator.ledger.verification import record_verification
-    from gmvaluator.signing import checked_public_key
 
     expected = None if head is None else Head(*_parse_head(head))
     key = None if public_key is None else checked_public_key(public_key)
@@ -213,7 +213,7 @@ def verify(
 
 
 def _read_checkpoint(file: Path) -> Signed:
-    from gmvaluator.signing import Signed
+    from gmvaluator.auth.signing import Signed
 
     try:
         return Signed.from_dict(json.loads(file.read_text(encoding="utf-8")))

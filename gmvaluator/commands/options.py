@@ -14,10 +14,10 @@ from typing import Any, TypeVar, cast
 import rich_click as click
 from click.core import ParameterSource
 
+from gmvaluator.auth.secret_files import DATABASE_URL, secret, with_password
 from gmvaluator.client.connection import DEFAULT_SERVER, Connection
-from gmvaluator.database.place import Place
 from gmvaluator.models.choice import DEFAULT_MODELS, ProfileChoice
-from gmvaluator.secret_files import DATABASE_URL, secret, with_password
+from gmvaluator.storage.database import Place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

@@ -14,8 +14,8 @@ import rich_click as click
 from click.exceptions import Exit
 
 from gmvaluator.commands.options import json_option, place_option
-from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, PreconditionFailed
+from gmvaluator.storage.database import Place
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.payouts.statement import Statement
@@ -46,6 +46,7 @@ def close(
 
     Example: gmvaluator ledger close 2026-10 --currency EUR --rate 0.25 --pool 1000 --threshold 10
     """
+    from gmvaluator.auth.signing import Signer
     from gmvaluator.catalogue.store import KEY_FOLDER
     from gmvaluator.ledger.decisions.reversal import rights_of
     from gmvaluator.ledger.payouts.calendar import Period
@@ -53,7 +54,6 @@ def close(
     from gmvaluator.ledger.payouts.closing import close as close_period
     from gmvaluator.ledger.payouts.terms import Terms, scaled_decimal
     from gmvaluator.ledger.store import decision_time, open_ledger
-    from gmvaluator.signing import Signer
 
     month = Period.parse(period)
     terms = Terms(
@@ -144,8 +144,8 @@ def public_key(place: Place, as_json: bool) -> None:
 
     Example: gmvaluator ledger public-key
     """
+    from gmvaluator.auth.signing import Signer
     from gmvaluator.catalogue.store import KEY_FOLDER
-    from gmvaluator.signing import Signer
 
     found = Signer(place.folder / KEY_FOLDER).public_key()
     click.echo(json.dumps({"public_key": found, "algorithm": "Ed25519"}) if as_json else found)

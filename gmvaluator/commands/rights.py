@@ -10,8 +10,8 @@ from typing import Any
 import rich_click as click
 
 from gmvaluator.commands.options import json_option, place_option
-from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, MissingData, PreconditionFailed
+from gmvaluator.storage.database import Place
 
 _SHOWN_REJECTS = 20
 
@@ -120,7 +120,7 @@ def backup(file: Path, place: Place, as_json: bool) -> None:
     Example: gmvaluator rights backup /backups/catalogue-2026-11-22.sqlite
     """
     from gmvaluator.catalogue.store import FILE_NAME
-    from gmvaluator.database.backup import back_up
+    from gmvaluator.storage.sqlite import back_up
 
     if place.database_url:
         raise PreconditionFailed("this catalogue is on PostgreSQL: back it up by `pg_dump --schema=catalogue`")

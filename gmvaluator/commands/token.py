@@ -13,10 +13,10 @@ from typing import Any, TypeVar, cast
 
 import rich_click as click
 
-from gmvaluator.auth import TOKENS_FILE
+from gmvaluator.auth.authenticator import TOKENS_FILE
+from gmvaluator.auth.roles import GENERATORS, Role
+from gmvaluator.auth.tokens import Token, add_token, new_token, now_utc, read_tokens, revoke_token, token_sha256
 from gmvaluator.commands.options import data_option, json_option
-from gmvaluator.roles import GENERATORS, Role
-from gmvaluator.tokens import Token, add_token, new_token, now_utc, read_tokens, revoke_token, token_sha256
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 

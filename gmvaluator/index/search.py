@@ -16,6 +16,7 @@ import grpc
 from qdrant_client import grpc as messages
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
+from gmvaluator.concurrency import to_its_end
 from gmvaluator.errors import IndexFailed, IndexUnavailable
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.client import collection_info
@@ -26,7 +27,6 @@ from gmvaluator.index.schema import KEY_DATA_SET, PERCEPTUAL, RECALL, Collection
 from gmvaluator.index.translation import translated
 from gmvaluator.index.vectors import checked_vector
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour
-from gmvaluator.unbroken import to_its_end
 
 CALL_TIMEOUT_S = 10.0
 """Deadline of one query, with all its attempts; 2 ms is usual."""

@@ -16,10 +16,10 @@ from gmvaluator.accounts import HELD
 from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.records import Contribution, NearMiss, Payment
-from gmvaluator.policy import Policy, Valuation
 from gmvaluator.ports import WorkCard
-from gmvaluator.uncertainty import Hidden, Interval
-from gmvaluator.valuation import MILLION, divide, similarity_weights
+from gmvaluator.valuation.policy import Policy, Valuation
+from gmvaluator.valuation.uncertainty import Hidden, Interval
+from gmvaluator.valuation.weights import MILLION, divide, similarity_weights
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,9 +18,6 @@ from sqlalchemy import Connection, select
 
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.commands.options import thumbnails_folder
-from gmvaluator.credits import credits_text
-from gmvaluator.database.place import Place, as_place
-from gmvaluator.database.utc import from_utc_text
 from gmvaluator.errors import MissingData
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.images import thumbnail_path
@@ -31,7 +28,9 @@ from gmvaluator.ledger.results import Balance
 from gmvaluator.ledger.schema import decisions, postings
 from gmvaluator.ledger.verification import replay
 from gmvaluator.ports import WorkCard
-from gmvaluator.valuation import MILLION
+from gmvaluator.storage.database import Place, as_place
+from gmvaluator.storage.schema import from_utc_text
+from gmvaluator.valuation.weights import MILLION, credits_text
 
 _PIPE_COLUMNS = 250
 _KINDS = ("owners", "unattributed", "suspense", "held", "paid")

@@ -8,10 +8,10 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol
 
+from gmvaluator.concurrency import Waiter, deliver_all
 from gmvaluator.errors import GmvaluatorError, LedgerFailed, Overloaded, Unavailable
 from gmvaluator.ledger.results import Outcome, Posted, Refused, Replayed
 from gmvaluator.ledger.writer import AnyPosting
-from gmvaluator.waiter import Waiter, deliver_all
 
 MAX_COMMIT = 64
 

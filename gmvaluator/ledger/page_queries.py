@@ -26,7 +26,6 @@ from typing import Any
 
 from sqlalchemy import ColumnElement, Connection, Row, Select, distinct, func, select
 
-from gmvaluator.database.utc import from_utc_text, utc_text
 from gmvaluator.errors import LedgerCorrupt
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.decisions.current_amounts import amount_sum
@@ -35,7 +34,8 @@ from gmvaluator.ledger.reader import load, owners_only, postings_where
 from gmvaluator.ledger.records import ATTRIBUTION, StoredPosting
 from gmvaluator.ledger.results import Balance
 from gmvaluator.ledger.schema import balances, decisions, entries, evidence, postings
-from gmvaluator.valuation import MILLION
+from gmvaluator.storage.schema import from_utc_text, utc_text
+from gmvaluator.valuation.weights import MILLION
 
 
 @dataclass(frozen=True, slots=True)

@@ -27,10 +27,10 @@ from gmvaluator.ledger.allocation import (
     title_of,
 )
 from gmvaluator.ledger.records import ATTRIBUTOR, ISSUANCE, Contribution, Entry, Evidence, ImageFacts, NewPosting
-from gmvaluator.policy import Policy
 from gmvaluator.ports import WorkCard
 from gmvaluator.profile import ProfileIdentity
-from gmvaluator.valuation import MILLION
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.weights import MILLION
 
 __all__ = ["MAX_NEAR_MISSES", "ScoredCandidate", "ValuedImage", "build_posting", "entries_of", "payments_of", "rank"]
 

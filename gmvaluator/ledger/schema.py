@@ -20,9 +20,8 @@ from sqlalchemy import (
     Uuid,
 )
 
-from gmvaluator.database.append_only import forbid_changes
-from gmvaluator.database.revision import SchemaRevision
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS
+from gmvaluator.storage.schema import SchemaRevision, forbid_changes
 
 REVISION = SchemaRevision("ledger", "0002", Path(__file__).parent / "migrations")
 

@@ -17,8 +17,7 @@ from typing import TypeVar
 from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
-from gmvaluator.database.opening import Database, location_in
-from gmvaluator.database.place import Place, as_place
+from gmvaluator.auth.signing import Signed
 from gmvaluator.errors import InvalidInput, LedgerCorrupt, LedgerFailed, MissingData
 from gmvaluator.ledger.decisions.decision import NewDecision
 from gmvaluator.ledger.payouts.checkpoints import checkpoint_problems, keep_checkpoint, stored_checkpoint
@@ -28,7 +27,7 @@ from gmvaluator.ledger.results import Head, Outcome, Refused, Verification
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.verification import decision_problems, verify
 from gmvaluator.ledger.writer import MAX_BATCH, AnyPosting, BatchWriter, now_utc
-from gmvaluator.signing import Signed
+from gmvaluator.storage.database import Database, Place, as_place, location_in
 
 Answer = TypeVar("Answer")
 

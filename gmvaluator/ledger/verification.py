@@ -25,8 +25,6 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, String, select, type_coerce
 
-from gmvaluator.database.revision import check_revision
-from gmvaluator.database.sqlite import reading_engine
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
 from gmvaluator.ledger import hash_chain
 from gmvaluator.ledger.decisions.decision import Decision, Links
@@ -36,6 +34,8 @@ from gmvaluator.ledger.reader import HEADER_COLUMNS, LedgerReader, read_head
 from gmvaluator.ledger.records import ATTRIBUTION, ISSUANCE, Entry, Evidence, PostingHeader, StoredPosting
 from gmvaluator.ledger.results import Head, Problem, Replay, Verification
 from gmvaluator.ledger.schema import REVISION, balances, decisions, entries, evidence, head, postings
+from gmvaluator.storage.schema import check_revision
+from gmvaluator.storage.sqlite import reading_engine
 
 _COLUMNS = ("kind", *Links.__dataclass_fields__)
 

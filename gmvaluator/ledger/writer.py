@@ -19,8 +19,6 @@ from sqlalchemy import Column, Connection, Dialect, String, Table, select, updat
 from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
-from gmvaluator.database.upsert import upserting_insert
-from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import Conflict, InvalidInput, LedgerCorrupt
 from gmvaluator.ledger import hash_chain
 from gmvaluator.ledger.decisions.decision import DECIDER, HOLD, PAYOUT, NewDecision
@@ -37,6 +35,7 @@ from gmvaluator.ledger.schema import (
     head,
     postings,
 )
+from gmvaluator.storage.schema import upserting_insert, utc_text
 
 Row = tuple[Any, ...]
 """Values in the order of a table's columns, as the driver takes them."""

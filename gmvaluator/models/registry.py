@@ -25,7 +25,7 @@ DATA = Path(__file__).parent / "data"
 PRECISIONS = {"lite": ("fp32", "bf16"), "paper": ("fp32", "bf16", "int8")}
 """What a profile's models can compute in; the first is its own."""
 
-_STUB = "gmvaluator.testing.stub"
+_STUB = "gmvaluator.testing.stub_models"
 """Profile `stub`, or `stub:OPTIONS`: models without weights, for measuring the service. It is not listed."""
 
 _FAMILIES = {"lite": "gmvaluator.models.lite", "paper": "gmvaluator.models.paper"}

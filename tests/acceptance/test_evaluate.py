@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gmvaluator.policy import load_policy
+from gmvaluator.valuation.policy import load_policy
 from tests.acceptance.programs import gmvaluator, run
 
 

@@ -9,7 +9,7 @@ import pytest
 
 from evaluation.crash.histories import check_history
 from evaluation.crash.power import run_power_loss
-from gmvaluator.database.place import Place
+from gmvaluator.storage.database import Place
 
 KILLS = 40
 IMAGES = 40

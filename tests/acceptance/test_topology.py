@@ -22,12 +22,12 @@ import pytest
 
 from gmvaluator.client.requests import Retries
 from gmvaluator.client.sync import AttributorClient
-from gmvaluator.database.place import Place
 from gmvaluator.errors import GmvaluatorError, MissingIndex
 from gmvaluator.index.connection import open_store
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.processes import own_environment
 from gmvaluator.samples import sample_folder
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postgresql import PostgresServer
 from tests.acceptance.supervised import Supervised, free_port
 

@@ -32,6 +32,7 @@ KNOWN_CYCLES: list[list[str]] = [
         "evaluation/training",
     ],
     ["evaluation/calibration", "evaluation/known_source"],
+    ["gmvaluator", "gmvaluator/auth"],
     ["gmvaluator/catalogue", "gmvaluator/catalogue/claiming"],
     ["gmvaluator/commands", "gmvaluator/ledger", "gmvaluator/ledger/decisions", "gmvaluator/ledger/payouts"],
     ["gmvaluator/index", "gmvaluator/index/engine"],
@@ -82,7 +83,7 @@ KNOWN_STRINGS: set[str] = {
     "gmvaluator/models/parts/shipped.py -> gmvaluator.models.lite_quality",
     "gmvaluator/models/parts/vgg16.py -> gmvaluator.models.vgg16",
     "gmvaluator/models/parts/vgg16.py -> gmvaluator.models.vgg16_transform",
-    "gmvaluator/models/registry.py -> gmvaluator.testing.stub",
+    "gmvaluator/models/registry.py -> gmvaluator.testing.stub_models",
 }
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gmvaluator.database.place import Place
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postgresql import PostgresServer
 
 

@@ -9,14 +9,14 @@ from gmvaluator.catalogue.claiming.file import read_claims
 from gmvaluator.catalogue.claiming.importing import ImportedClaims
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.database.place import Place
 from gmvaluator.ids import OwnerId, generation_id, sha256_hex
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts, StoredPosting
 from gmvaluator.ledger.results import Posted
 from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.policy import Policy, load_policy
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_work
+from gmvaluator.valuation.policy import Policy, load_policy
 
 PAPER = load_policy("paper@1")
 SEPTEMBER = datetime(2026, 9, 10, 12, tzinfo=UTC)

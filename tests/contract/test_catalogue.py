@@ -12,9 +12,6 @@ from gmvaluator.catalogue.reader import FORGOTTEN
 from gmvaluator.catalogue.records import NewWork, OwnerReference, Recorded
 from gmvaluator.catalogue.schema import REVISION, claims
 from gmvaluator.catalogue.store import FILE_NAME, Catalogue, open_catalogue
-from gmvaluator.database.opening import Database, location_in
-from gmvaluator.database.place import Place
-from gmvaluator.database.utc import END, utc_text
 from gmvaluator.errors import (
     AlreadyHeld,
     Conflict,
@@ -26,6 +23,8 @@ from gmvaluator.errors import (
 )
 from gmvaluator.ids import OwnerId, sha256_hex, training_image_id
 from gmvaluator.ports import Beneficiary, Generator
+from gmvaluator.storage.database import Database, Place, location_in
+from gmvaluator.storage.schema import END, utc_text
 from gmvaluator.testing.postings import sample_owner
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -11,7 +11,6 @@ from sqlalchemy import Connection
 from attributor.core import disputes
 from attributor.core.disputes import DisputeDesk
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.database.place import Place
 from gmvaluator.errors import GenerationConflict
 from gmvaluator.ledger.decisions import dispute_holds
 from gmvaluator.ledger.decisions.current_amounts import Current, current_states
@@ -19,6 +18,7 @@ from gmvaluator.ledger.decisions.decision import HOLD, NewDecision
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_work
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 from tests.contract.scenes import OCTOBER, attribute, balances, record, work

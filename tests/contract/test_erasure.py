@@ -5,16 +5,16 @@ from pathlib import Path
 
 import pytest
 
+from gmvaluator.auth.signing import Signed, Signer
 from gmvaluator.catalogue.forgetting import forget_owner, owner_named
 from gmvaluator.catalogue.reader import FORGOTTEN
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.catalogue.vault import Vault
-from gmvaluator.database.backup import back_up
-from gmvaluator.database.place import Place
 from gmvaluator.errors import NotFound, PreconditionFailed
 from gmvaluator.ledger.store import open_ledger
-from gmvaluator.signing import Signed, Signer
+from gmvaluator.storage.database import Place
+from gmvaluator.storage.sqlite import back_up
 from gmvaluator.testing.postings import sample_owner, sample_work
 from tests.contract.scenes import OCTOBER, attribute, import_rights, record, sha256_of, work
 

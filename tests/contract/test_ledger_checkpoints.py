@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
+from gmvaluator.auth.signing import Signed, Signer, checked_public_key
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.database.opening import Database, location_in
-from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, MissingData
 from gmvaluator.ledger import hash_chain
 from gmvaluator.ledger.decisions.reversal import reverse
@@ -22,7 +21,7 @@ from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.results import Verification
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.store import FILE_NAME, Ledger, ledger_file, open_ledger
-from gmvaluator.signing import Signed, Signer, checked_public_key
+from gmvaluator.storage.database import Database, Place, location_in
 from tests.contract.scenes import DECEMBER, OCTOBER, SEPTEMBER, attribute, record, work
 
 TERMS = Terms("EUR", 2, 25_000_000, None, 0)

@@ -19,8 +19,8 @@ from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_postin
 from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.ledger.verification import Verified, read_verification
-from gmvaluator.policy import load_policy
 from gmvaluator.testing.postings import SAMPLE_PROFILE, SAMPLE_TIME, sample_posting, sample_work
+from gmvaluator.valuation.policy import load_policy
 
 NAMES = ["[red]Ada[/red]", "Ben\x1b[31m"]
 

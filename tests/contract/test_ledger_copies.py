@@ -7,13 +7,13 @@ from pathlib import Path
 import pyarrow.parquet as pq
 import pytest
 
-from gmvaluator.database.backup import back_up
-from gmvaluator.database.place import Place
 from gmvaluator.errors import Conflict, Failure, MissingData, PreconditionFailed
 from gmvaluator.ledger.parquet_export import BATCH_ROWS, export
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.ledger.verification import check_copy, replay
+from gmvaluator.storage.database import Place
+from gmvaluator.storage.sqlite import back_up
 from gmvaluator.testing.postings import sample_posting
 from tests.contract.scenes import OCTOBER, attribute, record, work
 

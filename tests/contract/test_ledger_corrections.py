@@ -7,7 +7,6 @@ from pathlib import Path
 import pytest
 
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.database.place import Place
 from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.decisions import release as release_module
@@ -19,9 +18,10 @@ from gmvaluator.ledger.decisions.revaluation import compare
 from gmvaluator.ledger.decisions.reversal import reattribute, reverse
 from gmvaluator.ledger.store import Ledger, decide, open_ledger
 from gmvaluator.ledger.verification import replay
-from gmvaluator.policy import Policy, load_policy
 from gmvaluator.ports import WorkCard
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_posting, sample_work
+from gmvaluator.valuation.policy import Policy, load_policy
 from tests.contract.scenes import (
     NOVEMBER,
     OCTOBER,

@@ -2,13 +2,13 @@
 
 import pytest
 
-from gmvaluator.database.place import Place
 from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound
 from gmvaluator.ids import OwnerId
 from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, hold, hold_all, open_dispute
 from gmvaluator.ledger.decisions.disputes import Dispute, Scope, checked_award, disputes, open_disputes
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ledger.verification import replay
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_owner, sample_work
 from tests.contract.scenes import DECEMBER, NOVEMBER, OCTOBER, attribute, balances, owner_named, record, work
 

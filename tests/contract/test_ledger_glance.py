@@ -6,8 +6,6 @@ from datetime import timedelta
 
 import pytest
 
-from gmvaluator.database.place import Place
-from gmvaluator.database.utc import from_utc_text
 from gmvaluator.ids import generation_id
 from gmvaluator.ledger.page_queries import (
     accounts_of_work,
@@ -28,6 +26,8 @@ from gmvaluator.ledger.page_queries import (
 )
 from gmvaluator.ledger.records import Entry
 from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.storage.database import Place
+from gmvaluator.storage.schema import from_utc_text
 from gmvaluator.testing.postings import sample_posting, sample_work
 
 COUNT = 12

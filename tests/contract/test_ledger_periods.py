@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
+from gmvaluator.auth.signing import Signer
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.database.place import Place
 from gmvaluator.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.ledger.decisions.decision import NewDecision
 from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
@@ -24,7 +24,7 @@ from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.store import Ledger, decide, open_ledger
 from gmvaluator.ledger.verification import replay
-from gmvaluator.signing import Signer
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_work
 from tests.contract.scenes import (
     DECEMBER,

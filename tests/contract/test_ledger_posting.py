@@ -9,8 +9,6 @@ from pathlib import Path
 import pytest
 from sqlalchemy import text
 
-from gmvaluator.database.opening import Database, location_in
-from gmvaluator.database.place import Place
 from gmvaluator.errors import (
     AlreadyHeld,
     GenerationConflict,
@@ -27,6 +25,7 @@ from gmvaluator.ledger.results import Head, Outcome, Posted, Refused, Replayed
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.store import FILE_NAME, Ledger, ledger_file, open_ledger
 from gmvaluator.ledger.verification import replay
+from gmvaluator.storage.database import Database, Place, location_in
 from gmvaluator.testing.postings import sample_posting, sample_work
 
 

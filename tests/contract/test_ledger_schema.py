@@ -11,11 +11,10 @@ from alembic.script import ScriptDirectory
 from sqlalchemy import Engine, MetaData, create_engine, text
 
 from gmvaluator.catalogue import schema as catalogue_schema
-from gmvaluator.database import postgres
-from gmvaluator.database.opening import Database, location_in
-from gmvaluator.database.place import Place
-from gmvaluator.database.revision import SchemaRevision
 from gmvaluator.ledger import schema as ledger_schema
+from gmvaluator.storage import postgresql
+from gmvaluator.storage.database import Database, Place, location_in
+from gmvaluator.storage.schema import SchemaRevision
 
 BOTH = pytest.mark.parametrize(
     ("revision", "metadata"),
@@ -58,7 +57,7 @@ def objects(engine: Engine) -> dict[str, str]:
 
 @contextmanager
 def made_without_migrations(place: Place, revision: SchemaRevision, metadata: MetaData) -> Iterator[Engine]:
-    engine = postgres.writing_engine(place.database_url, revision.name) if place.database_url else None
+    engine = postgresql.writing_engine(place.database_url, revision.name) if place.database_url else None
     engine = engine or create_engine("sqlite://")
     if place.database_url:
         with engine.begin() as connection:

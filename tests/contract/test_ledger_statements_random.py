@@ -9,6 +9,7 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gmvaluator.auth.signing import Signer
 from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
 from gmvaluator.ledger.decisions.disputes import Scope, open_disputes
 from gmvaluator.ledger.decisions.reversal import reverse
@@ -21,7 +22,6 @@ from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.records import ATTRIBUTION
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ledger.verification import replay
-from gmvaluator.signing import Signer
 from gmvaluator.testing.postings import sample_posting, sample_work
 
 MONTHS = [Period(2026, month) for month in (1, 2, 3)]

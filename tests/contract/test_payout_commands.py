@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
+from gmvaluator.auth.signing import Signed
 from gmvaluator.commands.main import gmvaluator as program
-from gmvaluator.database.place import Place
 from gmvaluator.errors import Conflict, InvalidInput
-from gmvaluator.signing import Signed
+from gmvaluator.storage.database import Place
 from tests.contract.scenes import attribute, owner_named, record, sha256_of, work
 
 AUGUST, SEPTEMBER = datetime(2026, 8, 10, tzinfo=UTC), datetime(2026, 9, 10, tzinfo=UTC)

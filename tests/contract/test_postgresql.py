@@ -10,11 +10,11 @@ import pytest
 
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, LedgerFailed, Unavailable
 from gmvaluator.ids import sha256_hex
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import open_ledger
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postgresql import PostgresServer
 from gmvaluator.testing.postings import sample_posting, sample_work
 

@@ -12,11 +12,11 @@ import psycopg
 import pytest
 
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.database.place import Place
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.ledger.verification import replay
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_posting, sample_work
 
 RELEASED = Path(__file__).parent / "released"

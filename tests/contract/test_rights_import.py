@@ -7,8 +7,8 @@ import pytest
 from gmvaluator.catalogue.claiming.file import read_claims
 from gmvaluator.catalogue.claiming.showing import find_work, shown_rights
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput, InvalidManifest, NotFound
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_work
 from tests.contract.scenes import NOVEMBER, OCTOBER, SEPTEMBER, import_rights, owner_named, record, sha256_of, work
 

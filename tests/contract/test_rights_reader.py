@@ -8,12 +8,11 @@ import pytest
 
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.database.place import Place
 from gmvaluator.errors import UnknownGenerator
 from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.ports import Generator, RightsReader
-from gmvaluator.testing.postings import sample_owner
-from gmvaluator.testing.rights import FakeRights
+from gmvaluator.storage.database import Place
+from gmvaluator.testing.postings import FakeRights, sample_owner
 
 GENERATOR = Generator("demo-1", "works", ("paintings",), "paper@1")
 NOW = datetime(2026, 1, 31, tzinfo=UTC)

@@ -9,6 +9,7 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gmvaluator.auth.signing import Signer
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
 from gmvaluator.ledger.decisions.disputes import Scope
@@ -21,7 +22,6 @@ from gmvaluator.ledger.payouts.statement_formats import statement_csv, statement
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ports import WorkCard
-from gmvaluator.signing import Signer
 from gmvaluator.testing.postings import sample_owner, sample_posting, sample_work
 
 FOLDER = Path(__file__).parent / "statements"

@@ -13,8 +13,8 @@ from dashboard.live import Live
 from dashboard.server import configuration, listening
 from dashboard.settings import DashboardSettings
 from dashboard.wiring import wired
-from gmvaluator.database.place import Place
 from gmvaluator.ledger.store import open_ledger
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_posting
 
 SEND_TIMEOUT_S = 1.0

@@ -14,7 +14,7 @@ from attributor.workers.model_worker import ModelWorker
 from gmvaluator.errors import ModelFailed, Unavailable, UnknownProfile
 from gmvaluator.models.registry import load_models
 from gmvaluator.ports import Prepared
-from gmvaluator.testing.stub import SIDE_PX
+from gmvaluator.testing.stub_models import SIDE_PX
 
 
 def inputs(count: int) -> list[Prepared]:

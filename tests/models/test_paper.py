@@ -19,7 +19,7 @@ from gmvaluator.models.parts.openclip import openclip_part
 from gmvaluator.models.registry import load_models, profile_identity
 from gmvaluator.models.runtime import Runtime
 from gmvaluator.ports import Models
-from gmvaluator.valuation import distance_millionths
+from gmvaluator.valuation.weights import distance_millionths
 from tests.golden.models import check_golden
 from tests.models.seeded import ARCHITECTURE, TAG, write_paper
 

@@ -9,7 +9,9 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gmvaluator.auth import LOCAL, Door, Role, bearer_token, is_loopback
+from gmvaluator.auth.authenticator import LOCAL, Door, Role, bearer_token, is_loopback
+from gmvaluator.auth.roles import Caller
+from gmvaluator.auth.tokens import Token, add_token, new_token, now_utc, read_tokens, revoke_token, token_sha256
 from gmvaluator.commands.token import token as token_command
 from gmvaluator.errors import (
     Forbidden,
@@ -19,8 +21,6 @@ from gmvaluator.errors import (
     PreconditionFailed,
     Unauthenticated,
 )
-from gmvaluator.roles import Caller
-from gmvaluator.tokens import Token, add_token, new_token, now_utc, read_tokens, revoke_token, token_sha256
 
 OWNER = str(uuid.UUID(int=7))
 

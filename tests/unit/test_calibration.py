@@ -25,9 +25,9 @@ from evaluation.calibration.likelihood import (
 from evaluation.calibration.policy_file import Fitted, policy_text
 from evaluation.calibration.run import check_reference, write_policy
 from gmvaluator.errors import Conflict, InvalidPolicy
-from gmvaluator.policy import Policy, load_policy
-from gmvaluator.residual import Gate, VirtualContributor
-from gmvaluator.valuation import MILLION
+from gmvaluator.valuation.policy import Policy, load_policy
+from gmvaluator.valuation.residual import Gate, VirtualContributor
+from gmvaluator.valuation.weights import MILLION
 
 TEMPERATURE, GATE_BIAS, GATE_SLOPE = 0.08, -8.0, 20.0
 

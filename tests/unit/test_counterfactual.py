@@ -13,7 +13,7 @@ from evaluation.digits.neighbours import distances, nearest, paid, shares
 from evaluation.digits.pictures import load_fashion, load_mnist
 from evaluation.sections import Estimate
 from gmvaluator.errors import InvalidInput
-from gmvaluator.policy import load_policy
+from gmvaluator.valuation.policy import load_policy
 
 PICTURES = torch.rand((12, 784), generator=torch.Generator().manual_seed(1))
 EVERYTHING = np.ones(12, dtype=bool)

@@ -22,15 +22,15 @@ from dashboard.copies import Copies, CopyGroup
 from dashboard.pages import signing
 from dashboard.settings import DashboardSettings
 from dashboard.wiring import wired
-from gmvaluator.auth import Role
+from gmvaluator.auth.authenticator import Role
+from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256
 from gmvaluator.commands.options import generated_folder
-from gmvaluator.database.place import Place
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.images import generated_path
 from gmvaluator.ledger.decisions.reversal import reverse
 from gmvaluator.ledger.store import ledger_file, open_ledger
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_card, sample_owner, sample_posting, sample_work
-from gmvaluator.tokens import Token, add_token, new_token, token_sha256
 from tests.contract.scenes import attribute, import_rights, owner_named, record, sha256_of, work
 
 HTML = {"accept": "text/html"}

@@ -15,12 +15,12 @@ from dashboard.scrape import Samples, checked_url, operations
 from dashboard.settings import DashboardSettings
 from dashboard.sources import open_sources
 from dashboard.wording import amount_text, share_text
-from gmvaluator.database.place import Place
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ledger.results import Head, Totals
 from gmvaluator.ledger.store import open_ledger
-from gmvaluator.policy import load_policy
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_posting
+from gmvaluator.valuation.policy import load_policy
 
 
 @pytest.mark.parametrize(

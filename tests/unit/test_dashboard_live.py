@@ -16,12 +16,12 @@ from dashboard.app import application
 from dashboard.live import Live, cancelled
 from dashboard.settings import DashboardSettings
 from dashboard.wiring import wired
-from gmvaluator.auth import Role
-from gmvaluator.database.place import Place
+from gmvaluator.auth.authenticator import Role
+from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256
 from gmvaluator.errors import Unavailable
 from gmvaluator.ledger.store import open_ledger
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_posting
-from gmvaluator.tokens import Token, add_token, new_token, token_sha256
 
 
 class Book:

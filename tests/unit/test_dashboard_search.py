@@ -14,8 +14,8 @@ from dashboard.sources import Sources, open_sources
 from dashboard.wiring import wired
 from gmvaluator.catalogue.reader import CatalogueReader
 from gmvaluator.catalogue.store import Catalogue
-from gmvaluator.database.place import Place
 from gmvaluator.ledger.store import open_ledger
+from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_posting
 from tests.contract.scenes import owner_named, record, work
 

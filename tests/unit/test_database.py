@@ -13,12 +13,12 @@ from hypothesis import strategies as st
 from sqlalchemy import text
 from sqlalchemy.exc import OperationalError
 
-from gmvaluator.database import sqlite
-from gmvaluator.database.opening import Database
-from gmvaluator.database.utc import BEGINNING, END, from_utc_text, utc_text
-from gmvaluator.database.writer_lock import WriterLock, holder
 from gmvaluator.errors import AlreadyHeld, Failure, InvalidInput, MissingData, PreconditionFailed
 from gmvaluator.ledger.schema import REVISION
+from gmvaluator.storage import sqlite
+from gmvaluator.storage.database import Database
+from gmvaluator.storage.locks import WriterLock, holder
+from gmvaluator.storage.schema import BEGINNING, END, from_utc_text, utc_text
 
 
 def test_a_second_writer_is_told_who_holds_the_file(tmp_path: Path) -> None:
@@ -33,7 +33,7 @@ def test_a_second_writer_is_told_who_holds_the_file(tmp_path: Path) -> None:
 
 def test_the_kernel_releases_the_lock_of_a_dead_writer(tmp_path: Path) -> None:
     file = tmp_path / "some.sqlite"
-    script = "import os, sys; from pathlib import Path; from gmvaluator.database.writer_lock import WriterLock\n"
+    script = "import os, sys; from pathlib import Path; from gmvaluator.storage.locks import WriterLock\n"
     script += "lock = WriterLock(Path(sys.argv[1])); print('held', flush=True); sys.stdin.read()"
     with subprocess.Popen(
         [sys.executable, "-c", script, str(file)], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True

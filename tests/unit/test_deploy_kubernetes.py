@@ -21,7 +21,7 @@ import yaml
 
 from attributor.rpc.server import LIVENESS
 from attributor.settings import AttributorSettings
-from gmvaluator.secret_files import SECRETS
+from gmvaluator.auth.secret_files import SECRETS
 from tests.unit.deployed import DEPLOY, parse
 from tests.unit.exposition import exposed
 

@@ -11,7 +11,7 @@ from evaluation.duplicates.inflation import Earned, Target, targets
 from evaluation.duplicates.run import IN_USE, duplicates_section, policies_compared
 from evaluation.duplicates.threshold import MIN_PRECISION, Distances, chosen, curve
 from evaluation.split import TEST_OWNERS
-from gmvaluator.policy import load_policy
+from gmvaluator.valuation.policy import load_policy
 from indexer.grouping import THRESHOLDS
 
 

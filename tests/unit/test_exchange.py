@@ -10,7 +10,7 @@ import grpc
 import pytest
 
 from attributor.rpc.interceptors import Exchange, written
-from gmvaluator.unbroken import to_its_end
+from gmvaluator.concurrency import to_its_end
 
 METHOD = "/gmvaluator.v1.AttributionService/Attribute"
 Run = Callable[["Wire"], Awaitable[Any]]

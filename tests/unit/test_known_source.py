@@ -23,9 +23,9 @@ from evaluation.make_examples import read_works
 from evaluation.recipes import STRENGTHS, TEST_KINDS, square
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.images import decode_image
-from gmvaluator.policy import Policy
-from gmvaluator.residual import VirtualContributor
 from gmvaluator.samples import sample_folder
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.residual import VirtualContributor
 
 FOLDER = sample_folder("openclipart")
 WORKS = list(read_works(FOLDER).values())

@@ -14,9 +14,9 @@ from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.ledger.decisions.revaluation import revalued
 from gmvaluator.ledger.posting import ValuedImage, build_posting, recompute
 from gmvaluator.ledger.records import ISSUANCE, Evidence, ImageFacts, NewPosting
-from gmvaluator.policy import Policy, load_policy
 from gmvaluator.ports import Beneficiary, WorkCard
 from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_card, sample_owner, sample_work
+from gmvaluator.valuation.policy import Policy, load_policy
 
 PAPER = load_policy("paper@1")
 GROUPED = replace(PAPER, name="grouped", k=3, temperature=Decimal("0.05"), groups="nearest")

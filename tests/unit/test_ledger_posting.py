@@ -12,9 +12,9 @@ from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import TrainingImageId, generation_id
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting, payments_of, rank, recompute
 from gmvaluator.ledger.records import ISSUANCE, Evidence, ImageFacts, NewPosting
-from gmvaluator.policy import Policy, load_policy
 from gmvaluator.ports import WorkCard
 from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_card, sample_posting, sample_work
+from gmvaluator.valuation.policy import Policy, load_policy
 
 PAPER = load_policy("paper@1")
 

@@ -7,7 +7,7 @@ from hypothesis import strategies as st
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ledger.decisions.effects import release_amounts
 from gmvaluator.ledger.payouts.terms import Terms, scaled_decimal
-from gmvaluator.valuation import MILLION
+from gmvaluator.valuation.weights import MILLION
 
 accounts = st.dictionaries(
     st.integers(0, 30).map(lambda number: f"owner:{number:02d}"), st.integers(-(10**12), 10**12), max_size=12

@@ -20,11 +20,11 @@ from attributor.rpc.interceptors import Authentication
 from attributor.rpc.server import SERVICES, open_door
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer, check_claimant
 from attributor.settings import AttributorSettings
-from gmvaluator.auth import LOCAL, PERMISSIONS, PUBLIC, Caller, Door, Role, check_call
+from gmvaluator.auth.authenticator import LOCAL, PERMISSIONS, PUBLIC, Caller, Door, Role, check_call
+from gmvaluator.auth.tokens import Token, add_token, new_token, now_utc, token_sha256
 from gmvaluator.errors import Forbidden, PreconditionFailed
 from gmvaluator.ids import new_owner_id
 from gmvaluator.ledger.results import Balance, BalancePage
-from gmvaluator.tokens import Token, add_token, new_token, now_utc, token_sha256
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 from gmvaluator.v1.attribution_pb2_grpc import add_AttributionServiceServicer_to_server
 from gmvaluator.v1.royalty_pb2_grpc import RoyaltyServiceStub, add_RoyaltyServiceServicer_to_server

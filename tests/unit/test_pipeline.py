@@ -36,7 +36,7 @@ from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Neighbour, Point, WorkCard
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
-from gmvaluator.testing.rights import FakeRights
+from gmvaluator.testing.postings import FakeRights
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 WORKS = 80

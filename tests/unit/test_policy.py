@@ -8,8 +8,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmvaluator.errors import InvalidPolicy, PreconditionFailed
-from gmvaluator.policy import Policy, load_policy
-from gmvaluator.valuation import MILLION
+from gmvaluator.valuation.policy import Policy, load_policy
+from gmvaluator.valuation.weights import MILLION
 
 PAPER = load_policy("paper@1")
 

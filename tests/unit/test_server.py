@@ -16,8 +16,8 @@ from attributor.rpc.admission import Admission
 from attributor.rpc.call_limits import Service
 from attributor.rpc.server import SERVICES, listen, open_door
 from attributor.settings import AttributorSettings
-from gmvaluator.auth import Role
-from gmvaluator.tokens import Token, add_token, new_token, token_sha256
+from gmvaluator.auth.authenticator import Role
+from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256
 
 
 @asynccontextmanager

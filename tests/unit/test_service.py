@@ -20,7 +20,7 @@ from attributor.rpc.call_limits import Counters, Service
 from attributor.rpc.interceptors import Authentication, Exchange
 from attributor.rpc.server import SERVICES, drain, set_health
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
-from gmvaluator.auth import Door
+from gmvaluator.auth.authenticator import Door
 from gmvaluator.errors import Overloaded, Unavailable
 from gmvaluator.ledger.results import BalancePage
 from gmvaluator.v1 import attribution_pb2 as v1

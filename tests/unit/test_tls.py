@@ -13,11 +13,11 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from attributor.rpc.server import open_door, tls_credentials
 from attributor.rpc.tls import TlsFiles
 from attributor.settings import AttributorSettings
-from gmvaluator.auth import Role
+from gmvaluator.auth.authenticator import Role
+from gmvaluator.auth.tokens import Token, add_token, now_utc, token_sha256
 from gmvaluator.client.connection import Connection
 from gmvaluator.errors import InvalidInput, PreconditionFailed
 from gmvaluator.testing.certificates import Authority
-from gmvaluator.tokens import Token, add_token, now_utc, token_sha256
 
 
 def unheard(problem: str) -> None:

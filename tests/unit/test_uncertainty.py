@@ -8,9 +8,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmvaluator.errors import InvalidPolicy
-from gmvaluator.policy import Policy
-from gmvaluator.uncertainty import Hidden, Intervals
-from gmvaluator.valuation import MILLION
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.uncertainty import Hidden, Intervals
+from gmvaluator.valuation.weights import MILLION
 
 
 def replicate(temperature: float, bias: float) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmvaluator.errors import InvalidValuation
-from gmvaluator.valuation import (
+from gmvaluator.valuation.weights import (
     MILLION,
     distance_millionths,
     divide,

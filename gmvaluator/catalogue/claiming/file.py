@@ -11,8 +11,8 @@ from pathlib import Path
 
 from gmvaluator.catalogue.records import OwnerReference, check_data_set
 from gmvaluator.catalogue.rights import WHOLE_PPM
-from gmvaluator.database.utc import BEGINNING, END, utc_text
 from gmvaluator.errors import GmvaluatorError, InvalidManifest
+from gmvaluator.storage.schema import BEGINNING, END, utc_text
 
 MAX_ROWS = 1_000_000
 MAX_FIELD_CHARACTERS = 10_000

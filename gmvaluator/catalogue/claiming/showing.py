@@ -11,9 +11,9 @@ from sqlalchemy import select
 
 from gmvaluator.catalogue.reader import CatalogueReader
 from gmvaluator.catalogue.schema import claims, former_claims, sources, works
-from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId
+from gmvaluator.storage.schema import utc_text
 
 
 def find_work(catalogue: CatalogueReader, text: str, data_set: str | None = None) -> TrainingImageId:

@@ -1,4 +1,4 @@
-"""Runs the catalogue's migrations on the connection that `gmvaluator.database.revision` hands over."""
+"""Runs the catalogue's migrations on the connection that `gmvaluator.storage.schema` hands over."""
 
 from alembic import context
 

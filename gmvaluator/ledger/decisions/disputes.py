@@ -30,7 +30,7 @@ from gmvaluator.ledger.decisions.decision import (
 from gmvaluator.ledger.reader import load, postings_where
 from gmvaluator.ledger.records import StoredPosting, owner_account
 from gmvaluator.ledger.schema import decisions, entries, postings
-from gmvaluator.valuation import MILLION
+from gmvaluator.valuation.weights import MILLION
 
 MAX_DISPUTE_ID_CHARACTERS = 100
 MAX_AWARDS = 100

@@ -16,7 +16,7 @@ from gmvaluator.ledger.decisions import decision as decisions
 from gmvaluator.ledger.hash_chain import canonical_json
 from gmvaluator.ledger.posting import payments_of, recompute
 from gmvaluator.ledger.records import Entry, Evidence
-from gmvaluator.valuation import divide
+from gmvaluator.valuation.weights import divide
 
 Place = tuple[str, TrainingImageId | None]
 """An account, and the work whose credit it is."""

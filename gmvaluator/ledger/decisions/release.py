@@ -14,7 +14,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 from sqlalchemy import Connection
 
 from gmvaluator.accounts import HELD, SUSPENSE
-from gmvaluator.database.utc import from_utc_text
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.decisions.current_amounts import (
     Current,
@@ -28,6 +27,7 @@ from gmvaluator.ledger.decisions.decision import RELEASE, Decision, Links, NewDe
 from gmvaluator.ledger.decisions.effects import added, recomputed_decision, release_amounts
 from gmvaluator.ledger.store import decide
 from gmvaluator.ports import WorkCard
+from gmvaluator.storage.schema import from_utc_text
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger

@@ -11,16 +11,16 @@ from types import MappingProxyType
 from typing import Any
 
 from gmvaluator.accounts import SUSPENSE
-from gmvaluator.database.utc import from_utc_text
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allocation import ScoredCandidate, Title, allot, title_of
 from gmvaluator.ledger.decisions.effects import Place, added
 from gmvaluator.ledger.decisions.release import RightsAt
 from gmvaluator.ledger.posting import candidates_of, recompute, titles_of
 from gmvaluator.ledger.records import ATTRIBUTION, ISSUANCE, Evidence, NearMiss, StoredPosting
-from gmvaluator.policy import Policy
 from gmvaluator.ports import WorkCard
-from gmvaluator.valuation import MILLION
+from gmvaluator.storage.schema import from_utc_text
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.weights import MILLION
 
 
 @dataclass(frozen=True, slots=True)

@@ -18,8 +18,6 @@ from uuid import UUID
 from sqlalchemy import Connection, select
 
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
-from gmvaluator.database.place import Place
-from gmvaluator.database.utc import from_utc_text
 from gmvaluator.errors import InvalidInput, MissingData, NotFound, PreconditionFailed
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.decisions.current_amounts import Current, current_states, disputed_amounts
@@ -40,8 +38,10 @@ from gmvaluator.ledger.reader import load, postings_where
 from gmvaluator.ledger.records import ATTRIBUTION, StoredPosting
 from gmvaluator.ledger.schema import decisions, postings
 from gmvaluator.ledger.store import decide
-from gmvaluator.policy import Policy
 from gmvaluator.ports import WorkCard
+from gmvaluator.storage.database import Place
+from gmvaluator.storage.schema import from_utc_text
+from gmvaluator.valuation.policy import Policy
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger

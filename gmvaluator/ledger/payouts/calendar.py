@@ -12,12 +12,12 @@ from datetime import UTC, datetime
 
 from sqlalchemy import ColumnElement, Connection, and_, false, not_, select, true
 
-from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import InvalidInput, PreconditionFailed
 from gmvaluator.ledger.decisions.decision import CLOSE, Decision
 from gmvaluator.ledger.reader import load, postings_where
 from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.schema import decisions, postings
+from gmvaluator.storage.schema import utc_text
 
 _PERIOD = re.compile(r"([0-9]{4})-(0[1-9]|1[0-2])")
 

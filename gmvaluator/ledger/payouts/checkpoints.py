@@ -6,13 +6,13 @@ from collections.abc import Iterator, Sequence
 
 from sqlalchemy import Connection, insert, select
 
+from gmvaluator.auth.signing import Signed, Signer
 from gmvaluator.errors import NotFound
 from gmvaluator.ledger.decisions.decision import CLOSE
 from gmvaluator.ledger.hash_chain import canonical_json
 from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.results import Problem
 from gmvaluator.ledger.schema import checkpoints, decisions, postings
-from gmvaluator.signing import Signed, Signer
 
 CHECKPOINT_FORMAT = 1
 

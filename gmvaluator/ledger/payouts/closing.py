@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import ColumnElement, Connection, not_, select
 
+from gmvaluator.auth.signing import Signed, Signer
 from gmvaluator.errors import Conflict, PreconditionFailed
 from gmvaluator.ledger.decisions.current_amounts import amount_sum
 from gmvaluator.ledger.decisions.decision import CLOSE, Decision, Links, NewDecision, decision_id
@@ -25,7 +26,6 @@ from gmvaluator.ledger.reader import read_head
 from gmvaluator.ledger.records import OWNER_PREFIX
 from gmvaluator.ledger.schema import decisions, entries, postings
 from gmvaluator.ledger.store import decide
-from gmvaluator.signing import Signed, Signer
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger

@@ -15,7 +15,6 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Select, case, cast, distinct, func, select
 
-from gmvaluator.database.utc import utc_text
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.ledger.decisions.current_amounts import amount_sum
@@ -27,6 +26,7 @@ from gmvaluator.ledger.reader import load, postings_where
 from gmvaluator.ledger.records import ATTRIBUTION, OWNER_PREFIX, owner_account, owner_of
 from gmvaluator.ledger.schema import decisions, entries, postings
 from gmvaluator.ports import WorkCard
+from gmvaluator.storage.schema import utc_text
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger

@@ -12,9 +12,9 @@ from collections.abc import Iterator, Sequence
 from html import escape
 from typing import Any
 
-from gmvaluator.credits import credits_text
 from gmvaluator.ledger.explain import printable
 from gmvaluator.ledger.payouts.statement import Statement
+from gmvaluator.valuation.weights import credits_text
 
 _STYLE = """
 :root { color-scheme: light; }

@@ -9,7 +9,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from gmvaluator.errors import InvalidInput
-from gmvaluator.valuation import MICROS_PER_CREDIT, MILLION, divide
+from gmvaluator.valuation.weights import MICROS_PER_CREDIT, MILLION, divide
 
 MAX_MINOR = 10**15
 MAX_MINOR_DIGITS = 4

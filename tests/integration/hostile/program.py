@@ -31,7 +31,7 @@ from gmvaluator.ledger.store import open_ledger
 from gmvaluator.ports import CandidateSearch, Generator, Point
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
-from gmvaluator.testing.rights import FakeRights
+from gmvaluator.testing.postings import FakeRights
 
 WORKS = 80
 GENERATORS = [Generator(name, "works", ("set",), "paper@1") for name in ("demo", "other")]

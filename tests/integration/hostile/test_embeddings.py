@@ -11,9 +11,9 @@ import grpc
 import numpy as np
 import pytest
 
-from gmvaluator.roles import Role
+from gmvaluator.auth.roles import Role
+from gmvaluator.auth.tokens import Token, add_token, new_token, now_utc, token_sha256
 from gmvaluator.testing.models import FAKE_IDENTITY
-from gmvaluator.tokens import Token, add_token, new_token, now_utc, token_sha256
 from gmvaluator.v1 import attribution_pb2 as v1
 from tests.integration.hostile.conftest import GOOD, MODEL_VERSION, Target, served
 

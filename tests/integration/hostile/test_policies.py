@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gmvaluator.errors import InvalidPolicy
-from gmvaluator.policy import load_policy
+from gmvaluator.valuation.policy import load_policy
 
 GOOD = 'policy = "evil@1"\ndepth = 200\nk = 50\ntemperature = "1"\n'
 

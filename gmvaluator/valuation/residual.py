@@ -12,7 +12,7 @@ from decimal import Decimal, InvalidOperation
 from typing import Any
 
 from gmvaluator.errors import InvalidPolicy
-from gmvaluator.valuation import (
+from gmvaluator.valuation.weights import (
     MAX_DISTANCE,
     MAX_LOGIT,
     MILLION,

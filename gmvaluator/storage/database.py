@@ -1,19 +1,39 @@
-"""A database as a program holds it: read-only connections and, in a writer, the writing one."""
+"""A database as a program holds it: read-only connections and, in a writer, the writing one.
+
+Where a program's catalogue and ledger are: files in the data folder, or schemas of one PostgreSQL database.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, field
 from pathlib import Path
 
 from sqlalchemy import Engine
 from sqlalchemy.exc import DBAPIError
 
-from gmvaluator.database import postgres, sqlite
-from gmvaluator.database.place import Place
-from gmvaluator.database.revision import SchemaRevision, check_revision, migrate
-from gmvaluator.database.writer_lock import WriterLock
 from gmvaluator.errors import Failure, MissingData, PreconditionFailed, Unavailable
+from gmvaluator.storage import postgresql, sqlite
+from gmvaluator.storage.locks import WriterLock
+from gmvaluator.storage.schema import SchemaRevision, check_revision, migrate
+
+
+@dataclass(frozen=True, slots=True)
+class Place:
+    """The data folder, and the database that replaces its SQLite files.
+
+    database_url: postgresql://USER:PASSWORD@HOST/NAME; empty for `catalogue.sqlite` and `ledger.sqlite` in the
+    folder. Keys, policies and thumbnails are in the folder either way.
+    """
+
+    folder: Path
+    database_url: str = field(default="", repr=False)
+
+
+def as_place(place: Path | Place) -> Place:
+    """A bare folder means its SQLite files."""
+    return place if isinstance(place, Place) else Place(place)
 
 
 class Database:
@@ -48,7 +68,7 @@ class Database:
             undo.callback(WriterLock(self.location).release)
             writer = sqlite.writing_engine(self.location)
         else:
-            writer = postgres.writing_engine(self.location, schema.name)
+            writer = postgresql.writing_engine(self.location, schema.name)
         undo.callback(writer.dispose)
         migrate(writer, schema)
         return writer
@@ -73,7 +93,7 @@ def location_in(place: Place, file_name: str) -> Path | str:
 def _reading_engine(location: Path | str, schema: SchemaRevision) -> Engine:
     if isinstance(location, Path):
         return sqlite.reading_engine(location)
-    return postgres.reading_engine(location, schema.name)
+    return postgresql.reading_engine(location, schema.name)
 
 
 @contextmanager

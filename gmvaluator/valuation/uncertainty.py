@@ -24,8 +24,8 @@ import numpy as np
 import numpy.typing as npt
 
 from gmvaluator.errors import InvalidPolicy
-from gmvaluator.residual import Residual, number, read_residual
-from gmvaluator.valuation import MILLION
+from gmvaluator.valuation.residual import Residual, number, read_residual
+from gmvaluator.valuation.weights import MILLION
 
 MAX_REPLICATES = 1_000
 _MAX_GROWTH = 10

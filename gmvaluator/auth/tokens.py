@@ -21,9 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gmvaluator.auth.roles import GENERATORS, Caller, Role
 from gmvaluator.errors import InvalidInput, MissingData, NotFound, PreconditionFailed
 from gmvaluator.ids import OwnerId
-from gmvaluator.roles import GENERATORS, Caller, Role
 
 MAX_TOKENS = 1_000
 MAX_FILE_BYTES = 1024 * 1024

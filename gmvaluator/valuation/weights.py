@@ -8,6 +8,8 @@ For a generated image x̂_j with contributors P_j (arXiv 2304.10701, section 4):
 Everything after the distances is integer arithmetic on weights of 10^-30 precision, computed by correctly
 rounded decimal exponentials: the result does not depend on the order of contributors, the machine or the
 C library, so credits can be recomputed from the evidence to the last micro-credit, years later.
+
+Micro-credits as people read them.
 """
 
 from __future__ import annotations
@@ -141,3 +143,9 @@ def divide(amount: int, weights: Sequence[int], names: Sequence[str]) -> list[in
     for i in by_remainder[: amount - sum(parts)]:
         parts[i] += 1
     return parts
+
+
+def credits_text(micros: int) -> str:
+    """Micro-credits as credits with all six decimals: 19876 is "0.019876"."""
+    whole, part = divmod(abs(micros), MICROS_PER_CREDIT)
+    return f"{'-' if micros < 0 else ''}{whole}.{part:06d}"

@@ -15,9 +15,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
+from gmvaluator.auth.roles import LOCAL, LOCAL_IDENTITY, PERMISSIONS, PUBLIC, Caller, Role, check_call
+from gmvaluator.auth.tokens import MAX_TOKEN_CHARACTERS, Token, read_tokens, token_sha256
 from gmvaluator.errors import MissingData, PreconditionFailed, Unauthenticated
-from gmvaluator.roles import LOCAL, LOCAL_IDENTITY, PERMISSIONS, PUBLIC, Caller, Role, check_call
-from gmvaluator.tokens import MAX_TOKEN_CHARACTERS, Token, read_tokens, token_sha256
 
 __all__ = [
     "LOCAL",

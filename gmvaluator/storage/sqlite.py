@@ -3,19 +3,25 @@
 SQLite before 3.51.3 can corrupt a WAL database when two connections write and checkpoint at the same time. Here
 only the one connection of `writing_engine` does either, whatever the version: processes are kept apart by
 `writer_lock`, and a connection of `reading_engine` opens the file read-only, so it cannot checkpoint.
+
+Online backup of a SQLite database: one snapshot, taken while its writer goes on, checked before it is kept.
+
+Writing a database anew, so that rows which were removed leave no bytes behind.
 """
 
 from __future__ import annotations
 
+import os
 import sqlite3
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import closing, contextmanager
 from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool, StaticPool
 
-from gmvaluator.errors import PreconditionFailed
+from gmvaluator.errors import Conflict, Failure, MissingData, PreconditionFailed
 
 MINIMUM_VERSION = (3, 32, 0)
 """First SQLite that takes more than 999 values in a statement: a batch's look-ups have up to 5,000."""
@@ -93,3 +99,78 @@ def _begin_with(engine: Engine, statement: str) -> Engine:
     begin: Callable[[Connection], object] = lambda connection: connection.exec_driver_sql(statement)  # noqa: E731
     event.listen(engine, "begin", begin)
     return engine
+
+
+def back_up(file: Path, target: Path) -> int:
+    """Copy the database `file` into the new file `target`; its size in bytes.
+
+    The copy is one moment of the database, whole and durable when this returns; the writer is not stopped. Raises
+    Conflict if `target` exists, MissingData if `file` does not, Failure if the copy is not sound.
+    """
+    if target.exists():
+        raise Conflict(f"{target} exists: a backup never overwrites, name a new file")
+    if not file.is_file():
+        raise MissingData(f"there is no {file} to back up: name the data folder by --data")
+    unfinished = target.with_name(target.name + ".unfinished")
+    with _errors(file, target):
+        target.parent.mkdir(parents=True, exist_ok=True)
+        unfinished.unlink(missing_ok=True)
+        _copy(file, unfinished)
+        _make_durable(unfinished)
+        unfinished.rename(target)
+        _sync(target.parent)
+    return target.stat().st_size
+
+
+def _copy(file: Path, copy: Path) -> None:
+    address = f"file:{quote(str(file.absolute()))}?mode=ro"
+    with closing(sqlite3.connect(address, uri=True)) as source, closing(sqlite3.connect(copy)) as target:
+        # All pages in one step: a reader's snapshot, which in WAL mode no writer has to wait for.
+        source.backup(target, pages=-1)
+        # One file, without a log beside it.
+        target.execute("PRAGMA journal_mode=DELETE")
+        (verdict,) = target.execute("PRAGMA integrity_check(1)").fetchone()
+    if verdict != "ok":
+        raise Failure(f"the copy of {file} is not sound ({verdict}): check the disk, and the database")
+
+
+def _make_durable(copy: Path) -> None:
+    copy.chmod(0o600)
+    _sync(copy)
+
+
+def _sync(path: Path) -> None:
+    descriptor = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+@contextmanager
+def _errors(file: Path, target: Path) -> Iterator[None]:
+    try:
+        yield
+    except sqlite3.Error as error:
+        raise Failure(f"{file} cannot be backed up ({error}): check the disk") from error
+    except OSError as error:
+        raise PreconditionFailed(f"{target} cannot be written ({error.strerror}): name another file") from error
+
+
+def rewrite(writer: Engine, tables: Sequence[str]) -> bool:
+    """Rewrite a SQLite file and empty its log, or rewrite `tables` on PostgreSQL; not within a transaction.
+
+    False if SQLite's log could not be emptied because somebody was reading: what it still holds goes when the next
+    writer opens the file, or when this is called again.
+    """
+    if writer.dialect.name != "sqlite":
+        with writer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
+            for table in tables:
+                connection.exec_driver_sql(f"VACUUM FULL {table}")
+        return True
+    with closing(writer.raw_connection()) as raw, closing(raw.cursor()) as cursor:
+        cursor.execute("PRAGMA secure_delete=ON")
+        cursor.execute("VACUUM")
+        cursor.execute("PRAGMA wal_checkpoint(TRUNCATE)")
+        row = cursor.fetchone()
+        return bool(row is not None and row[0] == 0)

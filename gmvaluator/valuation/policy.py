@@ -18,9 +18,16 @@ from typing import Any
 
 from gmvaluator.accounts import UNATTRIBUTED
 from gmvaluator.errors import InvalidPolicy, PreconditionFailed
-from gmvaluator.residual import Residual, number, read_residual
-from gmvaluator.uncertainty import Hidden, Intervals, Uncertainty, read_uncertainty
-from gmvaluator.valuation import MILLION, divide, issued_micros, shares, similarity_weights, similarity_weights_roughly
+from gmvaluator.valuation.residual import Residual, number, read_residual
+from gmvaluator.valuation.uncertainty import Hidden, Intervals, Uncertainty, read_uncertainty
+from gmvaluator.valuation.weights import (
+    MILLION,
+    divide,
+    issued_micros,
+    shares,
+    similarity_weights,
+    similarity_weights_roughly,
+)
 
 GROUP_WEIGHTS = ("nearest", "first")
 """Whose distance a group of near-copies has: its nearest candidate's, or that of the one indexed first."""
