@@ -109,7 +109,7 @@ def serve(settings: AttributorSettings, as_json: bool) -> None:
     for option, address in (("--metrics", settings.metrics), ("--health", settings.health)):
         check_address(address or DEFAULT_ADDRESS, option)
     from attributor.rpc.server import serve as run
-    from gmvaluator.models.process import prepare_process
+    from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()
 

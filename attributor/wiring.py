@@ -19,15 +19,15 @@ from attributor.workers.decoder_pool import DecoderPool
 from attributor.workers.model_process import ModelProcess
 from attributor.workers.model_worker import ModelWorker
 from gmvaluator.auth.secret_files import qdrant_api_key
-from gmvaluator.catalogue.remembering import RememberedRights
+from gmvaluator.catalogue.rights_cache import RememberedRights
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.commands.options import generated_folder, index_location, thumbnails_folder
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
-from gmvaluator.index.connection import open_search
+from gmvaluator.index.opening import open_search
 from gmvaluator.index.schema import KEY_GROUP
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.models.parts.lpips import COMPARES_PIXELS
+from gmvaluator.models.known_models import COMPARES_PIXELS
 from gmvaluator.ports import CandidateSearch
 
 BLOCKING_THREADS = 4

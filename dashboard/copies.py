@@ -72,7 +72,7 @@ class Copies:
             there = isinstance(location, str) or location.is_dir()
             if not self._stores and there and self._catalogue is not None:
                 # The index's client takes some 60 MB: a dashboard of a ledger alone never loads it.
-                from gmvaluator.index.connection import open_store
+                from gmvaluator.index.opening import open_store
 
                 names = {one.collection for one in self._catalogue.generators()}
                 key = qdrant_api_key()

@@ -90,7 +90,7 @@ def index(sections: tuple[str, ...], keep: Path | None, as_json: bool, **sizes: 
 
     Example: gmvaluator bench index --keep ./bench --json
     """
-    from gmvaluator.models.process import prepare_process
+    from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()
     from evaluation.bench.index.run import Sizes, bench_index
@@ -155,11 +155,11 @@ def precision(policies: tuple[str, ...], choice: ProfileChoice, as_json: bool) -
     Example: gmvaluator bench precision --profile lite --precision bf16 --json
     """
     from evaluation.bench.precision import bench_precision
-    from gmvaluator.models.process import prepare_process
+    from gmvaluator.models.process_setup import prepare_process
     from gmvaluator.valuation.policy import load_policy
 
     prepare_process()
-    from gmvaluator.models.registry import load_models
+    from gmvaluator.models.profiles import load_models
 
     chosen = replace(choice, precision=choice.precision or "bf16")
     asked = [load_policy(reference) for reference in policies]
@@ -178,7 +178,7 @@ def crops(images: int, device: str, choice: ProfileChoice, as_json: bool) -> Non
 
     Example: gmvaluator bench crops --models ./models --images 20 --json
     """
-    from gmvaluator.models.process import prepare_process
+    from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()
     from evaluation.bench.crops import bench_crops

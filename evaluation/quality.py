@@ -23,8 +23,8 @@ from evaluation.split import TEST_OWNERS
 from evaluation.training.distortions import KINDS, MAX_STRENGTH, distort
 from evaluation.training.variants import recolour
 from gmvaluator.images import decode_image
-from gmvaluator.models.process import prepare_process
-from gmvaluator.models.registry import load_models
+from gmvaluator.models.process_setup import prepare_process
+from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import Float32Array, Models
 from gmvaluator.report import report
 from gmvaluator.samples import sample_folder

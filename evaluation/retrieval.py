@@ -24,8 +24,8 @@ from evaluation.make_examples import draw_sources, read_recipes, read_works, ren
 from evaluation.recipes import KINDS, STRENGTHS, TEST_KINDS, source_count
 from evaluation.split import TEST_OWNERS
 from gmvaluator.images import decode_image
-from gmvaluator.models.process import prepare_process
-from gmvaluator.models.registry import load_models
+from gmvaluator.models.process_setup import prepare_process
+from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import Embeddings, Float32Array, Models, WorkEmbeddings
 from gmvaluator.report import report
 from gmvaluator.samples import sample_folder

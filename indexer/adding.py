@@ -12,8 +12,7 @@ import rich_click as click
 
 from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.commands.options import choice_options, collection_option, index_option, json_option, place_option
-from gmvaluator.index.quantisation import CHOICES, DEFAULT
-from gmvaluator.index.schema import DEFAULT_SETTINGS
+from gmvaluator.index.schema import CHOICES, DEFAULT, DEFAULT_SETTINGS
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.storage.database import Place

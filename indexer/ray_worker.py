@@ -87,8 +87,8 @@ class Worker:
     """A Ray actor: `__call__` takes rows of parts and yields pickled `Done`s."""
 
     def __init__(self, job: Job) -> None:
-        from gmvaluator.models.process import prepare_process
-        from gmvaluator.models.spread import load_on_every_device
+        from gmvaluator.models.multi_device import load_on_every_device
+        from gmvaluator.models.process_setup import prepare_process
 
         self._shards = _same_shards(job)
         prepare_process()
@@ -158,7 +158,7 @@ def _same_shards(job: Job) -> Sequence[Shard]:
 
 def _reachable_store(job: Job) -> VectorStore | None:
     """The index; None where a worker cannot reach it or may not, which embeds what is indexed already once more."""
-    from gmvaluator.index.connection import open_store
+    from gmvaluator.index.opening import open_store
 
     try:
         store = open_store(job.target.location, job.target.collection, api_key=job.api_key)

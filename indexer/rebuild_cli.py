@@ -8,8 +8,7 @@ import rich_click as click
 
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.commands.options import collection_option, index_option, json_option, place_option
-from gmvaluator.index.quantisation import CHOICES
-from gmvaluator.index.schema import CollectionMetadata
+from gmvaluator.index.schema import CHOICES, CollectionMetadata
 from gmvaluator.storage.database import Place
 from indexer.adding import collection_dict
 from indexer.removal import without_removed

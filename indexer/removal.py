@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gmvaluator.catalogue.removing import Removal
+from gmvaluator.catalogue.removal import Removal
 from gmvaluator.catalogue.store import Catalogue
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import thumbnail_path

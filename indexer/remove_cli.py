@@ -11,9 +11,9 @@ from typing import Any
 
 import rich_click as click
 
-from gmvaluator.catalogue.forgetting import owner_named
+from gmvaluator.catalogue.erasure import owner_named
 from gmvaluator.catalogue.records import check_data_set
-from gmvaluator.catalogue.removing import Selected, Selection
+from gmvaluator.catalogue.removal import Selected, Selection
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.commands.options import index_option, json_option, place_option, thumbnails_folder
 from gmvaluator.errors import InvalidInput, MissingData, NotFound

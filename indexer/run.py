@@ -17,7 +17,7 @@ from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.commands.options import thumbnails_folder
 from gmvaluator.errors import InvalidInput
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.registry import profile_identity
+from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import CollectionInfo, VectorStore
 from gmvaluator.profile import ProfileIdentity
 from gmvaluator.storage.database import Place
@@ -176,8 +176,8 @@ def _reader(
         files = {f"embeddings {shard.number}": shard for shard in embedded_shards(folder)}
         source = wanted.part.of(embeddings_source(files, identity))
         return source, EmbeddingImporter(store, catalogue, identity, files, *settings, wanted.own_data_sets), identity
-    from gmvaluator.models.process import prepare_process
-    from gmvaluator.models.spread import load_on_every_device
+    from gmvaluator.models.multi_device import load_on_every_device
+    from gmvaluator.models.process_setup import prepare_process
 
     source = wanted.part.of(open_source(wanted.location, wanted.manifest))
     prepare_process()

@@ -10,8 +10,7 @@ from pathlib import Path
 from gmvaluator.auth.secret_files import qdrant_api_key
 from gmvaluator.commands.options import index_location
 from gmvaluator.errors import MissingIndex
-from gmvaluator.index.quantisation import DEFAULT
-from gmvaluator.index.schema import DEFAULT_SETTINGS, IndexSettings
+from gmvaluator.index.schema import DEFAULT, DEFAULT_SETTINGS, IndexSettings
 from gmvaluator.ports import Point, VectorStore
 
 Kept = Callable[[Sequence[Point]], Sequence[Point]]
@@ -39,7 +38,7 @@ class Target:
 
     @contextmanager
     def open(self) -> Iterator[VectorStore]:
-        from gmvaluator.index.connection import open_store
+        from gmvaluator.index.opening import open_store
 
         store = open_store(
             self.location,
@@ -61,16 +60,16 @@ class Target:
 
     def collections(self) -> list[str]:
         """Names of the index's collections; none where there is no index yet."""
-        from gmvaluator.index.connection import list_collections
+        from gmvaluator.index.opening import list_collections
 
         return list_collections(self.location, api_key=self.api_key) if self.exists else []
 
     def rebuild(
         self, collection: str, kept: Kept, quantisation: str | None = None, settings: IndexSettings | None = None
     ) -> None:
-        """Serve a collection from a fresh copy of its points; see `gmvaluator.index.rebuilding.rebuild`."""
+        """Serve a collection from a fresh copy of its points; see `gmvaluator.index.rebuild.rebuild`."""
         from gmvaluator.index.location import open_access
-        from gmvaluator.index.rebuilding import rebuild
+        from gmvaluator.index.rebuild import rebuild
 
         rebuild(open_access(self.location, self.api_key), collection, quantisation, settings, kept)
 

@@ -19,8 +19,8 @@ import numpy as np
 from attributor.workers.model_process import Array, Place, view_of
 from gmvaluator.errors import GmvaluatorError, ModelFailed
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.process import prepare_process
-from gmvaluator.models.registry import load_models
+from gmvaluator.models.process_setup import prepare_process
+from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import Models, Prepared
 
 KINDS = ("embed", "quality", "quality_slice")

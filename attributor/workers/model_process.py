@@ -20,7 +20,7 @@ import numpy.typing as npt
 
 from gmvaluator.errors import GmvaluatorError, Unavailable
 from gmvaluator.models.choice import ProfileChoice, as_choice
-from gmvaluator.models.registry import input_maker
+from gmvaluator.models.profiles import input_maker
 from gmvaluator.ports import Embeddings, Float32Array, Prepared
 from gmvaluator.profile import ProfileIdentity
 

@@ -16,7 +16,7 @@ from dashboard.feed import picture
 from dashboard.sources import Sources
 from dashboard.wording import share_text
 from gmvaluator.auth.authenticator import Caller, Role
-from gmvaluator.catalogue.finding import find_works, named_like, searched_owners, work_by_sha256
+from gmvaluator.catalogue.search import find_works, named_like, searched_owners, work_by_sha256
 from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.images import MAX_IMAGE_BYTES

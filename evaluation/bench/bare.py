@@ -12,8 +12,8 @@ from evaluation.bench.load import image_files
 from gmvaluator.commands.options import choice_options
 from gmvaluator.images import decode_image
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.process import prepare_process
-from gmvaluator.models.registry import load_models
+from gmvaluator.models.process_setup import prepare_process
+from gmvaluator.models.profiles import load_models
 
 
 @click.command()

@@ -1,6 +1,6 @@
 """`gmvaluator bench crops`: how far MANIQA's quality by fewer crops lies from its quality by all 20.
 
-Fewer crops are a prefix of one order (`gmvaluator.models.crops`), so one pass over 20 gives every number of them.
+Fewer crops are a prefix of one order (`gmvaluator.models.preprocessing`), so one pass over 20 gives every number of them.
 """
 
 from __future__ import annotations
@@ -14,14 +14,13 @@ import numpy.typing as npt
 from evaluation.make_examples import read_recipes
 from gmvaluator.images import decode_image
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.crops import crops_preparer, order_taken
-from gmvaluator.models.folder import ModelsFolder
+from gmvaluator.models.device import Runtime, usable_device
+from gmvaluator.models.known_models import parts_of
 from gmvaluator.models.maniqa import load
-from gmvaluator.models.parts.part import Part
-from gmvaluator.models.parts.selection import parts_of
-from gmvaluator.models.preparation import Pixels
-from gmvaluator.models.registry import profile_identity
-from gmvaluator.models.runtime import Runtime, usable_device
+from gmvaluator.models.preprocessing import Pixels, crops_preparer, order_taken
+from gmvaluator.models.profiles import profile_identity
+from gmvaluator.models.specs import Part
+from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.samples import sample_folder
 
 COUNTS = (1, 2, 3, 5, 8, 12, 16)

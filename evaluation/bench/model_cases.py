@@ -74,10 +74,9 @@ def _plain_clip() -> Model:
 
 
 def _ready_clip(precision: str) -> Model:
-    from gmvaluator.models.openclip import OpenClip
-    from gmvaluator.models.openclip_transform import openclip_preparer
-    from gmvaluator.models.parts.openclip import openclip_part
-    from gmvaluator.models.runtime import Runtime
+    from gmvaluator.models.device import Runtime
+    from gmvaluator.models.known_models import openclip_part
+    from gmvaluator.models.openclip import OpenClip, openclip_preparer
 
     transform = openclip_preparer(openclip_part("ViT-B-32:laion2b_s34b_b79k"))
     return OpenClip(_seeded_clip(), transform, Runtime(torch.device("cpu"), precision)).embed
@@ -151,9 +150,8 @@ def _plain_maniqa() -> Model:
 
 
 def _ready_maniqa(precision: str) -> Model:
-    from gmvaluator.models.maniqa import Maniqa
-    from gmvaluator.models.quality_memory import QualityMemory
-    from gmvaluator.models.runtime import Runtime
+    from gmvaluator.models.device import Runtime
+    from gmvaluator.models.maniqa import Maniqa, QualityMemory
 
     adapter = Maniqa(_seeded_maniqa(), Runtime(torch.device("cpu"), precision), crops=1)
 
@@ -180,7 +178,7 @@ def _not_enlarged() -> Any:
 def _plain_lite() -> Model:
     """timm's network as timm builds it, with the profile's weights and heads."""
     from gmvaluator.models import lite_network
-    from gmvaluator.models.registry import profile_identity
+    from gmvaluator.models.profiles import profile_identity
 
     heads = lite_network.Heads(
         lite_network.pinned_tensors(lite_network.HEADS_FILE, profile_identity("lite").weights["heads"])
@@ -193,7 +191,7 @@ def timm_backbone() -> Any:
     import timm
 
     from gmvaluator.models import lite_network
-    from gmvaluator.models.registry import profile_identity
+    from gmvaluator.models.profiles import profile_identity
 
     net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
     net.load_state_dict(
@@ -204,11 +202,11 @@ def timm_backbone() -> Any:
 
 def _timm_views(net: Any, heads: nn.Module, inputs: Sequence[Pixels]) -> Float32Array:
     """(B, 2 * 514): the whole image and itself out of focus."""
-    from gmvaluator.models import lite_input, views
+    from gmvaluator.models import lite_network
 
     pixels = _batch(inputs) * 2 - 1
-    seen, blurred = _timm_lite(net, heads, pixels), _timm_lite(net, heads, lite_input.blur(pixels))
-    return np.concatenate([views.whole(seen), views.weighed_blurs(blurred)], axis=1)
+    seen, blurred = _timm_lite(net, heads, pixels), _timm_lite(net, heads, lite_network.blur(pixels))
+    return np.concatenate([lite_network.whole(seen), lite_network.weighed_blurs(blurred)], axis=1)
 
 
 def _timm_lite(net: Any, heads: nn.Module, pixels: Tensor) -> Float32Array:
@@ -229,7 +227,7 @@ def _timm_lite(net: Any, heads: nn.Module, pixels: Tensor) -> Float32Array:
 
 def _ready_lite(precision: str) -> Model:
     from gmvaluator.models.choice import ProfileChoice
-    from gmvaluator.models.registry import load_models
+    from gmvaluator.models.profiles import load_models
 
     models = load_models(ProfileChoice("lite", precision=precision))
 

@@ -13,7 +13,7 @@ import sys
 import time
 from typing import Any
 
-from gmvaluator.models.process import prepare_process
+from gmvaluator.models.process_setup import prepare_process
 
 
 def main() -> None:

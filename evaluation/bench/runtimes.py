@@ -16,7 +16,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from gmvaluator.models.process import prepare_process
+from gmvaluator.models.process_setup import prepare_process
 from gmvaluator.report import machine
 
 BATCH = 8

@@ -21,7 +21,7 @@ from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.images import decode_image, thumbnail
-from gmvaluator.index.connection import open_store
+from gmvaluator.index.opening import open_store
 from gmvaluator.index.schema import (
     ALONE,
     KEY_DATA_SET,

@@ -52,7 +52,7 @@ def calibrate(
     """
     from evaluation.calibration.policy_file import Extra
     from evaluation.calibration.run import calibrate_policy
-    from gmvaluator.models.process import prepare_process
+    from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()
     extra = Extra(None if groups == "none" else groups, hold_above)

@@ -12,7 +12,7 @@ from evaluation.known_source.observed import observe
 from evaluation.known_source.search import DEPTH
 from evaluation.known_source.spec import FIT, SHORT_FIT, SHORT_TEST, TEST
 from gmvaluator.errors import Conflict, InvalidPolicy
-from gmvaluator.models.registry import profile_identity
+from gmvaluator.models.profiles import profile_identity
 from gmvaluator.valuation.policy import Policy, load_policy
 
 CONTRIBUTORS = 50

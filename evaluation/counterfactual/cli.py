@@ -26,7 +26,7 @@ def evaluate_counterfactual(work: Path, quick: bool, profile: str, as_json: bool
     Example: gmvaluator evaluate counterfactual --json
     """
     from evaluation.counterfactual.run import counterfactual
-    from gmvaluator.models.process import prepare_process
+    from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()
     section = counterfactual(profile, quick, work)

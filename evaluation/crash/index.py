@@ -23,8 +23,8 @@ import numpy as np
 
 from gmvaluator.errors import GmvaluatorError, IndexFailed, IndexUnavailable
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.index.connection import open_store
-from gmvaluator.index.engine.lease import Contact
+from gmvaluator.index.engine.launcher import Contact
+from gmvaluator.index.opening import open_store
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points

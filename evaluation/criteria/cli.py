@@ -25,7 +25,7 @@ def evaluate_criteria(work: Path, fashion: Path | None, quick: bool, profile: st
     Example: gmvaluator evaluate criteria --json
     """
     from evaluation.criteria.run import criteria
-    from gmvaluator.models.process import prepare_process
+    from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()
     figures: dict[str, float] = {}

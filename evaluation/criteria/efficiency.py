@@ -22,7 +22,7 @@ from evaluation.digits.pictures import to_image
 from evaluation.intervals import mean_interval
 from evaluation.plotting import COLOURS, draw
 from evaluation.sections import Cell, Estimate, Plot, Section, Table
-from gmvaluator.index.connection import open_search
+from gmvaluator.index.opening import open_search
 from gmvaluator.index.schema import DEFAULT_DEPTH
 from gmvaluator.index.search import QdrantSearch
 from gmvaluator.ports import Models

@@ -14,9 +14,9 @@ import numpy as np
 
 from evaluation.digits.pictures import Pictures
 from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
-from gmvaluator.index.connection import open_store
+from gmvaluator.index.opening import open_store
 from gmvaluator.index.store import QdrantStore
-from gmvaluator.models.registry import profile_identity
+from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import Embeddings, Point
 
 _ENGINE_ENDS_S = 20

@@ -12,7 +12,7 @@ from PIL import Image
 
 from evaluation.digits.pictures import Pictures, to_image
 from gmvaluator.ids import sha256_hex
-from gmvaluator.models.registry import load_models, profile_identity
+from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.ports import Embeddings, Float32Array, Models
 
 _CHUNK = 32

@@ -20,7 +20,7 @@ def evaluate_duplicates(policy: str, quick: bool, profile: str, as_json: bool) -
     Example: gmvaluator evaluate duplicates --json
     """
     from evaluation.duplicates.run import duplicates
-    from gmvaluator.models.process import prepare_process
+    from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()
     section = duplicates(profile, quick, policy)

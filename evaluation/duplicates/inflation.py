@@ -23,11 +23,11 @@ from evaluation.split import TEST_OWNERS
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.ids import GenerationId, OwnerId
 from gmvaluator.images import decode_image
-from gmvaluator.index.connection import open_search
+from gmvaluator.index.opening import open_search
 from gmvaluator.index.schema import KEY_GROUP, duplicate_group
 from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts, owner_account
-from gmvaluator.models.registry import load_models
+from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import CandidateSearch, Embeddings, Float32Array, RightsReader
 from gmvaluator.processes import run_command
 from gmvaluator.profile import ProfileIdentity

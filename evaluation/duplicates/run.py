@@ -17,7 +17,7 @@ from evaluation.plotting import draw
 from evaluation.sections import Cell, Estimate, Plot, Section, Table
 from evaluation.split import FIT_OWNERS
 from gmvaluator.images import decode_image
-from gmvaluator.models.registry import load_models
+from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import Models
 from gmvaluator.samples import sample_folder
 from gmvaluator.valuation.policy import Policy, load_policy

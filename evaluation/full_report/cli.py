@@ -32,7 +32,7 @@ def evaluate_all(
     import sys
 
     from evaluation.full_report.everything import Settings, run_all
-    from gmvaluator.models.process import prepare_process
+    from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()
     command = shlex.join(["gmvaluator", *sys.argv[1:]])

@@ -17,7 +17,7 @@ from evaluation.full_report.storing import from_json, to_json
 from evaluation.sections import Section
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import sha256_hex
-from gmvaluator.models.registry import profile_identity
+from gmvaluator.models.profiles import profile_identity
 from gmvaluator.report import commit, report
 
 

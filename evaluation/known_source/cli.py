@@ -31,7 +31,7 @@ def evaluate_known_source(
     Example: gmvaluator evaluate known-source --json
     """
     from evaluation.known_source.run import known_source
-    from gmvaluator.models.process import prepare_process
+    from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()
     section = known_source(profile, quick, policies, None if data is None else data / "index")

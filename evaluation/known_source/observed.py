@@ -16,7 +16,7 @@ from evaluation.known_source.search import Found, search_all
 from evaluation.known_source.spec import COPY, RECONSTRUCTION, Plan
 from evaluation.make_examples import Work, read_works
 from gmvaluator.ids import TrainingImageId, training_image_id
-from gmvaluator.models.registry import load_models
+from gmvaluator.models.profiles import load_models
 from gmvaluator.processes import run_command
 from gmvaluator.samples import sample_folder
 

@@ -15,7 +15,7 @@ from evaluation.known_source.rows import Fits, ablations, by_policy, decimal, di
 from evaluation.known_source.section import figures_by_cell, known_source_section
 from evaluation.known_source.spec import FIT, SHORT_FIT, SHORT_TEST, TEST
 from evaluation.sections import Section
-from gmvaluator.models.registry import profile_identity
+from gmvaluator.models.profiles import profile_identity
 from gmvaluator.valuation.policy import Policy, load_policy
 from gmvaluator.valuation.residual import Gate
 

@@ -12,7 +12,7 @@ import numpy as np
 
 from evaluation.known_source.queries import Query
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.index.connection import open_search
+from gmvaluator.index.opening import open_search
 from gmvaluator.index.schema import KEY_GROUP, duplicate_group, require_profile
 from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.ports import Embeddings, Models

@@ -17,7 +17,7 @@ from torch.nn import functional
 
 from gmvaluator.errors import MissingWeights
 from gmvaluator.models.lite import EMBEDDING_DIM as DIM
-from gmvaluator.models.weights import read_pinned
+from gmvaluator.models.weight_files import read_pinned
 
 POOLED_BLOCKS = (2, 4, 6)
 """Blocks whose mean over all positions the head sees, with the last layer's: 40 + 112 + 320 + 1280 = 1752."""

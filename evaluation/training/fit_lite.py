@@ -33,11 +33,23 @@ from evaluation.training.validation import make_validation
 from evaluation.training.works import Work, as_input, distinct, read_fit_works, read_works
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.lite import CHUNK_ROWS, EMBEDDING_DIM, PERCEPTUAL_DIM
-from gmvaluator.models.lite_input import BLUR_SIGMA_PX, prepare, to_tensor
-from gmvaluator.models.lite_network import BACKBONE_FILE, HEAD_TENSORS, HEADS_FILE, Backbone
-from gmvaluator.models.memory import raise_malloc_thresholds
-from gmvaluator.models.registry import DATA
-from gmvaluator.models.views import BLUR_WEIGHT, GRID, MIN_CONTRAST, VIEWS, WINDOW_SHARE, WINDOW_WEIGHT
+from gmvaluator.models.lite_network import (
+    BACKBONE_FILE,
+    BLUR_SIGMA_PX,
+    BLUR_WEIGHT,
+    GRID,
+    HEAD_TENSORS,
+    HEADS_FILE,
+    MIN_CONTRAST,
+    VIEWS,
+    WINDOW_SHARE,
+    WINDOW_WEIGHT,
+    Backbone,
+    prepare,
+    to_tensor,
+)
+from gmvaluator.models.process_setup import raise_malloc_thresholds
+from gmvaluator.models.profiles import DATA
 from gmvaluator.profile import ProfileIdentity
 
 TRAINED_PX = 160

@@ -13,7 +13,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from gmvaluator.ids import sha256_hex
-from gmvaluator.models.lite_input import fitted
+from gmvaluator.models.lite_network import fitted
 
 LIST = Path(__file__).parent / "openclipart-training.txt"
 """Paths without ending inside Debian's package `openclipart-png`, version 0.18."""

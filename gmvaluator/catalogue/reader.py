@@ -13,17 +13,9 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, Row, and_, func, select
 
 from gmvaluator.accounts import HELD
+from gmvaluator.catalogue.claims import Claim, Right, settle
 from gmvaluator.catalogue.records import IndexRun
-from gmvaluator.catalogue.removing import (
-    Removal,
-    Selected,
-    Selection,
-    keys_removed,
-    select_removals,
-    standing,
-    unpurged,
-)
-from gmvaluator.catalogue.rights import Claim, Right, settle
+from gmvaluator.catalogue.removal import Removal, Selected, Selection, keys_removed, select_removals, standing, unpurged
 from gmvaluator.catalogue.schema import (
     claims,
     data_sets,

@@ -13,11 +13,10 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from gmvaluator.catalogue.claiming.file import ClaimRow, RejectedRow
-from gmvaluator.catalogue.claiming.importing import ClaimImporter, ImportedClaims, by_work
+from gmvaluator.catalogue.claims_import import ClaimImporter, ClaimRow, ImportedClaims, RejectedRow, by_work
 from gmvaluator.catalogue.reader import CatalogueReader, index_run
 from gmvaluator.catalogue.records import IndexRun, NewWork, Recorded, check_data_set, check_model_version
-from gmvaluator.catalogue.removing import Removal, bury, erase_places, note_purge
+from gmvaluator.catalogue.removal import Removal, bury, erase_places, note_purge
 from gmvaluator.catalogue.schema import (
     REVISION,
     data_sets,

@@ -7,8 +7,8 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select, update
 
+from gmvaluator.catalogue.claims import WHOLE_PPM
 from gmvaluator.catalogue.records import NewWork, OwnerReference, Recorded
-from gmvaluator.catalogue.rights import WHOLE_PPM
 from gmvaluator.catalogue.schema import claims, data_sets, owner_references, owners, sources, tombstones, works
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.ids import OwnerId, new_owner_id

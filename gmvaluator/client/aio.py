@@ -23,9 +23,10 @@ from gmvaluator.client.requests import (
     Retries,
     StreamRequests,
     attribute_request,
+    failure_of,
     preview_request,
+    translated,
 )
-from gmvaluator.client.statuses import failure_of, translated
 from gmvaluator.client.sync import WATCH_AGAIN
 from gmvaluator.errors import GmvaluatorError, Overloaded, Unavailable
 from gmvaluator.v1 import attribution_pb2 as attribution_v1

@@ -11,8 +11,8 @@ from gmvaluator.errors import InvalidImage
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import decode_image
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.process import prepare_process
-from gmvaluator.models.registry import load_models
+from gmvaluator.models.process_setup import prepare_process
+from gmvaluator.models.profiles import load_models
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 
 

@@ -1,4 +1,7 @@
-"""What both clients share and no transport is needed for: requests, and when to ask again."""
+"""What both clients share and no transport is needed for: requests, and when to ask again.
+
+The one place where a gRPC status becomes an error of ours.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +11,27 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import datetime
+from typing import Any
 
+import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
-from gmvaluator.errors import GmvaluatorError, ImageTooLarge, Overloaded, Unavailable
+from gmvaluator.errors import (
+    Conflict,
+    Failure,
+    Forbidden,
+    GmvaluatorError,
+    ImageTooLarge,
+    InvalidInput,
+    NotFound,
+    Overloaded,
+    PreconditionFailed,
+    Unauthenticated,
+    Unavailable,
+)
 from gmvaluator.images import MAX_IMAGE_BYTES
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
+from gmvaluator.v1.attribution_pb2 import AttributeFailure
 
 SERVICE = "gmvaluator.v1.AttributionService"
 DEADLINE_S = 60.0
@@ -127,3 +145,52 @@ def _stamp(moment: datetime | None) -> Timestamp | None:
     stamp = Timestamp()
     stamp.FromDatetime(moment)
     return stamp
+
+
+_ERRORS: dict[grpc.StatusCode, type[GmvaluatorError]] = {
+    grpc.StatusCode.INVALID_ARGUMENT: InvalidInput,
+    grpc.StatusCode.FAILED_PRECONDITION: PreconditionFailed,
+    grpc.StatusCode.UNAUTHENTICATED: Unauthenticated,
+    grpc.StatusCode.PERMISSION_DENIED: Forbidden,
+    grpc.StatusCode.NOT_FOUND: NotFound,
+    grpc.StatusCode.ALREADY_EXISTS: Conflict,
+    grpc.StatusCode.RESOURCE_EXHAUSTED: Overloaded,
+    grpc.StatusCode.UNAVAILABLE: Unavailable,
+    grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
+    grpc.StatusCode.CANCELLED: Unavailable,
+}
+
+_BY_NUMBER = {code.value[0]: kind for code, kind in _ERRORS.items()}
+
+
+@contextmanager
+def translated(address: str) -> Iterator[None]:
+    """Raise our error for a failed call to the attributor at `address`, with the server's own words."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _ours(error, address) from error
+
+
+def failure_of(failure: AttributeFailure, address: str) -> GmvaluatorError:
+    """Our error for an image of a stream that failed."""
+    kind = _BY_NUMBER.get(failure.code, Failure)
+    return kind(f"{failure.message} (attributor at {address})")
+
+
+def _ours(error: grpc.RpcError, address: str) -> GmvaluatorError:
+    message = f"{error.details() or 'no details'} (attributor at {address})"
+    kind = _ERRORS.get(error.code(), Failure)
+    if kind is Overloaded:
+        return Overloaded(message, _pushback_ms(error))
+    return kind(message)
+
+
+def _pushback_ms(error: grpc.RpcError) -> int | None:
+    """What the server asks for; a negative number means: not again. None if it asks for nothing that can be read."""
+    trailing: Any = error.trailing_metadata() or ()
+    told = dict(trailing).get("grpc-retry-pushback-ms")
+    try:
+        return None if told is None else int(told)
+    except ValueError:
+        return -1

@@ -22,9 +22,10 @@ from gmvaluator.client.requests import (
     Retries,
     StreamRequests,
     attribute_request,
+    failure_of,
     preview_request,
+    translated,
 )
-from gmvaluator.client.statuses import failure_of, translated
 from gmvaluator.errors import GmvaluatorError, Overloaded, Unavailable
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1

@@ -27,7 +27,7 @@ from gmvaluator.commands.options import choice_options, json_option
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.registry import profile_identity
+from gmvaluator.models.profiles import profile_identity
 from gmvaluator.processes import dashboard, observed_attributor, run_command
 from gmvaluator.samples import sample_folder
 from gmvaluator.valuation.policy import Policy, load_policy

@@ -11,9 +11,9 @@ import rich_click as click
 from gmvaluator.commands.options import json_option, variant_options
 from gmvaluator.errors import MissingWeights
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.folder import ModelsFolder
-from gmvaluator.models.parts.part import WeightFile
-from gmvaluator.models.parts.selection import parts_of
+from gmvaluator.models.known_models import parts_of
+from gmvaluator.models.specs import WeightFile
+from gmvaluator.models.weight_files import ModelsFolder
 
 
 @click.group()
@@ -72,7 +72,7 @@ def fetch(choice: ProfileChoice, as_json: bool) -> None:
 
     Example: gmvaluator models fetch --models ./weights
     """
-    from gmvaluator.models.fetching import fetch as fetch_file
+    from gmvaluator.models.weight_files import fetch as fetch_file
 
     folder = ModelsFolder(choice.models)
     fetched = []
@@ -110,7 +110,7 @@ def verify(choice: ProfileChoice, as_json: bool) -> None:
 
 def _fault(file: WeightFile, folder: ModelsFolder) -> str:
     """What is wrong with a file; empty if nothing is."""
-    from gmvaluator.models.checkpoints import read_plain
+    from gmvaluator.models.weight_files import read_plain
 
     try:
         path = folder.verified(file, folder.recorded_sha256(file))

@@ -39,7 +39,7 @@ def import_(file: Path, origin: str | None, partial: bool, release: bool, place:
 
     Example: gmvaluator rights import rights.csv --release
     """
-    from gmvaluator.catalogue.claiming.file import checked_origin, read_claims
+    from gmvaluator.catalogue.claims_import import checked_origin, read_claims
     from gmvaluator.catalogue.store import open_catalogue
 
     source = checked_origin(origin if origin is not None else f"rights:{file.stem}"[:200])
@@ -67,7 +67,7 @@ def show(work: str, data_set: str | None, at: str | None, place: Place, as_json:
 
     Example: gmvaluator rights show animals/dove --at 2026-01-01T00:00:00+00:00
     """
-    from gmvaluator.catalogue.claiming.showing import find_work, shown_rights
+    from gmvaluator.catalogue.search import find_work, shown_rights
     from gmvaluator.catalogue.store import open_catalogue
 
     with open_catalogue(place) as catalogue:
@@ -90,7 +90,7 @@ def forget(owner: str, yes: bool, place: Place, as_json: bool) -> None:
 
     Example: gmvaluator rights forget 5a1e0c3b-0000-4000-8000-000000000001 --yes
     """
-    from gmvaluator.catalogue.forgetting import forget_owner, owner_named
+    from gmvaluator.catalogue.erasure import forget_owner, owner_named
     from gmvaluator.catalogue.store import open_catalogue
 
     with open_catalogue(place) as existing:

@@ -9,8 +9,7 @@ from typing import Protocol
 from urllib.parse import urlsplit
 
 from gmvaluator.errors import InvalidInput
-from gmvaluator.index.engine.lease import Contact
-from gmvaluator.index.launcher import EngineLease
+from gmvaluator.index.engine.launcher import Contact, EngineLease
 
 _REST_PORT = 6333
 _GRPC_PORT = 6334

@@ -3,6 +3,8 @@
 `recall` is searched by nearest neighbours: HNSW over product-quantised codes held in RAM, the originals on disk
 for rescoring. `perceptual`, one vector for each view of the image, is only scored for recalled candidates, by the view
 that is most similar: no graph, on disk. One large segment, because product quantisation is trained per segment.
+
+Ways to compress the vectors that are searched, by name.
 """
 
 from __future__ import annotations
@@ -15,9 +17,31 @@ from uuid import UUID
 
 from gmvaluator.errors import InvalidInput, MissingIndex, ProfileMismatch
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.index.quantisation import CHOICES, DEFAULT
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.profile import ProfileIdentity
+
+PRODUCT = {f"pq-x{ratio}": ratio for ratio in (4, 8, 16, 32, 64)}
+"""Product quantisation: each sub-vector is replaced by the nearest of 256 trained ones, one byte each."""
+
+SCALAR = "scalar"
+"""One signed byte a dimension."""
+
+TURBO = {"turbo-4": 4, "turbo-2": 2}
+"""Qdrant's TurboQuant, a rotation before rounding: bits a dimension."""
+
+RATIOS: dict[str, int] = {**PRODUCT, SCALAR: 4, **{name: 32 // bits for name, bits in TURBO.items()}}
+"""How many times smaller than float32 each makes a vector."""
+
+CHOICES = ("pq-x16", "pq-x32", "pq-x64", SCALAR, *TURBO)
+"""What a collection of ours may use; the first is the default."""
+
+DEFAULT = CHOICES[0]
+
+
+def code_bytes(quantisation: str, dimension: int) -> int:
+    """Bytes of one vector's code, without what an engine adds to it."""
+    return -(-4 * dimension // RATIOS[quantisation])
+
 
 RECALL = "recall"
 PERCEPTUAL = "perceptual"

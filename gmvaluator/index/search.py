@@ -19,12 +19,10 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from gmvaluator.concurrency import to_its_end
 from gmvaluator.errors import IndexFailed, IndexUnavailable
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.index.client import collection_info
 from gmvaluator.index.location import Access, Endpoint
-from gmvaluator.index.parameters import search_parameters
-from gmvaluator.index.retrying import may_be_repeated, pause_s
+from gmvaluator.index.qdrant import collection_info, search_parameters, translated
+from gmvaluator.index.resilient_client import may_be_repeated, pause_s
 from gmvaluator.index.schema import KEY_DATA_SET, PERCEPTUAL, RECALL, CollectionMetadata
-from gmvaluator.index.translation import translated
 from gmvaluator.index.vectors import checked_vector
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour
 

@@ -14,13 +14,12 @@ from qdrant_client import models
 
 from gmvaluator.errors import IndexFailed, MissingIndex
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.index.calling import IndexConnection
-from gmvaluator.index.client import CALL_TIMEOUT_S, collection_info
+from gmvaluator.index.collections import GENERATION_OF, aliases, generation_name, make_collection, point_alias
 from gmvaluator.index.location import Access, Endpoint
-from gmvaluator.index.naming import GENERATION_OF, aliases, generation_name, make_collection, point_alias
-from gmvaluator.index.parameters import rebuild_parameters, search_parameters
-from gmvaluator.index.quantisation import DEFAULT
+from gmvaluator.index.qdrant import CALL_TIMEOUT_S, collection_info, rebuild_parameters, search_parameters
+from gmvaluator.index.resilient_client import IndexConnection
 from gmvaluator.index.schema import (
+    DEFAULT,
     DEFAULT_SETTINGS,
     INDEXING_THRESHOLD_KB,
     KEY_DATA_SET,
@@ -33,8 +32,7 @@ from gmvaluator.index.schema import (
     duplicate_group,
     require_profile,
 )
-from gmvaluator.index.vectors import all_fit, checked_vector, checked_vectors
-from gmvaluator.index.wire import point_message
+from gmvaluator.index.vectors import all_fit, checked_vector, checked_vectors, point_message
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
 

@@ -21,7 +21,7 @@ import numpy as np
 
 from gmvaluator.errors import InvalidInput, PreconditionFailed
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.index.connection import open_search, open_store
+from gmvaluator.index.opening import open_search, open_store
 from gmvaluator.index.schema import (
     DEFAULT_COLLECTION,
     DEFAULT_DEPTH,

@@ -1,18 +1,28 @@
-"""A profile put together from a recall, a perceptual and a quality model, each behind a small protocol."""
+"""A profile put together from a recall, a perceptual and a quality model, each behind a small protocol.
+
+A composed profile whose re-ranking compares pixels: its perceptual features are made when they are asked for.
+
+Profile `paper`: the paper's models or their variants, each read from the models folder by its own adapter.
+"""
 
 from __future__ import annotations
 
+import importlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Protocol
+from typing import Any, Protocol
 
 import numpy as np
 import torch
 from PIL import Image
 
 from gmvaluator.errors import ModelFailed
-from gmvaluator.models.halving import halved_if_needed
-from gmvaluator.models.preparation import Pixels, Preparation
+from gmvaluator.models.choice import ProfileChoice
+from gmvaluator.models.device import Runtime, halved_if_needed, usable_device
+from gmvaluator.models.known_models import COMPARES_PIXELS, parts_of
+from gmvaluator.models.preprocessing import Pixels, Preparation, preparation_of
+from gmvaluator.models.specs import Part
+from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
 
@@ -128,3 +138,46 @@ def _failures(name: str) -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ModelFailed(f"the {name} model failed: {error}") from error
+
+
+class PixelComparingModels(ComposedModels):
+    """As `ComposedModels`, but `embed`'s perceptual rows are features of any length and norm.
+
+    Their squared distance is the perceptual distance. The index holds the recall vector in their place. An image of
+    which only the features are wanted has an empty recall input; its recall row is zeros.
+    """
+
+    def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
+        """See the class. Raises ModelFailed, naming the row."""
+        wanted = [row for row, one in enumerate(inputs) if one.recall.size]
+        recall = np.zeros((len(inputs), self.identity.recall_dim), np.float32)
+        if wanted:
+            recall[wanted] = self.recall_rows([inputs[row] for row in wanted])
+        quality = np.ones(len(inputs), np.float32) if self._quality is None else None
+        return Embeddings(recall, self.perceptual_rows(inputs), quality)
+
+    def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
+        """Training images to recall vectors, twice. Raises ModelFailed, naming the row."""
+        recall = self.recall_rows([whole for (whole,) in inputs])
+        return WorkEmbeddings(recall, recall[:, np.newaxis].copy())
+
+
+def load(choice: ProfileChoice, identity: ProfileIdentity, device: str, threads: int | None) -> ComposedModels:
+    """See `registry.load_models`. Every file is checked against the identity's hash before it is parsed."""
+    if threads is not None:
+        torch.set_num_threads(threads)
+    runtime = Runtime(usable_device(device), identity.precision)
+    folder, hashes, parts = ModelsFolder(choice.models), dict(identity.weights), parts_of(choice)
+
+    def made(part: Part) -> Any:
+        """What the part's adapter makes; None for a part without one."""
+        return importlib.import_module(part.adapter).load(part, folder, hashes, runtime) if part.adapter else None
+
+    recall, perceptual, quality = made(parts.recall), made(parts.perceptual), made(parts.quality)
+    kind = PixelComparingModels if parts.perceptual.model.startswith(COMPARES_PIXELS) else ComposedModels
+    return kind(identity, preparation_of(parts), recall, perceptual, quality)
+
+
+def input_maker(choice: ProfileChoice) -> Callable[[Image.Image], Prepared]:
+    """See `registry.input_maker`."""
+    return preparation_of(parts_of(choice)).query

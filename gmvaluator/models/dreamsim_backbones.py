@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gmvaluator.errors import MissingWeights
-from gmvaluator.models.checkpoints import fill_exactly, read_plain
+from gmvaluator.models.weight_files import fill_exactly, read_plain
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))

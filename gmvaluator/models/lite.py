@@ -2,26 +2,49 @@
 
 Input: B x 3 x 224 x 224 float32 in [-1, 1], the whole image on white. Output: recall B x 512, perceptual B x V x 514,
 both of unit norm, a higher cosine is nearer; quality B in [0, 1], higher is better.
+
+Quality by the head of profile `lite`, for profiles of other models.
+
+Input: (3, 224, 224) float32 in [-1, 1], the whole image on white. Output: one quality an image in [0, 1], higher is
+better. It knows drawings; see docs/models.md for what it was trained on. Source: `lite`.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
+import safetensors.torch
 import torch
 from PIL import Image
-from torch import Tensor
+from torch import Tensor, nn
 
 from gmvaluator.errors import ModelFailed
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.lite_input import SIDE_PX, blur, prepare, to_tensor
-from gmvaluator.models.lite_network import HEADS_FILE, Backbone, Heads, load_backbone, pinned_tensors
-from gmvaluator.models.runtime import usable_device
-from gmvaluator.models.views import EXTRA_DIM, VIEWS, views_of, weighed_blurs, weighed_windows, whole
+from gmvaluator.models.device import Runtime, usable_device
+from gmvaluator.models.lite_network import (
+    EXTRA_DIM,
+    HEADS_FILE,
+    SIDE_PX,
+    VIEWS,
+    Backbone,
+    Heads,
+    blur,
+    load_backbone,
+    pinned_tensors,
+    prepare,
+    to_tensor,
+    views_of,
+    weighed_blurs,
+    weighed_windows,
+    whole,
+)
+from gmvaluator.models.preprocessing import Pixels
+from gmvaluator.models.specs import Part
+from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
 
@@ -162,3 +185,36 @@ def _model_failures() -> Iterator[None]:
         yield
     except RuntimeError as error:
         raise ModelFailed(f"the lite models failed: {error}") from error
+
+
+class LiteQuality:
+    """`composed.QualityModel`; a batch is one pass."""
+
+    def __init__(self, backbone: nn.Module, heads: nn.Module, runtime: Runtime) -> None:
+        self._backbone, self._heads = backbone.to(runtime.device), heads.to(runtime.device)
+        self._device = runtime.device
+
+    def quality_slice(self, inputs: Sequence[Pixels]) -> list[float | None]:
+        """See the protocol; nothing is left for another slice."""
+        _, quality = self._heads(self._backbone(to_tensor(np.stack(inputs), self._device)))
+        return [float(one) for one in quality]
+
+
+class LitePreparer:
+    """`preparation.Preparer`."""
+
+    square_resize = None
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        return prepare(image)
+
+
+def lite_quality_preparer(part: Part) -> LitePreparer:  # noqa: ARG001 - there is but one
+    """See `preparation.preparation_of`."""
+    return LitePreparer()
+
+
+def load_lite_quality(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> LiteQuality:
+    """See `paper.load`. Raises MissingWeights."""
+    backbone, heads = (safetensors.torch.load_file(folder.verified(file, hashes[file.role])) for file in part.files)
+    return LiteQuality(Backbone(backbone, runtime.precision), Heads(heads), runtime)

@@ -17,12 +17,10 @@ import lpips
 import torch
 from torch import Tensor
 
-from gmvaluator.models.checkpoints import fill, read_tensors
-from gmvaluator.models.folder import ModelsFolder
-from gmvaluator.models.parts.part import Part
-from gmvaluator.models.pixels import unit_range
-from gmvaluator.models.preparation import Pixels
-from gmvaluator.models.runtime import Runtime
+from gmvaluator.models.device import Runtime, unit_range
+from gmvaluator.models.preprocessing import Pixels
+from gmvaluator.models.specs import Part
+from gmvaluator.models.weight_files import ModelsFolder, fill, read_tensors
 from gmvaluator.ports import Float32Array
 
 

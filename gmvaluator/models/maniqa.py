@@ -4,11 +4,16 @@ Input: of each image its pixels, uint8, (3, H, W), or its crops (N, 3, 224, 224)
 [0, 1] and normalised, float32, on the device. Output: one quality an image in [0, 1], higher is better: the network's
 weighted mean over the patches of all crops, which pyiqa states as "~0, ~1", held to that range.
 Source: Yang et al. 2022, arXiv 2204.08958; package pyiqa (PolyForm-Noncommercial), imported only when it is asked for.
+
+What is known of an image's quality, by its content: the same image again costs nothing, a half-scored goes on.
 """
 
 from __future__ import annotations
 
+import hashlib
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,16 +25,63 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gmvaluator.errors import ModelFailed
-from gmvaluator.models.checkpoints import fill, read_tensors
-from gmvaluator.models.crops import CROP_SIDE_PX, chosen_crops, cut
-from gmvaluator.models.folder import ModelsFolder
-from gmvaluator.models.halving import halved_if_needed
+from gmvaluator.models.device import Runtime, halved_if_needed
 from gmvaluator.models.maniqa_network import ManiqaNetwork
-from gmvaluator.models.parts.part import Part
-from gmvaluator.models.preparation import Pixels
-from gmvaluator.models.quality_memory import Known, QualityMemory
-from gmvaluator.models.runtime import Runtime
+from gmvaluator.models.preprocessing import CROP_SIDE_PX, Pixels, chosen_crops, cut
+from gmvaluator.models.specs import Part
+from gmvaluator.models.weight_files import ModelsFolder, fill, read_tensors
 from gmvaluator.ports import Float32Array
+
+MAX_IMAGES = 10_000
+"""About 2 MB; what was asked for least recently is forgotten first."""
+
+
+@dataclass(slots=True)
+class Known:
+    """Sums over the crops scored so far. key: hash of the pixels."""
+
+    key: bytes
+    weighted: float = 0.0
+    weight: float = 0.0
+    crops: int = 0
+
+    def add(self, weighted: float, weight: float) -> None:
+        """Count one more crop."""
+        self.weighted += weighted
+        self.weight += weight
+        self.crops += 1
+
+
+class QualityMemory:
+    """`Known` by content, bounded. It belongs to one model of one precision: its numbers mean nothing to another."""
+
+    def __init__(self, max_images: int = MAX_IMAGES) -> None:
+        self._max_images = max_images
+        self._known: OrderedDict[bytes, Known] = OrderedDict()
+
+    def of(self, pixels: Pixels) -> Known:
+        """What is known of the image with these pixels; to be added to."""
+        key = content_hash(pixels)
+        known = self._known.setdefault(key, Known(key))
+        self._known.move_to_end(key)
+        while len(self._known) > self._max_images:
+            self._known.popitem(last=False)
+        return known
+
+    def forget(self, known: Known) -> None:
+        """Begin anew when the image is asked for again."""
+        self._known.pop(known.key, None)
+
+    def __len__(self) -> int:
+        return len(self._known)
+
+
+def content_hash(pixels: Pixels) -> bytes:
+    """SHA-256 of the shape and the pixels."""
+    digest = hashlib.sha256(repr(pixels.shape).encode())
+    digest.update(np.ascontiguousarray(pixels).data)
+    return digest.digest()
+
 
 METRICS = ("maniqa", "maniqa-pipal", "maniqa-kadid")
 SLICE_CROPS, SLICE_CROPS_ON_ACCELERATOR = 4, 40

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gmvaluator.models.blocks import DTYPES, ReadyLinear, hasten, ready_patches
+from gmvaluator.models.fast_layers import DTYPES, ReadyLinear, hasten, ready_patches
 
 _READ_BLOCKS = (6, 7, 8, 9)
 """Blocks of the ViT-B/8 whose outputs are read; what lies behind them is not computed."""

@@ -17,13 +17,12 @@ import torch
 from torch import nn
 
 from gmvaluator.errors import ModelFailed
-from gmvaluator.models.checkpoints import fill, read_plain, read_tensors
-from gmvaluator.models.folder import ModelsFolder
-from gmvaluator.models.parts.part import Part
-from gmvaluator.models.parts.pyiqa import METRICS
-from gmvaluator.models.preparation import Pixels
-from gmvaluator.models.quality_memory import QualityMemory
-from gmvaluator.models.runtime import Runtime
+from gmvaluator.models.device import Runtime
+from gmvaluator.models.known_models import METRICS
+from gmvaluator.models.maniqa import QualityMemory
+from gmvaluator.models.preprocessing import Pixels
+from gmvaluator.models.specs import Part
+from gmvaluator.models.weight_files import ModelsFolder, fill, read_plain, read_tensors
 
 
 class PyiqaMetric:

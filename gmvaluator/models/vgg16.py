@@ -15,14 +15,11 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models import vgg16
 
-from gmvaluator.models.blocks import DTYPES
-from gmvaluator.models.checkpoints import fill, read_tensors
-from gmvaluator.models.folder import ModelsFolder
-from gmvaluator.models.parts.part import Part
-from gmvaluator.models.pixels import Normalisation, unit_range
-from gmvaluator.models.preparation import Pixels
-from gmvaluator.models.runtime import Runtime
-from gmvaluator.models.vgg16_transform import VGG16_DEVIATION, VGG16_MEAN
+from gmvaluator.models.device import Normalisation, Runtime, unit_range
+from gmvaluator.models.fast_layers import DTYPES
+from gmvaluator.models.preprocessing import VGG16_DEVIATION, VGG16_MEAN, Pixels
+from gmvaluator.models.specs import Part
+from gmvaluator.models.weight_files import ModelsFolder, fill, read_tensors
 from gmvaluator.ports import Float32Array
 
 

@@ -10,8 +10,7 @@ from __future__ import annotations
 import math
 from dataclasses import dataclass
 
-from gmvaluator.index.quantisation import code_bytes
-from gmvaluator.index.schema import DEFAULT_DEPTH, MAX_SEGMENT_KB, SearchSettings
+from gmvaluator.index.schema import DEFAULT_DEPTH, MAX_SEGMENT_KB, SearchSettings, code_bytes
 from gmvaluator.planning.constants import Constants
 from gmvaluator.planning.plan import GPUS, NO_GPU, Wanted
 

@@ -16,7 +16,7 @@ import pytest
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import PreconditionFailed, Unavailable
-from gmvaluator.index.connection import open_store
+from gmvaluator.index.opening import open_store
 from gmvaluator.ports import Generator
 from gmvaluator.processes import own_environment, run_command
 from gmvaluator.testing.models import FAKE_IDENTITY

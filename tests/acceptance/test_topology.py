@@ -23,7 +23,7 @@ import pytest
 from gmvaluator.client.requests import Retries
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import GmvaluatorError, MissingIndex
-from gmvaluator.index.connection import open_store
+from gmvaluator.index.opening import open_store
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.processes import own_environment
 from gmvaluator.samples import sample_folder

@@ -33,10 +33,8 @@ KNOWN_CYCLES: list[list[str]] = [
     ],
     ["evaluation/calibration", "evaluation/known_source"],
     ["gmvaluator", "gmvaluator/auth"],
-    ["gmvaluator/catalogue", "gmvaluator/catalogue/claiming"],
     ["gmvaluator/commands", "gmvaluator/ledger", "gmvaluator/ledger/decisions", "gmvaluator/ledger/payouts"],
     ["gmvaluator/index", "gmvaluator/index/engine"],
-    ["gmvaluator/models", "gmvaluator/models/parts"],
     ["indexer", "indexer/embeddings"],
 ]
 KNOWN_CLICK: set[str] = {
@@ -70,20 +68,7 @@ KNOWN_STRINGS: set[str] = {
     "evaluation/evaluate_cli.py -> evaluation.duplicates.cli",
     "evaluation/evaluate_cli.py -> evaluation.full_report.cli",
     "evaluation/evaluate_cli.py -> evaluation.known_source.cli",
-    "gmvaluator/models/parts/dreamsim.py -> gmvaluator.models.dreamsim",
-    "gmvaluator/models/parts/dreamsim.py -> gmvaluator.models.squash",
-    "gmvaluator/models/parts/lpips.py -> gmvaluator.models.lpips",
-    "gmvaluator/models/parts/lpips.py -> gmvaluator.models.squash",
-    "gmvaluator/models/parts/openclip.py -> gmvaluator.models.openclip",
-    "gmvaluator/models/parts/openclip.py -> gmvaluator.models.openclip_transform",
-    "gmvaluator/models/parts/pyiqa.py -> gmvaluator.models.bounded_pixels",
-    "gmvaluator/models/parts/pyiqa.py -> gmvaluator.models.crops",
-    "gmvaluator/models/parts/pyiqa.py -> gmvaluator.models.maniqa",
-    "gmvaluator/models/parts/pyiqa.py -> gmvaluator.models.pyiqa_metric",
-    "gmvaluator/models/parts/shipped.py -> gmvaluator.models.lite_quality",
-    "gmvaluator/models/parts/vgg16.py -> gmvaluator.models.vgg16",
-    "gmvaluator/models/parts/vgg16.py -> gmvaluator.models.vgg16_transform",
-    "gmvaluator/models/registry.py -> gmvaluator.testing.stub_models",
+    "gmvaluator/models/profiles.py -> gmvaluator.testing.stub_models",
 }
 
 

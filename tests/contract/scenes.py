@@ -5,8 +5,7 @@ from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gmvaluator.catalogue.claiming.file import read_claims
-from gmvaluator.catalogue.claiming.importing import ImportedClaims
+from gmvaluator.catalogue.claims_import import ImportedClaims, read_claims
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.ids import OwnerId, generation_id, sha256_hex

@@ -10,9 +10,10 @@ import torch
 from PIL import Image
 
 from gmvaluator.errors import ModelFailed, PreconditionFailed
-from gmvaluator.models import runtime, spread
-from gmvaluator.models.runtime import Runtime, device_names, usable_device
-from gmvaluator.models.spread import SpreadModels, load_on_every_device
+from gmvaluator.models import device as runtime
+from gmvaluator.models import multi_device
+from gmvaluator.models.device import Runtime, device_names, usable_device
+from gmvaluator.models.multi_device import SpreadModels, load_on_every_device
 from gmvaluator.ports import Models, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
@@ -67,7 +68,7 @@ def test_auto_takes_every_gpu_and_a_name_takes_one(monkeypatch: pytest.MonkeyPat
         loaded.append(device)
         return FakeModels()
 
-    monkeypatch.setattr(spread, "load_models", load)
+    monkeypatch.setattr(multi_device, "load_models", load)
     load_on_every_device("lite", "auto")
     assert sorted(loaded) == ["cuda:0", "cuda:1", "cuda:2"]
     loaded.clear()

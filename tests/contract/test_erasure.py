@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gmvaluator.auth.signing import Signed, Signer
-from gmvaluator.catalogue.forgetting import forget_owner, owner_named
+from gmvaluator.catalogue.erasure import forget_owner, owner_named
 from gmvaluator.catalogue.reader import FORGOTTEN
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue

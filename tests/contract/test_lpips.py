@@ -18,11 +18,10 @@ from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.images import decode_image, thumbnail, thumbnail_path
 from gmvaluator.models import lpips
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.folder import ModelsFolder, file_sha256
-from gmvaluator.models.parts.lpips import lpips_part
-from gmvaluator.models.parts.selection import parts_of
-from gmvaluator.models.runtime import Runtime
-from gmvaluator.models.squash import Squash
+from gmvaluator.models.device import Runtime
+from gmvaluator.models.known_models import lpips_part, parts_of
+from gmvaluator.models.preprocessing import Squash
+from gmvaluator.models.weight_files import ModelsFolder, file_sha256
 from gmvaluator.ports import Prepared
 from gmvaluator.testing.index import MemoryIndex, MemorySearch
 from tests.golden.models import check_golden

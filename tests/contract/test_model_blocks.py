@@ -10,9 +10,8 @@ from dreamsim.feature_extraction.vision_transformer import VisionTransformer as 
 from open_clip.transformer import LayerNorm, QuickGELU, Transformer
 from torch import Tensor, nn
 
-from gmvaluator.models import blocks as ready
-from gmvaluator.models.blocks import ReadyBlock, ReadyPatches, hasten, ready_patches
-from gmvaluator.models.int8 import Int8Linear
+from gmvaluator.models import fast_layers as ready
+from gmvaluator.models.fast_layers import Int8Linear, ReadyBlock, ReadyPatches, hasten, ready_patches
 
 WIDTH, HEADS, TOKENS = 64, 4, 17
 

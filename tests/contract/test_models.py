@@ -6,7 +6,7 @@ from PIL import Image
 
 from gmvaluator.errors import ModelFailed
 from gmvaluator.images import decode_image
-from gmvaluator.models.registry import load_models
+from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import Models, Prepared
 from gmvaluator.samples import sample_folder
 from gmvaluator.testing.models import FakeModels

@@ -8,7 +8,7 @@ import structlog
 import torch
 
 from gmvaluator.errors import ModelFailed
-from gmvaluator.models.halving import halved_if_needed
+from gmvaluator.models.device import halved_if_needed
 from gmvaluator.ports import Float32Array
 
 

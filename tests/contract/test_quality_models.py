@@ -13,15 +13,14 @@ from scipy.io import savemat
 
 from gmvaluator.errors import InvalidInput, MissingWeights, ModelFailed, UnknownModel
 from gmvaluator.images import decode_image
-from gmvaluator.models import bounded_pixels, lite_quality, pyiqa_metric
+from gmvaluator.models import lite as lite_quality
+from gmvaluator.models import preprocessing, pyiqa_metric
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.folder import ModelsFolder, file_sha256
-from gmvaluator.models.parts.part import Part
-from gmvaluator.models.parts.pyiqa import METRICS, pyiqa_part
-from gmvaluator.models.parts.selection import parts_of
-from gmvaluator.models.parts.shipped import lite_quality_part
-from gmvaluator.models.registry import load_models
-from gmvaluator.models.runtime import Runtime
+from gmvaluator.models.device import Runtime
+from gmvaluator.models.known_models import METRICS, lite_quality_part, parts_of, pyiqa_part
+from gmvaluator.models.profiles import load_models
+from gmvaluator.models.specs import Part
+from gmvaluator.models.weight_files import ModelsFolder, file_sha256
 from gmvaluator.samples import sample_folder
 from tests.golden.models import check_golden
 
@@ -68,7 +67,7 @@ def loaded(name: str, models: Path) -> pyiqa_metric.PyiqaMetric:
 def test_the_quality_is_the_package_s_value_on_our_scale(name: str, tmp_path: Path) -> None:
     path = stored(name, tmp_path)
     model, metric = loaded(name, tmp_path), METRICS[name]
-    pixels = bounded_pixels.BoundedPixels()(picture(200, 150))
+    pixels = preprocessing.BoundedPixels()(picture(200, 150))
     with torch.inference_mode():
         (found,) = model.quality_slice([pixels])
         value = float(pyiqa_metric.build(name, path)(torch.tensor(pixels)[None].float() / 255).reshape(-1)[0])
@@ -79,7 +78,7 @@ def test_the_quality_is_the_package_s_value_on_our_scale(name: str, tmp_path: Pa
 def test_one_image_a_slice_and_none_twice(tmp_path: Path) -> None:
     stored("cnniqa", tmp_path)
     model = loaded("cnniqa", tmp_path)
-    inputs = [bounded_pixels.BoundedPixels()(picture(width, 100)) for width in (100, 140, 100)]
+    inputs = [preprocessing.BoundedPixels()(picture(width, 100)) for width in (100, 140, 100)]
     with torch.inference_mode():
         assert [one is not None for one in model.quality_slice(inputs)] == [True, False, True]
         assert None not in model.quality_slice(inputs)
@@ -90,7 +89,7 @@ def test_a_value_that_is_not_finite_names_its_row(tmp_path: Path) -> None:
     model = loaded("cnniqa", tmp_path)
     model._network = lambda pixels: torch.tensor([math.nan])  # type: ignore[assignment]
     with pytest.raises(ModelFailed, match="row 0 "):
-        model.quality_slice([bounded_pixels.BoundedPixels()(picture(100, 100))])
+        model.quality_slice([preprocessing.BoundedPixels()(picture(100, 100))])
 
 
 class Malicious:
@@ -118,9 +117,9 @@ def test_a_checkpoint_of_another_architecture_names_both_shapes(tmp_path: Path) 
 
 @pytest.mark.parametrize("size", [(1, 1), (4000, 31), (31, 4000), (3000, 2000), (100, 100), (1024, 96)])
 def test_any_size_is_brought_within_bounds(size: tuple[int, int]) -> None:
-    pixels = bounded_pixels.BoundedPixels()(picture(*size))
-    assert max(pixels.shape[1:]) <= bounded_pixels.MAX_SIDE_PX
-    assert min(pixels.shape[1:]) >= bounded_pixels.MIN_SIDE_PX
+    pixels = preprocessing.BoundedPixels()(picture(*size))
+    assert max(pixels.shape[1:]) <= preprocessing.MAX_SIDE_PX
+    assert min(pixels.shape[1:]) >= preprocessing.MIN_SIDE_PX
 
 
 def test_the_lite_head_is_profile_lite_s(tmp_path: Path) -> None:

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gmvaluator.catalogue.records import NewWork, OwnerReference
-from gmvaluator.catalogue.remembering import RememberedRights
+from gmvaluator.catalogue.rights_cache import RememberedRights
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import UnknownGenerator
 from gmvaluator.ids import sha256_hex, training_image_id

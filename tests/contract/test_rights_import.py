@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from gmvaluator.catalogue.claiming.file import read_claims
-from gmvaluator.catalogue.claiming.showing import find_work, shown_rights
+from gmvaluator.catalogue.claims_import import read_claims
+from gmvaluator.catalogue.search import find_work, shown_rights
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import InvalidInput, InvalidManifest, NotFound
 from gmvaluator.storage.database import Place

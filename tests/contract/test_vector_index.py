@@ -15,9 +15,9 @@ import pytest
 
 from gmvaluator.errors import InvalidVector, MissingIndex, ProfileMismatch
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.index.connection import open_search, open_store
-from gmvaluator.index.launcher import EngineLease
-from gmvaluator.index.naming import generations
+from gmvaluator.index.collections import generations
+from gmvaluator.index.engine.launcher import EngineLease
+from gmvaluator.index.opening import open_search, open_store
 from gmvaluator.index.schema import ALONE, KEY_DATA_SET, duplicate_group
 from gmvaluator.ports import CandidateSearch, Float32Array, Point, VectorStore
 from gmvaluator.testing.index import (

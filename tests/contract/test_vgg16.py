@@ -11,9 +11,9 @@ from torchvision.models import VGG16_Weights, vgg16
 
 from gmvaluator.models import vgg16 as adapter
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.parts.selection import parts_of
-from gmvaluator.models.runtime import Runtime
-from gmvaluator.models.vgg16_transform import VGG16_DEVIATION, VGG16_MEAN, VGG16_SIDE_PX, Vgg16Transform
+from gmvaluator.models.device import Runtime
+from gmvaluator.models.known_models import parts_of
+from gmvaluator.models.preprocessing import VGG16_DEVIATION, VGG16_MEAN, VGG16_SIDE_PX, Vgg16Transform
 from tests.golden.models import check_golden
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from gmvaluator.images import decode_image
-from gmvaluator.models.registry import load_models
+from gmvaluator.models.profiles import load_models
 from gmvaluator.samples import sample_folder
 
 KEYS = ("animals-birds-dove-symbol", "animals-bugs-ant", "computer-bb-back")

@@ -13,7 +13,7 @@ from evaluation.bench.index.run import Sizes, bench_index
 from evaluation.bench.index.truth import nearest, recalls
 from evaluation.bench.index.vectors import BLOCK, Vectors
 from gmvaluator.errors import InvalidInput
-from gmvaluator.index.quantisation import CHOICES
+from gmvaluator.index.schema import CHOICES
 from gmvaluator.ports import Float32Array
 
 SIZES = Sizes(points=260, embed=260, questions=6, given=100, growth=(60, 260))

@@ -11,11 +11,11 @@ from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as messages
 
 from gmvaluator.errors import PreconditionFailed
-from gmvaluator.index.client import connect
-from gmvaluator.index.connection import open_store
-from gmvaluator.index.engine.calls import CALLS
 from gmvaluator.index.engine.services import CollectionsService, HealthService, PointsService
+from gmvaluator.index.engine.supported_api import CALLS
 from gmvaluator.index.location import EmbeddedAccess, Endpoint
+from gmvaluator.index.opening import open_store
+from gmvaluator.index.qdrant import connect
 
 SMALL = {"recall": models.VectorParams(size=4, distance=models.Distance.COSINE)}
 

@@ -10,10 +10,9 @@ from pathlib import Path
 import pytest
 from qdrant_client import models
 
-from gmvaluator.index.client import connect
-from gmvaluator.index.connection import open_search, open_store
-from gmvaluator.index.engine.lease import Contact
-from gmvaluator.index.launcher import EngineLease
+from gmvaluator.index.engine.launcher import Contact, EngineLease
+from gmvaluator.index.opening import open_search, open_store
+from gmvaluator.index.qdrant import connect
 from gmvaluator.index.search import QdrantSearch
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point

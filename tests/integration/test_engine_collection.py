@@ -11,7 +11,7 @@ import pytest
 import qdrant_edge as edge
 
 from gmvaluator.index.engine import collection as module
-from gmvaluator.index.engine.builder import Builder
+from gmvaluator.index.engine.build import Builder
 from gmvaluator.index.engine.collection import BacklogFull, Collection
 from gmvaluator.index.engine.generations import Description, Generations
 from gmvaluator.index.engine.settings import CollectionSettings, HnswSettings, VectorSettings

@@ -12,8 +12,8 @@ import pytest
 
 from gmvaluator.errors import IndexFailed
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.index.connection import open_store
-from gmvaluator.index.engine.lease import Contact
+from gmvaluator.index.engine.launcher import Contact
+from gmvaluator.index.opening import open_store
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 

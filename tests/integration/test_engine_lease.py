@@ -15,9 +15,8 @@ from pathlib import Path
 import pytest
 
 from gmvaluator.errors import IndexUnavailable
-from gmvaluator.index.connection import open_store
-from gmvaluator.index.engine.lease import CONTACT, ENGINE_LOCK, LOG, Contact, Lock
-from gmvaluator.index.launcher import EngineLease
+from gmvaluator.index.engine.launcher import CONTACT, ENGINE_LOCK, LOG, Contact, EngineLease, Lock
+from gmvaluator.index.opening import open_store
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 
 ROOT = Path(__file__).parents[2]
@@ -90,7 +89,7 @@ def test_a_user_that_comes_while_the_engine_ends_gets_another(tmp_path: Path) ->
 
 def test_the_engine_ends_though_its_user_was_killed(tmp_path: Path) -> None:
     program = (
-        "import sys, time; from pathlib import Path; from gmvaluator.index.launcher import EngineLease\n"
+        "import sys, time; from pathlib import Path; from gmvaluator.index.engine.launcher import EngineLease\n"
         "lease = EngineLease(Path(sys.argv[1])); print(lease.contact.pid, flush=True); time.sleep(600)"
     )
     with subprocess.Popen(

@@ -12,8 +12,8 @@ from qdrant_client import grpc as messages
 
 from gmvaluator.errors import IndexFailed, InvalidVector
 from gmvaluator.index import search as search_module
-from gmvaluator.index.calling import IndexConnection
-from gmvaluator.index.connection import open_search, open_store
+from gmvaluator.index.opening import open_search, open_store
+from gmvaluator.index.resilient_client import IndexConnection
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 

@@ -17,9 +17,9 @@ import pytest
 from qdrant_client import grpc as messages
 
 from gmvaluator.errors import IndexFailed, IndexUnavailable, Overloaded
-from gmvaluator.index import client, retrying, search
-from gmvaluator.index.connection import open_search, open_store
+from gmvaluator.index import qdrant, resilient_client, search
 from gmvaluator.index.location import Endpoint, ServerAccess
+from gmvaluator.index.opening import open_search, open_store
 from gmvaluator.index.schema import DEFAULT_COLLECTION
 from gmvaluator.index.search import QdrantSearch
 from gmvaluator.index.store import QdrantStore
@@ -58,7 +58,7 @@ def proxy(direct: QdrantStore) -> Iterator[FaultProxy]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrying, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(resilient_client, "FIRST_PAUSE_S", 0.001)
 
 
 @asynccontextmanager
@@ -159,7 +159,7 @@ async def test_a_slow_index_runs_into_the_deadline_and_is_not_asked_again(
 
 def test_a_slow_index_runs_into_the_writers_deadline_too(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gmvaluator.index.store.CALL_TIMEOUT_S", 1.0)
-    monkeypatch.setattr(client, "CALL_TIMEOUT_S", 1)
+    monkeypatch.setattr(qdrant, "CALL_TIMEOUT_S", 1)
     with closing(QdrantStore(ServerAccess(proxy.endpoint), DEFAULT_COLLECTION)) as store:
         store.metadata()
         proxy.fault = lambda _name, _context, forward: forward() if proxy.released.wait() else b""
@@ -172,7 +172,7 @@ def test_a_slow_index_runs_into_the_writers_deadline_too(proxy: FaultProxy, monk
 
 async def test_an_index_that_is_away_for_a_moment_is_asked_again(proxy: FaultProxy, plain: object) -> None:
     async with searching(proxy.endpoint) as one:
-        proxy.fault = failing(retrying.ATTEMPTS - 1, UNAVAILABLE, "Query")
+        proxy.fault = failing(resilient_client.ATTEMPTS - 1, UNAVAILABLE, "Query")
         assert await asked(one) == plain
 
 
@@ -181,11 +181,11 @@ async def test_an_index_that_stays_away_is_asked_a_few_times_only(proxy: FaultPr
         proxy.fault = failing(FOR_EVER, UNAVAILABLE, "Query")
         with pytest.raises(IndexUnavailable, match="UNAVAILABLE"):
             await one.recall(ONE.recall, DEPTH)
-        assert proxy.calls["Query"] == retrying.ATTEMPTS
+        assert proxy.calls["Query"] == resilient_client.ATTEMPTS
 
 
 async def test_pauses_end_with_the_deadline(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(retrying, "FIRST_PAUSE_S", 1_000.0)
+    monkeypatch.setattr(resilient_client, "FIRST_PAUSE_S", 1_000.0)
     async with searching(proxy.endpoint) as one:
         proxy.fault = failing(FOR_EVER, UNAVAILABLE, "Query")
         with pytest.raises(IndexUnavailable, match="UNAVAILABLE"):
@@ -231,14 +231,14 @@ def test_a_writer_gives_up_on_an_index_that_stays_away(proxy: FaultProxy) -> Non
         proxy.fault = failing(FOR_EVER, UNAVAILABLE, "Upsert")
         with pytest.raises(IndexUnavailable, match="UNAVAILABLE"):
             store.upsert([ONE])
-        assert proxy.calls["Upsert"] == retrying.ATTEMPTS
+        assert proxy.calls["Upsert"] == resilient_client.ATTEMPTS
 
 
 @pytest.mark.parametrize("after_bytes", [0, 600, 3_000])
 async def test_a_connection_that_is_cut_is_made_again(
     direct: QdrantStore, plain: object, after_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(retrying, "FIRST_PAUSE_S", 0.4)  # as gRPC itself waits before it connects again
+    monkeypatch.setattr(resilient_client, "FIRST_PAUSE_S", 0.4)  # as gRPC itself waits before it connects again
     with cutting_proxy(direct.endpoint, 2, after_bytes) as cutting:
         async with searching(cutting.endpoint) as one:
             assert await asked(one) == plain
@@ -337,5 +337,8 @@ async def test_a_data_set_smaller_than_the_depth_is_no_part(proxy: FaultProxy, d
 
 
 def test_no_two_callers_wait_alike() -> None:
-    assert len({retrying.pause_s(1) for _ in range(20)}) > 10
-    assert all(retrying.FIRST_PAUSE_S <= retrying.pause_s(2) <= 3 * retrying.FIRST_PAUSE_S for _ in range(20))
+    assert len({resilient_client.pause_s(1) for _ in range(20)}) > 10
+    assert all(
+        resilient_client.FIRST_PAUSE_S <= resilient_client.pause_s(2) <= 3 * resilient_client.FIRST_PAUSE_S
+        for _ in range(20)
+    )

@@ -17,14 +17,14 @@ import pytest
 from qdrant_client import QdrantClient, models
 
 from gmvaluator.errors import PreconditionFailed
-from gmvaluator.index import rebuilding
-from gmvaluator.index.calling import IndexConnection
-from gmvaluator.index.client import connect
-from gmvaluator.index.connection import list_collections, open_search, open_store
-from gmvaluator.index.engine.lease import Contact
+from gmvaluator.index import rebuild as rebuilding
+from gmvaluator.index.collections import aliases, collection_names, generations, make_collection, point_alias
+from gmvaluator.index.engine.launcher import Contact
 from gmvaluator.index.location import open_access
-from gmvaluator.index.naming import aliases, collection_names, generations, make_collection, point_alias
-from gmvaluator.index.rebuilding import rebuild
+from gmvaluator.index.opening import list_collections, open_search, open_store
+from gmvaluator.index.qdrant import connect
+from gmvaluator.index.rebuild import rebuild
+from gmvaluator.index.resilient_client import IndexConnection
 from gmvaluator.index.schema import KEY_GROUP, CollectionMetadata, IndexSettings
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point
@@ -152,7 +152,7 @@ def test_an_engine_killed_at_any_moment_serves_one_generation_and_ends_the_rebui
 def test_a_command_killed_at_any_moment_can_be_given_again(folder: Path, store: QdrantStore) -> None:
     script = (
         "import sys; from pathlib import Path; from gmvaluator.index.location import open_access; "
-        "from gmvaluator.index.rebuilding import rebuild; "
+        "from gmvaluator.index.rebuild import rebuild; "
         "print(flush=True); rebuild(open_access(Path(sys.argv[1])), 'works')"
     )
     for delay_s in (0.1, 0.7):

@@ -12,13 +12,13 @@ import pytest
 from click.testing import CliRunner
 from PIL import Image
 
-from gmvaluator.catalogue.removing import Selection
+from gmvaluator.catalogue.removal import Selection
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.commands.main import gmvaluator
 from gmvaluator.ids import sha256_hex, training_image_id
-from gmvaluator.index.connection import open_store
 from gmvaluator.index.engine.files import copy_tree
-from gmvaluator.index.engine.lease import ENGINE_LOCK, Lock
+from gmvaluator.index.engine.launcher import ENGINE_LOCK, Lock
+from gmvaluator.index.opening import open_store
 from gmvaluator.index.schema import KEY_GROUP, KEY_KEY
 from gmvaluator.index.store import QdrantStore
 

@@ -12,7 +12,7 @@ from PIL import Image
 from attributor.workers.model_process import ModelProcess
 from attributor.workers.model_worker import ModelWorker
 from gmvaluator.errors import ModelFailed, Unavailable, UnknownProfile
-from gmvaluator.models.registry import load_models
+from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import Prepared
 from gmvaluator.testing.stub_models import SIDE_PX
 

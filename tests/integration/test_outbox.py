@@ -17,8 +17,7 @@ import grpc
 import pytest
 from PIL import Image
 
-from gmvaluator.client.outbox import Outbox
-from gmvaluator.client.outbox_file import OutboxFile
+from gmvaluator.client.outbox import Outbox, OutboxFile
 from gmvaluator.errors import AlreadyHeld, Conflict, Failure, GmvaluatorError, ImageTooLarge, InvalidInput, Overloaded
 from gmvaluator.processes import own_environment
 from gmvaluator.testing.attributor import fake_attributor

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from gmvaluator.catalogue.removing import Selection
+from gmvaluator.catalogue.removal import Selection
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.ports import VectorStore

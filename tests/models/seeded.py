@@ -20,9 +20,8 @@ import torch
 from torch import Tensor, nn
 
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.folder import ModelsFolder
-from gmvaluator.models.parts.dreamsim import TYPES
-from gmvaluator.models.parts.selection import parts_of
+from gmvaluator.models.known_models import TYPES, parts_of
+from gmvaluator.models.weight_files import ModelsFolder
 
 ARCHITECTURE, TAG = "ViT-B-32", "laion2b_s34b_b79k"
 SEED = 20230421

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from gmvaluator.models import dreamsim
-from gmvaluator.models.folder import ModelsFolder, file_sha256
-from gmvaluator.models.parts.dreamsim import TYPES, dreamsim_part
-from gmvaluator.models.runtime import Runtime
-from gmvaluator.models.squash import Squash
+from gmvaluator.models.device import Runtime
+from gmvaluator.models.known_models import TYPES, dreamsim_part
+from gmvaluator.models.preprocessing import Squash
+from gmvaluator.models.weight_files import ModelsFolder, file_sha256
 from gmvaluator.ports import Float32Array
 from tests.golden.models import check_golden
 from tests.models.seeded import injected_hub, write_dreamsim

@@ -14,7 +14,7 @@ import pytest
 from PIL import Image
 
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.index.connection import open_store
+from gmvaluator.index.opening import open_store
 from gmvaluator.processes import own_environment
 
 pytestmark = [

@@ -11,10 +11,9 @@ from PIL import Image
 from pyiqa.archs.arch_util import uniform_crop
 
 from gmvaluator.errors import ModelFailed
-from gmvaluator.models.crops import chosen_crops, cut, prepared_pixels
+from gmvaluator.models.device import Runtime
 from gmvaluator.models.maniqa import Maniqa, build
-from gmvaluator.models.preparation import Pixels
-from gmvaluator.models.runtime import Runtime
+from gmvaluator.models.preprocessing import Pixels, chosen_crops, cut, prepared_pixels
 from tests.golden.models import check_golden
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(1800)]

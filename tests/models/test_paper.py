@@ -14,10 +14,10 @@ from PIL import Image
 from gmvaluator.errors import MissingWeights
 from gmvaluator.models import openclip
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.folder import ModelsFolder, file_sha256
-from gmvaluator.models.parts.openclip import openclip_part
-from gmvaluator.models.registry import load_models, profile_identity
-from gmvaluator.models.runtime import Runtime
+from gmvaluator.models.device import Runtime
+from gmvaluator.models.known_models import openclip_part
+from gmvaluator.models.profiles import load_models, profile_identity
+from gmvaluator.models.weight_files import ModelsFolder, file_sha256
 from gmvaluator.ports import Models
 from gmvaluator.valuation.weights import distance_millionths
 from tests.golden.models import check_golden

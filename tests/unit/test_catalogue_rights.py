@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmvaluator.accounts import HELD, SUSPENSE
-from gmvaluator.catalogue.rights import WHOLE_PPM, Claim, settle
+from gmvaluator.catalogue.claims import WHOLE_PPM, Claim, settle
 from gmvaluator.testing.postings import sample_owner
 
 ADA, BEN, CAI = (sample_owner(number) for number in range(3))

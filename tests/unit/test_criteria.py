@@ -16,7 +16,7 @@ from evaluation.digits.embedding import Embedder
 from evaluation.digits.neighbours import distances, nearest
 from evaluation.digits.pictures import Labelled, load_mnist, to_image
 from gmvaluator.ids import sha256_hex, training_image_id
-from gmvaluator.models.registry import load_models, profile_identity
+from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.ports import Embeddings
 
 WORKS = 200

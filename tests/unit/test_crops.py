@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from gmvaluator.models.crops import ALL_CROPS, CROP_SIDE_PX, chosen_crops, prepared_pixels
+from gmvaluator.models.preprocessing import ALL_CROPS, CROP_SIDE_PX, chosen_crops, prepared_pixels
 
 LARGE = (CROP_SIDE_PX + 400, CROP_SIDE_PX + 800)
 

@@ -11,11 +11,11 @@ from google.protobuf.message import Message
 from qdrant_client import grpc as messages
 
 from gmvaluator.index.engine import server
-from gmvaluator.index.engine.calls import CALLS, FIELDS, Refused, require_supported
 from gmvaluator.index.engine.files import copy_tree, remove_tree, replace_file
 from gmvaluator.index.engine.generations import Description, Generations, Rebuild
 from gmvaluator.index.engine.settings import CollectionSettings, HnswSettings, VectorSettings
-from gmvaluator.index.engine.wire_values import from_value, to_value
+from gmvaluator.index.engine.supported_api import CALLS, FIELDS, Refused, require_supported
+from gmvaluator.index.engine.wire_points import from_value, to_value
 
 RECALL = VectorSettings(512, "cosine", True, HnswSettings(16, 128, 10), "pq-x16", True)
 SETTINGS = CollectionSettings({"recall": RECALL}, 1, None, 1)

@@ -10,9 +10,8 @@ from hypothesis import strategies as st
 
 from gmvaluator.errors import InvalidInput, InvalidVector, MissingIndex, ProfileMismatch
 from gmvaluator.index.location import Endpoint, open_access
-from gmvaluator.index.parameters import collection_parameters, search_parameters
-from gmvaluator.index.quantisation import code_bytes
-from gmvaluator.index.schema import CollectionMetadata, IndexSettings, SearchSettings, require_profile
+from gmvaluator.index.qdrant import collection_parameters, search_parameters
+from gmvaluator.index.schema import CollectionMetadata, IndexSettings, SearchSettings, code_bytes, require_profile
 from gmvaluator.index.vectors import checked_vector
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.testing.index import EXAMPLE_IDENTITY

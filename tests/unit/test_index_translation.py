@@ -10,7 +10,7 @@ from qdrant_client.common.client_exceptions import QdrantException, ResourceExha
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from gmvaluator.errors import GmvaluatorError, IndexFailed, IndexUnavailable, MissingIndex, Overloaded
-from gmvaluator.index.translation import STATUS_ERRORS, translated
+from gmvaluator.index.qdrant import STATUS_ERRORS, translated
 
 INDEX = Path(__file__).parents[2] / "gmvaluator" / "index"
 

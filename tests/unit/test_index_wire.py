@@ -8,10 +8,10 @@ from qdrant_client import grpc as messages
 from qdrant_client import models
 from qdrant_client.conversions.conversion import RestToGrpc
 
-from gmvaluator.index.engine.calls import Refused
-from gmvaluator.index.engine.wire_values import finite_dense
+from gmvaluator.index.engine.supported_api import Refused
+from gmvaluator.index.engine.wire_points import finite_dense
 from gmvaluator.index.schema import PERCEPTUAL, RECALL
-from gmvaluator.index.wire import dense_wire, point_message
+from gmvaluator.index.vectors import dense_wire, point_message
 from gmvaluator.testing.index import example_points
 
 

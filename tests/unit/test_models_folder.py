@@ -8,10 +8,8 @@ import pytest
 import torch
 
 from gmvaluator.errors import MissingWeights, Unavailable
-from gmvaluator.models.checkpoints import fill_exactly, read_plain
-from gmvaluator.models.fetching import fetch
-from gmvaluator.models.folder import RECORD_FILE, ModelsFolder, file_sha256
-from gmvaluator.models.parts.part import WeightFile
+from gmvaluator.models.specs import WeightFile
+from gmvaluator.models.weight_files import RECORD_FILE, ModelsFolder, fetch, file_sha256, fill_exactly, read_plain
 
 FILE = WeightFile("recall", "clip/weights.pt", "url", "https://127.0.0.1:9/weights.pt", "MIT", 1)
 

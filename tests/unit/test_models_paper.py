@@ -16,13 +16,11 @@ from PIL import Image
 from gmvaluator.errors import InvalidImage, InvalidInput, MissingWeights, ModelFailed, UnknownModel
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.composed import ComposedModels
-from gmvaluator.models.folder import ModelsFolder
-from gmvaluator.models.lora import LowRankAdapter
-from gmvaluator.models.parts.dreamsim import TYPES
-from gmvaluator.models.parts.selection import parts_of
-from gmvaluator.models.preparation import NOTHING, Pixels, Preparation
-from gmvaluator.models.registry import load_models, profile_identity
-from gmvaluator.models.squash import Squash, pixels_of
+from gmvaluator.models.dreamsim import LowRankAdapter
+from gmvaluator.models.known_models import TYPES, parts_of
+from gmvaluator.models.preprocessing import NOTHING, Pixels, Preparation, Squash, pixels_of
+from gmvaluator.models.profiles import load_models, profile_identity
+from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Float32Array
 from gmvaluator.testing.models import FAKE_IDENTITY
 
@@ -65,7 +63,7 @@ def test_the_identity_is_read_without_model_code(tmp_path: Path) -> None:
     chosen = choice(tmp_path)
     filled(tmp_path, chosen)
     program = (
-        "import sys; from gmvaluator.models.registry import profile_identity; "
+        "import sys; from gmvaluator.models.profiles import profile_identity; "
         "from gmvaluator.models.choice import ProfileChoice; "
         "profile_identity(ProfileChoice.from_text(sys.argv[1])); "
         "sys.exit(bool({'torch', 'open_clip', 'dreamsim', 'pyiqa'} & set(sys.modules)))"
@@ -206,9 +204,8 @@ def test_the_transforms_are_the_packages_own_to_the_bit(size: tuple[int, int]) -
     import open_clip
     from torchvision import transforms
 
-    from gmvaluator.models.openclip_transform import openclip_preparer
-    from gmvaluator.models.pixels import Normalisation, unit_range
-    from gmvaluator.models.runtime import Runtime
+    from gmvaluator.models.device import Normalisation, Runtime, unit_range
+    from gmvaluator.models.openclip import openclip_preparer
 
     image = Image.effect_noise(size, 90).convert("RGB")
     runtime = Runtime(torch.device("cpu"))
@@ -226,7 +223,7 @@ def test_the_transforms_are_the_packages_own_to_the_bit(size: tuple[int, int]) -
 
 
 def test_an_unknown_tag_is_refused_with_the_known_ones() -> None:
-    from gmvaluator.models.openclip_transform import openclip_preparer
+    from gmvaluator.models.openclip import openclip_preparer
 
     with pytest.raises(UnknownModel, match=r"known: .*laion2b_s34b_b79k"):
         openclip_preparer(parts_of(choice(recall="ViT-B-32:laion9b")).recall)

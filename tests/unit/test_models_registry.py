@@ -9,15 +9,15 @@ import pytest
 
 from gmvaluator.errors import MissingWeights, UnknownProfile
 from gmvaluator.ids import sha256_hex
-from gmvaluator.models.memory import raise_malloc_thresholds
-from gmvaluator.models.registry import DATA, known_profiles, load_models, profile_identity
-from gmvaluator.models.weights import read_pinned
+from gmvaluator.models.process_setup import raise_malloc_thresholds
+from gmvaluator.models.profiles import DATA, known_profiles, load_models, profile_identity
+from gmvaluator.models.weight_files import read_pinned
 from gmvaluator.profile import ProfileIdentity
 
 
 def test_the_identity_is_read_without_model_code() -> None:
     program = (
-        "import sys; from gmvaluator.models.registry import profile_identity; profile_identity('lite'); "
+        "import sys; from gmvaluator.models.profiles import profile_identity; profile_identity('lite'); "
         "sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
@@ -68,7 +68,7 @@ def test_malloc_is_left_alone_where_it_is_not_glibc(monkeypatch: pytest.MonkeyPa
 
 def test_malloc_thresholds_can_be_raised_in_a_process_of_their_own() -> None:
     program = (
-        "import platform, sys; from gmvaluator.models.memory import raise_malloc_thresholds; "
+        "import platform, sys; from gmvaluator.models.process_setup import raise_malloc_thresholds; "
         "sys.exit(raise_malloc_thresholds() != (platform.libc_ver()[0] == 'glibc'))"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0

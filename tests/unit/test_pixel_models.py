@@ -7,9 +7,8 @@ import pytest
 from PIL import Image
 
 from gmvaluator.errors import ModelFailed
-from gmvaluator.models.pixel_models import PixelComparingModels
-from gmvaluator.models.preparation import NOTHING, Pixels, Preparation
-from gmvaluator.models.squash import Squash
+from gmvaluator.models.composed import PixelComparingModels
+from gmvaluator.models.preprocessing import NOTHING, Pixels, Preparation, Squash
 from gmvaluator.ports import Float32Array, Prepared
 from gmvaluator.testing.models import FAKE_IDENTITY
 

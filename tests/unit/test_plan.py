@@ -13,8 +13,8 @@ from click.testing import CliRunner
 from gmvaluator.commands.plan import plan as command
 from gmvaluator.errors import InvalidInput
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.parts.selection import parts_of
-from gmvaluator.models.registry import profile_identity
+from gmvaluator.models.known_models import parts_of
+from gmvaluator.models.profiles import profile_identity
 from gmvaluator.planning.constants import SOURCES, Constants, measured, shipped
 from gmvaluator.planning.plan import GIB, GPUS, PROFILES, Node, Vectors, Wanted, make_plan, with_table
 from gmvaluator.planning.resources import index_size, segments_of

@@ -2,7 +2,7 @@
 
 import numpy as np
 
-from gmvaluator.models.quality_memory import QualityMemory, content_hash
+from gmvaluator.models.maniqa import QualityMemory, content_hash
 
 
 def pixels(value: int, shape: tuple[int, ...] = (3, 4, 6)) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:

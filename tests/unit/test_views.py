@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gmvaluator.models.views import (
+from gmvaluator.models.lite_network import (
     BLUR_WEIGHT,
     VIEWS,
     WINDOW_SHARE,

@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 from gmvaluator.images import decode_image
-from gmvaluator.models.process import prepare_process
-from gmvaluator.models.registry import load_models
+from gmvaluator.models.process_setup import prepare_process
+from gmvaluator.models.profiles import load_models
 
 BATCH_VIEWS = 64
 """Views of one batch, as many as the indexer takes."""

@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from evaluation.bench.index.vectors import DATA_SET, Vectors, points_of
-from gmvaluator.index.connection import open_search, open_store
+from gmvaluator.index.opening import open_search, open_store
 from gmvaluator.index.schema import DEFAULT_DEPTH, SearchSettings
 from gmvaluator.index.search import QdrantSearch
 from gmvaluator.index.store import QdrantStore

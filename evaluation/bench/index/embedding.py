@@ -13,7 +13,7 @@ from PIL import Image
 
 from evaluation.bench.index.pictures import Pictures, held_out, varied
 from gmvaluator.ids import sha256_hex
-from gmvaluator.models.registry import load_models, profile_identity
+from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.ports import Embeddings, Float32Array
 
 PROFILE = "lite"
@@ -71,7 +71,7 @@ class _SinglePass:
 
     def chunk(self, image: Callable[[int], Image.Image], numbers: range, count: int) -> Float32Array:
         """Embeddings of some images; batches are decoded while others are embedded."""
-        from gmvaluator.models.lite_input import prepare
+        from gmvaluator.models.lite_network import prepare
 
         with ThreadPoolExecutor(_DECODERS) as pool:
             batches = [pool.map(lambda number: prepare(image(number)), one) for one in _batches(numbers)]
@@ -83,7 +83,7 @@ class _SinglePass:
         import torch
 
         from gmvaluator.models.lite import CHUNK_ROWS
-        from gmvaluator.models.lite_input import to_tensor
+        from gmvaluator.models.lite_network import to_tensor
 
         with torch.inference_mode():
             tensors = torch.split(to_tensor(inputs, torch.device("cpu")), CHUNK_ROWS)

@@ -20,7 +20,7 @@ from evaluation.bench.index.vectors import Vectors, points_of
 from evaluation.bench.load import image_files
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex
-from gmvaluator.models.registry import profile_identity
+from gmvaluator.models.profiles import profile_identity
 from gmvaluator.processes import own_environment, run_command
 from gmvaluator.samples import sample_folder
 

@@ -19,7 +19,7 @@ from evaluation.bench.index.embedding import PROFILE, embedded, questions
 from evaluation.bench.index.pictures import given_pictures, joined, sample_pictures
 from evaluation.bench.index.vectors import MIXED, Vectors
 from gmvaluator.ids import sha256_hex
-from gmvaluator.models.registry import profile_identity
+from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import Embeddings, Float32Array
 
 SECTIONS = ("indexing", "embeddings", "queries", "compressions", "growth")

@@ -13,7 +13,7 @@ from evaluation.bench.index.collection import Filled, K, filled, tell
 from evaluation.bench.index.faiss_beside import faiss_ivfpq
 from evaluation.bench.index.vectors import Vectors, bench_profile
 from evaluation.bench.index.weighing import weights
-from gmvaluator.index.quantisation import CHOICES, DEFAULT, code_bytes
+from gmvaluator.index.schema import CHOICES, DEFAULT, code_bytes
 from gmvaluator.ports import Embeddings
 
 BOUND = "pq-x32"

@@ -18,8 +18,8 @@ import numpy.typing as npt
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY
-from gmvaluator.models.registry import profile_identity
-from gmvaluator.models.views import VIEWS, weighed_windows, whole
+from gmvaluator.models.lite_network import VIEWS, weighed_windows, whole
+from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
 

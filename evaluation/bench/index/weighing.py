@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from gmvaluator.index.engine.lease import Contact
+from gmvaluator.index.engine.launcher import Contact
 from gmvaluator.index.schema import RECALL
 
 _BLOCK_BYTES = 512

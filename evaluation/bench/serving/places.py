@@ -23,9 +23,9 @@ from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex, training_image_id
-from gmvaluator.index.connection import open_store
+from gmvaluator.index.opening import open_store
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY
-from gmvaluator.models.registry import profile_identity
+from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import Float32Array, Generator, Point
 from gmvaluator.processes import observed_attributor, run_command
 from gmvaluator.samples import sample_folder

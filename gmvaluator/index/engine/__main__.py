@@ -1,4 +1,4 @@
-"""Run the engine: `python -m gmvaluator.index.engine DIR [PORT]`. Programs start it by `gmvaluator.index.launcher`."""
+"""Run the engine: `python -m gmvaluator.index.engine DIR [PORT]`. Programs start it by `gmvaluator.index.engine.launcher`."""
 
 import importlib.util
 import sys

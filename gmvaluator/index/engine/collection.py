@@ -3,26 +3,72 @@
 Two locks. `_shard_lock` is held for each call into qdrant-edge, which holds the interpreter's lock anyway, so
 that no shard is closed under a reader. `_write_lock` is held for each write, and by a build while it copies
 files and while it changes shards: reads go on then. It is always taken first.
+
+How many points of a shard are quantised, counted in its files.
+
+qdrant-edge's own `indexed_vectors_count` keeps counting points that were deleted or overwritten since.
+
+The end of an engine that can no longer trust its files or its memory.
 """
 
 from __future__ import annotations
 
+import json
 import logging
+import os
 import threading
 import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, NoReturn, TypeVar
 
 import qdrant_edge as edge
 
-from gmvaluator.index.engine.builder import Builder, BuildStopped
-from gmvaluator.index.engine.census import indexed_points, quantised_points
-from gmvaluator.index.engine.ending import end_at_once
+from gmvaluator.index.engine.build import Builder, BuildStopped
 from gmvaluator.index.engine.files import remove_tree
 from gmvaluator.index.engine.generations import Description, Generations, Rebuild
 from gmvaluator.index.engine.settings import CollectionSettings, VectorSettings
+
+
+def quantised_points(shard: Path, vector: str) -> int:
+    """Points in `shard` (flushed before) whose current `vector` has a product-quantised code."""
+    return sum(_live_codes(segment, vector) for segment in sorted((shard / "segments").iterdir()))
+
+
+def indexed_points(shard: Path) -> int:
+    """Points in `shard` (flushed before) that stand in an indexed segment, where nothing is quantised."""
+    return sum(_live_indexed(segment) for segment in sorted((shard / "segments").iterdir()))
+
+
+def _live_codes(segment: Path, vector: str) -> int:
+    described = segment / f"vector_storage-{vector}" / "quantized.meta.json"
+    if not described.exists() or not described.with_name("quantized.data").exists():
+        return 0
+    count: int = json.loads(described.read_bytes())["vector_parameters"]["count"]
+    return count - _deleted(segment)
+
+
+def _live_indexed(segment: Path) -> int:
+    versions = segment / "id_tracker.versions"
+    return versions.stat().st_size // 8 - _deleted(segment) if versions.exists() else 0
+
+
+def _deleted(segment: Path) -> int:
+    return int.from_bytes((segment / "id_tracker.deleted").read_bytes(), "little").bit_count()
+
+
+BROKEN = 70
+"""Exit code after a failed flush or a panic."""
+
+
+def end_at_once(reason: str) -> NoReturn:
+    """End the process without flushing: what was acknowledged is in the write-ahead log, and a failed flush is
+    never tried again. The next user starts another engine, which recovers."""
+    _log.critical("%s: ending at once", reason, exc_info=True)
+    logging.shutdown()
+    os._exit(BROKEN)
+
 
 _log = logging.getLogger(__name__)
 _Answer = TypeVar("_Answer")

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import grpc
 
-from gmvaluator.index.engine.calls import Refused
 from gmvaluator.index.engine.collection import Collection
 from gmvaluator.index.engine.files import remove_tree, replace_file, sync_folder
 from gmvaluator.index.engine.generations import Description
+from gmvaluator.index.engine.supported_api import Refused
 
 _log = logging.getLogger(__name__)
 MAX_COLLECTIONS = 100

@@ -20,7 +20,7 @@ import grpc
 from qdrant_client import grpc as messages
 
 from gmvaluator import __version__
-from gmvaluator.index.engine.lease import CONTACT, ENGINE_LOCK, LOG, USERS_LOCK, Contact, Lock
+from gmvaluator.index.engine.launcher import CONTACT, ENGINE_LOCK, LOG, USERS_LOCK, Contact, Lock
 from gmvaluator.index.engine.registry import Registry
 from gmvaluator.index.engine.services import CollectionsService, HealthService, PointsService
 from gmvaluator.index.engine.wire_settings import FLUSH_INTERVAL_S

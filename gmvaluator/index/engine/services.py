@@ -13,19 +13,20 @@ import grpc
 import qdrant_edge as edge
 from qdrant_client import grpc as messages
 
-from gmvaluator.index.engine.calls import Refused, invalid, require_supported
-from gmvaluator.index.engine.collection import BacklogFull, Collection
-from gmvaluator.index.engine.ending import end_at_once
+from gmvaluator.index.engine.collection import BacklogFull, Collection, end_at_once
 from gmvaluator.index.engine.generations import Description
 from gmvaluator.index.engine.registry import Registry
+from gmvaluator.index.engine.supported_api import Refused, invalid, require_supported
 from gmvaluator.index.engine.wire_points import (
     add_records,
     add_scored,
     filter_of,
+    from_payload,
     ids_of,
     point_of,
     query_of,
     scroll_of,
+    to_point_id,
     with_payload_of,
     with_vectors_of,
 )
@@ -38,7 +39,6 @@ from gmvaluator.index.engine.wire_settings import (
     settings_of,
     threshold_of,
 )
-from gmvaluator.index.engine.wire_values import from_payload, to_point_id
 
 _log = logging.getLogger(__name__)
 _MAX_POINTS = 10_000

@@ -11,7 +11,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from gmvaluator.index.quantisation import PRODUCT, SCALAR, TURBO
+from gmvaluator.index.schema import PRODUCT, SCALAR, TURBO
 
 BYTES_PER_FLOAT = 4
 DISTANCES = {
@@ -43,7 +43,7 @@ class HnswSettings:
 
 @dataclass(frozen=True, slots=True)
 class VectorSettings:
-    """One named vector. quantisation: its name in `gmvaluator.index.quantisation`, or None for none.
+    """One named vector. quantisation: its name in `gmvaluator.index.schema`, or None for none.
 
     several: a point has a list of such vectors, and its similarity to a query is that of the most similar one.
     """

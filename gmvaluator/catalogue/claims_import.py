@@ -1,0 +1,360 @@
+"""Recording rows of rights: a work's rows are taken together, or all rejected if their parts do not add up.
+
+A CSV file of rights: each row is checked once, here; a row that cannot be used is listed and stops nothing.
+"""
+
+from __future__ import annotations
+
+import csv
+import re
+import uuid
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+from sqlalchemy import Connection, Row, delete, insert, select, update
+
+from gmvaluator.catalogue.claims import WHOLE_PPM, wrong_sum
+from gmvaluator.catalogue.records import OwnerReference, check_data_set
+from gmvaluator.catalogue.schema import claims, former_claims, sources, works
+from gmvaluator.catalogue.vault import Vault
+from gmvaluator.catalogue.writer import BatchRecorder, OwnerKey
+from gmvaluator.errors import GmvaluatorError, InvalidManifest
+from gmvaluator.ids import OwnerId, TrainingImageId
+from gmvaluator.storage.schema import BEGINNING, END, utc_text
+
+MAX_ROWS = 1_000_000
+MAX_FIELD_CHARACTERS = 10_000
+MAX_ORIGIN_CHARACTERS = 200
+
+REQUIRED = ("owner_id", "share_ppm")
+OPTIONAL = ("sha256", "data_set", "key", "owner_name", "owner_contact", "valid_from", "valid_to", "origin")
+
+
+@dataclass(frozen=True, slots=True)
+class WorkName:
+    """A work as the file names it: by the SHA-256 of its bytes, or by its key in a data set."""
+
+    sha256: str = ""
+    data_set: str = ""
+    key: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class ClaimRow:
+    """One row. share_ppm 0 withdraws the claim. valid_from (inclusive), valid_to (exclusive): `utc_text`."""
+
+    line: int
+    work: WorkName
+    owner: OwnerReference
+    contact: str
+    share_ppm: int
+    valid_from: str
+    valid_to: str
+    origin: str
+
+
+@dataclass(frozen=True, slots=True)
+class RejectedRow:
+    """A row that was not used, and why."""
+
+    line: int
+    reason: str
+
+
+def read_claims(file: Path, default_origin: str) -> Iterator[ClaimRow | RejectedRow]:
+    """The rows of a file, in order. Raises InvalidManifest if it is no CSV of this form or is too long."""
+    try:
+        with file.open(newline="", encoding="utf-8-sig") as opened:
+            reader = csv.DictReader(opened, strict=True)
+            _check_columns(reader.fieldnames or [], file)
+            for count, row in enumerate(reader, start=1):
+                if count > MAX_ROWS:
+                    raise InvalidManifest(f"{file} has over {MAX_ROWS:,} rows: split it")
+                yield _claim(row, reader.line_num, default_origin)
+    except OSError as error:
+        raise InvalidManifest(f"{file} cannot be read ({error.strerror}): name a CSV file of rights") from error
+    except (csv.Error, UnicodeDecodeError) as error:
+        raise InvalidManifest(f"{file} is not a UTF-8 CSV file: {error}") from error
+
+
+def checked_origin(text: str) -> str:
+    """Who says so: 1-200 printable characters. Raises InvalidManifest."""
+    if not 1 <= len(text) <= MAX_ORIGIN_CHARACTERS or not text.isprintable():
+        raise InvalidManifest(f"origin {text[:40]!r} is refused: give 1-{MAX_ORIGIN_CHARACTERS} printable characters")
+    return text
+
+
+def _check_columns(names: Sequence[str], file: Path) -> None:
+    unknown = [name for name in names if name not in REQUIRED + OPTIONAL]
+    missing = [name for name in REQUIRED if name not in names]
+    if "sha256" not in names and not {"data_set", "key"} <= set(names):
+        missing.append("sha256 (or data_set and key)")
+    if unknown or missing or len(set(names)) != len(names):
+        raise InvalidManifest(
+            f"{file} has columns {', '.join(names) or '(none)'}; "
+            + (f"it lacks {', '.join(missing)}; " if missing else "")
+            + (f"unknown: {', '.join(unknown)}; " if unknown else "")
+            + f"known are {', '.join(REQUIRED + OPTIONAL)}, each once"
+        )
+
+
+def _claim(row: Mapping[str | None, str | None], line: int, default_origin: str) -> ClaimRow | RejectedRow:
+    try:
+        fields = _fields(row)
+        valid_from = _instant(fields.get("valid_from", ""), BEGINNING, "valid_from")
+        valid_to = _instant(fields.get("valid_to", ""), END, "valid_to")
+        if valid_from >= valid_to:
+            raise InvalidManifest("valid_from is not before valid_to")
+        return ClaimRow(
+            line,
+            _work(fields),
+            OwnerReference(_text(fields, "owner_id"), _text(fields, "owner_name")),
+            _text(fields, "owner_contact"),
+            _share(fields["share_ppm"]),
+            valid_from,
+            valid_to,
+            checked_origin(fields.get("origin") or default_origin),
+        )
+    except GmvaluatorError as error:
+        return RejectedRow(line, str(error))
+
+
+def _fields(row: Mapping[str | None, str | None]) -> dict[str, str]:
+    if None in row or None in row.values():
+        raise InvalidManifest("the row has more or fewer cells than there are columns")
+    fields = {name: (value or "").strip() for name, value in row.items() if name is not None}
+    for name, value in fields.items():
+        if len(value) > MAX_FIELD_CHARACTERS:
+            raise InvalidManifest(f"{name} has over {MAX_FIELD_CHARACTERS:,} characters")
+    return fields
+
+
+def _text(fields: Mapping[str, str], name: str) -> str:
+    text = fields.get(name, "")
+    if not text.isprintable():
+        raise InvalidManifest(f"{name} holds characters that cannot be printed")
+    return text
+
+
+def _work(fields: Mapping[str, str]) -> WorkName:
+    sha256 = fields.get("sha256", "").lower()
+    data_set, key = fields.get("data_set", ""), fields.get("key", "")
+    if sha256:
+        if not re.fullmatch(r"[0-9a-f]{64}", sha256):
+            raise InvalidManifest(f"sha256 {sha256[:70]!r} is not 64 hex digits")
+        return WorkName(sha256=sha256)
+    if not data_set or not key:
+        raise InvalidManifest("the row names no work: give its sha256, or its data_set and key")
+    return WorkName(data_set=check_data_set(data_set), key=key)
+
+
+def _share(text: str) -> int:
+    if not re.fullmatch(r"[0-9]{1,7}", text) or int(text) > WHOLE_PPM:
+        raise InvalidManifest(f"share_ppm {text[:20]!r} is not a whole number from 0 to {WHOLE_PPM:,}")
+    return int(text)
+
+
+def _instant(text: str, otherwise: str, name: str) -> str:
+    """A day, meaning its first instant in UTC, or an instant with a time zone; empty means `otherwise`."""
+    if not text:
+        return otherwise
+    try:
+        moment = datetime.fromisoformat(text)
+        if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
+            moment = moment.replace(tzinfo=UTC)
+        return utc_text(moment)
+    except (ValueError, OverflowError):
+        raise InvalidManifest(
+            f"{name} {text[:40]!r} is no time: write 2026-11-01 or 2026-11-01T12:00:00+00:00"
+        ) from None
+
+
+_AT_ONCE = 400
+"""Works in one question."""
+
+_CLAIM_COLUMNS = (
+    "training_image_id",
+    "owner_id",
+    "share_ppm",
+    "valid_from",
+    "valid_to",
+    "origin",
+    "recorded_at",
+)
+
+_Key = tuple[uuid.UUID, str, str]
+"""owner, origin, valid_from: what makes a claim on a work unique."""
+
+
+@dataclass(slots=True)
+class ImportedClaims:
+    """What became of rows: rows = added + changed + unchanged + withdrawn + rejected. works: those with a change."""
+
+    rows: int = 0
+    added: int = 0
+    changed: int = 0
+    unchanged: int = 0
+    withdrawn: int = 0
+    works: set[TrainingImageId] = field(default_factory=set)
+    rejected: list[RejectedRow] = field(default_factory=list)
+
+    def as_dict(self) -> dict[str, Any]:
+        """Plain data."""
+        counts = {name: getattr(self, name) for name in ("rows", "added", "changed", "unchanged", "withdrawn")}
+        rejects = [{"line": one.line, "reason": one.reason} for one in sorted(self.rejected, key=lambda one: one.line)]
+        return {**counts, "rejected": len(rejects), "works": len(self.works), "rejects": rejects}
+
+
+class ClaimImporter:
+    """Imports rows on a connection that is in a transaction; the caller commits."""
+
+    def __init__(self, connection: Connection, vault: Vault, recorded_at: str, partial: bool) -> None:
+        self._connection = connection
+        self._recorder = BatchRecorder(connection, vault, recorded_at)
+        self._at = recorded_at
+        self._partial = partial
+        self._known: dict[OwnerKey, OwnerId] = {}
+        self._named: set[OwnerReference] = set()
+        self._new: list[dict[str, Any]] = []
+
+    def take(self, grouped: Sequence[tuple[TrainingImageId, Sequence[ClaimRow]]], counted: ImportedClaims) -> None:
+        """Record the rows of each work, or reject all of a work's."""
+        for start in range(0, len(grouped), _AT_ONCE):
+            some = grouped[start : start + _AT_ONCE]
+            keys = {_owner_key(row) for _, rows in some for row in rows} - self._known.keys()
+            self._known |= self._recorder.known_owners(keys)
+            stored = self._claims_on([work for work, _ in some])
+            for work, rows in some:
+                self._take_work(work, rows, stored.get(work, {}), counted)
+            if self._new:
+                self._connection.execute(insert(claims), self._new)
+                self._new.clear()
+
+    def _take_work(
+        self, work: TrainingImageId, rows: Sequence[ClaimRow], stored: dict[_Key, Row[Any]], counted: ImportedClaims
+    ) -> None:
+        counted.rows += len(rows)
+        reason = self._objection(rows, stored, self._known)
+        if reason is not None:
+            counted.rejected += [RejectedRow(row.line, reason) for row in rows]
+            return
+        self._meet([row.owner for row in rows if row.owner not in self._named])
+        for row in rows:
+            owner_id = self._known[_owner_key(row)]
+            if row.contact:
+                self._recorder.set_contact(owner_id, row.contact)
+            self._apply(work, row, owner_id, stored.get((owner_id, row.origin, row.valid_from)), counted)
+
+    def _meet(self, owners: Sequence[OwnerReference]) -> None:
+        """Make owners that are new, and take over names that are."""
+        if owners:
+            self._known |= self._recorder.owners(owners)
+            self._named.update(owners)
+
+    def _claims_on(self, ids: Sequence[TrainingImageId]) -> dict[uuid.UUID, dict[_Key, Row[Any]]]:
+        found: dict[uuid.UUID, dict[_Key, Row[Any]]] = {}
+        for row in self._connection.execute(select(claims).where(claims.c.training_image_id.in_(ids))):
+            found.setdefault(row.training_image_id, {})[_key(row)] = row
+        return found
+
+    def _objection(
+        self, rows: Sequence[ClaimRow], stored: dict[_Key, Row[Any]], known: dict[OwnerKey, OwnerId]
+    ) -> str | None:
+        """Why the rows cannot be taken; None if they can."""
+        after = {
+            (owner, origin, begin): (begin, row.valid_to, row.share_ppm)
+            for (owner, origin, begin), row in stored.items()
+        }
+        seen: dict[_Key, int] = {}
+        strangers: dict[OwnerKey, uuid.UUID] = {}
+        for row in rows:
+            owner = known.get(_owner_key(row)) or strangers.setdefault(_owner_key(row), uuid.uuid4())
+            key = owner, row.origin, row.valid_from
+            if key in seen:
+                return f"line {row.line} names the same claim as line {seen[key]}"
+            seen[key] = row.line
+            if row.share_ppm:
+                after[key] = row.valid_from, row.valid_to, row.share_ppm
+            elif after.pop(key, None) is None:
+                return f"line {row.line} withdraws a claim that is not there"
+        for origin in sorted({row.origin for row in rows}):
+            wrong = wrong_sum([split for (_, other, _), split in after.items() if other == origin], self._partial)
+            if wrong is not None:
+                return f"by origin {origin}, {wrong}"
+        return None
+
+    def _apply(
+        self,
+        work: TrainingImageId,
+        row: ClaimRow,
+        owner_id: OwnerId,
+        before: Row[Any] | None,
+        counted: ImportedClaims,
+    ) -> None:
+        values = {"share_ppm": row.share_ppm, "valid_to": row.valid_to, "recorded_at": self._at}
+        if before is None:
+            key = {"training_image_id": work, "owner_id": owner_id, "origin": row.origin, "valid_from": row.valid_from}
+            self._new.append({**key, **values})
+            counted.added += 1
+        elif (before.share_ppm, before.valid_to) == (row.share_ppm, row.valid_to):
+            counted.unchanged += 1
+            return
+        else:
+            self._keep_former(before)
+            this = claims.c.claim_id == before.claim_id
+            if row.share_ppm:
+                self._connection.execute(update(claims).where(this).values(values))
+                counted.changed += 1
+            else:
+                self._connection.execute(delete(claims).where(this))
+                counted.withdrawn += 1
+        counted.works.add(work)
+
+    def _keep_former(self, before: Row[Any]) -> None:
+        values = {name: getattr(before, name) for name in _CLAIM_COLUMNS}
+        self._connection.execute(insert(former_claims), {**values, "replaced_at": self._at})
+
+
+def by_work(
+    connection: Connection, rows: Iterable[ClaimRow], counted: ImportedClaims
+) -> dict[TrainingImageId, list[ClaimRow]]:
+    """Rows by the work they name; those that name none, or several, are rejected."""
+    named: dict[WorkName, list[ClaimRow]] = {}
+    for row in rows:
+        named.setdefault(row.work, []).append(row)
+    found: dict[TrainingImageId, list[ClaimRow]] = {}
+    for name, ids in _resolved(connection, list(named)):
+        if len(ids) == 1:
+            found.setdefault(ids.pop(), []).extend(named[name])
+        else:
+            what = f"{len(ids)} works have this key: name it by sha256" if ids else "no such work is in the catalogue"
+            counted.rows += len(named[name])
+            counted.rejected += [RejectedRow(row.line, what) for row in named[name]]
+    return found
+
+
+def _resolved(connection: Connection, names: Sequence[WorkName]) -> Iterator[tuple[WorkName, set[TrainingImageId]]]:
+    for start in range(0, len(names), _AT_ONCE):
+        some = names[start : start + _AT_ONCE]
+        found: dict[WorkName, set[TrainingImageId]] = {name: set() for name in some}
+        hashes = [name.sha256 for name in some if name.sha256]
+        by_hash = select(works.c.sha256, works.c.training_image_id).where(works.c.sha256.in_(hashes))
+        for row in connection.execute(by_hash):
+            found[WorkName(sha256=row.sha256)].add(row.training_image_id)
+        for data_set in sorted({name.data_set for name in some if name.key}):
+            keys = [name.key for name in some if name.data_set == data_set]
+            by_key = select(sources.c.key, sources.c.training_image_id)
+            for row in connection.execute(by_key.where(sources.c.data_set == data_set, sources.c.key.in_(keys))):
+                found[WorkName(data_set=data_set, key=row.key)].add(row.training_image_id)
+        yield from found.items()
+
+
+def _key(row: Row[Any]) -> _Key:
+    return row.owner_id, row.origin, row.valid_from
+
+
+def _owner_key(row: ClaimRow) -> OwnerKey:
+    return row.owner.namespace, row.owner.manifest_id

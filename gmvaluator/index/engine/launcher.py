@@ -1,0 +1,236 @@
+"""Find the engine that runs on a folder, or start one; keep it running as long as it is used.
+
+The lease files of an index folder, and who holds which lock.
+
+    users.lock    shared by every program that uses the index; the engine takes it alone when it ends
+    start.lock    alone by the program that looks for an engine or starts one
+    engine.lock   alone by the engine, as long as it lives
+    engine.json   where the engine listens and the key it wants; readable by its owner only
+
+All are flocks: the kernel releases them however a process ends. Python opens files without inheritance, so a
+child that is spawned never keeps one.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+import site
+import subprocess
+import sys
+import threading
+import time
+from dataclasses import dataclass, field
+from pathlib import Path
+from types import TracebackType
+
+import grpc
+
+import gmvaluator
+from gmvaluator.errors import IndexUnavailable
+from gmvaluator.index.engine.files import replace_file
+
+USERS_LOCK = "users.lock"
+START_LOCK = "start.lock"
+ENGINE_LOCK = "engine.lock"
+CONTACT = "engine.json"
+LOG = "engine.log"
+
+
+@dataclass(frozen=True, slots=True)
+class Contact:
+    """How to reach a running engine on this machine."""
+
+    port: int
+    api_key: str = field(repr=False)
+    pid: int
+
+    def write(self, folder: Path) -> None:
+        """Replace engine.json, for its owner's eyes only."""
+        value = {"port": self.port, "api_key": self.api_key, "pid": self.pid}
+        replace_file(folder / CONTACT, json.dumps(value).encode(), mode=0o600)
+
+    @classmethod
+    def read(cls, folder: Path) -> Contact | None:
+        """What engine.json says, or None if there is none that can be read."""
+        try:
+            value = json.loads((folder / CONTACT).read_bytes())
+            return cls(int(value["port"]), str(value["api_key"]), int(value["pid"]))
+        except (FileNotFoundError, ValueError, KeyError, TypeError):
+            return None
+
+    @classmethod
+    def remove_own(cls, folder: Path) -> None:
+        """Remove engine.json if this process wrote it: the folder may have been made anew, and be another's."""
+        found = cls.read(folder)
+        if found is not None and found.pid == os.getpid():
+            (folder / CONTACT).unlink(missing_ok=True)
+
+
+class Lock:
+    """One flock on a file that is made if absent. Use `take`, then `release` or the end of the process."""
+
+    def __init__(self, path: Path) -> None:
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+
+    def take(self, shared: bool = False, timeout_s: float = 0.0) -> bool:
+        """Whether the lock was got within `timeout_s`; 0 tries once."""
+        operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
+        deadline = time.monotonic() + timeout_s
+        while True:
+            try:
+                fcntl.flock(self._descriptor, operation)
+            except BlockingIOError:
+                if time.monotonic() >= deadline:
+                    return False
+                time.sleep(_POLL_S)
+            else:
+                return True
+
+    def drop(self) -> None:
+        """Let go of the lock but keep the file open."""
+        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
+
+    def release(self) -> None:
+        """Let go of the lock and the file; harmless when done twice."""
+        if self._descriptor >= 0:
+            os.close(self._descriptor)
+            self._descriptor = -1
+
+    def __enter__(self) -> Lock:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self.release()
+
+
+START_TIMEOUT_S = 60.0
+"""How long a start may take: importing takes 2 s on an idle machine, a long write-ahead log more."""
+
+_POLL_S = 0.02
+_CALL_TIMEOUT_S = 5.0
+_LOG_TAIL_CHARACTERS = 400
+
+
+class EngineLease:
+    """A user's hold on the engine of one folder: it runs at least until `close`. Thread-safe."""
+
+    def __init__(self, folder: Path, timeout_s: float = START_TIMEOUT_S) -> None:
+        """Share the engine that runs on `folder`, or start one. Raises IndexUnavailable."""
+        self._folder = folder.resolve()
+        self._timeout_s = timeout_s
+        self._lock = threading.Lock()
+        try:
+            self._folder.mkdir(parents=True, exist_ok=True)
+            self._users = Lock(self._folder / USERS_LOCK)
+        except OSError as error:
+            raise IndexUnavailable(f"the index folder {folder} cannot be used: {error}") from error
+        try:
+            if not self._users.take(shared=True, timeout_s=timeout_s):
+                raise IndexUnavailable(
+                    f"the engine of {folder} has been ending for {timeout_s:.0f} s: {self._advice()}"
+                )
+            self.contact = self._find_or_start()
+        except BaseException:
+            self._users.release()
+            raise
+
+    def renew(self, broken: Contact) -> Contact:
+        """The engine's contact after `broken` could not be reached: another one's, if it has died.
+
+        Raises IndexUnavailable.
+        """
+        with self._lock:
+            if self.contact == broken:
+                self.contact = self._find_or_start()
+            return self.contact
+
+    def close(self) -> None:
+        """Let go; the engine ends when nobody holds it. Harmless when done twice."""
+        self._users.release()
+
+    def _find_or_start(self) -> Contact:
+        deadline = time.monotonic() + self._timeout_s
+        with Lock(self._folder / START_LOCK) as starting:
+            if not starting.take(timeout_s=self._timeout_s):
+                raise IndexUnavailable(f"another program has been starting the engine for long: {self._advice()}")
+            while time.monotonic() < deadline:
+                contact = self._wait_for_contact(deadline) if self._alive() else self._start(deadline)
+                if contact is not None:
+                    return contact
+        raise IndexUnavailable(
+            f"the engine of {self._folder} did not start in {self._timeout_s:.0f} s: {self._advice()}"
+        )
+
+    def _alive(self) -> bool:
+        with Lock(self._folder / ENGINE_LOCK) as engine:
+            return not engine.take()
+
+    def _wait_for_contact(self, deadline: float) -> Contact | None:
+        """The contact of the engine that lives, or None if it has gone meanwhile."""
+        while time.monotonic() < deadline and self._alive():
+            contact = Contact.read(self._folder)
+            if contact is not None and _answers(contact):
+                return contact
+            time.sleep(_POLL_S)
+        return None
+
+    def _start(self, deadline: float) -> Contact | None:
+        """Start an engine; None if another one was faster. Raises IndexUnavailable if it ends at once."""
+        (self._folder / CONTACT).unlink(missing_ok=True)
+        process = _spawn(self._folder)
+        while time.monotonic() < deadline:
+            contact = Contact.read(self._folder)
+            if contact is not None:
+                return contact
+            status = process.poll()
+            if status is not None:
+                if self._alive():
+                    return None
+                raise IndexUnavailable(f"the engine ended at once with status {status}: {self._advice()}")
+            time.sleep(_POLL_S)
+        return None
+
+    def _advice(self) -> str:
+        log = self._folder / LOG
+        tail = log.read_text(errors="replace")[-_LOG_TAIL_CHARACTERS:].strip() if log.exists() else ""
+        return f"see {log}" + (f", which ends: {tail}" if tail else "")
+
+
+def _spawn(folder: Path) -> subprocess.Popen[bytes]:
+    """Start the engine in a session of its own, so that a Ctrl-C in the user's terminal does not reach it."""
+    with (folder / LOG).open("ab") as log:
+        process = subprocess.Popen(  # noqa: S603 - our own program
+            [sys.executable, "-P", "-m", "gmvaluator.index.engine", str(folder)],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.DEVNULL,
+            stderr=log,
+            env=_environment(),
+            start_new_session=True,
+            close_fds=True,
+        )
+    threading.Thread(target=process.wait, name="engine-reaper", daemon=True).start()
+    return process
+
+
+def _answers(contact: Contact) -> bool:
+    """Whether the engine there answers a call. A port that listens proves nothing: it outlives a kill by a moment."""
+    with grpc.insecure_channel(f"127.0.0.1:{contact.port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+        health_check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/qdrant.Qdrant/HealthCheck")
+        try:
+            health_check(b"", timeout=_CALL_TIMEOUT_S, metadata=(("api-key", contact.api_key),))
+        except grpc.RpcError:
+            return False
+    return True
+
+
+def _environment() -> dict[str, str]:
+    """This process's environment, in which the child finds this very package also when it is not installed."""
+    root = str(Path(gmvaluator.__file__).resolve().parents[1])
+    if root in site.getsitepackages():
+        return dict(os.environ)
+    paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
+    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}

@@ -1,0 +1,196 @@
+"""The schema in the terms of qdrant-client.
+
+The only place where an exception of grpc or qdrant-client becomes one of the product's.
+
+qdrant-client, set up to speak gRPC only, and its description of a collection in the product's terms.
+"""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import grpc
+from qdrant_client import QdrantClient, models
+from qdrant_client.common.client_exceptions import QdrantException, ResourceExhaustedResponse
+from qdrant_client.http.exceptions import ApiException
+
+from gmvaluator.errors import (
+    Conflict,
+    GmvaluatorError,
+    IndexFailed,
+    IndexUnavailable,
+    InvalidInput,
+    MissingIndex,
+    Overloaded,
+    PreconditionFailed,
+)
+from gmvaluator.index.location import Endpoint
+from gmvaluator.index.schema import (
+    FULL_SCAN_THRESHOLD_KB,
+    HNSW_EF_CONSTRUCT,
+    INDEXING_THRESHOLD_KB,
+    MAX_SEGMENT_KB,
+    PERCEPTUAL,
+    PRODUCT,
+    RECALL,
+    SCALAR,
+    SEGMENTS,
+    TURBO,
+    CollectionMetadata,
+    SearchSettings,
+)
+from gmvaluator.ports import CollectionInfo
+
+
+def collection_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
+    """Arguments of qdrant-client's `create_collection`.
+
+    Nothing is indexed until the first build lowers the threshold: a server would train its quantisation again
+    and again while points still come.
+    """
+    return {
+        "vectors_config": {
+            RECALL: models.VectorParams(
+                size=metadata.profile.recall_dim,
+                distance=models.Distance.COSINE,
+                on_disk=metadata.settings.on_disk,
+                hnsw_config=_hnsw(metadata.settings.hnsw_m, metadata.settings.hnsw_ef_construct),
+                quantization_config=_quantisation(metadata.quantisation),
+            ),
+            PERCEPTUAL: models.VectorParams(
+                size=metadata.profile.perceptual_dim,
+                distance=models.Distance.COSINE,
+                on_disk=True,
+                hnsw_config=_hnsw(0, HNSW_EF_CONSTRUCT),
+                multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
+            ),
+        },
+        "optimizers_config": models.OptimizersConfigDiff(
+            indexing_threshold=0, default_segment_number=SEGMENTS, max_segment_size=MAX_SEGMENT_KB
+        ),
+        "metadata": metadata.as_dict(),
+        **metadata.settings.cluster,
+    }
+
+
+def rebuild_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
+    """Arguments of qdrant-client's `update_collection` by which an embedded engine rebuilds a collection.
+
+    Nothing of what was deleted is kept: that is what a threshold of 0 says.
+    """
+    settings = metadata.settings
+    change = models.VectorParamsDiff(
+        hnsw_config=_hnsw(settings.hnsw_m, settings.hnsw_ef_construct),
+        quantization_config=_quantisation(metadata.quantisation),
+        on_disk=settings.on_disk,
+    )
+    return {
+        "vectors_config": {RECALL: change},
+        "optimizers_config": models.OptimizersConfigDiff(
+            deleted_threshold=0.0, indexing_threshold=INDEXING_THRESHOLD_KB
+        ),
+        "metadata": metadata.as_dict(),
+    }
+
+
+def _hnsw(edges: int, ef_construct: int) -> models.HnswConfigDiff:
+    return models.HnswConfigDiff(m=edges, ef_construct=ef_construct, full_scan_threshold=FULL_SCAN_THRESHOLD_KB)
+
+
+def _quantisation(name: str) -> models.QuantizationConfig:
+    if name in PRODUCT:
+        ratio = models.CompressionRatio(f"x{PRODUCT[name]}")
+        return models.ProductQuantization(product=models.ProductQuantizationConfig(compression=ratio, always_ram=True))
+    if name == SCALAR:
+        int8 = models.ScalarQuantizationConfig(type=models.ScalarType.INT8, always_ram=True)
+        return models.ScalarQuantization(scalar=int8)
+    bits = models.TurboQuantBitSize(f"bits{TURBO[name]}")
+    return models.TurboQuantization(turbo=models.TurboQuantQuantizationConfig(bits=bits, always_ram=True))
+
+
+def search_parameters(search: SearchSettings, exact: bool = False) -> models.SearchParams:
+    """How a query on `recall` is answered; exact compares with every original."""
+    if exact:
+        return models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
+    return models.SearchParams(
+        hnsw_ef=search.hnsw_ef,
+        quantization=models.QuantizationSearchParams(rescore=search.rescore, oversampling=search.oversampling),
+    )
+
+
+_Status = grpc.StatusCode
+STATUS_ERRORS: dict[grpc.StatusCode, tuple[type[GmvaluatorError], str]] = {
+    _Status.UNAVAILABLE: (IndexUnavailable, "is it running, and is the address right?"),
+    _Status.DEADLINE_EXCEEDED: (IndexUnavailable, "it did not answer in time: is the machine overloaded?"),
+    _Status.CANCELLED: (IndexUnavailable, "the call was cut off: try again"),
+    _Status.ABORTED: (IndexUnavailable, "the call was cut off: try again"),
+    _Status.UNAUTHENTICATED: (PreconditionFailed, "the API key is not accepted: set QDRANT_API_KEY"),
+    _Status.PERMISSION_DENIED: (PreconditionFailed, "the API key does not allow this: set QDRANT_API_KEY"),
+    _Status.UNIMPLEMENTED: (PreconditionFailed, "this index cannot do that"),
+    _Status.FAILED_PRECONDITION: (PreconditionFailed, "the collection's settings do not allow this"),
+    _Status.NOT_FOUND: (MissingIndex, "index images first: gmvaluator index add"),
+    _Status.ALREADY_EXISTS: (Conflict, "choose another name"),
+    _Status.INVALID_ARGUMENT: (InvalidInput, "the request is refused"),
+    _Status.OUT_OF_RANGE: (InvalidInput, "the request is refused"),
+    _Status.RESOURCE_EXHAUSTED: (Overloaded, "send it again after a pause"),
+    _Status.INTERNAL: (IndexFailed, "see the index's log"),
+    _Status.UNKNOWN: (IndexFailed, "see the index's log"),
+    _Status.DATA_LOSS: (IndexFailed, "see the index's log"),
+}
+
+
+@contextmanager
+def translated(what: str) -> Iterator[None]:
+    """Raise what grpc and qdrant-client raise inside as an error of the product about `what`."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _of_status(what, error) from error
+    except ResourceExhaustedResponse as error:
+        raise Overloaded(f"{what} refuses for now: send it again after {error.retry_after_s} s") from error
+    except (QdrantException, ApiException) as error:
+        raise IndexFailed(f"{what} failed: {error}") from error
+
+
+def _of_status(what: str, error: grpc.RpcError) -> GmvaluatorError:
+    kind, advice = STATUS_ERRORS.get(error.code(), (IndexFailed, "see the index's log"))
+    return kind(f"{what} answered {error.code().name}: {error.details()}; {advice}")
+
+
+CALL_TIMEOUT_S = 60
+"""Deadline of one call. Long, because the engine holds writes while it copies files for a build."""
+
+
+def connect(endpoint: Endpoint) -> QdrantClient:
+    """A client that speaks gRPC only."""
+    with warnings.catch_warnings():
+        # On loopback the key is no secret from anybody who could read the traffic.
+        warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
+        return QdrantClient(
+            host=endpoint.host,
+            grpc_port=endpoint.port,
+            https=endpoint.tls,
+            api_key=endpoint.api_key,
+            prefer_grpc=True,
+            timeout=CALL_TIMEOUT_S,
+            check_compatibility=False,
+            grpc_options=endpoint.channel_options,
+            pool_size=1,
+        )
+
+
+def collection_info(name: str, answer: models.CollectionInfo) -> CollectionInfo:
+    """qdrant-client's answer in the product's terms."""
+    vectors = answer.config.params.vectors
+    points, indexed = answer.points_count or 0, answer.indexed_vectors_count or 0
+    return CollectionInfo(
+        name=name,
+        points=points,
+        indexed_points=min(points, indexed // max(1, len(vectors) if isinstance(vectors, dict) else 1)),
+        ready=answer.status == models.CollectionStatus.GREEN
+        and (points == 0 or bool(answer.config.optimizer_config.indexing_threshold)),
+        metadata=answer.config.metadata or {},
+    )

@@ -1,0 +1,331 @@
+"""Profile `paper`: which models the operator's choice of variants names.
+
+DreamSim: every type that its authors released, as the package `dreamsim` lays its files out.
+
+CLIP's image tower by open_clip: any architecture and tag it lists, or a checkpoint of one of its architectures.
+
+Quality by pyiqa: MANIQA, and the metrics that take its place.
+
+Re-ranking by LPIPS.
+
+Recall by VGG-16, as in the first version of the paper.
+
+Models whose weights come with the package.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+from gmvaluator.errors import InvalidInput, UnknownModel
+from gmvaluator.models.choice import ProfileChoice
+from gmvaluator.models.specs import Fetcher, Part, Parts, WeightFile
+
+FOLDER = "dreamsim"
+"""Below the models folder: what the package calls `cache_dir`."""
+
+_DINO = "https://dl.fbaipublicfiles.com/dino/dino_vitbase16_pretrain/dino_vitbase16_pretrain.pth"
+_DINO_V2 = "https://dl.fbaipublicfiles.com/dinov2/dinov2_vitb14/dinov2_vitb14_pretrain.pth"
+_CLIP_LICENCE = "MIT (github.com/openai/CLIP)"
+_OPEN_CLIP_LICENCE = "MIT (github.com/mlfoundations/open_clip, trained on LAION-400M)"
+_DINO_LICENCE = "Apache-2.0 (github.com/facebookresearch/dino)"
+
+
+@dataclass(frozen=True, slots=True)
+class _Backbone:
+    """dim: of the feature that DreamSim takes of it. url: where the package fetches it if not from its own archive."""
+
+    file: str
+    dim: int
+    licence: str
+    size_mb: int
+    url: str = ""
+
+
+BACKBONES = {
+    "dino_vitb16": _Backbone("checkpoints/dino_vitbase16_pretrain.pth", 768, _DINO_LICENCE, 343, _DINO),
+    "dinov2_vitb14": _Backbone(
+        "checkpoints/dinov2_vitb14_pretrain.pth", 768, "Apache-2.0 (github.com/facebookresearch/dinov2)", 346, _DINO_V2
+    ),
+    "synclr_vitb16": _Backbone("synclr_vit_b_16.pth", 768, "Apache-2.0 (github.com/google-research/syn-rep-learn)", 0),
+    "clip_vitb16": _Backbone("clip_vitb16_pretrain.pth.tar", 512, _CLIP_LICENCE, 345),
+    "clip_vitb32": _Backbone("clip_vitb32_pretrain.pth.tar", 512, _CLIP_LICENCE, 352),
+    "open_clip_vitb16": _Backbone("open_clip_vitb16_pretrain.pth.tar", 512, _OPEN_CLIP_LICENCE, 345),
+    "open_clip_vitb32": _Backbone("open_clip_vitb32_pretrain.pth.tar", 512, _OPEN_CLIP_LICENCE, 352),
+}
+
+TYPES = {
+    "ensemble": ("dino_vitb16", "clip_vitb16", "open_clip_vitb16"),
+    "dino_vitb16": ("dino_vitb16",),
+    "clip_vitb32": ("clip_vitb32",),
+    "open_clip_vitb32": ("open_clip_vitb32",),
+    "dinov2_vitb14": ("dinov2_vitb14",),
+    "synclr_vitb16": ("synclr_vitb16",),
+}
+"""Released type: its backbones, in the order their features are joined."""
+
+
+def dreamsim_part(kind: str) -> Part:
+    """kind: a released type. Raises UnknownModel."""
+    if kind not in TYPES:
+        raise UnknownModel(f"DreamSim has no type {kind!r}; known: {', '.join(sorted(TYPES))}")
+    dim = sum(BACKBONES[name].dim for name in TYPES[kind])
+    files = (*(_backbone_file(kind, name) for name in TYPES[kind]), *_adapter_files(kind))
+    return Part(
+        f"dreamsim {kind}", "gmvaluator.models.dreamsim", "gmvaluator.models.preprocessing", dim, files, {"kind": kind}
+    )
+
+
+def backbone_role(name: str) -> str:
+    return f"perceptual/{name}"
+
+
+ADAPTER_ROLE = "perceptual/lora"
+ADAPTER_SETTINGS_ROLE = "perceptual/lora settings"
+
+
+def _backbone_file(kind: str, name: str) -> WeightFile:
+    backbone = BACKBONES[name]
+    fetcher: Fetcher = "url" if backbone.url else "dreamsim"
+    path = f"{FOLDER}/{backbone.file}"
+    return WeightFile(backbone_role(name), path, fetcher, backbone.url or kind, backbone.licence, backbone.size_mb)
+
+
+def _adapter_files(kind: str) -> tuple[WeightFile, ...]:
+    folder = f"{FOLDER}/{'ensemble' if kind == 'ensemble' else f'{kind}_single'}_lora"
+    licence = "MIT (github.com/ssundaram21/dreamsim)"
+    return (
+        WeightFile(ADAPTER_ROLE, f"{folder}/adapter_model.safetensors", "dreamsim", kind, licence, 3),
+        WeightFile(ADAPTER_SETTINGS_ROLE, f"{folder}/adapter_config.json", "dreamsim", kind, licence, 0),
+    )
+
+
+RECALL_ROLE = "recall"
+_OPENCLIP_LICENCES = {
+    "laion": "MIT (model card)",
+    "datacomp": "MIT (model card)",
+    "commonpool": "MIT (model card)",
+    "openai": "MIT (github.com/openai/CLIP; its model card rules out deployed use)",
+}
+
+
+def openclip_part(choice: str) -> Part:
+    """choice: "ARCHITECTURE:TAG" or "ARCHITECTURE:/path/to/checkpoint". Raises InvalidInput, UnknownModel."""
+    architecture, separator, weights = choice.partition(":")
+    if not separator or not weights:
+        raise InvalidInput(
+            f"--recall {choice!r} names no weights: give ARCHITECTURE:TAG or ARCHITECTURE:/path/to/checkpoint, "
+            "for example ViT-B-32:laion2b_s34b_b79k, or vgg16"
+        )
+    settings = {"architecture": architecture, "tag": "" if _is_path(weights) else weights}
+    file = _local_file(weights) if _is_path(weights) else _tagged_file(architecture, weights)
+    model = f"open_clip {architecture} {settings['tag'] or 'local checkpoint'}"
+    return Part(
+        model,
+        "gmvaluator.models.openclip",
+        "gmvaluator.models.openclip",
+        _dimension(architecture),
+        (file,),
+        settings,
+    )
+
+
+def _is_path(weights: str) -> bool:
+    return "/" in weights or "\\" in weights or Path(weights).suffix in {".pt", ".pth", ".bin", ".safetensors"}
+
+
+def _local_file(path: str) -> WeightFile:
+    return WeightFile(RECALL_ROLE, str(Path(path).expanduser().absolute()), "local", path, "the operator's own", 0)
+
+
+def _tagged_file(architecture: str, tag: str) -> WeightFile:
+    licence = next(
+        (text for start, text in _OPENCLIP_LICENCES.items() if tag.startswith(start)), "see the tag's model card"
+    )
+    path = f"open_clip/{architecture}/{tag}.safetensors"
+    return WeightFile(
+        RECALL_ROLE, path, "open_clip", f"{architecture}:{tag}", licence, 605 if "B-32" in architecture else 0
+    )
+
+
+def _dimension(architecture: str) -> int:
+    folder = _configurations()
+    path = folder / f"{architecture}.json"
+    if "/" in architecture or not path.is_file():
+        known = ", ".join(sorted(one.stem for one in folder.glob("*.json")))
+        raise UnknownModel(f"open_clip has no architecture {architecture!r}; known: {known}")
+    configuration: dict[str, Any] = json.loads(path.read_text(encoding="utf-8"))
+    return int(configuration["embed_dim"])
+
+
+def _configurations() -> Path:
+    """Folder of open_clip's architectures, found without importing it."""
+    spec = find_spec("open_clip")
+    assert spec is not None
+    assert spec.origin is not None
+    return Path(spec.origin).parent / "model_configs"
+
+
+QUALITY_ROLE = "quality"
+ALL_CROPS = 20
+_PYIQA_LICENCE = "as pyiqa: PolyForm-Noncommercial 1.0.0 (its repository names no other for this file)"
+_STORE = "https://huggingface.co/chaofengc/IQA-PyTorch-Weights/resolve/main"
+
+
+@dataclass(frozen=True, slots=True)
+class Metric:
+    """worst and best: values of pyiqa's metric that become quality 0 and 1; worst above best: lower is better."""
+
+    file: str
+    worst: float
+    best: float
+    size_mb: int
+
+
+METRICS = {
+    "maniqa": Metric("ckpt_koniq10k.pt", 0, 1, 543),
+    "maniqa-pipal": Metric("MANIQA_PIPAL-ae6d356b.pth", 0, 1, 543),
+    "maniqa-kadid": Metric("ckpt_kadid10k.pt", 0, 1, 543),
+    "musiq": Metric("musiq_koniq_ckpt-e95806b9.pth", 0, 100, 109),
+    "musiq-spaq": Metric("musiq_spaq_ckpt-358bb6af.pth", 0, 100, 109),
+    "musiq-paq2piq": Metric("musiq_paq2piq_ckpt-364c0c84.pth", 0, 100, 109),
+    "cnniqa": Metric("CNNIQA_koniq10k-e6f14c91.pth", 0, 1, 3),
+    "brisque": Metric("brisque_svm_weights.pth", 100, 0, 1),
+    "niqe": Metric("niqe_modelparameters.mat", 20, 0, 1),
+}
+"""pyiqa states "~0, ~150" for brisque and "~0, ~100" for niqe; all but ruined images lie within what is taken here."""
+
+
+def pyiqa_part(name: str, crops: int) -> Part:
+    """crops: how many of an image MANIQA scores, 1 to 20; 0 for the packaged 20. Raises UnknownModel, InvalidInput."""
+    if name not in METRICS:
+        raise UnknownModel(f"there is no quality model {name!r}; known: {', '.join(METRICS)}, lite, off")
+    metric = METRICS[name]
+    files = (
+        WeightFile(
+            QUALITY_ROLE, f"pyiqa/{metric.file}", "url", f"{_STORE}/{metric.file}", _PYIQA_LICENCE, metric.size_mb
+        ),
+    )
+    if name.startswith("maniqa"):
+        return _maniqa_part(name, crops or ALL_CROPS, files)
+    if crops:
+        raise InvalidInput(f"--crops is for maniqa; {name} sees the whole image: leave it out")
+    settings = {"metric": name}
+    return Part(
+        f"pyiqa {name}", "gmvaluator.models.pyiqa_metric", "gmvaluator.models.preprocessing", 0, files, settings
+    )
+
+
+def _maniqa_part(name: str, crops: int, files: tuple[WeightFile, ...]) -> Part:
+    if not 1 <= crops <= ALL_CROPS:
+        raise InvalidInput(f"--crops {crops} is out of range: MANIQA scores 1 to {ALL_CROPS} crops of an image")
+    model = f"pyiqa {name}, {crops} crops"
+    settings = {"metric": name, "crops": crops}
+    return Part(model, "gmvaluator.models.maniqa", "gmvaluator.models.preprocessing", 0, files, settings)
+
+
+COMPARES_PIXELS = "lpips"
+"""How the names of perceptual models begin that compare pixels, and have nothing in the index."""
+
+_ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
+
+
+def lpips_part(network: str, recall_dim: int) -> Part:
+    """network: "alex". recall_dim: of the vector that the index holds in place of this model's. Raises UnknownModel."""
+    if network != "alex":
+        raise UnknownModel(f"LPIPS has no network {network!r} here; known: alex")
+    file = WeightFile(
+        "perceptual/alexnet",
+        f"torchvision/{_ALEXNET_FILE}",
+        "url",
+        f"https://download.pytorch.org/models/{_ALEXNET_FILE}",
+        "BSD-3-Clause (github.com/pytorch/vision); trained on ImageNet, whose terms are for research",
+        233,
+        "7be5be79",
+    )
+    return Part(
+        f"{COMPARES_PIXELS} alex 0.1", "gmvaluator.models.lpips", "gmvaluator.models.preprocessing", recall_dim, (file,)
+    )
+
+
+DIM = 4096
+_VGG16_FILE = "vgg16-397923af.pth"
+
+
+def vgg16_part() -> Part:
+    """torchvision's VGG-16 with its ImageNet weights."""
+    file = WeightFile(
+        "recall",
+        f"torchvision/{_VGG16_FILE}",
+        "url",
+        f"https://download.pytorch.org/models/{_VGG16_FILE}",
+        "BSD-3-Clause (github.com/pytorch/vision); trained on ImageNet, whose terms are for research",
+        528,
+        "397923af",
+    )
+    return Part("torchvision vgg16", "gmvaluator.models.vgg16", "gmvaluator.models.preprocessing", DIM, (file,))
+
+
+_DATA = Path(__file__).parents[1] / "data"
+_LITE_LICENCE = "Apache-2.0 (see lite.LICENSE.md)"
+
+
+def lite_quality_part() -> Part:
+    """The quality head of profile `lite`, on its own backbone."""
+    names = {"backbone": "lite-backbone.safetensors", "heads": "lite.safetensors"}
+    files = tuple(
+        WeightFile(f"quality/{role}", str(_DATA / name), "local", "shipped with gmvaluator", _LITE_LICENCE, 7)
+        for role, name in names.items()
+    )
+    return Part("lite head", "gmvaluator.models.lite", "gmvaluator.models.lite", 0, files)
+
+
+DEFAULT_RECALL = "ViT-B-32:laion2b_s34b_b79k"
+DEFAULT_RERANK = "dreamsim:ensemble"
+DEFAULT_QUALITY = "maniqa"
+
+
+def parts_of(choice: ProfileChoice) -> Parts:
+    """The models of profile `paper` with these variants. Raises InvalidInput or UnknownModel."""
+    recall = _recall(choice.recall or DEFAULT_RECALL)
+    return Parts(recall, _perceptual(choice.rerank or DEFAULT_RERANK, recall), _quality(choice))
+
+
+def _recall(name: str) -> Part:
+    return vgg16_part() if name == "vgg16" else openclip_part(name)
+
+
+def _perceptual(name: str, recall: Part) -> Part:
+    """ "none" re-ranks by the recall vector: the paper's No-Rerank."""
+    if name == "none":
+        return Part("none, the recall distance", dim=recall.dim)
+    family, _, variant = name.partition(":")
+    if family == COMPARES_PIXELS:
+        return lpips_part(variant, recall.dim)
+    if family not in _PERCEPTUAL:
+        raise InvalidInput(f"--rerank {name!r} is not known: give dreamsim:TYPE, lpips:alex or none")
+    return _PERCEPTUAL[family](variant)
+
+
+_PERCEPTUAL: dict[str, Callable[[str], Part]] = {"dreamsim": dreamsim_part}
+
+
+def _quality(choice: ProfileChoice) -> Part:
+    """ "off" takes every image's quality to be 1."""
+    name = choice.quality or DEFAULT_QUALITY
+    if name in _OWN_QUALITY:
+        if choice.crops:
+            raise InvalidInput(f"--crops is for maniqa, and quality is {name}: leave it out")
+        return _OWN_QUALITY[name]()
+    return pyiqa_part(name, choice.crops)
+
+
+_OWN_QUALITY: dict[str, Callable[[], Part]] = {
+    "off": lambda: Part("off, 1 for every image"),
+    "lite": lite_quality_part,
+}

@@ -1,0 +1,50 @@
+"""glibc's malloc, told to keep what the models free.
+
+By default a large block (over 128 KiB at first, over 32 MiB always) is mapped for one layer and unmapped after it, so
+that a forward pass waits for the kernel to zero pages: measured, 2,700 page faults an image in profile `lite`. Raised
+thresholds keep that memory in the heap, and there are none.
+
+What a process that runs models sets up first, before torch is imported.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import platform
+
+_M_TRIM_THRESHOLD = -1
+_M_TOP_PAD = -2
+_M_MMAP_THRESHOLD = -3
+_MIB = 1024 * 1024
+_MMAP_THRESHOLDS_BYTES = (1024 * _MIB, 32 * _MIB)
+_TRIM_THRESHOLD_BYTES = 2**31 - 1
+_TOP_PAD_BYTES = 64 * _MIB
+
+
+def raise_malloc_thresholds() -> bool:
+    """Keep freed memory in this process, up to 2 GiB; call it at the start of a process that runs models.
+
+    Returns whether it took effect: False, and nothing done, where the C library is not glibc.
+    """
+    if platform.libc_ver()[0] != "glibc":
+        return False
+    mallopt = ctypes.CDLL(None).mallopt
+    mallopt.argtypes = (ctypes.c_int, ctypes.c_int)
+    mallopt.restype = ctypes.c_int
+    # Older glibc refuses a map threshold over 32 MiB and keeps its own: ask for the highest it takes.
+    raised = any(mallopt(_M_MMAP_THRESHOLD, size_bytes) for size_bytes in _MMAP_THRESHOLDS_BYTES)
+    trimmed = mallopt(_M_TRIM_THRESHOLD, _TRIM_THRESHOLD_BYTES)
+    padded = mallopt(_M_TOP_PAD, _TOP_PAD_BYTES)
+    return bool(raised and trimmed and padded)
+
+
+def prepare_process() -> None:
+    """Keep freed memory, and let idle model threads sleep; call it before anything imports torch.
+
+    By default OpenMP's threads spin while they wait for each other. Where other programs use the same cores, a
+    spinning thread keeps the one it waits for from running: with both of two cores shared, profile `lite` took six
+    times the processor time. An operator's own OMP_WAIT_POLICY wins.
+    """
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    raise_malloc_thresholds()
