@@ -1,8 +1,13 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere; always on stderr."""
+"""How far a run is: a bar on a terminal, plain lines elsewhere; always on stderr.
+
+Stopping between batches when a signal asks for it.
+"""
 
 from __future__ import annotations
 
+import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -11,7 +16,7 @@ import rich_click as click
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from indexer.counting import Counts
+from indexer.report import Counts
 
 LINE_EVERY_S = 5.0
 
@@ -83,3 +88,22 @@ def _line(counts: Counts, total: int | None, per_s: float) -> str:
         f"indexing {counts.read:,}{of_total}, {per_s:.0f} images/s, {counts.opt_outs} opted out, "
         f"{counts.rejects} rejected, {counts.removed} removed before{left}"
     )
+
+
+@contextmanager
+def stopping_by_signal() -> Iterator[threading.Event]:
+    """Set by the first SIGINT or SIGTERM: the batch in hand is finished. A second one stops at once."""
+    stopping = threading.Event()
+
+    def on_signal(number: int, frame: object) -> None:  # noqa: ARG001
+        if stopping.is_set():
+            raise KeyboardInterrupt
+        stopping.set()
+        click.echo("stopping as soon as nothing is half done; run the same command again to go on", err=True)
+
+    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield stopping
+    finally:
+        for number, handler in before.items():
+            signal.signal(number, handler)

@@ -12,7 +12,7 @@ from gmvaluator.errors import GmvaluatorError, InvalidImage, InvalidInput
 from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.images import decode_image, image_size, thumbnail
 from gmvaluator.ports import Prepared
-from indexer.counting import OPT_OUT, LeftOut
+from indexer.report import OPT_OUT, LeftOut
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, SourceItem, Unreadable
 

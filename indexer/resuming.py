@@ -13,7 +13,7 @@ from typing import Protocol
 from gmvaluator.catalogue.records import IndexRun
 from gmvaluator.errors import IndexFailed
 from gmvaluator.ids import TrainingImageId
-from indexer.counting import Counts, LeftOut, LeftOutFile
+from indexer.report import Counts, LeftOut, LeftOutFile
 from indexer.sources.item import Shard, Source
 
 

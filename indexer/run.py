@@ -21,21 +21,20 @@ from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import CollectionInfo, VectorStore
 from gmvaluator.profile import ProfileIdentity
 from gmvaluator.storage.database import Place
-from indexer.counting import Counts, LeftOut, LeftOutFile, Report
+from indexer.cli.group import group_if_measured
+from indexer.cli.verify import verify_if_outgrown
+from indexer.embeddings.exporting import check_stated, embedded_shards, is_embeddings
 from indexer.embeddings.importing import EmbeddingImporter, embeddings_source
-from indexer.embeddings.layout import check_stated, embedded_shards, is_embeddings
-from indexer.group_cli import group_if_measured
-from indexer.opted_out import StillIndexed, still_indexed
 from indexer.pipeline import Advance, Indexer
 from indexer.progress import progress
-from indexer.ray_engine import OpenShard, check_place, index_with_ray
-from indexer.ray_worker import Job
+from indexer.ray.engine import OpenShard, check_place, index_with_ray
+from indexer.ray.worker import Job
+from indexer.report import Counts, LeftOut, LeftOutFile, Report, StillIndexed, still_indexed
 from indexer.resuming import SourceRun
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Shard, Source
 from indexer.sources.opening import open_source
 from indexer.target import Target
-from indexer.verify_cli import verify_if_outgrown
 from indexer.writing import ShardLog, Writer
 
 THREADS, RAY = ENGINES = ("threads", "ray")

@@ -13,8 +13,8 @@ from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import thumbnail_path
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, KEY_LABELS, KEY_SHA256, KEY_TITLE, KEY_URI
 from gmvaluator.ports import Float32Array, Point, VectorStore
-from indexer.counting import REMOVED, Counts, LeftOut
 from indexer.reading import DecodedImage
+from indexer.report import REMOVED, Counts, LeftOut
 
 REMOVED_CONTENT = "it was removed from the index, and stays out"
 REMOVED_KEY = "an image of this key was removed from the index: give another image another key"

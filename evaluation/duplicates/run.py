@@ -30,7 +30,7 @@ TARGETS, SHORT_TARGETS = 12, 2
 """Works that are copied: half by their owners, half by somebody else."""
 
 IN_USE = 0.2
-"""`indexer.grouping.THRESHOLDS` of `lite`; a test holds the two against each other."""
+"""`indexer.near_duplicates.THRESHOLDS` of `lite`; a test holds the two against each other."""
 
 SHORT_WORKS = 40
 _STRENGTHS, _SHORT_STRENGTHS = 4, 1

@@ -24,7 +24,7 @@ _COMMANDS = {
         "demo",
         "Index the sample, serve, attribute, and print the credits per artist.",
     ),
-    "index": ("indexer.cli", "index", "Build and check the index of training images."),
+    "index": ("indexer.cli.index", "index", "Build and check the index of training images."),
     "serve": ("attributor.cli", "serve", "Run the attributor, a gRPC service."),
     "attribute": ("gmvaluator.commands.attribute", "attribute", "Send images to a running attributor."),
     "health": ("gmvaluator.commands.attribute", "health", "Ask an attributor how it is: for probes."),

@@ -1,24 +1,149 @@
-"""Writing a collection's embeddings to files, shard by shard."""
+"""Writing a collection's embeddings to files, shard by shard.
+
+Names in a folder of embeddings, and the shards it holds.
+"""
 
 from __future__ import annotations
 
 import json
+import re
 import shutil
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 
 import numpy as np
+import numpy.typing as npt
 import pyarrow as pa
 import pyarrow.parquet as pq
 
-from gmvaluator.errors import Conflict
+from gmvaluator.errors import Conflict, InvalidManifest, MissingData, ProfileMismatch
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, KEY_LABELS, KEY_SHA256, KEY_TITLE, KEY_URI
-from gmvaluator.ports import Point
+from gmvaluator.ports import Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
-from indexer.embeddings.layout import PROFILE_FILE, EmbeddedShard
-from indexer.flow import batched
+from indexer.pipeline import batched
+
+Floats = npt.NDArray[np.floating[Any]]
+
+RECALL_FOLDER, PERCEPTUAL_FOLDER, METADATA_FOLDER = "img_emb", "perceptual_emb", "metadata"
+PROFILE_FILE = "profile.json"
+_NUMBERED = re.compile(r"img_emb_([0-9]+)\.npy")
+
+
+@dataclass(frozen=True, slots=True)
+class EmbeddedShard:
+    """One number's three files."""
+
+    folder: Path
+    number: str
+
+    @property
+    def recall(self) -> Path:
+        return self.folder / RECALL_FOLDER / f"img_emb_{self.number}.npy"
+
+    @property
+    def perceptual(self) -> Path:
+        return self.folder / PERCEPTUAL_FOLDER / f"perceptual_emb_{self.number}.npy"
+
+    @property
+    def metadata(self) -> Path:
+        return self.folder / METADATA_FOLDER / f"metadata_{self.number}.parquet"
+
+    @property
+    def fingerprint(self) -> str:
+        """Differs once one of the files may have changed."""
+        stats = [path.stat() for path in (self.recall, self.perceptual, self.metadata)]
+        return "-".join(f"{found.st_size}.{found.st_mtime_ns}" for found in stats)
+
+    def rows(self, profile: ProfileIdentity) -> int:
+        """Rows of the shard. Raises InvalidManifest unless its files agree with each other and with the profile."""
+        shapes = {path: _mapped(path).shape for path in (self.recall, self.perceptual)}
+        wanted = {
+            self.recall: (profile.recall_dim,),
+            self.perceptual: (profile.perceptual_views, profile.perceptual_dim),
+        }
+        for path, shape in shapes.items():
+            if shape[1:] not in (wanted[path], tuple(side for side in wanted[path] if side != 1)):
+                raise InvalidManifest(
+                    f"{path} holds vectors of shape {shape[1:]}, profile {profile.name} makes {wanted[path]}: "
+                    "name the profile that made them by --profile"
+                )
+        counts = {shape[0] for shape in shapes.values()} | {_parquet_rows(self.metadata)}
+        if len(counts) != 1:
+            raise InvalidManifest(f"shard {self.number} of {self.folder} has files of {sorted(counts)} rows")
+        return counts.pop()
+
+    def vectors(self, start: int, stop: int, profile: ProfileIdentity) -> tuple[Float32Array, Float32Array]:
+        """Rows `start` to `stop`: (B, D) and (B, V, P) float32 of unit norm, whatever the files' precision."""
+        recall = _unit(_mapped(self.recall)[start:stop])
+        perceptual = _unit(_mapped(self.perceptual)[start:stop])
+        return recall, perceptual.reshape(len(perceptual), profile.perceptual_views, profile.perceptual_dim)
+
+
+def is_embeddings(location: str) -> bool:
+    """Whether a folder of this machine holds embeddings."""
+    return (Path(location) / RECALL_FOLDER).is_dir() and (Path(location) / METADATA_FOLDER).is_dir()
+
+
+def embedded_shards(folder: Path) -> list[EmbeddedShard]:
+    """Every shard of a folder, by number. Raises MissingData if one of its files is absent."""
+    found = (_NUMBERED.fullmatch(path.name) for path in (folder / RECALL_FOLDER).iterdir())
+    numbers = sorted((match[1] for match in found if match), key=int)
+    shards = [EmbeddedShard(folder, number) for number in numbers]
+    for shard in shards:
+        if not shard.metadata.is_file():
+            raise MissingData(f"{shard.metadata} is missing: every img_emb file needs its metadata")
+        if not shard.perceptual.is_file():
+            raise MissingData(
+                f"{shard.perceptual} is missing: candidates are re-ranked by perceptual vectors, which clip-retrieval "
+                "does not make; index the images themselves, or add the vectors"
+            )
+    if not shards:
+        raise MissingData(f"{folder / RECALL_FOLDER} holds no img_emb_N.npy")
+    return shards
+
+
+def check_stated(folder: Path, identity: ProfileIdentity) -> None:
+    """Raises ProfileMismatch if an export names another profile than `identity`; none named is believed."""
+    try:
+        stated = ProfileIdentity.from_dict(json.loads((folder / PROFILE_FILE).read_text(encoding="utf-8")))
+    except FileNotFoundError:
+        return
+    except (ValueError, TypeError) as error:
+        raise InvalidManifest(f"{folder / PROFILE_FILE} is no profile: {error}") from error
+    if stated.hash != identity.hash:
+        raise ProfileMismatch(
+            f"the embeddings in {folder} were made by profile {stated.name!r} ({stated.hash[:12]}), not by "
+            f"{identity.name!r} ({identity.hash[:12]}): name theirs by --profile, or index the images"
+        )
+
+
+def _mapped(path: Path) -> Floats:
+    try:
+        array: Floats = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (ValueError, OSError, EOFError) as error:
+        raise InvalidManifest(f"{path} cannot be read as a numpy array: {error}") from error
+    if array.ndim < 2 or array.dtype.kind != "f":
+        raise InvalidManifest(f"{path} holds {array.dtype} of shape {array.shape}: rows of floats are needed")
+    return array
+
+
+def _parquet_rows(path: Path) -> int:
+    try:
+        return int(pq.read_metadata(path).num_rows)
+    except (OSError, ValueError) as error:
+        raise InvalidManifest(f"{path} cannot be read as Parquet: {error}") from error
+
+
+def _unit(rows: Floats) -> Float32Array:
+    """Half precision loses up to a thousandth of a norm. A row without direction stays as it is, and is refused."""
+    wide = np.asarray(rows, np.float32)
+    norms = np.linalg.norm(wide, axis=-1, keepdims=True)
+    unit: Float32Array = np.divide(wide, norms, out=wide.copy(), where=np.isfinite(norms) & (norms > 0))
+    return unit
+
 
 SHARD_ROWS = 10_000
 _FIELDS = [

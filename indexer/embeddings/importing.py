@@ -16,10 +16,9 @@ from gmvaluator.index.schema import KEY_DATA_SET
 from gmvaluator.index.vectors import checked_vector, checked_vectors
 from gmvaluator.ports import Point, VectorStore
 from gmvaluator.profile import ProfileIdentity
-from indexer.counting import OPT_OUT, REMOVED, Counts, LeftOut
-from indexer.embeddings.layout import EmbeddedShard
-from indexer.flow import ahead
-from indexer.pipeline import Advance
+from indexer.embeddings.exporting import EmbeddedShard
+from indexer.pipeline import Advance, ahead
+from indexer.report import OPT_OUT, REMOVED, Counts, LeftOut
 from indexer.sources.columns import Columns, described
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, Shard, Source

@@ -35,7 +35,7 @@ KNOWN_CYCLES: list[list[str]] = [
     ["gmvaluator", "gmvaluator/auth"],
     ["gmvaluator/commands", "gmvaluator/ledger", "gmvaluator/ledger/decisions", "gmvaluator/ledger/payouts"],
     ["gmvaluator/index", "gmvaluator/index/engine"],
-    ["indexer", "indexer/embeddings"],
+    ["indexer", "indexer/cli", "indexer/embeddings", "indexer/ray"],
 ]
 KNOWN_CLICK: set[str] = {
     "evaluation/calibration/cli.py",
@@ -48,16 +48,8 @@ KNOWN_CLICK: set[str] = {
     "evaluation/evaluate_cli.py",
     "evaluation/full_report/cli.py",
     "evaluation/known_source/cli.py",
-    "indexer/adding.py",
-    "indexer/exporting.py",
-    "indexer/group_cli.py",
     "indexer/progress.py",
-    "indexer/rebuild_cli.py",
-    "indexer/remove_cli.py",
     "indexer/run.py",
-    "indexer/settings_options.py",
-    "indexer/stopping.py",
-    "indexer/verify_cli.py",
 }
 KNOWN_STRINGS: set[str] = {
     "evaluation/bench/serving/against_models.py -> evaluation.bench.bare",

@@ -27,7 +27,7 @@ from gmvaluator.testing.index import (
     MemoryStore,
     example_points,
 )
-from indexer.grouping import Grouper
+from indexer.near_duplicates import Grouper
 
 SERVER = os.environ.get("QDRANT_URL", "")
 BUILT_POINTS = 400

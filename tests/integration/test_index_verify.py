@@ -13,7 +13,7 @@ from gmvaluator.index.schema import CHOICES, CollectionMetadata, SearchSettings,
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.index.verify import verify
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
-from indexer import verify_cli
+from indexer.cli import verify as verify_cli
 from indexer.target import Target
 
 

@@ -15,9 +15,9 @@ from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.ports import VectorStore
 from gmvaluator.testing.index import MemoryIndex, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
-from indexer.counting import Counts, Report
 from indexer.pipeline import Indexer
 from indexer.removal import Remover
+from indexer.report import Counts, Report
 from indexer.sources.opening import open_source
 from tests.unit.test_indexer import Log
 

@@ -12,7 +12,7 @@ from evaluation.duplicates.run import IN_USE, duplicates_section, policies_compa
 from evaluation.duplicates.threshold import MIN_PRECISION, Distances, chosen, curve
 from evaluation.split import TEST_OWNERS
 from gmvaluator.valuation.policy import load_policy
-from indexer.grouping import THRESHOLDS
+from indexer.near_duplicates import THRESHOLDS
 
 
 def picture() -> Image.Image:

@@ -15,10 +15,9 @@ from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.ports import Float32Array, Point
 from gmvaluator.testing.index import MemoryIndex, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY
-from indexer.counting import Counts, LeftOut, Report
-from indexer.embeddings.exporting import export
+from indexer.embeddings.exporting import check_stated, embedded_shards, export, is_embeddings
 from indexer.embeddings.importing import EmbeddingImporter, embeddings_source
-from indexer.embeddings.layout import check_stated, embedded_shards, is_embeddings
+from indexer.report import Counts, LeftOut, Report
 
 
 class Catalogue:

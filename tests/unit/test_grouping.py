@@ -9,7 +9,7 @@ from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.index.schema import ALONE, KEY_GROUP
 from gmvaluator.ports import Point
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, MemoryIndex, MemoryStore
-from indexer.grouping import Grouped, Grouper
+from indexer.near_duplicates import Grouped, Grouper
 
 THRESHOLD = 0.1
 

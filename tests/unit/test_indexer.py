@@ -18,9 +18,8 @@ from gmvaluator.ids import TrainingImageId, sha256_hex
 from gmvaluator.ports import Float32Array, Point
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
-from indexer.counting import Counts, LeftOut, Report
-from indexer.flow import ahead, batched, ordered_map
-from indexer.pipeline import Indexer
+from indexer.pipeline import Indexer, ahead, batched, ordered_map
+from indexer.report import Counts, LeftOut, Report
 from indexer.sources.consent import OptOutList
 from indexer.sources.item import Source
 from indexer.sources.opening import open_source

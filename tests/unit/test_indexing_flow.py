@@ -9,9 +9,9 @@ from types import SimpleNamespace
 import pytest
 import rich_click as click
 
-from indexer.counting import Counts
-from indexer.flow import ahead, ordered_map
+from indexer.pipeline import ahead, ordered_map
 from indexer.progress import progress
+from indexer.report import Counts
 from indexer.run import Part
 
 

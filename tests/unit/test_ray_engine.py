@@ -14,10 +14,10 @@ from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import Float32Array
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, MemoryIndex, MemoryStore
-from indexer import ray_engine
-from indexer.counting import OPT_OUT, Counts, LeftOut, Report
-from indexer.ray_engine import PART_ROWS, OpenShard, Writing, check_place, parts_of
-from indexer.ray_worker import Done, Embedded, Job, Part, Worker
+from indexer.ray import engine
+from indexer.ray.engine import PART_ROWS, OpenShard, Writing, check_place, parts_of
+from indexer.ray.worker import Done, Embedded, Job, Part, Worker
+from indexer.report import OPT_OUT, Counts, LeftOut, Report
 from indexer.sources.consent import NO_OPT_OUTS
 from indexer.sources.item import Item, Shard
 from indexer.sources.opening import open_source
@@ -59,13 +59,13 @@ def test_a_worker_that_sees_another_source_takes_no_part(tmp_path: Path) -> None
 @pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3)])
 def test_a_cluster_that_does_not_start_at_once_is_started_again(failures: int, starts: int) -> None:
     ray = SlowRay(failures)
-    ray_engine._start(ray, address=None)
+    engine._start(ray, address=None)
     assert ray.starts == starts
 
 
 def test_a_cluster_that_never_starts_is_said_so() -> None:
     with pytest.raises(Unavailable, match="timed out"):
-        ray_engine._start(SlowRay(9), address=None)
+        engine._start(SlowRay(9), address=None)
 
 
 class SlowRay:

@@ -14,8 +14,8 @@ from gmvaluator.errors import IndexFailed
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.testing.index import MemoryIndex, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
-from indexer.counting import Counts, LeftOut, LeftOutFile, Report
 from indexer.pipeline import Indexer
+from indexer.report import Counts, LeftOut, LeftOutFile, Report
 from indexer.resuming import SourceRun
 from indexer.sources.item import Item, Shard, Source, Unreadable
 from indexer.sources.opening import open_source

@@ -17,8 +17,8 @@ from PIL import Image
 from gmvaluator.errors import InvalidInput, InvalidManifest, MissingData, Unavailable
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import MAX_IMAGE_BYTES
-from indexer.counting import OPT_OUT, LeftOut
 from indexer.reading import ItemReader, ReadImage
+from indexer.report import OPT_OUT, LeftOut
 from indexer.sources import roots
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, Source, SourceItem, Unreadable

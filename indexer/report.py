@@ -1,4 +1,7 @@
-"""What became of every row that was read, and the file that names what was left out."""
+"""What became of every row that was read, and the file that names what was left out.
+
+Works that were indexed before their owners opted out: an opt-out keeps out what is read, and removes nothing.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +11,9 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
+
+from gmvaluator.catalogue.reader import CatalogueReader
+from indexer.sources.consent import OptOutList
 
 SHOWN = 1_000
 """Rejects and opt-outs that a report lists itself; the file has all."""
@@ -130,3 +136,28 @@ def _from(line: str, shard: str, position: int) -> bool:
     except ValueError:
         return True
     return bool(row["shard"] == shard and row["position"] >= position)
+
+
+@dataclass(frozen=True, slots=True)
+class StillIndexed:
+    """Works that are found and paid although a list, or their source, says no. file: their SHA-256s, one a line."""
+
+    works: int
+    file: Path
+
+
+def still_indexed(
+    catalogue: CatalogueReader, data_set: str, opt_outs: OptOutList, left_out: LeftOutFile
+) -> StillIndexed | None:
+    """Those of a list, and of the rows that a run left out as opted out; None if there are none.
+
+    Their file is one for `gmvaluator index remove --from`.
+    """
+    names = opt_outs.names | set(left_out.keys(OPT_OUT))
+    found = sorted(catalogue.standing(data_set, opt_outs.sha256s, names))
+    file = left_out.path.with_suffix(".still-indexed.txt")
+    if not found:
+        file.unlink(missing_ok=True)
+        return None
+    file.write_text("".join(f"{sha256}\n" for sha256 in found), encoding="utf-8")
+    return StillIndexed(len(found), file)

@@ -16,10 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from gmvaluator.errors import GmvaluatorError, IndexFailed, PreconditionFailed, Unavailable
-from indexer.counting import REMOVED, LeftOut
 from indexer.pipeline import Advance
-from indexer.ray_worker import RESULT, Done, Embedded, Job, Part, Worker
+from indexer.ray.worker import RESULT, Done, Embedded, Job, Part, Worker
 from indexer.reading import DecodedImage
+from indexer.report import REMOVED, LeftOut
 from indexer.sources.item import Shard
 from indexer.writing import Batch, ShardLog, Writer
 from indexer.writing import Embedded as Vectors

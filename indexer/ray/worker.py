@@ -20,10 +20,9 @@ from gmvaluator.errors import Conflict, ModelFailed, PreconditionFailed, Unavail
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import Float32Array, Models, VectorStore
-from indexer.counting import LeftOut
-from indexer.flow import batched
-from indexer.pipeline import BATCH_VIEWS, MAX_BATCH_IMAGES
+from indexer.pipeline import BATCH_VIEWS, MAX_BATCH_IMAGES, batched
 from indexer.reading import DecodedImage, ItemReader, ReadImage
+from indexer.report import LeftOut
 from indexer.sources.consent import OptOutList
 from indexer.sources.item import Shard
 from indexer.target import Target

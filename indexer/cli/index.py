@@ -1,0 +1,137 @@
+"""`gmvaluator index`: add, export, group, info, rebuild, remove, verify.
+
+`gmvaluator index export`.
+
+`gmvaluator index rebuild`.
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+
+import rich_click as click
+
+from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.commands.options import collection_option, data_option, index_option, json_option, place_option
+from gmvaluator.index.schema import CHOICES, CollectionMetadata, IndexSettings, growth_since_verified, measured_recall
+from gmvaluator.storage.database import Place
+from indexer.cli.add import Chosen, add, collection_dict, settings_options
+from indexer.cli.group import group
+from indexer.cli.remove import remove
+from indexer.cli.verify import verify
+from indexer.embeddings.exporting import export as write_embeddings
+from indexer.removal import without_removed
+from indexer.target import Target
+
+
+@click.command()
+@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@place_option
+@index_option
+@collection_option
+@json_option
+def export(folder: Path, place: Place, index_url: str, collection: str, as_json: bool) -> None:
+    """Write every point's vectors and metadata to FOLDER, in clip-retrieval's layout.
+
+    `gmvaluator index add FOLDER` rebuilds an index from it, without the images and without a model. Rights are not
+    in it: the catalogue has a backup of its own.
+
+    Example: gmvaluator index export ./embeddings --data ./gmvaluator-data
+    """
+    target = Target(place.folder, index_url, collection)
+    with target.open_existing() as store, open_catalogue(place) as catalogue:
+        info = store.info()
+        profile = CollectionMetadata.from_dict(info.name, info.metadata).profile
+        done = 0
+
+        def advance(rows: int) -> None:
+            nonlocal done
+            done += rows
+            click.echo(f"exported {done:,}/{info.points:,}", err=True)
+
+        rows = write_embeddings(store.scan(with_vectors=True), profile, catalogue, folder, advance)
+    if as_json:
+        click.echo(json.dumps({"rows": rows, "folder": str(folder), "profile": profile.name}))
+    else:
+        click.echo(f"{rows:,} points written to {folder}")
+
+
+@click.command()
+@click.option("--quantisation", type=click.Choice(CHOICES), help="Of the vectors searched; default: as it is.")
+@settings_options
+@place_option
+@index_option
+@collection_option
+@json_option
+def rebuild(
+    quantisation: str | None, chosen: Chosen, place: Place, index_url: str, collection: str, as_json: bool
+) -> None:
+    """Copy the collection's points into a fresh one, build it, and swap it in whole; searches go on meanwhile.
+
+    With other settings if they are given. Killed at any moment, the old or the new one serves; give it again then.
+    Nobody may index meanwhile: the catalogue is held.
+
+    Example: gmvaluator index rebuild --quantisation pq-x32 --hnsw-m 32
+    """
+    target = Target(place.folder, index_url, collection)
+    with open_catalogue(place, write=True) as catalogue, target.open_existing() as store:
+        before = CollectionMetadata.from_dict(collection, store.info().metadata)
+        click.echo(f"rebuilding collection {collection!r}", err=True)
+        target.rebuild(collection, without_removed(catalogue), quantisation, chosen(before.settings))
+        info = store.info()
+    if as_json:
+        click.echo(json.dumps(collection_dict(info)))
+        return
+    click.echo(f"collection {info.name!r} is rebuilt: {info.points:,} points, {info.indexed_points:,} quantised")
+    if before.measured and not info.metadata.get("measured"):
+        click.echo("what was measured of it no longer counts: run `gmvaluator index verify`", err=True)
+
+
+@click.group()
+def index() -> None:
+    """Build and check the index of training images.
+
+    Example: gmvaluator index add examples/openclipart
+    """
+
+
+index.add_command(add)
+index.add_command(export)
+index.add_command(group)
+index.add_command(rebuild)
+index.add_command(remove)
+index.add_command(verify)
+
+
+@index.command()
+@data_option
+@index_option
+@collection_option
+@json_option
+def info(data: Path, index_url: str, collection: str, as_json: bool) -> None:
+    """Say what the index holds, and by which profile it was built.
+
+    Example: gmvaluator index info --json
+    """
+    with Target(data, index_url, collection).open_existing() as store:
+        found = store.info()
+    if as_json:
+        click.echo(json.dumps(collection_dict(found)))
+        return
+    profile = found.metadata.get("profile", {})
+    click.echo(f"collection {found.name}: {found.points:,} points, {found.indexed_points:,} quantised")
+    click.echo(f"profile {profile.get('name')}: recall {profile.get('recall_dim')} dimensions, "
+               f"perceptual {profile.get('perceptual_dim')}")  # fmt: skip
+    metadata = CollectionMetadata.from_dict(found.name, found.metadata)
+    click.echo(f"kept by: {metadata.quantisation}, " + _kept_by(metadata.settings))
+    growth = growth_since_verified(found)
+    click.echo("recall: never measured" if growth is None else f"recall: {measured_recall(found.metadata)}, measured "
+               f"{growth:.0%} of growth ago")  # fmt: skip
+    click.echo(f"ready: {'yes' if found.ready else 'no, it is being built'}")
+
+
+def _kept_by(settings: IndexSettings) -> str:
+    said = [f"{name} {value}" for name, value in asdict(settings).items() if value is not None]
+    return ", ".join(said)
