@@ -1,4 +1,7 @@
-"""The application: routes, refusals, and what runs beside them."""
+"""The application: routes, refusals, and what runs beside them.
+
+What every answer tells the browser: run our scripts alone, be framed by nobody, guess no types.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from pathlib import Path
 
 import structlog
 from starlette.applications import Starlette
+from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
@@ -16,13 +20,46 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
+from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dashboard.desk import LOOPBACK_NAMES, Desk, guarded, refusal
-from dashboard.headers import SecurityHeaders
+from dashboard.context import LOOPBACK_NAMES, Desk, guarded, refusal
 from dashboard.live import cancelled
-from dashboard.pages import finance, generation, operations, overview, owner, search, signing, work
+from dashboard.pages import finance, generation, operations, overview, owner, search, work
+from dashboard.pages import sign_in as signing
 from dashboard.settings import DashboardSettings
 from gmvaluator.errors import GmvaluatorError, status_of
+
+POLICY = (
+    "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; font-src 'self'; "
+    "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
+)
+
+HEADERS = {
+    "content-security-policy": POLICY,
+    "x-content-type-options": "nosniff",
+    "referrer-policy": "same-origin",
+    "cross-origin-opener-policy": "same-origin",
+    "cross-origin-resource-policy": "same-origin",
+    "permissions-policy": "camera=(), microphone=(), geolocation=()",
+}
+
+
+class SecurityHeaders:
+    """Adds them to every response; answers are never stored by caches unless they say otherwise."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        async def send_with_headers(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                headers = MutableHeaders(scope=message)
+                headers.update(HEADERS)
+                headers.setdefault("cache-control", "no-store")
+            await send(message)
+
+        await self._app(scope, receive, send_with_headers if scope["type"] == "http" else send)
+
 
 STATIC = Path(__file__).parent / "static"
 EVERYWHERE = ("", "0.0.0.0", "[::]")  # noqa: S104 - compared, not bound

@@ -57,7 +57,7 @@ def dashboard(
     Example: gmvaluator dashboard --data ./gmvaluator-data --server 127.0.0.1:50051
     """
     check_address(address)
-    from dashboard.scrape import checked_url
+    from dashboard.metrics import checked_url
     from dashboard.server import serve
 
     settings = DashboardSettings(

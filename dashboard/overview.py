@@ -8,11 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from dashboard.feed import feed
-from dashboard.history import KINDS, SERIES, History, chart, point_now, utc_now
-from dashboard.rate import Rate
-from dashboard.sources import Sources
-from dashboard.wording import amount_text, percent
+from dashboard.cards import feed
+from dashboard.data import Sources
+from dashboard.formatting import amount_text, percent
+from dashboard.history import KINDS, SERIES, History, Rate, chart, point_now, utc_now
 from gmvaluator.ledger.page_queries import (
     attributions_between,
     count_owners,

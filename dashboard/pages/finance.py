@@ -9,9 +9,9 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.desk import desk, page
-from dashboard.sources import Sources
-from dashboard.wording import amount_text, instant
+from dashboard.context import desk, page
+from dashboard.data import Sources
+from dashboard.formatting import amount_text, instant
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ledger.decisions.disputes import disputes
 from gmvaluator.ledger.payouts.calendar import Period, closings

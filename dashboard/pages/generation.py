@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from dashboard.access import ANOTHER, may, names_for, only_own, reads_all
-from dashboard.desk import desk, page, session
-from dashboard.feed import contributor, generated_picture, picture, picture_file, work_title
+from dashboard.cards import contributor, generated_picture, picture, picture_file, work_title
+from dashboard.context import desk, page, session
+from dashboard.data import Sources
+from dashboard.formatting import amount_text, instant, millionths, share_text, short_hash
 from dashboard.formula import formula, weights_of
-from dashboard.sources import Sources
-from dashboard.wording import amount_text, instant, millionths, share_text, short_hash
 from gmvaluator.auth.authenticator import Caller, Role
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ledger.explain import decision_explanation

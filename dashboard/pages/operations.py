@@ -11,9 +11,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
 from dashboard.access import ACCESS
-from dashboard.desk import desk, page
-from dashboard.scrape import operations, scrape
-from dashboard.telemetry import exposition
+from dashboard.context import desk, page
+from dashboard.metrics import exposition, operations, scrape
 from gmvaluator.auth.authenticator import bearer_token
 from gmvaluator.errors import Unavailable
 

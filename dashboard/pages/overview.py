@@ -11,10 +11,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from dashboard.access import may
+from dashboard.access import COOKIE, may
 from dashboard.connection import cut
-from dashboard.desk import desk, page, session
-from dashboard.session import COOKIE
+from dashboard.context import desk, page, session
 
 PING_S = 15
 _log = structlog.get_logger("dashboard")

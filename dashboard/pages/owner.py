@@ -12,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dashboard.access import check_owner, may
-from dashboard.calls import attributor_client
-from dashboard.desk import desk, form_of, page, session
-from dashboard.feed import picture, work_title
-from dashboard.sources import Sources
-from dashboard.wording import amount_text, instant
+from dashboard.attributor_client import attributor_client
+from dashboard.cards import picture, work_title
+from dashboard.context import desk, form_of, page, session
+from dashboard.data import Sources
+from dashboard.formatting import amount_text, instant
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId
 from gmvaluator.ledger.decisions.disputes import checked_dispute_id

@@ -10,11 +10,11 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
 from dashboard.access import may, names_for, reads_all
-from dashboard.calls import attributor_client
-from dashboard.desk import bounded_body, desk, page, session
-from dashboard.feed import picture
-from dashboard.sources import Sources
-from dashboard.wording import share_text
+from dashboard.attributor_client import attributor_client
+from dashboard.cards import picture
+from dashboard.context import bounded_body, desk, page, session
+from dashboard.data import Sources
+from dashboard.formatting import share_text
 from gmvaluator.auth.authenticator import Caller, Role
 from gmvaluator.catalogue.search import find_works, named_like, searched_owners, work_by_sha256
 from gmvaluator.errors import InvalidInput, NotFound

@@ -1,4 +1,7 @@
-"""One training image: what it earned, by which images, and who is paid."""
+"""One training image: what it earned, by which images, and who is paid.
+
+A work's near-copies, with pictures and owners: its group in the index.
+"""
 
 from __future__ import annotations
 
@@ -9,16 +12,44 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.access import check_owner, may, names_for
-from dashboard.desk import desk, page, session
-from dashboard.feed import picture, picture_file, work_title
-from dashboard.pages.duplicates import copies_told
-from dashboard.sources import Sources
-from dashboard.wording import amount_text, instant, millionths
+from dashboard.access import ANOTHER, check_owner, may, names_for
+from dashboard.cards import picture, picture_file, work_title
+from dashboard.context import desk, page, session
+from dashboard.data import Sources
+from dashboard.formatting import amount_text, instant, millionths
+from dashboard.near_duplicates import MAX_MEMBERS
 from gmvaluator.auth.authenticator import Caller
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.page_queries import NearGeneration, accounts_of_work, earned_by_work, nearest_generations
+from gmvaluator.ports import WorkCard
+
+
+def copies_told(sources: Sources, work: TrainingImageId, caller: Caller) -> dict[str, Any]:
+    """What the work's page says of its group. known: whether somebody has looked for near-copies."""
+    group = sources.copies.of(work)
+    shown = group.members[:MAX_MEMBERS]
+    cards = sources.cards(shown)
+    return {
+        "known": group.known,
+        "more": len(group.members) > len(shown),
+        "rows": [_copy(sources, one, cards.get(one), caller) for one in shown],
+    }
+
+
+def _copy(sources: Sources, one: TrainingImageId, card: WorkCard | None, caller: Caller) -> dict[str, Any]:
+    """One near-copy; of another owner's work an owner learns only that there is one."""
+    owners = () if card is None else card.beneficiaries
+    if caller.only_account is not None and all(each.account != caller.only_account for each in owners):
+        return {"work_id": "", "title": "A near-copy", "picture": None, "artist": ANOTHER}
+    return {
+        "work_id": str(one),
+        "title": work_title(card, one),
+        "picture": picture(sources, one),
+        "artist": ", ".join(names_for(caller, {each.account: each.display_name for each in owners}).values())
+        or "unknown",
+    }
+
 
 NEAREST = 12
 DAYS = 60

@@ -10,9 +10,8 @@ from typing import Any
 import uvicorn
 
 from dashboard.live import Live
-from dashboard.server import configuration, listening
+from dashboard.server import configuration, listening, wired
 from dashboard.settings import DashboardSettings
-from dashboard.wiring import wired
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_posting

@@ -11,7 +11,7 @@ from attributor.ops import metrics
 from attributor.ops.metrics import Kept
 from attributor.settings import AttributorSettings
 from dashboard.live import Live
-from dashboard.telemetry import exposition
+from dashboard.metrics import exposition
 from gmvaluator.ledger.results import Head, Verification
 from gmvaluator.ledger.verification import record_verification
 from gmvaluator.testing.certificates import Authority

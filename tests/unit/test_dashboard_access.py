@@ -18,10 +18,10 @@ from starlette.testclient import TestClient
 
 from dashboard.access import ACCESS, NOBODY_ASKED
 from dashboard.app import application, routes
-from dashboard.copies import Copies, CopyGroup
-from dashboard.pages import signing
+from dashboard.near_duplicates import Copies, CopyGroup
+from dashboard.pages import sign_in
+from dashboard.server import wired
 from dashboard.settings import DashboardSettings
-from dashboard.wiring import wired
 from gmvaluator.auth.authenticator import Role
 from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256
 from gmvaluator.commands.options import generated_folder
@@ -336,10 +336,10 @@ def test_a_wrong_token_is_refused_and_a_revoked_one_ends_its_session(tmp_path: P
 def test_wrong_tokens_of_others_lock_nobody_out(
     app: Starlette, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(signing, "_wrong", [])
+    monkeypatch.setattr(sign_in, "_wrong", [])
     stranger = visitor(app)
-    sent = [stranger.post("/sign-in", data={"token": "gmv_wrong"}) for _ in range(signing.MAX_WRONG_A_MINUTE + 2)]
-    assert [answer.status_code for answer in sent] == [401] * signing.MAX_WRONG_A_MINUTE + [429] * 2
+    sent = [stranger.post("/sign-in", data={"token": "gmv_wrong"}) for _ in range(sign_in.MAX_WRONG_A_MINUTE + 2)]
+    assert [answer.status_code for answer in sent] == [401] * sign_in.MAX_WRONG_A_MINUTE + [429] * 2
     assert signed_in(app, tokens["operator"]).get("/overview", headers=HTML).status_code == 200
 
 

@@ -7,14 +7,14 @@ from pathlib import Path
 
 import pytest
 
+from dashboard.data import open_sources
+from dashboard.formatting import amount_text, share_text
 from dashboard.formula import formula, weights_of
+from dashboard.history import Rate
 from dashboard.live import difference
+from dashboard.metrics import Samples, checked_url, operations
 from dashboard.overview import OverviewReader, went_to
-from dashboard.rate import Rate
-from dashboard.scrape import Samples, checked_url, operations
 from dashboard.settings import DashboardSettings
-from dashboard.sources import open_sources
-from dashboard.wording import amount_text, share_text
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ledger.results import Head, Totals
 from gmvaluator.ledger.store import open_ledger

@@ -14,8 +14,8 @@ from starlette.testclient import TestClient
 from dashboard import live as module
 from dashboard.app import application
 from dashboard.live import Live, cancelled
+from dashboard.server import wired
 from dashboard.settings import DashboardSettings
-from dashboard.wiring import wired
 from gmvaluator.auth.authenticator import Role
 from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256
 from gmvaluator.errors import Unavailable

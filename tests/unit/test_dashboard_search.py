@@ -8,10 +8,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from dashboard.app import application
+from dashboard.data import Sources, open_sources
 from dashboard.pages import search
+from dashboard.server import wired
 from dashboard.settings import DashboardSettings
-from dashboard.sources import Sources, open_sources
-from dashboard.wiring import wired
 from gmvaluator.catalogue.reader import CatalogueReader
 from gmvaluator.catalogue.store import Catalogue
 from gmvaluator.ledger.store import open_ledger

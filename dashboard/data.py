@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dashboard.copies import Copies
+from dashboard.near_duplicates import Copies
 from dashboard.settings import DashboardSettings
 from gmvaluator.catalogue.store import Catalogue
 from gmvaluator.commands.options import generated_folder, thumbnails_folder

@@ -15,12 +15,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from dashboard.access import ACCESS, NOBODY_ASKED, PAGES, check_route, may
+from dashboard.access import ACCESS, COOKIE, NOBODY_ASKED, PAGES, Session, Sessions, check_route, may
+from dashboard.data import Sources
+from dashboard.formatting import WHAT_A_CREDIT_MEANS
 from dashboard.live import Live
-from dashboard.session import COOKIE, Session, Sessions
 from dashboard.settings import DashboardSettings
-from dashboard.sources import Sources
-from dashboard.wording import WHAT_A_CREDIT_MEANS
 from gmvaluator.auth.authenticator import LOCAL
 from gmvaluator.errors import InvalidInput, Unauthenticated
 
