@@ -47,9 +47,9 @@ test-models: setup
 # under load: about half an hour.
 crash: setup
 	$(BIN)/python -m evaluation.crash --output docs/results/ledger-crash.json
-	$(BIN)/python -m evaluation.crash.serving_cli --keep build/serving-crash --output docs/results/serving-crash.json
+	$(BIN)/python -m tests.crash.serving_cli --keep build/serving-crash --output docs/results/serving-crash.json
 	rm -rf build/serving-crash
-	$(BIN)/python -m evaluation.crash.index_cli --output docs/results/index-crash.json
+	$(BIN)/python -m tests.crash.index_cli --output docs/results/index-crash.json
 
 # Every section of `gmvaluator bench serve`: about twelve minutes on a quiet machine.
 bench: setup

@@ -1,8 +1,16 @@
-"""`gmvaluator bench models`: each model beside its package's own plain loop, turn by turn."""
+"""`gmvaluator bench models`: each model beside its package's own plain loop, turn by turn.
+
+One model in a process of its own, which computes a batch whenever it is told to.
+
+`python -m evaluation.bench.models NAME plain|PRECISION THREADS`. A line {"batch": B} on stdin is answered by
+{"seconds": ...} on stdout; {"vectors": B} by what the model makes of B images. The first answer, unasked, tells the
+time of the first call; the end of stdin is answered by the peak of this process's memory.
+"""
 
 from __future__ import annotations
 
 import json
+import resource
 import statistics
 import subprocess
 import sys
@@ -15,6 +23,7 @@ from typing import Any
 import numpy as np
 
 from gmvaluator.errors import Failure
+from gmvaluator.models.process_setup import prepare_process
 
 BATCHES = (1, 8, 32)
 COMPARED_IMAGES = 4
@@ -104,7 +113,7 @@ class _Turns:
     """One process of `model_turns`; ends with the context."""
 
     def __init__(self, name: str, kind: str, threads: int) -> None:
-        words = [sys.executable, "-m", "evaluation.bench.model_turns", name, kind, str(threads)]
+        words = [sys.executable, "-m", "evaluation.bench.models", name, kind, str(threads)]
         self._what = f"{name} {kind}"
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
@@ -148,3 +157,45 @@ class _Turns:
             raise Failure(f"the process that measures {self._what} ended; its message is above")
         value: dict[str, Any] = json.loads(line)
         return value
+
+
+def main() -> None:
+    """See the module."""
+    name, kind, threads = sys.argv[1:]
+    prepare_process()
+    import torch
+
+    from evaluation.bench.model_cases import images, plain, product
+
+    torch.set_num_threads(int(threads))
+    channel = _own_stdout()
+    with torch.inference_mode():
+        model = plain(name) if kind == "plain" else product(name, kind)
+        pictures = images(32)
+        started = time.perf_counter()
+        model(pictures[:1])
+        _say(channel, {"first_call_ms": (time.perf_counter() - started) * 1000})
+        for line in sys.stdin:
+            ask = json.loads(line)
+            if "vectors" in ask:
+                _say(channel, {"vectors": model(pictures[: ask["vectors"]]).tolist()})
+                continue
+            started = time.perf_counter()
+            model(pictures[: ask["batch"]])
+            _say(channel, {"seconds": time.perf_counter() - started})
+    _say(channel, {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+
+
+def _own_stdout() -> Any:
+    """stdout for answers alone: packages print to it when they load."""
+    channel, sys.stdout = sys.stdout, sys.stderr
+    return channel
+
+
+def _say(channel: Any, value: dict[str, Any]) -> None:
+    channel.write(json.dumps(value) + "\n")
+    channel.flush()
+
+
+if __name__ == "__main__":
+    main()

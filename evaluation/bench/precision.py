@@ -1,6 +1,10 @@
 """`gmvaluator bench precision`: how much credit a lower precision moves, and whether sources are still found.
 
 Works and queries are embedded in both precisions, as an index and its queries have to agree; the search is exact.
+
+`gmvaluator bench crops`: how far MANIQA's quality by fewer crops lies from its quality by all 20.
+
+Fewer crops are a prefix of one order (`gmvaluator.models.preprocessing`), so one pass over 20 gives every number of them.
 """
 
 from __future__ import annotations
@@ -13,8 +17,8 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from evaluation.make_examples import read_works
-from evaluation.retrieval import (
+from evaluation.images.make_examples import read_recipes, read_works
+from evaluation.training.validation import (
     DEPTH,
     NEAR,
     Derivative,
@@ -26,6 +30,14 @@ from evaluation.retrieval import (
     reranked_ranks,
 )
 from gmvaluator.images import decode_image
+from gmvaluator.models.choice import ProfileChoice
+from gmvaluator.models.device import Runtime, usable_device
+from gmvaluator.models.known_models import parts_of
+from gmvaluator.models.maniqa import load
+from gmvaluator.models.preprocessing import Pixels, crops_preparer, order_taken
+from gmvaluator.models.profiles import profile_identity
+from gmvaluator.models.specs import Part
+from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Embeddings, Models, WorkEmbeddings
 from gmvaluator.samples import sample_folder
 from gmvaluator.valuation.policy import Policy
@@ -127,3 +139,42 @@ def _as_often(one: npt.NDArray[np.bool_], other: npt.NDArray[np.bool_]) -> bool:
     """Whether the second finds no fewer, within two standard errors of the paired difference."""
     difference = other.astype(np.float64) - one
     return bool(difference.mean() + 2 * difference.std() / np.sqrt(len(difference)) >= 0)
+
+
+COUNTS = (1, 2, 3, 5, 8, 12, 16)
+
+
+def bench_crops(choice: ProfileChoice, device: str, images: int) -> dict[str, Any]:
+    """Figures: by number of crops the mean and the largest deviation of the quality, over generated images.
+
+    choice: profile paper with a MANIQA; its weights decide what the figures mean. Raises what loading raises.
+    """
+    part, folder = parts_of(choice).quality, ModelsFolder(choice.models)
+    runtime = Runtime(usable_device(device), profile_identity(choice).precision)
+    hashes = {file.role: folder.recorded_sha256(file) for file in part.files}
+    model = load(part, folder, hashes, runtime)
+    return deviations([model.crop_sums(pixels) for pixels in _inputs(part, images)])
+
+
+def deviations(sums: Sequence[Values]) -> dict[str, Any]:
+    """sums: of each image (20, 2), weighted quality and weight of each crop in pyiqa's order."""
+    figures: dict[str, Any] = {"images": len(sums), "quality_mean": float(np.mean([_quality(one) for one in sums]))}
+    for count in COUNTS:
+        chosen = sorted(order_taken()[:count])
+        moved = np.abs([_quality(one[chosen]) - _quality(one) for one in sums])
+        figures |= {
+            f"crops_{count}_deviation_mean": float(moved.mean()),
+            f"crops_{count}_deviation_max": float(moved.max()),
+        }
+    return figures
+
+
+def _quality(sums: Values) -> float:
+    weighted, weight = sums.sum(axis=0)
+    return float(np.clip(weighted / (weight + 1e-8), 0, 1))
+
+
+def _inputs(part: Part, images: int) -> list[Pixels]:
+    folder = sample_folder("generated")
+    prepare = crops_preparer(part)
+    return [prepare(decode_image((folder / one.file_name).read_bytes())) for one in read_recipes(folder)[:images]]

@@ -1,21 +1,45 @@
-"""The section of the report: what a credit is worth as a statement about causes."""
+"""The section of the report: what a credit is worth as a statement about causes.
+
+All that one run measured, before it is written up.
+
+The whole benchmark: train, attribute, retrain, compare.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
+import torch
 from PIL import Image
 
-from evaluation.counterfactual import rows
+from evaluation.counterfactual import datamodelling, retraining
 from evaluation.counterfactual.datamodelling import ceiling
-from evaluation.counterfactual.findings import Findings
-from evaluation.counterfactual.moving import Moved
-from evaluation.digits.pictures import SIDE_PX, to_image
-from evaluation.intervals import mean_interval
-from evaluation.plotting import bars
-from evaluation.sections import Estimate, Gallery, Plot, Section, Table, Tile
+from evaluation.counterfactual.generator import DRAW_SEED, FULL, SEED, SHORT, SUBSET_SEED, Plan, latents
+from evaluation.counterfactual.retraining import Laboratory, Moved
+from evaluation.generators.digits import SIDE_PX, Embedder, load_mnist, to_image
+from evaluation.report.plots import bars, mean_interval
+from evaluation.report.sections import Estimate, Gallery, Plot, Section, Table, Tile
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """scores: LDS by row. agreement: of one seed's losses with another's. moves: by choice of works;
+    perceptual: (J,) profile distance of each moved image, by the same names."""
+
+    plan: Plan
+    laboratory: Laboratory
+    attributions: Mapping[str, Values]
+    scores: Mapping[str, Estimate]
+    agreement: Estimate
+    moves: list[Moved]
+    perceptual: Mapping[str, Values]
+
 
 _GALLERY_ROWS = 6
 _GALLERY_WORKS = 5
@@ -53,20 +77,20 @@ def _text(found: Findings) -> list[str]:
 
 def _figures(found: Findings) -> dict[str, float]:
     named = {
-        "lds_uniform": rows.UNIFORM,
-        "lds_random": rows.RANDOM,
-        "lds_recall": rows.RECALL,
-        "lds_reranked": rows.RERANKED,
-        "lds_calibrated": rows.WITH_CALIBRATED,
-        "lds_reranked_uncut": rows.UNCUT,
-        "lds_pixels": rows.PIXELS,
-        "lds_reference": rows.TRAK,
-        "lds_reference_d_trak": rows.D_TRAK,
+        "lds_uniform": datamodelling.UNIFORM,
+        "lds_random": datamodelling.RANDOM,
+        "lds_recall": datamodelling.RECALL,
+        "lds_reranked": datamodelling.RERANKED,
+        "lds_calibrated": datamodelling.WITH_CALIBRATED,
+        "lds_reranked_uncut": datamodelling.UNCUT,
+        "lds_pixels": datamodelling.PIXELS,
+        "lds_reference": datamodelling.TRAK,
+        "lds_reference_d_trak": datamodelling.D_TRAK,
     }
     figures = {name: found.scores[row].value for name, row in named.items()}
     figures["lds_agreement_of_seeds"] = found.agreement.value
     figures["lds_ceiling"] = ceiling(found.agreement).value
-    top, chance = _move(found, f"top by {rows.RERANKED}"), _move(found, "random works")
+    top, chance = _move(found, f"top by {datamodelling.RERANKED}"), _move(found, "random works")
     figures["moved_pixels_top_reranked"] = float(top.pixels.mean())
     figures["moved_pixels_random"] = float(chance.pixels.mean())
     figures["moved_pixels_ratio"] = float(top.pixels.mean() / chance.pixels.mean())
@@ -128,10 +152,54 @@ def _gallery(found: Findings) -> Gallery:
 def _tiles(found: Findings, row: int) -> list[Tile]:
     tiles = [Tile(_picture(found.laboratory.originals[row].numpy()), "generated")]
     tiles += [Tile(_picture(one.drawn[row]), f"without {one.name}") for one in found.moves]
-    order = np.argsort(-found.attributions[rows.UNCUT][row], kind="stable")[:_GALLERY_WORKS]
+    order = np.argsort(-found.attributions[datamodelling.UNCUT][row], kind="stable")[:_GALLERY_WORKS]
     works = found.laboratory.pictures.numpy()
     return [*tiles, *(Tile(_picture(works[work]), "near work") for work in order)]
 
 
 def _picture(pixels: npt.NDArray[np.floating]) -> Image.Image:
     return to_image((pixels.reshape(SIDE_PX, SIDE_PX) * 255).round().astype(np.uint8))
+
+
+def counterfactual(profile: str, short: bool, work: Path) -> Section:
+    """The section; what is trained and embedded stays in `work` and is not done again."""
+    plan = SHORT if short else FULL
+    pictures = load_mnist().part(0, plan.works).images
+    tensor = torch.from_numpy(pictures.astype(np.float32).reshape(len(pictures), -1) / 255)
+    laboratory = Laboratory(tensor, latents(plan.images, DRAW_SEED), plan.epochs, SEED, work / "retrains")
+    embedder = Embedder(profile, work)
+    originals = laboratory.originals.numpy()
+    attributions = datamodelling.by_likeness(
+        embedder.small(pictures, "training digits"), embedder.small(to_pictures(originals), "generated digits")
+    )
+    models = [laboratory.full, *(laboratory.model(SEED + extra) for extra in range(1, plan.reference_models))]
+    attributions[datamodelling.PIXELS] = datamodelling.by_pixels(tensor, laboratory.originals)
+    attributions |= datamodelling.by_gradients(models, tensor, laboratory.originals)
+    scores, agreement = _scores(plan, laboratory, attributions)
+    moves = retraining.moved(laboratory, retraining.choices(attributions, plan.moved, plan.taken))
+    perceptual = {one.name: _perceptual(embedder, originals[: plan.moved], one.drawn) for one in moves}
+    return counterfactual_section(Findings(plan, laboratory, attributions, scores, agreement, moves, perceptual))
+
+
+def _scores(
+    plan: Plan, laboratory: Laboratory, attributions: Mapping[str, Values]
+) -> tuple[dict[str, Estimate], Estimate]:
+    subsets = datamodelling.halves(plan.works, plan.subsets, SUBSET_SEED)
+    first, second = (
+        np.stack([laboratory.without(kept, seed).losses for kept in subsets]) for seed in (SEED, SEED + 100)
+    )
+    # Both seeds' mean is what attributions should predict: less of it is chance.
+    losses = (first + second) / 2
+    scores = {name: datamodelling.score(matrix, subsets, losses) for name, matrix in attributions.items()}
+    return scores, datamodelling.estimate(first.T, second.T)
+
+
+def to_pictures(drawn: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
+    """(J, 784) in [0, 1] to (J, 28, 28) uint8."""
+    return np.asarray((drawn * 255).round().astype(np.uint8).reshape(-1, SIDE_PX, SIDE_PX))
+
+
+def _perceptual(embedder: Embedder, before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> Values:
+    """(J,) perceptual distance of each image before and after."""
+    one, other = (embedder.small(to_pictures(drawn), "moved digits").perceptual for drawn in (before, after))
+    return np.asarray(1 - (one.astype(np.float64) * other).sum(axis=1))

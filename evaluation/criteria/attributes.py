@@ -10,14 +10,12 @@ from typing import TYPE_CHECKING
 import numpy as np
 from PIL import Image
 
-from evaluation.criteria.spec import ATTRIBUTE_KS
-from evaluation.digits.embedding import Embedder
-from evaluation.digits.neighbours import Rows, Values, distances, nearest
-from evaluation.intervals import mean_interval
-from evaluation.make_examples import read_recipes
-from evaluation.plotting import COLOURS, draw
-from evaluation.sections import Cell, Estimate, Plot, Section, Table
-from evaluation.split import TEST_OWNERS
+from evaluation.criteria.world import ATTRIBUTE_KS
+from evaluation.generators.digits import Embedder, Rows, Values, distances, nearest
+from evaluation.images.make_examples import read_recipes
+from evaluation.images.recipes import TEST_OWNERS
+from evaluation.report.plots import COLOURS, draw, mean_interval
+from evaluation.report.sections import Cell, Estimate, Plot, Section, Table
 from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder
 

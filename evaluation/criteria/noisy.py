@@ -14,17 +14,24 @@ import numpy.typing as npt
 from PIL import Image, ImageOps
 from scipy.stats import rankdata
 
-from evaluation.criteria.spec import SEED, Plan
-from evaluation.criteria.world import World, train_generators
-from evaluation.digits.embedding import Embedder
-from evaluation.digits.neighbours import Near, Values, distances, nearest, paid, shares
-from evaluation.digits.pictures import SIDE_PX, Pictures, to_image
+from evaluation.criteria.world import SEED, Plan, World, train_generators
 from evaluation.generators import sample
-from evaluation.intervals import interval
+from evaluation.generators.digits import (
+    SIDE_PX,
+    Embedder,
+    Near,
+    Pictures,
+    Values,
+    distances,
+    nearest,
+    paid,
+    shares,
+    to_image,
+)
+from evaluation.images.make_examples import read_works
 from evaluation.known_source.run import CALIBRATED
-from evaluation.make_examples import read_works
-from evaluation.plotting import COLOURS, draw
-from evaluation.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile
+from evaluation.report.plots import COLOURS, draw, interval
+from evaluation.report.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile
 from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder
 from gmvaluator.valuation.policy import load_policy

@@ -6,17 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from evaluation.criteria.attributes import attributes
-from evaluation.criteria.efficiency import efficiency
-from evaluation.criteria.identical_class import identical_class
+from evaluation.criteria.class_match import identical_class
+from evaluation.criteria.efficiency import efficiency, real_index
 from evaluation.criteria.noisy import noisy
-from evaluation.criteria.real_index import real_index
 from evaluation.criteria.sensitivity import sensitivity
-from evaluation.criteria.spec import FULL, FULL_FASHION, SHORT, SHORT_FASHION
 from evaluation.criteria.trained_on import trained_on
-from evaluation.criteria.world import build_world, say
-from evaluation.digits.embedding import Embedder
-from evaluation.digits.pictures import load_fashion, load_mnist
-from evaluation.sections import Section
+from evaluation.criteria.world import FULL, FULL_FASHION, SHORT, SHORT_FASHION, build_world, say
+from evaluation.generators.digits import Embedder, load_fashion, load_mnist
+from evaluation.report.sections import Section
 from gmvaluator.ports import Embeddings
 
 

@@ -8,14 +8,13 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.stats import spearmanr
 
-from evaluation.criteria.identical_class import same_class
-from evaluation.criteria.real_index import RealIndex
+from evaluation.criteria.class_match import same_class
+from evaluation.criteria.efficiency import RealIndex
 from evaluation.criteria.world import World
-from evaluation.digits.neighbours import Rows, Values, distances, nearest, paid, shares
-from evaluation.intervals import mean_interval
+from evaluation.generators.digits import Rows, Values, distances, nearest, paid, shares
 from evaluation.known_source.run import CALIBRATED
-from evaluation.plotting import COLOURS, draw
-from evaluation.sections import Cell, Estimate, Plot, Section, Table
+from evaluation.report.plots import COLOURS, draw, mean_interval
+from evaluation.report.sections import Cell, Estimate, Plot, Section, Table
 from gmvaluator.index.schema import SearchSettings
 from gmvaluator.index.verify import UNRESCORED
 from gmvaluator.valuation.policy import Policy, load_policy

@@ -13,14 +13,11 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from evaluation.criteria.noisy import auc
-from evaluation.criteria.spec import SEED
-from evaluation.criteria.world import World
-from evaluation.digits.neighbours import Values, distances, nearest, paid, shares
-from evaluation.digits.pictures import to_image
-from evaluation.intervals import mean_interval
+from evaluation.criteria.world import SEED, World
+from evaluation.generators.digits import Values, distances, nearest, paid, shares, to_image
 from evaluation.known_source.run import CALIBRATED
-from evaluation.plotting import COLOURS, draw
-from evaluation.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile
+from evaluation.report.plots import COLOURS, draw, mean_interval
+from evaluation.report.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile
 from gmvaluator.valuation.policy import load_policy
 
 if TYPE_CHECKING:

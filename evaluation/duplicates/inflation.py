@@ -12,14 +12,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from evaluation.duplicates.copies import KINDS, LEVELS, near_copy
-from evaluation.known_source.observed import index_sample
-from evaluation.known_source.queries import Query
-from evaluation.known_source.search import embed
-from evaluation.known_source.spec import SINGLE_KINDS
-from evaluation.make_examples import Work, draw_sources, read_works
-from evaluation.recipes import STRENGTHS, derive
-from evaluation.split import TEST_OWNERS
+from evaluation.duplicates.threshold import KINDS, LEVELS, near_copy
+from evaluation.images.make_examples import Work, draw_sources, read_works
+from evaluation.images.recipes import STRENGTHS, TEST_OWNERS, derive
+from evaluation.known_source.observations import embed, index_sample
+from evaluation.known_source.queries import SINGLE_KINDS, Query
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.ids import GenerationId, OwnerId
 from gmvaluator.images import decode_image

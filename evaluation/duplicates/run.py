@@ -8,14 +8,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from evaluation.duplicates.copies import KINDS, LEVELS
 from evaluation.duplicates.inflation import Earned, measure
-from evaluation.duplicates.threshold import MIN_PRECISION, Distances, Point, chosen, curve, measured
-from evaluation.intervals import mean_interval
-from evaluation.make_examples import Work, read_works
-from evaluation.plotting import draw
-from evaluation.sections import Cell, Estimate, Plot, Section, Table
-from evaluation.split import FIT_OWNERS
+from evaluation.duplicates.threshold import KINDS, LEVELS, MIN_PRECISION, Distances, Point, chosen, curve, measured
+from evaluation.images.make_examples import Work, read_works
+from evaluation.images.recipes import FIT_OWNERS
+from evaluation.report.plots import draw, mean_interval
+from evaluation.report.sections import Cell, Estimate, Plot, Section, Table
 from gmvaluator.images import decode_image
 from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import Models

@@ -9,11 +9,11 @@ import numpy as np
 import numpy.typing as npt
 from scipy.stats import rankdata
 
-from evaluation.intervals import interval, mean_interval
-from evaluation.known_source.observed import Observation
-from evaluation.known_source.rows import Divided
-from evaluation.known_source.spec import COMPOSED, NOISE, RECONSTRUCTION
-from evaluation.sections import Estimate
+from evaluation.known_source.observations import Observation
+from evaluation.known_source.policies import Divided
+from evaluation.known_source.queries import COMPOSED, NOISE, RECONSTRUCTION
+from evaluation.report.plots import interval, mean_interval
+from evaluation.report.sections import Estimate
 
 BINS = 10
 Values = npt.NDArray[np.float64]

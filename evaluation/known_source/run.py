@@ -7,14 +7,13 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evaluation.calibration.fit import choose_gate, fit_temperature, fit_virtual
-from evaluation.calibration.likelihood import Examples, examples_of
-from evaluation.known_source.observed import Observation, index_sample, observe
-from evaluation.known_source.owners import quality_effects, quality_figures, quality_table
-from evaluation.known_source.rows import Fits, ablations, by_policy, decimal, divided, uniform, without_reranking
+from evaluation.calibration.fit import Examples, choose_gate, examples_of, fit_temperature, fit_virtual
+from evaluation.known_source.observations import Observation, index_sample, observe
+from evaluation.known_source.owner_effects import quality_effects, quality_figures, quality_table
+from evaluation.known_source.policies import Fits, ablations, by_policy, decimal, divided, uniform, without_reranking
+from evaluation.known_source.queries import FIT, SHORT_FIT, SHORT_TEST, TEST
 from evaluation.known_source.section import figures_by_cell, known_source_section
-from evaluation.known_source.spec import FIT, SHORT_FIT, SHORT_TEST, TEST
-from evaluation.sections import Section
+from evaluation.report.sections import Section
 from gmvaluator.models.profiles import profile_identity
 from gmvaluator.valuation.policy import Policy, load_policy
 from gmvaluator.valuation.residual import Gate

@@ -7,14 +7,14 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
+from evaluation.images.recipes import STRENGTHS, TEST_KINDS
 from evaluation.known_source import measures
-from evaluation.known_source.observed import Observation
-from evaluation.known_source.pictures import gallery
-from evaluation.known_source.rows import Divided
-from evaluation.known_source.spec import COPY, NOISE, RECONSTRUCTION, SINGLE_KINDS
-from evaluation.plotting import COLOURS, draw
-from evaluation.recipes import STRENGTHS, TEST_KINDS
-from evaluation.sections import Cell, Estimate, Plot, Section, Table
+from evaluation.known_source.observations import Observation
+from evaluation.known_source.owner_effects import gallery
+from evaluation.known_source.policies import Divided
+from evaluation.known_source.queries import COPY, NOISE, RECONSTRUCTION, SINGLE_KINDS
+from evaluation.report.plots import COLOURS, draw
+from evaluation.report.sections import Cell, Estimate, Plot, Section, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -8,15 +8,20 @@ reads the works of `openclipart-training.txt` and those of the fit artists, trai
 `lite-backbone.safetensors` and `lite.safetensors` with `lite.json`, the profile's identity, beside them. Checkpoints go
 to the folder of `--work`: killed and run again, it goes on from the last. A refit is another profile: indexes built
 with the old one are refused.
+
+The curve of a training: one CSV file and its plot.
 """
 
 from __future__ import annotations
 
 import argparse
+import csv
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, fields
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors.torch
@@ -24,13 +29,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from evaluation.report.plots import draw
 from evaluation.training.adapt import Stage, Training, Watch
-from evaluation.training.curve import write_curve
 from evaluation.training.embedder import Embedder, load_published
-from evaluation.training.pool import make_pool
 from evaluation.training.quality_head import fit_quality, held_out, make_examples
 from evaluation.training.validation import make_validation
-from evaluation.training.works import Work, as_input, distinct, read_fit_works, read_works
+from evaluation.training.works import Work, as_input, distinct, make_pool, read_fit_works, read_works
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.lite import CHUNK_ROWS, EMBEDDING_DIM, PERCEPTUAL_DIM
 from gmvaluator.models.lite_network import (
@@ -51,6 +55,34 @@ from gmvaluator.models.lite_network import (
 from gmvaluator.models.process_setup import raise_malloc_thresholds
 from gmvaluator.models.profiles import DATA
 from gmvaluator.profile import ProfileIdentity
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+
+def write_curve(curves: Mapping[str, Sequence[Watch]], folder: Path) -> None:
+    """Write `lite-training.csv` and `lite-training.svg`, the stages one after the other."""
+    with (folder / "lite-training.csv").open("w", encoding="utf-8", newline="") as lines:
+        writer = csv.DictWriter(lines, ["stage", *(field.name for field in fields(Watch))], lineterminator="\n")
+        writer.writeheader()
+        writer.writerows({"stage": stage, **asdict(watch)} for stage, watches in curves.items() for watch in watches)
+    (folder / "lite-training.svg").write_text(draw(lambda axes: _paint(curves, axes)), encoding="utf-8")
+
+
+def _paint(curves: Mapping[str, Sequence[Watch]], axes: Axes) -> None:
+    steps, before = [], 0
+    for watches in curves.values():
+        steps += [before + watch.step for watch in watches]
+        before += watches[-1].step
+        axes.axvline(before, color="#6b6f76", linewidth=0.8)
+    watches = [watch for stage in curves.values() for watch in stage]
+    axes.plot(steps, [watch.source_first for watch in watches], label="source first")
+    axes.plot(steps, [watch.credit for watch in watches], label="credit to the source")
+    axes.plot(steps, [watch.absent_auc for watch in watches], label="AUC, source present or absent")
+    axes.set_xlabel("steps of 96 works")
+    axes.set_ylabel("on the validation artists")
+    axes.legend()
+
 
 TRAINED_PX = 160
 """Side of what the backbone is trained on; the product's input is larger, which served better in validation."""

@@ -1,20 +1,200 @@
-"""What training is chosen by: works of held-out artists, derived by the recipes that may be fitted on."""
+"""Measures how well a profile finds the true sources of known derivatives, by exact search over the whole sample.
+
+    python -m evaluation.training.validation --json > docs/results/lite-retrieval.json
+
+Two sets are measured, both made of works by test artists alone, since the models were trained on the fit artists':
+`examples` are images of `examples/generated`; `fresh` are made on the spot with other seeds, by every recipe. An
+image's rank is that of its nearest true source; `both` counts composed images whose two sources are found.
+
+What training is chosen by: works of held-out artists, derived by the recipes that may be fitted on.
+"""
 
 from __future__ import annotations
 
+import argparse
+import json
 import random
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import product
 
 import numpy as np
+import numpy.typing as npt
 import torch
 from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from evaluation.recipes import KINDS, STRENGTHS, derive, source_count
+from evaluation.images.make_examples import draw_sources, read_recipes, read_works, render
+from evaluation.images.recipes import KINDS, STRENGTHS, TEST_KINDS, TEST_OWNERS, derive, source_count
 from evaluation.training.embedder import Embedder
 from evaluation.training.works import Work, as_input
+from gmvaluator.images import decode_image
+from gmvaluator.models.process_setup import prepare_process
+from gmvaluator.models.profiles import load_models
+from gmvaluator.ports import Embeddings, Float32Array, Models, WorkEmbeddings
+from gmvaluator.report import report
+from gmvaluator.samples import sample_folder
+
+NEAR = 50
+"""The policy `paper` pays this many contributors."""
+
+DEPTH = 200
+"""The policy `paper` re-ranks this many candidates."""
+
+FRESH_ROUNDS = 15
+FRESH_SEED = 7919
+_CHUNK = 32
+
+Ranks = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Derivative:
+    """An image whose sources are known, as rows of the sample."""
+
+    kind: str
+    image: Image.Image
+    source_rows: tuple[int, ...]
+
+
+def example_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
+    """The images of `examples/generated` made of works by test artists. rows: the sample's row of each key."""
+    folder = sample_folder("generated")
+    works = read_works(sample_folder("openclipart"))
+    return [
+        Derivative(
+            recipe.kind,
+            decode_image((folder / recipe.file_name).read_bytes()),
+            tuple(rows[key] for key in recipe.sources),
+        )
+        for recipe in read_recipes(folder)
+        if all(works[key].owner_id in TEST_OWNERS for key in recipe.sources)
+    ]
+
+
+def fresh_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
+    """Every kind and strength, `FRESH_ROUNDS` times, from sources drawn over all test artists."""
+    folder = sample_folder("openclipart")
+    rng = random.Random(FRESH_SEED)  # noqa: S311 - must be reproducible
+    draw = draw_sources([work for work in read_works(folder).values() if work.owner_id in TEST_OWNERS], rng)
+    derivatives = []
+    for kind, strength in [*product((*KINDS, *TEST_KINDS), STRENGTHS)] * FRESH_ROUNDS:
+        sources = [next(draw) for _ in range(source_count(kind))]
+        image = render(kind, strength, sources, folder, rng.getrandbits(32))
+        derivatives.append(Derivative(kind, image, tuple(rows[source.key] for source in sources)))
+    return derivatives
+
+
+def embed_all(models: Models, images: Iterable[Image.Image]) -> Embeddings:
+    """Embeddings of all images, a batch at a time."""
+    inputs = [models.prepare(image) for image in images]
+    parts = [models.embed(inputs[start : start + _CHUNK]) for start in range(0, len(inputs), _CHUNK)]
+    return Embeddings(
+        np.concatenate([part.recall for part in parts]),
+        np.concatenate([part.perceptual for part in parts]),
+        None,
+    )
+
+
+def index_all(models: Models, images: Iterable[Image.Image]) -> WorkEmbeddings:
+    """Embeddings of all works, as the index has them."""
+    parts = [models.embed_works([models.prepare_work(image)]) for image in images]
+    return WorkEmbeddings(
+        np.concatenate([part.recall for part in parts]), np.concatenate([part.perceptual for part in parts])
+    )
+
+
+def source_ranks(works: Float32Array, queries: Float32Array, derivatives: Sequence[Derivative]) -> list[Ranks]:
+    """For each derivative the ranks of its sources, 0 the nearest, in the order of `source_rows`.
+
+    works: (N, V, P) views of each work. queries: (B, Q, P) views of each derivative.
+    """
+    return [
+        _ranks(nearest_views(works, query), one.source_rows) for query, one in zip(queries, derivatives, strict=True)
+    ]
+
+
+def nearest_views(works: Float32Array, query: Float32Array) -> Float32Array:
+    """(N,) the largest cosine of a view of each work (N, V, P) and a view of the query (Q, P)."""
+    cosines: Float32Array = (works @ query.T).max(axis=(1, 2))
+    return cosines
+
+
+def reranked_ranks(works: WorkEmbeddings, queries: Embeddings, derivatives: Sequence[Derivative]) -> list[Ranks]:
+    """As `source_ranks`, as the service does it: `DEPTH` candidates by recall, ordered by perceptual distance.
+
+    A source that is not recalled ranks behind every work.
+    """
+    ranks = []
+    for recall, perceptual, one in zip(queries.recall, queries.perceptual, derivatives, strict=True):
+        cosines = np.full(len(works.recall), -2.0, dtype=np.float32)
+        recalled = np.argsort(-(works.recall @ recall))[:DEPTH]
+        cosines[recalled] = nearest_views(works.perceptual[recalled], perceptual)
+        found = _ranks(cosines, one.source_rows)
+        ranks.append(np.where(np.isin(one.source_rows, recalled), found, len(cosines)))
+    return ranks
+
+
+def _ranks(cosines: Float32Array, rows: Sequence[int]) -> Ranks:
+    return np.array([np.count_nonzero(cosines > cosines[row]) for row in rows], dtype=np.int64)
+
+
+def figures_of(name: str, ranks: Sequence[Ranks], derivatives: Sequence[Derivative]) -> dict[str, float]:
+    """Shares in [0, 1] under flat names that begin with `name`, over all kinds and for each."""
+    best = np.array([found.min() for found in ranks])
+    worst = np.array([found.max() for found in ranks])
+    kinds = np.array([one.kind for one in derivatives])
+    figures = {
+        f"{name}_source_first_share": _share(best < 1),
+        f"{name}_source_within_{NEAR}_share": _share(best < NEAR),
+    }
+    for kind in sorted(set(kinds)):
+        figures[f"{name}_{kind}_source_first_share"] = _share(best[kinds == kind] < 1)
+        figures[f"{name}_{kind}_source_within_{NEAR}_share"] = _share(best[kinds == kind] < NEAR)
+    if "compose" in kinds:
+        figures[f"{name}_compose_both_within_{NEAR}_share"] = _share(worst[kinds == "compose"] < NEAR)
+    return figures
+
+
+def _share(hits: npt.NDArray[np.bool_]) -> float:
+    return round(float(hits.mean()), 4)
+
+
+def measure(profile: str) -> dict[str, float]:
+    """All figures of a profile on the sample."""
+    models = load_models(profile)
+    folder = sample_folder("openclipart")
+    works = read_works(folder)
+    rows = {key: row for row, key in enumerate(works)}
+    index = index_all(models, (decode_image((folder / work.file_name).read_bytes()) for work in works.values()))
+    figures: dict[str, float] = {"works": len(works)}
+    for name, derivatives in (("examples", example_derivatives(rows)), ("fresh", fresh_derivatives(rows))):
+        queries = embed_all(models, (one.image for one in derivatives))
+        figures[f"{name}_images"] = len(derivatives)
+        by_recall = source_ranks(index.recall[:, None], queries.recall[:, None], derivatives)
+        by_distance = source_ranks(index.perceptual, queries.perceptual, derivatives)
+        figures |= figures_of(f"{name}_recall", by_recall, derivatives)
+        figures |= figures_of(f"{name}_perceptual", by_distance, derivatives)
+        figures |= figures_of(f"{name}_reranked", reranked_ranks(index, queries, derivatives), derivatives)
+    return figures
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    parser = argparse.ArgumentParser(prog="python -m evaluation.training.validation", description=__doc__)
+    parser.add_argument("--profile", default="lite")
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    options = parser.parse_args(arguments)
+    prepare_process()
+    figures = measure(options.profile)
+    command = f"python -m evaluation.training.validation --profile {options.profile} --json"
+    lines = [f"{name}: {value}" for name, value in figures.items()]
+    print(json.dumps(report(figures, command), indent=2) if options.json else "\n".join(lines))  # noqa: T201
+    return 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main())
 
 _TEMPERATURES = tuple(0.02 * 1.15**step for step in range(16))
 

@@ -1,7 +1,14 @@
-"""The training works: a fixed list of public-domain clip art by others, and what is by the sample's fit artists."""
+"""The training works: a fixed list of public-domain clip art by others, and what is by the sample's fit artists.
+
+Seeded changes to a clean image that leave it as good as it was.
+
+Derivatives by the recipes that may be fitted on, made once and picked from at every step of the training.
+"""
 
 from __future__ import annotations
 
+import io
+import random
 import re
 import sys
 from collections.abc import Iterator, Sequence
@@ -10,8 +17,11 @@ from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image
+import torch
+from PIL import Image, ImageEnhance, ImageOps
+from torch import Tensor
 
+from evaluation.images.recipes import KINDS, STRENGTHS, derive, source_count
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.lite_network import fitted
 
@@ -37,7 +47,7 @@ FIT_ARTISTS = (
     *("abiclipart", "biele", "codifiedivining", "eady", "gerhards", "guillou", "hevia", "kaplinski", "krug"),
     *("linda kim", "luiz ara", "mcrae"),
 )
-"""Those of SAMPLE_ARTISTS that may be learned from, as `evaluation.split.FIT_OWNERS` has them; `mo` is a whole name."""
+"""Those of SAMPLE_ARTISTS that may be learned from, as `evaluation.images.recipes.FIT_OWNERS` has them; `mo` is a whole name."""
 
 MAX_PER_ARTIST = 400
 """One artist has 1,375 works, most of them signs of one series."""
@@ -151,3 +161,91 @@ def artist_key(name: str) -> str:
     folder, _, title = name.rpartition("/")
     words = [word for word in re.sub(r"_?[0-9]+$", "", title).split("_") if word]
     return words[-2] if len(words) >= 3 else folder
+
+
+def clean_variant(image: Image.Image, rng: random.Random) -> Image.Image:
+    """The image recoloured, mirrored, cut, set on other paper or saved with care, each by chance; RGB.
+
+    A quality head must not punish the difference.
+    """
+    result = image.copy()
+    for change, chance in _CHANGES:
+        if rng.random() < chance:
+            result = change(result, rng)
+    return result
+
+
+def recolour(image: Image.Image, rng: random.Random) -> Image.Image:
+    """All hues turned by one angle, saturation scaled by 0.4 to 1.4."""
+    hue, saturation, value = image.convert("HSV").split()
+    shift = round(256 * rng.random())
+    turned = hue.point([(level + shift) % 256 for level in range(256)])
+    result = Image.merge("HSV", (turned, saturation, value)).convert("RGB")
+    return ImageEnhance.Color(result).enhance(0.4 + rng.random())
+
+
+def _grey(image: Image.Image, rng: random.Random) -> Image.Image:
+    del rng
+    return image.convert("L").convert("RGB")
+
+
+def _mirror(image: Image.Image, rng: random.Random) -> Image.Image:
+    del rng
+    return ImageOps.mirror(image)
+
+
+def _tint(image: Image.Image, rng: random.Random) -> Image.Image:
+    """White becomes another light colour, and all else with it."""
+    paper = np.array([0.55 + 0.45 * rng.random() for _ in range(3)])
+    return Image.fromarray(np.rint(np.asarray(image) * paper).astype(np.uint8))
+
+
+def _cut(image: Image.Image, rng: random.Random) -> Image.Image:
+    """A window of half to all of each side, enlarged to the image's longest side."""
+    shares = (0.5 + 0.5 * rng.random(), 0.5 + 0.5 * rng.random())
+    width, height = (max(round(share * length), 16) for share, length in zip(shares, image.size, strict=True))
+    x, y = round(rng.random() * max(image.width - width, 0)), round(rng.random() * max(image.height - height, 0))
+    window = image.crop((x, y, min(x + width, image.width), min(y + height, image.height)))
+    return ImageOps.contain(window, (max(image.size), max(image.size)), Image.Resampling.BICUBIC)
+
+
+def _square(image: Image.Image, rng: random.Random) -> Image.Image:
+    del rng
+    return ImageOps.pad(image, (max(image.size), max(image.size)), Image.Resampling.BICUBIC, color=(255, 255, 255))
+
+
+def _saved(image: Image.Image, rng: random.Random) -> Image.Image:
+    """WebP of quality 75 to 95, as the web and the sample have it."""
+    buffer = io.BytesIO()
+    image.save(buffer, "WEBP", quality=round(75 + 20 * rng.random()))
+    return Image.open(buffer).convert("RGB")
+
+
+_CHANGES = (
+    (_mirror, 0.5),
+    (_cut, 0.3),
+    (_square, 0.5),
+    (recolour, 0.4),
+    (_grey, 0.05),
+    (_tint, 0.15),
+    (_saved, 0.7),
+)
+
+
+def make_pool(works: Sequence[Work], side_px: int, seed: int) -> Tensor:
+    """(N, 5, 3, S, S) uint8: one derivative of each work by each of `recipes.KINDS`, of random strength."""
+    pool = torch.empty((len(works), len(KINDS), 3, side_px, side_px), dtype=torch.uint8)
+    for row, work in enumerate(works):
+        rng = random.Random(f"{seed}/pool/{work.name}")  # noqa: S311 - must be reproducible
+        for column, kind in enumerate(KINDS):
+            pool[row, column] = torch.from_numpy(_derived(kind, work.image, works, side_px, rng))
+        if row % 200 == 0:
+            print(f"{row} of {len(works)} works derived", file=sys.stderr, flush=True)  # noqa: T201
+    return pool
+
+
+def _derived(
+    kind: str, image: Image.Image, works: Sequence[Work], side_px: int, rng: random.Random
+) -> npt.NDArray[np.uint8]:
+    others = [rng.choice(works).image for _ in range(source_count(kind) - 1)]
+    return as_input(derive(kind, rng.choice(STRENGTHS), [image, *others], rng), side_px)

@@ -35,13 +35,13 @@ _COMMANDS = {
     "token": ("gmvaluator.commands.token", "token", "Make, list and revoke the tokens that callers send."),
     "plan": ("gmvaluator.commands.plan", "plan", "Reckon how many machines a deployment needs."),
     "models": ("gmvaluator.commands.models", "models", "Weights of profile paper: list, fetch, verify."),
-    "calibrate": ("evaluation.calibration.cli", "calibrate", "Fit a policy to derivatives of known works."),
+    "calibrate": ("evaluation.evaluate", "calibrate", "Fit a policy to derivatives of known works."),
     "evaluate": (
-        "evaluation.evaluate_cli",
+        "evaluation.evaluate",
         "evaluate",
         "Measure what the credits are worth, with a report to look at.",
     ),
-    "bench": ("evaluation.cli", "bench", "Measure, as JSON, with the baseline in the same run."),
+    "bench": ("evaluation.bench.cli", "bench", "Measure, as JSON, with the baseline in the same run."),
 }
 
 _OVERVIEW = f"{__name__}.overview"

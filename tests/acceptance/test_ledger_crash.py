@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from evaluation.crash.histories import check_history
-from evaluation.crash.power import run_power_loss
 from gmvaluator.storage.database import Place
+from tests.crash.oracle import check_history
+from tests.crash.power_loss import run_power_loss
 
 KILLS = 40
 IMAGES = 40
@@ -20,7 +20,7 @@ CASES = 250
 def test_kills_lose_nothing_and_double_nothing(tmp_path: Path) -> None:
     words = ["--kills", str(KILLS), "--seed", "7", "--folder", str(tmp_path)]
     done = subprocess.run(
-        [sys.executable, "-m", "evaluation.crash.kills", *words], capture_output=True, text=True, check=False
+        [sys.executable, "-m", "tests.crash.kills", *words], capture_output=True, text=True, check=False
     )
     assert done.returncode == 0, done.stderr
     found = json.loads(done.stdout)

@@ -10,7 +10,7 @@ import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
-from evaluation.bench.serving.places import MODEL_VERSION, stub_data
+from evaluation.bench.serving.setup import MODEL_VERSION, stub_data
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import Unavailable
 from gmvaluator.ledger.store import open_ledger

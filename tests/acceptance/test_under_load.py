@@ -3,11 +3,10 @@
 from pathlib import Path
 
 from evaluation.bench.serving.hostile import hostile
-from evaluation.bench.serving.lag import Lags
-from evaluation.bench.serving.places import jpegs, stub_data
+from evaluation.bench.serving.sections import leaving, overload
+from evaluation.bench.serving.setup import Lags, jpegs, stub_data
 from evaluation.bench.serving.soak import run_soak
-from evaluation.bench.serving.under_load import leaving, overload
-from evaluation.crash.serving import run_ended
+from tests.crash.serving import run_ended
 
 
 def test_an_attributor_killed_under_load_loses_and_doubles_nothing(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ import timm
 import torch
 from PIL import Image
 
-from evaluation.training.distortions import KINDS, distort
+from evaluation.training.augment import KINDS, distort
 from gmvaluator.errors import InvalidImage, MissingWeights, ModelFailed, PreconditionFailed
 from gmvaluator.images import decode_image
 from gmvaluator.models import folding, lite, lite_network

@@ -7,11 +7,9 @@ import numpy as np
 import pytest
 
 from evaluation.bench.index import rates, tables
-from evaluation.bench.index.dimension import two_nn_dimension
 from evaluation.bench.index.page import BEGIN, END, write_page, write_plots
 from evaluation.bench.index.run import Sizes, bench_index
-from evaluation.bench.index.truth import nearest, recalls
-from evaluation.bench.index.vectors import BLOCK, Vectors
+from evaluation.bench.index.vectors import BLOCK, Vectors, nearest, recalls, two_nn_dimension
 from gmvaluator.errors import InvalidInput
 from gmvaluator.index.schema import CHOICES
 from gmvaluator.ports import Float32Array

@@ -4,9 +4,9 @@ import random
 from contextlib import closing
 from pathlib import Path
 
-from evaluation.crash.index import BATCH, FIRST, Crashes, run_index_kills, sound
 from gmvaluator.index.opening import open_store
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
+from tests.crash.index import BATCH, FIRST, Crashes, run_index_kills, sound
 
 WRONG = ("not_loaded", "lost", "doubled", "built_at_the_end")
 

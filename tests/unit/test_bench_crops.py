@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.bench.crops import COUNTS, deviations
+from evaluation.bench.precision import COUNTS, deviations
 
 
 def test_crops_that_agree_do_not_deviate() -> None:

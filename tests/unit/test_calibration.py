@@ -8,22 +8,19 @@ import numpy as np
 import pytest
 
 from evaluation.calibration.fit import (
+    Examples,
     bootstrap_gates,
     choose_gate,
+    contributor_log_shares,
     fit_gate,
     fit_growing_temperature,
     fit_temperature,
     fit_virtual,
-)
-from evaluation.calibration.likelihood import (
-    Examples,
-    contributor_log_shares,
     gate_logit,
     mean_log_likelihood,
     virtual_logit,
 )
-from evaluation.calibration.policy_file import Fitted, policy_text
-from evaluation.calibration.run import check_reference, write_policy
+from evaluation.calibration.policy_file import Fitted, check_reference, policy_text, write_policy
 from gmvaluator.errors import Conflict, InvalidPolicy
 from gmvaluator.valuation.policy import Policy, load_policy
 from gmvaluator.valuation.residual import Gate, VirtualContributor

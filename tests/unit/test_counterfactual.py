@@ -6,12 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from evaluation.counterfactual import datamodelling, moving, rows, trak
+from evaluation.counterfactual import datamodelling, retraining, trak
 from evaluation.counterfactual.generator import SmallVae, latents, losses, train
 from evaluation.counterfactual.retraining import Laboratory
-from evaluation.digits.neighbours import distances, nearest, paid, shares
-from evaluation.digits.pictures import load_fashion, load_mnist
-from evaluation.sections import Estimate
+from evaluation.generators.digits import distances, load_fashion, load_mnist, nearest, paid, shares
+from evaluation.report.sections import Estimate
 from gmvaluator.errors import InvalidInput
 from gmvaluator.valuation.policy import load_policy
 
@@ -92,9 +91,12 @@ def test_the_ceiling_is_what_truth_scores_against_the_mean_of_two_noisy_training
 
 def test_the_works_left_out_are_those_a_row_values_most() -> None:
     matrix = np.tile(np.arange(12.0), (2, 1))
-    everything = dict.fromkeys((rows.UNCUT, rows.RERANKED, rows.PIXELS, rows.TRAK, rows.D_TRAK), matrix)
-    chosen = moving.choices(everything, images=2, taken=3)
-    assert list(np.flatnonzero(~chosen[f"top by {rows.RERANKED}"][0])) == [9, 10, 11]
+    everything = dict.fromkeys(
+        (datamodelling.UNCUT, datamodelling.RERANKED, datamodelling.PIXELS, datamodelling.TRAK, datamodelling.D_TRAK),
+        matrix,
+    )
+    chosen = retraining.choices(everything, images=2, taken=3)
+    assert list(np.flatnonzero(~chosen[f"top by {datamodelling.RERANKED}"][0])) == [9, 10, 11]
     assert list(np.flatnonzero(~chosen["least like it, re-ranked"][1])) == [0, 1, 2]
     assert all((~kept).sum() == 3 for masks in chosen.values() for kept in masks)
 

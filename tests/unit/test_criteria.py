@@ -7,14 +7,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.criteria import attributes, drawn, identical_class, noisy, ranking, trained_on
-from evaluation.criteria.classifier import classes_of, train_classifier
-from evaluation.criteria.plain_pipeline import PlainPipeline
-from evaluation.criteria.real_index import real_index
-from evaluation.criteria.world import DIFFUSION, HELD, VAE, Asked, World
-from evaluation.digits.embedding import Embedder
-from evaluation.digits.neighbours import distances, nearest
-from evaluation.digits.pictures import Labelled, load_mnist, to_image
+from evaluation.criteria import attributes, class_match, noisy, trained_on
+from evaluation.criteria.efficiency import PlainPipeline, real_index
+from evaluation.criteria.world import DIFFUSION, HELD, VAE, Asked, World, classes_of, train_classifier
+from evaluation.generators.digits import Embedder, Labelled, distances, load_mnist, nearest, to_image
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.ports import Embeddings
@@ -47,12 +43,12 @@ def world() -> World:
 
 
 def test_contributors_of_the_class_are_counted(world: World) -> None:
-    section = identical_class.identical_class(world, "c1_mnist")
+    section = class_match.identical_class(world, "c1_mnist")
     frequent = np.bincount(world.works.labels).min()
-    near = identical_class.contributors(world, world.asked[VAE])
-    rows = near[identical_class.RERANKED][:, :frequent]
-    assert identical_class.same_class(world, world.asked[VAE], rows).mean() == 1
-    chance = identical_class.same_class(world, world.asked[VAE], near["random works"]).mean()
+    near = class_match.contributors(world, world.asked[VAE])
+    rows = near[class_match.RERANKED][:, :frequent]
+    assert class_match.same_class(world, world.asked[VAE], rows).mean() == 1
+    chance = class_match.same_class(world, world.asked[VAE], near["random works"]).mean()
     assert chance == pytest.approx(0.1, abs=0.05)
     assert section.figures["c1_mnist_k50"] == pytest.approx(section.figures["c1_mnist_real_k50"])
     assert section.figures["c1_mnist_k100"] < section.figures["c1_mnist_k50"] < section.figures["c1_mnist_k30"]
@@ -66,14 +62,14 @@ def test_what_is_drawn_is_judged_by_sureness_classes_and_copies(world: World) ->
     copying = World(
         world.works, world.held, world.embeddings, world.held_embeddings, world.asked | {VAE: copies}, world.accuracy
     )
-    figures = drawn.drawn_figures(copying, "c1")
+    figures = class_match.drawn_figures(copying, "c1")
     assert figures["c1_sure_share"] == 0.5
     assert figures["c1_real_sure_share"] == 1
     assert figures["c1_classes_drawn"] == 1
     assert 0 < figures["c1_nearest_pixel_distance"] < figures["c1_real_nearest_pixel_distance"]
-    by_name = {row[0]: row[2:4] for row in drawn.drawn_table(copying).rows}
+    by_name = {row[0]: row[2:4] for row in class_match.drawn_table(copying).rows}
     assert by_name[VAE] == [1, 1.0]
-    assert drawn.pixel_distances(copies.pictures, world.works.images).min(axis=1) == pytest.approx(0, abs=1e-6)
+    assert class_match.pixel_distances(copies.pictures, world.works.images).min(axis=1) == pytest.approx(0, abs=1e-6)
 
 
 def test_the_graph_of_works_follows_chains_of_likeness() -> None:
@@ -81,7 +77,7 @@ def test_the_graph_of_works_follows_chains_of_likeness() -> None:
     degrees = np.array([*np.repeat(np.arange(0, 67, 6), 4), *[-40] * 12])
     works = np.stack([np.cos(np.radians(degrees)), np.sin(np.radians(degrees))], axis=1).astype(np.float32)
     image = np.array([[1.0, 0.0]], dtype=np.float32)
-    ranked = nearest(ranking.graph_distances(image @ works.T, works @ works.T), len(works)).rows[0]
+    ranked = nearest(class_match.graph_distances(image @ works.T, works @ works.T), len(works)).rows[0]
     plain = nearest(distances(image, works), len(works)).rows[0]
     assert set(degrees[ranked[-12:]]) == {-40}
     assert set(degrees[plain[-12:]]) == {54, 60, 66}
@@ -92,7 +88,7 @@ def test_smoothing_brings_a_class_together(world: World) -> None:
     shares = []
     for matrix in (
         distances(query.perceptual, loose.perceptual),
-        identical_class.smoothed(query.perceptual, loose.perceptual),
+        class_match.smoothed(query.perceptual, loose.perceptual),
     ):
         rows = np.argsort(matrix, axis=1)[:, :15]
         shares.append(float((world.works.labels[rows] == world.held.labels[:, None]).mean()))

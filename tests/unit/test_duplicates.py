@@ -6,11 +6,10 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.duplicates.copies import KINDS, LEVELS, near_copy
 from evaluation.duplicates.inflation import Earned, Target, targets
 from evaluation.duplicates.run import IN_USE, duplicates_section, policies_compared
-from evaluation.duplicates.threshold import MIN_PRECISION, Distances, chosen, curve
-from evaluation.split import TEST_OWNERS
+from evaluation.duplicates.threshold import KINDS, LEVELS, MIN_PRECISION, Distances, chosen, curve, near_copy
+from evaluation.images.recipes import TEST_OWNERS
 from gmvaluator.valuation.policy import load_policy
 from indexer.near_duplicates import THRESHOLDS
 

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from evaluation.intervals import interval, mean_interval
+from evaluation.report.plots import interval, mean_interval
 
 
 def test_an_interval_holds_the_mean_and_repeats() -> None:

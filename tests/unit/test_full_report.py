@@ -9,12 +9,11 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from evaluation.full_report import everything
-from evaluation.full_report.everything import Settings, run_all
-from evaluation.full_report.goals import GOALS, standings
-from evaluation.full_report.storing import from_json, to_json
-from evaluation.plotting import draw
-from evaluation.sections import Estimate, Gallery, Plot, Section, Table, Tile
+from evaluation.report import run
+from evaluation.report.html import GOALS, standings
+from evaluation.report.plots import draw
+from evaluation.report.run import Settings, run_all
+from evaluation.report.sections import Estimate, Gallery, Plot, Section, Table, Tile, from_json, to_json
 from gmvaluator.errors import InvalidInput
 
 
@@ -52,8 +51,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return [a_section("Second")]
 
     module = SimpleNamespace(first=first, second=second)
-    monkeypatch.setattr(everything, "importlib", SimpleNamespace(import_module=lambda name: module))
-    monkeypatch.setattr(everything, "BENCHMARKS", {"first": "x:first", "second": "x:second"})
+    monkeypatch.setattr(run, "importlib", SimpleNamespace(import_module=lambda name: module))
+    monkeypatch.setattr(run, "BENCHMARKS", {"first": "x:first", "second": "x:second"})
     return ran
 
 

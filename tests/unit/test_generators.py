@@ -10,7 +10,7 @@ import pytest
 import torch
 
 from evaluation.generators import sample, train_diffusion, train_vae
-from evaluation.generators.mixture import Mixture
+from evaluation.generators.vae import Mixture
 
 TRAINERS = [train_vae, train_diffusion]
 

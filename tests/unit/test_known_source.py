@@ -8,19 +8,23 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.compositions import WEIGHTS, compose_weighted
+from evaluation.images.make_examples import read_works
+from evaluation.images.recipes import STRENGTHS, TEST_KINDS, WEIGHTS, compose_weighted, square
 from evaluation.known_source import measures
-from evaluation.known_source.observed import Observation
-from evaluation.known_source.owners import quality_effects
-from evaluation.known_source.pictures import gallery
-from evaluation.known_source.queries import Query, make_queries
-from evaluation.known_source.reconstruction import train_autoencoder
-from evaluation.known_source.rows import by_policy, divided, uniform, without_reranking
-from evaluation.known_source.search import Found
+from evaluation.known_source.observations import Found, Observation
+from evaluation.known_source.owner_effects import gallery, quality_effects
+from evaluation.known_source.policies import by_policy, divided, uniform, without_reranking
+from evaluation.known_source.queries import (
+    FIT,
+    SHORT_FIT,
+    SHORT_TEST,
+    TEST,
+    Plan,
+    Query,
+    make_queries,
+    train_autoencoder,
+)
 from evaluation.known_source.section import known_source_section, trade_off
-from evaluation.known_source.spec import FIT, SHORT_FIT, SHORT_TEST, TEST, Plan
-from evaluation.make_examples import read_works
-from evaluation.recipes import STRENGTHS, TEST_KINDS, square
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder

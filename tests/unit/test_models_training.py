@@ -10,27 +10,24 @@ import timm
 import torch
 from PIL import Image, ImageChops, ImageStat, PngImagePlugin
 
-from evaluation.quality import COPIES, figures_of, rank_correlation
-from evaluation.retrieval import Derivative, reranked_ranks, source_ranks
-from evaluation.retrieval import figures_of as retrieval_figures
-from evaluation.split import TEST_OWNERS
+from evaluation.images.recipes import TEST_OWNERS
 from evaluation.training.adapt import Stage, Training
-from evaluation.training.augment import change_batch, derive_batch
-from evaluation.training.curve import write_curve
-from evaluation.training.distortions import KINDS, distort
+from evaluation.training.augment import KINDS, change_batch, derive_batch, distort
 from evaluation.training.embedder import Embedder
-from evaluation.training.fit_lite import half_precision
-from evaluation.training.pool import make_pool
-from evaluation.training.validation import Validation, make_validation
-from evaluation.training.variants import clean_variant
+from evaluation.training.fit_lite import half_precision, write_curve
+from evaluation.training.quality_head import COPIES, figures_of, rank_correlation
+from evaluation.training.validation import Derivative, Validation, make_validation, reranked_ranks, source_ranks
+from evaluation.training.validation import figures_of as retrieval_figures
 from evaluation.training.works import (
     LIST,
     Work,
     artist_key,
     as_input,
     by_sample_artist,
+    clean_variant,
     distinct,
     fit_artist,
+    make_pool,
     read_works,
 )
 from gmvaluator.images import decode_image
@@ -255,7 +252,7 @@ def test_ranks_of_sources() -> None:
 
 
 def test_a_source_that_is_not_recalled_ranks_last(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("evaluation.retrieval.DEPTH", 2)
+    monkeypatch.setattr("evaluation.training.validation.DEPTH", 2)
     works = WorkEmbeddings(np.eye(4, dtype=np.float32), np.eye(4, dtype=np.float32)[:, None])
     queries = Embeddings(
         np.array([[0.1, 0.9, 0.3, 0.2]], np.float32), np.array([[[0.1, 0.2, 0.3, 0.9]]], np.float32), None

@@ -7,8 +7,8 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from evaluation.make_examples import ROUNDS, Recipe, draw_sources, encode, read_recipes, read_works, render
-from evaluation.recipes import KINDS, SIDE_PX, STRENGTHS, TEST_KINDS, derive, source_count, square
+from evaluation.images.make_examples import ROUNDS, Recipe, draw_sources, encode, read_recipes, read_works, render
+from evaluation.images.recipes import KINDS, SIDE_PX, STRENGTHS, TEST_KINDS, derive, source_count, square
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder

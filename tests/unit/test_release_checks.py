@@ -9,12 +9,19 @@ import pytest
 from packaging.requirements import Requirement
 from packaging.utils import canonicalize_name
 
-from deploy.release.advisories import read_report
-from deploy.release.closure import ROOT, constraints, project, runtime, runtime_requirements
-from deploy.release.findings import Finding
-from deploy.release.licences import LicenceRules, licences_of
-from deploy.release.offline import bound_problem, installed_problems, offline, pin_problem
-from deploy.release.sbom import bill_of_materials, schema_problem
+from deploy.release.audit import bound_problem, installed_problems, offline, pin_problem, read_report
+from deploy.release.sbom import (
+    ROOT,
+    Finding,
+    LicenceRules,
+    bill_of_materials,
+    constraints,
+    licences_of,
+    project,
+    runtime,
+    runtime_requirements,
+    schema_problem,
+)
 from gmvaluator import __version__
 
 HEADING = re.compile(r"^## (\d+\.\d+\.\d+) \((unreleased|\d{4}-\d{2}-\d{2})\)$")

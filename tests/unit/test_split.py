@@ -2,7 +2,7 @@
 
 import csv
 
-from evaluation.split import FIT_OWNERS, OWNERS, TEST_OWNERS
+from evaluation.images.recipes import FIT_OWNERS, OWNERS, TEST_OWNERS
 from gmvaluator.samples import sample_folder
 
 

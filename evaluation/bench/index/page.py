@@ -11,7 +11,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from evaluation.plotting import COLOURS, draw
+from evaluation.report.plots import COLOURS, draw
 from gmvaluator.errors import InvalidInput
 
 if TYPE_CHECKING:

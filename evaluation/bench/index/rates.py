@@ -1,4 +1,7 @@
-"""How fast works get into the index: against the bare decode and embed loop, and when embeddings are given."""
+"""How fast works get into the index: against the bare decode and embed loop, and when embeddings are given.
+
+The baseline of indexing: decode, prepare and embed works in a plain loop.
+"""
 
 from __future__ import annotations
 
@@ -6,6 +9,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,10 +21,12 @@ import pyarrow.parquet as pq
 
 from evaluation.bench.index.collection import tell
 from evaluation.bench.index.vectors import Vectors, points_of
-from evaluation.bench.load import image_files
+from evaluation.bench.serving.load import image_files
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex
-from gmvaluator.models.profiles import profile_identity
+from gmvaluator.images import decode_image
+from gmvaluator.models.process_setup import prepare_process
+from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.processes import own_environment, run_command
 from gmvaluator.samples import sample_folder
 
@@ -100,7 +106,7 @@ def _parts(folder: Path, images: int, rounds: int) -> list[Path]:
 
 
 def _bare_s(source: Path) -> float:
-    command = [sys.executable, "-m", "evaluation.bench.index.bare", str(source), "1"]
+    command = [sys.executable, "-m", "evaluation.bench.index.rates", str(source), "1"]
     done = subprocess.run(  # noqa: S603 - our own program
         command, stdout=subprocess.PIPE, text=True, check=False, env=own_environment()
     )
@@ -121,3 +127,25 @@ def _one_core() -> Iterator[None]:
         yield
     finally:
         os.sched_setaffinity(0, allowed)
+
+
+BATCH_VIEWS = 64
+"""Views of one batch, as many as the indexer takes."""
+
+
+def main(folder: Path, threads: int) -> None:
+    """Embed every image of a folder as a work, in all views; print one JSON object with the seconds it took."""
+    prepare_process()
+    models = load_models("lite", threads=threads)
+    batch = max(1, BATCH_VIEWS // models.identity.perceptual_views)
+    paths = sorted(folder.iterdir())
+    models.embed_works([models.prepare_work(decode_image(paths[0].read_bytes()))])
+    began = time.monotonic()
+    for start in range(0, len(paths), batch):
+        files = [path.read_bytes() for path in paths[start : start + batch]]
+        models.embed_works([models.prepare_work(decode_image(data)) for data in files])
+    print(json.dumps({"seconds": time.monotonic() - began}))  # noqa: T201 - its answer
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), int(sys.argv[2]))

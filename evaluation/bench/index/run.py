@@ -14,10 +14,8 @@ import numpy as np
 
 from evaluation.bench.index import rates, tables
 from evaluation.bench.index.collection import tell
-from evaluation.bench.index.dimension import two_nn_dimension
-from evaluation.bench.index.embedding import PROFILE, embedded, questions
-from evaluation.bench.index.pictures import given_pictures, joined, sample_pictures
-from evaluation.bench.index.vectors import MIXED, Vectors
+from evaluation.bench.index.images import PROFILE, embedded, given_pictures, joined, questions, sample_pictures
+from evaluation.bench.index.vectors import MIXED, Vectors, two_nn_dimension
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import Embeddings, Float32Array

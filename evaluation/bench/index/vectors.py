@@ -3,11 +3,15 @@
 The first are embeddings of real images: pictures as they are, then image-level augmentations of each in turn. Where
 more are asked for than were embedded, the rest is interpolated: a random mixture of three embeddings of augmentations
 of one and the same picture, back on the sphere. Nothing is noise.
+
+Exact neighbours by plain numpy: what the index's answers are held against.
+
+Intrinsic dimension: in how many directions a set of vectors really spreads.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 from uuid import UUID
@@ -121,3 +125,69 @@ def id_of(number: int) -> TrainingImageId:
 def _unit(rows: npt.NDArray[np.float64]) -> Float32Array:
     unit: Float32Array = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
     return unit
+
+
+TIE = 1e-6
+_BLOCK = 65_536
+_QUERIES = 512
+Numbers = npt.NDArray[np.int64]
+
+
+def nearest(rows: Float32Array, queries: Float32Array, k: int) -> tuple[Numbers, Float32Array]:
+    """Numbers and cosines, (Q, k), of the k rows most similar to each query, most similar first."""
+    found = [_nearest(rows, queries[start : start + _QUERIES], k) for start in range(0, len(queries), _QUERIES)]
+    return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
+
+
+def _nearest(rows: Float32Array, queries: Float32Array, k: int) -> tuple[Numbers, Float32Array]:
+    numbers = np.empty((len(queries), 0), np.int64)
+    cosines = np.empty((len(queries), 0), np.float32)
+    for start in range(0, len(rows), _BLOCK):
+        block = queries @ rows[start : start + _BLOCK].T
+        most = np.argpartition(-block, min(k, block.shape[1]) - 1, axis=1)[:, :k]
+        numbers = np.concatenate([numbers, most + start], axis=1)
+        cosines = np.concatenate([cosines, np.take_along_axis(block, most, axis=1)], axis=1)
+    order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
+    return np.take_along_axis(numbers, order, axis=1), np.take_along_axis(cosines, order, axis=1)
+
+
+def recalls(
+    answers: Sequence[Sequence[int]], rows: Float32Array, queries: Float32Array, least: Float32Array, k: int
+) -> Float32Array:
+    """recall@k of each query: answers among its first k, no number twice, that are as near as the true k-th, over k.
+
+    answers: numbers of rows. least: (Q,) cosine of the true k-th; as near means to a millionth.
+    """
+    hits = [
+        np.count_nonzero(rows[list(dict.fromkeys(found))[:k]] @ query >= last - TIE)
+        for found, query, last in zip(answers, queries, least, strict=True)
+    ]
+    return np.array(hits, dtype=np.float32) / np.float32(k)
+
+
+SAMPLE = 10_000
+DISCARDED = 0.1
+"""Share of the largest ratios that is left out: they belong to outliers, as the authors advise."""
+
+_COPY = 1e-4
+
+
+def two_nn_dimension(rows: Float32Array, seed: int = 0) -> float:
+    """The estimator TwoNN of Facco et al., 2017 (doi:10.1038/s41598-017-11873-y), over `SAMPLE` of the rows.
+
+    For each, µ = r2 / r1, the distances of its second and first neighbour; the dimension is the slope through the
+    origin of -log(1 - F(µ)) against log µ. Copies, at no distance, are left out.
+    """
+    chosen = np.random.default_rng(seed).permutation(len(rows))[:SAMPLE]
+    sample = rows[np.sort(chosen)]
+    _, similarities = nearest(sample, sample, 3)
+    ordered = np.sort(np.maximum(2 - 2 * similarities, 0) ** 0.5, axis=1)
+    first, second = ordered[:, 1], ordered[:, 2]
+    return _slope(np.sort((second / np.maximum(first, _COPY))[first > _COPY]))
+
+
+def _slope(ratios: npt.NDArray[np.floating]) -> float:
+    kept = int(len(ratios) * (1 - DISCARDED))
+    logs = np.log(ratios[:kept])
+    heights = -np.log(1 - np.arange(1, kept + 1) / len(ratios))
+    return float((logs * heights).sum() / (logs * logs).sum())

@@ -15,9 +15,8 @@ import grpc
 import numpy as np
 from PIL import Image
 
-from evaluation.bench.load import image_files
-from evaluation.bench.serving.lag import Lags
-from evaluation.bench.serving.places import MODEL_VERSION, serving
+from evaluation.bench.serving.load import image_files
+from evaluation.bench.serving.setup import MODEL_VERSION, Lags, serving
 from gmvaluator.client.connection import Connection
 from gmvaluator.images import MAX_IMAGE_BYTES
 from gmvaluator.v1 import attribution_pb2 as attribution_v1

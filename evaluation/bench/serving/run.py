@@ -12,10 +12,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from evaluation.bench.serving import against_models, under_load
+from evaluation.bench.serving import sections as against_models
+from evaluation.bench.serving import sections as under_load
 from evaluation.bench.serving.hostile import hostile
-from evaluation.bench.serving.lag import Lags
-from evaluation.bench.serving.places import built_stub_data, jpegs, stub_data
+from evaluation.bench.serving.setup import Lags, built_stub_data, jpegs, stub_data
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.index.verify import verify
 

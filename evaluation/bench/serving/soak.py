@@ -18,9 +18,9 @@ from typing import Any
 import numpy as np
 import rich_click as click
 
-from evaluation.bench.load import Call, Load, image_files
-from evaluation.bench.serving.places import MODEL_VERSION, Running, jpegs, serving, stub_data
-from evaluation.bench.serving.under_load import process_of, resident_bytes
+from evaluation.bench.serving.load import Call, Load, image_files
+from evaluation.bench.serving.sections import process_of, resident_bytes
+from evaluation.bench.serving.setup import MODEL_VERSION, Running, jpegs, serving, stub_data
 from gmvaluator.report import write_report
 
 PROFILE = "stub"

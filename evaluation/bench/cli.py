@@ -1,0 +1,220 @@
+"""`gmvaluator bench NAME`."""
+
+from __future__ import annotations
+
+import json
+import shlex
+import sys
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import rich_click as click
+
+from gmvaluator.commands.options import choice_options, json_option, variant_options
+from gmvaluator.models.choice import ProfileChoice
+from gmvaluator.report import report
+
+SERVE_SECTIONS = ("lite", "paper", "sustained", "indexing", "batching", "overload", "leaving", "hostile")
+INDEX_SECTIONS = ("indexing", "embeddings", "queries", "compressions", "growth")
+
+
+@click.group()
+def bench() -> None:
+    """Measure, as JSON, with the baseline in the same run.
+
+    Example: gmvaluator bench serve --json
+    """
+
+
+@bench.command()
+@click.option("--section", "sections", multiple=True, type=click.Choice(SERVE_SECTIONS), help="All, if none is named.")
+@click.option("--count", default=600, show_default=True, type=click.IntRange(64, 1_000_000), help="Images a phase.")
+@click.option("--concurrency", default=32, show_default=True, type=click.IntRange(1, 256), help="Callers at full load.")
+@click.option("--points", default=100_000, show_default=True, type=click.IntRange(1_000), help="Of the index of stubs.")
+@click.option("--per-second", default=60.0, show_default=True, type=click.FloatRange(1), help="Sustained load.")
+@click.option("--sustained", "sustained_s", default=300.0, show_default=True, type=click.FloatRange(1), help="Seconds.")
+@click.option("--overload", "overload_s", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds.")
+@click.option("--calls", default=1_000, show_default=True, type=click.IntRange(100), help="Cancelled, and expired.")
+@click.option(
+    "--keep",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder of the stubs' index and seeded weights, used again.",
+)
+@click.option("--paper", "paper", default="", metavar="OPTIONS", help="Options that choose the models of `paper`.")
+@json_option
+def serve(sections: tuple[str, ...], paper: str, as_json: bool, **sizes: Any) -> None:
+    """Measure what the service adds to its models (held to one core beside the bare loop), and how it bears load.
+
+    Section `paper` makes seeded weights in a checkout; or give --paper the options by which `serve` finds others.
+
+    Example: gmvaluator bench serve --section lite --json
+    """
+    from evaluation.bench.serving.run import Sizes, bench_serve
+
+    figures = bench_serve(sections or SERVE_SECTIONS, Sizes(paper=tuple(shlex.split(paper)), **sizes))
+    print_report(report(figures, shlex.join(["gmvaluator", *sys.argv[1:]])), as_json)
+
+
+@bench.command()
+@click.option("--section", "sections", multiple=True, type=click.Choice(INDEX_SECTIONS), help="All, if none is named.")
+@click.option("--points", default=100_000, show_default=True, type=click.IntRange(256), help="Vectors of the tables.")
+@click.option("--embed", default=100_000, show_default=True, type=click.IntRange(100), help="Real images embedded.")
+@click.option("--questions", default=400, show_default=True, type=click.IntRange(10), help="Held-out queries.")
+@click.option("--works", "images", default=240, show_default=True, type=click.IntRange(6, 525), help="Indexed a round.")
+@click.option("--given", default=20_000, show_default=True, type=click.IntRange(100), help="Embeddings brought in.")
+@click.option(
+    "--growth",
+    multiple=True,
+    default=(10_000, 100_000, 1_000_000),
+    show_default=True,
+    type=click.IntRange(100),
+    help="Numbers of vectors of the growth curve.",
+)
+@click.option(
+    "--images",
+    "places",
+    multiple=True,
+    type=click.Path(path_type=Path),
+    help="Images beside the sample's: a folder, an .npz, or a folder with Fashion-MNIST's idx files.",
+)
+@click.option(
+    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder of embeddings and figures, to go on from."
+)
+@json_option
+def index(sections: tuple[str, ...], keep: Path | None, as_json: bool, **sizes: Any) -> None:
+    """Measure how fast works are indexed, and what each compression finds, costs and saves, FAISS beside it.
+
+    Vectors are embeddings of real images and of augmentations of them; where more are asked for than --embed, the rest
+    is interpolated, and `made_by` says how many.
+
+    Example: gmvaluator bench index --keep ./bench --json
+    """
+    from gmvaluator.models.process_setup import prepare_process
+
+    prepare_process()
+    from evaluation.bench.index.run import Sizes, bench_index
+
+    figures = bench_index(sections or INDEX_SECTIONS, Sizes(**sizes), keep)
+    print_report(report(figures, shlex.join(["gmvaluator", *sys.argv[1:]])), as_json)
+
+
+@bench.command()
+@click.option("--images", default=4_000, show_default=True, type=click.IntRange(64, 1_000_000), help="Images a phase.")
+@click.option(
+    "--entries", default=10_000_000, show_default=True, type=click.IntRange(10_000), help="Behind the totals."
+)
+@click.option("--kills", default=50, show_default=True, type=click.IntRange(1, 100_000), help="Processes to kill.")
+@click.option("--power-losses", default=50, show_default=True, type=click.IntRange(1, 100_000), help="Crash images.")
+@click.option(
+    "--on",
+    "folder",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Folder on the disk to measure; default: the temporary folder.",
+)
+@json_option
+def ledger(images: int, entries: int, kills: int, power_losses: int, folder: Path | None, as_json: bool) -> None:
+    """Measure how fast postings of 50 contributors become durable, beside a bare sqlite3 loop and fsync.
+
+    Example: gmvaluator bench ledger --json
+    """
+    from evaluation.bench.ledger import bench_ledger
+
+    figures = bench_ledger(images, entries, kills, power_losses, folder)
+    command = f"gmvaluator bench ledger --images {images} --entries {entries} --kills {kills}"
+    print_report(report(figures, f"{command} --power-losses {power_losses} --json"), as_json)
+
+
+@bench.command()
+@click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 256), help="CPU threads of a pass.")
+@click.option("--seconds", default=10.0, show_default=True, type=click.FloatRange(0, 600), help="For a batch size.")
+@click.option("--model", "names", multiple=True, type=click.Choice(["clip", "dreamsim", "maniqa", "lite"]), help="All.")
+@json_option
+def models(threads: int, seconds: float, names: tuple[str, ...], as_json: bool) -> None:
+    """Compare each model with its package's own plain loop, in every precision; seeded weights, no download.
+
+    Example: gmvaluator bench models --json
+    """
+    from evaluation.bench.models import NAMES, bench_models
+
+    chosen = names or tuple(NAMES)
+    figures = bench_models(threads, seconds, chosen)
+    rows = figures.pop("models")
+    words = "".join(f" --model {name}" for name in names)
+    value = report(figures, f"gmvaluator bench models --threads {threads} --seconds {seconds:g}{words} --json")
+    print_report({"models": rows, **value}, as_json)
+
+
+@bench.command()
+@click.option("--policy", "policies", multiple=True, default=("paper@1", "calibrated@2"), show_default=True)
+@choice_options
+@json_option
+def precision(policies: tuple[str, ...], choice: ProfileChoice, as_json: bool) -> None:
+    """Measure how much credit a lower --precision (bf16) moves on the sample, and whether sources are still found.
+
+    Example: gmvaluator bench precision --profile lite --precision bf16 --json
+    """
+    from evaluation.bench.precision import bench_precision
+    from gmvaluator.models.process_setup import prepare_process
+    from gmvaluator.valuation.policy import load_policy
+
+    prepare_process()
+    from gmvaluator.models.profiles import load_models
+
+    chosen = replace(choice, precision=choice.precision or "bf16")
+    asked = [load_policy(reference) for reference in policies]
+    figures = bench_precision(lambda one: load_models(replace(chosen, precision=one)), chosen.precision, asked)
+    words = [*chosen.arguments(), *(word for reference in policies for word in ("--policy", reference))]
+    print_report(report(figures, f"gmvaluator bench precision {shlex.join(words)} --json"), as_json)
+
+
+@bench.command()
+@click.option("--images", default=20, show_default=True, type=click.IntRange(1, 60), help="Generated images.")
+@click.option("--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N or mps.")
+@variant_options
+@json_option
+def crops(images: int, device: str, choice: ProfileChoice, as_json: bool) -> None:
+    """Measure how far MANIQA's quality by fewer crops lies from that by all 20, with the weights in --models.
+
+    Example: gmvaluator bench crops --models ./models --images 20 --json
+    """
+    from gmvaluator.models.process_setup import prepare_process
+
+    prepare_process()
+    from evaluation.bench.precision import bench_crops
+
+    chosen = replace(choice, crops=0)
+    figures = bench_crops(chosen, device, images)
+    words = [*chosen.arguments(), "--images", str(images), "--device", device]
+    print_report(report(figures, f"gmvaluator bench crops {shlex.join(words)} --json"), as_json)
+
+
+@bench.command()
+@click.option("--clients", default=400, show_default=True, type=click.IntRange(1, 1_000), help="Browsers that watch.")
+@click.option(
+    "--credits", "credits_per_s", default=20_000, show_default=True, type=click.IntRange(500), help="A second."
+)
+@click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(5, 600), help="Measured.")
+@click.option("--past", default=1_000_000, show_default=True, type=click.IntRange(1_000), help="Postings before.")
+@json_option
+def dashboard(clients: int, credits_per_s: int, seconds: float, past: int, as_json: bool) -> None:
+    """Measure what browsers cost that watch the dashboard, how late they are, and its first paint.
+
+    Example: gmvaluator bench dashboard --json
+    """
+    from evaluation.bench.dashboard import bench_dashboard
+
+    figures = bench_dashboard(clients, credits_per_s, seconds, past)
+    command = f"gmvaluator bench dashboard --clients {clients} --credits {credits_per_s} --seconds {seconds:g}"
+    print_report(report(figures, f"{command} --past {past} --json"), as_json)
+
+
+def print_report(value: dict[str, object], as_json: bool) -> None:
+    """A report as JSON, or its figures line by line."""
+    if as_json:
+        click.echo(json.dumps(value, indent=2))
+        return
+    figures = value["figures"]
+    assert isinstance(figures, dict)
+    for name, figure in figures.items():
+        click.echo(f"{name}: {figure:.4g}" if isinstance(figure, float) else f"{name}: {figure}")

@@ -1,0 +1,255 @@
+"""`gmvaluator evaluate NAME`: one subcommand a benchmark, each in a module of its own, imported when called.
+
+`gmvaluator evaluate known-source`.
+
+`gmvaluator evaluate criteria`.
+
+`gmvaluator evaluate counterfactual`.
+
+`gmvaluator evaluate duplicates`.
+
+`gmvaluator evaluate all`.
+
+`gmvaluator calibrate`.
+"""
+
+from __future__ import annotations
+
+import importlib
+import json
+import shlex
+import sys
+from pathlib import Path
+
+import rich_click as click
+
+from evaluation.bench.cli import print_report
+from gmvaluator.commands.options import data_option, index_location, index_option, json_option, profile_option
+from gmvaluator.report import report
+
+_COMMANDS: dict[str, tuple[str, str, str]] = {
+    "known-source": (
+        "evaluation.evaluate",
+        "evaluate_known_source",
+        "Measure what share of the credit finds the true source.",
+    ),
+    "criteria": (
+        "evaluation.evaluate",
+        "evaluate_criteria",
+        "Measure the paper's criteria: class, attributes, noise, time, and what was trained on.",
+    ),
+    "counterfactual": (
+        "evaluation.evaluate",
+        "evaluate_counterfactual",
+        "Retrain a small generator without the credited works.",
+    ),
+    "duplicates": (
+        "evaluation.evaluate",
+        "evaluate_duplicates",
+        "Measure which distance tells near-copies, and what adding copies earns.",
+    ),
+    "all": ("evaluation.evaluate", "evaluate_all", "Run every benchmark and write one page."),
+}
+"""Name to (module, attribute, summary)."""
+
+
+class _Benchmarks(click.RichGroup):
+    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
+        return list(_COMMANDS)
+
+    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
+        if cmd_name not in _COMMANDS:
+            return None
+        module, attribute, _ = _COMMANDS[cmd_name]
+        command = getattr(importlib.import_module(module), attribute)
+        assert isinstance(command, click.Command)
+        return command
+
+
+@click.group(cls=_Benchmarks)
+def evaluate() -> None:
+    """Measure what the credits are worth, with a report to look at.
+
+    Example: gmvaluator evaluate all --out report/
+    """
+
+
+@click.command("known-source")
+@click.option("--policy", "policies", multiple=True, metavar="NAME@N", help="Compare this policy too; may be repeated.")
+@click.option(
+    "--data",
+    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    help="Ask the index of this folder, which holds the whole sample; default: one is made, which takes minutes.",
+)
+@click.option("--quick", is_flag=True, help="Few images: shows that it works.")
+@profile_option
+@json_option
+def evaluate_known_source(
+    policies: tuple[str, ...], data: Path | None, quick: bool, profile: str, as_json: bool
+) -> None:
+    """Measure what share of the credit finds the true source, and what is paid when there is none.
+
+    Example: gmvaluator evaluate known-source --json
+    """
+    from evaluation.known_source.run import known_source
+    from gmvaluator.models.process_setup import prepare_process
+
+    prepare_process()
+    section = known_source(profile, quick, policies, None if data is None else data / "index")
+    print_report(report(section.figures, shlex.join(["gmvaluator", *sys.argv[1:]])), as_json)
+
+
+FOLDER = click.Path(file_okay=False, path_type=Path)
+
+
+@click.command("criteria")
+@click.option("--work", type=FOLDER, default=Path("report/work"), show_default=True, help="Keeps what is embedded.")
+@click.option("--fashion", type=FOLDER, help="Folder of Fashion-MNIST's idx files; default: it is left out.")
+@click.option("--quick", is_flag=True, help="Few images: shows that it works.")
+@profile_option
+@json_option
+def evaluate_criteria(work: Path, fashion: Path | None, quick: bool, profile: str, as_json: bool) -> None:
+    """Measure the paper's criteria on small generators trained on the spot.
+
+    Example: gmvaluator evaluate criteria --json
+    """
+    from evaluation.criteria.run import criteria
+    from gmvaluator.models.process_setup import prepare_process
+
+    prepare_process()
+    figures: dict[str, float] = {}
+    for section in criteria(profile, quick, work, fashion):
+        figures |= section.figures
+    options = f"{' --quick' if quick else ''}{' --fashion FOLDER' if fashion else ''}"
+    print_report(report(figures, f"gmvaluator evaluate criteria --profile {profile}{options} --json"), as_json)
+
+
+@click.command("counterfactual")
+@click.option("--work", type=FOLDER, default=Path("report/work"), show_default=True, help="Keeps what is trained.")
+@click.option("--quick", is_flag=True, help="A few tiny trainings: shows that it works.")
+@profile_option
+@json_option
+def evaluate_counterfactual(work: Path, quick: bool, profile: str, as_json: bool) -> None:
+    """Retrain a small generator without the credited works, and measure what that changes.
+
+    A run that was stopped goes on where it was: every training is kept in the folder given by --work.
+
+    Example: gmvaluator evaluate counterfactual --json
+    """
+    from evaluation.counterfactual.section import counterfactual
+    from gmvaluator.models.process_setup import prepare_process
+
+    prepare_process()
+    section = counterfactual(profile, quick, work)
+    command = f"gmvaluator evaluate counterfactual --profile {profile}{' --quick' if quick else ''} --json"
+    print_report(report(section.figures, command), as_json)
+
+
+@click.command("duplicates")
+@click.option("--policy", default="calibrated@2", show_default=True, metavar="NAME@N", help="The one that pays.")
+@click.option("--quick", is_flag=True, help="Few images: shows that it works.")
+@profile_option
+@json_option
+def evaluate_duplicates(policy: str, quick: bool, profile: str, as_json: bool) -> None:
+    """Measure which distance tells near-copies from other works, and what adding copies of a work earns.
+
+    Example: gmvaluator evaluate duplicates --json
+    """
+    from evaluation.duplicates.run import duplicates
+    from gmvaluator.models.process_setup import prepare_process
+
+    prepare_process()
+    section = duplicates(profile, quick, policy)
+    command = (
+        f"gmvaluator evaluate duplicates --profile {profile} --policy {policy}{' --quick' if quick else ''} --json"
+    )
+    value = report(dict(section.figures), command)
+    print_report({**value, "curve": section.details}, as_json)
+
+
+@click.command("all")
+@click.option("--out", type=FOLDER, default=Path("report"), show_default=True, help="Folder for the page.")
+@click.option("--quick", is_flag=True, help="Few images: shows that everything works, in under three minutes.")
+@click.option("--only", multiple=True, metavar="NAME", help="Run this benchmark alone; may be repeated.")
+@click.option("--fashion", type=FOLDER, help="Folder of Fashion-MNIST's idx files; default: it is left out.")
+@profile_option
+@json_option
+def evaluate_all(
+    out: Path, quick: bool, only: tuple[str, ...], fashion: Path | None, profile: str, as_json: bool
+) -> None:
+    """Run every benchmark and write OUT/index.html, one page to look at, and OUT/results.json.
+
+    A run that was stopped is taken up again where it was.
+
+    Example: gmvaluator evaluate all --out report/
+    """
+    import json
+    import shlex
+    import sys
+
+    from evaluation.report.run import Settings, run_all
+    from gmvaluator.models.process_setup import prepare_process
+
+    prepare_process()
+    command = shlex.join(["gmvaluator", *sys.argv[1:]])
+    result = run_all(Settings(profile, quick, out / "work", fashion), out, command, only)
+    if as_json:
+        click.echo(json.dumps(result, indent=2))
+        return
+    click.echo(f"{len(result['figures'])} figures; open {out / 'index.html'}")
+
+
+@click.command()
+@click.option("--policy", "reference", default="mine@1", show_default=True, metavar="NAME@N", help="To be made.")
+@click.option(
+    "--out",
+    type=click.Path(file_okay=False, path_type=Path),
+    help="Folder for the policy's file; default: DATA/policies, where `serve` looks first.",
+)
+@click.option(
+    "--groups",
+    type=click.Choice(["first", "nearest", "none"]),
+    default="first",
+    show_default=True,
+    help="Near-copies are one contributor that weighs what its first, or its nearest, member weighs; or none are.",
+)
+@click.option("--hold-above", metavar="WIDTH", help="Hold credits back whose share's interval is wider, such as 0.5.")
+@click.option("--quick", is_flag=True, help="Few images: shows that it works; do not pay by the result.")
+@data_option
+@index_option
+@profile_option
+@json_option
+def calibrate(
+    reference: str,
+    out: Path | None,
+    groups: str,
+    hold_above: str | None,
+    quick: bool,
+    data: Path,
+    index_url: str,
+    profile: str,
+    as_json: bool,
+) -> None:
+    """Fit a policy to derivatives of works in an index that holds the sample, and write its file.
+
+    The works of half of the sample's artists are changed by known recipes, and the index is asked for each; so are
+    foreign images, which have no source. The temperature and the residual are those under which the known sources are
+    likeliest. The other artists, and three recipes, are kept for the test. The fit is repeated on resamples of whole
+    artists, from which the policy's intervals are made.
+
+    Example: gmvaluator calibrate --data ./gmvaluator-demo
+    """
+    from evaluation.calibration.policy_file import Extra, calibrate_policy
+    from gmvaluator.models.process_setup import prepare_process
+
+    prepare_process()
+    extra = Extra(None if groups == "none" else groups, hold_above)
+    folder = out or data / "policies"
+    path, figures = calibrate_policy(reference, index_location(data, index_url), profile, quick, folder, extra)
+    if as_json:
+        click.echo(json.dumps({"policy": reference, "file": str(path), "figures": figures}, indent=2))
+        return
+    click.echo(f"wrote {path}")
+    for name, value in figures.items():
+        click.echo(f"{name}: {value:.4g}")
+    click.echo(f"bind it by: gmvaluator generators add MODEL_VERSION --data-set NAME --policy {reference}")

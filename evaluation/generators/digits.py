@@ -1,0 +1,204 @@
+"""Small pictures through a profile's models, kept on disk: embedding is what a run waits for.
+
+MNIST, of which 10,000 digits are shipped, and Fashion-MNIST, where its files are given.
+
+Exact nearest neighbours, and what a policy pays them: the plain twin of the index.
+"""
+
+from __future__ import annotations
+
+import gzip
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from gmvaluator.errors import InvalidInput
+from gmvaluator.ids import sha256_hex
+from gmvaluator.models.profiles import load_models, profile_identity
+from gmvaluator.ports import Embeddings, Float32Array, Models
+from gmvaluator.samples import sample_folder
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.weights import distance_millionths
+
+SIDE_PX = 28
+CLASSES = 10
+_SHUFFLE_SEED = 60_000
+_MAX_PICTURES = 60_000
+_MAGIC_IMAGES, _MAGIC_LABELS = 2051, 2049
+
+Pictures = npt.NDArray[np.uint8]
+Labels = npt.NDArray[np.int64]
+
+
+@dataclass(frozen=True, slots=True)
+class Labelled:
+    """images: (N, 28, 28) uint8, bright on black. labels: (N,) classes 0 to 9. In a fixed random order."""
+
+    name: str
+    images: Pictures
+    labels: Labels
+
+    def part(self, start: int, stop: int) -> Labelled:
+        """Rows start to stop. Raises InvalidInput if there are not so many."""
+        if stop > len(self.images):
+            raise InvalidInput(f"{self.name} has {len(self.images):,} pictures and {stop:,} are needed")
+        return Labelled(self.name, self.images[start:stop], self.labels[start:stop])
+
+
+def load_mnist() -> Labelled:
+    """The shipped digits. Raises MissingData if the sample is not installed."""
+    with np.load(sample_folder("mnist") / "mnist10k.npz", allow_pickle=False) as stored:
+        return _shuffled("MNIST", stored["images"], stored["labels"])
+
+
+def load_fashion(folder: Path) -> Labelled:
+    """Fashion-MNIST's 10,000 test pictures from its idx files in `folder`, as Debian's package has them.
+
+    Raises InvalidInput if they are not there or not what they should be.
+    """
+    images = _idx(folder / "t10k-images-idx3-ubyte.gz", _MAGIC_IMAGES, 16)
+    labels = _idx(folder / "t10k-labels-idx1-ubyte.gz", _MAGIC_LABELS, 8)
+    if len(images) != len(labels) * SIDE_PX * SIDE_PX or labels.max(initial=0) >= CLASSES:
+        raise InvalidInput(f"the idx files in {folder} do not belong together: unpack dataset-fashion-mnist again")
+    return _shuffled("Fashion-MNIST", images.reshape(-1, SIDE_PX, SIDE_PX), labels)
+
+
+def _idx(path: Path, magic: int, header: int) -> Pictures:
+    limit = _MAX_PICTURES * SIDE_PX * SIDE_PX + header
+    try:
+        with gzip.open(path) as file:
+            data = file.read(limit + 1)
+    except (OSError, EOFError) as error:
+        raise InvalidInput(f"{path} cannot be read as a gzipped idx file ({error})") from error
+    if len(data) <= header or len(data) > limit or int.from_bytes(data[:4], "big") != magic:
+        raise InvalidInput(f"{path} is no idx file of Fashion-MNIST")
+    return np.frombuffer(data, dtype=np.uint8, offset=header)
+
+
+def _shuffled(name: str, images: Pictures, labels: npt.NDArray[np.uint8]) -> Labelled:
+    order = np.random.default_rng(_SHUFFLE_SEED).permutation(len(images))
+    return Labelled(name, images[order], labels[order].astype(np.int64))
+
+
+def to_image(picture: Pictures) -> Image.Image:
+    """RGB, dark on white: as profiles, which were made for works on paper, see them best."""
+    return Image.fromarray(255 - picture).convert("RGB")
+
+
+_CHUNK = 32
+
+
+@dataclass
+class Embedder:
+    """Embeds pictures by a profile; models are loaded when the first picture is not on disk.
+
+    Every picture is seen whole, training images too: windows of 28 pixels would show nothing.
+    """
+
+    profile: str
+    folder: Path
+    _loaded: Models | None = field(default=None, init=False)
+
+    @property
+    def models(self) -> Models:
+        """The profile's models."""
+        if self._loaded is None:
+            self._loaded = load_models(self.profile)
+        return self._loaded
+
+    def small(self, pictures: Pictures, what: str) -> Embeddings:
+        """(N, 28, 28) uint8 to embeddings, as if each were a picture of its own."""
+        return self._kept(pictures.tobytes(), len(pictures), lambda row: to_image(pictures[row]), what)
+
+    def images(self, images: Sequence[Image.Image], what: str) -> Embeddings:
+        """RGB images to embeddings."""
+        content = b"".join(sha256_hex(image.tobytes()).encode() for image in images)
+        return self._kept(content, len(images), images.__getitem__, what)
+
+    def _kept(self, content: bytes, count: int, image: Callable[[int], Image.Image], what: str) -> Embeddings:
+        key = sha256_hex(content + profile_identity(self.profile).hash.encode())
+        path = self.folder / f"embeddings-{key[:24]}.npz"
+        if not path.exists():
+            _store(path, self._embed(count, image, what))
+        with np.load(path, allow_pickle=False) as stored:
+            return Embeddings(stored["recall"], stored["perceptual"], stored["quality"])
+
+    def _embed(self, count: int, image: Callable[[int], Image.Image], what: str) -> Embeddings:
+        parts = []
+        for start in range(0, count, _CHUNK):
+            rows = range(start, min(start + _CHUNK, count))
+            parts.append(self.models.embed([self.models.prepare(image(row)) for row in rows]))
+            if start // _CHUNK % 16 == 0:
+                print(f"{what}: embedded {rows.stop:,}/{count:,}", file=sys.stderr, flush=True)  # noqa: T201
+        return Embeddings(
+            np.concatenate([part.recall for part in parts]),
+            np.concatenate([whole_view(part.perceptual) for part in parts]),
+            np.concatenate([self._quality(part) for part in parts]),
+        )
+
+    @staticmethod
+    def _quality(part: Embeddings) -> Float32Array:
+        # A profile whose quality is a model of its own is too slow for thousands of pictures: all count alike then.
+        return part.quality if part.quality is not None else np.ones(len(part.recall), dtype=np.float32)
+
+
+def whole_view(perceptual: Float32Array) -> Float32Array:
+    """(B, P): of profiles that see an image in several views, (B, Q, P), the first, which is the whole image."""
+    return perceptual if perceptual.ndim == 2 else perceptual[:, 0]
+
+
+def _store(path: Path, embeddings: Embeddings) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    part = path.with_suffix(".part.npz")
+    np.savez(part, recall=embeddings.recall, perceptual=embeddings.perceptual, quality=np.asarray(embeddings.quality))
+    part.rename(path)
+
+
+Values = npt.NDArray[np.float64]
+Rows = npt.NDArray[np.intp]
+
+
+@dataclass(frozen=True, slots=True)
+class Near:
+    """rows: (J, K) training images of each of J generated images, nearest first. distances: (J, K), 1 - cosine."""
+
+    rows: Rows
+    distances: Values
+
+    def first(self, k: int) -> Near:
+        """The k nearest of each."""
+        return Near(self.rows[:, :k], self.distances[:, :k])
+
+
+def distances(queries: npt.NDArray[np.float32], works: npt.NDArray[np.float32]) -> Values:
+    """(J, D) and (N, D), unit norm, to (J, N): 1 - cosine, in [0, 2]."""
+    cosine = queries.astype(np.float64) @ works.astype(np.float64).T
+    return np.asarray(np.clip(1 - cosine, 0, 2))
+
+
+def nearest(matrix: Values, k: int) -> Near:
+    """The k smallest of each row of (J, N) distances; equal ones in the order of the works."""
+    rows = np.argsort(matrix, axis=1, kind="stable")[:, :k]
+    return Near(rows, np.take_along_axis(matrix, rows, axis=1))
+
+
+def shares(near: Near, policy: Policy) -> Values:
+    """(J, K) shares of the contributors by the policy; what is missing to one goes to nobody."""
+    cut = near.first(policy.k)
+    found = np.zeros(near.rows.shape)
+    for row, line in enumerate(cut.distances):
+        found[row, : len(line)], _ = policy.shares([distance_millionths(float(one)) for one in line])
+    return found
+
+
+def paid(near: Near, portions: Values, works: int, quality: Values | None = None) -> Values:
+    """(J, N) value V(x_i, x̂_j) of every training image (equation 4); quality: (J,), or every image counts 1."""
+    matrix = np.zeros((len(near.rows), works))
+    weights = portions if quality is None else portions * quality[:, None]
+    np.put_along_axis(matrix, near.rows, weights, axis=1)
+    return matrix

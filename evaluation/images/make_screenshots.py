@@ -1,0 +1,110 @@
+"""Takes the pictures in `docs/images/` of a running dashboard, with Chromium, at desktop and phone width.
+
+    gmvaluator demo --open
+    python -m evaluation.images.make_screenshots http://127.0.0.1:PORT docs/images
+
+Dropping a picture needs the attributor beside it, which the demo has. Look at them before they are committed.
+"""
+
+from __future__ import annotations
+
+import argparse
+import shutil
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from PIL import Image
+
+from gmvaluator.errors import MissingData
+from gmvaluator.samples import sample_folder
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, Page
+
+SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
+ANSWER_MS = 60_000
+SETTLE_MS = 1_500
+"""For the chart, and for figures that are asked for every two seconds."""
+
+
+def take(url: str, folder: Path, chromium: str) -> list[Path]:
+    """Every page at every size; where they lie."""
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=chromium, args=["--no-sandbox"])
+        taken = [path for size in SIZES for path in _at_size(browser, url, folder, size)]
+        browser.close()
+    return taken
+
+
+def _at_size(browser: Browser, url: str, folder: Path, size: str) -> list[Path]:
+    width, height = SIZES[size]
+    page = browser.new_context(viewport={"width": width, "height": height}).new_page()
+    taken = []
+    for name, path in _addresses(page, url).items():
+        page.goto(url + path)
+        if name == "search":
+            _drop(page)
+        page.wait_for_timeout(SETTLE_MS)
+        taken.append(folder / f"dashboard-{name}-{size}.png")
+        page.screenshot(path=taken[-1], full_page=(name, size) == ("overview", "desktop"))
+        _shrink(taken[-1])
+    page.context.close()
+    return taken
+
+
+def _shrink(path: Path) -> None:
+    """256 colours: a third of the bytes, and no difference that is seen."""
+    with Image.open(path) as picture:
+        small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
+    small.save(path, optimize=True)
+
+
+def _addresses(page: Page, url: str) -> dict[str, str]:
+    """Of the pages about one thing: the image with the clearest source, a work with near-copies, the first owner."""
+    page.goto(f"{url}/overview")
+    bars = page.locator(".generated .sources li:first-child .fill")
+    widths = [float(one.get_attribute("width") or 0) for one in bars.all()]
+    card = page.locator(".generated").nth(widths.index(max(widths)))
+    generation = card.locator(".made").get_attribute("href") or ""
+    owner = page.locator("#leaders a").first.get_attribute("href") or ""
+    works = [one.get_attribute("href") or "" for one in page.locator(".generated .sources a").all()]
+    return {
+        "overview": "/overview",
+        "generation": generation,
+        "work": next((one for one in works if _has_copies(page, url + one)), works[0]),
+        "owner": owner,
+        "finance": "/finance",
+        "operations": "/operations",
+        "search": "/search",
+    }
+
+
+def _has_copies(page: Page, address: str) -> bool:
+    page.goto(address)
+    return page.locator(".copies li").count() > 2
+
+
+def _drop(page: Page) -> None:
+    page.set_input_files("#file", min(sample_folder("generated").glob("*-crop-1.webp")))
+    page.wait_for_selector("#answer li", timeout=ANSWER_MS)
+    page.locator("#alike").scroll_into_view_if_needed()
+
+
+def main(arguments: list[str]) -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser.add_argument("url")
+    parser.add_argument("folder", type=Path)
+    chosen = parser.parse_args(arguments)
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if chromium is None:
+        raise MissingData("no Chromium is installed: apt-get install chromium")
+    for path in take(chosen.url.rstrip("/"), chosen.folder, chromium):
+        print(path)  # noqa: T201 - a command's answer
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

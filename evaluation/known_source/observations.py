@@ -1,0 +1,181 @@
+"""Asks the real index about every image, once: what it recalls, and how near it is.
+
+The queries of a split with what the index answered: what fits and measurements are made from.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.images.make_examples import Work, read_works
+from evaluation.known_source.queries import COPY, RECONSTRUCTION, Plan, Query, make_queries
+from gmvaluator.ids import TrainingImageId, training_image_id
+from gmvaluator.index.opening import open_search
+from gmvaluator.index.schema import KEY_GROUP, duplicate_group, require_profile
+from gmvaluator.ledger.allocation import ScoredCandidate
+from gmvaluator.models.profiles import load_models
+from gmvaluator.ports import Embeddings, Models
+from gmvaluator.processes import run_command
+from gmvaluator.samples import sample_folder
+from gmvaluator.valuation.weights import distance_millionths
+
+DEPTH = 200
+COLLECTION = "works"
+_CHUNK = 32
+
+
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What the index answered to one image, as the service would have it.
+
+    recalled: ids, most similar first, with `similarity_millionths` as 1 - cosine of the recall vectors. reranked: the
+    same ids, nearest first, with `distance_millionths`. quality: in [0, 1]. groups: of those re-ranked, the first of
+    their near-copies, or they themselves; empty where the index was not asked.
+    """
+
+    recalled: tuple[TrainingImageId, ...]
+    recall_millionths: tuple[int, ...]
+    reranked: tuple[TrainingImageId, ...]
+    distance_millionths: tuple[int, ...]
+    quality: float
+    groups: tuple[TrainingImageId, ...] = ()
+
+    def candidates(self) -> list[ScoredCandidate]:
+        """Those re-ranked, as they are valued."""
+        return [
+            ScoredCandidate(work, distance, 0, group)
+            for work, distance, group in zip(
+                self.reranked, self.distance_millionths, self.groups or self.reranked, strict=True
+            )
+        ]
+
+
+def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
+    """Embeddings of all images, in batches, with progress."""
+    inputs = [models.prepare(query.image) for query in queries]
+    parts = []
+    for start in range(0, len(inputs), _CHUNK):
+        parts.append(models.embed(inputs[start : start + _CHUNK]))
+        print(f"embedded {start + len(parts[-1].recall):,}/{len(inputs):,}", end="\r", file=sys.stderr)  # noqa: T201
+    print(file=sys.stderr)  # noqa: T201
+    return Embeddings(
+        np.concatenate([part.recall for part in parts]),
+        np.concatenate([part.perceptual for part in parts]),
+        np.concatenate([part.quality for part in parts if part.quality is not None]),
+    )
+
+
+def search_all(location: str | Path, models: Models, queries: Sequence[Query]) -> list[Found]:
+    """Recall and re-rank for each image.
+
+    Raises MissingIndex, or ProfileMismatch if the index is another profile's, before anything is embedded.
+    """
+    return asyncio.run(_search_all(location, models, queries))
+
+
+async def _search_all(location: str | Path, models: Models, queries: Sequence[Query]) -> list[Found]:
+    search = open_search(location, COLLECTION, payload_keys=(KEY_GROUP,))
+    try:
+        require_profile(await search.info(), models.identity)
+        embeddings = embed(models, queries)  # minutes, and nothing else waits for this loop
+        found = []
+        assert embeddings.quality is not None
+        for recall, perceptual, quality in zip(
+            embeddings.recall, embeddings.perceptual, embeddings.quality, strict=True
+        ):
+            recalled = await search.recall(recall, DEPTH)
+            ids = [one.training_image_id for one in recalled]
+            groups = {one.training_image_id: duplicate_group(one.payload) for one in recalled}
+            reranked = await search.rerank(perceptual, ids, DEPTH)
+            found.append(
+                Found(
+                    tuple(ids),
+                    tuple(distance_millionths(1 - one.clip_similarity) for one in recalled),
+                    tuple(one.training_image_id for one in reranked),
+                    tuple(distance_millionths(one.perceptual_distance) for one in reranked),
+                    float(quality),
+                    tuple(groups[one.training_image_id] or one.training_image_id for one in reranked),
+                )
+            )
+        return found
+    finally:
+        await search.close()
+
+
+SHORT_EACH = 5
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True)
+class Observation:
+    """One query, its true sources as ids with shares, and what was found."""
+
+    query: Query
+    sources: dict[TrainingImageId, float]
+    found: Found
+
+    @property
+    def single(self) -> bool:
+        """Whether it was made from one work by a recipe; copies and reconstructions are counted apart."""
+        return len(self.sources) == 1 and self.query.kind not in (COPY, RECONSTRUCTION)
+
+    @cached_property
+    def ranks(self) -> tuple[int, ...]:
+        """Place of each source by perceptual distance, 0 the nearest; a large number if it was not recalled."""
+        return _ranks(self.sources, self.found.reranked)
+
+    @cached_property
+    def recall_ranks(self) -> tuple[int, ...]:
+        """Place of each source by recall."""
+        return _ranks(self.sources, self.found.recalled)
+
+
+def _ranks(sources: dict[TrainingImageId, float], ids: Sequence[TrainingImageId]) -> tuple[int, ...]:
+    places = {one: place for place, one in enumerate(ids)}
+    return tuple(places.get(one, 1_000_000) for one in sources)
+
+
+def works_of(short: bool) -> dict[str, Work]:
+    """The sample's works by key; every `SHORT_EACH`th of them for a short run."""
+    works = read_works(sample_folder("openclipart"))
+    return dict(list(works.items())[:: SHORT_EACH if short else 1])
+
+
+def index_sample(data: Path, profile: str, short: bool = False) -> Path:
+    """Index the sample, or a short run's part of it, as an operator would, into `data`; returns where the index is."""
+    source = _part(data / "part") if short else sample_folder("openclipart")
+    run_command("index", "add", str(source), "--data", str(data), "--profile", profile)
+    return data / "index"
+
+
+def _part(folder: Path) -> Path:
+    """A folder with a short run's works."""
+    for work in works_of(short=True).values():
+        copy = folder / work.file_name
+        copy.parent.mkdir(parents=True, exist_ok=True)
+        shutil.copyfile(sample_folder("openclipart") / work.file_name, copy)
+    return folder
+
+
+def observe(plan: Plan, location: str | Path, profile: str, short: bool = False) -> list[Observation]:
+    """Make the plan's images of the sample's works, or of a short run's, and ask the index about each.
+
+    Raises ProfileMismatch, MissingIndex.
+    """
+    works = works_of(short)
+    queries = make_queries(plan, list(works.values()), sample_folder("openclipart"))
+    ids = {key: training_image_id(work.sha256) for key, work in works.items()}
+    found = search_all(location, load_models(profile), queries)
+    return [
+        Observation(query, {ids[key]: weight for key, weight in query.sources}, answer)
+        for query, answer in zip(queries, found, strict=True)
+    ]

@@ -1,0 +1,144 @@
+"""Ways to divide the credit that are compared: one row of the tables each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from decimal import Decimal
+
+import numpy as np
+import numpy.typing as npt
+
+from evaluation.calibration.fit import VirtualFit
+from evaluation.known_source.observations import Found, Observation
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.ledger.allocation import Group, groups_of
+from gmvaluator.valuation.policy import Policy
+from gmvaluator.valuation.residual import VirtualContributor
+from gmvaluator.valuation.weights import similarity_weights
+
+Values = npt.NDArray[np.float64]
+
+
+@dataclass(frozen=True, slots=True)
+class Division:
+    """Shares by training image, nearest first, and what nobody gets; together they are one."""
+
+    shares: dict[TrainingImageId, float]
+    unattributed: float
+
+
+@dataclass(frozen=True, slots=True)
+class Row:
+    """name: as the tables have it. divide: from what was found."""
+
+    name: str
+    divide: Callable[[Found], Division]
+
+
+@dataclass(frozen=True)
+class Divided:
+    """A row's divisions of all observations."""
+
+    row: Row
+    observations: Sequence[Observation]
+    divisions: Sequence[Division]
+
+    @property
+    def to_sources(self) -> Values:
+        """(N,) share of the true sources together."""
+        return np.array(
+            [
+                sum(division.shares.get(source, 0.0) for source in one.sources)
+                for one, division in zip(self.observations, self.divisions, strict=True)
+            ]
+        )
+
+    @property
+    def unattributed(self) -> Values:
+        """(N,) share of nobody."""
+        return np.array([division.unattributed for division in self.divisions])
+
+
+def divided(row: Row, observations: Sequence[Observation]) -> Divided:
+    """The row's divisions."""
+    return Divided(row, observations, [row.divide(one.found) for one in observations])
+
+
+def uniform(k: int) -> Row:
+    """The same share for each of the k nearest."""
+
+    def divide(found: Found) -> Division:
+        near = found.reranked[:k]
+        return Division(dict.fromkeys(near, 1 / len(near)), 0.0) if near else Division({}, 1.0)
+
+    return Row("uniform over the k nearest", divide)
+
+
+def without_reranking(policy: Policy) -> Row:
+    """The policy on recall distances: the paper's No-Rerank."""
+
+    def divide(found: Found) -> Division:
+        shares, rest = policy.shares(found.recall_millionths[: policy.k])
+        return Division(dict(zip(found.recalled, shares, strict=False)), rest)
+
+    return Row(f"{policy.reference}, not re-ranked", divide)
+
+
+def by_policy(policy: Policy, name: str = "") -> Row:
+    """The policy on perceptual distances, as the service values."""
+
+    def divide(found: Found) -> Division:
+        groups = groups_of(found.candidates(), policy)[: policy.k]
+        shares, rest = policy.shares([group.distance_millionths for group in groups])
+        return Division(
+            {
+                work: part
+                for group, share in zip(groups, shares, strict=True)
+                for work, part in _parts(group, share, policy)
+            },
+            rest,
+        )
+
+    return Row(name or policy.reference, divide)
+
+
+def _parts(group: Group, share: float, policy: Policy) -> list[tuple[TrainingImageId, float]]:
+    """What each member gets where all have one owner, as nearly all near-copies in the sample do."""
+    weights = similarity_weights([one.distance_millionths for one in group.members], policy.temperature, policy.growth)
+    return [
+        (one.training_image_id, share * weight / sum(weights))
+        for one, weight in zip(group.members, weights, strict=True)
+    ]
+
+
+@dataclass(frozen=True, slots=True)
+class Fits:
+    """What else was fitted to the same images, for the ablation's rows."""
+
+    flat_temperature: float
+    virtual: VirtualFit
+
+
+def ablations(policy: Policy, fits: Fits) -> list[Row]:
+    """The policy with one thing changed: a temperature that does not grow, no residual, the residual's other form (each
+    fitted anew), or near-copies one by one."""
+    flat = replace(policy, temperature=decimal(fits.flat_temperature), growth=Decimal(0))
+    virtual = replace(
+        policy,
+        temperature=decimal(fits.virtual.temperature),
+        growth=decimal(fits.virtual.growth),
+        residual=VirtualContributor(decimal(fits.virtual.distance)),
+    )
+    return [
+        by_policy(replace(flat, residual=None), "one temperature, no residual"),
+        by_policy(replace(policy, residual=None), "growing temperature, no residual"),
+        by_policy(flat, "one temperature, gate"),
+        by_policy(virtual, "growing temperature, virtual contributor"),
+        by_policy(replace(policy, groups=None), "growing temperature, gate, near-copies one by one"),
+    ]
+
+
+def decimal(value: float) -> Decimal:
+    """As a policy's file has it."""
+    return Decimal(f"{value:.6f}")
