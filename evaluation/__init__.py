@@ -1,0 +1,1 @@
+"""Evaluation: benchmarks of the credits, calibration, training of profile `lite`, and speed benchmarks."""

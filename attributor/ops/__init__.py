@@ -1,0 +1,1 @@
+"""Operations: metrics, logging, memory and stored thumbnails."""

@@ -1,0 +1,1 @@
+"""The transport: the gRPC server, its servicers and interceptors, admission and TLS."""

@@ -1,1 +1,1 @@
-"""What a release needs beside the product itself: its bill of materials, and checks of what it is made of."""
+"""Release checks: software bill of materials, licences and known vulnerabilities."""

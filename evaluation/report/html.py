@@ -87,7 +87,7 @@ def render(sections: Sequence[Section], figures: Mapping[str, float], about: Map
     whether it is the short run, whose figures are of too few images to be quoted.
     """
     environment = Environment(
-        loader=PackageLoader("evaluation.full_report", "."), autoescape=True, undefined=StrictUndefined
+        loader=PackageLoader("evaluation.report", "."), autoescape=True, undefined=StrictUndefined
     )
     environment.filters |= {"cell": cell, "number": is_number, "svg": svg_source, "picture": picture, "anchor": anchor}
     template = environment.get_template("page.html")

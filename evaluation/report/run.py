@@ -84,7 +84,7 @@ def _kept_or_run(name: str, settings: Settings) -> list[Section]:
 
 def _key(settings: Settings) -> dict[str, Any]:
     """What a result depends on; changed files that are not committed count as one state."""
-    policies = sorted(resources.files("gmvaluator").joinpath("policies").iterdir(), key=lambda file: file.name)
+    policies = sorted(resources.files("gmvaluator.valuation").joinpath("policies").iterdir(), key=lambda file: file.name)
     return {
         "commit": commit(),
         "profile": profile_identity(settings.profile).hash,

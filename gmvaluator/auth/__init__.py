@@ -1,0 +1,1 @@
+"""Authentication: tokens, roles, signing keys and files of secrets."""

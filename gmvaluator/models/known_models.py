@@ -271,7 +271,7 @@ def vgg16_part() -> Part:
     return Part("torchvision vgg16", "gmvaluator.models.vgg16", "gmvaluator.models.preprocessing", DIM, (file,))
 
 
-_DATA = Path(__file__).parents[1] / "data"
+_DATA = Path(__file__).parent / "data"
 _LITE_LICENCE = "Apache-2.0 (see lite.LICENSE.md)"
 
 

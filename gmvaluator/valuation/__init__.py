@@ -1,0 +1,1 @@
+"""The method of the paper, pure: similarity weights, residual, uncertainty and policies."""

@@ -1,0 +1,1 @@
+"""Indexing on a Ray cluster: the driver and its workers."""

@@ -25,11 +25,11 @@ WORKS, IMAGES = 12, 2
 CARRIED = (
     "gmvaluator/v1/attribution.proto",
     "gmvaluator/models/data/lite.safetensors",
-    "gmvaluator/policies/calibrated@2.toml",
+    "gmvaluator/valuation/policies/calibrated@2.toml",
     "gmvaluator/examples/openclipart/manifest.csv",
     "dashboard/templates/overview.html",
     "dashboard/static/app.css",
-    "evaluation/full_report/page.html",
+    "evaluation/report/page.html",
 )
 
 

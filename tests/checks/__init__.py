@@ -1,0 +1,1 @@
+"""Checks of the repository itself: architecture, documentation, deployment files and releases."""

@@ -1,0 +1,1 @@
+"""Decisions about posted credits: releases, reversals, revaluations and disputes."""

@@ -1,0 +1,1 @@
+"""Months of the ledger: closing, signed checkpoints, payouts and royalty statements."""

@@ -1,1 +1,0 @@
-"""One page of all benchmarks: `gmvaluator evaluate all`."""

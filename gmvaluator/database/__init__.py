@@ -1,1 +1,0 @@
-"""SQL databases as the catalogue and the ledger open them: engines, the writer's lock, schema revisions."""

@@ -1,1 +1,0 @@
-"""Moving amounts of earlier postings: releases, reversals, re-attributions, and what another policy would have paid."""

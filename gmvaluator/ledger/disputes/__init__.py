@@ -1,1 +1,0 @@
-"""Disputes: somebody says that credits went to the wrong owner; they are held until it is decided."""

@@ -1,1 +1,0 @@
-"""Royalty statements: what an owner had, earned and is paid in one period, for people and for programs."""
