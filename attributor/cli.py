@@ -108,7 +108,7 @@ def serve(settings: AttributorSettings, as_json: bool) -> None:
     check_address(settings.address)
     for option, address in (("--metrics", settings.metrics), ("--health", settings.health)):
         check_address(address or DEFAULT_ADDRESS, option)
-    from attributor.rpc.server import serve as run
+    from attributor.server import serve as run
     from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()

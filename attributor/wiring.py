@@ -21,7 +21,6 @@ from attributor.workers.model_worker import ModelWorker
 from gmvaluator.auth.secret_files import qdrant_api_key
 from gmvaluator.catalogue.rights_cache import RememberedRights
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
-from gmvaluator.commands.options import generated_folder, index_location, thumbnails_folder
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
 from gmvaluator.index.opening import open_search
 from gmvaluator.index.schema import KEY_GROUP
@@ -29,6 +28,7 @@ from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.models.known_models import COMPARES_PIXELS
 from gmvaluator.ports import CandidateSearch
+from gmvaluator.storage.data_folder import generated_folder, index_location, thumbnails_folder
 
 BLOCKING_THREADS = 4
 SCORED_TOGETHER = 4

@@ -22,11 +22,11 @@ from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from dashboard.context import LOOPBACK_NAMES, Desk, guarded, refusal
-from dashboard.live import cancelled
+from dashboard.figures.live import cancelled
 from dashboard.pages import finance, generation, operations, overview, owner, search, work
 from dashboard.pages import sign_in as signing
-from dashboard.settings import DashboardSettings
+from dashboard.web.context import LOOPBACK_NAMES, Desk, guarded, refusal
+from dashboard.web.settings import DashboardSettings
 from gmvaluator.errors import GmvaluatorError, status_of
 
 POLICY = (

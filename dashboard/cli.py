@@ -12,7 +12,7 @@ from pathlib import Path
 import rich_click as click
 import structlog
 
-from dashboard.settings import DEFAULT_ADDRESS, DashboardSettings
+from dashboard.web.settings import DEFAULT_ADDRESS, DashboardSettings
 from gmvaluator.commands.options import index_option, json_option, place_option
 from gmvaluator.errors import InvalidInput
 from gmvaluator.storage.database import Place
@@ -57,7 +57,7 @@ def dashboard(
     Example: gmvaluator dashboard --data ./gmvaluator-data --server 127.0.0.1:50051
     """
     check_address(address)
-    from dashboard.metrics import checked_url
+    from dashboard.figures.metrics import checked_url
     from dashboard.server import serve
 
     settings = DashboardSettings(

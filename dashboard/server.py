@@ -14,14 +14,14 @@ import structlog
 import uvicorn
 from cryptography.fernet import Fernet
 
-from dashboard.access import Sessions, session_key
 from dashboard.app import application
-from dashboard.connection import Connection
-from dashboard.context import Desk, environment
-from dashboard.data import open_sources
-from dashboard.live import Live
-from dashboard.overview import OverviewReader
-from dashboard.settings import DashboardSettings
+from dashboard.figures.data import open_sources
+from dashboard.figures.live import Live
+from dashboard.figures.overview import OverviewReader
+from dashboard.web.access import Sessions, session_key
+from dashboard.web.connection import Connection
+from dashboard.web.context import Desk, environment
+from dashboard.web.settings import DashboardSettings
 from gmvaluator.auth.authenticator import Door, is_loopback
 from gmvaluator.catalogue.store import KEY_FOLDER
 from gmvaluator.errors import PreconditionFailed
@@ -33,7 +33,7 @@ _log = structlog.get_logger("dashboard")
 def wired(settings: DashboardSettings) -> Iterator[Desk]:
     """Everything open. Raises MissingData, or PreconditionFailed if anybody could come in from outside."""
     door = open_door(settings)
-    with open_sources(settings) as sources:
+    with open_sources(settings.place, settings.index_url) as sources:
         overview = OverviewReader(sources)
         live = Live(overview.read, lambda: sources.ledger.head().sequence, settings.update_s)
         yield Desk(settings, sources, Sessions(door, _key(settings), settings.session_s), live, environment())

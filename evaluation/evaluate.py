@@ -24,8 +24,9 @@ from pathlib import Path
 import rich_click as click
 
 from evaluation.bench.cli import print_report
-from gmvaluator.commands.options import data_option, index_location, index_option, json_option, profile_option
+from gmvaluator.commands.options import data_option, index_option, json_option, profile_option
 from gmvaluator.report import report
+from gmvaluator.storage.data_folder import index_location
 
 _COMMANDS: dict[str, tuple[str, str, str]] = {
     "known-source": (
@@ -187,7 +188,7 @@ def evaluate_all(
     import shlex
     import sys
 
-    from evaluation.report.run import Settings, run_all
+    from evaluation.benchmarks import Settings, run_all
     from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()
@@ -239,7 +240,7 @@ def calibrate(
 
     Example: gmvaluator calibrate --data ./gmvaluator-demo
     """
-    from evaluation.calibration.policy_file import Extra, calibrate_policy
+    from evaluation.known_source.policy_file import Extra, calibrate_policy
     from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()

@@ -8,10 +8,10 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from gmvaluator.auth.secret_files import qdrant_api_key
-from gmvaluator.commands.options import index_location
 from gmvaluator.errors import MissingIndex
 from gmvaluator.index.schema import DEFAULT, DEFAULT_SETTINGS, IndexSettings
 from gmvaluator.ports import Point, VectorStore
+from gmvaluator.storage.data_folder import index_location
 
 Kept = Callable[[Sequence[Point]], Sequence[Point]]
 """Those of some points that may be in a fresh copy."""

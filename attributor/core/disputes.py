@@ -9,7 +9,7 @@ from typing import Protocol
 
 from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id
-from gmvaluator.ledger.decisions.decision import NewDecision
+from gmvaluator.ledger.decision import NewDecision
 from gmvaluator.ledger.decisions.dispute_holds import holds
 from gmvaluator.ledger.decisions.disputes import Dispute, Scope, dispute, opening
 from gmvaluator.ledger.reader import LedgerReader

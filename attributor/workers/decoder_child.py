@@ -1,7 +1,9 @@
 """The decoder's process: one image after another, until its parent is gone.
 
-Started by `attributor.workers.decoder_process`, with bounds on its memory: what crashes here, or does not fit, takes nothing
-with it. It knows no secret, writes no file, and its parent reads nothing from it but numbers, pixels and a message.
+Started by `attributor.workers.decoder_process` with bounds on its memory, so that a crash or an image that does not
+fit affects nothing else.
+
+It holds no secret and writes no file. Its parent reads nothing from it but numbers, pixels and a message.
 """
 
 from __future__ import annotations

@@ -17,9 +17,9 @@ import time
 
 from PIL import Image
 
+from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.errors import Failure, ImageTooLarge, InvalidImage
 from gmvaluator.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
-from gmvaluator.processes import own_environment
 
 CHANNELS = 3
 SLOT_BYTES = MAX_IMAGE_BYTES + CHANNELS * MAX_IMAGE_PIXELS

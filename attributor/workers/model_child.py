@@ -1,7 +1,7 @@
 """The models' process: loads a profile, then answers one batch after another until its parent is gone.
 
-Started by `attributor.workers.model_process`. A process of its own, because a forward pass and the event loop would take turns
-on one interpreter's lock, and because what crashes here takes no call with it.
+Started by `attributor.workers.model_process`. It is a separate process because a forward pass and the event loop would
+otherwise share one interpreter lock, and because a crash here must not end any call.
 """
 
 from __future__ import annotations
@@ -43,7 +43,7 @@ class Inputs:
 
 
 def main() -> None:
-    """`python -m attributor.workers.model_child SOCKET MEMORY PROFILE DEVICE THREADS NICENESS`; the first two: descriptors."""
+    """Run `... model_child SOCKET MEMORY PROFILE DEVICE THREADS NICENESS`; the first two are file descriptors."""
     socket, memory, profile, device, threads, niceness = sys.argv[1:]
     # Both signals go to a whole group of processes: calls in flight still need us, and we end with our parent.
     for number in (signal.SIGINT, signal.SIGTERM):

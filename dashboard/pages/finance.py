@@ -9,12 +9,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.context import desk, page
-from dashboard.data import Sources
-from dashboard.formatting import amount_text, instant
+from dashboard.figures.data import Sources
+from dashboard.figures.formatting import amount_text, instant
+from dashboard.web.context import desk, page
 from gmvaluator.errors import InvalidInput
+from gmvaluator.ledger.calendar import Period, closings
 from gmvaluator.ledger.decisions.disputes import disputes
-from gmvaluator.ledger.payouts.calendar import Period, closings
 from gmvaluator.ledger.payouts.closing import payable_lines
 from gmvaluator.ledger.payouts.terms import Terms
 

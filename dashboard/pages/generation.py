@@ -9,12 +9,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from dashboard.access import ANOTHER, may, names_for, only_own, reads_all
-from dashboard.cards import contributor, generated_picture, picture, picture_file, work_title
-from dashboard.context import desk, page, session
-from dashboard.data import Sources
-from dashboard.formatting import amount_text, instant, millionths, share_text, short_hash
-from dashboard.formula import formula, weights_of
+from dashboard.figures.cards import contributor, generated_picture, picture, picture_file, work_title
+from dashboard.figures.data import Sources
+from dashboard.figures.formatting import amount_text, instant, millionths, share_text, short_hash
+from dashboard.figures.formula import formula, weights_of
+from dashboard.web.access import ANOTHER, may, names_for, only_own, reads_all
+from dashboard.web.context import desk, page, session
 from gmvaluator.auth.authenticator import Caller, Role
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ledger.explain import decision_explanation
@@ -39,7 +39,9 @@ async def generation(request: Request) -> Response:
     if posting.header.kind != ATTRIBUTION:
         found = await asyncio.to_thread(_decision, sources, posting, caller)
         return page(request, "decision.html", title=f"Posting {posting.sequence}", found=found)
-    found = await asyncio.to_thread(_explained, sources, posting, caller)
+    found = await asyncio.to_thread(
+        _explained, sources, posting, caller, disputes_open=bool(desk(request).settings.server)
+    )
     return page(request, "generation.html", title=f"Generated image {posting.sequence}", found=found)
 
 
@@ -102,7 +104,7 @@ def _posting(sources: Sources, text: str) -> StoredPosting:
     return found
 
 
-def _explained(sources: Sources, posting: StoredPosting, caller: Caller) -> dict[str, Any]:
+def _explained(sources: Sources, posting: StoredPosting, caller: Caller, *, disputes_open: bool) -> dict[str, Any]:
     evidence = posting.evidence
     shown = [one.training_image_id for one in evidence.contributions]
     missed = [one.training_image_id for one in evidence.near_misses]
@@ -135,7 +137,7 @@ def _explained(sources: Sources, posting: StoredPosting, caller: Caller) -> dict
         "nearest": amount_text(evidence.contributions[0].credit_micros) if evidence.contributions else None,
         "equal": replay(posting).equal,
         "may_replay": caller.only_account is None,
-        "may_dispute": caller.has(Role.OPERATOR, Role.FINANCE, Role.OWNER) and bool(sources.settings.server),
+        "may_dispute": caller.has(Role.OPERATOR, Role.FINANCE, Role.OWNER) and disputes_open,
     }
 
 

@@ -10,9 +10,9 @@ from prometheus_client import CONTENT_TYPE_LATEST
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 
-from dashboard.access import ACCESS
-from dashboard.context import desk, page
-from dashboard.metrics import exposition, operations, scrape
+from dashboard.figures.metrics import exposition, operations, scrape
+from dashboard.web.access import ACCESS
+from dashboard.web.context import desk, page
 from gmvaluator.auth.authenticator import bearer_token
 from gmvaluator.errors import Unavailable
 

@@ -11,9 +11,9 @@ from starlette.requests import Request
 from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from dashboard.access import COOKIE, may
-from dashboard.connection import cut
-from dashboard.context import desk, page, session
+from dashboard.web.access import COOKIE, may
+from dashboard.web.connection import cut
+from dashboard.web.context import desk, page, session
 
 PING_S = 15
 _log = structlog.get_logger("dashboard")

@@ -9,12 +9,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from dashboard.access import may, names_for, reads_all
-from dashboard.attributor_client import attributor_client
-from dashboard.cards import picture
-from dashboard.context import bounded_body, desk, page, session
-from dashboard.data import Sources
-from dashboard.formatting import share_text
+from dashboard.figures.cards import picture
+from dashboard.figures.data import Sources
+from dashboard.figures.formatting import share_text
+from dashboard.web.access import may, names_for, reads_all
+from dashboard.web.attributor_client import attributor_client
+from dashboard.web.context import bounded_body, desk, page, session
 from gmvaluator.auth.authenticator import Caller, Role
 from gmvaluator.catalogue.search import find_works, named_like, searched_owners, work_by_sha256
 from gmvaluator.errors import InvalidInput, NotFound

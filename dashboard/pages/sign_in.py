@@ -8,8 +8,8 @@ import time
 from starlette.requests import Request
 from starlette.responses import JSONResponse, RedirectResponse, Response
 
-from dashboard.access import COOKIE
-from dashboard.context import desk, form_of, page, set_session, unchecked_form
+from dashboard.web.access import COOKIE
+from dashboard.web.context import desk, form_of, page, set_session, unchecked_form
 from gmvaluator.errors import Overloaded, Unauthenticated
 
 MAX_WRONG_A_MINUTE = 30

@@ -12,12 +12,12 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.access import ANOTHER, check_owner, may, names_for
-from dashboard.cards import picture, picture_file, work_title
-from dashboard.context import desk, page, session
-from dashboard.data import Sources
-from dashboard.formatting import amount_text, instant, millionths
-from dashboard.near_duplicates import MAX_MEMBERS
+from dashboard.figures.cards import picture, picture_file, work_title
+from dashboard.figures.data import Sources
+from dashboard.figures.formatting import amount_text, instant, millionths
+from dashboard.figures.near_duplicates import MAX_MEMBERS
+from dashboard.web.access import ANOTHER, check_owner, may, names_for
+from dashboard.web.context import desk, page, session
 from gmvaluator.auth.authenticator import Caller
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ids import TrainingImageId

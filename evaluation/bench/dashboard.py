@@ -32,11 +32,11 @@ import rich_click as click
 
 from evaluation.bench.ledger_baseline import CONTRIBUTORS
 from evaluation.bench.ledger_baseline import postings as made_postings
+from gmvaluator.commands.processes import dashboard as running_dashboard
 from gmvaluator.errors import Failure
 from gmvaluator.ids import GenerationId, OwnerId
 from gmvaluator.ledger.records import Entry, NewPosting, owner_account
 from gmvaluator.ledger.store import ledger_file, open_ledger
-from gmvaluator.processes import dashboard as running_dashboard
 from gmvaluator.storage.schema import utc_text
 
 OWNERS = 10_000
@@ -168,9 +168,7 @@ class Writer:
     def __init__(self, folder: Path, credits_per_s: int, seconds: float) -> None:
         words = ["--per-second", str(credits_per_s / CONTRIBUTORS), "--seconds", str(seconds)]
         command = [sys.executable, "-u", "-m", "evaluation.bench.dashboard", str(folder), *words]
-        self._process = subprocess.Popen(  # noqa: S603 - our own program
-            command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own program
 
     def __enter__(self) -> Writer:
         return self
@@ -314,9 +312,8 @@ def _rate(durable: Sequence[tuple[int, float]]) -> float:
 def _watching(folder: Path, url: str, clients: int, stuck: int, seconds: float) -> subprocess.Popen[str]:
     words = ["--clients", str(clients), "--stuck", str(stuck), "--seconds", str(seconds)]
     command = [sys.executable, "-m", "evaluation.bench.dashboard_clients", url.removeprefix("http://"), *words]
-    return subprocess.Popen(  # noqa: S603 - our own program
-        [*command, "--out", str(folder / "seen.json")], stdout=subprocess.PIPE, text=True
-    )
+    command += ["--out", str(folder / "seen.json")]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own program
 
 
 def _until_ready(watching: subprocess.Popen[str]) -> None:

@@ -115,9 +115,7 @@ class _Turns:
     def __init__(self, name: str, kind: str, threads: int) -> None:
         words = [sys.executable, "-m", "evaluation.bench.models", name, kind, str(threads)]
         self._what = f"{name} {kind}"
-        self._process = subprocess.Popen(  # noqa: S603 - our own program
-            words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
-        )
+        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own program
         self.first_call_ms: float = self._answer()["first_call_ms"]
 
     def __enter__(self) -> _Turns:

@@ -4,7 +4,7 @@ Works and queries are embedded in both precisions, as an index and its queries h
 
 `gmvaluator bench crops`: how far MANIQA's quality by fewer crops lies from its quality by all 20.
 
-Fewer crops are a prefix of one order (`gmvaluator.models.preprocessing`), so one pass over 20 gives every number of them.
+Fewer crops are a prefix of one order (`gmvaluator.models.preprocessing`), so one pass over 20 gives every count.
 """
 
 from __future__ import annotations

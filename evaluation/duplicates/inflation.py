@@ -18,6 +18,7 @@ from evaluation.images.recipes import STRENGTHS, TEST_OWNERS, derive
 from evaluation.known_source.observations import embed, index_sample
 from evaluation.known_source.queries import SINGLE_KINDS, Query
 from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.commands.processes import run_command
 from gmvaluator.ids import GenerationId, OwnerId
 from gmvaluator.images import decode_image
 from gmvaluator.index.opening import open_search
@@ -26,7 +27,6 @@ from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_postin
 from gmvaluator.ledger.records import ImageFacts, owner_account
 from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import CandidateSearch, Embeddings, Float32Array, RightsReader
-from gmvaluator.processes import run_command
 from gmvaluator.profile import ProfileIdentity
 from gmvaluator.samples import sample_folder
 from gmvaluator.valuation.policy import Policy

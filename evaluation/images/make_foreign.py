@@ -25,7 +25,7 @@ import sklearn.datasets
 from PIL import Image, ImageOps
 
 from evaluation.images.make_examples import encode
-from evaluation.training.works import LIST, author_of, by_sample_artist, read_work
+from evaluation.images.works import LIST, author_of, by_sample_artist, read_work
 from gmvaluator.ids import sha256_hex
 
 PHOTO_WINDOWS = ((0.5, 0.5, 1.0), (0.2, 0.3, 0.6), (0.8, 0.7, 0.6))

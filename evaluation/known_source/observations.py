@@ -18,13 +18,13 @@ import numpy.typing as npt
 
 from evaluation.images.make_examples import Work, read_works
 from evaluation.known_source.queries import COPY, RECONSTRUCTION, Plan, Query, make_queries
+from gmvaluator.commands.processes import run_command
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.index.opening import open_search
 from gmvaluator.index.schema import KEY_GROUP, duplicate_group, require_profile
 from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import Embeddings, Models
-from gmvaluator.processes import run_command
 from gmvaluator.samples import sample_folder
 from gmvaluator.valuation.weights import distance_millionths
 

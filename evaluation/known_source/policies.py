@@ -9,7 +9,7 @@ from decimal import Decimal
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.calibration.fit import VirtualFit
+from evaluation.known_source.fit import VirtualFit
 from evaluation.known_source.observations import Found, Observation
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allocation import Group, groups_of

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 
-from evaluation.calibration.fit import Examples, choose_gate, examples_of, fit_temperature, fit_virtual
+from evaluation.known_source.fit import Examples, choose_gate, examples_of, fit_temperature, fit_virtual
 from evaluation.known_source.observations import Observation, index_sample, observe
 from evaluation.known_source.owner_effects import quality_effects, quality_figures, quality_table
 from evaluation.known_source.policies import Fits, ablations, by_policy, decimal, divided, uniform, without_reranking

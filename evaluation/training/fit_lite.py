@@ -29,12 +29,12 @@ import torch
 from PIL import Image
 from torch import Tensor
 
+from evaluation.images.works import Work, as_input, distinct, make_pool, read_fit_works, read_works
 from evaluation.report.plots import draw
 from evaluation.training.adapt import Stage, Training, Watch
 from evaluation.training.embedder import Embedder, load_published
 from evaluation.training.quality_head import fit_quality, held_out, make_examples
 from evaluation.training.validation import make_validation
-from evaluation.training.works import Work, as_input, distinct, make_pool, read_fit_works, read_works
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.lite import CHUNK_ROWS, EMBEDDING_DIM, PERCEPTUAL_DIM
 from gmvaluator.models.lite_network import (

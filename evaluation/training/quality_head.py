@@ -28,8 +28,8 @@ from torch.nn import functional
 
 from evaluation.images.make_examples import read_works
 from evaluation.images.recipes import TEST_OWNERS
+from evaluation.images.works import Work, clean_variant, recolour
 from evaluation.training.augment import KINDS, MAX_STRENGTH, distort
-from evaluation.training.works import Work, clean_variant, recolour
 from gmvaluator.images import decode_image
 from gmvaluator.models.process_setup import prepare_process
 from gmvaluator.models.profiles import load_models

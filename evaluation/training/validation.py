@@ -27,8 +27,8 @@ from torch import Tensor
 
 from evaluation.images.make_examples import draw_sources, read_recipes, read_works, render
 from evaluation.images.recipes import KINDS, STRENGTHS, TEST_KINDS, TEST_OWNERS, derive, source_count
+from evaluation.images.works import Work, as_input
 from evaluation.training.embedder import Embedder
-from evaluation.training.works import Work, as_input
 from gmvaluator.images import decode_image
 from gmvaluator.models.process_setup import prepare_process
 from gmvaluator.models.profiles import load_models

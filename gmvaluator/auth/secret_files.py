@@ -68,3 +68,13 @@ def _content(name: str, path: Path) -> str:
     if not text or len(data) > MAX_SECRET_BYTES:
         raise PreconditionFailed(f"{name}_FILE: {path} is empty or over {MAX_SECRET_BYTES:,} bytes")
     return text
+
+
+_OPERATORS_OWN = ("QDRANT_URL", *SECRETS, *(f"{name}_FILE" for name in SECRETS))
+
+
+def own_environment() -> dict[str, str]:
+    """This process's environment without what would lead its children to an operator's own index or ledger."""
+    return {
+        name: value for name, value in os.environ.items() if name not in _OPERATORS_OWN and not name.startswith("GMV_")
+    }

@@ -24,11 +24,11 @@ from gmvaluator.client.connection import Connection
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.commands.attribute import StagePrinter, attribution_dict
 from gmvaluator.commands.options import choice_options, json_option
+from gmvaluator.commands.processes import dashboard, observed_attributor, run_command
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.profiles import profile_identity
-from gmvaluator.processes import dashboard, observed_attributor, run_command
 from gmvaluator.samples import sample_folder
 from gmvaluator.valuation.policy import Policy, load_policy
 from gmvaluator.valuation.weights import credits_text, distance_millionths, divide, quality_millionths

@@ -17,11 +17,10 @@ from click.core import ParameterSource
 from gmvaluator.auth.secret_files import DATABASE_URL, secret, with_password
 from gmvaluator.client.connection import DEFAULT_SERVER, Connection
 from gmvaluator.models.choice import DEFAULT_MODELS, ProfileChoice
+from gmvaluator.storage.data_folder import DEFAULT_DATA
 from gmvaluator.storage.database import Place
 
 Command = TypeVar("Command", bound=Callable[..., Any])
-
-DEFAULT_DATA = "./gmvaluator-data"
 
 
 def data_option(command: Command) -> Command:
@@ -162,21 +161,6 @@ _PRECISION = click.option(
 def json_option(command: Command) -> Command:
     """`--json`."""
     return click.option("--json", "as_json", is_flag=True, help="Data on stdout, as JSON.")(command)
-
-
-def index_location(data: Path, index_url: str) -> str | Path:
-    """What the index is opened with: the server's URL, or the folder of the embedded engine."""
-    return index_url or data / "index"
-
-
-def thumbnails_folder(data: Path) -> Path:
-    """Where the indexer keeps thumbnails."""
-    return data / "thumbnails"
-
-
-def generated_folder(data: Path) -> Path:
-    """Where the attributor keeps thumbnails of generated images, if it keeps any."""
-    return data / "generated"
 
 
 _FILE = click.Path(dir_okay=False, path_type=Path)

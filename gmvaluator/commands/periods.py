@@ -48,8 +48,8 @@ def close(
     """
     from gmvaluator.auth.signing import Signer
     from gmvaluator.catalogue.store import KEY_FOLDER
+    from gmvaluator.ledger.calendar import Period
     from gmvaluator.ledger.decisions.reversal import rights_of
-    from gmvaluator.ledger.payouts.calendar import Period
     from gmvaluator.ledger.payouts.closing import NotClosable
     from gmvaluator.ledger.payouts.closing import close as close_period
     from gmvaluator.ledger.payouts.terms import Terms, scaled_decimal
@@ -94,8 +94,8 @@ def payout(period: str, owner: str | None, reason: str, place: Place, as_json: b
 
     Example: gmvaluator ledger payout 2026-10 --reason "SEPA batch 17"
     """
-    from gmvaluator.ledger.decisions.decision import checked_reason
-    from gmvaluator.ledger.payouts.calendar import Period
+    from gmvaluator.ledger.calendar import Period
+    from gmvaluator.ledger.decision import checked_reason
     from gmvaluator.ledger.payouts.payouts import pay
     from gmvaluator.ledger.payouts.statement import owner_argument
     from gmvaluator.ledger.store import decision_time, open_ledger
@@ -124,8 +124,8 @@ def checkpoint(period: str, out: Path | None, place: Place) -> None:
 
     Example: gmvaluator ledger checkpoint 2026-10 --out checkpoint-2026-10.json
     """
-    from gmvaluator.ledger.payouts.calendar import Period
-    from gmvaluator.ledger.payouts.checkpoints import stored_checkpoint
+    from gmvaluator.ledger.calendar import Period
+    from gmvaluator.ledger.checkpoints import stored_checkpoint
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book, book.snapshot() as connection:
@@ -194,8 +194,8 @@ def statement(owner: str, period: str, form: str, out: Path | None, place: Place
 
     Example: gmvaluator ledger statement 5a1e0c3b-… 2026-10 --format html --out statement.html
     """
+    from gmvaluator.ledger.calendar import Period
     from gmvaluator.ledger.decisions.reversal import rights_of
-    from gmvaluator.ledger.payouts.calendar import Period
     from gmvaluator.ledger.payouts.statement import owner_argument, statements
     from gmvaluator.ledger.store import open_ledger
 

@@ -8,7 +8,8 @@ from dataclasses import replace
 import rich_click as click
 
 from gmvaluator.commands.options import json_option
-from gmvaluator.index.schema import CHOICES, DEFAULT
+from gmvaluator.index.engine.quantisation import CHOICES
+from gmvaluator.index.schema import DEFAULT
 from gmvaluator.planning.constants import shipped
 from gmvaluator.planning.plan import GPUS, NO_GPU, PROFILES, Node, Plan, Wanted, make_plan
 

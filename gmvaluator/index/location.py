@@ -69,7 +69,7 @@ class ServerAccess:
     def endpoint(self) -> Endpoint:
         return self._endpoint
 
-    def renew(self, broken: Endpoint) -> Endpoint:  # noqa: ARG002 - a server comes back where it was
+    def renew(self, broken: Endpoint) -> Endpoint:  # noqa: ARG002 - there is no other
         return self._endpoint
 
     def close(self) -> None:

@@ -27,6 +27,7 @@ from gmvaluator.errors import (
     Overloaded,
     PreconditionFailed,
 )
+from gmvaluator.index.engine.quantisation import PRODUCT, SCALAR, TURBO
 from gmvaluator.index.location import Endpoint
 from gmvaluator.index.schema import (
     FULL_SCAN_THRESHOLD_KB,
@@ -34,11 +35,8 @@ from gmvaluator.index.schema import (
     INDEXING_THRESHOLD_KB,
     MAX_SEGMENT_KB,
     PERCEPTUAL,
-    PRODUCT,
     RECALL,
-    SCALAR,
     SEGMENTS,
-    TURBO,
     CollectionMetadata,
     SearchSettings,
 )

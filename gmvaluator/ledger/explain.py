@@ -17,17 +17,17 @@ from rich.table import Table
 from sqlalchemy import Connection, select
 
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.commands.options import thumbnails_folder
 from gmvaluator.errors import MissingData
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.images import thumbnail_path
-from gmvaluator.ledger.decisions.decision import Decision
+from gmvaluator.ledger.decision import Decision
 from gmvaluator.ledger.reader import MAX_PAGE, LedgerReader, load, postings_where
 from gmvaluator.ledger.records import Contribution, Payment, StoredPosting, owner_account, owner_of
 from gmvaluator.ledger.results import Balance
 from gmvaluator.ledger.schema import decisions, postings
 from gmvaluator.ledger.verification import replay
 from gmvaluator.ports import WorkCard
+from gmvaluator.storage.data_folder import thumbnails_folder
 from gmvaluator.storage.database import Place, as_place
 from gmvaluator.storage.schema import from_utc_text
 from gmvaluator.valuation.weights import MILLION, credits_text

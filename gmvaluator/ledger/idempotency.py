@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from gmvaluator.errors import GenerationConflict
-from gmvaluator.ledger.decisions.decision import NewDecision
+from gmvaluator.ledger.decision import NewDecision
 from gmvaluator.ledger.records import NewPosting, StoredPosting
 
 

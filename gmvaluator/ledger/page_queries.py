@@ -28,8 +28,8 @@ from sqlalchemy import ColumnElement, Connection, Row, Select, distinct, func, s
 
 from gmvaluator.errors import LedgerCorrupt
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.decisions.current_amounts import amount_sum
-from gmvaluator.ledger.decisions.decision import PAYOUT
+from gmvaluator.ledger.current_amounts import amount_sum
+from gmvaluator.ledger.decision import PAYOUT
 from gmvaluator.ledger.reader import load, owners_only, postings_where
 from gmvaluator.ledger.records import ATTRIBUTION, StoredPosting
 from gmvaluator.ledger.results import Balance

@@ -19,8 +19,8 @@ from sqlalchemy.exc import DBAPIError
 
 from gmvaluator.auth.signing import Signed
 from gmvaluator.errors import InvalidInput, LedgerCorrupt, LedgerFailed, MissingData
-from gmvaluator.ledger.decisions.decision import NewDecision
-from gmvaluator.ledger.payouts.checkpoints import checkpoint_problems, keep_checkpoint, stored_checkpoint
+from gmvaluator.ledger.checkpoints import checkpoint_problems, keep_checkpoint, stored_checkpoint
+from gmvaluator.ledger.decision import NewDecision
 from gmvaluator.ledger.reader import LedgerReader
 from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.results import Head, Outcome, Refused, Verification

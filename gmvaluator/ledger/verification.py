@@ -27,8 +27,8 @@ from sqlalchemy import Connection, Engine, String, select, type_coerce
 
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
 from gmvaluator.ledger import hash_chain
-from gmvaluator.ledger.decisions.decision import Decision, Links
-from gmvaluator.ledger.decisions.effects import recomputed_decision
+from gmvaluator.ledger.decision import Decision, Links
+from gmvaluator.ledger.decision_effects import recomputed_decision
 from gmvaluator.ledger.posting import recompute
 from gmvaluator.ledger.reader import HEADER_COLUMNS, LedgerReader, read_head
 from gmvaluator.ledger.records import ATTRIBUTION, ISSUANCE, Entry, Evidence, PostingHeader, StoredPosting

@@ -21,7 +21,7 @@ from sqlalchemy.exc import IntegrityError
 
 from gmvaluator.errors import Conflict, InvalidInput, LedgerCorrupt
 from gmvaluator.ledger import hash_chain
-from gmvaluator.ledger.decisions.decision import DECIDER, HOLD, PAYOUT, NewDecision
+from gmvaluator.ledger.decision import DECIDER, HOLD, PAYOUT, NewDecision
 from gmvaluator.ledger.idempotency import check_repeat
 from gmvaluator.ledger.reader import load, postings_where
 from gmvaluator.ledger.records import NewPosting, PostingHeader, StoredPosting

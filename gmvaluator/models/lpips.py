@@ -2,8 +2,8 @@
 
 Input: B x 3 x 224 x 224 uint8, the whole image squashed; scaled to [-1, 1], float32, on the device. Output: B x 484,992
 float32, not of unit norm: the layers' normalised activations, each times the root of its weight over its pixels, so
-that the sum of squared differences of two rows is what `lpips.LPIPS` answers for the two images; lower is nearer. It
-does not fit into an index: `attributor.core.pixel_reranking` makes candidates' features of their thumbnails. Always float32.
+that the sum of squared differences of two rows is what `lpips.LPIPS` answers for the two images; lower is nearer. The
+features are too large for an index: `attributor.core.pixel_reranking` computes them from thumbnails. Always float32.
 Source: Zhang et al. 2018, arXiv 1801.03924; package lpips (BSD-2-Clause), whose linear weights come with it.
 """
 

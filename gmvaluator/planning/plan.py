@@ -15,7 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from gmvaluator.errors import InvalidInput
-from gmvaluator.index.schema import CHOICES, DEFAULT
+from gmvaluator.index.engine.quantisation import CHOICES
+from gmvaluator.index.schema import DEFAULT
 from gmvaluator.planning.constants import Constants, shipped
 from gmvaluator.planning.resources import (
     BUILD_HEADROOM,

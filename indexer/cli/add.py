@@ -18,12 +18,13 @@ import rich_click as click
 
 from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.commands.options import choice_options, collection_option, index_option, json_option, place_option
-from gmvaluator.index.schema import CHOICES, DEFAULT, DEFAULT_SETTINGS, IndexSettings
+from gmvaluator.index.engine.quantisation import CHOICES
+from gmvaluator.index.schema import DEFAULT, DEFAULT_SETTINGS, IndexSettings
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.storage.database import Place
-from indexer.progress import stopping_by_signal
-from indexer.run import ENGINES, THREADS, Added, Part, Running, Wanted, add_source
+from indexer.cli.progress import stopping_by_signal
+from indexer.cli.run import ENGINES, THREADS, Added, Part, Running, Wanted, add_source
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.target import Target
 

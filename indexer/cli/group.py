@@ -13,8 +13,8 @@ import rich_click as click
 from gmvaluator.commands.options import collection_option, index_option, json_option, place_option
 from gmvaluator.ports import VectorStore
 from gmvaluator.storage.database import Place
+from indexer.cli.progress import LINE_EVERY_S, stopping_by_signal
 from indexer.near_duplicates import Grouped, Grouper, WorkOrder, default_threshold, measured_threshold
-from indexer.progress import LINE_EVERY_S, stopping_by_signal
 from indexer.target import Target
 
 MAX_UNINDEXED = 20_000

@@ -15,7 +15,8 @@ import rich_click as click
 
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.commands.options import collection_option, data_option, index_option, json_option, place_option
-from gmvaluator.index.schema import CHOICES, CollectionMetadata, IndexSettings, growth_since_verified, measured_recall
+from gmvaluator.index.engine.quantisation import CHOICES
+from gmvaluator.index.schema import CollectionMetadata, IndexSettings, growth_since_verified, measured_recall
 from gmvaluator.storage.database import Place
 from indexer.cli.add import Chosen, add, collection_dict, settings_options
 from indexer.cli.group import group

@@ -15,8 +15,9 @@ from gmvaluator.catalogue.erasure import owner_named
 from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.catalogue.removal import Selected, Selection
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
-from gmvaluator.commands.options import index_option, json_option, place_option, thumbnails_folder
+from gmvaluator.commands.options import index_option, json_option, place_option
 from gmvaluator.errors import InvalidInput, MissingData, NotFound
+from gmvaluator.storage.data_folder import thumbnails_folder
 from gmvaluator.storage.database import Place
 from indexer.removal import Purged, Removed, Remover, purge, without_removed
 from indexer.target import Target

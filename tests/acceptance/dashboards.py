@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from gmvaluator.processes import own_environment
+from gmvaluator.auth.secret_files import own_environment
 
 AXE = Path(__file__).parent / "browser" / "axe.min.js"
 NO_CHROMIUM = "no Chromium is installed: apt-get install chromium (make test does so where it is root)"

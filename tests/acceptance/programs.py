@@ -8,7 +8,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from gmvaluator.processes import own_environment
+from gmvaluator.auth.secret_files import own_environment
 
 
 def run(*words: object) -> subprocess.CompletedProcess[str]:

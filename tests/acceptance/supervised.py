@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 
-from gmvaluator.processes import own_environment
+from gmvaluator.auth.secret_files import own_environment
 
 PAUSE_S = 0.3
 STOP_S = 40.0

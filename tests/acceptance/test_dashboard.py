@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from playwright.sync_api import Browser, Page, expect
 
-from dashboard.formatting import amount_text
+from dashboard.figures.formatting import amount_text
 from gmvaluator.client.connection import Connection
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import InvalidInput

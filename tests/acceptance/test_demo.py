@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboard.formatting import amount_text
+from dashboard.figures.formatting import amount_text
 from gmvaluator.samples import sample_folder
 from tests.acceptance.processes import processes_of
 from tests.acceptance.programs import gmvaluator

@@ -13,12 +13,13 @@ from pathlib import Path
 import psutil
 import pytest
 
+from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.client.sync import AttributorClient
+from gmvaluator.commands.processes import run_command
 from gmvaluator.errors import PreconditionFailed, Unavailable
 from gmvaluator.index.opening import open_store
 from gmvaluator.ports import Generator
-from gmvaluator.processes import own_environment, run_command
 from gmvaluator.testing.models import FAKE_IDENTITY
 from tests.acceptance.conftest import MODEL_VERSION
 from tests.acceptance.processes import processes_of

@@ -17,7 +17,7 @@ from typing import Any
 import pytest
 
 from gmvaluator import __version__
-from gmvaluator.processes import own_environment
+from gmvaluator.auth.secret_files import own_environment
 from tests.acceptance.processes import processes_of
 
 ROOT = Path(__file__).parents[2]

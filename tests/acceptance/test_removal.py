@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.ledger.store import open_ledger
-from gmvaluator.processes import own_environment
 from tests.acceptance.programs import Attributor, gmvaluator
 
 

@@ -16,13 +16,13 @@ from uuid import UUID
 
 import pytest
 
+from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.catalogue.reader import FORGOTTEN
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.ids import OwnerId, sha256_hex, training_image_id
 from gmvaluator.ledger.records import OWNER_PREFIX
 from gmvaluator.ledger.results import Totals
 from gmvaluator.ledger.store import open_ledger
-from gmvaluator.processes import own_environment
 from gmvaluator.samples import sample_folder
 from gmvaluator.storage.database import Place
 from gmvaluator.testing.postgresql import PostgresServer, find_binaries

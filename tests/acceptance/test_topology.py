@@ -20,12 +20,12 @@ from pathlib import Path
 
 import pytest
 
+from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.client.requests import Retries
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import GmvaluatorError, MissingIndex
 from gmvaluator.index.opening import open_store
 from gmvaluator.ledger.store import open_ledger
-from gmvaluator.processes import own_environment
 from gmvaluator.samples import sample_folder
 from gmvaluator.storage.database import Place
 from gmvaluator.testing.postgresql import PostgresServer

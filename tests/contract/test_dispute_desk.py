@@ -12,9 +12,9 @@ from attributor.core import disputes
 from attributor.core.disputes import DisputeDesk
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import GenerationConflict
+from gmvaluator.ledger.current_amounts import Current, current_states
+from gmvaluator.ledger.decision import HOLD, NewDecision
 from gmvaluator.ledger.decisions import dispute_holds
-from gmvaluator.ledger.decisions.current_amounts import Current, current_states
-from gmvaluator.ledger.decisions.decision import HOLD, NewDecision
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import Ledger, open_ledger

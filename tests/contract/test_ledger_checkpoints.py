@@ -13,9 +13,9 @@ from gmvaluator.auth.signing import Signed, Signer, checked_public_key
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import InvalidInput, MissingData
 from gmvaluator.ledger import hash_chain
+from gmvaluator.ledger.calendar import Period
+from gmvaluator.ledger.checkpoints import checkpoint_of
 from gmvaluator.ledger.decisions.reversal import reverse
-from gmvaluator.ledger.payouts.calendar import Period
-from gmvaluator.ledger.payouts.checkpoints import checkpoint_of
 from gmvaluator.ledger.payouts.closing import close
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.results import Verification

@@ -9,8 +9,8 @@ import pytest
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.ids import TrainingImageId
+from gmvaluator.ledger.decision import Decision, Links, NewDecision, decision_id
 from gmvaluator.ledger.decisions import release as release_module
-from gmvaluator.ledger.decisions.decision import Decision, Links, NewDecision, decision_id
 from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
 from gmvaluator.ledger.decisions.disputes import Scope, checked_award
 from gmvaluator.ledger.decisions.release import release_all

@@ -9,13 +9,13 @@ import pytest
 from gmvaluator.auth.signing import Signer
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import Conflict, InvalidInput, NotFound, PreconditionFailed
-from gmvaluator.ledger.decisions.decision import NewDecision
+from gmvaluator.ledger.calendar import Period
+from gmvaluator.ledger.decision import NewDecision
 from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
 from gmvaluator.ledger.decisions.disputes import Scope
 from gmvaluator.ledger.decisions.reversal import reverse
 from gmvaluator.ledger.page_queries import earned_by_account
 from gmvaluator.ledger.payouts import payouts
-from gmvaluator.ledger.payouts.calendar import Period
 from gmvaluator.ledger.payouts.closing import Closed, NotClosable, close, payable_lines
 from gmvaluator.ledger.payouts.payouts import pay
 from gmvaluator.ledger.payouts.statement import Statement, statements

@@ -10,10 +10,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmvaluator.auth.signing import Signer
+from gmvaluator.ledger.calendar import Period, read_calendar
 from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
 from gmvaluator.ledger.decisions.disputes import Scope, open_disputes
 from gmvaluator.ledger.decisions.reversal import reverse
-from gmvaluator.ledger.payouts.calendar import Period, read_calendar
 from gmvaluator.ledger.payouts.closing import close
 from gmvaluator.ledger.payouts.payouts import pay
 from gmvaluator.ledger.payouts.statement import statements

@@ -25,7 +25,7 @@ def run_kills_apart(kills: int, seed: int) -> dict[str, Any]:
     """See `tests.crash.kills.run_kills`; the ledger is in a temporary folder. Raises Failure."""
     with tempfile.TemporaryDirectory(prefix="gmvaluator-kills-") as folder:
         words = ["--kills", str(kills), "--seed", str(seed), "--folder", folder]
-        done = subprocess.run(  # noqa: S603 - our own program
+        done = subprocess.run(
             [sys.executable, "-m", "tests.crash.kills", *words], stdout=subprocess.PIPE, text=True, check=False
         )
     if done.returncode != 0:

@@ -110,7 +110,7 @@ def run_index_kills(folder: Path, kills: int, seed: int, moments: Sequence[str] 
         place = folder / moment
         with closing(open_store(place)) as store:
             store.create(EXAMPLE_IDENTITY)
-            crashes = Crashes(place, store, random.Random(f"{seed} {moment}"))  # noqa: S311 - a schedule, no secret
+            crashes = Crashes(place, store, random.Random(f"{seed} {moment}"))
             _begin(crashes)
             _TRIED[moment](crashes, kills)
             figures |= {f"{moment}_{name}": value for name, value in _figures(crashes, kills).items()}

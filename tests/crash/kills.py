@@ -46,7 +46,7 @@ class Acknowledged:
 
 def run_kills(folder: Path, kills: int, seed: int) -> dict[str, Any]:
     """Kill `kills` posting processes on one ledger in `folder`, then check it. Figures of the outcome."""
-    moments = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+    moments = random.Random(seed)
     answers = Acknowledged()
     # Made here: a process that lives so briefly would never get beyond making the schema.
     open_ledger(folder, write=True).close()
@@ -125,7 +125,7 @@ def _sums(folder: Path) -> tuple[int, int]:
     """What the entries and what the balances say was credited."""
     connection = sqlite3.connect(ledger_file(folder))
     sums = [
-        connection.execute(f"SELECT sum({amount}) FROM {table} WHERE account <> 'issuance'").fetchone()[0]  # noqa: S608
+        connection.execute(f"SELECT sum({amount}) FROM {table} WHERE account <> 'issuance'").fetchone()[0]
         for table, amount in (("entries", "amount_micros"), ("balances", "balance_micros"))
     ]
     connection.close()

@@ -98,12 +98,12 @@ class Case:
 
 def cases(seed: int, count: int) -> Iterator[Case]:
     """`count` random cases; some ids come again, in every second history also for another image."""
-    chance = random.Random(seed)  # noqa: S311 - a property's cases
+    chance = random.Random(seed)
     conflicts = seed % 2 == 1
     for number in range(count):
         again = number and chance.random() < 0.1
         name = chance.randrange(number) if again else number
-        image = random.Random(f"{seed}/{name}/{number if conflicts and again and chance.random() < 0.3 else ''}")  # noqa: S311
+        image = random.Random(f"{seed}/{name}/{number if conflicts and again and chance.random() < 0.3 else ''}")
         yield _case(f"{seed}-{name}", image, chance)
 
 
@@ -112,7 +112,7 @@ def check_history(place: Place, seed: int, count: int) -> list[str]:
 
     Seeds 2n and 2n + 1 are one history in both ways.
     """
-    chance = random.Random(seed)  # noqa: S311 - a property's cases
+    chance = random.Random(seed)
     history = list(cases(seed // 2, count))
     threads = 1 if seed % 2 == 0 else chance.randint(2, MOST_THREADS)
     if threads > 1:

@@ -259,7 +259,7 @@ def run_power_loss(images: int, seed: int, postings: int = 240, synchronous: str
 
     synchronous: SQLite's setting; less than FULL, which the product uses, is there to see images fail.
     """
-    chance = random.Random(seed)  # noqa: S311 - a schedule, not a secret
+    chance = random.Random(seed)
     with tempfile.TemporaryDirectory(prefix="gmvaluator-power-") as folder:
         events = record_loop(Path(folder), postings, chance, synchronous)
     moments = sorted(chance.choices(range(len(events)), k=images))

@@ -24,10 +24,10 @@ from typing import Any
 
 from evaluation.bench.serving.load import image_files
 from evaluation.bench.serving.setup import MODEL_VERSION, built_stub_data
+from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import Failure, GmvaluatorError
 from gmvaluator.ledger.store import open_ledger
-from gmvaluator.processes import own_environment
 from gmvaluator.samples import sample_folder
 
 AGAIN_EVERY = 50
@@ -129,7 +129,7 @@ class Server:
         command += ["--data", str(data), "--profile", PROFILE]
         log = data.parent / "attributor.log"
         with log.open("w") as stderr:
-            self.process = subprocess.Popen(  # noqa: S603 - our own program
+            self.process = subprocess.Popen(
                 command, stdout=subprocess.PIPE, stderr=stderr, text=True, env=own_environment()
             )
         assert self.process.stdout is not None
@@ -183,7 +183,7 @@ def run_ended(
     how: str,
     times: int,
     seed: int,
-    progress: Callable[[int, int], None] = lambda done, answered: None,  # noqa: ARG005
+    progress: Callable[[int, int], None] = lambda done, answered: None,
 ) -> dict[str, Any]:
     """End the attributor `times` times by "kill" or "drain" (SIGTERM); figures begin with that word.
 
@@ -195,7 +195,7 @@ def run_ended(
     data, kept = built_stub_data(folder, POINTS), folder / "ends.json"
     ends = Ends.kept(kept)
     while len(ends.exits) < times:
-        chance = random.Random(f"{seed} {len(ends.exits)}")  # noqa: S311 - a schedule, not a secret
+        chance = random.Random(f"{seed} {len(ends.exits)}")
         ends.exits.append(_one_life(data, ends.callers, number, chance.uniform(0.05, LONGEST_LIFE_S)))
         ends.keep(kept)
         progress(len(ends.exits), len(ends.callers.answered))

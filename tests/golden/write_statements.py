@@ -11,10 +11,10 @@ from pathlib import Path
 
 from gmvaluator.auth.signing import Signer
 from gmvaluator.ids import OwnerId, TrainingImageId
+from gmvaluator.ledger.calendar import Period
 from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
 from gmvaluator.ledger.decisions.disputes import Scope
 from gmvaluator.ledger.decisions.reversal import reverse
-from gmvaluator.ledger.payouts.calendar import Period
 from gmvaluator.ledger.payouts.closing import close
 from gmvaluator.ledger.payouts.payouts import pay
 from gmvaluator.ledger.payouts.statement import Statement, statements

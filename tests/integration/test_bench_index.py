@@ -11,7 +11,7 @@ from evaluation.bench.index.page import BEGIN, END, write_page, write_plots
 from evaluation.bench.index.run import Sizes, bench_index
 from evaluation.bench.index.vectors import BLOCK, Vectors, nearest, recalls, two_nn_dimension
 from gmvaluator.errors import InvalidInput
-from gmvaluator.index.schema import CHOICES
+from gmvaluator.index.engine.quantisation import CHOICES
 from gmvaluator.ports import Float32Array
 
 SIZES = Sizes(points=260, embed=260, questions=6, given=100, growth=(60, 260))

@@ -9,9 +9,9 @@ from typing import Any
 
 import uvicorn
 
-from dashboard.live import Live
+from dashboard.figures.live import Live
 from dashboard.server import configuration, listening, wired
-from dashboard.settings import DashboardSettings
+from dashboard.web.settings import DashboardSettings
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_posting

@@ -11,11 +11,11 @@ from pathlib import Path
 
 import pytest
 
+from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.index.engine.launcher import Contact
 from gmvaluator.index.engine.server import KEY_VARIABLE
 from gmvaluator.index.opening import open_search, open_store
-from gmvaluator.processes import own_environment
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 from tests.acceptance.supervised import free_port
 

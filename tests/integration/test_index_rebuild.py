@@ -16,6 +16,7 @@ from pathlib import Path
 import pytest
 from qdrant_client import QdrantClient, models
 
+from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.index import rebuild as rebuilding
 from gmvaluator.index.collections import aliases, collection_names, generations, make_collection, point_alias
@@ -28,7 +29,6 @@ from gmvaluator.index.resilient_client import IndexConnection
 from gmvaluator.index.schema import KEY_GROUP, CollectionMetadata, IndexSettings
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point
-from gmvaluator.processes import own_environment
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 
 POINTS = 60

@@ -8,8 +8,9 @@ import pytest
 
 from gmvaluator.errors import InvalidVector, MissingIndex, PreconditionFailed
 from gmvaluator.index import verify as verification
+from gmvaluator.index.engine.quantisation import CHOICES
 from gmvaluator.index.opening import open_search, open_store
-from gmvaluator.index.schema import CHOICES, CollectionMetadata, SearchSettings, growth_since_verified, outgrown
+from gmvaluator.index.schema import CollectionMetadata, SearchSettings, growth_since_verified, outgrown
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.index.verify import verify
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points

@@ -17,9 +17,9 @@ import grpc
 import pytest
 from PIL import Image
 
+from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.client.outbox import Outbox, OutboxFile
 from gmvaluator.errors import AlreadyHeld, Conflict, Failure, GmvaluatorError, ImageTooLarge, InvalidInput, Overloaded
-from gmvaluator.processes import own_environment
 from gmvaluator.testing.attributor import fake_attributor
 from gmvaluator.v1 import attribution_pb2 as v1
 

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 from PIL import Image
 
+from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.index.opening import open_store
-from gmvaluator.processes import own_environment
 
 pytestmark = [
     pytest.mark.models,

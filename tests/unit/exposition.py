@@ -10,8 +10,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from attributor.ops import metrics
 from attributor.ops.metrics import Kept
 from attributor.settings import AttributorSettings
-from dashboard.live import Live
-from dashboard.metrics import exposition
+from dashboard.figures.live import Live
+from dashboard.figures.metrics import exposition
 from gmvaluator.ledger.results import Head, Verification
 from gmvaluator.ledger.verification import record_verification
 from gmvaluator.testing.certificates import Authority

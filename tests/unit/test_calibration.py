@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.calibration.fit import (
+from evaluation.known_source.fit import (
     Examples,
     bootstrap_gates,
     choose_gate,
@@ -20,7 +20,7 @@ from evaluation.calibration.fit import (
     mean_log_likelihood,
     virtual_logit,
 )
-from evaluation.calibration.policy_file import Fitted, check_reference, policy_text, write_policy
+from evaluation.known_source.policy_file import Fitted, check_reference, policy_text, write_policy
 from gmvaluator.errors import Conflict, InvalidPolicy
 from gmvaluator.valuation.policy import Policy, load_policy
 from gmvaluator.valuation.residual import Gate, VirtualContributor

@@ -16,19 +16,19 @@ from starlette.applications import Starlette
 from starlette.routing import Mount
 from starlette.testclient import TestClient
 
-from dashboard.access import ACCESS, NOBODY_ASKED
 from dashboard.app import application, routes
-from dashboard.near_duplicates import Copies, CopyGroup
+from dashboard.figures.near_duplicates import Copies, CopyGroup
 from dashboard.pages import sign_in
 from dashboard.server import wired
-from dashboard.settings import DashboardSettings
+from dashboard.web.access import ACCESS, NOBODY_ASKED
+from dashboard.web.settings import DashboardSettings
 from gmvaluator.auth.authenticator import Role
 from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256
-from gmvaluator.commands.options import generated_folder
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.images import generated_path
 from gmvaluator.ledger.decisions.reversal import reverse
 from gmvaluator.ledger.store import ledger_file, open_ledger
+from gmvaluator.storage.data_folder import generated_folder
 from gmvaluator.storage.database import Place
 from gmvaluator.testing.postings import sample_card, sample_owner, sample_posting, sample_work
 from tests.contract.scenes import attribute, import_rights, owner_named, record, sha256_of, work

@@ -7,14 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from dashboard.data import open_sources
-from dashboard.formatting import amount_text, share_text
-from dashboard.formula import formula, weights_of
-from dashboard.history import Rate
-from dashboard.live import difference
-from dashboard.metrics import Samples, checked_url, operations
-from dashboard.overview import OverviewReader, went_to
-from dashboard.settings import DashboardSettings
+from dashboard.figures.data import open_sources
+from dashboard.figures.formatting import amount_text, share_text
+from dashboard.figures.formula import formula, weights_of
+from dashboard.figures.history import Rate
+from dashboard.figures.live import difference
+from dashboard.figures.metrics import Samples, checked_url, operations
+from dashboard.figures.overview import OverviewReader, went_to
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ledger.results import Head, Totals
 from gmvaluator.ledger.store import open_ledger
@@ -109,8 +108,8 @@ def test_images_per_minute_are_those_of_the_last_minute(tmp_path: Path) -> None:
 
 def test_where_images_come_fast_the_cards_change_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime.now(UTC)
-    monkeypatch.setattr("dashboard.overview.utc_now", lambda: now)
-    with open_ledger(tmp_path, write=True) as ledger, open_sources(DashboardSettings(Place(tmp_path))) as sources:
+    monkeypatch.setattr("dashboard.figures.overview.utc_now", lambda: now)
+    with open_ledger(tmp_path, write=True) as ledger, open_sources(Place(tmp_path)) as sources:
         reader = OverviewReader(sources)
         newest = []
         for step in range(4):

@@ -11,11 +11,11 @@ from typing import Any
 import pytest
 from starlette.testclient import TestClient
 
-from dashboard import live as module
 from dashboard.app import application
-from dashboard.live import Live, cancelled
+from dashboard.figures import live as module
+from dashboard.figures.live import Live, cancelled
 from dashboard.server import wired
-from dashboard.settings import DashboardSettings
+from dashboard.web.settings import DashboardSettings
 from gmvaluator.auth.authenticator import Role
 from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256
 from gmvaluator.errors import Unavailable

@@ -8,10 +8,10 @@ import pytest
 from starlette.testclient import TestClient
 
 from dashboard.app import application
-from dashboard.data import Sources, open_sources
+from dashboard.figures.data import Sources, open_sources
 from dashboard.pages import search
 from dashboard.server import wired
-from dashboard.settings import DashboardSettings
+from dashboard.web.settings import DashboardSettings
 from gmvaluator.catalogue.reader import CatalogueReader
 from gmvaluator.catalogue.store import Catalogue
 from gmvaluator.ledger.store import open_ledger
@@ -33,7 +33,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 @pytest.fixture
 def sources(place: Place) -> Iterator[Sources]:
-    with open_sources(DashboardSettings(place)) as found:
+    with open_sources(place) as found:
         yield found
 
 

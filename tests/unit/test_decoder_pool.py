@@ -132,7 +132,8 @@ def late(*_: object) -> None:
 def test_what_needs_more_memory_than_a_process_may_take_is_too_large() -> None:
     """A bomb that every check lets pass meets the bound of the process."""
     program = (
-        "import attributor.workers.decoder_child as c, io; from PIL import Image; from gmvaluator.images import decode_image;"
+        "import attributor.workers.decoder_child as c, io; from PIL import Image;"
+        "from gmvaluator.images import decode_image;"
         "from gmvaluator.errors import ImageTooLarge; b = io.BytesIO(); Image.new('RGB', (5000, 4000)).save(b, 'PNG');"
         "c.MEMORY_BYTES = 40_000_000; c.bound_resources()\n"
         "try: decode_image(b.getvalue())\nexcept ImageTooLarge as error: print(error)"

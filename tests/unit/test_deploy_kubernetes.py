@@ -19,7 +19,7 @@ import kubernetes_validate
 import pytest
 import yaml
 
-from attributor.rpc.server import LIVENESS
+from attributor.server import LIVENESS
 from attributor.settings import AttributorSettings
 from gmvaluator.auth.secret_files import SECRETS
 from tests.unit.deployed import DEPLOY, parse

@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
-from evaluation.report import run
+from evaluation import benchmarks
+from evaluation.benchmarks import Settings, run_all
 from evaluation.report.html import GOALS, standings
 from evaluation.report.plots import draw
-from evaluation.report.run import Settings, run_all
 from evaluation.report.sections import Estimate, Gallery, Plot, Section, Table, Tile, from_json, to_json
 from gmvaluator.errors import InvalidInput
 
@@ -51,8 +51,8 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[str]:
         return [a_section("Second")]
 
     module = SimpleNamespace(first=first, second=second)
-    monkeypatch.setattr(run, "importlib", SimpleNamespace(import_module=lambda name: module))
-    monkeypatch.setattr(run, "BENCHMARKS", {"first": "x:first", "second": "x:second"})
+    monkeypatch.setattr(benchmarks, "importlib", SimpleNamespace(import_module=lambda name: module))
+    monkeypatch.setattr(benchmarks, "BENCHMARKS", {"first": "x:first", "second": "x:second"})
     return ran
 
 

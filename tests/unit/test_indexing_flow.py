@@ -9,10 +9,10 @@ from types import SimpleNamespace
 import pytest
 import rich_click as click
 
+from indexer.cli.progress import progress
+from indexer.cli.run import Part
 from indexer.pipeline import ahead, ordered_map
-from indexer.progress import progress
 from indexer.report import Counts
-from indexer.run import Part
 
 
 class Source:
@@ -60,7 +60,7 @@ def test_a_slow_reader_holds_its_maker_back(size: int) -> None:
 
 def five_seconds_each(monkeypatch: pytest.MonkeyPatch) -> None:
     moments = (float(second) for second in count(0, 5))
-    monkeypatch.setattr("indexer.progress.time", SimpleNamespace(monotonic=lambda: next(moments)))
+    monkeypatch.setattr("indexer.cli.progress.time", SimpleNamespace(monotonic=lambda: next(moments)))
 
 
 def test_without_a_terminal_progress_is_plain_lines(

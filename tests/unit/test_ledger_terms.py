@@ -5,7 +5,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmvaluator.errors import InvalidInput
-from gmvaluator.ledger.decisions.effects import release_amounts
+from gmvaluator.ledger.decision_effects import release_amounts
 from gmvaluator.ledger.payouts.terms import Terms, scaled_decimal
 from gmvaluator.valuation.weights import MILLION
 

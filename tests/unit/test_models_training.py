@@ -11,14 +11,7 @@ import torch
 from PIL import Image, ImageChops, ImageStat, PngImagePlugin
 
 from evaluation.images.recipes import TEST_OWNERS
-from evaluation.training.adapt import Stage, Training
-from evaluation.training.augment import KINDS, change_batch, derive_batch, distort
-from evaluation.training.embedder import Embedder
-from evaluation.training.fit_lite import half_precision, write_curve
-from evaluation.training.quality_head import COPIES, figures_of, rank_correlation
-from evaluation.training.validation import Derivative, Validation, make_validation, reranked_ranks, source_ranks
-from evaluation.training.validation import figures_of as retrieval_figures
-from evaluation.training.works import (
+from evaluation.images.works import (
     LIST,
     Work,
     artist_key,
@@ -30,6 +23,13 @@ from evaluation.training.works import (
     make_pool,
     read_works,
 )
+from evaluation.training.adapt import Stage, Training
+from evaluation.training.augment import KINDS, change_batch, derive_batch, distort
+from evaluation.training.embedder import Embedder
+from evaluation.training.fit_lite import half_precision, write_curve
+from evaluation.training.quality_head import COPIES, figures_of, rank_correlation
+from evaluation.training.validation import Derivative, Validation, make_validation, reranked_ranks, source_ranks
+from evaluation.training.validation import figures_of as retrieval_figures
 from gmvaluator.images import decode_image
 from gmvaluator.models.lite_network import HEAD_TENSORS, Backbone
 from gmvaluator.ports import Embeddings, WorkEmbeddings

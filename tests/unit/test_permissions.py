@@ -17,8 +17,8 @@ import gmvaluator.v1
 from attributor.rpc.admission import Admission
 from attributor.rpc.call_limits import Counters, Service
 from attributor.rpc.interceptors import Authentication
-from attributor.rpc.server import SERVICES, open_door
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer, check_claimant
+from attributor.server import SERVICES, open_door
 from attributor.settings import AttributorSettings
 from gmvaluator.auth.authenticator import LOCAL, PERMISSIONS, PUBLIC, Caller, Door, Role, check_call
 from gmvaluator.auth.tokens import Token, add_token, new_token, now_utc, token_sha256

@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from grpc_health.v1 import health, health_pb2
 
-from attributor.rpc.server import LIVENESS, drain, probes_answered, set_health
+from attributor.server import LIVENESS, drain, probes_answered, set_health
 from gmvaluator.commands.attribute import health as command
 from gmvaluator.errors import PreconditionFailed
 

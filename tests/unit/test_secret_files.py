@@ -7,11 +7,17 @@ import pytest
 import rich_click as click
 from click.testing import CliRunner
 
-from gmvaluator.auth.secret_files import MAX_SECRET_BYTES, SECRETS, qdrant_api_key, secret, with_password
+from gmvaluator.auth.secret_files import (
+    MAX_SECRET_BYTES,
+    SECRETS,
+    own_environment,
+    qdrant_api_key,
+    secret,
+    with_password,
+)
 from gmvaluator.commands.options import place_option
 from gmvaluator.errors import GmvaluatorError, InvalidInput, PreconditionFailed
 from gmvaluator.index.location import ServerAccess, open_access
-from gmvaluator.processes import own_environment
 from gmvaluator.storage.database import Place
 from indexer.target import Target
 

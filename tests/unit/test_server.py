@@ -14,7 +14,7 @@ from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from attributor.rpc.admission import Admission
 from attributor.rpc.call_limits import Service
-from attributor.rpc.server import SERVICES, listen, open_door
+from attributor.server import SERVICES, listen, open_door
 from attributor.settings import AttributorSettings
 from gmvaluator.auth.authenticator import Role
 from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256

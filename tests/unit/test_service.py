@@ -18,8 +18,8 @@ from attributor.rpc import interceptors as exchange
 from attributor.rpc.admission import Admission
 from attributor.rpc.call_limits import Counters, Service
 from attributor.rpc.interceptors import Authentication, Exchange
-from attributor.rpc.server import SERVICES, drain, set_health
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
+from attributor.server import SERVICES, drain, set_health
 from gmvaluator.auth.authenticator import Door
 from gmvaluator.errors import Overloaded, Unavailable
 from gmvaluator.ledger.results import BalancePage

@@ -23,7 +23,7 @@ def chosen(monkeypatch: pytest.MonkeyPatch, *words: str, **environment: str) -> 
     def run(settings: AttributorSettings, announce: object) -> None:
         seen.append(settings)
 
-    monkeypatch.setattr("attributor.rpc.server.serve", run)
+    monkeypatch.setattr("attributor.server.serve", run)
     monkeypatch.setattr("attributor.cli.asyncio.run", lambda done: done)
     monkeypatch.setattr("attributor.cli.log_to_stderr", lambda *_: None)
     done = CliRunner().invoke(gmvaluator, list(words), env=environment, standalone_mode=False)

@@ -10,8 +10,8 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
-from attributor.rpc.server import open_door, tls_credentials
 from attributor.rpc.tls import TlsFiles
+from attributor.server import open_door, tls_credentials
 from attributor.settings import AttributorSettings
 from gmvaluator.auth.authenticator import Role
 from gmvaluator.auth.tokens import Token, add_token, now_utc, token_sha256

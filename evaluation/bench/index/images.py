@@ -75,8 +75,8 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
 def varied(pictures: Pictures, number: int) -> Image.Image:
     """Image `number` of an endless series: every picture as it is, then augmentations of each in turn.
 
-    An augmentation is a random recipe and strength of `evaluation.images.recipes`, seeded by its number; to compose, a random
-    second picture is taken.
+    An augmentation is a random recipe and strength of `evaluation.images.recipes`, seeded by its number; recipe
+    `compose` takes a random second picture.
     """
     if number < pictures.count:
         return pictures.image(number)

@@ -22,12 +22,13 @@ import pyarrow.parquet as pq
 from evaluation.bench.index.collection import tell
 from evaluation.bench.index.vectors import Vectors, points_of
 from evaluation.bench.serving.load import image_files
+from gmvaluator.auth.secret_files import own_environment
+from gmvaluator.commands.processes import run_command
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import decode_image
 from gmvaluator.models.process_setup import prepare_process
 from gmvaluator.models.profiles import load_models, profile_identity
-from gmvaluator.processes import own_environment, run_command
 from gmvaluator.samples import sample_folder
 
 ROUNDS = 2
@@ -107,9 +108,7 @@ def _parts(folder: Path, images: int, rounds: int) -> list[Path]:
 
 def _bare_s(source: Path) -> float:
     command = [sys.executable, "-m", "evaluation.bench.index.rates", str(source), "1"]
-    done = subprocess.run(  # noqa: S603 - our own program
-        command, stdout=subprocess.PIPE, text=True, check=False, env=own_environment()
-    )
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=own_environment())  # noqa: S603 - our own program
     if done.returncode != 0:
         raise Failure(f"the bare loop ended with exit code {done.returncode}; its message is above")
     return float(json.loads(done.stdout)["seconds"])

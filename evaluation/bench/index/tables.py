@@ -16,7 +16,8 @@ import numpy as np
 
 from evaluation.bench.index.collection import Filled, K, filled, tell, weights
 from evaluation.bench.index.vectors import Vectors, bench_profile, nearest, recalls
-from gmvaluator.index.schema import CHOICES, DEFAULT, SearchSettings, code_bytes
+from gmvaluator.index.engine.quantisation import CHOICES
+from gmvaluator.index.schema import DEFAULT, SearchSettings, code_bytes
 from gmvaluator.ports import Embeddings, Float32Array
 
 LADDER = tuple(SearchSettings(oversampling=step, hnsw_ef=int(64 * step)) for step in (2.0, 4.0, 8.0, 16.0, 32.0))

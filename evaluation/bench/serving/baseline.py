@@ -1,4 +1,7 @@
-"""The baseline: decode and model in a plain loop, tuned as the service is. `python -m evaluation.bench.serving.baseline --help`."""
+"""Baseline of the service benchmark: decode and model in a plain loop, tuned like the service.
+
+Run as `python -m evaluation.bench.serving.baseline --help`.
+"""
 
 from __future__ import annotations
 

@@ -1,4 +1,7 @@
-"""The load client: a process of its own, so that times are a caller's. `python -m evaluation.bench.serving.load --help`."""
+"""Load client: a separate process, so that the times measured are those of a caller.
+
+Run as `python -m evaluation.bench.serving.load --help`.
+"""
 
 from __future__ import annotations
 

@@ -32,7 +32,7 @@ from evaluation.bench.serving.setup import (
     serving,
 )
 from gmvaluator.client.connection import Connection
-from gmvaluator.processes import run_command
+from gmvaluator.commands.processes import run_command
 from gmvaluator.samples import sample_folder
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub

@@ -25,13 +25,13 @@ from prometheus_client.parser import text_string_to_metric_families
 from evaluation.bench.serving.load import image_files
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.commands.processes import observed_attributor, run_command
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.index.opening import open_store
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY
 from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import Float32Array, Generator, Point
-from gmvaluator.processes import observed_attributor, run_command
 from gmvaluator.samples import sample_folder
 
 MODEL_VERSION = "bench"

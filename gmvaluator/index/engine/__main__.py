@@ -1,4 +1,7 @@
-"""Run the engine: `python -m gmvaluator.index.engine DIR [PORT]`. Programs start it by `gmvaluator.index.engine.launcher`."""
+"""Run the engine: `python -m gmvaluator.index.engine DIR [PORT]`.
+
+Programs start it through `gmvaluator.index.engine.launcher`.
+"""
 
 import importlib.util
 import sys

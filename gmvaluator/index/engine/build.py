@@ -120,9 +120,7 @@ class Builder:
         with self._lock:
             if self._stopped:
                 raise BuildStopped
-            self._process = subprocess.Popen(  # noqa: S603 - our own program
-                self._command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL
-            )
+            self._process = subprocess.Popen(self._command(), stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL)  # noqa: S603 - our own program
         status = self._process.wait()
         if self._stopped:
             raise BuildStopped

@@ -1,6 +1,6 @@
 """The servicers: one short method per call, from message to collection and back."""
-# ruff: noqa: N802, ARG002 - the calls' names are Qdrant's, and every one takes a request
 
+# ruff: noqa: N802, ARG002 - the calls' names are Qdrant's, and every one takes a request
 from __future__ import annotations
 
 import functools

@@ -11,7 +11,7 @@ from typing import Any
 
 import qdrant_edge as edge
 
-from gmvaluator.index.schema import PRODUCT, SCALAR, TURBO
+from gmvaluator.index.engine.quantisation import PRODUCT, SCALAR, TURBO
 
 BYTES_PER_FLOAT = 4
 DISTANCES = {

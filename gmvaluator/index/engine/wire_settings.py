@@ -11,10 +11,10 @@ import qdrant_edge as edge
 from qdrant_client import grpc as messages
 
 from gmvaluator.index.engine.collection import Collection
+from gmvaluator.index.engine.quantisation import SCALAR, TURBO
 from gmvaluator.index.engine.settings import CollectionSettings, HnswSettings, VectorSettings
 from gmvaluator.index.engine.supported_api import invalid
 from gmvaluator.index.engine.wire_points import from_value, to_value
-from gmvaluator.index.schema import SCALAR, TURBO
 
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9_-]{0,99}")
 _DISTANCES = {

@@ -13,19 +13,11 @@ from sqlalchemy import ColumnElement, Connection, select
 
 from gmvaluator.accounts import HELD
 from gmvaluator.errors import PreconditionFailed
-from gmvaluator.ledger.decisions.current_amounts import Current, about, amount_sum, current_states, disputed_amounts
-from gmvaluator.ledger.decisions.decision import (
-    HOLD,
-    SETTLEMENT,
-    Decision,
-    Links,
-    NewDecision,
-    checked_reason,
-    decision_id,
-)
+from gmvaluator.ledger.calendar import Period, read_calendar
+from gmvaluator.ledger.current_amounts import Current, about, amount_sum, current_states, disputed_amounts
+from gmvaluator.ledger.decision import HOLD, SETTLEMENT, Decision, Links, NewDecision, checked_reason, decision_id
+from gmvaluator.ledger.decision_effects import Place, plain_lines, recomputed_decision
 from gmvaluator.ledger.decisions.disputes import Award, Dispute, Scope, dispute, open_disputes, opening, verdict
-from gmvaluator.ledger.decisions.effects import Place, plain_lines, recomputed_decision
-from gmvaluator.ledger.payouts.calendar import Period, read_calendar
 from gmvaluator.ledger.reader import balance_of
 from gmvaluator.ledger.records import OWNER_PREFIX, owner_account
 from gmvaluator.ledger.schema import decisions, entries, postings

@@ -17,16 +17,8 @@ from sqlalchemy import Connection, select
 from gmvaluator.accounts import HELD
 from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId
-from gmvaluator.ledger.decisions.current_amounts import amount_sum
-from gmvaluator.ledger.decisions.decision import (
-    DISPUTE,
-    VERDICT,
-    Decision,
-    Links,
-    NewDecision,
-    checked_reason,
-    decision_id,
-)
+from gmvaluator.ledger.current_amounts import amount_sum
+from gmvaluator.ledger.decision import DISPUTE, VERDICT, Decision, Links, NewDecision, checked_reason, decision_id
 from gmvaluator.ledger.reader import load, postings_where
 from gmvaluator.ledger.records import StoredPosting, owner_account
 from gmvaluator.ledger.schema import decisions, entries, postings

@@ -15,7 +15,7 @@ from sqlalchemy import Connection
 
 from gmvaluator.accounts import HELD, SUSPENSE
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.decisions.current_amounts import (
+from gmvaluator.ledger.current_amounts import (
     Current,
     current_states,
     disputed_amounts,
@@ -23,8 +23,8 @@ from gmvaluator.ledger.decisions.current_amounts import (
     undistributed,
     works_of,
 )
-from gmvaluator.ledger.decisions.decision import RELEASE, Decision, Links, NewDecision, checked_reason, decision_id
-from gmvaluator.ledger.decisions.effects import added, recomputed_decision, release_amounts
+from gmvaluator.ledger.decision import RELEASE, Decision, Links, NewDecision, checked_reason, decision_id
+from gmvaluator.ledger.decision_effects import added, recomputed_decision, release_amounts
 from gmvaluator.ledger.store import decide
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.schema import from_utc_text

@@ -13,7 +13,7 @@ from typing import Any
 from gmvaluator.accounts import SUSPENSE
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allocation import ScoredCandidate, Title, allot, title_of
-from gmvaluator.ledger.decisions.effects import Place, added
+from gmvaluator.ledger.decision_effects import Place, added
 from gmvaluator.ledger.decisions.release import RightsAt
 from gmvaluator.ledger.posting import candidates_of, recompute, titles_of
 from gmvaluator.ledger.records import ATTRIBUTION, ISSUANCE, Evidence, NearMiss, StoredPosting

@@ -20,8 +20,8 @@ from sqlalchemy import Connection, select
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.errors import InvalidInput, MissingData, NotFound, PreconditionFailed
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.decisions.current_amounts import Current, current_states, disputed_amounts
-from gmvaluator.ledger.decisions.decision import (
+from gmvaluator.ledger.current_amounts import Current, current_states, disputed_amounts
+from gmvaluator.ledger.decision import (
     REATTRIBUTION,
     RELEASE,
     REVERSAL,
@@ -32,7 +32,7 @@ from gmvaluator.ledger.decisions.decision import (
     checked_reason,
     decision_id,
 )
-from gmvaluator.ledger.decisions.effects import plain_lines, recomputed_decision
+from gmvaluator.ledger.decision_effects import plain_lines, recomputed_decision
 from gmvaluator.ledger.decisions.revaluation import revalued
 from gmvaluator.ledger.reader import load, postings_where
 from gmvaluator.ledger.records import ATTRIBUTION, StoredPosting

@@ -14,13 +14,13 @@ from sqlalchemy import ColumnElement, Connection, not_, select
 
 from gmvaluator.auth.signing import Signed, Signer
 from gmvaluator.errors import Conflict, PreconditionFailed
-from gmvaluator.ledger.decisions.current_amounts import amount_sum
-from gmvaluator.ledger.decisions.decision import CLOSE, Decision, Links, NewDecision, decision_id
+from gmvaluator.ledger.calendar import Calendar, Closing, Period, closings, read_calendar
+from gmvaluator.ledger.checkpoints import checkpoint_of
+from gmvaluator.ledger.current_amounts import amount_sum
+from gmvaluator.ledger.decision import CLOSE, Decision, Links, NewDecision, decision_id
 from gmvaluator.ledger.decisions.dispute_holds import hold_all
 from gmvaluator.ledger.decisions.disputes import open_disputes
 from gmvaluator.ledger.decisions.release import RightsAt, releases
-from gmvaluator.ledger.payouts.calendar import Calendar, Closing, Period, closings, read_calendar
-from gmvaluator.ledger.payouts.checkpoints import checkpoint_of
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.reader import read_head
 from gmvaluator.ledger.records import OWNER_PREFIX

@@ -10,10 +10,10 @@ from typing import TYPE_CHECKING, Any
 from sqlalchemy import Connection, select
 
 from gmvaluator.errors import NotFound, PreconditionFailed
-from gmvaluator.ledger.decisions.decision import PAYOUT, Decision, Links, NewDecision, decision_id
+from gmvaluator.ledger.calendar import Closing, Period, closings, read_calendar
+from gmvaluator.ledger.decision import PAYOUT, Decision, Links, NewDecision, decision_id
+from gmvaluator.ledger.decision_effects import recomputed_decision
 from gmvaluator.ledger.decisions.dispute_holds import hold_all
-from gmvaluator.ledger.decisions.effects import recomputed_decision
-from gmvaluator.ledger.payouts.calendar import Closing, Period, closings, read_calendar
 from gmvaluator.ledger.payouts.closing import payable_lines
 from gmvaluator.ledger.records import owner_of
 from gmvaluator.ledger.schema import balances, decisions, postings

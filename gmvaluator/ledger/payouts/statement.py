@@ -17,9 +17,9 @@ from sqlalchemy import BigInteger, ColumnElement, Connection, Select, case, cast
 
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId, TrainingImageId
-from gmvaluator.ledger.decisions.current_amounts import amount_sum
-from gmvaluator.ledger.decisions.decision import HOLD, PAYOUT, SETTLEMENT, Decision
-from gmvaluator.ledger.payouts.calendar import Calendar, Closing, Period, closings, read_calendar
+from gmvaluator.ledger.calendar import Calendar, Closing, Period, closings, read_calendar
+from gmvaluator.ledger.current_amounts import amount_sum
+from gmvaluator.ledger.decision import HOLD, PAYOUT, SETTLEMENT, Decision
 from gmvaluator.ledger.payouts.closing import payable_lines
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.reader import load, postings_where

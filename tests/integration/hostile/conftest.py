@@ -15,8 +15,8 @@ import psutil
 import pytest
 from PIL import Image
 
+from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.client.connection import Connection
-from gmvaluator.processes import own_environment
 from gmvaluator.v1 import attribution_pb2 as v1
 
 MODEL_VERSION = "demo"

@@ -16,10 +16,10 @@ from typing import Any, cast
 import numpy as np
 from PIL import Image
 
+from attributor import server
 from attributor.cli import log_to_stderr
 from attributor.core.disputes import DisputeDesk
 from attributor.core.pipeline import Pipeline
-from attributor.rpc import server
 from attributor.settings import AttributorSettings
 from attributor.wiring import Parts
 from attributor.workers.decoder_pool import DecoderPool

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from evaluation.calibration.fit import (
+from evaluation.known_source.fit import (
     Examples,
     GateFit,
     bootstrap_gates,

@@ -8,10 +8,10 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from dashboard.cards import feed
-from dashboard.data import Sources
-from dashboard.formatting import amount_text, percent
-from dashboard.history import KINDS, SERIES, History, Rate, chart, point_now, utc_now
+from dashboard.figures.cards import feed
+from dashboard.figures.data import Sources
+from dashboard.figures.formatting import amount_text, percent
+from dashboard.figures.history import KINDS, SERIES, History, Rate, chart, point_now, utc_now
 from gmvaluator.ledger.page_queries import (
     attributions_between,
     count_owners,

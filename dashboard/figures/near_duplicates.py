@@ -7,12 +7,11 @@ from __future__ import annotations
 
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
-from dashboard.settings import DashboardSettings
 from gmvaluator.auth.secret_files import qdrant_api_key
 from gmvaluator.catalogue.store import Catalogue
-from gmvaluator.commands.options import index_location
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.ids import TrainingImageId
 
@@ -38,8 +37,8 @@ UNKNOWN = CopyGroup([], False)
 class Copies:
     """Asks the index of a data folder, or a Qdrant server. Thread-safe; `close` lets go of it."""
 
-    def __init__(self, settings: DashboardSettings, catalogue: Catalogue | None) -> None:
-        self._settings = settings
+    def __init__(self, index: str | Path, catalogue: Catalogue | None) -> None:
+        self._index = index
         self._catalogue = catalogue
         self._lock = threading.Lock()
         self._stores: list[QdrantStore] = []
@@ -68,13 +67,12 @@ class Copies:
 
     def _opened(self) -> list[QdrantStore]:
         with self._lock:
-            location = index_location(self._settings.place.folder, self._settings.index_url)
-            there = isinstance(location, str) or location.is_dir()
+            there = isinstance(self._index, str) or self._index.is_dir()
             if not self._stores and there and self._catalogue is not None:
                 # The index's client takes some 60 MB: a dashboard of a ledger alone never loads it.
                 from gmvaluator.index.opening import open_store
 
                 names = {one.collection for one in self._catalogue.generators()}
                 key = qdrant_api_key()
-                self._stores.extend(open_store(location, name, api_key=key) for name in sorted(names))
+                self._stores.extend(open_store(self._index, name, api_key=key) for name in sorted(names))
             return list(self._stores)

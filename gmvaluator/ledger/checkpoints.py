@@ -8,7 +8,7 @@ from sqlalchemy import Connection, insert, select
 
 from gmvaluator.auth.signing import Signed, Signer
 from gmvaluator.errors import NotFound
-from gmvaluator.ledger.decisions.decision import CLOSE
+from gmvaluator.ledger.decision import CLOSE
 from gmvaluator.ledger.hash_chain import canonical_json
 from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.results import Problem

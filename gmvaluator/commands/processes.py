@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import signal
 import subprocess
 import sys
@@ -11,24 +10,16 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 from typing import IO, Any
 
-from gmvaluator.auth.secret_files import SECRETS
+from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.errors import Failure
 
 STOP_S = 40.0
-_ELSEWHERE = ("QDRANT_URL", *SECRETS, *(f"{name}_FILE" for name in SECRETS))
-
-
-def own_environment() -> dict[str, str]:
-    """This process's environment without what would lead its children to an operator's own index or ledger."""
-    return {name: value for name, value in os.environ.items() if name not in _ELSEWHERE and not name.startswith("GMV_")}
 
 
 def run_command(*words: str) -> dict[str, Any]:
     """Run `gmvaluator WORDS --json` to its end; its progress goes to our stderr. Raises Failure if it fails."""
     command = [sys.executable, "-m", "gmvaluator", *words, "--json"]
-    done = subprocess.run(  # noqa: S603 - our own program
-        command, stdout=subprocess.PIPE, text=True, check=False, env=own_environment()
-    )
+    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=own_environment())  # noqa: S603 - our own program
     if done.returncode != 0:
         raise Failure(f"`gmvaluator {' '.join(words)}` ended with exit code {done.returncode}; its message is above")
     value: dict[str, Any] = json.loads(done.stdout)
@@ -59,9 +50,8 @@ def observed_attributor(*words: str, log: IO[str] | None = None) -> Iterator[tup
 @contextmanager
 def _serving(*words: str, log: IO[str] | None = None) -> Iterator[dict[str, str]]:
     command = [sys.executable, "-m", "gmvaluator", "serve", "--address", "127.0.0.1:0", "--json", *words]
-    with subprocess.Popen(  # noqa: S603 - our own program
-        command, stdout=subprocess.PIPE, stderr=log, text=True, env=own_environment()
-    ) as process:
+    environment = own_environment()
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process:  # noqa: S603
         try:
             yield _announced(process)
         finally:
@@ -74,9 +64,7 @@ def _serving(*words: str, log: IO[str] | None = None) -> Iterator[dict[str, str]
 def dashboard(*words: str) -> Iterator[str]:
     """A dashboard of our own on a free port; yields its URL. At the end it gets SIGTERM."""
     command = [sys.executable, "-m", "gmvaluator", "dashboard", "--address", "127.0.0.1:0", "--json", *words]
-    with subprocess.Popen(  # noqa: S603 - our own program
-        command, stdout=subprocess.PIPE, text=True, env=own_environment()
-    ) as process:
+    with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own_environment()) as process:  # noqa: S603 - our own program
         try:
             assert process.stdout is not None
             line = process.stdout.readline()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from evaluation.report.run import Settings
+from evaluation.benchmarks import Settings
 from evaluation.report.sections import Section
 
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from starlette.responses import FileResponse, Response
 
-from dashboard.data import Sources
-from dashboard.formatting import amount_text, millionths, moment_text, share_text
+from dashboard.figures.data import Sources
+from dashboard.figures.formatting import amount_text, millionths, moment_text, share_text
 from gmvaluator.errors import NotFound
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting, owner_of

@@ -15,11 +15,11 @@ from starlette.requests import Request
 from starlette.responses import HTMLResponse, JSONResponse, RedirectResponse, Response
 from starlette.routing import Route
 
-from dashboard.access import ACCESS, COOKIE, NOBODY_ASKED, PAGES, Session, Sessions, check_route, may
-from dashboard.data import Sources
-from dashboard.formatting import WHAT_A_CREDIT_MEANS
-from dashboard.live import Live
-from dashboard.settings import DashboardSettings
+from dashboard.figures.data import Sources
+from dashboard.figures.formatting import WHAT_A_CREDIT_MEANS
+from dashboard.figures.live import Live
+from dashboard.web.access import ACCESS, COOKIE, NOBODY_ASKED, PAGES, Session, Sessions, check_route, may
+from dashboard.web.settings import DashboardSettings
 from gmvaluator.auth.authenticator import LOCAL
 from gmvaluator.errors import InvalidInput, Unauthenticated
 

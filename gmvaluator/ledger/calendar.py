@@ -13,7 +13,7 @@ from datetime import UTC, datetime
 from sqlalchemy import ColumnElement, Connection, and_, false, not_, select, true
 
 from gmvaluator.errors import InvalidInput, PreconditionFailed
-from gmvaluator.ledger.decisions.decision import CLOSE, Decision
+from gmvaluator.ledger.decision import CLOSE, Decision
 from gmvaluator.ledger.reader import load, postings_where
 from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.schema import decisions, postings

@@ -9,10 +9,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dashboard.near_duplicates import Copies
-from dashboard.settings import DashboardSettings
+from dashboard.figures.near_duplicates import Copies
 from gmvaluator.catalogue.store import Catalogue
-from gmvaluator.commands.options import generated_folder, thumbnails_folder
 from gmvaluator.errors import MissingData
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.images import generated_path, thumbnail_path
@@ -20,6 +18,8 @@ from gmvaluator.ledger.decisions.reversal import rights_of
 from gmvaluator.ledger.records import owner_of
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ports import WorkCard
+from gmvaluator.storage.data_folder import generated_folder, index_location, thumbnails_folder
+from gmvaluator.storage.database import Place
 
 ACCOUNT_NAMES = {
     "unattributed": "Nobody (no work was near enough)",
@@ -34,7 +34,7 @@ ACCOUNT_NAMES = {
 class Sources:
     """Read-only; safe from any thread. catalogue: None where there is only a ledger, and accounts have no names."""
 
-    settings: DashboardSettings
+    place: Place
     ledger: Ledger
     catalogue: Catalogue | None
     copies: Copies
@@ -53,11 +53,11 @@ class Sources:
 
     def thumbnail(self, work: uuid.UUID) -> Path:
         """Where the thumbnail of a work lies, if it is kept."""
-        return thumbnail_path(thumbnails_folder(self.settings.place.folder), work)
+        return thumbnail_path(thumbnails_folder(self.place.folder), work)
 
     def generated_thumbnail(self, sha256: str) -> Path:
         """Where the thumbnail of a generated image lies, if it is kept."""
-        return generated_path(generated_folder(self.settings.place.folder), sha256)
+        return generated_path(generated_folder(self.place.folder), sha256)
 
     def _owner_names(self, owners: Sequence[OwnerId]) -> dict[OwnerId, str]:
         if self.catalogue is None:
@@ -66,15 +66,15 @@ class Sources:
 
 
 @contextmanager
-def open_sources(settings: DashboardSettings) -> Iterator[Sources]:
+def open_sources(place: Place, index_url: str = "") -> Iterator[Sources]:
     """Open what is there. Raises MissingData if there is no ledger yet, saying how one comes to be."""
     try:
-        ledger = open_ledger(settings.place)
+        ledger = open_ledger(place)
     except MissingData as error:
         raise MissingData(f"{error}; the dashboard shows what the ledger holds") from error
-    with ledger, rights_of(settings.place) as catalogue:
-        copies = Copies(settings, catalogue)
+    with ledger, rights_of(place) as catalogue:
+        copies = Copies(index_location(place.folder, index_url), catalogue)
         try:
-            yield Sources(settings, ledger, catalogue, copies)
+            yield Sources(place, ledger, catalogue, copies)
         finally:
             copies.close()

@@ -47,7 +47,10 @@ FIT_ARTISTS = (
     *("abiclipart", "biele", "codifiedivining", "eady", "gerhards", "guillou", "hevia", "kaplinski", "krug"),
     *("linda kim", "luiz ara", "mcrae"),
 )
-"""Those of SAMPLE_ARTISTS that may be learned from, as `evaluation.images.recipes.FIT_OWNERS` has them; `mo` is a whole name."""
+"""Artists of SAMPLE_ARTISTS whose works may be used for training: `evaluation.images.recipes.FIT_OWNERS`.
+
+`mo` is a whole name.
+"""
 
 MAX_PER_ARTIST = 400
 """One artist has 1,375 works, most of them signs of one series."""

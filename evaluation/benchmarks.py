@@ -36,10 +36,10 @@ class Settings:
 
 Benchmark = Callable[[Settings], Sequence[Section]]
 BENCHMARKS = {
-    "known-source": "evaluation.report.benchmarks:known_source",
-    "criteria": "evaluation.report.benchmarks:criteria",
-    "counterfactual": "evaluation.report.benchmarks:counterfactual",
-    "duplicates": "evaluation.report.benchmarks:duplicates",
+    "known-source": "evaluation.report_benchmarks:known_source",
+    "criteria": "evaluation.report_benchmarks:criteria",
+    "counterfactual": "evaluation.report_benchmarks:counterfactual",
+    "duplicates": "evaluation.report_benchmarks:duplicates",
 }
 """Name to `module:function` of a Benchmark, in the report's order."""
 
@@ -84,7 +84,9 @@ def _kept_or_run(name: str, settings: Settings) -> list[Section]:
 
 def _key(settings: Settings) -> dict[str, Any]:
     """What a result depends on; changed files that are not committed count as one state."""
-    policies = sorted(resources.files("gmvaluator.valuation").joinpath("policies").iterdir(), key=lambda file: file.name)
+    policies = sorted(
+        resources.files("gmvaluator.valuation").joinpath("policies").iterdir(), key=lambda file: file.name
+    )
     return {
         "commit": commit(),
         "profile": profile_identity(settings.profile).hash,

@@ -12,8 +12,8 @@ from sqlalchemy import BigInteger, Connection, cast, func, or_, select
 
 from gmvaluator.accounts import HELD, SUSPENSE
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.decisions.decision import REATTRIBUTION, Decision
-from gmvaluator.ledger.decisions.effects import Place
+from gmvaluator.ledger.decision import REATTRIBUTION, Decision
+from gmvaluator.ledger.decision_effects import Place
 from gmvaluator.ledger.hash_chain import canonical_json
 from gmvaluator.ledger.reader import load, postings_where
 from gmvaluator.ledger.records import ATTRIBUTION, Evidence

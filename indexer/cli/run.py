@@ -14,19 +14,19 @@ from typing import Protocol
 import rich_click as click
 
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
-from gmvaluator.commands.options import thumbnails_folder
 from gmvaluator.errors import InvalidInput
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import CollectionInfo, VectorStore
 from gmvaluator.profile import ProfileIdentity
+from gmvaluator.storage.data_folder import thumbnails_folder
 from gmvaluator.storage.database import Place
 from indexer.cli.group import group_if_measured
+from indexer.cli.progress import progress
 from indexer.cli.verify import verify_if_outgrown
 from indexer.embeddings.exporting import check_stated, embedded_shards, is_embeddings
 from indexer.embeddings.importing import EmbeddingImporter, embeddings_source
 from indexer.pipeline import Advance, Indexer
-from indexer.progress import progress
 from indexer.ray.engine import OpenShard, check_place, index_with_ray
 from indexer.ray.worker import Job
 from indexer.report import Counts, LeftOut, LeftOutFile, Report, StillIndexed, still_indexed

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from dashboard.context import desk, session
+from dashboard.web.context import desk, session
 from gmvaluator.errors import PreconditionFailed
 
 if TYPE_CHECKING:

@@ -12,7 +12,7 @@ from typing import Any
 from gmvaluator.accounts import HELD, PAID, SUSPENSE
 from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.decisions import decision as decisions
+from gmvaluator.ledger import decision as decisions
 from gmvaluator.ledger.hash_chain import canonical_json
 from gmvaluator.ledger.posting import payments_of, recompute
 from gmvaluator.ledger.records import Entry, Evidence

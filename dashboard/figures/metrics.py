@@ -16,7 +16,7 @@ from prometheus_client import CollectorRegistry, Gauge, generate_latest
 from prometheus_client.core import CounterMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from dashboard.live import Live
+from dashboard.figures.live import Live
 from gmvaluator.errors import InvalidInput, Unavailable
 
 TIMEOUT_S = 2.0

@@ -1,0 +1,1 @@
+"""What the pages show: the live overview, histories, cards of works and near-duplicate groups."""

@@ -1,0 +1,1 @@
+"""What every page needs of the web: sessions, access, forms, the template environment and settings."""
