@@ -9,7 +9,7 @@ import pytest
 
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.samples import sample_folder
-from tests.acceptance.programs import Attributor, gmvaluator
+from tests.support.programs import Attributor, gmvaluator
 
 WORKS = 150
 MODEL_VERSION = "demo-1"

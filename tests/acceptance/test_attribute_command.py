@@ -9,7 +9,7 @@ from PIL import Image
 
 from gmvaluator.samples import sample_folder
 from tests.acceptance.conftest import MODEL_VERSION
-from tests.acceptance.programs import Attributor, run
+from tests.support.programs import Attributor, run
 
 
 @pytest.fixture

@@ -13,8 +13,8 @@ from gmvaluator.client.connection import Connection
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import InvalidInput
 from tests.acceptance.conftest import MODEL_VERSION
-from tests.acceptance.dashboards import Dashboard, chromium, dashboard, serious
-from tests.acceptance.programs import Attributor, gmvaluator
+from tests.support.dashboards import Dashboard, chromium, dashboard, serious
+from tests.support.programs import Attributor, gmvaluator
 
 HOSTILE = '<img src=x onerror="window.hurt=1"><script>window.hurt=1</script>\'"`${7*7}'
 PAGES = ("/overview", "/finance", "/operations", "/search", "/generations/1", "/generations/999", "/nowhere")

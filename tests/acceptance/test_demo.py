@@ -14,8 +14,8 @@ import pytest
 
 from dashboard.figures.formatting import amount_text
 from gmvaluator.samples import sample_folder
-from tests.acceptance.processes import processes_of
-from tests.acceptance.programs import gmvaluator
+from tests.support.processes import processes_of
+from tests.support.programs import gmvaluator
 
 WORKS = 300
 """Of the sample's 1,051: the whole of it takes minutes."""

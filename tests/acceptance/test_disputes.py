@@ -10,7 +10,7 @@ from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import Conflict, InvalidInput, NotFound
 from gmvaluator.v1 import royalty_pb2 as v1
 from tests.acceptance.conftest import MODEL_VERSION
-from tests.acceptance.programs import Attributor, gmvaluator, run
+from tests.support.programs import Attributor, gmvaluator, run
 
 
 def test_a_dispute_is_opened_over_the_wire_and_decided_on_the_command_line(

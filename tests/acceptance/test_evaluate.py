@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gmvaluator.valuation.policy import load_policy
-from tests.acceptance.programs import gmvaluator, run
+from tests.support.programs import gmvaluator, run
 
 
 @pytest.mark.timeout(600)

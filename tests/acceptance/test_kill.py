@@ -12,7 +12,7 @@ from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import Unavailable
 from gmvaluator.v1.royalty_pb2 import WatchRoyaltiesResponse
 from tests.acceptance.conftest import MODEL_VERSION
-from tests.acceptance.programs import Attributor, gmvaluator
+from tests.support.programs import Attributor, gmvaluator
 
 KILLS = 8
 LONGEST_LIFE_S = 1.5

@@ -8,7 +8,7 @@ import pytest
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import GmvaluatorError
 from tests.acceptance.conftest import MODEL_VERSION
-from tests.acceptance.programs import Attributor, gmvaluator
+from tests.support.programs import Attributor, gmvaluator
 
 
 def test_a_ledger_that_cannot_be_written_ends_the_process_and_a_restart_recovers(

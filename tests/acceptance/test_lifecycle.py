@@ -22,8 +22,8 @@ from gmvaluator.index.opening import open_store
 from gmvaluator.ports import Generator
 from gmvaluator.testing.models import FAKE_IDENTITY
 from tests.acceptance.conftest import MODEL_VERSION
-from tests.acceptance.processes import processes_of
-from tests.acceptance.programs import Attributor, gmvaluator, run
+from tests.support.processes import processes_of
+from tests.support.programs import Attributor, gmvaluator, run
 
 
 def test_sigterm_drains_and_what_was_accepted_is_posted(data: Path, images: list[bytes]) -> None:

@@ -18,7 +18,7 @@ import pytest
 
 from gmvaluator import __version__
 from gmvaluator.auth.secret_files import own_environment
-from tests.acceptance.processes import processes_of
+from tests.support.processes import processes_of
 
 ROOT = Path(__file__).parents[2]
 WORKS, IMAGES = 12, 2

@@ -11,7 +11,7 @@ from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.ledger.store import open_ledger
-from tests.acceptance.programs import Attributor, gmvaluator
+from tests.support.programs import Attributor, gmvaluator
 
 
 @pytest.fixture

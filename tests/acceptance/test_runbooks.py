@@ -27,9 +27,9 @@ from gmvaluator.samples import sample_folder
 from gmvaluator.storage.database import Place
 from gmvaluator.testing.postgresql import PostgresServer, find_binaries
 from gmvaluator.testing.postings import sample_posting
-from tests.acceptance.processes import processes_of
-from tests.acceptance.programs import gmvaluator
-from tests.acceptance.supervised import free_port
+from tests.support.processes import processes_of
+from tests.support.programs import gmvaluator
+from tests.support.supervised import free_port
 
 PAGES = Path(__file__).parents[2] / "docs" / "runbooks"
 BLOCK = re.compile(r"^( *)```(sh[^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)

@@ -14,7 +14,7 @@ from evaluation.bench.serving.setup import MODEL_VERSION, stub_data
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import Unavailable
 from gmvaluator.ledger.store import open_ledger
-from tests.acceptance.programs import Attributor
+from tests.support.programs import Attributor
 
 SLOW = ("--profile", "stub:image_ms=500", "--max-batch", "1")
 FAST = ("--profile", "stub")

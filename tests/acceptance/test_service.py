@@ -19,7 +19,7 @@ from gmvaluator.errors import Conflict, GmvaluatorError, InvalidInput, NotFound,
 from gmvaluator.v1 import attribution_pb2 as v1
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub
 from tests.acceptance.conftest import MODEL_VERSION
-from tests.acceptance.programs import Attributor, gmvaluator
+from tests.support.programs import Attributor, gmvaluator
 
 
 @functools.cache

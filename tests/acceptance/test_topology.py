@@ -29,7 +29,7 @@ from gmvaluator.ledger.store import open_ledger
 from gmvaluator.samples import sample_folder
 from gmvaluator.storage.database import Place
 from gmvaluator.testing.postgresql import PostgresServer
-from tests.acceptance.supervised import Supervised, free_port
+from tests.support.supervised import Supervised, free_port
 
 KEY = "a-key-of-the-test-alone"
 MODEL_VERSION = "demo-1"

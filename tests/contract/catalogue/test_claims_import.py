@@ -1,0 +1,160 @@
+"""Importing rights: splits that sum to one, sales that change the future only, rejects that are listed."""
+
+from pathlib import Path
+
+import pytest
+
+from gmvaluator.catalogue.claims_import import read_claims
+from gmvaluator.catalogue.search import find_work, shown_rights
+from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.errors import InvalidInput, InvalidManifest, NotFound
+from gmvaluator.storage.database import Place
+from gmvaluator.testing.postings import sample_work
+from tests.support.scenes import NOVEMBER, OCTOBER, SEPTEMBER, import_rights, owner_named, record, sha256_of, work
+
+HEAD = "sha256,owner_id,owner_name,share_ppm,valid_from,valid_to,origin\n"
+
+
+def paid(place: Place, number: int, at: object = NOVEMBER) -> dict[str, int]:
+    with open_catalogue(place) as catalogue:
+        (card,) = catalogue.works([sample_work(number)], at).values()  # type: ignore[arg-type]
+    return {one.display_name: one.share_ppm for one in card.beneficiaries}
+
+
+def test_a_split_is_recorded_once(place: Place, tmp_path: Path) -> None:
+    record(place, work(1, None))
+    text = HEAD + "".join(f"{sha256_of(1)},{name},{name.title()},{share},,,\n" for name, share in SPLIT.items())
+    found = import_rights(place, tmp_path, text)
+    assert (found.rows, found.added, found.rejected) == (3, 3, [])
+    assert paid(place, 1) == {"Ada": 333_333, "Ben": 333_333, "Cleo": 333_334}
+    again = import_rights(place, tmp_path, text)
+    assert (again.rows, again.unchanged, again.works) == (3, 3, set())
+
+
+SPLIT = {"ada": 333_333, "ben": 333_333, "cleo": 333_334}
+
+
+def test_a_sale_changes_what_comes_after_it(place: Place, tmp_path: Path) -> None:
+    record(place, work(1, "ada"))
+    found = import_rights(
+        place,
+        tmp_path,
+        HEAD
+        + f"{sha256_of(1)},ada,,1000000,,2026-10-01,data_set:paintings\n"
+        + f"{sha256_of(1)},ben,Ben,1000000,2026-10-01,,contract-9\n",
+    )
+    assert (found.changed, found.added, found.rejected) == (1, 1, [])
+    assert paid(place, 1, SEPTEMBER) == {"Ada <Artist>": 1_000_000}
+    assert paid(place, 1, OCTOBER) == {"Ben": 1_000_000}
+    with open_catalogue(place) as catalogue:
+        shown = shown_rights(catalogue, find_work(catalogue, "work-1"), OCTOBER)
+    assert [(one["display_name"], one["origin"]) for one in shown["claims"]] == [
+        ("Ben", "contract-9"),
+        ("Ada <Artist>", "data_set:paintings"),
+    ]
+    assert [one["valid_to"][:4] for one in shown["former_claims"]] == ["9999"]
+
+
+def test_a_competing_claim_is_withdrawn(place: Place, tmp_path: Path) -> None:
+    record(place, work(1, "ada"), work(1, "ben", "posters"))
+    assert paid(place, 1) == {"(held: claims compete)": 1_000_000}
+    found = import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ben,,0,,,data_set:posters\n")
+    assert (found.withdrawn, found.rejected) == (1, [])
+    assert paid(place, 1) == {"Ada <Artist>": 1_000_000}
+    again = import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ben,,0,,,data_set:posters\n")
+    assert "not there" in again.rejected[0].reason
+
+
+@pytest.mark.parametrize(
+    ("rows", "reason"),
+    [
+        ("{0},ada,,900000,,,\n", "sum to 900,000 ppm"),
+        ("{0},ada,,600000,,,\n{0},ben,,600000,,,\n", "sum to 1,200,000 ppm"),
+        ("{0},ada,,1000000,,2026-10-01,\n{0},ben,,1000000,2026-09-01,,\n", "from 2026-09-01 on"),
+        ("{0},ada,,500000,,,\n{0},ada,,500000,,,\n", "same claim as line 2"),
+        ("{0},ada,,1000001,,,\n", "whole number"),
+        ("{0},ada,,-5,,,\n", "whole number"),
+        ("{0},ada,,1e6,,,\n", "whole number"),
+        ("{0},,,1000000,,,\n", "owner_id"),
+        ("{0},ada,,1000000,2026-13-01,,\n", "no time"),
+        ("{0},ada,,1000000,2026-10-01T00:00:00,,\n", "no time zone"),
+        ("{0},ada,,1000000,2026-10-01,2026-10-01,\n", "not before"),
+        ("{0},ada,,1000000,,\n", "cells"),
+        ("{0},a\tb,,1000000,,,\n", "cannot be printed"),
+        ("abc,ada,,1000000,,,\n", "64 hex digits"),
+        (",ada,,1000000,,,\n", "names no work"),
+        ("{9},ada,,1000000,,,\n", "no such work"),
+    ],
+)
+def test_a_bad_row_is_rejected_and_stops_nothing(place: Place, tmp_path: Path, rows: str, reason: str) -> None:
+    record(place, work(1, None), work(2, None))
+    hashes = [sha256_of(1), *[""] * 8, sha256_of(99)]
+    found = import_rights(place, tmp_path, HEAD + rows.format(*hashes) + f"{sha256_of(2)},ben,Ben,1000000,,,\n")
+    assert reason in found.rejected[0].reason
+    assert found.rejected[0].line == 2
+    assert (found.rows, found.added) == (len(found.rejected) + 1, 1)
+    assert paid(place, 1) == {"(owner unknown)": 1_000_000}
+    assert paid(place, 2) == {"Ben": 1_000_000}
+
+
+def test_less_than_one_is_taken_on_purpose(place: Place, tmp_path: Path) -> None:
+    record(place, work(1, None))
+    found = import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ada,Ada,250000,,,\n", partial=True)
+    assert found.added == 1
+    assert paid(place, 1) == {"Ada": 250_000, "(owner unknown)": 750_000}
+
+
+def test_a_work_is_named_by_its_key_in_a_data_set(place: Place, tmp_path: Path) -> None:
+    record(place, work(1, None), work(2, None), work(2, None, "posters"))
+    head = "data_set,key,owner_id,owner_contact,share_ppm\n"
+    rows = "paintings,work-1,ada,ada@example.org,1000000\nposters,work-1,ada,,1000000\nposters,work-2,ben,,1000000\n"
+    found = import_rights(place, tmp_path, head + rows)
+    assert (found.added, [one.line for one in found.rejected]) == (2, [3])
+    assert paid(place, 1) == {"ada": 1_000_000}
+    with open_catalogue(place) as catalogue:
+        assert find_work(catalogue, "work-2", "posters") == sample_work(2)
+        assert find_work(catalogue, str(sample_work(2))) == sample_work(2)
+        with pytest.raises(NotFound):
+            find_work(catalogue, "work-9")
+
+
+def test_a_key_of_several_works_names_none(place: Place, tmp_path: Path) -> None:
+    record(place, work(1, None))
+    with open_catalogue(place, write=True) as catalogue:
+        catalogue.record([work(2, None).__class__(sample_work(3), sha256_of(3), 8, 8, "paintings", "work-1", "")])
+    with open_catalogue(place) as catalogue, pytest.raises(InvalidInput, match="several"):
+        find_work(catalogue, "work-1")
+    found = import_rights(place, tmp_path, "data_set,key,owner_id,share_ppm\npaintings,work-1,ada,1000000\n")
+    assert "2 works" in found.rejected[0].reason
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "",
+        "sha256,owner_id\n",
+        "owner_id,share_ppm\n",
+        "sha256,owner_id,share_ppm,valid_until\n",
+        "sha256,owner_id,share_ppm,share_ppm\n",
+        'sha256,owner_id,share_ppm\n"a\n',
+    ],
+)
+def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
+    (tmp_path / "rights.csv").write_text(text)
+    with pytest.raises(InvalidManifest):
+        list(read_claims(tmp_path / "rights.csv", "test"))
+    (tmp_path / "rights.csv").write_bytes(b"sha256,owner_id,share_ppm\n\xff,a,1\n")
+    with pytest.raises(InvalidManifest):
+        list(read_claims(tmp_path / "rights.csv", "test"))
+    with pytest.raises(InvalidManifest):
+        list(read_claims(tmp_path / "none.csv", "test"))
+
+
+def test_a_forgotten_owner_is_another_when_imported_again(place: Place, tmp_path: Path) -> None:
+    record(place, work(1, "ada"), work(2, None))
+    ada = owner_named(place, "ada")
+    with open_catalogue(place, write=True) as catalogue:
+        assert catalogue.forget_owner(ada) == 2
+        assert catalogue.rewrite()
+    import_rights(place, tmp_path, HEAD + f"{sha256_of(2)},ada,Ada,1000000,,,\n")
+    assert owner_named(place, "ada") != ada

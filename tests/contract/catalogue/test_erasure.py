@@ -1,0 +1,100 @@
+"""Forgetting a person: no byte of the name is left anywhere, and not a micro-credit or a hash has changed."""
+
+import json
+from pathlib import Path
+
+import pytest
+
+from gmvaluator.auth.signing import Signed, Signer
+from gmvaluator.catalogue.erasure import forget_owner, owner_named
+from gmvaluator.catalogue.reader import FORGOTTEN
+from gmvaluator.catalogue.records import NewWork, OwnerReference
+from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.catalogue.vault import Vault
+from gmvaluator.errors import NotFound, PreconditionFailed
+from gmvaluator.ledger.store import open_ledger
+from gmvaluator.storage.database import Place
+from gmvaluator.storage.sqlite import back_up
+from gmvaluator.testing.postings import sample_owner, sample_work
+from tests.support.scenes import OCTOBER, attribute, import_rights, record, sha256_of, work
+
+CANARIES = ("canary-manifest-77", "Canary Lovelace-Name", "canary@contact.example")
+
+
+@pytest.fixture
+def filled(place: Place, tmp_path: Path) -> Place:
+    """A work of the canary's, with name, contact and manifest id, that a generation paid."""
+    owner = OwnerReference(CANARIES[0], CANARIES[1])
+    record(place, NewWork(sample_work(1), sha256_of(1), 8, 8, "paintings", "work-1", "", owner=owner), work(2, "ben"))
+    head = "sha256,owner_id,owner_name,owner_contact,share_ppm\n"
+    import_rights(place, tmp_path, head + f"{sha256_of(1)},{','.join(CANARIES)},1000000\n")
+    (tmp_path / "rights.csv").unlink()
+    attribute(place, "g1", [1, 2], OCTOBER)
+    return place
+
+
+def found_in(folder: Path, needles: list[bytes]) -> list[tuple[str, bytes]]:
+    """Files that hold one of `needles`, in any case."""
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    return [(path.name, needle) for path in files for needle in needles if needle.lower() in path.read_bytes().lower()]
+
+
+def test_no_trace_is_left_in_database_log_and_earlier_backups(filled: Place, tmp_path: Path) -> None:
+    names = [canary.encode() for canary in CANARIES] + [canary.encode("utf-16-le") for canary in CANARIES]
+    with open_catalogue(filled, write=True) as catalogue:
+        owner_id = owner_named(catalogue, CANARIES[0])
+        key = (filled.folder / "keys" / f"{owner_id}.key").read_bytes()
+        with catalogue.snapshot() as connection:
+            rows = connection.exec_driver_sql("SELECT ciphertext, owner_id FROM owner_references").all()
+        sealed = [bytes(row[0]) for row in rows if str(owner_id).replace("-", "") in str(row[1]).replace("-", "")]
+        assert len(sealed) == 3
+        if not filled.database_url:
+            back_up(filled.folder / "catalogue.sqlite", tmp_path / "backup.sqlite")
+            assert found_in(tmp_path, sealed)
+        with open_ledger(filled) as book:
+            before = (book.head(), book.totals(), book.balances())
+        signed = forget_owner(catalogue, owner_id, filled.folder, {"sequence": before[0].sequence})
+        receipt = signed.value
+        assert receipt["references_removed"] == 3
+        assert receipt["key_destroyed"] is True
+        # While this writer is open its database and log lie beside it: nothing readable is in either.
+        assert found_in(tmp_path, [*names, key]) == []
+        if not filled.database_url:
+            (tmp_path / "backup.sqlite").rename(tmp_path / "elsewhere")
+            (tmp_path / "elsewhere").unlink()
+            assert found_in(tmp_path, sealed) == []
+    assert signed.genuine(Signer(filled.folder / "keys").public_key())
+    kept = json.loads((filled.folder / "receipts" / f"forgotten-{owner_id}.json").read_text())
+    assert Signed.from_dict(kept) == signed
+    with open_ledger(filled) as book, open_catalogue(filled) as catalogue:
+        assert (book.head(), book.totals(), book.balances()) == before
+        assert book.verify().ok
+        assert catalogue.display_names([owner_id]) == {owner_id: FORGOTTEN}
+        with pytest.raises(NotFound):
+            owner_named(catalogue, CANARIES[0])
+
+
+def test_a_backup_made_before_cannot_be_read_afterwards(tmp_path: Path) -> None:
+    place = Place(tmp_path / "data")
+    record(place, work(1, "ada"))
+    back_up(place.folder / "catalogue.sqlite", tmp_path / "backup.sqlite")
+    with open_catalogue(place, write=True) as catalogue:
+        owner_id = owner_named(catalogue, "ada")
+        with catalogue.snapshot() as connection:
+            (sealed, *_) = connection.exec_driver_sql("SELECT ciphertext FROM owner_references").scalars()
+        forget_owner(catalogue, owner_id, place.folder, None)
+        again = forget_owner(catalogue, owner_id, place.folder, None)
+        assert again.value["references_removed"] == 0
+    (place.folder / "catalogue.sqlite").write_bytes((tmp_path / "backup.sqlite").read_bytes())
+    with open_catalogue(place) as restored:
+        assert restored.display_names([owner_id]) == {owner_id: FORGOTTEN}
+    with pytest.raises(PreconditionFailed, match="forgotten"):
+        Vault(place.folder / "keys").decrypt(owner_id, "name", bytes(sealed))
+
+
+def test_nobody_is_forgotten_by_mistake(filled: Place) -> None:
+    with open_catalogue(filled, write=True) as catalogue:
+        with pytest.raises(NotFound):
+            forget_owner(catalogue, sample_owner(99), filled.folder, None)
+        with pytest.raises(NotFound):
+            owner_named(catalogue, "nobody")

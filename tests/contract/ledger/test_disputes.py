@@ -1,0 +1,150 @@
+"""Disputes: opened once, held, decided, given out; every step a posting with an id and a reason."""
+
+import pytest
+
+from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound
+from gmvaluator.ids import OwnerId
+from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, hold, hold_all, open_dispute
+from gmvaluator.ledger.decisions.disputes import Dispute, Scope, checked_award, disputes, open_disputes
+from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.ledger.verification import replay
+from gmvaluator.storage.database import Place
+from gmvaluator.testing.postings import sample_owner, sample_work
+from tests.support.scenes import DECEMBER, NOVEMBER, OCTOBER, attribute, balances, owner_named, record, work
+
+
+@pytest.fixture
+def filled(place: Place) -> Place:
+    """Ada's work 1 in three generations, Ben's work 2 in one of them."""
+    record(place, work(1, "ada"), work(2, "ben"), work(3, "cleo"))
+    with open_ledger(place, write=True) as book:
+        for name, works in (("g1", [1]), ("g2", [1, 2]), ("g3", [1])):
+            attribute(place, name, works, OCTOBER, book=book)
+    return place
+
+
+def account(place: Place, name: str) -> str:
+    return f"owner:{owner_named(place, name)}"
+
+
+def sound(book: Ledger) -> bool:
+    assert all(replay(posting).equal for posting in book.every_posting())
+    return book.verify().ok and book.totals().reconciles
+
+
+def test_a_disputed_work_is_held_and_awarded(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        before = balances(book)
+        scope = Scope(sample_work(1), None, owner_named(filled, "cleo"))
+        opened = open_dispute(book, "case-1", scope, "drawn by me", NOVEMBER)
+        assert (opened.open, opened.held_micros) == (True, 2_500_250)
+        assert balances(book) == {"held": 2_500_250, account(filled, "ben"): 499_750}
+        attribute(filled, "g4", [1], NOVEMBER, book=book)
+        assert hold(book, "case-1", NOVEMBER).held_micros == 3_500_250
+        assert hold_all(book, NOVEMBER) == 0
+        award = checked_award([(owner_named(filled, "cleo"), 700_000), (owner_named(filled, "ada"), 300_000)])
+        decided = decide_dispute(book, "case-1", award, "shown by sketches", DECEMBER)
+        assert (decided.open, decided.held_micros, decided.as_dict()["status"]) == (False, 0, "upheld")
+        found = balances(book)
+        assert found[account(filled, "cleo")] == 2_450_175
+        assert found[account(filled, "ada")] == 1_050_075
+        assert sum(found.values()) == sum(before.values()) + 1_000_000
+        assert open_disputes_of(book) == []
+        assert sound(book)
+
+
+def test_a_rejected_dispute_gives_everything_back(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        before = balances(book)
+        open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", NOVEMBER)
+        decided = decide_dispute(book, "case-1", None, "nothing was shown", DECEMBER)
+        assert decided.as_dict()["status"] == "rejected"
+        assert balances(book) == before
+        again = decide_dispute(book, "case-1", None, "nothing was shown", DECEMBER)
+        assert again == decided
+        with pytest.raises(GenerationConflict):
+            decide_dispute(book, "case-1", None, "another reason", DECEMBER)
+        assert sound(book)
+
+
+def test_one_generation_or_one_work_of_it_is_disputed(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        sequence = book.explain("g2").sequence
+        whole = open_dispute(book, "case-1", Scope(None, sequence), "not ours", NOVEMBER)
+        assert whole.held_micros == 1_000_000
+        decide_dispute(book, "case-1", None, "they are", NOVEMBER)
+        part = open_dispute(book, "case-2", Scope(sample_work(2), sequence), "not ours", NOVEMBER)
+        assert part.held_micros == 499_750
+        assert [one.dispute_id for one in disputes_of(book)] == ["case-1", "case-2"]
+        assert [one.dispute_id for one in open_disputes_of(book)] == ["case-2"]
+        assert sound(book)
+
+
+def test_what_the_claimant_has_is_not_held(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        scope = Scope(sample_work(1), None, owner_named(filled, "ada"))
+        assert open_dispute(book, "case-1", scope, "all of it is mine", NOVEMBER).held_micros == 0
+
+
+def test_two_disputes_do_not_hold_the_same_twice(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        before = balances(book)
+        first = open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", NOVEMBER)
+        second = open_dispute(book, "case-2", Scope(sample_work(1), None), "no, mine", NOVEMBER)
+        assert (first.held_micros, second.held_micros) == (2_500_250, 0)
+        decide_dispute(book, "case-1", None, "no", DECEMBER)
+        assert hold(book, "case-2", DECEMBER).held_micros == 2_500_250
+        decide_dispute(book, "case-2", None, "no", DECEMBER)
+        assert balances(book) == before
+        assert sound(book)
+
+
+def test_the_same_id_is_the_same_dispute(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        first = open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", NOVEMBER)
+        assert open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", DECEMBER) == first
+        with pytest.raises(GenerationConflict, match="training_image_id"):
+            open_dispute(book, "case-1", Scope(sample_work(2), None), "mine", NOVEMBER)
+        with pytest.raises(NotFound, match="case-9"):
+            hold(book, "case-9", NOVEMBER)
+
+
+def test_bad_disputes_are_refused(filled: Place) -> None:
+    with open_ledger(filled, write=True) as book:
+        for dispute_id, reason in (
+            ("a b", "x"),
+            ("", "x"),
+            ("a/b", "x"),
+            ("a" * 101, "x"),
+            ("ok", " "),
+            ("ok", "\x1b"),
+        ):
+            with pytest.raises(InvalidInput):
+                open_dispute(book, dispute_id, Scope(sample_work(1), None), reason, NOVEMBER)
+        assert disputes_of(book) == []
+    with pytest.raises(InvalidInput, match="training image or a generation"):
+        Scope(None, None)
+
+
+def test_awards_sum_to_one() -> None:
+    one, other = sample_owner(1), sample_owner(2)
+    wrong: list[list[tuple[OwnerId, int]]] = [
+        [],
+        [(one, 999_999)],
+        [(one, 500_000)] * 2,
+        [(one, 0), (other, 1_000_000)],
+    ]
+    for parts in wrong:
+        with pytest.raises(InvalidInput, match="1,000,000"):
+            checked_award(parts)
+    assert sum(share for _, share in checked_award([(one, 1), (other, 999_999)])) == 1_000_000
+
+
+def disputes_of(book: Ledger) -> list[Dispute]:
+    with book.snapshot() as connection:
+        return list(disputes(connection))
+
+
+def open_disputes_of(book: Ledger) -> list[Dispute]:
+    with book.snapshot() as connection:
+        return list(open_disputes(connection))

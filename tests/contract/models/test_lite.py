@@ -1,0 +1,174 @@
+"""Profile `lite`: golden vectors, its pins, the order of its qualities, and what it refuses."""
+
+import csv
+import dataclasses
+import random
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import pytest
+import timm
+import torch
+from PIL import Image
+
+from evaluation.training.augment import KINDS, distort
+from gmvaluator.errors import InvalidImage, MissingWeights, ModelFailed, PreconditionFailed
+from gmvaluator.images import decode_image
+from gmvaluator.models import folding, lite, lite_network
+from gmvaluator.models.choice import ProfileChoice
+from gmvaluator.models.lite import CHUNK_ROWS, LiteModels
+from gmvaluator.models.lite_network import SIDE_PX
+from gmvaluator.models.profiles import load_models, profile_identity
+from gmvaluator.ports import Float32Array, Models, Prepared
+from gmvaluator.samples import sample_folder
+
+SAMPLE = sample_folder("openclipart")
+GOLDEN = Path(__file__).parents[2] / "golden" / "lite.npz"
+
+
+@pytest.fixture(scope="module")
+def models() -> Models:
+    return load_models("lite")
+
+
+def sample_image(key: str) -> Image.Image:
+    return decode_image((SAMPLE / "images" / f"{key}.webp").read_bytes())
+
+
+def one_of_each_owner() -> list[Image.Image]:
+    with (SAMPLE / "manifest.csv").open(encoding="utf-8", newline="") as lines:
+        keys = {row["owner_id"]: row["key"] for row in csv.DictReader(lines)}
+    return [sample_image(key) for key in keys.values()]
+
+
+def qualities(models: Models, images: list[Image.Image]) -> Float32Array:
+    return models.quality([models.prepare(image) for image in images])
+
+
+def test_golden_vectors(models: Models) -> None:
+    """Tolerance 1e-4: other processors and versions of torch sum in another order."""
+    golden = np.load(GOLDEN)
+    assert str(golden["profile"]) == profile_identity("lite").hash, "run `python -m tests.golden.write_lite`"
+    embeddings = models.embed([models.prepare(sample_image(str(key))) for key in golden["keys"]])
+    assert embeddings.quality is not None
+    np.testing.assert_allclose(embeddings.recall, golden["recall"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(embeddings.perceptual, golden["perceptual"], rtol=0, atol=1e-4)
+    np.testing.assert_allclose(embeddings.quality, golden["quality"], rtol=0, atol=1e-4)
+
+
+def test_a_work_is_nearest_to_its_own_derivative(models: Models) -> None:
+    images = one_of_each_owner()
+    works = models.embed([models.prepare(image) for image in images])
+    mirrored = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
+    queries = models.embed([models.prepare(image) for image in mirrored])
+    for vectors, asked in ((works.recall, queries.recall), (works.perceptual[:, 0], queries.perceptual[:, 0])):
+        assert (np.argmax(asked @ vectors.T, axis=1) == np.arange(len(images))).mean() > 0.9
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_clean_images_lie_above_their_distorted_copies(models: Models, kind: str) -> None:
+    """One work of each of 26 artists, none of whom the head has seen; all works are in docs/results."""
+    clean = one_of_each_owner()
+    distorted = [distort(kind, 3, image, random.Random(number)) for number, image in enumerate(clean)]
+    assert (qualities(models, clean) > qualities(models, distorted)).mean() >= 0.9
+
+
+def test_rows_are_independent_of_the_pass_they_are_in(models: Models) -> None:
+    """To the bit, on one machine: credits do not depend on who else is asking."""
+    inputs = [models.prepare(image) for image in one_of_each_owner()[: CHUNK_ROWS + 3]]
+    whole = models.embed(inputs)
+    for row in (0, CHUNK_ROWS - 1, CHUNK_ROWS + 2):
+        single = models.embed(inputs[row : row + 1])
+        np.testing.assert_array_equal(single.recall[0], whole.recall[row])
+        np.testing.assert_array_equal(single.perceptual[0], whole.perceptual[row])
+
+
+def test_seen_whole_alone_an_image_has_its_recall_vector(models: Models) -> None:
+    assert isinstance(models, LiteModels)
+    inputs = [models.prepare(Image.new("RGB", (90, 60), colour)) for colour in ("red", "navy", "olive")]
+    np.testing.assert_allclose(models.embed_whole(inputs), models.embed(inputs).recall, atol=1e-5)
+
+
+def test_folding_changes_no_sum() -> None:
+    """The backbone against timm's own, layer by layer as it builds it: up to rounding."""
+    plain: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).eval()
+    backbone = lite_network.Backbone(plain.state_dict())
+    inputs = torch.rand(2, 3, SIDE_PX, SIDE_PX, generator=torch.Generator().manual_seed(1)) * 2 - 1
+    with torch.inference_mode():
+        expected = plain.forward_features(inputs).mean(dim=(2, 3))
+        pooled = backbone(inputs.to(memory_format=torch.channels_last)).pooled
+    torch.testing.assert_close(pooled[:, -1280:], expected, rtol=1e-4, atol=1e-5)
+
+
+def test_a_device_without_that_kernel_library_gets_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+    models = load_models("lite")
+    inputs = [models.prepare(image) for image in one_of_each_owner()[:2]]
+    expected = models.embed(inputs)
+    monkeypatch.setattr(folding, "_HAS_ONEDNN", False)
+    np.testing.assert_allclose(models.embed(inputs).perceptual, expected.perceptual, rtol=0, atol=1e-4)
+
+
+def test_the_whole_image_is_kept_on_white() -> None:
+    wide = np.asarray(lite_network.prepare(Image.new("RGB", (100, 50), (0, 0, 0))))
+    assert wide.shape == (3, SIDE_PX, SIDE_PX)
+    assert (wide[:, : SIDE_PX // 4 - 1] == 1).all()
+    assert (wide[:, SIDE_PX // 4 : -SIDE_PX // 4] == -1).all()
+    assert (wide[:, -SIDE_PX // 4 + 1 :] == 1).all()
+
+
+def test_only_rgb_is_prepared(models: Models) -> None:
+    with pytest.raises(InvalidImage, match="RGBA"):
+        models.prepare(Image.new("RGBA", (8, 8)))
+
+
+def test_a_broken_row_is_named(models: Models) -> None:
+    inputs = [Prepared.shared(np.zeros((3, SIDE_PX, SIDE_PX), np.float32))] * (CHUNK_ROWS + 1)
+    inputs.append(Prepared.shared(np.full((3, SIDE_PX, SIDE_PX), np.inf, np.float32)))
+    with pytest.raises(ModelFailed, match=f"row {CHUNK_ROWS + 1} "):
+        models.embed(inputs)
+
+
+@pytest.mark.parametrize(
+    "inputs",
+    [
+        [],
+        [np.zeros((3, 8, 8), np.float32)],
+        [np.zeros((1, 3, SIDE_PX, SIDE_PX), np.float32)],
+        [np.zeros((3, SIDE_PX, SIDE_PX), np.float64)],
+    ],
+    ids=["no rows", "another size", "a batch", "another type"],
+)
+def test_inputs_of_another_shape_are_refused(models: Models, inputs: list[npt.NDArray[Any]]) -> None:
+    with pytest.raises(ModelFailed, match="from prepare"):
+        models.embed([Prepared.shared(one) for one in inputs])
+
+
+@pytest.mark.parametrize("role", ["backbone", "heads"])
+def test_other_weights_than_the_pinned_are_refused(role: str) -> None:
+    identity = profile_identity("lite")
+    other = dataclasses.replace(identity, weights={**identity.weights, role: "0" * 64})
+    with pytest.raises(MissingWeights, match="0000"):
+        lite.load(ProfileChoice(), other)
+
+
+def test_absent_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr(lite_network, "DATA", tmp_path)
+    with pytest.raises(MissingWeights, match="reinstall gmvaluator"):
+        load_models("lite")
+
+
+def test_an_unusable_device_is_refused() -> None:
+    with pytest.raises(PreconditionFailed, match="use cpu"):
+        load_models("lite", device="abacus")
+
+
+def test_torch_s_failure_becomes_ours(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("no memory")
+
+    assert isinstance(models, LiteModels)
+    monkeypatch.setattr(models, "_pass", fail)
+    with pytest.raises(ModelFailed, match="no memory"):
+        models.embed([Prepared.shared(np.zeros((3, SIDE_PX, SIDE_PX), np.float32))])

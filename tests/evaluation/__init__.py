@@ -1,0 +1,1 @@
+"""Tests of the evaluation: everything that imports torch or draws statistics."""

@@ -1,0 +1,1 @@
+"""Helpers that every tier of tests may import; they import no tests."""
