@@ -24,7 +24,7 @@ from attributor.settings import DEFAULT_ADDRESS, AttributorSettings
 from gmvaluator.commands.options import choice_options, index_option, json_option, place_option
 from gmvaluator.errors import InvalidInput
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -36,7 +36,7 @@ def settings_options(command: Command) -> Command:
     own = [one for one in fields(AttributorSettings) if "help" in one.metadata]
 
     @wraps(command)
-    def with_settings(*args: Any, place: Place, index_url: str, choice: ProfileChoice, **options: Any) -> Any:
+    def with_settings(*args: Any, place: DataLocation, index_url: str, choice: ProfileChoice, **options: Any) -> Any:
         chosen = {one.name: options.pop(one.name) for one in own}
         settings = AttributorSettings(
             place.folder, index=index_url, profile=choice, database_url=place.database_url, **chosen

@@ -18,15 +18,23 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from attributor.ops.memory import memory_watched, use_few_arenas
-from attributor.ops.metrics import REGISTRY, Kept, Now, ObservedPipeline, loop_watched, recall_watched, serve_metrics
+from attributor.ops.metrics import (
+    REGISTRY,
+    FileMetricsCollector,
+    ObservedPipeline,
+    RuntimeCollector,
+    loop_watched,
+    recall_watched,
+    serve_metrics,
+)
 from attributor.rpc.admission import Admission
-from attributor.rpc.call_limits import Counters, Service
-from attributor.rpc.interceptors import Authentication, Exchange
+from attributor.rpc.call_limits import CallGate, Counters
+from attributor.rpc.interceptors import Authentication, MessageInterceptor
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
 from attributor.rpc.tls import TlsFiles
 from attributor.settings import AttributorSettings
 from attributor.wiring import Parts, wire
-from gmvaluator.auth.authenticator import Door, is_loopback
+from gmvaluator.auth.authenticator import Authenticator, is_loopback
 from gmvaluator.errors import GmvaluatorError, InvalidInput, PreconditionFailed
 from gmvaluator.v1 import attribution_pb2, royalty_pb2
 from gmvaluator.v1.attribution_pb2_grpc import add_AttributionServiceServicer_to_server
@@ -90,8 +98,8 @@ async def serve(settings: AttributorSettings, announce: Callable[[str, str], Non
         failures.append(error)
         loop.call_soon_threadsafe(stop.set)
 
-    service = Service(Admission(settings.max_in_flight, settings.max_pixels_in_flight))
-    door = open_door(settings)
+    service = CallGate(Admission(settings.max_in_flight, settings.max_pixels_in_flight))
+    door = load_authenticator(settings)
     credentials = tls_credentials(settings)
     metrics = f"{settings.metrics.rpartition(':')[0]}:{serve_metrics(settings.metrics)}" if settings.metrics else ""
     server, checker, address = await listen(settings, service, stop, door, credentials)
@@ -113,14 +121,14 @@ async def _serve_until(
     stop: asyncio.Event,
     hurry: asyncio.Event,
     settings: AttributorSettings,
-    service: Service,
+    service: CallGate,
     parts: Parts,
     checker: health.aio.HealthServicer,
     announce: Callable[[], None],
 ) -> None:
     await parts.check_collections()
-    REGISTRY.register(Now(service, parts.pipeline.worker, parts.decoder))
-    REGISTRY.register(Kept(settings))
+    REGISTRY.register(RuntimeCollector(service, parts.pipeline.worker, parts.decoder))
+    REGISTRY.register(FileMetricsCollector(settings))
     pipeline = ObservedPipeline.around(parts.pipeline)
     service.open(Counters(pipeline, parts.ledger, parts.catalogue, parts.disputes))
     # What was made until now stays: let the garbage collector look at a request's own objects only.
@@ -136,14 +144,14 @@ async def _serve_until(
 
 async def listen(
     settings: AttributorSettings,
-    service: Service,
+    service: CallGate,
     stop: asyncio.Event,
-    door: Door,
+    door: Authenticator,
     credentials: grpc.ServerCredentials | None,
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer, str]:
     """The running server, its health, which says NOT_SERVING, and its address. Raises PreconditionFailed."""
     server = grpc.aio.server(
-        interceptors=[Authentication(door), Exchange()],
+        interceptors=[Authentication(door), MessageInterceptor()],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.so_reuseport", 0),
@@ -174,9 +182,9 @@ async def listen(
     return server, checker, f"{settings.address.rpartition(':')[0]}:{port}"
 
 
-def open_door(settings: AttributorSettings) -> Door:
+def load_authenticator(settings: AttributorSettings) -> Authenticator:
     """Who is let in. Raises PreconditionFailed if the address can be reached from outside and the door is open."""
-    door = Door(
+    door = Authenticator(
         settings.tokens_file,
         required=settings.tokens is not None,
         on_problem=lambda problem: _log.error("tokens", problem=problem),
@@ -237,7 +245,7 @@ async def _unless_stopped(wiring: asyncio.Task[Parts], stop: asyncio.Event) -> P
 
 
 async def drain(
-    service: Service, checker: health.aio.HealthServicer, drain_s: float, hurry: asyncio.Event | None = None
+    service: CallGate, checker: health.aio.HealthServicer, drain_s: float, hurry: asyncio.Event | None = None
 ) -> bool:
     """Say NOT_SERVING, refuse new calls, and wait for those in flight.
 

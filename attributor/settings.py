@@ -13,7 +13,7 @@ from attributor.ops.thumbnails import CHOICES, NONE
 from gmvaluator.auth.authenticator import TOKENS_FILE
 from gmvaluator.images import MAX_IMAGE_BYTES
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 
 DEFAULT_ADDRESS = "127.0.0.1:50051"
 
@@ -91,9 +91,9 @@ class AttributorSettings:
         return 3 * MAX_IMAGE_BYTES
 
     @property
-    def place(self) -> Place:
+    def place(self) -> DataLocation:
         """Where catalogue and ledger are."""
-        return Place(self.data, self.database_url)
+        return DataLocation(self.data, self.database_url)
 
     @property
     def tokens_file(self) -> Path:

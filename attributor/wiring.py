@@ -13,13 +13,13 @@ from attributor.core.disputes import DisputeDesk
 from attributor.core.pipeline import Pipeline
 from attributor.core.pixel_reranking import PixelReranking
 from attributor.ops.metrics import observe_batch, observe_collection, observe_unkept
-from attributor.ops.thumbnails import DAY_S, NONE, KeptImages
+from attributor.ops.thumbnails import DAY_S, NONE, ThumbnailStore
 from attributor.settings import AttributorSettings
 from attributor.workers.decoder_pool import DecoderPool
 from attributor.workers.model_process import ModelProcess
 from attributor.workers.model_worker import ModelWorker
 from gmvaluator.auth.secret_files import qdrant_api_key
-from gmvaluator.catalogue.rights_cache import RememberedRights
+from gmvaluator.catalogue.rights_cache import CachedRights
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
 from gmvaluator.index.opening import open_search
@@ -99,7 +99,7 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         decoder = DecoderPool(models.prepare, settings.decoders)
         stack.callback(decoder.close)
         decoder.start()
-        rights = RememberedRights(catalogue)
+        rights = CachedRights(catalogue)
         scorer = _scorer(settings, on_failure, stack) if worker.quality_apart else None
         parts = (worker, decoder, collections, rights, ledger, writer, executor, settings.policies, scorer)
         pipeline = Pipeline(*parts, keeper=_keeper(settings, stack))
@@ -121,12 +121,12 @@ def _scorer(
     return scorer
 
 
-def _keeper(settings: AttributorSettings, stack: ExitStack) -> KeptImages | None:
+def _keeper(settings: AttributorSettings, stack: ExitStack) -> ThumbnailStore | None:
     """Raises PreconditionFailed if thumbnails are to be kept and cannot be."""
     if settings.keep_images == NONE:
         return None
     folder = generated_folder(settings.data)
-    keeper = KeptImages(
+    keeper = ThumbnailStore(
         folder, settings.keep_images_mib * 1024 * 1024, settings.keep_images_days * DAY_S, on_problem=observe_unkept
     )
     try:

@@ -25,7 +25,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from dashboard.figures.live import cancelled
 from dashboard.pages import finance, generation, operations, overview, owner, search, work
 from dashboard.pages import sign_in as signing
-from dashboard.web.context import LOOPBACK_NAMES, Desk, guarded, refusal
+from dashboard.web.context import LOOPBACK_NAMES, AppContext, guarded, refusal
 from dashboard.web.settings import DashboardSettings
 from gmvaluator.errors import GmvaluatorError, status_of
 
@@ -121,7 +121,7 @@ def host_names(settings: DashboardSettings) -> list[str]:
     return ["*"] if host in EVERYWHERE else [*LOOPBACK_NAMES, host]
 
 
-def application(parts: Desk) -> Starlette:
+def application(parts: AppContext) -> Starlette:
     """The ASGI application over open sources."""
     middleware = [Middleware(SecurityHeaders)]
     if parts.sessions.open:
@@ -140,7 +140,7 @@ def application(parts: Desk) -> Starlette:
 
 @asynccontextmanager
 async def _running(app: Starlette) -> AsyncIterator[None]:
-    parts: Desk = app.state.desk
+    parts: AppContext = app.state.desk
     ticking = asyncio.create_task(parts.live.run())
     yield
     await cancelled(ticking)

@@ -15,7 +15,7 @@ import structlog
 from dashboard.web.settings import DEFAULT_ADDRESS, DashboardSettings
 from gmvaluator.commands.options import index_option, json_option, place_option
 from gmvaluator.errors import InvalidInput
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 
 MAX_PORT = 65_535
 
@@ -46,7 +46,7 @@ def dashboard(
     secure_cookies: bool,
     insecure: bool,
     open_browser: bool,
-    place: Place,
+    place: DataLocation,
     index_url: str,
     as_json: bool,
 ) -> None:
@@ -88,12 +88,12 @@ def check_address(address: str) -> None:
         raise InvalidInput(f"--address {address[:60]!r} is refused: give HOST:PORT, with PORT from 0 to {MAX_PORT}")
 
 
-def _place(place: Place, ledger: str) -> Place:
+def _place(place: DataLocation, ledger: str) -> DataLocation:
     if not ledger:
         return place
     if ledger.startswith(("postgres:", "postgresql:", "postgresql+psycopg:")):
-        return Place(place.folder, ledger)
-    return Place(Path(ledger))
+        return DataLocation(place.folder, ledger)
+    return DataLocation(Path(ledger))
 
 
 def _log_to_stderr() -> None:

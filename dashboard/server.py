@@ -20,9 +20,9 @@ from dashboard.figures.live import Live
 from dashboard.figures.overview import OverviewReader
 from dashboard.web.access import Sessions, session_key
 from dashboard.web.connection import Connection
-from dashboard.web.context import Desk, environment
+from dashboard.web.context import AppContext, environment
 from dashboard.web.settings import DashboardSettings
-from gmvaluator.auth.authenticator import Door, is_loopback
+from gmvaluator.auth.authenticator import Authenticator, is_loopback
 from gmvaluator.catalogue.store import KEY_FOLDER
 from gmvaluator.errors import PreconditionFailed
 
@@ -30,18 +30,18 @@ _log = structlog.get_logger("dashboard")
 
 
 @contextmanager
-def wired(settings: DashboardSettings) -> Iterator[Desk]:
+def wired(settings: DashboardSettings) -> Iterator[AppContext]:
     """Everything open. Raises MissingData, or PreconditionFailed if anybody could come in from outside."""
-    door = open_door(settings)
+    door = load_authenticator(settings)
     with open_sources(settings.place, settings.index_url) as sources:
         overview = OverviewReader(sources)
         live = Live(overview.read, lambda: sources.ledger.head().sequence, settings.update_s)
-        yield Desk(settings, sources, Sessions(door, _key(settings), settings.session_s), live, environment())
+        yield AppContext(settings, sources, Sessions(door, _key(settings), settings.session_s), live, environment())
 
 
-def open_door(settings: DashboardSettings) -> Door:
+def load_authenticator(settings: DashboardSettings) -> Authenticator:
     """Who is let in. Raises PreconditionFailed if the address can be reached from outside and no token is asked for."""
-    door = Door(
+    door = Authenticator(
         settings.tokens_file,
         required=settings.tokens is not None,
         on_problem=lambda problem: _log.error("tokens", problem=problem),
@@ -78,7 +78,7 @@ def serve(settings: DashboardSettings, announce: Callable[[str], None]) -> None:
             runner.run(server.serve(sockets=[listener]))
 
 
-def configuration(parts: Desk) -> uvicorn.Config:
+def configuration(parts: AppContext) -> uvicorn.Config:
     """How uvicorn serves the pages."""
     return uvicorn.Config(
         application(parts),

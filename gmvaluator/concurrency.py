@@ -64,7 +64,7 @@ def _settle(outcomes: Sequence[tuple[Waiter[Answer], Answer | GmvaluatorError]])
 _Result = TypeVar("_Result")
 
 
-async def to_its_end(operation: Awaitable[_Result]) -> _Result:
+async def shield_to_completion(operation: Awaitable[_Result]) -> _Result:
     """The result of an operation that goes on to its end though its awaiter is cancelled; what comes then is dropped.
 
     For reads, writes and calls of grpc.aio, which never frees the messages of one whose awaiter was cancelled

@@ -9,7 +9,7 @@ ROUNDS = 4
 """Rounds of the event loop from turn to turn: a refusal takes several, and gRPC takes in one call at a time."""
 
 
-class Turns:
+class LoopScheduler:
     """Grants a turn every few rounds of an event loop, in the order they were asked for.
 
     A batch ends for all its images at once. Each then needs some milliseconds of the loop, and so many in one round

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from attributor.core.attribution import Attribution, Embedded, ImageRequest, Stopwatch
-from attributor.core.loop_fairness import Turns
+from attributor.core.loop_fairness import LoopScheduler
 from attributor.core.responses import final_stage, recalled_stage, reranked_stage, stored_attribution
 from attributor.workers.decoder_pool import Decoder
 from attributor.workers.model_worker import Features, ModelWorker
@@ -21,9 +21,9 @@ from gmvaluator.errors import InvalidInput, InvalidPolicy, InvalidVector, ModelF
 from gmvaluator.ids import GenerationId, TrainingImageId
 from gmvaluator.index.schema import duplicate_group
 from gmvaluator.index.vectors import checked_vector, checked_vectors
-from gmvaluator.ledger.allocation import Group
+from gmvaluator.ledger.allocation import MAX_NEAR_MISSES, Group, ScoredCandidate, rank
 from gmvaluator.ledger.idempotency import check_fingerprint
-from gmvaluator.ledger.posting import MAX_NEAR_MISSES, ScoredCandidate, ValuedImage, build_posting, rank
+from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.records import ATTRIBUTOR, CLIENT, ImageFacts, NewPosting, StoredPosting
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Prepared, RightsReader, WorkCard
@@ -180,7 +180,7 @@ class Pipeline:
     executor: Executor
     policies: Path | None = None
     scorer: ModelWorker | None = None
-    turns: Turns = field(default_factory=Turns)
+    turns: LoopScheduler = field(default_factory=LoopScheduler)
     keeper: ImageKeeper | None = None
 
     async def attribute(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:

@@ -21,7 +21,7 @@ from prometheus_client.registry import Collector
 
 from attributor.core.attribution import Attribution, ImageRequest, Stage
 from attributor.core.pipeline import Pipeline
-from attributor.rpc.call_limits import Service
+from attributor.rpc.call_limits import CallGate
 from attributor.rpc.tls import MAX_FILE_BYTES
 from attributor.settings import AttributorSettings
 from attributor.workers.decoder_pool import DecoderPool
@@ -168,10 +168,10 @@ class ObservedPipeline(Pipeline):
                 yield stage
 
 
-class Now(Collector):
+class RuntimeCollector(Collector):
     """What is asked of the parts when somebody scrapes."""
 
-    def __init__(self, service: Service, worker: ModelWorker, decoder: DecoderPool) -> None:
+    def __init__(self, service: CallGate, worker: ModelWorker, decoder: DecoderPool) -> None:
         self._service = service
         self._worker = worker
         self._decoder = decoder
@@ -256,7 +256,7 @@ def serve_metrics(address: str) -> int:
     return int(server.server_port)
 
 
-class Kept(Collector):
+class FileMetricsCollector(Collector):
     """Read at each scrape: the files are small, and others write them."""
 
     def __init__(self, settings: AttributorSettings) -> None:

@@ -33,7 +33,7 @@ class _Kept(NamedTuple):
     path: str
 
 
-class KeptImages:
+class ThumbnailStore:
     """The folder of kept thumbnails. A thread deletes what is too old, and the oldest where there is too much.
 
     Several processes may share the folder; each bounds all of it.

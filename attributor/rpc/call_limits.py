@@ -45,7 +45,7 @@ class Counters:
     disputes: DisputeDesk
 
 
-class Service:
+class CallGate:
     """Takes no call before `open` and after `close`, and a bounded number between.
 
     How much at once is the `admission`'s to say; questions that carry no image only have to be few enough.

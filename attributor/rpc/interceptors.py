@@ -19,8 +19,9 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from attributor.ops.metrics import observe_refusal
-from gmvaluator.auth.authenticator import PUBLIC, Caller, Door, bearer_token, check_call
-from gmvaluator.concurrency import to_its_end
+from gmvaluator.auth.authenticator import Authenticator, bearer_token
+from gmvaluator.auth.roles import PUBLIC, Caller, check_call
+from gmvaluator.concurrency import shield_to_completion
 from gmvaluator.errors import GmvaluatorError, ImageTooLarge, InvalidInput, Unauthenticated, Unavailable, status_of
 from gmvaluator.images import MAX_IMAGE_BYTES
 
@@ -50,7 +51,7 @@ class _Unparsed:
     why: InvalidInput
 
 
-class Exchange(grpc.aio.ServerInterceptor):
+class MessageInterceptor(grpc.aio.ServerInterceptor):
     """Stands before every servicer of ours."""
 
     async def intercept_service(
@@ -121,7 +122,7 @@ async def written(message: Any, context: Context) -> None:
     try:
         # Not wait_for: in Python 3.11 it may lose a cancellation.
         async with asyncio.timeout(UNREAD_S):
-            await to_its_end(context.write(message))
+            await shield_to_completion(context.write(message))
     except TimeoutError:
         why = f"nobody read the answers for {UNREAD_S:.0f} s: read on, and send the images again"
         raise Unread(why) from None
@@ -146,7 +147,7 @@ async def _requests(context: Context) -> AsyncIterator[Any]:
 
 
 async def _read(context: Context) -> Any:
-    request = await to_its_end(context.read())
+    request = await shield_to_completion(context.read())
     if isinstance(request, _Unparsed):
         await _refuse(request.why, context)
     return request
@@ -173,7 +174,7 @@ def current_caller() -> Caller:
 class Authentication(grpc.aio.ServerInterceptor):
     """Lets a call through if its token's role may make it; `current_caller` then says who it is."""
 
-    def __init__(self, door: Door) -> None:
+    def __init__(self, door: Authenticator) -> None:
         self._door = door
 
     async def intercept_service(

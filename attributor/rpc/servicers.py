@@ -12,11 +12,11 @@ import structlog
 
 from attributor.core.attribution import ImageRequest
 from attributor.ops.metrics import observe_refusal
-from attributor.rpc.call_limits import DEFAULT_PAGE, WATCH_PAGE, Counters, RoyaltyReader, Service
+from attributor.rpc.call_limits import DEFAULT_PAGE, WATCH_PAGE, CallGate, Counters, RoyaltyReader
 from attributor.rpc.image_stream import ImageStream
 from attributor.rpc.interceptors import current_caller, written
 from attributor.rpc.messages import attribution_message, image_request, posting_message, preview_request
-from gmvaluator.auth.authenticator import LOCAL, Caller, Role
+from gmvaluator.auth.roles import LOCAL, Caller, Role
 from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, Overloaded, status_of
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS, generation_id
 from gmvaluator.images import image_pixels
@@ -78,7 +78,7 @@ def checked_request(request: attribution_v1.AttributeRequest, caller: Caller) ->
 class AttributionServicer(AttributionServiceServicer):
     """AttributionService over the pipeline."""
 
-    def __init__(self, service: Service, stopping: asyncio.Event) -> None:
+    def __init__(self, service: CallGate, stopping: asyncio.Event) -> None:
         self._service = service
         self._stopping = stopping
 
@@ -146,7 +146,7 @@ class AttributionServicer(AttributionServiceServicer):
 class RoyaltyServicer(RoyaltyServiceServicer):
     """RoyaltyService over the ledger; a watcher is served from the ledger itself, never from a side channel."""
 
-    def __init__(self, service: Service, stopping: asyncio.Event) -> None:
+    def __init__(self, service: CallGate, stopping: asyncio.Event) -> None:
         self._service = service
         self._stopping = stopping
 

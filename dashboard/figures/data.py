@@ -9,17 +9,16 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from dashboard.figures.near_duplicates import Copies
-from gmvaluator.catalogue.store import Catalogue
+from dashboard.figures.near_duplicates import NearDuplicates
+from gmvaluator.catalogue.store import Catalogue, open_if_present
 from gmvaluator.errors import MissingData
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.images import generated_path, thumbnail_path
-from gmvaluator.ledger.decisions.reversal import rights_of
 from gmvaluator.ledger.records import owner_of
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.data_folder import generated_folder, index_location, thumbnails_folder
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 
 ACCOUNT_NAMES = {
     "unattributed": "Nobody (no work was near enough)",
@@ -34,10 +33,10 @@ ACCOUNT_NAMES = {
 class Sources:
     """Read-only; safe from any thread. catalogue: None where there is only a ledger, and accounts have no names."""
 
-    place: Place
+    place: DataLocation
     ledger: Ledger
     catalogue: Catalogue | None
-    copies: Copies
+    copies: NearDuplicates
 
     def names(self, accounts: Collection[str]) -> dict[str, str]:
         """Account to what people call it."""
@@ -66,14 +65,14 @@ class Sources:
 
 
 @contextmanager
-def open_sources(place: Place, index_url: str = "") -> Iterator[Sources]:
+def open_sources(place: DataLocation, index_url: str = "") -> Iterator[Sources]:
     """Open what is there. Raises MissingData if there is no ledger yet, saying how one comes to be."""
     try:
         ledger = open_ledger(place)
     except MissingData as error:
         raise MissingData(f"{error}; the dashboard shows what the ledger holds") from error
-    with ledger, rights_of(place) as catalogue:
-        copies = Copies(index_location(place.folder, index_url), catalogue)
+    with ledger, open_if_present(place) as catalogue:
+        copies = NearDuplicates(index_location(place.folder, index_url), catalogue)
         try:
             yield Sources(place, ledger, catalogue, copies)
         finally:

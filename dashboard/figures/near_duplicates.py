@@ -34,7 +34,7 @@ class CopyGroup(NamedTuple):
 UNKNOWN = CopyGroup([], False)
 
 
-class Copies:
+class NearDuplicates:
     """Asks the index of a data folder, or a Qdrant server. Thread-safe; `close` lets go of it."""
 
     def __init__(self, index: str | Path, catalogue: Catalogue | None) -> None:

@@ -15,7 +15,7 @@ from dashboard.figures.formatting import amount_text, instant, millionths, share
 from dashboard.figures.formula import formula, weights_of
 from dashboard.web.access import ANOTHER, may, names_for, only_own, reads_all
 from dashboard.web.context import desk, page, session
-from gmvaluator.auth.authenticator import Caller, Role
+from gmvaluator.auth.roles import Caller, Role
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ledger.explain import decision_explanation
 from gmvaluator.ledger.page_queries import posting_at

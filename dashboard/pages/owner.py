@@ -17,11 +17,11 @@ from dashboard.figures.formatting import amount_text, instant
 from dashboard.web.access import check_owner, may
 from dashboard.web.attributor_client import attributor_client
 from dashboard.web.context import desk, form_of, page, session
+from gmvaluator.catalogue.store import open_if_present
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId
 from gmvaluator.ledger.calendar import Period, closings
 from gmvaluator.ledger.decisions.disputes import checked_dispute_id
-from gmvaluator.ledger.decisions.reversal import rights_of
 from gmvaluator.ledger.page_queries import balances_of, earned_by_account
 from gmvaluator.ledger.payouts.closing import payable_lines
 from gmvaluator.ledger.payouts.statement import statements
@@ -147,6 +147,6 @@ def _months(by_day: dict[str, int], account: str, closed: list[Any]) -> list[dic
 
 
 def _statement(sources: Sources, found: OwnerId, period: Period, form: str) -> str:
-    with rights_of(sources.place) as names:
+    with open_if_present(sources.place) as names:
         (one,) = statements(sources.ledger, period, names, found)
         return FORMS[form][0](one)

@@ -15,7 +15,7 @@ from dashboard.figures.formatting import share_text
 from dashboard.web.access import may, names_for, reads_all
 from dashboard.web.attributor_client import attributor_client
 from dashboard.web.context import bounded_body, desk, page, session
-from gmvaluator.auth.authenticator import Caller, Role
+from gmvaluator.auth.roles import Caller, Role
 from gmvaluator.catalogue.search import find_works, named_like, searched_owners, work_by_sha256
 from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId, sha256_hex, training_image_id

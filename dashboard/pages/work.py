@@ -18,7 +18,7 @@ from dashboard.figures.formatting import amount_text, instant, millionths
 from dashboard.figures.near_duplicates import MAX_MEMBERS
 from dashboard.web.access import ANOTHER, check_owner, may, names_for
 from dashboard.web.context import desk, page, session
-from gmvaluator.auth.authenticator import Caller
+from gmvaluator.auth.roles import Caller
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.page_queries import NearGeneration, accounts_of_work, earned_by_work, nearest_generations

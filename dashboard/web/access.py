@@ -18,7 +18,8 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
-from gmvaluator.auth.authenticator import Caller, Door, Role
+from gmvaluator.auth.authenticator import Authenticator
+from gmvaluator.auth.roles import Caller, Role
 from gmvaluator.errors import Forbidden, Unauthenticated
 
 _READERS = frozenset({Role.OPERATOR, Role.FINANCE, Role.AUDITOR})
@@ -112,7 +113,7 @@ class Session:
 class Sessions:
     """Makes and reads sessions. Thread-safe."""
 
-    def __init__(self, door: Door, key: bytes, session_s: int) -> None:
+    def __init__(self, door: Authenticator, key: bytes, session_s: int) -> None:
         self._door = door
         self._box = Fernet(key)
         self._session_s = session_s

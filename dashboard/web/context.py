@@ -20,7 +20,7 @@ from dashboard.figures.formatting import WHAT_A_CREDIT_MEANS
 from dashboard.figures.live import Live
 from dashboard.web.access import ACCESS, COOKIE, NOBODY_ASKED, PAGES, Session, Sessions, check_route, may
 from dashboard.web.settings import DashboardSettings
-from gmvaluator.auth.authenticator import LOCAL
+from gmvaluator.auth.roles import LOCAL
 from gmvaluator.errors import InvalidInput, Unauthenticated
 
 MAX_FORM_BYTES = 16 * 1024
@@ -30,7 +30,7 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 @dataclass(frozen=True, slots=True)
-class Desk:
+class AppContext:
     """The parts that handlers share; one in a process."""
 
     settings: DashboardSettings
@@ -40,9 +40,9 @@ class Desk:
     templates: Environment
 
 
-def desk(request: Request) -> Desk:
+def desk(request: Request) -> AppContext:
     """The desk of the application that answers."""
-    found: Desk = request.app.state.desk
+    found: AppContext = request.app.state.desk
     return found
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from gmvaluator.auth.authenticator import TOKENS_FILE
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 
 DEFAULT_ADDRESS = "127.0.0.1:8080"
 
@@ -27,7 +27,7 @@ class DashboardSettings:
     session_s: a session lasts this long, if its token does.
     """
 
-    place: Place
+    place: DataLocation
     address: str = DEFAULT_ADDRESS
     server: str = ""
     index_url: str = ""

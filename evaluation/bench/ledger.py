@@ -36,7 +36,7 @@ from gmvaluator.ledger.records import NewPosting
 from gmvaluator.ledger.results import Outcome
 from gmvaluator.ledger.store import Ledger, ledger_file, open_ledger
 from gmvaluator.ledger.writer import AnyPosting
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postgresql import PostgresServer
 from tests.crash.__main__ import run_kills_apart
 from tests.crash.power_loss import run_power_loss
@@ -66,17 +66,17 @@ class Load:
     batches: list[int]
 
 
-def closed_loop(place: Place, postings: Sequence[NewPosting], writers: int) -> Load:
+def closed_loop(place: DataLocation, postings: Sequence[NewPosting], writers: int) -> Load:
     """`writers` callers, each of which sends its next posting when the one before is durable."""
     return asyncio.run(_measured(place, lambda writer: _closed_loop(writer, iter(postings), writers)))
 
 
-def open_loop(place: Place, postings: Sequence[NewPosting], per_second: float) -> Load:
+def open_loop(place: DataLocation, postings: Sequence[NewPosting], per_second: float) -> Load:
     """Postings that come at a fixed rate, whether or not the ones before are answered."""
     return asyncio.run(_measured(place, lambda writer: _open(writer, postings, per_second)))
 
 
-async def _measured(place: Place, load: Callable[[LedgerWriter], Awaitable[list[float]]]) -> Load:
+async def _measured(place: DataLocation, load: Callable[[LedgerWriter], Awaitable[list[float]]]) -> Load:
     opened: list[Recorded] = []
 
     def recorded() -> Recorded:
@@ -168,7 +168,7 @@ def _closed(folder: Path, batch: Sequence[NewPosting]) -> dict[str, Any]:
     commits = 0
     for number in range(ROUNDS):
         gc.collect()
-        load = closed_loop(Place(folder / f"ledger-{number}"), batch, WRITERS)
+        load = closed_loop(DataLocation(folder / f"ledger-{number}"), batch, WRITERS)
         rows = rows_of(folder / f"ledger-{number}", load.batches)
         gc.collect()
         bare_s.append(write_bare(folder / f"bare-{number}", rows))
@@ -186,7 +186,7 @@ def _closed(folder: Path, batch: Sequence[NewPosting]) -> dict[str, Any]:
 
 def _paced(folder: Path, batch: Sequence[NewPosting]) -> dict[str, Any]:
     gc.collect()
-    load = open_loop(Place(folder / "open"), batch, PER_SECOND)
+    load = open_loop(DataLocation(folder / "open"), batch, PER_SECOND)
     return {
         "commit_p50_ms": float(np.percentile(load.latencies_ms, 50)),
         "commit_p99_ms": float(np.percentile(load.latencies_ms, 99)),
@@ -201,8 +201,8 @@ def _fsync(folder: Path) -> dict[str, Any]:
 
 def _postgresql(folder: Path, parent: Path | None, batch: Sequence[NewPosting]) -> dict[str, Any]:
     with PostgresServer(durable=True, parent=parent) as server:
-        load = closed_loop(Place(folder, server.new_database()), batch, WRITERS)
-        paced = open_loop(Place(folder, server.new_database()), batch, PER_SECOND)
+        load = closed_loop(DataLocation(folder, server.new_database()), batch, WRITERS)
+        paced = open_loop(DataLocation(folder, server.new_database()), batch, PER_SECOND)
     return {
         "postgresql_images_per_s": len(batch) / load.seconds,
         "postgresql_commit_p99_ms": float(np.percentile(paced.latencies_ms, 99)),

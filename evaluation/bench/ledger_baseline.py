@@ -19,7 +19,8 @@ from pathlib import Path
 from typing import Any
 
 from gmvaluator.ids import GenerationId, OwnerId, TrainingImageId, generation_id, training_image_id
-from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
+from gmvaluator.ledger.allocation import ScoredCandidate
+from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.records import ISSUANCE, Entry, ImageFacts, NewPosting, owner_account
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.ports import Beneficiary, WorkCard

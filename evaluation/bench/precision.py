@@ -32,11 +32,11 @@ from evaluation.training.validation import (
 from gmvaluator.images import decode_image
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.device import Runtime, usable_device
-from gmvaluator.models.known_models import parts_of
+from gmvaluator.models.known_models import specs_of
 from gmvaluator.models.maniqa import load
 from gmvaluator.models.preprocessing import Pixels, crops_preparer, order_taken
 from gmvaluator.models.profiles import profile_identity
-from gmvaluator.models.specs import Part
+from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Embeddings, Models, WorkEmbeddings
 from gmvaluator.samples import sample_folder
@@ -149,7 +149,7 @@ def bench_crops(choice: ProfileChoice, device: str, images: int) -> dict[str, An
 
     choice: profile paper with a MANIQA; its weights decide what the figures mean. Raises what loading raises.
     """
-    part, folder = parts_of(choice).quality, ModelsFolder(choice.models)
+    part, folder = specs_of(choice).quality, ModelsFolder(choice.models)
     runtime = Runtime(usable_device(device), profile_identity(choice).precision)
     hashes = {file.role: folder.recorded_sha256(file) for file in part.files}
     model = load(part, folder, hashes, runtime)
@@ -174,7 +174,7 @@ def _quality(sums: Values) -> float:
     return float(np.clip(weighted / (weight + 1e-8), 0, 1))
 
 
-def _inputs(part: Part, images: int) -> list[Pixels]:
+def _inputs(part: ModelSpec, images: int) -> list[Pixels]:
     folder = sample_folder("generated")
     prepare = crops_preparer(part)
     return [prepare(decode_image((folder / one.file_name).read_bytes())) for one in read_recipes(folder)[:images]]

@@ -23,7 +23,8 @@ from gmvaluator.ids import GenerationId, OwnerId
 from gmvaluator.images import decode_image
 from gmvaluator.index.opening import open_search
 from gmvaluator.index.schema import KEY_GROUP, duplicate_group
-from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
+from gmvaluator.ledger.allocation import ScoredCandidate
+from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts, owner_account
 from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import CandidateSearch, Embeddings, Float32Array, RightsReader

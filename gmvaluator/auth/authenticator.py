@@ -15,23 +15,9 @@ from collections.abc import Callable
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gmvaluator.auth.roles import LOCAL, LOCAL_IDENTITY, PERMISSIONS, PUBLIC, Caller, Role, check_call
+from gmvaluator.auth.roles import LOCAL, Caller
 from gmvaluator.auth.tokens import MAX_TOKEN_CHARACTERS, Token, read_tokens, token_sha256
 from gmvaluator.errors import MissingData, PreconditionFailed, Unauthenticated
-
-__all__ = [
-    "LOCAL",
-    "LOCAL_IDENTITY",
-    "PERMISSIONS",
-    "PUBLIC",
-    "TOKENS_FILE",
-    "Caller",
-    "Door",
-    "Role",
-    "bearer_token",
-    "check_call",
-    "is_loopback",
-]
 
 TOKENS_FILE = "tokens.json"
 """Name of the file of tokens in the data folder."""
@@ -39,7 +25,7 @@ TOKENS_FILE = "tokens.json"
 _Stamp = tuple[int, int, int]
 
 
-class Door:
+class Authenticator:
     """Lets callers in by the tokens of a file, which is read again when it changes. Thread-safe; costs a stat a call.
 
     required: a missing file is an error now, and lets nobody in later. on_problem: told once of each state of the file

@@ -24,7 +24,7 @@ class _Memory:
     cards: dict[TrainingImageId, DatedCard] = field(default_factory=dict)
 
 
-class RememberedRights:
+class CachedRights:
     """`ports.RightsReader` over a catalogue. What is remembered is forgotten as soon as the catalogue changes.
 
     Where a change cannot be told cheaply (PostgreSQL) nothing is remembered. Safe from any thread.

@@ -32,7 +32,7 @@ from gmvaluator.catalogue.writer import MAX_BATCH, BatchRecorder, forget
 from gmvaluator.errors import Conflict, InvalidInput, MissingData, NotFound, PreconditionFailed
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.ports import Generator
-from gmvaluator.storage.database import Database, Place, as_place, location_in
+from gmvaluator.storage.database import Database, DataLocation, as_location, location_in
 from gmvaluator.storage.schema import insert_missing, utc_text
 from gmvaluator.storage.sqlite import rewrite
 from gmvaluator.valuation.policy import load_policy
@@ -42,13 +42,13 @@ KEY_FOLDER = "keys"
 POLICY_FOLDER = "policies"
 
 
-def open_catalogue(place: Path | Place, write: bool = False) -> Catalogue:
+def open_catalogue(place: Path | DataLocation, write: bool = False) -> Catalogue:
     """Open the catalogue of a place, or of a data folder; a writer creates or upgrades it first.
 
     Raises AlreadyHeld if another process writes its file, MissingData if a reader finds none, PreconditionFailed
     if its schema is not this version's or its key folder is gone, Unavailable if PostgreSQL is.
     """
-    where = as_place(place)
+    where = as_location(place)
     location = location_in(where, FILE_NAME)
     if not write and isinstance(location, Path) and not location.is_file():
         raise MissingData(
@@ -261,3 +261,15 @@ def _refuse_unknown_data_sets(connection: Connection, generator: Generator) -> N
 
 def _now() -> str:
     return utc_text(datetime.now(UTC))
+
+
+@contextmanager
+def open_if_present(place: DataLocation) -> Iterator[Catalogue | None]:
+    """The catalogue of a place; None if it has none."""
+    try:
+        catalogue = open_catalogue(place)
+    except MissingData:
+        yield None
+        return
+    with catalogue:
+        yield catalogue

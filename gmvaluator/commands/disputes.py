@@ -12,7 +12,7 @@ from gmvaluator.commands.corrections import identity_option, reason_option
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId, TrainingImageId
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.valuation.weights import MILLION
 
 
@@ -40,7 +40,7 @@ def open_(
     claimant: str | None,
     reason: str,
     identity: str | None,
-    place: Place,
+    place: DataLocation,
     as_json: bool,
 ) -> None:
     """Open DISPUTE_ID, an id of your own, and hold the credits it is about; the same again holds what came in since.
@@ -62,7 +62,7 @@ def open_(
 @click.argument("dispute_id")
 @place_option
 @json_option
-def hold(dispute_id: str, place: Place, as_json: bool) -> None:
+def hold(dispute_id: str, place: DataLocation, as_json: bool) -> None:
     """Hold credits of DISPUTE_ID that came in since it was opened; closing a period and paying do the same.
 
     Example: gmvaluator ledger dispute hold case-7
@@ -82,7 +82,9 @@ def hold(dispute_id: str, place: Place, as_json: bool) -> None:
 @reason_option
 @place_option
 @json_option
-def decide(dispute_id: str, awards: tuple[str, ...], reject: bool, reason: str, place: Place, as_json: bool) -> None:
+def decide(
+    dispute_id: str, awards: tuple[str, ...], reject: bool, reason: str, place: DataLocation, as_json: bool
+) -> None:
     """Decide DISPUTE_ID: award what is held, or reject it; the rights for later credits are set by `rights import`.
 
     Example: gmvaluator ledger dispute decide case-7 --award 5a1e...=1000000 --reason "shown by the sketches"
@@ -103,7 +105,7 @@ def decide(dispute_id: str, awards: tuple[str, ...], reject: bool, reason: str, 
 @click.option("--open", "only_open", is_flag=True, help="Only those that are not settled.")
 @place_option
 @json_option
-def list_(only_open: bool, place: Place, as_json: bool) -> None:
+def list_(only_open: bool, place: DataLocation, as_json: bool) -> None:
     """List disputes, what they hold, and how they were decided.
 
     Example: gmvaluator ledger dispute list --open --json

@@ -9,7 +9,7 @@ import rich_click as click
 
 from gmvaluator.commands.options import collection_option, json_option, place_option
 from gmvaluator.ports import Generator
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 
 
 @click.group()
@@ -34,7 +34,7 @@ def add(
     policy: str,
     replace: bool,
     collection: str,
-    place: Place,
+    place: DataLocation,
     as_json: bool,
 ) -> None:
     """Register MODEL_VERSION, so that its images can be valued; only works of its data sets are paid.
@@ -52,7 +52,7 @@ def add(
 @generators.command("list")
 @place_option
 @json_option
-def list_(place: Place, as_json: bool) -> None:
+def list_(place: DataLocation, as_json: bool) -> None:
     """List the generators that are registered.
 
     Example: gmvaluator generators list --json

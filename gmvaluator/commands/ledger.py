@@ -19,7 +19,7 @@ from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.commands.periods import checkpoint, close, payout, public_key, statement
 from gmvaluator.errors import Failure, InvalidInput, PreconditionFailed
 from gmvaluator.ledger.records import ATTRIBUTION
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 
 if TYPE_CHECKING:
     from gmvaluator.auth.signing import Signed
@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @place_option
 @json_option
-def backup(file: Path, place: Place, as_json: bool) -> None:
+def backup(file: Path, place: DataLocation, as_json: bool) -> None:
     """Copy the ledger into the new FILE while it may be written; to restore it, put it in the place of ledger.sqlite.
 
     Example: gmvaluator ledger backup /backups/ledger-2026-11-22.sqlite
@@ -53,7 +53,7 @@ def backup(file: Path, place: Place, as_json: bool) -> None:
 @click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="New or empty folder.")
 @place_option
 @json_option
-def export_(out: Path, place: Place, as_json: bool) -> None:
+def export_(out: Path, place: DataLocation, as_json: bool) -> None:
     """Write the ledger's tables as Parquet files, all of one moment.
 
     Example: gmvaluator ledger export --out ./ledger-parquet
@@ -81,7 +81,7 @@ def ledger() -> None:
 @ledger.command()
 @place_option
 @json_option
-def totals(place: Place, as_json: bool) -> None:
+def totals(place: DataLocation, as_json: bool) -> None:
     """Print what was issued, who holds it, and whether it reconciles; exits 1 if it does not.
 
     Example: gmvaluator ledger totals --json
@@ -104,7 +104,7 @@ def totals(place: Place, as_json: bool) -> None:
 @click.option("--identity", help="Generator identity that posted it; needed only where several used this id.")
 @place_option
 @json_option
-def explain(generation: str, identity: str | None, place: Place, as_json: bool) -> None:
+def explain(generation: str, identity: str | None, place: DataLocation, as_json: bool) -> None:
     """Show why GENERATION paid what it paid: each contributor's distance, share and credit, and the policy.
 
     Example: gmvaluator ledger explain demo-1:4f2a
@@ -137,7 +137,7 @@ def explain(generation: str, identity: str | None, place: Place, as_json: bool) 
 @click.option("--identity", help="Generator identity that posted it; needed only where several used this id.")
 @place_option
 @json_option
-def replay(generation: str | None, identity: str | None, place: Place, as_json: bool) -> None:
+def replay(generation: str | None, identity: str | None, place: DataLocation, as_json: bool) -> None:
     """Compute credits again from the stored evidence and compare, for GENERATION or for all; exits 1 on a difference.
 
     Example: gmvaluator ledger replay --json
@@ -179,7 +179,7 @@ def replay(generation: str | None, identity: str | None, place: Place, as_json: 
 @place_option
 @json_option
 def verify(
-    head: str | None, public_key: str | None, kept: tuple[Path, ...], record: bool, place: Place, as_json: bool
+    head: str | None, public_key: str | None, kept: tuple[Path, ...], record: bool, place: DataLocation, as_json: bool
 ) -> None:
     """Check every row and checkpoint, and name the first that was changed, removed, inserted or re-ordered.
 

@@ -11,7 +11,7 @@ import rich_click as click
 from gmvaluator.commands.options import json_option, variant_options
 from gmvaluator.errors import MissingWeights
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.known_models import parts_of
+from gmvaluator.models.known_models import specs_of
 from gmvaluator.models.specs import WeightFile
 from gmvaluator.models.weight_files import ModelsFolder
 
@@ -35,7 +35,7 @@ def list_files(choice: ProfileChoice, as_json: bool) -> None:
     Example: gmvaluator models list --json
     """
     folder = ModelsFolder(choice.models)
-    rows = [_row(file, folder) for file in parts_of(choice).files]
+    rows = [_row(file, folder) for file in specs_of(choice).files]
     if as_json:
         click.echo(json.dumps({"folder": str(choice.models.expanduser()), "files": rows}))
         return
@@ -76,11 +76,11 @@ def fetch(choice: ProfileChoice, as_json: bool) -> None:
 
     folder = ModelsFolder(choice.models)
     fetched = []
-    for file in parts_of(choice).files:
+    for file in specs_of(choice).files:
         click.echo(f"{file.role}: {file.origin}", err=True)
         if fetch_file(file, folder):
             fetched.append(file.role)
-    rows = [_row(file, folder) for file in parts_of(choice).files]
+    rows = [_row(file, folder) for file in specs_of(choice).files]
     if as_json:
         click.echo(json.dumps({"folder": str(choice.models.expanduser()), "fetched": fetched, "files": rows}))
     else:
@@ -96,7 +96,7 @@ def verify(choice: ProfileChoice, as_json: bool) -> None:
     Example: gmvaluator models verify --json
     """
     folder = ModelsFolder(choice.models)
-    rows = [{**_row(file, folder), "fault": _fault(file, folder)} for file in parts_of(choice).files]
+    rows = [{**_row(file, folder), "fault": _fault(file, folder)} for file in specs_of(choice).files]
     faults = [str(row["fault"]) for row in rows if row["fault"]]
     if as_json:
         click.echo(json.dumps({"ok": not faults, "files": rows}))

@@ -18,7 +18,7 @@ from gmvaluator.auth.secret_files import DATABASE_URL, secret, with_password
 from gmvaluator.client.connection import DEFAULT_SERVER, Connection
 from gmvaluator.models.choice import DEFAULT_MODELS, ProfileChoice
 from gmvaluator.storage.data_folder import DEFAULT_DATA
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
@@ -64,7 +64,7 @@ def place_option(command: Command) -> Command:
 
     @wraps(command)
     def with_place(*args: Any, data: Path, database_url: str, **options: Any) -> Any:
-        return command(*args, place=Place(data, database_url), **options)
+        return command(*args, place=DataLocation(data, database_url), **options)
 
     return cast(Command, data_option(database_option(with_place)))
 

@@ -15,7 +15,7 @@ from click.exceptions import Exit
 
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.errors import InvalidInput, PreconditionFailed
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.payouts.statement import Statement
@@ -39,7 +39,7 @@ def close(
     pool: str | None,
     threshold: str,
     carry_disputes: bool,
-    place: Place,
+    place: DataLocation,
     as_json: bool,
 ) -> None:
     """Close PERIOD on stated terms and sign it, if it is balanced, verified and nothing is pending; else exit 1.
@@ -47,9 +47,8 @@ def close(
     Example: gmvaluator ledger close 2026-10 --currency EUR --rate 0.25 --pool 1000 --threshold 10
     """
     from gmvaluator.auth.signing import Signer
-    from gmvaluator.catalogue.store import KEY_FOLDER
+    from gmvaluator.catalogue.store import KEY_FOLDER, open_if_present
     from gmvaluator.ledger.calendar import Period
-    from gmvaluator.ledger.decisions.reversal import rights_of
     from gmvaluator.ledger.payouts.closing import NotClosable
     from gmvaluator.ledger.payouts.closing import close as close_period
     from gmvaluator.ledger.payouts.terms import Terms, scaled_decimal
@@ -63,7 +62,7 @@ def close(
         None if pool is None else scaled_decimal(pool, minor_digits, "the pool"),
         scaled_decimal(threshold, 6, "the threshold"),
     )
-    with open_ledger(place, write=True) as book, rights_of(place) as rights:
+    with open_ledger(place, write=True) as book, open_if_present(place) as rights:
         try:
             signer = Signer(place.folder / KEY_FOLDER)
             done = close_period(book, month, terms, signer, rights, decision_time(), carry_disputes)
@@ -87,7 +86,7 @@ def close(
 @click.option("--reason", default="paid out", show_default=True, help="Such as the transfer's reference.")
 @place_option
 @json_option
-def payout(period: str, owner: str | None, reason: str, place: Place, as_json: bool) -> None:
+def payout(period: str, owner: str | None, reason: str, place: DataLocation, as_json: bool) -> None:
     """Post that what PERIOD made payable was paid, an entry to `paid` for each owner; again posts nothing.
 
     Exits 1 if an owner's balance has fallen below the amount since.
@@ -119,7 +118,7 @@ def payout(period: str, owner: str | None, reason: str, place: Place, as_json: b
 @click.argument("period")
 @click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="Write it here instead of to stdout.")
 @place_option
-def checkpoint(period: str, out: Path | None, place: Place) -> None:
+def checkpoint(period: str, out: Path | None, place: DataLocation) -> None:
     """Print the signed checkpoint of PERIOD, to be kept outside the data folder; `verify --checkpoint` reads it.
 
     Example: gmvaluator ledger checkpoint 2026-10 --out checkpoint-2026-10.json
@@ -139,7 +138,7 @@ def checkpoint(period: str, out: Path | None, place: Place) -> None:
 @click.command("public-key")
 @place_option
 @json_option
-def public_key(place: Place, as_json: bool) -> None:
+def public_key(place: DataLocation, as_json: bool) -> None:
     """Print the public key that checkpoints and receipts are signed with, to be handed to those who check them.
 
     Example: gmvaluator ledger public-key
@@ -189,20 +188,20 @@ FORMATS = ("text", "csv", "json", "html")
 @click.option("--out", type=click.Path(path_type=Path), help="File to write; with ALL a folder, of all forms.")
 @place_option
 @json_option
-def statement(owner: str, period: str, form: str, out: Path | None, place: Place, as_json: bool) -> None:
+def statement(owner: str, period: str, form: str, out: Path | None, place: DataLocation, as_json: bool) -> None:
     """Print the statement of OWNER, a UUID, for PERIOD; ALL writes every owner's as CSV, JSON and HTML.
 
     Example: gmvaluator ledger statement 5a1e0c3b-… 2026-10 --format html --out statement.html
     """
+    from gmvaluator.catalogue.store import open_if_present
     from gmvaluator.ledger.calendar import Period
-    from gmvaluator.ledger.decisions.reversal import rights_of
     from gmvaluator.ledger.payouts.statement import owner_argument, statements
     from gmvaluator.ledger.store import open_ledger
 
     month, everyone = Period.parse(period), owner == "ALL"
     if everyone and out is None:
         raise InvalidInput("statement ALL needs --out FOLDER")
-    with open_ledger(place) as book, rights_of(place) as names:
+    with open_ledger(place) as book, open_if_present(place) as names:
         found = statements(book, month, names, None if everyone else owner_argument(owner))
         if everyone:
             assert out is not None

@@ -11,7 +11,7 @@ import rich_click as click
 
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.errors import InvalidInput, MissingData, PreconditionFailed
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 
 _SHOWN_REJECTS = 20
 
@@ -31,7 +31,7 @@ def rights() -> None:
 @click.option("--release", is_flag=True, help="Then release credits in suspense and held to those now known.")
 @place_option
 @json_option
-def import_(file: Path, origin: str | None, partial: bool, release: bool, place: Place, as_json: bool) -> None:
+def import_(file: Path, origin: str | None, partial: bool, release: bool, place: DataLocation, as_json: bool) -> None:
     """Import rights from a CSV FILE; a row replaces the claim of the same work, owner, origin and valid_from.
 
     Columns: sha256 (or data_set and key), owner_id, share_ppm (0 withdraws); optional: owner_name, owner_contact,
@@ -62,7 +62,7 @@ def import_(file: Path, origin: str | None, partial: bool, release: bool, place:
 @click.option("--at", help="When, such as 2026-11-01T12:00:00+00:00; default: now.")
 @place_option
 @json_option
-def show(work: str, data_set: str | None, at: str | None, place: Place, as_json: bool) -> None:
+def show(work: str, data_set: str | None, at: str | None, place: DataLocation, as_json: bool) -> None:
     """Show who claims WORK (an id, a SHA-256 or a key), who claimed it before, and who is paid.
 
     Example: gmvaluator rights show animals/dove --at 2026-01-01T00:00:00+00:00
@@ -83,7 +83,7 @@ def show(work: str, data_set: str | None, at: str | None, place: Place, as_json:
 @click.option("--yes", is_flag=True, help="Do not ask: it cannot be undone.")
 @place_option
 @json_option
-def forget(owner: str, yes: bool, place: Place, as_json: bool) -> None:
+def forget(owner: str, yes: bool, place: DataLocation, as_json: bool) -> None:
     """Make the name, contact and manifest id of OWNER (a UUID or manifest id) unreadable for ever, backups included.
 
     Sums, shares and the ledger's chain stay as they are. Prints a signed receipt.
@@ -114,7 +114,7 @@ def forget(owner: str, yes: bool, place: Place, as_json: bool) -> None:
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
 @place_option
 @json_option
-def backup(file: Path, place: Place, as_json: bool) -> None:
+def backup(file: Path, place: DataLocation, as_json: bool) -> None:
     """Copy the catalogue into the new FILE while it may be written; names in it can be read with DATA/keys only.
 
     Example: gmvaluator rights backup /backups/catalogue-2026-11-22.sqlite
@@ -129,7 +129,7 @@ def backup(file: Path, place: Place, as_json: bool) -> None:
     click.echo(json.dumps(found) if as_json else f"{file}: {size_bytes:,} bytes")
 
 
-def _release(place: Place, catalogue: Any, reason: str) -> dict[str, int] | None:
+def _release(place: DataLocation, catalogue: Any, reason: str) -> dict[str, int] | None:
     from gmvaluator.ledger.decisions.release import release_all
     from gmvaluator.ledger.store import decision_time, open_ledger
 
@@ -144,7 +144,7 @@ def _release(place: Place, catalogue: Any, reason: str) -> dict[str, int] | None
     return {"generations": len(found), "moved_micros": moved}
 
 
-def _ledger_state(place: Place, account: str) -> dict[str, Any] | None:
+def _ledger_state(place: DataLocation, account: str) -> dict[str, Any] | None:
     from gmvaluator.ledger.reader import balance_of
     from gmvaluator.ledger.store import open_ledger
 

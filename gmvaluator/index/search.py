@@ -16,7 +16,7 @@ import grpc
 from qdrant_client import grpc as messages
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
-from gmvaluator.concurrency import to_its_end
+from gmvaluator.concurrency import shield_to_completion
 from gmvaluator.errors import IndexFailed, IndexUnavailable
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.location import Access, Endpoint
@@ -232,7 +232,7 @@ class QdrantSearch:
         for attempt in count(1):
             try:
                 with translated(self._name(connection)):
-                    return await to_its_end(call(connection, connection.options(deadline - time.monotonic())))
+                    return await shield_to_completion(call(connection, connection.options(deadline - time.monotonic())))
             except IndexUnavailable as error:
                 broken, pause = connection, pause_s(attempt)
                 connection = await self._connect(broken)

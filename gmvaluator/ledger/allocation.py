@@ -45,7 +45,7 @@ class Group:
 
 
 @dataclass(frozen=True, slots=True)
-class Title:
+class Ownership:
     """Who has the rights in a work. rights: (account, ppm), which sum to 1,000,000.
 
     claim_number: place of its earliest claim among all that were ever recorded; None if nobody claims it.
@@ -60,9 +60,9 @@ class Title:
         return any(account == HELD for account, _ in self.rights)
 
 
-def title_of(card: WorkCard) -> Title:
+def ownership_of(card: WorkCard) -> Ownership:
     """Of a work as the catalogue knows it."""
-    return Title(tuple((one.account, one.share_ppm) for one in card.beneficiaries), card.claim_number)
+    return Ownership(tuple((one.account, one.share_ppm) for one in card.beneficiaries), card.claim_number)
 
 
 def groups_of(candidates: Sequence[ScoredCandidate], policy: Policy) -> list[Group]:
@@ -93,7 +93,7 @@ def _distance(name: TrainingImageId, members: Sequence[ScoredCandidate], policy:
     return members[0].distance_millionths
 
 
-def paid_places(group: Group, titles: Sequence[Title]) -> list[int]:
+def paid_places(group: Group, titles: Sequence[Ownership]) -> list[int]:
     """Which members are paid: those of the owners whose claim was recorded first. titles: of the members, in order.
 
     If that claim is disputed, its work alone is: its credit is held, and waits for the decision; a copy that is
@@ -110,7 +110,7 @@ def paid_places(group: Group, titles: Sequence[Title]) -> list[int]:
     return [place for _, place in claimed if titles[place].rights == titles[earliest].rights]
 
 
-def parts_of(group: Group, titles: Sequence[Title], policy: Policy) -> list[int]:
+def parts_of(group: Group, titles: Sequence[Ownership], policy: Policy) -> list[int]:
     """Weights by which the group's credit is divided among its members; 0 for those that compete."""
     if len(group.members) == 1:
         return [1]
@@ -150,7 +150,7 @@ def rank(candidates: Sequence[ScoredCandidate], policy: Policy) -> tuple[list[Gr
 def allot(
     policy: Policy,
     candidates: Sequence[ScoredCandidate],
-    titles: Mapping[TrainingImageId, Title],
+    titles: Mapping[TrainingImageId, Ownership],
     quality: int,
     unlisted: int = 0,
     recall: float | None = None,
@@ -188,7 +188,7 @@ def _contributions(
     credit: int,
     share: float,
     interval: Interval | None,
-    titles: Mapping[TrainingImageId, Title],
+    titles: Mapping[TrainingImageId, Ownership],
 ) -> list[Contribution]:
     own = [_title(one, titles) for one in group.members]
     parts = parts_of(group, own, policy)
@@ -217,7 +217,7 @@ def _contributions(
     ]
 
 
-def _title(one: ScoredCandidate, titles: Mapping[TrainingImageId, Title]) -> Title:
+def _title(one: ScoredCandidate, titles: Mapping[TrainingImageId, Ownership]) -> Ownership:
     title = titles.get(one.training_image_id)
     if title is None:
         raise InvalidValuation(f"the rights in training image {one.training_image_id} were not looked up")

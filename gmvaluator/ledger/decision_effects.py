@@ -13,8 +13,9 @@ from gmvaluator.accounts import HELD, PAID, SUSPENSE
 from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger import decision as decisions
+from gmvaluator.ledger.allocation import payments_of
 from gmvaluator.ledger.hash_chain import canonical_json
-from gmvaluator.ledger.posting import payments_of, recompute
+from gmvaluator.ledger.posting import recompute
 from gmvaluator.ledger.records import Entry, Evidence
 from gmvaluator.valuation.weights import divide
 

@@ -28,7 +28,7 @@ from gmvaluator.ledger.schema import decisions, postings
 from gmvaluator.ledger.verification import replay
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.data_folder import thumbnails_folder
-from gmvaluator.storage.database import Place, as_place
+from gmvaluator.storage.database import DataLocation, as_location
 from gmvaluator.storage.schema import from_utc_text
 from gmvaluator.valuation.weights import MILLION, credits_text
 
@@ -36,7 +36,7 @@ _PIPE_COLUMNS = 250
 _KINDS = ("owners", "unattributed", "suspense", "held", "paid")
 
 
-def summary(ledger: LedgerReader, place: Path | Place) -> dict[str, Any]:
+def summary(ledger: LedgerReader, place: Path | DataLocation) -> dict[str, Any]:
     """Totals and owners, the highest credit first, as plain data."""
     totals = ledger.totals()
     return {
@@ -49,7 +49,7 @@ def summary(ledger: LedgerReader, place: Path | Place) -> dict[str, Any]:
     }
 
 
-def owner_names(place: Path | Place, owner_ids: Sequence[OwnerId]) -> dict[OwnerId, str]:
+def owner_names(place: Path | DataLocation, owner_ids: Sequence[OwnerId]) -> dict[OwnerId, str]:
     """Names from the catalogue of the data folder; their accounts, where there is no catalogue."""
     try:
         with open_catalogue(place) as catalogue:
@@ -89,14 +89,16 @@ def print_summary(found: dict[str, Any]) -> None:
     console.print(f"issued {credits_text(found['issued_micros'])} = {parts}: {verdict}", soft_wrap=True)
 
 
-def _owners(ledger: LedgerReader, place: Path | Place) -> Iterator[dict[str, Any]]:
+def _owners(ledger: LedgerReader, place: Path | DataLocation) -> Iterator[dict[str, Any]]:
     page = ledger.owner_totals(limit=MAX_PAGE)
     while page.balances:
         yield from _described(ledger, place, page.balances)
         page = ledger.owner_totals(after=page.balances[-1].account, limit=MAX_PAGE)
 
 
-def _described(ledger: LedgerReader, place: Path | Place, balances: Sequence[Balance]) -> Iterator[dict[str, Any]]:
+def _described(
+    ledger: LedgerReader, place: Path | DataLocation, balances: Sequence[Balance]
+) -> Iterator[dict[str, Any]]:
     works = ledger.works_paid([balance.account for balance in balances])
     names = owner_names(place, [balance.owner_id for balance in balances if balance.owner_id is not None])
     for balance in balances:
@@ -109,10 +111,10 @@ def _described(ledger: LedgerReader, place: Path | Place, balances: Sequence[Bal
             }
 
 
-def explanation(posting: StoredPosting, place: Path | Place) -> dict[str, Any]:
+def explanation(posting: StoredPosting, place: Path | DataLocation) -> dict[str, Any]:
     """The posting as plain data: header, contributors with names, and the evidence as it was hashed."""
     cards, names = _cards(posting, place), _names(posting, place)
-    data = as_place(place).folder
+    data = as_location(place).folder
     found = posting.evidence.contributions
     return {
         **posting.header.as_dict(),
@@ -218,7 +220,7 @@ def _holder(account: str, share_ppm: int, names: Mapping[str, str]) -> dict[str,
     return {"account": account, "display_name": names.get(account, account), "share_ppm": share_ppm}
 
 
-def _cards(posting: StoredPosting, place: Path | Place) -> dict[TrainingImageId, WorkCard]:
+def _cards(posting: StoredPosting, place: Path | DataLocation) -> dict[TrainingImageId, WorkCard]:
     ids = [one.training_image_id for one in posting.evidence.contributions]
     try:
         with open_catalogue(place) as catalogue:
@@ -227,7 +229,7 @@ def _cards(posting: StoredPosting, place: Path | Place) -> dict[TrainingImageId,
         return {}
 
 
-def _names(posting: StoredPosting, place: Path | Place) -> dict[str, str]:
+def _names(posting: StoredPosting, place: Path | DataLocation) -> dict[str, str]:
     """Account to name, for the owners that were paid: those of the posting, whoever has the rights now."""
     found = posting.evidence.contributions
     accounts = {account for one in found for account, _ in (*one.rights, *((p.account, 0) for p in one.payments))}

@@ -13,26 +13,22 @@ from gmvaluator.accounts import HELD, UNATTRIBUTED
 from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import GenerationId, TrainingImageId
 from gmvaluator.ledger.allocation import (
-    MAX_NEAR_MISSES,
     Group,
+    Ownership,
     ScoredCandidate,
-    Title,
     allot,
     divided,
     groups_of,
     holds_back,
+    ownership_of,
     parts_of,
     payments_of,
-    rank,
-    title_of,
 )
 from gmvaluator.ledger.records import ATTRIBUTOR, ISSUANCE, Contribution, Entry, Evidence, ImageFacts, NewPosting
 from gmvaluator.ports import WorkCard
 from gmvaluator.profile import ProfileIdentity
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.weights import MILLION
-
-__all__ = ["MAX_NEAR_MISSES", "ScoredCandidate", "ValuedImage", "build_posting", "entries_of", "payments_of", "rank"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -70,7 +66,7 @@ def build_posting(
     is divided among its beneficiaries by largest remainder; entries sum to zero. Raises InvalidValuation if a
     candidate repeats or its rights are missing or do not sum to one.
     """
-    titles = {work: title_of(card) for work, card in cards.items()}
+    titles = {work: ownership_of(card) for work, card in cards.items()}
     found = allot(policy, candidates, titles, valued.quality_millionths, valued.unlisted, valued.recall)
     value, contributions = found.value, found.contributions
     evidence = Evidence(
@@ -153,16 +149,16 @@ def candidates_of(evidence: Evidence) -> list[ScoredCandidate]:
     ]
 
 
-def titles_of(evidence: Evidence) -> dict[TrainingImageId, Title]:
+def titles_of(evidence: Evidence) -> dict[TrainingImageId, Ownership]:
     """Who had the rights in the evidence's contributors."""
-    return {one.training_image_id: Title(one.rights, one.claim_number) for one in evidence.contributions}
+    return {one.training_image_id: Ownership(one.rights, one.claim_number) for one in evidence.contributions}
 
 
 def _paid_again(
     policy: Policy, group: Group, credit: int, stored: Mapping[TrainingImageId, Contribution]
 ) -> Iterator[Contribution]:
     members = [stored[one.training_image_id] for one in group.members]
-    parts = parts_of(group, [Title(one.rights, one.claim_number) for one in members], policy)
+    parts = parts_of(group, [Ownership(one.rights, one.claim_number) for one in members], policy)
     for one, amount in zip(members, divided(credit, group, parts), strict=True):
         rights = [(HELD, MILLION)] if holds_back(policy, one.interval) else one.rights
         yield replace(one, credit_micros=amount, payments=payments_of(amount, rights))

@@ -17,7 +17,6 @@ from functools import cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from gmvaluator.accounts import HELD, SUSPENSE, UNATTRIBUTED
 from gmvaluator.ids import GenerationId, OwnerId, TrainingImageId
 from gmvaluator.ledger.hash_chain import canonical_json, entries_digest, evidence_digest
 
@@ -40,8 +39,6 @@ _UNSAID = ("group", "claim_number", "competing", "interval", "held_for")
 
 _COMPRESSION = 1
 """zlib level: three quarters of what level 6 saves, at a third of its time."""
-
-__all__ = ["ATTRIBUTION", "HELD", "ISSUANCE", "OWNER_PREFIX", "SUSPENSE", "UNATTRIBUTED"]
 
 
 def owner_account(owner_id: OwnerId) -> str:

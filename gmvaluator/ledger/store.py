@@ -27,7 +27,7 @@ from gmvaluator.ledger.results import Head, Outcome, Refused, Verification
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.verification import decision_problems, verify
 from gmvaluator.ledger.writer import MAX_BATCH, AnyPosting, BatchWriter, now_utc
-from gmvaluator.storage.database import Database, Place, as_place, location_in
+from gmvaluator.storage.database import Database, DataLocation, as_location, location_in
 
 Answer = TypeVar("Answer")
 
@@ -39,13 +39,13 @@ def ledger_file(data_dir: Path) -> Path:
     return data_dir / FILE_NAME
 
 
-def open_ledger(place: Path | Place, write: bool = False) -> Ledger:
+def open_ledger(place: Path | DataLocation, write: bool = False) -> Ledger:
     """Open the ledger of a place, or of a data folder; a writer creates or upgrades it first.
 
     Raises AlreadyHeld if another process writes its file, MissingData if a reader finds none, PreconditionFailed
     if its schema is another version's, Failure if the file is damaged, Unavailable if PostgreSQL is.
     """
-    location = location_in(as_place(place), FILE_NAME)
+    location = location_in(as_location(place), FILE_NAME)
     if not write and isinstance(location, Path) and not location.is_file():
         raise MissingData(
             f"there is no ledger in {location.parent}: attribute an image first, or name the folder by --data"

@@ -18,10 +18,10 @@ from PIL import Image
 
 from gmvaluator.errors import ModelFailed
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.device import Runtime, halved_if_needed, usable_device
-from gmvaluator.models.known_models import COMPARES_PIXELS, parts_of
+from gmvaluator.models.device import Runtime, retry_in_halves, usable_device
+from gmvaluator.models.known_models import COMPARES_PIXELS, specs_of
 from gmvaluator.models.preprocessing import Pixels, Preparation, preparation_of
-from gmvaluator.models.specs import Part
+from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
@@ -122,7 +122,7 @@ def _checked(name: str, model: Callable[[Sequence[Pixels]], Float32Array], input
     if not inputs:
         raise ModelFailed("no images were given: ask the models with one at least")
     with _failures(name), torch.inference_mode():
-        rows = halved_if_needed(model, inputs, name)
+        rows = retry_in_halves(model, inputs, name)
     if len(rows) != len(inputs):
         raise ModelFailed(f"the {name} model answered {len(rows)} rows for {len(inputs)} images")
     finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
@@ -167,9 +167,9 @@ def load(choice: ProfileChoice, identity: ProfileIdentity, device: str, threads:
     if threads is not None:
         torch.set_num_threads(threads)
     runtime = Runtime(usable_device(device), identity.precision)
-    folder, hashes, parts = ModelsFolder(choice.models), dict(identity.weights), parts_of(choice)
+    folder, hashes, parts = ModelsFolder(choice.models), dict(identity.weights), specs_of(choice)
 
-    def made(part: Part) -> Any:
+    def made(part: ModelSpec) -> Any:
         """What the part's adapter makes; None for a part without one."""
         return importlib.import_module(part.adapter).load(part, folder, hashes, runtime) if part.adapter else None
 
@@ -180,4 +180,4 @@ def load(choice: ProfileChoice, identity: ProfileIdentity, device: str, threads:
 
 def input_maker(choice: ProfileChoice) -> Callable[[Image.Image], Prepared]:
     """See `registry.input_maker`."""
-    return preparation_of(parts_of(choice)).query
+    return preparation_of(specs_of(choice)).query

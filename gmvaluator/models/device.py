@@ -69,7 +69,7 @@ def _best() -> str:
 In = TypeVar("In")
 
 
-def halved_if_needed(model: Callable[[Sequence[In]], Float32Array], inputs: Sequence[In], name: str) -> Float32Array:
+def retry_in_halves(model: Callable[[Sequence[In]], Float32Array], inputs: Sequence[In], name: str) -> Float32Array:
     """model(inputs), or if the memory does not suffice the rows of both halves, and a warning in the log.
 
     Raises ModelFailed if a half does not fit either, or if there is but one row.

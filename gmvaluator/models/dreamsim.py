@@ -26,10 +26,10 @@ from torch.nn import functional
 from gmvaluator.errors import MissingWeights
 from gmvaluator.models.device import Normalisation, Runtime, unit_range
 from gmvaluator.models.dreamsim_backbones import CLIP, IMAGENET, build
-from gmvaluator.models.fast_layers import hasten, ready_patches
+from gmvaluator.models.fast_layers import fused_patches, optimize_blocks
 from gmvaluator.models.known_models import ADAPTER_ROLE, ADAPTER_SETTINGS_ROLE, TYPES, backbone_role
 from gmvaluator.models.preprocessing import Pixels
-from gmvaluator.models.specs import Part
+from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder, read_plain
 from gmvaluator.ports import Float32Array
 
@@ -116,7 +116,7 @@ class DreamSim:
         return rows
 
 
-def load(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> DreamSim:
+def load(part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> DreamSim:
     """See `paper.load`. Raises MissingWeights."""
     paths = {file.role: folder.verified(file, hashes[file.role]) for file in part.files}
     adapter = LowRankAdapter.read(paths[ADAPTER_ROLE], paths[ADAPTER_SETTINGS_ROLE])
@@ -140,5 +140,5 @@ def _backbone(name: str, path: Path, adapter: LowRankAdapter, prefix: str, runti
 
 def make_ready(network: Any, precision: str) -> None:
     """Replace, in place, what `blocks` knows of a vision transformer of DreamSim or timm."""
-    hasten(network.blocks, precision, first_token_only=True)
-    network.patch_embed.proj = ready_patches(network.patch_embed.proj, precision)
+    optimize_blocks(network.blocks, precision, first_token_only=True)
+    network.patch_embed.proj = fused_patches(network.patch_embed.proj, precision)

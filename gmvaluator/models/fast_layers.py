@@ -178,7 +178,7 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-ca
 _QUICK_GELU_SLOPE = 1.702
 
 
-def hasten(blocks: nn.ModuleList | nn.Sequential, precision: str, first_token_only: bool = False) -> int:
+def optimize_blocks(blocks: nn.ModuleList | nn.Sequential, precision: str, first_token_only: bool = False) -> int:
     """Replace each block that is known, in place; answers how many. The others stay as they were.
 
     blocks: in eval mode, on their device, with adapters such as LoRA merged; they cannot be moved afterwards.
@@ -189,12 +189,12 @@ def hasten(blocks: nn.ModuleList | nn.Sequential, precision: str, first_token_on
         weights = read_block(block)
         if weights is not None:
             last = number == len(blocks) - 1
-            blocks[number] = ReadyBlock(weights, precision, first_token_only and last)
+            blocks[number] = FusedBlock(weights, precision, first_token_only and last)
             replaced += 1
     return replaced
 
 
-class ReadyLinear(nn.Module):
+class FusedLinear(nn.Module):
     """A linear layer, with an activation behind it if `activation` is "gelu" or "swish".
 
     (..., I) of any floating type to (..., O) of `dtype`. On a CPU oneDNN packs the weights, so it cannot be moved
@@ -225,7 +225,7 @@ class ReadyLinear(nn.Module):
         return functional.silu(outputs) if self.activation == "swish" else outputs
 
 
-class ReadyPatches(nn.Module):
+class FusedPatches(nn.Module):
     """A convolution whose patches neither overlap nor leave a gap, as the matrix product that it is.
 
     (B, 3, H, W) of any floating type to (B, O, H / P, W / P) float32, as the convolution answers.
@@ -234,7 +234,7 @@ class ReadyPatches(nn.Module):
     def __init__(self, convolution: nn.Conv2d, precision: str) -> None:
         super().__init__()
         self.side = convolution.kernel_size[0]
-        self.linear = ReadyLinear(convolution.weight.flatten(1), convolution.bias, DTYPES[precision])
+        self.linear = FusedLinear(convolution.weight.flatten(1), convolution.bias, DTYPES[precision])
 
     def forward(self, pixels: Tensor) -> Tensor:
         batch, channels, height, width = pixels.shape
@@ -244,15 +244,15 @@ class ReadyPatches(nn.Module):
         return outputs.transpose(1, 2).reshape(batch, -1, rows, columns)
 
 
-def ready_patches(convolution: nn.Conv2d, precision: str) -> nn.Module:
+def fused_patches(convolution: nn.Conv2d, precision: str) -> nn.Module:
     """`ReadyPatches` of a convolution that cuts an image into whole squares; another one as it is."""
     side = convolution.kernel_size[0]
     squares = convolution.kernel_size == convolution.stride == (side, side)
     plain = convolution.padding in ((0, 0), "valid") and convolution.dilation == (1, 1) and convolution.groups == 1
-    return ReadyPatches(convolution, precision) if squares and plain else convolution
+    return FusedPatches(convolution, precision) if squares and plain else convolution
 
 
-class ReadyBlock(nn.Module):
+class FusedBlock(nn.Module):
     """x + attention(norm(x)), then x + mlp(norm(x)). The sum stays float32; matrices are multiplied in `precision`."""
 
     def __init__(self, block: BlockWeights, precision: str, first_token_only: bool) -> None:
@@ -291,7 +291,7 @@ class ReadyBlock(nn.Module):
 def _ready_linear(linear: Linear, precision: str, activation: str = "none") -> nn.Module:
     if precision == "int8":
         return Int8Linear(*linear, activation)
-    return ReadyLinear(*linear, DTYPES[precision], activation)
+    return FusedLinear(*linear, DTYPES[precision], activation)
 
 
 def _ready_norm(norm: nn.LayerNorm) -> nn.LayerNorm:

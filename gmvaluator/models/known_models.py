@@ -24,7 +24,7 @@ from typing import Any
 
 from gmvaluator.errors import InvalidInput, UnknownModel
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.specs import Fetcher, Part, Parts, WeightFile
+from gmvaluator.models.specs import Fetcher, ModelSpec, ProfileSpecs, WeightFile
 
 FOLDER = "dreamsim"
 """Below the models folder: what the package calls `cache_dir`."""
@@ -70,13 +70,13 @@ TYPES = {
 """Released type: its backbones, in the order their features are joined."""
 
 
-def dreamsim_part(kind: str) -> Part:
+def dreamsim_part(kind: str) -> ModelSpec:
     """kind: a released type. Raises UnknownModel."""
     if kind not in TYPES:
         raise UnknownModel(f"DreamSim has no type {kind!r}; known: {', '.join(sorted(TYPES))}")
     dim = sum(BACKBONES[name].dim for name in TYPES[kind])
     files = (*(_backbone_file(kind, name) for name in TYPES[kind]), *_adapter_files(kind))
-    return Part(
+    return ModelSpec(
         f"dreamsim {kind}", "gmvaluator.models.dreamsim", "gmvaluator.models.preprocessing", dim, files, {"kind": kind}
     )
 
@@ -114,7 +114,7 @@ _OPENCLIP_LICENCES = {
 }
 
 
-def openclip_part(choice: str) -> Part:
+def openclip_part(choice: str) -> ModelSpec:
     """choice: "ARCHITECTURE:TAG" or "ARCHITECTURE:/path/to/checkpoint". Raises InvalidInput, UnknownModel."""
     architecture, separator, weights = choice.partition(":")
     if not separator or not weights:
@@ -125,7 +125,7 @@ def openclip_part(choice: str) -> Part:
     settings = {"architecture": architecture, "tag": "" if _is_path(weights) else weights}
     file = _local_file(weights) if _is_path(weights) else _tagged_file(architecture, weights)
     model = f"open_clip {architecture} {settings['tag'] or 'local checkpoint'}"
-    return Part(
+    return ModelSpec(
         model,
         "gmvaluator.models.openclip",
         "gmvaluator.models.openclip",
@@ -201,7 +201,7 @@ METRICS = {
 """pyiqa states "~0, ~150" for brisque and "~0, ~100" for niqe; all but ruined images lie within what is taken here."""
 
 
-def pyiqa_part(name: str, crops: int) -> Part:
+def pyiqa_part(name: str, crops: int) -> ModelSpec:
     """crops: how many of an image MANIQA scores, 1 to 20; 0 for the packaged 20. Raises UnknownModel, InvalidInput."""
     if name not in METRICS:
         raise UnknownModel(f"there is no quality model {name!r}; known: {', '.join(METRICS)}, lite, off")
@@ -216,17 +216,17 @@ def pyiqa_part(name: str, crops: int) -> Part:
     if crops:
         raise InvalidInput(f"--crops is for maniqa; {name} sees the whole image: leave it out")
     settings = {"metric": name}
-    return Part(
+    return ModelSpec(
         f"pyiqa {name}", "gmvaluator.models.pyiqa_metric", "gmvaluator.models.preprocessing", 0, files, settings
     )
 
 
-def _maniqa_part(name: str, crops: int, files: tuple[WeightFile, ...]) -> Part:
+def _maniqa_part(name: str, crops: int, files: tuple[WeightFile, ...]) -> ModelSpec:
     if not 1 <= crops <= ALL_CROPS:
         raise InvalidInput(f"--crops {crops} is out of range: MANIQA scores 1 to {ALL_CROPS} crops of an image")
     model = f"pyiqa {name}, {crops} crops"
     settings = {"metric": name, "crops": crops}
-    return Part(model, "gmvaluator.models.maniqa", "gmvaluator.models.preprocessing", 0, files, settings)
+    return ModelSpec(model, "gmvaluator.models.maniqa", "gmvaluator.models.preprocessing", 0, files, settings)
 
 
 COMPARES_PIXELS = "lpips"
@@ -235,7 +235,7 @@ COMPARES_PIXELS = "lpips"
 _ALEXNET_FILE = "alexnet-owt-7be5be79.pth"
 
 
-def lpips_part(network: str, recall_dim: int) -> Part:
+def lpips_part(network: str, recall_dim: int) -> ModelSpec:
     """network: "alex". recall_dim: of the vector that the index holds in place of this model's. Raises UnknownModel."""
     if network != "alex":
         raise UnknownModel(f"LPIPS has no network {network!r} here; known: alex")
@@ -248,7 +248,7 @@ def lpips_part(network: str, recall_dim: int) -> Part:
         233,
         "7be5be79",
     )
-    return Part(
+    return ModelSpec(
         f"{COMPARES_PIXELS} alex 0.1", "gmvaluator.models.lpips", "gmvaluator.models.preprocessing", recall_dim, (file,)
     )
 
@@ -257,7 +257,7 @@ DIM = 4096
 _VGG16_FILE = "vgg16-397923af.pth"
 
 
-def vgg16_part() -> Part:
+def vgg16_part() -> ModelSpec:
     """torchvision's VGG-16 with its ImageNet weights."""
     file = WeightFile(
         "recall",
@@ -268,21 +268,21 @@ def vgg16_part() -> Part:
         528,
         "397923af",
     )
-    return Part("torchvision vgg16", "gmvaluator.models.vgg16", "gmvaluator.models.preprocessing", DIM, (file,))
+    return ModelSpec("torchvision vgg16", "gmvaluator.models.vgg16", "gmvaluator.models.preprocessing", DIM, (file,))
 
 
 _DATA = Path(__file__).parent / "data"
 _LITE_LICENCE = "Apache-2.0 (see lite.LICENSE.md)"
 
 
-def lite_quality_part() -> Part:
+def lite_quality_part() -> ModelSpec:
     """The quality head of profile `lite`, on its own backbone."""
     names = {"backbone": "lite-backbone.safetensors", "heads": "lite.safetensors"}
     files = tuple(
         WeightFile(f"quality/{role}", str(_DATA / name), "local", "shipped with gmvaluator", _LITE_LICENCE, 7)
         for role, name in names.items()
     )
-    return Part("lite head", "gmvaluator.models.lite", "gmvaluator.models.lite", 0, files)
+    return ModelSpec("lite head", "gmvaluator.models.lite", "gmvaluator.models.lite", 0, files)
 
 
 DEFAULT_RECALL = "ViT-B-32:laion2b_s34b_b79k"
@@ -290,20 +290,20 @@ DEFAULT_RERANK = "dreamsim:ensemble"
 DEFAULT_QUALITY = "maniqa"
 
 
-def parts_of(choice: ProfileChoice) -> Parts:
+def specs_of(choice: ProfileChoice) -> ProfileSpecs:
     """The models of profile `paper` with these variants. Raises InvalidInput or UnknownModel."""
     recall = _recall(choice.recall or DEFAULT_RECALL)
-    return Parts(recall, _perceptual(choice.rerank or DEFAULT_RERANK, recall), _quality(choice))
+    return ProfileSpecs(recall, _perceptual(choice.rerank or DEFAULT_RERANK, recall), _quality(choice))
 
 
-def _recall(name: str) -> Part:
+def _recall(name: str) -> ModelSpec:
     return vgg16_part() if name == "vgg16" else openclip_part(name)
 
 
-def _perceptual(name: str, recall: Part) -> Part:
+def _perceptual(name: str, recall: ModelSpec) -> ModelSpec:
     """ "none" re-ranks by the recall vector: the paper's No-Rerank."""
     if name == "none":
-        return Part("none, the recall distance", dim=recall.dim)
+        return ModelSpec("none, the recall distance", dim=recall.dim)
     family, _, variant = name.partition(":")
     if family == COMPARES_PIXELS:
         return lpips_part(variant, recall.dim)
@@ -312,10 +312,10 @@ def _perceptual(name: str, recall: Part) -> Part:
     return _PERCEPTUAL[family](variant)
 
 
-_PERCEPTUAL: dict[str, Callable[[str], Part]] = {"dreamsim": dreamsim_part}
+_PERCEPTUAL: dict[str, Callable[[str], ModelSpec]] = {"dreamsim": dreamsim_part}
 
 
-def _quality(choice: ProfileChoice) -> Part:
+def _quality(choice: ProfileChoice) -> ModelSpec:
     """ "off" takes every image's quality to be 1."""
     name = choice.quality or DEFAULT_QUALITY
     if name in _OWN_QUALITY:
@@ -325,7 +325,7 @@ def _quality(choice: ProfileChoice) -> Part:
     return pyiqa_part(name, choice.crops)
 
 
-_OWN_QUALITY: dict[str, Callable[[], Part]] = {
-    "off": lambda: Part("off, 1 for every image"),
+_OWN_QUALITY: dict[str, Callable[[], ModelSpec]] = {
+    "off": lambda: ModelSpec("off, 1 for every image"),
     "lite": lite_quality_part,
 }

@@ -43,7 +43,7 @@ from gmvaluator.models.lite_network import (
     whole,
 )
 from gmvaluator.models.preprocessing import Pixels
-from gmvaluator.models.specs import Part
+from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
@@ -209,12 +209,14 @@ class LitePreparer:
         return prepare(image)
 
 
-def lite_quality_preparer(part: Part) -> LitePreparer:  # noqa: ARG001 - there is but one
+def lite_quality_preparer(part: ModelSpec) -> LitePreparer:  # noqa: ARG001 - there is but one
     """See `preparation.preparation_of`."""
     return LitePreparer()
 
 
-def load_lite_quality(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> LiteQuality:
+def load_lite_quality(
+    part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime
+) -> LiteQuality:
     """See `paper.load`. Raises MissingWeights."""
     backbone, heads = (safetensors.torch.load_file(folder.verified(file, hashes[file.role])) for file in part.files)
     return LiteQuality(Backbone(backbone, runtime.precision), Heads(heads), runtime)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from gmvaluator.models.device import Runtime, unit_range
 from gmvaluator.models.preprocessing import Pixels
-from gmvaluator.models.specs import Part
+from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder, fill, read_tensors
 from gmvaluator.ports import Float32Array
 
@@ -52,7 +52,7 @@ def _weighed(layer: Tensor, root: Tensor) -> Tensor:
     return weighed
 
 
-def load(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Lpips:
+def load(part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Lpips:
     """See `paper.load`. Raises MissingWeights."""
     (file,) = part.files
     path = folder.verified(file, hashes[file.role])

@@ -25,10 +25,10 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gmvaluator.errors import ModelFailed
-from gmvaluator.models.device import Runtime, halved_if_needed
+from gmvaluator.models.device import Runtime, retry_in_halves
 from gmvaluator.models.maniqa_network import ManiqaNetwork
 from gmvaluator.models.preprocessing import CROP_SIDE_PX, Pixels, chosen_crops, cut
-from gmvaluator.models.specs import Part
+from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder, fill, read_tensors
 from gmvaluator.ports import Float32Array
 
@@ -107,7 +107,7 @@ class Maniqa:
         known = [self._memory.of(pixels) for pixels in inputs]
         todo = list(self._missing(inputs, known))
         if todo:
-            sums = halved_if_needed(self._pass, [crop for _, crop in todo], "quality")
+            sums = retry_in_halves(self._pass, [crop for _, crop in todo], "quality")
             for (row, _), (weighted, weight) in zip(todo, sums.tolist(), strict=True):
                 known[row].add(weighted, weight)
         return [self._quality(one, row) for row, one in enumerate(known)]
@@ -163,7 +163,7 @@ class Maniqa:
         return normal
 
 
-def load(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Maniqa:
+def load(part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Maniqa:
     """See `paper.load`. Raises MissingWeights."""
     (file,) = part.files
     path = folder.verified(file, hashes[file.role])

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gmvaluator.models.fast_layers import DTYPES, ReadyLinear, hasten, ready_patches
+from gmvaluator.models.fast_layers import DTYPES, FusedLinear, fused_patches, optimize_blocks
 
 _READ_BLOCKS = (6, 7, 8, 9)
 """Blocks of the ViT-B/8 whose outputs are read; what lies behind them is not computed."""
@@ -23,8 +23,8 @@ class ManiqaNetwork(nn.Module):
         dtype = DTYPES[precision]
         self.vit = network.vit
         self.vit.blocks = self.vit.blocks[: _READ_BLOCKS[-1] + 1]
-        hasten(self.vit.blocks, precision)
-        self.vit.patch_embed.proj = ready_patches(self.vit.patch_embed.proj, precision)
+        optimize_blocks(self.vit.blocks, precision)
+        self.vit.patch_embed.proj = fused_patches(self.vit.patch_embed.proj, precision)
         self.attention_1 = nn.ModuleList(_TokenAttention(block, dtype) for block in network.tablock1)
         self.attention_2 = nn.ModuleList(_TokenAttention(block, dtype) for block in network.tablock2)
         for stage in (network.swintransformer1, network.swintransformer2):
@@ -70,7 +70,7 @@ class _TokenAttention(nn.Module):
         super().__init__()
         self.dtype = dtype
         parts = [getattr(block, name) for name in ("c_q", "c_k", "c_v")]
-        self.qkv = nn.ModuleList(ReadyLinear(part.weight, part.bias, dtype) for part in parts)
+        self.qkv = nn.ModuleList(FusedLinear(part.weight, part.bias, dtype) for part in parts)
 
     def forward(self, channels: Tensor) -> Tensor:
         low = channels.to(self.dtype)
@@ -86,7 +86,7 @@ class _ReadyWrapped(nn.Module):
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        self.linear = ReadyLinear(linear.weight, linear.bias, dtype)
+        self.linear = FusedLinear(linear.weight, linear.bias, dtype)
 
     def forward(self, inputs: Tensor) -> Tensor:
         outputs: Tensor = self.linear(inputs.to(self.dtype))

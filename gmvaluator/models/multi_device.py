@@ -26,7 +26,7 @@ In = TypeVar("In")
 Out = TypeVar("Out")
 
 
-class SpreadModels:
+class MultiDeviceModels:
     """`ports.Models` on one device or more. One thread calls it; it calls each device's models in their own."""
 
     def __init__(self, loads: Sequence[Callable[[], Models]]) -> None:
@@ -107,4 +107,4 @@ def load_on_every_device(profile: str | ProfileChoice, device: str, threads: int
     names = device_names(device)
     if len(names) == 1:
         return load_models(profile, names[0], threads)
-    return SpreadModels([partial(load_models, profile, name, threads) for name in names])
+    return MultiDeviceModels([partial(load_models, profile, name, threads) for name in names])

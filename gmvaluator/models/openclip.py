@@ -29,9 +29,9 @@ from torchvision.transforms import CenterCrop, Compose, InterpolationMode, Resiz
 
 from gmvaluator.errors import MissingWeights, PreconditionFailed, UnknownModel
 from gmvaluator.models.device import Normalisation, Runtime, unit_range
-from gmvaluator.models.fast_layers import hasten, ready_patches
+from gmvaluator.models.fast_layers import fused_patches, optimize_blocks
 from gmvaluator.models.preprocessing import Pixels, pixels_of
-from gmvaluator.models.specs import Part
+from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Float32Array
 
@@ -57,7 +57,7 @@ class OpenClipTransform:
         return pixels_of(self._geometry(image))
 
 
-def openclip_preparer(part: Part) -> OpenClipTransform:
+def openclip_preparer(part: ModelSpec) -> OpenClipTransform:
     """See `preparation.preparation_of`. Raises UnknownModel, naming the known tags, or PreconditionFailed."""
     architecture, tag = part.settings["architecture"], part.settings["tag"]
     configuration = open_clip.get_model_config(architecture) or {}
@@ -111,8 +111,8 @@ class OpenClip:
         blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
         if blocks is not None:
             reads_first = tower.pool_type == "tok" and tower.attn_pool is None and not tower.output_tokens
-            hasten(blocks, precision, first_token_only=reads_first)
-            tower.conv1 = ready_patches(tower.conv1, precision)
+            optimize_blocks(blocks, precision, first_token_only=reads_first)
+            tower.conv1 = fused_patches(tower.conv1, precision)
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
         """B arrays from the preparer to (B, D) float32, unit norm."""
@@ -121,7 +121,7 @@ class OpenClip:
         return rows
 
 
-def load(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> OpenClip:
+def load(part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> OpenClip:
     """See `paper.load`. Raises UnknownModel, MissingWeights or PreconditionFailed."""
     transform = openclip_preparer(part)
     (file,) = part.files

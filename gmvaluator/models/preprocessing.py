@@ -23,7 +23,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from gmvaluator.errors import InvalidImage
-from gmvaluator.models.specs import Part, Parts
+from gmvaluator.models.specs import ModelSpec, ProfileSpecs
 from gmvaluator.ports import Prepared
 
 Pixels = npt.NDArray[Any]
@@ -68,14 +68,14 @@ class Preparation:
         return Prepared(recall, recall if shared else self._perceptual(image), NOTHING)
 
 
-def preparation_of(parts: Parts) -> Preparation:
+def preparation_of(parts: ProfileSpecs) -> Preparation:
     """Import the preparers that the parts name, and put them together."""
     recall = _preparer(parts.recall)
     assert recall is not None
     return Preparation(recall, _preparer(parts.perceptual), _preparer(parts.quality))
 
 
-def _preparer(part: Part) -> Preparer | None:
+def _preparer(part: ModelSpec) -> Preparer | None:
     if not part.preparer:
         return None
     preparer: Preparer = importlib.import_module(part.preparer).preparer(part)
@@ -106,7 +106,7 @@ def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
     return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
-def squash_preparer(part: Part) -> Squash:  # noqa: ARG001 - every type has the same transform
+def squash_preparer(part: ModelSpec) -> Squash:  # noqa: ARG001 - every type has the same transform
     """See `preparation.preparation_of`."""
     return Squash()
 
@@ -129,7 +129,7 @@ class Vgg16Transform:
         return pixels_of(image.resize((width, height), Image.Resampling.BILINEAR).crop(box))
 
 
-def vgg16_preparer(part: Part) -> Vgg16Transform:  # noqa: ARG001 - there is but one
+def vgg16_preparer(part: ModelSpec) -> Vgg16Transform:  # noqa: ARG001 - there is but one
     """See `preparation.preparation_of`."""
     return Vgg16Transform()
 
@@ -156,7 +156,7 @@ class BoundedPixels:
         return pixels_of(image.resize(size, Image.Resampling.BICUBIC))
 
 
-def bounded_preparer(part: Part) -> BoundedPixels:  # noqa: ARG001 - the same for every metric
+def bounded_preparer(part: ModelSpec) -> BoundedPixels:  # noqa: ARG001 - the same for every metric
     """See `preparation.preparation_of`."""
     return BoundedPixels()
 
@@ -215,6 +215,6 @@ class Crops:
         return prepared_pixels(np.asarray(image).transpose(2, 0, 1), self.count)
 
 
-def crops_preparer(part: Part) -> Crops:
+def crops_preparer(part: ModelSpec) -> Crops:
     """See `preparation.preparation_of`."""
     return Crops(part.settings["crops"])

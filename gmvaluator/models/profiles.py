@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from gmvaluator.errors import InvalidInput, UnknownProfile
 from gmvaluator.models.choice import ProfileChoice, as_choice
-from gmvaluator.models.known_models import parts_of
+from gmvaluator.models.known_models import specs_of
 from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Models, Prepared
 from gmvaluator.profile import ProfileIdentity
@@ -99,7 +99,7 @@ def _check(choice: ProfileChoice) -> None:
 
 
 def _composed_identity(choice: ProfileChoice) -> ProfileIdentity:
-    parts, folder = parts_of(choice), ModelsFolder(choice.models)
+    parts, folder = specs_of(choice), ModelsFolder(choice.models)
     return ProfileIdentity(
         name=choice.profile,
         recall_model=parts.recall.model,

@@ -21,7 +21,7 @@ from gmvaluator.models.device import Runtime
 from gmvaluator.models.known_models import METRICS
 from gmvaluator.models.maniqa import QualityMemory
 from gmvaluator.models.preprocessing import Pixels
-from gmvaluator.models.specs import Part
+from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder, fill, read_plain, read_tensors
 
 
@@ -52,7 +52,7 @@ class PyiqaMetric:
         return min(max((value - self._worst) / (self._best - self._worst), 0.0), 1.0)
 
 
-def load(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> PyiqaMetric:
+def load(part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> PyiqaMetric:
     """See `paper.load`. Raises MissingWeights."""
     name = part.settings["metric"]
     (file,) = part.files

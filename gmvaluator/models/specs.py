@@ -35,7 +35,7 @@ class WeightFile:
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
+class ModelSpec:
     """A recall, perceptual or quality model.
 
     model: its name in the identity. adapter: module whose `load(part, folder, hashes, runtime)` makes it, preparer:
@@ -52,12 +52,12 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Parts:
+class ProfileSpecs:
     """The three models of a profile."""
 
-    recall: Part
-    perceptual: Part
-    quality: Part
+    recall: ModelSpec
+    perceptual: ModelSpec
+    quality: ModelSpec
 
     @property
     def files(self) -> tuple[WeightFile, ...]:

@@ -18,7 +18,7 @@ from torchvision.models import vgg16
 from gmvaluator.models.device import Normalisation, Runtime, unit_range
 from gmvaluator.models.fast_layers import DTYPES
 from gmvaluator.models.preprocessing import VGG16_DEVIATION, VGG16_MEAN, Pixels
-from gmvaluator.models.specs import Part
+from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder, fill, read_tensors
 from gmvaluator.ports import Float32Array
 
@@ -43,7 +43,7 @@ class Vgg16:
         return rows
 
 
-def load(part: Part, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Vgg16:
+def load(part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Vgg16:
     """See `paper.load`. Raises MissingWeights."""
     (file,) = part.files
     path = folder.verified(file, hashes[file.role])

@@ -20,7 +20,7 @@ from gmvaluator.storage.schema import SchemaRevision, check_revision, migrate
 
 
 @dataclass(frozen=True, slots=True)
-class Place:
+class DataLocation:
     """The data folder, and the database that replaces its SQLite files.
 
     database_url: postgresql://USER:PASSWORD@HOST/NAME; empty for `catalogue.sqlite` and `ledger.sqlite` in the
@@ -31,9 +31,9 @@ class Place:
     database_url: str = field(default="", repr=False)
 
 
-def as_place(place: Path | Place) -> Place:
+def as_location(place: Path | DataLocation) -> DataLocation:
     """A bare folder means its SQLite files."""
-    return place if isinstance(place, Place) else Place(place)
+    return place if isinstance(place, DataLocation) else DataLocation(place)
 
 
 class Database:
@@ -85,7 +85,7 @@ class Database:
         self._resources.close()
 
 
-def location_in(place: Place, file_name: str) -> Path | str:
+def location_in(place: DataLocation, file_name: str) -> Path | str:
     """What `Database` opens for a part of a place: its file in the folder, or the place's URL."""
     return place.database_url or place.folder / file_name
 

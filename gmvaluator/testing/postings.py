@@ -13,7 +13,8 @@ from datetime import UTC, datetime
 
 from gmvaluator.errors import UnknownGenerator
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id, training_image_id
-from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
+from gmvaluator.ledger.allocation import ScoredCandidate
+from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts, NewPosting
 from gmvaluator.ports import Beneficiary, Generator, WorkCard
 from gmvaluator.profile import ProfileIdentity

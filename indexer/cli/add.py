@@ -22,7 +22,7 @@ from gmvaluator.index.engine.quantisation import CHOICES
 from gmvaluator.index.schema import DEFAULT, DEFAULT_SETTINGS, IndexSettings
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import CollectionInfo
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from indexer.cli.progress import stopping_by_signal
 from indexer.cli.run import ENGINES, THREADS, Added, Part, Running, Wanted, add_source
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
@@ -114,7 +114,7 @@ def add(
     bulk: bool,
     group: bool,
     chosen: Chosen,
-    place: Place,
+    place: DataLocation,
     index_url: str,
     collection: str,
     choice: ProfileChoice,

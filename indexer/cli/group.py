@@ -12,7 +12,7 @@ import rich_click as click
 
 from gmvaluator.commands.options import collection_option, index_option, json_option, place_option
 from gmvaluator.ports import VectorStore
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from indexer.cli.progress import LINE_EVERY_S, stopping_by_signal
 from indexer.near_duplicates import Grouped, Grouper, WorkOrder, default_threshold, measured_threshold
 from indexer.target import Target
@@ -31,7 +31,7 @@ MAX_UNINDEXED = 20_000
 @index_option
 @collection_option
 @json_option
-def group(threshold: float | None, place: Place, index_url: str, collection: str, as_json: bool) -> None:
+def group(threshold: float | None, place: DataLocation, index_url: str, collection: str, as_json: bool) -> None:
     """Look for near-copies among works that nobody has looked at yet; `index add` does so at its end.
 
     Running it again looks at what is new and renames no group; after a stop it goes on where it was.

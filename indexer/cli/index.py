@@ -17,7 +17,7 @@ from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.commands.options import collection_option, data_option, index_option, json_option, place_option
 from gmvaluator.index.engine.quantisation import CHOICES
 from gmvaluator.index.schema import CollectionMetadata, IndexSettings, growth_since_verified, measured_recall
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from indexer.cli.add import Chosen, add, collection_dict, settings_options
 from indexer.cli.group import group
 from indexer.cli.remove import remove
@@ -33,7 +33,7 @@ from indexer.target import Target
 @index_option
 @collection_option
 @json_option
-def export(folder: Path, place: Place, index_url: str, collection: str, as_json: bool) -> None:
+def export(folder: Path, place: DataLocation, index_url: str, collection: str, as_json: bool) -> None:
     """Write every point's vectors and metadata to FOLDER, in clip-retrieval's layout.
 
     `gmvaluator index add FOLDER` rebuilds an index from it, without the images and without a model. Rights are not
@@ -67,7 +67,7 @@ def export(folder: Path, place: Place, index_url: str, collection: str, as_json:
 @collection_option
 @json_option
 def rebuild(
-    quantisation: str | None, chosen: Chosen, place: Place, index_url: str, collection: str, as_json: bool
+    quantisation: str | None, chosen: Chosen, place: DataLocation, index_url: str, collection: str, as_json: bool
 ) -> None:
     """Copy the collection's points into a fresh one, build it, and swap it in whole; searches go on meanwhile.
 

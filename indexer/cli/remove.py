@@ -18,7 +18,7 @@ from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.commands.options import index_option, json_option, place_option
 from gmvaluator.errors import InvalidInput, MissingData, NotFound
 from gmvaluator.storage.data_folder import thumbnails_folder
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from indexer.removal import Purged, Removed, Remover, purge, without_removed
 from indexer.target import Target
 
@@ -56,7 +56,7 @@ def remove(
     purging: bool,
     dry_run: bool,
     yes: bool,
-    place: Place,
+    place: DataLocation,
     index_url: str,
     as_json: bool,
 ) -> None:

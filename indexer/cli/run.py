@@ -20,7 +20,7 @@ from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import CollectionInfo, VectorStore
 from gmvaluator.profile import ProfileIdentity
 from gmvaluator.storage.data_folder import thumbnails_folder
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from indexer.cli.group import group_if_measured
 from indexer.cli.progress import progress
 from indexer.cli.verify import verify_if_outgrown
@@ -121,7 +121,10 @@ class ShardReader(Protocol):
 
 def add_source(wanted: Wanted, target: Target, running: Running, stopping: threading.Event) -> Added:
     """Index, and build unless `stopping`."""
-    with open_catalogue(Place(target.data, target.database_url), write=True) as catalogue, target.open() as store:
+    with (
+        open_catalogue(DataLocation(target.data, target.database_url), write=True) as catalogue,
+        target.open() as store,
+    ):
         read, source, identity = _engine(wanted, target, running, store, catalogue)
         store.create(identity)
         if wanted.bulk:

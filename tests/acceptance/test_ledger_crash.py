@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from tests.crash.oracle import check_history
 from tests.crash.power_loss import run_power_loss
 
@@ -45,4 +45,4 @@ def test_without_fsync_a_power_loss_is_seen_to_lose_postings() -> None:
 
 @pytest.mark.parametrize("seed", range(HISTORIES))
 def test_any_history_in_any_order_batches_and_threads_is_what_the_oracle_says(tmp_path: Path, seed: int) -> None:
-    assert check_history(Place(tmp_path), seed, CASES) == []
+    assert check_history(DataLocation(tmp_path), seed, CASES) == []

@@ -24,7 +24,7 @@ from gmvaluator.ledger.records import OWNER_PREFIX
 from gmvaluator.ledger.results import Totals
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.samples import sample_folder
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postgresql import PostgresServer, find_binaries
 from gmvaluator.testing.postings import sample_posting
 from tests.support.processes import processes_of
@@ -238,13 +238,16 @@ def test_a_database_is_restored_from_its_dump(tmp_path: Path) -> None:
     save, restore = blocks("backup-and-restore.md", "sh postgresql")
     with PostgresServer() as server:
         url, restored = server.new_database(), server.new_database()
-        with open_ledger(Place(tmp_path, url), write=True) as ledger, open_catalogue(Place(tmp_path, url), write=True):
+        with (
+            open_ledger(DataLocation(tmp_path, url), write=True) as ledger,
+            open_catalogue(DataLocation(tmp_path, url), write=True),
+        ):
             ledger.post([sample_posting(number) for number in range(5)])
             head = ledger.totals().head
         folder = tmp_path / "machine"
         (folder / "backup").mkdir(parents=True)
         machine = Machine(folder, {"DATABASE_URL": url, "RESTORED_URL": restored})
         machine.run(f"{save}\n{restore}")
-        with open_ledger(Place(tmp_path, restored)) as ledger:
+        with open_ledger(DataLocation(tmp_path, restored)) as ledger:
             assert ledger.totals().head == head
             assert ledger.verify().ok

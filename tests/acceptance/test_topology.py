@@ -27,7 +27,7 @@ from gmvaluator.errors import GmvaluatorError, MissingIndex
 from gmvaluator.index.opening import open_store
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.samples import sample_folder
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postgresql import PostgresServer
 from tests.support.supervised import Supervised, free_port
 
@@ -225,7 +225,7 @@ def kill_and_recover(topology: Topology, name: str) -> None:
 
 def check_ledger(topology: Topology, callers: Callers) -> None:
     """What was answered stands in the ledger as answered, once; sums and chain are right."""
-    with open_ledger(Place(topology.folder / "data", topology.database_url)) as ledger:
+    with open_ledger(DataLocation(topology.folder / "data", topology.database_url)) as ledger:
         stored = [(one.header.generation_id, one.sequence, one.header.issued_micros) for one in ledger.every_posting()]
         totals, verification = ledger.totals(), ledger.verify()
     assert [sequence for _, sequence, _ in stored] == list(range(1, len(stored) + 1))
@@ -238,7 +238,7 @@ def check_ledger(topology: Topology, callers: Callers) -> None:
 
 def check_dashboard(topology: Topology) -> None:
     """The dashboard shows the ledger's last posting."""
-    with open_ledger(Place(topology.folder / "data", topology.database_url)) as ledger:
+    with open_ledger(DataLocation(topology.folder / "data", topology.database_url)) as ledger:
         head = ledger.totals().head.sequence
     wait_for(lambda: topology.overview()["sequence"] == head, "the dashboard to show the last posting")
     assert topology.overview()["reconciles"]

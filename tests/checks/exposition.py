@@ -8,7 +8,7 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from attributor.ops import metrics
-from attributor.ops.metrics import Kept
+from attributor.ops.metrics import FileMetricsCollector
 from attributor.settings import AttributorSettings
 from dashboard.figures.live import Live
 from dashboard.figures.metrics import exposition
@@ -38,5 +38,5 @@ def _kept() -> str:
         folder = Path(name)
         record_verification(folder, Verification(0, 0, Head(0, "0" * 64), None))
         certificate, key = Authority(folder).issue("server")
-        registry.register(Kept(AttributorSettings(folder, tls_cert=certificate, tls_key=key)))
+        registry.register(FileMetricsCollector(AttributorSettings(folder, tls_cert=certificate, tls_key=key)))
         return generate_latest(registry).decode()

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postgresql import PostgresServer
 
 
@@ -17,12 +17,12 @@ def postgres_server() -> Iterator[PostgresServer]:
 
 
 @pytest.fixture(params=["sqlite", "postgresql"])
-def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Place]:
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[DataLocation]:
     """An empty place: a folder, and on PostgreSQL a database of the test's own. For catalogue and ledger alike."""
     if request.param == "sqlite":
-        yield Place(tmp_path)
+        yield DataLocation(tmp_path)
         return
     server: PostgresServer = request.getfixturevalue("postgres_server")
     url = server.new_database()
-    yield Place(tmp_path, url)
+    yield DataLocation(tmp_path, url)
     server.drop_database(url)

@@ -16,7 +16,7 @@ import rich_click as click
 
 from gmvaluator.errors import Failure
 from gmvaluator.report import write_report
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from tests.crash.oracle import check_history
 from tests.crash.power_loss import run_power_loss
 
@@ -73,7 +73,7 @@ def _oracle(cases: int, seed: int) -> dict[str, Any]:
     histories = cases // HISTORY
     for number in range(histories):
         with tempfile.TemporaryDirectory(prefix="gmvaluator-oracle-") as folder:
-            wrong += check_history(Place(Path(folder)), 1_000 * seed + number, HISTORY)
+            wrong += check_history(DataLocation(Path(folder)), 1_000 * seed + number, HISTORY)
     return {"oracle_cases": histories * HISTORY, "oracle_histories": histories, "oracle_wrong": wrong[:10]}
 
 

@@ -17,12 +17,13 @@ from fractions import Fraction
 from functools import lru_cache
 
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id, sha256_hex, training_image_id
-from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
+from gmvaluator.ledger.allocation import ScoredCandidate
+from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.records import ISSUANCE, ImageFacts, NewPosting
 from gmvaluator.ledger.results import Outcome, Posted, Replayed
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ports import Beneficiary, WorkCard
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import SAMPLE_PROFILE, SAMPLE_TIME
 from gmvaluator.valuation.policy import load_policy
 
@@ -107,7 +108,7 @@ def cases(seed: int, count: int) -> Iterator[Case]:
         yield _case(f"{seed}-{name}", image, chance)
 
 
-def check_history(place: Place, seed: int, count: int) -> list[str]:
+def check_history(place: DataLocation, seed: int, count: int) -> list[str]:
     """Post a history, in order or shuffled among threads, as `seed` says; what is wrong with what comes of it.
 
     Seeds 2n and 2n + 1 are one history in both ways.

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.known_models import TYPES, parts_of
+from gmvaluator.models.known_models import TYPES, specs_of
 from gmvaluator.models.weight_files import ModelsFolder
 
 ARCHITECTURE, TAG = "ViT-B-32", "laion2b_s34b_b79k"
@@ -172,7 +172,7 @@ def write_paper(root: Path) -> ProfileChoice:
     write_dreamsim(root, "open_clip_vitb32")
     write_maniqa(root)
     choice = ProfileChoice("paper", root, rerank="dreamsim:open_clip_vitb32", crops=1)
-    ModelsFolder(root).record(parts_of(choice).files)
+    ModelsFolder(root).record(specs_of(choice).files)
     return choice
 
 

@@ -9,11 +9,12 @@ from gmvaluator.catalogue.claims_import import ImportedClaims, read_claims
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.ids import OwnerId, generation_id, sha256_hex
-from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
+from gmvaluator.ledger.allocation import ScoredCandidate
+from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts, StoredPosting
 from gmvaluator.ledger.results import Posted
 from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_work
 from gmvaluator.valuation.policy import Policy, load_policy
 
@@ -36,18 +37,18 @@ def work(number: int, owner: str | None, data_set: str = "paintings") -> NewWork
     )  # fmt: skip
 
 
-def record(place: Place, *works: NewWork) -> None:
+def record(place: DataLocation, *works: NewWork) -> None:
     with open_catalogue(place, write=True) as catalogue:
         catalogue.record(works)
 
 
-def owner_named(place: Place, manifest_id: str) -> OwnerId:
+def owner_named(place: DataLocation, manifest_id: str) -> OwnerId:
     with open_catalogue(place) as catalogue:
         return catalogue.owner_of_manifest_id(manifest_id)
 
 
 def attribute(
-    place: Place,
+    place: DataLocation,
     name: str,
     works: Sequence[int],
     at: datetime,
@@ -76,7 +77,7 @@ def _posted(book: Ledger, posting: object) -> StoredPosting:
     return outcome.posting
 
 
-def import_rights(place: Place, folder: Path, text: str, partial: bool = False) -> ImportedClaims:
+def import_rights(place: DataLocation, folder: Path, text: str, partial: bool = False) -> ImportedClaims:
     file = folder / "rights.csv"
     file.write_text(text, encoding="utf-8")
     rows = list(read_claims(file, "rights:test"))

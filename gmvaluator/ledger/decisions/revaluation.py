@@ -12,7 +12,7 @@ from typing import Any
 
 from gmvaluator.accounts import SUSPENSE
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.allocation import ScoredCandidate, Title, allot, title_of
+from gmvaluator.ledger.allocation import Ownership, ScoredCandidate, allot, ownership_of
 from gmvaluator.ledger.decision_effects import Place, added
 from gmvaluator.ledger.decisions.release import RightsAt
 from gmvaluator.ledger.posting import candidates_of, recompute, titles_of
@@ -79,9 +79,9 @@ def _promoted(miss: NearMiss) -> ScoredCandidate:
     return ScoredCandidate(miss.training_image_id, miss.distance_millionths, 0)
 
 
-def _title(miss: NearMiss, cards: Mapping[TrainingImageId, WorkCard]) -> Title:
+def _title(miss: NearMiss, cards: Mapping[TrainingImageId, WorkCard]) -> Ownership:
     card = cards.get(miss.training_image_id)
-    return Title(((SUSPENSE, MILLION),), None) if card is None else title_of(card)
+    return Ownership(((SUSPENSE, MILLION),), None) if card is None else ownership_of(card)
 
 
 @dataclass(slots=True)

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
 from dataclasses import replace
 from datetime import datetime
 from typing import TYPE_CHECKING
@@ -17,8 +16,8 @@ from uuid import UUID
 
 from sqlalchemy import Connection, select
 
-from gmvaluator.catalogue.store import Catalogue, open_catalogue
-from gmvaluator.errors import InvalidInput, MissingData, NotFound, PreconditionFailed
+from gmvaluator.catalogue.store import open_if_present
+from gmvaluator.errors import InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.current_amounts import Current, current_states, disputed_amounts
 from gmvaluator.ledger.decision import (
@@ -39,7 +38,7 @@ from gmvaluator.ledger.records import ATTRIBUTION, StoredPosting
 from gmvaluator.ledger.schema import decisions, postings
 from gmvaluator.ledger.store import decide
 from gmvaluator.ports import WorkCard
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.storage.schema import from_utc_text
 from gmvaluator.valuation.policy import Policy
 
@@ -149,22 +148,10 @@ def _reversal_of(connection: Connection, original: StoredPosting) -> StoredPosti
     return found[0]
 
 
-@contextmanager
-def rights_of(place: Place) -> Iterator[Catalogue | None]:
-    """The catalogue of a place; None if it has none."""
-    try:
-        catalogue = open_catalogue(place)
-    except MissingData:
-        yield None
-        return
-    with catalogue:
-        yield catalogue
-
-
-def near_cards(place: Place, posting: StoredPosting) -> dict[TrainingImageId, WorkCard]:
+def near_cards(place: DataLocation, posting: StoredPosting) -> dict[TrainingImageId, WorkCard]:
     """Rights, at the generation's own time, of those who just missed being paid."""
     missed = [miss.training_image_id for miss in posting.evidence.near_misses]
-    with rights_of(place) as rights:
+    with open_if_present(place) as rights:
         if rights is None:
             return {}
         return rights.works(missed, from_utc_text(posting.header.generated_at))

@@ -8,20 +8,20 @@ from gmvaluator.catalogue.claims_import import read_claims
 from gmvaluator.catalogue.search import find_work, shown_rights
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import InvalidInput, InvalidManifest, NotFound
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_work
 from tests.support.scenes import NOVEMBER, OCTOBER, SEPTEMBER, import_rights, owner_named, record, sha256_of, work
 
 HEAD = "sha256,owner_id,owner_name,share_ppm,valid_from,valid_to,origin\n"
 
 
-def paid(place: Place, number: int, at: object = NOVEMBER) -> dict[str, int]:
+def paid(place: DataLocation, number: int, at: object = NOVEMBER) -> dict[str, int]:
     with open_catalogue(place) as catalogue:
         (card,) = catalogue.works([sample_work(number)], at).values()  # type: ignore[arg-type]
     return {one.display_name: one.share_ppm for one in card.beneficiaries}
 
 
-def test_a_split_is_recorded_once(place: Place, tmp_path: Path) -> None:
+def test_a_split_is_recorded_once(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, None))
     text = HEAD + "".join(f"{sha256_of(1)},{name},{name.title()},{share},,,\n" for name, share in SPLIT.items())
     found = import_rights(place, tmp_path, text)
@@ -34,7 +34,7 @@ def test_a_split_is_recorded_once(place: Place, tmp_path: Path) -> None:
 SPLIT = {"ada": 333_333, "ben": 333_333, "cleo": 333_334}
 
 
-def test_a_sale_changes_what_comes_after_it(place: Place, tmp_path: Path) -> None:
+def test_a_sale_changes_what_comes_after_it(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, "ada"))
     found = import_rights(
         place,
@@ -55,7 +55,7 @@ def test_a_sale_changes_what_comes_after_it(place: Place, tmp_path: Path) -> Non
     assert [one["valid_to"][:4] for one in shown["former_claims"]] == ["9999"]
 
 
-def test_a_competing_claim_is_withdrawn(place: Place, tmp_path: Path) -> None:
+def test_a_competing_claim_is_withdrawn(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, "ada"), work(1, "ben", "posters"))
     assert paid(place, 1) == {"(held: claims compete)": 1_000_000}
     found = import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ben,,0,,,data_set:posters\n")
@@ -86,7 +86,7 @@ def test_a_competing_claim_is_withdrawn(place: Place, tmp_path: Path) -> None:
         ("{9},ada,,1000000,,,\n", "no such work"),
     ],
 )
-def test_a_bad_row_is_rejected_and_stops_nothing(place: Place, tmp_path: Path, rows: str, reason: str) -> None:
+def test_a_bad_row_is_rejected_and_stops_nothing(place: DataLocation, tmp_path: Path, rows: str, reason: str) -> None:
     record(place, work(1, None), work(2, None))
     hashes = [sha256_of(1), *[""] * 8, sha256_of(99)]
     found = import_rights(place, tmp_path, HEAD + rows.format(*hashes) + f"{sha256_of(2)},ben,Ben,1000000,,,\n")
@@ -97,14 +97,14 @@ def test_a_bad_row_is_rejected_and_stops_nothing(place: Place, tmp_path: Path, r
     assert paid(place, 2) == {"Ben": 1_000_000}
 
 
-def test_less_than_one_is_taken_on_purpose(place: Place, tmp_path: Path) -> None:
+def test_less_than_one_is_taken_on_purpose(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, None))
     found = import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ada,Ada,250000,,,\n", partial=True)
     assert found.added == 1
     assert paid(place, 1) == {"Ada": 250_000, "(owner unknown)": 750_000}
 
 
-def test_a_work_is_named_by_its_key_in_a_data_set(place: Place, tmp_path: Path) -> None:
+def test_a_work_is_named_by_its_key_in_a_data_set(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, None), work(2, None), work(2, None, "posters"))
     head = "data_set,key,owner_id,owner_contact,share_ppm\n"
     rows = "paintings,work-1,ada,ada@example.org,1000000\nposters,work-1,ada,,1000000\nposters,work-2,ben,,1000000\n"
@@ -118,7 +118,7 @@ def test_a_work_is_named_by_its_key_in_a_data_set(place: Place, tmp_path: Path) 
             find_work(catalogue, "work-9")
 
 
-def test_a_key_of_several_works_names_none(place: Place, tmp_path: Path) -> None:
+def test_a_key_of_several_works_names_none(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, None))
     with open_catalogue(place, write=True) as catalogue:
         catalogue.record([work(2, None).__class__(sample_work(3), sha256_of(3), 8, 8, "paintings", "work-1", "")])
@@ -150,7 +150,7 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
         list(read_claims(tmp_path / "none.csv", "test"))
 
 
-def test_a_forgotten_owner_is_another_when_imported_again(place: Place, tmp_path: Path) -> None:
+def test_a_forgotten_owner_is_another_when_imported_again(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, "ada"), work(2, None))
     ada = owner_named(place, "ada")
     with open_catalogue(place, write=True) as catalogue:

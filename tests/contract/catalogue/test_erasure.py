@@ -13,7 +13,7 @@ from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.errors import NotFound, PreconditionFailed
 from gmvaluator.ledger.store import open_ledger
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.storage.sqlite import back_up
 from gmvaluator.testing.postings import sample_owner, sample_work
 from tests.support.scenes import OCTOBER, attribute, import_rights, record, sha256_of, work
@@ -22,7 +22,7 @@ CANARIES = ("canary-manifest-77", "Canary Lovelace-Name", "canary@contact.exampl
 
 
 @pytest.fixture
-def filled(place: Place, tmp_path: Path) -> Place:
+def filled(place: DataLocation, tmp_path: Path) -> DataLocation:
     """A work of the canary's, with name, contact and manifest id, that a generation paid."""
     owner = OwnerReference(CANARIES[0], CANARIES[1])
     record(place, NewWork(sample_work(1), sha256_of(1), 8, 8, "paintings", "work-1", "", owner=owner), work(2, "ben"))
@@ -39,7 +39,7 @@ def found_in(folder: Path, needles: list[bytes]) -> list[tuple[str, bytes]]:
     return [(path.name, needle) for path in files for needle in needles if needle.lower() in path.read_bytes().lower()]
 
 
-def test_no_trace_is_left_in_database_log_and_earlier_backups(filled: Place, tmp_path: Path) -> None:
+def test_no_trace_is_left_in_database_log_and_earlier_backups(filled: DataLocation, tmp_path: Path) -> None:
     names = [canary.encode() for canary in CANARIES] + [canary.encode("utf-16-le") for canary in CANARIES]
     with open_catalogue(filled, write=True) as catalogue:
         owner_id = owner_named(catalogue, CANARIES[0])
@@ -75,7 +75,7 @@ def test_no_trace_is_left_in_database_log_and_earlier_backups(filled: Place, tmp
 
 
 def test_a_backup_made_before_cannot_be_read_afterwards(tmp_path: Path) -> None:
-    place = Place(tmp_path / "data")
+    place = DataLocation(tmp_path / "data")
     record(place, work(1, "ada"))
     back_up(place.folder / "catalogue.sqlite", tmp_path / "backup.sqlite")
     with open_catalogue(place, write=True) as catalogue:
@@ -92,7 +92,7 @@ def test_a_backup_made_before_cannot_be_read_afterwards(tmp_path: Path) -> None:
         Vault(place.folder / "keys").decrypt(owner_id, "name", bytes(sealed))
 
 
-def test_nobody_is_forgotten_by_mistake(filled: Place) -> None:
+def test_nobody_is_forgotten_by_mistake(filled: DataLocation) -> None:
     with open_catalogue(filled, write=True) as catalogue:
         with pytest.raises(NotFound):
             forget_owner(catalogue, sample_owner(99), filled.folder, None)

@@ -11,7 +11,7 @@ from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import UnknownGenerator
 from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.ports import Generator, RightsReader
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import FakeRights, sample_owner
 
 GENERATOR = Generator("demo-1", "works", ("paintings",), "paper@1")
@@ -21,12 +21,12 @@ IDS = [training_image_id(sha256) for sha256 in SHA256S]
 STRANGER = training_image_id(sha256_hex(b"nobody indexed this"))
 
 
-def fake_rights(place: Place) -> Iterator[RightsReader]:
+def fake_rights(place: DataLocation) -> Iterator[RightsReader]:
     owners = {one: sample_owner(number % 3) for number, one in enumerate(IDS)}
     yield FakeRights.with_owners([GENERATOR], owners)
 
 
-def catalogue(place: Place) -> Iterator[RightsReader]:
+def catalogue(place: DataLocation) -> Iterator[RightsReader]:
     works = [
         NewWork(
             one, sha256, 8, 8, "paintings", sha256, "", owner=OwnerReference(str(number % 3), f"owner {number % 3}")
@@ -41,7 +41,7 @@ def catalogue(place: Place) -> Iterator[RightsReader]:
 
 
 @pytest.fixture(params=[catalogue, fake_rights], ids=["catalogue", "fake"])
-def rights(request: pytest.FixtureRequest, place: Place) -> Iterator[RightsReader]:
+def rights(request: pytest.FixtureRequest, place: DataLocation) -> Iterator[RightsReader]:
     with contextmanager(request.param)(place) as reader:
         yield reader
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from gmvaluator.catalogue.records import NewWork, OwnerReference
-from gmvaluator.catalogue.rights_cache import RememberedRights
+from gmvaluator.catalogue.rights_cache import CachedRights
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import UnknownGenerator
 from gmvaluator.ids import sha256_hex, training_image_id
@@ -26,7 +26,7 @@ def test_what_is_remembered_is_what_is_stored(tmp_path: Path) -> None:
     works = [work(number, f"o{number % 3}") for number in range(9)]
     ids = [one.training_image_id for one in works]
     with open_catalogue(tmp_path, write=True) as writing, open_catalogue(tmp_path) as reading:
-        rights = RememberedRights(reading)
+        rights = CachedRights(reading)
         assert rights.remembered(ids, NOW) is None
         writing.record(works[:5])
         for at in (NOW, NOW - timedelta(days=9_000), NOW + timedelta(days=9_000)):
@@ -40,7 +40,7 @@ def test_an_owner_who_is_forgotten_is_forgotten_here(tmp_path: Path) -> None:
     one = work(1, "alice")
     with open_catalogue(tmp_path, write=True) as writing, open_catalogue(tmp_path) as reading:
         writing.record([one])
-        rights = RememberedRights(reading)
+        rights = CachedRights(reading)
         (payee,) = rights.works([one.training_image_id], NOW)[one.training_image_id].beneficiaries
         assert payee.display_name == "Ms alice"
         assert payee.owner_id is not None
@@ -51,7 +51,7 @@ def test_an_owner_who_is_forgotten_is_forgotten_here(tmp_path: Path) -> None:
 
 def test_a_generator_that_is_changed_is_seen_changed(tmp_path: Path) -> None:
     with open_catalogue(tmp_path, write=True) as writing, open_catalogue(tmp_path) as reading:
-        rights = RememberedRights(reading)
+        rights = CachedRights(reading)
         with pytest.raises(UnknownGenerator):
             rights.generator("g")
         writing.record([work(1, "alice")])

@@ -23,7 +23,7 @@ from gmvaluator.errors import (
 )
 from gmvaluator.ids import OwnerId, sha256_hex, training_image_id
 from gmvaluator.ports import Beneficiary, Generator
-from gmvaluator.storage.database import Database, Place, location_in
+from gmvaluator.storage.database import Database, DataLocation, location_in
 from gmvaluator.storage.schema import END, utc_text
 from gmvaluator.testing.postings import sample_owner
 
@@ -33,7 +33,7 @@ BEN = OwnerReference("ben", "Ben")
 
 
 @pytest.fixture
-def catalogue(place: Place) -> Iterator[Catalogue]:
+def catalogue(place: DataLocation) -> Iterator[Catalogue]:
     with open_catalogue(place, write=True) as opened:
         yield opened
 
@@ -95,7 +95,7 @@ def test_a_work_without_an_owner_is_in_suspense_until_one_is_named(catalogue: Ca
     assert paid(catalogue, 1)[0].display_name == "Ben"
 
 
-def test_the_same_manifest_owner_is_found_in_a_later_import(place: Place) -> None:
+def test_the_same_manifest_owner_is_found_in_a_later_import(place: DataLocation) -> None:
     with open_catalogue(place, write=True) as first:
         first.record([work(1)])
         ada = owner_id_of(first, 1)
@@ -123,7 +123,7 @@ def test_names_and_manifest_ids_are_nowhere_in_the_files(tmp_path: Path) -> None
         assert not any(b"anary" in path.read_bytes() for path in files)
 
 
-def test_a_forgotten_owner_keeps_the_account_but_has_no_name(catalogue: Catalogue, place: Place) -> None:
+def test_a_forgotten_owner_keeps_the_account_but_has_no_name(catalogue: Catalogue, place: DataLocation) -> None:
     catalogue.record([work(1), work(2, owner=BEN)])
     ada = owner_id_of(catalogue, 1)
     with open_catalogue(place) as other_process:
@@ -139,7 +139,7 @@ def test_a_forgotten_owner_keeps_the_account_but_has_no_name(catalogue: Catalogu
         catalogue.forget_owner(sample_owner(99))
 
 
-def test_destroying_the_key_file_alone_forgets_the_owner(catalogue: Catalogue, place: Place) -> None:
+def test_destroying_the_key_file_alone_forgets_the_owner(catalogue: Catalogue, place: DataLocation) -> None:
     catalogue.record([work(1)])
     ada = owner_id_of(catalogue, 1)
     assert catalogue.display_names([ada]) == {ada: ADA.display_name}
@@ -148,7 +148,7 @@ def test_destroying_the_key_file_alone_forgets_the_owner(catalogue: Catalogue, p
     assert catalogue.record([work(2)]).works == 1
 
 
-def test_rights_are_judged_at_the_time_asked_for(place: Place) -> None:
+def test_rights_are_judged_at_the_time_asked_for(place: DataLocation) -> None:
     with open_catalogue(place, write=True) as catalogue:
         catalogue.record([work(1, owner=None), work(2, owner=BEN)])
         ben = owner_id_of(catalogue, 2)
@@ -237,17 +237,17 @@ def test_a_file_has_one_writer(tmp_path: Path) -> None:
         open_catalogue(tmp_path, write=True)
 
 
-def test_a_reader_does_not_write(catalogue: Catalogue, place: Place) -> None:
+def test_a_reader_does_not_write(catalogue: Catalogue, place: DataLocation) -> None:
     with open_catalogue(place) as reader, pytest.raises(PreconditionFailed, match="write=True"):
         reader.record([work(1)])
 
 
-def test_a_missing_catalogue_says_what_to_do(place: Place) -> None:
+def test_a_missing_catalogue_says_what_to_do(place: DataLocation) -> None:
     with pytest.raises(MissingData, match="index add"):
         open_catalogue(place)
 
 
-def test_a_lost_key_folder_is_not_silently_replaced(place: Place) -> None:
+def test_a_lost_key_folder_is_not_silently_replaced(place: DataLocation) -> None:
     with open_catalogue(place, write=True) as catalogue:
         catalogue.record([work(1)])
     (place.folder / "keys" / "catalogue.secret").unlink()

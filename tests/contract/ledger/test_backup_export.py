@@ -12,7 +12,7 @@ from gmvaluator.ledger.parquet_export import BATCH_ROWS, export
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.ledger.verification import check_copy, replay
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.storage.sqlite import back_up
 from gmvaluator.testing.postings import sample_posting
 from tests.support.scenes import OCTOBER, attribute, record, work
@@ -75,7 +75,7 @@ def test_a_backup_never_overwrites_and_says_what_is_wrong(tmp_path: Path) -> Non
     assert (tmp_path / "copy.sqlite").read_bytes() == b"keep me"
 
 
-def test_an_export_holds_every_row(place: Place, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_export_holds_every_row(place: DataLocation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gmvaluator.ledger.parquet_export.BATCH_ROWS", 40)
     assert BATCH_ROWS == 20_000
     record(place, work(1, "ada"))

@@ -21,13 +21,13 @@ from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.results import Verification
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.store import FILE_NAME, Ledger, ledger_file, open_ledger
-from gmvaluator.storage.database import Database, Place, location_in
+from gmvaluator.storage.database import Database, DataLocation, location_in
 from tests.support.scenes import DECEMBER, OCTOBER, SEPTEMBER, attribute, record, work
 
 TERMS = Terms("EUR", 2, 25_000_000, None, 0)
 
 
-def fill(place: Place) -> None:
+def fill(place: DataLocation) -> None:
     """Two generations, one reversed, September and October closed: postings 4 and 5 close."""
     record(place, work(1, "ada"))
     with open_ledger(place, write=True) as book, open_catalogue(place) as rights:
@@ -41,7 +41,7 @@ def fill(place: Place) -> None:
 @pytest.fixture(scope="module")
 def sound_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("sound")
-    fill(Place(folder))
+    fill(DataLocation(folder))
     return folder
 
 
@@ -156,7 +156,7 @@ def forge(folder: Path) -> None:
     connection.close()
 
 
-def test_the_database_refuses_to_change_decisions_and_checkpoints(place: Place) -> None:
+def test_the_database_refuses_to_change_decisions_and_checkpoints(place: DataLocation) -> None:
     fill(place)
     database = Database(location_in(place, FILE_NAME), REVISION, write=True)
     for table in ("decisions", "checkpoints"):
@@ -169,7 +169,7 @@ def test_the_database_refuses_to_change_decisions_and_checkpoints(place: Place) 
 
 
 def test_a_close_that_was_cut_off_before_its_signature_is_signed_the_next_time(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: DataLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
         patched.setattr(Ledger, "keep_checkpoint", lambda *_: (_ for _ in ()).throw(OSError("power went")))

@@ -15,7 +15,8 @@ from gmvaluator.commands.generators import generators
 from gmvaluator.commands.ledger import ledger
 from gmvaluator.errors import Failure, InvalidInput, MissingData, NotFound
 from gmvaluator.ids import sha256_hex
-from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting
+from gmvaluator.ledger.allocation import ScoredCandidate
+from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.ledger.verification import Verified, read_verification

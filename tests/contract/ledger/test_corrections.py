@@ -19,7 +19,7 @@ from gmvaluator.ledger.decisions.reversal import reattribute, reverse
 from gmvaluator.ledger.store import Ledger, decide, open_ledger
 from gmvaluator.ledger.verification import replay
 from gmvaluator.ports import WorkCard
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_posting, sample_work
 from gmvaluator.valuation.policy import Policy, load_policy
 from tests.support.scenes import (
@@ -44,7 +44,7 @@ def sound(book: Ledger) -> bool:
     return book.verify().ok and book.totals().reconciles
 
 
-def release(place: Place, dry_run: bool = False, unsure: bool = False) -> list[str]:
+def release(place: DataLocation, dry_run: bool = False, unsure: bool = False) -> list[str]:
     with open_catalogue(place) as catalogue, open_ledger(place, write=True) as book:
         found = release_all(book, catalogue, "known now", NOVEMBER, dry_run, unsure)
         return [str(one.decision.decision_id) for one in found]
@@ -61,7 +61,7 @@ UNSURE = Policy.from_parameters(
 )
 
 
-def test_what_was_held_as_too_unsure_waits_for_somebodys_decision(place: Place, tmp_path: Path) -> None:
+def test_what_was_held_as_too_unsure_waits_for_somebodys_decision(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, "ada"), work(2, "ben"), work(3, None))
     attribute(place, "g1", [1, 2], SEPTEMBER, policy=UNSURE)
     attribute(place, "g2", [3], SEPTEMBER)
@@ -81,7 +81,7 @@ def test_what_was_held_as_too_unsure_waits_for_somebodys_decision(place: Place, 
     assert paid[ada] + paid[ben] == 2_000_000
 
 
-def test_valuing_again_by_a_surer_policy_pays_what_was_held(place: Place) -> None:
+def test_valuing_again_by_a_surer_policy_pays_what_was_held(place: DataLocation) -> None:
     record(place, work(1, "ada"), work(2, "ben"))
     posting = attribute(place, "g1", [1, 2], SEPTEMBER, policy=UNSURE)
     with open_ledger(place, write=True) as book:
@@ -91,7 +91,7 @@ def test_valuing_again_by_a_surer_policy_pays_what_was_held(place: Place) -> Non
     assert release(place, unsure=True) == []
 
 
-def test_suspense_is_released_to_the_owner_of_the_time(place: Place, tmp_path: Path) -> None:
+def test_suspense_is_released_to_the_owner_of_the_time(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, None), work(2, "ada"))
     attribute(place, "g1", [1], SEPTEMBER)
     attribute(place, "g2", [1], OCTOBER)
@@ -112,7 +112,7 @@ def test_suspense_is_released_to_the_owner_of_the_time(place: Place, tmp_path: P
         assert Decision.from_json(book.explain("release/1/1").evidence_json).reason == "known now"
 
 
-def test_what_was_held_is_released_when_a_claim_is_withdrawn(place: Place, tmp_path: Path) -> None:
+def test_what_was_held_is_released_when_a_claim_is_withdrawn(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, "ada"), work(1, "ben", "posters"), work(2, "ada"))
     attribute(place, "g1", [1, 2], OCTOBER)
     with open_ledger(place) as book:
@@ -124,7 +124,7 @@ def test_what_was_held_is_released_when_a_claim_is_withdrawn(place: Place, tmp_p
         assert sound(book)
 
 
-def test_a_part_that_becomes_known_is_released_and_the_rest_stays(place: Place, tmp_path: Path) -> None:
+def test_a_part_that_becomes_known_is_released_and_the_rest_stays(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, None))
     attribute(place, "g1", [1], OCTOBER, quality=7)
     import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ada,Ada,250000,,,\n", partial=True)
@@ -137,7 +137,7 @@ def test_a_part_that_becomes_known_is_released_and_the_rest_stays(place: Place, 
         assert sound(book)
 
 
-def test_a_sale_after_the_fact_takes_nothing_from_anyone(place: Place, tmp_path: Path) -> None:
+def test_a_sale_after_the_fact_takes_nothing_from_anyone(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, "ada"))
     attribute(place, "g1", [1], OCTOBER)
     with open_ledger(place) as book:
@@ -149,7 +149,7 @@ def test_a_sale_after_the_fact_takes_nothing_from_anyone(place: Place, tmp_path:
         assert balances(book) == before
 
 
-def test_a_reversal_takes_back_once(place: Place) -> None:
+def test_a_reversal_takes_back_once(place: DataLocation) -> None:
     record(place, work(1, "ada"), work(2, None))
     original = attribute(place, "g1", [1, 2], OCTOBER)
     attribute(place, "g2", [1], OCTOBER)
@@ -165,14 +165,14 @@ def test_a_reversal_takes_back_once(place: Place) -> None:
             reverse(book, first, "back again", NOVEMBER)
 
 
-def test_nothing_was_issued_so_nothing_is_reversed(place: Place) -> None:
+def test_nothing_was_issued_so_nothing_is_reversed(place: DataLocation) -> None:
     record(place, work(1, "ada"))
     original = attribute(place, "g1", [1], OCTOBER, quality=0)
     with open_ledger(place, write=True) as book, pytest.raises(NotFound):
         reverse(book, original, "a test image", NOVEMBER)
 
 
-def test_another_policy_pays_the_difference_only(place: Place) -> None:
+def test_another_policy_pays_the_difference_only(place: DataLocation) -> None:
     record(place, work(1, "ada"), work(2, "ben"))
     original = attribute(place, "g1", [1, 2], OCTOBER)
     with open_ledger(place, write=True) as book:
@@ -189,7 +189,7 @@ def test_another_policy_pays_the_difference_only(place: Place) -> None:
         assert sound(book)
 
 
-def test_another_policy_takes_no_award_back(place: Place) -> None:
+def test_another_policy_takes_no_award_back(place: DataLocation) -> None:
     record(place, work(1, "ada"), work(2, "ben"))
     original = attribute(place, "g1", [1, 2], OCTOBER)
     ada, ben = owner_named(place, "ada"), owner_named(place, "ben")
@@ -206,7 +206,7 @@ def test_another_policy_takes_no_award_back(place: Place) -> None:
         assert sound(book)
 
 
-def test_another_policy_pays_what_was_released_to_whom_it_was_released(place: Place, tmp_path: Path) -> None:
+def test_another_policy_pays_what_was_released_to_whom_it_was_released(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, None), work(2, "ben"))
     original = attribute(place, "g1", [1, 2], SEPTEMBER)
     import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ada,Ada,1000000,,,\n")
@@ -217,7 +217,9 @@ def test_another_policy_pays_what_was_released_to_whom_it_was_released(place: Pl
         assert sound(book)
 
 
-def test_rights_of_any_number_of_works_are_asked_for_in_parts(place: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_rights_of_any_number_of_works_are_asked_for_in_parts(
+    place: DataLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
     record(place, *(work(number, None) for number in range(1, 6)), work(6, "ada"))
     attribute(place, "g1", [1, 2, 3], OCTOBER)
     attribute(place, "g2", [4, 5, 6], OCTOBER)
@@ -235,7 +237,7 @@ def test_rights_of_any_number_of_works_are_asked_for_in_parts(place: Place, monk
     assert asked == [2, 2, 1]
 
 
-def test_a_comparison_posts_nothing_and_shows_both_sides(place: Place) -> None:
+def test_a_comparison_posts_nothing_and_shows_both_sides(place: DataLocation) -> None:
     record(place, work(1, "ada"), work(2, "ben"))
     attribute(place, "g1", [1, 2], OCTOBER)
     attribute(place, "g2", [2], OCTOBER)
@@ -252,7 +254,7 @@ def test_a_comparison_posts_nothing_and_shows_both_sides(place: Place) -> None:
     assert all(one["difference_micros"] == 0 for one in same["accounts"])
 
 
-def test_two_decisions_from_one_state_cannot_both_be_posted(place: Place) -> None:
+def test_two_decisions_from_one_state_cannot_both_be_posted(place: DataLocation) -> None:
     record(place, work(1, "ada"))
     original = attribute(place, "g1", [1], OCTOBER)
     with open_ledger(place, write=True) as book:
@@ -263,7 +265,7 @@ def test_two_decisions_from_one_state_cannot_both_be_posted(place: Place) -> Non
         assert sound(book)
 
 
-def test_a_decision_id_is_used_once(place: Place) -> None:
+def test_a_decision_id_is_used_once(place: DataLocation) -> None:
     decision = Decision("dispute", "a", {"training_image_id": None}, Links(dispute_id="x"))
     with open_ledger(place, write=True) as book:
         first = decide(book, [NewDecision(decision_id("dispute", "x"), NOVEMBER, decision)])
@@ -275,7 +277,7 @@ def test_a_decision_id_is_used_once(place: Place) -> None:
         assert "does not begin with @" in str(refused.error)  # type: ignore[union-attr]
 
 
-def test_a_disputed_generation_is_not_corrected(place: Place) -> None:
+def test_a_disputed_generation_is_not_corrected(place: DataLocation) -> None:
     record(place, work(1, "ada"))
     original = attribute(place, "g1", [1], OCTOBER)
     with open_ledger(place, write=True) as book:

@@ -18,7 +18,7 @@ from gmvaluator.ledger.decisions import dispute_holds
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_work
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 from tests.support.scenes import OCTOBER, attribute, balances, record, work
@@ -46,7 +46,7 @@ class Office:
 
 
 @pytest.fixture
-async def office(place: Place) -> AsyncIterator[Office]:
+async def office(place: DataLocation) -> AsyncIterator[Office]:
     """Ada's work 1 was paid for five generations."""
     record(place, work(1, "ada"))
     with open_ledger(place, write=True) as book:
@@ -112,7 +112,9 @@ class Forestalled:
         return await self.writer.post(posting)
 
 
-async def test_a_hold_that_another_attributor_was_quicker_with_is_worked_out_anew(office: Office, place: Place) -> None:
+async def test_a_hold_that_another_attributor_was_quicker_with_is_worked_out_anew(
+    office: Office, place: DataLocation
+) -> None:
     with open_catalogue(place) as catalogue:
         late = DisputeDesk(office.ledger, catalogue, Forestalled(office.writer, office.desk))
         request = royalty_v1.OpenDisputeRequest(

@@ -8,13 +8,13 @@ from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, hold, hold
 from gmvaluator.ledger.decisions.disputes import Dispute, Scope, checked_award, disputes, open_disputes
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ledger.verification import replay
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_owner, sample_work
 from tests.support.scenes import DECEMBER, NOVEMBER, OCTOBER, attribute, balances, owner_named, record, work
 
 
 @pytest.fixture
-def filled(place: Place) -> Place:
+def filled(place: DataLocation) -> DataLocation:
     """Ada's work 1 in three generations, Ben's work 2 in one of them."""
     record(place, work(1, "ada"), work(2, "ben"), work(3, "cleo"))
     with open_ledger(place, write=True) as book:
@@ -23,7 +23,7 @@ def filled(place: Place) -> Place:
     return place
 
 
-def account(place: Place, name: str) -> str:
+def account(place: DataLocation, name: str) -> str:
     return f"owner:{owner_named(place, name)}"
 
 
@@ -32,7 +32,7 @@ def sound(book: Ledger) -> bool:
     return book.verify().ok and book.totals().reconciles
 
 
-def test_a_disputed_work_is_held_and_awarded(filled: Place) -> None:
+def test_a_disputed_work_is_held_and_awarded(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         before = balances(book)
         scope = Scope(sample_work(1), None, owner_named(filled, "cleo"))
@@ -53,7 +53,7 @@ def test_a_disputed_work_is_held_and_awarded(filled: Place) -> None:
         assert sound(book)
 
 
-def test_a_rejected_dispute_gives_everything_back(filled: Place) -> None:
+def test_a_rejected_dispute_gives_everything_back(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         before = balances(book)
         open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", NOVEMBER)
@@ -67,7 +67,7 @@ def test_a_rejected_dispute_gives_everything_back(filled: Place) -> None:
         assert sound(book)
 
 
-def test_one_generation_or_one_work_of_it_is_disputed(filled: Place) -> None:
+def test_one_generation_or_one_work_of_it_is_disputed(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         sequence = book.explain("g2").sequence
         whole = open_dispute(book, "case-1", Scope(None, sequence), "not ours", NOVEMBER)
@@ -80,13 +80,13 @@ def test_one_generation_or_one_work_of_it_is_disputed(filled: Place) -> None:
         assert sound(book)
 
 
-def test_what_the_claimant_has_is_not_held(filled: Place) -> None:
+def test_what_the_claimant_has_is_not_held(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         scope = Scope(sample_work(1), None, owner_named(filled, "ada"))
         assert open_dispute(book, "case-1", scope, "all of it is mine", NOVEMBER).held_micros == 0
 
 
-def test_two_disputes_do_not_hold_the_same_twice(filled: Place) -> None:
+def test_two_disputes_do_not_hold_the_same_twice(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         before = balances(book)
         first = open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", NOVEMBER)
@@ -99,7 +99,7 @@ def test_two_disputes_do_not_hold_the_same_twice(filled: Place) -> None:
         assert sound(book)
 
 
-def test_the_same_id_is_the_same_dispute(filled: Place) -> None:
+def test_the_same_id_is_the_same_dispute(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         first = open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", NOVEMBER)
         assert open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", DECEMBER) == first
@@ -109,7 +109,7 @@ def test_the_same_id_is_the_same_dispute(filled: Place) -> None:
             hold(book, "case-9", NOVEMBER)
 
 
-def test_bad_disputes_are_refused(filled: Place) -> None:
+def test_bad_disputes_are_refused(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         for dispute_id, reason in (
             ("a b", "x"),

@@ -26,7 +26,7 @@ from gmvaluator.ledger.page_queries import (
 )
 from gmvaluator.ledger.records import Entry
 from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.storage.schema import from_utc_text
 from gmvaluator.testing.postings import sample_posting, sample_work
 
@@ -34,7 +34,7 @@ COUNT = 12
 
 
 @pytest.fixture
-def book(place: Place) -> Iterator[Ledger]:
+def book(place: DataLocation) -> Iterator[Ledger]:
     with open_ledger(place, write=True) as ledger:
         for number in range(COUNT):
             ledger.post([sample_posting(number)])
@@ -139,7 +139,7 @@ def test_the_nearest_generations_of_a_work_are_those_of_the_evidence(book: Ledge
         assert nearest_generations(connection, sample_work(999), 100).generations == []
 
 
-def test_a_work_that_is_listed_and_not_paid_is_found_too(place: Place) -> None:
+def test_a_work_that_is_listed_and_not_paid_is_found_too(place: DataLocation) -> None:
     with open_ledger(place, write=True) as ledger:
         worthless = replace(sample_posting(1), generation_id=generation_id("worthless"))
         evidence = worthless.evidence

@@ -13,7 +13,7 @@ from click.testing import CliRunner, Result
 from gmvaluator.auth.signing import Signed
 from gmvaluator.commands.main import gmvaluator as program
 from gmvaluator.errors import Conflict, InvalidInput
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from tests.support.scenes import attribute, owner_named, record, sha256_of, work
 
 AUGUST, SEPTEMBER = datetime(2026, 8, 10, tzinfo=UTC), datetime(2026, 9, 10, tzinfo=UTC)
@@ -35,7 +35,7 @@ def gmvaluator(*words: object) -> Any:
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
     """Ada's work in August and September, and one whose owner nobody has named yet."""
-    place = Place(tmp_path / "data")
+    place = DataLocation(tmp_path / "data")
     record(place, work(1, "ada"), work(2, None))
     attribute(place, "a1", [1, 2], AUGUST)
     attribute(place, "a2", [1, 2], AUGUST)
@@ -56,7 +56,7 @@ def test_from_rights_to_money(data: Path, tmp_path: Path) -> None:
     assert gmvaluator("ledger", "release", *here)["released"] == 0
     assert gmvaluator("rights", "show", "work-2", *here)["paid"][0]["display_name"] == "Ben"
 
-    ada, ben = (str(owner_named(Place(data), name)) for name in ("ada", "ben"))
+    ada, ben = (str(owner_named(DataLocation(data), name)) for name in ("ada", "ben"))
     opened = gmvaluator(
         "ledger", "dispute", "open", "case-1", "--generation", "a2", "--claimant", ben, "--reason", "mine", *here
     )

@@ -24,7 +24,7 @@ from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.store import Ledger, decide, open_ledger
 from gmvaluator.ledger.verification import replay
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_work
 from tests.support.scenes import (
     DECEMBER,
@@ -45,7 +45,7 @@ TERMS = Terms("EUR", 2, 25_000_000, None, 1_000_000)  # 0.25 EUR a credit; from 
 
 
 @pytest.fixture
-def filled(place: Place) -> Place:
+def filled(place: DataLocation) -> DataLocation:
     """Ada earns 1.5 credits in September and 1 in October; Ben 0.5 in September; one work has no known owner."""
     record(place, work(1, "ada"), work(2, "ben"), work(3, None))
     with open_ledger(place, write=True) as book:
@@ -56,12 +56,12 @@ def filled(place: Place) -> Place:
     return place
 
 
-def closed(book: Ledger, place: Place, period: Period, terms: Terms = TERMS, **options: bool) -> Closed:
+def closed(book: Ledger, place: DataLocation, period: Period, terms: Terms = TERMS, **options: bool) -> Closed:
     with open_catalogue(place) as rights:
         return close(book, period, terms, Signer(place.folder / "keys"), rights, DECEMBER, **options)
 
 
-def of(book: Ledger, place: Place, period: Period) -> dict[str, Statement]:
+def of(book: Ledger, place: DataLocation, period: Period) -> dict[str, Statement]:
     with open_catalogue(place) as names:
         return {one.display_name.split()[0].lower(): one for one in statements(book, period, names)}
 
@@ -72,7 +72,7 @@ def figures(statement: Statement) -> tuple[int, ...]:
     return tuple(found[f"{name}_micros"] for name in names)
 
 
-def test_balances_carry_over_until_they_are_paid(filled: Place) -> None:
+def test_balances_carry_over_until_they_are_paid(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         done = closed(book, filled, SEP)
         assert [check.name for check in done.checks if check.ok] == [check.name for check in done.checks]
@@ -93,7 +93,7 @@ def test_balances_carry_over_until_they_are_paid(filled: Place) -> None:
         assert book.verify().ok
 
 
-def test_what_is_disputed_after_a_month_is_not_payable_with_it(filled: Place) -> None:
+def test_what_is_disputed_after_a_month_is_not_payable_with_it(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         closed(book, filled, SEP)
         open_dispute(book, "case-1", Scope(None, book.explain("g4").sequence), "mine", NOVEMBER)
@@ -109,7 +109,7 @@ def test_what_is_disputed_after_a_month_is_not_payable_with_it(filled: Place) ->
         assert book.verify().ok
 
 
-def test_a_payout_in_time_leaves_the_next_month_its_own(filled: Place) -> None:
+def test_a_payout_in_time_leaves_the_next_month_its_own(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         closed(book, filled, SEP)
         pay(book, SEP, "SEPA 1", OCTOBER)
@@ -125,7 +125,7 @@ def test_a_payout_in_time_leaves_the_next_month_its_own(filled: Place) -> None:
             pay(book, OCT, "nothing", NOVEMBER, f"owner:{owner_named(filled, 'ben')}")
 
 
-def test_a_payout_does_not_take_what_was_held_meanwhile(filled: Place, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_payout_does_not_take_what_was_held_meanwhile(filled: DataLocation, monkeypatch: pytest.MonkeyPatch) -> None:
     with open_ledger(filled, write=True) as book:
         closed(book, filled, SEP)
 
@@ -142,7 +142,7 @@ def test_a_payout_does_not_take_what_was_held_meanwhile(filled: Place, monkeypat
         assert min(balances(book)[owner] for owner in balances(book) if owner.startswith("owner:")) >= 0
 
 
-def test_a_payout_takes_nothing_from_what_was_earned(filled: Place) -> None:
+def test_a_payout_takes_nothing_from_what_was_earned(filled: DataLocation) -> None:
     account = f"owner:{owner_named(filled, 'ada')}"
     with open_ledger(filled, write=True) as book:
         with book.snapshot() as connection:
@@ -155,7 +155,7 @@ def test_a_payout_takes_nothing_from_what_was_earned(filled: Place) -> None:
         assert sum(before.by_day.values()) == 2_500_250
 
 
-def test_a_late_generation_goes_to_the_open_period_with_its_own_time(filled: Place) -> None:
+def test_a_late_generation_goes_to_the_open_period_with_its_own_time(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         closed(book, filled, SEP)
         before = {name: statement_json(one) for name, one in of(book, filled, SEP).items()}
@@ -166,7 +166,7 @@ def test_a_late_generation_goes_to_the_open_period_with_its_own_time(filled: Pla
         assert figures(of(book, filled, OCT)["ben"])[:2] == (499_750, 1_000_000)
 
 
-def test_a_second_export_is_the_same_bytes(filled: Place) -> None:
+def test_a_second_export_is_the_same_bytes(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         closed(book, filled, SEP)
         forms = (statement_json, statement_csv, statement_page)
@@ -177,7 +177,7 @@ def test_a_second_export_is_the_same_bytes(filled: Place) -> None:
         assert [form(one) for one in of(book, filled, SEP).values() for form in forms] == first
 
 
-def test_the_sum_of_all_statements_is_the_ledger(filled: Place, tmp_path: Path) -> None:
+def test_the_sum_of_all_statements_is_the_ledger(filled: DataLocation, tmp_path: Path) -> None:
     with open_ledger(filled, write=True) as book:
         closed(book, filled, SEP)
         pay(book, SEP, "SEPA", OCTOBER)
@@ -200,7 +200,7 @@ def test_the_sum_of_all_statements_is_the_ledger(filled: Place, tmp_path: Path) 
         assert of(book, filled, OCT)["ben"].as_dict()["holds_micros"] == -499_750
 
 
-def test_a_dispute_or_a_release_is_pending(filled: Place, tmp_path: Path) -> None:
+def test_a_dispute_or_a_release_is_pending(filled: DataLocation, tmp_path: Path) -> None:
     head = "sha256,owner_id,share_ppm\n"
     import_rights(filled, tmp_path, head + f"{sha256_of(3)},cleo,1000000\n")
     with open_ledger(filled, write=True) as book:
@@ -213,7 +213,7 @@ def test_a_dispute_or_a_release_is_pending(filled: Place, tmp_path: Path) -> Non
             closed(book, filled, SEP)
 
 
-def test_periods_are_closed_in_order_when_they_are_over(filled: Place) -> None:
+def test_periods_are_closed_in_order_when_they_are_over(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         with open_catalogue(filled) as rights, pytest.raises(NotClosable, match="ends on 2026-10-01"):
             close(book, SEP, TERMS, Signer(filled.folder / "keys"), rights, SEPTEMBER)
@@ -224,13 +224,13 @@ def test_periods_are_closed_in_order_when_they_are_over(filled: Place) -> None:
             of(book, filled, Period(2026, 8))
 
 
-def test_the_first_period_takes_in_what_was_before_it(filled: Place) -> None:
+def test_the_first_period_takes_in_what_was_before_it(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         closed(book, filled, OCT)
         assert figures(of(book, filled, OCT)["ada"])[:2] == (0, 2_500_250)
 
 
-def test_closing_again_answers_the_same_and_other_terms_are_refused(filled: Place) -> None:
+def test_closing_again_answers_the_same_and_other_terms_are_refused(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         first = closed(book, filled, SEP)
         again = closed(book, filled, SEP)
@@ -239,7 +239,7 @@ def test_closing_again_answers_the_same_and_other_terms_are_refused(filled: Plac
             closed(book, filled, SEP, Terms("EUR", 2, 1, None, 1_000_000))
 
 
-def test_an_open_period_has_a_draft(filled: Place) -> None:
+def test_an_open_period_has_a_draft(filled: DataLocation) -> None:
     with open_ledger(filled) as book:
         draft = of(book, filled, SEP)["ada"]
         assert draft.as_dict()["status"] == "draft"
@@ -247,7 +247,7 @@ def test_an_open_period_has_a_draft(filled: Place) -> None:
         assert json.loads(statement_json(draft))["payable"] is None
 
 
-def test_an_owner_without_anything_has_an_empty_statement(filled: Place) -> None:
+def test_an_owner_without_anything_has_an_empty_statement(filled: DataLocation) -> None:
     from gmvaluator.testing.postings import sample_owner
 
     with open_ledger(filled) as book:
@@ -263,7 +263,7 @@ def test_a_period_is_a_month(text: str) -> None:
     assert Period(2027, 1).previous() == Period(2026, 12)
 
 
-def test_what_came_in_under_a_dispute_is_not_payable(filled: Place) -> None:
+def test_what_came_in_under_a_dispute_is_not_payable(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", SEPTEMBER)
         attribute(filled, "g5", [1], SEPTEMBER, book=book)

@@ -25,12 +25,12 @@ from gmvaluator.ledger.results import Head, Outcome, Posted, Refused, Replayed
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.store import FILE_NAME, Ledger, ledger_file, open_ledger
 from gmvaluator.ledger.verification import replay
-from gmvaluator.storage.database import Database, Place, location_in
+from gmvaluator.storage.database import Database, DataLocation, location_in
 from gmvaluator.testing.postings import sample_posting, sample_work
 
 
 @pytest.fixture
-def ledger(place: Place) -> Iterator[Ledger]:
+def ledger(place: DataLocation) -> Iterator[Ledger]:
     with open_ledger(place, write=True) as opened:
         yield opened
 
@@ -167,7 +167,7 @@ def test_a_hundred_concurrent_repeats_leave_one_posting(ledger: Ledger) -> None:
     assert ledger.verify().ok
 
 
-def test_readers_see_whole_postings_only_while_one_writes(ledger: Ledger, place: Place) -> None:
+def test_readers_see_whole_postings_only_while_one_writes(ledger: Ledger, place: DataLocation) -> None:
     done = threading.Event()
     seen: list[int] = []
 
@@ -238,7 +238,7 @@ def test_postings_after_a_sequence_come_in_order_without_gaps(ledger: Ledger) ->
 
 @pytest.mark.parametrize("table", ["postings", "entries", "evidence"])
 @pytest.mark.parametrize("change", ["UPDATE {} SET sequence = sequence + 100", "DELETE FROM {}"])
-def test_the_database_itself_refuses_to_change_history(place: Place, table: str, change: str) -> None:
+def test_the_database_itself_refuses_to_change_history(place: DataLocation, table: str, change: str) -> None:
     with open_ledger(place, write=True) as ledger:
         ledger.post([sample_posting(1)])
     database = Database(location_in(place, FILE_NAME), REVISION, write=True)
@@ -281,14 +281,14 @@ def test_a_file_has_one_writer(tmp_path: Path) -> None:
         open_ledger(tmp_path, write=True)
 
 
-def test_many_readers_and_none_of_them_writes(ledger: Ledger, place: Place) -> None:
+def test_many_readers_and_none_of_them_writes(ledger: Ledger, place: DataLocation) -> None:
     with open_ledger(place) as one, open_ledger(place) as other:
         assert one.totals() == other.totals()
         with pytest.raises(PreconditionFailed, match="write=True"):
             one.post([sample_posting(1)])
 
 
-def test_a_missing_ledger_says_what_to_do(place: Place) -> None:
+def test_a_missing_ledger_says_what_to_do(place: DataLocation) -> None:
     with pytest.raises(MissingData, match="there is no ledger"):
         open_ledger(place)
     assert list(place.folder.iterdir()) == []

@@ -13,7 +13,7 @@ from sqlalchemy import Engine, MetaData, create_engine, text
 from gmvaluator.catalogue import schema as catalogue_schema
 from gmvaluator.ledger import schema as ledger_schema
 from gmvaluator.storage import postgresql
-from gmvaluator.storage.database import Database, Place, location_in
+from gmvaluator.storage.database import Database, DataLocation, location_in
 from gmvaluator.storage.schema import SchemaRevision
 
 BOTH = pytest.mark.parametrize(
@@ -56,7 +56,7 @@ def objects(engine: Engine) -> dict[str, str]:
 
 
 @contextmanager
-def made_without_migrations(place: Place, revision: SchemaRevision, metadata: MetaData) -> Iterator[Engine]:
+def made_without_migrations(place: DataLocation, revision: SchemaRevision, metadata: MetaData) -> Iterator[Engine]:
     engine = postgresql.writing_engine(place.database_url, revision.name) if place.database_url else None
     engine = engine or create_engine("sqlite://")
     if place.database_url:
@@ -69,7 +69,7 @@ def made_without_migrations(place: Place, revision: SchemaRevision, metadata: Me
 
 
 @BOTH
-def test_the_schema_equals_the_migrations(place: Place, revision: SchemaRevision, metadata: MetaData) -> None:
+def test_the_schema_equals_the_migrations(place: DataLocation, revision: SchemaRevision, metadata: MetaData) -> None:
     database = Database(location_in(place, "migrated.sqlite"), revision, write=True)
     migrated = objects(database.reader)
     database.close()
@@ -84,7 +84,7 @@ def test_the_revision_in_the_code_is_the_newest_script(revision: SchemaRevision,
     assert metadata.tables
 
 
-def test_an_upgrade_that_breaks_half_way_leaves_nothing_behind(place: Place, tmp_path: Path) -> None:
+def test_an_upgrade_that_breaks_half_way_leaves_nothing_behind(place: DataLocation, tmp_path: Path) -> None:
     scripts = tmp_path / "migrations"
     shutil.copytree(ledger_schema.REVISION.migrations, scripts)
     (scripts / "versions" / "revision_9999.py").write_text(BROKEN.format(before=ledger_schema.REVISION.revision))

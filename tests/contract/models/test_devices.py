@@ -13,7 +13,7 @@ from gmvaluator.errors import ModelFailed, PreconditionFailed
 from gmvaluator.models import device as runtime
 from gmvaluator.models import multi_device
 from gmvaluator.models.device import Runtime, device_names, usable_device
-from gmvaluator.models.multi_device import SpreadModels, load_on_every_device
+from gmvaluator.models.multi_device import MultiDeviceModels, load_on_every_device
 from gmvaluator.ports import Models, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
@@ -78,7 +78,7 @@ def test_auto_takes_every_gpu_and_a_name_takes_one(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
 def test_rows_come_back_in_order_from_any_number_of_devices(count: int) -> None:
-    one, several = FakeModels(), SpreadModels([FakeModels, FakeModels, FakeModels])
+    one, several = FakeModels(), MultiDeviceModels([FakeModels, FakeModels, FakeModels])
     inputs = [one.prepare(image) for image in images(count)]
     alone, together = one.embed(inputs), several.embed(inputs)
     np.testing.assert_array_equal(together.recall, alone.recall)
@@ -107,7 +107,7 @@ def test_each_device_s_models_have_one_thread_and_devices_work_at_once() -> None
             both.wait()  # passes only if the other device is at work too
             return super().embed_works(inputs)
 
-    models = SpreadModels([lambda: Meeting(0), lambda: Meeting(1)])
+    models = MultiDeviceModels([lambda: Meeting(0), lambda: Meeting(1)])
     models.embed_works([models.prepare_work(image) for image in images(4)])
     models.close()
     assert [len(names) for names in threads] == [1, 1]
@@ -118,7 +118,7 @@ def test_one_device_s_failure_is_everybody_s() -> None:
     def refuse(inputs: object) -> None:
         raise ModelFailed("row 1 of the batch gave a recall that is not finite")
 
-    models = SpreadModels([FakeModels, lambda: FakeModels(on_batch=refuse)])
+    models = MultiDeviceModels([FakeModels, lambda: FakeModels(on_batch=refuse)])
     with pytest.raises(ModelFailed, match="row 1"):
         models.embed([models.prepare(image) for image in images(4)])
     models.close()
@@ -130,7 +130,7 @@ def test_models_that_cannot_be_loaded_leave_no_thread() -> None:
 
     before = set(threading.enumerate())
     with pytest.raises(PreconditionFailed, match="no weights"):
-        SpreadModels([FakeModels, fail])
+        MultiDeviceModels([FakeModels, fail])
     assert set(threading.enumerate()) <= before
 
 
@@ -141,4 +141,4 @@ def test_devices_with_different_models_are_refused() -> None:
             return replace(FAKE_IDENTITY, precision="bf16")
 
     with pytest.raises(ModelFailed, match="different profiles"):
-        SpreadModels([FakeModels, Other])
+        MultiDeviceModels([FakeModels, Other])

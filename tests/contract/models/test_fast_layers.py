@@ -11,7 +11,7 @@ from open_clip.transformer import LayerNorm, QuickGELU, Transformer
 from torch import Tensor, nn
 
 from gmvaluator.models import fast_layers as ready
-from gmvaluator.models.fast_layers import Int8Linear, ReadyBlock, ReadyPatches, hasten, ready_patches
+from gmvaluator.models.fast_layers import FusedBlock, FusedPatches, Int8Linear, fused_patches, optimize_blocks
 
 WIDTH, HEADS, TOKENS = 64, 4, 17
 
@@ -66,7 +66,7 @@ def through(blocks: nn.ModuleList, tokens: Tensor) -> Tensor:
 
 def test_every_block_is_replaced_and_computes_the_same(blocks: nn.ModuleList, tokens: Tensor) -> None:
     expected = through(blocks, tokens)
-    assert hasten(blocks, "fp32") == 3
+    assert optimize_blocks(blocks, "fp32") == 3
     torch.testing.assert_close(through(blocks, tokens), expected, rtol=1e-5, atol=1e-5)
 
 
@@ -75,13 +75,13 @@ def test_a_device_without_that_kernel_library_gets_the_same_sums(
 ) -> None:
     expected = through(blocks, tokens)
     monkeypatch.setattr(ready, "_HAS_ONEDNN", False)
-    hasten(blocks, "fp32")
+    optimize_blocks(blocks, "fp32")
     torch.testing.assert_close(through(blocks, tokens), expected, rtol=1e-5, atol=1e-5)
 
 
 def test_the_first_token_is_the_same_where_only_it_is_read(blocks: nn.ModuleList, tokens: Tensor) -> None:
     expected = through(blocks, tokens)[:, 0]
-    hasten(blocks, "fp32", first_token_only=True)
+    optimize_blocks(blocks, "fp32", first_token_only=True)
     found = through(blocks, tokens)
     assert found.shape == (2, 1, WIDTH)
     torch.testing.assert_close(found[:, 0], expected, rtol=1e-5, atol=1e-5)
@@ -90,7 +90,7 @@ def test_the_first_token_is_the_same_where_only_it_is_read(blocks: nn.ModuleList
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_lower_precision_stays_near(blocks: nn.ModuleList, tokens: Tensor, precision: str) -> None:
     expected = through(blocks, tokens).flatten(1)
-    hasten(blocks, precision)
+    optimize_blocks(blocks, precision)
     found = through(blocks, tokens)
     assert found.dtype == torch.float32
     assert (1 - torch.cosine_similarity(found.flatten(1), expected)).max() < 1e-3
@@ -98,7 +98,7 @@ def test_lower_precision_stays_near(blocks: nn.ModuleList, tokens: Tensor, preci
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
 def test_a_batch_equals_singles(blocks: nn.ModuleList, tokens: Tensor, precision: str) -> None:
-    hasten(blocks, precision)
+    optimize_blocks(blocks, precision)
     together = through(blocks, tokens)
     alone = torch.cat([through(blocks, row[None]) for row in tokens])
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
@@ -128,8 +128,8 @@ def test_patches_are_the_convolution_s(side: int, bias: bool) -> None:
     torch.manual_seed(3)
     convolution = nn.Conv2d(3, 10, side, side, bias=bias).requires_grad_(False)
     pixels = torch.randn(2, 3, side * 3, side * 5)
-    made = ready_patches(convolution, "fp32")
-    assert isinstance(made, ReadyPatches)
+    made = fused_patches(convolution, "fp32")
+    assert isinstance(made, FusedPatches)
     torch.testing.assert_close(made(pixels), convolution(pixels), rtol=1e-5, atol=1e-5)
 
 
@@ -138,7 +138,7 @@ def test_patches_are_the_convolution_s(side: int, bias: bool) -> None:
 )
 def test_a_convolution_that_does_more_is_left_alone(options: dict[str, Any]) -> None:
     convolution = nn.Conv2d(3, 6, 4, **options)
-    assert ready_patches(convolution, "fp32") is convolution
+    assert fused_patches(convolution, "fp32") is convolution
 
 
 @pytest.mark.parametrize("change", ["normalised queries", "tanh approximation", "unmerged adapter"])
@@ -153,6 +153,6 @@ def test_blocks_with_options_unknown_to_us_are_left_alone(change: str, tokens: T
         for block in made:
             block.attn.qkv = Linear(block.attn.qkv, "default", LoraConfig(r=2), r=2)
     expected = through(made, tokens)
-    assert hasten(made, "fp32") == 0
-    assert not any(isinstance(block, ReadyBlock) for block in made)
+    assert optimize_blocks(made, "fp32") == 0
+    assert not any(isinstance(block, FusedBlock) for block in made)
     torch.testing.assert_close(through(made, tokens), expected)

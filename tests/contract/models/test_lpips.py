@@ -19,7 +19,7 @@ from gmvaluator.images import decode_image, thumbnail, thumbnail_path
 from gmvaluator.models import lpips
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.device import Runtime
-from gmvaluator.models.known_models import lpips_part, parts_of
+from gmvaluator.models.known_models import lpips_part, specs_of
 from gmvaluator.models.preprocessing import Squash
 from gmvaluator.models.weight_files import ModelsFolder, file_sha256
 from gmvaluator.ports import Prepared
@@ -76,10 +76,10 @@ def test_a_checkpoint_of_another_network_names_both_shapes(models: Path, tmp_pat
 
 
 def test_the_index_holds_the_recall_vector_in_its_place() -> None:
-    parts = parts_of(ProfileChoice("paper", recall="vgg16", rerank="lpips:alex"))
+    parts = specs_of(ProfileChoice("paper", recall="vgg16", rerank="lpips:alex"))
     assert parts.perceptual.dim == parts.recall.dim == 4096
     with pytest.raises(UnknownModel, match="alex"):
-        parts_of(ProfileChoice("paper", rerank="lpips:resnet"))
+        specs_of(ProfileChoice("paper", rerank="lpips:resnet"))
 
 
 class Asked:

@@ -8,7 +8,7 @@ import structlog
 import torch
 
 from gmvaluator.errors import ModelFailed
-from gmvaluator.models.device import halved_if_needed
+from gmvaluator.models.device import retry_in_halves
 from gmvaluator.ports import Float32Array
 
 
@@ -29,7 +29,7 @@ class Small:
 def test_a_batch_is_halved_once_and_that_is_said() -> None:
     model = Small(3)
     with structlog.testing.capture_logs() as logs:
-        rows = halved_if_needed(model, [1, 2, 3, 4, 5], "recall")
+        rows = retry_in_halves(model, [1, 2, 3, 4, 5], "recall")
     assert rows.tolist() == [1, 2, 3, 4, 5]
     assert model.batches == [5, 3, 2]
     (entry,) = logs
@@ -40,16 +40,16 @@ def test_a_batch_is_halved_once_and_that_is_said() -> None:
 def test_a_half_that_does_not_fit_either_fails_the_batch() -> None:
     model = Small(1)
     with pytest.raises(ModelFailed, match="lower --max-batch"):
-        halved_if_needed(model, [1, 2, 3, 4], "recall")
+        retry_in_halves(model, [1, 2, 3, 4], "recall")
     assert model.batches == [4, 2]
 
 
 def test_one_image_cannot_be_halved() -> None:
     with pytest.raises(ModelFailed, match="ran out of memory over one image"):
-        halved_if_needed(Small(0), [1], "recall")
+        retry_in_halves(Small(0), [1], "recall")
 
 
 def test_what_fits_is_computed_as_it_is() -> None:
     model = Small(8)
-    halved_if_needed(model, [1, 2], "recall")
+    retry_in_halves(model, [1, 2], "recall")
     assert model.batches == [2]

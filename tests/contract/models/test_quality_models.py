@@ -17,9 +17,9 @@ from gmvaluator.models import lite as lite_quality
 from gmvaluator.models import preprocessing, pyiqa_metric
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.device import Runtime
-from gmvaluator.models.known_models import METRICS, lite_quality_part, parts_of, pyiqa_part
+from gmvaluator.models.known_models import METRICS, lite_quality_part, pyiqa_part, specs_of
 from gmvaluator.models.profiles import load_models
-from gmvaluator.models.specs import Part
+from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder, file_sha256
 from gmvaluator.samples import sample_folder
 from tests.golden.models import check_golden
@@ -135,8 +135,8 @@ def test_the_lite_head_is_profile_lite_s(tmp_path: Path) -> None:
     assert found == pytest.approx(lite.quality([lite.prepare(image)] * 2).tolist(), abs=1e-6)
 
 
-def quality_part(**options: Any) -> Part:
-    return parts_of(ProfileChoice("paper", **options)).quality
+def quality_part(**options: Any) -> ModelSpec:
+    return specs_of(ProfileChoice("paper", **options)).quality
 
 
 def test_crops_are_part_of_the_identity() -> None:

@@ -12,7 +12,7 @@ from torchvision.models import VGG16_Weights, vgg16
 from gmvaluator.models import vgg16 as adapter
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.device import Runtime
-from gmvaluator.models.known_models import parts_of
+from gmvaluator.models.known_models import specs_of
 from gmvaluator.models.preprocessing import VGG16_DEVIATION, VGG16_MEAN, VGG16_SIDE_PX, Vgg16Transform
 from tests.golden.models import check_golden
 
@@ -52,7 +52,7 @@ def test_the_vector_is_torchvision_s_last_hidden_layer() -> None:
 
 
 def test_its_checkpoint_is_torchvision_s_file() -> None:
-    part = parts_of(ProfileChoice("paper", models=Path("m"), recall="vgg16")).recall
+    part = specs_of(ProfileChoice("paper", models=Path("m"), recall="vgg16")).recall
     (file,) = part.files
     assert part.dim == 4096
     assert file.path == "torchvision/vgg16-397923af.pth"

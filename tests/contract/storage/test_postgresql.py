@@ -14,7 +14,7 @@ from gmvaluator.errors import InvalidInput, LedgerFailed, Unavailable
 from gmvaluator.ids import sha256_hex
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import open_ledger
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postgresql import PostgresServer
 from gmvaluator.testing.postings import sample_posting, sample_work
 
@@ -23,13 +23,13 @@ ROUNDS = 12
 
 
 @pytest.fixture
-def server_place(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[Place]:
+def server_place(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[DataLocation]:
     url = postgres_server.new_database()
-    yield Place(tmp_path, url)
+    yield DataLocation(tmp_path, url)
     postgres_server.drop_database(url)
 
 
-def test_many_writers_post_each_key_once_and_no_cursor_skips(server_place: Place) -> None:
+def test_many_writers_post_each_key_once_and_no_cursor_skips(server_place: DataLocation) -> None:
     open_ledger(server_place, write=True).close()
 
     def write(writer: int) -> list[type]:
@@ -60,7 +60,7 @@ def test_many_writers_post_each_key_once_and_no_cursor_skips(server_place: Place
         assert ledger.totals().reconciles
 
 
-def test_many_may_make_the_schema_at_once(server_place: Place) -> None:
+def test_many_may_make_the_schema_at_once(server_place: DataLocation) -> None:
     def make(_: int) -> int:
         with open_ledger(server_place, write=True) as ledger:
             return ledger.totals().postings
@@ -69,7 +69,7 @@ def test_many_may_make_the_schema_at_once(server_place: Place) -> None:
         assert list(pool.map(make, range(WRITERS))) == [0] * WRITERS
 
 
-def test_many_may_record_the_same_works_and_owners_at_once(server_place: Place) -> None:
+def test_many_may_record_the_same_works_and_owners_at_once(server_place: DataLocation) -> None:
     works = [
         NewWork(
             sample_work(number), sha256_hex(str(number).encode()), 8, 8, "paintings", f"work-{number}", "",
@@ -88,7 +88,7 @@ def test_many_may_record_the_same_works_and_owners_at_once(server_place: Place) 
         assert (catalogue.counts().works, catalogue.counts().owners, catalogue.counts().claims) == (40, 5, 40)
 
 
-def test_a_writer_that_lost_its_server_stops(server_place: Place) -> None:
+def test_a_writer_that_lost_its_server_stops(server_place: DataLocation) -> None:
     with open_ledger(server_place, write=True) as ledger:
         ledger.post([sample_posting(1)])
         end_connections(server_place.database_url)
@@ -110,7 +110,7 @@ def end_connections(url: str) -> None:
 
 
 def test_a_server_that_cannot_be_reached_is_named_without_its_password(tmp_path: Path) -> None:
-    place = Place(tmp_path, f"postgresql://ada:a-secret@/books?host={tmp_path}")
+    place = DataLocation(tmp_path, f"postgresql://ada:a-secret@/books?host={tmp_path}")
     for write in (True, False):
         with pytest.raises(Unavailable, match="DATABASE_URL") as caught:
             open_ledger(place, write)
@@ -121,5 +121,5 @@ def test_a_server_that_cannot_be_reached_is_named_without_its_password(tmp_path:
 @pytest.mark.parametrize("url", ["mysql://ada:a-secret@host/books", "a-secret", "postgresql://ada:a-secret@host:port"])
 def test_an_address_that_is_none_is_refused_without_showing_its_password(tmp_path: Path, url: str) -> None:
     with pytest.raises(InvalidInput, match="postgresql://USER:PASSWORD@HOST/NAME") as caught:
-        open_ledger(Place(tmp_path, url))
+        open_ledger(DataLocation(tmp_path, url))
     assert "a-secret" not in str(caught.value)

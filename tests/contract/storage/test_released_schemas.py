@@ -16,7 +16,7 @@ from gmvaluator.errors import PreconditionFailed
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.ledger.verification import replay
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_posting, sample_work
 
 RELEASED = Path(__file__).parents[1] / "released"
@@ -24,7 +24,7 @@ REVISIONS = sorted({path.name.partition(".")[0].rpartition("-")[2] for path in R
 
 
 @pytest.fixture(params=REVISIONS)
-def released(request: pytest.FixtureRequest, place: Place) -> Place:
+def released(request: pytest.FixtureRequest, place: DataLocation) -> DataLocation:
     """A place that a released version filled: three works by two owners, three postings."""
     engine = "postgresql" if place.database_url else "sqlite"
     for part in ("catalogue", "ledger"):
@@ -35,7 +35,7 @@ def released(request: pytest.FixtureRequest, place: Place) -> Place:
     return place
 
 
-def load(place: Place, part: str, script: str) -> None:
+def load(place: DataLocation, part: str, script: str) -> None:
     if place.database_url:
         with psycopg.connect(place.database_url) as server:
             server.execute(script.encode())
@@ -45,7 +45,7 @@ def load(place: Place, part: str, script: str) -> None:
     file.close()
 
 
-def test_a_released_ledger_is_brought_forward_whole(released: Place) -> None:
+def test_a_released_ledger_is_brought_forward_whole(released: DataLocation) -> None:
     with open_ledger(released, write=True) as ledger:
         assert ledger.verify().ok
         assert ledger.totals().reconciles
@@ -55,7 +55,7 @@ def test_a_released_ledger_is_brought_forward_whole(released: Place) -> None:
         assert ledger.verify().ok
 
 
-def test_a_released_catalogue_is_brought_forward_whole(released: Place) -> None:
+def test_a_released_catalogue_is_brought_forward_whole(released: DataLocation) -> None:
     with open_catalogue(released, write=True) as catalogue:
         assert (catalogue.counts().works, catalogue.counts().owners) == (3, 2)
         assert catalogue.generator("demo-1").data_sets == ("paintings",)
@@ -64,7 +64,7 @@ def test_a_released_catalogue_is_brought_forward_whole(released: Place) -> None:
         assert paid == ["(owner unknown)", "Owner 1", "Owner 0"]
 
 
-def test_a_reader_waits_for_a_writer_to_bring_it_forward(released: Place) -> None:
+def test_a_reader_waits_for_a_writer_to_bring_it_forward(released: DataLocation) -> None:
     with pytest.raises(PreconditionFailed, match="gmvaluator serve"):
         open_ledger(released)
     open_ledger(released, write=True).close()

@@ -13,7 +13,7 @@ from dashboard.figures.live import Live
 from dashboard.server import configuration, listening, wired
 from dashboard.web.settings import DashboardSettings
 from gmvaluator.ledger.store import open_ledger
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_posting
 
 SEND_TIMEOUT_S = 1.0
@@ -41,7 +41,7 @@ def established(one: socket.socket) -> bool:
 def test_a_browser_that_does_not_read_is_cut_and_another_goes_on(tmp_path: Path) -> None:
     with open_ledger(tmp_path, write=True) as ledger:
         ledger.post([sample_posting(1)])
-    settings = DashboardSettings(Place(tmp_path), update_s=0.05, send_timeout_s=SEND_TIMEOUT_S)
+    settings = DashboardSettings(DataLocation(tmp_path), update_s=0.05, send_timeout_s=SEND_TIMEOUT_S)
     with wired(settings) as parts, listening("127.0.0.1:0", SEND_TIMEOUT_S) as listener:
         live = grown(parts.live)
         server = uvicorn.Server(configuration(parts))

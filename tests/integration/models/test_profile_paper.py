@@ -17,7 +17,7 @@ from gmvaluator.errors import InvalidImage, InvalidInput, MissingWeights, ModelF
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.composed import ComposedModels
 from gmvaluator.models.dreamsim import LowRankAdapter
-from gmvaluator.models.known_models import TYPES, parts_of
+from gmvaluator.models.known_models import TYPES, specs_of
 from gmvaluator.models.preprocessing import NOTHING, Pixels, Preparation, Squash, pixels_of
 from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.models.weight_files import ModelsFolder
@@ -30,7 +30,7 @@ def choice(folder: Path = Path("nowhere"), **variants: Any) -> ProfileChoice:
 
 
 def filled(folder: Path, chosen: ProfileChoice) -> None:
-    files = parts_of(chosen).files
+    files = specs_of(chosen).files
     for file in files:
         path = folder / file.path
         path.parent.mkdir(parents=True, exist_ok=True)
@@ -114,7 +114,7 @@ def test_absent_weights_say_how_to_get_them() -> None:
 
 @pytest.mark.parametrize("kind", sorted(TYPES))
 def test_every_released_type_is_known(kind: str) -> None:
-    part = parts_of(choice(rerank=f"dreamsim:{kind}")).perceptual
+    part = specs_of(choice(rerank=f"dreamsim:{kind}")).perceptual
     assert part.dim in {512, 768, 1792}
     assert len(part.files) == len(TYPES[kind]) + 2
 
@@ -209,7 +209,7 @@ def test_the_transforms_are_the_packages_own_to_the_bit(size: tuple[int, int]) -
 
     image = Image.effect_noise(size, 90).convert("RGB")
     runtime = Runtime(torch.device("cpu"))
-    clip = openclip_preparer(parts_of(choice()).recall)
+    clip = openclip_preparer(specs_of(choice()).recall)
     config = open_clip.get_pretrained_cfg("ViT-B-32", "laion2b_s34b_b79k")
     expected = open_clip.image_transform(224, False, mean=config["mean"], std=config["std"])(image)
     ours = Normalisation(clip.mean, clip.deviation, runtime.device)(unit_range([clip(image)], runtime))[0]
@@ -226,7 +226,7 @@ def test_an_unknown_tag_is_refused_with_the_known_ones() -> None:
     from gmvaluator.models.openclip import openclip_preparer
 
     with pytest.raises(UnknownModel, match=r"known: .*laion2b_s34b_b79k"):
-        openclip_preparer(parts_of(choice(recall="ViT-B-32:laion9b")).recall)
+        openclip_preparer(specs_of(choice(recall="ViT-B-32:laion9b")).recall)
 
 
 def test_pixels_are_channels_first() -> None:

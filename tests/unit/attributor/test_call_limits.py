@@ -16,11 +16,11 @@ from attributor.core.attribution import Attribution, ImageRequest, Stage
 from attributor.rpc import image_stream
 from attributor.rpc import interceptors as exchange
 from attributor.rpc.admission import Admission
-from attributor.rpc.call_limits import Counters, Service
-from attributor.rpc.interceptors import Authentication, Exchange
+from attributor.rpc.call_limits import CallGate, Counters
+from attributor.rpc.interceptors import Authentication, MessageInterceptor
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
 from attributor.server import SERVICES, drain, set_health
-from gmvaluator.auth.authenticator import Door
+from gmvaluator.auth.authenticator import Authenticator
 from gmvaluator.errors import Overloaded, Unavailable
 from gmvaluator.ledger.results import BalancePage
 from gmvaluator.v1 import attribution_pb2 as v1
@@ -80,7 +80,7 @@ class EmptyLedger:
 class Running:
     """A server on a real port over fakes, and stubs to it."""
 
-    service: Service
+    service: CallGate
     pipeline: HeldPipeline
     ledger: EmptyLedger
     checker: health.aio.HealthServicer
@@ -120,11 +120,11 @@ async def collected(stream: Any) -> list[v1.AttributeResponse]:
 @asynccontextmanager
 async def running(max_in_flight: int = 8, **bounds: int) -> AsyncIterator[Running]:
     service, stopping, checker = (
-        Service(Admission(max_in_flight, 10**9), **bounds),
+        CallGate(Admission(max_in_flight, 10**9), **bounds),
         asyncio.Event(),
         health.aio.HealthServicer(),
     )
-    server = grpc.aio.server(interceptors=[Authentication(Door(None)), Exchange()])
+    server = grpc.aio.server(interceptors=[Authentication(Authenticator(None)), MessageInterceptor()])
     add_AttributionServiceServicer_to_server(AttributionServicer(service, stopping), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
@@ -227,7 +227,7 @@ async def test_streams_are_bounded_and_give_their_places_back() -> None:
 
 
 async def test_one_client_leaves_streams_to_others() -> None:
-    service = Service(Admission(1, 10**9), max_streams=3)
+    service = CallGate(Admission(1, 10**9), max_streams=3)
     service.open(Counters(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
     with service.stream("a"), service.stream("a"):
         with pytest.raises(Overloaded, match="2 of them yours"), service.stream("a"):
@@ -300,7 +300,7 @@ async def test_questions_about_royalties_are_bounded() -> None:
 
 
 async def test_the_doors_without_a_wire() -> None:
-    service = Service(Admission(1, 10**9))
+    service = CallGate(Admission(1, 10**9))
     with pytest.raises(Unavailable, match="starting"):
         _ = service.counters
     service.open(Counters(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))

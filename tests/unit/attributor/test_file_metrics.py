@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 from prometheus_client import CollectorRegistry
 
-from attributor.ops.metrics import Kept, recall_watched
+from attributor.ops.metrics import FileMetricsCollector, recall_watched
 from attributor.settings import AttributorSettings
 from gmvaluator.errors import IndexUnavailable, PreconditionFailed
 from gmvaluator.ledger.results import Head, Problem, Verification
@@ -20,7 +20,7 @@ BROKEN = Verification(7, 80, Head(7, "0" * 64), Problem(3, None, "posting is mis
 
 def told(settings: AttributorSettings, name: str, **labels: str) -> float | None:
     registry = CollectorRegistry()
-    registry.register(Kept(settings))
+    registry.register(FileMetricsCollector(settings))
     return registry.get_sample_value(name, labels)
 
 

@@ -9,8 +9,8 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from attributor.rpc.interceptors import Exchange, written
-from gmvaluator.concurrency import to_its_end
+from attributor.rpc.interceptors import MessageInterceptor, written
+from gmvaluator.concurrency import shield_to_completion
 
 METHOD = "/gmvaluator.v1.AttributionService/Attribute"
 Run = Callable[["Wire"], Awaitable[Any]]
@@ -67,7 +67,7 @@ async def checked(handler: Any) -> Run:
     async def continuation(_: object) -> Any:
         return handler
 
-    found = await Exchange().intercept_service(continuation, cast(Any, SimpleNamespace(method=METHOD)))
+    found = await MessageInterceptor().intercept_service(continuation, cast(Any, SimpleNamespace(method=METHOD)))
     answer = found.stream_stream or found.stream_unary
     return lambda wire: answer(None, wire)
 
@@ -125,7 +125,7 @@ async def test_what_fails_after_its_awaiter_left_is_heard_by_nobody() -> None:
         await gate.wait()
         raise RuntimeError("too late")
 
-    awaiter = asyncio.ensure_future(to_its_end(failing()))
+    awaiter = asyncio.ensure_future(shield_to_completion(failing()))
     await asyncio.sleep(0)
     awaiter.cancel()
     with pytest.raises(asyncio.CancelledError):

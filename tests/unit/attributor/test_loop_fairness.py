@@ -2,7 +2,7 @@
 
 import asyncio
 
-from attributor.core.loop_fairness import ROUNDS, Turns
+from attributor.core.loop_fairness import ROUNDS, LoopScheduler
 
 
 async def rounds_of(work: asyncio.Task[None]) -> int:
@@ -15,7 +15,7 @@ async def rounds_of(work: asyncio.Task[None]) -> int:
 
 
 async def test_many_who_become_ready_at_once_take_a_few_rounds_each_in_order() -> None:
-    turns, done = Turns(), list[int]()
+    turns, done = LoopScheduler(), list[int]()
 
     async def one(number: int) -> None:
         await turns.take()
@@ -30,7 +30,7 @@ async def test_many_who_become_ready_at_once_take_a_few_rounds_each_in_order() -
 
 
 async def test_a_turn_is_free_when_nobody_takes_one() -> None:
-    turns = Turns()
+    turns = LoopScheduler()
     for _ in range(3):
         await asyncio.wait_for(turns.take(), 10)
         for _ in range(2 * ROUNDS):
@@ -38,7 +38,7 @@ async def test_a_turn_is_free_when_nobody_takes_one() -> None:
 
 
 async def test_who_leaves_keeps_nobody_waiting() -> None:
-    turns, done = Turns(), list[int]()
+    turns, done = LoopScheduler(), list[int]()
 
     async def one(number: int) -> None:
         await turns.take()

@@ -12,7 +12,7 @@ import structlog
 from attributor.core.attribution import Attribution, Stage, Timings
 from attributor.ops.metrics import (
     REGISTRY,
-    Now,
+    RuntimeCollector,
     loop_watched,
     observe_batch,
     observe_collection,
@@ -22,7 +22,7 @@ from attributor.ops.metrics import (
     serve_metrics,
 )
 from attributor.rpc.admission import Admission
-from attributor.rpc.call_limits import Service
+from attributor.rpc.call_limits import CallGate
 from attributor.workers.decoder_pool import DecoderCounts
 from attributor.workers.model_worker import WorkerCounts
 from gmvaluator.errors import ImageTooLarge, PreconditionFailed
@@ -87,7 +87,9 @@ async def test_the_event_loops_lag_is_measured() -> None:
 
 def test_a_scrape_tells_what_is_now() -> None:
     worker = SimpleNamespace(waiting=4, counts=WorkerCounts(dropped=2))
-    now = Now(Service(Admission(1, 1)), cast(Any, worker), cast(Any, SimpleNamespace(counts=DecoderCounts(refused=3))))
+    now = RuntimeCollector(
+        CallGate(Admission(1, 1)), cast(Any, worker), cast(Any, SimpleNamespace(counts=DecoderCounts(refused=3)))
+    )
     REGISTRY.register(now)
     try:
         port = serve_metrics("127.0.0.1:0")

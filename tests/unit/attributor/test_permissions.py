@@ -15,12 +15,13 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 import gmvaluator.v1
 from attributor.rpc.admission import Admission
-from attributor.rpc.call_limits import Counters, Service
+from attributor.rpc.call_limits import CallGate, Counters
 from attributor.rpc.interceptors import Authentication
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer, check_claimant
-from attributor.server import SERVICES, open_door
+from attributor.server import SERVICES, load_authenticator
 from attributor.settings import AttributorSettings
-from gmvaluator.auth.authenticator import LOCAL, PERMISSIONS, PUBLIC, Caller, Door, Role, check_call
+from gmvaluator.auth.authenticator import Authenticator
+from gmvaluator.auth.roles import LOCAL, PERMISSIONS, PUBLIC, Caller, Role, check_call
 from gmvaluator.auth.tokens import Token, add_token, new_token, now_utc, token_sha256
 from gmvaluator.errors import Forbidden, PreconditionFailed
 from gmvaluator.ids import new_owner_id
@@ -97,8 +98,8 @@ def tokens(tmp_path: Path) -> dict[Role, str]:
 @pytest.fixture
 async def channel(tmp_path: Path, tokens: dict[Role, str]) -> AsyncIterator[grpc.aio.Channel]:
     """To a server with all services over an empty system, which asks for tokens."""
-    service, stopping = Service(Admission(8, 10**9)), asyncio.Event()
-    server = grpc.aio.server(interceptors=[Authentication(Door(tmp_path / "tokens.json"))])
+    service, stopping = CallGate(Admission(8, 10**9)), asyncio.Event()
+    server = grpc.aio.server(interceptors=[Authentication(Authenticator(tmp_path / "tokens.json"))])
     add_AttributionServiceServicer_to_server(AttributionServicer(service, stopping), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
@@ -173,6 +174,6 @@ def test_an_owner_disputes_in_its_own_name_alone() -> None:
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:50051"])
 def test_an_open_door_is_for_loopback_alone(tmp_path: Path, address: str) -> None:
     with pytest.raises(PreconditionFailed, match="--insecure"):
-        open_door(AttributorSettings(tmp_path, address=address))
-    assert open_door(AttributorSettings(tmp_path, address=address, insecure=True)).open
-    assert open_door(AttributorSettings(tmp_path)).open
+        load_authenticator(AttributorSettings(tmp_path, address=address))
+    assert load_authenticator(AttributorSettings(tmp_path, address=address, insecure=True)).open
+    assert load_authenticator(AttributorSettings(tmp_path)).open

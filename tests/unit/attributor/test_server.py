@@ -13,18 +13,18 @@ from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from attributor.rpc.admission import Admission
-from attributor.rpc.call_limits import Service
-from attributor.server import SERVICES, listen, open_door
+from attributor.rpc.call_limits import CallGate
+from attributor.server import SERVICES, listen, load_authenticator
 from attributor.settings import AttributorSettings
-from gmvaluator.auth.authenticator import Role
+from gmvaluator.auth.roles import Role
 from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256
 
 
 @asynccontextmanager
 async def listening(settings: AttributorSettings) -> AsyncIterator[grpc.aio.Channel]:
     """A channel to a server that has nothing behind it yet."""
-    service = Service(Admission(8, 10**9))
-    server, _, address = await listen(settings, service, asyncio.Event(), open_door(settings), None)
+    service = CallGate(Admission(8, 10**9))
+    server, _, address = await listen(settings, service, asyncio.Event(), load_authenticator(settings), None)
     async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         yield channel
     await server.stop(None)

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
-from attributor.ops.thumbnails import KeptImages
+from attributor.ops.thumbnails import ThumbnailStore
 from attributor.workers.decoder_pool import decoded
 from gmvaluator.images import THUMBNAIL_PX, generated_path
 from gmvaluator.ports import Prepared
@@ -23,7 +23,7 @@ def kept(folder: Path) -> list[str]:
 
 
 def test_one_is_found_by_its_hash_and_by_its_user_alone(tmp_path: Path) -> None:
-    keeper = KeptImages(tmp_path / "generated", 1_000, DAY_S)
+    keeper = ThumbnailStore(tmp_path / "generated", 1_000, DAY_S)
     keeper.start()
     keeper.keep(HASHES[0], b"x" * 10)
     keeper.keep(HASHES[0], b"y" * 10)
@@ -36,7 +36,7 @@ def test_one_is_found_by_its_hash_and_by_its_user_alone(tmp_path: Path) -> None:
 
 
 def test_what_is_too_old_goes_and_then_the_oldest(tmp_path: Path) -> None:
-    keeper = KeptImages(tmp_path, max_bytes=50, max_age_s=DAY_S)
+    keeper = ThumbnailStore(tmp_path, max_bytes=50, max_age_s=DAY_S)
     now = time.time()
     for number, one in enumerate(HASHES):
         keeper.keep(one, b"x" * 10)
@@ -49,7 +49,7 @@ def test_what_is_too_old_goes_and_then_the_oldest(tmp_path: Path) -> None:
 
 
 def test_too_much_is_swept_without_being_asked(tmp_path: Path) -> None:
-    keeper = KeptImages(tmp_path, max_bytes=45, max_age_s=DAY_S)
+    keeper = ThumbnailStore(tmp_path, max_bytes=45, max_age_s=DAY_S)
     keeper.start()
     for one in HASHES:
         keeper.keep(one, b"x" * 10)
@@ -64,7 +64,7 @@ def test_too_much_is_swept_without_being_asked(tmp_path: Path) -> None:
 def test_what_cannot_be_written_is_told_and_raises_nothing(tmp_path: Path) -> None:
     problems: list[str] = []
     (tmp_path / HASHES[0][:2]).write_text("in the way")
-    KeptImages(tmp_path, 1_000, DAY_S, problems.append).keep(HASHES[0], b"x")
+    ThumbnailStore(tmp_path, 1_000, DAY_S, problems.append).keep(HASHES[0], b"x")
     assert HASHES[0] in problems[0]
 
 

@@ -11,9 +11,9 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from attributor.rpc.tls import TlsFiles
-from attributor.server import open_door, tls_credentials
+from attributor.server import load_authenticator, tls_credentials
 from attributor.settings import AttributorSettings
-from gmvaluator.auth.authenticator import Role
+from gmvaluator.auth.roles import Role
 from gmvaluator.auth.tokens import Token, add_token, now_utc, token_sha256
 from gmvaluator.client.connection import Connection
 from gmvaluator.errors import InvalidInput, PreconditionFailed
@@ -115,8 +115,10 @@ def test_tokens_do_not_go_beyond_loopback_in_the_clear(authority: Authority, tmp
     add_token(tmp_path / "tokens.json", Token("a", Role.AUDITOR, token_sha256("x"), now_utc()))
     certificate, key = authority.issue("server")
     with pytest.raises(PreconditionFailed, match="in the clear"):
-        open_door(AttributorSettings(tmp_path, address="0.0.0.0:0"))
-    assert not open_door(AttributorSettings(tmp_path, address="0.0.0.0:0", tls_cert=certificate, tls_key=key)).open
+        load_authenticator(AttributorSettings(tmp_path, address="0.0.0.0:0"))
+    assert not load_authenticator(
+        AttributorSettings(tmp_path, address="0.0.0.0:0", tls_cert=certificate, tls_key=key)
+    ).open
     tokens: list[dict[str, Any]] = [{"token": "secret"}, {"token_file": key}]
     for token in tokens:
         with pytest.raises(InvalidInput, match="in the clear") as refused:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 from click.testing import CliRunner
 
-from gmvaluator.auth.authenticator import LOCAL, Door, Role, bearer_token, is_loopback
-from gmvaluator.auth.roles import Caller
+from gmvaluator.auth.authenticator import Authenticator, bearer_token, is_loopback
+from gmvaluator.auth.roles import LOCAL, Caller, Role
 from gmvaluator.auth.tokens import Token, add_token, new_token, now_utc, read_tokens, revoke_token, token_sha256
 from gmvaluator.commands.token import token as token_command
 from gmvaluator.errors import (
@@ -34,7 +34,7 @@ def made(path: Path, name: str = "farm", role: Role = Role.GENERATOR, **bound: s
 
 
 def test_without_a_file_everyone_is_local(tmp_path: Path) -> None:
-    door = Door(tmp_path / "tokens.json")
+    door = Authenticator(tmp_path / "tokens.json")
     assert door.open
     assert door.caller(None) is door.caller("gmv_anything") is LOCAL
     assert all(LOCAL.has(role) for role in Role)
@@ -44,7 +44,7 @@ def test_without_a_file_everyone_is_local(tmp_path: Path) -> None:
 def test_a_token_lets_in_under_its_role_and_binding(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     generator, owner = made(path, generator="farm-of-ann"), made(path, "ann", Role.OWNER, owner=OWNER)
-    door = Door(path)
+    door = Authenticator(path)
     assert not door.open
     assert door.caller(generator) == Caller("farm", frozenset({Role.GENERATOR}), "farm-of-ann")
     assert door.caller(owner).only_account == f"owner:{OWNER}"
@@ -55,7 +55,7 @@ def test_a_token_lets_in_under_its_role_and_binding(tmp_path: Path) -> None:
 def test_other_tokens_are_refused(tmp_path: Path, wrong: str | None) -> None:
     made(tmp_path / "tokens.json")
     with pytest.raises(Unauthenticated):
-        Door(tmp_path / "tokens.json").caller(wrong)
+        Authenticator(tmp_path / "tokens.json").caller(wrong)
 
 
 def test_what_the_file_holds_opens_nothing(tmp_path: Path) -> None:
@@ -65,12 +65,12 @@ def test_what_the_file_holds_opens_nothing(tmp_path: Path) -> None:
     assert secret not in text
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(Unauthenticated):
-        Door(path).caller(json.loads(text)["tokens"][0]["sha256"])
+        Authenticator(path).caller(json.loads(text)["tokens"][0]["sha256"])
 
 
 def test_a_running_door_takes_up_new_and_revoked_tokens(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
-    door = Door(path)
+    door = Authenticator(path)
     assert door.open
     first = made(path)
     assert door.caller(first).name == "farm"
@@ -84,7 +84,7 @@ def test_a_running_door_takes_up_new_and_revoked_tokens(tmp_path: Path) -> None:
 def test_a_file_that_vanishes_shuts_everyone_out(tmp_path: Path) -> None:
     path, problems = tmp_path / "tokens.json", list[str]()
     secret = made(path)
-    door = Door(path, on_problem=problems.append)
+    door = Authenticator(path, on_problem=problems.append)
     path.unlink()
     for presented in (secret, None):
         with pytest.raises(Unauthenticated):
@@ -95,7 +95,7 @@ def test_a_file_that_vanishes_shuts_everyone_out(tmp_path: Path) -> None:
 def test_a_spoilt_file_changes_nothing_and_is_told_once(tmp_path: Path) -> None:
     path, problems = tmp_path / "tokens.json", list[str]()
     secret = made(path)
-    door = Door(path, on_problem=problems.append)
+    door = Authenticator(path, on_problem=problems.append)
     path.write_text('{"tokens": [', encoding="utf-8")
     assert door.caller(secret).name == door.caller(secret).name == "farm"
     assert len(problems) == 1
@@ -106,14 +106,14 @@ def test_an_expired_token_is_refused(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     past = made(path, "past", expires_at=(now - timedelta(seconds=1)).isoformat())
     future = made(path, "future", expires_at=(now + timedelta(days=1)).isoformat())
-    assert Door(path).caller(future).name == "future"
+    assert Authenticator(path).caller(future).name == "future"
     with pytest.raises(Unauthenticated, match="expired"):
-        Door(path).caller(past)
+        Authenticator(path).caller(past)
 
 
 def test_a_file_that_has_to_be_there_is_missed(tmp_path: Path) -> None:
     with pytest.raises(MissingData, match="gmvaluator token new"):
-        Door(tmp_path / "tokens.json", required=True)
+        Authenticator(tmp_path / "tokens.json", required=True)
 
 
 def row(**changes: object) -> dict[str, object]:
@@ -155,7 +155,7 @@ def test_a_malformed_file_is_refused_at_the_start(tmp_path: Path, content: objec
     path = tmp_path / "tokens.json"
     path.write_text(json.dumps(content), encoding="utf-8")
     with pytest.raises(PreconditionFailed, match="tokens"):
-        Door(path)
+        Authenticator(path)
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[" * 100_000, b'{"tokens": [NaN]}'])
@@ -163,7 +163,7 @@ def test_what_is_no_json_is_refused_at_the_start(tmp_path: Path, content: bytes)
     path = tmp_path / "tokens.json"
     path.write_bytes(content)
     with pytest.raises(PreconditionFailed):
-        Door(path)
+        Authenticator(path)
 
 
 def test_names_are_unique_and_revoking_names_one(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def command(*words: str) -> str:
 def test_the_command_prints_a_token_once_and_lists_and_revokes_it(tmp_path: Path) -> None:
     data = ("--data", str(tmp_path))
     secret = command("new", "--role", "generator", "--name", "farm", *data).strip()
-    assert Door(tmp_path / "tokens.json").caller(secret).generator_identity == "farm"
+    assert Authenticator(tmp_path / "tokens.json").caller(secret).generator_identity == "farm"
     listed = command("list", *data)
     assert "farm: generator of farm" in listed
     assert secret not in listed
@@ -223,7 +223,7 @@ def test_the_command_prints_a_token_once_and_lists_and_revokes_it(tmp_path: Path
     assert read_tokens(tmp_path / "tokens.json") == ()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokens.json", "tokens.json.lock"]
     with pytest.raises(Unauthenticated):
-        Door(tmp_path / "tokens.json").caller(secret)
+        Authenticator(tmp_path / "tokens.json").caller(secret)
 
 
 @pytest.mark.parametrize("words", [["--role", "owner"], ["--role", "auditor", "--generator", "x"]])

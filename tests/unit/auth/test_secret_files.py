@@ -18,7 +18,7 @@ from gmvaluator.auth.secret_files import (
 from gmvaluator.commands.options import place_option
 from gmvaluator.errors import GmvaluatorError, InvalidInput, PreconditionFailed
 from gmvaluator.index.location import ServerAccess, open_access
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from indexer.target import Target
 
 
@@ -83,7 +83,7 @@ def test_a_url_that_a_password_does_not_fit_is_refused(monkeypatch: pytest.Monke
 
 @click.command()
 @place_option
-def where(place: Place) -> None:
+def where(place: DataLocation) -> None:
     click.echo(place.database_url)
 
 

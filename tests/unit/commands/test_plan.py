@@ -13,7 +13,7 @@ from click.testing import CliRunner
 from gmvaluator.commands.plan import plan as command
 from gmvaluator.errors import InvalidInput
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.known_models import parts_of
+from gmvaluator.models.known_models import specs_of
 from gmvaluator.models.profiles import profile_identity
 from gmvaluator.planning.constants import SOURCES, Constants, measured, shipped
 from gmvaluator.planning.plan import GIB, GPUS, PROFILES, Node, Vectors, Wanted, make_plan, with_table
@@ -61,7 +61,7 @@ def test_the_table_in_the_documentation_is_the_commands() -> None:
 def test_the_profiles_are_planned_with_their_own_vectors() -> None:
     lite = profile_identity(ProfileChoice("lite"))
     assert PROFILES["lite"] == Vectors(lite.recall_dim, lite.perceptual_dim, lite.perceptual_views)
-    paper = parts_of(ProfileChoice("paper", rerank="dreamsim:open_clip_vitb32"))
+    paper = specs_of(ProfileChoice("paper", rerank="dreamsim:open_clip_vitb32"))
     assert PROFILES["paper"] == Vectors(paper.recall.dim, paper.perceptual.dim, 1)
 
 

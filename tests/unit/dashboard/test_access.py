@@ -17,19 +17,19 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from dashboard.app import application, routes
-from dashboard.figures.near_duplicates import Copies, CopyGroup
+from dashboard.figures.near_duplicates import CopyGroup, NearDuplicates
 from dashboard.pages import sign_in
 from dashboard.server import wired
 from dashboard.web.access import ACCESS, NOBODY_ASKED
 from dashboard.web.settings import DashboardSettings
-from gmvaluator.auth.authenticator import Role
+from gmvaluator.auth.roles import Role
 from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.images import generated_path
 from gmvaluator.ledger.decisions.reversal import reverse
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.storage.data_folder import generated_folder
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_card, sample_owner, sample_posting, sample_work
 from tests.support.scenes import attribute, import_rights, owner_named, record, sha256_of, work
 
@@ -93,7 +93,7 @@ def made(role: Role, token: str) -> Token:
 
 @pytest.fixture(scope="module")
 def app(data: Path) -> Iterator[Starlette]:
-    with wired(DashboardSettings(Place(data))) as parts:
+    with wired(DashboardSettings(DataLocation(data))) as parts:
         yield application(parts)
 
 
@@ -210,13 +210,13 @@ def test_nothing_that_is_asked_or_stored_comes_back_as_markup(
 def test_a_ledger_that_does_not_add_up_is_red(tmp_path: Path) -> None:
     with open_ledger(tmp_path, write=True) as ledger:
         ledger.post([sample_posting(1)])
-    with wired(DashboardSettings(Place(tmp_path))) as parts:
+    with wired(DashboardSettings(DataLocation(tmp_path))) as parts:
         assert 'class="equation check good"' in visitor(application(parts)).get("/finance", headers=HTML).text
     with sqlite3.connect(ledger_file(tmp_path)) as connection:
         connection.execute("UPDATE balances SET balance_micros = balance_micros + 1 WHERE account = 'suspense'")
         connection.execute("INSERT INTO balances VALUES ('suspense', 1) ON CONFLICT DO NOTHING")
     connection.close()
-    with wired(DashboardSettings(Place(tmp_path))) as parts:
+    with wired(DashboardSettings(DataLocation(tmp_path))) as parts:
         page = visitor(application(parts)).get("/finance", headers=HTML).text
         assert 'class="equation check bad"' in page
         assert "Does not add up" in page
@@ -258,7 +258,7 @@ def test_an_owner_learns_nothing_of_others_from_a_decision(tmp_path: Path) -> No
         mine = next(one for one in postings if any(entry.account == f"owner:{OWN}" for entry in one.entries))
         sequence = reverse(ledger, mine, "a test image", datetime.now(UTC)).sequence
     add_token(tmp_path / "tokens.json", made(Role.OWNER, token))
-    with wired(DashboardSettings(Place(tmp_path))) as parts:
+    with wired(DashboardSettings(DataLocation(tmp_path))) as parts:
         text = signed_in(application(parts), token).get(f"/generations/{sequence}", headers=HTML).text
     own = [entry for entry in mine.entries if entry.account == f"owner:{OWN}"]
     others = [entry for entry in mine.entries if entry.account != f"owner:{OWN}"]
@@ -269,7 +269,7 @@ def test_an_owner_learns_nothing_of_others_from_a_decision(tmp_path: Path) -> No
 
 
 def test_a_co_owner_is_named_nowhere(tmp_path: Path) -> None:
-    place, token = Place(tmp_path), new_token()
+    place, token = DataLocation(tmp_path), new_token()
     record(place, work(1, None))
     rows = [f"{sha256_of(1)},ada,Ada Artist,500000", f"{sha256_of(1)},ben,Ben Baker,500000"]
     import_rights(place, tmp_path, "\n".join(["sha256,owner_id,owner_name,share_ppm", *rows, ""]))
@@ -304,7 +304,7 @@ def test_a_form_sent_twice_opens_one_dispute(
         return SimpleNamespace(dispute_id=dispute_id, held_micros=0, sequence=1, more_to_hold=False)
 
     monkeypatch.setattr("dashboard.pages.owner.attributor_client", lambda _: SimpleNamespace(open_dispute=open_dispute))
-    with wired(DashboardSettings(Place(data), server="127.0.0.1:1")) as parts:
+    with wired(DashboardSettings(DataLocation(data), server="127.0.0.1:1")) as parts:
         client = signed_in(application(parts), tokens["operator"])
         paid = client.get("/generations/1", headers=HTML).text.split('href="/works/')[1].split('"')[0]
         for path in (f"/owners/{OWN}", f"/works/{paid}", "/generations/1"):
@@ -323,7 +323,7 @@ def test_a_wrong_token_is_refused_and_a_revoked_one_ends_its_session(tmp_path: P
         ledger.post([sample_posting(1)])
     token = new_token()
     add_token(tmp_path / "tokens.json", made(Role.OPERATOR, token))
-    with wired(DashboardSettings(Place(tmp_path))) as parts:
+    with wired(DashboardSettings(DataLocation(tmp_path))) as parts:
         app = application(parts)
         wrong = visitor(app).post("/sign-in", data={"token": "gmv_wrong"}, headers=HTML)
         assert (wrong.status_code, "not known here" in wrong.text) == (401, True)
@@ -370,10 +370,10 @@ def test_without_tokens_only_this_machine_is_let_in(tmp_path: Path) -> None:
         ledger.post([sample_posting(1)])
     with (
         pytest.raises(PreconditionFailed, match="can be reached from other machines"),
-        wired(DashboardSettings(Place(tmp_path), address="0.0.0.0:0")),
+        wired(DashboardSettings(DataLocation(tmp_path), address="0.0.0.0:0")),
     ):
         pass
-    with wired(DashboardSettings(Place(tmp_path))) as parts:
+    with wired(DashboardSettings(DataLocation(tmp_path))) as parts:
         local = visitor(application(parts))
         assert "as operator" in local.get("/overview", headers=HTML).text
         assert local.get("/overview", headers={**HTML, "host": "evil.example"}).status_code == 400
@@ -393,7 +393,7 @@ def test_an_insecure_dashboard_is_asked_by_the_name_it_listens_on(
 ) -> None:
     with open_ledger(tmp_path, write=True) as ledger:
         ledger.post([sample_posting(1)])
-    with wired(DashboardSettings(Place(tmp_path), address=address, insecure=True)) as parts:
+    with wired(DashboardSettings(DataLocation(tmp_path), address=address, insecure=True)) as parts:
         local = visitor(application(parts))
         assert local.get("/overview", headers={**HTML, "host": host}).status_code == status
 
@@ -421,10 +421,10 @@ def test_a_works_page_shows_its_group_and_an_owner_only_that_there_is_one(
     operator, owner = signed_in(app, tokens["operator"]), signed_in(app, tokens["owner"])
     path = next(one for one in paths if owner.get(one, headers=HTML).status_code == 200)
     assert "Not known" in operator.get(path, headers=HTML).text
-    monkeypatch.setattr(Copies, "of", lambda *_: CopyGroup([sample_work(3)], True))
+    monkeypatch.setattr(NearDuplicates, "of", lambda *_: CopyGroup([sample_work(3)], True))
     assert f'href="/works/{sample_work(3)}"' in operator.get(path, headers=HTML).text
     text = owner.get(path, headers=HTML).text
     assert "A near-copy" in text
     assert str(sample_work(3)) not in text
-    monkeypatch.setattr(Copies, "of", lambda *_: CopyGroup([], True))
+    monkeypatch.setattr(NearDuplicates, "of", lambda *_: CopyGroup([], True))
     assert "no other work in the index" in operator.get(path, headers=HTML).text

@@ -17,7 +17,7 @@ from dashboard.figures.overview import OverviewReader, went_to
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ledger.results import Head, Totals
 from gmvaluator.ledger.store import open_ledger
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_posting
 from gmvaluator.valuation.policy import load_policy
 
@@ -109,7 +109,7 @@ def test_images_per_minute_are_those_of_the_last_minute(tmp_path: Path) -> None:
 def test_where_images_come_fast_the_cards_change_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime.now(UTC)
     monkeypatch.setattr("dashboard.figures.overview.utc_now", lambda: now)
-    with open_ledger(tmp_path, write=True) as ledger, open_sources(Place(tmp_path)) as sources:
+    with open_ledger(tmp_path, write=True) as ledger, open_sources(DataLocation(tmp_path)) as sources:
         reader = OverviewReader(sources)
         newest = []
         for step in range(4):

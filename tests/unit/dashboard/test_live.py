@@ -16,11 +16,11 @@ from dashboard.figures import live as module
 from dashboard.figures.live import Live, cancelled
 from dashboard.server import wired
 from dashboard.web.settings import DashboardSettings
-from gmvaluator.auth.authenticator import Role
+from gmvaluator.auth.roles import Role
 from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256
 from gmvaluator.errors import Unavailable
 from gmvaluator.ledger.store import open_ledger
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_posting
 
 
@@ -106,7 +106,7 @@ def test_a_revoked_token_ends_its_stream(tmp_path: Path, monkeypatch: pytest.Mon
     with open_ledger(tmp_path, write=True) as ledger:
         ledger.post([sample_posting(1)])
     add_token(tokens, Token("one", Role.AUDITOR, token_sha256(token), datetime.now(UTC).isoformat()))
-    settings = DashboardSettings(Place(tmp_path), update_s=0.01)
+    settings = DashboardSettings(DataLocation(tmp_path), update_s=0.01)
     with (
         wired(settings) as parts,
         TestClient(application(parts), base_url="http://127.0.0.1") as client,

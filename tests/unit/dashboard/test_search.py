@@ -15,7 +15,7 @@ from dashboard.web.settings import DashboardSettings
 from gmvaluator.catalogue.reader import CatalogueReader
 from gmvaluator.catalogue.store import Catalogue
 from gmvaluator.ledger.store import open_ledger
-from gmvaluator.storage.database import Place
+from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_posting
 from tests.support.scenes import owner_named, record, work
 
@@ -23,8 +23,8 @@ OWNERS = search.FOUND + 2
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
-    found = Place(tmp_path_factory.mktemp("data"))
+def place(tmp_path_factory: pytest.TempPathFactory) -> DataLocation:
+    found = DataLocation(tmp_path_factory.mktemp("data"))
     record(found, *(work(number, f"owner-{number:02}") for number in range(OWNERS)))
     with open_ledger(found, write=True) as ledger:
         ledger.post([sample_posting(1)])
@@ -32,12 +32,12 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Place:
 
 
 @pytest.fixture
-def sources(place: Place) -> Iterator[Sources]:
+def sources(place: DataLocation) -> Iterator[Sources]:
     with open_sources(place) as found:
         yield found
 
 
-def test_an_owner_finds_themselves_though_many_are_named_alike(sources: Sources, place: Place) -> None:
+def test_an_owner_finds_themselves_though_many_are_named_alike(sources: Sources, place: DataLocation) -> None:
     last = owner_named(place, f"owner-{OWNERS - 1:02}")
     told = [{"owner_id": str(last), "name": f"Owner-{OWNERS - 1} <Artist>"}]
     assert len(search._owners(sources, "artist", None)) == search.FOUND
@@ -64,7 +64,7 @@ def test_a_search_of_names_holds_no_connection_while_it_takes_another(
 
 
 def test_the_catalogue_is_not_read_by_the_thread_that_answers_all(
-    place: Place, monkeypatch: pytest.MonkeyPatch
+    place: DataLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     threads: list[str] = []
 

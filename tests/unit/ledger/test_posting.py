@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from gmvaluator.accounts import UNATTRIBUTED
 from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import TrainingImageId, generation_id
-from gmvaluator.ledger.posting import ScoredCandidate, ValuedImage, build_posting, payments_of, rank, recompute
+from gmvaluator.ledger.allocation import ScoredCandidate, payments_of, rank
+from gmvaluator.ledger.posting import ValuedImage, build_posting, recompute
 from gmvaluator.ledger.records import ISSUANCE, Evidence, ImageFacts, NewPosting
 from gmvaluator.ports import WorkCard
 from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_card, sample_posting, sample_work
