@@ -46,7 +46,7 @@ test-models: setup
 # The ledger under 1,000 kills, 500 power losses and 100,000 cases against an oracle, then the attributor ended 300 times
 # under load: about half an hour.
 crash: setup
-	$(BIN)/python -m evaluation.crash --output docs/results/ledger-crash.json
+	$(BIN)/python -m tests.crash --output docs/results/ledger-crash.json
 	$(BIN)/python -m tests.crash.serving_cli --keep build/serving-crash --output docs/results/serving-crash.json
 	rm -rf build/serving-crash
 	$(BIN)/python -m tests.crash.index_cli --output docs/results/index-crash.json
@@ -92,7 +92,7 @@ define generate
 		--grpc_python_out=$(1) --mypy_out=$(1) --mypy_grpc_out=$(1) $(PROTOS)
 endef
 
-# Wheel and sdist, then what is in them; docs/release.md.
+# Wheel and sdist, then what is in them; docs/guide/release.md.
 dist: setup
 	rm -rf dist
 	$(BIN)/python -m build --no-isolation --outdir dist

@@ -1,6 +1,6 @@
 """Settings of the attributor: built once in main, frozen, nothing read at import.
 
-Each field is its own documentation: the command's options, the environment's names and docs/settings.md are made of it.
+The command's options, the environment variables and docs/reference/settings.md are made from these fields.
 """
 
 from __future__ import annotations

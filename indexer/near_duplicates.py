@@ -22,7 +22,7 @@ from gmvaluator.profile import ProfileIdentity
 
 BATCH_WORKS = 64
 THRESHOLDS = {"lite": 0.2}
-"""Profile to the largest distance of a near-copy: see `gmvaluator evaluate duplicates` and docs/index.md."""
+"""Largest distance of a near-duplicate, by profile; `gmvaluator evaluate duplicates` measures it."""
 
 NEIGHBOURS = 50
 """Recall neighbours of a work whose groups it may join."""

@@ -179,7 +179,7 @@ def _options(command: click.Command) -> dict[str, str]:
 
 
 def reference(root: click.Group) -> str:
-    """The page docs/settings.md."""
+    """The page docs/reference/settings.md."""
     parts = [_HEAD]
     for name in _DOCUMENTED:
         command = root.get_command(click.Context(root), name)

@@ -59,7 +59,7 @@ def plan(
 ) -> None:
     """Reckon nodes, memory, disk and GPU-hours for so many works and so much load, from measured figures.
 
-    What was measured, what is arithmetic and what is assumed is told apart; docs/scale.md has the formulae.
+    What was measured, what is arithmetic and what is assumed is told apart; docs/explanation/scale.md has the formulae.
 
     Example: gmvaluator plan --images 100000000 --qps 50 --gpu l4
     """

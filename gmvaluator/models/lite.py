@@ -6,7 +6,7 @@ both of unit norm, a higher cosine is nearer; quality B in [0, 1], higher is bet
 Quality by the head of profile `lite`, for profiles of other models.
 
 Input: (3, 224, 224) float32 in [-1, 1], the whole image on white. Output: one quality an image in [0, 1], higher is
-better. It knows drawings; see docs/models.md for what it was trained on. Source: `lite`.
+better. It knows drawings; see docs/explanation/models.md for what it was trained on. Source: `lite`.
 """
 
 from __future__ import annotations

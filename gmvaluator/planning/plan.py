@@ -2,7 +2,7 @@
 
 What a plan is made for: images, vectors, load, machines.
 
-The table of docs/scale.md: `python -m gmvaluator.planning.plan` writes it anew between its marks.
+The table of docs/explanation/scale.md: `python -m gmvaluator.planning.plan` writes it anew between its marks.
 """
 
 from __future__ import annotations

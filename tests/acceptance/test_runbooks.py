@@ -31,7 +31,7 @@ from tests.support.processes import processes_of
 from tests.support.programs import gmvaluator
 from tests.support.supervised import free_port
 
-PAGES = Path(__file__).parents[2] / "docs" / "runbooks"
+PAGES = Path(__file__).parents[2] / "docs" / "guide" / "runbooks"
 BLOCK = re.compile(r"^( *)```(sh[^\n]*)\n(.*?)^ *```$", re.MULTILINE | re.DOTALL)
 ADDRESS = "127.0.0.1:50051"
 WORKS = 60

@@ -1,7 +1,7 @@
 """The manifests: each overlay builds, is valid by Kubernetes' own schemas, restricted, and closed but where it
 must be open.
 
-No cluster has run them: docs/deploy.md says so.
+No cluster has run them: docs/guide/deploy.md says so.
 """
 
 import copy

@@ -47,10 +47,10 @@ HISTORY = 400
 def crash(kills: int, images: int, cases: int, seed: int, output: Path | None) -> None:
     """Kill a posting loop, cut its power, and check random histories; exits 1 if anything is lost, doubled or wrong.
 
-    Example: python -m evaluation.crash --kills 50 --images 20 --cases 2000
+    Example: python -m tests.crash --kills 50 --images 20 --cases 2000
     """
     figures = {**_kills(kills, seed), **_power(images, seed), **_oracle(cases, seed)}
-    command = f"python -m evaluation.crash --kills {kills} --images {images} --cases {cases} --seed {seed}"
+    command = f"python -m tests.crash --kills {kills} --images {images} --cases {cases} --seed {seed}"
     write_report(figures, command, output)
     if output is not None:
         click.echo(f"{kills} kills, {images} power losses and {cases} cases: {output}", err=True)

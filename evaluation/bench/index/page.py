@@ -1,6 +1,6 @@
-"""Tables and plots of docs/index-figures.md, from the report that `gmvaluator bench index --json` printed.
+"""Tables and plots of docs/results/vector-index.md, from the report that `gmvaluator bench index --json` printed.
 
-python -m evaluation.bench.index.page docs/results/bench-index.json docs/index-figures.md
+python -m evaluation.bench.index.page docs/results/bench-index.json docs/results/vector-index.md
 """
 
 from __future__ import annotations
@@ -100,7 +100,7 @@ def _tables(report: Row) -> str:
 
 
 def _picture(what: str, name: str) -> str:
-    return f"![{what}](results/bench-index-{name}.svg)"
+    return f"![{what}](bench-index-{name}.svg)"
 
 
 def _machine(report: Row) -> str:

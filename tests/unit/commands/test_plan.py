@@ -1,4 +1,4 @@
-"""A plan follows its formulae, from figures that were measured, and docs/scale.md shows what the command says."""
+"""A plan follows its formulae and measured figures; docs/explanation/scale.md shows the output of the command."""
 
 import json
 import re
@@ -49,13 +49,15 @@ def test_the_constants_are_those_of_docs_results() -> None:
     for name, value in found.items():
         assert getattr(shipped(), name) == pytest.approx(value), (
             "write them anew: python -m gmvaluator.planning.constants docs/results, "
-            "then python -m gmvaluator.planning.plan docs/scale.md"
+            "then python -m gmvaluator.planning.plan docs/explanation/scale.md"
         )
 
 
 def test_the_table_in_the_documentation_is_the_commands() -> None:
-    page = (DOCS / "scale.md").read_text(encoding="utf-8")
-    assert with_table(page, shipped()) == page, "write it anew: python -m gmvaluator.planning.plan docs/scale.md"
+    page = (DOCS / "explanation" / "scale.md").read_text(encoding="utf-8")
+    assert with_table(page, shipped()) == page, (
+        "write it anew: python -m gmvaluator.planning.plan docs/explanation/scale.md"
+    )
 
 
 def test_the_profiles_are_planned_with_their_own_vectors() -> None:

@@ -59,13 +59,13 @@ def test_a_file_that_says_nonsense_is_refused(
 
 
 def test_every_setting_says_what_it_does_and_has_a_variable() -> None:
-    page = (ROOT / "docs" / "settings.md").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8")
     for one in fields(AttributorSettings):
         if "help" in one.metadata:
             assert f"`GMV_{option_name(one.name).upper().replace('-', '_')}`" in page
 
 
 def test_the_reference_is_what_the_commands_say() -> None:
-    assert (ROOT / "docs" / "settings.md").read_text(encoding="utf-8") == reference(gmvaluator), (
-        "write it anew: python -m gmvaluator.commands.main > docs/settings.md"
+    assert (ROOT / "docs" / "reference" / "settings.md").read_text(encoding="utf-8") == reference(gmvaluator), (
+        "write it anew: python -m gmvaluator.commands.main > docs/reference/settings.md"
     )
