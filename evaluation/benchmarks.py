@@ -1,8 +1,7 @@
-"""Runs every benchmark, keeps what is done, and writes the page after each."""
+"""All benchmarks of the credits: run them in order, resume a stopped run, and write the report after each."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import sys
 import time
@@ -22,10 +21,10 @@ from gmvaluator.report import commit, report
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What every benchmark is told.
+    """Settings of every benchmark.
 
-    short: few images, for a check that everything works. work: a folder for what a benchmark may take up again.
-    fashion: folder of Fashion-MNIST's idx files, or None.
+    short: few images, to check that everything works. work: folder of intermediate results that a later run reuses.
+    fashion: folder of Fashion-MNIST's idx files, or None to leave it out.
     """
 
     profile: str
@@ -34,14 +33,37 @@ class Settings:
     fashion: Path | None
 
 
-Benchmark = Callable[[Settings], Sequence[Section]]
-BENCHMARKS = {
-    "known-source": "evaluation.report_benchmarks:known_source",
-    "criteria": "evaluation.report_benchmarks:criteria",
-    "counterfactual": "evaluation.report_benchmarks:counterfactual",
-    "duplicates": "evaluation.report_benchmarks:duplicates",
+def _known_source(settings: Settings) -> Sequence[Section]:
+    from evaluation.known_source.run import known_source
+
+    return [known_source(settings.profile, settings.short)]
+
+
+def _criteria(settings: Settings) -> Sequence[Section]:
+    from evaluation.criteria.run import criteria
+
+    return criteria(settings.profile, settings.short, settings.work, settings.fashion)
+
+
+def _counterfactual(settings: Settings) -> Sequence[Section]:
+    from evaluation.counterfactual.section import counterfactual
+
+    return [counterfactual(settings.profile, settings.short, settings.work)]
+
+
+def _duplicates(settings: Settings) -> Sequence[Section]:
+    from evaluation.duplicates.run import duplicates
+
+    return [duplicates(settings.profile, settings.short)]
+
+
+BENCHMARKS: dict[str, Callable[[Settings], Sequence[Section]]] = {
+    "known-source": _known_source,
+    "criteria": _criteria,
+    "counterfactual": _counterfactual,
+    "duplicates": _duplicates,
 }
-"""Name to `module:function` of a Benchmark, in the report's order."""
+"""Name to benchmark, in the order of the report. Each imports torch when it runs, so that the table costs nothing."""
 
 
 def run_all(settings: Settings, out: Path, command: str, only: Sequence[str] = ()) -> dict[str, Any]:
@@ -73,7 +95,7 @@ def _kept_or_run(name: str, settings: Settings) -> list[Section]:
             return [from_json(section) for section in stored["sections"]]
     _say(f"{name}: running")
     started = time.monotonic()
-    sections = _load(name)(settings)
+    sections = BENCHMARKS[name](settings)
     _say(f"{name}: done in {time.monotonic() - started:,.0f} s")
     stored = {"key": key, "sections": [to_json(section) for section in sections]}
     part = kept.with_suffix(".part")
@@ -83,7 +105,7 @@ def _kept_or_run(name: str, settings: Settings) -> list[Section]:
 
 
 def _key(settings: Settings) -> dict[str, Any]:
-    """What a result depends on; changed files that are not committed count as one state."""
+    """Return everything a result depends on; all uncommitted changes count as one state."""
     policies = sorted(
         resources.files("gmvaluator.valuation").joinpath("policies").iterdir(), key=lambda file: file.name
     )
@@ -94,12 +116,6 @@ def _key(settings: Settings) -> dict[str, Any]:
         "short": settings.short,
         "fashion": settings.fashion is not None,
     }
-
-
-def _load(name: str) -> Benchmark:
-    module, _, function = BENCHMARKS[name].partition(":")
-    benchmark: Benchmark = getattr(importlib.import_module(module), function)
-    return benchmark
 
 
 def _write(sections: Sequence[Section], out: Path, command: str, short: bool) -> dict[str, Any]:

@@ -1,21 +1,7 @@
-"""`gmvaluator evaluate NAME`: one subcommand a benchmark, each in a module of its own, imported when called.
-
-`gmvaluator evaluate known-source`.
-
-`gmvaluator evaluate criteria`.
-
-`gmvaluator evaluate counterfactual`.
-
-`gmvaluator evaluate duplicates`.
-
-`gmvaluator evaluate all`.
-
-`gmvaluator calibrate`.
-"""
+"""The commands `gmvaluator evaluate NAME` and `gmvaluator calibrate`."""
 
 from __future__ import annotations
 
-import importlib
 import json
 import shlex
 import sys
@@ -23,51 +9,14 @@ from pathlib import Path
 
 import rich_click as click
 
-from evaluation.bench.cli import print_report
 from gmvaluator.commands.options import data_option, index_option, json_option, profile_option
 from gmvaluator.report import report
 from gmvaluator.storage.data_folder import index_location
 
-_COMMANDS: dict[str, tuple[str, str, str]] = {
-    "known-source": (
-        "evaluation.evaluate",
-        "evaluate_known_source",
-        "Measure what share of the credit finds the true source.",
-    ),
-    "criteria": (
-        "evaluation.evaluate",
-        "evaluate_criteria",
-        "Measure the paper's criteria: class, attributes, noise, time, and what was trained on.",
-    ),
-    "counterfactual": (
-        "evaluation.evaluate",
-        "evaluate_counterfactual",
-        "Retrain a small generator without the credited works.",
-    ),
-    "duplicates": (
-        "evaluation.evaluate",
-        "evaluate_duplicates",
-        "Measure which distance tells near-copies, and what adding copies earns.",
-    ),
-    "all": ("evaluation.evaluate", "evaluate_all", "Run every benchmark and write one page."),
-}
-"""Name to (module, attribute, summary)."""
+FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
-class _Benchmarks(click.RichGroup):
-    def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
-        return list(_COMMANDS)
-
-    def get_command(self, ctx: click.Context, cmd_name: str) -> click.Command | None:  # noqa: ARG002
-        if cmd_name not in _COMMANDS:
-            return None
-        module, attribute, _ = _COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), attribute)
-        assert isinstance(command, click.Command)
-        return command
-
-
-@click.group(cls=_Benchmarks)
+@click.group()
 def evaluate() -> None:
     """Measure what the credits are worth, with a report to look at.
 
@@ -75,7 +24,7 @@ def evaluate() -> None:
     """
 
 
-@click.command("known-source")
+@evaluate.command("known-source")
 @click.option("--policy", "policies", multiple=True, metavar="NAME@N", help="Compare this policy too; may be repeated.")
 @click.option(
     "--data",
@@ -100,10 +49,7 @@ def evaluate_known_source(
     print_report(report(section.figures, shlex.join(["gmvaluator", *sys.argv[1:]])), as_json)
 
 
-FOLDER = click.Path(file_okay=False, path_type=Path)
-
-
-@click.command("criteria")
+@evaluate.command("criteria")
 @click.option("--work", type=FOLDER, default=Path("report/work"), show_default=True, help="Keeps what is embedded.")
 @click.option("--fashion", type=FOLDER, help="Folder of Fashion-MNIST's idx files; default: it is left out.")
 @click.option("--quick", is_flag=True, help="Few images: shows that it works.")
@@ -125,7 +71,7 @@ def evaluate_criteria(work: Path, fashion: Path | None, quick: bool, profile: st
     print_report(report(figures, f"gmvaluator evaluate criteria --profile {profile}{options} --json"), as_json)
 
 
-@click.command("counterfactual")
+@evaluate.command("counterfactual")
 @click.option("--work", type=FOLDER, default=Path("report/work"), show_default=True, help="Keeps what is trained.")
 @click.option("--quick", is_flag=True, help="A few tiny trainings: shows that it works.")
 @profile_option
@@ -146,7 +92,7 @@ def evaluate_counterfactual(work: Path, quick: bool, profile: str, as_json: bool
     print_report(report(section.figures, command), as_json)
 
 
-@click.command("duplicates")
+@evaluate.command("duplicates")
 @click.option("--policy", default="calibrated@2", show_default=True, metavar="NAME@N", help="The one that pays.")
 @click.option("--quick", is_flag=True, help="Few images: shows that it works.")
 @profile_option
@@ -168,7 +114,7 @@ def evaluate_duplicates(policy: str, quick: bool, profile: str, as_json: bool) -
     print_report({**value, "curve": section.details}, as_json)
 
 
-@click.command("all")
+@evaluate.command("all")
 @click.option("--out", type=FOLDER, default=Path("report"), show_default=True, help="Folder for the page.")
 @click.option("--quick", is_flag=True, help="Few images: shows that everything works, in under three minutes.")
 @click.option("--only", multiple=True, metavar="NAME", help="Run this benchmark alone; may be repeated.")
@@ -184,10 +130,6 @@ def evaluate_all(
 
     Example: gmvaluator evaluate all --out report/
     """
-    import json
-    import shlex
-    import sys
-
     from evaluation.benchmarks import Settings, run_all
     from gmvaluator.models.process_setup import prepare_process
 
@@ -254,3 +196,14 @@ def calibrate(
     for name, value in figures.items():
         click.echo(f"{name}: {value:.4g}")
     click.echo(f"bind it by: gmvaluator generators add MODEL_VERSION --data-set NAME --policy {reference}")
+
+
+def print_report(value: dict[str, object], as_json: bool) -> None:
+    """Print a report as JSON, or its figures one a line."""
+    if as_json:
+        click.echo(json.dumps(value, indent=2))
+        return
+    figures = value["figures"]
+    assert isinstance(figures, dict)
+    for name, figure in figures.items():
+        click.echo(f"{name}: {figure:.4g}" if isinstance(figure, float) else f"{name}: {figure}")

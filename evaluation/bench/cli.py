@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shlex
 import sys
 from dataclasses import replace
@@ -11,6 +10,7 @@ from typing import Any
 
 import rich_click as click
 
+from evaluation.evaluate import print_report
 from gmvaluator.commands.options import choice_options, json_option, variant_options
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.report import report
@@ -207,14 +207,3 @@ def dashboard(clients: int, credits_per_s: int, seconds: float, past: int, as_js
     figures = bench_dashboard(clients, credits_per_s, seconds, past)
     command = f"gmvaluator bench dashboard --clients {clients} --credits {credits_per_s} --seconds {seconds:g}"
     print_report(report(figures, f"{command} --past {past} --json"), as_json)
-
-
-def print_report(value: dict[str, object], as_json: bool) -> None:
-    """A report as JSON, or its figures line by line."""
-    if as_json:
-        click.echo(json.dumps(value, indent=2))
-        return
-    figures = value["figures"]
-    assert isinstance(figures, dict)
-    for name, figure in figures.items():
-        click.echo(f"{name}: {figure:.4g}" if isinstance(figure, float) else f"{name}: {figure}")
