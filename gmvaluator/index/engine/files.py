@@ -8,37 +8,18 @@ import shutil
 import time
 from pathlib import Path
 
+from gmvaluator.files import sync
+
 _CHUNK_BYTES = 64 * 1024 * 1024
 _REMOVAL_S, _PAUSE_S = 10.0, 0.05
-
-
-def replace_file(path: Path, data: bytes, mode: int = 0o644) -> None:
-    """Write `data` to `path` so that after a crash the file is whole: the old one or the new one."""
-    temporary = path.with_name(f"{path.name}.tmp")
-    descriptor = os.open(temporary, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, mode)
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(data)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(path)
-    sync_folder(path.parent)
-
-
-def sync_folder(folder: Path) -> None:
-    """Make the names in `folder` durable."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def sync_tree(folder: Path) -> None:
     """Make every file and name under `folder` durable."""
     for parent, _, names in os.walk(folder):
         for name in names:
-            sync_folder(Path(parent) / name)
-        sync_folder(Path(parent))
+            sync(Path(parent) / name)
+        sync(Path(parent))
 
 
 def remove_tree(folder: Path) -> None:

@@ -16,7 +16,8 @@ from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from gmvaluator.index.engine.files import remove_tree, replace_file
+from gmvaluator.files import atomic_write
+from gmvaluator.index.engine.files import remove_tree
 from gmvaluator.index.engine.settings import CollectionSettings
 
 _GENERATION = re.compile(r"generation-(\d{1,9})")
@@ -74,7 +75,7 @@ class Generations:
 
     def switch(self, generation: Path, token: str = "") -> None:
         """Make `generation` the one in use, durably. token: of the rebuild that it is, if it is one."""
-        replace_file(self.folder / "CURRENT", f"{generation.name}\n{token}".encode())
+        atomic_write(self.folder / "CURRENT", f"{generation.name}\n{token}".encode())
 
     def begin(self, description: Description) -> Path:
         """Fill a new collection's folder; returns where its first shard goes."""
@@ -92,7 +93,7 @@ class Generations:
         }
         if description.rebuild is not None:
             value["rebuild"] = asdict(description.rebuild)
-        replace_file(self.folder / "collection.json", json.dumps(value, indent=1, sort_keys=True).encode())
+        atomic_write(self.folder / "collection.json", json.dumps(value, indent=1, sort_keys=True).encode())
 
     def description(self) -> Description:
         """Read `collection.json`."""

@@ -13,7 +13,6 @@ child that is spawned never keeps one.
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import site
@@ -21,15 +20,15 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import closing
 from dataclasses import dataclass, field
 from pathlib import Path
-from types import TracebackType
 
 import grpc
 
 import gmvaluator
 from gmvaluator.errors import IndexUnavailable
-from gmvaluator.index.engine.files import replace_file
+from gmvaluator.files import FileLock, atomic_write
 
 USERS_LOCK = "users.lock"
 START_LOCK = "start.lock"
@@ -49,7 +48,7 @@ class Contact:
     def write(self, folder: Path) -> None:
         """Replace engine.json, for its owner's eyes only."""
         value = {"port": self.port, "api_key": self.api_key, "pid": self.pid}
-        replace_file(folder / CONTACT, json.dumps(value).encode(), mode=0o600)
+        atomic_write(folder / CONTACT, json.dumps(value).encode(), mode=0o600)
 
     @classmethod
     def read(cls, folder: Path) -> Contact | None:
@@ -66,45 +65,6 @@ class Contact:
         found = cls.read(folder)
         if found is not None and found.pid == os.getpid():
             (folder / CONTACT).unlink(missing_ok=True)
-
-
-class Lock:
-    """One flock on a file that is made if absent. Use `take`, then `release` or the end of the process."""
-
-    def __init__(self, path: Path) -> None:
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-
-    def take(self, shared: bool = False, timeout_s: float = 0.0) -> bool:
-        """Whether the lock was got within `timeout_s`; 0 tries once."""
-        operation = (fcntl.LOCK_SH if shared else fcntl.LOCK_EX) | fcntl.LOCK_NB
-        deadline = time.monotonic() + timeout_s
-        while True:
-            try:
-                fcntl.flock(self._descriptor, operation)
-            except BlockingIOError:
-                if time.monotonic() >= deadline:
-                    return False
-                time.sleep(_POLL_S)
-            else:
-                return True
-
-    def drop(self) -> None:
-        """Let go of the lock but keep the file open."""
-        fcntl.flock(self._descriptor, fcntl.LOCK_UN)
-
-    def release(self) -> None:
-        """Let go of the lock and the file; harmless when done twice."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
-
-    def __enter__(self) -> Lock:
-        return self
-
-    def __exit__(
-        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
-    ) -> None:
-        self.release()
 
 
 START_TIMEOUT_S = 60.0
@@ -125,17 +85,17 @@ class EngineLease:
         self._lock = threading.Lock()
         try:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._users = Lock(self._folder / USERS_LOCK)
+            self._users = FileLock(self._folder / USERS_LOCK)
         except OSError as error:
             raise IndexUnavailable(f"the index folder {folder} cannot be used: {error}") from error
         try:
-            if not self._users.take(shared=True, timeout_s=timeout_s):
+            if not self._users.acquire(shared=True, timeout_s=timeout_s):
                 raise IndexUnavailable(
                     f"the engine of {folder} has been ending for {timeout_s:.0f} s: {self._advice()}"
                 )
             self.contact = self._find_or_start()
         except BaseException:
-            self._users.release()
+            self._users.close()
             raise
 
     def renew(self, broken: Contact) -> Contact:
@@ -150,12 +110,12 @@ class EngineLease:
 
     def close(self) -> None:
         """Let go; the engine ends when nobody holds it. Harmless when done twice."""
-        self._users.release()
+        self._users.close()
 
     def _find_or_start(self) -> Contact:
         deadline = time.monotonic() + self._timeout_s
-        with Lock(self._folder / START_LOCK) as starting:
-            if not starting.take(timeout_s=self._timeout_s):
+        with closing(FileLock(self._folder / START_LOCK)) as starting:
+            if not starting.acquire(timeout_s=self._timeout_s):
                 raise IndexUnavailable(f"another program has been starting the engine for long: {self._advice()}")
             while time.monotonic() < deadline:
                 contact = self._wait_for_contact(deadline) if self._alive() else self._start(deadline)
@@ -166,8 +126,8 @@ class EngineLease:
         )
 
     def _alive(self) -> bool:
-        with Lock(self._folder / ENGINE_LOCK) as engine:
-            return not engine.take()
+        with closing(FileLock(self._folder / ENGINE_LOCK)) as engine:
+            return not engine.acquire()
 
     def _wait_for_contact(self, deadline: float) -> Contact | None:
         """The contact of the engine that lives, or None if it has gone meanwhile."""

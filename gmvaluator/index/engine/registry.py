@@ -11,8 +11,9 @@ from pathlib import Path
 
 import grpc
 
+from gmvaluator.files import atomic_write, sync
 from gmvaluator.index.engine.collection import Collection
-from gmvaluator.index.engine.files import remove_tree, replace_file, sync_folder
+from gmvaluator.index.engine.files import remove_tree
 from gmvaluator.index.engine.generations import Description
 from gmvaluator.index.engine.supported_api import Refused
 
@@ -60,7 +61,7 @@ class Registry:
                 if alias in self._collections:
                     raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"{alias!r} is a collection: an alias needs a name")
                 aliases[alias] = collection
-            replace_file(self._folder / _ALIASES, json.dumps(aliases, sort_keys=True).encode())
+            atomic_write(self._folder / _ALIASES, json.dumps(aliases, sort_keys=True).encode())
             self._aliases = aliases
 
     def _named(self, name: str) -> Collection:
@@ -79,7 +80,7 @@ class Registry:
             making.mkdir()
             Collection.make(making, description)
             making.rename(self._folder / name)
-            sync_folder(self._folder)
+            sync(self._folder)
             self._collections[name] = Collection(self._folder / name)
 
     def delete(self, name: str) -> None:
@@ -88,13 +89,13 @@ class Registry:
             collection = self._named(name)
             if name in self._aliases.values():
                 aliases = {alias: one for alias, one in self._aliases.items() if one != name}
-                replace_file(self._folder / _ALIASES, json.dumps(aliases, sort_keys=True).encode())
+                atomic_write(self._folder / _ALIASES, json.dumps(aliases, sort_keys=True).encode())
                 self._aliases = aliases
             del self._collections[name]
         collection.close()
         leaving = self._folder / f"{_LEAVING}{uuid.uuid4()}"
         (self._folder / name).rename(leaving)
-        sync_folder(self._folder)
+        sync(self._folder)
         remove_tree(leaving)
 
     def flush(self) -> None:

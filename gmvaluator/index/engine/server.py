@@ -12,6 +12,7 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import closing
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -20,7 +21,8 @@ import grpc
 from qdrant_client import grpc as messages
 
 from gmvaluator import __version__
-from gmvaluator.index.engine.launcher import CONTACT, ENGINE_LOCK, LOG, USERS_LOCK, Contact, Lock
+from gmvaluator.files import FileLock
+from gmvaluator.index.engine.launcher import CONTACT, ENGINE_LOCK, LOG, USERS_LOCK, Contact
 from gmvaluator.index.engine.registry import Registry
 from gmvaluator.index.engine.services import CollectionsService, HealthService, PointsService
 from gmvaluator.index.engine.wire_settings import FLUSH_INTERVAL_S
@@ -73,8 +75,11 @@ class Engine:
 
     def run(self) -> int:
         """Serve until the last user has gone or SIGTERM comes; returns the exit code."""
-        with Lock(self._folder / ENGINE_LOCK) as alone, Lock(self._folder / USERS_LOCK) as users:
-            if not alone.take(timeout_s=_LOCK_WAIT_S):
+        with (
+            closing(FileLock(self._folder / ENGINE_LOCK)) as alone,
+            closing(FileLock(self._folder / USERS_LOCK)) as users,
+        ):
+            if not alone.acquire(timeout_s=_LOCK_WAIT_S):
                 return ALREADY_RUNNING
             (self._folder / CONTACT).unlink(missing_ok=True)
             signal.signal(signal.SIGTERM, self._on_signal)
@@ -106,11 +111,11 @@ class Engine:
         _log.info("serving %s on port %d, process %d", ", ".join(registry.names()) or "nothing", port, os.getpid())
         return server
 
-    def _wait(self, registry: Registry, users: Lock) -> None:
+    def _wait(self, registry: Registry, users: FileLock) -> None:
         """Flush now and then; return when stopped, or when nobody uses the index (and so nobody can begin to)."""
         flushed = time.monotonic()
         while not self._stop.wait(_USERS_POLL_S):
-            if not self._port and users.take():
+            if not self._port and users.acquire():
                 _log.info("the last user has gone")
                 return
             if time.monotonic() - flushed >= FLUSH_INTERVAL_S:

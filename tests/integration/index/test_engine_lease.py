@@ -15,7 +15,8 @@ from pathlib import Path
 import pytest
 
 from gmvaluator.errors import IndexUnavailable
-from gmvaluator.index.engine.launcher import CONTACT, ENGINE_LOCK, LOG, Contact, EngineLease, Lock
+from gmvaluator.files import FileLock
+from gmvaluator.index.engine.launcher import CONTACT, ENGINE_LOCK, LOG, Contact, EngineLease
 from gmvaluator.index.opening import open_store
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 
@@ -31,8 +32,8 @@ def wait_until(condition: Callable[[], bool]) -> None:
 
 
 def alive(folder: Path) -> bool:
-    with Lock(folder / ENGINE_LOCK) as engine:
-        return not engine.take()
+    with closing(FileLock(folder / ENGINE_LOCK)) as engine:
+        return not engine.acquire()
 
 
 def kill(lease: EngineLease) -> None:

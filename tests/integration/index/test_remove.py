@@ -15,9 +15,10 @@ from PIL import Image
 from gmvaluator.catalogue.removal import Selection
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.commands.main import gmvaluator
+from gmvaluator.files import FileLock
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.index.engine.files import copy_tree
-from gmvaluator.index.engine.launcher import ENGINE_LOCK, Lock
+from gmvaluator.index.engine.launcher import ENGINE_LOCK
 from gmvaluator.index.opening import open_store
 from gmvaluator.index.schema import KEY_GROUP, KEY_KEY
 from gmvaluator.index.store import QdrantStore
@@ -43,8 +44,8 @@ def template(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 def wait_for_the_engine(data: Path) -> None:
     """It ends shortly after its last user."""
-    with Lock(data / "index" / ENGINE_LOCK) as engine:
-        assert engine.take(timeout_s=60)
+    with closing(FileLock(data / "index" / ENGINE_LOCK)) as engine:
+        assert engine.acquire(timeout_s=60)
 
 
 @pytest.fixture

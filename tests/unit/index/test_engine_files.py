@@ -11,7 +11,7 @@ from google.protobuf.message import Message
 from qdrant_client import grpc as messages
 
 from gmvaluator.index.engine import server
-from gmvaluator.index.engine.files import copy_tree, remove_tree, replace_file
+from gmvaluator.index.engine.files import copy_tree, remove_tree
 from gmvaluator.index.engine.generations import Description, Generations, Rebuild
 from gmvaluator.index.engine.settings import CollectionSettings, HnswSettings, VectorSettings
 from gmvaluator.index.engine.supported_api import CALLS, FIELDS, Refused, require_supported
@@ -19,15 +19,6 @@ from gmvaluator.index.engine.wire_points import from_value, to_value
 
 RECALL = VectorSettings(512, "cosine", True, HnswSettings(16, 128, 10), "pq-x16", True)
 SETTINGS = CollectionSettings({"recall": RECALL}, 1, None, 1)
-
-
-def test_a_file_is_replaced_whole(tmp_path: Path) -> None:
-    path = tmp_path / "file"
-    replace_file(path, b"one")
-    replace_file(path, b"two", mode=0o600)
-    assert path.read_bytes() == b"two"
-    assert path.stat().st_mode & 0o777 == 0o600
-    assert list(tmp_path.iterdir()) == [path]
 
 
 def test_copies_are_equal_and_stay_sparse(tmp_path: Path) -> None:
