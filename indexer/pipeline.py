@@ -1,8 +1,7 @@
-"""Reader -> decoder pool -> embedder -> writer: one shard after another, every queue bounded, every row counted.
+"""The indexing pipeline: reader -> decoder pool -> embedder -> writer, one shard after another.
 
-Three threads of ours overlap: one reads and has a pool decode, the caller's embeds, one writes.
-
-Bounded flows between threads: order is kept, nothing runs further ahead than it is told, and closing stops it.
+Three threads overlap: one reads and has a pool decode, the caller's thread embeds, one writes. Every queue is bounded,
+so that a slow step holds the ones before it back, and every row is counted.
 """
 
 from __future__ import annotations
@@ -21,125 +20,46 @@ from typing import Any, Generic, TypeVar
 from gmvaluator.errors import ModelFailed
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ports import Models, VectorStore
+from gmvaluator.profile import ProfileIdentity
 from indexer.reading import DecodedImage, ItemReader, ReadImage
 from indexer.report import REMOVED, Counts, LeftOut
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Shard
-from indexer.writing import Batch, Embedded, ShardLog, WorkRecorder, Writer, Written
+from indexer.writing import Batch, ImageVectors, ShardLog, WorkRecorder, Writer, Written
 
 In = TypeVar("In")
 Out = TypeVar("Out")
 
-_POLL_S = 0.1
-
-
-def ordered_map(
-    pool: Executor, function: Callable[[In], Out], items: Iterable[In], window: int
-) -> Generator[Out, None, None]:
-    """`map` on a pool that keeps order and never has more than `window` items in hand."""
-    waiting: deque[Future[Out]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) >= window:
-                yield waiting.popleft().result()
-        while waiting:
-            yield waiting.popleft().result()
-    finally:
-        for future in waiting:
-            future.cancel()
-
-
-class _Maker(threading.Thread, Generic[Out]):
-    """Makes items in a thread of its own, at most `size` before they are asked for."""
-
-    def __init__(self, items: Callable[[], Generator[Out, None, None]], size: int) -> None:
-        super().__init__(name="ahead", daemon=True)
-        self._items = items
-        self._made: queue.Queue[_Made[Out]] = queue.Queue(size)
-        self._closing = threading.Event()
-
-    def run(self) -> None:
-        source = self._items()
-        try:
-            for item in source:
-                self._put(_Made(item=(item,)))
-                if self._closing.is_set():
-                    return
-            self._put(_Made())
-        except BaseException as error:  # noqa: BLE001 - raised again in the thread that asks
-            self._put(_Made(error=error))
-        finally:
-            source.close()
-
-    def _put(self, made: _Made[Out]) -> None:
-        while not self._closing.is_set():
-            try:
-                self._made.put(made, timeout=_POLL_S)
-            except queue.Full:
-                continue
-            return
-
-    def get(self) -> _Made[Out]:
-        return self._made.get()
-
-    def close(self) -> None:
-        self._closing.set()
-        self.join()
-
-
-@dataclass(frozen=True, slots=True)
-class _Made(Generic[Out]):
-    """An item, or the end, or why there is none."""
-
-    item: tuple[Out, ...] = ()
-    error: BaseException | None = None
-
-
-def ahead(items: Callable[[], Generator[Out, None, None]], size: int) -> Generator[Out, None, None]:
-    """Items made in a thread of their own, at most `size` before they are asked for.
-
-    An exception there is raised here. Closing this generator closes that one, after the item it is making.
-    """
-    maker = _Maker(items, size)
-    maker.start()
-    try:
-        while True:
-            made = maker.get()
-            if made.error is not None:
-                raise made.error
-            if not made.item:
-                return
-            yield made.item[0]
-    finally:
-        maker.close()
-
-
-def batched(items: Iterable[In], size: int) -> Iterator[list[In]]:
-    """Lists of `size` items; the last may be shorter."""
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
-        yield batch
-
-
 BATCH_VIEWS = 64
-"""Views embedded in one batch. `lite`'s take 600 KB each as model input, and some batches are in memory."""
+"""Views embedded in one batch. As model input a view of `lite` takes 600 KB, and several batches are in memory."""
 
 MAX_BATCH_IMAGES = 32
+"""Images in one batch, however few views each has."""
+
 WORKERS = 2
 """Threads that read and decode."""
+
 BATCHES_AHEAD = 2
-"""Batches ready for the models, and batches on their way to the index, at most."""
+"""Batches that wait for the models, and batches that wait to be written; each at most this many."""
+
+_POLL_S = 0.1
+"""Seconds after which a producer that waits for room checks whether its consumer has gone."""
 
 Advance = Callable[[Counts, Sequence[LeftOut]], None]
+"""Called once per batch that is durable, with its counts and the rows that it left out."""
+
+
+def batch_images(identity: ProfileIdentity) -> int:
+    """Return the number of images in one batch for models of this profile."""
+    return max(1, min(MAX_BATCH_IMAGES, BATCH_VIEWS // identity.perceptual_views))
 
 
 @dataclass
 class Indexer:
-    """Brings shards into one collection.
+    """Indexes shards of images into one collection.
 
-    A point is in the index before the catalogue learns of its work, and both before progress is noted: a run that was
-    killed is taken up where its notes end, repeats at most the batches that were on their way, and nothing twice.
+    A point is in the index before the catalogue records its work, and both before progress is recorded. A run that was
+    killed resumes at the recorded position: it repeats at most the batches in flight, and indexes nothing twice.
     """
 
     models: Models
@@ -149,7 +69,8 @@ class Indexer:
     data_set: str
     opt_outs: OptOutList = NO_OPT_OUTS
     heed_signals: bool = True
-    _on_their_way: set[TrainingImageId] = field(default_factory=set)
+    _in_flight: set[TrainingImageId] = field(default_factory=set)
+    """New works of batches that are read and not written yet."""
     _failed: bool = False
     _writer: Writer = field(init=False)
 
@@ -164,19 +85,19 @@ class Indexer:
         advance: Advance = lambda counts, left_out: None,  # noqa: ARG005
         stopping: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """Index a shard from position `start` on; False if it was stopped before its end.
+        """Index a shard from row `start` on; return False if it was stopped before its end.
 
-        advance: called with each batch's counts, and what it left out, once it is durable. Stops between batches once
-        `stopping`. Once a batch could not be written, none after it is: progress ends before it.
+        Stops between batches once `stopping` returns True. If a batch cannot be written, no later one is: progress
+        ends before it, and the error is raised.
         """
-        self._on_their_way.clear()
+        self._in_flight.clear()
         self._failed = False
         with ThreadPoolExecutor(WORKERS, "decode") as pool, ThreadPoolExecutor(1, "write") as writer:
             batches = ahead(partial(self._read, shard, start, pool), BATCHES_AHEAD)
             written: deque[Future[Written | None]] = deque()
             try:
                 for batch in batches:
-                    vectors = self._embed([image for _, image in batch.fresh])
+                    vectors = embed_images(self.models, [image for _, image in batch.fresh])
                     written.append(writer.submit(self._write, batch, vectors, log))
                     self._settle(written, advance, BATCHES_AHEAD)
                     if stopping():
@@ -186,8 +107,75 @@ class Indexer:
                 batches.close()
                 self._settle(written, advance, 0)
 
-    def _write(self, batch: Batch, vectors: Sequence[Embedded], log: ShardLog) -> Written | None:
-        """None without writing if a batch before this one failed."""
+    def _read(self, shard: Shard, start: int, pool: ThreadPoolExecutor) -> Generator[Batch, None, None]:
+        reader = ItemReader(self.data_set, self.models.prepare_work, self.opt_outs, self.heed_signals)
+        size = batch_images(self.models.identity)
+        # The window covers two batches, so that the pool reads the next one while this one is classified.
+        reads = ordered_map(pool, reader.read, shard.start(start), window=2 * size)
+        position = start
+        for rows in batched(reads, size):
+            yield self._classify(Batch(position, len(rows)), rows, reader, pool)
+            position += len(rows)
+
+    def _classify(
+        self, batch: Batch, rows: list[ReadImage | LeftOut], reader: ItemReader, pool: ThreadPoolExecutor
+    ) -> Batch:
+        """Decode new images, describe those that are indexed already, and give a reason for every row left out."""
+        images, left_out = self._without_removed(batch.start, rows)
+        present = self._present({image.training_image_id for _, image in images})
+        firsts: dict[TrainingImageId, tuple[int, ReadImage]] = {}
+        for position, image in images:
+            if image.training_image_id not in present:
+                firsts.setdefault(image.training_image_id, (position, image))
+        decoded = pool.map(reader.decode, [image for _, image in firsts.values()])
+        for (position, _), result in zip(firsts.values(), decoded, strict=True):
+            _append(batch.fresh, position, result, batch)
+        decoded_positions = {position for position, _ in firsts.values()}
+        others = [(position, image) for position, image in images if position not in decoded_positions]
+        self._add_duplicates(batch, others, present, reader)
+        batch.left_out.extend(left_out)
+        self._in_flight.update(image.training_image_id for _, image in batch.fresh)
+        return batch
+
+    def _without_removed(
+        self, start: int, rows: list[ReadImage | LeftOut]
+    ) -> tuple[list[tuple[int, ReadImage]], list[tuple[int, LeftOut]]]:
+        """Split rows, with their positions, into images and rows to leave out, among them works removed before."""
+        read = [row for row in rows if isinstance(row, ReadImage)]
+        reasons = self._writer.removed((row.sha256, row.item.key) for row in read)
+        images: list[tuple[int, ReadImage]] = []
+        left_out: list[tuple[int, LeftOut]] = []
+        for position, row in enumerate(rows, start=start):
+            if isinstance(row, LeftOut):
+                left_out.append((position, row))
+            elif (reason := reasons.get((row.sha256, row.item.key))) is not None:
+                left_out.append((position, LeftOut(row.item.key, reason, REMOVED)))
+            else:
+                images.append((position, row))
+        return images, left_out
+
+    def _add_duplicates(
+        self, batch: Batch, images: list[tuple[int, ReadImage]], present: set[TrainingImageId], reader: ItemReader
+    ) -> None:
+        """Describe images that are indexed or new in this batch.
+
+        If the first of several rows with the same bytes could not be used, its row may be at fault: try the next.
+        """
+        known = present | {image.training_image_id for _, image in batch.fresh}
+        for position, image in images:
+            if image.training_image_id in known:
+                _append(batch.known, position, reader.describe(image), batch)
+            elif _append(batch.fresh, position, reader.decode(image), batch):
+                known.add(image.training_image_id)
+
+    def _present(self, ids: set[TrainingImageId]) -> set[TrainingImageId]:
+        """Return those of `ids` that are indexed or in flight."""
+        # In this order: a work leaves `_in_flight` only after it is in the index, so it is seen in one of the two.
+        in_flight = ids & self._in_flight
+        return in_flight | self.store.existing(sorted(ids - in_flight))
+
+    def _write(self, batch: Batch, vectors: Sequence[ImageVectors], log: ShardLog) -> Written | None:
+        """Write a batch; return None, without writing, if a batch before this one failed."""
         if self._failed:
             return None
         try:
@@ -195,86 +183,129 @@ class Indexer:
         except BaseException:
             self._failed = True
             raise
-        self._on_their_way.difference_update(image.training_image_id for _, image in batch.fresh)
+        self._in_flight.difference_update(image.training_image_id for _, image in batch.fresh)
         return written
 
     def _settle(self, written: deque[Future[Written | None]], advance: Advance, left: int) -> None:
+        """Wait until at most `left` batches are being written, and report the others."""
         while len(written) > left:
-            done = written.popleft().result()
-            if done is not None:
-                advance(*done)
-
-    def _read(self, shard: Shard, start: int, pool: ThreadPoolExecutor) -> Generator[Batch, None, None]:
-        reader = ItemReader(self.data_set, self.models.prepare_work, self.opt_outs, self.heed_signals)
-        size = max(1, min(MAX_BATCH_IMAGES, BATCH_VIEWS // self.models.identity.perceptual_views))
-        reads = ordered_map(pool, reader.read, shard.start(start), window=2 * size)
-        position = start
-        for rows in batched(reads, size):
-            yield self._sorted(Batch(position, len(rows)), rows, reader, pool)
-            position += len(rows)
-
-    def _sorted(
-        self, batch: Batch, rows: list[ReadImage | LeftOut], reader: ItemReader, pool: ThreadPoolExecutor
-    ) -> Batch:
-        """Decode what is new, describe what is indexed already, and say why for the rest."""
-        read = [row for row in rows if isinstance(row, ReadImage)]
-        reasons = self._writer.removed((row.sha256, row.item.key) for row in read)
-        images, removed = [], []
-        for position, row in enumerate(rows, start=batch.start):
-            if isinstance(row, LeftOut):
-                removed.append((position, row))
-            elif (reason := reasons.get((row.sha256, row.item.key))) is not None:
-                removed.append((position, LeftOut(row.item.key, reason, REMOVED)))
-            else:
-                images.append((position, row))
-        present = self._present({image.training_image_id for _, image in images})
-        fresh: dict[TrainingImageId, tuple[int, ReadImage]] = {}
-        for position, image in images:
-            if image.training_image_id not in present:
-                fresh.setdefault(image.training_image_id, (position, image))
-        decoded = pool.map(reader.decode, [image for _, image in fresh.values()])
-        for (position, _), result in zip(fresh.values(), decoded, strict=True):
-            _into(batch.fresh, position, result, batch)
-        first = {position for position, _ in fresh.values()}
-        self._add_copies(batch, [one for one in images if one[0] not in first], present, reader)
-        batch.left_out.extend(removed)
-        self._on_their_way.update(image.training_image_id for _, image in batch.fresh)
-        return batch
-
-    def _add_copies(
-        self, batch: Batch, images: list[tuple[int, ReadImage]], present: set[TrainingImageId], reader: ItemReader
-    ) -> None:
-        """Describe what is indexed or comes with this batch; where the first copy could not be used, try the next."""
-        coming = present | {image.training_image_id for _, image in batch.fresh}
-        for position, image in images:
-            if image.training_image_id in coming:
-                _into(batch.known, position, reader.describe(image), batch)
-            elif _into(batch.fresh, position, reader.decode(image), batch):
-                coming.add(image.training_image_id)
-
-    def _present(self, ids: set[TrainingImageId]) -> set[TrainingImageId]:
-        """Those of `ids` that are indexed or on their way. In this order: what leaves the one is in the other."""
-        coming = ids & self._on_their_way
-        return coming | self.store.existing(sorted(ids - coming))
-
-    def _embed(self, images: list[DecodedImage]) -> list[Embedded]:
-        """One row an image; a batch that fails is halved until the image at fault stands alone."""
-        if not images:
-            return []
-        try:
-            rows = self.models.embed_works([image.inputs for image in images])
-        except ModelFailed as error:
-            if len(images) == 1:
-                return [error]
-            half = len(images) // 2
-            return self._embed(images[:half]) + self._embed(images[half:])
-        return list(zip(rows.recall, rows.perceptual, strict=True))
+            result = written.popleft().result()
+            if result is not None:
+                advance(*result)
 
 
-def _into(wanted: list[Any], position: int, result: object, batch: Batch) -> bool:
-    """A result where it belongs: among the wanted, or among what is left out; whether it is wanted."""
+def embed_images(models: Models, images: Sequence[DecodedImage]) -> list[ImageVectors]:
+    """Return each image's vectors or ModelFailed; a batch that fails is halved until the image at fault is alone."""
+    if not images:
+        return []
+    try:
+        rows = models.embed_works([image.inputs for image in images])
+    except ModelFailed as error:
+        if len(images) == 1:
+            return [error]
+        half = len(images) // 2
+        return embed_images(models, images[:half]) + embed_images(models, images[half:])
+    return list(zip(rows.recall, rows.perceptual, strict=True))
+
+
+def _append(rows: list[Any], position: int, result: object, batch: Batch) -> bool:
+    """Append a result to `rows`, or to what the batch leaves out; return whether it is in `rows`."""
     if isinstance(result, LeftOut):
         batch.left_out.append((position, result))
         return False
-    wanted.append((position, result))
+    rows.append((position, result))
     return True
+
+
+def batched(items: Iterable[In], size: int) -> Iterator[list[In]]:
+    """Yield lists of `size` items; the last may be shorter."""
+    iterator = iter(items)
+    while batch := list(itertools.islice(iterator, size)):
+        yield batch
+
+
+def ordered_map(
+    pool: Executor, function: Callable[[In], Out], items: Iterable[In], window: int
+) -> Generator[Out, None, None]:
+    """Map items on a pool, in order, with at most `window` items submitted and not yet yielded."""
+    waiting: deque[Future[Out]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) >= window:
+                yield waiting.popleft().result()
+        while waiting:
+            yield waiting.popleft().result()
+    finally:
+        for future in waiting:
+            future.cancel()
+
+
+def ahead(items: Callable[[], Generator[Out, None, None]], size: int) -> Generator[Out, None, None]:
+    """Yield items that a thread produces, at most `size` of them before they are consumed.
+
+    An exception of the producer is raised here. Closing this generator closes the producer's, after its current item.
+    """
+    producer = _Producer(items, size)
+    producer.start()
+    try:
+        while True:
+            produced = producer.get()
+            if produced.error is not None:
+                raise produced.error
+            if not produced.item:
+                return
+            yield produced.item[0]
+    finally:
+        producer.close()
+
+
+@dataclass(frozen=True, slots=True)
+class _Produced(Generic[Out]):
+    """An item (in a tuple of one), an error, or, with neither, the end."""
+
+    item: tuple[Out, ...] = ()
+    error: BaseException | None = None
+
+
+class _Producer(threading.Thread, Generic[Out]):
+    """A thread that runs a generator and holds at most `size` of its items in a queue."""
+
+    def __init__(self, items: Callable[[], Generator[Out, None, None]], size: int) -> None:
+        super().__init__(name="ahead", daemon=True)
+        self._items = items
+        self._queue: queue.Queue[_Produced[Out]] = queue.Queue(size)
+        self._closing = threading.Event()
+
+    def run(self) -> None:
+        """Implement `threading.Thread`."""
+        source = self._items()
+        try:
+            for item in source:
+                self._put(_Produced(item=(item,)))
+                if self._closing.is_set():
+                    return
+            self._put(_Produced())
+        except BaseException as error:  # noqa: BLE001 - raised again in the consumer's thread
+            self._put(_Produced(error=error))
+        finally:
+            # Here, as a generator must be closed by the thread that runs it.
+            source.close()
+
+    def get(self) -> _Produced[Out]:
+        """Wait for the next item, error or end."""
+        return self._queue.get()
+
+    def close(self) -> None:
+        """Stop the producer and wait for its thread."""
+        self._closing.set()
+        self.join()
+
+    def _put(self, produced: _Produced[Out]) -> None:
+        # A plain `put` would block forever once the consumer has gone with the queue full.
+        while not self._closing.is_set():
+            try:
+                self._queue.put(produced, timeout=_POLL_S)
+            except queue.Full:
+                continue
+            return

@@ -1,4 +1,4 @@
-"""The last step of the pipeline: a batch goes to thumbnails, index, catalogue and progress, in this order."""
+"""The writer, the last step of the pipeline: thumbnails, index, catalogue and progress, in this order."""
 
 from __future__ import annotations
 
@@ -17,27 +17,33 @@ from indexer.reading import DecodedImage
 from indexer.report import REMOVED, Counts, LeftOut
 
 REMOVED_CONTENT = "it was removed from the index, and stays out"
-REMOVED_KEY = "an image of this key was removed from the index: give another image another key"
-"""Why an image under a tombstone is left out."""
+"""Reason for leaving out an image whose bytes have a tombstone."""
 
-Embedded = tuple[Float32Array, Float32Array] | ModelFailed
-"""Recall vector and perceptual vectors of one image, or why there are none."""
+REMOVED_KEY = "an image of this key was removed from the index: give another image another key"
+"""Reason for leaving out an image whose key has a tombstone."""
+
+ImageVectors = tuple[Float32Array, Float32Array] | ModelFailed
+"""The recall vector (D,) and perceptual vectors (V, P) of one image, or the error that prevented them."""
 
 Written = tuple[Counts, list[LeftOut]]
+"""The counts of a written batch, and its rows left out, by position."""
 
 
 class WorkRecorder(Protocol):
-    """The catalogue, as far as writing needs it."""
+    """The part of the catalogue that the writer needs."""
 
-    def tombstoned(self, sha256s: Collection[str]) -> set[str]: ...
+    def tombstoned(self, sha256s: Collection[str]) -> set[str]:
+        """Return those of `sha256s` that have a tombstone."""
 
-    def removed_keys(self, data_set: str, keys: Collection[str]) -> set[str]: ...
+    def removed_keys(self, data_set: str, keys: Collection[str]) -> set[str]:
+        """Return those of `keys` in a data set that have a tombstone."""
 
-    def record(self, batch: Sequence[NewWork]) -> Recorded: ...
+    def record(self, batch: Sequence[NewWork]) -> Recorded:
+        """Record works; the result names those refused because they have a tombstone by now."""
 
 
 class ShardLog(Protocol):
-    """Where the progress of one shard is kept."""
+    """The recorded progress of one shard."""
 
     def advance(
         self,
@@ -46,15 +52,19 @@ class ShardLog(Protocol):
         left_out: Sequence[tuple[int, LeftOut]],
         works: Collection[TrainingImageId] = (),
     ) -> None:
-        """Everything before `position` is dealt with for good. left_out: each row with its position.
+        """Record that every row before `position` is done.
 
-        works: those of the batch that the index holds.
+        batch: counts of the rows since the last call. left_out: rows left out, each with its position. works: works of
+        the batch that the index holds.
         """
 
 
 @dataclass(slots=True)
 class Batch:
-    """Rows from `start` on. Every row is in one of the three lists."""
+    """`rows` rows of a shard from `start` on; each is in exactly one list, with its position.
+
+    fresh: new images to embed. known: works that are indexed already. left_out: rows that are not indexed.
+    """
 
     start: int
     rows: int
@@ -65,34 +75,37 @@ class Batch:
 
 @dataclass
 class Writer:
-    """Writes batches of one data set. A point is in the index before the catalogue learns of its work, and both before
-    progress is noted."""
+    """Writes batches of one data set.
+
+    A point is in the index before the catalogue records its work, and both before progress is recorded.
+    """
 
     store: VectorStore
     catalogue: WorkRecorder
     thumbnails: Path
     data_set: str
-    _refused: dict[TrainingImageId, str] = field(default_factory=dict)
+    _failed: dict[TrainingImageId, str] = field(default_factory=dict)
+    """Images that the models could not embed, with the reason."""
 
     def removed(self, images: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Why, for those of some images, by SHA-256 and key, that were removed before."""
-        wanted = set(images)
-        buried = self.catalogue.tombstoned({sha256 for sha256, _ in wanted})
-        keys = self.catalogue.removed_keys(self.data_set, {key for _, key in wanted})
-        by_key = {(sha256, key): REMOVED_KEY for sha256, key in wanted if key in keys}
-        return by_key | {(sha256, key): REMOVED_CONTENT for sha256, key in wanted if sha256 in buried}
+        """Return the reason for each of the images, as (SHA-256, key), that was removed before."""
+        pairs = set(images)
+        tombstoned = self.catalogue.tombstoned({sha256 for sha256, _ in pairs})
+        keys = self.catalogue.removed_keys(self.data_set, {key for _, key in pairs})
+        by_key = {(sha256, key): REMOVED_KEY for sha256, key in pairs if key in keys}
+        return by_key | {(sha256, key): REMOVED_CONTENT for sha256, key in pairs if sha256 in tombstoned}
 
-    def write(self, batch: Batch, vectors: Sequence[Embedded], log: ShardLog) -> Written:
-        """In order: thumbnails, points, catalogue, progress."""
+    def write(self, batch: Batch, vectors: Sequence[ImageVectors], log: ShardLog) -> Written:
+        """Write thumbnails, points, catalogue and progress, in this order. vectors: one entry per `batch.fresh`."""
         points, works = [], []
-        for (position, image), embedded in zip(batch.fresh, vectors, strict=True):
-            if isinstance(embedded, ModelFailed):
-                self._refused[image.training_image_id] = str(embedded)
-                batch.left_out.append((position, LeftOut(image.work.key, str(embedded))))
+        for (position, image), image_vectors in zip(batch.fresh, vectors, strict=True):
+            if isinstance(image_vectors, ModelFailed):
+                self._failed[image.training_image_id] = str(image_vectors)
+                batch.left_out.append((position, LeftOut(image.work.key, str(image_vectors))))
             else:
-                points.append(Point(image.training_image_id, *embedded, payload=payload(image.work)))
+                points.append(Point(image.training_image_id, *image_vectors, payload=payload(image.work)))
                 works.append(image.work)
-                self._keep_thumbnail(image)
+                self._store_thumbnail(image)
         if points:
             self.store.upsert(points)
         known = list(self._known(batch))
@@ -104,35 +117,35 @@ class Writer:
         known = [work for work in known if work.training_image_id not in refused]
         counts = Counts.of(batch.rows, len(points), len(known), (row for _, row in batch.left_out))
         left_out = sorted(batch.left_out, key=_position)
-        held = [*(point.training_image_id for point in points), *(work.training_image_id for work in known)]
-        log.advance(batch.start + batch.rows, counts, left_out, held)
+        indexed = [*(point.training_image_id for point in points), *(work.training_image_id for work in known)]
+        log.advance(batch.start + batch.rows, counts, left_out, indexed)
         return counts, [row for _, row in left_out]
 
     def _known(self, batch: Batch) -> Iterator[NewWork]:
-        """Works that are indexed already; a copy of an image that the models refused is refused as well."""
+        """Yield works that are indexed already; leave out duplicates of an image that the models could not embed."""
         for position, work in batch.known:
-            reason = self._refused.get(work.training_image_id)
+            reason = self._failed.get(work.training_image_id)
             if reason is None:
                 yield work
             else:
                 batch.left_out.append((position, LeftOut(work.key, reason)))
 
     def _withdraw(self, refused: Sequence[TrainingImageId]) -> set[TrainingImageId]:
-        """Take back what was removed by somebody else while it was on its way."""
+        """Delete points and thumbnails of works that another process removed while they were in flight."""
         if refused:
             self.store.remove(list(refused))
-        for one in refused:
-            thumbnail_path(self.thumbnails, one).unlink(missing_ok=True)
+        for work in refused:
+            thumbnail_path(self.thumbnails, work).unlink(missing_ok=True)
         return set(refused)
 
-    def _keep_thumbnail(self, image: DecodedImage) -> None:
+    def _store_thumbnail(self, image: DecodedImage) -> None:
         path = thumbnail_path(self.thumbnails, image.training_image_id)
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_bytes(image.thumbnail)
 
 
 def payload(work: NewWork) -> dict[str, Any]:
-    """What the index keeps beside the vectors."""
+    """Return the payload that the index stores with a work's vectors."""
     return {
         KEY_SHA256: work.sha256,
         KEY_KEY: work.key,

@@ -1,7 +1,4 @@
-"""`gmvaluator index add`.
-
-How a collection is kept, as options of the commands that make and rebuild one.
-"""
+"""The command `gmvaluator index add`, and the options of index settings that `index rebuild` shares."""
 
 from __future__ import annotations
 
@@ -12,28 +9,99 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import Any, TypeVar
 
 import rich_click as click
 
 from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.commands.options import choice_options, collection_option, index_option, json_option, place_option
 from gmvaluator.index.engine.quantisation import CHOICES
-from gmvaluator.index.schema import DEFAULT, DEFAULT_SETTINGS, IndexSettings
+from gmvaluator.index.schema import DEFAULT_QUANTISATION, DEFAULT_SETTINGS, IndexSettings
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.storage.database import DataLocation
 from indexer.cli.progress import stopping_by_signal
-from indexer.cli.run import ENGINES, THREADS, Added, Part, Running, Wanted, add_source
+from indexer.cli.run import IndexResult, add_source
+from indexer.job import ENGINES, THREADS, IndexJob, ModelRuntime, Partition
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.target import Target
 
 Command = TypeVar("Command", bound=Callable[..., Any])
+SettingsChange = Callable[[IndexSettings], IndexSettings]
+"""Returns index settings with the values that were given as options."""
 
-_OPTIONS = (
-    click.option("--hnsw-m", type=click.IntRange(4, 512), help="Edges per node of the graph; 16 where none is said."),
-    click.option("--hnsw-ef-construct", type=click.IntRange(8, 10_000), help="Candidates for each edge; 128."),
-    click.option("--on-disk/--in-memory", "on_disk", default=None, help="Where original vectors are; on disk."),
+SHOWN_LEFT_OUT = 20
+"""Rows left out that the command prints; the file lists all of them."""
+
+_PARTITION = re.compile(r"([0-9]{1,6})/([1-9][0-9]{0,5})")
+
+
+def parse_partition(_context: click.Context, _parameter: click.Parameter, value: str) -> Partition:
+    """Parse `i/n`. Raises BadParameter."""
+    match = _PARTITION.fullmatch(value)
+    if match is None or int(match[1]) >= int(match[2]):
+        raise click.BadParameter(f"{value!r} is no part: give i/n, with i from 0 to n - 1")
+    return Partition(int(match[1]), int(match[2]))
+
+
+_JOB_OPTIONS = (
+    click.argument("source"),
+    click.option(
+        "--manifest", help="CSV, JSONL or Parquet that names files below SOURCE; default: SOURCE/manifest.csv."
+    ),
+    click.option(
+        "--data-set",
+        help="Name of the data set these images belong to; default: the source's name, or what an export says.",
+    ),
+    click.option(
+        "--shards",
+        "partition",
+        default="0/1",
+        callback=parse_partition,
+        help="i/n: index only share i (from 0) of n of the shards.",
+    ),
+    click.option(
+        "--opt-out",
+        type=click.Path(dir_okay=False, path_type=Path),
+        help="File of SHA-256s, keys or URLs to leave out.",
+    ),
+    click.option("--ignore-signals", is_flag=True, help="Index images whose source says noai or reserves TDM."),
+    click.option("--bulk", is_flag=True, help="Defer the indexing of a server until all images are written."),
+    click.option("--group/--no-group", default=True, show_default=True, help="Look for near-duplicates at the end."),
+)
+_TARGET_OPTIONS = (
+    click.option(
+        "--quantisation",
+        type=click.Choice(CHOICES),
+        default=DEFAULT_QUANTISATION,
+        show_default=True,
+        help="Compression of the vectors that are searched.",
+    ),
+)
+_RUNTIME_OPTIONS = (
+    click.option(
+        "--threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0 lets torch choose."
+    ),
+    click.option(
+        "--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N or mps; auto takes every GPU."
+    ),
+    click.option(
+        "--engine",
+        type=click.Choice(ENGINES),
+        default=THREADS,
+        show_default=True,
+        help="Embed the images in threads of this process, or in workers of Ray.",
+    ),
+    click.option(
+        "--ray-workers", default=0, type=click.IntRange(0, 4096), help="Workers of Ray; 0: one per CPU, or one per GPU."
+    ),
+)
+_SETTINGS_OPTIONS = (
+    click.option("--hnsw-m", type=click.IntRange(4, 512), help="Edges per node of the graph; default: 16."),
+    click.option("--hnsw-ef-construct", type=click.IntRange(8, 10_000), help="Candidates for each edge; default: 128."),
+    click.option(
+        "--on-disk/--in-memory", "on_disk", default=None, help="Where original vectors are stored; default: on disk."
+    ),
     click.option("--shard-number", type=click.IntRange(1, 1024), help="Shards of a Qdrant cluster's collection."),
     click.option("--replication-factor", type=click.IntRange(1, 64), help="Copies of each shard of a cluster."),
     click.option("--write-consistency-factor", type=click.IntRange(1, 64), help="Copies that confirm each write."),
@@ -41,129 +109,124 @@ _OPTIONS = (
 
 
 def settings_options(command: Command) -> Command:
-    """The options of `IndexSettings`, handed over as one `chosen`: a function that applies them to other settings."""
+    """Add the options of `IndexSettings`; pass them on as one `change`: SettingsChange."""
 
     @wraps(command)
     def with_settings(*args: Any, **options: Any) -> Any:
-        given = {one.name: options.pop(one.name) for one in fields(IndexSettings)}
-        said = {name: value for name, value in given.items() if value is not None}
-        return command(*args, chosen=lambda settings: replace(settings, **said), **options)
+        values = {field.name: options.pop(field.name) for field in fields(IndexSettings)}
+        given = {name: value for name, value in values.items() if value is not None}
+        return command(*args, change=lambda settings: replace(settings, **given), **options)
 
-    decorated = cast(Any, with_settings)
-    for option in reversed(_OPTIONS):
-        decorated = option(decorated)
-    return cast(Command, decorated)
+    return _with(_SETTINGS_OPTIONS, with_settings)
 
 
-Chosen = Callable[[IndexSettings], IndexSettings]
+def job_options(command: Command) -> Command:
+    """Add SOURCE and the options that say what to index; pass them on as one `job`: IndexJob."""
 
-SHOWN_LEFT_OUT = 20
+    @wraps(command)
+    def with_job(
+        *args: Any,
+        source: str,
+        manifest: str | None,
+        data_set: str | None,
+        partition: Partition,
+        opt_out: Path | None,
+        ignore_signals: bool,
+        group: bool,
+        bulk: bool,
+        **options: Any,
+    ) -> Any:
+        job = IndexJob(
+            source,
+            manifest,
+            check_data_set(data_set or default_data_set(source)),
+            partition,
+            OptOutList.read(opt_out) if opt_out is not None else NO_OPT_OUTS,
+            heed_signals=not ignore_signals,
+            own_data_sets=data_set is None,
+            group=group,
+            bulk=bulk,
+        )
+        return command(*args, job=job, **options)
+
+    return _with(_JOB_OPTIONS, with_job)
+
+
+def target_options(command: Command) -> Command:
+    """Add the options that name a collection and how it is created; pass them on as one `target`: Target."""
+
+    @wraps(command)
+    def with_target(
+        *args: Any,
+        quantisation: str,
+        change: SettingsChange,
+        place: DataLocation,
+        index_url: str,
+        collection: str,
+        **options: Any,
+    ) -> Any:
+        settings = change(DEFAULT_SETTINGS)
+        target = Target(place.folder, index_url, collection, quantisation, place.database_url, settings)
+        return command(*args, target=target, **options)
+
+    return _with(_TARGET_OPTIONS, settings_options(place_option(index_option(collection_option(with_target)))))
+
+
+def runtime_options(command: Command) -> Command:
+    """Add the options of the models and how they run; pass them on as one `runtime`: ModelRuntime."""
+
+    @wraps(command)
+    def with_runtime(
+        *args: Any, choice: ProfileChoice, device: str, threads: int, engine: str, ray_workers: int, **options: Any
+    ) -> Any:
+        runtime = ModelRuntime(choice, device, threads or None, engine, ray_workers)
+        return command(*args, runtime=runtime, **options)
+
+    return _with(_RUNTIME_OPTIONS, choice_options(with_runtime))
+
+
+def _with(options: tuple[Callable[[Any], Any], ...], command: Callable[..., Any]) -> Any:
+    """Add options to a command, in the order in which its help lists them."""
+    for option in reversed(options):
+        command = option(command)
+    return command
 
 
 @click.command()
-@click.argument("source")
-@click.option("--manifest", help="CSV, JSONL or Parquet that names files below SOURCE; default: SOURCE/manifest.csv.")
-@click.option(
-    "--data-set",
-    help="Name of the data set these images belong to; default: the source's name, or what an export says.",
-)
-@click.option(
-    "--shards", "part", default="0/1", callback=Part.parse, help="i/n: only this worker's share of the shards."
-)
-@click.option(
-    "--opt-out", type=click.Path(dir_okay=False, path_type=Path), help="File of SHA-256s, keys or URLs to leave out."
-)
-@click.option("--ignore-signals", is_flag=True, help="Take in images whose source says noai or reserves TDM.")
-@click.option(
-    "--quantisation", type=click.Choice(CHOICES), default=DEFAULT, show_default=True, help="Of the vectors searched."
-)
-@click.option(
-    "--threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0 lets torch choose."
-)
-@click.option(
-    "--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N or mps; auto takes every GPU."
-)
-@click.option(
-    "--engine",
-    type=click.Choice(ENGINES),
-    default=THREADS,
-    show_default=True,
-    help="What embeds the images.",
-)
-@click.option("--ray-workers", default=0, type=click.IntRange(0, 4096), help="Of Ray; 0: one a CPU, or one a GPU.")
-@click.option("--bulk", is_flag=True, help="Let a server that is indexed already index nothing until the end.")
-@click.option("--group/--no-group", default=True, show_default=True, help="Look for near-copies at the end.")
-@settings_options
-@place_option
-@index_option
-@collection_option
-@choice_options
+@job_options
+@runtime_options
+@target_options
 @json_option
-def add(
-    source: str,
-    manifest: str | None,
-    data_set: str | None,
-    part: Part,
-    opt_out: Path | None,
-    ignore_signals: bool,
-    quantisation: str,
-    threads: int,
-    device: str,
-    engine: str,
-    ray_workers: int,
-    bulk: bool,
-    group: bool,
-    chosen: Chosen,
-    place: DataLocation,
-    index_url: str,
-    collection: str,
-    choice: ProfileChoice,
-    as_json: bool,
-) -> None:
+def add(job: IndexJob, runtime: ModelRuntime, target: Target, as_json: bool) -> None:
     """Index the images at SOURCE, and build the compressed index.
 
     SOURCE is a path or an fsspec URL: a folder of images, a CSV, JSONL or Parquet manifest, WebDataset tar shards,
-    Parquet with embedded images, what img2dataset wrote, or embeddings in clip-retrieval's layout. Running it again
-    adds what is new and nothing twice; after a stop it goes on where it was. Exits with 1 if a collection that was
-    verified has grown by a fifth and its recall is below the floor now.
+    Parquet with embedded images, the output of img2dataset, or embeddings in clip-retrieval's layout. Running it again
+    adds what is new and nothing twice; after a stop it resumes. Exits with 1 if a collection that was verified has
+    grown by a fifth and its recall is now below the floor.
 
     Example: gmvaluator index add ./pictures --data-set paintings --data ./gmvaluator-data
     """
-    wanted = Wanted(
-        source,
-        manifest,
-        check_data_set(data_set or default_data_set(source)),
-        part,
-        OptOutList.read(opt_out) if opt_out is not None else NO_OPT_OUTS,
-        not ignore_signals,
-        data_set is None,
-        group,
-        bulk,
-    )
-    settings = chosen(DEFAULT_SETTINGS)
-    target = Target(place.folder, index_url, collection, quantisation, place.database_url, settings)
     with stopping_by_signal() as stopping:
-        added = add_source(wanted, target, Running(choice, device, threads or None, engine, ray_workers), stopping)
-    _print(added, as_json)
-    if added.stopped:
+        result = add_source(job, target, runtime, stopping)
+    _print(result, as_json)
+    if result.stopped:
         sys.exit(130)
-    if not added.trusted:
+    if not result.trusted:
         sys.exit(1)
 
 
 def default_data_set(source: str) -> str:
-    """The last part of the source's name, with what a data set's name cannot hold replaced by "-"."""
+    """Return the last part of the source's name, with characters that a data set's name cannot hold replaced by "-"."""
     name = Path(source).resolve().name if "://" not in source else PurePosixPath(source).name
     return re.sub(r"[^A-Za-z0-9._]+", "-", name).strip("-._")[:64] or "images"
 
 
-def _print(added: Added, as_json: bool) -> None:
-    report, info, file, standing = added.report, added.collection, added.left_out, added.still_indexed
+def _print(result: IndexResult, as_json: bool) -> None:
     if as_json:
-        said = {**report.as_dict(), "left_out_file": str(file.path), "stopped": added.stopped, "seconds": added.seconds}
-        said["still_indexed"] = None if standing is None else {"works": standing.works, "file": str(standing.file)}
-        click.echo(json.dumps({**said, "collection": collection_dict(info)}))
+        click.echo(json.dumps(_as_dict(result)))
         return
+    report, info, file = result.report, result.collection, result.left_out
     for row in report.left_out[:SHOWN_LEFT_OUT]:
         click.echo(f"{row.kind.replace('_', '-')} {row.key}: {row.reason}")
     counts = report.counts
@@ -174,15 +237,27 @@ def _print(added: Added, as_json: bool) -> None:
         f"+ {counts.opt_outs:,} opt-outs + {counts.rejects:,} rejects + {counts.removed:,} removed before; "
         f"collection {info.name!r} holds {info.points:,} points, {info.indexed_points:,} of them quantised"
     )
-    if standing is not None:
+    if result.still_indexed is not None:
         click.echo(
-            f"{standing.works:,} works whose owners opted out were indexed before, and are found and paid still: "
-            f"take them out by `gmvaluator index remove --from {standing.file}`"
+            f"{result.still_indexed.works:,} works whose owners opted out were indexed before, and are found and paid "
+            f"still: take them out by `gmvaluator index remove --from {result.still_indexed.file}`"
         )
 
 
+def _as_dict(result: IndexResult) -> dict[str, Any]:
+    opted_out = result.still_indexed
+    return {
+        **result.report.as_dict(),
+        "left_out_file": str(result.left_out.path),
+        "stopped": result.stopped,
+        "seconds": result.seconds,
+        "still_indexed": None if opted_out is None else {"works": opted_out.works, "file": str(opted_out.file)},
+        "collection": collection_dict(result.collection),
+    }
+
+
 def collection_dict(info: CollectionInfo) -> dict[str, Any]:
-    """A collection's state as JSON."""
+    """Return a collection's state as JSON."""
     return {
         "name": info.name,
         "points": info.points,

@@ -1,9 +1,4 @@
-"""`gmvaluator index`: add, export, group, info, rebuild, remove, verify.
-
-`gmvaluator index export`.
-
-`gmvaluator index rebuild`.
-"""
+"""The command group `gmvaluator index`, with its commands `export`, `info` and `rebuild`."""
 
 from __future__ import annotations
 
@@ -18,7 +13,7 @@ from gmvaluator.commands.options import collection_option, data_option, index_op
 from gmvaluator.index.engine.quantisation import CHOICES
 from gmvaluator.index.schema import CollectionMetadata, IndexSettings, growth_since_verified, measured_recall
 from gmvaluator.storage.database import DataLocation
-from indexer.cli.add import Chosen, add, collection_dict, settings_options
+from indexer.cli.add import SettingsChange, add, collection_dict, settings_options
 from indexer.cli.group import group
 from indexer.cli.remove import remove
 from indexer.cli.verify import verify
@@ -36,8 +31,8 @@ from indexer.target import Target
 def export(folder: Path, place: DataLocation, index_url: str, collection: str, as_json: bool) -> None:
     """Write every point's vectors and metadata to FOLDER, in clip-retrieval's layout.
 
-    `gmvaluator index add FOLDER` rebuilds an index from it, without the images and without a model. Rights are not
-    in it: the catalogue has a backup of its own.
+    `gmvaluator index add FOLDER` rebuilds an index from it, without the images and without a model. It does not hold
+    rights: back up the catalogue for them.
 
     Example: gmvaluator index export ./embeddings --data ./gmvaluator-data
     """
@@ -60,19 +55,26 @@ def export(folder: Path, place: DataLocation, index_url: str, collection: str, a
 
 
 @click.command()
-@click.option("--quantisation", type=click.Choice(CHOICES), help="Of the vectors searched; default: as it is.")
+@click.option(
+    "--quantisation", type=click.Choice(CHOICES), help="Compression of the vectors searched; default: unchanged."
+)
 @settings_options
 @place_option
 @index_option
 @collection_option
 @json_option
 def rebuild(
-    quantisation: str | None, chosen: Chosen, place: DataLocation, index_url: str, collection: str, as_json: bool
+    quantisation: str | None,
+    change: SettingsChange,
+    place: DataLocation,
+    index_url: str,
+    collection: str,
+    as_json: bool,
 ) -> None:
     """Copy the collection's points into a fresh one, build it, and swap it in whole; searches go on meanwhile.
 
-    With other settings if they are given. Killed at any moment, the old or the new one serves; give it again then.
-    Nobody may index meanwhile: the catalogue is held.
+    The new collection has the settings given; the others are unchanged. If it is killed, either the old or the new
+    collection serves: run the same command again. The catalogue is locked meanwhile, so no indexer can run.
 
     Example: gmvaluator index rebuild --quantisation pq-x32 --hnsw-m 32
     """
@@ -80,7 +82,7 @@ def rebuild(
     with open_catalogue(place, write=True) as catalogue, target.open_existing() as store:
         before = CollectionMetadata.from_dict(collection, store.info().metadata)
         click.echo(f"rebuilding collection {collection!r}", err=True)
-        target.rebuild(collection, without_removed(catalogue), quantisation, chosen(before.settings))
+        target.rebuild(collection, without_removed(catalogue), quantisation, change(before.settings))
         info = store.info()
     if as_json:
         click.echo(json.dumps(collection_dict(info)))
@@ -106,33 +108,32 @@ index.add_command(remove)
 index.add_command(verify)
 
 
-@index.command()
+@index.command("info")
 @data_option
 @index_option
 @collection_option
 @json_option
-def info(data: Path, index_url: str, collection: str, as_json: bool) -> None:
-    """Say what the index holds, and by which profile it was built.
+def show_info(data: Path, index_url: str, collection: str, as_json: bool) -> None:
+    """Show what the index holds, and by which profile it was built.
 
     Example: gmvaluator index info --json
     """
     with Target(data, index_url, collection).open_existing() as store:
-        found = store.info()
+        info = store.info()
     if as_json:
-        click.echo(json.dumps(collection_dict(found)))
+        click.echo(json.dumps(collection_dict(info)))
         return
-    profile = found.metadata.get("profile", {})
-    click.echo(f"collection {found.name}: {found.points:,} points, {found.indexed_points:,} quantised")
+    profile = info.metadata.get("profile", {})
+    click.echo(f"collection {info.name}: {info.points:,} points, {info.indexed_points:,} quantised")
     click.echo(f"profile {profile.get('name')}: recall {profile.get('recall_dim')} dimensions, "
                f"perceptual {profile.get('perceptual_dim')}")  # fmt: skip
-    metadata = CollectionMetadata.from_dict(found.name, found.metadata)
-    click.echo(f"kept by: {metadata.quantisation}, " + _kept_by(metadata.settings))
-    growth = growth_since_verified(found)
-    click.echo("recall: never measured" if growth is None else f"recall: {measured_recall(found.metadata)}, measured "
+    metadata = CollectionMetadata.from_dict(info.name, info.metadata)
+    click.echo(f"settings: {metadata.quantisation}, " + _settings_text(metadata.settings))
+    growth = growth_since_verified(info)
+    click.echo("recall: never measured" if growth is None else f"recall: {measured_recall(info.metadata)}, measured "
                f"{growth:.0%} of growth ago")  # fmt: skip
-    click.echo(f"ready: {'yes' if found.ready else 'no, it is being built'}")
+    click.echo(f"ready: {'yes' if info.ready else 'no, it is being built'}")
 
 
-def _kept_by(settings: IndexSettings) -> str:
-    said = [f"{name} {value}" for name, value in asdict(settings).items() if value is not None]
-    return ", ".join(said)
+def _settings_text(settings: IndexSettings) -> str:
+    return ", ".join(f"{name} {value}" for name, value in asdict(settings).items() if value is not None)

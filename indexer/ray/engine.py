@@ -1,7 +1,7 @@
-"""`index add --engine ray`: Ray Data's workers read, decode and embed; this process writes, in each shard's order.
+"""The driver of `index add --engine ray`: workers read, decode and embed; this process writes each shard in order.
 
-Counts, progress, resuming and consent are those of the threads: what comes back is written by the same `Writer`. One
-writer is enough: it writes thousands of points a second, a worker embeds tens or hundreds.
+Counts, progress, resuming and consent are the same as with threads, because the same `Writer` writes the results. One
+writer is enough: it writes thousands of points per second, while a worker embeds tens or hundreds of images.
 """
 
 from __future__ import annotations
@@ -17,27 +17,32 @@ from typing import Any
 
 from gmvaluator.errors import GmvaluatorError, IndexFailed, PreconditionFailed, Unavailable
 from indexer.pipeline import Advance
-from indexer.ray.worker import RESULT, Done, Embedded, Job, Part, Worker
+from indexer.ray.worker import RESULT, EmbeddedWork, RangeBatch, RowRange, Worker, WorkerJob
 from indexer.reading import DecodedImage
 from indexer.report import REMOVED, LeftOut
 from indexer.sources.item import Shard
-from indexer.writing import Batch, ShardLog, Writer
-from indexer.writing import Embedded as Vectors
+from indexer.writing import Batch, ImageVectors, ShardLog, Writer
 
-PART_ROWS = 512
-"""Rows that a worker takes at once of a shard whose rows can be counted; other shards are taken whole."""
+RANGE_ROWS = 512
+"""Rows of one range, where a shard's rows can be counted; a shard of unknown length is one range."""
 
 _BLOCK_BYTES = 1024 * 1024
-"""Results travel in blocks of about this size, so that progress is noted often."""
+"""Target size in bytes of the blocks in which results are sent; small, so that progress is recorded often."""
 
 _STARTS = 3
+"""Attempts to start or reach a cluster."""
 
 _ADDRESS = "RAY_ADDRESS"
+_NO_LONGER_INDEXED = "it left the index while it was read: run the same command again"
 
 
 @dataclass(frozen=True, slots=True)
-class OpenShard:
-    """A shard that is not finished. number: its place in the source as the workers open it."""
+class UnfinishedShard:
+    """A shard with rows left to index.
+
+    number: its index among the shards that the workers open. position: the first row to index. finish: called once
+    every row is written.
+    """
 
     number: int
     shard: Shard
@@ -46,9 +51,63 @@ class OpenShard:
     finish: Callable[[], None]
 
 
+def index_with_ray(
+    job: WorkerJob,
+    shards: Sequence[UnfinishedShard],
+    writer: Writer,
+    advance: Advance,
+    stopping: Callable[[], bool],
+) -> bool:
+    """Index the remaining rows of `shards`; return False if it was stopped before the end.
+
+    Raises PreconditionFailed if ray is not installed or the index cannot be reached from its workers, IndexFailed if a
+    worker failed.
+    """
+    if not shards:
+        return True
+    ranges = [row_range for shard in shards for row_range in row_ranges(shard)]
+    ordered = OrderedWriter.for_shards(shards, writer, advance)
+    with _cluster() as ray:
+        on_gpu = job.runtime.device != "cpu"
+        resources = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
+        available = max(1, int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1)))
+        concurrency = min(job.runtime.ray_workers or available, len(ranges))
+        rows = [_as_row(row_range) for row_range in ranges]
+        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
+            Worker, fn_constructor_args=(job,), batch_size=1, concurrency=concurrency, **resources
+        )
+        with _translated(ray):
+            for batch in results.iter_batches(batch_size=None, prefetch_batches=0):
+                for result in batch[RESULT]:
+                    ordered.add(pickle.loads(result))  # noqa: S301 - of our own workers
+                    if stopping():
+                        return False
+    return True
+
+
+def row_ranges(unfinished: UnfinishedShard) -> Iterator[RowRange]:
+    """Yield the remaining rows of a shard as ranges for the workers."""
+    number, position, rows = unfinished.number, unfinished.position, unfinished.shard.rows
+    if rows is None:
+        yield RowRange(number, position, None)
+        return
+    # At least one range, even if no row is left: its end is what finishes the shard.
+    for start in range(position, max(rows, position + 1), RANGE_ROWS):
+        last = start + RANGE_ROWS >= rows
+        yield RowRange(number, start, None if last else start + RANGE_ROWS)
+
+
+def check_index_shared(embedded: bool) -> None:
+    """Raises PreconditionFailed if the index is embedded, and so on this machine alone, and Ray runs on a cluster."""
+    if embedded and os.environ.get(_ADDRESS):
+        raise PreconditionFailed(
+            f"{_ADDRESS} names a cluster, and an embedded index is one machine's: give --index URL"
+        )
+
+
 @contextmanager
 def _cluster() -> Iterator[Any]:
-    """The cluster of RAY_ADDRESS, or one of this machine's own for as long as it is used. Raises PreconditionFailed."""
+    """Connect to the cluster at RAY_ADDRESS, or run one on this machine until the exit. Raises PreconditionFailed."""
     try:
         ray: Any = importlib.import_module("ray")
         importlib.import_module("ray.data")
@@ -56,7 +115,7 @@ def _cluster() -> Iterator[Any]:
         raise PreconditionFailed(f"ray is not installed ({error}): pip install 'gmvaluator[ray]'") from error
     address = os.environ.get(_ADDRESS) or None
     own: dict[str, Any] = {} if address else {"include_dashboard": False}
-    _start(ray, address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
+    start_ray(ray, address=address, log_to_driver=False, logging_level=logging.ERROR, **own)
     logging.getLogger("ray.data").setLevel(logging.ERROR)
     context = ray.data.DataContext.get_current()
     context.target_max_block_size = _BLOCK_BYTES
@@ -69,59 +128,15 @@ def _cluster() -> Iterator[Any]:
         ray.shutdown()
 
 
-def check_place(embedded: bool) -> None:
-    """Raises PreconditionFailed for an embedded index on a cluster of several machines."""
-    if embedded and os.environ.get(_ADDRESS):
-        raise PreconditionFailed(
-            f"{_ADDRESS} names a cluster, and an embedded index is one machine's: give --index URL"
-        )
-
-
-def index_with_ray(
-    job: Job,
-    shards: Sequence[OpenShard],
-    writer: Writer,
-    workers: int,
-    advance: Advance,
-    stopping: Callable[[], bool],
-) -> bool:
-    """Index what is left of `shards`; False if it was stopped before the end. workers: 0 takes every CPU or GPU.
-
-    Raises PreconditionFailed if ray is not installed or the index cannot be reached from its workers, IndexFailed if a
-    worker broke.
-    """
-    if not shards:
-        return True
-    parts = [part for one in shards for part in parts_of(one)]
-    writing = Writing.of(shards, writer, advance)
-    with _cluster() as ray:
-        on_gpu = job.device != "cpu"
-        resources = {"num_gpus": 1} if on_gpu else {"num_cpus": 1}
-        most = workers or max(1, int(ray.cluster_resources().get("GPU" if on_gpu else "CPU", 1)))
-        rows = [{"shard": one.shard, "start": one.start, "stop": -1 if one.stop is None else one.stop} for one in parts]
-        results = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
-            Worker, fn_constructor_args=(job,), batch_size=1, concurrency=min(most, len(parts)), **resources
-        )
-        with _translated(ray):
-            for batch in results.iter_batches(batch_size=None, prefetch_batches=0):
-                for result in batch[RESULT]:
-                    writing.take(pickle.loads(result))  # noqa: S301 - of our own workers
-                    if stopping():
-                        return False
-    return True
-
-
-def _start(ray: Any, **options: Any) -> None:
-    """A cluster of this machine's own sometimes is not there in the 30 s that ray gives it: it is tried again.
-
-    Raises Unavailable.
-    """
-    for left in reversed(range(_STARTS)):
+def start_ray(ray: Any, **options: Any) -> None:
+    """Start or reach a cluster, in at most `_STARTS` attempts. Raises Unavailable."""
+    for attempts_left in reversed(range(_STARTS)):
         try:
             ray.init(**options)
         except Exception as error:
+            # On a busy machine a new cluster may not be up within the 30 s that Ray waits for it.
             ray.shutdown()
-            if not left:
+            if not attempts_left:
                 raise Unavailable(f"ray cannot be reached or started, try again: {error}") from error
         else:
             return
@@ -129,7 +144,7 @@ def _start(ray: Any, **options: Any) -> None:
 
 @contextmanager
 def _translated(ray: Any) -> Iterator[None]:
-    """A worker's own error is raised as it is, whatever else ray raises as IndexFailed."""
+    """Raise a worker's own GmvaluatorError as it is, and every other error of Ray as IndexFailed."""
     try:
         yield
     except ray.exceptions.RayError as error:
@@ -141,64 +156,67 @@ def _translated(ray: Any) -> Iterator[None]:
         raise IndexFailed(f"a worker of ray failed, run the same command again to go on: {error}") from error
 
 
-def parts_of(one: OpenShard) -> Iterator[Part]:
-    """What is left of a shard, cut for the workers."""
-    if one.shard.rows is None:
-        yield Part(one.number, one.position, None)
-        return
-    for start in range(one.position, max(one.shard.rows, one.position + 1), PART_ROWS):
-        last = start + PART_ROWS >= one.shard.rows
-        yield Part(one.number, start, None if last else start + PART_ROWS)
+def _as_row(row_range: RowRange) -> dict[str, int]:
+    """Return a range as a row of Ray Data; -1 stands for the shard's end."""
+    stop = -1 if row_range.stop is None else row_range.stop
+    return {"shard": row_range.shard, "start": row_range.start, "stop": stop}
 
 
 @dataclass(slots=True)
-class _Line:
-    """A shard's results that came before those in front of them, by where they start."""
+class _PendingShard:
+    """A shard being written: the next row to write, and the batches that arrived before their turn.
 
-    shard: OpenShard
+    early: batches by first row and whether they end their range.
+    """
+
+    shard: UnfinishedShard
     position: int
-    early: dict[tuple[int, bool], Done] = field(default_factory=dict)
+    early: dict[tuple[int, bool], RangeBatch] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)
-class Writing:
-    """Writes results in each shard's order, so that "everything before a position is dealt with" is true."""
+class OrderedWriter:
+    """Writes results in the order of each shard's rows.
 
-    lines: dict[int, _Line]
+    Progress is one position per shard, before which every row is done: rows out of order would make it false.
+    """
+
+    shards: dict[int, _PendingShard]
     writer: Writer
     advance: Advance
 
     @classmethod
-    def of(cls, shards: Sequence[OpenShard], writer: Writer, advance: Advance) -> Writing:
-        return cls({one.number: _Line(one, one.position) for one in shards}, writer, advance)
+    def for_shards(cls, shards: Sequence[UnfinishedShard], writer: Writer, advance: Advance) -> OrderedWriter:
+        """Return a writer of these shards, each from its position on."""
+        return cls({shard.number: _PendingShard(shard, shard.position) for shard in shards}, writer, advance)
 
-    def take(self, done: Done) -> None:
-        """A result, whatever came before it."""
-        line = self.lines[done.part.shard]
-        line.early[done.start, done.last] = done
+    def add(self, batch: RangeBatch) -> None:
+        """Accept a batch in any order; write it, and what it was holding up, once all rows before it are written."""
+        pending = self.shards[batch.row_range.shard]
+        pending.early[batch.start, batch.last] = batch
         while True:
-            if (ready := line.early.pop((line.position, False), None)) is not None:
-                self._write(line, ready)
-            elif (ended := line.early.pop((line.position, True), None)) is not None:
-                if ended.part.stop is None:
-                    line.shard.finish()
+            if (ready := pending.early.pop((pending.position, False), None)) is not None:
+                self._write(pending, ready)
+            elif (end := pending.early.pop((pending.position, True), None)) is not None:
+                if end.row_range.stop is None:
+                    pending.shard.finish()
             else:
                 return
 
-    def _write(self, line: _Line, done: Done) -> None:
-        batch, vectors = self._sorted(done)
-        counts, left_out = self.writer.write(batch, vectors, line.shard.log)
-        line.position = done.start + len(done.rows)
+    def _write(self, pending: _PendingShard, result: RangeBatch) -> None:
+        batch, vectors = self._classify(result)
+        counts, left_out = self.writer.write(batch, vectors, pending.shard.log)
+        pending.position = result.start + len(result.rows)
         self.advance(counts, left_out)
 
-    def _sorted(self, done: Done) -> tuple[Batch, list[Vectors]]:
-        """What is removed is left out, what the index has by now is known, the rest is new."""
-        batch = Batch(done.start, len(done.rows))
-        works = [row.work for row in done.rows if isinstance(row, Embedded)]
+    def _classify(self, result: RangeBatch) -> tuple[Batch, list[ImageVectors]]:
+        """Sort rows into new, known and left out, by the state of the index and the catalogue at this moment."""
+        batch = Batch(result.start, len(result.rows))
+        works = [row.work for row in result.rows if isinstance(row, EmbeddedWork)]
         reasons = self.writer.removed((work.sha256, work.key) for work in works)
         present = self.writer.store.existing(sorted({work.training_image_id for work in works}))
-        vectors: list[Vectors] = []
-        for position, row in enumerate(done.rows, start=done.start):
+        vectors: list[ImageVectors] = []
+        for position, row in enumerate(result.rows, start=result.start):
             if isinstance(row, LeftOut):
                 batch.left_out.append((position, row))
             elif (reason := reasons.get((row.work.sha256, row.work.key))) is not None:
@@ -206,12 +224,9 @@ class Writing:
             elif row.work.training_image_id in present:
                 batch.known.append((position, row.work))
             elif row.recall is None or row.perceptual is None:
-                batch.left_out.append((position, LeftOut(row.work.key, _GONE)))
+                batch.left_out.append((position, LeftOut(row.work.key, _NO_LONGER_INDEXED)))
             else:
                 present.add(row.work.training_image_id)
                 batch.fresh.append((position, DecodedImage(row.work, row.thumbnail, ())))
                 vectors.append((row.recall, row.perceptual))
         return batch, vectors
-
-
-_GONE = "it left the index while it was read: run the same command again"

@@ -1,8 +1,8 @@
-"""What one Ray worker does: read, decode and embed parts of a source. It writes nothing.
+"""A Ray worker: reads, decodes and embeds ranges of a source's rows, and writes nothing.
 
-A worker opens the source by itself and is told which rows to take, so that no file handle travels. What is indexed
-already is only described, by workers that can reach the index. Whether a row counts as a point, a duplicate or removed
-is the writer's to say.
+A worker opens the source itself and receives row numbers, so that no file handle has to be sent. Works that are indexed
+already are only described, if the worker can reach the index. The writer decides whether a row counts as a point, a
+duplicate or a removed work.
 """
 
 from __future__ import annotations
@@ -18,44 +18,37 @@ import numpy as np
 from gmvaluator.catalogue.records import NewWork
 from gmvaluator.errors import Conflict, ModelFailed, PreconditionFailed, Unavailable
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import Float32Array, Models, VectorStore
-from indexer.pipeline import BATCH_VIEWS, MAX_BATCH_IMAGES, batched
+from indexer.job import IndexJob, ModelRuntime
+from indexer.pipeline import batch_images, batched, embed_images
 from indexer.reading import DecodedImage, ItemReader, ReadImage
 from indexer.report import LeftOut
-from indexer.sources.consent import OptOutList
 from indexer.sources.item import Shard
 from indexer.target import Target
+from indexer.writing import ImageVectors
 
 RESULT = "result"
-"""Column of a worker's answers: a pickled `Done` each. Only this program's own processes write it."""
+"""Column of a worker's results: pickled `RangeBatch`es. Only this program's own processes write it."""
 
 
 @dataclass(frozen=True, slots=True)
-class Job:
-    """What every worker of a run has to know. part, parts: the share of the source's shards that this run takes.
+class WorkerJob:
+    """The inputs of every worker of a run.
 
-    digest: of these shards, as whoever shares out the work sees them.
+    target: without the database's password. api_key: of the Qdrant server, as other machines do not have the driver's
+    environment. digest: of the job's shards, as the driver sees them.
     """
 
-    location: str
-    manifest: str | None
-    data_set: str
-    opt_outs: OptOutList
-    heed_signals: bool
+    job: IndexJob
     target: Target
+    runtime: ModelRuntime
     api_key: str | None
-    choice: ProfileChoice
-    device: str
-    threads: int | None
-    part: int
-    parts: int
     digest: str
 
 
 @dataclass(frozen=True, slots=True)
-class Part:
-    """Rows of a shard, from `start` to just before `stop`, or to its end where that is None."""
+class RowRange:
+    """Rows of shard number `shard`, from `start` to just before `stop`; None stands for the shard's end."""
 
     shard: int
     start: int
@@ -63,8 +56,11 @@ class Part:
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """A work with its thumbnail (WebP) and vectors; without them it was indexed already when the worker looked."""
+class EmbeddedWork:
+    """A work with its thumbnail (WebP) and vectors.
+
+    recall: (D,). perceptual: (V, P). Both are None if the work was indexed already when the worker looked it up.
+    """
 
     work: NewWork
     thumbnail: bytes = b""
@@ -73,90 +69,90 @@ class Embedded:
 
 
 @dataclass(frozen=True, slots=True)
-class Done:
-    """Rows from `start` on, one entry each. last: whether the part ends with them."""
+class RangeBatch:
+    """Results of a range's rows from `start` on, one per row. last: whether the range ends with them."""
 
-    part: Part
+    row_range: RowRange
     start: int
-    rows: tuple[Embedded | LeftOut, ...]
+    rows: tuple[EmbeddedWork | LeftOut, ...]
     last: bool
 
 
 class Worker:
-    """A Ray actor: `__call__` takes rows of parts and yields pickled `Done`s."""
+    """A Ray actor: `__call__` takes row ranges and yields pickled `RangeBatch`es."""
 
-    def __init__(self, job: Job) -> None:
+    def __init__(self, job: WorkerJob) -> None:
+        # Imported here, as the driver imports this module and needs no torch.
         from gmvaluator.models.multi_device import load_on_every_device
         from gmvaluator.models.process_setup import prepare_process
 
         self._shards = _same_shards(job)
         prepare_process()
-        self._models: Models = load_on_every_device(job.choice, job.device, job.threads)
+        runtime = job.runtime
+        self._models: Models = load_on_every_device(runtime.choice, runtime.device, runtime.threads)
         self._store = _reachable_store(job)
-        self._reader = ItemReader(job.data_set, self._models.prepare_work, job.opt_outs, job.heed_signals)
-        self._size = max(1, min(MAX_BATCH_IMAGES, BATCH_VIEWS // self._models.identity.perceptual_views))
+        self._reader = ItemReader(job.job.data_set, self._models.prepare_work, job.job.opt_outs, job.job.heed_signals)
+        self._size = batch_images(self._models.identity)
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
+        """Implement Ray Data's `map_batches`: columns `shard`, `start`, `stop` (-1 for the end) of equal length."""
         for shard, start, stop in zip(batch["shard"], batch["start"], batch["stop"], strict=True):
-            part = Part(int(shard), int(start), int(stop) if stop >= 0 else None)
-            for done in self.take(part):
-                yield {RESULT: np.array([pickle.dumps(done)], dtype=object)}
+            row_range = RowRange(int(shard), int(start), int(stop) if stop >= 0 else None)
+            for result in self.embed(row_range):
+                yield {RESULT: np.array([pickle.dumps(result)], dtype=object)}
 
-    def take(self, part: Part) -> Iterator[Done]:
-        """Rows of a part in batches, the last of which may be empty."""
-        count = None if part.stop is None else part.stop - part.start
-        position = part.start
-        for items in batched(islice(self._shards[part.shard].start(part.start), count), self._size):
-            rows = self._rows([self._reader.read(item) for item in items])
-            yield Done(part, position, tuple(rows), False)
+    def embed(self, row_range: RowRange) -> Iterator[RangeBatch]:
+        """Yield the results of a range in batches; the last batch may be empty."""
+        count = None if row_range.stop is None else row_range.stop - row_range.start
+        position = row_range.start
+        items = islice(self._shards[row_range.shard].start(row_range.start), count)
+        for batch in batched(items, self._size):
+            rows = self._results([self._reader.read(item) for item in batch])
+            yield RangeBatch(row_range, position, tuple(rows), False)
             position += len(rows)
-        yield Done(part, position, (), True)
+        yield RangeBatch(row_range, position, (), True)
 
-    def _rows(self, reads: Sequence[ReadImage | LeftOut]) -> list[Embedded | LeftOut]:
+    def _results(self, reads: Sequence[ReadImage | LeftOut]) -> list[EmbeddedWork | LeftOut]:
         ids = {read.training_image_id for read in reads if isinstance(read, ReadImage)}
         known = self._store.existing(sorted(ids)) if self._store is not None else set()
-        found = [self._prepared(read, known) for read in reads]
-        fresh = [one for one in found if isinstance(one, DecodedImage)]
-        vectors = iter(self._embed(fresh))
-        return [next(vectors) if isinstance(one, DecodedImage) else one for one in found]
+        prepared = [self._prepare(read, known) for read in reads]
+        images = [row for row in prepared if isinstance(row, DecodedImage)]
+        embedded = map(_embedded, images, embed_images(self._models, images))
+        return [next(embedded) if isinstance(row, DecodedImage) else row for row in prepared]
 
-    def _prepared(self, read: ReadImage | LeftOut, known: set[TrainingImageId]) -> DecodedImage | Embedded | LeftOut:
+    def _prepare(self, read: ReadImage | LeftOut, known: set[TrainingImageId]) -> DecodedImage | EmbeddedWork | LeftOut:
         if isinstance(read, LeftOut):
             return read
         if read.training_image_id not in known:
             return self._reader.decode(read)
         described = self._reader.describe(read)
-        return described if isinstance(described, LeftOut) else Embedded(described)
-
-    def _embed(self, images: Sequence[DecodedImage]) -> list[Embedded | LeftOut]:
-        """A batch that fails is halved until the image at fault stands alone."""
-        if not images:
-            return []
-        try:
-            rows = self._models.embed_works([image.inputs for image in images])
-        except ModelFailed as error:
-            if len(images) == 1:
-                return [LeftOut(images[0].work.key, str(error))]
-            half = len(images) // 2
-            return self._embed(images[:half]) + self._embed(images[half:])
-        return [
-            Embedded(image.work, image.thumbnail, recall, perceptual)
-            for image, recall, perceptual in zip(images, rows.recall, rows.perceptual, strict=True)
-        ]
+        return described if isinstance(described, LeftOut) else EmbeddedWork(described)
 
 
-def _same_shards(job: Job) -> Sequence[Shard]:
-    """Raises Conflict if they are others than when the work was shared out: they are known by their places."""
+def _embedded(image: DecodedImage, vectors: ImageVectors) -> EmbeddedWork | LeftOut:
+    if isinstance(vectors, ModelFailed):
+        return LeftOut(image.work.key, str(vectors))
+    return EmbeddedWork(image.work, image.thumbnail, *vectors)
+
+
+def _same_shards(job: WorkerJob) -> Sequence[Shard]:
+    """Open the source's shards. Raises Conflict if they are not those that the driver saw.
+
+    Ranges name shards by their position in the source, which a changed source would shift.
+    """
     from indexer.sources.opening import open_source
 
-    source = open_source(job.location, job.manifest).part(job.part, job.parts)
+    source = job.job.partition.select(open_source(job.job.location, job.job.manifest))
     if source.digest != job.digest:
-        raise Conflict(f"{job.location} changed while it was being indexed: give the same command again to go on")
+        raise Conflict(f"{job.job.location} changed while it was being indexed: give the same command again to go on")
     return source.shards
 
 
-def _reachable_store(job: Job) -> VectorStore | None:
-    """The index; None where a worker cannot reach it or may not, which embeds what is indexed already once more."""
+def _reachable_store(job: WorkerJob) -> VectorStore | None:
+    """Open the index; return None if this worker cannot reach it or has no access.
+
+    Without it a worker embeds again what is indexed already, and the writer discards the vectors.
+    """
     from gmvaluator.index.opening import open_store
 
     try:

@@ -79,8 +79,8 @@ class Source:
         lines = [f"{shard.name} {shard.fingerprint}" for shard in self.shards]
         return sha256_hex("\n".join(lines).encode("utf-8", "surrogateescape"))
 
-    def part(self, index: int, count: int) -> Source:
-        """The shards of worker `index` (from 0) of `count`; together the workers have every shard once."""
+    def partition(self, index: int, count: int) -> Source:
+        """Return the shards of partition `index` (from 0) of `count`; each shard is in exactly one partition."""
         if not 0 <= index < count:
             raise InvalidInput(f"there is no worker {index} of {count}: give 0/{count} to {count - 1}/{count}")
         return Source(self.name, self.shards[index::count])

@@ -16,11 +16,11 @@ from uuid import UUID
 
 import pytest
 
+from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.catalogue.reader import FORGOTTEN
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.ids import OwnerId, sha256_hex, training_image_id
-from gmvaluator.ledger.records import OWNER_PREFIX
 from gmvaluator.ledger.results import Totals
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.samples import sample_folder
@@ -196,8 +196,8 @@ def after_erasing(machine: Machine, output: str) -> None:
 
 
 def after_recall(machine: Machine, output: str) -> None:
-    assert "kept by: pq-x16" in output
-    assert "kept by: scalar" in output
+    assert "settings: pq-x16" in output
+    assert "settings: scalar" in output
     assert machine.totals().postings == 2
 
 

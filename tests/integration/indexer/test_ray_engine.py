@@ -1,4 +1,4 @@
-"""What Ray's workers answer is written in each shard's order, whatever order it comes in; ray itself is not needed."""
+"""Tests of the Ray driver: results are written in each shard's order. Ray itself is not needed."""
 
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,11 +14,17 @@ from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import Float32Array
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, MemoryIndex, MemoryStore
-from indexer.ray import engine
-from indexer.ray.engine import PART_ROWS, OpenShard, Writing, check_place, parts_of
-from indexer.ray.worker import Done, Embedded, Job, Part, Worker
+from indexer.job import IndexJob, ModelRuntime
+from indexer.ray.engine import (
+    RANGE_ROWS,
+    OrderedWriter,
+    UnfinishedShard,
+    check_index_shared,
+    row_ranges,
+    start_ray,
+)
+from indexer.ray.worker import EmbeddedWork, RangeBatch, RowRange, Worker, WorkerJob
 from indexer.report import OPT_OUT, Counts, LeftOut, Report
-from indexer.sources.consent import NO_OPT_OUTS
 from indexer.sources.item import Item, Shard
 from indexer.sources.opening import open_source
 from indexer.target import Target
@@ -32,14 +38,14 @@ def unit(*shape: int) -> Float32Array:
     return np.full(shape, shape[-1] ** -0.5, dtype=np.float32)
 
 
-def row(number: int) -> Embedded | LeftOut:
-    """Every fifth is an opt-out, every seventh a copy of the first."""
+def row(number: int) -> EmbeddedWork | LeftOut:
+    """Return row `number`: every fifth is an opt-out, every seventh a duplicate of the first."""
     if number % 5 == 4:
         return LeftOut(str(number), "its source says: noai", OPT_OUT)
     sha256 = sha256_hex(b"0" if number % 7 == 6 else str(number).encode())
     work = NewWork(training_image_id(sha256), sha256, 4, 4, "set", f"key {number}", f"uri {number}")
     views = (EXAMPLE_IDENTITY.perceptual_views, EXAMPLE_IDENTITY.perceptual_dim)
-    return Embedded(work, b"webp", unit(EXAMPLE_IDENTITY.recall_dim), unit(*views))
+    return EmbeddedWork(work, b"webp", unit(EXAMPLE_IDENTITY.recall_dim), unit(*views))
 
 
 def items(start: int) -> Iterator[Item]:
@@ -49,8 +55,8 @@ def items(start: int) -> Iterator[Item]:
 def test_a_worker_that_sees_another_source_takes_no_part(tmp_path: Path) -> None:
     (tmp_path / "a.png").write_bytes(b"x")
     digest = open_source(str(tmp_path)).digest
-    job = Job(str(tmp_path), None, "set", NO_OPT_OUTS, True, Target(tmp_path, "", "works"), None, ProfileChoice("stub"),
-              "cpu", None, 0, 1, digest)  # fmt: skip
+    index_job, target = IndexJob(str(tmp_path), None, "set"), Target(tmp_path, "", "works")
+    job = WorkerJob(index_job, target, ModelRuntime(ProfileChoice("stub"), "cpu", None), None, digest)
     (tmp_path / "b.png").write_bytes(b"y")
     with pytest.raises(Conflict, match="changed while it was being indexed"):
         Worker(job)
@@ -59,17 +65,17 @@ def test_a_worker_that_sees_another_source_takes_no_part(tmp_path: Path) -> None
 @pytest.mark.parametrize(("failures", "starts"), [(0, 1), (2, 3)])
 def test_a_cluster_that_does_not_start_at_once_is_started_again(failures: int, starts: int) -> None:
     ray = SlowRay(failures)
-    engine._start(ray, address=None)
+    start_ray(ray, address=None)
     assert ray.starts == starts
 
 
 def test_a_cluster_that_never_starts_is_said_so() -> None:
     with pytest.raises(Unavailable, match="timed out"):
-        engine._start(SlowRay(9), address=None)
+        start_ray(SlowRay(9), address=None)
 
 
 class SlowRay:
-    """Fails to start some times."""
+    """A `ray` module whose `init` fails `failures` times."""
 
     def __init__(self, failures: int) -> None:
         self.failures = failures
@@ -84,13 +90,13 @@ class SlowRay:
         """Nothing is left."""
 
 
-def results(part: Part, rows: int) -> list[Done]:
+def results(part: RowRange, rows: int) -> list[RangeBatch]:
     stop = rows if part.stop is None else part.stop
-    made = [
-        Done(part, start, tuple(row(number) for number in range(start, min(start + BATCH, stop))), False)
+    batches = [
+        RangeBatch(part, start, tuple(row(number) for number in range(start, min(start + BATCH, stop))), False)
         for start in range(part.start, stop, BATCH)
     ]
-    return [*made, Done(part, stop, (), True)]
+    return [*batches, RangeBatch(part, stop, (), True)]
 
 
 @pytest.fixture(scope="module")
@@ -104,11 +110,11 @@ def test_any_order_of_results_is_written_in_order(thumbnails: Path, data: st.Dat
     store.create(EXAMPLE_IDENTITY)
     recorder, log, report, finished = Recorder(), Log(), Report(), []
     position = min(start, rows)
-    part = Part(0, position, None)
-    shard = OpenShard(0, Shard("a", "1", rows, items), position, log, lambda: finished.append(True))
-    writing = Writing.of([shard], Writer(store, recorder, thumbnails, "set"), report.add)
-    for done in data.draw(st.permutations(results(part, rows))):
-        writing.take(done)
+    part = RowRange(0, position, None)
+    shard = UnfinishedShard(0, Shard("a", "1", rows, items), position, log, lambda: finished.append(True))
+    ordered = OrderedWriter.for_shards([shard], Writer(store, recorder, thumbnails, "set"), report.add)
+    for batch in data.draw(st.permutations(results(part, rows))):
+        ordered.add(batch)
     assert finished == [True]
     assert log.position == (rows if rows > position else 0)
     assert report.counts.read == rows - position
@@ -122,30 +128,30 @@ def test_removed_works_are_counted_so(thumbnails: Path) -> None:
     store.create(EXAMPLE_IDENTITY)
     recorder = Recorder({sha256_hex(b"1")}, {"key 2"})
     report = Report()
-    shard = OpenShard(0, Shard("a", "1", 4, items), 0, Log(), lambda: None)
-    writing = Writing.of([shard], Writer(store, recorder, thumbnails, "set"), report.add)
-    for done in results(Part(0, 0, None), 4):
-        writing.take(done)
+    shard = UnfinishedShard(0, Shard("a", "1", 4, items), 0, Log(), lambda: None)
+    ordered = OrderedWriter.for_shards([shard], Writer(store, recorder, thumbnails, "set"), report.add)
+    for batch in results(RowRange(0, 0, None), 4):
+        ordered.add(batch)
     assert report.counts == Counts(4, 2, 0, 0, 0, 2)
 
 
-@given(rows=st.integers(0, 5 * PART_ROWS), position=st.integers(0, 5 * PART_ROWS))
+@given(rows=st.integers(0, 5 * RANGE_ROWS), position=st.integers(0, 5 * RANGE_ROWS))
 def test_the_parts_of_a_shard_are_its_rows_once(rows: int, position: int) -> None:
-    shard = OpenShard(3, Shard("a", "1", rows, items), min(position, rows), Log(), lambda: None)
-    parts = list(parts_of(shard))
+    shard = UnfinishedShard(3, Shard("a", "1", rows, items), min(position, rows), Log(), lambda: None)
+    parts = list(row_ranges(shard))
     assert parts[0].start == shard.position
     assert parts[-1].stop is None
-    assert [one.stop for one in parts[:-1]] == [one.start for one in parts[1:]]
-    assert all(one.start < rows for one in parts[1:])
+    assert [part.stop for part in parts[:-1]] == [part.start for part in parts[1:]]
+    assert all(part.start < rows for part in parts[1:])
 
 
 def test_a_shard_of_unknown_rows_is_one_part() -> None:
-    shard = OpenShard(3, Shard("a", "1", None, items), 7, Log(), lambda: None)
-    assert list(parts_of(shard)) == [Part(3, 7, None)]
+    shard = UnfinishedShard(3, Shard("a", "1", None, items), 7, Log(), lambda: None)
+    assert list(row_ranges(shard)) == [RowRange(3, 7, None)]
 
 
 def test_an_embedded_index_and_a_cluster_do_not_go_together(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("RAY_ADDRESS", "ray://head:10001")
-    check_place(embedded=False)
+    check_index_shared(embedded=False)
     with pytest.raises(PreconditionFailed, match="--index URL"):
-        check_place(embedded=True)
+        check_index_shared(embedded=True)

@@ -1,4 +1,4 @@
-"""Nothing in the pipeline runs further ahead than it may, progress says what an operator asks, and parts are whole."""
+"""Tests of the pipeline's bounded queues, of the progress lines, and of partitions of a source."""
 
 import threading
 from collections.abc import Generator, Iterator
@@ -9,14 +9,15 @@ from types import SimpleNamespace
 import pytest
 import rich_click as click
 
+from indexer.cli.add import parse_partition
 from indexer.cli.progress import progress
-from indexer.cli.run import Part
+from indexer.job import Partition
 from indexer.pipeline import ahead, ordered_map
 from indexer.report import Counts
 
 
 class Source:
-    """Items without end; counts those that were asked for."""
+    """An endless iterable that counts the items it produced."""
 
     def __init__(self) -> None:
         self.made = 0
@@ -86,19 +87,21 @@ def test_where_the_end_is_not_known_none_is_promised(
     assert "left" not in capsys.readouterr().err
 
 
-@pytest.mark.parametrize(("text", "part"), [("0/1", Part()), ("2/3", Part(2, 3)), ("10/12", Part(10, 12))])
-def test_a_part_is_one_of_as_many_as_there_are(text: str, part: Part) -> None:
+@pytest.mark.parametrize(
+    ("text", "partition"), [("0/1", Partition()), ("2/3", Partition(2, 3)), ("10/12", Partition(10, 12))]
+)
+def test_a_partition_is_parsed(text: str, partition: Partition) -> None:
     context = click.Context(click.Command("add"))
-    assert Part.parse(context, click.Option(["--shards"]), text) == part
+    assert parse_partition(context, click.Option(["--shards"]), text) == partition
 
 
 @pytest.mark.parametrize("text", ["", "1", "1/1", "3/2", "-1/2", "0/0", "a/b", "1/2/3", "1.5/2"])
-def test_what_is_no_part_is_refused(text: str) -> None:
+def test_what_is_no_partition_is_refused(text: str) -> None:
     context = click.Context(click.Command("add"))
     with pytest.raises(click.BadParameter, match="is no part"):
-        Part.parse(context, click.Option(["--shards"]), text)
+        parse_partition(context, click.Option(["--shards"]), text)
 
 
-def test_each_part_has_files_of_its_own() -> None:
-    suffixes = [Part(index, 3).suffix for index in range(3)]
-    assert len({*suffixes, Part().suffix}) == 4
+def test_each_partition_has_files_of_its_own() -> None:
+    suffixes = [Partition(index, 3).suffix for index in range(3)]
+    assert len({*suffixes, Partition().suffix}) == 4

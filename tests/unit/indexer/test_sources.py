@@ -523,7 +523,7 @@ def test_workers_together_have_every_shard_once(tmp_path: Path) -> None:
     for number in range(7):
         tar(tmp_path / f"{number}.tar", {f"{number}.png": png(number)})
     source = open_source(str(tmp_path))
-    parts = [[item.key for item in all_of(source.part(index, 3))] for index in range(3)]
+    parts = [[item.key for item in all_of(source.partition(index, 3))] for index in range(3)]
     assert sorted(key for part in parts for key in part) == [f"{number}.tar/{number}" for number in range(7)]
     with pytest.raises(InvalidInput):
-        source.part(3, 3)
+        source.partition(3, 3)
