@@ -1,1 +1,1 @@
-"""How large a deployment has to be: `gmvaluator plan`."""
+"""Capacity planning for `gmvaluator plan`: request, constants, formulae and the plan."""

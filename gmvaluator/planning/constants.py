@@ -1,6 +1,6 @@
-"""The measured figures that a plan multiplies, each with the file of docs/results it was read from.
+"""The figures that a plan multiplies: measured ones, with their files in docs/results, and counted ones.
 
-They travel with the package as constants.json. After new measurements, in a checkout:
+They ship with the package as constants.json. To update them after new measurements, run in a checkout:
 
     python -m gmvaluator.planning.constants docs/results
 """
@@ -15,7 +15,7 @@ from typing import Any
 
 FILE = Path(__file__).with_name("constants.json")
 
-SOURCES: dict[str, tuple[str, str]] = {
+MEASURED: dict[str, tuple[str, str]] = {
     "graph_bytes_per_point": ("sizing", "graph_bytes_per_point"),
     "payload_bytes_per_point": ("sizing", "payload_bytes_per_point"),
     "ids_bytes_per_point": ("sizing", "ids_bytes_per_point"),
@@ -24,7 +24,6 @@ SOURCES: dict[str, tuple[str, str]] = {
     "thumbnail_bytes": ("sizing", "thumbnail_photograph_bytes"),
     "lite_operations": ("sizing", "lite_operations"),
     "vit_b_32_operations": ("sizing", "vit_b_32_operations"),
-    "vit_b_8_operations": ("sizing", "vit_b_8_operations"),
     "lite_queries_per_core_s": ("bench-models", "lite_fp32_batch_32_images_per_s"),
     "clip_passes_per_core_s": ("bench-models", "clip_fp32_batch_32_images_per_s"),
     "dreamsim_passes_per_core_s": ("bench-models", "dreamsim_fp32_batch_32_images_per_s"),
@@ -35,16 +34,26 @@ SOURCES: dict[str, tuple[str, str]] = {
     "search_points": ("index-verify", "points"),
     "postings_per_s": ("bench-ledger", "postgresql_images_per_s"),
 }
-"""Name here: file of docs/results without its ending, and the figure's name there."""
+"""Source of each measured constant: a file of docs/results without its ending, and the figure's name in it."""
+
+COUNTED: dict[str, tuple[float, str]] = {
+    "maniqa_crop_operations": (
+        277e9,
+        "counted from the architecture (pyiqa's MANIQA, one crop of 224 x 224): 130e9 in the first ten blocks of the "
+        "ViT-B/8, 147e9 in the channel attention, Swin stages, convolutions and heads behind them",
+    ),
+}
+"""Constants that are counted, not measured: the value, and how it was counted."""
 
 
 @dataclass(frozen=True, slots=True)
 class Constants:
-    """Measured figures; docs/results says on which machine. Bytes unless the name says otherwise.
+    """Figures that a plan multiplies; docs/results names the machine of the measured ones.
 
-    *_operations: floating-point operations of one forward pass. *_per_core_s: a second on one core of a CPU, fp32.
-    final_ms: a caller's median time of an image under load, of which decode_share and rerank_share are parts.
-    search_ms: median of one recall query over search_points points. postings_per_s: durable, on PostgreSQL.
+    *_bytes*: bytes. *_operations: floating-point operations of one forward pass, a multiplication and its addition
+    counted as two. *_per_core_s: passes or queries a second on one core of a CPU, fp32. final_ms: median time of an
+    image under load, as the caller sees it; decode_share and rerank_share are parts of it, 0 to 1. search_ms: median
+    of one recall query over search_points points. postings_per_s: durable, on PostgreSQL.
     """
 
     graph_bytes_per_point: float
@@ -55,7 +64,7 @@ class Constants:
     thumbnail_bytes: float
     lite_operations: float
     vit_b_32_operations: float
-    vit_b_8_operations: float
+    maniqa_crop_operations: float
     lite_queries_per_core_s: float
     clip_passes_per_core_s: float
     dreamsim_passes_per_core_s: float
@@ -68,18 +77,23 @@ class Constants:
 
 
 def shipped() -> Constants:
-    """The constants of this release."""
+    """Return the constants of this release."""
     return Constants(**json.loads(FILE.read_text(encoding="utf-8")))
 
 
-def measured(folder: Path) -> dict[str, float]:
-    """The same figures as the files of docs/results say them now. Raises OSError or KeyError if one is missing."""
+def read_constants(folder: Path) -> dict[str, float]:
+    """Return the constants by name, the measured ones from the files in `folder`, which is docs/results.
+
+    Raises OSError or KeyError if a file or figure is missing.
+    """
     reports: dict[str, Any] = {
         name: json.loads((folder / f"{name}.json").read_text(encoding="utf-8"))["figures"]
-        for name in {file for file, _ in SOURCES.values()}
+        for name in {file for file, _ in MEASURED.values()}
     }
-    return {one.name: float(reports[SOURCES[one.name][0]][SOURCES[one.name][1]]) for one in fields(Constants)}
+    values = {name: float(reports[file][figure]) for name, (file, figure) in MEASURED.items()}
+    values |= {name: value for name, (value, _) in COUNTED.items()}
+    return {field.name: values[field.name] for field in fields(Constants)}
 
 
 if __name__ == "__main__":
-    FILE.write_text(json.dumps(measured(Path(sys.argv[1])), indent=2) + "\n", encoding="utf-8")
+    FILE.write_text(json.dumps(read_constants(Path(sys.argv[1])), indent=2) + "\n", encoding="utf-8")
