@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import hmac
 import json
-import os
 import secrets
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -21,6 +20,7 @@ from cryptography.fernet import Fernet, InvalidToken
 from gmvaluator.auth.authenticator import Authenticator
 from gmvaluator.auth.roles import Caller, Role
 from gmvaluator.errors import Forbidden, Unauthenticated
+from gmvaluator.files import create_once
 
 _READERS = frozenset({Role.OPERATOR, Role.FINANCE, Role.AUDITOR})
 _GENERATORS = frozenset({Role.GENERATOR, Role.EMBEDDER})
@@ -157,11 +157,6 @@ def session_key(folder: Path) -> bytes:
     """The key of sessions, made at first; readable by its user alone. Raises OSError if the folder is not writable."""
     path = folder / KEY_FILE
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-    try:
-        descriptor = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-    except FileExistsError:
+    if path.is_file():
         return path.read_bytes()
-    key = Fernet.generate_key()
-    with os.fdopen(descriptor, "wb") as file:
-        file.write(key)
-    return key
+    return create_once(path, Fernet.generate_key())

@@ -7,7 +7,6 @@ and has to have got it from the operator, not from the folder that is checked.
 from __future__ import annotations
 
 import json
-import os
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,6 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from gmvaluator.errors import InvalidInput, MissingData
+from gmvaluator.files import create_once
 
 KEY_FILE = "signing.key"
 
@@ -91,23 +91,19 @@ class Signer:
         return _hex(self._key())
 
     def _key(self) -> Ed25519PrivateKey:
-        if not self._path.is_file():
-            self._create()
-        key = serialization.load_pem_private_key(self._path.read_bytes(), password=None)
+        pem = self._path.read_bytes() if self._path.is_file() else self._create()
+        key = serialization.load_pem_private_key(pem, password=None)
         if not isinstance(key, Ed25519PrivateKey):
             raise InvalidInput(f"{self._path} is no Ed25519 key: restore it from a backup")
         return key
 
-    def _create(self) -> None:
+    def _create(self) -> bytes:
         pem = Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
         self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        descriptor = os.open(self._path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(pem)
-            file.flush()
-            os.fsync(file.fileno())
+        # Another process may create it at the same time: both have to sign with the one key that stays.
+        return create_once(self._path, pem)
 
 
 def checked_public_key(text: str) -> str:

@@ -7,10 +7,8 @@ SHA-256 hides it: there is nothing to guess. The file is replaced in one step, a
 from __future__ import annotations
 
 import base64
-import fcntl
 import hashlib
 import json
-import os
 import re
 import secrets
 import uuid
@@ -23,6 +21,7 @@ from typing import Any
 
 from gmvaluator.auth.roles import GENERATORS, Caller, Role
 from gmvaluator.errors import InvalidInput, MissingData, NotFound, PreconditionFailed
+from gmvaluator.files import FileLock, atomic_write
 from gmvaluator.ids import OwnerId
 
 MAX_TOKENS = 1_000
@@ -152,8 +151,7 @@ def _token(row: Any) -> Token:
 def _changing(path: Path) -> Iterator[list[Token]]:
     """The file's tokens, written back if nothing was raised; one program at a time changes them."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    with path.with_name(path.name + ".lock").open("a") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)
+    with FileLock(path.with_name(path.name + ".lock"), mode=0o644):
         tokens = list(read_tokens(path)) if path.exists() else []
         yield tokens
         _write(path, tokens)
@@ -163,13 +161,7 @@ def _write(path: Path, tokens: Sequence[Token]) -> None:
     if len(tokens) > MAX_TOKENS:
         raise InvalidInput(f"{path} holds {MAX_TOKENS:,} tokens: revoke some first")
     rows = [{name: value for name, value in asdict(token).items() if value} for token in tokens]
-    fresh = path.with_name(f"{path.name}.{os.getpid()}.new")
-    with os.fdopen(os.open(fresh, os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600), "w", encoding="utf-8") as file:
-        json.dump({"tokens": rows}, file, indent=1)
-        file.write("\n")
-        file.flush()
-        os.fsync(file.fileno())
-    fresh.replace(path)
+    atomic_write(path, json.dumps({"tokens": rows}, indent=1) + "\n", mode=0o600)
 
 
 def now_utc() -> str:

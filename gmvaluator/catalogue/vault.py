@@ -16,6 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gmvaluator.errors import Failure, PreconditionFailed
+from gmvaluator.files import atomic_write, sync
 from gmvaluator.ids import OwnerId
 
 _KEY_BYTES = 32
@@ -76,7 +77,7 @@ class Vault:
                 file.flush()
                 os.fsync(file.fileno())
             path.unlink()
-            _sync_folder(self._folder)
+            sync(self._folder)
 
     def encrypt(self, owner_id: OwnerId, kind: str, text: str) -> bytes:
         """`text` under the owner's key. Raises PreconditionFailed if the owner was forgotten."""
@@ -104,24 +105,8 @@ class Vault:
 
     def _write(self, path: Path, content: bytes) -> None:
         self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        unfinished = path.with_name(path.name + ".new")
-        unfinished.unlink(missing_ok=True)
-        descriptor = os.open(unfinished, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        with os.fdopen(descriptor, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        unfinished.rename(path)
-        _sync_folder(self._folder)
+        atomic_write(path, content, mode=0o600)
 
 
 def _context(owner_id: OwnerId, kind: str) -> bytes:
     return f"{owner_id}/{kind}".encode()
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

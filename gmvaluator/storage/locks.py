@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import fcntl
 import json
 import os
 import sys
 from pathlib import Path
 
 from gmvaluator.errors import AlreadyHeld
+from gmvaluator.files import FileLock
 
 _MAX_COMMAND_CHARACTERS = 200
 
@@ -21,29 +21,22 @@ class WriterLock:
     """
 
     def __init__(self, file: Path) -> None:
-        self._descriptor = os.open(_lock_path(file), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o644)
+        # Readable by everyone: another user's process has to be able to name the holder.
+        self._lock = FileLock(_lock_path(file), mode=0o644)
         try:
-            fcntl.flock(self._descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except BlockingIOError:
-            os.close(self._descriptor)
-            raise AlreadyHeld(
-                f"{file} is being written by {holder(file)}: let it finish or stop it, then try again"
-            ) from None
+            if not self._lock.acquire():
+                raise AlreadyHeld(
+                    f"{file} is being written by {holder(file)}: let it finish or stop it, then try again"
+                )
+            command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:_MAX_COMMAND_CHARACTERS]
+            self._lock.write(json.dumps({"pid": os.getpid(), "command": command}).encode())
         except BaseException:
-            os.close(self._descriptor)
+            self._lock.close()
             raise
-        self._sign()
-
-    def _sign(self) -> None:
-        command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:_MAX_COMMAND_CHARACTERS]
-        os.ftruncate(self._descriptor, 0)
-        os.pwrite(self._descriptor, json.dumps({"pid": os.getpid(), "command": command}).encode(), 0)
 
     def release(self) -> None:
         """Let another writer in. Calling it again does nothing."""
-        if self._descriptor >= 0:
-            os.close(self._descriptor)
-            self._descriptor = -1
+        self._lock.close()
 
 
 def holder(file: Path) -> str:

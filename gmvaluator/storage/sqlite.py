@@ -11,7 +11,6 @@ Writing a database anew, so that rows which were removed leave no bytes behind.
 
 from __future__ import annotations
 
-import os
 import sqlite3
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -22,6 +21,7 @@ from sqlalchemy import Connection, Engine, create_engine, event
 from sqlalchemy.pool import QueuePool, StaticPool
 
 from gmvaluator.errors import Conflict, Failure, MissingData, PreconditionFailed
+from gmvaluator.files import sync
 
 MINIMUM_VERSION = (3, 32, 0)
 """First SQLite that takes more than 999 values in a statement: a batch's look-ups have up to 5,000."""
@@ -118,7 +118,7 @@ def back_up(file: Path, target: Path) -> int:
         _copy(file, unfinished)
         _make_durable(unfinished)
         unfinished.rename(target)
-        _sync(target.parent)
+        sync(target.parent)
     return target.stat().st_size
 
 
@@ -136,15 +136,7 @@ def _copy(file: Path, copy: Path) -> None:
 
 def _make_durable(copy: Path) -> None:
     copy.chmod(0o600)
-    _sync(copy)
-
-
-def _sync(path: Path) -> None:
-    descriptor = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
+    sync(copy)
 
 
 @contextmanager
