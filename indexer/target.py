@@ -9,7 +9,7 @@ from pathlib import Path
 
 from gmvaluator.auth.secret_files import qdrant_api_key
 from gmvaluator.errors import MissingIndex
-from gmvaluator.index.schema import DEFAULT, DEFAULT_SETTINGS, IndexSettings
+from gmvaluator.index.schema import DEFAULT_QUANTISATION, DEFAULT_SETTINGS, IndexSettings
 from gmvaluator.ports import Point, VectorStore
 from gmvaluator.storage.data_folder import index_location
 
@@ -24,7 +24,7 @@ class Target:
     data: Path
     index_url: str
     collection: str
-    quantisation: str = DEFAULT
+    quantisation: str = DEFAULT_QUANTISATION
     database_url: str = field(default="", repr=False)
     settings: IndexSettings = DEFAULT_SETTINGS
 

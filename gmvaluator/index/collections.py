@@ -1,7 +1,7 @@
-"""Names of collections: which are ours, and the aliases by which those on a server are served.
+"""Collection names and aliases.
 
-On a server NAME is an alias of NAME_1, NAME_2 and so on: whoever asks for NAME asks for the one it points at. An
-embedded engine has generations of its own inside a collection, and no need of aliases.
+On a Qdrant server NAME is an alias that points at one of NAME_1, NAME_2 and so on, so that a rebuild can replace the
+whole collection in one step. The embedded engine keeps its generations inside a collection and uses no aliases.
 """
 
 from __future__ import annotations
@@ -15,64 +15,71 @@ from gmvaluator.index.qdrant import CALL_TIMEOUT_S, collection_parameters
 from gmvaluator.index.resilient_client import IndexConnection
 from gmvaluator.index.schema import CollectionMetadata, is_ours
 
+REBUILD_OF = "rebuild_of"
+"""Metadata key: the name that a collection will serve. Set while a rebuild fills the collection, empty afterwards."""
+
+GENERATION_OF = "generation_of"
+"""Metadata key: the name that a collection was created to serve. Never removed."""
+
 
 def generation_name(name: str, number: int) -> str:
-    """The collection that holds generation `number` of what is served as `name`."""
+    """Return the name of the collection that holds generation `number` of `name`."""
     return f"{name}_{number}"
 
 
 def aliases(connection: IndexConnection) -> dict[str, str]:
-    """Alias to collection."""
-    found = connection.call(lambda client: client.get_aliases()).aliases
-    return {one.alias_name: one.collection_name for one in found}
+    """Return the server's aliases, as alias to collection."""
+    descriptions = connection.call(lambda client: client.get_aliases()).aliases
+    return {description.alias_name: description.collection_name for description in descriptions}
 
 
 def collection_names(connection: IndexConnection) -> list[str]:
-    """Names of all collections, which aliases are not, ascending."""
-    return sorted(one.name for one in connection.call(lambda client: client.get_collections()).collections)
+    """Return the names of all collections in ascending order, without aliases."""
+    collections = connection.call(lambda client: client.get_collections()).collections
+    return sorted(collection.name for collection in collections)
 
 
 def served_collections(connection: IndexConnection) -> list[str]:
-    """Names under which collections of training images are served, ascending."""
-    known = {} if connection.embedded else aliases(connection)
-    apart = [name for name in collection_names(connection) if name not in set(known.values())]
-    whole = [name for name in apart if not metadata_of(connection, name).get(REBUILD_OF)]
-    return sorted(name for name in [*known, *whole] if is_ours(metadata_of(connection, name)))
-
-
-REBUILD_OF, GENERATION_OF = "rebuild_of", "generation_of"
-"""In a collection's metadata: the name it is to be served by, while it is being filled, and for ever."""
+    """Return the names under which collections of training images are served, in ascending order."""
+    targets = {} if connection.embedded else aliases(connection)
+    unaliased = [name for name in collection_names(connection) if name not in set(targets.values())]
+    # A killed rebuild leaves a partly filled collection that nothing serves.
+    complete = [name for name in unaliased if not metadata_of(connection, name).get(REBUILD_OF)]
+    return sorted(name for name in [*targets, *complete] if is_ours(metadata_of(connection, name)))
 
 
 def metadata_of(connection: IndexConnection, name: str) -> dict[str, object]:
-    """A collection's metadata as it is."""
+    """Return a collection's metadata, unparsed. `name` may be an alias."""
     return connection.call(lambda client: client.get_collection(name)).config.metadata or {}
 
 
 def generations(connection: IndexConnection, name: str) -> dict[str, int]:
-    """Collections that are generations of `name`, with their numbers."""
-    form = re.compile(rf"{re.escape(name)}_([1-9][0-9]{{0,8}})")
-    found = {one: form.fullmatch(one) for one in collection_names(connection)}
-    return {one: int(match[1]) for one, match in found.items() if match is not None}
+    """Return the collections whose name is that of a generation of `name`, with their generation numbers."""
+    pattern = re.compile(rf"{re.escape(name)}_([1-9][0-9]{{0,8}})")
+    matches = {collection: pattern.fullmatch(collection) for collection in collection_names(connection)}
+    return {collection: int(match[1]) for collection, match in matches.items() if match is not None}
 
 
 def is_generation(connection: IndexConnection, collection: str, name: str) -> bool:
-    """Whether we made `collection` to be served as `name`; somebody else's may have such a name too."""
+    """Return whether this product created `collection` as a generation of `name`.
+
+    Check this before deleting: a collection of another application may happen to have such a name.
+    """
     return metadata_of(connection, collection).get(GENERATION_OF) == name
 
 
 def make_collection(connection: IndexConnection, name: str, metadata: CollectionMetadata, **marks: str) -> None:
-    """Make an empty collection, unless it is there. marks: added to its metadata."""
+    """Create an empty collection if it is absent. marks: additional metadata entries."""
     parameters = collection_parameters(metadata)
     parameters["metadata"] = {**parameters["metadata"], **marks}
     try:
         connection.call(lambda client: client.create_collection(name, **parameters, timeout=CALL_TIMEOUT_S))
     except Conflict:
-        return  # another program made it at the same time
+        return  # another program created it at the same time
 
 
 def point_alias(connection: IndexConnection, alias: str, collection: str) -> None:
-    """Serve `collection` as `alias` from now on, in one step for everybody who asks."""
+    """Point `alias` at `collection`, atomically for every reader."""
     actions: list[models.AliasOperations] = []
     if alias in aliases(connection):
         actions.append(models.DeleteAliasOperation(delete_alias=models.DeleteAlias(alias_name=alias)))

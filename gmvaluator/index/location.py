@@ -1,4 +1,4 @@
-"""Where an index is: a Qdrant server's address, or a folder with an embedded engine."""
+"""Index locations: the address of a Qdrant server, or a folder served by the embedded engine."""
 
 from __future__ import annotations
 
@@ -14,15 +14,15 @@ from gmvaluator.index.engine.launcher import Contact, EngineLease
 _REST_PORT = 6333
 _GRPC_PORT = 6334
 _FIRST_RECONNECT_MS, _RECONNECT_MS = 100, 3_000
-"""The first pause and the longest between attempts to reach a server that has gone; gRPC's own defaults are a second,
-in which every repeated call would fail as well, and two minutes."""
+"""Initial and maximum backoff of gRPC's reconnection to a server. gRPC's defaults are 1 s, longer than all retries of a
+call together, and 120 s."""
 
 _HOST_PORT = re.compile(r"[A-Za-z0-9._-]+:\d{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """A gRPC address that answers Qdrant's API."""
+    """The address and credentials of a gRPC server that implements Qdrant's API."""
 
     host: str
     port: int
@@ -35,7 +35,8 @@ class Endpoint:
 
     @property
     def channel_options(self) -> dict[str, int]:
-        """Options of a gRPC channel; a proxy, which the environment may name, is never asked for loopback."""
+        """Options for a gRPC channel to this endpoint."""
+        # gRPC sends even loopback traffic to a proxy that the environment configures.
         loopback = self.host in ("localhost", "127.0.0.1", "::1")
         direct = {"grpc.enable_http_proxy": 0} if loopback else {}
         pauses = {"initial": _FIRST_RECONNECT_MS, "max": _RECONNECT_MS}
@@ -43,22 +44,22 @@ class Endpoint:
 
 
 class Access(Protocol):
-    """A hold on an index: where it is now, and where it is after it could not be reached."""
+    """Access to an index: provides its current endpoint, and a new one after a connection failure."""
 
     embedded: bool
-    """Whether it is an engine of our own."""
+    """Whether the index is served by the embedded engine."""
 
     @property
     def endpoint(self) -> Endpoint: ...
 
     def renew(self, broken: Endpoint) -> Endpoint:
-        """Where the index is after `broken` could not be reached; may block for as long as a start takes."""
+        """Return the endpoint to use after `broken` could not be reached. May block while an engine starts."""
 
     def close(self) -> None: ...
 
 
 class ServerAccess:
-    """A Qdrant server: its address never changes."""
+    """Access to a Qdrant server, whose endpoint never changes."""
 
     embedded = False
 
@@ -69,15 +70,15 @@ class ServerAccess:
     def endpoint(self) -> Endpoint:
         return self._endpoint
 
-    def renew(self, broken: Endpoint) -> Endpoint:  # noqa: ARG002 - there is no other
+    def renew(self, broken: Endpoint) -> Endpoint:  # noqa: ARG002 - a server has one endpoint
         return self._endpoint
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: a server needs no lease."""
 
 
 class EmbeddedAccess:
-    """An embedded engine: one that has died is started again, at another address."""
+    """Access to an embedded engine, which is restarted at another endpoint after it died."""
 
     embedded = True
 
@@ -101,10 +102,10 @@ def _loopback(contact: Contact) -> Endpoint:
 
 
 def open_access(location: str | Path, api_key: str | None = None) -> Access:
-    """Reach the index at `location`.
+    """Open access to the index at `location`.
 
-    A Qdrant server is http://HOST[:PORT], https://HOST[:PORT] or HOST:PORT, where PORT is its gRPC port; none,
-    or 6333, its REST port, means 6334. Anything else is a folder. Raises InvalidInput, IndexUnavailable.
+    A Qdrant server is http://HOST[:PORT], https://HOST[:PORT] or HOST:PORT, where PORT is the gRPC port. No port,
+    or the REST port 6333, means 6334. Anything else is a folder. Raises InvalidInput, IndexUnavailable.
     """
     text = str(location)
     if isinstance(location, str) and ("://" in text or _HOST_PORT.fullmatch(text)):

@@ -1,8 +1,6 @@
-"""The schema in the terms of qdrant-client.
+"""Adapter to qdrant-client: connection, request parameters, collection info and error translation.
 
-The only place where an exception of grpc or qdrant-client becomes one of the product's.
-
-qdrant-client, set up to speak gRPC only, and its description of a collection in the product's terms.
+This is the only module that turns exceptions of grpc and qdrant-client into the product's errors.
 """
 
 from __future__ import annotations
@@ -42,13 +40,70 @@ from gmvaluator.index.schema import (
 )
 from gmvaluator.ports import CollectionInfo
 
+CALL_TIMEOUT_S = 60
+"""Deadline of one call, in seconds. Long, because the engine blocks writes while it copies files for a build."""
+
+_Status = grpc.StatusCode
+_SEE_LOG = "see the index's log"
+STATUS_ERRORS: dict[grpc.StatusCode, tuple[type[GmvaluatorError], str]] = {
+    _Status.UNAVAILABLE: (IndexUnavailable, "is it running, and is the address right?"),
+    _Status.DEADLINE_EXCEEDED: (IndexUnavailable, "it did not answer in time: is the machine overloaded?"),
+    _Status.CANCELLED: (IndexUnavailable, "the call was cut off: try again"),
+    _Status.ABORTED: (IndexUnavailable, "the call was cut off: try again"),
+    _Status.UNAUTHENTICATED: (PreconditionFailed, "the API key is not accepted: set QDRANT_API_KEY"),
+    _Status.PERMISSION_DENIED: (PreconditionFailed, "the API key does not allow this: set QDRANT_API_KEY"),
+    _Status.UNIMPLEMENTED: (PreconditionFailed, "this index cannot do that"),
+    _Status.FAILED_PRECONDITION: (PreconditionFailed, "the collection's settings do not allow this"),
+    _Status.NOT_FOUND: (MissingIndex, "index images first: gmvaluator index add"),
+    _Status.ALREADY_EXISTS: (Conflict, "choose another name"),
+    _Status.INVALID_ARGUMENT: (InvalidInput, "the request is refused"),
+    _Status.OUT_OF_RANGE: (InvalidInput, "the request is refused"),
+    _Status.RESOURCE_EXHAUSTED: (Overloaded, "send it again after a pause"),
+    _Status.INTERNAL: (IndexFailed, _SEE_LOG),
+    _Status.UNKNOWN: (IndexFailed, _SEE_LOG),
+    _Status.DATA_LOSS: (IndexFailed, _SEE_LOG),
+}
+"""The product's error, and the advice in its message, for each gRPC status of the index."""
+
+
+@contextmanager
+def translate_errors(subject: str) -> Iterator[None]:
+    """Turn exceptions of grpc and qdrant-client into the product's errors about `subject`."""
+    try:
+        yield
+    except grpc.RpcError as error:
+        raise _status_error(subject, error) from error
+    except ResourceExhaustedResponse as error:
+        raise Overloaded(f"{subject} refuses for now: send it again after {error.retry_after_s} s") from error
+    except (QdrantException, ApiException) as error:
+        raise IndexFailed(f"{subject} failed: {error}") from error
+
+
+def _status_error(subject: str, error: grpc.RpcError) -> GmvaluatorError:
+    kind, advice = STATUS_ERRORS.get(error.code(), (IndexFailed, _SEE_LOG))
+    return kind(f"{subject} answered {error.code().name}: {error.details()}; {advice}")
+
+
+def connect(endpoint: Endpoint) -> QdrantClient:
+    """Return a client that uses gRPC only."""
+    with warnings.catch_warnings():
+        # The warning does not apply to loopback: reading its traffic takes rights that suffice to read the key file.
+        warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
+        return QdrantClient(
+            host=endpoint.host,
+            grpc_port=endpoint.port,
+            https=endpoint.tls,
+            api_key=endpoint.api_key,
+            prefer_grpc=True,
+            timeout=CALL_TIMEOUT_S,
+            check_compatibility=False,
+            grpc_options=endpoint.channel_options,
+            pool_size=1,
+        )
+
 
 def collection_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
-    """Arguments of qdrant-client's `create_collection`.
-
-    Nothing is indexed until the first build lowers the threshold: a server would train its quantisation again
-    and again while points still come.
-    """
+    """Return the arguments of qdrant-client's `create_collection`."""
     return {
         "vectors_config": {
             RECALL: models.VectorParams(
@@ -66,6 +121,7 @@ def collection_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
                 multivector_config=models.MultiVectorConfig(comparator=models.MultiVectorComparator.MAX_SIM),
             ),
         },
+        # No indexing until the first build: a server would retrain its quantisation while points still arrive.
         "optimizers_config": models.OptimizersConfigDiff(
             indexing_threshold=0, default_segment_number=SEGMENTS, max_segment_size=MAX_SEGMENT_KB
         ),
@@ -75,9 +131,9 @@ def collection_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
 
 
 def rebuild_parameters(metadata: CollectionMetadata) -> dict[str, Any]:
-    """Arguments of qdrant-client's `update_collection` by which an embedded engine rebuilds a collection.
+    """Return the arguments of qdrant-client's `update_collection` that make an embedded engine rebuild a collection.
 
-    Nothing of what was deleted is kept: that is what a threshold of 0 says.
+    A deleted_threshold of 0 requests a rebuild that keeps nothing of deleted points.
     """
     settings = metadata.settings
     change = models.VectorParamsDiff(
@@ -110,7 +166,7 @@ def _quantisation(name: str) -> models.QuantizationConfig:
 
 
 def search_parameters(search: SearchSettings, exact: bool = False) -> models.SearchParams:
-    """How a query on `recall` is answered; exact compares with every original."""
+    """Return the parameters of a query on `recall`. exact: compare with every original vector."""
     if exact:
         return models.SearchParams(exact=True, quantization=models.QuantizationSearchParams(ignore=True))
     return models.SearchParams(
@@ -119,70 +175,10 @@ def search_parameters(search: SearchSettings, exact: bool = False) -> models.Sea
     )
 
 
-_Status = grpc.StatusCode
-STATUS_ERRORS: dict[grpc.StatusCode, tuple[type[GmvaluatorError], str]] = {
-    _Status.UNAVAILABLE: (IndexUnavailable, "is it running, and is the address right?"),
-    _Status.DEADLINE_EXCEEDED: (IndexUnavailable, "it did not answer in time: is the machine overloaded?"),
-    _Status.CANCELLED: (IndexUnavailable, "the call was cut off: try again"),
-    _Status.ABORTED: (IndexUnavailable, "the call was cut off: try again"),
-    _Status.UNAUTHENTICATED: (PreconditionFailed, "the API key is not accepted: set QDRANT_API_KEY"),
-    _Status.PERMISSION_DENIED: (PreconditionFailed, "the API key does not allow this: set QDRANT_API_KEY"),
-    _Status.UNIMPLEMENTED: (PreconditionFailed, "this index cannot do that"),
-    _Status.FAILED_PRECONDITION: (PreconditionFailed, "the collection's settings do not allow this"),
-    _Status.NOT_FOUND: (MissingIndex, "index images first: gmvaluator index add"),
-    _Status.ALREADY_EXISTS: (Conflict, "choose another name"),
-    _Status.INVALID_ARGUMENT: (InvalidInput, "the request is refused"),
-    _Status.OUT_OF_RANGE: (InvalidInput, "the request is refused"),
-    _Status.RESOURCE_EXHAUSTED: (Overloaded, "send it again after a pause"),
-    _Status.INTERNAL: (IndexFailed, "see the index's log"),
-    _Status.UNKNOWN: (IndexFailed, "see the index's log"),
-    _Status.DATA_LOSS: (IndexFailed, "see the index's log"),
-}
-
-
-@contextmanager
-def translated(what: str) -> Iterator[None]:
-    """Raise what grpc and qdrant-client raise inside as an error of the product about `what`."""
-    try:
-        yield
-    except grpc.RpcError as error:
-        raise _of_status(what, error) from error
-    except ResourceExhaustedResponse as error:
-        raise Overloaded(f"{what} refuses for now: send it again after {error.retry_after_s} s") from error
-    except (QdrantException, ApiException) as error:
-        raise IndexFailed(f"{what} failed: {error}") from error
-
-
-def _of_status(what: str, error: grpc.RpcError) -> GmvaluatorError:
-    kind, advice = STATUS_ERRORS.get(error.code(), (IndexFailed, "see the index's log"))
-    return kind(f"{what} answered {error.code().name}: {error.details()}; {advice}")
-
-
-CALL_TIMEOUT_S = 60
-"""Deadline of one call. Long, because the engine holds writes while it copies files for a build."""
-
-
-def connect(endpoint: Endpoint) -> QdrantClient:
-    """A client that speaks gRPC only."""
-    with warnings.catch_warnings():
-        # On loopback the key is no secret from anybody who could read the traffic.
-        warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
-        return QdrantClient(
-            host=endpoint.host,
-            grpc_port=endpoint.port,
-            https=endpoint.tls,
-            api_key=endpoint.api_key,
-            prefer_grpc=True,
-            timeout=CALL_TIMEOUT_S,
-            check_compatibility=False,
-            grpc_options=endpoint.channel_options,
-            pool_size=1,
-        )
-
-
 def collection_info(name: str, answer: models.CollectionInfo) -> CollectionInfo:
-    """qdrant-client's answer in the product's terms."""
+    """Convert qdrant-client's description of collection `name`."""
     vectors = answer.config.params.vectors
+    # indexed_vectors_count is summed over the named vectors of a point.
     points, indexed = answer.points_count or 0, answer.indexed_vectors_count or 0
     return CollectionInfo(
         name=name,

@@ -1,8 +1,8 @@
-"""Rebuilding a collection beside the one that is served, and swapping it in whole.
+"""Rebuild of a collection next to the served one, followed by an atomic swap.
 
-An embedded engine does so by itself, in `generation-N+1/`. On a server a new collection is filled from the old one,
-built, and served by moving the alias. Either can be killed at any moment: what serves is the old or the new one, whole,
-and the next rebuild removes what was left half done.
+The embedded engine does this itself, in `generation-N+1/`. On a server a new collection is filled from the old one,
+built, and served by moving the alias. A rebuild can be killed at any moment: either the old or the new collection is
+served, whole, and the next rebuild removes leftovers.
 """
 
 from __future__ import annotations
@@ -31,13 +31,15 @@ from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point
 
 _MAX_PASSES = 10
+"""Passes over the old collection before a rebuild gives up because others keep writing."""
+
 _BATCH_POINTS = 256
 
-Kept = Callable[[Sequence[Point]], Sequence[Point]]
-"""Those of some points that may be in the new collection."""
+PointFilter = Callable[[Sequence[Point]], Sequence[Point]]
+"""Returns those of the given points that the new collection may contain."""
 
 
-def _every(points: Sequence[Point]) -> Sequence[Point]:
+def _all_points(points: Sequence[Point]) -> Sequence[Point]:
     return points
 
 
@@ -46,56 +48,59 @@ def rebuild(
     collection: str,
     quantisation: str | None = None,
     settings: IndexSettings | None = None,
-    kept: Kept = _every,
+    kept: PointFilter = _all_points,
 ) -> None:
-    """Serve `collection` from a fresh copy of its points, with other settings where they are given.
+    """Replace `collection` by a fresh copy of its points, with `quantisation` and `settings` where given.
 
-    No byte of a point that was deleted is in it. kept: on a server, whose copy is made here, points that it leaves out
-    are not copied. Serving goes on meanwhile. Takes over `access` and closes it. Raises MissingIndex, IndexFailed,
-    IndexUnavailable, PreconditionFailed for a server's collection that no alias serves.
+    The copy contains no byte of a deleted point. Searches continue during the rebuild. kept: selects the points to
+    copy, on a server only. Takes ownership of `access` and closes it. Raises MissingIndex, IndexFailed,
+    IndexUnavailable, PreconditionFailed for a server's collection that is not behind an alias.
     """
     store = QdrantStore(access, collection)
     try:
         if access.embedded:
-            store.rebuild_embedded(_described(store, quantisation, settings))
+            store.rebuild_embedded(_new_metadata(store, quantisation, settings))
             return
         swap = _Swap(access, store.connection, collection, kept)
         swap.finish_earlier()
-        swap.run(_described(store, quantisation, settings))
+        swap.run(_new_metadata(store, quantisation, settings))
     finally:
         store.close()
 
 
-def _described(store: QdrantStore, quantisation: str | None, settings: IndexSettings | None) -> CollectionMetadata:
+def _new_metadata(store: QdrantStore, quantisation: str | None, settings: IndexSettings | None) -> CollectionMetadata:
     old = store.metadata()
     return old.rebuilt(quantisation or old.quantisation, settings or old.settings)
 
 
 class _Swap:
-    """One rebuild on a server."""
+    """A rebuild on a server: fill a new collection, move the alias, delete the old collection."""
 
-    def __init__(self, access: Access, connection: IndexConnection, name: str, kept: Kept) -> None:
+    def __init__(self, access: Access, connection: IndexConnection, name: str, kept: PointFilter) -> None:
         self._access = access
         self._connection = connection
         self._name = name
         self._kept = kept
 
     def finish_earlier(self) -> None:
-        """Clear up after a rebuild that was killed: what it had filled only goes, what it had replaced is followed up
-        first, as others may have written to it until the alias moved."""
+        """Clean up after a killed rebuild.
+
+        A collection that was still being filled is deleted. One that had already been replaced is first searched for
+        late writes, because others may have written to it until the alias moved.
+        """
         serving = aliases(self._connection).get(self._name)
         if serving is None:
             return
-        for one in sorted(generations(self._connection, self._name)):
-            if one == serving or not is_generation(self._connection, one, self._name):
+        for collection in sorted(generations(self._connection, self._name)):
+            if collection == serving or not is_generation(self._connection, collection, self._name):
                 continue
-            if metadata_of(self._connection, one).get(REBUILD_OF):
-                self._delete(one)
+            if metadata_of(self._connection, collection).get(REBUILD_OF):
+                self._delete(collection)
             else:
-                self._follow_up(one, serving)
+                self._retire(collection, serving)
 
     def run(self, metadata: CollectionMetadata) -> None:
-        """Fill, build, catch up with what was written meanwhile, and serve."""
+        """Fill and build a new collection, catch up with concurrent writes, and serve it."""
         old = aliases(self._connection).get(self._name)
         if old is None:
             raise PreconditionFailed(
@@ -112,23 +117,26 @@ class _Swap:
         target.build()
         self._catch_up(source, target)
         point_alias(self._connection, self._name, new)
-        self._follow_up(old, new)
+        self._retire(old, new)
 
-    def _follow_up(self, old: str, new: str) -> None:
-        """After the alias has moved: what was written to the old one at last is brought over, and the old one goes."""
+    def _retire(self, old: str, new: str) -> None:
+        """Copy the last writes to collection `old`, which the alias has left, into `new`, and delete `old`."""
         source, target = QdrantStore(self._access, old), QdrantStore(self._access, new)
         self._unmark(new)
-        self._bring_late(source, target)
-        self._remove_buried(target)
+        self._copy_late_writes(source, target)
+        self._remove_excluded(target)
         self._delete(old)
 
     def _catch_up(self, source: QdrantStore, target: QdrantStore) -> None:
-        """Until a pass finds nothing to change: others may go on writing. Raises IndexFailed if they never pause."""
+        """Copy concurrent writes until a pass finds none.
+
+        Raises IndexFailed after `_MAX_PASSES` passes with changes.
+        """
         for _ in range(_MAX_PASSES):
             changed = self._add_missing(source, target)
-            gone = [one.training_image_id for one in target.scan()]
-            for start in range(0, len(gone), _BATCH_POINTS):
-                page = gone[start : start + _BATCH_POINTS]
+            copied = [point.training_image_id for point in target.scan()]
+            for start in range(0, len(copied), _BATCH_POINTS):
+                page = copied[start : start + _BATCH_POINTS]
                 target.remove(sorted(set(page) - source.existing(page)))
             if not changed:
                 return
@@ -136,43 +144,46 @@ class _Swap:
         raise IndexFailed(f"collection {self._name!r} is written to all the time: rebuild it when nobody indexes")
 
     def _add_missing(self, source: QdrantStore, target: QdrantStore) -> bool:
-        """Bring over points that are absent or whose payload changed; whether there were any."""
+        """Copy points that are absent or whose payload differs; return whether there were any."""
         changed = False
         for points in _batches(source.scan()):
-            there = {one.training_image_id: one.payload for one in target.fetch_payloads(_ids(points))}
-            differing = [one for one in self._kept(points) if there.get(one.training_image_id) != one.payload]
+            payloads = {point.training_image_id: point.payload for point in target.fetch_payloads(_ids(points))}
+            kept = self._kept(points)
+            differing = [point for point in kept if payloads.get(point.training_image_id) != point.payload]
             if differing:
                 changed = True
                 target.upsert(source.fetch(_ids(differing)))
         return changed
 
-    def _bring_late(self, source: QdrantStore, target: QdrantStore) -> None:
-        """Bring over what was written to the old one just before the swap.
-
-        Others write to the new one by now: what it has of a point counts, and only joins the data sets of the old.
-        """
+    def _copy_late_writes(self, source: QdrantStore, target: QdrantStore) -> None:
+        """Copy what was written to the old collection just before the swap."""
         for points in _batches(source.scan()):
-            there = {one.training_image_id: one.payload for one in target.fetch_payloads(_ids(points))}
+            payloads = {point.training_image_id: point.payload for point in target.fetch_payloads(_ids(points))}
             kept = self._kept(points)
-            target.upsert(source.fetch([one for one in _ids(kept) if one not in there]))
-            for one in kept:
-                known = there.get(one.training_image_id, one.payload).get(KEY_DATA_SET, ())
-                for name in one.payload.get(KEY_DATA_SET, ()):
-                    if name not in known:
-                        target.join_data_set([one.training_image_id], name)
+            target.upsert(source.fetch([image_id for image_id in _ids(kept) if image_id not in payloads]))
+            # Others write to the new collection by now, so its points take precedence; only data sets are merged.
+            for point in kept:
+                data_sets = payloads.get(point.training_image_id, point.payload).get(KEY_DATA_SET, ())
+                for name in point.payload.get(KEY_DATA_SET, ()):
+                    if name not in data_sets:
+                        target.join_data_set([point.training_image_id], name)
 
-    def _remove_buried(self, target: QdrantStore) -> None:
-        """Take away what was removed from the old one after its last pass, and what came back with `_bring_late`."""
+    def _remove_excluded(self, target: QdrantStore) -> None:
+        """Remove points that `kept` excludes by now.
+
+        They were removed from the old collection after its last pass, or copied again by `_copy_late_writes`.
+        """
         for points in _batches(target.scan()):
-            gone = sorted(set(_ids(points)) - set(_ids(self._kept(points))))
-            if gone:
-                target.remove(gone)
-                target.ungroup(gone)
+            excluded = sorted(set(_ids(points)) - set(_ids(self._kept(points))))
+            if excluded:
+                target.remove(excluded)
+                target.ungroup(excluded)
 
     def _unmark(self, collection: str) -> None:
-        done = {REBUILD_OF: ""}
+        # An update merges metadata, so the key is emptied, not removed.
+        metadata = {REBUILD_OF: ""}
         self._connection.call(
-            lambda client: client.update_collection(collection, metadata=done, timeout=CALL_TIMEOUT_S)
+            lambda client: client.update_collection(collection, metadata=metadata, timeout=CALL_TIMEOUT_S)
         )
 
     def _delete(self, collection: str) -> None:
@@ -186,4 +197,4 @@ def _batches(points: Iterable[Point]) -> Iterator[list[Point]]:
 
 
 def _ids(points: Sequence[Point]) -> list[TrainingImageId]:
-    return [one.training_image_id for one in points]
+    return [point.training_image_id for point in points]

@@ -1,9 +1,8 @@
-"""Calls to an index through qdrant-client, on a server or on an embedded engine that may have to be started again.
+"""A qdrant-client that retries calls and restarts a dead embedded engine.
 
-When a call to the index is made again: where no harm comes of it, and the index did not say that it is slow.
-
-Every call of ours can be repeated without harm: reads change nothing, and writes say what a point is to be, not by how
-much it is to change. A call that ran into its deadline is not repeated, as that would add to what made it late.
+Every call of this product is idempotent: reads change nothing, and writes state a point's new value rather than a
+difference. A call that exceeded its deadline is not retried, because retries would add load to an index that is already
+too slow.
 """
 
 from __future__ import annotations
@@ -20,37 +19,41 @@ from qdrant_client import QdrantClient
 
 from gmvaluator.errors import IndexUnavailable
 from gmvaluator.index.location import Access, Endpoint
-from gmvaluator.index.qdrant import connect, translated
+from gmvaluator.index.qdrant import connect, translate_errors
 
-ATTEMPTS = 4
-"""Times a call is made at most."""
+MAX_ATTEMPTS = 4
+"""Attempts per call, the first included."""
 
-FIRST_PAUSE_S = 0.1
-_REPEATED = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED})
+FIRST_BACKOFF_S = 0.1
+"""Mean backoff after the first attempt, in seconds."""
+
+_RETRYABLE = frozenset({grpc.StatusCode.UNAVAILABLE, grpc.StatusCode.ABORTED})
 _jitter = random.SystemRandom()
 
 
-def may_be_repeated(error: IndexUnavailable, attempt: int) -> bool:
-    """Whether attempt number `attempt`, from 1, that ended so may be followed by another."""
+def is_retryable(error: IndexUnavailable, attempt: int) -> bool:
+    """Return whether a call whose attempt number `attempt` (from 1) failed with `error` may be retried."""
     cause = error.__cause__
-    return attempt < ATTEMPTS and isinstance(cause, grpc.RpcError) and cause.code() in _REPEATED
+    return attempt < MAX_ATTEMPTS and isinstance(cause, grpc.RpcError) and cause.code() in _RETRYABLE
 
 
-def pause_s(attempt: int) -> float:
-    """Seconds to wait after attempt number `attempt`: each time twice as long, and no two callers alike."""
-    return FIRST_PAUSE_S * 2.0 ** (attempt - 1) * _jitter.uniform(0.5, 1.5)
+def backoff_s(attempt: int) -> float:
+    """Return the seconds to wait after attempt number `attempt`: exponential backoff with jitter."""
+    return FIRST_BACKOFF_S * 2.0 ** (attempt - 1) * _jitter.uniform(0.5, 1.5)
 
 
 _Answer = TypeVar("_Answer")
 
 
 class IndexConnection:
-    """Thread-safe. A call that finds an embedded engine dead is made once more on the one that takes its place, and one
-    that a server turned away is repeated (see `retrying`), so every call has to be one that can be repeated without
-    harm."""
+    """A connection to an index that retries failed calls. Thread-safe.
+
+    A call that finds the embedded engine dead is sent to the restarted engine; a call that fails with UNAVAILABLE or
+    ABORTED is retried with backoff. Every call must therefore be idempotent.
+    """
 
     def __init__(self, access: Access, subject: str) -> None:
-        """subject: what the calls are about, for messages."""
+        """subject: what the calls concern, for error messages."""
         self._access = access
         self._subject = subject
         self._lock = threading.Lock()
@@ -60,43 +63,44 @@ class IndexConnection:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the index was last reached."""
+        """The endpoint in use."""
         return self._endpoint
 
     @property
     def embedded(self) -> bool:
-        """Whether it is an engine of our own, which swaps generations by itself."""
+        """Whether the index is served by the embedded engine, which swaps generations by itself."""
         return self._access.embedded
 
     def call(self, call: Callable[[QdrantClient], _Answer]) -> _Answer:
-        """Answer of `call`. Raises the product's errors only."""
+        """Return the result of `call`, with retries. Raises only the product's errors."""
         for attempt in count(1):
             client, endpoint = self._client, self._endpoint
             try:
-                with translated(self._name()):
+                with translate_errors(self._name()):
                     return call(client)
             except IndexUnavailable as error:
+                # A restarted engine needs no backoff: it serves by the time its endpoint is known.
                 moved = attempt == 1 and self._reconnect(endpoint)
-                if not moved and not may_be_repeated(error, attempt):
+                if not moved and not is_retryable(error, attempt):
                     raise
                 if not moved:
-                    time.sleep(pause_s(attempt))
+                    time.sleep(backoff_s(attempt))
         raise AssertionError("unreachable")
 
     def close(self) -> None:
-        """Let go of the index; an embedded engine ends when nobody else holds it. Harmless when done twice."""
+        """Close the connection. An embedded engine ends after its last user. Idempotent."""
         for client in (*self._retired, self._client):
             client.close()
         self._access.close()
 
     def _reconnect(self, broken: Endpoint) -> bool:
-        """Whether the index is at another address now."""
+        """Reconnect if the index has moved away from `broken`; return whether it has."""
         with self._lock:
             if self._endpoint == broken:
                 endpoint = self._access.renew(broken)
                 if endpoint == broken:
                     return False
-                self._retired.append(self._client)  # other threads may be using it yet
+                self._retired.append(self._client)  # other threads may still be using it
                 self._endpoint, self._client = endpoint, connect(endpoint)
             return True
 

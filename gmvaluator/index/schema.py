@@ -1,10 +1,9 @@
-"""The collection: two named vectors per training image, a payload, and what the metadata records.
+"""Schema of a collection: named vectors, payload keys, settings and metadata.
 
-`recall` is searched by nearest neighbours: HNSW over product-quantised codes held in RAM, the originals on disk
-for rescoring. `perceptual`, one vector for each view of the image, is only scored for recalled candidates, by the view
-that is most similar: no graph, on disk. One large segment, because product quantisation is trained per segment.
-
-Ways to compress the vectors that are searched, by name.
+A point is one training image with two named vectors. `recall` is searched by approximate nearest neighbours: HNSW
+over quantised codes in RAM, with the original vectors on disk for rescoring. `perceptual` holds one vector per view
+of the image; it is only compared with recalled candidates, by the most similar view, and therefore has no graph and
+is on disk. A collection has one large segment, because product quantisation is trained per segment.
 """
 
 from __future__ import annotations
@@ -21,17 +20,16 @@ from gmvaluator.index.engine.quantisation import CHOICES, RATIOS
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.profile import ProfileIdentity
 
-DEFAULT = CHOICES[0]
+DEFAULT_QUANTISATION = CHOICES[0]
 
 
 def code_bytes(quantisation: str, dimension: int) -> int:
-    """Bytes of one vector's code, without what an engine adds to it."""
+    """Return the size of one vector's code in bytes, without the engine's overhead."""
     return -(-4 * dimension // RATIOS[quantisation])
 
 
 RECALL = "recall"
 PERCEPTUAL = "perceptual"
-VECTORS = (RECALL, PERCEPTUAL)
 
 KEY_SHA256 = "sha256"
 KEY_KEY = "key"
@@ -40,37 +38,43 @@ KEY_TITLE = "title"
 KEY_LABELS = "labels"
 KEY_DATA_SET = "data_set"
 KEY_GROUP = "duplicate_group"
-"""Payload keys. data_set is a list of names: recall is restricted by it. duplicate_group is the id of the first of an
-image's near-copies, also in its own payload, and empty if it has none; absent, nobody has looked yet. Both have an
-index.
+"""Payload keys.
+
+data_set is a list of names, by which recall can be filtered. duplicate_group is the id of the first image of a group of
+near-duplicates (in the payload of that first image too), `ALONE` for an image without near-duplicates, and absent until
+the image has been compared. Both keys have a payload index.
 """
 
 ALONE = ""
-"""duplicate_group of an image without near-copies."""
+"""Value of duplicate_group for an image without near-duplicates."""
 
 DEFAULT_COLLECTION = "works"
 DEFAULT_DEPTH = 200
-"""Candidates recalled before re-ranking, where nothing else is asked for."""
+"""Default number of candidates recalled before re-ranking."""
 
 HNSW_M = 16
 HNSW_EF_CONSTRUCT = 128
-FULL_SCAN_THRESHOLD_KB = 10
-"""Small, so that small collections are searched through the graph as large ones are."""
 
+# Small collections are searched through the graph too, so that tests and demos exercise what large ones use.
+FULL_SCAN_THRESHOLD_KB = 10
+"""Size of the vectors of a filtered set, in KB, below which it is scanned instead of searched through the graph."""
+
+# The smallest value there is: a single vector of 256 dimensions is quantised.
 INDEXING_THRESHOLD_KB = 1
-"""The smallest there is: one vector of 256 dimensions is enough to be quantised."""
+"""Size of unindexed vectors, in KB, from which a build indexes them."""
 
 SEGMENTS = 1
 MAX_SEGMENT_KB = 64 * 1024 * 1024
 FORMAT = 2
+"""Version of the metadata; a collection of another version has to be indexed again."""
 
 
 @dataclass(frozen=True, slots=True)
 class SearchSettings:
-    """How `recall` is searched. Raising either finds more of the true neighbours and takes longer.
+    """Settings of a search on `recall`. Higher values increase recall and latency.
 
-    oversampling: candidates by code per answer, rescored with the originals. hnsw_ef: length of the graph
-    search's list.
+    oversampling: candidates found by code, as a multiple of the limit, that are rescored with the original vectors.
+    hnsw_ef: size of the graph search's candidate list. rescore: False ranks by code alone.
     """
 
     oversampling: float = 4.0
@@ -79,17 +83,18 @@ class SearchSettings:
 
     @classmethod
     def from_metadata(cls, metadata: Mapping[str, Any]) -> SearchSettings:
-        """What the collection's metadata records, or the defaults."""
+        """Return the settings recorded in a collection's metadata, or the defaults."""
         return cls(**metadata.get("search", {}))
 
 
 @dataclass(frozen=True, slots=True)
 class IndexSettings:
-    """How a collection is kept; chosen when it is made, and again when it is rebuilt.
+    """Storage settings of a collection, chosen when it is created or rebuilt.
 
-    hnsw_m: edges per node of the graph; more find more and take memory. hnsw_ef_construct: candidates looked at for
-    each edge; more make a better graph and a longer build. on_disk: originals are read from disk, codes stay in memory.
-    shard_number, replication_factor, write_consistency_factor: of a Qdrant cluster; None leaves them to the server.
+    hnsw_m: edges per graph node; more increase recall and memory use. hnsw_ef_construct: candidates considered for
+    each edge; more improve the graph and lengthen the build. on_disk: original vectors are read from disk, while
+    codes stay in memory. shard_number, replication_factor, write_consistency_factor: settings of a Qdrant cluster;
+    None keeps the server's default.
     """
 
     hnsw_m: int = HNSW_M
@@ -101,9 +106,9 @@ class IndexSettings:
 
     @property
     def cluster(self) -> dict[str, int]:
-        """What only a server can do, in its own words."""
-        chosen = {name: getattr(self, name) for name in CLUSTER_SETTINGS}
-        return {name: value for name, value in chosen.items() if value is not None}
+        """The configured cluster settings, by Qdrant's names; only a server supports them."""
+        values = {name: getattr(self, name) for name in CLUSTER_SETTINGS}
+        return {name: value for name, value in values.items() if value is not None}
 
 
 DEFAULT_SETTINGS = IndexSettings()
@@ -112,13 +117,14 @@ CLUSTER_SETTINGS = ("shard_number", "replication_factor", "write_consistency_fac
 
 @dataclass(frozen=True, slots=True)
 class CollectionMetadata:
-    """What a collection says of itself.
+    """Metadata stored with a collection.
 
-    quantisation: one of `quantisation.CHOICES`. measured: figures of the last `verify`, if any.
+    quantisation: one of `quantisation.CHOICES`. measured: figures of the last `verify`, if any. Raises InvalidInput for
+    an unknown quantisation.
     """
 
     profile: ProfileIdentity
-    quantisation: str = DEFAULT
+    quantisation: str = DEFAULT_QUANTISATION
     settings: IndexSettings = IndexSettings()
     search: SearchSettings = SearchSettings()
     measured: Mapping[str, Any] | None = None
@@ -128,7 +134,7 @@ class CollectionMetadata:
             raise InvalidInput(f"quantisation {self.quantisation!r} is refused: use one of {', '.join(CHOICES)}")
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON value, as stored in the collection."""
+        """Return the JSON value that is stored with the collection."""
         return {
             "format": FORMAT,
             "profile": self.profile.as_dict(),
@@ -141,7 +147,7 @@ class CollectionMetadata:
 
     @classmethod
     def from_dict(cls, name: str, value: Mapping[str, Any]) -> CollectionMetadata:
-        """Inverse of `as_dict`. Raises MissingIndex if collection `name` was not made by this product."""
+        """Parse the value of `as_dict`. Raises MissingIndex if this product did not create collection `name`."""
         if not is_ours(value):
             raise MissingIndex(
                 f"collection {name!r} holds other data than training images, or is of an earlier release: "
@@ -156,57 +162,61 @@ class CollectionMetadata:
         )
 
     def rebuilt(self, quantisation: str, settings: IndexSettings) -> CollectionMetadata:
-        """Of the collection rebuilt so: what was measured of other codes or another graph is forgotten."""
+        """Return the metadata after a rebuild with `quantisation` and `settings`.
+
+        Search settings and measured figures are dropped if either changes: they describe other codes or another graph.
+        """
         if (quantisation, settings) == (self.quantisation, self.settings):
             return self
         return CollectionMetadata(self.profile, quantisation, settings)
 
     def with_search(self, search: SearchSettings, measured: Mapping[str, Any]) -> CollectionMetadata:
-        """The same with other search settings, and the figures they were chosen by."""
+        """Return a copy with `search` and the figures by which it was chosen."""
         return replace(self, search=search, measured=measured)
 
 
 def is_ours(metadata: Mapping[str, Any]) -> bool:
-    """Whether a collection of this metadata was made by this release of the product."""
+    """Return whether a collection with this metadata was created by this product, in the current format."""
     return metadata.get("format") == FORMAT and "profile" in metadata
 
 
 def duplicate_group(payload: Mapping[str, Any]) -> TrainingImageId | None:
-    """The first of a point's near-copies; None if it has none, or if nobody has looked yet."""
+    """Return the first image of a point's group of near-duplicates; None if it has no group or was never compared."""
     text = payload.get(KEY_GROUP)
     return TrainingImageId(UUID(text)) if text else None
 
 
 def measured_recall(metadata: Mapping[str, Any]) -> float | None:
-    """recall@k that the last `index verify` found; None if it was never asked for."""
-    found = [value for name, value in (metadata.get("measured") or {}).items() if re.fullmatch(r"recall_at_\d+", name)]
-    return float(found[0]) if found and 0 < found[0] <= 1 else None
+    """Return recall@k in (0, 1] as measured by the last `index verify`; None if it never ran."""
+    measured = metadata.get("measured") or {}
+    recalls = [value for name, value in measured.items() if re.fullmatch(r"recall_at_\d+", name)]
+    return float(recalls[0]) if recalls and 0 < recalls[0] <= 1 else None
 
 
 RECALL_TARGET = 0.99
-"""Recall that `index verify` chooses search settings to reach."""
+"""Recall that the search settings chosen by `index verify` reach by default."""
 
 RECALL_FLOOR = 0.98
-"""Recall below which an index is not to be trusted: `index verify` exits with 1, and the shipped alert fires."""
+"""Lowest acceptable recall: below it `index verify` exits with 1 and the shipped alert fires."""
 
 GROWTH_LIMIT = 0.2
-"""Share by which a collection may grow before what `index verify` measured of it is old."""
+"""Growth of a collection, as a share, from which the figures of its last `index verify` are out of date."""
 
 
 def growth_since_verified(info: CollectionInfo) -> float | None:
-    """Points added since the last `index verify`, as a share of those that it saw; None if it was never asked for."""
+    """Return the points added since the last `index verify` as a share of the points then; None if it never ran."""
     measured = (info.metadata.get("measured") or {}).get("points")
     return None if not measured else info.points / float(measured) - 1
 
 
 def outgrown(info: CollectionInfo) -> bool:
-    """Whether a collection has grown by so much that its recall is to be measured again."""
+    """Return whether a collection has grown by `GROWTH_LIMIT`, so that its recall has to be measured again."""
     growth = growth_since_verified(info)
     return growth is not None and growth >= GROWTH_LIMIT
 
 
 def require_profile(info: CollectionInfo, identity: ProfileIdentity) -> None:
-    """Raise ProfileMismatch, naming both, unless the collection was built by profile `identity`."""
+    """Raise ProfileMismatch, naming both profiles, unless the collection was built by `identity`."""
     built = CollectionMetadata.from_dict(info.name, info.metadata).profile
     if built.hash == identity.hash:
         return

@@ -1,4 +1,4 @@
-"""The reading side of the index: two calls per image over grpc.aio, the hot path."""
+"""Asynchronous search of the index over grpc.aio: two calls per generated image, the hot path."""
 
 from __future__ import annotations
 
@@ -20,53 +20,62 @@ from gmvaluator.concurrency import shield_to_completion
 from gmvaluator.errors import IndexFailed, IndexUnavailable
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.location import Access, Endpoint
-from gmvaluator.index.qdrant import collection_info, search_parameters, translated
-from gmvaluator.index.resilient_client import may_be_repeated, pause_s
+from gmvaluator.index.qdrant import collection_info, search_parameters, translate_errors
+from gmvaluator.index.resilient_client import backoff_s, is_retryable
 from gmvaluator.index.schema import KEY_DATA_SET, PERCEPTUAL, RECALL, CollectionMetadata
 from gmvaluator.index.vectors import checked_vector
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour
 
 CALL_TIMEOUT_S = 10.0
-"""Deadline of one query, with all its attempts; 2 ms is usual."""
+"""Deadline of one query including its retries, in seconds; a query usually takes 2 ms."""
 
 MAX_DISTANCE = 2.0
+"""Upper limit of perceptual distances, which are 1 - cosine."""
+
 _TIES = 14
-"""Candidates asked for after the last that counts, to see whether it has equals."""
+"""Neighbours requested beyond the k-th, to detect others at the same distance."""
 
-_KNOWN_IDS = 200_000
-"""Training images whose id is kept as text and as UUID: the same ones come again and again."""
+# The same training images are recalled for many generated images.
+_CACHED_IDS = 200_000
+"""Size of the caches of parsed and encoded training image ids."""
 
-_Answer = TypeVar("_Answer")
+_Response = TypeVar("_Response")
 _Points = Sequence[messages.ScoredPoint]
 
 
 @dataclass(frozen=True, slots=True)
 class _Connection:
+    """A gRPC channel to an endpoint, with its stubs."""
+
     endpoint: Endpoint
     channel: grpc.aio.Channel
     points: Any
     collections: Any
 
     def options(self, timeout_s: float) -> dict[str, Any]:
+        """Return the keyword arguments of one call."""
         key = self.endpoint.api_key
         return {"timeout": timeout_s, "metadata": () if key is None else (("api-key", key),)}
 
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
+    """Dimensions and search parameters of the collection, as read from its metadata."""
+
     recall_dim: int
     perceptual_dim: int
     parameters: messages.SearchParams
 
 
 class QdrantSearch:
-    """ports.CandidateSearch on a Qdrant server or on an embedded engine; belongs to one event loop.
+    """Implement `ports.CandidateSearch` on a Qdrant server or an embedded engine, for one event loop.
 
-    A query that finds the embedded engine dead starts another one and is sent once more; see `retrying` for the rest.
+    A query that finds the embedded engine dead restarts it and is sent again; other failures are retried as in
+    `resilient_client`.
     """
 
     def __init__(self, access: Access, collection: str, payload_keys: Sequence[str] = ()) -> None:
-        """payload_keys: what candidates bring of their payload; nothing by default, which is fastest."""
+        """payload_keys: payload entries to return with each candidate; none by default, which is fastest."""
         self._access = access
         self._collection = collection
         self._payload = messages.WithPayloadSelector(enable=False)
@@ -80,9 +89,10 @@ class QdrantSearch:
         self._settings: _Settings | None = None
 
     async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
-        """The `depth` nearest training images by `recall` vector, nearest first; only of `data_sets` if given.
+        """Return the `depth` nearest training images by `recall` vector (D,), nearest first.
 
-        Raises InvalidVector, MissingIndex, IndexUnavailable, IndexFailed if it gets a part of the answer only.
+        data_sets: restricts the search to images of these data sets. Raises InvalidVector, MissingIndex,
+        IndexUnavailable, IndexFailed if the index returns an incomplete result.
         """
         settings = await self._get_settings()
         data = checked_vector(vector, settings.recall_dim, "the query")
@@ -97,31 +107,32 @@ class QdrantSearch:
             with_payload=self._payload,
             filter=None if data_sets is None else _in_data_sets(tuple(data_sets)),
         )
-        points = await self._whole(request, await self._answer(request), exact=True)
-        # A server that merges its shards' answers late might send them in any order; the first is to be the nearest.
+        points = await self._require_complete(request, await self._query(request), exact=True)
+        # A server may return the merged results of its shards in any order.
         return sorted(map(self._candidate, points), key=_by_similarity)
 
     async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
-        """The k of `ids` nearest to any of `vectors` (Q, P), nearest first; equal distances in id order.
+        """Return the k of `ids` nearest to any of `vectors` (Q, P), nearest first; ties in id order.
 
-        Every one of `ids` that is there is compared exactly. Raises what `recall` raises.
+        Every stored image of `ids` is compared exactly. Raises the same errors as `recall`.
         """
         settings = await self._get_settings()
         views = [checked_vector(vector, settings.perceptual_dim, "the query") for vector in vectors]
         if not ids or k < 1:
             return []
         requests = [self._comparison(view, ids, k) for view in views]
-        # Whatever is among the k nearest to all views together is among those to one of them.
-        found = [await self._settled(*one, ids, k) for one in zip(requests, await self._answers(requests), strict=True)]
+        results = zip(requests, await self._query_batch(requests), strict=True)
+        # Each of the k nearest to all views together is among the k nearest to one of the views.
+        neighbours = [await self._resolve_ties(request, points, ids, k) for request, points in results]
         nearest: dict[TrainingImageId, Neighbour] = {}
-        for one in chain.from_iterable(found):
-            known = nearest.setdefault(one.training_image_id, one)
-            if one.perceptual_distance < known.perceptual_distance:
-                nearest[one.training_image_id] = one
+        for neighbour in chain.from_iterable(neighbours):
+            known = nearest.setdefault(neighbour.training_image_id, neighbour)
+            if neighbour.perceptual_distance < known.perceptual_distance:
+                nearest[neighbour.training_image_id] = neighbour
         return sorted(nearest.values(), key=_by_distance)[:k]
 
     def _comparison(self, data: Float32Array, ids: Sequence[TrainingImageId], k: int) -> messages.QueryPoints:
-        """The k of `ids` nearest to one view, and some more."""
+        """Build the query for the k of `ids` nearest to one view, and `_TIES` more."""
         return messages.QueryPoints(
             collection_name=self._collection,
             query=_nearest(data),
@@ -132,20 +143,20 @@ class QdrantSearch:
             filter=_among(ids),
         )
 
-    async def _settled(
+    async def _resolve_ties(
         self, request: messages.QueryPoints, points: _Points, ids: Sequence[TrainingImageId], k: int
     ) -> list[Neighbour]:
-        """What `request` found, whole, with everything that is as near as the k-th."""
-        points = sorted(await self._whole(request, points), key=_by_score)
+        """Return the complete result of `request`, including every neighbour at the distance of the k-th."""
+        points = sorted(await self._require_complete(request, points), key=_by_score)
         if k < len(points) < len(ids) and points[k - 1].score == points[-1].score:
-            # More than were asked for are as near as the last that counts: the id settles it, so all are needed.
+            # Ties reach the end of the result, and ids order them: all candidates are needed.
             request.limit = len(ids)
-            points = await self._whole(request, await self._answer(request))
+            points = await self._require_complete(request, await self._query(request))
         self._require_among(points, ids)
         return [_neighbour(point) for point in points]
 
     def _require_among(self, points: Sequence[messages.ScoredPoint], ids: Sequence[TrainingImageId]) -> None:
-        """Raise IndexFailed if an answer is to another question."""
+        """Raise IndexFailed if a result contains other images than the requested ones."""
         strange = {_id(point.id.uuid) for point in points}.difference(ids)
         if strange:
             raise IndexFailed(
@@ -153,45 +164,46 @@ class QdrantSearch:
                 f"{min(strange)}: see its log"
             )
 
-    async def _whole(self, request: messages.QueryPoints, found: _Points, exact: bool = False) -> _Points:
-        """`found` if it is the whole answer to `request`: as many works as it asks for, or all there are; else it is
-        asked once more.
+    async def _require_complete(self, request: messages.QueryPoints, points: _Points, exact: bool = False) -> _Points:
+        """Return `points` if they are the complete result of `request`, or the result of a second query.
 
-        exact: ask then by comparing everything, as a graph may not reach all that a filter leaves. Raises IndexFailed
-        if the answer is still a part: by it, the owners of what is missing would get nothing.
+        A result is complete if it holds as many works as the limit, or all that the filter selects. exact: compare
+        every vector in the second query, because a graph may not reach all that a filter selects. Raises IndexFailed
+        if that result is incomplete too.
         """
-        works = _different(found)
+        # An incomplete result would leave the owners of the missing works without credit.
+        works = _distinct_works(points)
         if works == request.limit or works >= await self._count(request):
-            return found
+            return points
         if exact:
             request.params.exact = True
-        found = await self._answer(request)
-        wanted = min(request.limit, await self._count(request))
-        if _different(found) < wanted:
+        points = await self._query(request)
+        expected = min(request.limit, await self._count(request))
+        if _distinct_works(points) < expected:
             raise IndexFailed(
-                f"{self._subject} answered {_different(found)} of {wanted} works: a part of it is missing or does not "
-                "answer; see its log"
+                f"{self._subject} answered {_distinct_works(points)} of {expected} works: a part of it is missing or "
+                "does not answer; see its log"
             )
-        return found
+        return points
 
     async def _count(self, request: messages.QueryPoints) -> int:
-        """Points that `request` chooses from."""
-        chosen = request.filter if request.HasField("filter") else None
-        wanted = messages.CountPoints(collection_name=request.collection_name, filter=chosen, exact=True)
-        answer = await self._ask(lambda to, options: to.points.Count(wanted, **options))
-        number: int = answer.result.count
+        """Return the number of points that the filter of `request` selects."""
+        selection = request.filter if request.HasField("filter") else None
+        count = messages.CountPoints(collection_name=request.collection_name, filter=selection, exact=True)
+        response = await self._call(lambda connection, options: connection.points.Count(count, **options))
+        number: int = response.result.count
         return number
 
     async def info(self) -> CollectionInfo:
-        """State of the collection, asked anew. Raises MissingIndex, IndexUnavailable."""
+        """Return the collection's current state, not cached. Raises MissingIndex, IndexUnavailable."""
         request = messages.GetCollectionInfoRequest(collection_name=self._collection)
-        answer = await self._ask(lambda to, options: to.collections.Get(request, **options))
-        info = collection_info(self._collection, GrpcToRest.convert_collection_info(answer.result))
+        response = await self._call(lambda connection, options: connection.collections.Get(request, **options))
+        info = collection_info(self._collection, GrpcToRest.convert_collection_info(response.result))
         self._settings = _settings_of(info)
         return info
 
     async def close(self) -> None:
-        """Let go of the index; an embedded engine ends when nobody else holds it. Harmless when done twice."""
+        """Close the connections. An embedded engine ends after its last user. Idempotent."""
         for connection in filter(None, (*self._retired, self._connection)):
             await connection.channel.close()
         self._retired, self._connection = [], None
@@ -203,56 +215,57 @@ class QdrantSearch:
         assert self._settings is not None
         return self._settings
 
-    async def _answer(self, request: messages.QueryPoints) -> _Points:
-        (found,) = await self._answers([request])
-        return found
+    async def _query(self, request: messages.QueryPoints) -> _Points:
+        (points,) = await self._query_batch([request])
+        return points
 
-    async def _answers(self, requests: Sequence[messages.QueryPoints]) -> list[_Points]:
-        """What each of some requests finds; all in one call."""
+    async def _query_batch(self, requests: Sequence[messages.QueryPoints]) -> list[_Points]:
+        """Return the result of each request, from a single call. Raises IndexFailed for results that cannot be used."""
         if len(requests) == 1:
-            answer = await self._ask(lambda to, options: to.points.Query(requests[0], **options))
-            found: list[_Points] = [answer.result]
+            response = await self._call(lambda connection, options: connection.points.Query(requests[0], **options))
+            results: list[_Points] = [response.result]
         else:
             batch = messages.QueryBatchPoints(collection_name=self._collection, query_points=requests)
-            answer = await self._ask(lambda to, options: to.points.QueryBatch(batch, **options))
-            found = [one.result for one in answer.result]
-        if len(found) != len(requests):
-            raise IndexFailed(f"{self._subject} answered {len(found)} of {len(requests)} queries: see its log")
-        if not all(isfinite(point.score) for point in chain.from_iterable(found)):
+            response = await self._call(lambda connection, options: connection.points.QueryBatch(batch, **options))
+            results = [batch_result.result for batch_result in response.result]
+        if len(results) != len(requests):
+            raise IndexFailed(f"{self._subject} answered {len(results)} of {len(requests)} queries: see its log")
+        if not all(isfinite(point.score) for point in chain.from_iterable(results)):
             raise IndexFailed(
                 f"collection {self._collection!r} answers similarities that are no numbers: one of its vectors was "
                 "written past the product; `gmvaluator index export` names it"
             )
-        return found
+        return results
 
-    async def _ask(self, call: Callable[[_Connection, Mapping[str, Any]], Awaitable[_Answer]]) -> _Answer:
-        """Answer of `call`; everything, repeats and their pauses too, within one deadline."""
-        connection = await self._connect(None)  # waits while another call has the engine started
+    async def _call(self, call: Callable[[_Connection, Mapping[str, Any]], Awaitable[_Response]]) -> _Response:
+        """Return the response of `call`; its retries and their backoff share one deadline."""
+        connection = await self._connect(None)  # waits while another call restarts the engine
         deadline = time.monotonic() + CALL_TIMEOUT_S
         for attempt in count(1):
             try:
-                with translated(self._name(connection)):
+                with translate_errors(self._name(connection)):
+                    # grpc.aio leaks the messages of cancelled calls.
                     return await shield_to_completion(call(connection, connection.options(deadline - time.monotonic())))
             except IndexUnavailable as error:
-                broken, pause = connection, pause_s(attempt)
+                broken, pause = connection, backoff_s(attempt)
                 connection = await self._connect(broken)
                 if connection is not broken and attempt == 1:
-                    deadline = time.monotonic() + CALL_TIMEOUT_S  # starting an engine takes as long as it takes
-                elif may_be_repeated(error, attempt) and time.monotonic() + pause < deadline:
+                    deadline = time.monotonic() + CALL_TIMEOUT_S  # the restart does not count against the query
+                elif is_retryable(error, attempt) and time.monotonic() + pause < deadline:
                     await asyncio.sleep(pause)
                 else:
                     raise
         raise AssertionError("unreachable")
 
     async def _connect(self, broken: _Connection | None) -> _Connection:
-        """The connection in use, made if there is none; another one if `broken` is in use and its engine has moved."""
+        """Return the connection in use, opened if there is none, or a new one if the engine of `broken` has moved."""
         async with self._lock:
             if self._connection is None:
                 self._connection = _open(self._access.endpoint)
             elif self._connection is broken:
                 endpoint = await asyncio.to_thread(self._access.renew, broken.endpoint)
                 if endpoint != broken.endpoint:
-                    self._retired.append(broken)  # closing it would cancel the calls that are under way
+                    self._retired.append(broken)  # closing it would cancel calls in flight
                     self._connection = _open(endpoint)
             return self._connection
 
@@ -295,18 +308,19 @@ def _in_data_sets(data_sets: tuple[str, ...]) -> messages.Filter:
 
 
 def _among(ids: Sequence[TrainingImageId]) -> messages.Filter:
-    wanted = messages.HasIdCondition.FromString(b"".join(map(_has_id_wire, ids)))
-    return messages.Filter(must=[messages.Condition(has_id=wanted)])
+    # Protobuf messages of one type are merged by concatenating their bytes: each id is encoded once.
+    condition = messages.HasIdCondition.FromString(b"".join(map(_encoded_has_id, ids)))
+    return messages.Filter(must=[messages.Condition(has_id=condition)])
 
 
-@lru_cache(maxsize=_KNOWN_IDS)
+@lru_cache(maxsize=_CACHED_IDS)
 def _id(text: str) -> TrainingImageId:
     return TrainingImageId(UUID(text))
 
 
-@lru_cache(maxsize=_KNOWN_IDS)
-def _has_id_wire(training_image_id: TrainingImageId) -> bytes:
-    """One id of a HasIdCondition as the wire has it: messages of the same kind are joined by joining their bytes."""
+@lru_cache(maxsize=_CACHED_IDS)
+def _encoded_has_id(training_image_id: TrainingImageId) -> bytes:
+    """Return a serialised HasIdCondition with one id."""
     point = messages.PointId(uuid=str(training_image_id))
     return bytes(messages.HasIdCondition(has_id=[point]).SerializeToString())
 
@@ -315,16 +329,16 @@ def _by_score(point: messages.ScoredPoint) -> float:
     return -point.score
 
 
-def _by_similarity(one: Candidate) -> float:
-    return -one.clip_similarity
+def _by_similarity(candidate: Candidate) -> float:
+    return -candidate.clip_similarity
 
 
-def _different(points: Sequence[messages.ScoredPoint]) -> int:
+def _distinct_works(points: Sequence[messages.ScoredPoint]) -> int:
     return len({point.id.uuid for point in points})
 
 
-def _by_distance(one: Neighbour) -> tuple[float, int]:
-    return one.perceptual_distance, one.training_image_id.int
+def _by_distance(neighbour: Neighbour) -> tuple[float, int]:
+    return neighbour.perceptual_distance, neighbour.training_image_id.int
 
 
 def _candidate(point: messages.ScoredPoint) -> Candidate:

@@ -1,4 +1,4 @@
-"""The writing side of the index, through qdrant-client over gRPC."""
+"""Vector store: writes, scans and builds a collection through qdrant-client over gRPC."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gmvaluator.index.location import Access, Endpoint
 from gmvaluator.index.qdrant import CALL_TIMEOUT_S, collection_info, rebuild_parameters, search_parameters
 from gmvaluator.index.resilient_client import IndexConnection
 from gmvaluator.index.schema import (
-    DEFAULT,
+    DEFAULT_QUANTISATION,
     DEFAULT_SETTINGS,
     INDEXING_THRESHOLD_KB,
     KEY_DATA_SET,
@@ -38,30 +38,34 @@ from gmvaluator.profile import ProfileIdentity
 
 BATCH_POINTS = 128
 BATCH_FLOATS = 512 * 1024
-"""Limits of one call: two megabytes of vectors, and points where vectors are few."""
+"""Limits of one upsert: the number of points, and of floats in their vectors (2 MiB)."""
 
 _PAGE_POINTS = 256
 _POLL_FIRST_S, _POLL_LAST_S = 0.02, 0.25
 _MAX_BUILDS = 3
+"""Builds before `build` gives up; each one is followed by another if points arrived meanwhile."""
+
 _SETTLE_S = 5.0
+"""Seconds for which a server's GREEN status is not trusted while points are unindexed."""
+
 _BYTES_PER_FLOAT = 4
 _EMPTY = np.empty(0, dtype=np.float32)
 
 
 class QdrantStore:
-    """ports.VectorStore on a Qdrant server or on an embedded engine.
+    """Implement `ports.VectorStore` on a Qdrant server or an embedded engine.
 
-    Thread-safe. Every operation can be repeated without harm, as `IndexConnection` asks.
+    Thread-safe. Every operation is idempotent, as `IndexConnection` requires.
     """
 
     def __init__(
         self,
         access: Access,
         collection: str,
-        quantisation: str = DEFAULT,
+        quantisation: str = DEFAULT_QUANTISATION,
         settings: IndexSettings = DEFAULT_SETTINGS,
     ) -> None:
-        """quantisation (one of `quantisation.CHOICES`), settings: of a collection that is yet to be made."""
+        """quantisation (one of `quantisation.CHOICES`), settings: used if `create` creates the collection."""
         self._connection = IndexConnection(access, f"collection {collection!r}")
         self._call = self._connection.call
         self._collection = collection
@@ -71,11 +75,11 @@ class QdrantStore:
 
     @property
     def endpoint(self) -> Endpoint:
-        """Where the index was last reached."""
+        """The endpoint in use."""
         return self._connection.endpoint
 
     def create(self, identity: ProfileIdentity) -> None:
-        """Make the collection if it is absent; otherwise check that it is `identity`'s own (ProfileMismatch)."""
+        """Create the collection if it is absent. Raises ProfileMismatch if another profile than `identity` built it."""
         try:
             info = self.info()
         except MissingIndex:
@@ -85,10 +89,10 @@ class QdrantStore:
         self._index_payload()
 
     def _make(self, metadata: CollectionMetadata) -> None:
-        """On a server an alias is what is served, so that the collection behind it can be swapped whole."""
         if self._connection.embedded:
             make_collection(self._connection, self._collection, metadata)
             return
+        # A server serves an alias, so that a rebuild can replace the collection behind it.
         first = generation_name(self._collection, 1)
         make_collection(self._connection, first, metadata, **{GENERATION_OF: self._collection})
         point_alias(self._connection, self._collection, first)
@@ -104,65 +108,72 @@ class QdrantStore:
         self._call(lambda client: client.create_payload_index(self._collection, key, keyword, wait=True))
 
     def info(self) -> CollectionInfo:
-        """State of the collection. Raises MissingIndex if there is none."""
+        """Return the collection's state. Raises MissingIndex if there is no such collection."""
         return collection_info(self._collection, self._call(lambda client: client.get_collection(self._collection)))
 
     def metadata(self) -> CollectionMetadata:
-        """What the collection was built with; read once."""
+        """Return the collection's metadata, which is read once and cached."""
         if self._metadata is None:
             self._metadata = CollectionMetadata.from_dict(self._collection, self.info().metadata)
         return self._metadata
 
     def record(self, metadata: CollectionMetadata) -> None:
-        """Store other search settings and measured figures with the collection."""
-        value, name = metadata.as_dict(), self._behind()
+        """Store `metadata`, with new search settings and measured figures, in the collection."""
+        value, name = metadata.as_dict(), self._resolve_alias()
         self._call(lambda client: client.update_collection(name, metadata=value, timeout=CALL_TIMEOUT_S))
         self._metadata = metadata
 
-    def _behind(self) -> str:
-        """The collection's own name, where an alias serves it: what changes a collection takes no alias."""
+    def _resolve_alias(self) -> str:
+        """Return the name of the collection behind the alias: updates of a collection do not accept an alias."""
         if self._connection.embedded:
             return self._collection
         return aliases(self._connection).get(self._collection, self._collection)
 
     def upsert(self, points: Sequence[Point]) -> None:
-        """Write points; returns once they survive a crash of the engine. Raises InvalidVector before writing any."""
+        """Write points; return once they survive a crash of the engine.
+
+        Raises InvalidVector before any point is written.
+        """
         profile = self.metadata().profile
-        size = _points_of_a_call(profile, BATCH_POINTS)
-        calls = [points[start : start + size] for start in range(0, len(points), size)]
-        for some in calls:
-            _check(some, profile)
-        for some in calls:
-            self._upsert_batch([point_message(one, *_vectors(one)) for one in some])
+        size = _points_per_call(profile, BATCH_POINTS)
+        batches = [points[start : start + size] for start in range(0, len(points), size)]
+        for batch in batches:
+            _check(batch, profile)
+        for batch in batches:
+            self._upsert_batch([point_message(point, *_vectors(point)) for point in batch])
 
     def _upsert_batch(self, batch: list[messages.PointStruct]) -> None:
+        # The raw stub: qdrant-client converts vectors number by number, which takes most of an upsert's time.
         request = messages.UpsertPoints(collection_name=self._collection, wait=True, points=batch)
         self._call(lambda client: client.grpc_points.Upsert(request, timeout=CALL_TIMEOUT_S))
 
     def existing(self, ids: Sequence[TrainingImageId]) -> set[TrainingImageId]:
-        """Those of `ids` that are stored."""
-        found: set[TrainingImageId] = set()
-        for start in range(0, len(ids), _PAGE_POINTS):
-            found.update(self._existing_page([str(wanted) for wanted in ids[start : start + _PAGE_POINTS]]))
-        return found
+        """Return those of `ids` that are stored."""
+        stored: set[TrainingImageId] = set()
+        for page in _pages(ids):
+            stored.update(self._existing_page(page))
+        return stored
 
     def _existing_page(self, ids: list[str]) -> list[TrainingImageId]:
         records = self._call(lambda client: client.retrieve(self._collection, ids, with_payload=False))
-        return [TrainingImageId(UUID(str(record.id))) for record in records]
+        return [_record_id(record) for record in records]
 
     def remove(self, ids: Sequence[TrainingImageId]) -> None:
-        """Delete those of `ids` that are stored: no search finds them from then on. Their bytes stay until a purge."""
-        for start in range(0, len(ids), _PAGE_POINTS):
-            self._remove_page([str(one) for one in ids[start : start + _PAGE_POINTS]])
+        """Delete those of `ids` that are stored.
 
-    def _remove_page(self, ids: list[models.ExtendedPointId]) -> None:
-        wanted = models.PointIdsList(points=ids)
-        self._call(lambda client: client.delete(self._collection, wanted, wait=True))
+        No later search finds them; their bytes stay on disk until a rebuild.
+        """
+        for page in _pages(ids):
+            self._remove_page(page)
+
+    def _remove_page(self, ids: list[str]) -> None:
+        selector = models.PointIdsList(points=list(ids))
+        self._call(lambda client: client.delete(self._collection, selector, wait=True))
 
     def join_data_set(self, ids: Sequence[TrainingImageId], data_set: str) -> None:
-        """Let those of `ids` that are stored be found under `data_set` too."""
-        for start in range(0, len(ids), _PAGE_POINTS):
-            for record in self._data_sets_of([str(wanted) for wanted in ids[start : start + _PAGE_POINTS]]):
+        """Add `data_set` to the data sets of those of `ids` that are stored."""
+        for page in _pages(ids):
+            for record in self._data_sets_of(page):
                 names = (record.payload or {}).get(KEY_DATA_SET, [])
                 if data_set not in names:
                     self._set_data_sets(record.id, [*names, data_set])
@@ -175,14 +186,14 @@ class QdrantStore:
         self._call(lambda client: client.set_payload(self._collection, payload, points=[point], wait=True))
 
     def defer_indexing(self) -> None:
-        """Index nothing until `build`; until then the collection is not `ready`."""
-        optimizers, name = models.OptimizersConfigDiff(indexing_threshold=0), self._behind()
+        """Stop indexing until `build`; until then the collection is not `ready`."""
+        optimizers, name = models.OptimizersConfigDiff(indexing_threshold=0), self._resolve_alias()
         self._call(lambda client: client.update_collection(name, optimizers_config=optimizers))
 
     def build(self) -> None:
-        """Index and quantise everything written so far; returns once `info().ready`. Raises IndexFailed."""
+        """Index and quantise all points; return once `info().ready`. Raises IndexFailed."""
         optimizers = models.OptimizersConfigDiff(indexing_threshold=INDEXING_THRESHOLD_KB)
-        name = self._behind()
+        name = self._resolve_alias()
         for _ in range(_MAX_BUILDS):
             self._call(lambda client: client.update_collection(name, optimizers_config=optimizers))
             if self._wait_for_build():
@@ -190,9 +201,10 @@ class QdrantStore:
         raise IndexFailed(f"collection {self._collection!r} was built {_MAX_BUILDS} times and points still wait")
 
     def rebuild_embedded(self, metadata: CollectionMetadata) -> None:
-        """Write every point into a fresh generation, kept as `metadata` says, and swap. Raises IndexFailed.
+        """Rewrite every point into a new generation with the settings of `metadata`, and swap to it.
 
-        Serving goes on from the old one meanwhile, and what is written is kept; of what was deleted nothing is.
+        The old generation serves meanwhile. Concurrent writes are kept; nothing of deleted points is. Raises
+        IndexFailed.
         """
         parameters = rebuild_parameters(metadata)
         self._call(lambda client: client.update_collection(self._collection, **parameters, timeout=CALL_TIMEOUT_S))
@@ -202,11 +214,11 @@ class QdrantStore:
 
     @property
     def connection(self) -> IndexConnection:
-        """For calls about more than one collection."""
+        """The connection, for calls that concern several collections."""
         return self._connection
 
     def _wait_for_build(self) -> bool:
-        """Wait while a build goes on; False if it has ended and points wait for another."""
+        """Wait for the build; return False if it ended and more points wait to be indexed."""
         pause_s, settled_at = _POLL_FIRST_S, time.monotonic() + _SETTLE_S
         while True:
             answer = self._call(lambda client: client.get_collection(self._collection))
@@ -220,7 +232,8 @@ class QdrantStore:
             pause_s = min(pause_s * 1.5, _POLL_LAST_S)
 
     def _complete(self, answer: models.CollectionInfo, settled_at: float) -> bool:
-        """Whether GREEN means that all is indexed; a server says so also before it has begun, for a moment."""
+        """Return whether a GREEN status means that all points are indexed."""
+        # A server is also GREEN for a moment before it begins to index.
         info = collection_info(self._collection, answer)
         profile = self.metadata().profile
         point_bytes = max(profile.recall_dim, profile.perceptual_views * profile.perceptual_dim) * _BYTES_PER_FLOAT
@@ -228,9 +241,9 @@ class QdrantStore:
         return waiting_bytes < INDEXING_THRESHOLD_KB * 1024 or time.monotonic() > settled_at
 
     def scan(self, with_vectors: bool = False) -> Iterator[Point]:
-        """Every point, in id order; vectors are empty arrays unless asked for."""
+        """Iterate over all points in id order. Vectors are empty arrays unless `with_vectors`."""
         profile = self.metadata().profile
-        limit = _points_of_a_call(profile, _PAGE_POINTS) if with_vectors else _PAGE_POINTS
+        limit = _points_per_call(profile, _PAGE_POINTS) if with_vectors else _PAGE_POINTS
         offset: Any = None
         while True:
             records, offset = self._page(offset, with_vectors, limit)
@@ -249,37 +262,36 @@ class QdrantStore:
         )
 
     def ungroup(self, firsts: Sequence[TrainingImageId]) -> None:
-        """Let the members of groups whose first works are `firsts` be looked at anew."""
-        for start in range(0, len(firsts), _PAGE_POINTS):
-            self._ungroup_page([str(one) for one in firsts[start : start + _PAGE_POINTS]])
+        """Mark the members of the groups whose first works are `firsts` as not compared yet."""
+        for page in _pages(firsts):
+            self._ungroup_page(page)
 
     def _ungroup_page(self, firsts: list[str]) -> None:
-        wanted = models.Filter(must=[models.FieldCondition(key=KEY_GROUP, match=models.MatchAny(any=firsts))])
-        self._call(lambda client: client.delete_payload(self._collection, [KEY_GROUP], wanted, wait=True))
+        members = models.Filter(must=[models.FieldCondition(key=KEY_GROUP, match=models.MatchAny(any=firsts))])
+        self._call(lambda client: client.delete_payload(self._collection, [KEY_GROUP], members, wait=True))
 
     def ungrouped(self) -> list[TrainingImageId]:
-        """Works that nobody has looked at yet for near-copies."""
-        found: list[TrainingImageId] = []
+        """Return the works that have not been searched for near-duplicates yet."""
+        works: list[TrainingImageId] = []
         offset: Any = None
         while True:
             records, offset = self._page(offset, False, _PAGE_POINTS, [KEY_GROUP])
-            found.extend(TrainingImageId(UUID(str(one.id))) for one in records if KEY_GROUP not in (one.payload or {}))
+            works.extend(_record_id(record) for record in records if KEY_GROUP not in (record.payload or {}))
             if offset is None:
-                return found
+                return works
 
     def fetch(self, ids: Sequence[TrainingImageId]) -> list[Point]:
-        """Those of `ids` that are stored, with their vectors."""
+        """Return those of `ids` that are stored, with their vectors."""
         profile = self.metadata().profile
-        page = _points_of_a_call(profile, _PAGE_POINTS)
-        found: list[Point] = []
-        for start in range(0, len(ids), page):
-            records = self._records([str(one) for one in ids[start : start + page]])
-            found.extend(_point(record, profile) for record in records)
-        return found
+        points: list[Point] = []
+        for page in _pages(ids, _points_per_call(profile, _PAGE_POINTS)):
+            points.extend(_point(record, profile) for record in self._records(page))
+        return points
 
     def fetch_payloads(self, ids: Sequence[TrainingImageId]) -> list[Point]:
-        """As `fetch`, with empty vectors; a page of ids at most."""
-        return [_point(record, None) for record in self._records([str(one) for one in ids], with_vectors=False)]
+        """Return those of `ids` that are stored, with empty vectors, in one call; for at most a page of ids."""
+        records = self._records([str(image_id) for image_id in ids], with_vectors=False)
+        return [_point(record, None) for record in records]
 
     def _records(self, ids: list[str], with_vectors: bool = True) -> list[models.Record]:
         return self._call(
@@ -287,7 +299,7 @@ class QdrantStore:
         )
 
     def neighbours(self, vectors: Sequence[Float32Array], limit: int) -> list[list[Candidate]]:
-        """For each `recall` vector the `limit` nearest, most similar first, with the group in their payload."""
+        """Return the `limit` nearest of each `recall` vector (D,), nearest first, with the group in their payload."""
         parameters = search_parameters(self.metadata().search)
         requests = [
             models.QueryRequest(
@@ -297,20 +309,20 @@ class QdrantStore:
         ]
         answers = self._call(lambda client: client.query_batch_points(self._collection, requests)) if requests else []
         return [
-            [Candidate(TrainingImageId(UUID(str(one.id))), one.score, one.payload or {}) for one in answer.points]
+            [Candidate(_record_id(point), point.score, point.payload or {}) for point in answer.points]
             for answer in answers
         ]
 
     def set_group(self, ids: Sequence[TrainingImageId], group: str) -> None:
-        """Mark works as looked at: the id of the first of their near-copies, or `schema.ALONE`."""
-        wanted = models.PointIdsList(points=[str(one) for one in ids])
+        """Set the group of `ids`: the id of the first of their near-duplicates, or `schema.ALONE`."""
+        selector = models.PointIdsList(points=[str(image_id) for image_id in ids])
         payload = {KEY_GROUP: group}
-        self._call(lambda client: client.set_payload(self._collection, payload, points=wanted, wait=True))
+        self._call(lambda client: client.set_payload(self._collection, payload, points=selector, wait=True))
 
     def group_members(self, work: TrainingImageId, limit: int) -> list[TrainingImageId] | None:
-        """All near-copies that form a group with `work`, itself among them, in id order; the first `limit` of them.
+        """Return the first `limit` members of the group of near-duplicates of `work`, itself included, in id order.
 
-        Empty if it stands alone; None if it is not stored, or nobody has looked yet.
+        The list is empty if the work has no near-duplicates. None if it is not stored or was not compared yet.
         """
         records = self._call(lambda client: client.retrieve(self._collection, [str(work)], with_payload=[KEY_GROUP]))
         payload = (records[0].payload or {}) if records else {}
@@ -320,26 +332,26 @@ class QdrantStore:
         if first is None:
             return []
         match = models.FieldCondition(key=KEY_GROUP, match=models.MatchValue(value=str(first)))
-        found, _ = self._call(
+        members, _ = self._call(
             lambda client: client.scroll(
                 self._collection, models.Filter(must=[match]), limit=limit, with_payload=False, with_vectors=False
             )
         )
-        return [TrainingImageId(UUID(str(one.id))) for one in found]
+        return [_record_id(member) for member in members]
 
-    def points_at(self, places: Sequence[UUID]) -> Iterator[Point]:
-        """For each of `places`, the stored point with the next id, with its vectors; the first one after the last."""
+    def points_from(self, ids: Sequence[UUID]) -> Iterator[Point]:
+        """For each of `ids`, yield the stored point with that id or the next higher one, with its vectors."""
         profile = self.metadata().profile
-        for place in places:
-            records, _ = self._page(str(place), True, limit=1)
-            if not records:
+        for first in ids:
+            records, _ = self._page(str(first), True, limit=1)
+            if not records:  # past the last point: wrap around
                 records, _ = self._page(None, True, limit=1)
             yield from (_point(record, profile) for record in records)
 
     def nearest(
         self, vector: Float32Array, limit: int, search: SearchSettings, exact: bool = False
     ) -> list[tuple[TrainingImageId, float]]:
-        """The `limit` nearest by `recall` vector, with their cosines; `exact` compares with every point."""
+        """Return the `limit` nearest by `recall` vector with their cosines. exact: compare with every point."""
         query = checked_vector(vector, self.metadata().profile.recall_dim, "the query").tolist()
         parameters = search_parameters(search, exact)
         answer = self._call(
@@ -347,20 +359,29 @@ class QdrantStore:
                 self._collection, query, using=RECALL, limit=limit, search_params=parameters, with_payload=False
             )
         )
-        return [(TrainingImageId(UUID(str(point.id))), point.score) for point in answer.points]
+        return [(_record_id(point), point.score) for point in answer.points]
 
     def close(self) -> None:
-        """Let go of the index; an embedded engine ends when nobody else holds it. Harmless when done twice."""
+        """Close the connection. An embedded engine ends after its last user. Idempotent."""
         self._connection.close()
 
 
-def _points_of_a_call(profile: ProfileIdentity, most: int) -> int:
+def _pages(ids: Sequence[TrainingImageId], size: int = _PAGE_POINTS) -> Iterator[list[str]]:
+    for start in range(0, len(ids), size):
+        yield [str(image_id) for image_id in ids[start : start + size]]
+
+
+def _record_id(record: models.Record | models.ScoredPoint) -> TrainingImageId:
+    return TrainingImageId(UUID(str(record.id)))
+
+
+def _points_per_call(profile: ProfileIdentity, limit: int) -> int:
     floats = profile.recall_dim + profile.perceptual_views * profile.perceptual_dim
-    return max(1, min(most, BATCH_FLOATS // floats))
+    return max(1, min(limit, BATCH_FLOATS // floats))
 
 
 def _check(points: Sequence[Point], profile: ProfileIdentity) -> None:
-    """Raises InvalidVector, naming the first whose vectors are not of the profile, finite and of unit norm."""
+    """Raise InvalidVector about the first point whose vectors do not have the profile's shape or unit norm."""
     views = (profile.perceptual_views, profile.perceptual_dim)
     recalls, perceptuals = zip(*map(_vectors, points), strict=True)
     if all_fit(recalls, (profile.recall_dim,)) and all_fit(perceptuals, views):
@@ -376,14 +397,15 @@ def _vectors(point: Point) -> tuple[Float32Array, Float32Array]:
 
 
 def _point(record: models.Record, profile: ProfileIdentity | None) -> Point:
-    wanted = TrainingImageId(UUID(str(record.id)))
+    """Convert a stored point. profile: of its vectors; None if they were not requested. Raises InvalidVector."""
+    image_id = _record_id(record)
     payload = record.payload or {}
     if profile is None:
-        return Point(wanted, _EMPTY, _EMPTY, payload)
+        return Point(image_id, _EMPTY, _EMPTY, payload)
     vectors: Any = record.vector or {}
-    recall = checked_vector(vectors.get(RECALL, ()), profile.recall_dim, f"the stored {RECALL} vector of {wanted}")
-    perceptual = _checked_views(vectors.get(PERCEPTUAL, ()), profile, f"the stored {PERCEPTUAL} vectors of {wanted}")
-    return Point(wanted, recall, perceptual, payload)
+    recall = checked_vector(vectors.get(RECALL, ()), profile.recall_dim, f"the stored {RECALL} vector of {image_id}")
+    perceptual = _checked_views(vectors.get(PERCEPTUAL, ()), profile, f"the stored {PERCEPTUAL} vectors of {image_id}")
+    return Point(image_id, recall, perceptual, payload)
 
 
 def _checked_views(vectors: npt.ArrayLike, profile: ProfileIdentity, subject: str) -> Float32Array:

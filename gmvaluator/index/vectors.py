@@ -1,6 +1,6 @@
-"""The border every vector crosses, on its way in and on its way out.
+"""Validation and protobuf encoding of vectors.
 
-A point as the wire has it; its vectors are copied as bytes, as number by number they take most of an upsert.
+Every vector is validated before it is written and after it is read.
 """
 
 from __future__ import annotations
@@ -17,21 +17,22 @@ from gmvaluator.index.schema import PERCEPTUAL, RECALL
 from gmvaluator.ports import Float32Array, Point
 
 NORM_TOLERANCE = 1e-3
+"""Largest accepted difference of a vector's norm from 1."""
 
 
 def all_fit(vectors: Sequence[npt.ArrayLike], shape: tuple[int, ...]) -> bool:
-    """Whether each of some arrays has this shape, and rows that are finite and of unit norm; many at once cost as few.
+    """Return whether every array has `shape`, and only finite rows of unit norm.
 
-    Ask `checked_vector` or `checked_vectors` which does not, and why.
+    All arrays are checked in one pass; call `checked_vector` or `checked_vectors` for the error of a single one.
     """
-    arrays = [np.asarray(one, dtype=np.float32) for one in vectors]
-    if any(one.shape != shape for one in arrays):
+    arrays = [np.asarray(vector, dtype=np.float32) for vector in vectors]
+    if any(array.shape != shape for array in arrays):
         return False
     return not arrays or bool(_is_unit(_norms(np.stack(arrays))).all())
 
 
 def checked_vectors(vectors: npt.ArrayLike, count: int, dimension: int, subject: str) -> Float32Array:
-    """`vectors` as (count, dimension) float32, each row as `checked_vector` has it. Raises InvalidVector."""
+    """Return `vectors` as (count, dimension) float32, each row checked as by `checked_vector`. Raises InvalidVector."""
     array = np.asarray(vectors, dtype=np.float32)
     if array.shape != (count, dimension):
         raise InvalidVector(
@@ -45,10 +46,11 @@ def checked_vectors(vectors: npt.ArrayLike, count: int, dimension: int, subject:
 
 
 def checked_vector(vector: npt.ArrayLike, dimension: int, subject: str) -> Float32Array:
-    """`vector` as (dimension,) float32. Raises InvalidVector, naming `subject`, unless it is finite and of unit norm.
+    """Return `vector` as (dimension,) float32.
 
-    One vector that is not finite makes every later build of the index fail.
+    Raises InvalidVector about `subject` unless it is finite, of unit norm.
     """
+    # A single vector that is not finite makes every later build of the index fail.
     array = np.asarray(vector, dtype=np.float32)
     if array.shape != (dimension,):
         raise InvalidVector(f"{subject} has shape {array.shape}, the index holds ({dimension},): use its own profile")
@@ -73,12 +75,12 @@ def _not_unit(subject: str, norm: float) -> InvalidVector:
     return InvalidVector(f"{subject} has norm {norm:.6g}: give finite vectors of unit norm")
 
 
-_DATA = b"\x0a"
-"""Key of DenseVector.data on the wire: field 1, packed."""
+_DATA_TAG = b"\x0a"
+"""Protobuf tag of DenseVector.data: field 1, packed."""
 
 
 def point_message(point: Point, recall: Float32Array, perceptual: Float32Array) -> messages.PointStruct:
-    """`point` with its vectors, (D,) and (V, P), as checked."""
+    """Return the protobuf message of `point`, with its checked vectors `recall` (D,) and `perceptual` (V, P)."""
     point_id = messages.PointId(uuid=str(point.training_image_id))
     message = messages.PointStruct(id=point_id, payload=payload_to_grpc(dict(point.payload)))
     vectors = message.vectors.vectors.vectors
@@ -90,9 +92,10 @@ def point_message(point: Point, recall: Float32Array, perceptual: Float32Array) 
 
 
 def dense_wire(vector: Float32Array) -> bytes:
-    """A DenseVector message that holds `vector`, serialised."""
+    """Return a serialised DenseVector message that holds `vector`."""
+    # The bytes are copied whole: appending the numbers one by one takes most of the time of an upsert.
     data = vector.astype("<f4", copy=False).tobytes()
-    return _DATA + _varint(len(data)) + data
+    return _DATA_TAG + _varint(len(data)) + data
 
 
 def _varint(number: int) -> bytes:

@@ -1,9 +1,9 @@
-"""Measure what compression costs, and find the cheapest search that loses no more than is allowed.
+"""Measurement of recall, and choice of the cheapest search settings that reach a target recall.
 
-A query's truth is the k nearest by exact cosine, as the index itself computes it when it compares with every
-original. recall@k = |answered ∩ truth| / k, averaged over queries; points as near as the k-th, to a millionth,
-count as true, so that copies of one image do not look like losses. Search settings reach a target if the lower end of
-the 95 % interval of recall does: a lucky sample is not enough.
+The ground truth of a query is its k nearest neighbours by exact cosine, which the index computes by comparing with
+every original vector. recall@k = |result ∩ ground truth| / k, averaged over the queries. Points whose similarity is
+within 1e-6 of the k-th belong to the ground truth, so that exact duplicates do not count as losses. Search settings
+reach a target if the lower end of the 95 % interval of recall does, so that a lucky sample is not enough.
 """
 
 from __future__ import annotations
@@ -35,12 +35,14 @@ from gmvaluator.ports import Float32Array
 
 OVERSAMPLINGS = (1.0, 1.5, 2.0, 3.0, 4.0, 6.0, 8.0, 16.0, 32.0)
 HNSW_EFS = (64, 128, 256, 512, 1024, 2048)
-"""Search settings that are tried, in this order: each finds more and takes longer."""
+"""Search settings to try, in this order: recall and latency increase."""
 
-TRUTH = SearchSettings()
-"""Exact search looks at every original, whatever the settings."""
+_EXACT = SearchSettings()
+"""Settings of an exact search, which ignores them."""
 
 UNRESCORED = SearchSettings(oversampling=1.0, hnsw_ef=256, rescore=False)
+"""Settings of a search by code alone, which shows what quantisation costs before rescoring."""
+
 _Recalls = np.ndarray[tuple[int], np.dtype[np.float64]]
 _TIE = 1e-6
 _RESAMPLES = 1000
@@ -49,10 +51,14 @@ _WARM_UP_QUERIES = 5
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One question. itself: the stored point it was taken from, which is no answer to it, or None if held out."""
+    """A query of the measurement.
+
+    vector: (D,) float32, unit norm. source: the stored point that it was taken from, which is excluded from its
+    results, or None for a held-out query.
+    """
 
     vector: Float32Array
-    itself: TrainingImageId | None
+    source: TrainingImageId | None
 
 
 def verify(
@@ -66,21 +72,22 @@ def verify(
     seed: int = 0,
     target: float = RECALL_TARGET,
 ) -> dict[str, Any]:
-    """Figures of the index, as a flat JSON object; the cheapest search settings that reach `target` are stored with it.
+    """Measure recall, store the cheapest search settings that reach `target`, and return the figures as a flat dict.
 
-    Asks `sample` stored points for their neighbours, and the held-out `queries`, each (D,) float32 of unit norm; where
-    there are both, each has to reach the target. Blocking; not for use inside an event loop. Raises PreconditionFailed
-    if the index holds too few points, InvalidVector, MissingIndex, IndexUnavailable.
+    The queries are `sample` stored points, drawn with `seed`, and the held-out `queries`, each (D,) float32 of unit
+    norm; if there are both, each kind has to reach the target. Blocking: do not call it inside an event loop. Raises
+    InvalidInput, InvalidVector, MissingIndex, IndexUnavailable, PreconditionFailed if the index holds k points or
+    fewer.
     """
     if k < 1 or sample < 0 or sample + len(queries) < 1 or not 0 < target <= 1:
         raise InvalidInput("k and the number of queries must be at least 1, and the target in (0, 1]")
     store = open_store(location, collection, api_key=api_key)
     try:
-        asked = [*_stored(store, sample, seed), *_given(store, queries)]
+        measured_queries = [*_sampled(store, sample, seed), *_held_out(store, queries)]
         _require_points(store, k)
-        figures = _measure(store, asked, k, target)
+        figures = _measure(store, measured_queries, k, target)
         _record(store, figures)
-        figures.update(asyncio.run(_latency(location, collection, api_key, asked)))
+        figures.update(asyncio.run(_latency(location, collection, api_key, measured_queries)))
     finally:
         store.close()
     return figures
@@ -94,22 +101,23 @@ def _require_points(store: QdrantStore, k: int) -> None:
         )
 
 
-def _stored(store: QdrantStore, sample: int, seed: int) -> list[Query]:
-    """Points next to `sample` random ids; ids are hashes of the images' bytes, so these are random images."""
+def _sampled(store: QdrantStore, sample: int, seed: int) -> list[Query]:
+    """Return up to `sample` distinct stored points, chosen at random."""
     random = np.random.default_rng(seed)
-    places = sorted(uuid.UUID(bytes=random.bytes(16)) for _ in range(sample))
-    points = {point.training_image_id: point for point in store.points_at(places)}
-    return [Query(point.recall, one) for one, point in points.items()]
+    # Ids are hashes of the images' bytes, so the point after a random id is a random image.
+    ids = sorted(uuid.UUID(bytes=random.bytes(16)) for _ in range(sample))
+    points = {point.training_image_id: point for point in store.points_from(ids)}
+    return [Query(point.recall, image_id) for image_id, point in points.items()]
 
 
-def _given(store: QdrantStore, queries: Sequence[Float32Array]) -> list[Query]:
+def _held_out(store: QdrantStore, queries: Sequence[Float32Array]) -> list[Query]:
     dimension = store.metadata().profile.recall_dim
     return [Query(checked_vector(query, dimension, f"query {i}"), None) for i, query in enumerate(queries)]
 
 
-def _measure(store: QdrantStore, asked: Sequence[Query], k: int, target: float) -> dict[str, Any]:
+def _measure(store: QdrantStore, queries: Sequence[Query], k: int, target: float) -> dict[str, Any]:
     info, before = store.info(), store.metadata()
-    trial = _Trial(store, asked, [_truth(store, query, k) for query in asked], k)
+    trial = _Trial(store, queries, [_ground_truth(store, query, k) for query in queries], k)
     settings, reached = trial.cheapest(target)
     figures = {
         "points": info.points,
@@ -117,8 +125,8 @@ def _measure(store: QdrantStore, asked: Sequence[Query], k: int, target: float) 
         "quantised_share": info.indexed_points / info.points,
         "quantisation": before.quantisation,
         "growth_since_verified": growth_since_verified(info),
-        "queries": len(asked),
-        "held_out_queries": sum(query.itself is None for query in asked),
+        "queries": len(queries),
+        "held_out_queries": sum(query.source is None for query in queries),
         "k": k,
         **_with_interval(f"recall_at_{k}", trial.recalls(settings)),
         **_with_interval(f"recall_at_{k}_unrescored", trial.recalls(UNRESCORED)),
@@ -134,17 +142,20 @@ def _measure(store: QdrantStore, asked: Sequence[Query], k: int, target: float) 
 
 @dataclass(frozen=True)
 class _Trial:
-    """Queries with their truths, asked again and again with other settings."""
+    """Queries with their ground truth, whose recall is measured under several search settings."""
 
     store: QdrantStore
-    asked: Sequence[Query]
-    truths: Sequence[set[TrainingImageId]]
+    queries: Sequence[Query]
+    ground_truths: Sequence[set[TrainingImageId]]
     k: int
-    _known: dict[SearchSettings, _Recalls] = field(default_factory=dict)
+    _measured: dict[SearchSettings, _Recalls] = field(default_factory=dict)
 
     def cheapest(self, target: float) -> tuple[SearchSettings, bool]:
-        """The smallest oversampling that reaches the target with the longest list, then the shortest list that still
-        does; the most thorough settings, and False, if nothing does."""
+        """Return the cheapest settings that reach `target`, and whether any do; if none, the most thorough ones.
+
+        The search first takes the smallest oversampling that reaches the target with the largest hnsw_ef, then the
+        smallest hnsw_ef that still reaches it.
+        """
         for oversampling in OVERSAMPLINGS:
             if not self._reaches(SearchSettings(oversampling, HNSW_EFS[-1]), target):
                 continue
@@ -160,51 +171,53 @@ class _Trial:
         return all(_interval(part)[0] >= target for part in parts)
 
     def recalls(self, settings: SearchSettings) -> _Recalls:
-        """recall@k of each query, (Q,) in [0, 1]."""
-        if settings not in self._known:
-            self._known[settings] = _recalls(self.store, self.asked, self.truths, self.k, settings)
-        return self._known[settings]
+        """Return recall@k of each query, (Q,) in [0, 1]; measured once per settings."""
+        if settings not in self._measured:
+            self._measured[settings] = _recalls(self.store, self.queries, self.ground_truths, self.k, settings)
+        return self._measured[settings]
 
     def parts(self, settings: SearchSettings) -> dict[str, _Recalls]:
-        """The same of sampled and of held-out queries, where there are both."""
-        held_out = np.array([query.itself is None for query in self.asked])
+        """Return recall@k of sampled and of held-out queries separately; empty if there is only one kind."""
+        held_out = np.array([query.source is None for query in self.queries])
         if held_out.all() or not held_out.any():
             return {}
         recalls = self.recalls(settings)
         return {"sampled": recalls[~held_out], "held_out": recalls[held_out]}
 
 
-def _truth(store: QdrantStore, query: Query, k: int) -> set[TrainingImageId]:
-    """The k nearest of `query`, and whatever is as near as the last of them."""
-    answers = [one for one in store.nearest(query.vector, 2 * k + 1, TRUTH, exact=True) if one[0] != query.itself]
-    last = answers[min(k, len(answers)) - 1][1]
-    return {one for one, similarity in answers if similarity >= last - _TIE}
+def _ground_truth(store: QdrantStore, query: Query, k: int) -> set[TrainingImageId]:
+    """Return the exact k nearest neighbours of `query`, and those that tie with the k-th."""
+    nearest = store.nearest(query.vector, 2 * k + 1, _EXACT, exact=True)
+    others = [(image_id, similarity) for image_id, similarity in nearest if image_id != query.source]
+    kth_similarity = others[min(k, len(others)) - 1][1]
+    return {image_id for image_id, similarity in others if similarity >= kth_similarity - _TIE}
 
 
 def _recalls(
     store: QdrantStore,
-    asked: Sequence[Query],
-    truths: Sequence[set[TrainingImageId]],
+    queries: Sequence[Query],
+    ground_truths: Sequence[set[TrainingImageId]],
     k: int,
     settings: SearchSettings,
 ) -> _Recalls:
-    """recall@k of each query, (Q,) in [0, 1]; k answers are asked for, one more where the query finds itself."""
-    found = []
-    for query, truth in zip(asked, truths, strict=True):
-        answers = store.nearest(query.vector, k + (query.itself is not None), settings)
-        nearest = [one for one, _ in answers if one != query.itself][:k]
-        found.append(len(truth.intersection(nearest)) / k)
-    return np.array(found, dtype=np.float64)
+    """Return recall@k of each query under `settings`, (Q,) in [0, 1]."""
+    recalls = []
+    for query, ground_truth in zip(queries, ground_truths, strict=True):
+        # A stored point finds itself first, so one more result is needed.
+        results = store.nearest(query.vector, k + (query.source is not None), settings)
+        nearest = [image_id for image_id, _ in results if image_id != query.source][:k]
+        recalls.append(len(ground_truth.intersection(nearest)) / k)
+    return np.array(recalls, dtype=np.float64)
 
 
 def _with_interval(name: str, recalls: _Recalls) -> dict[str, float]:
-    """Mean over queries and its 95 % interval."""
+    """Return the mean over queries and its 95 % interval, as `name`, `name_low` and `name_high`."""
     low, high = _interval(recalls)
     return {name: float(recalls.mean()), f"{name}_low": low, f"{name}_high": high}
 
 
 def _interval(recalls: _Recalls) -> tuple[float, float]:
-    """The 95 % interval of the mean, by bootstrap over queries; the same for the same recalls."""
+    """Return the bootstrapped 95 % interval of the mean over queries; deterministic."""
     random = np.random.default_rng(0)
     means = random.choice(recalls, (_RESAMPLES, len(recalls))).mean(axis=1)
     low, high = np.percentile(means, (2.5, 97.5))
@@ -212,20 +225,20 @@ def _interval(recalls: _Recalls) -> tuple[float, float]:
 
 
 def _record(store: QdrantStore, figures: dict[str, Any]) -> None:
-    """Store the settings that were chosen, and the figures they were chosen by, in the collection's metadata."""
+    """Store the chosen settings and the measured figures in the collection's metadata."""
     settings = SearchSettings(oversampling=figures["oversampling"], hnsw_ef=figures["hnsw_ef"])
     measured = {**figures, "measured_at": datetime.now(UTC).isoformat(timespec="seconds")}
     store.record(store.metadata().with_search(settings, measured))
 
 
 async def _latency(
-    location: str | Path, collection: str, api_key: str | None, asked: Sequence[Query]
+    location: str | Path, collection: str, api_key: str | None, queries: Sequence[Query]
 ) -> dict[str, float]:
-    """Time of the service's own recall query, one at a time, through gRPC to the list of candidates."""
+    """Measure the latency of `QdrantSearch.recall`, as the attributor calls it, with one query at a time."""
     search = open_search(location, collection, api_key=api_key)
     times_ms = []
     try:
-        for query in [*asked[:_WARM_UP_QUERIES], *asked]:
+        for query in [*queries[:_WARM_UP_QUERIES], *queries]:
             start = time.perf_counter()
             await search.recall(query.vector, DEFAULT_DEPTH)
             times_ms.append((time.perf_counter() - start) * 1e3)

@@ -17,7 +17,7 @@ import numpy as np
 from evaluation.bench.index.collection import Filled, K, filled, tell, weights
 from evaluation.bench.index.vectors import Vectors, bench_profile, nearest, recalls
 from gmvaluator.index.engine.quantisation import CHOICES
-from gmvaluator.index.schema import DEFAULT, SearchSettings, code_bytes
+from gmvaluator.index.schema import DEFAULT_QUANTISATION, SearchSettings, code_bytes
 from gmvaluator.ports import Embeddings, Float32Array
 
 LADDER = tuple(SearchSettings(oversampling=step, hnsw_ef=int(64 * step)) for step in (2.0, 4.0, 8.0, 16.0, 32.0))
@@ -130,7 +130,7 @@ def queries(folder: Path, vectors: Vectors, asked: Embeddings) -> Row:
 
     Compression is the default. Times of queries during the build are of the same two-stage query.
     """
-    with filled(folder, vectors, bench_profile(), DEFAULT, asked) as one:
+    with filled(folder, vectors, bench_profile(), DEFAULT_QUANTISATION, asked) as one:
         found = recall_and_latency(one, vectors.all(), asked)
         during = one.during_build_ms
         return {
@@ -139,7 +139,7 @@ def queries(folder: Path, vectors: Vectors, asked: Embeddings) -> Row:
             "query_p50_during_build_ms": float(np.percentile(during, 50)) if during else None,
             "queries_during_build": len(during),
             "points": vectors.count,
-            "quantisation": DEFAULT,
+            "quantisation": DEFAULT_QUANTISATION,
             "upsert_points_per_s": vectors.count / one.upsert_s,
             "build_s": one.build_s,
         }
@@ -171,7 +171,7 @@ def growth(folder: Path, sets: Sequence[Vectors], asked: Embeddings, keep: Kept)
 
 def _grown(folder: Path, vectors: Vectors, asked: Embeddings, keep: Kept) -> Row:
     tell(f"growth: {vectors.count:,}")
-    row = keep(f"growth-{vectors.count}", lambda: _compressed(folder, vectors, asked, DEFAULT))
+    row = keep(f"growth-{vectors.count}", lambda: _compressed(folder, vectors, asked, DEFAULT_QUANTISATION))
     minutes = row["build_s"] / 60 * 1e6 / vectors.count
     return {"points": vectors.count, "made_by": vectors.made_by(), **row, "build_minutes_per_million": minutes}
 

@@ -58,7 +58,7 @@ def proxy(direct: QdrantStore) -> Iterator[FaultProxy]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resilient_client, "FIRST_PAUSE_S", 0.001)
+    monkeypatch.setattr(resilient_client, "FIRST_BACKOFF_S", 0.001)
 
 
 @asynccontextmanager
@@ -172,7 +172,7 @@ def test_a_slow_index_runs_into_the_writers_deadline_too(proxy: FaultProxy, monk
 
 async def test_an_index_that_is_away_for_a_moment_is_asked_again(proxy: FaultProxy, plain: object) -> None:
     async with searching(proxy.endpoint) as one:
-        proxy.fault = failing(resilient_client.ATTEMPTS - 1, UNAVAILABLE, "Query")
+        proxy.fault = failing(resilient_client.MAX_ATTEMPTS - 1, UNAVAILABLE, "Query")
         assert await asked(one) == plain
 
 
@@ -181,11 +181,11 @@ async def test_an_index_that_stays_away_is_asked_a_few_times_only(proxy: FaultPr
         proxy.fault = failing(FOR_EVER, UNAVAILABLE, "Query")
         with pytest.raises(IndexUnavailable, match="UNAVAILABLE"):
             await one.recall(ONE.recall, DEPTH)
-        assert proxy.calls["Query"] == resilient_client.ATTEMPTS
+        assert proxy.calls["Query"] == resilient_client.MAX_ATTEMPTS
 
 
 async def test_pauses_end_with_the_deadline(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(resilient_client, "FIRST_PAUSE_S", 1_000.0)
+    monkeypatch.setattr(resilient_client, "FIRST_BACKOFF_S", 1_000.0)
     async with searching(proxy.endpoint) as one:
         proxy.fault = failing(FOR_EVER, UNAVAILABLE, "Query")
         with pytest.raises(IndexUnavailable, match="UNAVAILABLE"):
@@ -231,14 +231,14 @@ def test_a_writer_gives_up_on_an_index_that_stays_away(proxy: FaultProxy) -> Non
         proxy.fault = failing(FOR_EVER, UNAVAILABLE, "Upsert")
         with pytest.raises(IndexUnavailable, match="UNAVAILABLE"):
             store.upsert([ONE])
-        assert proxy.calls["Upsert"] == resilient_client.ATTEMPTS
+        assert proxy.calls["Upsert"] == resilient_client.MAX_ATTEMPTS
 
 
 @pytest.mark.parametrize("after_bytes", [0, 600, 3_000])
 async def test_a_connection_that_is_cut_is_made_again(
     direct: QdrantStore, plain: object, after_bytes: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(resilient_client, "FIRST_PAUSE_S", 0.4)  # as gRPC itself waits before it connects again
+    monkeypatch.setattr(resilient_client, "FIRST_BACKOFF_S", 0.4)  # as gRPC itself waits before it connects again
     with cutting_proxy(direct.endpoint, 2, after_bytes) as cutting:
         async with searching(cutting.endpoint) as one:
             assert await asked(one) == plain
@@ -337,8 +337,8 @@ async def test_a_data_set_smaller_than_the_depth_is_no_part(proxy: FaultProxy, d
 
 
 def test_no_two_callers_wait_alike() -> None:
-    assert len({resilient_client.pause_s(1) for _ in range(20)}) > 10
+    assert len({resilient_client.backoff_s(1) for _ in range(20)}) > 10
     assert all(
-        resilient_client.FIRST_PAUSE_S <= resilient_client.pause_s(2) <= 3 * resilient_client.FIRST_PAUSE_S
+        resilient_client.FIRST_BACKOFF_S <= resilient_client.backoff_s(2) <= 3 * resilient_client.FIRST_BACKOFF_S
         for _ in range(20)
     )

@@ -10,7 +10,7 @@ from qdrant_client.common.client_exceptions import QdrantException, ResourceExha
 from qdrant_client.http.exceptions import ApiException, ResponseHandlingException, UnexpectedResponse
 
 from gmvaluator.errors import GmvaluatorError, IndexFailed, IndexUnavailable, MissingIndex, Overloaded
-from gmvaluator.index.qdrant import STATUS_ERRORS, translated
+from gmvaluator.index.qdrant import STATUS_ERRORS, translate_errors
 
 INDEX = Path(__file__).parents[3] / "gmvaluator" / "index"
 
@@ -34,7 +34,7 @@ def test_every_status_is_mapped(code: grpc.StatusCode) -> None:
     kind, advice = STATUS_ERRORS[code]
     with (
         pytest.raises(kind, match=rf"^the index answered {code.name}: it said so; ") as caught,
-        translated("the index"),
+        translate_errors("the index"),
     ):
         raise Status(code)
     assert advice in str(caught.value)
@@ -62,21 +62,21 @@ def test_every_exception_of_the_client_is_mapped() -> None:
     assert bases | {kind for base in bases for kind in base.__subclasses__()} == set(RAISED)
     for error in RAISED.values():
         expected = Overloaded if isinstance(error, ResourceExhaustedResponse) else IndexFailed
-        with pytest.raises(expected, match="the index"), translated("the index"):
+        with pytest.raises(expected, match="the index"), translate_errors("the index"):
             raise error
 
 
-def test_what_is_the_products_own_passes() -> None:
-    with pytest.raises(GmvaluatorError, match=r"^as it was$"), translated("the index"):
+def test_errors_of_the_product_pass_unchanged() -> None:
+    with pytest.raises(GmvaluatorError, match=r"^as it was$"), translate_errors("the index"):
         raise MissingIndex("as it was")
 
 
 def test_no_other_module_catches_them() -> None:
-    """But the launcher, which asks whether an engine answers, and takes no for an answer."""
+    """The launcher is exempt: it checks whether an engine answers, and an error means that it does not."""
     catching = {
         path.name
         for path in INDEX.rglob("*.py")
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8")))
         if isinstance(node, ast.ExceptHandler) and "RpcError" in ast.dump(node)
     }
-    assert catching == {"translation.py", "launcher.py"}
+    assert catching == {"qdrant.py", "launcher.py"}
