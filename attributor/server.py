@@ -11,27 +11,29 @@ import gc
 import signal
 from collections.abc import AsyncGenerator, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import grpc
 import structlog
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
-from attributor.ops.memory import memory_watched, use_few_arenas
+from attributor.ops.background import background_task
+from attributor.ops.memory import give_back_growth, use_few_arenas
 from attributor.ops.metrics import (
     REGISTRY,
     FileMetricsCollector,
-    ObservedPipeline,
     RuntimeCollector,
-    loop_watched,
-    recall_watched,
+    RuntimeState,
+    measure_loop_lag,
+    poll_collections,
     serve_metrics,
 )
 from attributor.rpc.admission import Admission
 from attributor.rpc.call_limits import CallGate, Counters
 from attributor.rpc.interceptors import Authentication, MessageInterceptor
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
-from attributor.rpc.tls import TlsFiles
+from attributor.rpc.tls import TlsFiles, certificate_expiry
 from attributor.settings import AttributorSettings
 from attributor.wiring import Parts, wire
 from gmvaluator.auth.authenticator import Authenticator, is_loopback
@@ -127,19 +129,43 @@ async def _serve_until(
     announce: Callable[[], None],
 ) -> None:
     await parts.check_collections()
-    REGISTRY.register(RuntimeCollector(service, parts.pipeline.worker, parts.decoder))
-    REGISTRY.register(FileMetricsCollector(settings))
-    pipeline = ObservedPipeline.around(parts.pipeline)
-    service.open(Counters(pipeline, parts.ledger, parts.catalogue, parts.disputes))
+    REGISTRY.register(RuntimeCollector(lambda: _runtime_state(service, parts)))
+    REGISTRY.register(file_metrics(settings))
+    service.open(Counters(parts.pipeline, parts.ledger, parts.catalogue, parts.disputes))
     # What was made until now stays: let the garbage collector look at a request's own objects only.
     gc.collect()
     gc.freeze()
     await set_health(checker, health_pb2.HealthCheckResponse.SERVING)
     announce()
-    async with loop_watched(), memory_watched(), recall_watched(parts.check_collections):
+    async with (
+        background_task(measure_loop_lag()),
+        background_task(give_back_growth()),
+        background_task(poll_collections(parts.check_collections)),
+    ):
         await stop.wait()
         drained = await drain(service, checker, settings.drain_s, hurry)
     _log.info("stopping", drained=drained, in_flight=service.in_flight)
+
+
+def _runtime_state(service: CallGate, parts: Parts) -> RuntimeState:
+    worker, decoder = parts.pipeline.worker, parts.decoder
+    return RuntimeState(
+        in_flight=service.in_flight,
+        queue_images=worker.waiting,
+        model_dropped_images=worker.counts.dropped,
+        model_failed_images=worker.counts.failed,
+        model_restarts=worker.counts.restarts,
+        decoded_images=decoder.counts.decoded,
+        undecodable_images=decoder.counts.refused,
+        decoder_restarts=decoder.counts.restarts,
+    )
+
+
+def file_metrics(settings: AttributorSettings) -> FileMetricsCollector:
+    """Return the collector of the certificates and the data folder that `settings` name."""
+    certificates = {"server": settings.tls_cert, "client_ca": settings.client_ca}
+    expiry = {use: partial(certificate_expiry, path) for use, path in certificates.items() if path is not None}
+    return FileMetricsCollector(settings.data, expiry)
 
 
 async def listen(

@@ -8,11 +8,24 @@ from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
 
+import structlog
+
+from attributor.core.attribution import Attribution
 from attributor.core.collections import OpenCollections
 from attributor.core.disputes import DisputeDesk
 from attributor.core.pipeline import Pipeline
 from attributor.core.pixel_reranking import PixelReranking
-from attributor.ops.metrics import observe_batch, observe_collection, observe_unkept
+from attributor.ops.metrics import (
+    POSTED,
+    PREVIEW,
+    REPLAYED,
+    images,
+    observe_batch,
+    observe_collection,
+    observe_credits,
+    observe_stages,
+    observe_unkept,
+)
 from attributor.ops.thumbnails import DAY_S, NONE, ThumbnailStore
 from attributor.settings import AttributorSettings
 from attributor.workers.decoder_pool import DecoderPool
@@ -36,6 +49,8 @@ SCORED_TOGETHER = 4
 
 QUALITY_NICENESS = 10
 """Of the process that computes quality: what has a processor to itself is not slowed by it."""
+
+_log = structlog.get_logger("attributor")
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,9 +117,28 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         rights = CachedRights(catalogue)
         scorer = _scorer(settings, on_failure, stack) if worker.quality_apart else None
         parts = (worker, decoder, collections, rights, ledger, writer, executor, settings.policies, scorer)
-        pipeline = Pipeline(*parts, keeper=_keeper(settings, stack))
+        pipeline = Pipeline(*parts, keeper=_keeper(settings, stack), on_final=observe_final)
         desk = DisputeDesk(ledger, catalogue, writer)
         return Parts(pipeline, decoder, collections, catalogue, ledger, desk, stack.pop_all())
+
+
+def observe_final(final: Attribution) -> None:
+    """Count an image that reached FINAL, and log it."""
+    outcome = REPLAYED if final.replayed else PREVIEW if final.sequence is None else POSTED
+    images.labels(outcome).inc()
+    timings_ms = final.timings.as_dict()
+    if outcome != REPLAYED:
+        observe_stages(timings_ms)
+    if outcome == POSTED:
+        observe_credits(final.issued_micros or 0, final.unattributed_micros or 0, final.quality or 0.0)
+    _log.info(
+        outcome,
+        generation_id=final.generation_id,
+        model_version=final.model_version,
+        sequence=final.sequence,
+        issued_micros=final.issued_micros,
+        total_ms=timings_ms["total_ms"],
+    )
 
 
 def _scorer(

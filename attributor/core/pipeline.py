@@ -169,6 +169,7 @@ class Pipeline:
     Blocking work runs in `executor`; the models have a process of their own, and the ledger's writer a thread.
     scorer: where quality is computed if it is a model of its own; None for `worker`, behind its embeddings.
     keeper: keeps thumbnails of images that are posted; None where none are.
+    on_final: called with each FINAL of `attribute` and `preview`, before the caller gets it.
     """
 
     worker: ModelWorker
@@ -182,6 +183,7 @@ class Pipeline:
     scorer: ModelWorker | None = None
     turns: LoopScheduler = field(default_factory=LoopScheduler)
     keeper: ImageKeeper | None = None
+    on_final: Callable[[Attribution], None] = lambda final: None  # noqa: ARG005
 
     async def attribute(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
         """RECALLED, RERANKED and FINAL, or one FINAL with `replayed` if this generation was posted before.
@@ -191,7 +193,7 @@ class Pipeline:
         watch = Stopwatch()
         look = await self._run(self._look_up, request)
         if isinstance(look, StoredPosting):
-            yield await self._stored(look, watch)
+            yield self._observed(await self._stored(look, watch))
             return
         async with aclosing(self._stages(request, look, watch, self.keeper is not None)) as stages:
             async for attribution, valued in stages:
@@ -199,15 +201,15 @@ class Pipeline:
                     yield attribution
                 else:
                     # A caller that goes away now must not leave a posting half known: the commit is awaited anyway.
-                    yield await asyncio.shield(self._post(attribution, valued, watch))
+                    yield self._observed(await asyncio.shield(self._post(attribution, valued, watch)))
 
     async def preview(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
         """As `attribute`, but nothing is looked up in the ledger or posted."""
         watch = Stopwatch()
         look = await self._run(self._valued_by, request)
         async with aclosing(self._stages(request, look, watch)) as stages:
-            async for attribution, _ in stages:
-                yield attribution
+            async for attribution, valued in stages:
+                yield attribution if valued is None else self._observed(attribution)
 
     async def find(self, generator_identity: str, generation_id: GenerationId) -> Attribution:
         """The stored answer. Raises NotFound."""
@@ -216,6 +218,10 @@ class Pipeline:
         if stored is None:
             raise NotFound(f"nothing was posted for generation {generation_id}")
         return await self._stored(stored, watch)
+
+    def _observed(self, final: Attribution) -> Attribution:
+        self.on_final(final)
+        return final
 
     async def _stages(
         self, request: ImageRequest, look: _Lookup, watch: Stopwatch, keeping: bool = False

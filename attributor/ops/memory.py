@@ -10,8 +10,6 @@ import ctypes
 import ctypes.util
 import gc
 import resource
-from collections.abc import AsyncGenerator
-from contextlib import asynccontextmanager
 from pathlib import Path
 
 PERIOD_S = 0.5
@@ -42,17 +40,8 @@ def use_few_arenas() -> None:
         _libc.mallopt(_M_ARENA_MAX, _ARENAS)
 
 
-@asynccontextmanager
-async def memory_watched() -> AsyncGenerator[None, None]:
-    """Give memory back whenever it has grown, until this is left."""
-    watching = asyncio.create_task(_watch())
-    try:
-        yield
-    finally:
-        watching.cancel()
-
-
-async def _watch() -> None:
+async def give_back_growth() -> None:
+    """Return memory to the system whenever the process has grown, until cancelled."""
     lowest, pause_s, idle_s = resident_bytes(), PERIOD_S, IDLE_S
     while True:
         await asyncio.sleep(pause_s)

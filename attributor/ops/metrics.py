@@ -1,6 +1,7 @@
-"""What an operator watches, for Prometheus. Names end in their unit; labels have few values.
+"""Prometheus metrics of the attributor, and the HTTP endpoint that exposes them.
 
-What files say when somebody scrapes: when certificates expire, and what the last check of the ledger found.
+Names end in their unit; labels have few values. This module knows none of the attributor's parts: it takes plain
+values and callables, so that every other room may import it.
 """
 
 from __future__ import annotations
@@ -9,35 +10,37 @@ import asyncio
 import itertools
 import re
 import time
-from collections.abc import AsyncGenerator, Awaitable, Callable, Iterator
-from contextlib import aclosing, asynccontextmanager
+from collections.abc import Awaitable, Callable, Iterator, Mapping
 from pathlib import Path
+from typing import NamedTuple
 
 import structlog
-from cryptography import x509
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
-from attributor.core.attribution import Attribution, ImageRequest, Stage
-from attributor.core.pipeline import Pipeline
-from attributor.rpc.call_limits import CallGate
-from attributor.rpc.tls import MAX_FILE_BYTES
-from attributor.settings import AttributorSettings
-from attributor.workers.decoder_pool import DecoderPool
-from attributor.workers.model_worker import ModelWorker
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
 from gmvaluator.index.schema import growth_since_verified, outgrown
 from gmvaluator.ledger.verification import read_verification
 from gmvaluator.ports import CollectionInfo
 
 REGISTRY = CollectorRegistry()
-_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
-_MILLION = 1_000_000
+"""A registry of our own: the library's global one adds collectors of its own, and tests could not start empty."""
+
 LAG_PERIOD_S = 0.01
-LOOKS_PER_COUNT = 100
+"""Interval between two measurements of the event loop's lag."""
+
+MEASUREMENTS_PER_COUNT = 100
+"""Measurements of the lag between two counts of the loop's tasks: counting takes time that grows with them."""
+
 RECALL_PERIOD_S = 300.0
-"""Between two looks at what `index verify` measured last."""
+"""Interval between two reads of what `index verify` measured last."""
+
+POSTED, REPLAYED, PREVIEW = "posted", "replayed", "preview"
+
+_MILLION = 1_000_000
+_SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 120.0)
+_STAGES = ("lookup", "decode", "queue", "embed", "recall", "rerank", "quality", "post", "total")
 
 stage_seconds = Histogram(
     "gmvaluator_stage_seconds",
@@ -51,8 +54,10 @@ images = Counter(
 )
 refusals = Counter("gmvaluator_refusals", "Calls that ended in an error, by its name in the error tree.", ["reason"],
                    registry=REGISTRY)  # fmt: skip
-issued_credits = Counter("gmvaluator_issued_credits", "Credits posted, those of nobody included.", registry=REGISTRY)
-unattributed_credits = Counter("gmvaluator_unattributed_credits", "Credits posted to nobody.", registry=REGISTRY)
+issued_credits = Counter("gmvaluator_issued_credits", "Credits posted, unattributed ones included.", registry=REGISTRY)
+unattributed_credits = Counter(
+    "gmvaluator_unattributed_credits", "Credits posted to the unattributed account.", registry=REGISTRY
+)
 quality = Histogram(
     "gmvaluator_quality", "Quality of posted images in 0..1, higher is better.",
     buckets=[number / 10 for number in range(1, 11)], registry=REGISTRY,
@@ -62,7 +67,7 @@ batch_images = Histogram(
 )
 model_seconds = Histogram("gmvaluator_model_seconds", "Time of a forward pass.", buckets=_SECONDS, registry=REGISTRY)
 loop_lag_seconds = Histogram(
-    "gmvaluator_event_loop_lag_seconds", "How much later than asked the event loop woke up.",
+    "gmvaluator_event_loop_lag_seconds", "How much later than scheduled the event loop woke up.",
     buckets=(0.001, 0.002, 0.003, 0.005, 0.0075, 0.01, 0.0125, 0.015, 0.0175, 0.02, 0.025, 0.03, 0.05, 0.1, 0.25, 1.0),
     registry=REGISTRY,
 )  # fmt: skip
@@ -70,7 +75,7 @@ loop_lag_max_seconds = Gauge(
     "gmvaluator_event_loop_lag_max_seconds", "The longest lag since the start.", registry=REGISTRY
 )
 dropped_log_lines = Counter(
-    "gmvaluator_dropped_log_lines", "Lines of the log that nobody read in time.", registry=REGISTRY
+    "gmvaluator_dropped_log_lines", "Log lines dropped because stderr was not read in time.", registry=REGISTRY
 )
 loop_tasks = Gauge("gmvaluator_event_loop_tasks", "Tasks of the event loop, counted once a second.", registry=REGISTRY)
 index_recall = Gauge(
@@ -87,30 +92,41 @@ unkept_images = Counter(
     "gmvaluator_unkept_images", "Thumbnails of generated images that could not be kept or swept.", registry=REGISTRY
 )
 
-_STAGES = ("lookup", "decode", "queue", "embed", "recall", "rerank", "quality", "post", "total")
 _log = structlog.get_logger("attributor")
 
 
 def observe_refusal(error: Exception) -> None:
-    """A call ended in `error`."""
+    """Count a call that ended in `error`."""
     refusals.labels(type(error).__name__ if isinstance(error, GmvaluatorError) else "unexpected").inc()
 
 
 def observe_unkept(problem: str) -> None:
-    """A picture that was to be kept is not; credits do not depend on it."""
+    """Count and log a thumbnail that could not be kept; credits do not depend on it."""
     unkept_images.inc()
     _log.warning("not kept", problem=problem)
 
 
 def observe_batch(count: int, seconds: float) -> None:
-    """The models answered a batch."""
+    """Record a batch of `count` images that the models answered."""
     batch_images.observe(count)
     model_seconds.observe(seconds)
 
 
+def observe_stages(timings_ms: Mapping[str, float]) -> None:
+    """Record the time of each stage of a valued image. timings_ms: stage with the suffix `_ms` to milliseconds."""
+    for stage in _STAGES:
+        stage_seconds.labels(stage).observe(timings_ms[f"{stage}_ms"] / 1000)
+
+
+def observe_credits(issued_micros: int, unattributed_micros: int, image_quality: float) -> None:
+    """Record a posting's credits, and the image's quality in [0, 1]."""
+    issued_credits.inc(issued_micros / _MILLION)
+    unattributed_credits.inc(unattributed_micros / _MILLION)
+    quality.observe(image_quality)
+
+
 def observe_collection(info: CollectionInfo) -> None:
-    """A collection was opened or looked at again: tell its recall, if `gmvaluator index verify` measured it, and by how
-    much it has grown since."""
+    """Expose a collection's recall, if `gmvaluator index verify` measured it, and its growth since then."""
     for name, value in (info.metadata.get("measured") or {}).items():
         if re.fullmatch(r"recall_at_\d+", name):
             index_recall.labels(info.name).set(value)
@@ -124,127 +140,39 @@ def observe_collection(info: CollectionInfo) -> None:
         )  # fmt: skip
 
 
-def observe_final(final: Attribution) -> None:
-    """An image was answered: count it, and write its line in the log."""
-    how = "replayed" if final.replayed else "preview" if final.sequence is None else "posted"
-    images.labels(how).inc()
-    timings = final.timings.as_dict()
-    if how != "replayed":
-        for stage in _STAGES:
-            stage_seconds.labels(stage).observe(timings[f"{stage}_ms"] / 1000)
-    if how == "posted":
-        issued_credits.inc((final.issued_micros or 0) / _MILLION)
-        unattributed_credits.inc((final.unattributed_micros or 0) / _MILLION)
-        quality.observe(final.quality or 0.0)
-    _log.info(
-        how,
-        generation_id=final.generation_id,
-        model_version=final.model_version,
-        sequence=final.sequence,
-        issued_micros=final.issued_micros,
-        total_ms=timings["total_ms"],
-    )
-
-
-class ObservedPipeline(Pipeline):
-    """A pipeline whose answers are counted."""
-
-    @classmethod
-    def around(cls, pipeline: Pipeline) -> ObservedPipeline:
-        return cls(**{name: getattr(pipeline, name) for name in Pipeline.__dataclass_fields__})
-
-    async def attribute(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
-        async with aclosing(super().attribute(request)) as stages:
-            async for stage in stages:
-                if stage.stage is Stage.FINAL:
-                    observe_final(stage)
-                yield stage
-
-    async def preview(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
-        async with aclosing(super().preview(request)) as stages:
-            async for stage in stages:
-                if stage.stage is Stage.FINAL:
-                    observe_final(stage)
-                yield stage
-
-
-class RuntimeCollector(Collector):
-    """What is asked of the parts when somebody scrapes."""
-
-    def __init__(self, service: CallGate, worker: ModelWorker, decoder: DecoderPool) -> None:
-        self._service = service
-        self._worker = worker
-        self._decoder = decoder
-
-    def collect(self) -> Iterator[Metric]:
-        gauges = {
-            "gmvaluator_in_flight": ("Calls being answered.", self._service.in_flight),
-            "gmvaluator_queue_images": ("Images that wait for the models.", self._worker.waiting),
-        }
-        for name, (text, value) in gauges.items():
-            yield GaugeMetricFamily(name, text, value)
-        counts, decoded = self._worker.counts, self._decoder.counts
-        counters = {
-            "gmvaluator_model_dropped_images": ("Images whose caller had gone before their batch.", counts.dropped),
-            "gmvaluator_model_failed_images": ("Images that the models failed on.", counts.failed),
-            "gmvaluator_model_restarts": ("Times the models' process was replaced.", counts.restarts),
-            "gmvaluator_decoded_images": ("Images decoded.", decoded.decoded),
-            "gmvaluator_undecodable_images": ("Images refused by a decoder.", decoded.refused),
-            "gmvaluator_decoder_restarts": ("Times a decoder's process was replaced.", decoded.restarts),
-        }
-        for name, (text, value) in counters.items():
-            yield CounterMetricFamily(name, text, value)
-
-
-@asynccontextmanager
-async def loop_watched() -> AsyncGenerator[None, None]:
-    """Measure the event loop's lag until this is left."""
-    watching = asyncio.create_task(_watch_loop())
-    try:
-        yield
-    finally:
-        watching.cancel()
-
-
-async def _watch_loop() -> None:
+async def measure_loop_lag() -> None:
+    """Measure the event loop's lag, and count its tasks, until cancelled."""
     longest = 0.0
-    for look in itertools.count():
-        if look % LOOKS_PER_COUNT == 0:
+    for number in itertools.count():
+        if number % MEASUREMENTS_PER_COUNT == 0:
             loop_tasks.set(len(asyncio.all_tasks()))
-        asked = time.monotonic() + LAG_PERIOD_S
+        due = time.monotonic() + LAG_PERIOD_S
         await asyncio.sleep(LAG_PERIOD_S)
-        lag = max(time.monotonic() - asked, 0.0)
+        lag = max(time.monotonic() - due, 0.0)
         loop_lag_seconds.observe(lag)
         if lag > longest:
             longest = lag
             loop_lag_max_seconds.set(lag)
 
 
-@asynccontextmanager
-async def recall_watched(
-    observe: Callable[[], Awaitable[None]], period_s: float = RECALL_PERIOD_S
-) -> AsyncGenerator[None, None]:
-    """Call `observe`, which tells each collection's recall, again and again until this is left."""
-    watching = asyncio.create_task(_watch_recall(observe, period_s))
-    try:
-        yield
-    finally:
-        watching.cancel()
+async def poll_collections(observe: Callable[[], Awaitable[None]], period_s: float = RECALL_PERIOD_S) -> None:
+    """Call `observe`, which passes each collection to `observe_collection`, every `period_s` until cancelled.
 
-
-async def _watch_recall(observe: Callable[[], Awaitable[None]], period_s: float) -> None:
+    An error is logged and ends only the call that raised it.
+    """
     while True:
         await asyncio.sleep(period_s)
         try:
             await observe()
         except GmvaluatorError as error:
-            _log.warning("recall", problem=str(error))  # the index is away or being changed: calls say so themselves
-        except Exception:  # noqa: BLE001 - one look less is no reason never to look again
-            _log.exception("recall", problem="the collections could not be looked at; it is tried again")
+            # The index is down or being changed: calls that need it fail with errors of their own.
+            _log.warning("recall", problem=str(error))
+        except Exception:  # noqa: BLE001 - one failed poll is no reason to stop polling
+            _log.exception("recall", problem="the collections could not be read; this is tried again")
 
 
 def serve_metrics(address: str) -> int:
-    """Answer scrapes at http://ADDRESS/metrics from a thread, until the process ends; the port.
+    """Serve http://ADDRESS/metrics from a thread until the process ends; return the port.
 
     Raises PreconditionFailed if the address cannot be listened on.
     """
@@ -256,17 +184,63 @@ def serve_metrics(address: str) -> int:
     return int(server.server_port)
 
 
-class FileMetricsCollector(Collector):
-    """Read at each scrape: the files are small, and others write them."""
+class RuntimeState(NamedTuple):
+    """Values that are read at each scrape: two that vary, and counts since the start."""
 
-    def __init__(self, settings: AttributorSettings) -> None:
-        self._folder = settings.data
-        files = {"server": settings.tls_cert, "client_ca": settings.client_ca}
-        self._certificates = {use: path for use, path in files.items() if path is not None}
+    in_flight: int = 0
+    queue_images: int = 0
+    model_dropped_images: int = 0
+    model_failed_images: int = 0
+    model_restarts: int = 0
+    decoded_images: int = 0
+    undecodable_images: int = 0
+    decoder_restarts: int = 0
+
+
+_GAUGES = {
+    "in_flight": "Calls being answered.",
+    "queue_images": "Images that wait for the models.",
+}
+_COUNTERS = {
+    "model_dropped_images": "Images whose caller had disconnected before their batch.",
+    "model_failed_images": "Images that the models failed on.",
+    "model_restarts": "Times the models' process was replaced.",
+    "decoded_images": "Images decoded.",
+    "undecodable_images": "Images refused by a decoder.",
+    "decoder_restarts": "Times a decoder's process was replaced.",
+}
+
+
+class RuntimeCollector(Collector):
+    """Exposes a `RuntimeState` that is read at each scrape."""
+
+    def __init__(self, read: Callable[[], RuntimeState]) -> None:
+        """read: called from the threads that serve scrapes."""
+        self._read = read
+
+    def collect(self) -> Iterator[Metric]:
+        state = self._read()._asdict()
+        for name, text in _GAUGES.items():
+            yield GaugeMetricFamily(f"gmvaluator_{name}", text, state[name])
+        for name, text in _COUNTERS.items():
+            yield CounterMetricFamily(f"gmvaluator_{name}", text, state[name])
+
+
+class FileMetricsCollector(Collector):
+    """Exposes what files say at each scrape: expiry of certificates and the last verification of the ledger.
+
+    The files are small and other processes write them, so they are read again each time.
+    """
+
+    def __init__(self, data: Path, certificate_expiry: Mapping[str, Callable[[], float]]) -> None:
+        """data: folder that `ledger verify --record` writes to. certificate_expiry: use of a PEM file to a function
+        that returns when its first certificate expires, in seconds since 1970, or 0 if it cannot be read."""
+        self._data = data
+        self._certificate_expiry = certificate_expiry
 
     def collect(self) -> Iterator[Metric]:
         yield self._expiry()
-        verified = read_verification(self._folder)
+        verified = read_verification(self._data)
         at = GaugeMetricFamily(
             "gmvaluator_ledger_verified_timestamp_seconds", "When `ledger verify --record` ended last, since 1970."
         )
@@ -283,15 +257,6 @@ class FileMetricsCollector(Collector):
             "When the first certificate of a PEM file of ours expires, since 1970; 0 if the file cannot be read.",
             labels=["use"],
         )
-        for use, path in self._certificates.items():
-            family.add_metric((use,), _expires(path))
+        for use, expires_at in self._certificate_expiry.items():
+            family.add_metric((use,), expires_at())
         return family
-
-
-def _expires(path: Path) -> float:
-    try:
-        with path.open("rb") as file:
-            chain = x509.load_pem_x509_certificates(file.read(MAX_FILE_BYTES))
-    except (OSError, ValueError):
-        return 0.0  # as good as expired: somebody has to look
-    return min(one.not_valid_after_utc.timestamp() for one in chain)

@@ -7,7 +7,6 @@ again by the evidence of its posting. What is written is a picture made anew of 
 from __future__ import annotations
 
 import os
-import secrets
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -15,6 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
+from gmvaluator.files import atomic_write
 from gmvaluator.images import generated_path
 
 NONE, THUMBNAIL = "none", "thumbnail"
@@ -97,15 +97,8 @@ class ThumbnailStore:
 
     def _write(self, path: Path, data: bytes) -> None:
         path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        part = path.with_name(f".{path.name}.{secrets.token_hex(4)}")
-        descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-        try:
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(data)
-            part.replace(path)
-        except OSError:
-            part.unlink(missing_ok=True)
-            raise
+        # Not durable: a thumbnail is shown, never relied on, and a sync for each image would slow the calls down.
+        atomic_write(path, data, mode=0o600, durable=False)
 
     def _files(self) -> Iterator[_Kept]:
         with os.scandir(self._folder) as folders:

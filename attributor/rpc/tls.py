@@ -93,6 +93,16 @@ def _stamps(files: TlsFiles) -> _Stamps | None:
         return None
 
 
+def certificate_expiry(path: Path) -> float:
+    """Return when the first certificate of a PEM file expires, in seconds since 1970; 0 if it cannot be read."""
+    try:
+        with path.open("rb") as file:
+            chain = x509.load_pem_x509_certificates(file.read(MAX_FILE_BYTES))
+    except (OSError, ValueError):
+        return 0.0  # as urgent as an expired one: an alert on the expiry fires
+    return min(certificate.not_valid_after_utc.timestamp() for certificate in chain)
+
+
 def _read(path: Path) -> bytes:
     try:
         with path.open("rb") as file:

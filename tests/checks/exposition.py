@@ -8,7 +8,8 @@ from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from attributor.ops import metrics
-from attributor.ops.metrics import FileMetricsCollector
+from attributor.ops.metrics import RuntimeCollector, RuntimeState
+from attributor.server import file_metrics
 from attributor.settings import AttributorSettings
 from dashboard.figures.live import Live
 from dashboard.figures.metrics import exposition
@@ -23,20 +24,18 @@ _SUFFIXES = {"histogram": ("_bucket", "_sum", "_count"), "counter": ("_total",),
 def exposed() -> set[str]:
     """Names of samples, whether or not there are any yet."""
     live = Live(dict, lambda: 0, 0.25)
-    texts = [generate_latest(metrics.REGISTRY).decode(), exposition(live).decode(), _kept()]
+    texts = [generate_latest(metrics.REGISTRY).decode(), exposition(live).decode(), _collected()]
     families = [family for text in texts for family in text_string_to_metric_families(text)]
-    found = {family.name + suffix for family in families for suffix in _SUFFIXES.get(family.type, ())}
-    # Told by a collector that a running attributor registers; its source is the list.
-    source = Path(metrics.__file__).read_text(encoding="utf-8")
-    gauges, counters = (source.split(f"{kind} = {{")[1].split("}")[0] for kind in ("gauges", "counters"))
-    return found | set(NAME.findall(gauges)) | {f"{name}_total" for name in NAME.findall(counters)}
+    return {family.name + suffix for family in families for suffix in _SUFFIXES.get(family.type, ())}
 
 
-def _kept() -> str:
+def _collected() -> str:
+    """Return what the collectors expose that a running attributor registers."""
     registry = CollectorRegistry()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         record_verification(folder, Verification(0, 0, Head(0, "0" * 64), None))
         certificate, key = Authority(folder).issue("server")
-        registry.register(FileMetricsCollector(AttributorSettings(folder, tls_cert=certificate, tls_key=key)))
+        registry.register(file_metrics(AttributorSettings(folder, tls_cert=certificate, tls_key=key)))
+        registry.register(RuntimeCollector(RuntimeState))
         return generate_latest(registry).decode()

@@ -21,7 +21,7 @@ from attributor.cli import log_to_stderr
 from attributor.core.disputes import DisputeDesk
 from attributor.core.pipeline import Pipeline
 from attributor.settings import AttributorSettings
-from attributor.wiring import Parts
+from attributor.wiring import Parts, observe_final
 from attributor.workers.decoder_pool import DecoderPool
 from attributor.workers.model_worker import ModelWorker
 from gmvaluator.errors import GmvaluatorError
@@ -103,7 +103,8 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         owners = {work_id(seed): OwnerId(uuid.UUID(int=seed + 1)) for seed in range(WORKS)}
         rights = FakeRights.with_owners(GENERATORS, owners)
         collections = OneCollection()
-        pipeline = Pipeline(worker, decoder, collections, rights, ledger, writer, executor, settings.policies)
+        parts = (worker, decoder, collections, rights, ledger, writer, executor, settings.policies)
+        pipeline = Pipeline(*parts, on_final=observe_final)
         desk = DisputeDesk(ledger, rights, writer)
         return HostileParts(
             pipeline, decoder, cast(Any, collections), cast(Any, Names()), ledger, desk, stack.pop_all()

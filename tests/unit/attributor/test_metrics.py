@@ -1,30 +1,26 @@
-"""Metrics: what is counted when an image is answered or refused, and what a scrape says."""
+"""Metrics: counts of answered and refused images, samples of a scrape, and the tasks that measure."""
 
 import asyncio
 import urllib.request
 from dataclasses import replace
-from types import SimpleNamespace
-from typing import Any, cast
 
 import pytest
 import structlog
 
 from attributor.core.attribution import Attribution, Stage, Timings
+from attributor.ops.background import background_task
 from attributor.ops.metrics import (
     REGISTRY,
     RuntimeCollector,
-    loop_watched,
+    RuntimeState,
+    measure_loop_lag,
     observe_batch,
     observe_collection,
-    observe_final,
     observe_refusal,
-    recall_watched,
+    poll_collections,
     serve_metrics,
 )
-from attributor.rpc.admission import Admission
-from attributor.rpc.call_limits import CallGate
-from attributor.workers.decoder_pool import DecoderCounts
-from attributor.workers.model_worker import WorkerCounts
+from attributor.wiring import observe_final
 from gmvaluator.errors import ImageTooLarge, PreconditionFailed
 from gmvaluator.ports import CollectionInfo
 
@@ -71,7 +67,7 @@ def test_refusals_are_counted_by_reason_and_batches_by_size() -> None:
     assert value("gmvaluator_batch_images_sum") == before + 7
 
 
-def test_the_measured_recall_of_a_collection_is_told() -> None:
+def test_the_measured_recall_of_a_collection_is_exposed() -> None:
     observe_collection(CollectionInfo("unmeasured", 1, 1, True, {}))
     observe_collection(CollectionInfo("w", 1, 1, True, {"measured": {"recall_at_50": 0.99, "recall_at_50_low": 0.9}}))
     assert value("gmvaluator_index_recall", collection="w") == 0.99
@@ -80,23 +76,20 @@ def test_the_measured_recall_of_a_collection_is_told() -> None:
 
 async def test_the_event_loops_lag_is_measured() -> None:
     before = value("gmvaluator_event_loop_lag_seconds_count")
-    async with loop_watched():
+    async with background_task(measure_loop_lag()):
         while value("gmvaluator_event_loop_lag_seconds_count") < before + 2:  # noqa: ASYNC110 - nobody signals it
             await asyncio.sleep(0.01)
 
 
-def test_a_scrape_tells_what_is_now() -> None:
-    worker = SimpleNamespace(waiting=4, counts=WorkerCounts(dropped=2))
-    now = RuntimeCollector(
-        CallGate(Admission(1, 1)), cast(Any, worker), cast(Any, SimpleNamespace(counts=DecoderCounts(refused=3)))
-    )
-    REGISTRY.register(now)
+def test_a_scrape_reads_the_current_state() -> None:
+    collector = RuntimeCollector(lambda: RuntimeState(queue_images=4, undecodable_images=3))
+    REGISTRY.register(collector)
     try:
         port = serve_metrics("127.0.0.1:0")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             lines = answer.read().decode().splitlines()
     finally:
-        REGISTRY.unregister(now)
+        REGISTRY.unregister(collector)
     for line in ("gmvaluator_queue_images 4.0", "gmvaluator_in_flight 0.0", "gmvaluator_undecodable_images_total 3.0"):
         assert line in lines
     with pytest.raises(PreconditionFailed, match="metrics"):
@@ -113,18 +106,47 @@ def test_an_index_that_has_outgrown_its_verification_shows(capsys: pytest.Captur
     assert "index verify" not in capsys.readouterr().out
 
 
-async def test_a_look_at_recall_that_breaks_is_not_the_last() -> None:
-    looks: list[int] = []
+async def test_collections_are_polled_again_after_an_error() -> None:
+    polls: list[int] = []
     enough = asyncio.Event()
 
     async def observe() -> None:
-        looks.append(len(looks))
-        if len(looks) == 3:
+        polls.append(len(polls))
+        if len(polls) == 3:
             enough.set()
-        raise (ZeroDivisionError("of the driver"), PreconditionFailed("of the index"))[len(looks) % 2]
+        raise (ZeroDivisionError("of the driver"), PreconditionFailed("of the index"))[len(polls) % 2]
 
     with structlog.testing.capture_logs() as lines:
-        async with recall_watched(observe, 0.001), asyncio.timeout(10):
+        async with background_task(poll_collections(observe, 0.001)), asyncio.timeout(10):
             await enough.wait()
     assert {line["log_level"] for line in lines} == {"error", "warning"}
     assert any("of the index" in line["problem"] for line in lines)
+
+
+async def test_a_background_task_ends_with_its_block() -> None:
+    ended = asyncio.Event()
+
+    async def work() -> None:
+        try:
+            await asyncio.Event().wait()
+        finally:
+            await asyncio.sleep(0)
+            ended.set()
+
+    async with background_task(work()):
+        await asyncio.sleep(0)
+    assert ended.is_set()
+
+
+async def test_a_background_task_that_fails_is_logged_and_does_not_end_the_block() -> None:
+    failed = asyncio.Event()
+
+    async def work() -> None:
+        failed.set()
+        raise ZeroDivisionError("of the measurement")
+
+    with structlog.testing.capture_logs() as lines:
+        async with background_task(work()):
+            await failed.wait()
+    (line,) = lines
+    assert (line["log_level"], line["exc_info"].args) == ("error", ("of the measurement",))
