@@ -1,7 +1,4 @@
-"""`gmvaluator`: one console script whose subcommands are loaded when they are called.
-
-Settings from a TOML file, below options and environment; and the page that lists them all.
-"""
+"""The console script `gmvaluator`: a group of commands that are imported when they are called, and its TOML file."""
 
 from __future__ import annotations
 
@@ -9,7 +6,7 @@ import importlib
 import signal
 import sys
 import tomllib
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -18,6 +15,8 @@ import rich_click as click
 from gmvaluator import __version__
 from gmvaluator.errors import GmvaluatorError, InvalidInput, MissingData, exit_code_of
 
+# Importing every command costs seconds (torch, gRPC, SQLAlchemy), so that the group knows them by name only. The
+# summaries repeat the commands' own, because `gmvaluator --help` must not import the commands either.
 _COMMANDS = {
     "demo": (
         "gmvaluator.commands.demo",
@@ -27,35 +26,35 @@ _COMMANDS = {
     "index": ("indexer.cli.index", "index", "Build and check the index of training images."),
     "serve": ("attributor.cli", "serve", "Run the attributor, a gRPC service."),
     "attribute": ("gmvaluator.commands.attribute", "attribute", "Send images to a running attributor."),
-    "health": ("gmvaluator.commands.attribute", "health", "Ask an attributor how it is: for probes."),
+    "health": ("gmvaluator.commands.attribute", "health", "Query the health of an attributor, for probes."),
     "dashboard": ("dashboard.cli", "dashboard", "Show who earned what and why, live, in a browser."),
-    "ledger": ("gmvaluator.commands.ledger", "ledger", "Read and check who earned what."),
+    "ledger": ("gmvaluator.commands.ledger", "ledger", "Read, check, correct and pay out the credits."),
     "rights": ("gmvaluator.commands.rights", "rights", "Record who owns which work, and forget people."),
-    "generators": ("gmvaluator.commands.generators", "generators", "Register the image generators that are served."),
-    "token": ("gmvaluator.commands.token", "token", "Make, list and revoke the tokens that callers send."),
-    "plan": ("gmvaluator.commands.plan", "plan", "Reckon how many machines a deployment needs."),
-    "models": ("gmvaluator.commands.models", "models", "Weights of profile paper: list, fetch, verify."),
+    "generators": ("gmvaluator.commands.generators", "generators", "Register the image generators to attribute."),
+    "token": ("gmvaluator.commands.token", "token", "Create, list and revoke the tokens of callers."),
+    "plan": ("gmvaluator.commands.plan", "plan", "Estimate how many machines a deployment needs."),
+    "models": ("gmvaluator.commands.models", "models", "List, fetch and verify the weights of profile paper."),
     "calibrate": ("evaluation.evaluate", "calibrate", "Fit a policy to derivatives of known works."),
-    "evaluate": (
-        "evaluation.evaluate",
-        "evaluate",
-        "Measure what the credits are worth, with a report to look at.",
-    ),
-    "bench": ("evaluation.bench.cli", "bench", "Measure, as JSON, with the baseline in the same run."),
+    "evaluate": ("evaluation.evaluate", "evaluate", "Measure what the credits are worth, and write a report."),
+    "bench": ("evaluation.bench.cli", "bench", "Measure speed, as JSON, with the baseline in the same run."),
 }
+"""Module, attribute and summary of each command."""
 
 _OVERVIEW = f"{__name__}.overview"
-"""In the context's `meta` while the help of the program itself is written."""
+"""Key in the context's `meta` that is set while the help of the program itself is printed."""
+
+MAX_FILE_BYTES = 1024 * 1024
+"""Bytes read of a settings file."""
 
 
 class LazyGroup(click.RichGroup):
-    """Knows the names and summaries of its commands; imports the one that is called."""
+    """A group that knows the names and summaries of its commands, and imports only the one that is called."""
 
     def list_commands(self, ctx: click.Context) -> list[str]:  # noqa: ARG002
         return list(_COMMANDS)
 
     def format_help(self, ctx: Any, formatter: Any) -> None:
-        """Commands are listed by their summaries, without importing them."""
+        """Print the help, with the commands' summaries, without importing the commands."""
         ctx.meta[_OVERVIEW] = True
         super().format_help(ctx, formatter)
 
@@ -76,29 +75,29 @@ class LazyGroup(click.RichGroup):
     "--config",
     type=click.Path(dir_okay=False, path_type=Path),
     envvar="GMV_CONFIG",
-    help="TOML file with a table of settings for each command; options and environment win.",
+    help="TOML file with a table of settings for each command; options and environment variables take precedence.",
 )
 @click.pass_context
 def gmvaluator(context: click.Context, config: Path | None) -> None:
-    """Who made what a generator learned from: similarity-based attribution and credits for training images.
+    """Attribute generated images to training images by similarity, and credit the owners.
 
     Example: gmvaluator demo
     """
     name = context.invoked_subcommand
     if config is None or name is None:
         return
-
     command = gmvaluator.get_command(context, name)
     if command is not None:
         context.default_map = {name: read_defaults(config, name, command)}
 
 
 def main() -> NoReturn:
-    """Entry point: an expected error is one line on stderr and exit code 2 (the caller's) or 1 (ours).
+    """Run the program and exit; an expected error is one line on stderr.
 
-    SIGTERM unwinds as Ctrl-C does, so that files are closed and children stopped.
+    Exit codes: 2 for the caller's mistakes, 1 for other errors, 130 after Ctrl-C, 143 after SIGTERM.
     """
-    signal.signal(signal.SIGTERM, _leave)
+    # SIGTERM raises SystemExit, as Ctrl-C raises KeyboardInterrupt, so that files are closed and children are stopped.
+    signal.signal(signal.SIGTERM, _exit_by_signal)
     try:
         code = gmvaluator(standalone_mode=False)
     except GmvaluatorError as error:
@@ -113,33 +112,15 @@ def main() -> NoReturn:
     sys.exit(code if isinstance(code, int) else 0)
 
 
-def _leave(number: int, frame: object) -> NoReturn:  # noqa: ARG001
+def _exit_by_signal(number: int, frame: object) -> NoReturn:  # noqa: ARG001
     sys.exit(128 + number)
 
 
-MAX_FILE_BYTES = 1024 * 1024
-_DOCUMENTED = ("serve", "attribute", "dashboard")
-_HEAD = """# Settings
-
-A setting is taken from its option if that is given, else from the environment, else from the TOML file that
-`gmvaluator --config FILE` or `GMV_CONFIG` names, else it is the default. The file has a table for each command, with
-the options' names without dashes in front; what no command knows is refused:
-
-    [serve]
-    address = "0.0.0.0:50051"
-    max-batch = 16
-
-Secrets may come in files, as containers hand them over: `DATABASE_URL`, `DATABASE_PASSWORD` (put into a URL that has
-none) and `QDRANT_API_KEY` each have a twin that ends in `_FILE` and names the file. Both at once are refused.
-
-This page is made of the commands themselves, by `python -m gmvaluator.commands.main`; a test holds it against them.
-"""
-
-
 def read_defaults(path: Path, name: str, command: click.Command) -> dict[str, Any]:
-    """What the file says for the command of this name, by click's parameter names.
+    """Return the settings of table `name` of a TOML file, by the command's parameter names.
 
-    Raises MissingData if it cannot be read, InvalidInput if it is no TOML or says what the command does not know.
+    Raises MissingData if the file cannot be read, InvalidInput if it is not TOML or names a setting that the command
+    does not have.
     """
     try:
         with path.open("rb") as file:
@@ -147,64 +128,36 @@ def read_defaults(path: Path, name: str, command: click.Command) -> dict[str, An
     except OSError as error:
         raise MissingData(f"{path} cannot be read: {error.strerror}") from error
     try:
-        found = tomllib.loads(text.decode()).get(name, {})
+        table = tomllib.loads(text.decode()).get(name, {})
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidInput(f"{path} is no TOML: {error}") from error
-    return _named(found, command, f"{path}, table {name}")
+    return _defaults(table, command, f"{path}, table {name}")
 
 
-def _named(table: Any, command: click.Command, where: str) -> dict[str, Any]:
+def _defaults(table: Any, command: click.Command, where: str) -> dict[str, Any]:
+    """Return a table's settings by parameter name, those of subcommands nested."""
     if not isinstance(table, Mapping):
         raise InvalidInput(f"{where}: a table of settings is expected")
-    options = _options(command)
-    found: dict[str, Any] = {}
+    parameters = _parameters_by_option(command)
+    defaults: dict[str, Any] = {}
     for key, value in table.items():
-        inner = command.get_command(click.Context(command), key) if isinstance(command, click.Group) else None
-        if inner is not None:
-            found[key] = _named(value, inner, f"{where}.{key}")
-        elif key.replace("_", "-") in options:
-            found[options[key.replace("_", "-")]] = value
+        subcommand = command.get_command(click.Context(command), key) if isinstance(command, click.Group) else None
+        option = key.replace("_", "-")
+        if subcommand is not None:
+            defaults[key] = _defaults(value, subcommand, f"{where}.{key}")
+        elif option in parameters:
+            defaults[parameters[option]] = value
         else:
-            raise InvalidInput(f"{where}: there is no setting {key!r}; known: {', '.join(sorted(options))}")
-    return found
+            raise InvalidInput(f"{where}: there is no setting {key!r}; known: {', '.join(sorted(parameters))}")
+    return defaults
 
 
-def _options(command: click.Command) -> dict[str, str]:
-    """`max-batch` to `max_batch`: option names to parameter names."""
-    found = {}
-    for parameter in command.params:
-        if isinstance(parameter, click.Option) and parameter.name:
-            found.update({option.lstrip("-"): parameter.name for option in parameter.opts if option.startswith("--")})
-    return found
-
-
-def reference(root: click.Group) -> str:
-    """The page docs/reference/settings.md."""
-    parts = [_HEAD]
-    for name in _DOCUMENTED:
-        command = root.get_command(click.Context(root), name)
-        if command is not None:
-            rows = "\n".join(_rows(command))
-            parts.append(f"\n## gmvaluator {name}\n\n| option | environment | default | |\n|---|---|---|---|\n{rows}\n")
-    return "".join(parts)
-
-
-def _rows(command: click.Command) -> Iterator[str]:
-    for option in command.params:
-        if isinstance(option, click.Option):
-            names = ", ".join(f"`{name}`" for name in [*option.opts, *option.secondary_opts])
-            variables = [option.envvar] if isinstance(option.envvar, str) else list(option.envvar or ())
-            variable = ", ".join(f"`{one}`" for one in variables)
-            yield f"| {names} | {variable} | {_default(option)} | {(option.help or '').replace('|', '/')} |"
-
-
-def _default(option: click.Option) -> str:
-    value = option.to_info_dict()["default"]
-    return f"`{value}`" if isinstance(value, int | float | str) and value not in ("", False) else ""
-
-
-if __name__ == "__main__":
-    import sys
-
-    sys.argv[1:] = ["a-command"]  # so that commands are loaded, and not only listed
-    click.echo(reference(gmvaluator), nl=False)
+def _parameters_by_option(command: click.Command) -> dict[str, str]:
+    """Map option names without dashes in front to parameter names: `max-batch` to `max_batch`."""
+    return {
+        option.lstrip("-"): parameter.name
+        for parameter in command.params
+        if isinstance(parameter, click.Option) and parameter.name
+        for option in parameter.opts
+        if option.startswith("--")
+    }

@@ -1,7 +1,4 @@
-"""Command-line options that several commands share, and where things lie in the data folder.
-
-Command-line options of commands that talk to an attributor.
-"""
+"""Command-line options that several commands share, as decorators."""
 
 from __future__ import annotations
 
@@ -24,7 +21,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def data_option(command: Command) -> Command:
-    """`--data DIR`."""
+    """Add `--data DIR`, passed on as `data`."""
     return click.option(
         "--data",
         type=click.Path(file_okay=False, path_type=Path),
@@ -36,23 +33,27 @@ def data_option(command: Command) -> Command:
 
 
 def database_option(command: Command) -> Command:
-    """`--database URL`."""
+    """Add `--database URL`, passed on as `database_url` with its password."""
     return click.option(
         "--database",
         "database_url",
         default="",
         envvar=DATABASE_URL,
         metavar="URL",
-        callback=_whole_database_url,
+        callback=_resolve_database_url,
         help="PostgreSQL, postgresql://USER@HOST/NAME; default: the SQLite files in DATA. Prefer DATABASE_URL or "
-        "DATABASE_URL_FILE, and for a password DATABASE_PASSWORD_FILE: an argument shows in the list of processes.",
+        "DATABASE_URL_FILE, and DATABASE_PASSWORD_FILE for a password: arguments are visible in the process list.",
     )(command)
 
 
-def _whole_database_url(context: click.Context, parameter: click.Parameter, value: str) -> str:
-    """The URL from where it was given, files of secrets included. Raises InvalidInput or PreconditionFailed."""
+def _resolve_database_url(context: click.Context, parameter: click.Parameter, value: str) -> str:
+    """Return the URL from the option or its secret files, with its password.
+
+    Raises InvalidInput or PreconditionFailed.
+    """
     if context.resilient_parsing:
         return value
+    # click reads DATABASE_URL itself but does not know DATABASE_URL_FILE, nor that both at once are refused.
     source = context.get_parameter_source(parameter.name or "")
     if source is not ParameterSource.COMMANDLINE:
         value = secret(DATABASE_URL) or value
@@ -60,7 +61,7 @@ def _whole_database_url(context: click.Context, parameter: click.Parameter, valu
 
 
 def place_option(command: Command) -> Command:
-    """`--data DIR` and `--database URL`, handed over as one `place`."""
+    """Add `--data DIR` and `--database URL`, passed on as one `place`."""
 
     @wraps(command)
     def with_place(*args: Any, data: Path, database_url: str, **options: Any) -> Any:
@@ -70,7 +71,7 @@ def place_option(command: Command) -> Command:
 
 
 def index_option(command: Command) -> Command:
-    """`--index URL`."""
+    """Add `--index URL`, passed on as `index_url`."""
     return click.option(
         "--index",
         "index_url",
@@ -82,19 +83,19 @@ def index_option(command: Command) -> Command:
 
 
 def collection_option(command: Command) -> Command:
-    """`--collection NAME`."""
+    """Add `--collection NAME`."""
     return click.option("--collection", default="works", show_default=True, help="Collection of the index.")(command)
 
 
 def profile_option(command: Command) -> Command:
-    """`--profile NAME`."""
+    """Add `--profile NAME`."""
     return click.option(
         "--profile", default="lite", envvar="GMV_PROFILE", show_default=True, help="Models that embed and score."
     )(command)
 
 
 def choice_options(command: Command) -> Command:
-    """`--profile NAME` and the profile's variants, handed over as one `choice`."""
+    """Add `--profile NAME` and the profile's variants, passed on as one `choice`."""
 
     @wraps(command)
     def with_choice(*args: Any, profile: str, choice: ProfileChoice, **options: Any) -> Any:
@@ -104,11 +105,12 @@ def choice_options(command: Command) -> Command:
 
 
 def variant_options(command: Command) -> Command:
-    """The variants of profile `paper`, handed over as one `choice`."""
+    """Add the variants of profile `paper`, passed on as one `choice`."""
 
     @wraps(command)
     def with_choice(*args: Any, **options: Any) -> Any:
-        variants = {one.name: options.pop(one.name) for one in fields(ProfileChoice) if one.name != "profile"}
+        names = [field.name for field in fields(ProfileChoice) if field.name != "profile"]
+        variants = {name: options.pop(name) for name in names}
         return command(*args, choice=ProfileChoice("paper", **variants), **options)
 
     decorated = cast(Any, with_choice)
@@ -151,44 +153,48 @@ _CROPS = click.option(
     default=0,
     type=click.IntRange(0, 20),
     envvar="GMV_CROPS",
-    help="Crops of an image that MANIQA scores; 0: all 20, fewer are faster and deviate.",
+    help="Crops of an image that MANIQA scores; 0: all 20; fewer are faster but change the score.",
 )
 _PRECISION = click.option(
-    "--precision", default="", envvar="GMV_PRECISION", help="What models compute in: fp32, bf16 or int8."
+    "--precision", default="", envvar="GMV_PRECISION", help="What the models compute in: fp32, bf16 or int8."
 )
 
 
 def json_option(command: Command) -> Command:
-    """`--json`."""
-    return click.option("--json", "as_json", is_flag=True, help="Data on stdout, as JSON.")(command)
+    """Add `--json`, passed on as `as_json`."""
+    return click.option("--json", "as_json", is_flag=True, help="Print data on stdout, as JSON.")(command)
 
 
 _FILE = click.Path(dir_okay=False, path_type=Path)
-_OPTIONS = (
+_CONNECTION_OPTIONS = (
     click.option(
         "--server",
         default=DEFAULT_SERVER,
         envvar="GMV_SERVER",
         show_default=True,
-        help="host:port; several: ip:port,ip:port or dns:///name:port.",
+        help="The attributor's HOST:PORT; for several: ip:port,ip:port or dns:///name:port.",
     ),
     click.option(
         "--token-file",
         type=_FILE,
         envvar="GMV_TOKEN_FILE",
-        help="File with the token; or put the token itself into GMV_TOKEN (an argument shows in lists of processes).",
+        help="File with the token; or set the token itself in GMV_TOKEN (arguments are visible in the process list).",
     ),
-    click.option("--tls", is_flag=True, envvar="GMV_TLS", help="TLS, by the system's authorities."),
-    click.option("--tls-ca", type=_FILE, envvar="GMV_TLS_CA", help="TLS, by this authority (PEM)."),
-    click.option("--tls-cert", type=_FILE, envvar="GMV_TLS_CERT", help="Our certificate (PEM), if it is asked for."),
-    click.option("--tls-key", type=_FILE, envvar="GMV_TLS_KEY", help="Its key (PEM)."),
-    click.option("--tls-name", default="", envvar="GMV_TLS_NAME", help="Name in the server's certificate."),
-    click.option("--insecure", is_flag=True, envvar="GMV_INSECURE", help="Send a token without TLS beyond loopback."),
+    click.option("--tls", is_flag=True, envvar="GMV_TLS", help="Use TLS, with the system's certificate authorities."),
+    click.option("--tls-ca", type=_FILE, envvar="GMV_TLS_CA", help="Use TLS, with this certificate authority (PEM)."),
+    click.option(
+        "--tls-cert", type=_FILE, envvar="GMV_TLS_CERT", help="Client certificate (PEM), if the server requires one."
+    ),
+    click.option("--tls-key", type=_FILE, envvar="GMV_TLS_KEY", help="Private key of the client certificate (PEM)."),
+    click.option("--tls-name", default="", envvar="GMV_TLS_NAME", help="Name to expect in the server's certificate."),
+    click.option(
+        "--insecure", is_flag=True, envvar="GMV_INSECURE", help="Allow a token to be sent without TLS beyond loopback."
+    ),
 )
 
 
 def connection_options(command: Command) -> Command:
-    """`--server`, the token and TLS, handed over as one `connection`."""
+    """Add `--server` and the options of token and TLS, passed on as one `connection`."""
 
     @wraps(command)
     def with_connection(
@@ -203,11 +209,12 @@ def connection_options(command: Command) -> Command:
         insecure: bool,
         **options: Any,
     ) -> Any:
+        # The token itself is never an option: arguments are visible in the process list.
         token = Connection.from_environment().token
         connection = Connection(server, token, token_file, tls, tls_ca, tls_cert, tls_key, tls_name, insecure)
         return command(*args, connection=connection, **options)
 
     decorated: Callable[..., Any] = with_connection
-    for option in reversed(_OPTIONS):
+    for option in reversed(_CONNECTION_OPTIONS):
         decorated = option(decorated)
     return cast(Command, decorated)

@@ -1,4 +1,4 @@
-"""Every command explains itself, and every expected error is one line and an exit code."""
+"""The console script: help texts of all commands, error messages and exit codes."""
 
 import subprocess
 import sys
@@ -11,18 +11,18 @@ from click.testing import CliRunner
 from gmvaluator.commands.main import gmvaluator
 
 
-def commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
+def all_commands(group: click.Group, words: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], click.Command]]:
     context = click.Context(group)
     for name in group.list_commands(context):
         command = group.get_command(context, name)
         assert command is not None
         yield (*words, name), command
         if isinstance(command, click.Group):
-            yield from commands(command, (*words, name))
+            yield from all_commands(command, (*words, name))
 
 
 def test_every_command_has_help_with_an_example() -> None:
-    for words, command in commands(gmvaluator):
+    for words, command in all_commands(gmvaluator):
         text = CliRunner().invoke(gmvaluator, [*words, "--help"]).output
         assert "Example: gmvaluator" in text.replace("\n ", " "), words
         assert command.get_short_help_str(), words
@@ -40,10 +40,10 @@ def test_every_command_has_help_with_an_example() -> None:
         ["no-such-command"],
     ],
 )
-def test_the_callers_mistakes_are_one_line_and_exit_code_2(words: list[str]) -> None:
-    done = subprocess.run([sys.executable, "-m", "gmvaluator", *words], capture_output=True, text=True, check=False)
-    assert done.returncode == 2
-    assert "Traceback" not in done.stderr
+def test_caller_mistakes_print_one_line_and_exit_2(words: list[str]) -> None:
+    process = subprocess.run([sys.executable, "-m", "gmvaluator", *words], capture_output=True, text=True, check=False)
+    assert process.returncode == 2
+    assert "Traceback" not in process.stderr
     if words != ["no-such-command"]:
-        assert len(done.stderr.strip().splitlines()) == 1
-        assert done.stderr.startswith("gmvaluator: ")
+        assert len(process.stderr.strip().splitlines()) == 1
+        assert process.stderr.startswith("gmvaluator: ")
