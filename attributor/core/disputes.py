@@ -85,7 +85,7 @@ class DisputeDesk:
             raise NotFound(f"there is no training image {work}")
         sequence = None
         if request.generation_id:
-            sequence = self._ledger.explain(generation_id(request.generation_id)).sequence
+            sequence = self._ledger.posting_of_generation(generation_id(request.generation_id)).sequence
         claimant = _uuid(request.claimant.removeprefix("owner:"), "claimant")
         return Scope(
             None if work is None else TrainingImageId(work),

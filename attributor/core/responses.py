@@ -7,7 +7,7 @@ from functools import lru_cache
 
 from attributor.core.attribution import Attribution, Contributor, ImageRequest, Payee, Stage, Timings
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.allocation import Group, ScoredCandidate, ownership_of, paid_places, parts_of
+from gmvaluator.ledger.allocation import Group, ScoredCandidate, member_weights, ownership_of, paid_members
 from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting
 from gmvaluator.ports import Beneficiary, Candidate, WorkCard
 from gmvaluator.valuation.policy import Policy
@@ -134,7 +134,7 @@ def _reranked_group(
     if len(own) == 1:
         return [_reranked(group.members[0], share, own[0])]
     titles = [ownership_of(card) for card in own]
-    parts, paid = parts_of(group, titles, policy), paid_places(group, titles)
+    parts, paid = member_weights(group, titles, policy), paid_members(group, titles)
     return [
         _reranked(one, share * part / sum(parts), card)._replace(
             duplicate_group=group.name, competing=place not in paid

@@ -12,7 +12,7 @@ import structlog
 
 from attributor.core.attribution import ImageRequest
 from attributor.ops.metrics import observe_refusal
-from attributor.rpc.call_limits import DEFAULT_PAGE, WATCH_PAGE, CallGate, Counters, RoyaltyReader
+from attributor.rpc.call_limits import DEFAULT_PAGE, WATCH_PAGE, CallGate, Counters
 from attributor.rpc.image_stream import ImageStream
 from attributor.rpc.interceptors import current_caller, written
 from attributor.rpc.messages import attribution_message, image_request, posting_message, preview_request
@@ -20,7 +20,6 @@ from gmvaluator.auth.roles import LOCAL, Caller, Role
 from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, Overloaded, status_of
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS, generation_id
 from gmvaluator.images import image_pixels
-from gmvaluator.ledger.results import BalancePage
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceServicer
@@ -165,7 +164,7 @@ class RoyaltyServicer(RoyaltyServiceServicer):
         raise AssertionError("answered() aborts")
 
     def _page(self, counters: Counters, after: str, size: int, only: str | None) -> royalty_v1.GetRoyaltiesResponse:
-        page = counters.ledger.balances(after, size) if only is None else balance_of(counters.ledger, only)
+        page = counters.ledger.balances(after, size) if only is None else counters.ledger.balance(only)
         owners = [balance.owner_id for balance in page.balances if balance.owner_id is not None]
         names = counters.names.display_names(owners)
         royalties = [
@@ -209,13 +208,6 @@ class RoyaltyServicer(RoyaltyServiceServicer):
             await asyncio.wait_for(self._stopping.wait(), WATCH_POLL_S)
         except TimeoutError:
             return
-
-
-def balance_of(ledger: RoyaltyReader, account: str) -> BalancePage:
-    """A page with the balance of one owner's account alone, or without any."""
-    # Accounts that differ in the last digit of a UUID are 16 at most, and this one is among them.
-    page = ledger.balances(account[:-1], 16)
-    return BalancePage(tuple(one for one in page.balances if one.account == account), page.sequence)
 
 
 def check_claimant(caller: Caller, claimant: str) -> None:

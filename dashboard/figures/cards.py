@@ -11,9 +11,10 @@ from starlette.responses import FileResponse, Response
 
 from dashboard.figures.data import Sources
 from dashboard.figures.formatting import amount_text, millionths, moment_text, share_text
+from gmvaluator.accounts import owner_of
 from gmvaluator.errors import NotFound
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting, owner_of
+from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting
 from gmvaluator.ports import WorkCard
 from gmvaluator.valuation.weights import MILLION
 

@@ -10,11 +10,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 
 from dashboard.figures.near_duplicates import NearDuplicates
+from gmvaluator.accounts import owner_of
 from gmvaluator.catalogue.store import Catalogue, open_if_present
 from gmvaluator.errors import MissingData
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.images import generated_path, thumbnail_path
-from gmvaluator.ledger.records import owner_of
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.data_folder import generated_folder, index_location, thumbnails_folder

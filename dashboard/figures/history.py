@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection
 
-from gmvaluator.ledger.page_queries import attributions_between, posted_at, sequences_at, sums_between
+from gmvaluator.ledger.page_queries import count_attributions, posted_at, sequences_at, sums_between
 from gmvaluator.ledger.results import Totals
 from gmvaluator.valuation.weights import MICROS_PER_CREDIT
 
@@ -148,7 +148,7 @@ class Rate:
         self._marks.append((now, head))
         while len(self._marks) > 1 and self._marks[1][0] <= now - WINDOW:
             self._marks.popleft()
-        return attributions_between(connection, self._marks[0][1], head)
+        return count_attributions(connection, self._marks[0][1], head)
 
     def _follows(self, head: int, now: datetime) -> bool:
         at, sequence = self._marks[-1]

@@ -13,7 +13,7 @@ from dashboard.figures.data import Sources
 from dashboard.figures.formatting import amount_text, percent
 from dashboard.figures.history import KINDS, SERIES, History, Rate, chart, point_now, utc_now
 from gmvaluator.ledger.page_queries import (
-    attributions_between,
+    count_attributions,
     count_owners,
     newest_attributions,
     newest_qualities,
@@ -58,7 +58,7 @@ class OverviewReader:
                 self._read_qualities(connection)
                 self._read_feed(connection)
             self._remember(connection, totals, leaders, now)
-            images = attributions_between(connection, 0, totals.head.sequence)
+            images = count_attributions(connection, 0, totals.head.sequence)
             owners = count_owners(connection)
         return self._state(totals, leaders, now) | {
             "images": f"{images:,}",

@@ -17,18 +17,18 @@ from dashboard.figures.formatting import amount_text, instant
 from dashboard.web.access import check_owner, may
 from dashboard.web.attributor_client import attributor_client
 from dashboard.web.context import desk, form_of, page, session
+from gmvaluator.accounts import owner_account
 from gmvaluator.catalogue.store import open_if_present
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId
 from gmvaluator.ledger.calendar import Period, closings
 from gmvaluator.ledger.decisions.disputes import checked_dispute_id
-from gmvaluator.ledger.page_queries import balances_of, earned_by_account
+from gmvaluator.ledger.page_queries import account_earnings, balances_of
 from gmvaluator.ledger.payouts.closing import payable_lines
 from gmvaluator.ledger.payouts.statement import statements
 from gmvaluator.ledger.payouts.statement_formats import statement_csv, statement_json, statement_page
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.reader import read_head
-from gmvaluator.ledger.records import owner_account
 
 WORKS, USES, MONTHS, DAYS = 24, 12, 12, 60
 FORMS = {
@@ -94,7 +94,7 @@ def _told(sources: Sources, found: OwnerId) -> dict[str, Any]:
     account = owner_account(found)
     with sources.ledger.snapshot() as connection:
         balance = balances_of(connection, [account])[account]
-        earned = earned_by_account(connection, account, WORKS, USES)
+        earned = account_earnings(connection, account, WORKS, USES)
         closed = closings(connection)
         head = read_head(connection).sequence
     cards = sources.cards({one.training_image_id for one in earned.works})
@@ -104,7 +104,7 @@ def _told(sources: Sources, found: OwnerId) -> dict[str, Any]:
         "name": sources.names([account])[account],
         "balance": amount_text(balance),
         "sequence": head,
-        "generations": f"{earned.generations:,}",
+        "generations": f"{earned.generation_count:,}",
         "days": [[day, micros / 1_000_000] for day, micros in list(earned.by_day.items())[-DAYS:]],
         "months": _months(earned.by_day, account, closed),
         "works": [
@@ -124,7 +124,7 @@ def _told(sources: Sources, found: OwnerId) -> dict[str, Any]:
                 "generated_at": instant(use.generated_at),
                 "credits": amount_text(use.credit_micros),
             }
-            for use in earned.uses
+            for use in earned.paid_generations
         ],
     }
 

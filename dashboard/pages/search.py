@@ -69,7 +69,7 @@ def _generation(sources: Sources, query: str, caller: Caller) -> int | None:
         return int(query) if 1 <= int(query) <= sources.ledger.head().sequence else None
     identity = None if reads_all(caller) or caller.only_account else caller.generator_identity
     try:
-        return sources.ledger.explain(query, identity).sequence
+        return sources.ledger.posting_of_generation(query, identity).sequence
     except (NotFound, InvalidInput):
         return None
 

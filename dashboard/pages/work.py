@@ -21,7 +21,7 @@ from dashboard.web.context import desk, page, session
 from gmvaluator.auth.roles import Caller
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.page_queries import NearGeneration, accounts_of_work, earned_by_work, nearest_generations
+from gmvaluator.ledger.page_queries import NearGeneration, accounts_of_work, nearest_generations, work_earnings
 from gmvaluator.ports import WorkCard
 
 
@@ -94,7 +94,7 @@ def _told(sources: Sources, found: TrainingImageId, caller: Caller) -> dict[str,
     if caller.only_account is not None and not _theirs(sources, found, caller):
         check_owner(caller, "another")
     with sources.ledger.snapshot() as connection:
-        earned = earned_by_work(connection, found, 1)
+        earned = work_earnings(connection, found, 1)
         accounts = accounts_of_work(connection, found)
         nearest = nearest_generations(connection, found, NEAREST)
     card = sources.cards([found]).get(found)
@@ -108,7 +108,7 @@ def _told(sources: Sources, found: TrainingImageId, caller: Caller) -> dict[str,
         "key": card.key if card else "",
         "picture": picture(sources, found),
         "total": amount_text(sum(accounts.values())),
-        "generations": f"{earned.generations:,}",
+        "generations": f"{earned.generation_count:,}",
         "days": [[day, micros / 1_000_000] for day, micros in list(earned.by_day.items())[-DAYS:]],
         "rights": [{"name": names[one.account], "percent": f"{one.share_ppm / 10_000:.2f}"} for one in rights],
         "accounts": [{"name": names[account], "credits": amount_text(micros)} for account, micros in accounts.items()],

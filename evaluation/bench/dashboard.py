@@ -32,10 +32,11 @@ import rich_click as click
 
 from evaluation.bench.ledger_baseline import CONTRIBUTORS
 from evaluation.bench.ledger_baseline import postings as made_postings
+from gmvaluator.accounts import owner_account
 from gmvaluator.commands.processes import dashboard as running_dashboard
 from gmvaluator.errors import Failure
 from gmvaluator.ids import GenerationId, OwnerId
-from gmvaluator.ledger.records import Entry, NewPosting, owner_account
+from gmvaluator.ledger.records import Entry, NewPosting
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.storage.schema import utc_text
 
@@ -87,7 +88,7 @@ def spread(count: int, prefix: str) -> Iterator[NewPosting]:
 def _dealt(line: int, entry: Entry, number: int) -> Entry:
     if not entry.account.startswith("owner:"):
         return entry
-    return replace(entry, account=owner(number * CONTRIBUTORS + line))
+    return entry._replace(account=owner(number * CONTRIBUTORS + line))
 
 
 @click.command()

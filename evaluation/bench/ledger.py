@@ -240,7 +240,7 @@ def _owner_totals(folder: Path, total_entries: int) -> dict[str, Any]:
 def _read_owners(ledger: LedgerReader) -> float:
     began = time.perf_counter()
     found, after = 0, ""
-    while page := ledger.owner_totals(after, MAX_PAGE).balances:
+    while page := ledger.owner_balances(after, MAX_PAGE).balances:
         found, after = found + len(page), page[-1].account
     if found != WIDE_OWNERS:
         raise Failure(f"{found} owners were read of {WIDE_OWNERS}")

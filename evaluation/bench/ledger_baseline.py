@@ -18,10 +18,11 @@ from itertools import accumulate, chain, pairwise
 from pathlib import Path
 from typing import Any
 
+from gmvaluator.accounts import ISSUANCE, owner_account
 from gmvaluator.ids import GenerationId, OwnerId, TrainingImageId, generation_id, training_image_id
 from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.ledger.posting import ValuedImage, build_posting
-from gmvaluator.ledger.records import ISSUANCE, Entry, ImageFacts, NewPosting, owner_account
+from gmvaluator.ledger.records import Entry, ImageFacts, NewPosting
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.ports import Beneficiary, WorkCard
 from gmvaluator.profile import ProfileIdentity

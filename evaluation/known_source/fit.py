@@ -14,7 +14,7 @@ from scipy.optimize import minimize, minimize_scalar
 from scipy.special import expit, logsumexp
 
 from evaluation.known_source.observations import Observation
-from gmvaluator.ledger.allocation import groups_of
+from gmvaluator.ledger.allocation import group_candidates
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.weights import MAX_DISTANCE, MILLION
 
@@ -44,13 +44,13 @@ def examples_of(observations: Sequence[Observation], policy: Policy) -> Examples
     """The first k contributors of each image, near-copies being one where the policy has groups."""
     distances = np.full((len(observations), policy.k), float(MAX_DISTANCE))
     sources = np.zeros((len(observations), policy.k))
-    for row, one in enumerate(observations):
-        groups = groups_of(one.found.candidates(), policy)[: policy.k]
+    for row, observation in enumerate(observations):
+        groups = group_candidates(observation.retrieval.candidates(), policy)[: policy.k]
         distances[row, : len(groups)] = np.array([group.distance_millionths for group in groups]) / MILLION
         sources[row, : len(groups)] = [
-            sum(one.sources.get(member.training_image_id, 0.0) for member in group.members) for group in groups
+            sum(observation.sources.get(member.training_image_id, 0.0) for member in group.members) for group in groups
         ]
-    return Examples(distances, sources, np.array([one.query.group for one in observations]))
+    return Examples(distances, sources, np.array([observation.query.group for observation in observations]))
 
 
 def log_weights(distances: Values, temperature: float, growth: float = 0.0) -> Values:
@@ -90,8 +90,8 @@ def mean_log_likelihood(examples: Examples, log_shares: Values, logit: Values | 
     kept = np.zeros(len(log_shares)) if logit is None else -np.logaddexp(0, logit)
     nobody = np.full(len(log_shares), -np.inf) if logit is None else -np.logaddexp(0, -logit)
     floor = np.log(1e-6)
-    found = (examples.sources * np.maximum(log_shares + kept[:, None], floor)).sum(axis=1)
-    return float((found + examples.absent * np.maximum(nobody, floor)).mean())
+    likelihood = (examples.sources * np.maximum(log_shares + kept[:, None], floor)).sum(axis=1)
+    return float((likelihood + examples.absent * np.maximum(nobody, floor)).mean())
 
 
 RANK_SETS = ((1,), (1, 2), (1, 3, 10), (1, 2, 5, 20), (1, 2, 5, 10, 50))

@@ -64,7 +64,7 @@ def reverse(generation: str, reason: str, identity: str | None, place: DataLocat
     from gmvaluator.ledger.store import decision_time, open_ledger
 
     with open_ledger(place, write=True) as book:
-        posting = take_back(book, book.explain(generation, identity), reason, decision_time())
+        posting = take_back(book, book.posting_of_generation(generation, identity), reason, decision_time())
     _show(posting, as_json)
 
 
@@ -90,7 +90,7 @@ def reattribute(
 
     chosen = load_policy(policy, place.folder / POLICY_FOLDER)
     with open_ledger(place, write=True) as book:
-        original = book.explain(generation, identity)
+        original = book.posting_of_generation(generation, identity)
         posting = value_again(book, original, chosen, near_cards(place, original), reason, decision_time())
     _show(posting, as_json)
 
@@ -158,7 +158,6 @@ def _show(posting: Any, as_json: bool) -> None:
 
 
 def _changes(entries: Any) -> dict[str, int]:
-    sums: dict[str, int] = {}
-    for entry in entries:
-        sums[entry.account] = sums.get(entry.account, 0) + entry.amount_micros
-    return {account: amount for account, amount in sorted(sums.items()) if amount}
+    from gmvaluator.ledger.records import sum_by_account
+
+    return {account: amount for account, amount in sorted(sum_by_account(entries).items()) if amount}

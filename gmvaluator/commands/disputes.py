@@ -52,7 +52,7 @@ def open_(
     from gmvaluator.ledger.store import decision_time, open_ledger
 
     with open_ledger(place, write=True) as book:
-        sequence = None if generation is None else book.explain(generation, identity).sequence
+        sequence = None if generation is None else book.posting_of_generation(generation, identity).sequence
         scope = Scope(_work(work), sequence, None if claimant is None else _owner(claimant))
         found = open_dispute(book, dispute_id, scope, reason, decision_time())
     _show([found], as_json)

@@ -35,13 +35,13 @@ def backup(file: Path, place: DataLocation, as_json: bool) -> None:
     Example: gmvaluator ledger backup /backups/ledger-2026-11-22.sqlite
     """
     from gmvaluator.ledger.store import ledger_file
-    from gmvaluator.ledger.verification import check_copy
+    from gmvaluator.ledger.verification import check_backup
     from gmvaluator.storage.sqlite import back_up
 
     if place.database_url:
         raise PreconditionFailed("this ledger is on PostgreSQL: back it up by `pg_dump --schema=ledger`")
     size_bytes = back_up(ledger_file(place.folder), file)
-    head = check_copy(file)
+    head = check_backup(file)
     found = {"file": str(file), "size_bytes": size_bytes, "head": {"sequence": head.sequence, "hash": head.hash}}
     if as_json:
         click.echo(json.dumps(found))
@@ -119,7 +119,7 @@ def explain(generation: str, identity: str | None, place: DataLocation, as_json:
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book:
-        posting = book.explain(generation, identity)
+        posting = book.posting_of_generation(generation, identity)
         of_generation = posting.header.kind == ATTRIBUTION
         found = explanation(posting, place) if of_generation else decision_explanation(posting)
         with book.snapshot() as connection:
@@ -147,7 +147,9 @@ def replay(generation: str | None, identity: str | None, place: DataLocation, as
 
     replayed, different = 0, []
     with open_ledger(place) as book:
-        for posting in book.every_posting() if generation is None else [book.explain(generation, identity)]:
+        for posting in (
+            book.every_posting() if generation is None else [book.posting_of_generation(generation, identity)]
+        ):
             replayed += 1
             if not recompute(posting).equal:
                 different.append({"sequence": posting.sequence, "generation_id": posting.header.generation_id})

@@ -124,11 +124,11 @@ def checkpoint(period: str, out: Path | None, place: DataLocation) -> None:
     Example: gmvaluator ledger checkpoint 2026-10 --out checkpoint-2026-10.json
     """
     from gmvaluator.ledger.calendar import Period
-    from gmvaluator.ledger.checkpoints import stored_checkpoint
+    from gmvaluator.ledger.checkpoints import read_checkpoint
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book, book.snapshot() as connection:
-        found = json.dumps(stored_checkpoint(connection, str(Period.parse(period))).as_dict(), indent=2) + "\n"
+        found = json.dumps(read_checkpoint(connection, str(Period.parse(period))).as_dict(), indent=2) + "\n"
     if out is None:
         click.echo(found, nl=False)
     else:

@@ -145,14 +145,18 @@ def _release(place: DataLocation, catalogue: Any, reason: str) -> dict[str, int]
 
 
 def _ledger_state(place: DataLocation, account: str) -> dict[str, Any] | None:
-    from gmvaluator.ledger.reader import balance_of
+    from gmvaluator.ledger.reader import read_balance
     from gmvaluator.ledger.store import open_ledger
 
     try:
         with open_ledger(place) as book:
             head = book.head()
             with book.snapshot() as connection:
-                return {"sequence": head.sequence, "hash": head.hash, "balance_micros": balance_of(connection, account)}
+                return {
+                    "sequence": head.sequence,
+                    "hash": head.hash,
+                    "balance_micros": read_balance(connection, account),
+                }
     except MissingData:
         return None
 

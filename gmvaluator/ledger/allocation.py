@@ -65,7 +65,7 @@ def ownership_of(card: WorkCard) -> Ownership:
     return Ownership(tuple((one.account, one.share_ppm) for one in card.beneficiaries), card.claim_number)
 
 
-def groups_of(candidates: Sequence[ScoredCandidate], policy: Policy) -> list[Group]:
+def group_candidates(candidates: Sequence[ScoredCandidate], policy: Policy) -> list[Group]:
     """The contributors, nearest first, equal distances settled by name; each candidate alone if the policy has no
     groups. The result does not depend on the candidates' order.
     """
@@ -93,7 +93,7 @@ def _distance(name: TrainingImageId, members: Sequence[ScoredCandidate], policy:
     return members[0].distance_millionths
 
 
-def paid_places(group: Group, titles: Sequence[Ownership]) -> list[int]:
+def paid_members(group: Group, titles: Sequence[Ownership]) -> list[int]:
     """Which members are paid: those of the owners whose claim was recorded first. titles: of the members, in order.
 
     If that claim is disputed, its work alone is: its credit is held, and waits for the decision; a copy that is
@@ -110,17 +110,17 @@ def paid_places(group: Group, titles: Sequence[Ownership]) -> list[int]:
     return [place for _, place in claimed if titles[place].rights == titles[earliest].rights]
 
 
-def parts_of(group: Group, titles: Sequence[Ownership], policy: Policy) -> list[int]:
+def member_weights(group: Group, titles: Sequence[Ownership], policy: Policy) -> list[int]:
     """Weights by which the group's credit is divided among its members; 0 for those that compete."""
     if len(group.members) == 1:
         return [1]
-    paid = paid_places(group, titles)
+    paid = paid_members(group, titles)
     distances = [group.members[place].distance_millionths for place in paid]
     weights = dict(zip(paid, similarity_weights(distances, policy.temperature, policy.growth), strict=True))
     return [weights.get(place, 0) for place in range(len(group.members))]
 
 
-def divided(credit: int, group: Group, parts: Sequence[int]) -> list[int]:
+def divide_among_members(credit: int, group: Group, parts: Sequence[int]) -> list[int]:
     """The group's micro-credits by member, in order; they sum to `credit`."""
     if len(group.members) == 1:
         return [credit]
@@ -132,7 +132,7 @@ MAX_NEAR_MISSES = 10
 
 
 @dataclass(frozen=True, slots=True)
-class Allotment:
+class Allocation:
     """What an image's credit becomes. uncertainty: for the evidence; None if the policy does not say."""
 
     value: Valuation
@@ -143,18 +143,18 @@ class Allotment:
 
 def rank(candidates: Sequence[ScoredCandidate], policy: Policy) -> tuple[list[Group], list[Group]]:
     """The k nearest contributors and the rest, nearest first; near-copies are one, if the policy has groups."""
-    ordered = groups_of(candidates, policy)
+    ordered = group_candidates(candidates, policy)
     return ordered[: policy.k], ordered[policy.k :]
 
 
-def allot(
+def allocate(
     policy: Policy,
     candidates: Sequence[ScoredCandidate],
     titles: Mapping[TrainingImageId, Ownership],
     quality: int,
     unlisted: int = 0,
     recall: float | None = None,
-) -> Allotment:
+) -> Allocation:
     """Value the candidates by `policy`, and divide each contributor's credit.
 
     titles: of the k nearest contributors' members at least. quality: millionths. unlisted, recall: see
@@ -178,7 +178,7 @@ def allot(
         for place, group in enumerate(rest[:MAX_NEAR_MISSES], start=len(paid) + 1)
     )
     said = None if found is None else {"unattributed": list(found.nobody), "recall": recall, "unlisted": unlisted}
-    return Allotment(value, contributions, misses, said)
+    return Allocation(value, contributions, misses, said)
 
 
 def _contributions(
@@ -191,9 +191,9 @@ def _contributions(
     titles: Mapping[TrainingImageId, Ownership],
 ) -> list[Contribution]:
     own = [_title(one, titles) for one in group.members]
-    parts = parts_of(group, own, policy)
-    amounts = divided(credit, group, parts)
-    paid, total = paid_places(group, own), sum(parts)
+    parts = member_weights(group, own, policy)
+    amounts = divide_among_members(credit, group, parts)
+    paid, total = paid_members(group, own), sum(parts)
     alone = len(group.members) == 1
     held = holds_back(policy, interval)
     return [

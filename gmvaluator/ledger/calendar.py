@@ -14,7 +14,7 @@ from sqlalchemy import ColumnElement, Connection, and_, false, not_, select, tru
 
 from gmvaluator.errors import InvalidInput, PreconditionFailed
 from gmvaluator.ledger.decision import CLOSE, Decision
-from gmvaluator.ledger.reader import load, postings_where
+from gmvaluator.ledger.reader import load_postings, postings_where
 from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.schema import decisions, postings
 from gmvaluator.storage.schema import utc_text
@@ -124,5 +124,5 @@ def closings(connection: Connection, period: Period | None = None) -> list[Closi
     sequences = select(decisions.c.sequence).where(decisions.c.kind == CLOSE)
     if period is not None:
         sequences = sequences.where(decisions.c.period == str(period))
-    found = load(connection, postings_where(postings.c.sequence.in_(sequences)).order_by(postings.c.sequence))
+    found = load_postings(connection, postings_where(postings.c.sequence.in_(sequences)).order_by(postings.c.sequence))
     return [Closing(one, Decision.from_json(one.evidence_json)) for one in found]

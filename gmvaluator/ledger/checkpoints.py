@@ -33,7 +33,7 @@ def checkpoint_of(closing: StoredPosting, period: str, signer: Signer) -> Signed
     )
 
 
-def keep_checkpoint(connection: Connection, period: str, sequence: int, signed: Signed) -> None:
+def store_checkpoint(connection: Connection, period: str, sequence: int, signed: Signed) -> None:
     """Store a period's checkpoint, unless it has one."""
     known = connection.execute(select(checkpoints.c.sequence).where(checkpoints.c.period == period)).first()
     if known is None:
@@ -41,7 +41,7 @@ def keep_checkpoint(connection: Connection, period: str, sequence: int, signed: 
         connection.execute(insert(checkpoints), {**row, "signature": signed.signature, "public_key": signed.public_key})
 
 
-def stored_checkpoint(connection: Connection, period: str) -> Signed:
+def read_checkpoint(connection: Connection, period: str) -> Signed:
     """The checkpoint of a closed period. Raises NotFound."""
     row = connection.execute(select(checkpoints).where(checkpoints.c.period == period)).one_or_none()
     if row is None:

@@ -8,48 +8,43 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from sqlalchemy import BigInteger, Connection, cast, func, or_, select
+from sqlalchemy import Connection, func, or_, select
 
 from gmvaluator.accounts import HELD, SUSPENSE
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.decision import REATTRIBUTION, Decision
-from gmvaluator.ledger.decision_effects import Place
+from gmvaluator.ledger.decision_effects import AccountWork
 from gmvaluator.ledger.hash_chain import canonical_json
-from gmvaluator.ledger.reader import load, postings_where
+from gmvaluator.ledger.queries import amount_sum, concerned_sequence, entries_and_decisions
+from gmvaluator.ledger.reader import load_postings, postings_where
 from gmvaluator.ledger.records import ATTRIBUTION, Evidence
 from gmvaluator.ledger.schema import decisions, entries, postings
 
 _AT_ONCE = 500
 """Postings in one question, so that no engine's limit of parameters is met."""
 
-about = func.coalesce(decisions.c.about_sequence, entries.c.sequence)
-"""The posting whose amounts an entry moves."""
-
-amount_sum = cast(func.sum(entries.c.amount_micros), BigInteger)
-"""Of a group of entries; PostgreSQL would answer a decimal."""
-
 
 @dataclass(frozen=True, slots=True)
-class Current:
+class CurrentAmounts:
     """One posting's amounts as they are now. revision: decisions about it so far. Places of zero are left out."""
 
     sequence: int
     generation_id: str
     generated_at: str
     revision: int
-    amounts: dict[Place, int]
+    amounts: dict[AccountWork, int]
 
 
-def current_states(connection: Connection, sequences: Sequence[int]) -> list[Current]:
+def read_current_amounts(connection: Connection, sequences: Sequence[int]) -> list[CurrentAmounts]:
     """The state of each of `sequences` that exists, ascending."""
-    found: list[Current] = []
+    found: list[CurrentAmounts] = []
     ordered = sorted(set(sequences))
     for start in range(0, len(ordered), _AT_ONCE):
         found.extend(_some_states(connection, ordered[start : start + _AT_ONCE]))
     return found
 
 
-def _some_states(connection: Connection, sequences: Sequence[int]) -> Iterable[Current]:
+def _some_states(connection: Connection, sequences: Sequence[int]) -> Iterable[CurrentAmounts]:
     headers = select(postings.c.sequence, postings.c.generation_id, postings.c.generated_at)
     headers = headers.where(postings.c.sequence.in_(sequences)).order_by(postings.c.sequence)
     latest = select(decisions.c.about_sequence, func.max(decisions.c.revision))
@@ -57,43 +52,45 @@ def _some_states(connection: Connection, sequences: Sequence[int]) -> Iterable[C
     revisions: dict[int, int] = {row[0]: row[1] for row in connection.execute(latest)}
     amounts = _amounts(connection, sequences)
     for sequence, generation_id, generated_at in connection.execute(headers).all():
-        yield Current(sequence, generation_id, generated_at, revisions.get(sequence, 0), amounts.get(sequence, {}))
+        yield CurrentAmounts(
+            sequence, generation_id, generated_at, revisions.get(sequence, 0), amounts.get(sequence, {})
+        )
 
 
-def _amounts(connection: Connection, sequences: Sequence[int]) -> dict[int, dict[Place, int]]:
+def _amounts(connection: Connection, sequences: Sequence[int]) -> dict[int, dict[AccountWork, int]]:
     corrected = select(decisions.c.sequence).where(decisions.c.about_sequence.in_(sequences))
     query = (
-        select(about, entries.c.account, entries.c.training_image_id, amount_sum)
-        .select_from(entries.outerjoin(decisions, decisions.c.sequence == entries.c.sequence))
+        select(concerned_sequence, entries.c.account, entries.c.training_image_id, amount_sum)
+        .select_from(entries_and_decisions)
         .where(or_(entries.c.sequence.in_(sequences), entries.c.sequence.in_(corrected)))
-        .group_by(about, entries.c.account, entries.c.training_image_id)
+        .group_by(concerned_sequence, entries.c.account, entries.c.training_image_id)
         .having(amount_sum != 0)
     )
-    amounts: dict[int, dict[Place, int]] = {}
+    amounts: dict[int, dict[AccountWork, int]] = {}
     for sequence, account, work, amount in connection.execute(query):
         amounts.setdefault(sequence, {})[account, work] = amount
     return amounts
 
 
-def undistributed(connection: Connection, after: int, limit: int) -> list[int]:
+def postings_to_release(connection: Connection, after: int, limit: int) -> list[int]:
     """Postings after `after`, ascending, of which suspense or held hold something that no dispute put there."""
     query = (
-        select(about)
-        .select_from(entries.outerjoin(decisions, decisions.c.sequence == entries.c.sequence))
+        select(concerned_sequence)
+        .select_from(entries_and_decisions)
         .where(
             entries.c.account.in_((SUSPENSE, HELD)),
             entries.c.training_image_id.is_not(None),
             decisions.c.dispute_id.is_(None),
         )
-        .group_by(about, entries.c.account, entries.c.training_image_id)
-        .having(amount_sum > 0, about > after)
+        .group_by(concerned_sequence, entries.c.account, entries.c.training_image_id)
+        .having(amount_sum > 0, concerned_sequence > after)
     )
     grouped = query.subquery()
     column = grouped.c[0]
     return list(connection.execute(select(column).distinct().order_by(column).limit(limit)).scalars())
 
 
-def disputed_amounts(connection: Connection, dispute_id: str | None = None) -> dict[int, dict[Place, int]]:
+def disputed_amounts(connection: Connection, dispute_id: str | None = None) -> dict[int, dict[AccountWork, int]]:
     """What disputes hold of each posting, by place in `held`; of one dispute if it is named."""
     of_disputes = decisions.c.dispute_id.is_not(None) if dispute_id is None else decisions.c.dispute_id == dispute_id
     query = (
@@ -104,27 +101,29 @@ def disputed_amounts(connection: Connection, dispute_id: str | None = None) -> d
         .having(amount_sum != 0)
         .order_by(decisions.c.about_sequence)
     )
-    held: dict[int, dict[Place, int]] = {}
+    held: dict[int, dict[AccountWork, int]] = {}
     for sequence, work, amount in connection.execute(query):
         held.setdefault(sequence, {})[HELD, work] = amount
     return held
 
 
-def works_of(states: Iterable[Current]) -> list[TrainingImageId]:
+def works_of(states: Iterable[CurrentAmounts]) -> list[TrainingImageId]:
     """Different works of which the states hold something."""
     return sorted({work for state in states for _, work in state.amounts if work is not None})
 
 
-def held_back(connection: Connection, sequences: Sequence[int]) -> dict[int, frozenset[TrainingImageId]]:
+def held_back_works(connection: Connection, sequences: Sequence[int]) -> dict[int, frozenset[TrainingImageId]]:
     """Works held back of each of `sequences`; a posting that was valued again goes by its newest evidence."""
     found: dict[int, frozenset[TrainingImageId]] = {}
-    for posting in load(connection, postings_where(postings.c.sequence.in_(sequences))):
+    for posting in load_postings(connection, postings_where(postings.c.sequence.in_(sequences))):
         if posting.header.kind == ATTRIBUTION:
             found[posting.sequence] = _works(posting.evidence)
     again = select(decisions.c.sequence).where(
         decisions.c.about_sequence.in_(sequences), decisions.c.kind == REATTRIBUTION
     )
-    for posting in load(connection, postings_where(postings.c.sequence.in_(again)).order_by(postings.c.sequence)):
+    for posting in load_postings(
+        connection, postings_where(postings.c.sequence.in_(again)).order_by(postings.c.sequence)
+    ):
         decision = Decision.from_json(posting.evidence_json)
         if decision.links.about_sequence is not None:
             evidence = Evidence.from_json(canonical_json(decision.facts["evidence"]))

@@ -14,10 +14,11 @@ from datetime import datetime
 from functools import cached_property
 from typing import Any
 
+from gmvaluator.accounts import ISSUANCE
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import GenerationId, generation_id
 from gmvaluator.ledger.hash_chain import canonical_json
-from gmvaluator.ledger.records import ISSUANCE, Encoded, Entry, HeaderFacts
+from gmvaluator.ledger.records import Encoded, Entry, HeaderFacts
 
 DECIDER = "@ledger"
 """Identity of every decision's key; no generator may have one that begins with @."""
@@ -54,7 +55,7 @@ class Links:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A decision's evidence. facts: plain JSON from which the entries follow (see `recomputed_decision`)."""
+    """A decision's evidence. facts: plain JSON from which the entries follow (see `decision_entries`)."""
 
     kind: str
     reason: str

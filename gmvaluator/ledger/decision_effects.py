@@ -15,21 +15,21 @@ from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger import decision as decisions
 from gmvaluator.ledger.allocation import payments_of
 from gmvaluator.ledger.hash_chain import canonical_json
-from gmvaluator.ledger.posting import recompute
+from gmvaluator.ledger.posting import recompute_entries
 from gmvaluator.ledger.records import Entry, Evidence
 from gmvaluator.valuation.weights import divide
 
-Place = tuple[str, TrainingImageId | None]
+AccountWork = tuple[str, TrainingImageId | None]
 """An account, and the work whose credit it is."""
 
-Amounts = Mapping[Place, int]
+Amounts = Mapping[AccountWork, int]
 """Micro-credits by place."""
 
 PlainLine = Sequence[Any]
 """[account, training image id or null, amount]: a line as evidence has it."""
 
 
-def plain_lines(amounts: Amounts) -> list[list[Any]]:
+def amounts_to_json(amounts: Amounts) -> list[list[Any]]:
     """Amounts other than zero, by account and work."""
     return [
         [account, None if work is None else str(work), amounts[account, work]]
@@ -38,9 +38,9 @@ def plain_lines(amounts: Amounts) -> list[list[Any]]:
     ]
 
 
-def amounts_of(lines: Iterable[PlainLine]) -> dict[Place, int]:
-    """Inverse of `plain_lines`; a place that repeats adds up."""
-    amounts: dict[Place, int] = {}
+def amounts_of(lines: Iterable[PlainLine]) -> dict[AccountWork, int]:
+    """Inverse of `amounts_to_json`; a place that repeats adds up."""
+    amounts: dict[AccountWork, int] = {}
     for account, work, amount in lines:
         place = account, None if work is None else TrainingImageId(uuid.UUID(work))
         amounts[place] = amounts.get(place, 0) + amount
@@ -56,21 +56,21 @@ def entries_from(amounts: Amounts) -> tuple[Entry, ...]:
     )
 
 
-def added(*parts: Amounts) -> dict[Place, int]:
+def added(*parts: Amounts) -> dict[AccountWork, int]:
     """Sum by place."""
-    total: dict[Place, int] = {}
+    total: dict[AccountWork, int] = {}
     for part in parts:
         for place, amount in part.items():
             total[place] = total.get(place, 0) + amount
     return total
 
 
-def negated(amounts: Amounts) -> dict[Place, int]:
+def negated(amounts: Amounts) -> dict[AccountWork, int]:
     """Each amount with its sign turned."""
     return {place: -amount for place, amount in amounts.items()}
 
 
-def _order(place: Place) -> tuple[str, str]:
+def _order(place: AccountWork) -> tuple[str, str]:
     return place[0], "" if place[1] is None else str(place[1])
 
 
@@ -80,7 +80,7 @@ _POTS = (HELD, SUSPENSE)
 """Accounts that a release takes from; owners keep what they have."""
 
 
-def recomputed_decision(decision: decisions.Decision) -> tuple[Entry, ...]:
+def decision_entries(decision: decisions.Decision) -> tuple[Entry, ...]:
     """Entries that follow from the decision's facts. Raises ValueError, KeyError or TypeError if they are none."""
     return _CONSEQUENCES[decision.kind](decision.facts)
 
@@ -107,7 +107,7 @@ def release_amounts(have: Mapping[str, int], rights: Sequence[tuple[str, int]]) 
 
 
 def _released(facts: Facts) -> tuple[Entry, ...]:
-    moved: dict[Place, int] = {}
+    moved: dict[AccountWork, int] = {}
     for work in facts["works"]:
         rights = [(account, share) for account, share in work["rights"]]
         for account, amount in release_amounts(dict(work["have"]), rights).items():
@@ -120,8 +120,8 @@ def _reversed(facts: Facts) -> tuple[Entry, ...]:
 
 
 def _reattributed(facts: Facts) -> tuple[Entry, ...]:
-    again = recompute(Evidence.from_json(canonical_json(facts["evidence"])))
-    new: dict[Place, int] = {}
+    again = recompute_entries(Evidence.from_json(canonical_json(facts["evidence"])))
+    new: dict[AccountWork, int] = {}
     for entry in again:
         new = added(new, {(entry.account, entry.training_image_id): entry.amount_micros})
     return entries_from(added(negated(amounts_of(facts["found"])), new))
@@ -136,7 +136,7 @@ def _held(facts: Facts) -> tuple[Entry, ...]:
 
 
 def _settled(facts: Facts) -> tuple[Entry, ...]:
-    held: dict[Place, int] = {(HELD, _work(work)): amount for work, amount in facts["held"]}
+    held: dict[AccountWork, int] = {(HELD, _work(work)): amount for work, amount in facts["held"]}
     given = amounts_of(facts["returned"])
     if facts["award"] is not None:
         award = [(account, share) for account, share in facts["award"]]

@@ -16,13 +16,14 @@ from rich.console import Console
 from rich.table import Table
 from sqlalchemy import Connection, select
 
+from gmvaluator.accounts import owner_account, owner_of
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import MissingData
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.images import thumbnail_path
 from gmvaluator.ledger.decision import Decision
-from gmvaluator.ledger.reader import MAX_PAGE, LedgerReader, load, postings_where
-from gmvaluator.ledger.records import Contribution, Payment, StoredPosting, owner_account, owner_of
+from gmvaluator.ledger.reader import MAX_PAGE, LedgerReader, load_postings, postings_where
+from gmvaluator.ledger.records import Contribution, Payment, StoredPosting
 from gmvaluator.ledger.results import Balance
 from gmvaluator.ledger.schema import decisions, postings
 from gmvaluator.ledger.verification import replay
@@ -90,16 +91,16 @@ def print_summary(found: dict[str, Any]) -> None:
 
 
 def _owners(ledger: LedgerReader, place: Path | DataLocation) -> Iterator[dict[str, Any]]:
-    page = ledger.owner_totals(limit=MAX_PAGE)
+    page = ledger.owner_balances(limit=MAX_PAGE)
     while page.balances:
         yield from _described(ledger, place, page.balances)
-        page = ledger.owner_totals(after=page.balances[-1].account, limit=MAX_PAGE)
+        page = ledger.owner_balances(after=page.balances[-1].account, limit=MAX_PAGE)
 
 
 def _described(
     ledger: LedgerReader, place: Path | DataLocation, balances: Sequence[Balance]
 ) -> Iterator[dict[str, Any]]:
-    works = ledger.works_paid([balance.account for balance in balances])
+    works = ledger.count_works_paid([balance.account for balance in balances])
     names = owner_names(place, [balance.owner_id for balance in balances if balance.owner_id is not None])
     for balance in balances:
         if balance.owner_id is not None:
@@ -240,7 +241,7 @@ def _names(posting: StoredPosting, place: Path | DataLocation) -> dict[str, str]
 def decisions_about(connection: Connection, sequence: int) -> list[StoredPosting]:
     """Decisions that moved amounts of a posting, in order."""
     of_it = select(decisions.c.sequence).where(decisions.c.about_sequence == sequence)
-    return load(connection, postings_where(postings.c.sequence.in_(of_it)).order_by(postings.c.sequence))
+    return load_postings(connection, postings_where(postings.c.sequence.in_(of_it)).order_by(postings.c.sequence))
 
 
 def decision_explanation(posting: StoredPosting) -> dict[str, Any]:

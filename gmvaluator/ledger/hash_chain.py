@@ -9,16 +9,11 @@ The one way a value becomes bytes that are hashed: canonical JSON and its SHA-25
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from gmvaluator.ids import sha256_hex
-
-if TYPE_CHECKING:
-    from gmvaluator.ids import TrainingImageId
-    from gmvaluator.ledger.records import Entry, PostingHeader
-
+from gmvaluator.ids import TrainingImageId, sha256_hex
 
 _ENCODER = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
@@ -42,14 +37,9 @@ _WORKS = 100_000
 """Works whose id is kept as text: the same ones come again and again."""
 
 
-def entries_digest(entries: Sequence[Entry]) -> str:
-    """Digest of the entries, in line order."""
-    return digest(
-        [
-            [entry.account, _text(entry.training_image_id) if entry.training_image_id else None, entry.amount_micros]
-            for entry in entries
-        ]
-    )
+def entries_digest(lines: Sequence[tuple[str, TrainingImageId | None, int]]) -> str:
+    """Return the digest of (account, work, micro-credits) lines in their order."""
+    return digest([[account, _text(work) if work else None, amount] for account, work, amount in lines])
 
 
 @lru_cache(maxsize=_WORKS)
@@ -62,7 +52,7 @@ def evidence_digest(evidence_json: bytes) -> str:
     return sha256_hex(evidence_json)
 
 
-def header_hash(header: PostingHeader) -> str:
-    """Hash of the chain at this posting."""
-    present = {name: value for name, value in header.as_dict().items() if value is not None}
+def header_hash(header: Mapping[str, Any]) -> str:
+    """Return the chain's hash at the posting with this header, which maps column to value."""
+    present = {name: value for name, value in header.items() if value is not None}
     return digest({"format": HEADER_FORMAT, **present})

@@ -24,13 +24,13 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, Row, Select, distinct, func, select
+from sqlalchemy import ColumnElement, Connection, Row, distinct, func, select
 
 from gmvaluator.errors import LedgerCorrupt
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.current_amounts import amount_sum
 from gmvaluator.ledger.decision import PAYOUT
-from gmvaluator.ledger.reader import load, owners_only, postings_where
+from gmvaluator.ledger.queries import amount_sum, is_owner, select_with_postings, sums_by_account
+from gmvaluator.ledger.reader import load_postings, postings_where
 from gmvaluator.ledger.records import ATTRIBUTION, StoredPosting
 from gmvaluator.ledger.results import Balance
 from gmvaluator.ledger.schema import balances, decisions, entries, evidence, postings
@@ -39,17 +39,16 @@ from gmvaluator.valuation.weights import MILLION
 
 
 @dataclass(frozen=True, slots=True)
-class WorkEarned:
-    """What an account had of one work. newest_sequence: its newest posting."""
+class WorkEarnings:
+    """What an account earned by one work, and in how many postings."""
 
     training_image_id: TrainingImageId
     credit_micros: int
     generations: int
-    newest_sequence: int
 
 
 @dataclass(frozen=True, slots=True)
-class Use:
+class PaidGeneration:
     """One generation that paid: by which posting, when it was generated, and how much."""
 
     sequence: int
@@ -59,86 +58,74 @@ class Use:
 
 
 @dataclass(frozen=True, slots=True)
-class Earned:
+class Earnings:
     """An account's, or a work's, credits, payouts in money left out.
 
     by_day: day to micro-credits, by the generation's or decision's own time, UTC. uses, generations: those that paid.
     """
 
     by_day: dict[str, int]
-    works: list[WorkEarned]
-    uses: list[Use]
-    generations: int
+    works: list[WorkEarnings]
+    paid_generations: list[PaidGeneration]
+    generation_count: int
 
 
-def earned_by_account(connection: Connection, account: str, works: int, uses: int) -> Earned:
+def account_earnings(connection: Connection, account: str, works: int, uses: int) -> Earnings:
     """What an account was credited and what decisions took back, its `works` best works, its `uses` newest uses."""
     return _earned(connection, entries.c.account == account, works, uses, postings.c.sequence.desc())
 
 
-def earned_by_work(connection: Connection, work: TrainingImageId, uses: int) -> Earned:
+def work_earnings(connection: Connection, work: TrainingImageId, uses: int) -> Earnings:
     """Everything that was credited for a work, to whomever, with the `uses` generations that paid it most."""
     return _earned(connection, entries.c.training_image_id == work, 1, uses, amount_sum.desc())
 
 
 def accounts_of_work(connection: Connection, work: TrainingImageId) -> dict[str, int]:
     """Who has what of a work's credits now, by account."""
-    query = select(entries.c.account, amount_sum).where(entries.c.training_image_id == work)
-    query = query.group_by(entries.c.account).having(amount_sum != 0).order_by(entries.c.account)
-    return {row[0]: row[1] for row in connection.execute(query)}
+    return sums_by_account(connection, entries.c.training_image_id == work)
 
 
 def posting_at(connection: Connection, sequence: int) -> StoredPosting | None:
     """The posting of a sequence; None if there is none."""
-    found = load(connection, postings_where(postings.c.sequence == sequence))
+    found = load_postings(connection, postings_where(postings.c.sequence == sequence))
     return found[0] if found else None
-
-
-def postings_at(connection: Connection, sequences: list[int]) -> list[StoredPosting]:
-    """The postings of some sequences, ascending."""
-    return load(connection, postings_where(postings.c.sequence.in_(sequences)).order_by(postings.c.sequence))
 
 
 def _earned(
     connection: Connection, whose: ColumnElement[bool], works: int, uses: int, order: ColumnElement[Any]
-) -> Earned:
+) -> Earnings:
     day = func.substr(postings.c.generated_at, 1, 10)
-    by_day = _joined(day, amount_sum).where(whose, postings.c.kind != PAYOUT).group_by(day).order_by(day)
+    by_day = select_with_postings(day, amount_sum).where(whose, postings.c.kind != PAYOUT).group_by(day).order_by(day)
     caused = whose & (postings.c.kind == ATTRIBUTION)
     newest = (
-        _joined(postings.c.sequence, postings.c.generation_id, postings.c.generated_at, amount_sum)
+        select_with_postings(postings.c.sequence, postings.c.generation_id, postings.c.generated_at, amount_sum)
         .where(caused)
         .group_by(postings.c.sequence, postings.c.generation_id, postings.c.generated_at)
         .order_by(order, postings.c.sequence.desc())
         .limit(uses)
     )
-    count = _joined(func.count(distinct(postings.c.sequence))).where(caused)
-    return Earned(
+    count = select_with_postings(func.count(distinct(postings.c.sequence))).where(caused)
+    return Earnings(
         {row[0]: row[1] for row in connection.execute(by_day)},
         _by_work(connection, whose, works),
-        [Use(*row) for row in connection.execute(newest)],
+        [PaidGeneration(*row) for row in connection.execute(newest)],
         connection.execute(count).scalar_one(),
     )
 
 
-def _by_work(connection: Connection, whose: ColumnElement[bool], works: int) -> list[WorkEarned]:
+def _by_work(connection: Connection, whose: ColumnElement[bool], works: int) -> list[WorkEarnings]:
     query = (
         select(
             entries.c.training_image_id,
             amount_sum,
             func.count(distinct(entries.c.sequence)),
-            func.max(entries.c.sequence),
         )
         .where(whose, entries.c.training_image_id.is_not(None))
         .group_by(entries.c.training_image_id)
         .order_by(amount_sum.desc(), entries.c.training_image_id)
         .limit(works)
     )
-    return [WorkEarned(*row) for row in connection.execute(query)]
-
-
-def _joined(*columns: Any) -> Select[Any]:
-    return select(*columns).select_from(entries.join(postings, postings.c.sequence == entries.c.sequence))
+    return [WorkEarnings(*row) for row in connection.execute(query)]
 
 
 _QUALITY = re.compile(rb'"quality_millionths":(\d+)')
@@ -147,14 +134,16 @@ _QUALITY = re.compile(rb'"quality_millionths":(\d+)')
 
 def top_owners(connection: Connection, limit: int) -> list[Balance]:
     """The `limit` owners with the highest balances, highest first; equal ones by account."""
-    query = select(balances.c.account, balances.c.balance_micros).where(owners_only())
+    query = select(balances.c.account, balances.c.balance_micros).where(is_owner(balances.c.account))
     query = query.order_by(balances.c.balance_micros.desc(), balances.c.account).limit(limit)
     return [Balance(*row) for row in connection.execute(query)]
 
 
 def count_owners(connection: Connection) -> int:
     """Owners that ever had an entry."""
-    found: int = connection.execute(select(func.count()).select_from(balances).where(owners_only())).scalar_one()
+    found: int = connection.execute(
+        select(func.count()).select_from(balances).where(is_owner(balances.c.account))
+    ).scalar_one()
     return found
 
 
@@ -167,7 +156,7 @@ def balances_of(connection: Connection, accounts: Collection[str]) -> dict[str, 
 def newest_attributions(connection: Connection, limit: int, after: int = 0) -> list[StoredPosting]:
     """The newest postings above `after` that generations caused, newest first."""
     query = postings_where(postings.c.kind == ATTRIBUTION, postings.c.sequence > after)
-    return load(connection, query.order_by(postings.c.sequence.desc()).limit(limit))
+    return load_postings(connection, query.order_by(postings.c.sequence.desc()).limit(limit))
 
 
 def newest_qualities(connection: Connection, limit: int, after: int = 0) -> list[tuple[int, float]]:
@@ -182,7 +171,7 @@ def newest_qualities(connection: Connection, limit: int, after: int = 0) -> list
     return [(row.sequence, _quality(row.body)) for row in connection.execute(query)]
 
 
-def attributions_between(connection: Connection, after: int, upto: int) -> int:
+def count_attributions(connection: Connection, after: int, upto: int) -> int:
     """Generations posted above `after` and up to `upto`: sequences have no gaps, and decisions are few."""
     between = (decisions.c.sequence > after, decisions.c.sequence <= upto)
     found: int = connection.execute(select(func.count()).select_from(decisions).where(*between)).scalar_one()
@@ -191,12 +180,9 @@ def attributions_between(connection: Connection, after: int, upto: int) -> int:
 
 def sums_between(connection: Connection, after: int, upto: int, accounts: Collection[str]) -> dict[str, int]:
     """What accounts gained or lost by the postings above `after` and up to `upto`; reads all entries of those."""
-    query = (
-        select(entries.c.account, amount_sum)
-        .where(entries.c.sequence > after, entries.c.sequence <= upto, entries.c.account.in_(accounts))
-        .group_by(entries.c.account)
+    return sums_by_account(
+        connection, entries.c.sequence > after, entries.c.sequence <= upto, entries.c.account.in_(accounts)
     )
-    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 def posted_at(connection: Connection, sequence: int) -> datetime | None:

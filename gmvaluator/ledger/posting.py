@@ -9,22 +9,22 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 
-from gmvaluator.accounts import HELD, UNATTRIBUTED
+from gmvaluator.accounts import HELD, ISSUANCE, UNATTRIBUTED
 from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import GenerationId, TrainingImageId
 from gmvaluator.ledger.allocation import (
     Group,
     Ownership,
     ScoredCandidate,
-    allot,
-    divided,
-    groups_of,
+    allocate,
+    divide_among_members,
+    group_candidates,
     holds_back,
+    member_weights,
     ownership_of,
-    parts_of,
     payments_of,
 )
-from gmvaluator.ledger.records import ATTRIBUTOR, ISSUANCE, Contribution, Entry, Evidence, ImageFacts, NewPosting
+from gmvaluator.ledger.records import ATTRIBUTOR, Contribution, Entry, Evidence, ImageFacts, NewPosting
 from gmvaluator.ports import WorkCard
 from gmvaluator.profile import ProfileIdentity
 from gmvaluator.valuation.policy import Policy
@@ -67,7 +67,7 @@ def build_posting(
     candidate repeats or its rights are missing or do not sum to one.
     """
     titles = {work: ownership_of(card) for work, card in cards.items()}
-    found = allot(policy, candidates, titles, valued.quality_millionths, valued.unlisted, valued.recall)
+    found = allocate(policy, candidates, titles, valued.quality_millionths, valued.unlisted, valued.recall)
     value, contributions = found.value, found.contributions
     evidence = Evidence(
         image=valued.image,
@@ -116,14 +116,14 @@ def entries_of(issued: int, unattributed: int, contributions: Sequence[Contribut
     return tuple(line for line in lines if line.amount_micros != 0)
 
 
-def recompute(evidence: Evidence) -> tuple[Entry, ...]:
+def recompute_entries(evidence: Evidence) -> tuple[Entry, ...]:
     """Entries that follow from distances, groups, quality, rights, intervals and policy parameters.
 
     Stored credits and shares are not read.
     """
     policy = Policy.from_parameters(evidence.policy)
     stored = {one.training_image_id: one for one in evidence.contributions}
-    groups = groups_of(candidates_of(evidence), policy)
+    groups = group_candidates(candidates_from_evidence(evidence), policy)
     value = policy.value(
         [str(group.name) for group in groups],
         [group.distance_millionths for group in groups],
@@ -141,7 +141,7 @@ def recompute(evidence: Evidence) -> tuple[Entry, ...]:
     )
 
 
-def candidates_of(evidence: Evidence) -> list[ScoredCandidate]:
+def candidates_from_evidence(evidence: Evidence) -> list[ScoredCandidate]:
     """The evidence's contributors as they were before they were valued."""
     return [
         ScoredCandidate(one.training_image_id, one.distance_millionths, one.clip_similarity_millionths, one.group)
@@ -149,7 +149,7 @@ def candidates_of(evidence: Evidence) -> list[ScoredCandidate]:
     ]
 
 
-def titles_of(evidence: Evidence) -> dict[TrainingImageId, Ownership]:
+def ownerships_of(evidence: Evidence) -> dict[TrainingImageId, Ownership]:
     """Who had the rights in the evidence's contributors."""
     return {one.training_image_id: Ownership(one.rights, one.claim_number) for one in evidence.contributions}
 
@@ -158,7 +158,7 @@ def _paid_again(
     policy: Policy, group: Group, credit: int, stored: Mapping[TrainingImageId, Contribution]
 ) -> Iterator[Contribution]:
     members = [stored[one.training_image_id] for one in group.members]
-    parts = parts_of(group, [Ownership(one.rights, one.claim_number) for one in members], policy)
-    for one, amount in zip(members, divided(credit, group, parts), strict=True):
+    parts = member_weights(group, [Ownership(one.rights, one.claim_number) for one in members], policy)
+    for one, amount in zip(members, divide_among_members(credit, group, parts), strict=True):
         rights = [(HELD, MILLION)] if holds_back(policy, one.interval) else one.rights
         yield replace(one, credit_micros=amount, payments=payments_of(amount, rights))

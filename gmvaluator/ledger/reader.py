@@ -14,11 +14,12 @@ from typing import Any
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, Engine, Row, Select, cast, distinct, func, not_, select
 
-from gmvaluator.accounts import HELD, PAID, SUSPENSE, UNATTRIBUTED
+from gmvaluator.accounts import HELD, ISSUANCE, PAID, SUSPENSE, UNATTRIBUTED
 from gmvaluator.errors import InvalidInput, LedgerCorrupt, NotFound
 from gmvaluator.ids import GenerationId
 from gmvaluator.ledger import hash_chain
-from gmvaluator.ledger.records import ISSUANCE, OWNER_PREFIX, Entry, PostingHeader, StoredPosting
+from gmvaluator.ledger.queries import is_owner
+from gmvaluator.ledger.records import Entry, PostingHeader, StoredPosting
 from gmvaluator.ledger.results import Balance, BalancePage, Head, Totals
 from gmvaluator.ledger.schema import balances, entries, evidence, head, postings
 
@@ -34,7 +35,7 @@ def postings_where(*conditions: Any) -> Select[Any]:
     return _HEADERS_WITH_EVIDENCE.where(*conditions)
 
 
-def load(connection: Connection, query: Select[Any]) -> list[StoredPosting]:
+def load_postings(connection: Connection, query: Select[Any]) -> list[StoredPosting]:
     """Postings that `query` selects, in its order. Raises LedgerCorrupt if one does not add up."""
     rows = connection.execute(query).all()
     if not rows:
@@ -75,14 +76,12 @@ def inconsistencies(posting: StoredPosting) -> Iterable[str]:
         yield "its entries are not those that were posted"
     if hash_chain.evidence_digest(posting.evidence_json) != header.evidence_digest:
         yield "its evidence is not what was posted"
-    if hash_chain.header_hash(header) != posting.hash:
+    if header.chain_hash() != posting.hash:
         yield "its header is not what was posted"
 
 
 MAX_PAGE = 1_000
 """Rows of one page at most."""
-
-_AFTER_OWNERS = OWNER_PREFIX[:-1] + chr(ord(OWNER_PREFIX[-1]) + 1)
 
 
 class LedgerReader:
@@ -104,10 +103,10 @@ class LedgerReader:
             postings.c.generator_identity == generator_identity,
         )
         with self._engine.connect() as connection:
-            found = load(connection, postings_where(*condition))
+            found = load_postings(connection, postings_where(*condition))
         return found[0] if found else None
 
-    def explain(self, generation_id: str, generator_identity: str | None = None) -> StoredPosting:
+    def posting_of_generation(self, generation_id: str, generator_identity: str | None = None) -> StoredPosting:
         """The posting of a generation, with its evidence; the identity is needed only where several used the id.
 
         Raises NotFound, or InvalidInput if several did.
@@ -116,7 +115,7 @@ class LedgerReader:
         if generator_identity is not None:
             conditions.append(postings.c.generator_identity == generator_identity)
         with self._engine.connect() as connection:
-            found = load(connection, postings_where(*conditions).limit(MAX_PAGE))
+            found = load_postings(connection, postings_where(*conditions).limit(MAX_PAGE))
         if not found:
             raise NotFound(f"nothing was posted for generation {generation_id}: check the id, or attribute it first")
         if len(found) > 1:
@@ -128,7 +127,7 @@ class LedgerReader:
         """The first `limit` (1-1,000) postings after `sequence`, in order and without gaps."""
         query = postings_where(postings.c.sequence > sequence).order_by(postings.c.sequence).limit(_page(limit))
         with self._engine.connect() as connection:
-            return load(connection, query)
+            return load_postings(connection, query)
 
     def every_posting(self) -> Iterator[StoredPosting]:
         """All postings in order, up to the newest when the last of them is read."""
@@ -149,13 +148,17 @@ class LedgerReader:
 
     def balances(self, after: str = "", limit: int = 100) -> BalancePage:
         """Balances of all accounts but issuance whose name is above `after`, by name ascending."""
-        return self._balance_page(after, limit, "\U0010ffff")
+        return self._balance_page(limit, balances.c.account > after, balances.c.account != ISSUANCE)
 
-    def owner_totals(self, after: str = "", limit: int = 100) -> BalancePage:
+    def owner_balances(self, after: str = "", limit: int = 100) -> BalancePage:
         """Balances of owners whose account name is above `after`, by name ascending."""
-        return self._balance_page(max(after, OWNER_PREFIX), limit, _AFTER_OWNERS)
+        return self._balance_page(limit, balances.c.account > after, is_owner(balances.c.account))
 
-    def works_paid(self, accounts: Sequence[str]) -> dict[str, int]:
+    def balance(self, account: str) -> BalancePage:
+        """Return a page with the balance of `account` alone; an empty one if the account never had an entry."""
+        return self._balance_page(1, balances.c.account == account)
+
+    def count_works_paid(self, accounts: Sequence[str]) -> dict[str, int]:
         """How many different works each account was ever paid for. Reads all entries: not for a hot path."""
         query = (
             select(entries.c.account, func.count(distinct(entries.c.training_image_id)).label("works"))
@@ -165,10 +168,10 @@ class LedgerReader:
         with self._engine.connect() as connection:
             return {row.account: row.works for row in connection.execute(query)}
 
-    def _balance_page(self, after: str, limit: int, below: str) -> BalancePage:
+    def _balance_page(self, limit: int, *conditions: ColumnElement[bool]) -> BalancePage:
         query = (
             select(balances.c.account, balances.c.balance_micros)
-            .where(balances.c.account > after, balances.c.account < below, balances.c.account != ISSUANCE)
+            .where(*conditions)
             .order_by(balances.c.account)
             .limit(_page(limit))
         )
@@ -211,14 +214,11 @@ def read_totals(connection: Connection) -> Totals:
     )
 
 
-def owners_only() -> ColumnElement[bool]:
-    """Condition on `balances`: accounts of owners."""
-    return (balances.c.account > OWNER_PREFIX) & (balances.c.account < _AFTER_OWNERS)
-
-
 def _sums_by_kind(connection: Connection) -> dict[str, int]:
-    owners = select(cast(func.coalesce(func.sum(balances.c.balance_micros), 0), BigInteger)).where(owners_only())
-    others = select(balances.c.account, balances.c.balance_micros).where(not_(owners_only()))
+    owners = select(cast(func.coalesce(func.sum(balances.c.balance_micros), 0), BigInteger)).where(
+        is_owner(balances.c.account)
+    )
+    others = select(balances.c.account, balances.c.balance_micros).where(not_(is_owner(balances.c.account)))
     sums: dict[str, int] = {"owners": connection.execute(owners).scalar_one()}
     return sums | {row.account: row.balance_micros for row in connection.execute(others)}
 
@@ -229,7 +229,7 @@ def _page(limit: int) -> int:
     return limit
 
 
-def balance_of(connection: Connection, account: str) -> int:
+def read_balance(connection: Connection, account: str) -> int:
     """Credits minus debits of an account now; 0 if it never had any."""
     found: int | None = connection.execute(
         select(balances.c.balance_micros).where(balances.c.account == account)

@@ -10,21 +10,17 @@ from __future__ import annotations
 import json
 import uuid
 import zlib
-from collections.abc import Callable, Mapping
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
 from operator import attrgetter
 from typing import Any, NamedTuple
 
-from gmvaluator.ids import GenerationId, OwnerId, TrainingImageId
-from gmvaluator.ledger.hash_chain import canonical_json, entries_digest, evidence_digest
-
-ISSUANCE = "issuance"
-"""Source of all credits: its balance is minus everything issued."""
-
-OWNER_PREFIX = "owner:"
-"""An owner's account is this and the owner's UUID."""
+from gmvaluator.accounts import ISSUANCE
+from gmvaluator.ids import GenerationId, TrainingImageId
+from gmvaluator.ledger.hash_chain import canonical_json, entries_digest, evidence_digest, header_hash
 
 ATTRIBUTION = "attribution"
 """Kind of a posting caused by one generated image."""
@@ -39,18 +35,6 @@ _UNSAID = ("group", "claim_number", "competing", "interval", "held_for")
 
 _COMPRESSION = 1
 """zlib level: three quarters of what level 6 saves, at a third of its time."""
-
-
-def owner_account(owner_id: OwnerId) -> str:
-    """Account of an owner."""
-    return f"{OWNER_PREFIX}{owner_id}"
-
-
-def owner_of(account: str) -> OwnerId | None:
-    """Inverse of `owner_account`; None for an account that belongs to no owner."""
-    if not account.startswith(OWNER_PREFIX):
-        return None
-    return OwnerId(uuid.UUID(account.removeprefix(OWNER_PREFIX)))
 
 
 @dataclass(frozen=True, slots=True)
@@ -186,13 +170,20 @@ class Evidence:
         return cls(**value)
 
 
-@dataclass(frozen=True, slots=True)
-class Entry:
+class Entry(NamedTuple):
     """One line of a posting: positive is a credit to `account`. training_image_id: the work paid for, if one is."""
 
     account: str
     training_image_id: TrainingImageId | None
     amount_micros: int
+
+
+def sum_by_account(entries: Iterable[Entry]) -> dict[str, int]:
+    """Return the micro-credits of the entries by account, in the order in which accounts first occur."""
+    sums: Counter[str] = Counter()
+    for entry in entries:
+        sums[entry.account] += entry.amount_micros
+    return dict(sums)
 
 
 class Encoded:
@@ -215,10 +206,7 @@ class Encoded:
     @cached_property
     def sums(self) -> dict[str, int]:
         """Micro-credits by account."""
-        sums: dict[str, int] = {}
-        for entry in self.entries:
-            sums[entry.account] = sums.get(entry.account, 0) + entry.amount_micros
-        return sums
+        return sum_by_account(self.entries)
 
     @cached_property
     def entries_digest(self) -> str:
@@ -298,8 +286,12 @@ class PostingHeader:
         return dict(zip(self.__dataclass_fields__, self.values(), strict=True))
 
     def values(self) -> tuple[Any, ...]:
-        """Values in the order of the columns."""
+        """Return the values in the order of the columns."""
         return _header_values(self)
+
+    def chain_hash(self) -> str:
+        """Return the chain's hash at this posting, computed from the header."""
+        return header_hash(self.as_dict())
 
 
 @dataclass(frozen=True)
@@ -328,10 +320,7 @@ class StoredPosting:
 
     def changes(self) -> dict[str, int]:
         """Micro-credits that each account received, issuance left out, by account name ascending."""
-        sums: dict[str, int] = {}
-        for entry in self.entries:
-            if entry.account != ISSUANCE:
-                sums[entry.account] = sums.get(entry.account, 0) + entry.amount_micros
+        sums = sum_by_account(entry for entry in self.entries if entry.account != ISSUANCE)
         return dict(sorted(sums.items()))
 
 

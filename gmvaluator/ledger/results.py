@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import asdict, dataclass
 from typing import Any, NamedTuple
 
+from gmvaluator.accounts import owner_of
 from gmvaluator.errors import GmvaluatorError
 from gmvaluator.ids import OwnerId
-from gmvaluator.ledger.records import Entry, StoredPosting, owner_of
+from gmvaluator.ledger.records import Entry, StoredPosting
 
 
 @dataclass(frozen=True, slots=True)

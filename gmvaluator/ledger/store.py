@@ -19,7 +19,7 @@ from sqlalchemy.exc import DBAPIError
 
 from gmvaluator.auth.signing import Signed
 from gmvaluator.errors import InvalidInput, LedgerCorrupt, LedgerFailed, MissingData
-from gmvaluator.ledger.checkpoints import checkpoint_problems, keep_checkpoint, stored_checkpoint
+from gmvaluator.ledger.checkpoints import checkpoint_problems, read_checkpoint, store_checkpoint
 from gmvaluator.ledger.decision import NewDecision
 from gmvaluator.ledger.reader import LedgerReader
 from gmvaluator.ledger.records import StoredPosting
@@ -79,11 +79,11 @@ class Ledger(LedgerReader):
             raise InvalidInput(f"{len(batch)} postings are too many for one batch: send {MAX_BATCH} at most")
         return self._write(lambda connection: BatchWriter(connection, now_utc()).post(batch))
 
-    def keep_checkpoint(self, period: str, sequence: int, signed: Signed) -> Signed:
+    def store_checkpoint(self, period: str, sequence: int, signed: Signed) -> Signed:
         """Store a closed period's checkpoint, unless it has one; the stored one. Raises LedgerFailed as `post` does."""
-        self._write(lambda connection: keep_checkpoint(connection, period, sequence, signed))
+        self._write(lambda connection: store_checkpoint(connection, period, sequence, signed))
         with self.snapshot() as connection:
-            return stored_checkpoint(connection, period)
+            return read_checkpoint(connection, period)
 
     def _write(self, work: Callable[[Connection], Answer]) -> Answer:
         with self._posting:
@@ -131,7 +131,7 @@ class Ledger(LedgerReader):
         self.close()
 
 
-def decide(book: Ledger, new: Sequence[NewDecision]) -> list[StoredPosting]:
+def post_decisions(book: Ledger, new: Sequence[NewDecision]) -> list[StoredPosting]:
     """Post decisions, or find those that were posted before; durable when this returns.
 
     Raises what refused the first that was refused; those of its batch that were not refused are posted.

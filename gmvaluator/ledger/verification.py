@@ -12,10 +12,9 @@ A backup is worth what can be read from it: its schema and its head.
 from __future__ import annotations
 
 import json
-import os
-import tempfile
 import uuid
 import zlib
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass, field
 from datetime import UTC, datetime
@@ -25,13 +24,15 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, String, select, type_coerce
 
+from gmvaluator.accounts import ISSUANCE
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
+from gmvaluator.files import atomic_write
 from gmvaluator.ledger import hash_chain
 from gmvaluator.ledger.decision import Decision, Links
-from gmvaluator.ledger.decision_effects import recomputed_decision
-from gmvaluator.ledger.posting import recompute
+from gmvaluator.ledger.decision_effects import decision_entries
+from gmvaluator.ledger.posting import recompute_entries
 from gmvaluator.ledger.reader import HEADER_COLUMNS, LedgerReader, read_head
-from gmvaluator.ledger.records import ATTRIBUTION, ISSUANCE, Entry, Evidence, PostingHeader, StoredPosting
+from gmvaluator.ledger.records import ATTRIBUTION, Entry, Evidence, PostingHeader, StoredPosting
 from gmvaluator.ledger.results import Head, Problem, Replay, Verification
 from gmvaluator.ledger.schema import REVISION, balances, decisions, entries, evidence, head, postings
 from gmvaluator.storage.schema import check_revision
@@ -77,7 +78,7 @@ _MAX_BYTES = 4096
 
 
 @dataclass(frozen=True, slots=True)
-class Verified:
+class LastVerification:
     """verified_at: seconds since 1970, UTC, when the check ended. ok: nothing was found. postings: how many it read."""
 
     verified_at: float
@@ -91,22 +92,19 @@ def record_verification(folder: Path, found: Verification | None) -> None:
     Raises PreconditionFailed if the folder is not writable.
     """
     ok, postings = (False, 0) if found is None else (found.ok, found.postings)
-    kept = Verified(datetime.now(UTC).timestamp(), ok, postings)
+    kept = LastVerification(datetime.now(UTC).timestamp(), ok, postings)
     try:
-        with tempfile.NamedTemporaryFile("w", dir=folder, prefix=FILE_NAME, delete=False, encoding="utf-8") as file:
-            json.dump(asdict(kept), file)
-        Path(file.name).chmod(0o644)
-        os.replace(file.name, folder / FILE_NAME)  # noqa: PTH105 - in one step
+        atomic_write(folder / FILE_NAME, json.dumps(asdict(kept)))
     except OSError as error:
         raise PreconditionFailed(f"the outcome cannot be kept in {folder}: {error.strerror}") from error
 
 
-def read_verification(folder: Path) -> Verified | None:
+def read_verification(folder: Path) -> LastVerification | None:
     """What was kept last; None if nothing was, or if it cannot be read."""
     try:
         with (folder / FILE_NAME).open("rb") as file:
             found = json.loads(file.read(_MAX_BYTES))
-        return Verified(float(found["verified_at"]), bool(found["ok"]), int(found["postings"]))
+        return LastVerification(float(found["verified_at"]), bool(found["ok"]), int(found["postings"]))
     except (OSError, ValueError, TypeError, KeyError):
         return None
 
@@ -123,8 +121,8 @@ def replay(posting: StoredPosting) -> Replay:
 def recomputed(kind: str, evidence_json: bytes) -> tuple[Entry, ...]:
     """Entries that follow from a posting's evidence. Raises ValueError, KeyError or TypeError if it is none."""
     if kind == ATTRIBUTION:
-        return recompute(Evidence.from_json(evidence_json))
-    return recomputed_decision(Decision.from_json(evidence_json))
+        return recompute_entries(Evidence.from_json(evidence_json))
+    return decision_entries(Decision.from_json(evidence_json))
 
 
 _PAGE = 500
@@ -164,7 +162,7 @@ class _Check:
     postings: int = 0
     entries: int = 0
     issued_micros: int = 0
-    sums: dict[str, int] = field(default_factory=dict)
+    sums: Counter[str] = field(default_factory=Counter)
 
     def __post_init__(self) -> None:
         self.head = read_head(self.connection)
@@ -189,13 +187,13 @@ class _Check:
         self.entries += len(lines)
         self.issued_micros += header.issued_micros
         for entry in lines.values():
-            self.sums[entry.account] = self.sums.get(entry.account, 0) + entry.amount_micros
+            self.sums[entry.account] += entry.amount_micros
 
     def _link(self, header: PostingHeader, stored_hash: str) -> Iterator[Problem]:
         sequence = header.sequence
         if sequence != self.last.sequence + 1:
             yield Problem(self.last.sequence + 1, None, "posting is missing: it was removed or re-ordered")
-        if hash_chain.header_hash(header) != stored_hash:
+        if header.chain_hash() != stored_hash:
             yield Problem(sequence, None, "posting is not what was hashed: it was changed or re-ordered")
         if header.previous_hash != self.last.hash:
             yield Problem(sequence, None, "posting does not follow the one before: rows were inserted or re-ordered")
@@ -217,8 +215,8 @@ class _Check:
     def _kept_sums(self) -> Iterator[Problem]:
         kept = {row.account: row.balance_micros for row in self.connection.execute(select(*balances.c))}
         for account in sorted(kept.keys() | self.sums.keys()):
-            if kept.get(account, 0) != self.sums.get(account, 0):
-                what = f"balance of {account} is {kept.get(account, 0)}, its entries sum to {self.sums.get(account, 0)}"
+            if kept.get(account, 0) != self.sums[account]:
+                what = f"balance of {account} is {kept.get(account, 0)}, its entries sum to {self.sums[account]}"
                 yield Problem(self.last.sequence, None, what)
         issued = self.connection.execute(select(head.c.issued_micros)).scalar_one()
         if issued != self.issued_micros:
@@ -318,7 +316,7 @@ def _shown(entry: Entry) -> str:
     return f"{entry.account} {entry.amount_micros} for {entry.training_image_id or 'no work'}"
 
 
-def check_copy(file: Path) -> Head:
+def check_backup(file: Path) -> Head:
     """The head of a copied ledger. Raises PreconditionFailed or LedgerCorrupt if it is none of this version's."""
     engine = reading_engine(file)
     try:

@@ -8,6 +8,7 @@ interpreter and may get it back late; on PostgreSQL it is one message, sent with
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, nullcontext
 from datetime import UTC, datetime
@@ -20,10 +21,9 @@ from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.exc import IntegrityError
 
 from gmvaluator.errors import Conflict, InvalidInput, LedgerCorrupt
-from gmvaluator.ledger import hash_chain
 from gmvaluator.ledger.decision import DECIDER, HOLD, PAYOUT, NewDecision
 from gmvaluator.ledger.idempotency import check_repeat
-from gmvaluator.ledger.reader import load, postings_where
+from gmvaluator.ledger.reader import load_postings, postings_where, read_balance
 from gmvaluator.ledger.records import NewPosting, PostingHeader, StoredPosting
 from gmvaluator.ledger.results import Outcome, Posted, Refused, Replayed
 from gmvaluator.ledger.schema import (
@@ -162,7 +162,7 @@ class BatchWriter:
         # Taken before any key is looked up: on PostgreSQL this row's lock keeps other writers out until commit.
         row = connection.execute(select(head.c.sequence, head.c.hash, head.c.issued_micros).with_for_update()).one()
         self._sequence, self._hash, self._issued_micros = row
-        self._sums: dict[str, int] = {}
+        self._sums: Counter[str] = Counter()
 
     def post(self, batch: Sequence[AnyPosting]) -> list[Outcome]:
         """One outcome for each of `batch`, in its order."""
@@ -174,7 +174,7 @@ class BatchWriter:
         return outcomes
 
     def _stored(self, generation_ids: Sequence[str]) -> dict[tuple[str, str], StoredPosting]:
-        found = load(self._connection, postings_where(postings.c.generation_id.in_(generation_ids)))
+        found = load_postings(self._connection, postings_where(postings.c.generation_id.in_(generation_ids)))
         return {posting.key: posting for posting in found}
 
     def _outcome(self, posting: AnyPosting, stored: dict[tuple[str, str], StoredPosting]) -> Outcome:
@@ -203,9 +203,7 @@ class BatchWriter:
                 )
 
     def _balance(self, account: str) -> int:
-        query = select(balances.c.balance_micros).where(balances.c.account == account)
-        stored = self._connection.execute(query).scalar_one_or_none() or 0
-        return stored + self._sums.get(account, 0)
+        return read_balance(self._connection, account) + self._sums[account]
 
     def _append(self, posting: AnyPosting) -> StoredPosting:
         made = self._chained(posting)
@@ -220,7 +218,7 @@ class BatchWriter:
         self._sequence, self._hash = made.sequence, made.hash
         self._issued_micros += made.header.issued_micros
         for account, amount_micros in posting.sums.items():
-            self._sums[account] = self._sums.get(account, 0) + amount_micros
+            self._sums[account] += amount_micros
         return made
 
     def _chained(self, posting: AnyPosting) -> StoredPosting:
@@ -241,7 +239,7 @@ class BatchWriter:
             evidence_digest=posting.evidence_digest,
             previous_hash=self._hash,
         )
-        return StoredPosting(header, hash_chain.header_hash(header), posting.entries, posting.evidence_json)
+        return StoredPosting(header, header.chain_hash(), posting.entries, posting.evidence_json)
 
     def _insert(self, made: StoredPosting, posting: AnyPosting) -> None:
         sequence = made.sequence

@@ -16,10 +16,11 @@ from decimal import Context, Decimal
 from fractions import Fraction
 from functools import lru_cache
 
+from gmvaluator.accounts import ISSUANCE
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id, sha256_hex, training_image_id
 from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.ledger.posting import ValuedImage, build_posting
-from gmvaluator.ledger.records import ISSUANCE, ImageFacts, NewPosting
+from gmvaluator.ledger.records import ImageFacts, NewPosting
 from gmvaluator.ledger.results import Outcome, Posted, Replayed
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ports import Beneficiary, WorkCard

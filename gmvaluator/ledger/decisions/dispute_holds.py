@@ -11,24 +11,23 @@ from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, Connection, select
 
-from gmvaluator.accounts import HELD
+from gmvaluator.accounts import HELD, OWNER_PREFIX, owner_account
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.ledger.calendar import Period, read_calendar
-from gmvaluator.ledger.current_amounts import Current, about, amount_sum, current_states, disputed_amounts
+from gmvaluator.ledger.current_amounts import CurrentAmounts, disputed_amounts, read_current_amounts
 from gmvaluator.ledger.decision import HOLD, SETTLEMENT, Decision, Links, NewDecision, checked_reason, decision_id
-from gmvaluator.ledger.decision_effects import Place, plain_lines, recomputed_decision
+from gmvaluator.ledger.decision_effects import AccountWork, amounts_to_json, decision_entries
 from gmvaluator.ledger.decisions.disputes import Award, Dispute, Scope, dispute, open_disputes, opening, verdict
-from gmvaluator.ledger.reader import balance_of
-from gmvaluator.ledger.records import OWNER_PREFIX, owner_account
+from gmvaluator.ledger.queries import amount_sum, concerned_sequence, entries_and_decisions, is_owner
+from gmvaluator.ledger.reader import read_balance
 from gmvaluator.ledger.schema import decisions, entries, postings
-from gmvaluator.ledger.store import decide
+from gmvaluator.ledger.store import post_decisions
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger
 
 
 _AT_ONCE = 500
-_AFTER_OWNERS = OWNER_PREFIX[:-1] + chr(ord(OWNER_PREFIX[-1]) + 1)
 
 
 def holds(
@@ -62,14 +61,13 @@ def _concerned(connection: Connection, scope: Scope) -> list[int]:
     if scope.generation_sequence is not None:
         return [scope.generation_sequence]
     query = (
-        select(about)
-        .select_from(entries.outerjoin(decisions, decisions.c.sequence == entries.c.sequence))
+        select(concerned_sequence)
+        .select_from(entries_and_decisions)
         .where(
             entries.c.training_image_id == scope.training_image_id,
-            entries.c.account > OWNER_PREFIX,
-            entries.c.account < _AFTER_OWNERS,
+            is_owner(entries.c.account),
         )
-        .group_by(about, entries.c.account)
+        .group_by(concerned_sequence, entries.c.account)
         .having(amount_sum > 0)
     )
     return sorted(set(connection.execute(query).scalars()))
@@ -77,36 +75,38 @@ def _concerned(connection: Connection, scope: Scope) -> list[int]:
 
 def _newest_first(
     connection: Connection, ascending: Sequence[int], within: ColumnElement[bool] | None
-) -> Iterator[Current]:
+) -> Iterator[CurrentAmounts]:
     """States of postings, read as they are asked for: a work may have been paid for a million of them."""
     for end in range(len(ascending), 0, -_AT_ONCE):
         some = ascending[max(end - _AT_ONCE, 0) : end]
         if within is not None:
             query = select(postings.c.sequence).where(postings.c.sequence.in_(some), within)
             some = connection.execute(query).scalars().all()
-        yield from reversed(current_states(connection, some))
+        yield from reversed(read_current_amounts(connection, some))
 
 
-def _taken(connection: Connection, state: Current, scope: Scope, left: dict[str, int]) -> Iterator[tuple[Place, int]]:
+def _taken(
+    connection: Connection, state: CurrentAmounts, scope: Scope, left: dict[str, int]
+) -> Iterator[tuple[AccountWork, int]]:
     spared = None if scope.claimant is None else owner_account(scope.claimant)
     for (account, work), amount in sorted(state.amounts.items(), key=str):
         within = scope.training_image_id in (None, work)
         if not within or amount <= 0 or not account.startswith(OWNER_PREFIX) or account == spared:
             continue
         if account not in left:
-            left[account] = balance_of(connection, account)
+            left[account] = read_balance(connection, account)
         taken = min(amount, left[account])
         if taken > 0:
             left[account] -= taken
             yield (account, work), taken
 
 
-def _hold(dispute: Dispute, state: Current, lines: dict[Place, int], decided_at: datetime) -> NewDecision:
+def _hold(dispute: Dispute, state: CurrentAmounts, lines: dict[AccountWork, int], decided_at: datetime) -> NewDecision:
     revision = state.revision + 1
-    facts = {"generation_id": state.generation_id, "lines": plain_lines(lines)}
+    facts = {"generation_id": state.generation_id, "lines": amounts_to_json(lines)}
     links = Links(state.sequence, revision, dispute.dispute_id)
     decision = Decision(HOLD, dispute.reason, facts, links)
-    return NewDecision(decision_id(HOLD, state.sequence, revision), decided_at, decision, recomputed_decision(decision))
+    return NewDecision(decision_id(HOLD, state.sequence, revision), decided_at, decision, decision_entries(decision))
 
 
 def open_dispute(book: Ledger, dispute_id: str, scope: Scope, reason: str, decided_at: datetime) -> Dispute:
@@ -114,7 +114,7 @@ def open_dispute(book: Ledger, dispute_id: str, scope: Scope, reason: str, decid
 
     Raises GenerationConflict if the id was used for another dispute.
     """
-    decide(book, [opening(dispute_id, scope, reason, decided_at)])
+    post_decisions(book, [opening(dispute_id, scope, reason, decided_at)])
     return hold(book, dispute_id, decided_at)
 
 
@@ -122,7 +122,7 @@ def hold(book: Ledger, dispute_id: str, decided_at: datetime) -> Dispute:
     """Hold credits that came in since the last time. Raises NotFound."""
     with book.snapshot() as connection:
         due = holds(connection, dispute(connection, dispute_id), decided_at)
-    decide(book, due)
+    post_decisions(book, due)
     with book.snapshot() as connection:
         return dispute(connection, dispute_id)
 
@@ -141,7 +141,7 @@ def hold_all(book: Ledger, decided_at: datetime, period: Period | None = None) -
         with book.snapshot() as connection:
             within = None if period is None else read_calendar(connection).upto(period)
             due = holds(connection, one, when, within)
-        posted += len(decide(book, due))
+        posted += len(post_decisions(book, due))
     return posted
 
 
@@ -156,10 +156,10 @@ def decide_dispute(book: Ledger, dispute_id: str, award: Award | None, reason: s
         found = dispute(connection, dispute_id)
     if found.open:
         found = hold(book, dispute_id, decided_at)
-    decide(book, [verdict(dispute_id, award, reason, decided_at)])
+    post_decisions(book, [verdict(dispute_id, award, reason, decided_at)])
     with book.snapshot() as connection:
         due = _settlements(connection, dispute_id, award, reason, decided_at)
-    decide(book, due)
+    post_decisions(book, due)
     with book.snapshot() as connection:
         settled = dispute(connection, dispute_id)
     if settled.held_micros:
@@ -174,21 +174,21 @@ def _settlements(
     taken = _taken_from(connection, dispute_id)
     plain_award = None if award is None else [list(part) for part in award]
     found = []
-    for state in current_states(connection, list(held)):
+    for state in read_current_amounts(connection, list(held)):
         revision = state.revision + 1
         facts = {
             "generation_id": state.generation_id,
             "held": [[str(work), amount] for (_, work), amount in sorted(held[state.sequence].items(), key=str)],
             "award": plain_award,
-            "returned": [] if award is not None else plain_lines(taken[state.sequence]),
+            "returned": [] if award is not None else amounts_to_json(taken[state.sequence]),
         }
         decision = Decision(SETTLEMENT, reason, facts, Links(state.sequence, revision, dispute_id))
         number = decision_id(SETTLEMENT, state.sequence, revision)
-        found.append(NewDecision(number, decided_at, decision, recomputed_decision(decision)))
+        found.append(NewDecision(number, decided_at, decision, decision_entries(decision)))
     return found
 
 
-def _taken_from(connection: Connection, dispute_id: str) -> dict[int, dict[Place, int]]:
+def _taken_from(connection: Connection, dispute_id: str) -> dict[int, dict[AccountWork, int]]:
     """What a dispute took from each account, by posting."""
     query = (
         select(decisions.c.about_sequence, entries.c.account, entries.c.training_image_id, amount_sum)
@@ -196,7 +196,7 @@ def _taken_from(connection: Connection, dispute_id: str) -> dict[int, dict[Place
         .where(decisions.c.dispute_id == dispute_id, entries.c.account != HELD)
         .group_by(decisions.c.about_sequence, entries.c.account, entries.c.training_image_id)
     )
-    taken: dict[int, dict[Place, int]] = {}
+    taken: dict[int, dict[AccountWork, int]] = {}
     for sequence, account, work, amount in connection.execute(query):
         if amount:
             taken.setdefault(sequence, {})[account, work] = -amount

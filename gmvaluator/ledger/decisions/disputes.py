@@ -14,13 +14,13 @@ from typing import Any
 
 from sqlalchemy import Connection, select
 
-from gmvaluator.accounts import HELD
+from gmvaluator.accounts import HELD, owner_account
 from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId
-from gmvaluator.ledger.current_amounts import amount_sum
 from gmvaluator.ledger.decision import DISPUTE, VERDICT, Decision, Links, NewDecision, checked_reason, decision_id
-from gmvaluator.ledger.reader import load, postings_where
-from gmvaluator.ledger.records import StoredPosting, owner_account
+from gmvaluator.ledger.queries import amount_sum
+from gmvaluator.ledger.reader import load_postings, postings_where
+from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.schema import decisions, entries, postings
 from gmvaluator.valuation.weights import MILLION
 
@@ -163,7 +163,7 @@ def _of_kind(connection: Connection, kind: str, dispute_id: str | None) -> list[
     loaded: list[StoredPosting] = []
     for start in range(0, len(found), 500):
         within = postings.c.sequence.in_(found[start : start + 500])
-        loaded.extend(load(connection, postings_where(within).order_by(postings.c.sequence)))
+        loaded.extend(load_postings(connection, postings_where(within).order_by(postings.c.sequence)))
     return loaded
 
 

@@ -16,16 +16,16 @@ from sqlalchemy import Connection
 from gmvaluator.accounts import HELD, SUSPENSE
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.current_amounts import (
-    Current,
-    current_states,
+    CurrentAmounts,
     disputed_amounts,
-    held_back,
-    undistributed,
+    held_back_works,
+    postings_to_release,
+    read_current_amounts,
     works_of,
 )
 from gmvaluator.ledger.decision import RELEASE, Decision, Links, NewDecision, checked_reason, decision_id
-from gmvaluator.ledger.decision_effects import added, recomputed_decision, release_amounts
-from gmvaluator.ledger.store import decide
+from gmvaluator.ledger.decision_effects import added, decision_entries, release_amounts
+from gmvaluator.ledger.store import post_decisions
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.schema import from_utc_text
 
@@ -62,16 +62,16 @@ def releases(
 
     unsure: release what a policy held back as well.
     """
-    sequences = undistributed(connection, after, PAGE)
-    states = current_states(connection, sequences)
+    sequences = postings_to_release(connection, after, PAGE)
+    states = read_current_amounts(connection, sequences)
     disputed = disputed_amounts(connection) if states else {}
-    kept = {} if unsure else held_back(connection, sequences)
+    kept = {} if unsure else held_back_works(connection, sequences)
     found = list(_due(states, disputed, kept, rights, checked_reason(reason), decided_at))
     return found, sequences[-1] if len(sequences) == PAGE else None
 
 
 def _due(
-    states: Sequence[Current],
+    states: Sequence[CurrentAmounts],
     disputed: Mapping[int, Any],
     kept: Mapping[int, frozenset[TrainingImageId]],
     rights: RightsAt,
@@ -89,7 +89,7 @@ def _due(
                 yield _release(state, works, reason, decided_at)
 
 
-def _waiting(states: Iterable[Current]) -> list[TrainingImageId]:
+def _waiting(states: Iterable[CurrentAmounts]) -> list[TrainingImageId]:
     """Works of which suspense or held have something."""
     return sorted({work for state in states for account, work in state.amounts if work and account in _POTS})
 
@@ -101,7 +101,7 @@ def _cards(rights: RightsAt, works: Sequence[TrainingImageId], at: datetime) -> 
 
 
 def _works(
-    state: Current,
+    state: CurrentAmounts,
     disputed: Mapping[Any, int],
     cards: Mapping[TrainingImageId, WorkCard],
     wanted: Set[TrainingImageId],
@@ -123,13 +123,11 @@ def _moves(work: Mapping[str, Any]) -> bool:
     return bool(release_amounts(dict(work["have"]), [(account, share) for account, share in work["rights"]]))
 
 
-def _release(state: Current, works: list[dict[str, Any]], reason: str, decided_at: datetime) -> Release:
+def _release(state: CurrentAmounts, works: list[dict[str, Any]], reason: str, decided_at: datetime) -> Release:
     revision = state.revision + 1
     facts = {"generated_at": state.generated_at, "works": works}
     decision = Decision(RELEASE, reason, facts, Links(about_sequence=state.sequence, revision=revision))
-    new = NewDecision(
-        decision_id(RELEASE, state.sequence, revision), decided_at, decision, recomputed_decision(decision)
-    )
+    new = NewDecision(decision_id(RELEASE, state.sequence, revision), decided_at, decision, decision_entries(decision))
     return Release(new, state.generation_id)
 
 
@@ -147,5 +145,5 @@ def release_all(
         with book.snapshot() as connection:
             found, after = releases(connection, rights, reason, decided_at, after, unsure)
         if found and not dry_run:
-            decide(book, [one.decision for one in found])
+            post_decisions(book, [one.decision for one in found])
         yield from found

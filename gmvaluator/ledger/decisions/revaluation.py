@@ -5,18 +5,19 @@ What another policy makes of stored evidence: the same candidates, distances, qu
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field, replace
 from types import MappingProxyType
 from typing import Any
 
-from gmvaluator.accounts import SUSPENSE
+from gmvaluator.accounts import ISSUANCE, SUSPENSE
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.allocation import Ownership, ScoredCandidate, allot, ownership_of
-from gmvaluator.ledger.decision_effects import Place, added
+from gmvaluator.ledger.allocation import Ownership, ScoredCandidate, allocate, ownership_of
+from gmvaluator.ledger.decision_effects import AccountWork, added
 from gmvaluator.ledger.decisions.release import RightsAt
-from gmvaluator.ledger.posting import candidates_of, recompute, titles_of
-from gmvaluator.ledger.records import ATTRIBUTION, ISSUANCE, Evidence, NearMiss, StoredPosting
+from gmvaluator.ledger.posting import candidates_from_evidence, ownerships_of, recompute_entries
+from gmvaluator.ledger.records import ATTRIBUTION, Evidence, NearMiss, StoredPosting
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.schema import from_utc_text
 from gmvaluator.valuation.policy import Policy
@@ -30,10 +31,10 @@ class Revaluation:
     evidence: Evidence
     cut_short: bool
 
-    def amounts(self) -> dict[Place, int]:
+    def amounts(self) -> dict[AccountWork, int]:
         """What would have been posted, by account and work."""
-        total: dict[Place, int] = {}
-        for entry in recompute(self.evidence):
+        total: dict[AccountWork, int] = {}
+        for entry in recompute_entries(self.evidence):
             total = added(total, {(entry.account, entry.training_image_id): entry.amount_micros})
         return total
 
@@ -54,11 +55,14 @@ def revalued(
     candidates that just missed; one that is not in it goes to suspense, as an unknown owner's does. Near-copies are
     known as far as the evidence tells: a policy without groups has left none.
     """
-    candidates = [*candidates_of(evidence), *(_promoted(miss) for miss in evidence.near_misses)]
-    titles = {**{miss.training_image_id: _title(miss, cards) for miss in evidence.near_misses}, **titles_of(evidence)}
+    candidates = [*candidates_from_evidence(evidence), *(_promoted(miss) for miss in evidence.near_misses)]
+    titles = {
+        **{miss.training_image_id: _title(miss, cards) for miss in evidence.near_misses},
+        **ownerships_of(evidence),
+    }
     titles |= {work: replace(titles[work], rights=rights) for work, rights in released.items() if work in titles}
     known = evidence.uncertainty or {}
-    found = allot(
+    found = allocate(
         policy, candidates, titles, evidence.quality_millionths, known.get("unlisted", 0), known.get("recall")
     )
     again = replace(
@@ -96,8 +100,8 @@ class Comparison:
     generations: int = 0
     changed: int = 0
     cut_short: int = 0
-    posted: dict[str, int] = field(default_factory=dict)
-    compared: dict[str, int] = field(default_factory=dict)
+    posted: Counter[str] = field(default_factory=Counter)
+    compared: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
         """Plain data: a line an account, issuance left out, the largest difference first."""
@@ -137,12 +141,12 @@ def _add(found: Comparison, posting: StoredPosting, policy: Policy, rights: Righ
     cards = rights.works(wanted, from_utc_text(posting.header.generated_at)) if rights and wanted else {}
     again = revalued(evidence, policy, cards)
     was = {**posting.changes(), ISSUANCE: -posting.header.issued_micros}
-    now: dict[str, int] = {}
+    now: Counter[str] = Counter()
     for (account, _), amount in again.amounts().items():
-        now[account] = now.get(account, 0) + amount
+        now[account] += amount
     for sums, amounts in ((found.posted, was), (found.compared, now)):
         for account, amount in amounts.items():
-            sums[account] = sums.get(account, 0) + amount
+            sums[account] += amount
     found.generations += 1
     found.changed += {key: value for key, value in was.items() if value} != {
         key: value for key, value in now.items() if value

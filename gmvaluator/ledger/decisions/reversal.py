@@ -19,7 +19,7 @@ from sqlalchemy import Connection, select
 from gmvaluator.catalogue.store import open_if_present
 from gmvaluator.errors import InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.current_amounts import Current, current_states, disputed_amounts
+from gmvaluator.ledger.current_amounts import CurrentAmounts, disputed_amounts, read_current_amounts
 from gmvaluator.ledger.decision import (
     REATTRIBUTION,
     RELEASE,
@@ -31,12 +31,12 @@ from gmvaluator.ledger.decision import (
     checked_reason,
     decision_id,
 )
-from gmvaluator.ledger.decision_effects import plain_lines, recomputed_decision
+from gmvaluator.ledger.decision_effects import amounts_to_json, decision_entries
 from gmvaluator.ledger.decisions.revaluation import revalued
-from gmvaluator.ledger.reader import load, postings_where
+from gmvaluator.ledger.reader import load_postings, postings_where
 from gmvaluator.ledger.records import ATTRIBUTION, StoredPosting
 from gmvaluator.ledger.schema import decisions, postings
-from gmvaluator.ledger.store import decide
+from gmvaluator.ledger.store import post_decisions
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.storage.schema import from_utc_text
@@ -69,7 +69,7 @@ def _about(connection: Connection, sequence: int, kind: str) -> Iterator[Decisio
     """Decisions of a kind about a posting, earliest first."""
     of_this = (decisions.c.about_sequence == sequence) & (decisions.c.kind == kind)
     wanted = postings_where(postings.c.sequence.in_(select(decisions.c.sequence).where(of_this)))
-    for posting in load(connection, wanted.order_by(postings.c.sequence)):
+    for posting in load_postings(connection, wanted.order_by(postings.c.sequence)):
         yield Decision.from_json(posting.evidence_json)
 
 
@@ -82,9 +82,9 @@ def reverse(book: Ledger, original: StoredPosting, reason: str, decided_at: date
         state = _undisputed(connection, original)
         if not state.amounts:
             return _reversal_of(connection, original)
-    facts = {"generation_id": state.generation_id, "found": plain_lines(state.amounts)}
+    facts = {"generation_id": state.generation_id, "found": amounts_to_json(state.amounts)}
     decision = Decision(REVERSAL, checked_reason(reason), facts, _next(state))
-    return decide(book, [_new(state, decision, decided_at)])[0]
+    return post_decisions(book, [_new(state, decision, decided_at)])[0]
 
 
 def reattribute(
@@ -108,29 +108,29 @@ def reattribute(
     again = revalued(original.evidence, policy, cards, released).evidence
     facts = {
         "generation_id": state.generation_id,
-        "found": plain_lines(state.amounts),
+        "found": amounts_to_json(state.amounts),
         "evidence": json.loads(again.to_json()),
     }
     decision = Decision(REATTRIBUTION, checked_reason(reason), facts, _next(state))
     new = replace(_new(state, decision, decided_at), described=again.header_facts)
-    return decide(book, [new])[0]
+    return post_decisions(book, [new])[0]
 
 
-def _next(state: Current) -> Links:
+def _next(state: CurrentAmounts) -> Links:
     return Links(about_sequence=state.sequence, revision=state.revision + 1)
 
 
-def _new(state: Current, decision: Decision, decided_at: datetime) -> NewDecision:
+def _new(state: CurrentAmounts, decision: Decision, decided_at: datetime) -> NewDecision:
     number = decision_id(decision.kind, state.sequence, state.revision + 1)
-    return NewDecision(number, decided_at, decision, recomputed_decision(decision))
+    return NewDecision(number, decided_at, decision, decision_entries(decision))
 
 
-def _undisputed(connection: Connection, original: StoredPosting) -> Current:
+def _undisputed(connection: Connection, original: StoredPosting) -> CurrentAmounts:
     if original.header.kind != ATTRIBUTION:
         raise InvalidInput(
             f"{original.header.generation_id} is a decision: only a generation's posting can be corrected"
         )
-    (state,) = current_states(connection, [original.sequence])
+    (state,) = read_current_amounts(connection, [original.sequence])
     if original.sequence in disputed_amounts(connection):
         raise PreconditionFailed(
             f"a dispute holds credits of generation {state.generation_id}: decide it first "
@@ -142,7 +142,7 @@ def _undisputed(connection: Connection, original: StoredPosting) -> Current:
 def _reversal_of(connection: Connection, original: StoredPosting) -> StoredPosting:
     of_this = (decisions.c.about_sequence == original.sequence) & (decisions.c.kind == REVERSAL)
     newest = select(decisions.c.sequence).where(of_this).order_by(decisions.c.sequence.desc()).limit(1)
-    found = load(connection, postings_where(postings.c.sequence == newest.scalar_subquery()))
+    found = load_postings(connection, postings_where(postings.c.sequence == newest.scalar_subquery()))
     if not found:
         raise NotFound(f"generation {original.header.generation_id} issued nothing, so there is nothing to reverse")
     return found[0]

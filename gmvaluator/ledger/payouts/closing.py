@@ -10,22 +10,22 @@ from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import ColumnElement, Connection, not_, select
+from sqlalchemy import Connection, not_, select
 
+from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.auth.signing import Signed, Signer
 from gmvaluator.errors import Conflict, PreconditionFailed
 from gmvaluator.ledger.calendar import Calendar, Closing, Period, closings, read_calendar
 from gmvaluator.ledger.checkpoints import checkpoint_of
-from gmvaluator.ledger.current_amounts import amount_sum
 from gmvaluator.ledger.decision import CLOSE, Decision, Links, NewDecision, decision_id
 from gmvaluator.ledger.decisions.dispute_holds import hold_all
 from gmvaluator.ledger.decisions.disputes import open_disputes
 from gmvaluator.ledger.decisions.release import RightsAt, releases
 from gmvaluator.ledger.payouts.terms import Terms
+from gmvaluator.ledger.queries import amount_sum, entries_and_postings, is_owner, sums_by_account
 from gmvaluator.ledger.reader import read_head
-from gmvaluator.ledger.records import OWNER_PREFIX
 from gmvaluator.ledger.schema import decisions, entries, postings
-from gmvaluator.ledger.store import decide
+from gmvaluator.ledger.store import post_decisions
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger
@@ -33,12 +33,7 @@ if TYPE_CHECKING:
 
 def balances_at(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
     """Every account's balance at the end of a period, zeros left out. Reads all entries up to it."""
-    return _by_account(connection, calendar.upto(period))
-
-
-def changes_in(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
-    """What each account gained or lost in a period."""
-    return _by_account(connection, calendar.within(period))
+    return sums_by_account(connection, calendar.upto(period), source=entries_and_postings)
 
 
 def disputed_since(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
@@ -52,16 +47,16 @@ def disputed_since(connection: Connection, calendar: Calendar, period: Period) -
                 entries, entries.c.sequence == decisions.c.sequence
             )
         )
-        .where(decisions.c.dispute_id.is_not(None), not_(upto), decisions.c.about_sequence.in_(held_of))
+        .where(
+            decisions.c.dispute_id.is_not(None),
+            not_(upto),
+            decisions.c.about_sequence.in_(held_of),
+            is_owner(entries.c.account),
+        )
         .group_by(entries.c.account)
         .having(amount_sum < 0)
     )
-    return owners_only({row[0]: -row[1] for row in connection.execute(query)})
-
-
-def owners_only(balances: dict[str, int]) -> dict[str, int]:
-    """Those of the accounts that are owners'."""
-    return {account: amount for account, amount in balances.items() if account.startswith(OWNER_PREFIX)}
+    return {account: -amount for account, amount in connection.execute(query)}
 
 
 def by_kind(balances: dict[str, int]) -> dict[str, int]:
@@ -71,18 +66,6 @@ def by_kind(balances: dict[str, int]) -> dict[str, int]:
         kind = "owners" if account.startswith(OWNER_PREFIX) else account
         sums[kind] = sums.get(kind, 0) + amount
     return sums
-
-
-def _by_account(connection: Connection, condition: ColumnElement[bool]) -> dict[str, int]:
-    query = (
-        select(entries.c.account, amount_sum)
-        .select_from(entries.join(postings, postings.c.sequence == entries.c.sequence))
-        .where(condition)
-        .group_by(entries.c.account)
-        .having(amount_sum != 0)
-        .order_by(entries.c.account)
-    )
-    return {row[0]: row[1] for row in connection.execute(query)}
 
 
 @dataclass(frozen=True, slots=True)
@@ -134,7 +117,7 @@ def close(
     checks = list(checklist(book, period, rights, decided_at, carry_disputes))
     if not all(check.ok for check in checks):
         raise NotClosable(period, checks)
-    decide(book, [_closing(book, period, terms, checks, decided_at)])
+    post_decisions(book, [_closing(book, period, terms, checks, decided_at)])
     return _signed(book, period, signer, checks)
 
 
@@ -170,7 +153,11 @@ def _closing(book: Ledger, period: Period, terms: Terms, checks: list[Check], de
         calendar = read_calendar(connection)
         balances, disputed = balances_at(connection, calendar, period), disputed_since(connection, calendar, period)
         carried = [one.dispute_id for one in open_disputes(connection)]
-    owners = {account: amount - disputed.get(account, 0) for account, amount in owners_only(balances).items()}
+    owners = {
+        account: amount - disputed.get(account, 0)
+        for account, amount in balances.items()
+        if account.startswith(OWNER_PREFIX)
+    }
     payable = terms.payable(owners)
     facts: dict[str, Any] = {
         "closed_through": through,
@@ -196,7 +183,7 @@ def _signed(book: Ledger, period: Period, signer: Signer, checks: list[Check]) -
     with book.snapshot() as connection:
         (closing,) = closings(connection, period)
     signed = checkpoint_of(closing.posting, str(period), signer)
-    return Closed(closing, book.keep_checkpoint(str(period), closing.posting.sequence, signed), checks)
+    return Closed(closing, book.store_checkpoint(str(period), closing.posting.sequence, signed), checks)
 
 
 def _nothing_to_release(book: Ledger, rights: RightsAt | None, now: datetime) -> Check:

@@ -9,15 +9,15 @@ from typing import TYPE_CHECKING, Any
 
 from sqlalchemy import Connection, select
 
+from gmvaluator.accounts import owner_of
 from gmvaluator.errors import NotFound, PreconditionFailed
 from gmvaluator.ledger.calendar import Closing, Period, closings, read_calendar
 from gmvaluator.ledger.decision import PAYOUT, Decision, Links, NewDecision, decision_id
-from gmvaluator.ledger.decision_effects import recomputed_decision
+from gmvaluator.ledger.decision_effects import decision_entries
 from gmvaluator.ledger.decisions.dispute_holds import hold_all
 from gmvaluator.ledger.payouts.closing import payable_lines
-from gmvaluator.ledger.records import owner_of
 from gmvaluator.ledger.schema import balances, decisions, postings
-from gmvaluator.ledger.store import decide
+from gmvaluator.ledger.store import post_decisions
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger
@@ -53,7 +53,7 @@ def pay(book: Ledger, period: Period, reason: str, decided_at: datetime, account
         planned = list(_planned(connection, period, payable))
     when = min(decided_at, period.next().end - timedelta(microseconds=1))
     due = [_payout(closing, period, one, reason, when) for one in planned if one.status == "posted"]
-    decide(book, due)
+    post_decisions(book, due)
     return planned
 
 
@@ -90,7 +90,7 @@ def _payout(closing: Closing, period: Period, one: Payout, reason: str, decided_
     }
     decision = Decision(PAYOUT, reason, facts, Links(period=str(period)))
     number = decision_id(*_payout_id(period, one.account).split("/"))
-    return NewDecision(number, decided_at, decision, recomputed_decision(decision))
+    return NewDecision(number, decided_at, decision, decision_entries(decision))
 
 
 def _payout_id(period: Period, account: str) -> str:

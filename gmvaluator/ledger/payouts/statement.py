@@ -13,17 +13,18 @@ from dataclasses import dataclass, field
 from datetime import datetime
 from typing import TYPE_CHECKING, Any, Protocol
 
-from sqlalchemy import BigInteger, ColumnElement, Connection, Select, case, cast, distinct, func, select
+from sqlalchemy import BigInteger, ColumnElement, Connection, case, cast, distinct, func, select
 
+from gmvaluator.accounts import owner_account, owner_of
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.ledger.calendar import Calendar, Closing, Period, closings, read_calendar
-from gmvaluator.ledger.current_amounts import amount_sum
 from gmvaluator.ledger.decision import HOLD, PAYOUT, SETTLEMENT, Decision
 from gmvaluator.ledger.payouts.closing import payable_lines
 from gmvaluator.ledger.payouts.terms import Terms
-from gmvaluator.ledger.reader import load, postings_where
-from gmvaluator.ledger.records import ATTRIBUTION, OWNER_PREFIX, owner_account, owner_of
+from gmvaluator.ledger.queries import amount_sum, entries_and_postings, is_owner, select_with_postings, sums_by_account
+from gmvaluator.ledger.reader import load_postings, postings_where
+from gmvaluator.ledger.records import ATTRIBUTION
 from gmvaluator.ledger.schema import decisions, entries, postings
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.schema import utc_text
@@ -33,7 +34,6 @@ if TYPE_CHECKING:
 
 
 _POSTINGS_PER_QUERY = 500
-_AFTER_OWNERS = OWNER_PREFIX[:-1] + chr(ord(OWNER_PREFIX[-1]) + 1)
 
 HOLDS = (HOLD, SETTLEMENT)
 """Kinds that a statement shows as holds; other decisions but payouts are adjustments."""
@@ -95,22 +95,14 @@ def movements(
 
     Reads all entries up to the end of the period, once.
     """
-    whose = _owners() if account is None else entries.c.account == account
+    whose = is_owner(entries.c.account) if account is None else entries.c.account == account
     found: dict[str, Movements] = {} if account is None else {account: Movements()}
-    before = _joined(entries.c.account, amount_sum).where(whose, calendar.upto(period.previous()))
-    for name, amount in connection.execute(before.group_by(entries.c.account).having(amount_sum != 0)):
+    before = sums_by_account(connection, whose, calendar.upto(period.previous()), source=entries_and_postings)
+    for name, amount in before.items():
         found.setdefault(name, Movements()).opening_micros = amount
     _add_credits(connection, calendar.within(period) & whose, period, found)
     _add_decisions(connection, calendar.within(period) & whose, found)
     return dict(sorted(found.items()))
-
-
-def _owners() -> ColumnElement[bool]:
-    return (entries.c.account > OWNER_PREFIX) & (entries.c.account < _AFTER_OWNERS)
-
-
-def _joined(*columns: Any) -> Select[Any]:
-    return select(*columns).select_from(entries.join(postings, postings.c.sequence == entries.c.sequence))
 
 
 def _add_credits(
@@ -118,7 +110,7 @@ def _add_credits(
 ) -> None:
     late = case((postings.c.generated_at < utc_text(period.start), entries.c.amount_micros), else_=0)
     query = (
-        _joined(
+        select_with_postings(
             entries.c.account,
             entries.c.training_image_id,
             func.count(distinct(entries.c.sequence)),
@@ -136,7 +128,7 @@ def _add_credits(
 
 def _add_decisions(connection: Connection, condition: ColumnElement[bool], found: dict[str, Movements]) -> None:
     query = (
-        _joined(entries.c.account, entries.c.sequence, amount_sum)
+        select_with_postings(entries.c.account, entries.c.sequence, amount_sum)
         .where(condition, postings.c.kind != ATTRIBUTION)
         .group_by(entries.c.account, entries.c.sequence)
         .having(amount_sum != 0)
@@ -160,7 +152,7 @@ def _described(connection: Connection, sequences: Sequence[int]) -> dict[int, di
     for start in range(0, len(sequences), _POSTINGS_PER_QUERY):
         some = sequences[start : start + _POSTINGS_PER_QUERY]
         abouts = _abouts(connection, some)
-        for posting in load(connection, postings_where(postings.c.sequence.in_(some))):
+        for posting in load_postings(connection, postings_where(postings.c.sequence.in_(some))):
             decision = Decision.from_json(posting.evidence_json)
             found[posting.sequence] = {
                 "decision_id": posting.header.generation_id,

@@ -11,7 +11,7 @@ from gmvaluator.errors import Conflict, Failure, MissingData, PreconditionFailed
 from gmvaluator.ledger.parquet_export import BATCH_ROWS, export
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import ledger_file, open_ledger
-from gmvaluator.ledger.verification import check_copy, replay
+from gmvaluator.ledger.verification import check_backup, replay
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.storage.sqlite import back_up
 from gmvaluator.testing.postings import sample_posting
@@ -41,7 +41,7 @@ def test_a_backup_taken_while_posting_is_restored_whole(tmp_path: Path) -> None:
         for number in range(3):
             known = len(posted)
             back_up(ledger_file(data), tmp_path / f"backup-{number}.sqlite")
-            heads.append(check_copy(tmp_path / f"backup-{number}.sqlite"))
+            heads.append(check_backup(tmp_path / f"backup-{number}.sqlite"))
             assert heads[-1].sequence >= known
     finally:
         stop.set()

@@ -12,10 +12,10 @@ from sqlalchemy import text
 from gmvaluator.auth.signing import Signed, Signer, checked_public_key
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import InvalidInput, MissingData
-from gmvaluator.ledger import hash_chain
 from gmvaluator.ledger.calendar import Period
 from gmvaluator.ledger.checkpoints import checkpoint_of
 from gmvaluator.ledger.decisions.reversal import reverse
+from gmvaluator.ledger.hash_chain import GENESIS_HASH
 from gmvaluator.ledger.payouts.closing import close
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.results import Verification
@@ -109,10 +109,10 @@ def rewrite_history(folder: Path) -> None:
     connection = sqlite3.connect(ledger_file(folder))
     for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
         connection.execute(f"DROP TRIGGER {name}")
-    before = hash_chain.GENESIS_HASH
+    before = GENESIS_HASH
     for posting in stored:
         header = replace(posting.header, previous_hash=before, posted_at="2020-01-01T00:00:00.000000Z")
-        before = hash_chain.header_hash(header)
+        before = header.chain_hash()
         connection.execute(
             "UPDATE postings SET previous_hash = ?, hash = ?, posted_at = ? WHERE sequence = ?",
             (header.previous_hash, before, header.posted_at, posting.sequence),
@@ -172,7 +172,7 @@ def test_a_close_that_was_cut_off_before_its_signature_is_signed_the_next_time(
     place: DataLocation, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "keep_checkpoint", lambda *_: (_ for _ in ()).throw(OSError("power went")))
+        patched.setattr(Ledger, "store_checkpoint", lambda *_: (_ for _ in ()).throw(OSError("power went")))
         with pytest.raises(OSError, match="power"):
             fill(place)
     with open_ledger(place, write=True) as book, open_catalogue(place) as rights:

@@ -19,7 +19,7 @@ from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ledger.store import ledger_file, open_ledger
-from gmvaluator.ledger.verification import Verified, read_verification
+from gmvaluator.ledger.verification import LastVerification, read_verification
 from gmvaluator.testing.postings import SAMPLE_PROFILE, SAMPLE_TIME, sample_posting, sample_work
 from gmvaluator.valuation.policy import load_policy
 
@@ -118,7 +118,7 @@ def test_replay_and_verify_pass_on_a_sound_ledger(data: Path) -> None:
     assert head in run(ledger, "verify", "--data", str(data)).stdout
     assert read_verification(data) is None
     run(ledger, "verify", "--record", "--data", str(data))
-    assert read_verification(data) == Verified(ANY, True, 1)
+    assert read_verification(data) == LastVerification(ANY, True, 1)
 
 
 def test_a_ledger_that_cannot_be_read_is_kept_as_not_verified(data: Path) -> None:
@@ -127,7 +127,7 @@ def test_a_ledger_that_cannot_be_read_is_kept_as_not_verified(data: Path) -> Non
         file.write(b"\xff" * 40_000)
     with pytest.raises(Failure):
         run(ledger, "verify", "--record", "--data", str(data))
-    assert read_verification(data) == Verified(ANY, False, 0)
+    assert read_verification(data) == LastVerification(ANY, False, 0)
 
 
 def test_verify_exits_1_and_names_the_row(data: Path) -> None:
@@ -136,7 +136,7 @@ def test_verify_exits_1_and_names_the_row(data: Path) -> None:
     connection.close()
     result = run(ledger, "verify", "--record", "--data", str(data))
     assert result.exit_code == 1
-    assert read_verification(data) == Verified(ANY, False, 1)
+    assert read_verification(data) == LastVerification(ANY, False, 1)
     assert result.stdout.startswith("posting 1, line 2: entry was changed")
     assert json.loads(run(ledger, "verify", "--json", "--data", str(data)).stdout)["problem"]["line"] == 2
 

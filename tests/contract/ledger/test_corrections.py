@@ -16,7 +16,7 @@ from gmvaluator.ledger.decisions.disputes import Scope, checked_award
 from gmvaluator.ledger.decisions.release import release_all
 from gmvaluator.ledger.decisions.revaluation import compare
 from gmvaluator.ledger.decisions.reversal import reattribute, reverse
-from gmvaluator.ledger.store import Ledger, decide, open_ledger
+from gmvaluator.ledger.store import Ledger, open_ledger, post_decisions
 from gmvaluator.ledger.verification import replay
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.database import DataLocation
@@ -109,7 +109,7 @@ def test_suspense_is_released_to_the_owner_of_the_time(place: DataLocation, tmp_
         assert balances(book) == {f"owner:{ada}": 1_000_000, f"owner:{ben}": 1_000_000}
         assert book.totals().suspense_micros == 0
         assert sound(book)
-        assert Decision.from_json(book.explain("release/1/1").evidence_json).reason == "known now"
+        assert Decision.from_json(book.posting_of_generation("release/1/1").evidence_json).reason == "known now"
 
 
 def test_what_was_held_is_released_when_a_claim_is_withdrawn(place: DataLocation, tmp_path: Path) -> None:
@@ -159,7 +159,7 @@ def test_a_reversal_takes_back_once(place: DataLocation) -> None:
         assert reverse(book, original, "once more", NOVEMBER) == first
         assert list(balances(book).values()) == [1_000_000]
         assert book.totals().issued_micros == 1_000_000
-        assert book.explain("g1") == original
+        assert book.posting_of_generation("g1") == original
         assert sound(book)
         with pytest.raises(InvalidInput, match="decision"):
             reverse(book, first, "back again", NOVEMBER)
@@ -185,7 +185,7 @@ def test_another_policy_pays_the_difference_only(place: DataLocation) -> None:
         reverse(book, original, "and away", NOVEMBER)
         again = reattribute(book, original, NEAREST, {}, "issued anew", NOVEMBER)
         assert again.header.issued_micros == 1_000_000
-        assert book.explain("g1").evidence.policy["policy"] == "paper@1"
+        assert book.posting_of_generation("g1").evidence.policy["policy"] == "paper@1"
         assert sound(book)
 
 
@@ -261,18 +261,18 @@ def test_two_decisions_from_one_state_cannot_both_be_posted(place: DataLocation)
         reverse(book, original, "first", NOVEMBER)
         late = Decision("hold", "late", {"lines": []}, Links(original.sequence, 1, "case-1"))
         with pytest.raises(Exception, match="cannot be posted"):
-            decide(book, [NewDecision(decision_id("hold", 1, 1), NOVEMBER, late)])
+            post_decisions(book, [NewDecision(decision_id("hold", 1, 1), NOVEMBER, late)])
         assert sound(book)
 
 
 def test_a_decision_id_is_used_once(place: DataLocation) -> None:
     decision = Decision("dispute", "a", {"training_image_id": None}, Links(dispute_id="x"))
     with open_ledger(place, write=True) as book:
-        first = decide(book, [NewDecision(decision_id("dispute", "x"), NOVEMBER, decision)])
-        assert decide(book, [NewDecision(decision_id("dispute", "x"), OCTOBER, decision)]) == first
+        first = post_decisions(book, [NewDecision(decision_id("dispute", "x"), NOVEMBER, decision)])
+        assert post_decisions(book, [NewDecision(decision_id("dispute", "x"), OCTOBER, decision)]) == first
         other = Decision("dispute", "b", {"training_image_id": None}, Links(dispute_id="x"))
         with pytest.raises(GenerationConflict, match="reason"):
-            decide(book, [NewDecision(decision_id("dispute", "x"), NOVEMBER, other)])
+            post_decisions(book, [NewDecision(decision_id("dispute", "x"), NOVEMBER, other)])
         (refused,) = book.post([sample_posting(1, identity="@ledger")])
         assert "does not begin with @" in str(refused.error)  # type: ignore[union-attr]
 

@@ -12,7 +12,7 @@ from attributor.core import disputes
 from attributor.core.disputes import DisputeDesk
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import GenerationConflict
-from gmvaluator.ledger.current_amounts import Current, current_states
+from gmvaluator.ledger.current_amounts import CurrentAmounts, read_current_amounts
 from gmvaluator.ledger.decision import HOLD, NewDecision
 from gmvaluator.ledger.decisions import dispute_holds
 from gmvaluator.ledger.group_commit import LedgerWriter
@@ -127,13 +127,13 @@ async def test_a_hold_that_another_attributor_was_quicker_with_is_worked_out_ane
 async def test_no_more_is_read_than_one_call_holds(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
     read: list[Sequence[int]] = []
 
-    def noted(connection: Connection, sequences: Sequence[int]) -> list[Current]:
+    def noted(connection: Connection, sequences: Sequence[int]) -> list[CurrentAmounts]:
         read.append(list(sequences))
-        return current_states(connection, sequences)
+        return read_current_amounts(connection, sequences)
 
     monkeypatch.setattr(disputes, "MAX_HOLDS", 1)
     monkeypatch.setattr(dispute_holds, "_AT_ONCE", 1)
-    monkeypatch.setattr(dispute_holds, "current_states", noted)
+    monkeypatch.setattr(dispute_holds, "read_current_amounts", noted)
     first = await office.open("case-1")
     assert (first.held_micros, first.more_to_hold) == (PAID, True)
     assert read == [[5], [4]]

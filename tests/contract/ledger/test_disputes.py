@@ -69,7 +69,7 @@ def test_a_rejected_dispute_gives_everything_back(filled: DataLocation) -> None:
 
 def test_one_generation_or_one_work_of_it_is_disputed(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
-        sequence = book.explain("g2").sequence
+        sequence = book.posting_of_generation("g2").sequence
         whole = open_dispute(book, "case-1", Scope(None, sequence), "not ours", NOVEMBER)
         assert whole.held_micros == 1_000_000
         decide_dispute(book, "case-1", None, "they are", NOVEMBER)

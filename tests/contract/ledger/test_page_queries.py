@@ -8,21 +8,20 @@ import pytest
 
 from gmvaluator.ids import generation_id
 from gmvaluator.ledger.page_queries import (
+    account_earnings,
     accounts_of_work,
-    attributions_between,
     balances_of,
+    count_attributions,
     count_owners,
-    earned_by_account,
-    earned_by_work,
     nearest_generations,
     newest_attributions,
     newest_qualities,
     posted_at,
     posting_at,
-    postings_at,
     sequences_at,
     sums_between,
     top_owners,
+    work_earnings,
 )
 from gmvaluator.ledger.records import Entry
 from gmvaluator.ledger.store import Ledger, open_ledger
@@ -42,7 +41,7 @@ def book(place: DataLocation) -> Iterator[Ledger]:
 
 
 def test_top_owners_are_the_highest_balances(book: Ledger) -> None:
-    every = list(book.owner_totals(limit=1_000).balances)
+    every = list(book.owner_balances(limit=1_000).balances)
     with book.snapshot() as connection:
         assert top_owners(connection, 3) == sorted(every, key=lambda one: (-one.balance_micros, one.account))[:3]
         assert count_owners(connection) == len(every)
@@ -61,7 +60,7 @@ def test_sums_between_are_those_of_the_postings(book: Ledger) -> None:
             wanted[entry.account] = wanted.get(entry.account, 0) + entry.amount_micros
     with book.snapshot() as connection:
         assert sums_between(connection, 3, 8, accounts) == wanted
-        assert attributions_between(connection, 3, 8) == 5
+        assert count_attributions(connection, 3, 8) == 5
 
 
 def test_a_sequence_is_found_by_its_time(book: Ledger) -> None:
@@ -89,13 +88,13 @@ def test_what_an_account_earned_is_its_entries(book: Ledger) -> None:
     account = next(entry.account for entry in postings[3].entries if entry.account.startswith("owner:"))
     own = [(one, entry) for one in postings for entry in one.entries if entry.account == account]
     with book.snapshot() as connection:
-        earned = earned_by_account(connection, account, 100, 3)
+        earned = account_earnings(connection, account, 100, 3)
         balance = balances_of(connection, [account])[account]
     assert sum(earned.by_day.values()) == sum(entry.amount_micros for _, entry in own) == balance
     assert sum(one.credit_micros for one in earned.works) == balance
     sequences = sorted({one.sequence for one, _ in own}, reverse=True)
-    assert [use.sequence for use in earned.uses] == sequences[:3]
-    assert earned.generations == len(sequences)
+    assert [use.sequence for use in earned.paid_generations] == sequences[:3]
+    assert earned.generation_count == len(sequences)
 
 
 def test_what_a_work_earned_is_its_entries(book: Ledger) -> None:
@@ -103,12 +102,12 @@ def test_what_a_work_earned_is_its_entries(book: Ledger) -> None:
     work = next(entry.training_image_id for entry in postings[3].entries if entry.training_image_id)
     own = [(one, entry) for one in postings for entry in one.entries if entry.training_image_id == work]
     with book.snapshot() as connection:
-        earned = earned_by_work(connection, work, 100)
+        earned = work_earnings(connection, work, 100)
         accounts = accounts_of_work(connection, work)
-        assert earned_by_work(connection, sample_work(999), 5).uses == []
+        assert work_earnings(connection, sample_work(999), 5).paid_generations == []
     assert sum(accounts.values()) == sum(entry.amount_micros for _, entry in own) == sum(earned.by_day.values())
-    assert {use.sequence for use in earned.uses} == {one.sequence for one, _ in own}
-    amounts = [use.credit_micros for use in earned.uses]
+    assert {use.sequence for use in earned.paid_generations} == {one.sequence for one, _ in own}
+    amounts = [use.credit_micros for use in earned.paid_generations]
     assert amounts == sorted(amounts, reverse=True)
 
 
@@ -118,7 +117,6 @@ def test_postings_are_found_by_sequence(book: Ledger) -> None:
         assert found is not None
         assert found.sequence == 4
         assert posting_at(connection, 99) is None
-        assert [one.sequence for one in postings_at(connection, [7, 2])] == [2, 7]
 
 
 def test_the_nearest_generations_of_a_work_are_those_of_the_evidence(book: Ledger) -> None:

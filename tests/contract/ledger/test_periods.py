@@ -14,7 +14,7 @@ from gmvaluator.ledger.decision import NewDecision
 from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
 from gmvaluator.ledger.decisions.disputes import Scope
 from gmvaluator.ledger.decisions.reversal import reverse
-from gmvaluator.ledger.page_queries import earned_by_account
+from gmvaluator.ledger.page_queries import account_earnings
 from gmvaluator.ledger.payouts import payouts
 from gmvaluator.ledger.payouts.closing import Closed, NotClosable, close, payable_lines
 from gmvaluator.ledger.payouts.payouts import pay
@@ -22,7 +22,7 @@ from gmvaluator.ledger.payouts.statement import Statement, statements
 from gmvaluator.ledger.payouts.statement_formats import statement_csv, statement_json, statement_page
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.records import StoredPosting
-from gmvaluator.ledger.store import Ledger, decide, open_ledger
+from gmvaluator.ledger.store import Ledger, open_ledger, post_decisions
 from gmvaluator.ledger.verification import replay
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_work
@@ -96,7 +96,7 @@ def test_balances_carry_over_until_they_are_paid(filled: DataLocation) -> None:
 def test_what_is_disputed_after_a_month_is_not_payable_with_it(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         closed(book, filled, SEP)
-        open_dispute(book, "case-1", Scope(None, book.explain("g4").sequence), "mine", NOVEMBER)
+        open_dispute(book, "case-1", Scope(None, book.posting_of_generation("g4").sequence), "mine", NOVEMBER)
         done = closed(book, filled, OCT, carry_disputes=True)
         ada = f"owner:{owner_named(filled, 'ada')}"
         assert [line for line in payable_lines(done.closing) if line[0] == ada] == [(ada, 1_500_250, 37)]
@@ -131,9 +131,9 @@ def test_a_payout_does_not_take_what_was_held_meanwhile(filled: DataLocation, mo
 
         def after_a_dispute(to: Ledger, new: Sequence[NewDecision]) -> list[StoredPosting]:
             open_dispute(to, "ticket-1", Scope(sample_work(1), None), "not hers", NOVEMBER)
-            return decide(to, new)
+            return post_decisions(to, new)
 
-        monkeypatch.setattr(payouts, "decide", after_a_dispute)
+        monkeypatch.setattr(payouts, "post_decisions", after_a_dispute)
         with pytest.raises(Conflict, match="has 0: another decision was posted meanwhile; run the command again"):
             pay(book, SEP, "SEPA 1", NOVEMBER)
         monkeypatch.undo()
@@ -146,12 +146,12 @@ def test_a_payout_takes_nothing_from_what_was_earned(filled: DataLocation) -> No
     account = f"owner:{owner_named(filled, 'ada')}"
     with open_ledger(filled, write=True) as book:
         with book.snapshot() as connection:
-            before = earned_by_account(connection, account, 10, 10)
+            before = account_earnings(connection, account, 10, 10)
         closed(book, filled, SEP)
         pay(book, SEP, "SEPA 1", NOVEMBER)
         with book.snapshot() as connection:
             assert balances(book)[account] == 1_000_000
-            assert earned_by_account(connection, account, 10, 10) == before
+            assert account_earnings(connection, account, 10, 10) == before
         assert sum(before.by_day.values()) == 2_500_250
 
 
@@ -182,7 +182,7 @@ def test_the_sum_of_all_statements_is_the_ledger(filled: DataLocation, tmp_path:
         closed(book, filled, SEP)
         pay(book, SEP, "SEPA", OCTOBER)
         open_dispute(book, "case-1", Scope(sample_work(2), None), "mine", OCTOBER)
-        reverse(book, book.explain("g1"), "test image", OCTOBER)
+        reverse(book, book.posting_of_generation("g1"), "test image", OCTOBER)
         closed(book, filled, OCT, carry_disputes=True)
         for period in (SEP, OCT):
             found = of(book, filled, period).values()

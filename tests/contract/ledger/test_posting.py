@@ -21,7 +21,7 @@ from gmvaluator.errors import (
 from gmvaluator.ids import GenerationId
 from gmvaluator.ledger.hash_chain import GENESIS_HASH
 from gmvaluator.ledger.records import Entry, NewPosting, StoredPosting
-from gmvaluator.ledger.results import Head, Outcome, Posted, Refused, Replayed
+from gmvaluator.ledger.results import BalancePage, Head, Outcome, Posted, Refused, Replayed
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.store import FILE_NAME, Ledger, ledger_file, open_ledger
 from gmvaluator.ledger.verification import replay
@@ -118,10 +118,10 @@ def test_the_same_id_of_another_identity_is_another_posting(ledger: Ledger) -> N
     ledger.post([sample_posting(1), sample_posting(1, identity="studio", image="another")])
     assert ledger.totals().postings == 2
     with pytest.raises(InvalidInput, match="local, studio"):
-        ledger.explain("generation-1")
-    assert ledger.explain("generation-1", "studio").header.generator_identity == "studio"
+        ledger.posting_of_generation("generation-1")
+    assert ledger.posting_of_generation("generation-1", "studio").header.generator_identity == "studio"
     with pytest.raises(NotFound):
-        ledger.explain("generation-1", "nobody")
+        ledger.posting_of_generation("generation-1", "nobody")
 
 
 @pytest.mark.parametrize(
@@ -206,7 +206,9 @@ def test_totals_and_pages_add_up(ledger: Ledger) -> None:
         after = page[-1].account
     assert list(sums) == sorted(sums)
     assert sum(sums.values()) == totals.issued_micros
-    owners = ledger.owner_totals(limit=1_000)
+    assert all(ledger.balance(account).balances == ((account, amount),) for account, amount in sums.items())
+    assert ledger.balance("owner:unknown") == BalancePage((), 39)
+    owners = ledger.owner_balances(limit=1_000)
     assert owners.sequence == 39
     assert sum(balance.balance_micros for balance in owners.balances) == totals.owners_micros
     assert all(balance.owner_id is not None for balance in owners.balances)
@@ -220,7 +222,7 @@ def test_works_paid_counts_different_works(ledger: Ledger) -> None:
         for entry in posting.entries:
             if entry.training_image_id is not None:
                 expected.setdefault(entry.account, set()).add(entry.training_image_id)
-    counted = ledger.works_paid(list(expected))
+    counted = ledger.count_works_paid(list(expected))
     assert counted == {account: len(works) for account, works in expected.items()}
 
 
@@ -299,5 +301,5 @@ def test_a_new_ledger_is_empty_and_whole(ledger: Ledger) -> None:
     assert (totals.postings, totals.issued_micros, totals.reconciles) == (0, 0, True)
     assert totals.head == Head(0, GENESIS_HASH)
     assert ledger.balances().balances == ()
-    assert ledger.works_paid([str(sample_work(1))]) == {}
+    assert ledger.count_works_paid([str(sample_work(1))]) == {}
     assert ledger.verify().ok

@@ -7,7 +7,8 @@ from pathlib import Path
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from gmvaluator.ledger.records import ISSUANCE, NewPosting
+from gmvaluator.accounts import ISSUANCE
+from gmvaluator.ledger.records import NewPosting
 from gmvaluator.ledger.results import Outcome, Posted, Replayed
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.testing.postings import sample_posting

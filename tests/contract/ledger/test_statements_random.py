@@ -90,7 +90,7 @@ def check(book: Ledger) -> None:
         assert {key: value for key, value in closing.items() if value} == {
             key: value for key, value in opening.items() if value
         }
-    owners = {one.owner_id: one.balance_micros for one in book.owner_totals(limit=1_000).balances}
+    owners = {one.owner_id: one.balance_micros for one in book.owner_balances(limit=1_000).balances}
     last = {owner: one.movements.closing_micros for owner, one in found[AFTER].items()}
     assert {key: value for key, value in last.items() if value} == {
         key: value for key, value in owners.items() if value

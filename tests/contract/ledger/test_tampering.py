@@ -190,7 +190,7 @@ def test_reading_a_damaged_posting_is_refused(sound_file: bytes, tmp_path: Path,
     connection.commit()
     connection.close()
     with open_ledger(tmp_path) as ledger, pytest.raises(LedgerCorrupt, match=r"posting 3.*ledger verify"):
-        ledger.explain("generation-3")
+        ledger.posting_of_generation("generation-3")
 
 
 def test_a_ledger_without_its_head_is_refused(sound_file: bytes, tmp_path: Path) -> None:

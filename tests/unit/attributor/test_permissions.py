@@ -73,6 +73,9 @@ class OneLedger:
         above = [account for account in accounts if account > after][:limit]
         return BalancePage(tuple(Balance(account, 5) for account in above), 9)
 
+    def balance(self, account: str) -> BalancePage:
+        return BalancePage((Balance(account, 5),), 9)
+
     def postings_after(self, sequence: int, limit: int) -> list[Any]:
         return []
 

@@ -9,11 +9,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from gmvaluator.accounts import ISSUANCE
 from gmvaluator.ids import TrainingImageId, generation_id
 from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.ledger.decisions.revaluation import revalued
-from gmvaluator.ledger.posting import ValuedImage, build_posting, recompute
-from gmvaluator.ledger.records import ISSUANCE, Evidence, ImageFacts, NewPosting
+from gmvaluator.ledger.posting import ValuedImage, build_posting, recompute_entries
+from gmvaluator.ledger.records import Evidence, ImageFacts, NewPosting
 from gmvaluator.ports import Beneficiary, WorkCard
 from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_card, sample_owner, sample_work
 from gmvaluator.valuation.policy import Policy, load_policy
@@ -155,7 +156,7 @@ def test_evidence_alone_gives_the_same_entries(
     posting = posted(scored, cards, policy, quality)
     stored = Evidence.from_json(posting.evidence_json)
     assert stored == posting.evidence
-    assert recompute(stored) == posting.entries
+    assert recompute_entries(stored) == posting.entries
     assert sum(entry.amount_micros for entry in posting.entries) == 0
     assert sum(one.credit_micros for one in stored.contributions) + stored.unattributed_micros == stored.issued_micros
     random.shuffle(scored)  # type: ignore[attr-defined]

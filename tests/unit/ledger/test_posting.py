@@ -7,12 +7,12 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from gmvaluator.accounts import UNATTRIBUTED
+from gmvaluator.accounts import ISSUANCE, UNATTRIBUTED
 from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import TrainingImageId, generation_id
 from gmvaluator.ledger.allocation import ScoredCandidate, payments_of, rank
-from gmvaluator.ledger.posting import ValuedImage, build_posting, recompute
-from gmvaluator.ledger.records import ISSUANCE, Evidence, ImageFacts, NewPosting
+from gmvaluator.ledger.posting import ValuedImage, build_posting, recompute_entries
+from gmvaluator.ledger.records import Evidence, ImageFacts, NewPosting
 from gmvaluator.ports import WorkCard
 from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_card, sample_posting, sample_work
 from gmvaluator.valuation.policy import Policy, load_policy
@@ -93,7 +93,7 @@ def test_evidence_survives_json_and_gives_the_same_entries_again(
     read = Evidence.from_json(posting.evidence_json)
     assert read == posting.evidence
     assert read.to_json() == posting.evidence_json
-    assert recompute(read) == posting.entries
+    assert recompute_entries(read) == posting.entries
 
 
 @given(st.integers(0, 10**9), st.lists(st.integers(1, 1_000_000), min_size=1, max_size=6), st.randoms())
