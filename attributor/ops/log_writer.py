@@ -1,4 +1,7 @@
-"""The log beside the event loop: whoever reads stderr slowly, or not at all, holds up no call."""
+"""JSON log lines, written by a thread so that a slow or absent reader of stderr blocks no call.
+
+Built on the standard library's `QueueHandler` and `QueueListener`.
+"""
 
 from __future__ import annotations
 
@@ -6,34 +9,40 @@ import atexit
 import logging
 import threading
 import time
-from collections import deque
 from collections.abc import Callable
-from typing import Protocol
+from logging.handlers import QueueHandler, QueueListener
+from queue import SimpleQueue
+from typing import Any, Protocol
 
 import structlog
 
 MAX_LINES = 10_000
-"""Lines that wait to be written; more are dropped, and counted."""
+"""Lines that may wait to be written; further lines are dropped and counted."""
 
 GATHER_S = 0.02
-"""Lines of so long are written together: a thread that woke for each would take turns with the event loop."""
+"""Time for which lines gather before they are written together."""
+
+BATCH_LINES = 1_000
+"""Lines written together at most."""
 
 CLOSE_S = 2.0
-"""How long the end of the process may wait for what is yet to be written."""
+"""Time that the end of the process may wait for lines to be written."""
+
+_LOGGER = "gmvaluator.log_lines"
 
 
 class Stream(Protocol):
-    """Where lines go in the end, such as `sys.stderr`."""
+    """Destination of the lines, such as `sys.stderr`."""
 
     def write(self, text: str, /) -> object: ...
 
     def flush(self) -> object: ...
 
 
-class LogLines:
-    """Takes lines at once and writes them from a thread of its own, in order; at most `max_lines` wait.
+class LogWriter:
+    """Queues the lines that its `handler` receives, and writes them in order from a thread.
 
-    A write that fails loses its lines: there is nobody left to tell.
+    At most `max_lines` wait. A failed write loses its lines: there is nowhere else to report it.
     """
 
     def __init__(
@@ -42,74 +51,124 @@ class LogLines:
         max_lines: int = MAX_LINES,
         on_dropped: Callable[[int], None] = lambda lines: None,  # noqa: ARG005
     ) -> None:
-        """on_dropped: told how many lines were dropped, each time."""
-        self._stream = stream
-        self._max_lines = max_lines
-        self._on_dropped = on_dropped
-        self._lines: deque[str] = deque()
-        self._wake = threading.Event()
-        self._closing = False
-        self._dropped = 0
-        self._thread = threading.Thread(target=self._run, name="log", daemon=True)
-        self._thread.start()
-
-    def write(self, text: str) -> None:
-        """Never blocks."""
-        if len(self._lines) >= self._max_lines:
-            self._drop(1)
-            return
-        self._lines.append(text)
-        self._wake.set()
-
-    def flush(self) -> None:
-        """Nothing: the thread does."""
+        """on_dropped: called with the number of lines each time some are dropped."""
+        records: SimpleQueue[Any] = SimpleQueue()
+        losses = _Losses(on_dropped)
+        self.handler: logging.Handler = _BoundedHandler(records, max_lines, losses)
+        self._listener = _BatchListener(records, stream, losses)
+        self._listener.start()
 
     def close(self, timeout_s: float = CLOSE_S) -> bool:
-        """Write what waits, and no more; waits so long for it. True if all was written."""
-        self._closing = True
-        self._wake.set()
-        self._thread.join(timeout_s)
-        return not self._thread.is_alive()
+        """Write the lines that wait, then stop; return False if that took longer than `timeout_s`."""
+        return self._listener.close(timeout_s)
 
-    def _run(self) -> None:
-        while not self._closing:
-            self._wake.wait()
-            if not self._closing:
-                time.sleep(GATHER_S)
-            self._wake.clear()
-            self._write_all()
-        self._write_all()
 
-    def _drop(self, lines: int) -> None:
-        self._dropped += lines
+class _Losses:
+    """Counts dropped lines; any thread may call it."""
+
+    def __init__(self, on_dropped: Callable[[int], None]) -> None:
+        self._on_dropped = on_dropped
+        self._lock = threading.Lock()
+        self.unreported = 0
+
+    def add(self, lines: int) -> None:
+        with self._lock:
+            self.unreported += lines
         self._on_dropped(lines)
 
-    def _write_all(self) -> None:
-        count, lost = len(self._lines), self._dropped
-        text = "".join(self._lines.popleft() for _ in range(count)) + (_loss(lost) if lost else "")
+    def mark_reported(self, lines: int) -> None:
+        with self._lock:
+            self.unreported -= lines
+
+
+class _BoundedHandler(QueueHandler):
+    """Drops records while the queue is full."""
+
+    def __init__(self, records: SimpleQueue[Any], max_lines: int, losses: _Losses) -> None:
+        super().__init__(records)
+        self._max_lines = max_lines
+        self._losses = losses
+
+    def enqueue(self, record: logging.LogRecord) -> None:
+        # The queue itself has no bound, so that the listener's sentinel fits into a full one.
+        if self.queue.qsize() >= self._max_lines:
+            self._losses.add(1)
+        else:
+            self.queue.put_nowait(record)
+
+
+class _BatchListener(QueueListener):
+    """Writes the records of a queue to a stream, those that came within `GATHER_S` at once.
+
+    One write a record would wake this thread for each, and it would compete with the event loop for the interpreter.
+    """
+
+    def __init__(self, records: SimpleQueue[Any], stream: Stream, losses: _Losses) -> None:
+        super().__init__(records)
+        self._stream = stream
+        self._losses = losses
+        self._batch: list[str] = []
+
+    def dequeue(self, block: bool) -> Any:
+        if self.queue.empty():
+            self._write_batch()
+            time.sleep(GATHER_S)
+        record = super().dequeue(block)
+        if record is self._sentinel:
+            # `close` waits for this thread with a timeout, so the last batch has to be written here.
+            self._write_batch()
+        return record
+
+    def handle(self, record: logging.LogRecord) -> None:
+        self._batch.append(record.getMessage() + "\n")
+        if len(self._batch) >= BATCH_LINES:
+            self._write_batch()
+
+    def close(self, timeout_s: float) -> bool:
+        self.enqueue_sentinel()
+        thread = self._thread
+        if thread is None:
+            return True
+        thread.join(timeout_s)
+        return not thread.is_alive()
+
+    def _write_batch(self) -> None:
+        lines, dropped = self._batch, self._losses.unreported
+        self._batch = []
+        text = "".join(lines) + (_dropped_line(dropped) if dropped else "")
+        if not text:
+            return
         try:
             self._stream.write(text)
             self._stream.flush()
-        except (OSError, ValueError):  # the other end is gone, or the stream was closed
-            self._drop(count)
+        except (OSError, ValueError):  # the reader is gone, or the stream was closed
+            self._losses.add(len(lines))
         else:
-            self._dropped -= lost
+            self._losses.mark_reported(dropped)
 
 
-def _loss(lines: int) -> str:
+def _dropped_line(lines: int) -> str:
     return f'{{"level": "warning", "event": "log lines dropped", "lines": {lines}}}\n'
 
 
-class Forwarded(logging.Handler):
-    """What libraries log by the standard way, as lines of ours."""
+class _LibraryHandler(logging.Handler):
+    """Passes what libraries log with the standard `logging` on to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         structlog.get_logger(record.name).log(record.levelno, record.getMessage(), exc_info=record.exc_info)
 
 
-def log_to(stream: Stream, on_dropped: Callable[[int], None]) -> LogLines:
-    """From now on each line of the log is one JSON object, in `stream`; libraries' warnings too."""
-    lines = LogLines(stream, on_dropped=on_dropped)
+def log_to(stream: Stream, on_dropped: Callable[[int], None]) -> LogWriter:
+    """Write each log line to `stream` as one JSON object from now on, warnings of libraries included.
+
+    The process writes the lines that wait before it exits, for `CLOSE_S` at most.
+    """
+    writer = LogWriter(stream, on_dropped=on_dropped)
+    lines = logging.getLogger(_LOGGER)
+    lines.handlers = [writer.handler]
+    lines.setLevel(logging.INFO)
+    # A line is rendered already: the root's handler would render it again.
+    lines.propagate = False
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,
@@ -118,8 +177,8 @@ def log_to(stream: Stream, on_dropped: Callable[[int], None]) -> LogLines:
             structlog.processors.JSONRenderer(),
         ],
         wrapper_class=structlog.make_filtering_bound_logger(logging.INFO),
-        logger_factory=structlog.WriteLoggerFactory(lines),  # type: ignore[arg-type]
+        logger_factory=lambda *_: lines,
     )
-    logging.basicConfig(level=logging.WARNING, handlers=[Forwarded()], force=True)
-    atexit.register(lines.close)
-    return lines
+    logging.basicConfig(level=logging.WARNING, handlers=[_LibraryHandler()], force=True)
+    atexit.register(writer.close)
+    return writer
