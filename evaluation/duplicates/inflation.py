@@ -17,6 +17,7 @@ from evaluation.images.make_examples import Work, draw_sources, read_works
 from evaluation.images.recipes import STRENGTHS, TEST_OWNERS, derive
 from evaluation.known_source.observations import embed, index_sample
 from evaluation.known_source.queries import SINGLE_KINDS, Query
+from gmvaluator.accounts import owner_account
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.commands.processes import run_command
 from gmvaluator.ids import GenerationId, OwnerId
@@ -25,7 +26,7 @@ from gmvaluator.index.opening import open_search
 from gmvaluator.index.schema import KEY_GROUP, duplicate_group
 from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.ledger.posting import ValuedImage, build_posting
-from gmvaluator.ledger.records import ImageFacts, owner_account
+from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import CandidateSearch, Embeddings, Float32Array, RightsReader
 from gmvaluator.profile import ProfileIdentity
@@ -85,12 +86,12 @@ def measure(
     """
     chosen = targets(count)
     models = load_models(profile)
-    queries = [query for place, one in enumerate(chosen) for query in _derivatives(one, place, strengths)]
+    queries = [query for place, target in enumerate(chosen) for query in _derivatives(target, place, strengths)]
     embeddings = embed(models, queries)
     if among is None:
         index_sample(folder / "data", profile)
     else:
-        _index_some(folder, profile, [one.work for one in chosen], among)
+        _index_some(folder, profile, [target.work for target in chosen], among)
     before = _postings(folder / "data", models.identity, policies, embeddings)
     _write_copies(folder / "copies", chosen)
     run_command("index", "add", str(folder / "copies"), "--data-set", DATA_SET, "--data", str(folder / "data"),
@@ -100,8 +101,8 @@ def measure(
     owners = _owner_ids(folder / "data", chosen)
     return [
         [
-            _earned(one, owners, was[place * each : (place + 1) * each], now[place * each : (place + 1) * each])
-            for place, one in enumerate(chosen)
+            _earned(target, owners, was[place * each : (place + 1) * each], now[place * each : (place + 1) * each])
+            for place, target in enumerate(chosen)
         ]
         for was, now in zip(before, after, strict=True)
     ]
@@ -117,10 +118,10 @@ def _derivatives(target: Target, place: int, strengths: int) -> list[Query]:
     ]
 
 
-def _index_some(folder: Path, profile: str, wanted: Sequence[Work], among: int) -> None:
-    """A small index, of the wanted works and the first `among` of the sample."""
+def _index_some(folder: Path, profile: str, targets: Sequence[Work], among: int) -> None:
+    """A small index, of the targets works and the first `among` of the sample."""
     sample = sample_folder(DATA_SET)
-    some = {work.key: work for work in [*list(read_works(sample).values())[:among], *wanted]}
+    some = {work.key: work for work in [*list(read_works(sample).values())[:among], *targets]}
     (folder / DATA_SET).mkdir()
     with (folder / DATA_SET / "manifest.csv").open("w", encoding="utf-8", newline="") as lines:
         rows = csv.writer(lines)
@@ -162,40 +163,40 @@ async def _all_postings(
     data: Path, identity: ProfileIdentity, policies: Sequence[Policy], embeddings: Embeddings, rights: RightsReader
 ) -> list[list[dict[str, int]]]:
     search = open_search(data / "index", payload_keys=(KEY_GROUP,))
-    found: list[list[dict[str, int]]] = [[] for _ in policies]
+    earned: list[list[dict[str, int]]] = [[] for _ in policies]
     try:
         for recall, perceptual in zip(embeddings.recall, embeddings.perceptual, strict=True):
             scored = await _scored(search, recall, perceptual, max(policy.depth for policy in policies))
             now = datetime.now(UTC)
-            cards = rights.works([one.training_image_id for one in scored], now)
+            cards = rights.works([target.training_image_id for target in scored], now)
             valued = ValuedImage(
                 "local", GenerationId("q"), now, _FACTS, "evaluated", "works", identity, quality_millionths=MILLION
             )
-            for sums, policy in zip(found, policies, strict=True):
+            for sums, policy in zip(earned, policies, strict=True):
                 sums.append(build_posting(valued, policy, scored, cards).sums)
     finally:
         await search.close()
-    return found
+    return earned
 
 
 async def _scored(
     search: CandidateSearch, recall: Float32Array, perceptual: Float32Array, depth: int
 ) -> list[ScoredCandidate]:
-    recalled = {one.training_image_id: one for one in await search.recall(recall, depth)}
+    recalled = {target.training_image_id: target for target in await search.recall(recall, depth)}
     return [
         ScoredCandidate(
-            one.training_image_id,
-            distance_millionths(one.perceptual_distance),
-            round(recalled[one.training_image_id].clip_similarity * MILLION),
-            duplicate_group(recalled[one.training_image_id].payload),
+            target.training_image_id,
+            distance_millionths(target.perceptual_distance),
+            round(recalled[target.training_image_id].clip_similarity * MILLION),
+            duplicate_group(recalled[target.training_image_id].payload),
         )
-        for one in await search.rerank(perceptual, list(recalled), depth)
+        for target in await search.rerank(perceptual, list(recalled), depth)
     ]
 
 
 def _owner_ids(data: Path, chosen: Sequence[Target]) -> dict[str, OwnerId]:
     with open_catalogue(data) as catalogue:
-        names = {one.work.owner_id for one in chosen} | {one.adder for one in chosen}
+        names = {target.work.owner_id for target in chosen} | {target.adder for target in chosen}
         return {name: catalogue.owner_of_manifest_id(name) for name in names}
 
 

@@ -10,9 +10,9 @@ import numpy as np
 import numpy.typing as npt
 
 from evaluation.known_source.fit import VirtualFit
-from evaluation.known_source.observations import Found, Observation
+from evaluation.known_source.observations import Observation, Retrieval
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.allocation import Group, groups_of
+from gmvaluator.ledger.allocation import Group, group_candidates
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.residual import VirtualContributor
 from gmvaluator.valuation.weights import similarity_weights
@@ -21,7 +21,7 @@ Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
-class Division:
+class Shares:
     """Shares by training image, nearest first, and what nobody gets; together they are one."""
 
     shares: dict[TrainingImageId, float]
@@ -29,28 +29,28 @@ class Division:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class Variant:
     """name: as the tables have it. divide: from what was found."""
 
     name: str
-    divide: Callable[[Found], Division]
+    divide: Callable[[Retrieval], Shares]
 
 
 @dataclass(frozen=True)
-class Divided:
+class PolicyShares:
     """A row's divisions of all observations."""
 
-    row: Row
+    row: Variant
     observations: Sequence[Observation]
-    divisions: Sequence[Division]
+    divisions: Sequence[Shares]
 
     @property
     def to_sources(self) -> Values:
         """(N,) share of the true sources together."""
         return np.array(
             [
-                sum(division.shares.get(source, 0.0) for source in one.sources)
-                for one, division in zip(self.observations, self.divisions, strict=True)
+                sum(division.shares.get(source, 0.0) for source in observation.sources)
+                for observation, division in zip(self.observations, self.divisions, strict=True)
             ]
         )
 
@@ -60,38 +60,38 @@ class Divided:
         return np.array([division.unattributed for division in self.divisions])
 
 
-def divided(row: Row, observations: Sequence[Observation]) -> Divided:
+def apply_policy(row: Variant, observations: Sequence[Observation]) -> PolicyShares:
     """The row's divisions."""
-    return Divided(row, observations, [row.divide(one.found) for one in observations])
+    return PolicyShares(row, observations, [row.divide(observation.retrieval) for observation in observations])
 
 
-def uniform(k: int) -> Row:
+def uniform(k: int) -> Variant:
     """The same share for each of the k nearest."""
 
-    def divide(found: Found) -> Division:
-        near = found.reranked[:k]
-        return Division(dict.fromkeys(near, 1 / len(near)), 0.0) if near else Division({}, 1.0)
+    def divide(retrieval: Retrieval) -> Shares:
+        near = retrieval.reranked[:k]
+        return Shares(dict.fromkeys(near, 1 / len(near)), 0.0) if near else Shares({}, 1.0)
 
-    return Row("uniform over the k nearest", divide)
+    return Variant("uniform over the k nearest", divide)
 
 
-def without_reranking(policy: Policy) -> Row:
+def without_reranking(policy: Policy) -> Variant:
     """The policy on recall distances: the paper's No-Rerank."""
 
-    def divide(found: Found) -> Division:
-        shares, rest = policy.shares(found.recall_millionths[: policy.k])
-        return Division(dict(zip(found.recalled, shares, strict=False)), rest)
+    def divide(retrieval: Retrieval) -> Shares:
+        shares, rest = policy.shares(retrieval.recall_millionths[: policy.k])
+        return Shares(dict(zip(retrieval.recalled, shares, strict=False)), rest)
 
-    return Row(f"{policy.reference}, not re-ranked", divide)
+    return Variant(f"{policy.reference}, not re-ranked", divide)
 
 
-def by_policy(policy: Policy, name: str = "") -> Row:
+def by_policy(policy: Policy, name: str = "") -> Variant:
     """The policy on perceptual distances, as the service values."""
 
-    def divide(found: Found) -> Division:
-        groups = groups_of(found.candidates(), policy)[: policy.k]
+    def divide(retrieval: Retrieval) -> Shares:
+        groups = group_candidates(retrieval.candidates(), policy)[: policy.k]
         shares, rest = policy.shares([group.distance_millionths for group in groups])
-        return Division(
+        return Shares(
             {
                 work: part
                 for group, share in zip(groups, shares, strict=True)
@@ -100,15 +100,17 @@ def by_policy(policy: Policy, name: str = "") -> Row:
             rest,
         )
 
-    return Row(name or policy.reference, divide)
+    return Variant(name or policy.reference, divide)
 
 
 def _parts(group: Group, share: float, policy: Policy) -> list[tuple[TrainingImageId, float]]:
     """What each member gets where all have one owner, as nearly all near-copies in the sample do."""
-    weights = similarity_weights([one.distance_millionths for one in group.members], policy.temperature, policy.growth)
+    weights = similarity_weights(
+        [member.distance_millionths for member in group.members], policy.temperature, policy.growth
+    )
     return [
-        (one.training_image_id, share * weight / sum(weights))
-        for one, weight in zip(group.members, weights, strict=True)
+        (member.training_image_id, share * weight / sum(weights))
+        for member, weight in zip(group.members, weights, strict=True)
     ]
 
 
@@ -120,7 +122,7 @@ class Fits:
     virtual: VirtualFit
 
 
-def ablations(policy: Policy, fits: Fits) -> list[Row]:
+def ablations(policy: Policy, fits: Fits) -> list[Variant]:
     """The policy with one thing changed: a temperature that does not grow, no residual, the residual's other form (each
     fitted anew), or near-copies one by one."""
     flat = replace(policy, temperature=decimal(fits.flat_temperature), growth=Decimal(0))
