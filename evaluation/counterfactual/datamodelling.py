@@ -33,12 +33,12 @@ _SEED = 64
 def halves(works: int, subsets: int, seed: int) -> list[Kept]:
     """`subsets` random halves as masks (N,)."""
     random = np.random.default_rng(seed)
-    found = []
+    drawn = []
     for _ in range(subsets):
         kept = np.zeros(works, dtype=bool)
         kept[random.permutation(works)[: works // 2]] = True
-        found.append(kept)
-    return found
+        drawn.append(kept)
+    return drawn
 
 
 def scores(attributions: Values, subsets: list[Kept], losses: Values) -> Values:
@@ -72,7 +72,8 @@ def ceiling(agreement: Estimate) -> Estimate:
     and truth correlates with it by the root of that. Exact for Pearson's correlation of normal errors only.
     """
     low, value, high = (
-        float(np.sqrt(2 * max(one, 0) / (1 + max(one, 0)))) for one in (agreement.low, agreement.value, agreement.high)
+        float(np.sqrt(2 * max(bound, 0) / (1 + max(bound, 0))))
+        for bound in (agreement.low, agreement.value, agreement.high)
     )
     return Estimate(value, low, high)
 
@@ -84,9 +85,9 @@ def _sums(attributions: Values, subsets: list[Kept]) -> Values:
 
 def correlations(first: Values, second: Values) -> Values:
     """(J,) Spearman's correlations of the rows of (J, M) with those of (J, M); 0 where one is constant."""
-    one, other = (rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (first, second))
-    scale = np.sqrt((one**2).sum(axis=1) * (other**2).sum(axis=1))
-    return np.asarray(np.where(scale > 0, (one * other).sum(axis=1) / np.where(scale > 0, scale, 1), 0.0))
+    bound, other = (rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (first, second))
+    scale = np.sqrt((bound**2).sum(axis=1) * (other**2).sum(axis=1))
+    return np.asarray(np.where(scale > 0, (bound * other).sum(axis=1) / np.where(scale > 0, scale, 1), 0.0))
 
 
 UNIFORM = "uniform"

@@ -99,7 +99,7 @@ def choices(attributions: Mapping[str, Values], images: int, taken: int) -> dict
     are worth nothing alike."""
     random = np.random.default_rng(_SEED)
     works = attributions[datamodelling.UNCUT].shape[1]
-    found = {
+    moves = {
         "random works": [_without(random.permutation(works)[:taken], works) for _ in range(images)],
         "least like it, re-ranked": [
             _without(np.argsort(line, kind="stable")[:taken], works)
@@ -108,8 +108,8 @@ def choices(attributions: Mapping[str, Values], images: int, taken: int) -> dict
     }
     for name in (datamodelling.RERANKED, datamodelling.PIXELS, datamodelling.TRAK, datamodelling.D_TRAK):
         tops = [np.argsort(-line, kind="stable")[:taken] for line in attributions[name][:images]]
-        found[f"top by {name}"] = [_without(top, works) for top in tops]
-    return found
+        moves[f"top by {name}"] = [_without(top, works) for top in tops]
+    return moves
 
 
 def _without(taken: npt.NDArray[np.intp], works: int) -> Kept:
@@ -122,11 +122,11 @@ def moved(laboratory: Laboratory, chosen: Mapping[str, list[Kept]]) -> list[Move
     """Retrain for every choice and image."""
     everything = np.ones(len(laboratory.pictures), dtype=bool)
     base = laboratory.without(everything)
-    found = []
+    moves = []
     for name, masks in chosen.items():
         outcomes = [laboratory.without(kept) for kept in masks]
         drawn = np.stack([outcome.drawn[row] for row, outcome in enumerate(outcomes)])
         pixels = np.sqrt(((drawn - base.drawn[: len(masks)]) ** 2).mean(axis=1))
         rise = np.array([outcome.losses[row] for row, outcome in enumerate(outcomes)]) - base.losses[: len(masks)]
-        found.append(Moved(name, pixels, rise, drawn))
-    return found
+        moves.append(Moved(name, pixels, rise, drawn))
+    return moves

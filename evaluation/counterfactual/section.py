@@ -45,20 +45,20 @@ _GALLERY_ROWS = 6
 _GALLERY_WORKS = 5
 
 
-def counterfactual_section(found: Findings) -> Section:
+def counterfactual_section(findings: Findings) -> Section:
     """Tables, plots and pictures of one run."""
     return Section(
         "Causes",
-        _text(found),
-        _figures(found),
-        [_score_table(found), _move_table(found)],
-        [_score_plot(found), _move_plot(found)],
-        [_gallery(found)],
+        _text(findings),
+        _figures(findings),
+        [_score_table(findings), _move_table(findings)],
+        [_score_plot(findings), _move_plot(findings)],
+        [_gallery(findings)],
     )
 
 
-def _text(found: Findings) -> list[str]:
-    plan = found.plan
+def _text(findings: Findings) -> list[str]:
+    plan = findings.plan
     return [
         f"A small variational autoencoder learns from {plan.works} digits and draws {plan.images} images from fixed "
         "latents. It is trained again without some of them, from the same start, in the same order, with the same "
@@ -75,7 +75,7 @@ def _text(found: Findings) -> list[str]:
     ]
 
 
-def _figures(found: Findings) -> dict[str, float]:
+def _figures(findings: Findings) -> dict[str, float]:
     named = {
         "lds_uniform": datamodelling.UNIFORM,
         "lds_random": datamodelling.RANDOM,
@@ -87,73 +87,73 @@ def _figures(found: Findings) -> dict[str, float]:
         "lds_reference": datamodelling.TRAK,
         "lds_reference_d_trak": datamodelling.D_TRAK,
     }
-    figures = {name: found.scores[row].value for name, row in named.items()}
-    figures["lds_agreement_of_seeds"] = found.agreement.value
-    figures["lds_ceiling"] = ceiling(found.agreement).value
-    top, chance = _move(found, f"top by {datamodelling.RERANKED}"), _move(found, "random works")
+    figures = {name: findings.scores[row].value for name, row in named.items()}
+    figures["lds_agreement_of_seeds"] = findings.agreement.value
+    figures["lds_ceiling"] = ceiling(findings.agreement).value
+    top, chance = _move(findings, f"top by {datamodelling.RERANKED}"), _move(findings, "random works")
     figures["moved_pixels_top_reranked"] = float(top.pixels.mean())
     figures["moved_pixels_random"] = float(chance.pixels.mean())
     figures["moved_pixels_ratio"] = float(top.pixels.mean() / chance.pixels.mean())
-    figures["lds_subsets"] = found.plan.subsets
+    figures["lds_subsets"] = findings.plan.subsets
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def _move(found: Findings, name: str) -> Moved:
-    return next(one for one in found.moves if one.name == name)
+def _move(findings: Findings, name: str) -> Moved:
+    return next(move for move in findings.moves if move.name == name)
 
 
-def _score_table(found: Findings) -> Table:
-    return Table("Linear datamodelling score (1 is all, 0 is chance)", ("attribution", "LDS"), list(_scored(found)))
+def _score_table(findings: Findings) -> Table:
+    return Table("Linear datamodelling score (1 is all, 0 is chance)", ("attribution", "LDS"), list(_scored(findings)))
 
 
-def _scored(found: Findings) -> Iterable[tuple[str, Estimate]]:
-    yield from found.scores.items()
-    yield "agreement of two single seeds", found.agreement
-    yield "ceiling, about", ceiling(found.agreement)
+def _scored(findings: Findings) -> Iterable[tuple[str, Estimate]]:
+    yield from findings.scores.items()
+    yield "agreement of two single seeds", findings.agreement
+    yield "ceiling, about", ceiling(findings.agreement)
 
 
-def _move_table(found: Findings) -> Table:
-    chance = _move(found, "random works")
+def _move_table(findings: Findings) -> Table:
+    chance = _move(findings, "random works")
     return Table(
-        f"How far a generated image moves when {found.plan.taken} of {found.plan.works} works are left out",
+        f"How far a generated image moves when {findings.plan.taken} of {findings.plan.works} works are left out",
         ("left out", "pixels, RMS", "more than random", "perceptual distance", "bound, nats"),
         [
             [
-                one.name,
-                mean_interval(one.pixels),
-                mean_interval(one.pixels - chance.pixels),
-                mean_interval(found.perceptual[one.name]),
-                mean_interval(one.loss_nats),
+                move.name,
+                mean_interval(move.pixels),
+                mean_interval(move.pixels - chance.pixels),
+                mean_interval(findings.perceptual[move.name]),
+                mean_interval(move.loss_nats),
             ]
-            for one in found.moves
+            for move in findings.moves
         ],
     )
 
 
-def _score_plot(found: Findings) -> Plot:
-    names, values = zip(*_scored(found), strict=True)
+def _score_plot(findings: Findings) -> Plot:
+    names, values = zip(*_scored(findings), strict=True)
     return Plot("Linear datamodelling score, with 95 % intervals.", bars(names, values, "LDS"))
 
 
-def _move_plot(found: Findings) -> Plot:
-    values = [mean_interval(one.pixels) for one in found.moves]
-    names = [one.name for one in found.moves]
+def _move_plot(findings: Findings) -> Plot:
+    values = [mean_interval(move.pixels) for move in findings.moves]
+    names = [move.name for move in findings.moves]
     return Plot("Change of the generated image, with 95 % intervals.", bars(names, values, "root mean square, 0 to 1"))
 
 
-def _gallery(found: Findings) -> Gallery:
+def _gallery(findings: Findings) -> Gallery:
     return Gallery(
         "A generated digit, what is drawn instead without the works that a row values most, and the works nearest to "
         "it by the profile.",
-        [_tiles(found, row) for row in range(min(_GALLERY_ROWS, found.plan.moved))],
+        [_tiles(findings, row) for row in range(min(_GALLERY_ROWS, findings.plan.moved))],
     )
 
 
-def _tiles(found: Findings, row: int) -> list[Tile]:
-    tiles = [Tile(_picture(found.laboratory.originals[row].numpy()), "generated")]
-    tiles += [Tile(_picture(one.drawn[row]), f"without {one.name}") for one in found.moves]
-    order = np.argsort(-found.attributions[datamodelling.UNCUT][row], kind="stable")[:_GALLERY_WORKS]
-    works = found.laboratory.pictures.numpy()
+def _tiles(findings: Findings, row: int) -> list[Tile]:
+    tiles = [Tile(_picture(findings.laboratory.originals[row].numpy()), "generated")]
+    tiles += [Tile(_picture(move.drawn[row]), f"without {move.name}") for move in findings.moves]
+    order = np.argsort(-findings.attributions[datamodelling.UNCUT][row], kind="stable")[:_GALLERY_WORKS]
+    works = findings.laboratory.pictures.numpy()
     return [*tiles, *(Tile(_picture(works[work]), "near work") for work in order)]
 
 
@@ -177,7 +177,7 @@ def counterfactual(profile: str, short: bool, work: Path) -> Section:
     attributions |= datamodelling.by_gradients(models, tensor, laboratory.originals)
     scores, agreement = _scores(plan, laboratory, attributions)
     moves = retraining.moved(laboratory, retraining.choices(attributions, plan.moved, plan.taken))
-    perceptual = {one.name: _perceptual(embedder, originals[: plan.moved], one.drawn) for one in moves}
+    perceptual = {move.name: _perceptual(embedder, originals[: plan.moved], move.drawn) for move in moves}
     return counterfactual_section(Findings(plan, laboratory, attributions, scores, agreement, moves, perceptual))
 
 

@@ -74,8 +74,8 @@ def gradients(model: SmallVae, output: Output, pictures: Tensor) -> Tensor:
     def of_one(values: dict[str, Tensor], picture: Tensor) -> Tensor:
         return output(model, values, picture)
 
-    found: dict[str, Any] = vmap(grad(of_one), in_dims=(None, 0))(parameters, pictures)
-    return torch.cat([found[name].flatten(1) for name in parameters], dim=1)
+    per_parameter: dict[str, Any] = vmap(grad(of_one), in_dims=(None, 0))(parameters, pictures)
+    return torch.cat([per_parameter[name].flatten(1) for name in parameters], dim=1)
 
 
 def gradients_one_by_one(model: SmallVae, output: Output, pictures: Tensor) -> Tensor:
@@ -83,10 +83,10 @@ def gradients_one_by_one(model: SmallVae, output: Output, pictures: Tensor) -> T
     rows = []
     for picture in pictures:
         parameters = {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
-        found = torch.autograd.grad(
+        gradients = torch.autograd.grad(
             output(model, parameters, picture), list(parameters.values()), allow_unused=True, materialize_grads=True
         )
-        rows.append(torch.cat([part.flatten() for part in found]))
+        rows.append(torch.cat([part.flatten() for part in gradients]))
     return torch.stack(rows)
 
 
@@ -94,8 +94,8 @@ def attributions(
     models: Sequence[SmallVae], output: Output, works: Tensor, images: Tensor, damping: float = DAMPING
 ) -> Values:
     """(N, 784) works and (J, 784) generated images to (J, N) τ, averaged over the models."""
-    found = [_of_model(model, output, works, images, damping) for model in models]
-    return np.asarray(torch.stack(found).mean(dim=0).numpy())
+    gradients = [_of_model(model, output, works, images, damping) for model in models]
+    return np.asarray(torch.stack(gradients).mean(dim=0).numpy())
 
 
 def _of_model(model: SmallVae, output: Output, works: Tensor, images: Tensor, damping: float) -> Tensor:
@@ -103,8 +103,8 @@ def _of_model(model: SmallVae, output: Output, works: Tensor, images: Tensor, da
     of_works, of_images = (_sketched(model, output, rows, sketch).double() for rows in (works, images))
     gram = of_works.T @ of_works
     ridge = damping * gram.diagonal().mean() * torch.eye(len(gram), dtype=torch.float64)
-    found: Tensor = of_images @ torch.linalg.solve(gram + ridge, of_works.T)
-    return found
+    gradients: Tensor = of_images @ torch.linalg.solve(gram + ridge, of_works.T)
+    return gradients
 
 
 def _sketched(model: SmallVae, output: Output, pictures: Tensor, sketch: Sketch) -> Tensor:

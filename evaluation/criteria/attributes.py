@@ -54,17 +54,17 @@ def attributes(embedder: Embedder, count: int) -> Section:
     folder = sample_folder("openclipart")
     images = [decode_image((folder / work.file_name).read_bytes()) for work in works]
     embeddings = embedder.images(images, "clip art")
-    asked = [row for row, work in enumerate(works) if work.owner_id in TEST_OWNERS]
-    own = [_question(works, (row,)) for row in asked]
-    recall = distances(embeddings.recall[asked], embeddings.recall)
-    perceptual = distances(embeddings.perceptual[asked], embeddings.perceptual)
+    queries = [row for row, work in enumerate(works) if work.owner_id in TEST_OWNERS]
+    own = [_question(works, (row,)) for row in queries]
+    recall = distances(embeddings.recall[queries], embeddings.recall)
+    perceptual = distances(embeddings.perceptual[queries], embeddings.perceptual)
     answers = {WORKS: (own, _rows(own, recall, perceptual))}
     derived, pictures = _derivatives(works)
     if derived:
-        found = embedder.images(pictures, "derivatives of clip art")
+        embedded = embedder.images(pictures, "derivatives of clip art")
         recall, perceptual = (
             distances(one, other)
-            for one, other in ((found.recall, embeddings.recall), (found.perceptual, embeddings.perceptual))
+            for one, other in ((embedded.recall, embeddings.recall), (embedded.perceptual, embeddings.perceptual))
         )
         answers[DERIVED] = (derived, _rows(derived, recall, perceptual))
     return _section(len(works), answers)
@@ -128,7 +128,9 @@ def shared(questions: Sequence[Question], rows: Rows, k: int, attribute: str) ->
 
 
 def _uniform(questions: Sequence[Question], attribute: str) -> Estimate:
-    return mean_interval([np.delete(getattr(one, attribute), list(one.sources)).mean() for one in questions])
+    return mean_interval(
+        [np.delete(getattr(question, attribute), list(question.sources)).mean() for question in questions]
+    )
 
 
 def _section(works: int, answers: Mapping[str, tuple[list[Question], Mapping[str, Rows]]]) -> Section:
@@ -165,7 +167,7 @@ def _table(answers: Mapping[str, tuple[list[Question], Mapping[str, Rows]]]) -> 
                 lines.append([f"{attribute}: {name}", images, *means])
     return Table(
         "Share of the k contributors that share the attribute",
-        ("row", "asked", *(f"k = {k}" for k in ATTRIBUTE_KS)),
+        ("row", "queries", *(f"k = {k}" for k in ATTRIBUTE_KS)),
         lines,
     )
 

@@ -10,7 +10,7 @@ Ranking on the graph of works: unlike nearest neighbours, it follows chains of l
 
     f = (1 - α) Σ_n αⁿ Sⁿ y,    S = D^-1/2 A D^-1/2
 
-Zhou et al. (2004), for retrieval Iscen et al. (2017). y: cosines of the asked image with its 10 nearest works, to the
+Zhou et al. (2004), for retrieval Iscen et al. (2017). y: cosines of the query image with its 10 nearest works, to the
 power of 16; A: the same of each work with its 10 nearest others, made symmetric; D: sums of its rows. No label, no
 training. The numbers were chosen on real held-out digits that no criterion asks about.
 """
@@ -23,7 +23,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.criteria.world import CLASS_KS, DIFFUSION, GENERATED, HELD, VAE, Asked, World
+from evaluation.criteria.world import CLASS_KS, DIFFUSION, GENERATED, HELD, VAE, QuerySet, World
 from evaluation.generators.digits import CLASSES, Pictures, Rows, Values, distances, nearest, shares, to_image
 from evaluation.known_source.run import CALIBRATED
 from evaluation.report.plots import COLOURS, draw, mean_interval
@@ -38,9 +38,9 @@ SURE = 0.99
 """Probability from which the classifier counts as sure; real pictures show how often it is at all."""
 
 
-def pixel_distances(asked: Pictures, works: Pictures) -> Values:
+def pixel_distances(queries: Pictures, works: Pictures) -> Values:
     """(J, 28, 28) and (N, 28, 28) to (J, N): 1 - cosine of the pixels."""
-    return distances(flat_pixels(asked), flat_pixels(works))
+    return distances(flat_pixels(queries), flat_pixels(works))
 
 
 def flat_pixels(pictures: Pictures) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
@@ -52,38 +52,38 @@ def flat_pixels(pictures: Pictures) -> np.ndarray[tuple[int, int], np.dtype[np.f
 def drawn_table(world: World) -> Table:
     """By generator, with real pictures for scale."""
     return Table(
-        f"What is asked about: where the classifier is sure (at least {SURE}), classes, distance to the nearest work",
+        f"Query pictures: where the classifier is sure (at least {SURE}), classes, distance to the nearest work",
         ("images", "sure", "classes that occur", "largest class", "pixel distance to the nearest work"),
         [
             [
                 name,
-                mean_interval(one.sure >= SURE),
-                int((_frequency(one) > 0).sum()),
-                float(_frequency(one).max()),
-                mean_interval(_copied(world, one)),
+                mean_interval(answer.sure >= SURE),
+                int((_frequency(answer) > 0).sum()),
+                float(_frequency(answer).max()),
+                mean_interval(_copied(world, answer)),
             ]
-            for name, one in world.asked.items()
+            for name, answer in world.queries.items()
         ],
     )
 
 
 def drawn_figures(world: World, figure: str) -> dict[str, float]:
     """figure: what their names begin with."""
-    figures = {f"{figure}_classes_drawn": float(min((_frequency(world.asked[name]) > 0).sum() for name in GENERATED))}
-    for one, name in ((world.generated, figure), (world.asked[HELD], f"{figure}_real")):
-        figures[f"{name}_sure_share"] = float((one.sure >= SURE).mean())
-        figures[f"{name}_nearest_pixel_distance"] = float(_copied(world, one).mean())
+    figures = {f"{figure}_classes_drawn": float(min((_frequency(world.queries[name]) > 0).sum() for name in GENERATED))}
+    for answer, name in ((world.generated, figure), (world.queries[HELD], f"{figure}_real")):
+        figures[f"{name}_sure_share"] = float((answer.sure >= SURE).mean())
+        figures[f"{name}_nearest_pixel_distance"] = float(_copied(world, answer).mean())
     return figures
 
 
-def _frequency(asked: Asked) -> Values:
+def _frequency(queries: QuerySet) -> Values:
     """(10,) share of each class."""
-    return np.bincount(asked.classes, minlength=CLASSES) / len(asked.classes)
+    return np.bincount(queries.classes, minlength=CLASSES) / len(queries.classes)
 
 
-def _copied(world: World, asked: Asked) -> Values:
+def _copied(world: World, queries: QuerySet) -> Values:
     """(J,) pixel distance to the nearest work; 0 would be a copy."""
-    return np.asarray(pixel_distances(asked.pictures, world.works.images).min(axis=1))
+    return np.asarray(pixel_distances(queries.pictures, world.works.images).min(axis=1))
 
 
 _NEIGHBOURS = 10
@@ -142,41 +142,41 @@ _SEED = 31
 
 def identical_class(world: World, figure: str) -> Section:
     """The section of one data set; figure: what its figures' names begin with."""
-    found = {name: contributors(world, one) for name, one in world.asked.items()}
-    everything = {row: np.concatenate([found[name][row] for name in GENERATED]) for row in found[VAE]}
+    ranked = {name: contributors(world, answer) for name, answer in world.queries.items()}
+    everything = {row: np.concatenate([ranked[name][row] for name in GENERATED]) for row in ranked[VAE]}
     generated = world.generated
-    ceiling = {k: _share(world, world.asked[HELD], found[HELD][RERANKED], k) for k in CLASS_KS}
+    ceiling = {k: _share(world, world.queries[HELD], ranked[HELD][RERANKED], k) for k in CLASS_KS}
     return Section(
         f"C1: same class, {world.works.name}",
         _text(world),
-        _figures(world, everything, found[HELD], ceiling, figure),
-        [drawn_table(world), _table(world, found, everything), _weighted_table(world)],
+        _figures(world, everything, ranked[HELD], ceiling, figure),
+        [drawn_table(world), _table(world, ranked, everything), _weighted_table(world)],
         [_plot(world, generated, everything, ceiling)],
         [_gallery(world)],
     )
 
 
-def contributors(world: World, asked: Asked) -> dict[str, Rows]:
+def contributors(world: World, queries: QuerySet) -> dict[str, Rows]:
     """(J, 100) works by row of the table, nearest first."""
     depth = min(max(CLASS_KS), len(world.works.images))
     random = np.random.default_rng(_SEED)
-    chance = np.stack([random.permutation(len(world.works.images))[:depth] for _ in asked.classes])
-    seen, known = asked.embeddings.perceptual, world.embeddings.perceptual
-    found = {
-        PIXELS: pixel_distances(asked.pictures, world.works.images),
-        RECALL: distances(asked.embeddings.recall, world.embeddings.recall),
-        RERANKED: asked.distances,
+    chance = np.stack([random.permutation(len(world.works.images))[:depth] for _ in queries.classes])
+    seen, known = queries.embeddings.perceptual, world.embeddings.perceptual
+    ranked = {
+        PIXELS: pixel_distances(queries.pictures, world.works.images),
+        RECALL: distances(queries.embeddings.recall, world.embeddings.recall),
+        RERANKED: queries.distances,
         SMOOTHED: smoothed(seen, known),
         GRAPH: graph_distances(seen @ known.T, known @ known.T),
-        GRAPH_WITH_PIXELS: _graph_with_pixels(world, asked),
+        GRAPH_WITH_PIXELS: _graph_with_pixels(world, queries),
     }
-    return {"random works": chance, **{row: nearest(values, depth).rows for row, values in found.items()}}
+    return {"random works": chance, **{row: nearest(values, depth).rows for row, values in ranked.items()}}
 
 
-def _graph_with_pixels(world: World, asked: Asked) -> Values:
+def _graph_with_pixels(world: World, queries: QuerySet) -> Values:
     """The means of both cosines are ranked; DreamSim joins backbones in the same way, which err differently."""
-    known, drawn = world.embeddings.perceptual, asked.embeddings.perceptual
-    works, pictures = flat_pixels(world.works.images), flat_pixels(asked.pictures)
+    known, drawn = world.embeddings.perceptual, queries.embeddings.perceptual
+    works, pictures = flat_pixels(world.works.images), flat_pixels(queries.pictures)
     by_works = np.asarray((drawn @ known.T + pictures @ works.T) / 2, dtype=np.float32)
     return graph_distances(by_works, np.asarray((known @ known.T + works @ works.T) / 2, dtype=np.float32))
 
@@ -199,41 +199,41 @@ def _moved(vectors: Vectors, works: Vectors) -> Vectors:
     return np.asarray(mean / np.linalg.norm(mean, axis=1, keepdims=True), dtype=np.float32)
 
 
-def same_class(world: World, asked: Asked, rows: Rows) -> Values:
+def same_class(world: World, queries: QuerySet, rows: Rows) -> Values:
     """(J, K) 1 where a contributor has the class of the image."""
-    return np.asarray(world.works.labels[rows] == asked.classes[:, None], dtype=np.float64)
+    return np.asarray(world.works.labels[rows] == queries.classes[:, None], dtype=np.float64)
 
 
-def _share(world: World, asked: Asked, rows: Rows, k: int) -> Estimate:
-    return mean_interval(same_class(world, asked, rows[:, :k]).mean(axis=1))
+def _share(world: World, queries: QuerySet, rows: Rows, k: int) -> Estimate:
+    return mean_interval(same_class(world, queries, rows[:, :k]).mean(axis=1))
 
 
 def _figures(
     world: World, rows: Mapping[str, Rows], held: Mapping[str, Rows], ceiling: Mapping[int, Estimate], figure: str
 ) -> dict[str, float]:
-    asked, real = world.generated, world.asked[HELD]
-    sure = asked.sure >= SURE
-    figures = {f"{figure}_k{k}": _share(world, asked, rows[RERANKED], k).value for k in CLASS_KS}
+    queries, real = world.generated, world.queries[HELD]
+    sure = queries.sure >= SURE
+    figures = {f"{figure}_k{k}": _share(world, queries, rows[RERANKED], k).value for k in CLASS_KS}
     figures |= {f"{figure}_real_k{k}": ceiling[k].value for k in CLASS_KS}
     for name, row in BEYOND.items():
-        figures |= {f"{figure}_{name}_k{k}": _share(world, asked, rows[row], k).value for k in CLASS_KS}
+        figures |= {f"{figure}_{name}_k{k}": _share(world, queries, rows[row], k).value for k in CLASS_KS}
         figures |= {f"{figure}_real_{name}_k{k}": _share(world, real, held[row], k).value for k in CLASS_KS}
-    figures[f"{figure}_pixels_k50"] = _share(world, asked, rows[PIXELS], 50).value
+    figures[f"{figure}_pixels_k50"] = _share(world, queries, rows[PIXELS], 50).value
     figures[f"{figure}_real_pixels_k50"] = _share(world, real, held[PIXELS], 50).value
     if sure.any():
-        figures[f"{figure}_sure_k50"] = float(same_class(world, asked, rows[RERANKED][:, :50])[sure].mean())
+        figures[f"{figure}_sure_k50"] = float(same_class(world, queries, rows[RERANKED][:, :50])[sure].mean())
     figures |= drawn_figures(world, figure)
-    figures[f"{figure}_credit_calibrated_k50"] = weighted(world, asked, CALIBRATED).value
+    figures[f"{figure}_credit_calibrated_k50"] = weighted(world, queries, CALIBRATED).value
     figures[f"{figure}_classifier_accuracy"] = world.accuracy
     return {name: round(value, 4) for name, value in figures.items()}
 
 
-def weighted(world: World, asked: Asked, reference: str) -> Estimate:
+def weighted(world: World, queries: QuerySet, reference: str) -> Estimate:
     """Share of what is paid to works at all that goes to works of the image's class."""
     policy = load_policy(reference)
-    near = nearest(asked.distances, policy.k)
+    near = nearest(queries.distances, policy.k)
     portions = shares(near, policy)
-    right = (portions * same_class(world, asked, near.rows)).sum(axis=1)
+    right = (portions * same_class(world, queries, near.rows)).sum(axis=1)
     return mean_interval(right / portions.sum(axis=1))
 
 
@@ -241,7 +241,7 @@ def _text(world: World) -> list[str]:
     return [
         f"{len(world.works.images):,} pictures of {world.works.name} are trained on and indexed, each seen whole. A "
         "variational autoencoder and a latent diffusion model on top of it, both trained here, draw the images that "
-        f"are asked about. A classifier that is right on {world.accuracy:.1%} of held-out pictures names their class; "
+        f"are evaluated. A classifier that is right on {world.accuracy:.1%} of held-out pictures names their class; "
         "held-out real pictures with their true class are the ceiling.",
         "Uniform credit over all works is right as often as a class is frequent. The last rows also look at works "
         "beside each other, without labels, which the product does not: vectors averaged with their ten nearest works, "
@@ -251,15 +251,15 @@ def _text(world: World) -> list[str]:
     ]
 
 
-def _table(world: World, found: Mapping[str, Mapping[str, Rows]], everything: Mapping[str, Rows]) -> Table:
+def _table(world: World, ranked: Mapping[str, Mapping[str, Rows]], everything: Mapping[str, Rows]) -> Table:
     lines: list[list[Cell | Estimate]] = [["uniform over all works", "generated", *[_uniform(world)] * len(CLASS_KS)]]
     for row, chosen in everything.items():
         lines.append([row, "generated", *(_share(world, world.generated, chosen, k) for k in CLASS_KS)])
     for name in (VAE, DIFFUSION, HELD):
-        one = world.asked[name]
-        lines.append([RERANKED, name, *(_share(world, one, found[name][RERANKED], k) for k in CLASS_KS)])
-    one = world.asked[HELD]
-    lines += [[row, HELD, *(_share(world, one, found[HELD][row], k) for k in CLASS_KS)] for row in BEYOND.values()]
+        answer = world.queries[name]
+        lines.append([RERANKED, name, *(_share(world, answer, ranked[name][RERANKED], k) for k in CLASS_KS)])
+    answer = world.queries[HELD]
+    lines += [[row, HELD, *(_share(world, answer, ranked[HELD][row], k) for k in CLASS_KS)] for row in BEYOND.values()]
     return Table(
         "Share of the k contributors with the image's class", ("row", "images", *(f"k = {k}" for k in CLASS_KS)), lines
     )
@@ -273,19 +273,22 @@ def _uniform(world: World) -> Estimate:
 def _weighted_table(world: World) -> Table:
     return Table(
         "Share of what is paid to works that goes to works of the image's class",
-        ("policy", *world.asked),
-        [[name, *(weighted(world, one, name) for one in world.asked.values())] for name in ("paper@1", CALIBRATED)],
+        ("policy", *world.queries),
+        [
+            [name, *(weighted(world, answer, name) for answer in world.queries.values())]
+            for name in ("paper@1", CALIBRATED)
+        ],
     )
 
 
-def _plot(world: World, asked: Asked, rows: Mapping[str, Rows], ceiling: Mapping[int, Estimate]) -> Plot:
+def _plot(world: World, queries: QuerySet, rows: Mapping[str, Rows], ceiling: Mapping[int, Estimate]) -> Plot:
     def paint(axes: Axes) -> None:
         depth = rows[RERANKED].shape[1]
         for (name, chosen), colour in zip(rows.items(), COLOURS, strict=False):
-            right = same_class(world, asked, chosen).mean(axis=0)
+            right = same_class(world, queries, chosen).mean(axis=0)
             axes.plot(np.arange(1, depth + 1), np.cumsum(right) / np.arange(1, depth + 1), color=colour, label=name)
         axes.errorbar(
-            list(ceiling), [one.value for one in ceiling.values()],
+            list(ceiling), [answer.value for answer in ceiling.values()],
             yerr=_bounds(list(ceiling.values())), fmt="o", color="#333333", capsize=2, label=HELD,
         )  # fmt: skip
         axes.set(xlabel="k", ylabel="share of the image's class", ylim=(0, 1.02))
@@ -297,15 +300,15 @@ def _plot(world: World, asked: Asked, rows: Mapping[str, Rows], ceiling: Mapping
 
 
 def _bounds(values: Sequence[Estimate]) -> Values:
-    return np.array([[one.value - one.low, one.high - one.value] for one in values]).T
+    return np.array([[answer.value - answer.low, answer.high - answer.value] for answer in values]).T
 
 
 def _gallery(world: World) -> Gallery:
     rows = []
-    for one in (world.asked[name] for name in GENERATED):
-        near = nearest(one.distances, 7).rows
+    for answer in (world.queries[name] for name in GENERATED):
+        near = nearest(answer.distances, 7).rows
         for row in range(min(4, len(near))):
-            query = Tile(to_image(one.pictures[row]), f"{one.name}: class {one.classes[row]}")
+            query = Tile(to_image(answer.pictures[row]), f"{answer.name}: class {answer.classes[row]}")
             works = [
                 Tile(to_image(world.works.images[work]), f"class {world.works.labels[work]}") for work in near[row]
             ]

@@ -75,8 +75,8 @@ class PlainPipeline:
     def value(self, image: Image) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Rows of the contributors, nearest first, and their values (equation 4)."""
         row = self._models.embed([self._models.prepare(image)])
-        _, found = self._index.search(row.recall, self.pairs)
-        works = found[0][found[0] >= 0]
+        _, neighbours = self._index.search(row.recall, self.pairs)
+        works = neighbours[0][neighbours[0] >= 0]
         distances = np.concatenate(
             [self._pairs(image, works[start : start + _BATCH_PAIRS]) for start in range(0, len(works), _BATCH_PAIRS)]
         )
@@ -88,7 +88,9 @@ class PlainPipeline:
     def _pairs(self, image: Image, works: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Perceptual distances of the image to each work, both embedded anew for every pair."""
         pairs = [(image, to_image(self._pictures[work])) for work in works]
-        vectors = self._seen_whole([self._models.prepare(one) for pair in pairs for one in pair]).astype(np.float64)
+        vectors = self._seen_whole([self._models.prepare(candidate) for pair in pairs for candidate in pair]).astype(
+            np.float64
+        )
         return np.asarray(1 - (vectors[0::2] * vectors[1::2]).sum(axis=1))
 
     def _seen_whole(self, inputs: Sequence[Prepared]) -> Float32Array:
@@ -123,12 +125,12 @@ def real_index(profile: str, pictures: Pictures, embeddings: Embeddings) -> Iter
             store.create(identity)
             store.upsert(
                 [
-                    Point(one, recall, np.repeat(perceptual[None], views, axis=0), {"data_set": ["digits"]})
-                    for one, recall, perceptual in zip(ids, embeddings.recall, embeddings.perceptual, strict=True)
+                    Point(id_, recall, np.repeat(perceptual[None], views, axis=0), {"data_set": ["digits"]})
+                    for id_, recall, perceptual in zip(ids, embeddings.recall, embeddings.perceptual, strict=True)
                 ]
             )
             store.build()
-            yield RealIndex(folder, store, ids, {one: row for row, one in enumerate(ids)})
+            yield RealIndex(folder, store, ids, {id_: row for row, id_ in enumerate(ids)})
         finally:
             store.close()
 
@@ -195,12 +197,12 @@ async def _one(image: Image, models: Models, search: QdrantSearch, policy: Polic
     started = time.perf_counter()
     recalled = await search.recall(row.recall[0], DEFAULT_DEPTH)
     between = time.perf_counter()
-    near = await search.rerank(row.perceptual[0], [one.training_image_id for one in recalled], policy.k)
+    near = await search.rerank(row.perceptual[0], [candidate.training_image_id for candidate in recalled], policy.k)
     clock.seconds.setdefault("recall", []).append(between - started)
     clock.seconds.setdefault("re-rank", []).append(time.perf_counter() - between)
     quality = 1.0 if row.quality is None else float(row.quality[0])
-    names = [str(one.training_image_id) for one in near]
-    distances = [distance_millionths(one.perceptual_distance) for one in near]
+    names = [str(candidate.training_image_id) for candidate in near]
+    distances = [distance_millionths(candidate.perceptual_distance) for candidate in near]
     clock.time("value", lambda: policy.value(names, distances, quality_millionths(quality)))
 
 

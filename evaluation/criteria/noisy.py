@@ -62,16 +62,16 @@ def noisy(world: World, plan: Plan, embedder: Embedder) -> Section:
     clean = world.works.images[: plan.polluted]
     strays = [_noisy(world.works.images[plan.polluted : plan.polluted + plan.strays]), _foreign(plan.strays)]
     pictures = np.concatenate([clean, *strays])
-    kind = np.repeat((CLEAN, NOISY, FOREIGN), (len(clean), *(len(one) for one in strays)))
+    kind = np.repeat((CLEAN, NOISY, FOREIGN), (len(clean), *(len(stray) for stray in strays)))
     vae, model = train_generators(pictures, _EPOCHS_FACTOR * plan.epochs, "C3")
-    drawn = np.concatenate([sample(vae, plan.asked, SEED + 3), sample(model, plan.asked, SEED + 4)])
+    drawn = np.concatenate([sample(vae, plan.queries, SEED + 3), sample(model, plan.queries, SEED + 4)])
     embedded = embedder.small(drawn, "C3 generated")
     others = embedder.small(np.concatenate(strays), "C3 noisy and foreign")
     works = np.concatenate([world.embeddings.perceptual[: plan.polluted], others.perceptual])
     matrix = distances(embedded.perceptual, works)
     quality = np.asarray(embedded.quality, dtype=np.float64)
-    found = Polluted(pictures, kind, _values(matrix, quality))
-    return _section(found, drawn)
+    result = Polluted(pictures, kind, _values(matrix, quality))
+    return _section(result, drawn)
 
 
 def _noisy(pictures: Pictures) -> Pictures:
@@ -97,7 +97,7 @@ def _small(image: Image.Image) -> Pictures:
 def _values(matrix: Values, quality: Values) -> dict[str, Values]:
     works = matrix.shape[1]
     random = np.random.default_rng(SEED)
-    found: dict[str, Values] = {
+    polluted: dict[str, Values] = {
         "uniform over all works": np.full(works, quality.sum() / works),
         "random": np.asarray(random.random(works)),
     }
@@ -105,11 +105,11 @@ def _values(matrix: Values, quality: Values) -> dict[str, Values]:
         policy = load_policy(reference)
         near = nearest(matrix, policy.k)
         portions = shares(near, policy)
-        found[reference] = paid(near, portions, works, quality).sum(axis=0)
-        found[f"{reference}, without quality"] = paid(near, portions, works).sum(axis=0)
+        polluted[reference] = paid(near, portions, works, quality).sum(axis=0)
+        polluted[f"{reference}, without quality"] = paid(near, portions, works).sum(axis=0)
     near = nearest(matrix, load_policy("paper@1").k)
-    found["uniform over the k nearest"] = paid(near, _even(near), works).sum(axis=0)
-    return found
+    polluted["uniform over the k nearest"] = paid(near, _even(near), works).sum(axis=0)
+    return polluted
 
 
 def _even(near: Near) -> Values:
@@ -123,23 +123,23 @@ def auc(values: Values, above: npt.NDArray[np.bool_]) -> float:
     return float((ranks[above].sum() - many * (many + 1) / 2) / (many * few)) if many and few else float("nan")
 
 
-def _estimate(found: Polluted, values: Values, kinds: tuple[int, ...]) -> Estimate:
-    rows = np.isin(found.kind, (CLEAN, *kinds))
-    both = np.stack([values[rows], found.kind[rows] == CLEAN], axis=1)
+def _estimate(polluted: Polluted, values: Values, kinds: tuple[int, ...]) -> Estimate:
+    rows = np.isin(polluted.kind, (CLEAN, *kinds))
+    both = np.stack([values[rows], polluted.kind[rows] == CLEAN], axis=1)
     return interval(both, lambda sample: auc(sample[:, 0], sample[:, 1] > 0))
 
 
-def _section(found: Polluted, drawn: Pictures) -> Section:
-    table = _table(found)
-    main = found.values["paper@1"]
+def _section(polluted: Polluted, drawn: Pictures) -> Section:
+    table = _table(polluted)
+    main = polluted.values["paper@1"]
     figures = {
-        "c3_auc": auc(main, found.kind == CLEAN),
-        "c3_auc_noisy": auc(main[found.kind != FOREIGN], (found.kind == CLEAN)[found.kind != FOREIGN]),
-        "c3_auc_foreign": auc(main[found.kind != NOISY], (found.kind == CLEAN)[found.kind != NOISY]),
-        "c3_auc_calibrated": auc(found.values[CALIBRATED], found.kind == CLEAN),
-        "c3_auc_without_quality": auc(found.values["paper@1, without quality"], found.kind == CLEAN),
+        "c3_auc": auc(main, polluted.kind == CLEAN),
+        "c3_auc_noisy": auc(main[polluted.kind != FOREIGN], (polluted.kind == CLEAN)[polluted.kind != FOREIGN]),
+        "c3_auc_foreign": auc(main[polluted.kind != NOISY], (polluted.kind == CLEAN)[polluted.kind != NOISY]),
+        "c3_auc_calibrated": auc(polluted.values[CALIBRATED], polluted.kind == CLEAN),
+        "c3_auc_without_quality": auc(polluted.values["paper@1, without quality"], polluted.kind == CLEAN),
     }
-    counts = [int((found.kind == kind).sum()) for kind in (CLEAN, NOISY, FOREIGN)]
+    counts = [int((polluted.kind == kind).sum()) for kind in (CLEAN, NOISY, FOREIGN)]
     return Section(
         "C3: noisy and foreign training data",
         [
@@ -153,25 +153,25 @@ def _section(found: Polluted, drawn: Pictures) -> Section:
         ],
         {name: round(value, 4) for name, value in figures.items()},
         [table],
-        [_plot(found)],
-        [_gallery(found, drawn)],
+        [_plot(polluted)],
+        [_gallery(polluted, drawn)],
     )
 
 
-def _table(found: Polluted) -> Table:
+def _table(polluted: Polluted) -> Table:
     lines: list[list[Cell | Estimate]] = [
-        [name, *(_estimate(found, values, kinds) for kinds in ((NOISY, FOREIGN), (NOISY,), (FOREIGN,)))]
-        for name, values in found.values.items()
+        [name, *(_estimate(polluted, values, kinds) for kinds in ((NOISY, FOREIGN), (NOISY,), (FOREIGN,)))]
+        for name, values in polluted.values.items()
     ]
     return Table("AUC, clean above others", ("value", "noisy and foreign", "noisy", "foreign"), lines)
 
 
-def _plot(found: Polluted) -> Plot:
+def _plot(polluted: Polluted) -> Plot:
     def paint(axes: Axes) -> None:
-        values = found.values["paper@1"]
+        values = polluted.values["paper@1"]
         edges = np.linspace(0, max(float(np.quantile(values, 0.99)), 1e-9), 30)
         for kind, colour in zip((CLEAN, NOISY, FOREIGN), COLOURS, strict=False):
-            mine = np.minimum(values[found.kind == kind], edges[-1])
+            mine = np.minimum(values[polluted.kind == kind], edges[-1])
             axes.hist(mine, edges.tolist(), weights=np.full(len(mine), 1 / len(mine)), histtype="step", color=colour,
                       linewidth=1.6, label=NAMES[kind])  # fmt: skip
         axes.set(xlabel="value φ by paper@1, in credits", ylabel="share of the pictures")
@@ -180,10 +180,10 @@ def _plot(found: Polluted) -> Plot:
     return Plot("What training pictures are paid, by kind; the last bin holds what is above.", draw(paint))
 
 
-def _gallery(found: Polluted, drawn: Pictures) -> Gallery:
-    values = found.values["paper@1"]
+def _gallery(polluted: Polluted, drawn: Pictures) -> Gallery:
+    values = polluted.values["paper@1"]
     rows = [[Tile(to_image(picture), "generated") for picture in drawn[:8]]]
     for kind in (CLEAN, NOISY, FOREIGN):
-        mine = np.flatnonzero(found.kind == kind)[:8]
-        rows.append([Tile(to_image(found.pictures[row]), f"{NAMES[kind]}: φ = {values[row]:.3f}") for row in mine])
+        mine = np.flatnonzero(polluted.kind == kind)[:8]
+        rows.append([Tile(to_image(polluted.pictures[row]), f"{NAMES[kind]}: φ = {values[row]:.3f}") for row in mine])
     return Gallery("Generated images, and training pictures of each kind with their value.", rows)

@@ -52,23 +52,23 @@ def sensitivity(world: World, index: RealIndex) -> Section:
 
 def _searched(world: World, index: RealIndex) -> dict[str, Rows]:
     recall = distances(world.generated.embeddings.recall, world.embeddings.recall[: len(index.ids)])
-    found = {"exact": nearest(recall, _K).rows}
+    ranked = {"exact": nearest(recall, _K).rows}
     for name, settings in _SEARCHES.items():
         lines = [
-            [index.rows[one] for one, _ in index.store.nearest(vector, _K, settings)]
+            [index.rows[entry] for entry, _ in index.store.nearest(vector, _K, settings)]
             for vector in world.generated.embeddings.recall
         ]
-        found[name] = np.array([line + [line[-1]] * (_K - len(line)) for line in lines])
-    found["random works"] = np.random.default_rng(3).integers(0, len(index.ids), found["exact"].shape)
-    return found
+        ranked[name] = np.array([line + [line[-1]] * (_K - len(line)) for line in lines])
+    ranked["random works"] = np.random.default_rng(3).integers(0, len(index.ids), ranked["exact"].shape)
+    return ranked
 
 
 def _found(searched: dict[str, Rows], name: str) -> Values:
     """(J,) share of the exact nearest that a search found."""
     return np.array(
         [
-            len(set(one) & set(other)) / len(set(other))
-            for one, other in zip(searched[name], searched["exact"], strict=True)
+            len(set(entry) & set(other)) / len(set(other))
+            for entry, other in zip(searched[name], searched["exact"], strict=True)
         ]
     )
 
@@ -95,7 +95,7 @@ def _policies(k: int) -> list[Policy]:
 def _k_table(world: World) -> Table:
     lines: list[list[Cell | Estimate]] = []
     depth = len(world.works.images)
-    for k in (one for one in KS if one <= depth):
+    for k in (entry for entry in KS if entry <= depth):
         near = nearest(world.generated.distances, k)
         right = mean_interval(same_class(world, world.generated, near.rows).mean(axis=1))
         largest = [mean_interval(_largest(world, policy)) for policy in _policies(k)]
@@ -118,7 +118,7 @@ def _quality_table(world: World) -> Table:
         policy = load_policy(reference)
         near = nearest(world.generated.distances, policy.k)
         portions, works = shares(near, policy), len(world.works.images)
-        totals = [paid(near, portions, works, one).sum(axis=0) for one in (quality, None)]
+        totals = [paid(near, portions, works, entry).sum(axis=0) for entry in (quality, None)]
         classes = [np.bincount(world.works.labels, total / total.sum(), 10) for total in totals]
         moved = 50 * float(np.abs(classes[0] - classes[1]).sum())
         lines.append([reference, mean_interval(quality), float(spearmanr(*totals).statistic), moved])

@@ -49,7 +49,7 @@ class Both:
 def trained_on(world: World) -> Section:
     """The section."""
     rows = _values(world)
-    main = next(one for one in rows if one.name == "paper@1")
+    main = next(row for row in rows if row.name == "paper@1")
     figures = {
         "ra2_value_trained": float(main.trained.mean()),
         "ra2_value_held_out": float(main.held.mean()),
@@ -78,15 +78,15 @@ def _values(world: World) -> list[Both]:
     generated = world.generated.embeddings
     matrix = distances(generated.perceptual, works)
     quality = np.asarray(generated.quality, dtype=np.float64)
-    found = [
+    scaled = [
         Both("uniform over all works", np.ones(count), np.ones(count)),
         _scaled("random", np.random.default_rng(SEED).random(2 * count)),
     ]
     for reference in ("paper@1", CALIBRATED):
         policy = load_policy(reference)
         near = nearest(matrix, policy.k)
-        found.append(_scaled(reference, paid(near, shares(near, policy), 2 * count, quality).sum(axis=0)))
-    return found
+        scaled.append(_scaled(reference, paid(near, shares(near, policy), 2 * count, quality).sum(axis=0)))
+    return scaled
 
 
 def _scaled(name: str, values: Values) -> Both:
@@ -96,7 +96,7 @@ def _scaled(name: str, values: Values) -> Both:
 
 def _table(rows: list[Both]) -> Table:
     lines: list[list[Cell | Estimate]] = [
-        [one.name, mean_interval(one.trained), mean_interval(one.held), one.p] for one in rows
+        [row.name, mean_interval(row.trained), mean_interval(row.held), row.p] for row in rows
     ]
     return Table("RA2: mean value", ("value", "v1, trained on", "v2, held out", "p"), lines)
 

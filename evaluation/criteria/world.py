@@ -73,8 +73,8 @@ def train_classifier(data: Labelled, seed: int, epochs: int) -> Classifier:
 def classes_of(model: Classifier, pictures: Pictures) -> tuple[Labels, np.ndarray[tuple[int], np.dtype[np.float32]]]:
     """(N, 28, 28) uint8 to the likeliest class of each and its probability."""
     chunks = [model(to_unit(pictures[start : start + _CHUNK])) for start in range(0, len(pictures), _CHUNK)]
-    found = torch.cat(chunks).softmax(dim=1).max(dim=1)
-    return found.indices.numpy(), found.values.numpy()
+    predicted = torch.cat(chunks).softmax(dim=1).max(dim=1)
+    return predicted.indices.numpy(), predicted.values.numpy()
 
 
 SEED = 88
@@ -84,14 +84,14 @@ ATTRIBUTE_KS = (5, 10, 15)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """works: training pictures, all of them indexed. held: pictures of the same data set never trained on. asked: of
-    these, and of each generator's images, how many are asked about. epochs: of the generators. polluted: clean
+    """works: training pictures, all of them indexed. held: pictures of the same data set never trained on. queries: of
+    these, and of each generator's images, how many are evaluated. epochs: of the generators. polluted: clean
     training pictures of C3; strays: noisy ones, and as many foreign ones. indexed: works of the real index of C4.
     timed: images of C4; paired: of these, how many the plain pipeline is given. artworks: of C2."""
 
     works: int
     held: int
-    asked: int
+    queries: int
     epochs: int
     classifier_epochs: int
     polluted: int
@@ -115,8 +115,8 @@ _EPOCHS_TOLD = 10
 
 
 @dataclass(frozen=True)
-class Asked:
-    """J pictures that are asked about. classes: as the classifier names them, or the true ones of real pictures;
+class QuerySet:
+    """J pictures that are evaluated. classes: as the classifier names them, or the true ones of real pictures;
     sure: how sure it is. distances: (J, N) perceptual, to every work."""
 
     name: str
@@ -129,26 +129,29 @@ class Asked:
 
 @dataclass(frozen=True)
 class World:
-    """works: trained on and indexed. held: never trained on. asked: by name. accuracy: of the classifier on `held`."""
+    """The pictures of one criterion.
+
+    works: trained on and indexed. held: never trained on. queries: by name. accuracy: of the classifier on `held`.
+    """
 
     works: Labelled
     held: Labelled
     embeddings: Embeddings
     held_embeddings: Embeddings
-    asked: dict[str, Asked]
+    queries: dict[str, QuerySet]
     accuracy: float
 
     @cached_property
-    def generated(self) -> Asked:
+    def generated(self) -> QuerySet:
         """The images of both generators together."""
-        parts = [self.asked[name] for name in GENERATED]
+        parts = [self.queries[name] for name in GENERATED]
         quality = np.concatenate([np.asarray(part.embeddings.quality) for part in parts])
         embeddings = Embeddings(
             np.concatenate([part.embeddings.recall for part in parts]),
             np.concatenate([part.embeddings.perceptual for part in parts]),
             quality,
         )
-        return Asked(
+        return QuerySet(
             "generated",
             np.concatenate([part.pictures for part in parts]),
             np.concatenate([part.classes for part in parts]),
@@ -164,22 +167,24 @@ def build_world(data: Labelled, plan: Plan, embedder: Embedder) -> World:
     started = time.monotonic()
     vae, diffusion = train_generators(works.images, plan.epochs, data.name)
     pictures = {
-        VAE: sample(vae, plan.asked, SEED + 1),
-        DIFFUSION: sample(diffusion, plan.asked, SEED + 2),
-        HELD: held.images[: plan.asked],
+        VAE: sample(vae, plan.queries, SEED + 1),
+        DIFFUSION: sample(diffusion, plan.queries, SEED + 2),
+        HELD: held.images[: plan.queries],
     }
     classifier = train_classifier(works, SEED, plan.classifier_epochs)
     say(f"{data.name}: generators and classifier trained in {time.monotonic() - started:,.0f} s")
     accuracy = float((classes_of(classifier, held.images)[0] == held.labels).mean())
     embeddings = embedder.small(works.images, f"{data.name} works")
     held_embeddings = embedder.small(held.images, f"{data.name} held out")
-    asked = {}
+    queries = {}
     for name, drawn in pictures.items():
         classes, sure = classes_of(classifier, drawn)
-        found = embedder.small(drawn, f"{data.name} {name}")
-        known = held.labels[: plan.asked] if name == HELD else classes
-        asked[name] = Asked(name, drawn, known, sure, found, distances(found.perceptual, embeddings.perceptual))
-    return World(works, held, embeddings, held_embeddings, asked, accuracy)
+        predicted = embedder.small(drawn, f"{data.name} {name}")
+        known = held.labels[: plan.queries] if name == HELD else classes
+        queries[name] = QuerySet(
+            name, drawn, known, sure, predicted, distances(predicted.perceptual, embeddings.perceptual)
+        )
+    return World(works, held, embeddings, held_embeddings, queries, accuracy)
 
 
 def train_generators(pictures: Pictures, epochs: int, what: str) -> tuple[Vae, Diffusion]:

@@ -44,7 +44,7 @@ def duplicates(profile: str, short: bool, reference: str = CALIBRATED) -> Sectio
         count, strengths = (SHORT_TARGETS, _SHORT_STRENGTHS) if short else (TARGETS, _STRENGTHS)
         among = SHORT_WORKS if short else None
         # The one that pays is one of the others too, as a rule: what is the same is valued once.
-        different = [one for place, one in enumerate(policies.values()) if one not in list(policies.values())[:place]]
+        different = list(dict.fromkeys(policies.values()))
         earned = measure(Path(folder), profile, different, count, strengths, among)
     by_name = {name: earned[different.index(policy)] for name, policy in policies.items()}
     return duplicates_section(chosen(fit), fit, test, by_name)
@@ -63,7 +63,7 @@ def policies_compared(paid_by: Policy) -> dict[str, Policy]:
 
 def _curves(models: Models, short: bool) -> tuple[list[Point], list[Point]]:
     works = list(read_works(sample_folder("openclipart")).values())
-    halves = [[one for one in works if (one.owner_id in FIT_OWNERS) == fit] for fit in (True, False)]
+    halves = [[work for work in works if (work.owner_id in FIT_OWNERS) == fit] for fit in (True, False)]
     fit, test = (curve(_distances(models, half[:SHORT_WORKS] if short else half)) for half in halves)
     return fit, test
 
@@ -77,7 +77,9 @@ def duplicates_section(
     best: Point, fit: Sequence[Point], test: Sequence[Point], earned: dict[str, list[Earned]]
 ) -> Section:
     """best: chosen on fit artists. earned: by policy, the one that pays first."""
-    reported, used = (next(point for point in test if point.threshold == wanted) for wanted in (best.threshold, IN_USE))
+    reported, used = (
+        next(point for point in test if point.threshold == threshold) for threshold in (best.threshold, IN_USE)
+    )
     return Section(
         "Near-copies",
         [
@@ -113,8 +115,8 @@ def _figures(reported: Point, used: Point, earned: dict[str, list[Earned]]) -> d
         "duplicate_recall_in_use": used.recall_all,
         "duplicate_precision_other_owners_in_use": used.precision_other_owners,
         "duplicate_inflation": _inflation(paid),
-        "duplicate_inflation_by_owner": _inflation([one for one in paid if one.target.by_owner]),
-        "duplicate_inflation_by_other": _inflation([one for one in paid if not one.target.by_owner]),
+        "duplicate_inflation_by_owner": _inflation([earning for earning in paid if earning.target.by_owner]),
+        "duplicate_inflation_by_other": _inflation([earning for earning in paid if not earning.target.by_owner]),
         "duplicate_inflation_by_first": _inflation(first),
         "duplicate_inflation_by_nearest": _inflation(nearest),
         "duplicate_inflation_without_groups": _inflation(plain),
@@ -125,7 +127,9 @@ def _figures(reported: Point, used: Point, earned: dict[str, list[Earned]]) -> d
 
 def _inflation(earned: Sequence[Earned]) -> float:
     """Of all credit together."""
-    return sum(one.after - one.before for one in earned) / max(sum(one.owner_before for one in earned), 1)
+    return sum(earning.after - earning.before for earning in earned) / max(
+        sum(earning.owner_before for earning in earned), 1
+    )
 
 
 def _thresholds(points: Sequence[Point]) -> Table:
@@ -143,11 +147,11 @@ def _inflations(earned: dict[str, list[Earned]]) -> Table:
     rows: list[list[Cell | Estimate]] = [
         [
             name,
-            mean_interval([one.inflation for one in found if one.target.by_owner]),
-            mean_interval([one.inflation for one in found if not one.target.by_owner]),
-            max(one.inflation for one in found),
+            mean_interval([earning.inflation for earning in earnings if earning.target.by_owner]),
+            mean_interval([earning.inflation for earning in earnings if not earning.target.by_owner]),
+            max(earning.inflation for earning in earnings),
         ]
-        for name, found in earned.items()
+        for name, earnings in earned.items()
     ]
     columns = ("policy", "copies by the owner", "copies by another", "worst work")
     return Table(f"Rise of the adder's credit through {COPIES} near-copies of a work", columns, rows)

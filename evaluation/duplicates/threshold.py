@@ -129,14 +129,14 @@ def curve(distances: Distances) -> list[Point]:
 
 
 def _point(distances: Distances, threshold: float) -> Point:
-    found = {kind: values <= threshold for kind, values in distances.copies.items()}
-    right = sum(int(one.sum()) for one in found.values())
+    counts = {kind: values <= threshold for kind, values in distances.copies.items()}
+    right = sum(int(near.sum()) for near in counts.values())
     other = int((distances.others <= threshold).sum())
     own = int((distances.own <= threshold).sum())
     return Point(
         threshold,
-        {kind: float(one.mean()) for kind, one in found.items()},
-        float(np.concatenate(list(found.values())).mean()),
+        {kind: float(near.mean()) for kind, near in counts.items()},
+        float(np.concatenate(list(counts.values())).mean()),
         right / max(right + other, 1),
         right / max(right + other + own, 1),
     )

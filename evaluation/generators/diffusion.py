@@ -3,7 +3,7 @@ pictures, trained on velocities (Salimans and Ho, 2022), drawn in fewer steps (S
 
 On pixels the same time made no digits that one can read.
 
-The network of the diffusion model: residual dense layers that are told the time.
+The network of the diffusion model: residual dense layers conditioned on the time step.
 """
 
 from __future__ import annotations
@@ -41,10 +41,10 @@ class Denoiser(nn.Module):
     def forward(self, noisy: Tensor, time: Tensor) -> Tensor:
         """(B, L) at times (B,) in [0, 1] to velocities (B, L)."""
         angles = time[:, None] * self.get_buffer("frequencies")
-        told = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
+        time_embedding = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
         hidden = self.inward(noisy)
         for block in self.blocks:
-            hidden = block(hidden, told)
+            hidden = block(hidden, time_embedding)
         velocity: Tensor = self.outward(hidden)
         return velocity
 
@@ -55,7 +55,7 @@ class _Block(nn.Module):
     def __init__(self) -> None:
         super().__init__()
         self.norm = nn.LayerNorm(_WIDTH)
-        self.first, self.told, self.second = (
+        self.first, self.time_embedding, self.second = (
             nn.Linear(_WIDTH, _WIDTH),
             nn.Linear(_TIME, _WIDTH),
             nn.Linear(_WIDTH, _WIDTH),
@@ -63,9 +63,11 @@ class _Block(nn.Module):
         nn.init.zeros_(self.second.weight)
         nn.init.zeros_(self.second.bias)
 
-    def forward(self, hidden: Tensor, told: Tensor) -> Tensor:
+    def forward(self, hidden: Tensor, time_embedding: Tensor) -> Tensor:
         """(B, WIDTH) and (B, TIME) to (B, WIDTH)."""
-        changed: Tensor = self.second(functional.silu(self.first(self.norm(hidden)) + self.told(told)))
+        changed: Tensor = self.second(
+            functional.silu(self.first(self.norm(hidden)) + self.time_embedding(time_embedding))
+        )
         return hidden + changed
 
 

@@ -190,10 +190,10 @@ def nearest(matrix: Values, k: int) -> Near:
 def shares(near: Near, policy: Policy) -> Values:
     """(J, K) shares of the contributors by the policy; what is missing to one goes to nobody."""
     cut = near.first(policy.k)
-    found = np.zeros(near.rows.shape)
+    matrix = np.zeros(near.rows.shape)
     for row, line in enumerate(cut.distances):
-        found[row, : len(line)], _ = policy.shares([distance_millionths(float(one)) for one in line])
-    return found
+        matrix[row, : len(line)], _ = policy.shares([distance_millionths(float(distance)) for distance in line])
+    return matrix
 
 
 def paid(near: Near, portions: Values, works: int, quality: Values | None = None) -> Values:

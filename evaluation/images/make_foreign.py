@@ -97,8 +97,8 @@ def _photographs(unpacked: Path) -> Iterator[tuple[str, Path, str, str, str]]:
     for name, (author, terms) in _UBUNTU.items():
         yield name, backgrounds / f"{name}.jpg", author, terms, "Debian lomiri-wallpapers"
     for name, (author, terms) in _SCIKIT_IMAGE.items():
-        found = next(Path(skimage.data.__file__).parent.glob(f"{name}.*"))
-        yield name, found, author, terms, "scikit-image"
+        path = next(Path(skimage.data.__file__).parent.glob(f"{name}.*"))
+        yield name, path, author, terms, "scikit-image"
     for name, (author, terms) in _SCIKIT_LEARN.items():
         yield name, Path(sklearn.datasets.__file__).parent / "images" / f"{name}.jpg", author, terms, "scikit-learn"
 

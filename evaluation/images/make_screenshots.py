@@ -66,15 +66,15 @@ def _addresses(page: Page, url: str) -> dict[str, str]:
     """Of the pages about one thing: the image with the clearest source, a work with near-copies, the first owner."""
     page.goto(f"{url}/overview")
     bars = page.locator(".generated .sources li:first-child .fill")
-    widths = [float(one.get_attribute("width") or 0) for one in bars.all()]
+    widths = [float(element.get_attribute("width") or 0) for element in bars.all()]
     card = page.locator(".generated").nth(widths.index(max(widths)))
     generation = card.locator(".made").get_attribute("href") or ""
     owner = page.locator("#leaders a").first.get_attribute("href") or ""
-    works = [one.get_attribute("href") or "" for one in page.locator(".generated .sources a").all()]
+    works = [element.get_attribute("href") or "" for element in page.locator(".generated .sources a").all()]
     return {
         "overview": "/overview",
         "generation": generation,
-        "work": next((one for one in works if _has_copies(page, url + one)), works[0]),
+        "work": next((work for work in works if _has_copies(page, url + work)), works[0]),
         "owner": owner,
         "finance": "/finance",
         "operations": "/operations",

@@ -10,89 +10,89 @@ import numpy.typing as npt
 from scipy.stats import rankdata
 
 from evaluation.known_source.observations import Observation
-from evaluation.known_source.policies import Divided
+from evaluation.known_source.policies import PolicyShares
 from evaluation.known_source.queries import COMPOSED, NOISE, RECONSTRUCTION
 from evaluation.report.plots import interval, mean_interval
 from evaluation.report.sections import Estimate
 
 BINS = 10
 Values = npt.NDArray[np.float64]
-Wanted = Callable[[Observation], bool]
+Selector = Callable[[Observation], bool]
 
 
-def is_single(one: Observation) -> bool:
+def is_single(observation: Observation) -> bool:
     """Made from one work by a recipe."""
-    return one.single
+    return observation.single
 
 
-def is_foreign(one: Observation) -> bool:
+def is_foreign(observation: Observation) -> bool:
     """Made from no work of the index."""
-    return not one.sources
+    return not observation.sources
 
 
-def is_kind(*kinds: str) -> Wanted:
+def is_kind(*kinds: str) -> Selector:
     """Of one of these kinds."""
-    return lambda one: one.query.kind in kinds
+    return lambda observation: observation.query.kind in kinds
 
 
-def rows_of(observations: Sequence[Observation], wanted: Wanted) -> npt.NDArray[np.intp]:
-    """Rows of the observations that are wanted."""
-    return np.flatnonzero([wanted(one) for one in observations])
+def rows_of(observations: Sequence[Observation], selects: Selector) -> npt.NDArray[np.intp]:
+    """Rows of the observations that are selects."""
+    return np.flatnonzero([selects(observation) for observation in observations])
 
 
 def groups_of(observations: Sequence[Observation]) -> npt.NDArray[np.str_]:
     """(N,) what is resampled whole."""
-    return np.array([one.query.group for one in observations])
+    return np.array([observation.query.group for observation in observations])
 
 
-def credit(divided: Divided, wanted: Wanted) -> Estimate:
+def credit(shares: PolicyShares, selects: Selector) -> Estimate:
     """Mean share of the true sources."""
-    return _mean(divided, divided.to_sources, wanted)
+    return _mean(shares, shares.to_sources, selects)
 
 
-def unattributed(divided: Divided, wanted: Wanted) -> Estimate:
+def unattributed(shares: PolicyShares, selects: Selector) -> Estimate:
     """Mean share of nobody."""
-    return _mean(divided, divided.unattributed, wanted)
+    return _mean(shares, shares.unattributed, selects)
 
 
-def _mean(divided: Divided, values: Values, wanted: Wanted) -> Estimate:
-    rows = rows_of(divided.observations, wanted)
-    return mean_interval(values[rows], groups_of(divided.observations)[rows])
+def _mean(shares: PolicyShares, values: Values, selects: Selector) -> Estimate:
+    rows = rows_of(shares.observations, selects)
+    return mean_interval(values[rows], groups_of(shares.observations)[rows])
 
 
 def source_within(observations: Sequence[Observation], rank: int, recalled: bool) -> Estimate:
     """Share of images of one source whose source is among the first `rank`, by recall or by perceptual distance."""
-    singles = [one for one in observations if one.single]
-    places = [(one.recall_ranks if recalled else one.ranks)[0] for one in singles]
+    singles = [observation for observation in observations if observation.single]
+    places = [(single.recall_ranks if recalled else single.ranks)[0] for single in singles]
     return mean_interval(np.array(places) < rank, groups_of(singles))
 
 
-def composition_error(divided: Divided) -> Estimate:
+def composition_error(shares: PolicyShares) -> Estimate:
     """Mean absolute difference between a source's known share and its credit, over images of two and three."""
-    rows = rows_of(divided.observations, is_kind(*COMPOSED))
+    rows = rows_of(shares.observations, is_kind(*COMPOSED))
     errors = []
     for row in rows:
-        shares = divided.divisions[row].shares
-        known = divided.observations[row].sources
-        errors.append(np.mean([abs(weight - shares.get(source, 0.0)) for source, weight in known.items()]))
-    return mean_interval(errors, groups_of(divided.observations)[rows])
+        by_work = shares.divisions[row].shares
+        known = shares.observations[row].sources
+        errors.append(np.mean([abs(weight - by_work.get(source, 0.0)) for source, weight in known.items()]))
+    return mean_interval(errors, groups_of(shares.observations)[rows])
 
 
-def absent_auc(divided: Divided, wanted: Wanted = is_foreign) -> Estimate:
-    """Area under the curve that tells images without a source (those wanted) from images of one, by nobody's share."""
-    foreign, singles = rows_of(divided.observations, wanted), rows_of(divided.observations, is_single)
+def absent_auc(shares: PolicyShares, selects: Selector = is_foreign) -> Estimate:
+    """Area under the curve that tells images without a source (those selects) from images of one, by nobody's share."""
+    foreign, singles = rows_of(shares.observations, selects), rows_of(shares.observations, is_single)
     rows = np.concatenate([singles, foreign])
-    pairs = np.stack([divided.unattributed[rows], np.isin(rows, foreign)], axis=1)
-    return interval(pairs, _auc, groups_of(divided.observations)[rows])
+    pairs = np.stack([shares.unattributed[rows], np.isin(rows, foreign)], axis=1)
+    return interval(pairs, _auc, groups_of(shares.observations)[rows])
 
 
 def _auc(pairs: Values) -> float:
     """Mann and Whitney's statistic, ties counted half. pairs: (N, 2) score, and 1 for what should score higher."""
-    scores, wanted = pairs[:, 0], pairs[:, 1] > 0
-    high, low = int(wanted.sum()), int((~wanted).sum())
+    scores, positive = pairs[:, 0], pairs[:, 1] > 0
+    high, low = int(positive.sum()), int((~positive).sum())
     if not high or not low:
         return float("nan")
-    return float((rankdata(scores)[wanted].sum() - high * (high + 1) / 2) / (high * low))
+    return float((rankdata(scores)[positive].sum() - high * (high + 1) / 2) / (high * low))
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,25 +106,25 @@ class Reliability:
     error: float
 
 
-def is_plain(one: Observation) -> bool:
+def is_plain(observation: Observation) -> bool:
     """A derivative of one work, a copy, or foreign: neither composed nor reconstructed."""
-    return len(one.sources) <= 1 and one.query.kind != RECONSTRUCTION
+    return len(observation.sources) <= 1 and observation.query.kind != RECONSTRUCTION
 
 
-def reliability(divided: Divided, wanted: Wanted = is_plain) -> Reliability:
-    """Of the images that are wanted; of a composition any of its sources is right."""
+def reliability(shares: PolicyShares, selects: Selector = is_plain) -> Reliability:
+    """Of the images that are selects; of a composition any of its sources is right."""
     claims, hits = [], []
-    for one, division in zip(divided.observations, divided.divisions, strict=True):
-        if not wanted(one):
+    for observation, division in zip(shares.observations, shares.divisions, strict=True):
+        if not selects(observation):
             continue
         named = max(division.shares, key=lambda work: division.shares[work], default=None)
         share = division.shares[named] if named is not None else 0.0
         if division.unattributed >= share:
             claims.append(division.unattributed)
-            hits.append(not one.sources)
+            hits.append(not observation.sources)
         else:
             claims.append(share)
-            hits.append(named in one.sources)
+            hits.append(named in observation.sources)
     return _binned(np.array(claims), np.array(hits, dtype=np.float64))
 
 

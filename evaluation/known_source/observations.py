@@ -34,7 +34,7 @@ _CHUNK = 32
 
 
 @dataclass(frozen=True, slots=True)
-class Found:
+class Retrieval:
     """What the index answered to one image, as the service would have it.
 
     recalled: ids, most similar first, with `similarity_millionths` as 1 - cosine of the recall vectors. reranked: the
@@ -74,7 +74,7 @@ def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
     )
 
 
-def search_all(location: str | Path, models: Models, queries: Sequence[Query]) -> list[Found]:
+def search_all(location: str | Path, models: Models, queries: Sequence[Query]) -> list[Retrieval]:
     """Recall and re-rank for each image.
 
     Raises MissingIndex, or ProfileMismatch if the index is another profile's, before anything is embedded.
@@ -82,31 +82,31 @@ def search_all(location: str | Path, models: Models, queries: Sequence[Query]) -
     return asyncio.run(_search_all(location, models, queries))
 
 
-async def _search_all(location: str | Path, models: Models, queries: Sequence[Query]) -> list[Found]:
+async def _search_all(location: str | Path, models: Models, queries: Sequence[Query]) -> list[Retrieval]:
     search = open_search(location, COLLECTION, payload_keys=(KEY_GROUP,))
     try:
         require_profile(await search.info(), models.identity)
         embeddings = embed(models, queries)  # minutes, and nothing else waits for this loop
-        found = []
+        retrievals = []
         assert embeddings.quality is not None
         for recall, perceptual, quality in zip(
             embeddings.recall, embeddings.perceptual, embeddings.quality, strict=True
         ):
             recalled = await search.recall(recall, DEPTH)
-            ids = [one.training_image_id for one in recalled]
-            groups = {one.training_image_id: duplicate_group(one.payload) for one in recalled}
+            ids = [candidate.training_image_id for candidate in recalled]
+            groups = {candidate.training_image_id: duplicate_group(candidate.payload) for candidate in recalled}
             reranked = await search.rerank(perceptual, ids, DEPTH)
-            found.append(
-                Found(
+            retrievals.append(
+                Retrieval(
                     tuple(ids),
-                    tuple(distance_millionths(1 - one.clip_similarity) for one in recalled),
-                    tuple(one.training_image_id for one in reranked),
-                    tuple(distance_millionths(one.perceptual_distance) for one in reranked),
+                    tuple(distance_millionths(1 - candidate.clip_similarity) for candidate in recalled),
+                    tuple(candidate.training_image_id for candidate in reranked),
+                    tuple(distance_millionths(candidate.perceptual_distance) for candidate in reranked),
                     float(quality),
-                    tuple(groups[one.training_image_id] or one.training_image_id for one in reranked),
+                    tuple(groups[candidate.training_image_id] or candidate.training_image_id for candidate in reranked),
                 )
             )
-        return found
+        return retrievals
     finally:
         await search.close()
 
@@ -121,7 +121,7 @@ class Observation:
 
     query: Query
     sources: dict[TrainingImageId, float]
-    found: Found
+    retrieval: Retrieval
 
     @property
     def single(self) -> bool:
@@ -131,17 +131,17 @@ class Observation:
     @cached_property
     def ranks(self) -> tuple[int, ...]:
         """Place of each source by perceptual distance, 0 the nearest; a large number if it was not recalled."""
-        return _ranks(self.sources, self.found.reranked)
+        return _ranks(self.sources, self.retrieval.reranked)
 
     @cached_property
     def recall_ranks(self) -> tuple[int, ...]:
         """Place of each source by recall."""
-        return _ranks(self.sources, self.found.recalled)
+        return _ranks(self.sources, self.retrieval.recalled)
 
 
 def _ranks(sources: dict[TrainingImageId, float], ids: Sequence[TrainingImageId]) -> tuple[int, ...]:
-    places = {one: place for place, one in enumerate(ids)}
-    return tuple(places.get(one, 1_000_000) for one in sources)
+    places = {id_: place for place, id_ in enumerate(ids)}
+    return tuple(places.get(source, 1_000_000) for source in sources)
 
 
 def works_of(short: bool) -> dict[str, Work]:
@@ -174,8 +174,8 @@ def observe(plan: Plan, location: str | Path, profile: str, short: bool = False)
     works = works_of(short)
     queries = make_queries(plan, list(works.values()), sample_folder("openclipart"))
     ids = {key: training_image_id(work.sha256) for key, work in works.items()}
-    found = search_all(location, load_models(profile), queries)
+    retrievals = search_all(location, load_models(profile), queries)
     return [
         Observation(query, {ids[key]: weight for key, weight in query.sources}, answer)
-        for query, answer in zip(queries, found, strict=True)
+        for query, answer in zip(queries, retrievals, strict=True)
     ]

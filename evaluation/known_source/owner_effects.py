@@ -14,7 +14,7 @@ from PIL import Image
 from evaluation.images.make_examples import read_works
 from evaluation.known_source import measures
 from evaluation.known_source.observations import Observation
-from evaluation.known_source.policies import Divided, Division, by_policy
+from evaluation.known_source.policies import PolicyShares, Shares, by_policy
 from evaluation.report.sections import Gallery, Table, Tile
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.images import decode_image
@@ -55,13 +55,13 @@ def quality_table(effects: Sequence[Effect]) -> Table:
     return Table(
         "Quality on, off, or counted from 0.5 to 0.8 only: credits an image issues, and what it moves between owners",
         ("quality", "issued an image", "moved between owners", "largest change of an owner's part"),
-        [[one.way, one.issued, f"{one.moved:.2%}", f"{one.largest:.1%}"] for one in effects],
+        [[effect.way, effect.issued, f"{effect.moved:.2%}", f"{effect.largest:.1%}"] for effect in effects],
     )
 
 
 def quality_figures(effects: Sequence[Effect]) -> dict[str, float]:
     """What each way but the paper's moves between owners."""
-    return {f"quality_{one.way}_moved_share": round(one.moved, 4) for one in effects if one.way != "on"}
+    return {f"quality_{effect.way}_moved_share": round(effect.moved, 4) for effect in effects if effect.way != "on"}
 
 
 def _owners() -> dict[str, str]:
@@ -75,10 +75,10 @@ def _totals(
     """Micro-credits issued, and what each owner gets of them."""
     issued, totals = 0, dict.fromkeys(sorted(set(owners.values())), 0.0)
     divide = by_policy(policy).divide
-    for one in observations:
-        micros = policy.value([], [], quality_millionths(one.found.quality)).issued_micros
+    for observation in observations:
+        micros = policy.value([], [], quality_millionths(observation.retrieval.quality)).issued_micros
         issued += micros
-        for work, share in divide(one.found).shares.items():
+        for work, share in divide(observation.retrieval).shares.items():
             totals[owners[str(work)]] += share * micros
     return issued, totals
 
@@ -99,30 +99,31 @@ ROWS = 6
 CREDITED = 5
 
 
-def gallery(divided: Divided, *, best: bool) -> Gallery:
+def gallery(divided: PolicyShares, *, best: bool) -> Gallery:
     """Derivatives whose source got most, or least, one of each recipe where there are enough."""
     rows = measures.rows_of(divided.observations, measures.is_single)
     order = rows[np.argsort(divided.to_sources[rows])]
     chosen = _spread([divided.observations[row] for row in (order[::-1] if best else order)])
-    places = {id(one): row for row, one in enumerate(divided.observations)}
+    places = {id(observation): row for row, observation in enumerate(divided.observations)}
     files = _files()
     return Gallery(
         f"{'Most' if best else 'Least'} credit to the true source: the image, its source, and who was credited.",
-        [_row(one, divided.divisions[places[id(one)]], files) for one in chosen],
+        [_row(example, divided.divisions[places[id(example)]], files) for example in chosen],
     )
 
 
 def _spread(ordered: list[Observation]) -> list[Observation]:
     seen: dict[str, Observation] = {}
-    for one in ordered:
-        seen.setdefault(one.query.kind, one)
+    for observation in ordered:
+        seen.setdefault(observation.query.kind, observation)
     return list(seen.values())[:ROWS]
 
 
-def _row(one: Observation, division: Division, files: dict[TrainingImageId, str]) -> list[Tile]:
-    source = next(iter(one.sources))
+def _row(observation: Observation, division: Shares, files: dict[TrainingImageId, str]) -> list[Tile]:
+    source = next(iter(observation.sources))
     query = Tile(
-        one.query.image, f"{one.query.kind}, strength {one.query.strength}; {division.unattributed:.0%} to nobody"
+        observation.query.image,
+        f"{observation.query.kind}, strength {observation.query.strength}; {division.unattributed:.0%} to nobody",
     )
     nearest = sorted(division.shares, key=lambda work: -division.shares[work])[:CREDITED]
     return [

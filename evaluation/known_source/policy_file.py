@@ -53,11 +53,11 @@ NOTHING_EXTRA = Extra()
 
 def data_hash(observations: Sequence[Observation]) -> str:
     """SHA-256 over every image's pixels, its sources and their shares, in order."""
-    found = hashlib.sha256()
-    for one in observations:
-        found.update(sha256_hex(one.query.image.tobytes()).encode())
-        found.update(repr([(str(work), weight) for work, weight in one.sources.items()]).encode())
-    return found.hexdigest()
+    digest = hashlib.sha256()
+    for observation in observations:
+        digest.update(sha256_hex(observation.query.image.tobytes()).encode())
+        digest.update(repr([(str(work), weight) for work, weight in observation.sources.items()]).encode())
+    return digest.hexdigest()
 
 
 def policy_text(

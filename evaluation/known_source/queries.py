@@ -156,18 +156,18 @@ def make_queries(plan: Plan, works: Sequence[Work], folder: Path) -> list[Query]
     own = [work for work in works if work.owner_id in plan.owners]
     rng = random.Random(f"{plan.seed}/{plan.split}")  # noqa: S311 - must be reproducible
     maker = _Maker(draw_sources(own, rng), folder, rng)
-    found = [
+    queries = [
         maker.single(kind, strength) for kind in plan.kinds for strength in STRENGTHS for _ in range(plan.per_cell)
     ]
-    found += [maker.copy(strength) for strength in STRENGTHS for _ in range(plan.copies)]
-    found += [
+    queries += [maker.copy(strength) for strength in STRENGTHS for _ in range(plan.copies)]
+    queries += [
         maker.composed(kind, count, strength)
         for count, kind in enumerate(COMPOSED, start=2)
         for strength in STRENGTHS
         for _ in range(plan.composed)
     ]
-    found += [*_foreign(plan.split), *(_noise(number, rng) for number in range(plan.noise))]
-    return [*found, *_reconstructions(plan, own, folder)]
+    queries += [*_foreign(plan.split), *(_noise(number, rng) for number in range(plan.noise))]
+    return [*queries, *_reconstructions(plan, own, folder)]
 
 
 @dataclass

@@ -10,7 +10,15 @@ from pathlib import Path
 from evaluation.known_source.fit import Examples, choose_gate, examples_of, fit_temperature, fit_virtual
 from evaluation.known_source.observations import Observation, index_sample, observe
 from evaluation.known_source.owner_effects import quality_effects, quality_figures, quality_table
-from evaluation.known_source.policies import Fits, ablations, by_policy, decimal, divided, uniform, without_reranking
+from evaluation.known_source.policies import (
+    Fits,
+    ablations,
+    apply_policy,
+    by_policy,
+    decimal,
+    uniform,
+    without_reranking,
+)
 from evaluation.known_source.queries import FIT, SHORT_FIT, SHORT_TEST, TEST
 from evaluation.known_source.section import figures_by_cell, known_source_section
 from evaluation.report.sections import Section
@@ -33,16 +41,16 @@ def known_source(
     known = examples_of(fit, replace(load_policy(CALIBRATED), groups=None))
     calibrated = _calibrated(profile, known)
     fits = Fits(fit_temperature(known), fit_virtual(known))
-    main = divided(by_policy(calibrated), test)
-    bare = divided(by_policy(replace(calibrated, residual=None), f"{calibrated.reference}, no residual"), test)
-    plain = divided(by_policy(paper), test)
+    main = apply_policy(by_policy(calibrated), test)
+    bare = apply_policy(by_policy(replace(calibrated, residual=None), f"{calibrated.reference}, no residual"), test)
+    plain = apply_policy(by_policy(paper), test)
     rows = [
-        divided(uniform(paper.k), test),
-        divided(without_reranking(paper), test),
+        apply_policy(uniform(paper.k), test),
+        apply_policy(without_reranking(paper), test),
         plain,
-        *(divided(row, test) for row in ablations(calibrated, fits)),
+        *(apply_policy(row, test) for row in ablations(calibrated, fits)),
         main,
-        *(divided(by_policy(load_policy(reference)), test) for reference in policies),
+        *(apply_policy(by_policy(load_policy(reference)), test) for reference in policies),
     ]
     section = known_source_section(test, rows, main, bare, plain)
     effects = quality_effects(calibrated, test)

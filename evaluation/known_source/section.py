@@ -11,7 +11,7 @@ from evaluation.images.recipes import STRENGTHS, TEST_KINDS
 from evaluation.known_source import measures
 from evaluation.known_source.observations import Observation
 from evaluation.known_source.owner_effects import gallery
-from evaluation.known_source.policies import Divided
+from evaluation.known_source.policies import PolicyShares
 from evaluation.known_source.queries import COPY, NOISE, RECONSTRUCTION, SINGLE_KINDS
 from evaluation.report.plots import COLOURS, draw
 from evaluation.report.sections import Cell, Estimate, Plot, Section, Table
@@ -29,7 +29,11 @@ _TITLES = {
 
 
 def known_source_section(
-    observations: Sequence[Observation], rows: Sequence[Divided], main: Divided, bare: Divided, paper: Divided
+    observations: Sequence[Observation],
+    rows: Sequence[PolicyShares],
+    main: PolicyShares,
+    bare: PolicyShares,
+    paper: PolicyShares,
 ) -> Section:
     """rows: everything compared. main: the calibrated policy; bare: it without a residual; paper: equations 4-6."""
     reliability = measures.reliability(main)
@@ -45,8 +49,8 @@ def known_source_section(
 
 
 def _text(observations: Sequence[Observation]) -> list[str]:
-    singles = sum(one.single for one in observations)
-    foreign = sum(not one.sources for one in observations)
+    singles = sum(observation.single for observation in observations)
+    foreign = sum(not observation.sources for observation in observations)
     return [
         f"{singles} derivatives of one work each, made by seven recipes at four strengths from works of artists that "
         "nothing was fitted on; copies; reconstructions by a small autoencoder that was trained on these works; "
@@ -61,11 +65,11 @@ def _text(observations: Sequence[Observation]) -> list[str]:
 
 
 def _counts(observations: Sequence[Observation]) -> dict[str, int]:
-    kinds = sorted({one.query.kind for one in observations})
-    return {kind: sum(one.query.kind == kind for one in observations) for kind in kinds}
+    kinds = sorted({observation.query.kind for observation in observations})
+    return {kind: sum(observation.query.kind == kind for observation in observations) for kind in kinds}
 
 
-def _figures(main: Divided, bare: Divided, paper: Divided, error: float) -> dict[str, float]:
+def _figures(main: PolicyShares, bare: PolicyShares, paper: PolicyShares, error: float) -> dict[str, float]:
     single = measures.credit(main, measures.is_single).value
     figures = {
         "credit_to_source_paper": measures.credit(paper, measures.is_single).value,
@@ -97,7 +101,7 @@ def _ranking(observations: Sequence[Observation]) -> Table:
     return Table("Share of derivatives whose source is among the first", ("", "1", "5", "50"), rows)
 
 
-def _comparison(rows: Sequence[Divided]) -> Table:
+def _comparison(rows: Sequence[PolicyShares]) -> Table:
     return Table(
         "Mean share of the credit, and the error of shares read as probabilities (ECE: of derivatives of one work, "
         "copies and foreign images; all: compositions and reconstructions too)",
@@ -113,33 +117,33 @@ def _comparison(rows: Sequence[Divided]) -> Table:
         ),
         [
             [
-                one.row.name,
-                measures.credit(one, measures.is_single),
-                measures.credit(one, measures.is_kind(COPY)),
-                measures.unattributed(one, measures.is_photo_or_noise),
-                measures.absent_auc(one),
-                measures.composition_error(one),
-                round(measures.reliability(one).error, 3),
-                round(measures.reliability(one, measures.is_any).error, 3),
+                shares.row.name,
+                measures.credit(shares, measures.is_single),
+                measures.credit(shares, measures.is_kind(COPY)),
+                measures.unattributed(shares, measures.is_photo_or_noise),
+                measures.absent_auc(shares),
+                measures.composition_error(shares),
+                round(measures.reliability(shares).error, 3),
+                round(measures.reliability(shares, measures.is_any).error, 3),
             ]
-            for one in rows
+            for shares in rows
         ],
     )
 
 
-def _by_recipe(main: Divided, bare: Divided, paper: Divided) -> Table:
+def _by_recipe(main: PolicyShares, bare: PolicyShares, paper: PolicyShares) -> Table:
     return Table(
         "Mean share of the true source, by recipe; the last four were never fitted on",
         ("recipe", paper.row.name, bare.row.name, main.row.name, "to nobody"),
         [
-            [kind, *(measures.credit(one, measures.is_kind(kind)) for one in (paper, bare, main)),
+            [kind, *(measures.credit(shares, measures.is_kind(kind)) for shares in (paper, bare, main)),
              measures.unattributed(main, measures.is_kind(kind))]
             for kind in (COPY, *SINGLE_KINDS, *TEST_KINDS, RECONSTRUCTION)
         ],
     )  # fmt: skip
 
 
-def _foreign(main: Divided, paper: Divided) -> Table:
+def _foreign(main: PolicyShares, paper: PolicyShares) -> Table:
     return Table(
         "Images without a source: share that goes to nobody",
         ("kind", paper.row.name, main.row.name, "absent AUC"),
@@ -155,7 +159,7 @@ def _foreign(main: Divided, paper: Divided) -> Table:
     )
 
 
-def _strength_plot(main: Divided, paper: Divided) -> Plot:
+def _strength_plot(main: PolicyShares, paper: PolicyShares) -> Plot:
     def paint(axes: Axes) -> None:
         for kind, colour in zip((*SINGLE_KINDS, *TEST_KINDS), COLOURS, strict=False):
             means = [measures.credit(main, _cell(kind, strength)).value for strength in STRENGTHS]
@@ -169,15 +173,15 @@ def _strength_plot(main: Divided, paper: Divided) -> Plot:
     return Plot("Share of the true source by strength of the change; dashed recipes were never fitted on.", draw(paint))
 
 
-def _cell(kind: str, strength: int) -> measures.Wanted:
-    return lambda one: one.query.kind == kind and one.query.strength == strength
+def _cell(kind: str, strength: int) -> measures.Selector:
+    return lambda observation: observation.query.kind == kind and observation.query.strength == strength
 
 
-def _strength(strength: int) -> measures.Wanted:
-    return lambda one: one.single and one.query.strength == strength
+def _strength(strength: int) -> measures.Selector:
+    return lambda observation: observation.single and observation.query.strength == strength
 
 
-def _trade_off(main: Divided, bare: Divided) -> Plot:
+def _trade_off(main: PolicyShares, bare: PolicyShares) -> Plot:
     def paint(axes: Axes) -> None:
         for kind, colour in zip(FOREIGN_KINDS, COLOURS, strict=False):
             cost, kept = trade_off(main, bare, kind)
@@ -190,7 +194,7 @@ def _trade_off(main: Divided, bare: Divided) -> Plot:
     return Plot("What it costs true sources to leave foreign images to nobody, as the gate's bias moves.", draw(paint))
 
 
-def trade_off(main: Divided, bare: Divided, kind: str) -> tuple[measures.Values, measures.Values]:
+def trade_off(main: PolicyShares, bare: PolicyShares, kind: str) -> tuple[measures.Values, measures.Values]:
     """(61,) each: credit that derivatives lose, and share of images of this kind left to nobody, as the residual's
     logit is moved from -12 to 12."""
     nobody = np.clip(main.unattributed, 1e-12, 1 - 1e-12)
@@ -202,12 +206,12 @@ def trade_off(main: Divided, bare: Divided, kind: str) -> tuple[measures.Values,
     return cost, moved[:, foreign].mean(axis=1)
 
 
-def _reliability_plot(found: measures.Reliability) -> Plot:
+def _reliability_plot(reliability: measures.Reliability) -> Plot:
     def paint(axes: Axes) -> None:
-        some = found.count > 0
+        some = reliability.count > 0
         axes.plot((0, 1), (0, 1), ":", color="#999999")
-        axes.plot(found.claimed[some], found.true[some], marker="o")
-        for x, y, count in zip(found.claimed[some], found.true[some], found.count[some], strict=True):
+        axes.plot(reliability.claimed[some], reliability.true[some], marker="o")
+        for x, y, count in zip(reliability.claimed[some], reliability.true[some], reliability.count[some], strict=True):
             axes.annotate(f"{count:.0f}", (x, y), textcoords="offset points", xytext=(6, -10), fontsize=8)
         axes.set(xlabel="largest share", ylabel="how often it is right", xlim=(0, 1), ylim=(0, 1.02))
 
@@ -218,7 +222,7 @@ def _reliability_plot(found: measures.Reliability) -> Plot:
     )
 
 
-def figures_by_cell(main: Divided) -> Mapping[str, float]:
+def figures_by_cell(main: PolicyShares) -> Mapping[str, float]:
     """Mean credit of each recipe at each strength, by flat name."""
     return {
         f"credit_to_source_{kind}_{strength}": round(measures.credit(main, _cell(kind, strength)).value, 4)

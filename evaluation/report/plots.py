@@ -57,9 +57,9 @@ def bars(names: Sequence[str], values: Sequence[Estimate], label: str) -> str:
 
     def paint(axes: Axes) -> None:
         places = np.arange(len(names))
-        means = np.array([one.value for one in values])
-        below = np.maximum(means - np.array([one.low for one in values]), 0)
-        above = np.maximum(np.array([one.high for one in values]) - means, 0)
+        means = np.array([estimate.value for estimate in values])
+        below = np.maximum(means - np.array([estimate.low for estimate in values]), 0)
+        above = np.maximum(np.array([estimate.high for estimate in values]) - means, 0)
         axes.barh(places, means, xerr=(below, above), color=COLOURS[0], error_kw={"ecolor": "#333333", "capsize": 2})
         axes.set(xlabel=label, yticks=places, yticklabels=names)
         axes.invert_yaxis()

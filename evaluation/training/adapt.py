@@ -184,7 +184,7 @@ class Training:
             "average": self.average.trained_state(),
             "optimiser": self.optimiser.state_dict(),
             "bank": self.bank,
-            "curve": [asdict(one) for one in self.curve],
+            "curve": [asdict(point) for point in self.curve],
         }
         torch.save(state, self.folder / "part")
         (self.folder / "part").rename(self.checkpoint)
@@ -199,4 +199,4 @@ class Training:
         self.average.load_trained(state["average"])
         self.bank = state["bank"]
         self.optimiser.load_state_dict(state["optimiser"])
-        self.curve = [Watch(**one) for one in state["curve"]]
+        self.curve = [Watch(**point) for point in state["curve"]]

@@ -111,7 +111,8 @@ def source_ranks(works: Float32Array, queries: Float32Array, derivatives: Sequen
     works: (N, V, P) views of each work. queries: (B, Q, P) views of each derivative.
     """
     return [
-        _ranks(nearest_views(works, query), one.source_rows) for query, one in zip(queries, derivatives, strict=True)
+        _ranks(nearest_views(works, query), derivative.source_rows)
+        for query, derivative in zip(queries, derivatives, strict=True)
     ]
 
 
@@ -127,12 +128,12 @@ def reranked_ranks(works: WorkEmbeddings, queries: Embeddings, derivatives: Sequ
     A source that is not recalled ranks behind every work.
     """
     ranks = []
-    for recall, perceptual, one in zip(queries.recall, queries.perceptual, derivatives, strict=True):
+    for recall, perceptual, derivative in zip(queries.recall, queries.perceptual, derivatives, strict=True):
         cosines = np.full(len(works.recall), -2.0, dtype=np.float32)
         recalled = np.argsort(-(works.recall @ recall))[:DEPTH]
         cosines[recalled] = nearest_views(works.perceptual[recalled], perceptual)
-        found = _ranks(cosines, one.source_rows)
-        ranks.append(np.where(np.isin(one.source_rows, recalled), found, len(cosines)))
+        ranked = _ranks(cosines, derivative.source_rows)
+        ranks.append(np.where(np.isin(derivative.source_rows, recalled), ranked, len(cosines)))
     return ranks
 
 
@@ -142,9 +143,9 @@ def _ranks(cosines: Float32Array, rows: Sequence[int]) -> Ranks:
 
 def figures_of(name: str, ranks: Sequence[Ranks], derivatives: Sequence[Derivative]) -> dict[str, float]:
     """Shares in [0, 1] under flat names that begin with `name`, over all kinds and for each."""
-    best = np.array([found.min() for found in ranks])
-    worst = np.array([found.max() for found in ranks])
-    kinds = np.array([one.kind for one in derivatives])
+    best = np.array([ranked.min() for ranked in ranks])
+    worst = np.array([ranked.max() for ranked in ranks])
+    kinds = np.array([derivative.kind for derivative in derivatives])
     figures = {
         f"{name}_source_first_share": _share(best < 1),
         f"{name}_source_within_{NEAR}_share": _share(best < NEAR),
@@ -170,7 +171,7 @@ def measure(profile: str) -> dict[str, float]:
     index = index_all(models, (decode_image((folder / work.file_name).read_bytes()) for work in works.values()))
     figures: dict[str, float] = {"works": len(works)}
     for name, derivatives in (("examples", example_derivatives(rows)), ("fresh", fresh_derivatives(rows))):
-        queries = embed_all(models, (one.image for one in derivatives))
+        queries = embed_all(models, (derivative.image for derivative in derivatives))
         figures[f"{name}_images"] = len(derivatives)
         by_recall = source_ranks(index.recall[:, None], queries.recall[:, None], derivatives)
         by_distance = source_ranks(index.perceptual, queries.perceptual, derivatives)

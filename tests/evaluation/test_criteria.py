@@ -9,7 +9,7 @@ import pytest
 
 from evaluation.criteria import attributes, class_match, noisy, trained_on
 from evaluation.criteria.efficiency import PlainPipeline, real_index
-from evaluation.criteria.world import DIFFUSION, HELD, VAE, Asked, World, classes_of, train_classifier
+from evaluation.criteria.world import DIFFUSION, HELD, VAE, QuerySet, World, classes_of, train_classifier
 from evaluation.generators.digits import Embedder, Labelled, distances, load_mnist, nearest, to_image
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.models.profiles import load_models, profile_identity
@@ -38,17 +38,17 @@ def world() -> World:
         matrix = distances(other.perceptual[:12], own.perceptual)
         sure = np.ones(12, dtype=np.float32)
         some = Embeddings(other.recall[:12], other.perceptual[:12], np.full(12, 0.5, dtype=np.float32))
-        asked[name] = Asked(name, held.images[:12], held.labels[:12], sure, some, matrix)
+        asked[name] = QuerySet(name, held.images[:12], held.labels[:12], sure, some, matrix)
     return World(works, held, own, other, asked, 0.97)
 
 
 def test_contributors_of_the_class_are_counted(world: World) -> None:
     section = class_match.identical_class(world, "c1_mnist")
     frequent = np.bincount(world.works.labels).min()
-    near = class_match.contributors(world, world.asked[VAE])
+    near = class_match.contributors(world, world.queries[VAE])
     rows = near[class_match.RERANKED][:, :frequent]
-    assert class_match.same_class(world, world.asked[VAE], rows).mean() == 1
-    chance = class_match.same_class(world, world.asked[VAE], near["random works"]).mean()
+    assert class_match.same_class(world, world.queries[VAE], rows).mean() == 1
+    chance = class_match.same_class(world, world.queries[VAE], near["random works"]).mean()
     assert chance == pytest.approx(0.1, abs=0.05)
     assert section.figures["c1_mnist_k50"] == pytest.approx(section.figures["c1_mnist_real_k50"])
     assert section.figures["c1_mnist_k100"] < section.figures["c1_mnist_k50"] < section.figures["c1_mnist_k30"]
@@ -57,10 +57,10 @@ def test_contributors_of_the_class_are_counted(world: World) -> None:
 
 
 def test_what_is_drawn_is_judged_by_sureness_classes_and_copies(world: World) -> None:
-    one = world.asked[HELD]
-    copies = Asked(VAE, world.works.images[:12], np.full(12, 3), one.sure * 0.5, one.embeddings, one.distances)
+    one = world.queries[HELD]
+    copies = QuerySet(VAE, world.works.images[:12], np.full(12, 3), one.sure * 0.5, one.embeddings, one.distances)
     copying = World(
-        world.works, world.held, world.embeddings, world.held_embeddings, world.asked | {VAE: copies}, world.accuracy
+        world.works, world.held, world.embeddings, world.held_embeddings, world.queries | {VAE: copies}, world.accuracy
     )
     figures = class_match.drawn_figures(copying, "c1")
     assert figures["c1_sure_share"] == 0.5
@@ -141,7 +141,7 @@ def test_the_real_index_answers_as_exact_search_does(world: World) -> None:
     with real_index("lite", world.works.images, world.embeddings) as index:
         from gmvaluator.index.schema import SearchSettings
 
-        query = world.asked[VAE].embeddings.recall[0]
+        query = world.queries[VAE].embeddings.recall[0]
         found = [index.rows[one] for one, _ in index.store.nearest(query, 10, SearchSettings())]
     exact = np.argsort(-(world.embeddings.recall @ query))[:10]
     assert len(set(found) & set(exact.tolist())) >= 9

@@ -11,9 +11,9 @@ from PIL import Image
 from evaluation.images.make_examples import read_works
 from evaluation.images.recipes import STRENGTHS, TEST_KINDS, WEIGHTS, compose_weighted, square
 from evaluation.known_source import measures
-from evaluation.known_source.observations import Found, Observation
+from evaluation.known_source.observations import Observation, Retrieval
 from evaluation.known_source.owner_effects import gallery, quality_effects
-from evaluation.known_source.policies import by_policy, divided, uniform, without_reranking
+from evaluation.known_source.policies import apply_policy, by_policy, uniform, without_reranking
 from evaluation.known_source.queries import (
     FIT,
     SHORT_FIT,
@@ -45,7 +45,7 @@ def observation(
     near = tuple(IDS[: len(distances)])
     keys = tuple((WORKS[IDS.index(source)].key, share) for source, share in sources.items())
     query = Query(kind, strength, keys, f"group-{kind}", Image.new("RGB", (8, 8)))
-    return Observation(query, sources, Found(near, tuple(distances), near, tuple(distances), 0.9))
+    return Observation(query, sources, Retrieval(near, tuple(distances), near, tuple(distances), 0.9))
 
 
 def present(nearest: int = 50_000, kind: str = "crop", strength: int = 1) -> Observation:
@@ -98,44 +98,44 @@ def test_ranks_are_places_among_what_was_found() -> None:
 
 def test_credit_goes_to_the_source_or_to_nobody() -> None:
     observations = [present(), present(), foreign(), foreign(kind="noise")]
-    one = divided(by_policy(GATED), observations)
+    one = apply_policy(by_policy(GATED), observations)
     assert measures.credit(one, measures.is_single).value == pytest.approx(1, abs=1e-6)
     assert measures.unattributed(one, measures.is_foreign).value == pytest.approx(1, abs=1e-3)
     assert measures.absent_auc(one).value == 1
-    flat = divided(uniform(3), observations)
+    flat = apply_policy(uniform(3), observations)
     assert measures.credit(flat, measures.is_single).value == pytest.approx(1 / 3)
     assert measures.unattributed(flat, measures.is_foreign).value == 0
     assert measures.absent_auc(flat).value == 0.5
 
 
 def test_without_reranking_the_recall_distances_count() -> None:
-    one = divided(without_reranking(SHARP), [present()])
+    one = apply_policy(without_reranking(SHARP), [present()])
     assert one.to_sources[0] == pytest.approx(1, abs=1e-6)
 
 
 def test_a_composition_error_is_the_mean_distance_of_shares() -> None:
     even = observation({IDS[0]: 0.7, IDS[1]: 0.3}, [100_000, 100_000, 1_900_000], "two")
-    assert measures.composition_error(divided(by_policy(SHARP), [even])).value == pytest.approx(0.2)
+    assert measures.composition_error(apply_policy(by_policy(SHARP), [even])).value == pytest.approx(0.2)
 
 
 def test_shares_that_are_too_sure_have_a_calibration_error() -> None:
     wrong = observation({IDS[1]: 1.0}, [50_000, 600_000, 700_000])
-    right = measures.reliability(divided(by_policy(GATED), [present()] * 10))
-    half = measures.reliability(divided(by_policy(GATED), [present()] * 5 + [wrong] * 5))
+    right = measures.reliability(apply_policy(by_policy(GATED), [present()] * 10))
+    half = measures.reliability(apply_policy(by_policy(GATED), [present()] * 5 + [wrong] * 5))
     assert right.error == pytest.approx(0, abs=1e-3)
     assert half.error == pytest.approx(0.5, abs=1e-3)
 
 
 def test_calibration_is_of_plain_images_unless_all_are_wanted() -> None:
     composed = observation({IDS[1]: 0.6, IDS[2]: 0.4}, [50_000, 1_600_000, 1_700_000], "two")
-    both = divided(by_policy(GATED), [present()] * 5 + [composed] * 5)
+    both = apply_policy(by_policy(GATED), [present()] * 5 + [composed] * 5)
     assert measures.reliability(both).count.sum() == 5
     assert measures.reliability(both, measures.is_any).error == pytest.approx(0.5, abs=1e-3)
 
 
 def test_moving_the_gate_trades_credit_for_strangers() -> None:
     observations = [present(300_000), present(450_000), foreign(480_000), foreign(600_000)]
-    main, bare = divided(by_policy(GATED), observations), divided(by_policy(SHARP), observations)
+    main, bare = apply_policy(by_policy(GATED), observations), apply_policy(by_policy(SHARP), observations)
     cost, kept = trade_off(main, bare, "photo")
     assert list(cost) == sorted(cost)
     assert list(kept) == sorted(kept)
@@ -147,7 +147,7 @@ def test_the_section_has_every_figure_and_pictures() -> None:
     observations = [present(kind=kind, strength=strength) for kind in kinds for strength in (1, 2, 3, 4)]
     observations += [foreign(kind=kind) for kind in ("photo", "noise", "digit", "stranger")]
     observations += [observation({IDS[0]: 0.5, IDS[1]: 0.5}, [100, 100, 200], kind) for kind in ("two", "three")]
-    main, bare, paper = (divided(by_policy(policy), observations) for policy in (GATED, SHARP, SHARP))
+    main, bare, paper = (apply_policy(by_policy(policy), observations) for policy in (GATED, SHARP, SHARP))
     section = known_source_section(observations, [main, bare], main, bare, paper)
     wanted = {"credit_to_source_paper", "credit_to_source_calibrated", "credit_to_source_copies", "ece"}
     wanted |= {"foreign_to_unattributed", "no_source_auc", "composition_mae", "credit_to_source_halftone"}
@@ -171,7 +171,7 @@ def test_reconstructions_are_counted_apart_and_blur_with_strength() -> None:
 
 def test_quality_off_issues_a_whole_credit_and_moves_what_it_held_back() -> None:
     poor, fine = present(), observation({IDS[1]: 1.0}, [600_000, 50_000])
-    poor = replace(poor, found=replace(poor.found, quality=0.2))
+    poor = replace(poor, retrieval=replace(poor.retrieval, quality=0.2))
     off, capped, on = quality_effects(SHARP, [poor, fine])
     assert off.issued == 1
     assert on.issued == pytest.approx(0.55)
@@ -180,6 +180,6 @@ def test_quality_off_issues_a_whole_credit_and_moves_what_it_held_back() -> None
 
 
 def test_a_gallery_shows_the_source_and_who_was_credited() -> None:
-    row = gallery(divided(by_policy(SHARP), [present()]), best=True).rows[0]
+    row = gallery(apply_policy(by_policy(SHARP), [present()]), best=True).rows[0]
     assert row[0].caption == "crop, strength 1; 0% to nobody"
     assert [tile.caption for tile in row[1:3]] == ["source: 100%", "100%"]
