@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from gmvaluator.catalogue.reader import CatalogueReader
+from gmvaluator.files import atomic_file
 from indexer.sources.consent import OptOutList
 
 SHOWN = 1_000
@@ -105,10 +106,8 @@ class LeftOutFile:
         """Forget rows of a shard from `position` on: they are about to be read again."""
         if not self.path.exists():
             self.clear()
-        fresh = self.path.with_suffix(".new")
-        with self.path.open(encoding="utf-8") as old, fresh.open("w", encoding="utf-8") as new:
+        with self.path.open("rb") as old, atomic_file(self.path) as new:
             new.writelines(line for line in old if not _from(line, shard, position))
-        fresh.replace(self.path)
 
     def keys(self, kind: str) -> Iterator[str]:
         """Of the rows of a kind."""
@@ -129,7 +128,7 @@ class LeftOutFile:
                 file.write(json.dumps(said, ensure_ascii=False) + "\n")
 
 
-def _from(line: str, shard: str, position: int) -> bool:
+def _from(line: bytes, shard: str, position: int) -> bool:
     """Whether a line is of `shard` from `position` on, or was cut off when its process was killed."""
     try:
         row = json.loads(line)

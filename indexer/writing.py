@@ -9,6 +9,7 @@ from typing import Any, Protocol
 
 from gmvaluator.catalogue.records import NewWork, Recorded
 from gmvaluator.errors import ModelFailed
+from gmvaluator.files import atomic_write
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import thumbnail_path
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, KEY_LABELS, KEY_SHA256, KEY_TITLE, KEY_URI
@@ -141,7 +142,7 @@ class Writer:
     def _store_thumbnail(self, image: DecodedImage) -> None:
         path = thumbnail_path(self.thumbnails, image.training_image_id)
         path.parent.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(image.thumbnail)
+        atomic_write(path, image.thumbnail, durable=False)  # can be made again from the image
 
 
 def payload(work: NewWork) -> dict[str, Any]:
