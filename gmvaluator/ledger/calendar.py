@@ -1,7 +1,7 @@
-"""Periods: calendar months, UTC, and which postings belong to which.
+"""Accounting periods: calendar months in UTC, and the conditions that assign postings to them.
 
-A posting belongs to the month of its own time, unless that month was closed before it was posted: then to the first
-month that was open. What a period holds therefore never changes once it is closed, and nothing falls between two.
+A posting belongs to the month of its own time, or to the first open month if its own was closed before it was posted.
+A closed period therefore never changes, and every posting belongs to exactly one period.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ class Period:
 
     @classmethod
     def parse(cls, text: str) -> Period:
-        """`2026-11`. Raises InvalidInput."""
+        """Parse a month such as `2026-11`. Raises InvalidInput."""
         match = _PERIOD.fullmatch(text)
         if match is None or not 2000 <= int(match[1]) <= 9998:
             raise InvalidInput(f"{text[:20]!r} is no period: give a month as YYYY-MM, such as 2026-11")
@@ -42,87 +42,97 @@ class Period:
 
     @classmethod
     def of(cls, instant: datetime) -> Period:
-        """The month that an instant lies in."""
+        """Return the month that contains an instant."""
         moment = instant.astimezone(UTC)
         return cls(moment.year, moment.month)
 
     def next(self) -> Period:
-        """The month after."""
+        """Return the following month."""
         return Period(self.year + self.month // 12, self.month % 12 + 1)
 
     def previous(self) -> Period:
-        """The month before."""
+        """Return the preceding month."""
         return Period(self.year - (self.month == 1), self.month - 1 or 12)
 
     @property
     def start(self) -> datetime:
-        """Its first instant."""
+        """First instant of the month."""
         return datetime(self.year, self.month, 1, tzinfo=UTC)
 
     @property
     def end(self) -> datetime:
-        """The first instant after it."""
+        """First instant after the month."""
         return self.next().start
 
 
 @dataclass(frozen=True, slots=True)
 class Calendar:
-    """Closed periods and the newest posting that each took in, as of one snapshot."""
+    """The closed periods as of one snapshot.
 
-    closes: dict[Period, int]
+    closed_through: period to the sequence of the newest posting that existed when it closed; later postings belong to
+    later periods.
+    """
+
+    closed_through: dict[Period, int]
 
     @property
     def first_closed(self) -> Period | None:
-        """The earliest closed period; whatever lies before it belongs to it."""
-        return min(self.closes, default=None)
+        """The earliest closed period, which also holds all postings of earlier months; None if none is closed."""
+        return min(self.closed_through, default=None)
 
     @property
     def last_closed(self) -> Period | None:
-        """The newest closed period."""
-        return max(self.closes, default=None)
+        """The newest closed period; None if none is closed."""
+        return max(self.closed_through, default=None)
 
     def closed(self, period: Period) -> bool:
-        """True if nothing more goes into it."""
-        return period in self.closes
+        """Return whether a period is closed, so that no posting is added to it."""
+        return period in self.closed_through
 
     def check_exists(self, period: Period) -> None:
-        """Raises PreconditionFailed for a month before the first closed one, which holds all that was before."""
+        """Raise PreconditionFailed for a month before the first closed period, which holds all that was before it."""
         if self.first_closed is not None and period < self.first_closed:
             raise PreconditionFailed(
                 f"the first period of this ledger is {self.first_closed}, which holds all that was before it"
             )
 
     def upto(self, period: Period) -> ColumnElement[bool]:
-        """Condition on `postings`: those that belong to `period` or an earlier one."""
+        """Return the condition on `postings` that selects `period` and all earlier ones."""
         if self.first_closed is not None and period < self.first_closed:
             return false()
-        own_time = postings.c.generated_at < utc_text(period.end)
-        in_time = postings.c.sequence <= self.closes[period] if period in self.closes else true()
-        return and_(own_time, in_time)
+        before_end = postings.c.generated_at < utc_text(period.end)
+        # What was posted after the closing is dated in the period but belongs to the next one.
+        before_closing = postings.c.sequence <= self.closed_through[period] if period in self.closed_through else true()
+        return and_(before_end, before_closing)
 
     def within(self, period: Period) -> ColumnElement[bool]:
-        """Condition on `postings`: those that belong to `period`."""
+        """Return the condition on `postings` that selects `period`."""
         return and_(self.upto(period), not_(self.upto(period.previous())))
 
 
 def read_calendar(connection: Connection) -> Calendar:
-    """The calendar as it is now."""
+    """Read the closed periods, as of the connection's snapshot."""
     closed = (closing.decision for closing in closings(connection))
-    return Calendar({Period.parse(one.links.period or ""): one.facts["closed_through"] for one in closed})
+    return Calendar(
+        {Period.parse(decision.links.period or ""): decision.facts["closed_through"] for decision in closed}
+    )
 
 
 @dataclass(frozen=True, slots=True)
 class Closing:
-    """A closed period: the posting that closed it, and what that says."""
+    """The posting that closed a period, with its decision."""
 
     posting: StoredPosting
     decision: Decision
 
 
 def closings(connection: Connection, period: Period | None = None) -> list[Closing]:
-    """Closings in order, or only that of `period`."""
+    """Return the closings in order, or only that of `period` (none if it is open)."""
     sequences = select(decisions.c.sequence).where(decisions.c.kind == CLOSE)
     if period is not None:
         sequences = sequences.where(decisions.c.period == str(period))
-    found = load_postings(connection, postings_where(postings.c.sequence.in_(sequences)).order_by(postings.c.sequence))
-    return [Closing(one, Decision.from_json(one.evidence_json)) for one in found]
+    closing_postings = postings_where(postings.c.sequence.in_(sequences)).order_by(postings.c.sequence)
+    return [
+        Closing(posting, Decision.from_json(posting.evidence_json))
+        for posting in load_postings(connection, closing_postings)
+    ]

@@ -1,4 +1,8 @@
-"""Checkpoints: the operator's signature under what each period closed with, kept in the ledger and outside it."""
+"""Checkpoints: signed statements of the posting that closed each period, stored in the ledger and handed out.
+
+A hash chain alone does not stop somebody who can write the database from replacing the whole chain. A signature made
+with a key outside the database does.
+"""
 
 from __future__ import annotations
 
@@ -34,15 +38,15 @@ def checkpoint_of(closing: StoredPosting, period: str, signer: Signer) -> Signed
 
 
 def store_checkpoint(connection: Connection, period: str, sequence: int, signed: Signed) -> None:
-    """Store a period's checkpoint, unless it has one."""
-    known = connection.execute(select(checkpoints.c.sequence).where(checkpoints.c.period == period)).first()
-    if known is None:
+    """Store a period's checkpoint, unless the period has one."""
+    stored = connection.execute(select(checkpoints.c.sequence).where(checkpoints.c.period == period)).first()
+    if stored is None:
         row = {"period": period, "sequence": sequence, "statement": signed.statement}
         connection.execute(insert(checkpoints), {**row, "signature": signed.signature, "public_key": signed.public_key})
 
 
 def read_checkpoint(connection: Connection, period: str) -> Signed:
-    """The checkpoint of a closed period. Raises NotFound."""
+    """Return the checkpoint of a closed period. Raises NotFound."""
     row = connection.execute(select(checkpoints).where(checkpoints.c.period == period)).one_or_none()
     if row is None:
         raise NotFound(f"period {period} has no checkpoint: close it by `gmvaluator ledger close {period}`")
@@ -52,10 +56,10 @@ def read_checkpoint(connection: Connection, period: str) -> Signed:
 def checkpoint_problems(
     connection: Connection, public_key: str | None = None, kept: Sequence[Signed] = ()
 ) -> Iterator[Problem]:
-    """Where closings and checkpoints do not agree, or a signature is wrong.
+    """Yield each disagreement between closings and checkpoints, and each wrong signature.
 
-    public_key: the operator's, as handed out; without it a checkpoint vouches for its own key only. kept:
-    checkpoints that were handed out before; the ledger must still hold what they name.
+    public_key: the operator's, as handed out; without it each checkpoint is checked against its own key only. kept:
+    checkpoints that were handed out before; the ledger must still hold the postings that they name.
     """
     closings = select(decisions.c.period, postings.c.sequence, postings.c.hash)
     closings = closings.join(postings, postings.c.sequence == decisions.c.sequence).where(decisions.c.kind == CLOSE)
@@ -67,32 +71,36 @@ def checkpoint_problems(
             yield Problem(sequence, None, f"period {period} has no checkpoint: close it once more, which signs it")
             continue
         signed = Signed(bytes(row.statement), row.signature, row.public_key)
-        yield from _wrong(signed, public_key, period, sequence, posting_hash)
+        yield from _stored_problems(signed, public_key, period, sequence, posting_hash)
     for period in sorted(stored.keys() - closed.keys()):
         yield Problem(stored[period].sequence, None, f"checkpoint of {period} has no closing: it was inserted")
     for signed in kept:
-        yield from _missing(connection, signed, public_key)
+        yield from _kept_problems(connection, signed, public_key)
 
 
-def _wrong(signed: Signed, public_key: str | None, period: str, sequence: int, posting_hash: str) -> Iterator[Problem]:
+def _stored_problems(
+    signed: Signed, public_key: str | None, period: str, sequence: int, posting_hash: str
+) -> Iterator[Problem]:
     if not signed.genuine(public_key):
         yield Problem(sequence, None, f"checkpoint of {period} is not signed by the operator's key")
-    elif _names(signed) != (period, sequence, posting_hash):
+    elif _named_posting(signed) != (period, sequence, posting_hash):
         yield Problem(sequence, None, f"checkpoint of {period} names another posting: history was rewritten")
 
 
-def _missing(connection: Connection, signed: Signed, public_key: str | None) -> Iterator[Problem]:
-    period, sequence, posting_hash = _names(signed)
-    at = sequence if isinstance(sequence, int) else 0
+def _kept_problems(connection: Connection, signed: Signed, public_key: str | None) -> Iterator[Problem]:
+    period, stated_sequence, posting_hash = _named_posting(signed)
+    # Whoever forges a checkpoint may put anything into its fields.
+    sequence = stated_sequence if isinstance(stated_sequence, int) else 0
     if not signed.genuine(public_key):
-        yield Problem(at, None, f"the checkpoint given for {period} is not signed by the operator's key")
+        yield Problem(sequence, None, f"the checkpoint given for {period} is not signed by the operator's key")
         return
-    found = connection.execute(select(postings.c.hash).where(postings.c.sequence == at)).scalar()
-    if found != posting_hash:
-        yield Problem(at, None, f"the checkpoint given for {period} names another posting: history was rewritten")
+    stored_hash = connection.execute(select(postings.c.hash).where(postings.c.sequence == sequence)).scalar()
+    if stored_hash != posting_hash:
+        yield Problem(sequence, None, f"the checkpoint given for {period} names another posting: history was rewritten")
 
 
-def _names(signed: Signed) -> tuple[object, object, object]:
+def _named_posting(signed: Signed) -> tuple[object, object, object]:
+    """Return the period, sequence and hash that a checkpoint states; None for each if it cannot be read."""
     try:
         value = signed.value
     except ValueError:

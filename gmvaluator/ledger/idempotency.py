@@ -1,4 +1,4 @@
-"""What a generation id stands for: the same id may come again for the same thing only."""
+"""Idempotency checks: a generation id or decision id may be sent again only with the same content."""
 
 from __future__ import annotations
 
@@ -11,7 +11,10 @@ from gmvaluator.ledger.records import NewPosting, StoredPosting
 
 
 def check_fingerprint(stored: StoredPosting, image_sha256: str, model_version: str) -> None:
-    """Raises GenerationConflict, naming the field that differs from what was posted."""
+    """Check that a repeated generation id comes with the stored image and generator.
+
+    Raises GenerationConflict, naming the field that differs from what was posted.
+    """
     header = stored.header
     pairs = {
         "image_sha256": (header.image_sha256, image_sha256),
@@ -25,19 +28,23 @@ def check_fingerprint(stored: StoredPosting, image_sha256: str, model_version: s
             )
 
 
-def check_repeat(stored: StoredPosting, again: NewPosting | NewDecision) -> None:
-    """Raises GenerationConflict, naming what differs, unless `again` asks for what is stored under its key."""
-    if isinstance(again, NewPosting):
-        facts = again.header_facts
+def check_repeat(stored: StoredPosting, repeated: NewPosting | NewDecision) -> None:
+    """Check that `repeated` has the same content as the posting stored under its key.
+
+    Raises GenerationConflict, naming what differs.
+    """
+    if isinstance(repeated, NewPosting):
+        # The evidence itself may differ: timings change with every run, and an index may find other works by now.
+        facts = repeated.header_facts
         check_fingerprint(stored, facts.image_sha256 or "", facts.model_version or "")
-    elif stored.evidence_json != again.evidence_json:
+    elif stored.evidence_json != repeated.evidence_json:
         raise GenerationConflict(
-            f"{again.decision_id} was posted before with another {_difference(stored, again)}: use a new id"
+            f"{repeated.decision_id} was posted before with another {_different_field(stored, repeated)}: use a new id"
         )
 
 
-def _difference(stored: StoredPosting, again: NewDecision) -> str:
-    was, now = (_flat(json.loads(text)) for text in (stored.evidence_json, again.evidence_json))
+def _different_field(stored: StoredPosting, repeated: NewDecision) -> str:
+    was, now = (_flat(json.loads(text)) for text in (stored.evidence_json, repeated.evidence_json))
     return next((name for name in sorted(was.keys() | now.keys()) if was.get(name) != now.get(name)), "content")
 
 

@@ -75,7 +75,7 @@ def test_statements_chain_and_sum_to_the_ledger(history: list[tuple[str, int, in
         for what, number, month in history:
             happen(book, Path(name), what, number, month)
             with book.snapshot() as connection:
-                closed = list(read_calendar(connection).closes)
+                closed = list(read_calendar(connection).closed_through)
             for period in closed:
                 exported = [statement_json(one) for one in statements(book, period, None)]
                 assert fixed.setdefault(period, exported) == exported
