@@ -1,1 +1,1 @@
-"""The embedded engine: a process that hosts qdrant-edge and answers a part of Qdrant's gRPC API on loopback."""
+"""The embedded engine: a process that runs qdrant-edge and serves a part of Qdrant's gRPC API on loopback."""

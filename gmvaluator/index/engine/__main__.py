@@ -1,4 +1,4 @@
-"""Run the engine: `python -m gmvaluator.index.engine DIR [PORT]`.
+"""Entry point of the engine process: `python -m gmvaluator.index.engine DIR [PORT]`.
 
 Programs start it through `gmvaluator.index.engine.launcher`.
 """
@@ -6,8 +6,8 @@ Programs start it through `gmvaluator.index.engine.launcher`.
 import importlib.util
 import sys
 
-# Importing qdrant_client runs its __init__, which builds a thousand models of the REST API: a second, four fifths of
-# the engine's start. The engine needs the subpackage of generated messages alone, so the parent is not executed.
+# Importing qdrant_client runs its __init__, which builds a thousand models of the REST API. That takes a second, four
+# fifths of the engine's start. The engine only needs the generated messages, so the parent package is not executed.
 _spec = importlib.util.find_spec("qdrant_client")
 assert _spec is not None
 sys.modules["qdrant_client"] = importlib.util.module_from_spec(_spec)

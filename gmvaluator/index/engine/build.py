@@ -1,12 +1,12 @@
-"""The build process: index and quantise the points of a generation that nobody serves yet.
+"""Build of a generation: a child process that indexes and quantises a copy of a shard.
 
     python -m gmvaluator.index.engine.build GENERATION SETTINGS ENGINE_PID [SOURCE SOURCE_SETTINGS]
 
-With a source every point of it is written anew into the generation, which is absent: a shard's files, its write-ahead
-log above all, keep what was deleted, so that nothing less than another shard is free of it.
-`optimize()` holds the interpreter's lock until it is done, so it has a process of its own.
+Without a source, GENERATION is a copy of the served shard, which is optimised. With a source, GENERATION is absent and
+every point of the source is written into it: the files of a shard, its write-ahead log above all, keep deleted data, so
+only a new shard is free of it.
 
-The engine's side of a build: copy a shard, and have a process of its own optimise the copy, or write it anew.
+A build runs in its own process because `optimize()` holds the interpreter lock until it is done.
 """
 
 from __future__ import annotations
@@ -25,79 +25,26 @@ import qdrant_edge as edge
 from gmvaluator.index.engine.files import copy_tree, remove_tree, sync_tree
 from gmvaluator.index.engine.settings import CollectionSettings
 
-_PR_SET_PDEATHSIG = 1
+_PR_SET_PDEATHSIG = 1  # from linux/prctl.h
 _NICENESS = 5
+"""Niceness of the build process, so that searches go first."""
+
 _PAGE_POINTS = 256
 
 
-def main(arguments: list[str]) -> int:
-    """Optimise the shard in arguments[0] under the settings (JSON) in arguments[1]; durable on return.
-
-    arguments[2]: the process that wants it. 1 is returned if that has ended already. arguments[3:5]: see the module.
-    """
-    _end_with_parent()
-    if os.getppid() != int(arguments[2]):
-        return 1
-    os.nice(_NICENESS)
-    folder, settings = Path(arguments[0]), CollectionSettings.from_dict(json.loads(arguments[1]))
-    if len(arguments) > 3:
-        shard = edge.EdgeShard.create(str(folder), settings.edge_config())
-        old = CollectionSettings.from_dict(json.loads(arguments[4]))
-        write_anew(edge.EdgeShard.load(arguments[3], old.edge_config()), shard)
-    else:
-        shard = edge.EdgeShard.load(str(folder), settings.edge_config())
-    shard.optimize()
-    shard.flush()
-    shard.close()
-    sync_tree(folder)
-    return 0
-
-
-def write_anew(source: edge.EdgeShard, target: edge.EdgeShard) -> None:
-    """Write every point of `source`, and its payload's indexes, into the empty `target`; closes `source`."""
-    for key, index in source.info().payload_schema.items():
-        target.update(edge.UpdateOperation.create_field_index(key, _schema_type(index)))
-    offset = None
-    while True:
-        request = edge.ScrollRequest(offset=offset, limit=_PAGE_POINTS, with_payload=True, with_vector=True)
-        records, offset = source.scroll(request)
-        points = [edge.Point(one.id, one.vector or {}, one.payload or {}) for one in records]
-        if points:
-            target.update(edge.UpdateOperation.upsert_points(points))
-        if offset is None:
-            break
-    source.close()
-
-
-def _schema_type(index: edge.PayloadIndexInfo) -> edge.PayloadSchemaType:
-    """An index's description and the type that makes one are apart in qdrant-edge, and have the same names."""
-    found: edge.PayloadSchemaType = getattr(edge.PayloadSchemaType, repr(index.data_type).rpartition(".")[2])
-    return found
-
-
-def _end_with_parent() -> None:
-    """Ask Linux to end this process with the engine's build thread: an orphan would write into a folder that the
-    next engine removes, and keep every core busy."""
-    if sys.platform == "linux":
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
-
-
-if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
-
-
 class BuildStopped(Exception):
-    """The build was stopped because the engine ends."""
+    """The build was stopped because the engine shuts down."""
 
 
 class BuildFailed(Exception):
-    """The build process ended with an error."""
+    """The build process exited with an error."""
 
 
 class Builder:
-    """One build into `folder`, which is absent at first and, if the build fails, at last.
+    """A build of a generation in `folder`, which must be absent; `discard` removes it after a failure.
 
-    old_settings: those of the shard that is copied, where every point is to be written anew; None to optimise the copy.
+    settings: of the new generation. old_settings: settings of the copied shard, if every point is to be rewritten; None
+    optimises the copy itself.
     """
 
     def __init__(
@@ -112,11 +59,11 @@ class Builder:
         self._lock = threading.Lock()
 
     def copy(self, shard: Path) -> None:
-        """Copy the files of `shard`, which nobody writes meanwhile."""
+        """Copy the files of `shard`. The caller must block writes meanwhile."""
         copy_tree(shard, self.folder if self._old_settings is None else self._source)
 
     def run(self) -> None:
-        """Index and quantise everything in the copy; returns when it is durable. Raises BuildStopped, BuildFailed."""
+        """Index and quantise the copied points; return when they are durable. Raises BuildStopped, BuildFailed."""
         with self._lock:
             if self._stopped:
                 raise BuildStopped
@@ -134,17 +81,76 @@ class Builder:
         return command if self._old_settings is None else [*command, str(self._source), _json(self._old_settings)]
 
     def stop(self) -> None:
-        """End the process, if it runs, at once: its work is not in use yet."""
+        """Kill the build process, if it runs. Nothing uses its work yet."""
         with self._lock:
             self._stopped = True
             if self._process is not None:
                 self._process.kill()
 
     def discard(self) -> None:
-        """Remove what was made."""
+        """Remove the files of an unfinished build."""
         remove_tree(self._source)
         remove_tree(self.folder)
 
 
 def _json(settings: CollectionSettings) -> str:
     return json.dumps(settings.as_dict())
+
+
+def main(arguments: list[str]) -> int:
+    """Run a build and return its exit code; the generation is durable then.
+
+    arguments: the generation's folder, its settings as JSON, the engine's process id, and optionally the source's
+    folder and settings. Returns 1 if the engine has already ended.
+    """
+    _end_with_parent()
+    # The engine may have died before the call above took effect.
+    if os.getppid() != int(arguments[2]):
+        return 1
+    os.nice(_NICENESS)
+    folder, settings = Path(arguments[0]), CollectionSettings.from_dict(json.loads(arguments[1]))
+    if len(arguments) > 3:
+        shard = edge.EdgeShard.create(str(folder), settings.edge_config())
+        old = CollectionSettings.from_dict(json.loads(arguments[4]))
+        rewrite_points(edge.EdgeShard.load(arguments[3], old.edge_config()), shard)
+    else:
+        shard = edge.EdgeShard.load(str(folder), settings.edge_config())
+    shard.optimize()
+    shard.flush()
+    shard.close()
+    sync_tree(folder)
+    return 0
+
+
+def rewrite_points(source: edge.EdgeShard, target: edge.EdgeShard) -> None:
+    """Copy all points and payload indexes of `source` into the empty shard `target`, and close `source`."""
+    for key, index in source.info().payload_schema.items():
+        target.update(edge.UpdateOperation.create_field_index(key, _schema_type(index)))
+    offset = None
+    while True:
+        request = edge.ScrollRequest(offset=offset, limit=_PAGE_POINTS, with_payload=True, with_vector=True)
+        records, offset = source.scroll(request)
+        points = [edge.Point(record.id, record.vector or {}, record.payload or {}) for record in records]
+        if points:
+            target.update(edge.UpdateOperation.upsert_points(points))
+        if offset is None:
+            break
+    source.close()
+
+
+def _schema_type(index: edge.PayloadIndexInfo) -> edge.PayloadSchemaType:
+    """Return the type with which to create an index like `index`."""
+    # qdrant-edge describes an index by another enumeration than the one that creates it, with the same names.
+    schema_type: edge.PayloadSchemaType = getattr(edge.PayloadSchemaType, repr(index.data_type).rpartition(".")[2])
+    return schema_type
+
+
+def _end_with_parent() -> None:
+    """Have Linux kill this process when the engine's build thread ends."""
+    # An orphan would write into a folder that the next engine removes, and keep every core busy.
+    if sys.platform == "linux":
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

@@ -1,14 +1,9 @@
-"""One collection: a shard that is served, and the build of the one that replaces it.
+"""A collection of the engine: the shard that is served, and the build of its successor.
 
-Two locks. `_shard_lock` is held for each call into qdrant-edge, which holds the interpreter's lock anyway, so
-that no shard is closed under a reader. `_write_lock` is held for each write, and by a build while it copies
-files and while it changes shards: reads go on then. It is always taken first.
-
-How many points of a shard are quantised, counted in its files.
-
-qdrant-edge's own `indexed_vectors_count` keeps counting points that were deleted or overwritten since.
-
-The end of an engine that can no longer trust its files or its memory.
+A collection has two locks. `_shard_lock` is held during each call into qdrant-edge, so that no shard is closed while
+it is read; this costs no concurrency, because qdrant-edge holds the interpreter lock anyway. `_write_lock` is held
+during each write, and by a build while it copies files and while it swaps shards; reads continue then. A thread that
+takes both takes `_write_lock` first.
 """
 
 from __future__ import annotations
@@ -30,62 +25,70 @@ from gmvaluator.index.engine.files import remove_tree
 from gmvaluator.index.engine.generations import Description, Generations, Rebuild
 from gmvaluator.index.engine.settings import CollectionSettings, VectorSettings
 
+_log = logging.getLogger(__name__)
+_Result = TypeVar("_Result")
 
+EXIT_FAILED = 70
+"""Exit code of the engine after a failed flush or a panic of qdrant-edge."""
+
+_COUNT_WAIT_S = 1.0
+"""Seconds for which `state` waits for a write before it returns the last counts."""
+
+MAX_BACKLOG_BYTES = 256 * 1024 * 1024
+"""Size of the writes remembered during one build; further writes are refused until it ends."""
+
+
+# The counts below are read from a shard's files, because qdrant-edge's own `indexed_vectors_count` includes points that
+# have been deleted or overwritten since.
 def quantised_points(shard: Path, vector: str) -> int:
-    """Points in `shard` (flushed before) whose current `vector` has a product-quantised code."""
+    """Return the number of points in `shard`, flushed before, whose current `vector` has a quantised code."""
     return sum(_live_codes(segment, vector) for segment in sorted((shard / "segments").iterdir()))
 
 
 def indexed_points(shard: Path) -> int:
-    """Points in `shard` (flushed before) that stand in an indexed segment, where nothing is quantised."""
+    """Return the number of points in indexed segments of `shard`, flushed before, for an unquantised collection."""
     return sum(_live_indexed(segment) for segment in sorted((shard / "segments").iterdir()))
 
 
 def _live_codes(segment: Path, vector: str) -> int:
-    described = segment / f"vector_storage-{vector}" / "quantized.meta.json"
-    if not described.exists() or not described.with_name("quantized.data").exists():
+    meta = segment / f"vector_storage-{vector}" / "quantized.meta.json"
+    if not meta.exists() or not meta.with_name("quantized.data").exists():
         return 0
-    count: int = json.loads(described.read_bytes())["vector_parameters"]["count"]
+    count: int = json.loads(meta.read_bytes())["vector_parameters"]["count"]
     return count - _deleted(segment)
 
 
 def _live_indexed(segment: Path) -> int:
-    versions = segment / "id_tracker.versions"
+    versions = segment / "id_tracker.versions"  # 8 bytes per point; only indexed segments have the file
     return versions.stat().st_size // 8 - _deleted(segment) if versions.exists() else 0
 
 
 def _deleted(segment: Path) -> int:
+    """Return the number of set bits in the segment's deletion bitmap."""
     return int.from_bytes((segment / "id_tracker.deleted").read_bytes(), "little").bit_count()
 
 
-BROKEN = 70
-"""Exit code after a failed flush or a panic."""
-
-
-def end_at_once(reason: str) -> NoReturn:
-    """End the process without flushing: what was acknowledged is in the write-ahead log, and a failed flush is
-    never tried again. The next user starts another engine, which recovers."""
+def fail_fast(reason: str) -> NoReturn:
+    """Exit the process immediately, without flushing; the next user starts an engine that recovers."""
+    # Acknowledged writes are in the write-ahead log. A flush that failed must not be retried: the kernel may have
+    # dropped the dirty pages and would report success.
     _log.critical("%s: ending at once", reason, exc_info=True)
     logging.shutdown()
-    os._exit(BROKEN)
-
-
-_log = logging.getLogger(__name__)
-_Answer = TypeVar("_Answer")
-
-_COUNT_WAIT_S = 1.0
-MAX_BACKLOG_BYTES = 256 * 1024 * 1024
-"""Writes remembered during one build; more are refused until it has ended."""
+    os._exit(EXIT_FAILED)
 
 
 class BacklogFull(Exception):
-    """A build is under way and no more writes can be remembered for it."""
+    """A build is running and its backlog cannot take more writes."""
 
 
 @dataclass(frozen=True, slots=True)
 class State:
-    """Counts of a collection. waiting: a build would index something, or a rebuild is wanted. build_error: why the last
-    build failed."""
+    """Counts and build state of a collection.
+
+    indexed_points: points that are indexed, and quantised where the collection is. building: a build is running.
+    waiting: a build would index points, or a rebuild has been requested. build_error: message of the last build if it
+    failed.
+    """
 
     points: int
     indexed_points: int
@@ -96,7 +99,11 @@ class State:
 
 
 class Collection:
-    """Thread-safe. Every write that returned survives the end of the process, however it ends."""
+    """A collection opened from its folder. Thread-safe.
+
+    Every write that returned survives the end of the process, including kill -9. `flush` makes writes survive a power
+    loss.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._files = Generations(folder)
@@ -119,7 +126,7 @@ class Collection:
 
     @staticmethod
     def make(folder: Path, description: Description) -> None:
-        """Fill `folder`, which exists and is empty, with a collection that has no points."""
+        """Create a collection without points in `folder`, which must exist and be empty."""
         first = Generations(folder).begin(description)
         shard = edge.EdgeShard.create(str(first), description.settings.edge_config())
         shard.flush()
@@ -133,13 +140,13 @@ class Collection:
     def metadata(self) -> dict[str, Any]:
         return self._description.metadata
 
-    def read(self, call: Callable[[edge.EdgeShard], _Answer]) -> _Answer:
-        """Answer of `call` on the shard in use."""
+    def read(self, call: Callable[[edge.EdgeShard], _Result]) -> _Result:
+        """Return the result of `call` on the served shard."""
         with self._shard_lock:
             return call(self._shard)
 
     def write(self, operation: edge.UpdateOperation, size_bytes: int) -> None:
-        """Apply `operation`; returns once it is in the write-ahead log. Raises BacklogFull."""
+        """Apply `operation`; return once it is in the write-ahead log. Raises BacklogFull."""
         with self._write_lock:
             if self._backlog_bytes + size_bytes > MAX_BACKLOG_BYTES:
                 raise BacklogFull
@@ -150,7 +157,7 @@ class Collection:
                 self._backlog_bytes += size_bytes
 
     def describe(self, metadata: dict[str, Any], indexing_threshold_kb: int | None) -> None:
-        """Merge `metadata` into what is kept, and change when points are indexed, durably."""
+        """Merge `metadata` into the collection's, and set the indexing threshold if it is given; durably."""
         with self._write_lock:
             settings = self.settings
             if indexing_threshold_kb is not None:
@@ -161,17 +168,17 @@ class Collection:
         self._files.describe(description)
         self._description = description
 
-    def want_rebuild(self, vectors: Mapping[str, VectorSettings], metadata: dict[str, Any]) -> None:
-        """Ask, durably, for a generation with nothing in it of what was deleted, its vectors kept as `vectors` say.
+    def request_rebuild(self, vectors: Mapping[str, VectorSettings], metadata: dict[str, Any]) -> None:
+        """Record, durably, that a generation without deleted data is wanted; `start_build` builds it.
 
-        metadata: merged into what is kept once that generation serves. `start_build` makes it.
+        vectors: its vector settings. metadata: merged into the collection's once that generation is served.
         """
         with self._write_lock:
-            wanted = Rebuild(str(uuid.uuid4()), replace(self.settings, vectors=vectors), metadata)
-            self._describe(replace(self._description, rebuild=wanted))
+            rebuild = Rebuild(str(uuid.uuid4()), replace(self.settings, vectors=vectors), metadata)
+            self._describe(replace(self._description, rebuild=rebuild))
 
     def flush(self) -> None:
-        """Bring everything written so far to the disk, past a loss of power."""
+        """Flush all writes to disk, so that they survive a power loss."""
         with self._write_lock:
             self._flush()
 
@@ -181,14 +188,12 @@ class Collection:
         try:
             self.read(lambda shard: shard.flush())
         except Exception as error:  # noqa: BLE001 - qdrant-edge raises bare Exception
-            end_at_once(f"{self._files.folder.name}: the flush failed: {error}")
+            fail_fast(f"{self._files.folder.name}: the flush failed: {error}")
         self._dirty = False
 
     def state(self) -> State:
-        """Counts as of now, or, while a build copies files, as of the last time.
-
-        They are read from the shard's files, so what was written since is flushed first.
-        """
+        """Return the current counts, or the previous ones while a build blocks writes."""
+        # Counting reads the shard's files, so new writes are flushed first.
         if self._write_lock.acquire(timeout=_COUNT_WAIT_S):
             try:
                 if self._counted is None:
@@ -199,7 +204,7 @@ class Collection:
                 self._write_lock.release()
         points, indexed, segments = self._last_counted
         building = self._backlog is not None
-        waiting = self.settings.waits(points - indexed) or self._description.rebuild is not None
+        waiting = self.settings.needs_build(points - indexed) or self._description.rebuild is not None
         return State(points, indexed, segments, building, waiting, self._build_error)
 
     def _count(self) -> tuple[int, int, int]:
@@ -209,7 +214,7 @@ class Collection:
         return info.points_count, min(*counts, info.points_count), info.segments_count
 
     def start_build(self) -> None:
-        """Begin to index what waits, if anything does and no build is under way; returns at once."""
+        """Start a build in the background if one is needed and none is running."""
         if not self.state().waiting:
             return
         with self._write_lock:
@@ -225,7 +230,7 @@ class Collection:
                 _log.info("%s: writes came during the build, building again", self._files.folder.name)
         except BuildStopped:
             _log.info("%s: the build was stopped", self._files.folder.name)
-        except Exception as error:  # noqa: BLE001 - it is kept, and told to whoever asks for the state
+        except Exception as error:  # noqa: BLE001 - `state` reports it
             _log.exception("%s: the build failed", self._files.folder.name)
             self._build_error = str(error) or type(error).__name__
         finally:
@@ -233,16 +238,16 @@ class Collection:
                 self._backlog, self._backlog_bytes = None, 0
 
     def _build_round(self) -> bool:
-        """One build from copy to switch; True if writes came meanwhile and still wait for a build."""
-        wanted = self._description.rebuild
-        if wanted is None:
-            builder = Builder(self._files.following(), self.settings)
+        """Run one build, from copy to swap; return whether concurrent writes need another."""
+        rebuild = self._description.rebuild
+        if rebuild is None:
+            builder = Builder(self._files.next_generation(), self.settings)
         else:
-            builder = Builder(self._files.following(), wanted.settings, self.settings)
+            builder = Builder(self._files.next_generation(), rebuild.settings, self.settings)
         try:
             self._copy(builder)
             builder.run()
-            self._adopt(builder.folder, wanted)
+            self._adopt(builder.folder, rebuild)
             _log.info("%s: serving %s, %s", self._files.folder.name, builder.folder.name, self.state())
         finally:
             if self._files.current() != builder.folder:
@@ -259,9 +264,10 @@ class Collection:
             builder.copy(self._current)
 
     def _adopt(self, folder: Path, rebuild: Rebuild | None) -> None:
-        """Replay what was written during the build into the shard in `folder`, then serve that one."""
+        """Replay the writes made during the build into the shard in `folder`, then serve that shard."""
         settings = self.settings if rebuild is None else rebuild.settings
         fresh = edge.EdgeShard.load(str(folder), settings.edge_config())
+        # Most of the backlog is replayed while writes continue, the rest while they are blocked.
         replayed = self._replay_most(fresh)
         with self._write_lock:
             assert self._backlog is not None
@@ -283,21 +289,25 @@ class Collection:
             remove_tree(old_folder)
 
     def _switch(self, folder: Path, rebuild: Rebuild | None) -> None:
-        """Let `folder` be the one in use. From then on a rebuild is done, also if it cannot be noted (a full disk)."""
+        """Make `folder` the served generation in CURRENT, and mark `rebuild` as done in memory."""
         try:
             self._files.switch(folder, "" if rebuild is None else rebuild.token)
         except OSError as error:
             if self._files.current() == folder:
-                end_at_once(f"{self._files.folder.name}: the switch may not be durable: {error}")
+                fail_fast(f"{self._files.folder.name}: the switch may not be durable: {error}")
             raise
         if rebuild is not None:
-            # Another rebuild that was asked for meanwhile is still to come.
+            # CURRENT names the rebuild, so it counts as done even if a full disk prevents updating collection.json.
+            # Another rebuild may have been requested meanwhile; it stays pending.
             newer = self._description.rebuild
             done = replace(self._description, rebuild=rebuild).rebuilt()
             self._description = done if newer == rebuild else replace(done, rebuild=newer)
 
     def _replay_most(self, fresh: edge.EdgeShard) -> int:
-        """Replay the backlog while writes go on, until little is left; returns how many operations were."""
+        """Replay the backlog without blocking writes, until at most one operation is left.
+
+        Returns the number of operations that were replayed.
+        """
         replayed = 0
         while self._backlog is not None and len(self._backlog) - replayed > 1:
             batch = self._backlog[replayed:]
@@ -307,7 +317,7 @@ class Collection:
         return replayed
 
     def close(self) -> None:
-        """Stop a build, flush, and let go of the files."""
+        """Stop a running build, flush, and close the shard."""
         self._stopping = True
         with self._write_lock:
             builder, thread = self._builder, self._build_thread

@@ -1,4 +1,4 @@
-"""Files that survive a crash: atomic replacement, and copies of a shard's sparse files."""
+"""Durable file operations, and copies of a shard's sparse files."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _REMOVAL_S, _PAUSE_S = 10.0, 0.05
 
 
 def sync_tree(folder: Path) -> None:
-    """Make every file and name under `folder` durable."""
+    """Flush every file and directory under `folder` to disk."""
     for parent, _, names in os.walk(folder):
         for name in names:
             sync(Path(parent) / name)
@@ -23,7 +23,8 @@ def sync_tree(folder: Path) -> None:
 
 
 def remove_tree(folder: Path) -> None:
-    """Delete a folder, if it is there. A process that was killed may write into it for a moment longer."""
+    """Delete a folder if it exists. Raises OSError if that still fails after 10 s."""
+    # A process that was just killed may still create files in it.
     deadline = time.monotonic() + _REMOVAL_S
     while folder.exists():
         try:
@@ -35,7 +36,8 @@ def remove_tree(folder: Path) -> None:
 
 
 def copy_tree(source: Path, target: Path) -> None:
-    """Copy a folder of regular files. Holes stay holes: an idle write-ahead log is 64 MB of them."""
+    """Copy a folder of regular files, and keep their holes."""
+    # An idle write-ahead log is a file of 64 MB that is almost all hole.
     for parent, _, names in os.walk(source):
         folder = target / Path(parent).relative_to(source)
         folder.mkdir()

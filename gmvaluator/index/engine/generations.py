@@ -1,10 +1,10 @@
-"""A collection's folder: `generation-N/` holds a shard, `CURRENT` names the one in use.
+"""Files of a collection.
 
-NAME/collection.json    settings and metadata
-NAME/CURRENT            "generation-N", and on a second line which rebuild made it
-NAME/generation-N/      the shard in use
-NAME/generation-N+1/    a build under way, or what a crash left of one
-NAME/generation-N+1.from/  what a rebuild reads from
+NAME/collection.json       settings, metadata and a requested rebuild
+NAME/CURRENT               "generation-N", and on a second line the token of the rebuild that made it
+NAME/generation-N/         the served shard
+NAME/generation-N+1/       a running build, or the leftovers of one
+NAME/generation-N+1.from/  the copy that a rebuild reads
 """
 
 from __future__ import annotations
@@ -26,9 +26,10 @@ _FORMAT = 1
 
 @dataclass(frozen=True, slots=True)
 class Rebuild:
-    """A generation that is wanted: every point written anew under `settings`, nothing kept of what was deleted.
+    """A requested rebuild: a generation into which every point is rewritten, without deleted data.
 
-    token: tells this wish from every other. metadata: merged into the collection's once the generation serves.
+    token: unique per request. settings: of the new generation. metadata: merged into the collection's once it is
+    served.
     """
 
     token: str
@@ -38,34 +39,34 @@ class Rebuild:
 
 @dataclass(frozen=True, slots=True)
 class Description:
-    """What `collection.json` holds. metadata is whatever JSON the users keep with the collection."""
+    """The contents of `collection.json`. metadata is any JSON object that the users store with the collection."""
 
     settings: CollectionSettings
     metadata: dict[str, Any] = field(default_factory=dict)
     rebuild: Rebuild | None = None
 
     def rebuilt(self) -> Description:
-        """The same once the rebuild serves."""
+        """Return the description after the rebuild is done and served."""
         assert self.rebuild is not None
         settings = replace(self.rebuild.settings, indexing_threshold_kb=self.settings.indexing_threshold_kb)
         return Description(settings, {**self.metadata, **self.rebuild.metadata})
 
 
 class Generations:
-    """The files of one collection; each change leaves a folder that can be opened, whatever happens."""
+    """Reads and changes the files of a collection. After a crash at any point the folder can be opened."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder
 
     def current(self) -> Path:
-        """The folder of the shard in use."""
+        """Return the folder of the served shard. Raises ValueError if CURRENT is damaged."""
         name = self._current_lines()[0]
         if not _GENERATION.fullmatch(name):
             raise ValueError(f"{self.folder}/CURRENT names {name!r}: it is damaged, restore it from a backup")
         return self.folder / name
 
-    def following(self) -> Path:
-        """The folder that the next generation goes to; absent until it is made."""
+    def next_generation(self) -> Path:
+        """Return the folder for the next generation, which is absent until a build creates it."""
         match = _GENERATION.fullmatch(self.current().name)
         assert match is not None
         return self.folder / f"generation-{int(match.group(1)) + 1}"
@@ -74,11 +75,11 @@ class Generations:
         return [*(self.folder / "CURRENT").read_text(encoding="ascii").splitlines(), "", ""]
 
     def switch(self, generation: Path, token: str = "") -> None:
-        """Make `generation` the one in use, durably. token: of the rebuild that it is, if it is one."""
+        """Make `generation` the served one, durably. token: of the rebuild that made it, if any."""
         atomic_write(self.folder / "CURRENT", f"{generation.name}\n{token}".encode())
 
     def begin(self, description: Description) -> Path:
-        """Fill a new collection's folder; returns where its first shard goes."""
+        """Initialise a new collection's folder; return the folder for its first shard."""
         self.describe(description)
         first = self.folder / "generation-1"
         self.switch(first)
@@ -96,7 +97,7 @@ class Generations:
         atomic_write(self.folder / "collection.json", json.dumps(value, indent=1, sort_keys=True).encode())
 
     def description(self) -> Description:
-        """Read `collection.json`."""
+        """Read `collection.json`. Raises ValueError if a newer version of the program wrote it."""
         value = json.loads((self.folder / "collection.json").read_bytes())
         if value["format"] != _FORMAT:
             raise ValueError(f"{self.folder} has format {value['format']}: use a newer version of the program")
@@ -104,11 +105,15 @@ class Generations:
             CollectionSettings.from_dict(value["settings"]), value["metadata"], _rebuild(value.get("rebuild"))
         )
         if description.rebuild is not None and description.rebuild.token == self._current_lines()[1]:
-            return description.rebuilt()  # the engine ended after the switch and before it was noted
+            # The engine ended after it switched CURRENT and before it updated collection.json.
+            return description.rebuilt()
         return description
 
     def remove_leftovers(self) -> None:
-        """Delete every generation but the one in use. Raises ValueError, and deletes nothing, if that is not there."""
+        """Delete every generation except the served one.
+
+        Raises ValueError, without deleting anything, if CURRENT is damaged or the served generation is missing.
+        """
         current = self.current()
         if not current.is_dir():
             raise ValueError(

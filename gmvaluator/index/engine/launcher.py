@@ -1,14 +1,14 @@
-"""Find the engine that runs on a folder, or start one; keep it running as long as it is used.
+"""Lease on the engine of an index folder: finds a running engine or starts one, and keeps it running while in use.
 
-The lease files of an index folder, and who holds which lock.
+An index folder has these files:
 
-    users.lock    shared by every program that uses the index; the engine takes it alone when it ends
-    start.lock    alone by the program that looks for an engine or starts one
-    engine.lock   alone by the engine, as long as it lives
-    engine.json   where the engine listens and the key it wants; readable by its owner only
+    users.lock    held shared by every program that uses the index; the engine takes it exclusively before it ends
+    start.lock    held exclusively by a program that looks for an engine or starts one
+    engine.lock   held exclusively by the engine while it runs
+    engine.json   port and API key of the engine; readable by its owner only
 
-All are flocks: the kernel releases them however a process ends. Python opens files without inheritance, so a
-child that is spawned never keeps one.
+The locks are flocks, which the kernel releases however a process ends. Python opens files as non-inheritable, so a
+child process never keeps one.
 """
 
 from __future__ import annotations
@@ -39,20 +39,20 @@ LOG = "engine.log"
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """How to reach a running engine on this machine."""
+    """Port, API key and process id of a running engine on this machine."""
 
     port: int
     api_key: str = field(repr=False)
     pid: int
 
     def write(self, folder: Path) -> None:
-        """Replace engine.json, for its owner's eyes only."""
+        """Write engine.json atomically, readable by its owner only."""
         value = {"port": self.port, "api_key": self.api_key, "pid": self.pid}
         atomic_write(folder / CONTACT, json.dumps(value).encode(), mode=0o600)
 
     @classmethod
     def read(cls, folder: Path) -> Contact | None:
-        """What engine.json says, or None if there is none that can be read."""
+        """Read engine.json; return None if it is absent or malformed."""
         try:
             value = json.loads((folder / CONTACT).read_bytes())
             return cls(int(value["port"]), str(value["api_key"]), int(value["pid"]))
@@ -61,14 +61,15 @@ class Contact:
 
     @classmethod
     def remove_own(cls, folder: Path) -> None:
-        """Remove engine.json if this process wrote it: the folder may have been made anew, and be another's."""
-        found = cls.read(folder)
-        if found is not None and found.pid == os.getpid():
+        """Remove engine.json if this process wrote it."""
+        # The folder may have been deleted and created again, and belong to another engine by now.
+        contact = cls.read(folder)
+        if contact is not None and contact.pid == os.getpid():
             (folder / CONTACT).unlink(missing_ok=True)
 
 
 START_TIMEOUT_S = 60.0
-"""How long a start may take: importing takes 2 s on an idle machine, a long write-ahead log more."""
+"""Seconds within which an engine must start: imports take 2 s on an idle machine, a long write-ahead log takes more."""
 
 _POLL_S = 0.02
 _CALL_TIMEOUT_S = 5.0
@@ -76,10 +77,10 @@ _LOG_TAIL_CHARACTERS = 400
 
 
 class EngineLease:
-    """A user's hold on the engine of one folder: it runs at least until `close`. Thread-safe."""
+    """A lease on the engine of a folder, which runs at least until `close`. Thread-safe."""
 
     def __init__(self, folder: Path, timeout_s: float = START_TIMEOUT_S) -> None:
-        """Share the engine that runs on `folder`, or start one. Raises IndexUnavailable."""
+        """Connect to the engine that runs on `folder`, or start one. Raises IndexUnavailable."""
         self._folder = folder.resolve()
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
@@ -99,7 +100,7 @@ class EngineLease:
             raise
 
     def renew(self, broken: Contact) -> Contact:
-        """The engine's contact after `broken` could not be reached: another one's, if it has died.
+        """Return the contact to use after `broken` could not be reached; restart the engine if it died.
 
         Raises IndexUnavailable.
         """
@@ -109,7 +110,7 @@ class EngineLease:
             return self.contact
 
     def close(self) -> None:
-        """Let go; the engine ends when nobody holds it. Harmless when done twice."""
+        """Release the lease. The engine ends after its last user. Idempotent."""
         self._users.close()
 
     def _find_or_start(self) -> Contact:
@@ -126,11 +127,12 @@ class EngineLease:
         )
 
     def _alive(self) -> bool:
+        """Return whether an engine runs on the folder, by its lock."""
         with closing(FileLock(self._folder / ENGINE_LOCK)) as engine:
             return not engine.acquire()
 
     def _wait_for_contact(self, deadline: float) -> Contact | None:
-        """The contact of the engine that lives, or None if it has gone meanwhile."""
+        """Return the contact of the running engine once it answers, or None if it ended meanwhile."""
         while time.monotonic() < deadline and self._alive():
             contact = Contact.read(self._folder)
             if contact is not None and _answers(contact):
@@ -139,7 +141,10 @@ class EngineLease:
         return None
 
     def _start(self, deadline: float) -> Contact | None:
-        """Start an engine; None if another one was faster. Raises IndexUnavailable if it ends at once."""
+        """Start an engine and return its contact, or None if another one won the race.
+
+        Raises IndexUnavailable if the engine ends during its start.
+        """
         (self._folder / CONTACT).unlink(missing_ok=True)
         process = _spawn(self._folder)
         while time.monotonic() < deadline:
@@ -161,7 +166,8 @@ class EngineLease:
 
 
 def _spawn(folder: Path) -> subprocess.Popen[bytes]:
-    """Start the engine in a session of its own, so that a Ctrl-C in the user's terminal does not reach it."""
+    """Start the engine process."""
+    # It gets its own session, so that Ctrl-C in the user's terminal does not reach it.
     with (folder / LOG).open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", "-m", "gmvaluator.index.engine", str(folder)],
@@ -172,12 +178,14 @@ def _spawn(folder: Path) -> subprocess.Popen[bytes]:
             start_new_session=True,
             close_fds=True,
         )
+    # The engine may outlive this program; if it ends first, something has to reap it.
     threading.Thread(target=process.wait, name="engine-reaper", daemon=True).start()
     return process
 
 
 def _answers(contact: Contact) -> bool:
-    """Whether the engine there answers a call. A port that listens proves nothing: it outlives a kill by a moment."""
+    """Return whether the engine answers a health check."""
+    # A listening port proves nothing: it outlives a killed process for a moment.
     with grpc.insecure_channel(f"127.0.0.1:{contact.port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         health_check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/qdrant.Qdrant/HealthCheck")
         try:
@@ -188,7 +196,7 @@ def _answers(contact: Contact) -> bool:
 
 
 def _environment() -> dict[str, str]:
-    """This process's environment, in which the child finds this very package also when it is not installed."""
+    """Return an environment in which a child process imports this same package, even if it is not installed."""
     root = str(Path(gmvaluator.__file__).resolve().parents[1])
     if root in site.getsitepackages():
         return dict(os.environ)

@@ -1,4 +1,4 @@
-"""All collections of one folder."""
+"""Registry of the collections and aliases of an index folder."""
 
 from __future__ import annotations
 
@@ -20,11 +20,16 @@ from gmvaluator.index.engine.supported_api import Refused
 _log = logging.getLogger(__name__)
 MAX_COLLECTIONS = 100
 _MAKING, _LEAVING = ".making-", ".leaving-"
+"""Prefixes of folders of collections that are being created or deleted."""
+
 _ALIASES = "aliases.json"
 
 
 class Registry:
-    """Opens every collection in `folder` and removes what a crash left half made or half deleted. Thread-safe."""
+    """The collections and aliases of a folder. Thread-safe.
+
+    Opening it removes collections that a crash left half created or half deleted.
+    """
 
     def __init__(self, folder: Path) -> None:
         self._folder = folder
@@ -40,17 +45,17 @@ class Registry:
             return sorted(self._collections)
 
     def get(self, name: str) -> Collection:
-        """The collection `name`. Raises Refused (NOT_FOUND)."""
+        """Return the collection that `name`, possibly an alias, refers to. Raises Refused (NOT_FOUND)."""
         with self._lock:
             return self._named(self._aliases.get(name, name))
 
     def aliases(self) -> dict[str, str]:
-        """Alias to collection."""
+        """Return the aliases, as alias to collection."""
         with self._lock:
             return dict(self._aliases)
 
     def change_aliases(self, changes: Sequence[tuple[str, str | None]]) -> None:
-        """Point each alias at a collection, or at none, all at once and durably. Raises Refused."""
+        """Point each alias at a collection, or delete it where that is None; atomic and durable. Raises Refused."""
         with self._lock:
             aliases = dict(self._aliases)
             for alias, collection in changes:
@@ -70,7 +75,7 @@ class Registry:
         return self._collections[name]
 
     def create(self, name: str, description: Description) -> None:
-        """Make an empty collection; it is there whole after a crash, or not at all. Raises Refused."""
+        """Create an empty collection; after a crash it exists completely or not at all. Raises Refused."""
         with self._lock:
             if name in self._collections or name in self._aliases:
                 raise Refused(grpc.StatusCode.ALREADY_EXISTS, f"there is a collection {name!r} already")
@@ -84,22 +89,23 @@ class Registry:
             self._collections[name] = Collection(self._folder / name)
 
     def delete(self, name: str) -> None:
-        """Delete a collection and its files. Raises Refused."""
+        """Delete a collection, its aliases and its files. Raises Refused."""
         with self._lock:
             collection = self._named(name)
             if name in self._aliases.values():
-                aliases = {alias: one for alias, one in self._aliases.items() if one != name}
+                aliases = {alias: target for alias, target in self._aliases.items() if target != name}
                 atomic_write(self._folder / _ALIASES, json.dumps(aliases, sort_keys=True).encode())
                 self._aliases = aliases
             del self._collections[name]
         collection.close()
+        # The rename is atomic; a crash while files are deleted leaves a folder that the next start removes.
         leaving = self._folder / f"{_LEAVING}{uuid.uuid4()}"
         (self._folder / name).rename(leaving)
         sync(self._folder)
         remove_tree(leaving)
 
     def flush(self) -> None:
-        """Bring every collection to the disk."""
+        """Flush every collection to disk."""
         with self._lock:
             collections = list(self._collections.values())
         for collection in collections:
@@ -116,5 +122,5 @@ class Registry:
 
 def _read_aliases(folder: Path) -> dict[str, str]:
     path = folder / _ALIASES
-    found: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
-    return found
+    aliases: dict[str, str] = json.loads(path.read_bytes()) if path.exists() else {}
+    return aliases

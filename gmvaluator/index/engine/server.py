@@ -1,4 +1,4 @@
-"""The engine's life: take the lock, open the collections, serve, and end after the last user."""
+"""Server of the engine process: takes the lock, opens the collections, serves, and ends after the last user."""
 
 from __future__ import annotations
 
@@ -29,22 +29,27 @@ from gmvaluator.index.engine.wire_settings import FLUSH_INTERVAL_S
 
 _log = logging.getLogger(__name__)
 ALREADY_RUNNING = 3
-"""Exit code of an engine that found another one on its folder."""
+"""Exit code if another engine runs on the folder."""
 
 KEY_VARIABLE = "QDRANT__SERVICE__API_KEY"
-"""As Qdrant's server calls it."""
+"""Environment variable with the API key, as named by Qdrant's server."""
 
 MIN_KEY_CHARACTERS = 16
 MAX_MESSAGE_BYTES = 64 * 1024 * 1024
 _THREADS = 8
 _USERS_POLL_S = 0.25
+"""Interval at which the engine checks whether it still has users."""
+
 _GRACE_S = 2.0
+"""Seconds for which a shutdown waits for calls in flight."""
+
 _LOCK_WAIT_S = 1.0
 MAX_LOG_BYTES = 1024 * 1024
+"""Size of engine.log, in bytes, above which it is rotated."""
 
 
 class _KeyCheck(grpc.ServerInterceptor):
-    """Refuses every call that does not bring the key."""
+    """Interceptor that rejects calls without the API key."""
 
     def __init__(self, api_key: str) -> None:
         self._api_key = api_key.encode()
@@ -61,10 +66,10 @@ def _refuse(_request: Any, context: grpc.ServicerContext) -> None:
 
 
 class Engine:
-    """One engine on one folder.
+    """An engine that serves one folder.
 
-    port, api_key: given to an engine that stays, at a known place and for a known key, until SIGTERM. Without a port
-    it takes any that is free, makes a key of its own, and ends after its last user.
+    With a port it is a permanent server: it listens there, accepts `api_key`, and runs until SIGTERM or SIGINT. Without
+    one it takes any free port, generates a key, and also ends after its last user.
     """
 
     def __init__(self, folder: Path, port: int = 0, api_key: str = "") -> None:
@@ -74,14 +79,14 @@ class Engine:
         self._stop = threading.Event()
 
     def run(self) -> int:
-        """Serve until the last user has gone or SIGTERM comes; returns the exit code."""
+        """Serve until the last user leaves or SIGTERM or SIGINT arrives; return the exit code."""
         with (
             closing(FileLock(self._folder / ENGINE_LOCK)) as alone,
             closing(FileLock(self._folder / USERS_LOCK)) as users,
         ):
             if not alone.acquire(timeout_s=_LOCK_WAIT_S):
                 return ALREADY_RUNNING
-            (self._folder / CONTACT).unlink(missing_ok=True)
+            (self._folder / CONTACT).unlink(missing_ok=True)  # that of an engine that was killed
             signal.signal(signal.SIGTERM, self._on_signal)
             signal.signal(signal.SIGINT, self._on_signal)
             registry = Registry(self._folder)
@@ -112,7 +117,10 @@ class Engine:
         return server
 
     def _wait(self, registry: Registry, users: FileLock) -> None:
-        """Flush now and then; return when stopped, or when nobody uses the index (and so nobody can begin to)."""
+        """Flush periodically; return once stopped, or once the index has no users.
+
+        In the latter case the engine holds the users' lock, so that no program can begin to use it.
+        """
         flushed = time.monotonic()
         while not self._stop.wait(_USERS_POLL_S):
             if not self._port and users.acquire():
@@ -128,16 +136,17 @@ class Engine:
 
 
 def bound_log(path: Path) -> None:
-    """Begin the log anew once it is long; the launcher opened it for appending, as standard error."""
+    """Rotate the log once it exceeds `MAX_LOG_BYTES`."""
+    # Standard error is open for appending to this file, so the file is copied and truncated, not renamed.
     if path.exists() and path.stat().st_size > MAX_LOG_BYTES:
         path.with_suffix(".log.1").write_bytes(path.read_bytes())
         os.truncate(path, 0)
 
 
 def main(arguments: list[str]) -> int:
-    """`python -m gmvaluator.index.engine DIR [PORT]`; with a port, the key is in QDRANT__SERVICE__API_KEY.
+    """Run the engine for the arguments DIR [PORT]; return the exit code, which is 2 for invalid arguments.
 
-    Returns the exit code: 2 if the arguments cannot be used.
+    With a port, the API key is read from QDRANT__SERVICE__API_KEY.
     """
     logging.Formatter.converter = time.gmtime
     logging.basicConfig(stream=sys.stderr, level=logging.INFO, format="%(asctime)sZ %(levelname)s %(name)s %(message)s")

@@ -1,6 +1,6 @@
-"""The servicers: one short method per call, from message to collection and back."""
+"""gRPC servicers of the engine: each method converts a request, calls the collection and converts the result."""
 
-# ruff: noqa: N802, ARG002 - the calls' names are Qdrant's, and every one takes a request
+# ruff: noqa: N802, ARG002 - method names are Qdrant's, and every method takes a request
 from __future__ import annotations
 
 import functools
@@ -13,7 +13,7 @@ import grpc
 import qdrant_edge as edge
 from qdrant_client import grpc as messages
 
-from gmvaluator.index.engine.collection import BacklogFull, Collection, end_at_once
+from gmvaluator.index.engine.collection import BacklogFull, Collection, fail_fast
 from gmvaluator.index.engine.generations import Description
 from gmvaluator.index.engine.registry import Registry
 from gmvaluator.index.engine.supported_api import Refused, invalid, require_supported
@@ -42,12 +42,16 @@ from gmvaluator.index.engine.wire_settings import (
 
 _log = logging.getLogger(__name__)
 _MAX_POINTS = 10_000
+"""Points per upsert."""
+
 _MAX_QUERIES = 1_000
+"""Queries per batch."""
+
 _Method = Callable[[Any, Any], Any]
 
 
-def _answered(method: _Method) -> Callable[[Any, Any, grpc.ServicerContext], Any]:
-    """Check the request, time the answer, and turn every exception into a status."""
+def _rpc(method: _Method) -> Callable[[Any, Any, grpc.ServicerContext], Any]:
+    """Wrap a servicer method: check the request, set the response's time, and turn exceptions into statuses."""
 
     @functools.wraps(method)
     def answer(self: Any, request: Any, context: grpc.ServicerContext) -> Any:
@@ -62,8 +66,9 @@ def _answered(method: _Method) -> Callable[[Any, Any, grpc.ServicerContext], Any
         except Exception as error:  # noqa: BLE001 - qdrant-edge raises bare Exception
             _log.exception("%s failed", method.__name__)
             code, text = grpc.StatusCode.INTERNAL, f"the embedded engine failed: {error}"
-        except BaseException as panic:  # noqa: BLE001 - a panic in qdrant-edge is no Exception
-            end_at_once(f"{method.__name__} panicked: {panic}")
+        except BaseException as panic:  # noqa: BLE001 - a panic in qdrant-edge is a BaseException
+            # After a panic the state in memory cannot be trusted.
+            fail_fast(f"{method.__name__} panicked: {panic}")
         else:
             if "time" in response.DESCRIPTOR.fields_by_name:
                 response.time = time.perf_counter() - start
@@ -74,43 +79,43 @@ def _answered(method: _Method) -> Callable[[Any, Any, grpc.ServicerContext], Any
 
 
 class HealthService(messages.QdrantServicer):
-    """qdrant.Qdrant."""
+    """The service qdrant.Qdrant."""
 
     def __init__(self, version: str) -> None:
         self._version = version
 
-    @_answered
+    @_rpc
     def HealthCheck(self, request: messages.HealthCheckRequest) -> messages.HealthCheckReply:
         return messages.HealthCheckReply(title="gmvaluator embedded engine", version=self._version)
 
 
 class CollectionsService(messages.CollectionsServicer):
-    """qdrant.Collections."""
+    """The service qdrant.Collections."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    @_answered
+    @_rpc
     def List(self, request: messages.ListCollectionsRequest) -> messages.ListCollectionsResponse:
         names = [messages.CollectionDescription(name=name) for name in self._registry.names()]
         return messages.ListCollectionsResponse(collections=names)
 
-    @_answered
+    @_rpc
     def Get(self, request: messages.GetCollectionInfoRequest) -> messages.GetCollectionInfoResponse:
         return messages.GetCollectionInfoResponse(result=info_of(self._registry.get(request.collection_name)))
 
-    @_answered
+    @_rpc
     def CollectionExists(self, request: messages.CollectionExistsRequest) -> messages.CollectionExistsResponse:
         exists = request.collection_name in (*self._registry.names(), *self._registry.aliases())
         return messages.CollectionExistsResponse(result=messages.CollectionExists(exists=exists))
 
-    @_answered
+    @_rpc
     def Create(self, request: messages.CreateCollection) -> messages.CollectionOperationResponse:
         description = Description(settings_of(request), metadata_of(request))
         self._registry.create(collection_name(request.collection_name), description)
         return messages.CollectionOperationResponse(result=True)
 
-    @_answered
+    @_rpc
     def Update(self, request: messages.UpdateCollection) -> messages.CollectionOperationResponse:
         collection = self._registry.get(request.collection_name)
         rebuilt = rebuilt_vectors(request, collection.settings.vectors)
@@ -118,34 +123,35 @@ class CollectionsService(messages.CollectionsServicer):
             collection.describe(metadata_of(request), threshold_of(request))
         else:
             collection.describe({}, threshold_of(request))
-            collection.want_rebuild(rebuilt, metadata_of(request))
+            collection.request_rebuild(rebuilt, metadata_of(request))
         if rebuilt is not None or request.HasField("optimizers_config"):
             collection.start_build()
         return messages.CollectionOperationResponse(result=True)
 
-    @_answered
+    @_rpc
     def Delete(self, request: messages.DeleteCollection) -> messages.CollectionOperationResponse:
         self._registry.delete(request.collection_name)
         return messages.CollectionOperationResponse(result=True)
 
-    @_answered
+    @_rpc
     def ListAliases(self, request: messages.ListAliasesRequest) -> messages.ListAliasesResponse:
-        return _aliases(self._registry.aliases())
+        return _aliases_response(self._registry.aliases())
 
-    @_answered
+    @_rpc
     def ListCollectionAliases(self, request: messages.ListCollectionAliasesRequest) -> messages.ListAliasesResponse:
-        wanted = request.collection_name
-        return _aliases({alias: one for alias, one in self._registry.aliases().items() if one == wanted})
+        aliases = self._registry.aliases()
+        return _aliases_response({alias: name for alias, name in aliases.items() if name == request.collection_name})
 
-    @_answered
+    @_rpc
     def UpdateAliases(self, request: messages.ChangeAliases) -> messages.CollectionOperationResponse:
         self._registry.change_aliases([_alias_change(action) for action in request.actions])
         return messages.CollectionOperationResponse(result=True)
 
 
-def _aliases(found: dict[str, str]) -> messages.ListAliasesResponse:
-    described = [messages.AliasDescription(alias_name=alias, collection_name=name) for alias, name in found.items()]
-    return messages.ListAliasesResponse(aliases=described)
+def _aliases_response(aliases: dict[str, str]) -> messages.ListAliasesResponse:
+    return messages.ListAliasesResponse(
+        aliases=[messages.AliasDescription(alias_name=alias, collection_name=name) for alias, name in aliases.items()]
+    )
 
 
 def _alias_change(action: messages.AliasOperations) -> tuple[str, str | None]:
@@ -155,12 +161,12 @@ def _alias_change(action: messages.AliasOperations) -> tuple[str, str | None]:
 
 
 class PointsService(messages.PointsServicer):
-    """qdrant.Points."""
+    """The service qdrant.Points."""
 
     def __init__(self, registry: Registry) -> None:
         self._registry = registry
 
-    @_answered
+    @_rpc
     def Upsert(self, request: messages.UpsertPoints) -> messages.PointsOperationResponse:
         collection = self._registry.get(request.collection_name)
         if len(request.points) > _MAX_POINTS:
@@ -168,30 +174,30 @@ class PointsService(messages.PointsServicer):
         points = [point_of(point, collection.settings.vectors) for point in request.points]
         return _write(collection, edge.UpdateOperation.upsert_points(points), request)
 
-    @_answered
+    @_rpc
     def Delete(self, request: messages.DeletePoints) -> messages.PointsOperationResponse:
         operation = edge.UpdateOperation
-        deletion = _of_chosen(request.points, operation.delete_points, operation.delete_points_by_filter)
+        deletion = _operation_on(request.points, operation.delete_points, operation.delete_points_by_filter)
         return _write(self._registry.get(request.collection_name), deletion, request)
 
-    @_answered
+    @_rpc
     def SetPayload(self, request: messages.SetPayloadPoints) -> messages.PointsOperationResponse:
         by_ids, by_filter = edge.UpdateOperation.set_payload, edge.UpdateOperation.set_payload_by_filter
-        change = _of_chosen(request.points_selector, by_ids, by_filter, from_payload(request.payload))
+        change = _operation_on(request.points_selector, by_ids, by_filter, from_payload(request.payload))
         return _write(self._registry.get(request.collection_name), change, request)
 
-    @_answered
+    @_rpc
     def DeletePayload(self, request: messages.DeletePayloadPoints) -> messages.PointsOperationResponse:
         by_ids, by_filter = edge.UpdateOperation.delete_payload, edge.UpdateOperation.delete_payload_by_filter
-        change = _of_chosen(request.points_selector, by_ids, by_filter, list(request.keys))
+        change = _operation_on(request.points_selector, by_ids, by_filter, list(request.keys))
         return _write(self._registry.get(request.collection_name), change, request)
 
-    @_answered
+    @_rpc
     def CreateFieldIndex(self, request: messages.CreateFieldIndexCollection) -> messages.PointsOperationResponse:
         operation = edge.UpdateOperation.create_field_index(request.field_name, field_type(request))
         return _write(self._registry.get(request.collection_name), operation, request)
 
-    @_answered
+    @_rpc
     def Get(self, request: messages.GetPoints) -> messages.GetResponse:
         ids = ids_of(request.ids)
         payload, vectors = with_payload_of(request.with_payload, absent=True), with_vectors_of(request.with_vectors)
@@ -201,13 +207,13 @@ class PointsService(messages.PointsServicer):
         add_records(response.result, records)
         return response
 
-    @_answered
+    @_rpc
     def Query(self, request: messages.QueryPoints) -> messages.QueryResponse:
         response = messages.QueryResponse()
         self._query(request, request.collection_name, response.result)
         return response
 
-    @_answered
+    @_rpc
     def QueryBatch(self, request: messages.QueryBatchPoints) -> messages.QueryBatchResponse:
         if len(request.query_points) > _MAX_QUERIES:
             raise invalid(f"{len(request.query_points)} queries in one call are refused: send {_MAX_QUERIES} at most")
@@ -221,7 +227,7 @@ class PointsService(messages.PointsServicer):
         query = query_of(request, collection.settings.vectors)
         add_scored(result, collection.read(lambda shard: shard.query(query)))
 
-    @_answered
+    @_rpc
     def Scroll(self, request: messages.ScrollPoints) -> messages.ScrollResponse:
         scroll = scroll_of(request)
         records, following = self._registry.get(request.collection_name).read(lambda shard: shard.scroll(scroll))
@@ -231,27 +237,27 @@ class PointsService(messages.PointsServicer):
             response.next_page_offset.CopyFrom(to_point_id(following))
         return response
 
-    @_answered
+    @_rpc
     def Count(self, request: messages.CountPoints) -> messages.CountResponse:
-        wanted = filter_of(request.filter) if request.HasField("filter") else None
-        count = edge.CountRequest(exact=True, filter=wanted)
+        selection = filter_of(request.filter) if request.HasField("filter") else None
+        count = edge.CountRequest(exact=True, filter=selection)
         number = self._registry.get(request.collection_name).read(lambda shard: shard.count(count))
         return messages.CountResponse(result=messages.CountResult(count=number))
 
 
-def _of_chosen(
+def _operation_on(
     selector: messages.PointsSelector,
     by_ids: Callable[..., edge.UpdateOperation],
     by_filter: Callable[..., edge.UpdateOperation],
-    *what: Any,
+    *arguments: Any,
 ) -> edge.UpdateOperation:
-    """The operation on the points that `selector` chooses. Raises Refused for a filter without a condition."""
+    """Build the operation on the points that `selector` selects. Raises Refused for a filter without a condition."""
     if selector.WhichOneof("points_selector_one_of") != "filter":
-        return by_ids(ids_of(selector.points.ids), *what)
+        return by_ids(ids_of(selector.points.ids), *arguments)
     conditions = selector.filter
     if not (conditions.must or conditions.should or conditions.must_not):
         raise invalid("an empty filter would choose every point: give a condition")
-    return by_filter(filter_of(conditions), *what)
+    return by_filter(filter_of(conditions), *arguments)
 
 
 def _write(collection: Collection, operation: edge.UpdateOperation, request: Any) -> messages.PointsOperationResponse:

@@ -1,6 +1,6 @@
-"""How one collection is stored, as the engine keeps it on disk; and the same in the terms of qdrant-edge.
+"""Storage settings of a collection, as the engine writes them to disk, and their conversion to qdrant-edge.
 
-Knows nothing of gRPC, so that the build process, which needs these settings alone, starts at once.
+The module does not import grpc, so that the build process, which needs only these settings, starts quickly.
 """
 
 from __future__ import annotations
@@ -34,7 +34,11 @@ EdgeQuantisation = edge.ProductQuantizationConfig | edge.ScalarQuantizationConfi
 
 @dataclass(frozen=True, slots=True)
 class HnswSettings:
-    """m: edges per node, 0 for no graph. full_scan_threshold_kb: filtered sets below it are scored one by one."""
+    """Settings of a vector's HNSW graph.
+
+    m: edges per node, 0 for no graph. ef_construct: candidates considered for each edge. full_scan_threshold_kb:
+    filtered sets whose vectors are smaller are scanned instead of searched through the graph.
+    """
 
     m: int = 16
     ef_construct: int = 100
@@ -43,9 +47,11 @@ class HnswSettings:
 
 @dataclass(frozen=True, slots=True)
 class VectorSettings:
-    """One named vector. quantisation: its name in `gmvaluator.index.schema`, or None for none.
+    """Settings of a named vector.
 
-    several: a point has a list of such vectors, and its similarity to a query is that of the most similar one.
+    size: dimensions. distance: a key of `DISTANCES`. on_disk: originals are read from disk. quantisation: a key of
+    `quantisation.RATIOS`, or None. codes_in_ram: codes are pinned in memory. several: a point has a list of such
+    vectors, and its similarity to a query is that of the most similar one.
     """
 
     size: int
@@ -59,9 +65,10 @@ class VectorSettings:
 
 @dataclass(frozen=True, slots=True)
 class CollectionSettings:
-    """A collection's vectors and when they are indexed.
+    """Settings of a collection.
 
-    indexing_threshold_kb: points are indexed once the vectors that wait reach this size; 0 never indexes.
+    vectors: by name. segments: number of segments that a build aims at. max_segment_kb: their largest size, or None.
+    indexing_threshold_kb: size of the unindexed vectors from which a build indexes them; 0 never does.
     """
 
     vectors: Mapping[str, VectorSettings]
@@ -70,23 +77,23 @@ class CollectionSettings:
     indexing_threshold_kb: int
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON value."""
+        """Return the settings as a JSON value."""
         return asdict(self)
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> CollectionSettings:
-        """Inverse of `as_dict`."""
+        """Parse the value of `as_dict`."""
         vectors = {name: _vector_from_dict(vector) for name, vector in value["vectors"].items()}
         return cls(**{**value, "vectors": vectors})
 
-    def waits(self, unindexed_points: int) -> bool:
-        """Whether this many unindexed points are enough for qdrant-edge to index them."""
+    def needs_build(self, unindexed_points: int) -> bool:
+        """Return whether qdrant-edge would index this many unindexed points."""
         largest_bytes = max(vector.size for vector in self.vectors.values()) * BYTES_PER_FLOAT
         threshold_bytes = self.indexing_threshold_kb * 1024
         return unindexed_points > 0 and 0 < threshold_bytes <= unindexed_points * largest_bytes
 
     def edge_config(self) -> edge.EdgeConfig:
-        """The same in the terms of qdrant-edge."""
+        """Return the configuration for qdrant-edge."""
         return edge.EdgeConfig(
             vectors={name: _edge_vector(vector) for name, vector in self.vectors.items()},
             optimizers=edge.EdgeOptimizersConfig(

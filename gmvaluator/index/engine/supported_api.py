@@ -1,7 +1,7 @@
-"""The part of Qdrant's gRPC API that the engine answers: every call, and every field of its messages.
+"""The supported subset of Qdrant's gRPC API: calls, and the fields of their messages.
 
-A call that is not listed is answered UNIMPLEMENTED by the base servicers; so is a message that sets a field
-which is not listed, because ignoring it would answer another question than the one asked.
+A call that is not listed is answered UNIMPLEMENTED by the base servicers. So is a request that sets a field which is
+not listed, because the result of ignoring it would be wrong.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ CALLS = {
 }  # fmt: skip
 
 OPAQUE = frozenset({"payload", "metadata"})
-"""Fields that hold the users' own JSON: any content will do."""
+"""Fields that hold the users' own JSON, whose content is not checked."""
 
 FIELDS = {
     "AliasOperations": "create_alias delete_alias",
@@ -94,10 +94,11 @@ FIELDS = {
     "WithPayloadSelector": "enable include exclude",
     "WithVectorsSelector": "enable include",
 }
+"""Supported fields of each message, separated by spaces."""
 
 
 class Refused(Exception):
-    """A request that is answered with a status other than OK."""
+    """A request that is rejected with gRPC status `code`."""
 
     def __init__(self, code: grpc.StatusCode, message: str) -> None:
         super().__init__(message)
@@ -105,7 +106,7 @@ class Refused(Exception):
 
 
 def invalid(message: str) -> Refused:
-    """The request is malformed."""
+    """Return the rejection of an invalid request (INVALID_ARGUMENT)."""
     return Refused(grpc.StatusCode.INVALID_ARGUMENT, message)
 
 
@@ -113,31 +114,32 @@ _FIELDS = {name: frozenset(fields.split()) for name, fields in FIELDS.items()}
 
 
 @functools.cache
-def _unlimited(descriptor: Descriptor) -> bool:
-    """Whether every field of this kind of message, and of those inside it, is supported: nothing to look for."""
+def _fully_supported(descriptor: Descriptor) -> bool:
+    """Return whether all fields of a message type are supported, recursively, so that it needs no check."""
     allowed = _FIELDS.get(descriptor.name, frozenset())
     return all(
-        field.name in allowed and (field.message_type is None or field.name in OPAQUE or _unlimited(field.message_type))
+        field.name in allowed
+        and (field.message_type is None or field.name in OPAQUE or _fully_supported(field.message_type))
         for field in descriptor.fields
     )
 
 
 def require_supported(message: Message) -> None:
-    """Raise Refused (UNIMPLEMENTED) if `message` or one inside it sets a field that is not in `FIELDS`."""
+    """Raise Refused (UNIMPLEMENTED) if `message`, or a message in it, sets a field that is not in `FIELDS`."""
     allowed = _FIELDS.get(message.DESCRIPTOR.name, frozenset())
     for field, value in message.ListFields():
         if field.name not in allowed:
             text = f"the embedded engine does not support {message.DESCRIPTOR.name}.{field.name}: use a Qdrant server"
             raise Refused(grpc.StatusCode.UNIMPLEMENTED, text)
-        if field.message_type is not None and field.name not in OPAQUE and not _unlimited(field.message_type):
-            for part in _parts(field, value):
-                require_supported(part)
+        if field.message_type is not None and field.name not in OPAQUE and not _fully_supported(field.message_type):
+            for inner in _inner_messages(field, value):
+                require_supported(inner)
 
 
-def _parts(field: FieldDescriptor, value: Any) -> Iterable[Message]:
-    """The messages in a field: one, a list, or a map's values."""
+def _inner_messages(field: FieldDescriptor, value: Any) -> Iterable[Message]:
+    """Return the messages in a field: a single one, a list, or a map's values."""
     entry = field.message_type
     if entry is not None and entry.GetOptions().map_entry:
-        parts: Iterable[Message] = value.values()
-        return parts
+        values: Iterable[Message] = value.values()
+        return values
     return value if field.is_repeated else (value,)

@@ -1,7 +1,4 @@
-"""Between the messages about points and the requests and answers of qdrant-edge.
-
-Between JSON values, point ids and vectors on the wire and in Python.
-"""
+"""Conversion of points, filters and queries between protobuf messages and qdrant-edge."""
 
 from __future__ import annotations
 
@@ -19,12 +16,20 @@ from qdrant_client import grpc as messages
 from gmvaluator.index.engine.settings import VectorSettings
 from gmvaluator.index.engine.supported_api import invalid
 
-_KNOWN_IDS = 50_000
-"""Ids that are kept as text and as UUID: every generated image asks for 200 of them by name."""
+# Re-ranking queries 200 ids per generated image, many of them again and again.
+_CACHED_IDS = 50_000
+"""Size of the cache of parsed ids."""
+
+_MAX_LIMIT = 10_000
+_DEFAULT_LIMIT = 10
+_MAX_VECTORS = 1_024
+"""Vectors of one name per point."""
+
+_Vectors = Mapping[str, VectorSettings]
 
 
 def from_value(value: messages.Value) -> Any:
-    """A payload or metadata value as plain JSON."""
+    """Convert a payload or metadata value to a JSON value."""
     kind = value.WhichOneof("kind")
     if kind == "struct_value":
         return {key: from_value(part) for key, part in value.struct_value.fields.items()}
@@ -34,10 +39,10 @@ def from_value(value: messages.Value) -> Any:
 
 
 def to_value(value: Any) -> messages.Value:
-    """Inverse of `from_value`."""
+    """Convert a JSON value to a message."""
     if value is None:
         return messages.Value(null_value=messages.NULL_VALUE)
-    if isinstance(value, bool):
+    if isinstance(value, bool):  # before int, of which it is a subclass
         return messages.Value(bool_value=value)
     if isinstance(value, int):
         return messages.Value(integer_value=value)
@@ -52,17 +57,17 @@ def to_value(value: Any) -> messages.Value:
 
 
 def from_payload(payload: Mapping[str, messages.Value]) -> dict[str, Any]:
-    """A point's payload as plain JSON."""
+    """Convert a point's payload to a JSON object."""
     return {key: from_value(value) for key, value in payload.items()}
 
 
-@lru_cache(maxsize=_KNOWN_IDS)
+@lru_cache(maxsize=_CACHED_IDS)
 def _uuid(text: str) -> UUID:
     return UUID(text)
 
 
 def from_point_id(point_id: messages.PointId) -> int | UUID:
-    """A point's id. Raises Refused if there is none, or if it is no UUID."""
+    """Return a point's id. Raises Refused if it is missing, or neither a number nor a UUID."""
     kind = point_id.WhichOneof("point_id_options")
     if kind == "num":
         return point_id.num
@@ -73,27 +78,28 @@ def from_point_id(point_id: messages.PointId) -> int | UUID:
 
 
 def to_point_id(point_id: int | str | UUID) -> messages.PointId:
-    """Inverse of `from_point_id`."""
+    """Convert a point's id to a message."""
     return messages.PointId(num=point_id) if isinstance(point_id, int) else messages.PointId(uuid=str(point_id))
 
 
 def finite(data: Any, dimension: int, name: str) -> list[float]:
-    """A vector as a list. Raises Refused if it has another dimension or is not finite: one NaN stops every build."""
+    """Return a vector as a list. Raises Refused if it does not have `dimension` numbers or is not finite."""
     return _finite(list(data), dimension, name)
 
 
 def finite_dense(vector: messages.DenseVector, dimension: int, name: str) -> list[float]:
-    """The same of a whole message: its bytes are copied, as a list made number by number takes four times as long."""
+    """Return the vector in a message as a list. Raises Refused like `finite`."""
+    # The packed numbers are copied as bytes: reading them one by one takes four times as long.
     wire = vector.SerializeToString()
     numbers = array("f")
     numbers.frombytes(wire[len(wire) - numbers.itemsize * len(vector.data) :])
     if sys.byteorder == "big" or len(wire) != _packed_bytes(len(vector.data)):
-        return finite(vector.data, dimension, name)  # it has fields that we do not know, which come last
+        return finite(vector.data, dimension, name)  # unknown fields follow the numbers
     return _finite(numbers.tolist(), dimension, name)
 
 
 def _packed_bytes(count: int) -> int:
-    """Bytes of a DenseVector of so many numbers: a key, the length in groups of seven bits, the numbers."""
+    """Return the size of a serialised DenseVector of `count` numbers: a tag, the length as a varint, the numbers."""
     size = 4 * count
     return 1 + max(1, -(-size.bit_length() // 7)) + size if count else 0
 
@@ -101,19 +107,14 @@ def _packed_bytes(count: int) -> int:
 def _finite(numbers: list[float], dimension: int, name: str) -> list[float]:
     if len(numbers) != dimension:
         raise invalid(f"vector {name!r} has {len(numbers)} dimensions, the collection has {dimension}")
+    # A single NaN would make every build fail. The sum is finite if all numbers are (float32 cannot overflow a double).
     if not math.isfinite(sum(numbers)):
         raise invalid(f"vector {name!r} is not finite")
     return numbers
 
 
-_MAX_LIMIT = 10_000
-_DEFAULT_LIMIT = 10
-_MAX_VECTORS = 1_024
-_Vectors = Mapping[str, VectorSettings]
-
-
 def point_of(point: messages.PointStruct, vectors: _Vectors) -> edge.Point:
-    """One point to be written, with every vector of the collection. Raises Refused."""
+    """Convert a point to write, which must have every vector of the collection. Raises Refused."""
     given = point.vectors.vectors.vectors
     if set(given) != set(vectors):
         raise invalid(f"a point needs the vectors {', '.join(sorted(vectors))}; given: {', '.join(sorted(given))}")
@@ -135,12 +136,12 @@ def _data(vector: messages.Vector, settings: VectorSettings, name: str) -> list[
 
 
 def ids_of(ids: Sequence[messages.PointId]) -> list[Any]:
-    """Point ids. Raises Refused."""
+    """Convert point ids. Raises Refused."""
     return [from_point_id(point_id) for point_id in ids]
 
 
 def query_of(request: messages.QueryPoints, vectors: _Vectors) -> edge.QueryRequest:
-    """A nearest-neighbour query. Raises Refused."""
+    """Convert a nearest-neighbour query. Raises Refused."""
     settings = vectors.get(request.using)
     if settings is None:
         raise invalid(f"there is no vector {request.using!r}: use one of {', '.join(sorted(vectors))}")
@@ -160,7 +161,7 @@ def query_of(request: messages.QueryPoints, vectors: _Vectors) -> edge.QueryRequ
 
 
 def scroll_of(request: messages.ScrollPoints) -> edge.ScrollRequest:
-    """A page of points in id order. Raises Refused."""
+    """Convert a request for a page of points in id order. Raises Refused."""
     return edge.ScrollRequest(
         offset=from_point_id(request.offset) if request.HasField("offset") else None,
         limit=_limit(request),
@@ -196,7 +197,7 @@ def _quantisation(params: messages.QuantizationSearchParams) -> edge.Quantizatio
 
 
 def filter_of(value: messages.Filter) -> edge.Filter:
-    """Conditions on ids and payload. Raises Refused."""
+    """Convert a filter on ids and payload. Raises Refused."""
     return edge.Filter(
         must=[_condition(part) for part in value.must],
         should=[_condition(part) for part in value.should] or None,
@@ -227,7 +228,7 @@ def _match(value: messages.Match) -> Any:
 
 
 def with_payload_of(selector: messages.WithPayloadSelector, absent: bool = False) -> Any:
-    """Which payload keys to answer; `absent` where nothing was said."""
+    """Convert a payload selector. absent: the value for a selector that is not set."""
     kind = selector.WhichOneof("selector_options")
     if kind == "include":
         return edge.PayloadSelector.Include(list(selector.include.fields))
@@ -237,7 +238,7 @@ def with_payload_of(selector: messages.WithPayloadSelector, absent: bool = False
 
 
 def with_vectors_of(selector: messages.WithVectorsSelector) -> bool | list[str]:
-    """Which vectors to answer; none where nothing was said."""
+    """Convert a vector selector; one that is not set selects none."""
     if selector.WhichOneof("selector_options") == "include":
         return list(selector.include.names)
     enable: bool = selector.enable
@@ -245,7 +246,8 @@ def with_vectors_of(selector: messages.WithVectorsSelector) -> bool | list[str]:
 
 
 def add_scored(result: Any, points: Iterable[edge.ScoredPoint]) -> None:
-    """Append the answers of a query to a repeated ScoredPoint; filled in place, which takes half the time."""
+    """Append the results of a query to `result`, a repeated ScoredPoint."""
+    # Filling the messages in place takes half the time of building and copying them.
     for point in points:
         message = result.add()
         _set_id(message.id, point.id)
@@ -255,7 +257,7 @@ def add_scored(result: Any, points: Iterable[edge.ScoredPoint]) -> None:
 
 
 def add_records(result: Any, records: Iterable[edge.Record]) -> None:
-    """Append stored points to a repeated RetrievedPoint."""
+    """Append stored points to `result`, a repeated RetrievedPoint."""
     for record in records:
         message = result.add()
         _set_id(message.id, record.id)

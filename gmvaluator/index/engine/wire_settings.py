@@ -1,4 +1,4 @@
-"""Between the messages that create and describe a collection and the engine's settings."""
+"""Conversion of collection settings and state between protobuf messages and the engine."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ _PRODUCT = {
 _TURBO = {messages.TurboQuantBitSize.Bits2: "turbo-2", messages.TurboQuantBitSize.Bits4: "turbo-4"}
 _MAX_DIMENSION = 65_536
 FLUSH_INTERVAL_S = 3
-"""How long a write may wait for the disk; until then it is in the write-ahead log, in the page cache."""
+"""Interval between flushes, in seconds. Until then a write is in the write-ahead log, in the page cache."""
 
 _DEFAULT_INDEXING_THRESHOLD_KB = 10_000
 _DEFAULT_SEGMENTS = 1
@@ -48,14 +48,14 @@ _FIELD_TYPES = {
 
 
 def collection_name(text: str) -> str:
-    """Check a collection's name, which becomes a folder's. Raises Refused."""
+    """Return `text` if it is valid as a collection's name, which is also a folder's name. Raises Refused."""
     if not _NAME.fullmatch(text):
         raise invalid(f"collection name {text[:60]!r} is refused: use 1-100 characters of A-Z a-z 0-9 _ -")
     return text
 
 
 def settings_of(request: messages.CreateCollection) -> CollectionSettings:
-    """What a new collection is to be. Raises Refused."""
+    """Convert the settings of a new collection. Raises Refused."""
     vectors = {name: _vector(name, value) for name, value in request.vectors_config.params_map.map.items()}
     if not vectors:
         raise invalid("the embedded engine needs named vectors: give vectors_config a map")
@@ -73,7 +73,10 @@ def settings_of(request: messages.CreateCollection) -> CollectionSettings:
 
 
 def threshold_of(request: messages.UpdateCollection) -> int | None:
-    """The indexing threshold that an update asks for, in KB. Raises Refused for what cannot be changed."""
+    """Return the indexing threshold that an update sets, in KB, or None.
+
+    Raises Refused for other optimizer settings.
+    """
     optimizers = request.optimizers_config
     if optimizers.HasField("default_segment_number") or optimizers.HasField("max_segment_size"):
         raise invalid("the embedded engine changes indexing_threshold only: make a new collection for the rest")
@@ -83,16 +86,16 @@ def threshold_of(request: messages.UpdateCollection) -> int | None:
 def rebuilt_vectors(
     request: messages.UpdateCollection, vectors: Mapping[str, VectorSettings]
 ) -> dict[str, VectorSettings] | None:
-    """How vectors are to be kept after a rebuild that an update asks for; None if it asks for none.
+    """Return the vector settings after the rebuild that an update requests, or None if it requests none.
 
-    A deleted_threshold of 0 asks for one, as nothing deleted may stay, and so does every change of a vector's settings.
-    Raises Refused.
+    A deleted_threshold of 0 requests a rebuild, because no deleted point may remain; so does every change of a vector's
+    settings. Raises Refused.
     """
     optimizers, changes = request.optimizers_config, request.vectors_config.params_map.map
-    wanted = optimizers.HasField("deleted_threshold")
-    if wanted and optimizers.deleted_threshold > 0:
+    purges = optimizers.HasField("deleted_threshold")
+    if purges and optimizers.deleted_threshold > 0:
         raise invalid("the embedded engine knows a deleted_threshold of 0 only: it rebuilds the collection")
-    if not (wanted or changes):
+    if not (purges or changes):
         return None
     unknown = set(changes) - set(vectors)
     if unknown:
@@ -116,7 +119,7 @@ def _changed(vector: VectorSettings, change: messages.VectorParamsDiff) -> Vecto
 
 
 def field_type(request: messages.CreateFieldIndexCollection) -> edge.PayloadSchemaType:
-    """The kind of payload index that is asked for. Raises Refused."""
+    """Return the type of the requested payload index. Raises Refused."""
     if not request.HasField("field_type") or request.field_type not in _FIELD_TYPES:
         raise invalid("field_type must be keyword, integer, float, bool, datetime or uuid")
     return _FIELD_TYPES[request.field_type]
@@ -143,7 +146,7 @@ def _vector(name: str, value: messages.VectorParams) -> VectorSettings:
 
 
 def _quantisation(config: messages.QuantizationConfig | messages.QuantizationConfigDiff) -> tuple[str | None, bool]:
-    """Name, and whether the codes stay in memory. Raises Refused."""
+    """Return the quantisation's name, and whether its codes are pinned in memory. Raises Refused."""
     kind = config.WhichOneof("quantization")
     if kind == "product":
         return _PRODUCT[config.product.compression], config.product.always_ram
@@ -157,10 +160,10 @@ def _quantisation(config: messages.QuantizationConfig | messages.QuantizationCon
 
 
 def info_of(collection: Collection) -> messages.CollectionInfo:
-    """State and settings of a collection. GREY: something waits for a build that nobody has asked for yet.
+    """Describe a collection's state and settings. GREY: points wait for a build that has not been requested.
 
-    indexed_vectors_count is, as on a server, summed over the named vectors; unlike there, a point counts only
-    if its current vectors are quantised.
+    indexed_vectors_count is summed over the named vectors, as on a server. Unlike there, a point counts only if its
+    current vectors are quantised.
     """
     state = collection.state()
     status = messages.CollectionStatus
@@ -184,7 +187,7 @@ def _payload_schema(collection: Collection) -> dict[str, messages.PayloadSchemaI
 
 
 def _schema_type(index: edge.PayloadIndexInfo) -> Any:
-    """qdrant-edge and the wire give the types the same names."""
+    # qdrant-edge and the protobuf enumeration use the same names.
     return messages.PayloadSchemaType.Value(repr(index.data_type).rpartition(".")[2])
 
 
@@ -253,5 +256,5 @@ def _key(table: dict[Any, Any], value: object) -> Any:
 
 
 def metadata_of(request: messages.CreateCollection | messages.UpdateCollection) -> dict[str, Any]:
-    """The users' own JSON that goes with a collection."""
+    """Return the users' JSON that a request stores with a collection."""
     return {key: from_value(value) for key, value in request.metadata.items()}

@@ -124,7 +124,7 @@ def test_a_rebuild_that_cannot_be_noted_serves_and_survives(tmp_path: Path, monk
     Collection.make(tmp_path, Description(SETTINGS))
     with closing(Collection(tmp_path)) as collection:
         collection.write(upsert(points[:40]), SIZE_BYTES)
-        collection.want_rebuild({"recall": replace(RECALL, on_disk=False)}, {"noted": True})
+        collection.request_rebuild({"recall": replace(RECALL, on_disk=False)}, {"noted": True})
         with monkeypatch.context() as patched:
             patched.setattr(Generations, "describe", full)
             collection.start_build()

@@ -44,11 +44,11 @@ def test_generations_follow_one_another(tmp_path: Path) -> None:
     files = Generations(tmp_path)
     first = files.begin(Description(SETTINGS, {"a": 1}))
     assert (files.current(), files.description()) == (first, Description(SETTINGS, {"a": 1}))
-    for folder in (first, files.following()):
+    for folder in (first, files.next_generation()):
         folder.mkdir()
-    second = files.following()
+    second = files.next_generation()
     files.switch(second)
-    assert (files.current(), files.following().name) == (second, "generation-3")
+    assert (files.current(), files.next_generation().name) == (second, "generation-3")
     files.remove_leftovers()
     assert [path.name for path in tmp_path.glob("generation-*")] == ["generation-2"]
 
@@ -56,7 +56,7 @@ def test_generations_follow_one_another(tmp_path: Path) -> None:
 def test_no_generation_is_deleted_while_the_one_in_use_is_missing(tmp_path: Path) -> None:
     files = Generations(tmp_path)
     files.begin(Description(SETTINGS)).mkdir()
-    files.switch(files.following())
+    files.switch(files.next_generation())
     with pytest.raises(ValueError, match="generation-2, which is not there"):
         files.remove_leftovers()
     assert (tmp_path / "generation-1").is_dir()
@@ -95,11 +95,11 @@ def test_points_wait_once_they_fill_a_kilobyte() -> None:
         {"recall": VectorSettings(64, "cosine", True, HnswSettings(), "pq-x16", True)}, 1, None, 1
     )
     never = CollectionSettings({"recall": RECALL}, 1, None, 0)
-    assert not SETTINGS.waits(0)
-    assert SETTINGS.waits(1)
-    assert not small.waits(3)
-    assert small.waits(4)
-    assert not never.waits(1_000_000)
+    assert not SETTINGS.needs_build(0)
+    assert SETTINGS.needs_build(1)
+    assert not small.needs_build(3)
+    assert small.needs_build(4)
+    assert not never.needs_build(1_000_000)
 
 
 def test_json_survives_the_wire() -> None:
