@@ -14,6 +14,7 @@ from typing import Any
 from evaluation.report.html import render
 from evaluation.report.sections import Section, from_json, to_json
 from gmvaluator.errors import InvalidInput
+from gmvaluator.files import atomic_write
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.profiles import profile_identity
 from gmvaluator.report import commit, report
@@ -98,9 +99,7 @@ def _kept_or_run(name: str, settings: Settings) -> list[Section]:
     sections = BENCHMARKS[name](settings)
     _say(f"{name}: done in {time.monotonic() - started:,.0f} s")
     stored = {"key": key, "sections": [to_json(section) for section in sections]}
-    part = kept.with_suffix(".part")
-    part.write_text(json.dumps(stored), encoding="utf-8")
-    part.rename(kept)
+    atomic_write(kept, json.dumps(stored))
     return [from_json(section) for section in stored["sections"]]
 
 

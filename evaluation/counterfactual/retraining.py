@@ -17,6 +17,7 @@ from torch import Tensor
 
 from evaluation.counterfactual import datamodelling
 from evaluation.counterfactual.generator import Kept, SmallVae, draw, losses, train
+from gmvaluator.files import atomic_file
 from gmvaluator.ids import sha256_hex
 
 _VERSION = "small-vae-3"
@@ -73,10 +74,9 @@ class Laboratory:
         return sha256_hex(world + data)[:32]
 
     def _store(self, path: Path, model: SmallVae) -> None:
-        part = path.with_suffix(".part.npz")
         drawn = draw(model, self.chosen).numpy().astype(np.float64)
-        np.savez(part, drawn=drawn, losses=losses(model, self.originals).numpy().astype(np.float64))
-        part.rename(path)
+        with atomic_file(path, durable=False) as file:  # a cache: the model can be trained again
+            np.savez(file, drawn=drawn, losses=losses(model, self.originals).numpy().astype(np.float64))
 
 
 TOP, BOTTOM = "top", "bottom"

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image
 
 from gmvaluator.errors import InvalidInput
+from gmvaluator.files import atomic_file
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.ports import Embeddings, Float32Array, Models
@@ -154,9 +155,9 @@ def whole_view(perceptual: Float32Array) -> Float32Array:
 
 def _store(path: Path, embeddings: Embeddings) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part.npz")
-    np.savez(part, recall=embeddings.recall, perceptual=embeddings.perceptual, quality=np.asarray(embeddings.quality))
-    part.rename(path)
+    with atomic_file(path, durable=False) as file:  # a cache of what can be embedded again
+        quality = np.asarray(embeddings.quality)
+        np.savez(file, recall=embeddings.recall, perceptual=embeddings.perceptual, quality=quality)
 
 
 Values = npt.NDArray[np.float64]

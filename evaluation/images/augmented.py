@@ -16,6 +16,7 @@ from pathlib import Path
 from PIL import Image
 
 from evaluation.images.recipes import KINDS, STRENGTHS, derive, source_count
+from gmvaluator.files import atomic_file
 from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder
 
@@ -41,8 +42,8 @@ def write_all(out: Path, count: int) -> None:
         if target.exists():
             continue
         image = sources[number] if number < len(sources) else augment(number, sources)
-        image.save(out / ".part", "WEBP", quality=80, method=0)
-        (out / ".part").rename(target)
+        with atomic_file(target, durable=False) as file:  # the same seed makes the same image again
+            image.save(file, "WEBP", quality=80, method=0)
         if number % REPORT_EVERY == 0:
             print(f"{number:,}/{count:,}", file=sys.stderr)  # noqa: T201
 

@@ -1,7 +1,4 @@
-"""A fitted policy as a TOML file, with what it was fitted on and how likely it makes what was known.
-
-From an index to a policy's file.
-"""
+"""Fit a policy on an index and write it as a TOML file that records its data and its likelihoods."""
 
 from __future__ import annotations
 
@@ -23,6 +20,7 @@ from evaluation.known_source.fit import (
 from evaluation.known_source.observations import DEPTH, Observation, observe
 from evaluation.known_source.queries import FIT, SHORT_FIT, SHORT_TEST, TEST
 from gmvaluator.errors import Conflict, InvalidPolicy
+from gmvaluator.files import atomic_write
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.profiles import profile_identity
 from gmvaluator.valuation.policy import Policy, load_policy
@@ -30,7 +28,7 @@ from gmvaluator.valuation.policy import Policy, load_policy
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What the file says of the fit. Log-likelihoods are means over images; those of `paper` for scale."""
+    """What the file records about the fit. Log-likelihoods are means over images; those of `paper` are for scale."""
 
     data_sha256: str
     images: int
@@ -42,7 +40,8 @@ class Fitted:
 
 @dataclass(frozen=True, slots=True)
 class Extra:
-    """Settings that are not fitted. groups: see `Policy`. hold_above: decimal text, or nothing is held back."""
+    """Settings that are chosen, not fitted. groups: see `Policy`. hold_above: decimal text, or None to hold nothing
+    back."""
 
     groups: str | None = None
     hold_above: str | None = None
@@ -52,7 +51,7 @@ NOTHING_EXTRA = Extra()
 
 
 def data_hash(observations: Sequence[Observation]) -> str:
-    """SHA-256 over every image's pixels, its sources and their shares, in order."""
+    """Return the SHA-256 over every image's pixels, its sources and their shares, in order."""
     digest = hashlib.sha256()
     for observation in observations:
         digest.update(sha256_hex(observation.query.image.tobytes()).encode())
@@ -70,7 +69,7 @@ def policy_text(
     refits: Sequence[GateFit] = (),
     extra: Extra = NOTHING_EXTRA,
 ) -> str:
-    """The file, to be read by `gmvaluator.valuation.policy`; numbers have six decimals.
+    """Return the file's text for `gmvaluator.valuation.policy`; numbers have six decimals.
 
     refits: fits of the same gate to resamples, from which intervals are made.
     """
@@ -118,7 +117,7 @@ def _uncertainty(refits: Sequence[GateFit], extra: Extra) -> str:
 
 
 def absent_share(examples: Examples) -> float:
-    """How much of the images has no source: the gate takes it for what it will meet."""
+    """Return the share of images without a source, which the gate takes as its prior."""
     return float(examples.absent.mean())
 
 
@@ -128,16 +127,16 @@ def _groups(extra: Extra) -> str:
 
 CONTRIBUTORS = 50
 REFITS, SHORT_REFITS = 100, 4
-"""Fits to resamples of whole artists: the policy's intervals are made of them."""
+"""Number of fits to resamples of whole artists, from which the policy's intervals are made."""
 
 
 def calibrate_policy(
     reference: str, location: str | Path, profile: str, short: bool, folder: Path, extra: Extra
 ) -> tuple[Path, dict[str, float]]:
-    """Fit, test and write `folder/REFERENCE.toml`; returns the file and the figures.
+    """Fit, test and write `folder/REFERENCE.toml`; return the file and the figures.
 
-    Raises Conflict if that version is there with other settings: postings name it, so it never changes. Raises
-    InvalidPolicy for a reference that is none, MissingIndex, ProfileMismatch.
+    Raises Conflict if that version exists with other settings: postings name it, so it never changes. Raises
+    InvalidPolicy for an invalid reference, MissingIndex, ProfileMismatch.
     """
     check_reference(reference)
     fit = observe(SHORT_FIT if short else FIT, location, profile)
@@ -170,7 +169,7 @@ def calibrate_policy(
 
 
 def check_reference(reference: str) -> None:
-    """Raises InvalidPolicy unless it is NAME@N and not the paper's."""
+    """Raise InvalidPolicy unless the reference is NAME@N and not the paper's."""
     Policy.from_parameters({"policy": reference, "depth": 1, "k": 1, "temperature": "1"})
     if reference.startswith("paper@"):
         raise InvalidPolicy("a fitted policy cannot be called paper: that name is for equations 4-6 to the letter")
@@ -180,7 +179,5 @@ def write_policy(path: Path, text: str) -> Path:
     if path.exists() and path.read_text(encoding="utf-8") != text:
         raise Conflict(f"{path} is there already and says otherwise: a policy never changes, give the next version")
     path.parent.mkdir(parents=True, exist_ok=True)
-    part = path.with_suffix(".part")
-    part.write_text(text, encoding="utf-8")
-    part.rename(path)
+    atomic_write(path, text)
     return path

@@ -22,6 +22,7 @@ from torch.nn import functional
 from evaluation.training.augment import change_batch, derive_batch
 from evaluation.training.embedder import Embedder
 from evaluation.training.validation import Validation
+from gmvaluator.files import atomic_file
 
 TEMPERATURE = 0.05
 BATCH_WORKS = 96
@@ -186,8 +187,8 @@ class Training:
             "bank": self.bank,
             "curve": [asdict(point) for point in self.curve],
         }
-        torch.save(state, self.folder / "part")
-        (self.folder / "part").rename(self.checkpoint)
+        with atomic_file(self.checkpoint) as file:
+            torch.save(state, file)
 
     def resume(self) -> None:
         """Take up the stage's last checkpoint, if there is one."""

@@ -20,6 +20,7 @@ from PIL import Image
 from evaluation.generators.digits import load_fashion, to_image
 from evaluation.images.recipes import KINDS, STRENGTHS, derive, source_count
 from gmvaluator.errors import InvalidInput
+from gmvaluator.files import atomic_file
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import decode_image
 from gmvaluator.models.profiles import load_models, profile_identity
@@ -156,8 +157,8 @@ def questions(pictures: Pictures, count: int, folder: Path) -> Embeddings:
         recall, perceptual = (
             np.concatenate([getattr(one, name) for one in parts]) for name in ("recall", "perceptual")
         )
-        np.savez(path.with_suffix(".part.npz"), recall=recall, perceptual=perceptual)
-        path.with_suffix(".part.npz").rename(path)
+        with atomic_file(path, durable=False) as file:  # a cache of what can be embedded again
+            np.savez(file, recall=recall, perceptual=perceptual)
     with np.load(path, allow_pickle=False) as stored:
         return Embeddings(stored["recall"], stored["perceptual"], None)
 
@@ -208,6 +209,5 @@ def _key(pictures: Pictures) -> str:
 
 
 def _store(path: Path, rows: Float32Array) -> None:
-    part = path.with_suffix(".part.npy")
-    np.save(part, rows)
-    part.rename(path)
+    with atomic_file(path, durable=False) as file:  # a cache of what can be embedded again
+        np.save(file, rows)

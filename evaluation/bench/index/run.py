@@ -16,6 +16,7 @@ from evaluation.bench.index import rates, tables
 from evaluation.bench.index.collection import tell
 from evaluation.bench.index.images import PROFILE, embedded, given_pictures, joined, questions, sample_pictures
 from evaluation.bench.index.vectors import MIXED, Vectors, two_nn_dimension
+from gmvaluator.files import atomic_write
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import Embeddings, Float32Array
@@ -57,8 +58,7 @@ class Kept:
             kept: dict[str, Any] = json.loads(path.read_bytes())
             return kept
         value = measure()
-        path.with_suffix(".part").write_text(json.dumps(value), encoding="utf-8")
-        path.with_suffix(".part").rename(path)
+        atomic_write(path, json.dumps(value))
         return value
 
 
