@@ -27,6 +27,7 @@ from evaluation.bench.serving.setup import MODEL_VERSION, built_stub_data
 from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import Failure, GmvaluatorError
+from gmvaluator.files import atomic_write
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.samples import sample_folder
 
@@ -164,9 +165,7 @@ class Ends:
 
     def keep(self, path: Path) -> None:
         text = json.dumps({"callers": self.callers.as_dict(), "exits": self.exits})
-        written = path.with_suffix(".new")
-        written.write_text(text, encoding="utf-8")
-        written.replace(path)
+        atomic_write(path, text)
 
     @classmethod
     def kept(cls, path: Path) -> Ends:
