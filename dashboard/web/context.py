@@ -168,7 +168,7 @@ def refusal(request: Request, status: int, title: str, text: str) -> Response:
 def environment() -> Environment:
     """Templates: everything printed is escaped, and a name that is not there is an error."""
     made = Environment(
-        loader=FileSystemLoader(Path(__file__).parent / "templates"),
+        loader=FileSystemLoader(Path(__file__).parents[1] / "templates"),
         autoescape=select_autoescape(default=True, default_for_string=True),
         undefined=StrictUndefined,
         trim_blocks=True,
