@@ -1,7 +1,4 @@
-"""Where the amounts of earlier postings are now: what they posted, and all that decisions about them have moved.
-
-Works whose credit a policy held back as too unsure, by posting: as the newest evidence about each says.
-"""
+"""Current amounts of earlier postings: what they posted plus everything that decisions about them have moved."""
 
 from __future__ import annotations
 
@@ -20,13 +17,13 @@ from gmvaluator.ledger.reader import load_postings, postings_where
 from gmvaluator.ledger.records import ATTRIBUTION, Evidence
 from gmvaluator.ledger.schema import decisions, entries, postings
 
-_AT_ONCE = 500
-"""Postings in one question, so that no engine's limit of parameters is met."""
+_SEQUENCES_PER_QUERY = 500
+"""Number of postings in one query, which stays below every engine's limit of parameters."""
 
 
 @dataclass(frozen=True, slots=True)
 class CurrentAmounts:
-    """One posting's amounts as they are now. revision: decisions about it so far. Places of zero are left out."""
+    """The amounts of one posting as they are now, zeros left out. revision: number of decisions about it so far."""
 
     sequence: int
     generation_id: str
@@ -36,15 +33,15 @@ class CurrentAmounts:
 
 
 def read_current_amounts(connection: Connection, sequences: Sequence[int]) -> list[CurrentAmounts]:
-    """The state of each of `sequences` that exists, ascending."""
-    found: list[CurrentAmounts] = []
+    """Return the current amounts of each of `sequences` that exists, ascending."""
+    states: list[CurrentAmounts] = []
     ordered = sorted(set(sequences))
-    for start in range(0, len(ordered), _AT_ONCE):
-        found.extend(_some_states(connection, ordered[start : start + _AT_ONCE]))
-    return found
+    for start in range(0, len(ordered), _SEQUENCES_PER_QUERY):
+        states.extend(_read_batch(connection, ordered[start : start + _SEQUENCES_PER_QUERY]))
+    return states
 
 
-def _some_states(connection: Connection, sequences: Sequence[int]) -> Iterable[CurrentAmounts]:
+def _read_batch(connection: Connection, sequences: Sequence[int]) -> Iterable[CurrentAmounts]:
     headers = select(postings.c.sequence, postings.c.generation_id, postings.c.generated_at)
     headers = headers.where(postings.c.sequence.in_(sequences)).order_by(postings.c.sequence)
     latest = select(decisions.c.about_sequence, func.max(decisions.c.revision))
@@ -73,7 +70,10 @@ def _amounts(connection: Connection, sequences: Sequence[int]) -> dict[int, dict
 
 
 def postings_to_release(connection: Connection, after: int, limit: int) -> list[int]:
-    """Postings after `after`, ascending, of which suspense or held hold something that no dispute put there."""
+    """Return up to `limit` postings after `after`, ascending, whose credit is partly in suspense or held.
+
+    Amounts that a dispute put into held are not counted: a verdict moves those, not a release.
+    """
     query = (
         select(concerned_sequence)
         .select_from(entries_and_decisions)
@@ -85,13 +85,12 @@ def postings_to_release(connection: Connection, after: int, limit: int) -> list[
         .group_by(concerned_sequence, entries.c.account, entries.c.training_image_id)
         .having(amount_sum > 0, concerned_sequence > after)
     )
-    grouped = query.subquery()
-    column = grouped.c[0]
-    return list(connection.execute(select(column).distinct().order_by(column).limit(limit)).scalars())
+    sequence = query.subquery().c[0]
+    return list(connection.execute(select(sequence).distinct().order_by(sequence).limit(limit)).scalars())
 
 
 def disputed_amounts(connection: Connection, dispute_id: str | None = None) -> dict[int, dict[AccountWork, int]]:
-    """What disputes hold of each posting, by place in `held`; of one dispute if it is named."""
+    """Return what disputes hold of each posting, as amounts of `held` by work; only of one dispute if it is named."""
     of_disputes = decisions.c.dispute_id.is_not(None) if dispute_id is None else decisions.c.dispute_id == dispute_id
     query = (
         select(decisions.c.about_sequence, entries.c.training_image_id, amount_sum)
@@ -108,16 +107,20 @@ def disputed_amounts(connection: Connection, dispute_id: str | None = None) -> d
 
 
 def works_of(states: Iterable[CurrentAmounts]) -> list[TrainingImageId]:
-    """Different works of which the states hold something."""
+    """Return the different works for which the states hold credit, in id order."""
     return sorted({work for state in states for _, work in state.amounts if work is not None})
 
 
 def held_back_works(connection: Connection, sequences: Sequence[int]) -> dict[int, frozenset[TrainingImageId]]:
-    """Works held back of each of `sequences`; a posting that was valued again goes by its newest evidence."""
-    found: dict[int, frozenset[TrainingImageId]] = {}
+    """Return, by posting, the works whose credit its policy held back as too uncertain.
+
+    For a posting that was valued again by a decision, the newest decision's evidence counts.
+    """
+    works: dict[int, frozenset[TrainingImageId]] = {}
     for posting in load_postings(connection, postings_where(postings.c.sequence.in_(sequences))):
         if posting.header.kind == ATTRIBUTION:
-            found[posting.sequence] = _works(posting.evidence)
+            works[posting.sequence] = _held_back_in(posting.evidence)
+    # In order of sequence, so that the newest evidence of a posting replaces the ones before it.
     again = select(decisions.c.sequence).where(
         decisions.c.about_sequence.in_(sequences), decisions.c.kind == REATTRIBUTION
     )
@@ -127,9 +130,11 @@ def held_back_works(connection: Connection, sequences: Sequence[int]) -> dict[in
         decision = Decision.from_json(posting.evidence_json)
         if decision.links.about_sequence is not None:
             evidence = Evidence.from_json(canonical_json(decision.facts["evidence"]))
-            found[decision.links.about_sequence] = _works(evidence)
-    return found
+            works[decision.links.about_sequence] = _held_back_in(evidence)
+    return works
 
 
-def _works(evidence: Evidence) -> frozenset[TrainingImageId]:
-    return frozenset(one.training_image_id for one in evidence.contributions if one.held_for is not None)
+def _held_back_in(evidence: Evidence) -> frozenset[TrainingImageId]:
+    return frozenset(
+        contribution.training_image_id for contribution in evidence.contributions if contribution.held_for is not None
+    )

@@ -1,8 +1,8 @@
-"""Postings that no generation causes: releases, disputes, corrections, payouts and closed periods.
+"""Decisions: postings that people cause, such as releases, disputes, corrections, payouts and closings.
 
-Each is a *decision*: it has an id, a reason, a time of its own, and evidence from which its entries follow. One that
-moves amounts of an earlier posting is *about* that posting and takes its next *revision*, so that two decisions made
-from the same state cannot both be posted.
+A decision has an id, a reason, its own time, and evidence from which its entries follow. A decision that moves amounts
+of an earlier posting is *about* that posting and takes its next *revision*, so that two decisions made from the same
+state cannot both be posted.
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from gmvaluator.ledger.hash_chain import canonical_json
 from gmvaluator.ledger.records import Encoded, Entry, HeaderFacts
 
 DECIDER = "@ledger"
-"""Identity of every decision's key; no generator may have one that begins with @."""
+"""generator_identity of every decision; identities of generators may not begin with @."""
 
 RELEASE = "release"
 REVERSAL = "reversal"
@@ -41,7 +41,10 @@ MAX_REASON_CHARACTERS = 2_000
 
 @dataclass(frozen=True, slots=True)
 class Links:
-    """What a decision belongs to. revision: 1 for the first decision about a posting, then 2, …"""
+    """References of a decision to a posting, a dispute and a period; None for each that it does not concern.
+
+    revision: 1 for the first decision about a posting, then 2, …
+    """
 
     about_sequence: int | None = None
     revision: int | None = None
@@ -49,13 +52,13 @@ class Links:
     period: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Column to value."""
+        """Return column to value."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """A decision's evidence. facts: plain JSON from which the entries follow (see `decision_entries`)."""
+    """The evidence of a decision. facts: plain JSON from which its entries follow (see `decision_entries`)."""
 
     kind: str
     reason: str
@@ -63,13 +66,13 @@ class Decision:
     links: Links = Links()
 
     def to_json(self) -> bytes:
-        """Canonical JSON: the bytes that are stored and hashed."""
+        """Return canonical JSON, the bytes that are stored and hashed."""
         value = {"format": DECISION_FORMAT, "kind": self.kind, "reason": self.reason}
         return canonical_json({**value, "facts": dict(self.facts), **self.links.as_dict()})
 
     @classmethod
     def from_json(cls, text: bytes) -> Decision:
-        """Inverse of `to_json`. Raises ValueError, KeyError or TypeError if `text` is no decision of this format."""
+        """Parse the result of `to_json`. Raises ValueError, KeyError or TypeError if `text` has another format."""
         value = json.loads(text)
         if value.pop("format") != DECISION_FORMAT:
             raise ValueError("a decision of an unknown format: upgrade gmvaluator")
@@ -79,9 +82,9 @@ class Decision:
 
 @dataclass(frozen=True)
 class NewDecision(Encoded):
-    """A decision to be posted; what `NewPosting` is for a generation. `decision_id` is used once, for ever.
+    """A decision to be posted, as `NewPosting` is for a generation. A `decision_id` can be used only once.
 
-    decided_at: its own time, which puts it into a period. header: what of the posting's header it fills.
+    decided_at: its own time, which assigns it to a period. described: fields of the posting's header, if it fills any.
     """
 
     decision_id: GenerationId
@@ -108,12 +111,12 @@ class NewDecision(Encoded):
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes the posting unique."""
+        """(generator_identity, generation_id), unique in the ledger."""
         return DECIDER, self.decision_id
 
     @property
     def header_facts(self) -> HeaderFacts:
-        """What the header says of it; issued_micros is what its entries issue, below zero where they take back."""
+        """Fields of the posting's header. issued_micros: what the entries issue; negative if they take credits back."""
         described = self.described or HeaderFacts()
         return described._replace(
             issued_micros=sum(-entry.amount_micros for entry in self.entries if entry.account == ISSUANCE)
@@ -121,17 +124,20 @@ class NewDecision(Encoded):
 
     @cached_property
     def evidence_json(self) -> bytes:  # type: ignore[override]
-        """The evidence as hashed."""
+        """The evidence as it is hashed."""
         return self.decision.to_json()
 
 
 def decision_id(*parts: object) -> GenerationId:
-    """`release/17/1`: the parts of a decision's id. Raises InvalidInput if they make no id."""
+    """Join parts to a decision's id, such as `release/17/1`. Raises InvalidInput if the result is no valid id."""
     return generation_id("/".join(str(part) for part in parts))
 
 
 def checked_reason(text: str) -> str:
-    """A reason as people gave it: 1-2,000 characters, no control characters but line breaks. Raises InvalidInput."""
+    """Return a reason stripped of surrounding spaces.
+
+    Raises InvalidInput unless it has 1-2,000 characters and no control characters except line breaks.
+    """
     reason = text.strip()
     plain = all(character.isprintable() or character == "\n" for character in reason)
     if not 1 <= len(reason) <= MAX_REASON_CHARACTERS or not plain:

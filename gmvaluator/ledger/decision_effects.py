@@ -1,11 +1,12 @@
-"""From a decision's facts to its entries: pure, so that an auditor finds the same from the evidence alone.
+"""Entries that follow from a decision's facts, and amounts by account and work as JSON and as entries.
 
-Amounts by account and work, as plain data in evidence and as entries.
+Everything here is pure: an auditor computes the same entries from the evidence alone.
 """
 
 from __future__ import annotations
 
 import uuid
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -20,17 +21,17 @@ from gmvaluator.ledger.records import Entry, Evidence
 from gmvaluator.valuation.weights import divide
 
 AccountWork = tuple[str, TrainingImageId | None]
-"""An account, and the work whose credit it is."""
+"""An account and the work whose credit it holds; None for amounts that belong to no work."""
 
 Amounts = Mapping[AccountWork, int]
-"""Micro-credits by place."""
+"""Micro-credits by account and work."""
 
 PlainLine = Sequence[Any]
-"""[account, training image id or null, amount]: a line as evidence has it."""
+"""[account, training image id or null, micro-credits]: a line as the evidence stores it."""
 
 
 def amounts_to_json(amounts: Amounts) -> list[list[Any]]:
-    """Amounts other than zero, by account and work."""
+    """Return the amounts other than zero as JSON lines, ordered by account and work."""
     return [
         [account, None if work is None else str(work), amounts[account, work]]
         for account, work in sorted(amounts, key=_order)
@@ -38,17 +39,16 @@ def amounts_to_json(amounts: Amounts) -> list[list[Any]]:
     ]
 
 
-def amounts_of(lines: Iterable[PlainLine]) -> dict[AccountWork, int]:
-    """Inverse of `amounts_to_json`; a place that repeats adds up."""
-    amounts: dict[AccountWork, int] = {}
+def amounts_from_json(lines: Iterable[PlainLine]) -> dict[AccountWork, int]:
+    """Parse the result of `amounts_to_json`; lines of the same account and work are added up."""
+    amounts: Counter[AccountWork] = Counter()
     for account, work, amount in lines:
-        place = account, None if work is None else TrainingImageId(uuid.UUID(work))
-        amounts[place] = amounts.get(place, 0) + amount
-    return amounts
+        amounts[account, None if work is None else _work(work)] += amount
+    return dict(amounts)
 
 
 def entries_from(amounts: Amounts) -> tuple[Entry, ...]:
-    """Entries of these amounts, by account and work; zeros are left out."""
+    """Return entries with these amounts, ordered by account and work; zeros are left out."""
     return tuple(
         Entry(account, work, amounts[account, work])
         for account, work in sorted(amounts, key=_order)
@@ -56,22 +56,28 @@ def entries_from(amounts: Amounts) -> tuple[Entry, ...]:
     )
 
 
-def added(*parts: Amounts) -> dict[AccountWork, int]:
-    """Sum by place."""
-    total: dict[AccountWork, int] = {}
+def add_amounts(*parts: Amounts) -> dict[AccountWork, int]:
+    """Return the sum of all `parts` by account and work."""
+    total: Counter[AccountWork] = Counter()
     for part in parts:
-        for place, amount in part.items():
-            total[place] = total.get(place, 0) + amount
-    return total
+        for key, amount in part.items():
+            total[key] += amount
+    return dict(total)
 
 
-def negated(amounts: Amounts) -> dict[AccountWork, int]:
-    """Each amount with its sign turned."""
-    return {place: -amount for place, amount in amounts.items()}
+def amounts_by_work(entries: Iterable[Entry]) -> dict[AccountWork, int]:
+    """Return the micro-credits of entries by account and work."""
+    return add_amounts(*({(entry.account, entry.training_image_id): entry.amount_micros} for entry in entries))
 
 
-def _order(place: AccountWork) -> tuple[str, str]:
-    return place[0], "" if place[1] is None else str(place[1])
+def negate_amounts(amounts: Amounts) -> dict[AccountWork, int]:
+    """Return each amount with the opposite sign."""
+    return {key: -amount for key, amount in amounts.items()}
+
+
+def _order(key: AccountWork) -> tuple[str, str]:
+    account, work = key
+    return account, "" if work is None else str(work)
 
 
 Facts = Mapping[str, Any]
@@ -81,15 +87,15 @@ _POTS = (HELD, SUSPENSE)
 
 
 def decision_entries(decision: decisions.Decision) -> tuple[Entry, ...]:
-    """Entries that follow from the decision's facts. Raises ValueError, KeyError or TypeError if they are none."""
-    return _CONSEQUENCES[decision.kind](decision.facts)
+    """Return the entries that follow from a decision's facts. Raises ValueError, KeyError or TypeError if malformed."""
+    return _ENTRIES_BY_KIND[decision.kind](decision.facts)
 
 
 def release_amounts(have: Mapping[str, int], rights: Sequence[tuple[str, int]]) -> dict[str, int]:
-    """What a release moves for one work of one posting, by account; sums to zero.
+    """Return what a release moves for one work of one posting, in micro-credits by account; the sum is zero.
 
     have: what each account holds of the credit now. rights: (account, ppm) as known now. Suspense and held give up
-    what they hold above their right; those below theirs share it in proportion to what they lack.
+    what they hold above their share; accounts below their share receive it in proportion to what they lack.
     """
     target = {payment.account: payment.credit_micros for payment in payments_of(sum(have.values()), rights)}
     surplus = {pot: max(0, have.get(pot, 0) - target.get(pot, 0)) for pot in _POTS}
@@ -116,28 +122,23 @@ def _released(facts: Facts) -> tuple[Entry, ...]:
 
 
 def _reversed(facts: Facts) -> tuple[Entry, ...]:
-    return entries_from(negated(amounts_of(facts["found"])))
+    return entries_from(negate_amounts(amounts_from_json(facts["found"])))
 
 
 def _reattributed(facts: Facts) -> tuple[Entry, ...]:
     again = recompute_entries(Evidence.from_json(canonical_json(facts["evidence"])))
-    new: dict[AccountWork, int] = {}
-    for entry in again:
-        new = added(new, {(entry.account, entry.training_image_id): entry.amount_micros})
-    return entries_from(added(negated(amounts_of(facts["found"])), new))
+    return entries_from(add_amounts(negate_amounts(amounts_from_json(facts["found"])), amounts_by_work(again)))
 
 
 def _held(facts: Facts) -> tuple[Entry, ...]:
-    lines = amounts_of(facts["lines"])
-    moved = negated(lines)
-    for (_, work), amount in lines.items():
-        moved = added(moved, {(HELD, work): amount})
-    return entries_from(moved)
+    taken = amounts_from_json(facts["lines"])
+    held = add_amounts(*({(HELD, work): amount} for (_, work), amount in taken.items()))
+    return entries_from(add_amounts(negate_amounts(taken), held))
 
 
 def _settled(facts: Facts) -> tuple[Entry, ...]:
     held: dict[AccountWork, int] = {(HELD, _work(work)): amount for work, amount in facts["held"]}
-    given = amounts_of(facts["returned"])
+    given: Amounts = amounts_from_json(facts["returned"])
     if facts["award"] is not None:
         award = [(account, share) for account, share in facts["award"]]
         given = {
@@ -147,7 +148,7 @@ def _settled(facts: Facts) -> tuple[Entry, ...]:
         }
     if sum(given.values()) != sum(held.values()):
         raise InvalidValuation("a settlement gives back what was held, no more and no less")
-    return entries_from(added(negated(held), given))
+    return entries_from(add_amounts(negate_amounts(held), given))
 
 
 def _paid_out(facts: Facts) -> tuple[Entry, ...]:
@@ -163,7 +164,7 @@ def _work(text: str) -> TrainingImageId:
     return TrainingImageId(uuid.UUID(text))
 
 
-_CONSEQUENCES: dict[str, Callable[[Facts], tuple[Entry, ...]]] = {
+_ENTRIES_BY_KIND: dict[str, Callable[[Facts], tuple[Entry, ...]]] = {
     decisions.RELEASE: _released,
     decisions.REVERSAL: _reversed,
     decisions.REATTRIBUTION: _reattributed,

@@ -24,7 +24,7 @@ from gmvaluator.ledger.current_amounts import (
     works_of,
 )
 from gmvaluator.ledger.decision import RELEASE, Decision, Links, NewDecision, checked_reason, decision_id
-from gmvaluator.ledger.decision_effects import added, decision_entries, release_amounts
+from gmvaluator.ledger.decision_effects import add_amounts, decision_entries, release_amounts
 from gmvaluator.ledger.store import post_decisions
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.schema import from_utc_text
@@ -107,7 +107,7 @@ def _works(
     wanted: Set[TrainingImageId],
 ) -> Iterator[dict[str, Any]]:
     """Each wanted work's credit by account, less what disputes hold, and its rights."""
-    free = added(state.amounts, {place: -amount for place, amount in disputed.items()})
+    free = add_amounts(state.amounts, {place: -amount for place, amount in disputed.items()})
     for work in (one for one in works_of([state]) if one in wanted):
         have = {account: amount for (account, one), amount in free.items() if one == work and amount > 0}
         rights = sorted((one.account, one.share_ppm) for one in cards[work].beneficiaries)

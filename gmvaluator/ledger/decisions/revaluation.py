@@ -14,7 +14,7 @@ from typing import Any
 from gmvaluator.accounts import ISSUANCE, SUSPENSE
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allocation import Ownership, ScoredCandidate, allocate, ownership_of
-from gmvaluator.ledger.decision_effects import AccountWork, added
+from gmvaluator.ledger.decision_effects import AccountWork, amounts_by_work
 from gmvaluator.ledger.decisions.release import RightsAt
 from gmvaluator.ledger.posting import candidates_from_evidence, ownerships_of, recompute_entries
 from gmvaluator.ledger.records import ATTRIBUTION, Evidence, NearMiss, StoredPosting
@@ -33,10 +33,7 @@ class Revaluation:
 
     def amounts(self) -> dict[AccountWork, int]:
         """What would have been posted, by account and work."""
-        total: dict[AccountWork, int] = {}
-        for entry in recompute_entries(self.evidence):
-            total = added(total, {(entry.account, entry.training_image_id): entry.amount_micros})
-        return total
+        return amounts_by_work(recompute_entries(self.evidence))
 
 
 Released = Mapping[TrainingImageId, tuple[tuple[str, int], ...]]
