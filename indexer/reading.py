@@ -1,4 +1,4 @@
-"""From a source's item to bytes, and from bytes to what a model takes."""
+"""Reading and decoding: from a source's item to bytes, and from bytes to the inputs of the models."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from indexer.sources.item import Item, SourceItem, Unreadable
 
 @dataclass(frozen=True, slots=True)
 class ReadImage:
-    """An item's bytes and their hash; whether they are an image is not known yet."""
+    """An item's bytes and their hash; they may turn out to be no image."""
 
     item: SourceItem
     data: bytes
@@ -32,7 +32,7 @@ class ReadImage:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """What the catalogue gets, a thumbnail (WebP), and its views' model inputs."""
+    """A work for the catalogue, its thumbnail (WebP), and the model inputs of its views."""
 
     work: NewWork
     thumbnail: bytes
@@ -45,9 +45,10 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class ItemReader:
-    """Reads items and decodes them; both may run in any thread.
+    """Reads items and decodes them. Thread-safe.
 
-    opt_outs: whose images stay out. heed_signals: whether an item's own opt-out signal keeps it out too.
+    prepare: returns the model inputs of an image's views. opt_outs: images to leave out. heed_signals: whether an
+    opt-out signal of the source leaves an item out too.
     """
 
     data_set: str
@@ -56,7 +57,7 @@ class ItemReader:
     heed_signals: bool = True
 
     def read(self, item: Item) -> ReadImage | LeftOut:
-        """Bytes of an item, unless its owner opted out or it cannot be read."""
+        """Read an item, unless its owner opted out or it cannot be read."""
         if isinstance(item, Unreadable):
             return LeftOut(item.key, item.reason)
         if item.opt_out and self.heed_signals:
@@ -74,15 +75,16 @@ class ItemReader:
     def _read(self, item: SourceItem) -> ReadImage | LeftOut:
         data = item.read()
         sha256 = sha256_hex(data)
-        for one in filter(None, (sha256, item.sha256, item.download_sha256)):
-            if self.opt_outs.has_sha256(one):
-                return LeftOut(item.key, f"the opt-out list has its SHA-256, {one}", OPT_OUT)
+        # A list may name the hash that the source states, or that of the download before it was resized.
+        for known_sha256 in filter(None, (sha256, item.sha256, item.download_sha256)):
+            if self.opt_outs.has_sha256(known_sha256):
+                return LeftOut(item.key, f"the opt-out list has its SHA-256, {known_sha256}", OPT_OUT)
         if item.sha256 not in (None, sha256):
             raise InvalidImage(f"its SHA-256 is {sha256}, the manifest says {item.sha256}: correct one of them")
         return ReadImage(item, data, sha256)
 
     def decode(self, read: ReadImage) -> DecodedImage | LeftOut:
-        """A bounded, upright image, ready for the models."""
+        """Decode an image, within limits and upright, and prepare the model inputs."""
         try:
             image = decode_image(read.data)
             work = self._work(read, image.width, image.height)
@@ -91,7 +93,7 @@ class ItemReader:
             return LeftOut(read.item.key, str(error))
 
     def describe(self, read: ReadImage) -> NewWork | LeftOut:
-        """What the catalogue gets of an image whose pixels need not be decoded."""
+        """Return the work of an image that is indexed already, from its header alone."""
         try:
             return self._work(read, *image_size(read.data))
         except GmvaluatorError as error:

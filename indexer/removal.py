@@ -1,7 +1,7 @@
-"""Removing works from every collection of an index, from the thumbnails and from the catalogue.
+"""Removal of works from every collection of an index, from the thumbnails and from the catalogue.
 
-In this order, so that a run that was killed can be given again: tombstones, which keep other runs from bringing a work
-back; points, which ends its being found; thumbnails; and last where it was found, by which it is selected.
+The order makes a run that was killed repeatable: first tombstones, which keep other runs from indexing a work again;
+then points, so that it is no longer found; then thumbnails; last its sources in the catalogue, by which it is selected.
 """
 
 from __future__ import annotations
@@ -18,15 +18,18 @@ from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import thumbnail_path
 from gmvaluator.index.schema import KEY_SHA256
 from gmvaluator.ports import Point, VectorStore
+from indexer.target import PointFilter
 
 BATCH_WORKS = 1_000
+"""Works of one transaction or call of the index."""
 
 OpenStore = Callable[[str], AbstractContextManager[VectorStore]]
+"""Opens the collection of a name."""
 
 
 @dataclass(slots=True)
 class Removed:
-    """What a run took away. points: of all collections; places: rows of the catalogue that said where works were."""
+    """Counts of what a run removed. points: of all collections; places: sources of the works in the catalogue."""
 
     works: int = 0
     points: int = 0
@@ -36,10 +39,10 @@ class Removed:
 
 @dataclass(frozen=True, slots=True)
 class Purged:
-    """What a purge did.
+    """The outcome of a purge.
 
-    works: removed since the one before. log_emptied: False if a reader kept the catalogue's log from being emptied; the
-    next writer empties it.
+    collections: names of those rebuilt. works: number removed since the last purge. log_emptied: False if a reader kept
+    the catalogue's write-ahead log from being emptied; the next writer empties it.
     """
 
     collections: list[str]
@@ -49,7 +52,7 @@ class Purged:
 
 @dataclass(frozen=True, slots=True)
 class Remover:
-    """Removes works from the collections named; open_store opens each."""
+    """Removes works from the named collections, the thumbnails and the catalogue."""
 
     catalogue: Catalogue
     open_store: OpenStore
@@ -57,48 +60,47 @@ class Remover:
     thumbnails: Path
 
     def run(self, works: Sequence[Removal], reason: str) -> Removed:
-        """Remove `works`; doing it again changes nothing. Raises what index and catalogue raise."""
+        """Remove `works`; a repetition changes nothing. Raises the errors of index and catalogue."""
         for batch in _batches(works):
             self.catalogue.bury(batch, reason)
         return self.finish(works)
 
     def finish(self, works: Sequence[Removal]) -> Removed:
-        """Take away what is left of works that are under tombstones, whatever cut their removal off."""
-        done = Removed()
+        """Remove what is left of works that have tombstones, after a removal that was interrupted."""
+        removed = Removed(works=len(works))
         ids = [work.training_image_id for work in works]
         for name in self.collections:
             with self.open_store(name) as store:
-                done.points += _delete(store, ids)
+                removed.points += _delete(store, ids)
         for batch in _batches(works):
-            done.thumbnails += self._unlink(batch)
-            done.places += self.catalogue.erase_places([work.training_image_id for work in batch])
-        done.works = len(works)
-        return done
+            removed.thumbnails += self._unlink(batch)
+            removed.places += self.catalogue.erase_places([work.training_image_id for work in batch])
+        return removed
 
     def _unlink(self, works: Iterable[Removal]) -> int:
         paths = [thumbnail_path(self.thumbnails, work.training_image_id) for work in works]
-        there = [path for path in paths if path.is_file()]
-        for path in there:
+        existing = [path for path in paths if path.is_file()]
+        for path in existing:
             path.unlink(missing_ok=True)
-        return len(there)
+        return len(existing)
 
 
-def without_removed(catalogue: Catalogue) -> Callable[[Sequence[Point]], Sequence[Point]]:
-    """Those of some points that are under no tombstone."""
+def without_removed(catalogue: Catalogue) -> PointFilter:
+    """Return a filter that keeps the points without a tombstone."""
 
-    def kept(points: Sequence[Point]) -> Sequence[Point]:
-        buried = catalogue.tombstoned({str(point.payload.get(KEY_SHA256, "")) for point in points})
-        return [point for point in points if point.payload.get(KEY_SHA256) not in buried]
+    def keep(points: Sequence[Point]) -> Sequence[Point]:
+        tombstoned = catalogue.tombstoned({str(point.payload.get(KEY_SHA256, "")) for point in points})
+        return [point for point in points if point.payload.get(KEY_SHA256) not in tombstoned]
 
-    return kept
+    return keep
 
 
 def purge(remover: Remover, rebuild: Callable[[str], None]) -> Purged:
-    """Leave no byte of what was removed: end removals that were cut off, rebuild every collection, then rewrite the
-    catalogue's tables.
+    """Erase every byte of removed works: complete interrupted removals, rebuild all collections, rewrite the catalogue.
 
-    Killed at any moment it can be given again.
+    A purge that was killed at any moment can be repeated.
     """
+    # Taken first, so that a work removed during the rebuild is left to the next purge.
     begun_at = datetime.now(UTC)
     works = remover.catalogue.unpurged()
     remover.finish(works)
@@ -110,14 +112,14 @@ def purge(remover: Remover, rebuild: Callable[[str], None]) -> Purged:
 
 
 def _delete(store: VectorStore, ids: Sequence[TrainingImageId]) -> int:
-    """The number of points that were there. Groups whose first member goes are looked at anew by `index group`."""
-    stored = 0
+    """Delete points and return how many there were; `index group` will check groups without a first member again."""
+    deleted = 0
     for start in range(0, len(ids), BATCH_WORKS):
-        there = store.existing(ids[start : start + BATCH_WORKS])
-        store.remove(sorted(there))
-        stored += len(there)
+        existing = store.existing(ids[start : start + BATCH_WORKS])
+        store.remove(sorted(existing))
+        deleted += len(existing)
     store.ungroup(ids)
-    return stored
+    return deleted
 
 
 def _batches(works: Sequence[Removal]) -> Iterator[Sequence[Removal]]:

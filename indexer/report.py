@@ -1,7 +1,4 @@
-"""What became of every row that was read, and the file that names what was left out.
-
-Works that were indexed before their owners opted out: an opt-out keeps out what is read, and removes nothing.
-"""
+"""Counts of a run's rows, the file of rows left out, and indexed works whose owners have opted out."""
 
 from __future__ import annotations
 
@@ -17,14 +14,15 @@ from gmvaluator.files import atomic_file
 from indexer.sources.consent import OptOutList
 
 SHOWN = 1_000
-"""Rejects and opt-outs that a report lists itself; the file has all."""
+"""Rows left out that a report lists; the file lists all."""
 
 OPT_OUT, REJECT, REMOVED = "opt_out", "reject", "removed"
+"""Kinds of rows left out."""
 
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A row that was not indexed, and why. kind: "opt_out", "reject" or "removed"."""
+    """A row that was not indexed, and the reason. kind: "opt_out", "reject" or "removed"."""
 
     key: str
     reason: str
@@ -33,10 +31,10 @@ class LeftOut:
 
 @dataclass(slots=True)
 class Counts:
-    """read == points + duplicates + opt_outs + rejects + removed, always.
+    """Numbers of rows; read == points + duplicates + opt_outs + rejects + removed, always.
 
-    duplicates: images whose bytes are indexed already, by this run or an earlier one. removed: images that were
-    removed from the index before, and stay out.
+    points: new points of the index. duplicates: images whose bytes are indexed already, by this run or an earlier one.
+    removed: images that were removed from the index before, and stay out.
     """
 
     read: int = 0
@@ -48,7 +46,7 @@ class Counts:
 
     @classmethod
     def of(cls, read: int, points: int, duplicates: int, left_out: Iterable[LeftOut]) -> Counts:
-        """What was left out is counted by kind."""
+        """Return counts of `read` rows, with the rows left out counted by kind."""
         kinds = Counter(row.kind for row in left_out)
         return cls(read, points, duplicates, kinds[OPT_OUT], kinds[REJECT], kinds[REMOVED])
 
@@ -61,28 +59,28 @@ class Counts:
         return self.read == self.points + self.duplicates + self.left_out
 
     def add(self, other: Counts) -> None:
-        """Count `other` in."""
+        """Add the counts of `other`."""
         for name, value in other.as_dict().items():
             setattr(self, name, getattr(self, name) + value)
 
     def as_dict(self) -> dict[str, int]:
-        return {one.name: getattr(self, one.name) for one in fields(self)}
+        return {field.name: getattr(self, field.name) for field in fields(self)}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, int]) -> Counts:
-        """Inverse of `as_dict`."""
+        """Return the counts of `as_dict`."""
         return cls(**value)
 
 
 @dataclass(slots=True)
 class Report:
-    """Counts of a run, and the first of what it left out."""
+    """The counts of a run, and the first `SHOWN` rows that it left out."""
 
     counts: Counts = field(default_factory=Counts)
     left_out: list[LeftOut] = field(default_factory=list)
 
     def add(self, counts: Counts, left_out: Sequence[LeftOut] = ()) -> None:
-        """Count a batch, or a shard that an earlier run dealt with."""
+        """Add a batch, or the counts of a shard that an earlier run indexed."""
         self.counts.add(counts)
         self.left_out.extend(left_out[: SHOWN - len(self.left_out)])
 
@@ -92,25 +90,25 @@ class Report:
 
 
 class LeftOutFile:
-    """JSON lines {shard, position, key, kind, reason}, one for each row that was left out; each row once."""
+    """A file of JSON lines {shard, position, key, kind, reason}, one per row left out; each row once."""
 
     def __init__(self, path: Path) -> None:
         self.path = path
 
     def clear(self) -> None:
-        """Begin anew, for a run that reads everything."""
+        """Empty the file, for a run that reads every row."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         self.path.write_text("", encoding="utf-8")
 
     def rewind(self, shard: str, position: int) -> None:
-        """Forget rows of a shard from `position` on: they are about to be read again."""
+        """Delete rows of a shard from `position` on, which are about to be read again."""
         if not self.path.exists():
             self.clear()
         with self.path.open("rb") as old, atomic_file(self.path) as new:
             new.writelines(line for line in old if not _from(line, shard, position))
 
     def keys(self, kind: str) -> Iterator[str]:
-        """Of the rows of a kind."""
+        """Yield the keys of the rows of a kind."""
         if not self.path.exists():
             return
         with self.path.open(encoding="utf-8") as file:
@@ -124,12 +122,12 @@ class LeftOutFile:
             return
         with self.path.open("a", encoding="utf-8") as file:
             for position, row in rows:
-                said = {"shard": shard, "position": position, "key": row.key, "kind": row.kind, "reason": row.reason}
-                file.write(json.dumps(said, ensure_ascii=False) + "\n")
+                line = {"shard": shard, "position": position, "key": row.key, "kind": row.kind, "reason": row.reason}
+                file.write(json.dumps(line, ensure_ascii=False) + "\n")
 
 
 def _from(line: bytes, shard: str, position: int) -> bool:
-    """Whether a line is of `shard` from `position` on, or was cut off when its process was killed."""
+    """Return whether a line is of `shard` from `position` on, or was truncated when its process was killed."""
     try:
         row = json.loads(line)
     except ValueError:
@@ -139,7 +137,7 @@ def _from(line: bytes, shard: str, position: int) -> bool:
 
 @dataclass(frozen=True, slots=True)
 class StillIndexed:
-    """Works that are found and paid although a list, or their source, says no. file: their SHA-256s, one a line."""
+    """Works that are found and paid although they are opted out now. file: their SHA-256s, one per line."""
 
     works: int
     file: Path
@@ -148,15 +146,16 @@ class StillIndexed:
 def still_indexed(
     catalogue: CatalogueReader, data_set: str, opt_outs: OptOutList, left_out: LeftOutFile
 ) -> StillIndexed | None:
-    """Those of a list, and of the rows that a run left out as opted out; None if there are none.
+    """Find indexed works that the list names, or that this run left out as opted out; None if there are none.
 
-    Their file is one for `gmvaluator index remove --from`.
+    An opt-out leaves out rows that are read and removes nothing: the works are listed in a file, which
+    `gmvaluator index remove --from` takes.
     """
     names = opt_outs.names | set(left_out.keys(OPT_OUT))
-    found = sorted(catalogue.standing(data_set, opt_outs.sha256s, names))
+    sha256s = sorted(catalogue.standing(data_set, opt_outs.sha256s, names))
     file = left_out.path.with_suffix(".still-indexed.txt")
-    if not found:
+    if not sha256s:
         file.unlink(missing_ok=True)
         return None
-    file.write_text("".join(f"{sha256}\n" for sha256 in found), encoding="utf-8")
-    return StillIndexed(len(found), file)
+    file.write_text("".join(f"{sha256}\n" for sha256 in sha256s), encoding="utf-8")
+    return StillIndexed(len(sha256s), file)

@@ -1,7 +1,7 @@
-"""How far a source has been indexed, kept in the catalogue: a run that was stopped or killed goes on where it was.
+"""Progress of indexing, stored in the catalogue, so that a run that was stopped or killed resumes.
 
-A run of a source is one row of the catalogue's index runs, and so is each of its shards. A run that finished is never
-continued: running again reads everything anew, and finds it indexed.
+A run of a source is one row of the catalogue's index runs, and so is each of its shards. A finished run is never
+resumed: the next run reads every row again, and finds the images indexed.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from indexer.sources.item import Shard, Source
 
 
 class RunStore(Protocol):
-    """The catalogue, as far as progress needs it."""
+    """The part of the catalogue that stores progress."""
 
     def last_index_run(self, data_set: str, source: str) -> IndexRun | None: ...
 
@@ -37,7 +37,7 @@ class RunStore(Protocol):
 
 
 class PointStore(Protocol):
-    """The index, as far as progress needs it."""
+    """The part of the index that progress is checked against."""
 
     def existing(self, ids: Sequence[TrainingImageId]) -> Collection[TrainingImageId]: ...
 
@@ -52,7 +52,7 @@ class SourceRun:
 
     @classmethod
     def begin(cls, runs: RunStore, store: PointStore, data_set: str, name: str, left_out: LeftOutFile) -> SourceRun:
-        """Continue the run called `name` if it was cut off and the index still holds what it wrote; else begin."""
+        """Resume the run `name` if it did not finish and the index still holds its last works; else begin one."""
         last = runs.last_index_run(data_set, name)
         if last is not None and not last.finished and not _holds(store, runs.latest_works(data_set, _shards_of(last))):
             runs.advance_index_run(last.run_id, last.position, last.counts, finished=True)
@@ -63,23 +63,24 @@ class SourceRun:
         return cls(runs, run, left_out)
 
     def shards(self, source: Source) -> Iterator[tuple[Shard, ShardRun]]:
-        """Every shard with its run, in order; ask each for its position before reading it."""
+        """Yield every shard with its progress, in order; read a shard from its progress' position on."""
         for shard in source.shards:
             name = f"{_shards_of(self.run)}{shard.name} @ {shard.fingerprint}"
-            done = self.runs.last_index_run(self.run.data_set, name)
-            row = done if done is not None else self.runs.begin_index_run(self.run.data_set, name)
-            if done is not None and not done.finished:
+            last = self.runs.last_index_run(self.run.data_set, name)
+            row = last if last is not None else self.runs.begin_index_run(self.run.data_set, name)
+            if last is not None and not last.finished:
+                # Rows left out are written before progress is recorded, so some may be listed that are read again.
                 self.left_out.rewind(shard.name, row.position)
             yield shard, ShardRun(self.runs, self.left_out, shard.name, row)
 
     def finish(self, counts: Counts) -> None:
-        """Nothing is left to continue."""
+        """Record that the run finished, so that it is not resumed."""
         self.runs.advance_index_run(self.run.run_id, 0, counts.as_dict(), finished=True)
 
 
 @dataclass(slots=True)
 class ShardRun:
-    """Progress of one shard: `pipeline.ShardLog`."""
+    """The progress of one shard. Implements `ShardLog`."""
 
     _runs: RunStore
     _file: LeftOutFile
@@ -92,12 +93,12 @@ class ShardRun:
 
     @property
     def position(self) -> int:
-        """Rows that are dealt with."""
+        """The number of rows that are done."""
         return self._row.position
 
     @property
     def finished(self) -> bool:
-        """Whether all rows are dealt with."""
+        """Whether all rows are done."""
         return self._row.finished
 
     def advance(
@@ -107,7 +108,7 @@ class ShardRun:
         left_out: Sequence[tuple[int, LeftOut]],
         works: Collection[TrainingImageId] = (),
     ) -> None:
-        """Note a batch: first what it left out, then that it is done. Raises IndexFailed if it does not follow on."""
+        """Record a batch: the rows it left out, then its end. Raises IndexFailed unless it follows the last one."""
         start = position - batch.read
         if start != self._row.position:
             raise IndexFailed(
@@ -119,17 +120,17 @@ class ShardRun:
         self._row = self._runs.advance_index_run(self._row.run_id, position, self.counts.as_dict(), works=works)
 
     def finish(self) -> None:
-        """All rows are dealt with."""
+        """Record that all rows are done."""
         self._row = self._runs.advance_index_run(
             self._row.run_id, self._row.position, self.counts.as_dict(), finished=True
         )
 
 
 def _shards_of(run: IndexRun) -> str:
-    """How the sources of its shards' rows begin."""
+    """Return the prefix of the names under which the progress of the run's shards is stored."""
     return f"run {run.run_id}: "
 
 
 def _holds(store: PointStore, ids: Sequence[TrainingImageId]) -> bool:
-    """False if the index was emptied or replaced since these works were written."""
+    """Return False if the index was emptied or replaced since these works were written."""
     return not ids or len(store.existing(ids)) == len(ids)

@@ -1,4 +1,4 @@
-"""`gmvaluator index group`, and what `index add` does of it at its end."""
+"""The command `gmvaluator index group`, and the grouping at the end of `index add`."""
 
 from __future__ import annotations
 
@@ -18,23 +18,23 @@ from indexer.near_duplicates import Grouped, Grouper, WorkOrder, default_thresho
 from indexer.target import Target
 
 MAX_UNINDEXED = 20_000
-"""Works that may be searched one by one; with more the index is built first."""
+"""Works without quantised vectors that may be searched exhaustively; with more, the index is built first."""
 
 
 @click.command()
 @click.option(
     "--threshold",
     type=click.FloatRange(0, 2),
-    help="Largest perceptual distance of a near-copy; default: what was measured for the profile.",
+    help="Largest perceptual distance of a near-duplicate; default: as measured for the profile.",
 )
 @place_option
 @index_option
 @collection_option
 @json_option
 def group(threshold: float | None, place: DataLocation, index_url: str, collection: str, as_json: bool) -> None:
-    """Look for near-copies among works that nobody has looked at yet; `index add` does so at its end.
+    """Look for near-duplicates among works that were not checked yet; `index add` does so at its end.
 
-    Running it again looks at what is new and renames no group; after a stop it goes on where it was.
+    Running it again checks new works and renames no group; after a stop it resumes.
 
     Example: gmvaluator index group --data ./gmvaluator-data
     """
@@ -46,21 +46,21 @@ def group(threshold: float | None, place: DataLocation, index_url: str, collecti
         info = store.info()
         profile = CollectionMetadata.from_dict(info.name, info.metadata).profile
         limit = default_threshold(profile) if threshold is None else threshold
-        done = group_works(store, catalogue, limit, stopping)
-        if done.complete:
+        result = group_works(store, catalogue, limit, stopping)
+        if result.complete:
             store.build()
-    _print_grouped(done, limit, as_json)
-    if not done.complete:
+    _print_grouped(result, limit, as_json)
+    if not result.complete:
         sys.exit(130)
 
 
 def group_if_measured(store: VectorStore, order: WorkOrder, profile: str, stopping: threading.Event) -> bool:
-    """As `index add` ends; a profile without a measured distance is left, and that is said. False if stopped."""
+    """Group the works by the profile's measured distance; without one, print a hint. Return False if stopped."""
     threshold = measured_threshold(profile)
     if threshold is not None:
         return group_works(store, order, threshold, stopping).complete
     click.echo(
-        f"near-copies are left: no distance was measured for profile {profile}; name one by "
+        f"near-duplicates are not grouped: no distance was measured for profile {profile}; name one by "
         "`gmvaluator index group --threshold`",
         err=True,
     )
@@ -68,13 +68,11 @@ def group_if_measured(store: VectorStore, order: WorkOrder, profile: str, stoppi
 
 
 def group_works(store: VectorStore, order: WorkOrder, threshold: float, stopping: threading.Event) -> Grouped:
-    """Look for near-copies. Many works are searched fast only once they are indexed, so that is done first.
-
-    What is marked has to be indexed again: build the index afterwards.
-    """
+    """Group near-duplicates; build the index afterwards, as works that are marked have to be indexed again."""
     info = store.info()
+    # Searches of many works are fast only in a built index.
     if info.points - info.indexed_points > MAX_UNINDEXED:
-        click.echo("building the compressed index, to search it for near-copies", err=True)
+        click.echo("building the compressed index, to search it for near-duplicates", err=True)
         store.build()
     return Grouper(store, order, threshold).run(_lines(), stopping.is_set)
 
@@ -82,22 +80,23 @@ def group_works(store: VectorStore, order: WorkOrder, threshold: float, stopping
 def _lines() -> Callable[[Grouped], None]:
     last = time.monotonic()
 
-    def advance(done: Grouped) -> None:
+    def advance(result: Grouped) -> None:
         nonlocal last
         now = time.monotonic()
-        if now - last >= LINE_EVERY_S or done.complete:
+        if now - last >= LINE_EVERY_S or result.complete:
             last = now
-            click.echo(f"near-copies: {done.looked_at:,}/{done.total:,} works, {done.joined:,} near-copies", err=True)
+            progress = f"{result.checked:,}/{result.total:,} works checked, {result.joined:,} near-duplicates"
+            click.echo(f"near-duplicates: {progress}", err=True)
 
     return advance
 
 
-def _print_grouped(done: Grouped, threshold: float, as_json: bool) -> None:
+def _print_grouped(result: Grouped, threshold: float, as_json: bool) -> None:
     if as_json:
-        figures = {"looked_at": done.looked_at, "joined": done.joined, "groups": len(done.groups)}
-        click.echo(json.dumps({**figures, "threshold": threshold, "stopped": not done.complete}))
+        figures = {"looked_at": result.checked, "joined": result.joined, "groups": len(result.groups)}
+        click.echo(json.dumps({**figures, "threshold": threshold, "stopped": not result.complete}))
         return
     click.echo(
-        f"{done.looked_at:,} works looked at: {done.joined:,} are near-copies in {len(done.groups):,} groups "
+        f"{result.checked:,} works checked: {result.joined:,} are near-duplicates in {len(result.groups):,} groups "
         f"(distance at most {threshold})"
     )

@@ -1,7 +1,4 @@
-"""How far a run is: a bar on a terminal, plain lines elsewhere; always on stderr.
-
-Stopping between batches when a signal asks for it.
-"""
+"""Progress of a run on stderr, as a bar on a terminal and plain lines elsewhere; graceful stops by signals."""
 
 from __future__ import annotations
 
@@ -19,13 +16,15 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from indexer.report import Counts
 
 LINE_EVERY_S = 5.0
+"""Seconds between two lines of progress."""
 
 Advance = Callable[[Counts], None]
+"""Shows all counts of the run so far."""
 
 
 @contextmanager
 def progress(total: int | None) -> Iterator[Advance]:
-    """A function to call with all counts so far after each batch. total: None where only reading tells."""
+    """Yield a function to call after each batch. total: rows of the source, or None if unknown before reading."""
     if sys.stderr.isatty():
         with _bar(total) as advance:
             yield advance
@@ -34,13 +33,14 @@ def progress(total: int | None) -> Iterator[Advance]:
 
 
 class _Rate:
-    """Images a second of this run; what an earlier run dealt with does not count."""
+    """Images per second of this run, without those that an earlier run read."""
 
     def __init__(self) -> None:
         self._started = time.monotonic()
         self._before: int | None = None
 
-    def of(self, counts: Counts) -> float:
+    def update(self, counts: Counts) -> float:
+        """Return the rate up to these counts; the first counts include what an earlier run read."""
         if self._before is None:
             self._before, self._started = counts.read, time.monotonic()
         return (counts.read - self._before) / max(time.monotonic() - self._started, 1e-9)
@@ -60,7 +60,7 @@ def _bar(total: int | None) -> Iterator[Advance]:
         task = bar.add_task("indexing", total=total, rate="-", out=0)
 
         def advance(counts: Counts) -> None:
-            bar.update(task, completed=counts.read, rate=f"{rate.of(counts):.0f}", out=counts.left_out)
+            bar.update(task, completed=counts.read, rate=f"{rate.update(counts):.0f}", out=counts.left_out)
 
         yield advance
 
@@ -71,7 +71,7 @@ def _lines(total: int | None) -> Advance:
 
     def advance(counts: Counts) -> None:
         nonlocal last
-        per_s = rate.of(counts)
+        per_s = rate.update(counts)
         now = time.monotonic()
         if now - last < LINE_EVERY_S and counts.read != total:
             return
@@ -92,7 +92,7 @@ def _line(counts: Counts, total: int | None, per_s: float) -> str:
 
 @contextmanager
 def stopping_by_signal() -> Iterator[threading.Event]:
-    """Set by the first SIGINT or SIGTERM: the batch in hand is finished. A second one stops at once."""
+    """Yield an event that the first SIGINT or SIGTERM sets, to stop after the batch; a second one stops at once."""
     stopping = threading.Event()
 
     def on_signal(number: int, frame: object) -> None:  # noqa: ARG001
@@ -101,9 +101,9 @@ def stopping_by_signal() -> Iterator[threading.Event]:
         stopping.set()
         click.echo("stopping as soon as nothing is half done; run the same command again to go on", err=True)
 
-    before = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
+    previous = {number: signal.signal(number, on_signal) for number in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield stopping
     finally:
-        for number, handler in before.items():
+        for number, handler in previous.items():
             signal.signal(number, handler)

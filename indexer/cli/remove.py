@@ -1,4 +1,4 @@
-"""`gmvaluator index remove`."""
+"""The command `gmvaluator index remove`."""
 
 from __future__ import annotations
 
@@ -25,23 +25,26 @@ from indexer.target import Target
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _OWNER = "owner:"
 _MAX_LINE = 10_000
+"""Characters of one line of a list."""
+
 _SHOWN = 20
+"""Works that the command prints."""
 
 
 @click.command()
-@click.option("--key", "keys", multiple=True, help="Works found under this key; may be repeated.")
+@click.option("--key", "keys", multiple=True, help="Works with this key; may be repeated.")
 @click.option("--sha256", "sha256s", multiple=True, help="The work whose file has this SHA-256; may be repeated.")
 @click.option("--owner", "owners", multiple=True, help="Works that an owner (UUID or manifest id) has a claim on.")
 @click.option(
     "--from",
     "file",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File with one a line: a SHA-256, owner:ID, or else a key.",
+    help="File with one entry per line: a SHA-256, owner:ID, or else a key.",
 )
-@click.option("--data-set", help="Where keys count; default: every data set.")
-@click.option("--reason", default="removed", show_default=True, help="Kept with the tombstones: no name, no title.")
-@click.option("--purge", "purging", is_flag=True, help="Then leave no byte of anything that was ever removed.")
-@click.option("--dry-run", is_flag=True, help="Only say what would be removed.")
+@click.option("--data-set", help="Data set of the keys; default: every data set.")
+@click.option("--reason", default="removed", show_default=True, help="Stored with tombstones: no name, no title.")
+@click.option("--purge", "purging", is_flag=True, help="Then erase every byte of all works that were ever removed.")
+@click.option("--dry-run", is_flag=True, help="Only show what would be removed.")
 @click.option("--yes", is_flag=True, help="Do not ask.")
 @place_option
 @index_option
@@ -62,9 +65,9 @@ def remove(
 ) -> None:
     """Remove works from every collection, by key, SHA-256 or owner; no later run of any source brings them back.
 
-    They are found no more at once, and paid no more. What was paid, and whose a work was, stays in the ledger and
-    among the claims. --purge rebuilds every collection from what is left and swaps it in; alone, it does so for what
-    was removed before, or ends a removal or purge that was cut off.
+    At once they are no longer found, and no longer paid. Past payments stay in the ledger, and past claims of owners
+    stay in the catalogue. --purge rebuilds every collection from the works that are left and swaps it in; alone, it
+    does so for works removed before, or completes a removal or purge that was interrupted.
 
     Example: gmvaluator index remove --key cats/007.png --data-set pictures --dry-run
     """
@@ -79,25 +82,26 @@ def remove(
     if not selected.works:
         raise NotFound(f"no work is meant by {', '.join(selected.unmatched[:_SHOWN]) or 'nothing'}: name other works")
     if not as_json or not yes:
-        click.echo(_meant(selected), err=as_json)
+        # With --json stdout is data alone.
+        click.echo(_summary(selected), err=as_json)
     if dry_run:
         _print(selected, None, as_json)
         return
     if not yes:
-        click.confirm(f"Remove {len(selected.works):,} works for ever?", abort=True, err=True)
+        click.confirm(f"Remove {len(selected.works):,} works permanently?", abort=True, err=True)
     with open_catalogue(place, write=True) as writable:
-        done = _remover(writable, target).run(selected.works, reason)
+        removed = _remover(writable, target).run(selected.works, reason)
         purged = _purge(writable, target) if purging else None
-    _print(selected, done, as_json, purged)
+    _print(selected, removed, as_json, purged)
 
 
 def _remover(catalogue: Catalogue, target: Target) -> Remover:
-    """Of every collection."""
+    """Return a remover for every collection of the target."""
     return Remover(catalogue, target.open_named, target.collections(), thumbnails_folder(target.data))
 
 
 def _purge(catalogue: Catalogue, target: Target) -> Purged:
-    """Rebuild every collection, and say so."""
+    """Rebuild every collection without removed works, and print its name."""
 
     def rebuild(name: str) -> None:
         click.echo(f"rebuilding collection {name!r}", err=True)
@@ -117,10 +121,10 @@ def _print_purged(purged: Purged, as_json: bool) -> None:
 def _selection(
     catalogue: Catalogue, keys: Sequence[str], sha256s: Sequence[str], listed: Sequence[str], data_set: str | None
 ) -> Selection:
-    """Raises InvalidInput, NotFound for an owner that nobody knows."""
-    wrong = [text for text in sha256s if not _SHA256.fullmatch(text)]
-    if wrong:
-        raise InvalidInput(f"{wrong[0][:80]!r} is no SHA-256: give 64 hexadecimal digits")
+    """Return what the options and lists select. Raises InvalidInput, NotFound for an unknown owner."""
+    invalid = [text for text in sha256s if not _SHA256.fullmatch(text)]
+    if invalid:
+        raise InvalidInput(f"{invalid[0][:80]!r} is no SHA-256: give 64 hexadecimal digits")
     named = [text for text in listed if not _SHA256.fullmatch(text)]
     selection = Selection(
         frozenset(text.lower() for text in [*sha256s, *listed] if _SHA256.fullmatch(text)),
@@ -134,6 +138,7 @@ def _selection(
 
 
 def _lines(file: Path) -> list[str]:
+    """Return the entries of a list. Raises MissingData, InvalidInput."""
     try:
         text = file.read_text(encoding="utf-8-sig")
     except OSError as error:
@@ -146,7 +151,7 @@ def _lines(file: Path) -> list[str]:
     return [line for line in lines if line and not line.startswith("#")]
 
 
-def _meant(selected: Selected) -> str:
+def _summary(selected: Selected) -> str:
     parts = [f"{len(selected.works):,} works are meant"]
     if selected.removed_before:
         parts.append(f"{selected.removed_before:,} were removed before")
@@ -157,27 +162,27 @@ def _meant(selected: Selected) -> str:
     return "; ".join(parts)
 
 
-def _print(selected: Selected, done: Removed | None, as_json: bool, purged: Purged | None = None) -> None:
+def _print(selected: Selected, removed: Removed | None, as_json: bool, purged: Purged | None = None) -> None:
     if as_json:
-        click.echo(json.dumps({**_as_dict(selected, done), "purged": None if purged is None else asdict(purged)}))
+        click.echo(json.dumps({**_as_dict(selected, removed), "purged": None if purged is None else asdict(purged)}))
         return
-    if done is None:
+    if removed is None:
         for work in selected.works[:_SHOWN]:
             click.echo(f"would remove {work.sha256} {', '.join(key for _, key in work.places)}".rstrip())
         return
     click.echo(
-        f"{done.works:,} works removed: {done.points:,} points, {done.thumbnails:,} thumbnails, "
-        f"{done.places:,} places in the catalogue"
+        f"{removed.works:,} works removed: {removed.points:,} points, {removed.thumbnails:,} thumbnails, "
+        f"{removed.places:,} places in the catalogue"
     )
     if purged is not None:
         _print_purged(purged, as_json)
 
 
-def _as_dict(selected: Selected, done: Removed | None) -> dict[str, Any]:
+def _as_dict(selected: Selected, removed: Removed | None) -> dict[str, Any]:
     return {
         "works": len(selected.works),
         "removed_before": selected.removed_before,
         "shared": selected.shared,
         "unmatched": list(selected.unmatched),
-        "removed": None if done is None else asdict(done),
+        "removed": None if removed is None else asdict(removed),
     }

@@ -1,4 +1,4 @@
-"""`gmvaluator index verify`, and what `index add` does of it at its end."""
+"""The command `gmvaluator index verify`, and the verification at the end of `index add`."""
 
 from __future__ import annotations
 
@@ -18,7 +18,10 @@ from gmvaluator.report import report
 from indexer.target import Target
 
 MAX_HELD_OUT = 10_000
+"""Queries of a file of held-out embeddings."""
+
 SAMPLED = 200
+"""Points of the collection that are queries, by default."""
 
 
 @click.command()
@@ -26,10 +29,10 @@ SAMPLED = 200
 @click.option(
     "--held-out",
     type=click.Path(dir_okay=False, path_type=Path),
-    help="A .npy of recall embeddings (Q, D) that are not in the index, asked as well.",
+    help="A .npy of recall embeddings (Q, D) that are not in the index, as further queries.",
 )
 @click.option("--k", default=50, show_default=True, type=click.IntRange(1, 1000), help="Neighbours compared.")
-@click.option("--seed", default=0, type=click.IntRange(0), show_default=True, help="Of the sample.")
+@click.option("--seed", default=0, type=click.IntRange(0), show_default=True, help="Seed of the sample.")
 @click.option(
     "--target",
     default=RECALL_TARGET,
@@ -56,15 +59,15 @@ def verify(
     collection: str,
     as_json: bool,
 ) -> None:
-    """Measure what share of the true nearest neighbours the compressed index finds.
+    """Measure the share of the true nearest neighbours that the compressed index finds.
 
-    The cheapest search settings that reach the target are kept in the collection, and the attributor uses them. Exits
+    The cheapest search settings that reach the target are stored in the collection, and the attributor uses them. Exits
     with 1 if recall is below the floor, or if a point is not quantised.
 
     Example: gmvaluator index verify --json
     """
-    given = [] if held_out is None else read_queries(held_out)
-    figures = measured(Target(data, index_url, collection), queries, given, k, seed, target)
+    vectors = [] if held_out is None else read_queries(held_out)
+    figures = measure(Target(data, index_url, collection), queries, vectors, k, seed, target)
     if as_json:
         more = f" --held-out {held_out}" if held_out else ""
         command = f"gmvaluator index verify --queries {queries}{more} --k {k} --seed {seed} --target {target} --json"
@@ -76,14 +79,14 @@ def verify(
         sys.exit(1)
 
 
-def measured(
-    target: Target, queries: int, held_out: list[Float32Array], k: int, seed: int, wanted: float
+def measure(
+    target: Target, queries: int, held_out: list[Float32Array], k: int, seed: int, recall_target: float
 ) -> dict[str, Any]:
-    """Figures of `gmvaluator.index.verify`."""
-    from gmvaluator.index.verify import verify as measure
+    """Return the figures of `gmvaluator.index.verify.verify`, which also stores the search settings."""
+    from gmvaluator.index.verify import verify as verify_collection
 
     with target.open_existing():
-        return measure(
+        return verify_collection(
             target.location,
             target.collection,
             held_out,
@@ -91,12 +94,12 @@ def measured(
             k=k,
             sample=queries,
             seed=seed,
-            target=wanted,
+            target=recall_target,
         )
 
 
 def trusted(figures: dict[str, Any], k: int, floor: float) -> bool:
-    """Say what is wrong, if anything is."""
+    """Return whether the collection passes; print what is wrong with it."""
     recall, growth = figures[f"recall_at_{k}"], figures["growth_since_verified"]
     if growth is not None and growth >= GROWTH_LIMIT:
         click.echo(f"the collection had grown by {growth:.0%} since it was verified last", err=True)
@@ -111,7 +114,7 @@ def trusted(figures: dict[str, Any], k: int, floor: float) -> bool:
 
 
 def read_queries(file: Path) -> list[Float32Array]:
-    """Rows of a .npy. Raises MissingData, InvalidInput."""
+    """Return the rows of a .npy as float32. Raises MissingData, InvalidInput."""
     try:
         rows = np.load(file, allow_pickle=False, mmap_mode="r")
     except OSError as error:
@@ -124,12 +127,14 @@ def read_queries(file: Path) -> list[Float32Array]:
 
 
 def verify_if_outgrown(target: Target, info: CollectionInfo) -> bool:
-    """As `index add` ends: what was measured of a much smaller collection is measured again, for the target that was
-    asked for then. False if its recall is not to be trusted now."""
+    """Verify a collection again if it has grown much since, with the target of the last verification.
+
+    Return False if its recall is below the floor now.
+    """
     if not outgrown(info):
         return True
     click.echo("the collection has grown since it was verified: measuring its recall again", err=True)
     before = info.metadata["measured"]
-    wanted = float(before.get("recall_target", RECALL_TARGET))
-    figures = measured(target, SAMPLED, [], int(before.get("k", 50)), 0, wanted)
+    recall_target = float(before.get("recall_target", RECALL_TARGET))
+    figures = measure(target, SAMPLED, [], int(before.get("k", 50)), 0, recall_target)
     return trusted(figures, figures["k"], RECALL_FLOOR)

@@ -1,7 +1,4 @@
-"""Writing a collection's embeddings to files, shard by shard.
-
-Names in a folder of embeddings, and the shards it holds.
-"""
+"""Export of a collection's embeddings to files, and the shards of a folder of embeddings."""
 
 from __future__ import annotations
 
@@ -25,16 +22,32 @@ from gmvaluator.ports import Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
 from indexer.pipeline import batched
 
+SHARD_ROWS = 10_000
+"""Rows of one shard of an export."""
+
 Floats = npt.NDArray[np.floating[Any]]
 
 RECALL_FOLDER, PERCEPTUAL_FOLDER, METADATA_FOLDER = "img_emb", "perceptual_emb", "metadata"
 PROFILE_FILE = "profile.json"
 _NUMBERED = re.compile(r"img_emb_([0-9]+)\.npy")
+_FIELDS = [
+    ("training_image_id", pa.string()),
+    ("sha256", pa.string()),
+    ("key", pa.string()),
+    ("image_path", pa.string()),
+    ("caption", pa.string()),
+    ("labels", pa.list_(pa.string())),
+    ("data_set", pa.list_(pa.string())),
+    ("width", pa.int64()),
+    ("height", pa.int64()),
+    ("license", pa.string()),
+]
+"""Columns of an export's metadata."""
 
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedShard:
-    """One number's three files."""
+    """The three files of one shard: recall vectors, perceptual vectors, metadata."""
 
     folder: Path
     number: str
@@ -53,21 +66,22 @@ class EmbeddedShard:
 
     @property
     def fingerprint(self) -> str:
-        """Differs once one of the files may have changed."""
+        """A text that differs once one of the files may have changed."""
         stats = [path.stat() for path in (self.recall, self.perceptual, self.metadata)]
-        return "-".join(f"{found.st_size}.{found.st_mtime_ns}" for found in stats)
+        return "-".join(f"{status.st_size}.{status.st_mtime_ns}" for status in stats)
 
     def rows(self, profile: ProfileIdentity) -> int:
-        """Rows of the shard. Raises InvalidManifest unless its files agree with each other and with the profile."""
+        """Return the number of rows. Raises InvalidManifest unless the files match each other and the profile."""
         shapes = {path: _mapped(path).shape for path in (self.recall, self.perceptual)}
-        wanted = {
+        expected = {
             self.recall: (profile.recall_dim,),
             self.perceptual: (profile.perceptual_views, profile.perceptual_dim),
         }
         for path, shape in shapes.items():
-            if shape[1:] not in (wanted[path], tuple(side for side in wanted[path] if side != 1)):
+            # An axis of length 1, as of a single view, may be missing.
+            if shape[1:] not in (expected[path], tuple(side for side in expected[path] if side != 1)):
                 raise InvalidManifest(
-                    f"{path} holds vectors of shape {shape[1:]}, profile {profile.name} makes {wanted[path]}: "
+                    f"{path} holds vectors of shape {shape[1:]}, profile {profile.name} makes {expected[path]}: "
                     "name the profile that made them by --profile"
                 )
         counts = {shape[0] for shape in shapes.values()} | {_parquet_rows(self.metadata)}
@@ -76,21 +90,21 @@ class EmbeddedShard:
         return counts.pop()
 
     def vectors(self, start: int, stop: int, profile: ProfileIdentity) -> tuple[Float32Array, Float32Array]:
-        """Rows `start` to `stop`: (B, D) and (B, V, P) float32 of unit norm, whatever the files' precision."""
+        """Return rows `start` to `stop`: (B, D) and (B, V, P), float32 of unit norm, whatever the files' precision."""
         recall = _unit(_mapped(self.recall)[start:stop])
         perceptual = _unit(_mapped(self.perceptual)[start:stop])
         return recall, perceptual.reshape(len(perceptual), profile.perceptual_views, profile.perceptual_dim)
 
 
 def is_embeddings(location: str) -> bool:
-    """Whether a folder of this machine holds embeddings."""
+    """Return whether the location is a folder of this machine that holds embeddings."""
     return (Path(location) / RECALL_FOLDER).is_dir() and (Path(location) / METADATA_FOLDER).is_dir()
 
 
 def embedded_shards(folder: Path) -> list[EmbeddedShard]:
-    """Every shard of a folder, by number. Raises MissingData if one of its files is absent."""
-    found = (_NUMBERED.fullmatch(path.name) for path in (folder / RECALL_FOLDER).iterdir())
-    numbers = sorted((match[1] for match in found if match), key=int)
+    """Return every shard of a folder, by number. Raises MissingData if one of its files is absent."""
+    matches = (_NUMBERED.fullmatch(path.name) for path in (folder / RECALL_FOLDER).iterdir())
+    numbers = sorted((match[1] for match in matches if match), key=int)
     shards = [EmbeddedShard(folder, number) for number in numbers]
     for shard in shards:
         if not shard.metadata.is_file():
@@ -106,7 +120,7 @@ def embedded_shards(folder: Path) -> list[EmbeddedShard]:
 
 
 def check_stated(folder: Path, identity: ProfileIdentity) -> None:
-    """Raises ProfileMismatch if an export names another profile than `identity`; none named is believed."""
+    """Raises ProfileMismatch if the folder names a profile other than `identity`; it need not name one."""
     try:
         stated = ProfileIdentity.from_dict(json.loads((folder / PROFILE_FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:
@@ -138,33 +152,18 @@ def _parquet_rows(path: Path) -> int:
 
 
 def _unit(rows: Floats) -> Float32Array:
-    """Half precision loses up to a thousandth of a norm. A row without direction stays as it is, and is refused."""
+    """Normalise rows, as half precision loses up to a thousandth of a norm; leave rows of norm 0 to be rejected."""
     wide = np.asarray(rows, np.float32)
     norms = np.linalg.norm(wide, axis=-1, keepdims=True)
     unit: Float32Array = np.divide(wide, norms, out=wide.copy(), where=np.isfinite(norms) & (norms > 0))
     return unit
 
 
-SHARD_ROWS = 10_000
-_FIELDS = [
-    ("training_image_id", pa.string()),
-    ("sha256", pa.string()),
-    ("key", pa.string()),
-    ("image_path", pa.string()),
-    ("caption", pa.string()),
-    ("labels", pa.list_(pa.string())),
-    ("data_set", pa.list_(pa.string())),
-    ("width", pa.int64()),
-    ("height", pa.int64()),
-    ("license", pa.string()),
-]
-
-
 class Sizes(Protocol):
-    """The catalogue, as far as an export needs it."""
+    """The part of the catalogue that an export needs."""
 
     def described(self, ids: Sequence[TrainingImageId]) -> Mapping[TrainingImageId, tuple[int, int, str]]:
-        """Width, height and licence of those of `ids` that are known."""
+        """Return width, height (pixels) and licence of those of `ids` that are known."""
 
 
 def export(
@@ -174,10 +173,10 @@ def export(
     folder: Path,
     advance: Callable[[int], None] = lambda rows: None,  # noqa: ARG005
 ) -> int:
-    """Write every point to `folder`; the number of rows. advance: called with the rows of each shard.
+    """Write every point to `folder`; return the number of rows. advance: called with the rows of each shard.
 
-    The folder is there once all of it is: until then it is FOLDER.unfinished, which the next export removes. Raises
-    Conflict if the folder holds anything: an export never mixes with an older one.
+    The folder appears once the export is complete: until then it is FOLDER.unfinished, which the next export removes.
+    Raises Conflict if the folder is not empty: an export never mixes with an older one.
     """
     if folder.exists() and any(folder.iterdir()):
         raise Conflict(f"{folder} is not empty: name a new folder for the export")
@@ -206,15 +205,15 @@ def _write(shard: EmbeddedShard, points: Sequence[Point], sizes: Sizes) -> None:
 
 def _row(point: Point, known: tuple[int, int, str] | None) -> dict[str, Any]:
     width, height, license_name = known or (None, None, None)
-    said = point.payload
+    payload = point.payload
     return {
         "training_image_id": str(point.training_image_id),
-        "sha256": said[KEY_SHA256],
-        "key": said[KEY_KEY],
-        "image_path": said[KEY_URI],
-        "caption": said[KEY_TITLE],
-        "labels": list(said[KEY_LABELS]),
-        "data_set": list(said[KEY_DATA_SET]),
+        "sha256": payload[KEY_SHA256],
+        "key": payload[KEY_KEY],
+        "image_path": payload[KEY_URI],
+        "caption": payload[KEY_TITLE],
+        "labels": list(payload[KEY_LABELS]),
+        "data_set": list(payload[KEY_DATA_SET]),
         "width": width,
         "height": height,
         "license": license_name,

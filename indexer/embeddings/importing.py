@@ -1,4 +1,4 @@
-"""Bringing embeddings into a collection: as `pipeline`, without images and without models."""
+"""Import of embeddings into a collection, without images and without models."""
 
 from __future__ import annotations
 
@@ -25,30 +25,31 @@ from indexer.sources.item import Item, Shard, Source
 from indexer.writing import REMOVED_CONTENT, REMOVED_KEY, ShardLog, WorkRecorder, payload
 
 BATCH_ROWS = 1_024
-"""Each costs a few commits, whatever its size."""
+"""Rows of one batch; a batch costs a few commits, whatever its size."""
 
 BATCHES_AHEAD = 2
-"""Batches read and checked while another is written."""
+"""Batches that are read and checked while another is written."""
 
 _SHA256_DIGITS = frozenset("0123456789abcdef")
 
 
 @dataclass(frozen=True, slots=True)
-class Embedded:
-    """A row that can be indexed. works: the same image, once for each data set it is in."""
+class ImportedRow:
+    """A row that can be indexed. works: the image, once per data set that it belongs to."""
 
     works: list[NewWork]
     point: Point
 
 
-Entry = Embedded | LeftOut
+Entry = ImportedRow | LeftOut
 
 
 @dataclass
 class EmbeddingImporter:
-    """Brings shards of embeddings into one collection.
+    """Imports shards of embeddings into one collection.
 
-    files: by the names of the source's shards. own_data_sets: rows that name their data sets keep them.
+    files: the shards' files, by the names of the source's shards. own_data_sets: whether rows that name data sets keep
+    them.
     """
 
     store: VectorStore
@@ -68,7 +69,7 @@ class EmbeddingImporter:
         advance: Advance = lambda counts, left_out: None,  # noqa: ARG005
         stopping: Callable[[], bool] = lambda: False,
     ) -> bool:
-        """As `Indexer.run`."""
+        """Import a shard; see `Indexer.run`."""
         position = start
         batches = ahead(partial(self._batches, self.files[shard.name], start), BATCHES_AHEAD)
         try:
@@ -87,8 +88,7 @@ class EmbeddingImporter:
     def _batches(self, shard: EmbeddedShard, start: int) -> Generator[list[Entry], None, None]:
         table = pq.ParquetFile(shard.metadata)
         columns = Columns(table.schema_arrow.names)
-        every = (row for batch in table.iter_batches(BATCH_ROWS) for row in batch.to_pylist())
-        rows = islice(every, start, None)
+        rows = islice((row for batch in table.iter_batches(BATCH_ROWS) for row in batch.to_pylist()), start, None)
         position = start
         while batch := list(islice(rows, BATCH_ROWS)):
             recall, perceptual = shard.vectors(position, position + len(batch), self.profile)
@@ -107,11 +107,12 @@ class EmbeddingImporter:
             if refusal:
                 return LeftOut(key, refusal, OPT_OUT)
             works = [self._work(fields, key, data_set) for data_set in self._data_sets(row)]
-            return Embedded(works, self._point(works, *vectors))
+            return ImportedRow(works, self._point(works, *vectors))
         except GmvaluatorError as error:
             return LeftOut(key, str(error))
 
     def _refusal(self, fields: dict[str, str]) -> str:
+        """Return the reason why an opt-out leaves the row out, or ""."""
         if fields["opt_out"] and self.heed_signals:
             return f"its source says: {fields['opt_out']}"
         names = (fields.get("key", ""), fields.get("url", ""), fields.get("file_name", ""))
@@ -125,11 +126,12 @@ class EmbeddingImporter:
         return [str(name) for name in own] if isinstance(own, list) and own else [self.data_set]
 
     def _work(self, fields: dict[str, str], key: str, data_set: str) -> NewWork:
-        said = described(fields)
-        sha256 = said["sha256"] or ""
+        description = described(fields)
+        sha256 = description["sha256"] or ""
         if len(sha256) != 64 or not _SHA256_DIGITS.issuperset(sha256):
             raise InvalidManifest("it has no sha256 of the image's file, by which works are known")
-        owner = OwnerReference(said["owner"], said["owner_name"] or said["owner"]) if said["owner"] else None
+        owner_id, owner_name = description["owner"], description["owner_name"]
+        owner = OwnerReference(owner_id, owner_name or owner_id) if owner_id else None
         return NewWork(
             training_image_id=training_image_id(sha256),
             sha256=sha256,
@@ -137,10 +139,10 @@ class EmbeddingImporter:
             height=_pixels(fields, "height"),
             data_set=data_set,
             key=key,
-            uri=fields.get("file_name", "") or said["url"],
-            title=said["title"],
-            license=said["license"],
-            labels=said["labels"],
+            uri=fields.get("file_name", "") or description["url"],
+            title=description["title"],
+            license=description["license"],
+            labels=description["labels"],
             owner=owner,
         )
 
@@ -151,14 +153,14 @@ class EmbeddingImporter:
             work.training_image_id,
             checked_vector(recall, profile.recall_dim, f"the recall vector of {subject}"),  # type: ignore[arg-type]
             checked_vectors(perceptual, profile.perceptual_views, profile.perceptual_dim, subject),  # type: ignore[arg-type]
-            {**payload(work), KEY_DATA_SET: [one.data_set for one in works]},
+            {**payload(work), KEY_DATA_SET: [work.data_set for work in works]},
         )
 
     def _write(self, entries: Sequence[Entry]) -> tuple[Counts, list[tuple[int, LeftOut]], list[TrainingImageId]]:
-        """Points, then the catalogue; answers what was left out by its offset, and what was not."""
-        reasons = self._removed([one for one in entries if isinstance(one, Embedded)])
+        """Write points, then the catalogue; return the counts, the rows left out by offset, and the works indexed."""
+        reasons = self._removed([entry for entry in entries if isinstance(entry, ImportedRow)])
         left_out: list[tuple[int, LeftOut]] = []
-        kept: list[Embedded] = []
+        kept: list[ImportedRow] = []
         for offset, entry in enumerate(entries):
             if isinstance(entry, LeftOut):
                 left_out.append((offset, entry))
@@ -169,43 +171,44 @@ class EmbeddingImporter:
                 kept.append(entry)
         points = self._upsert(kept)
         counts = Counts.of(len(entries), points, len(kept) - points, (row for _, row in left_out))
-        return counts, left_out, [one.point.training_image_id for one in kept]
+        return counts, left_out, [row.point.training_image_id for row in kept]
 
-    def _removed(self, entries: Sequence[Embedded]) -> dict[TrainingImageId, str]:
-        """Those that were removed before, and by what they are known."""
-        works = [work for one in entries for work in one.works]
-        buried = self.catalogue.tombstoned({work.sha256 for work in works})
+    def _removed(self, rows: Sequence[ImportedRow]) -> dict[TrainingImageId, str]:
+        """Return the reason for each work that was removed before."""
+        works = [work for row in rows for work in row.works]
+        tombstoned = self.catalogue.tombstoned({work.sha256 for work in works})
         keys = {
             (name, key)
             for name in {work.data_set for work in works}
             for key in self.catalogue.removed_keys(name, {work.key for work in works if work.data_set == name})
         }
         by_key = {work.training_image_id: REMOVED_KEY for work in works if (work.data_set, work.key) in keys}
-        return by_key | {work.training_image_id: REMOVED_CONTENT for work in works if work.sha256 in buried}
+        return by_key | {work.training_image_id: REMOVED_CONTENT for work in works if work.sha256 in tombstoned}
 
-    def _upsert(self, kept: Sequence[Embedded]) -> int:
-        """The number of new points; an image that is indexed already only joins its data sets."""
+    def _upsert(self, rows: Sequence[ImportedRow]) -> int:
+        """Write rows and return the number of new points; an image that is indexed already joins further data sets."""
         fresh: dict[TrainingImageId, Point] = {}
         joining: dict[str, set[TrainingImageId]] = {}
-        present = self.store.existing(sorted({one.point.training_image_id for one in kept}))
-        for one in kept:
-            wanted = one.point.training_image_id
-            if wanted not in present and fresh.setdefault(wanted, one.point) is one.point:
+        present = self.store.existing(sorted({row.point.training_image_id for row in rows}))
+        for row in rows:
+            image = row.point.training_image_id
+            if image not in present and fresh.setdefault(image, row.point) is row.point:
                 continue
-            for work in one.works:
-                joining.setdefault(work.data_set, set()).add(wanted)
+            for work in row.works:
+                joining.setdefault(work.data_set, set()).add(image)
         if fresh:
             self.store.upsert(list(fresh.values()))
         for data_set, ids in joining.items():
             self.store.join_data_set(sorted(ids), data_set)
-        refused = self.catalogue.record([work for one in kept for work in one.works]).refused
-        if refused:  # removed by somebody else while it was on its way; the next run counts it so
+        refused = self.catalogue.record([work for row in rows for work in row.works]).refused
+        if refused:
+            # Another process removed them while they were in flight; the next run counts them as removed.
             self.store.remove(list(refused))
         return len(fresh)
 
 
 def embeddings_source(files: Mapping[str, EmbeddedShard], profile: ProfileIdentity) -> Source:
-    """The shards as a source; its items are read by the importer alone. Raises InvalidManifest if one does not fit."""
+    """Return the shards as a source that only the importer reads. Raises InvalidManifest if one does not fit."""
     shards = [Shard(name, shard.fingerprint, shard.rows(profile), _no_items) for name, shard in files.items()]
     return Source(str(next(iter(files.values())).folder.resolve()), shards)
 

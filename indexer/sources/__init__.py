@@ -1,1 +1,1 @@
-"""Where training images come from: one module a format, `opening` to choose one, `item` for what they yield."""
+"""Sources of training images: one module per format; `opening` chooses the format, `item` defines the items."""

@@ -1,4 +1,4 @@
-"""Columns as the ecosystem names them, and what a row of them says about an image."""
+"""Names of columns in common data sets, and the description of an image by one row."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from indexer.sources.consent import opt_out_signal
 from indexer.sources.item import Item, SourceItem, Unreadable
 
 MAX_FIELD_CHARACTERS = 10_000
+"""Characters of one field of a row."""
 
 ALIASES = {
     "file_name": ("file_name", "filename", "path", "image", "image_path", "file_path", "filepath", "file"),
@@ -28,19 +29,19 @@ ALIASES = {
     "status": ("status",),
     "error_message": ("error_message",),
 }
-"""Our name for each column, and the names it is known by, compared without case; the first alias present wins."""
+"""Our name of each column to its names in data sets, compared without case; the first alias present wins."""
 
 _IMG2DATASET = {"status", "original_width"}
-"""Columns by which a table is known as img2dataset's; its sha256 is that of the download, not of the file it wrote."""
+"""Columns that identify a table of img2dataset, whose sha256 is of the download, not of the file it wrote."""
 
 _DISALLOWED = "disallowed"
-"""What img2dataset's message has where a site's X-Robots-Tag refused."""
+"""Word in img2dataset's error message for a site whose X-Robots-Tag refuses the download."""
 
-_HALF_CHARACTER = re.compile("[\ud800-\udfff]")
+_SURROGATE = re.compile("[\ud800-\udfff]")
 
 
 class Columns:
-    """Which columns of a table mean what."""
+    """The columns of a table, by our names."""
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = list(names)
@@ -54,29 +55,32 @@ class Columns:
         return ours in self._ours
 
     def theirs(self, ours: str) -> str:
-        """The table's own name of a column."""
+        """Return the table's own name of a column."""
         return self._ours[ours]
 
     def item(self, row: Mapping[str, Any], where: str, make: Callable[[dict[str, str]], Item]) -> Item:
-        """What `make` makes of a row's fields, or why they cannot be used; `where` names the row."""
+        """Return `make(fields)`, or Unreadable if the row's fields cannot be used; `where` names the row."""
         try:
             return make(self.fields(row, where))
         except InvalidManifest as error:
             return Unreadable(where, str(error))
 
     def fields(self, row: Mapping[str, Any], where: str) -> dict[str, str]:
-        """Text by our names, plus `opt_out`. Raises InvalidManifest if a field is too long, naming `where`."""
-        found = {ours: _text(row.get(theirs)) for ours, theirs in self._ours.items()}
-        for name, value in found.items():
+        """Return a row's fields as text, by our names, and its `opt_out` signal.
+
+        Raises InvalidManifest, naming `where`, if a field is too long.
+        """
+        texts = {ours: _text(row.get(theirs)) for ours, theirs in self._ours.items()}
+        for name, value in texts.items():
             if len(value) > MAX_FIELD_CHARACTERS:
                 raise InvalidManifest(f"{where}: {name} has over {MAX_FIELD_CHARACTERS:,} characters")
         if self._of_download:
-            found["download_sha256"] = found.pop("sha256", "")
-        return {**found, "opt_out": opt_out_signal({name: _text(value) for name, value in row.items()})}
+            texts["download_sha256"] = texts.pop("sha256", "")
+        return {**texts, "opt_out": opt_out_signal({name: _text(value) for name, value in row.items()})}
 
 
 def described(fields: Mapping[str, str]) -> dict[str, Any]:
-    """What `SourceItem` takes besides key, uri and read."""
+    """Return the arguments of `SourceItem` other than key, uri and read."""
     return {
         "sha256": fields.get("sha256", "").lower() or None,
         "download_sha256": fields.get("download_sha256", "").lower() or None,
@@ -91,9 +95,10 @@ def described(fields: Mapping[str, str]) -> dict[str, Any]:
 
 
 def not_downloaded(key: str, fields: Mapping[str, str]) -> Item | None:
-    """What img2dataset says of an image that it did not get; None of one that it got."""
+    """Return an item for an image that img2dataset could not download; None for one that it downloaded."""
     message = fields.get("error_message") or "no reason given"
     if _DISALLOWED in message:
+        # A refusal by the site is an opt-out, which is counted apart from broken downloads.
         return SourceItem(key, fields.get("url", ""), bytes, **{**described(fields), "opt_out": message[:200]})
     if fields.get("status", "success") != "success":
         return Unreadable(key, f"it was not downloaded: {message[:200]}")
@@ -101,18 +106,18 @@ def not_downloaded(key: str, fields: Mapping[str, str]) -> Item | None:
 
 
 def labels(keywords: str, category: str) -> tuple[str, ...]:
-    """Category first, then the keywords; no label twice."""
-    found = (label.strip() for label in (category, *keywords.split(";")))
-    return tuple(dict.fromkeys(filter(None, found)))
+    """Return the category, then the keywords, without duplicates."""
+    names = (label.strip() for label in (category, *keywords.split(";")))
+    return tuple(dict.fromkeys(filter(None, names)))
 
 
 def _text(value: Any) -> str:
-    """A cell as text: nothing for what is absent, lists joined by ";", bytes and structs left out.
+    """Return a cell as text: "" if it is absent, bytes or a struct; lists are joined by ";".
 
-    Half of a character, which JSON can hold and nothing can store, becomes U+FFFD.
+    A lone surrogate, which JSON can hold and UTF-8 cannot store, becomes U+FFFD.
     """
-    if value is None or isinstance(value, (bytes, dict)) or value != value:
+    if value is None or isinstance(value, (bytes, dict)) or value != value:  # NaN is not equal to itself
         return ""
     if isinstance(value, (list, tuple)):
         return ";".join(_text(part) for part in value)
-    return _HALF_CHARACTER.sub("\N{REPLACEMENT CHARACTER}", str(value)).strip()
+    return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", str(value)).strip()

@@ -1,8 +1,8 @@
-"""Signals by which owners refuse training, honoured unless an operator has a right of their own.
+"""Opt-outs: signals in a source by which owners refuse training, and lists of images to leave out.
 
 Columns: `noai`, `noimageai`, `noml` (DeviantArt's directives, which img2dataset honours), `tdm_reservation` (W3C TDM
 Reservation Protocol: 1 reserves), and any of the directives inside `robots` or `x_robots_tag`. Lists: a file of
-SHA-256s, keys or URLs, one a line.
+SHA-256s, keys or URLs, one per line.
 """
 
 from __future__ import annotations
@@ -18,21 +18,22 @@ from gmvaluator.ids import sha256_hex
 DIRECTIVES = ("noai", "noimageai", "noml")
 _RESERVATIONS = ("tdm_reservation", "tdmrep", "tdm")
 _ROBOTS = ("robots", "x_robots_tag", "robots_tag")
+# Whatever is not clearly a no is an opt-out: an image left out by mistake harms less than one taken.
 _NO = frozenset({"", "0", "false", "no", "none", "null", "n", "f", "0.0"})
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _MAX_LINE = 10_000
 
 
 def opt_out_signal(row: Mapping[str, str]) -> str:
-    """The first signal in a row that refuses training, for people to read; "" if there is none."""
+    """Return the first signal of a row that refuses training, as text for people; "" if there is none."""
     cells = {name.lower().replace("-", "_"): value.strip().lower() for name, value in row.items()}
     for column in (*DIRECTIVES, *_RESERVATIONS):
         if cells.get(column, "") not in _NO:
             return f"{column} = {cells[column][:40]}"
     for column in _ROBOTS:
-        said = set(re.split(r"[\s,;:]+", cells.get(column, "")))
+        directives = set(re.split(r"[\s,;:]+", cells.get(column, "")))
         for directive in DIRECTIVES:
-            if directive in said:
+            if directive in directives:
                 return f"{column} says {directive}"
     return ""
 
@@ -46,7 +47,7 @@ class OptOutList:
 
     @classmethod
     def read(cls, path: Path) -> OptOutList:
-        """One entry a line; empty lines and lines that begin with # count for nothing.
+        """Read a file of one entry per line; empty lines and lines that begin with # are ignored.
 
         Raises MissingData, InvalidInput.
         """
@@ -64,15 +65,15 @@ class OptOutList:
 
     @property
     def digest(self) -> str:
-        """Tells lists apart; "" for one that names nothing."""
+        """A hash that differs between lists; "" for an empty list."""
         return sha256_hex("\n".join(sorted(self.names)).encode()) if self.names else ""
 
     def names_one_of(self, *names: str) -> str:
-        """The first of `names` that is listed, or ""."""
+        """Return the first of `names` that is listed, or ""."""
         return next((name for name in names if name and name in self.names), "")
 
     def has_sha256(self, sha256: str) -> bool:
-        """Whether the bytes are listed."""
+        """Return whether the image with these bytes is listed."""
         return sha256 in self.sha256s
 
 

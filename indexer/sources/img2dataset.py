@@ -1,4 +1,4 @@
-"""What img2dataset writes: images as files or in tars, and a Parquet that also tells what could not be downloaded."""
+"""Output of img2dataset: images as files or in tars, and Parquet files that also list failed downloads."""
 
 from __future__ import annotations
 
@@ -18,17 +18,17 @@ _NO_IMAGES = (".json", ".txt", ".parquet")
 
 
 def img2dataset_source(root: Root, parquets: Sequence[str], files: Sequence[str]) -> Source:
-    """One shard a Parquet; `files` are all names below the root."""
+    """Return a source with one shard per Parquet file. files: all names below the root."""
     images: dict[str, dict[str, str]] = defaultdict(dict)
     for name in files:
         if not name.endswith(_NO_IMAGES):
             folder, base = posixpath.split(name)
             images[folder][posixpath.splitext(base)[0]] = name
-    return Source(root.url, [_shard(root, one, images[one.removesuffix(".parquet")]) for one in parquets])
+    return Source(root.url, [_shard(root, name, images[name.removesuffix(".parquet")]) for name in parquets])
 
 
 def failed_downloads(root: Root, parquet: str) -> Shard:
-    """Rows of a Parquet beside a tar that the tar does not have, as they were not downloaded."""
+    """Return a shard of the rows of a Parquet file that its tar lacks, because their download failed."""
     schema, _ = parquet_schema(root, parquet)
     return Shard(parquet, root.fingerprint(parquet), None, partial(_failures, root, parquet, Columns(schema.names)))
 
@@ -42,10 +42,12 @@ def _failures(root: Root, parquet: str, columns: Columns, start: int) -> Iterato
         for number, row in enumerate(parquet_rows(root, parquet, 0))
         for where in [f"{parquet}/{number}"]
     )
-    yield from islice((one for one in rows if one is not _DOWNLOADED), start, None)
+    # Positions count the failures alone, so a resumed run reads all rows and skips those it has done.
+    yield from islice((row for row in rows if row is not _DOWNLOADED), start, None)
 
 
 _DOWNLOADED = Unreadable("", "it is in the tar")
+"""Stands for a row that the tar shard yields."""
 
 
 def _shard(root: Root, parquet: str, images: Mapping[str, str]) -> Shard:

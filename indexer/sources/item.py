@@ -1,4 +1,4 @@
-"""What a source yields, and how a source is cut into shards."""
+"""Sources of training images: their items, and the shards that a source consists of."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gmvaluator.images import MAX_IMAGE_BYTES
 
 @dataclass(frozen=True, slots=True)
 class SourceItem:
-    """One training image to be read.
+    """One training image to read.
 
-    read: its file's bytes; may raise OSError or InvalidInput of this one, and Unavailable of all. sha256: of these
-    bytes, as the source says; download_sha256: of those they were made from. uri: where they lie. url: where the image
-    was first found, or "". owner: the source's own name for the rights holder, or None. opt_out: the signal by which
-    its owner refuses training, or "".
+    read: returns the file's bytes; raises OSError or InvalidInput if this image cannot be read, Unavailable if none
+    can. sha256: of these bytes, according to the source. download_sha256: of the download that the file was made from.
+    uri: where the bytes are stored. url: the web address of the image, or "". owner: the source's own identifier of
+    the rights holder, or None. opt_out: the signal by which the owner refuses training, or "".
     """
 
     key: str
@@ -36,7 +36,7 @@ class SourceItem:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A row or file that cannot even be located, and why."""
+    """A row or file that cannot be located, and the reason."""
 
     key: str
     reason: str
@@ -47,10 +47,10 @@ Item = SourceItem | Unreadable
 
 @dataclass(frozen=True, slots=True)
 class Shard:
-    """A part of a source that is read in order, by one worker.
+    """A part of a source that one worker reads in order.
 
-    name: the same in every run. fingerprint: differs once the shard's rows may have changed. rows: how many items it
-    has, or None where only reading it tells. start: its items from the one at a position on.
+    name: the same in every run. fingerprint: differs once the shard's rows may have changed. rows: the number of items,
+    or None if it is known only after reading. start: returns the items from a position on.
     """
 
     name: str
@@ -61,21 +61,21 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Shards, in an order that is the same in every run. name: the URL or path it was opened by."""
+    """Shards, in the same order in every run. name: the URL or path by which the source was opened."""
 
     name: str
     shards: Sequence[Shard]
 
     @property
     def rows(self) -> int | None:
-        """How many items there are, or None where only reading tells."""
+        """The number of items, or None if it is known only after reading."""
         counts = [shard.rows for shard in self.shards]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
 
     @property
     def digest(self) -> str:
-        """Differs once shards have come, gone or changed; what opens the source elsewhere compares it."""
+        """A hash of all shards, by which another process checks that it opened the same source."""
         lines = [f"{shard.name} {shard.fingerprint}" for shard in self.shards]
         return sha256_hex("\n".join(lines).encode("utf-8", "surrogateescape"))
 
@@ -87,5 +87,5 @@ class Source:
 
 
 def read_bounded(read: Callable[[int], bytes]) -> bytes:
-    """One byte over the limit at most, so that the decoder refuses what is too large."""
+    """Read at most one byte over the limit of an image file, so that the decoder rejects what is too large."""
     return read(MAX_IMAGE_BYTES + 1)

@@ -17,28 +17,31 @@ from indexer.sources.parquet import parquet_rows, parquet_schema
 from indexer.sources.roots import Root, read_file
 
 BLOCK_ROWS = 10_000
+"""Rows of one shard of a CSV or JSONL manifest."""
+
 MAX_LINE_BYTES = 16 * 1024 * 1024
+"""Bytes of one line; a file without line breaks must not fill the memory."""
 
 Position = tuple[int, int]
-"""First row of a block, and the byte where it begins."""
+"""First row of a block, and the byte offset at which it begins."""
 
 
-def manifest_source(root: Root, beside: Root, manifest: str) -> Source:
-    """The rows of `manifest`, a file in folder `beside`; the files they name are below `root`.
+def manifest_source(root: Root, folder: Root, manifest: str) -> Source:
+    """Open the rows of `manifest`, a file in `folder`; the files that they name are below `root`.
 
-    Raises InvalidManifest if it cannot be read, or names no column of files.
+    Raises InvalidManifest if it cannot be read, or has no column of files.
     """
-    if not beside.is_file(manifest):
-        raise InvalidManifest(f"there is no manifest {beside.uri(manifest)}")
+    if not folder.is_file(manifest):
+        raise InvalidManifest(f"there is no manifest {folder.uri(manifest)}")
     form = _FORMS.get(manifest.rsplit(".", 1)[-1].lower())
     if form is None:
         raise InvalidManifest(f"{manifest} is no manifest: give a .csv, .jsonl or .parquet file")
-    name = f"{root.url} by {beside.uri(manifest)}"
-    return Source(name, [*form(root, beside, manifest)])
+    name = f"{root.url} by {folder.uri(manifest)}"
+    return Source(name, [*form(root, folder, manifest)])
 
 
 def _row_item(root: Root, manifest: str, columns: Columns, row: Mapping[str, Any], number: int) -> Item:
-    """What one row says; `number` is for people, who count from 1 and see a CSV's header."""
+    """Return the item of one row. number: the row for people, who count from 1 and see a CSV's header."""
     return columns.item(row, f"{manifest} row {number}", partial(_named_file, root, manifest, number))
 
 
@@ -53,21 +56,21 @@ def _named_file(root: Root, manifest: str, number: int, fields: Mapping[str, str
     return SourceItem(key, root.uri(file_name), partial(read_file, root, file_name), **described(fields))
 
 
-def _csv(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
-    with _parsed(manifest), beside.open(manifest) as file:
+def _csv(root: Root, folder: Root, manifest: str) -> Iterator[Shard]:
+    with _parsed(manifest), folder.open(manifest) as file:
         header = _header(file)
         row_item = partial(_row_item, root, manifest, _checked(Columns(header), manifest))
         blocks, rows = _blocks(_csv_offsets(file))
 
     def start(first: Position, count: int, skip: int) -> Iterator[Item]:
-        with _parsed(manifest), beside.open(manifest) as file:
+        with _parsed(manifest), folder.open(manifest) as file:
             file.seek(first[1])
             reader = csv.reader(_lines(file), strict=True)
             for offset, row in zip(range(count), reader, strict=False):
                 if offset >= skip:
                     yield _csv_item(row_item, manifest, header, row, first[0] + offset + 2)
 
-    yield from _shards(beside, manifest, blocks, rows, start)
+    yield from _shards(folder, manifest, blocks, rows, start)
 
 
 def _csv_item(
@@ -77,15 +80,18 @@ def _csv_item(
     row: list[str],
     number: int,
 ) -> Item:
-    """What a row says; one that is cut or shifted might give an image to another owner."""
+    """Return the item of a CSV row, or Unreadable if its number of cells is not the header's.
+
+    A row that is cut or shifted might give an image to another owner.
+    """
     if len(row) != len(header):
         reason = f"row {number} of {manifest} has {len(row)} cells where {len(header)} are expected: quote its commas"
         return Unreadable(f"{manifest} row {number}", reason)
     return row_item(dict(zip(header, row, strict=True)), number)
 
 
-def _jsonl(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
-    with _parsed(manifest), beside.open(manifest) as file:
+def _jsonl(root: Root, folder: Root, manifest: str) -> Iterator[Shard]:
+    with _parsed(manifest), folder.open(manifest) as file:
         blocks, rows = _blocks(_line_offsets(file))
         file.seek(0)
         names = {name: None for line in islice(_raw_lines(file), 100) for name in _object(line) or ()}
@@ -93,13 +99,13 @@ def _jsonl(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
         _checked(Columns(names), manifest)
 
     def start(first: Position, count: int, skip: int) -> Iterator[Item]:
-        with _parsed(manifest), beside.open(manifest) as file:
+        with _parsed(manifest), folder.open(manifest) as file:
             file.seek(first[1])
             for offset, line in zip(range(count), _raw_lines(file), strict=False):
                 if offset >= skip:
                     yield _jsonl_item(root, manifest, line, first[0] + offset + 1)
 
-    yield from _shards(beside, manifest, blocks, rows, start)
+    yield from _shards(folder, manifest, blocks, rows, start)
 
 
 def _jsonl_item(root: Root, manifest: str, line: bytes, number: int) -> Item:
@@ -110,29 +116,29 @@ def _jsonl_item(root: Root, manifest: str, line: bytes, number: int) -> Item:
     return _row_item(root, manifest, Columns(row), row, number)
 
 
-def _parquet(root: Root, beside: Root, manifest: str) -> Iterator[Shard]:
-    schema, rows = parquet_schema(beside, manifest)
+def _parquet(root: Root, folder: Root, manifest: str) -> Iterator[Shard]:
+    schema, rows = parquet_schema(folder, manifest)
     row_item = partial(_row_item, root, manifest, _checked(Columns(schema.names), manifest))
 
     def start(skip: int) -> Iterator[Item]:
-        for number, row in enumerate(parquet_rows(beside, manifest, skip), start=skip + 1):
+        for number, row in enumerate(parquet_rows(folder, manifest, skip), start=skip + 1):
             yield row_item(row, number)
 
-    yield Shard("rows", beside.fingerprint(manifest), rows, start)
+    yield Shard("rows", folder.fingerprint(manifest), rows, start)
 
 
 _FORMS = {"csv": _csv, "jsonl": _jsonl, "ndjson": _jsonl, "parquet": _parquet}
 
 
-def _shards(beside: Root, manifest: str, blocks: list[Position], rows: int, start: Any) -> Iterator[Shard]:
-    fingerprint = beside.fingerprint(manifest)
+def _shards(folder: Root, manifest: str, blocks: list[Position], rows: int, start: Any) -> Iterator[Shard]:
+    fingerprint = folder.fingerprint(manifest)
     for block in blocks:
         count = min(BLOCK_ROWS, rows - block[0])
         yield Shard(f"rows {block[0]}", fingerprint, count, partial(start, block, count))
 
 
 def _blocks(offsets: Iterable[int]) -> tuple[list[Position], int]:
-    """Where each block begins, and how many rows there are."""
+    """Return the position of each block, and the number of rows."""
     blocks, rows = [], 0
     for rows, offset in enumerate(offsets, start=1):
         if (rows - 1) % BLOCK_ROWS == 0:
@@ -146,7 +152,7 @@ def _header(file: BinaryIO) -> list[str]:
 
 
 def _csv_offsets(file: BinaryIO) -> Iterator[int]:
-    """Byte at which each row begins; a row may hold line breaks."""
+    """Yield the byte offset of each row; a row may hold line breaks."""
     reader = csv.reader(_lines(file), strict=True)
     while True:
         offset = file.tell()
@@ -168,12 +174,13 @@ def _line_offsets(file: BinaryIO) -> Iterator[int]:
 
 
 def _lines(file: BinaryIO) -> Iterator[str]:
-    """`_raw_lines` as text."""
+    """Yield the lines of `_raw_lines` as text."""
     return (line.decode("utf-8") for line in _raw_lines(file))
 
 
 def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
-    """Lines, one by one, so that the file's position is always at the end of the last one; no empty ones."""
+    """Yield lines that are not empty; the file's position is always just after the line yielded."""
+    # Not `for line in file`, which reads ahead and so leaves the position somewhere behind the line.
     while line := file.readline(MAX_LINE_BYTES):
         if len(line) == MAX_LINE_BYTES:
             raise InvalidManifest(f"a line has over {MAX_LINE_BYTES:,} bytes")
@@ -182,15 +189,16 @@ def _raw_lines(file: BinaryIO) -> Iterator[bytes]:
 
 
 def _object(line: bytes) -> dict[str, Any] | None:
-    """A line's JSON object; None if it is none."""
+    """Return a line's JSON object; None if it is none."""
     try:
-        found = json.loads(line.decode("utf-8"))
+        document = json.loads(line.decode("utf-8"))
     except (ValueError, RecursionError):
         return None
-    return found if isinstance(found, dict) else None
+    return document if isinstance(document, dict) else None
 
 
 def _checked(columns: Columns, manifest: str) -> Columns:
+    """Return the columns. Raises InvalidManifest if none names files."""
     if "file_name" in columns:
         return columns
     aliases = ", ".join(ALIASES["file_name"])
@@ -200,7 +208,7 @@ def _checked(columns: Columns, manifest: str) -> Columns:
 
 @contextmanager
 def _parsed(manifest: str) -> Iterator[None]:
-    """The one place where a manifest's parsing errors become ours."""
+    """Translate parsing errors of a manifest into InvalidManifest."""
     try:
         yield
     except (csv.Error, UnicodeDecodeError) as error:

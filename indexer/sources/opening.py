@@ -1,16 +1,14 @@
-"""Choosing a reader by what lies at a path or URL.
-
-A tree of image files, sorted by path and cut into shards of some thousand files.
-"""
+"""Opening a source: choosing the reader by what is stored at a path or URL, and reading trees of image files."""
 
 from __future__ import annotations
 
 import hashlib
 import posixpath
+import re
+import string
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
 from functools import partial
-from itertools import islice
 
 from braceexpand import braceexpand
 
@@ -24,17 +22,166 @@ from indexer.sources.roots import Root, open_root, printable, read_file
 from indexer.sources.tar import ENDINGS as TAR_ENDINGS
 from indexer.sources.tar import tar_source
 
+MANIFEST_NAME = "manifest.csv"
 SHARD_FILES = 10_000
+"""Files of one shard of a tree of image files."""
+
+_MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
+_LOOSE_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+_MAX_SHARDS = 1_000_000
+"""Files that one pattern may name."""
+
+_RANGE = re.compile(r"(-?[0-9]+|[A-Za-z])\.\.(-?[0-9]+|[A-Za-z])(?:\.\.(-?[0-9]+))?")
+_LETTERS = string.ascii_uppercase + string.ascii_lowercase
+
+
+def open_source(location: str, manifest: str | None = None) -> Source:
+    """Open the training images at `location`: a folder, a manifest, tar shards or Parquet, by path or fsspec URL.
+
+    A folder may hold image files (with manifest.csv or without), tar shards, Parquet with embedded images, or the
+    output of img2dataset. A name may have braces, as in shards/{00000..00041}.tar. manifest: rows for a folder of
+    images. Raises MissingData if nothing is there, InvalidManifest or InvalidInput if it cannot be used.
+    """
+    if location.startswith("pipe:") or location == "-":
+        raise InvalidInput(f"{location} is refused, as it would run a command: give a path or a URL")
+    if manifest is not None:
+        return _by_manifest(open_root(location), manifest)
+    names = _expanded(location)
+    if len(names) > 1 or names[0].endswith(TAR_ENDINGS):
+        return _files(names)
+    if location.endswith(_MANIFEST_ENDINGS):
+        return _file(location)
+    return _folder(open_root(location))
+
+
+def _expanded(location: str) -> list[str]:
+    """Return the names that a pattern with braces stands for. Raises InvalidInput if they are too many."""
+    # braceexpand makes the list of a whole range before it yields the first name, so a typo in a range would cost
+    # seconds and gigabytes: count first.
+    if count_names(location) > _MAX_SHARDS:
+        raise InvalidInput(f"{location} names over {_MAX_SHARDS:,} files: index them in parts")
+    try:
+        return list(braceexpand(location))
+    except ValueError as error:
+        raise InvalidInput(f"{location} has a brace without its partner: write {{00000..00041}}") from error
+
+
+def count_names(pattern: str) -> int:
+    """Return how many names a pattern with braces stands for, without making them; unbalanced braces count as text.
+
+    A sequence of parts multiplies, as {a,b}{1..3} does; alternatives inside braces add up, as {a,{1..3}} does.
+    """
+    # One entry per open brace: the names of its finished alternatives, and of its current one so far.
+    finished, current = [0], [1]
+    start = 0
+    for position, character in enumerate(pattern):
+        if character == "{":
+            finished.append(0)
+            current.append(1)
+            start = position + 1
+        elif character == "," and len(current) > 1:
+            finished[-1] += current[-1]
+            current[-1] = 1
+        elif character == "}" and len(current) > 1:
+            names = _range_size(pattern[start:position]) or finished[-1] + current[-1]
+            finished.pop()
+            current.pop()
+            current[-1] *= names
+    return current[-1] if len(current) == 1 else 1
+
+
+def _range_size(text: str) -> int | None:
+    """Return the number of values of a range, first..last or first..last..step; None if the text is no range."""
+    match = _RANGE.fullmatch(text)
+    if match is None or match[1].isalpha() != match[2].isalpha():
+        return None
+    first, last = (_LETTERS.index(end) if end.isalpha() else int(end) for end in (match[1], match[2]))
+    return abs(last - first) // (abs(int(match[3] or 1)) or 1) + 1
+
+
+def _split(location: str) -> tuple[str, str]:
+    folder, name = posixpath.split(location)
+    return folder or ".", name
+
+
+def _by_manifest(root: Root, manifest: str) -> Source:
+    folder, name = _split(manifest)
+    try:
+        manifest_root = open_root(folder)
+    except MissingData as error:
+        raise InvalidManifest(f"there is no manifest {manifest}") from error
+    return manifest_source(root, manifest_root, name)
+
+
+def _file(location: str) -> Source:
+    folder, name = _split(location)
+    root = open_root(folder)
+    if not root.is_file(name):
+        raise MissingData(f"{location} does not exist")
+    if name.endswith(".parquet") and image_column(parquet_schema(root, name)[0]) is not None:
+        return images_source(root, [name])
+    return manifest_source(root, root, name)
+
+
+def _files(locations: Sequence[str]) -> Source:
+    """Open the files that a pattern names: in one folder, all of one kind, and all present."""
+    folders = {_split(location)[0] for location in locations}
+    if len(folders) > 1:
+        raise InvalidInput(f"the pattern names files in {len(folders)} folders: index one folder at a time")
+    root = open_root(folders.pop())
+    names = [_split(location)[1] for location in locations]
+    missing = [name for name in names if not root.is_file(name)]
+    if missing:
+        raise MissingData(f"{len(missing)} of {len(names)} files do not exist, the first is {root.uri(missing[0])}")
+    # The source's name includes the files, so that other files of the folder have progress of their own.
+    named = f"{root.url}/{names[0]} ... {len(names)} files, {sha256_hex(' '.join(names).encode())[:16]}"
+    if all(name.endswith(TAR_ENDINGS) for name in names):
+        return replace(tar_source(root, names), name=named)
+    if all(name.endswith(".parquet") for name in names):
+        return replace(images_source(root, names), name=named)
+    raise InvalidInput("a pattern names either tar shards or Parquet files with embedded images")
+
+
+def _folder(root: Root) -> Source:
+    if root.is_file(MANIFEST_NAME):
+        return manifest_source(root, root, MANIFEST_NAME)
+    files = sorted(entry for entry in root.files() if not isinstance(entry, Unreadable))
+    reader = _reader(root, files)
+    return folder_source(root) if reader is None else reader()
+
+
+def _reader(root: Root, files: Sequence[str]) -> Callable[[], Source] | None:
+    """Return the reader of a folder's shards, or None if it holds image files."""
+    tars = [name for name in files if name.endswith(TAR_ENDINGS)]
+    parquets = [name for name in files if name.endswith(".parquet")]
+    if tars:
+        _refuse_loose(root, files, f"{len(tars)} tar shards")
+        by_img2dataset = any(name.endswith(STATS_ENDING) for name in files)
+        return lambda: tar_source(root, tars, parquets if by_img2dataset else ())
+    if parquets and image_column(parquet_schema(root, parquets[0])[0]) is not None:
+        _refuse_loose(root, files, f"{len(parquets)} Parquet files with images")
+        return lambda: images_source(root, parquets)
+    if parquets and any(name.endswith(STATS_ENDING) for name in files):
+        return lambda: img2dataset_source(root, parquets, files)
+    return None
+
+
+def _refuse_loose(root: Root, files: Sequence[str], shards: str) -> None:
+    """Raises InvalidInput if image files are stored next to the shards: they would be skipped unnoticed."""
+    loose = sum(name.lower().endswith(_LOOSE_IMAGES) for name in files)
+    if loose:
+        raise InvalidInput(f"{root.url} holds {shards} and {loose} image files: index one kind at a time, by a pattern")
 
 
 def folder_source(root: Root) -> Source:
-    """Every file below `root`, whatever its ending: what is no image is rejected, and counted."""
+    """Open every file below `root`, sorted by path, whatever its ending: what is no image is rejected, and counted."""
     entries = sorted(root.files(), key=_key)
     blocks = [entries[start : start + SHARD_FILES] for start in range(0, len(entries), SHARD_FILES)]
     return Source(root.url, [_shard(root, number, block) for number, block in enumerate(blocks)])
 
 
 def _shard(root: Root, number: int, block: Sequence[str | Unreadable]) -> Shard:
+    # The fingerprint covers names alone: reading the state of millions of files takes longer than it saves.
     names = hashlib.sha256("\0".join(map(_key, block)).encode("utf-8", "surrogateescape")).hexdigest()
     return Shard(f"files {number}", names[:16], len(block), partial(_items, root, block))
 
@@ -53,111 +200,3 @@ def _item(root: Root, name: str) -> Item:
 
 def _key(entry: str | Unreadable) -> str:
     return entry.key if isinstance(entry, Unreadable) else entry
-
-
-MANIFEST_NAME = "manifest.csv"
-_MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
-_LOOSE_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
-_MAX_SHARDS = 1_000_000
-
-
-def open_source(location: str, manifest: str | None = None) -> Source:
-    """The training images at `location`: a folder, a manifest, tar shards or Parquet, by path or fsspec URL.
-
-    A folder may hold image files (with manifest.csv or without), tar shards, Parquet with embedded images, or what
-    img2dataset wrote. A name may have braces, as in shards/{00000..00041}.tar. manifest: rows for a folder of images.
-    Raises MissingData if nothing is there, InvalidManifest or InvalidInput if it cannot be used.
-    """
-    if location.startswith("pipe:") or location == "-":
-        raise InvalidInput(f"{location} is refused, as it would run a command: give a path or a URL")
-    if manifest is not None:
-        return _by_manifest(open_root(location), manifest)
-    names = _expanded(location)
-    if len(names) > 1 or names[0].endswith(TAR_ENDINGS):
-        return _files(names)
-    if location.endswith(_MANIFEST_ENDINGS):
-        return _file(location)
-    return _folder(open_root(location))
-
-
-def _expanded(location: str) -> list[str]:
-    try:
-        names = list(islice(braceexpand(location), _MAX_SHARDS + 1))
-    except ValueError as error:
-        raise InvalidInput(f"{location} has a brace without its partner: write {{00000..00041}}") from error
-    if len(names) > _MAX_SHARDS:
-        raise InvalidInput(f"{location} names over {_MAX_SHARDS:,} files: index them in parts")
-    return names
-
-
-def _split(location: str) -> tuple[str, str]:
-    folder, name = posixpath.split(location)
-    return folder or ".", name
-
-
-def _by_manifest(root: Root, manifest: str) -> Source:
-    folder, name = _split(manifest)
-    try:
-        beside = open_root(folder)
-    except MissingData as error:
-        raise InvalidManifest(f"there is no manifest {manifest}") from error
-    return manifest_source(root, beside, name)
-
-
-def _file(location: str) -> Source:
-    folder, name = _split(location)
-    root = open_root(folder)
-    if not root.is_file(name):
-        raise MissingData(f"{location} does not exist")
-    if name.endswith(".parquet") and image_column(parquet_schema(root, name)[0]) is not None:
-        return images_source(root, [name])
-    return manifest_source(root, root, name)
-
-
-def _files(locations: Sequence[str]) -> Source:
-    """Files in one folder that a pattern names; all of one kind, and every one of them there."""
-    folders = {_split(location)[0] for location in locations}
-    if len(folders) > 1:
-        raise InvalidInput(f"the pattern names files in {len(folders)} folders: index one folder at a time")
-    root = open_root(folders.pop())
-    names = [_split(location)[1] for location in locations]
-    missing = [name for name in names if not root.is_file(name)]
-    if missing:
-        raise MissingData(f"{len(missing)} of {len(names)} files do not exist, the first is {root.uri(missing[0])}")
-    # Which files were named is a part of the source's name: progress of others in the folder is another's.
-    named = f"{root.url}/{names[0]} ... {len(names)} files, {sha256_hex(' '.join(names).encode())[:16]}"
-    if all(name.endswith(TAR_ENDINGS) for name in names):
-        return replace(tar_source(root, names), name=named)
-    if all(name.endswith(".parquet") for name in names):
-        return replace(images_source(root, names), name=named)
-    raise InvalidInput("a pattern names either tar shards or Parquet files with embedded images")
-
-
-def _folder(root: Root) -> Source:
-    if root.is_file(MANIFEST_NAME):
-        return manifest_source(root, root, MANIFEST_NAME)
-    files = sorted(entry for entry in root.files() if not isinstance(entry, Unreadable))
-    reader = _reader(root, files)
-    return folder_source(root) if reader is None else reader()
-
-
-def _reader(root: Root, files: Sequence[str]) -> Callable[[], Source] | None:
-    """How shards in a folder are read, or None if it holds image files."""
-    tars = [name for name in files if name.endswith(TAR_ENDINGS)]
-    parquets = [name for name in files if name.endswith(".parquet")]
-    if tars:
-        _refuse_loose(root, files, f"{len(tars)} tar shards")
-        by_img2dataset = any(name.endswith(STATS_ENDING) for name in files)
-        return lambda: tar_source(root, tars, parquets if by_img2dataset else ())
-    if parquets and image_column(parquet_schema(root, parquets[0])[0]) is not None:
-        _refuse_loose(root, files, f"{len(parquets)} Parquet files with images")
-        return lambda: images_source(root, parquets)
-    if parquets and any(name.endswith(STATS_ENDING) for name in files):
-        return lambda: img2dataset_source(root, parquets, files)
-    return None
-
-
-def _refuse_loose(root: Root, files: Sequence[str], beside: str) -> None:
-    loose = sum(name.lower().endswith(_LOOSE_IMAGES) for name in files)
-    if loose:
-        raise InvalidInput(f"{root.url} holds {beside} and {loose} image files: index one kind at a time, by a pattern")

@@ -1,4 +1,4 @@
-"""Parquet: rows of metadata, and images embedded in a column (Hugging Face's `image` struct, or plain bytes)."""
+"""Parquet files: rows of metadata, and images in a column (Hugging Face's `image` struct, or plain bytes)."""
 
 from __future__ import annotations
 
@@ -18,17 +18,18 @@ from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
 from indexer.sources.roots import Root, read_file
 
 ROWS_AT_ONCE = 64
+"""Rows that are read into memory together, at most."""
 _IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes", "image_bytes", "content", "image_content")
 
 
 def parquet_schema(root: Root, name: str) -> tuple[pa.Schema, int]:
-    """Columns and number of rows. Raises InvalidManifest if the file is no Parquet."""
+    """Return the columns and the number of rows. Raises InvalidManifest if the file is no Parquet."""
     with _opened(root, name) as file:
         return file.schema_arrow, file.metadata.num_rows
 
 
 def parquet_rows(root: Root, name: str, skip: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Rows as dictionaries from row `skip` on; row groups before it are not read."""
+    """Yield rows as dictionaries from row `skip` on; row groups before it are not read."""
     with _opened(root, name) as file:
         groups, first = _groups_from(file, skip)
         if not groups:
@@ -45,7 +46,10 @@ def parquet_rows(root: Root, name: str, skip: int, columns: Sequence[str] | None
 
 
 def _rows_at_once(group: pq.RowGroupMetaData, where: str) -> int:
-    """So few that every one of them may hold the largest cell: a dictionary has it once, for all rows."""
+    """Return how many rows fit into memory together. Raises InvalidManifest if a cell must be over the limit.
+
+    Each row is assumed to hold the column's largest cell: a dictionary stores a cell once that all rows repeat.
+    """
     largest = max((group.column(number).total_uncompressed_size for number in range(group.num_columns)), default=0)
     if largest > max(ROWS_AT_ONCE, group.num_rows) * MAX_IMAGE_BYTES:
         raise InvalidManifest(
@@ -56,7 +60,7 @@ def _rows_at_once(group: pq.RowGroupMetaData, where: str) -> int:
 
 
 def _bounded(array: pa.Array) -> pa.Array:
-    """Cells of bytes or text cut one over the limit at most, so that they are refused as a file of their size is."""
+    """Cut cells of bytes or text to one over the limit of a file, so that the decoder rejects them too."""
     kind = array.type
     if pa.types.is_struct(kind):
         parts = [_bounded(array.field(number)) for number in range(kind.num_fields)]
@@ -76,14 +80,14 @@ def _too_long(array: pa.Array) -> bool:
 
 
 def image_column(schema: pa.Schema) -> str | None:
-    """The column that holds images, or None."""
+    """Return the name of the column that holds images, or None."""
     lower = {name.lower(): name for name in reversed(schema.names)}
     named = [lower[name] for name in _IMAGE_COLUMNS if name in lower]
     return next((name for name in named if _holds_bytes(schema.field(name).type)), None)
 
 
 def images_source(root: Root, names: Sequence[str]) -> Source:
-    """Rows of Parquet files with embedded images, one shard a file."""
+    """Return a source of Parquet files with embedded images, one shard per file."""
     return Source(root.url, [_shard(root, name) for name in names])
 
 
@@ -122,7 +126,7 @@ def _holds_bytes(kind: pa.DataType) -> bool:
 
 
 def _groups_from(file: pq.ParquetFile, skip: int) -> tuple[list[int], int]:
-    """Row groups that hold row `skip` and later ones, and the first row of the first of them."""
+    """Return the row groups that hold row `skip` and later rows, and the number of the first row in them."""
     first = 0
     for group in range(file.num_row_groups):
         rows = file.metadata.row_group(group).num_rows
@@ -134,6 +138,7 @@ def _groups_from(file: pq.ParquetFile, skip: int) -> tuple[list[int], int]:
 
 @contextmanager
 def _opened(root: Root, name: str) -> Iterator[pq.ParquetFile]:
+    """Open a file, and translate errors of reading it into InvalidManifest."""
     try:
         with root.open(name) as file:
             yield pq.ParquetFile(file)

@@ -1,6 +1,6 @@
-"""Folders that sources lie in, on this machine or behind any fsspec URL (s3://, gs://, hf://, memory://, ...).
+"""Root folders of sources, on this machine or behind any fsspec URL (s3://, gs://, hf://, memory://, ...).
 
-Every name is relative to the root and stays inside it.
+Names of files are relative to the root, and a name that leads out of it is refused.
 """
 
 from __future__ import annotations
@@ -20,23 +20,23 @@ from gmvaluator.errors import GmvaluatorError, InvalidInput, MissingData, Unavai
 from indexer.sources.item import Unreadable, read_bounded
 
 _PAUSES_S = (1.0, 4.0)
-"""Before a remote file is tried again."""
+"""Seconds before each retry of a remote file."""
 
 _OF_ONE_FILE = (FileNotFoundError, PermissionError, IsADirectoryError)
-"""What a remote filesystem says of one file; anything else is taken for an outage."""
+"""Errors of a remote filesystem that concern one file; every other error counts as an outage."""
 
 
 class Root(Protocol):
-    """A folder. Names are relative, with forward slashes."""
+    """A folder of files. Names are relative to it, with forward slashes."""
 
     @property
     def url(self) -> str: ...
 
     def files(self) -> Iterator[str | Unreadable]:
-        """Every file below, in no order; hidden files and folders are left out."""
+        """Yield every file below the root, in no order; hidden files and folders are left out."""
 
     def refusal(self, name: str) -> str:
-        """Why the file `name` may not be opened, or ""."""
+        """Return the reason why the file `name` must not be opened, or ""."""
 
     def open(self, name: str) -> BinaryIO: ...
 
@@ -45,17 +45,17 @@ class Root(Protocol):
     def is_file(self, name: str) -> bool: ...
 
     def fingerprint(self, name: str) -> str:
-        """Differs once the file may have changed."""
+        """Return a text that differs once the file may have changed."""
 
     def require_reachable(self, name: str, error: Exception) -> None:
-        """Raises Unavailable if what happened to the file `name` would happen to all others too."""
+        """Raises Unavailable if the error of the file `name` would occur for every other file too."""
 
 
 def read_file(root: Root, name: str) -> bytes:
-    """An image file's bytes, as many as the decoder may see; a remote one is tried three times.
+    """Read an image file, up to one byte over the decoder's limit; retry a remote file twice.
 
-    Raises OSError of this file, or Unavailable if none can be reached: an outage must not make every image that is left
-    a reject.
+    Raises OSError if this file cannot be read, or Unavailable if none can: during an outage the images that are left
+    must not be counted as rejects.
     """
     for pause_s in (*_PAUSES_S, None):
         try:
@@ -63,7 +63,7 @@ def read_file(root: Root, name: str) -> bytes:
                 return read_bounded(file.read)
         except GmvaluatorError:
             raise
-        except Exception as error:  # noqa: BLE001 - filesystems of others raise what they like
+        except Exception as error:  # noqa: BLE001 - fsspec filesystems raise errors of any type
             try:
                 root.require_reachable(name, error)
             except Unavailable:
@@ -76,7 +76,7 @@ def read_file(root: Root, name: str) -> bytes:
 
 
 def open_root(location: str) -> Root:
-    """A local folder or an fsspec URL of a folder. Raises MissingData, or InvalidInput if the URL cannot be used."""
+    """Open a local folder or an fsspec URL of a folder. Raises MissingData, or InvalidInput for a bad URL."""
     if "://" not in location or location.startswith("file://"):
         folder = Path(location.removeprefix("file://"))
         if not folder.is_dir():
@@ -86,6 +86,7 @@ def open_root(location: str) -> Root:
 
 
 def _remote(location: str) -> Root:
+    """Open an fsspec URL. Raises InvalidInput, MissingData, Unavailable."""
     protocol = location.split("://", 1)[0].split("::")[0]
     try:
         filesystem, path = fsspec.core.url_to_fs(location)
@@ -102,7 +103,7 @@ def _remote(location: str) -> Root:
 
 @dataclass(frozen=True, slots=True)
 class LocalRoot:
-    """A folder of this machine; links that lead out of it are not followed."""
+    """A folder of this machine; symbolic links that lead out of it are refused."""
 
     folder: Path
 
@@ -111,8 +112,8 @@ class LocalRoot:
         return str(self.folder.resolve())
 
     def files(self) -> Iterator[str | Unreadable]:
-        closed: list[OSError] = []
-        for folder, folders, names in os.walk(self.folder, onerror=closed.append):
+        errors: list[OSError] = []
+        for folder, folders, names in os.walk(self.folder, onerror=errors.append):
             folders[:] = [name for name in folders if not name.startswith(".")]
             for name in folders:
                 path = os.path.join(folder, name)  # noqa: PTH118 - as below
@@ -120,7 +121,7 @@ class LocalRoot:
                     reason = "it is a link to a folder, which is not followed: index that folder by itself"
                     yield Unreadable(printable(self._relative(path)), reason)
             yield from (self._relative(os.path.join(folder, name)) for name in names if not name.startswith("."))  # noqa: PTH118 - half the time of a Path, for millions
-        for error in closed:
+        for error in errors:
             yield Unreadable(printable(self._relative(error.filename)), f"the folder cannot be read: {error.strerror}")
 
     def _relative(self, path: str) -> str:
@@ -137,7 +138,7 @@ class LocalRoot:
         try:
             return path.resolve().is_relative_to(self.folder.resolve())
         except (OSError, RuntimeError):
-            return False  # links in a circle lead nowhere
+            return False  # a cycle of symbolic links
 
     def open(self, name: str) -> BinaryIO:
         return (self.folder / name).open("rb")
@@ -149,11 +150,11 @@ class LocalRoot:
         return not self.refusal(name) and (self.folder / name).is_file()
 
     def fingerprint(self, name: str) -> str:
-        found = (self.folder / name).stat()
-        return f"{found.st_size}-{found.st_mtime_ns}"
+        status = (self.folder / name).stat()
+        return f"{status.st_size}-{status.st_mtime_ns}"
 
     def require_reachable(self, name: str, error: Exception) -> None:
-        """Nothing: a disk's errors are of single files."""
+        """Do nothing: errors of a local disk concern single files."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -170,8 +171,8 @@ class RemoteRoot:
 
     def files(self) -> Iterator[str | Unreadable]:
         with self.reached():
-            found = self.filesystem.find(self.path)
-        for path in found:
+            paths = self.filesystem.find(self.path)
+        for path in paths:
             name = posixpath.relpath(path, self.path)
             if not any(part.startswith(".") for part in name.split("/")):
                 yield name
@@ -206,7 +207,7 @@ class RemoteRoot:
 
     @contextmanager
     def reached(self) -> Iterator[None]:
-        """The one place where a remote filesystem's failures become ours."""
+        """Translate errors of the remote filesystem into Unavailable."""
         try:
             yield
         except (OSError, ValueError, TimeoutError) as error:
@@ -214,5 +215,5 @@ class RemoteRoot:
 
 
 def printable(name: str) -> str:
-    """A file's name as text that can be written anywhere; bytes that are not UTF-8 become \\x escapes."""
+    """Return a file's name as valid UTF-8; bytes that are not UTF-8 become \\x escapes."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")

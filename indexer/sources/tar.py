@@ -1,4 +1,4 @@
-"""WebDataset: tar shards in which the members of one sample follow each other and share a name up to the first dot."""
+"""WebDataset tar shards: members of one sample are adjacent and share a name up to the first dot."""
 
 from __future__ import annotations
 
@@ -20,9 +20,10 @@ ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 _IMAGES = ("jpg", "jpeg", "png", "webp", "img")
 _TEXTS = {"txt": "title", "text": "title", "caption": "title", "cls": "category"}
 _MAX_METADATA_BYTES = 1024 * 1024
-_MAX_MEMBERS = 32
-"""Members of one sample at most; what is beyond is not kept."""
+"""Bytes of a sample's text or JSON, and of an extended header."""
 
+_MAX_MEMBERS = 32
+"""Members of one sample; later ones are ignored."""
 
 _EXTENDED = (
     tarfile.GNUTYPE_LONGNAME,
@@ -31,12 +32,14 @@ _EXTENDED = (
     tarfile.XGLTYPE,
     tarfile.SOLARIS_XHDTYPE,
 )
-"""Headers that describe the next member, or all; `tarfile` reads each whole."""
+"""Types of headers that describe other members; `tarfile` reads each of them into memory."""
 
 
 class _Member(tarfile.TarInfo):
-    """A member whose header is damaged is an error, where `tarfile` takes it for the archive's end; and so is a header
-    that would fill the memory."""
+    """A member of an archive; a damaged header, or one that would fill the memory, raises ReadError.
+
+    `tarfile` itself takes a damaged header for the archive's end, and the rest would be lost without notice.
+    """
 
     @classmethod
     def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
@@ -51,19 +54,19 @@ class _Member(tarfile.TarInfo):
         return member
 
 
-def tar_source(root: Root, names: Sequence[str], beside: Sequence[str] = ()) -> Source:
-    """Samples of tar shards. How many there are only reading tells.
+def tar_source(root: Root, names: Sequence[str], parquets: Sequence[str] = ()) -> Source:
+    """Return a source of tar shards; the number of their samples is known only after reading.
 
-    beside: Parquet files of img2dataset, which tell what the tars of their names do not have.
+    parquets: Parquet files of img2dataset, which list the downloads that are missing from the tars of the same name.
 
-    Raises InvalidInput where a shard's compression cannot be read.
+    Raises InvalidInput if a shard's compression cannot be read.
     """
     zstd = [name for name in names if name.endswith(".zst")]
     if zstd and "zst" not in tarfile.TarFile.OPEN_METH:
         raise InvalidInput(f"{root.uri(zstd[0])} cannot be read by this Python: decompress it by `unzstd`, or use 3.14")
     shards = [Shard(name, root.fingerprint(name), None, partial(_items, root, name)) for name in names]
     stems = {name[: -len(ending)] for name in names for ending in ENDINGS if name.endswith(ending)}
-    failed = [failed_downloads(root, one) for one in beside if one.removesuffix(".parquet") in stems]
+    failed = [failed_downloads(root, name) for name in parquets if name.removesuffix(".parquet") in stems]
     return Source(root.url, [*shards, *failed])
 
 
@@ -72,7 +75,7 @@ def _items(root: Root, name: str, start: int) -> Iterator[Item]:
 
 
 def _samples(root: Root, name: str) -> Iterator[tuple[str, dict[str, bytes | str]]]:
-    """Key and members of each sample, by ending; a member that cannot be read is the reason instead of bytes."""
+    """Yield the key and the members of each sample, by ending; for an unreadable member the reason, as text."""
     key, members = "", dict[str, bytes | str]()
     for member_key, ending, data in _members(root, name):
         if member_key != key:
@@ -100,18 +103,18 @@ def _members(root: Root, name: str) -> Iterator[tuple[str, str, bytes | str]]:
 
 
 def _rest(name: str, error: Exception) -> tuple[str, str, str]:
-    """What was read before counts; the rest of the shard is one reject, so that it cannot go unseen."""
+    """Return one reject for the rest of a damaged shard, so that it is counted; what was read before it stays."""
     return f"{name} (the rest of the shard)", "jpg", f"the shard ends early or is damaged: {error}"
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
-    """An archive that was cut between two members looks whole, but for the zeros at its end."""
+    """Raises ReadError if the end marker is missing: an archive cut between two members is otherwise valid."""
     if archive.fileobj is None or archive.fileobj.tell() - archive.offset < tarfile.BLOCKSIZE:
         raise tarfile.ReadError("it has no end marker")
 
 
 def _named(member: str) -> tuple[str, str]:
-    """`a/b.c/000.seg.png` is the sample `a/b.c/000` and its member `seg.png`."""
+    """Split `a/b.c/000.seg.png` into the sample `a/b.c/000` and its member `seg.png`."""
     folder, _, base = printable(member).rpartition("/")
     stem, _, ending = base.partition(".")
     return f"{folder}/{stem}".lstrip("/") if folder else stem, ending.lower()
@@ -136,13 +139,13 @@ def _item(root: Root, shard: str, key: str, members: Mapping[str, bytes | str]) 
     fields = _fields(members, f"{shard}: {key}")
     if isinstance(fields, str):
         return Unreadable(key, fields)
-    # Samples of different shards often have the same name.
+    # Samples of different shards often have the same name, and a key has to be unique in its data set.
     key_of_all = fields.get("key") or f"{shard}/{key}"
     return SourceItem(key_of_all, f"{root.uri(shard)}#{key}.{ending}", partial(bytes, data), **described(fields))
 
 
 def _fields(members: Mapping[str, bytes | str], where: str) -> dict[str, str] | str:
-    """What the sample's texts and JSON say, or why they cannot be read."""
+    """Return the fields of a sample's texts and JSON, or the reason why they cannot be read."""
     fields = {}
     try:
         document = _json(members.get("json", b"{}"), where)
@@ -160,9 +163,9 @@ def _json(data: bytes | str, where: str) -> dict[str, object]:
     if isinstance(data, str):
         raise InvalidManifest(data)
     try:
-        found = json.loads(data)
+        document = json.loads(data)
     except (ValueError, RecursionError) as error:
         raise InvalidManifest(f"{where}: its JSON cannot be read: {error}") from error
-    if not isinstance(found, dict):
+    if not isinstance(document, dict):
         raise InvalidManifest(f"{where}: its JSON is no object")
-    return found
+    return document

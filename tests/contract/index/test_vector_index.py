@@ -214,7 +214,7 @@ async def test_near_copies_are_grouped_where_they_are_stored(index: Index) -> No
     index.store.upsert(copies[1:])
     assert index.store.group_members(copies[1].training_image_id, 9) is None
     done = Grouper(index.store, Order(order), 0.1).run()
-    assert (done.looked_at, done.groups) == (1, {first})
+    assert (done.checked, done.groups) == (1, {first})
     found = {point.training_image_id: duplicate_group(point.payload) for point in index.store.fetch([*order])}
     assert {one for one, group in found.items() if group == first} == {first, work, copies[1].training_image_id}
     assert {group for one, group in found.items() if group != first} == {None}

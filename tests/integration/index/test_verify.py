@@ -144,6 +144,6 @@ def test_an_index_that_outgrew_its_verification_is_held_against_the_same_target(
 
     for recall, trusted in ((0.99, True), (0.5, False)):
         store.record(store.metadata().with_search(SearchSettings(), {"points": 800, "recall_target": 0.995}))
-        monkeypatch.setattr(verify_cli, "measured", lambda *given, recall=recall: found(given[-1], recall))
+        monkeypatch.setattr(verify_cli, "measure", lambda *given, recall=recall: found(given[-1], recall))
         assert verify_cli.verify_if_outgrown(target, store.info()) is trusted
     assert asked_for == [0.995, 0.995]

@@ -1,4 +1,4 @@
-"""Where training images come from: every row is counted, and nothing outside the root is opened."""
+"""Tests of sources: every row is counted, and nothing outside the root is opened."""
 
 import io
 import json
@@ -11,6 +11,7 @@ import fsspec
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from braceexpand import braceexpand
 from fsspec.implementations.memory import MemoryFileSystem
 from PIL import Image
 
@@ -19,7 +20,7 @@ from gmvaluator.ids import sha256_hex
 from gmvaluator.images import MAX_IMAGE_BYTES
 from indexer.reading import ItemReader, ReadImage
 from indexer.report import OPT_OUT, LeftOut
-from indexer.sources import roots
+from indexer.sources import opening, roots
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, Source, SourceItem, Unreadable
 from indexer.sources.opening import open_source
@@ -114,10 +115,30 @@ def test_any_fsspec_url_is_a_source() -> None:
     assert found[0].uri == "memory://pictures/b.png"
 
 
-@pytest.mark.parametrize("location", ["pipe:cat x", "-", "nosuch://bucket/x", "shards/{0..3.tar", "{0..9999999}.tar"])
+@pytest.mark.parametrize("location", ["pipe:cat x", "-", "nosuch://bucket/x", "shards/{0..3.tar"])
 def test_locations_that_cannot_be_used_are_refused(location: str) -> None:
     with pytest.raises((InvalidInput, MissingData)):
         open_source(location)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["{0..999999999999}.tar", "{0..999}/{0..1000}.tar", "{a,b,{0..1000000}}.tar", "{a..z}{a..z}{a..z}{a..z}{a,b,c}"],
+)
+def test_a_pattern_of_too_many_names_is_refused_before_it_is_expanded(
+    pattern: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(opening, "braceexpand", lambda _: pytest.fail("the names were made"))
+    with pytest.raises(InvalidInput, match="names over 1,000,000 files: index them in parts"):
+        open_source(pattern)
+
+
+@pytest.mark.parametrize(
+    "pattern",
+    ["a.tar", "{00..11}.tar", "{9..1..3}.tar", "{a,b,c{1..3}}{x,y}.tar", "{a..e}.tar", "{}{a}.tar", "{-1..1}"],
+)
+def test_names_of_a_pattern_are_counted_as_they_are_expanded(pattern: str) -> None:
+    assert opening.count_names(pattern) == len(list(braceexpand(pattern)))
 
 
 # Manifests
