@@ -1,4 +1,4 @@
-"""C2: do the contributors of an image share its attributes: Open Clip Art's category and keywords?"""
+"""Criterion C2: whether contributors share the attributes of an image: Open Clip Art's category and keywords."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SEED = 12
 
 @dataclass(frozen=True, slots=True)
 class Artwork:
-    """A work with what its author said of it."""
+    """A work with the category and keywords its author gave it."""
 
     owner_id: str
     key: str
@@ -40,8 +40,11 @@ class Artwork:
 
 @dataclass(frozen=True, slots=True)
 class Question:
-    """sources: rows of the works it was made from, or of itself, which are no answer. likeness: (N,) for each
-    attribute, what a work shares with the sources."""
+    """An image and its attributes.
+
+    sources: rows of the works it was made from, or of itself, which do not count as answers. likeness: (N,) for each
+    attribute, what a work shares with the sources.
+    """
 
     sources: tuple[int, ...]
     category: Values
@@ -49,7 +52,7 @@ class Question:
 
 
 def attributes(embedder: Embedder, count: int) -> Section:
-    """The section; count: of works, the first of every few."""
+    """Run the criterion and return its section. count: number of works; every n-th of the sample."""
     works = _artworks(count)
     folder = sample_folder("openclipart")
     images = [decode_image((folder / work.file_name).read_bytes()) for work in works]
@@ -109,7 +112,7 @@ def _derivatives(works: Sequence[Artwork]) -> tuple[list[Question], list[Image.I
 
 
 def _rows(questions: Sequence[Question], recall: Values, perceptual: Values) -> dict[str, Rows]:
-    """(J, k) works by row of the table; the sources themselves would be too easy an answer."""
+    """Return (J, k) works by row of the table, without the sources, which would be too easy an answer."""
     for row, question in enumerate(questions):
         recall[row, list(question.sources)] = np.inf
         perceptual[row, list(question.sources)] = np.inf
@@ -122,7 +125,7 @@ def _rows(questions: Sequence[Question], recall: Values, perceptual: Values) -> 
 
 
 def shared(questions: Sequence[Question], rows: Rows, k: int, attribute: str) -> Values:
-    """(J,) share of each image's k contributors that have the attribute in common with it."""
+    """Return the (J,) share of each image's k contributors that share the attribute."""
     values = [getattr(question, attribute)[line[:k]].mean() for question, line in zip(questions, rows, strict=True)]
     return np.array(values)
 

@@ -35,22 +35,22 @@ if TYPE_CHECKING:
 
 
 SURE = 0.99
-"""Probability from which the classifier counts as sure; real pictures show how often it is at all."""
+"""Probability from which the classifier counts as sure; real pictures show how often it is."""
 
 
 def pixel_distances(queries: Pictures, works: Pictures) -> Values:
-    """(J, 28, 28) and (N, 28, 28) to (J, N): 1 - cosine of the pixels."""
+    """Return (J, N) values 1 - cosine of the pixels of (J, 28, 28) and (N, 28, 28)."""
     return distances(flat_pixels(queries), flat_pixels(works))
 
 
 def flat_pixels(pictures: Pictures) -> np.ndarray[tuple[int, int], np.dtype[np.float32]]:
-    """(N, 784), unit norm; a trace of grey keeps a black picture's from being zero."""
+    """Return (N, 784) rows of unit norm; a trace of grey keeps a black picture's row from being zero."""
     flat = pictures.reshape(len(pictures), -1).astype(np.float32) + 1e-3
     return np.asarray(flat / np.linalg.norm(flat, axis=1, keepdims=True), dtype=np.float32)
 
 
 def drawn_table(world: World) -> Table:
-    """By generator, with real pictures for scale."""
+    """Return a table of what each generator draws, with real pictures for scale."""
     return Table(
         f"Query pictures: where the classifier is sure (at least {SURE}), classes, distance to the nearest work",
         ("images", "sure", "classes that occur", "largest class", "pixel distance to the nearest work"),
@@ -68,7 +68,7 @@ def drawn_table(world: World) -> Table:
 
 
 def drawn_figures(world: World, figure: str) -> dict[str, float]:
-    """figure: what their names begin with."""
+    """Return the figures of what the generators draw. figure: prefix of their names."""
     figures = {f"{figure}_classes_drawn": float(min((_frequency(world.queries[name]) > 0).sum() for name in GENERATED))}
     for answer, name in ((world.generated, figure), (world.queries[HELD], f"{figure}_real")):
         figures[f"{name}_sure_share"] = float((answer.sure >= SURE).mean())
@@ -77,12 +77,12 @@ def drawn_figures(world: World, figure: str) -> dict[str, float]:
 
 
 def _frequency(queries: QuerySet) -> Values:
-    """(10,) share of each class."""
+    """Return the (10,) share of each class."""
     return np.bincount(queries.classes, minlength=CLASSES) / len(queries.classes)
 
 
 def _copied(world: World, queries: QuerySet) -> Values:
-    """(J,) pixel distance to the nearest work; 0 would be a copy."""
+    """Return the (J,) pixel distance to the nearest work; 0 would be a copy."""
     return np.asarray(pixel_distances(queries.pictures, world.works.images).min(axis=1))
 
 
@@ -95,7 +95,10 @@ Cosines = npt.NDArray[np.float32]
 
 
 def graph_distances(queries: Cosines, works: Cosines) -> Values:
-    """-f, (J, N), lower is nearer, from cosines of J queries with N works, (J, N), and of works with works, (N, N)."""
+    """Return -f, (J, N), lower is nearer.
+
+    From cosines of J queries with N works, (J, N), and of works with works, (N, N).
+    """
     graph = _graph(works)
     start = np.asarray(_sparse(queries).toarray().T, dtype=np.float32)
     reached = start
@@ -105,7 +108,7 @@ def graph_distances(queries: Cosines, works: Cosines) -> Values:
 
 
 def _graph(works: Cosines) -> Any:
-    """S, sparse. A work is not its own neighbour."""
+    """Return S as a sparse matrix. A work is not its own neighbour."""
     from scipy.sparse import diags
 
     others = works.copy()
@@ -117,7 +120,7 @@ def _graph(works: Cosines) -> Any:
 
 
 def _sparse(cosines: Cosines) -> Any:
-    """(J, N) to the same with the 10 largest of each row, to the power of 16, and 0 elsewhere."""
+    """Keep the 10 largest values of each row, to the power of 16; 0 elsewhere."""
     from scipy.sparse import csr_matrix
 
     count = min(_NEIGHBOURS, cosines.shape[1])
@@ -133,7 +136,7 @@ RERANKED, RECALL, PIXELS = "re-ranked", "recall only", "pixels"
 SMOOTHED, GRAPH = "re-ranked, vectors smoothed", "re-ranked, on the graph of works"
 GRAPH_WITH_PIXELS = "re-ranked and pixels, on the graph of works"
 BEYOND = {"smoothed": SMOOTHED, "graph": GRAPH, "graph_with_pixels": GRAPH_WITH_PIXELS}
-"""What looks at works beside each other, by what its figures' names say."""
+"""Rankings that use the neighbourhood of works, by their names in the figures."""
 
 _SMOOTHED_OVER = 10
 _SMOOTHED_POWER = 3
@@ -141,7 +144,7 @@ _SEED = 31
 
 
 def identical_class(world: World, figure: str) -> Section:
-    """The section of one data set; figure: what its figures' names begin with."""
+    """Run the criterion on one data set and return its section. figure: prefix of the figures' names."""
     ranked = {name: contributors(world, answer) for name, answer in world.queries.items()}
     everything = {row: np.concatenate([ranked[name][row] for name in GENERATED]) for row in ranked[VAE]}
     generated = world.generated
@@ -157,7 +160,7 @@ def identical_class(world: World, figure: str) -> Section:
 
 
 def contributors(world: World, queries: QuerySet) -> dict[str, Rows]:
-    """(J, 100) works by row of the table, nearest first."""
+    """Return (J, 100) works by row of the table, nearest first."""
     depth = min(max(CLASS_KS), len(world.works.images))
     random = np.random.default_rng(_SEED)
     chance = np.stack([random.permutation(len(world.works.images))[:depth] for _ in queries.classes])
@@ -174,7 +177,7 @@ def contributors(world: World, queries: QuerySet) -> dict[str, Rows]:
 
 
 def _graph_with_pixels(world: World, queries: QuerySet) -> Values:
-    """The means of both cosines are ranked; DreamSim joins backbones in the same way, which err differently."""
+    """Rank by the mean of both cosines; DreamSim joins backbones with independent errors in the same way."""
     known, drawn = world.embeddings.perceptual, queries.embeddings.perceptual
     works, pictures = flat_pixels(world.works.images), flat_pixels(queries.pictures)
     by_works = np.asarray((drawn @ known.T + pictures @ works.T) / 2, dtype=np.float32)
@@ -182,10 +185,10 @@ def _graph_with_pixels(world: World, queries: QuerySet) -> Values:
 
 
 def smoothed(queries: Vectors, works: Vectors) -> Values:
-    """(J, N) distances after every vector was moved to the mean of its 10 nearest works, weighed by cosine^3.
+    """Return (J, N) distances after moving every vector to the mean of its 10 nearest works, weighted by cosine^3.
 
-    Database-side augmentation and query expansion (Radenović et al., 2019): no label, no training; what is likely
-    by chance of one picture is averaged out.
+    Database-side augmentation and query expansion (Radenović et al., 2019): no label, no training; what one picture
+    resembles by chance is averaged out.
     """
     calm = _moved(works, works)
     return distances(_moved(queries, calm), calm)
@@ -200,7 +203,7 @@ def _moved(vectors: Vectors, works: Vectors) -> Vectors:
 
 
 def same_class(world: World, queries: QuerySet, rows: Rows) -> Values:
-    """(J, K) 1 where a contributor has the class of the image."""
+    """Return (J, K) values, 1 where a contributor has the class of the image."""
     return np.asarray(world.works.labels[rows] == queries.classes[:, None], dtype=np.float64)
 
 
@@ -229,7 +232,7 @@ def _figures(
 
 
 def weighted(world: World, queries: QuerySet, reference: str) -> Estimate:
-    """Share of what is paid to works at all that goes to works of the image's class."""
+    """Return the share of the works' credit that goes to works of the image's class."""
     policy = load_policy(reference)
     near = nearest(queries.distances, policy.k)
     portions = shares(near, policy)

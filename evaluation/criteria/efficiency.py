@@ -1,10 +1,8 @@
-"""C4: seconds per generated image, stage by stage, beside a plain implementation of the paper's pipeline.
+"""Criterion C4: seconds per generated image by stage, compared with a plain implementation of the paper's pipeline.
 
-The paper: 0.250 s an image without re-ranking, 47.9 s for VAE-TracIn, on its own hardware.
-
-The slow plain twin: the paper's pipeline as one would write it down, without storing perceptual vectors.
-
-The works of a data set in the real index: an embedded engine, product quantisation, a graph.
+The paper reports 0.250 s an image without re-ranking, and 47.9 s for VAE-TracIn, on its own hardware. The plain
+pipeline stores no perceptual vectors and embeds every pair. The index is real: an embedded engine with product
+quantisation and a graph.
 """
 
 from __future__ import annotations
@@ -52,13 +50,14 @@ _BATCH_PAIRS = 8
 
 
 class PlainPipeline:
-    """FAISS IVFPQ over recall vectors, then the distance of each pair by a pass of both its pictures."""
+    """The paper's pipeline written plainly: FAISS IVFPQ over recall vectors, then one pass of both images for each
+    pair."""
 
     pairs = 50
     """Re-ranked, as many as are paid."""
 
     def __init__(self, models: Models, pictures: Pictures, recall: Float32Array) -> None:
-        """pictures: (N, 28, 28), of which `recall` (N, D) are the vectors."""
+        """pictures: (N, 28, 28), with recall vectors `recall` (N, D)."""
         import faiss
 
         self._models = models
@@ -73,7 +72,7 @@ class PlainPipeline:
         self._index.nprobe = _PROBES
 
     def value(self, image: Image) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
-        """Rows of the contributors, nearest first, and their values (equation 4)."""
+        """Return the rows of the contributors, nearest first, and their values (equation 4)."""
         row = self._models.embed([self._models.prepare(image)])
         _, neighbours = self._index.search(row.recall, self.pairs)
         works = neighbours[0][neighbours[0] >= 0]
@@ -86,7 +85,7 @@ class PlainPipeline:
         return works[order], quality * weights / weights.sum()
 
     def _pairs(self, image: Image, works: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
-        """Perceptual distances of the image to each work, both embedded anew for every pair."""
+        """Return the perceptual distances of the image to each work, both embedded again for every pair."""
         pairs = [(image, to_image(self._pictures[work])) for work in works]
         vectors = self._seen_whole([self._models.prepare(candidate) for pair in pairs for candidate in pair]).astype(
             np.float64
@@ -94,7 +93,7 @@ class PlainPipeline:
         return np.asarray(1 - (vectors[0::2] * vectors[1::2]).sum(axis=1))
 
     def _seen_whole(self, inputs: Sequence[Prepared]) -> Float32Array:
-        """(B, P). `lite` is not charged for its blurred views, which pairs do not need; other profiles have none."""
+        """Return (B, P) embeddings; `lite` is not charged for its blurred views, which pairs do not need."""
         if isinstance(self._models, LiteModels):
             return self._models.embed_whole(inputs)
         return whole_view(self._models.embed(inputs).perceptual)
@@ -105,7 +104,8 @@ _ENGINE_ENDS_S = 20
 
 @dataclass(frozen=True)
 class RealIndex:
-    """location: of the engine. ids: of the works, in their order, each once. rows: the other way."""
+    """An index of a data set. location: the engine's. ids: of the works in order, each once. rows: the inverse of
+    ids."""
 
     location: Path
     store: QdrantStore
@@ -115,7 +115,7 @@ class RealIndex:
 
 @contextmanager
 def real_index(profile: str, pictures: Pictures, embeddings: Embeddings) -> Iterator[RealIndex]:
-    """Index (N, 28, 28) pictures, each seen whole; where a profile has several views, every view is the whole."""
+    """Index (N, 28, 28) pictures; where a profile has several views, every view is the whole picture."""
     identity = profile_identity(profile)
     views = identity.perceptual_views
     ids = [training_image_id(sha256_hex(picture.tobytes())) for picture in pictures]
@@ -137,7 +137,7 @@ def real_index(profile: str, pictures: Pictures, embeddings: Embeddings) -> Iter
 
 @contextmanager
 def _folder() -> Iterator[Path]:
-    """A temporary folder. The engine ends a moment after its last user, and may write until then."""
+    """Yield a temporary folder; the engine ends a moment after its last user and may write until then."""
     folder = Path(tempfile.mkdtemp(prefix="gmvaluator-criteria-"))
     try:
         yield folder
@@ -168,7 +168,7 @@ class _Clock:
 
 
 def efficiency(world: World, plan: Plan, embedder: Embedder, index: RealIndex) -> Section:
-    """The section. One image after another, as a caller without company waits for it; batches are faster."""
+    """Run the criterion and return its section. Images are sent one after another; batches are faster."""
     images = [to_image(picture) for picture in world.generated.pictures[: plan.timed + _WARM_UP]]
     ours = asyncio.run(_ours(images, embedder.models, index))
     plain = PlainPipeline(embedder.models, world.works.images[: plan.indexed], world.embeddings.recall[: plan.indexed])

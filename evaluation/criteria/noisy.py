@@ -1,6 +1,7 @@
-"""C3: do noisy and foreign training pictures get low value? AUC of φ_i, clean above the others (0.5 is chance).
+"""Criterion C3: whether noisy and foreign training pictures get a low value: AUC of φ_i, clean above others, 0.5 is
+chance.
 
-The generator is trained on all of them, as its operator would have done without knowing.
+The generator is trained on all of them, as an operator who does not know would train it.
 """
 
 from __future__ import annotations
@@ -43,14 +44,15 @@ CLEAN, NOISY, FOREIGN = 0, 1, 2
 NAMES = ("clean digits", "noisy digits", "foreign: clip art")
 _NOISE_SIGMA = 110
 _EPOCHS_FACTOR = 3
-"""Fewer pictures are seen more often, so that the generator takes about as many steps as that of C1."""
+"""There are fewer pictures than in C1, so each is seen more often for about as many training steps."""
 
 _POLICIES = ("paper@1", CALIBRATED)
 
 
 @dataclass(frozen=True)
 class Polluted:
-    """pictures: (N, 28, 28), all trained on. kind: (N,) CLEAN, NOISY or FOREIGN. values: (N,) φ by row of the table."""
+    """A polluted training set. pictures: (N, 28, 28). kind: (N,) CLEAN, NOISY or FOREIGN. values: (N,) φ by row of
+    the table."""
 
     pictures: Pictures
     kind: npt.NDArray[np.int64]
@@ -58,7 +60,7 @@ class Polluted:
 
 
 def noisy(world: World, plan: Plan, embedder: Embedder) -> Section:
-    """The section."""
+    """Run the criterion and return its section."""
     clean = world.works.images[: plan.polluted]
     strays = [_noisy(world.works.images[plan.polluted : plan.polluted + plan.strays]), _foreign(plan.strays)]
     pictures = np.concatenate([clean, *strays])
@@ -75,14 +77,14 @@ def noisy(world: World, plan: Plan, embedder: Embedder) -> Section:
 
 
 def _noisy(pictures: Pictures) -> Pictures:
-    """Gaussian noise of σ = 110 of 255 on every pixel."""
+    """Add Gaussian noise of σ = 110 (of 255) to every pixel."""
     random = np.random.default_rng(SEED)
     values = pictures + random.normal(0, _NOISE_SIGMA, pictures.shape)
     return np.asarray(np.clip(values, 0, 255).astype(np.uint8))
 
 
 def _foreign(count: int) -> Pictures:
-    """Clip art as grey pictures of 28 pixels, bright on black like the digits."""
+    """Return clip art as grey pictures of 28 pixels, bright on black like the digits."""
     folder = sample_folder("openclipart")
     works = list(read_works(folder).values())
     chosen = works[:: max(len(works) // count, 1)][:count]
@@ -117,7 +119,7 @@ def _even(near: Near) -> Values:
 
 
 def auc(values: Values, above: npt.NDArray[np.bool_]) -> float:
-    """How often one of `above` has a higher value than one of the others; equal values count half."""
+    """Return how often one of `above` has a higher value than one of the others; ties count half."""
     ranks = rankdata(values)
     many, few = int(above.sum()), int((~above).sum())
     return float((ranks[above].sum() - many * (many + 1) / 2) / (many * few)) if many and few else float("nan")

@@ -1,4 +1,4 @@
-"""All criteria, one section each."""
+"""All criteria, one section of the report each."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from gmvaluator.ports import Embeddings
 
 
 def criteria(profile: str, short: bool, work: Path, fashion: Path | None = None) -> Sequence[Section]:
-    """The sections; embeddings stay in `work`. fashion: folder of Fashion-MNIST's idx files, or it is left out."""
+    """Run all criteria. work: folder of cached embeddings. fashion: folder of Fashion-MNIST's idx files, or None."""
     plan = SHORT if short else FULL
     embedder = Embedder(profile, work)
     world = build_world(load_mnist(), plan, embedder)

@@ -1,4 +1,4 @@
-"""What reviewers missed: how much hangs on k, on product quantisation, and on quality."""
+"""Sensitivity of the credit to k, to product quantisation and to quality, which the paper does not report."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ _SEARCHES = {"product quantised, rescored": SearchSettings(), "product quantised
 
 
 def sensitivity(world: World, index: RealIndex) -> Section:
-    """The section."""
+    """Run the analysis and return its section."""
     searched = _searched(world, index)
     quality = _quality_table(world)
     figures = {
@@ -64,7 +64,7 @@ def _searched(world: World, index: RealIndex) -> dict[str, Rows]:
 
 
 def _found(searched: dict[str, Rows], name: str) -> Values:
-    """(J,) share of the exact nearest that a search found."""
+    """Return the (J,) share of the exact nearest works that a search returned."""
     return np.array(
         [
             len(set(entry) & set(other)) / len(set(other))
@@ -86,7 +86,7 @@ def _search_table(world: World, searched: dict[str, Rows]) -> Table:
 
 
 def _policies(k: int) -> list[Policy]:
-    """The gate of the calibrated one may look at more than k."""
+    """Return the policies compared; the gate of the calibrated one may read more than k distances."""
     calibrated = load_policy(CALIBRATED)
     ranks = calibrated.residual.ranks if isinstance(calibrated.residual, Gate) else ()
     return [replace(load_policy("paper@1"), k=k), replace(calibrated, k=max(k, *(rank for rank, _ in ranks), 1))]

@@ -1,8 +1,8 @@
-"""RA1-RA3 of the paper's first version: does value tell what was trained on from what was not?
+"""RA1-RA3 of the paper's first version: whether value separates trained-on works from others.
 
-RA1 t-SNE of trained-on, held-out and generated pictures. RA2 values v1 of trained-on pictures against v2 of as many
-held-out ones, both in one index, by Welch's t-test (the paper, BigGAN: 1.63 against 0.32, p = 6.9e-68). RA3 pictures
-of high and of low value.
+RA1: t-SNE of trained-on, held-out and generated pictures. RA2: values v1 of trained-on pictures against v2 of as many
+held-out ones, in one index, by Welch's t-test (the paper, BigGAN: 1.63 against 0.32, p = 6.9e-68). RA3: pictures of
+high and of low value.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ _PERPLEXITY = 30
 
 @dataclass(frozen=True, slots=True)
 class Both:
-    """Values of n trained-on pictures (v1) and of n held-out ones (v2), mean of all 1."""
+    """Values of n trained-on pictures (v1) and of n held-out ones (v2), scaled to a mean of 1."""
 
     name: str
     trained: Values
@@ -38,7 +38,7 @@ class Both:
 
     @property
     def p(self) -> float:
-        """Of Welch's t-test, two-sided."""
+        """The p-value of Welch's t-test, two-sided."""
         from scipy.stats import ttest_ind
 
         if np.ptp(np.concatenate([self.trained, self.held])) == 0:
@@ -47,7 +47,7 @@ class Both:
 
 
 def trained_on(world: World) -> Section:
-    """The section."""
+    """Run RA1-RA3 and return their section."""
     rows = _values(world)
     main = next(row for row in rows if row.name == "paper@1")
     figures = {

@@ -1,12 +1,8 @@
-"""A data set, the generators that learnt from it, and everything embedded: what most criteria look at.
+"""The setting of most criteria: a data set, the generators trained on it, a classifier, and all embeddings.
 
-A small classifier: it names the class of generated pictures, which have no label.
-
-How many pictures of which kind, from which seeds.
-
-Sizes and seeds were fixed before anything was measured. Epochs were raised afterwards, as the first generators drew few
-digits that one could read, and the first classifier named one of twenty real ones wrongly; they were chosen by how many
-digits can be read, by held-out pictures and by time, not by any criterion.
+Sizes and seeds were fixed before anything was measured. Epochs were raised afterwards, because the first generators
+drew few legible digits and the first classifier misnamed one real digit in twenty. They were chosen by the number of
+legible digits, by held-out pictures and by time, not by any criterion.
 """
 
 from __future__ import annotations
@@ -48,9 +44,9 @@ class Classifier(nn.Module):
 
 
 def train_classifier(data: Labelled, seed: int, epochs: int) -> Classifier:
-    """A classifier of labelled pictures, each shifted by up to two pixels at every sight.
+    """Train a classifier on labelled pictures, each shifted by up to two pixels every time it is seen.
 
-    The global random state is left as it was.
+    The global random state is left unchanged.
     """
     pictures, labels = to_unit(data.images), torch.from_numpy(data.labels)
     with torch.random.fork_rng(devices=[]):
@@ -71,7 +67,7 @@ def train_classifier(data: Labelled, seed: int, epochs: int) -> Classifier:
 
 @torch.no_grad()
 def classes_of(model: Classifier, pictures: Pictures) -> tuple[Labels, np.ndarray[tuple[int], np.dtype[np.float32]]]:
-    """(N, 28, 28) uint8 to the likeliest class of each and its probability."""
+    """Return the likeliest class of (N, 28, 28) uint8 pictures, and its probability."""
     chunks = [model(to_unit(pictures[start : start + _CHUNK])) for start in range(0, len(pictures), _CHUNK)]
     predicted = torch.cat(chunks).softmax(dim=1).max(dim=1)
     return predicted.indices.numpy(), predicted.values.numpy()
@@ -84,10 +80,13 @@ ATTRIBUTE_KS = (5, 10, 15)
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """works: training pictures, all of them indexed. held: pictures of the same data set never trained on. queries: of
-    these, and of each generator's images, how many are evaluated. epochs: of the generators. polluted: clean
-    training pictures of C3; strays: noisy ones, and as many foreign ones. indexed: works of the real index of C4.
-    timed: images of C4; paired: of these, how many the plain pipeline is given. artworks: of C2."""
+    """Numbers of pictures.
+
+    works: training pictures, all indexed. held: pictures of the same data set that were never trained on. queries:
+    how many of these and of each generator's images are evaluated. epochs: of the generators. polluted: clean
+    training pictures of C3. strays: noisy ones, and as many foreign ones. indexed: works of the real index of C4.
+    timed: images of C4. paired: how many of them the plain pipeline processes. artworks: of C2.
+    """
 
     works: int
     held: int
@@ -107,7 +106,7 @@ SHORT = Plan(300, 60, 12, 4, 4, 120, 15, 300, 6, 1, 60)
 
 FULL_FASHION = replace(FULL, works=2_000, held=400, epochs=90)
 SHORT_FASHION = SHORT
-"""Of the second data set, which is there to see that the first is no exception."""
+"""Sizes for the second data set, which checks that the first is no exception."""
 
 VAE, DIFFUSION, HELD = "VAE", "latent diffusion", "real, held out"
 GENERATED = (VAE, DIFFUSION)
@@ -116,8 +115,11 @@ _EPOCHS_TOLD = 10
 
 @dataclass(frozen=True)
 class QuerySet:
-    """J pictures that are evaluated. classes: as the classifier names them, or the true ones of real pictures;
-    sure: how sure it is. distances: (J, N) perceptual, to every work."""
+    """J query pictures.
+
+    classes: as the classifier names them, or the true ones of real pictures. sure: the classifier's probability.
+    distances: (J, N) perceptual, to every work.
+    """
 
     name: str
     pictures: Pictures
@@ -162,7 +164,7 @@ class World:
 
 
 def build_world(data: Labelled, plan: Plan, embedder: Embedder) -> World:
-    """Train the generators and a classifier, draw, name the classes, embed."""
+    """Train the generators and a classifier, draw images, classify and embed them."""
     works, held = data.part(0, plan.works), data.part(plan.works, plan.works + plan.held)
     started = time.monotonic()
     vae, diffusion = train_generators(works.images, plan.epochs, data.name)
@@ -188,7 +190,7 @@ def build_world(data: Labelled, plan: Plan, embedder: Embedder) -> World:
 
 
 def train_generators(pictures: Pictures, epochs: int, what: str) -> tuple[Vae, Diffusion]:
-    """Both, the second on the first's latents, with progress on stderr."""
+    """Train both generators, the second on the latents of the first, with progress on stderr."""
     vae = train_vae(pictures, SEED, epochs, _told(f"{what}, {VAE}"))
     return vae, diffuse(vae, pictures, SEED, epochs, _told(f"{what}, {DIFFUSION}"))
 
@@ -202,5 +204,5 @@ def _told(what: str) -> Progress:
 
 
 def say(line: str) -> None:
-    """Progress, on stderr."""
+    """Print progress to stderr."""
     print(line, file=sys.stderr, flush=True)  # noqa: T201

@@ -1,7 +1,4 @@
-"""Maximum likelihood: τ with its growth, and the residual in both its forms.
-
-How likely a policy's shares make the known sources: what calibrating maximises.
-"""
+"""Maximum-likelihood fits of a policy: the temperature with its growth, and the residual in both its forms."""
 
 from __future__ import annotations
 
@@ -21,8 +18,10 @@ from gmvaluator.valuation.weights import MAX_DISTANCE, MILLION
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """N images with their k nearest. distances: (N, k) in [0, 2], nearest first. sources: (N, k), the share of each
-    of them in the image; what is missing to one is the share of no contributor. groups: (N,) artist or photograph.
+    """N images with their k nearest works, as a fit sees them.
+
+    distances: (N, k) in [0, 2], nearest first. sources: (N, k), the share of each work in the image; what is missing
+    to one is the share of no contributor. groups: (N,) artist or photograph.
     """
 
     distances: Values
@@ -31,17 +30,18 @@ class Examples:
 
     @property
     def absent(self) -> Values:
-        """(N,) share of no contributor: 1 for a foreign image, and what was made from works that were not found."""
+        """Return the (N,) share of no contributor: 1 for a foreign image, and the share of sources that were not
+        recalled."""
         absent: Values = 1 - self.sources.sum(axis=1)
         return absent
 
     def rows(self, chosen: npt.NDArray[np.intp]) -> Examples:
-        """Those examples alone."""
+        """Return the examples of these rows only."""
         return Examples(self.distances[chosen], self.sources[chosen], self.groups[chosen])
 
 
 def examples_of(observations: Sequence[Observation], policy: Policy) -> Examples:
-    """The first k contributors of each image, near-copies being one where the policy has groups."""
+    """Return the first k contributors of each image; near-duplicates count as one if the policy has groups."""
     distances = np.full((len(observations), policy.k), float(MAX_DISTANCE))
     sources = np.zeros((len(observations), policy.k))
     for row, observation in enumerate(observations):
@@ -54,7 +54,7 @@ def examples_of(observations: Sequence[Observation], policy: Policy) -> Examples
 
 
 def log_weights(distances: Values, temperature: float, growth: float = 0.0) -> Values:
-    """Logs of what `valuation.similarity_weights` makes of distances, up to a constant."""
+    """Return the logarithms of `valuation.similarity_weights`, up to a constant."""
     if not growth:
         return -distances / temperature
     logs: Values = -np.log1p(growth / temperature * distances) / growth
@@ -62,30 +62,30 @@ def log_weights(distances: Values, temperature: float, growth: float = 0.0) -> V
 
 
 def contributor_log_shares(distances: Values, temperature: float, growth: float = 0.0) -> Values:
-    """(N, k) log of equation 5 at a temperature: the shares of the contributors among themselves."""
+    """Return the (N, k) logarithm of equation 5: the contributors' shares among themselves at a temperature."""
     logs = log_weights(distances, temperature, growth)
     log_shares: Values = logs - logsumexp(logs, axis=1, keepdims=True)
     return log_shares
 
 
 def virtual_logit(distances: Values, temperature: float, growth: float, distance: float) -> Values:
-    """(N,) logit of no contributor where it is one more, at `distance`."""
+    """Return the (N,) logit of "no contributor" for a virtual contributor at `distance`."""
     nobody = log_weights(np.array(distance), temperature, growth)
     logit: Values = nobody - logsumexp(log_weights(distances, temperature, growth), axis=1)
     return logit
 
 
 def gate_logit(distances: Values, bias: float, ranks: Sequence[int], coefficients: Sequence[float]) -> Values:
-    """(N,) logit of no contributor by the distances at `ranks`, from 1."""
+    """Return the (N,) logit of "no contributor" from the distances at `ranks`, counted from 1."""
     logit: Values = bias + distances[:, np.array(ranks) - 1] @ np.asarray(coefficients)
     return logit
 
 
 def mean_log_likelihood(examples: Examples, log_shares: Values, logit: Values | None) -> float:
-    """Mean over images of Σ_i s_i log p_i, s being the known shares, of no contributor too.
+    """Return the mean over images of Σ_i s_i log p_i, where s are the known shares, "no contributor" included.
 
-    logit: None for a policy that leaves nothing to nobody; then images without a source count as impossible up to
-    10^-6, as all probabilities do.
+    logit: None for a policy without a residual; images without a source then count as impossible down to 10^-6, the
+    floor of all probabilities.
     """
     kept = np.zeros(len(log_shares)) if logit is None else -np.logaddexp(0, logit)
     nobody = np.full(len(log_shares), -np.inf) if logit is None else -np.logaddexp(0, -logit)
@@ -95,7 +95,7 @@ def mean_log_likelihood(examples: Examples, log_shares: Values, logit: Values | 
 
 
 RANK_SETS = ((1,), (1, 2), (1, 3, 10), (1, 2, 5, 20), (1, 2, 5, 10, 50))
-"""Gates that are compared: on the nearest alone, with the gap behind it, and with how dense it is around."""
+"""Ranks that are compared: the nearest alone, with the gap behind it, and with the density around it."""
 
 RIDGES = (0.001, 0.01, 0.1)
 FOLDS = 5
@@ -106,7 +106,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class VirtualFit:
-    """τ, its growth and d_0 that make the known sources likeliest together."""
+    """The likeliest temperature τ with its growth, and the likeliest distance d_0 of the virtual contributor."""
 
     temperature: float
     growth: float
@@ -120,8 +120,10 @@ class VirtualFit:
 
 @dataclass(frozen=True, slots=True)
 class GateFit:
-    """τ and its growth for the contributors, and a logistic regression for no contributor. ridge: what its fit was
-    held by."""
+    """The contributors' temperature τ and its growth, with a logistic regression for "no contributor".
+
+    ridge: the regularisation of that regression.
+    """
 
     temperature: float
     growth: float
@@ -137,7 +139,7 @@ class GateFit:
 
 
 def fit_temperature(examples: Examples) -> float:
-    """τ of the contributors among themselves, the same at any distance, over the images that have a source."""
+    """Fit one temperature for all distances, over the images that have a source."""
 
     def loss(log_temperature: float) -> float:
         log_shares = contributor_log_shares(examples.distances, float(np.exp(log_temperature)))
@@ -147,7 +149,7 @@ def fit_temperature(examples: Examples) -> float:
 
 
 def fit_growing_temperature(examples: Examples) -> tuple[float, float]:
-    """τ at the distance 0 and its growth, as `fit_temperature` where one that grows is no likelier."""
+    """Fit the temperature at distance 0 and its growth; equal to `fit_temperature` where growth does not help."""
 
     def loss(point: Values) -> float:
         return -float((examples.sources * contributor_log_shares(examples.distances, *_held(point))).sum())
@@ -157,13 +159,13 @@ def fit_growing_temperature(examples: Examples) -> tuple[float, float]:
 
 
 def _held(logs: Values) -> tuple[float, float]:
-    """τ and growth from their logarithms, within what a policy's file can say."""
+    """Return temperature and growth from their logarithms, within the range a policy file allows."""
     temperature, growth = np.exp(np.clip(logs, np.log([1e-3, 1e-4]), np.log([2.0, 2.0])))
     return float(temperature), float(growth)
 
 
 def fit_virtual(examples: Examples) -> VirtualFit:
-    """τ, its growth and d_0 together."""
+    """Fit temperature, growth and d_0 together."""
 
     def loss(point: Values) -> float:
         return -VirtualFit(*_held(point[:2]), float(point[2])).log_likelihood(examples)
@@ -176,9 +178,10 @@ def fit_virtual(examples: Examples) -> VirtualFit:
 def fit_gate(
     examples: Examples, ranks: Sequence[int], ridge: float, temperature: tuple[float, float] | None = None
 ) -> GateFit:
-    """τ, and the gate on the distances at `ranks`; ridge holds its standardised coefficients down.
+    """Fit the temperature, and the gate on the distances at `ranks`.
 
-    temperature: τ and its growth where they are known; they do not depend on the gate.
+    ridge: penalty on the standardised coefficients. temperature: temperature and growth where they are known already;
+    they do not depend on the gate.
     """
     features = examples.distances[:, np.array(ranks) - 1]
     shift, scale = features.mean(axis=0), features.std(axis=0) + 1e-9
@@ -198,7 +201,8 @@ def fit_gate(
 
 
 def choose_gate(examples: Examples) -> GateFit:
-    """The gate whose ranks and ridge are likeliest on artists left out of its fit, fitted to all."""
+    """Choose the ranks and the ridge that are likeliest on artists left out of the fit, then fit that gate to all
+    examples."""
     temperature = fit_growing_temperature(examples)
     choices = [(ranks, ridge) for ranks in RANK_SETS for ridge in RIDGES]
     best = max(choices, key=lambda choice: _left_out(examples, choice[0], choice[1], temperature))
@@ -221,7 +225,7 @@ def _folds(groups: npt.NDArray[np.str_]) -> Iterator[tuple[npt.NDArray[np.intp],
 
 
 def bootstrap_gates(examples: Examples, gate: GateFit, count: int) -> list[GateFit]:
-    """Fits of the same gate to `count` resamples of whole artists: how unsure the fit is."""
+    """Fit the same gate to `count` resamples of whole artists, to measure the uncertainty of the fit."""
     rng = np.random.default_rng(_SEED)
     members = [np.flatnonzero(examples.groups == name) for name in np.unique(examples.groups)]
     draws = rng.integers(0, len(members), (count, len(members)))

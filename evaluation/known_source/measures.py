@@ -1,4 +1,4 @@
-"""What is measured of a row: credit to sources, to nobody, calibration, compositions."""
+"""Measures of a policy on known sources: credit to sources, unattributed credit, calibration, composition error."""
 
 from __future__ import annotations
 
@@ -21,37 +21,37 @@ Selector = Callable[[Observation], bool]
 
 
 def is_single(observation: Observation) -> bool:
-    """Made from one work by a recipe."""
+    """Return whether the image was made from one work by a recipe."""
     return observation.single
 
 
 def is_foreign(observation: Observation) -> bool:
-    """Made from no work of the index."""
+    """Return whether the image was made from no work of the index."""
     return not observation.sources
 
 
 def is_kind(*kinds: str) -> Selector:
-    """Of one of these kinds."""
+    """Select observations of these kinds."""
     return lambda observation: observation.query.kind in kinds
 
 
 def rows_of(observations: Sequence[Observation], selects: Selector) -> npt.NDArray[np.intp]:
-    """Rows of the observations that are selects."""
+    """Return the row numbers of the selected observations."""
     return np.flatnonzero([selects(observation) for observation in observations])
 
 
 def groups_of(observations: Sequence[Observation]) -> npt.NDArray[np.str_]:
-    """(N,) what is resampled whole."""
+    """Return the (N,) labels that are resampled as a whole for intervals."""
     return np.array([observation.query.group for observation in observations])
 
 
 def credit(shares: PolicyShares, selects: Selector) -> Estimate:
-    """Mean share of the true sources."""
+    """Return the mean share of the true sources."""
     return _mean(shares, shares.to_sources, selects)
 
 
 def unattributed(shares: PolicyShares, selects: Selector) -> Estimate:
-    """Mean share of nobody."""
+    """Return the mean unattributed share."""
     return _mean(shares, shares.unattributed, selects)
 
 
@@ -61,14 +61,17 @@ def _mean(shares: PolicyShares, values: Values, selects: Selector) -> Estimate:
 
 
 def source_within(observations: Sequence[Observation], rank: int, recalled: bool) -> Estimate:
-    """Share of images of one source whose source is among the first `rank`, by recall or by perceptual distance."""
+    """Return the share of single-source images whose source is among the first `rank` works.
+
+    recalled: rank by recall instead of perceptual distance.
+    """
     singles = [observation for observation in observations if observation.single]
     places = [(single.recall_ranks if recalled else single.ranks)[0] for single in singles]
     return mean_interval(np.array(places) < rank, groups_of(singles))
 
 
 def composition_error(shares: PolicyShares) -> Estimate:
-    """Mean absolute difference between a source's known share and its credit, over images of two and three."""
+    """Return the mean absolute difference between known share and credit, over compositions of two and three works."""
     rows = rows_of(shares.observations, is_kind(*COMPOSED))
     errors = []
     for row in rows:
@@ -79,7 +82,8 @@ def composition_error(shares: PolicyShares) -> Estimate:
 
 
 def absent_auc(shares: PolicyShares, selects: Selector = is_foreign) -> Estimate:
-    """Area under the curve that tells images without a source (those selects) from images of one, by nobody's share."""
+    """Return the area under the ROC curve of the unattributed share, for selected images against single-source
+    images."""
     foreign, singles = rows_of(shares.observations, selects), rows_of(shares.observations, is_single)
     rows = np.concatenate([singles, foreign])
     pairs = np.stack([shares.unattributed[rows], np.isin(rows, foreign)], axis=1)
@@ -87,7 +91,8 @@ def absent_auc(shares: PolicyShares, selects: Selector = is_foreign) -> Estimate
 
 
 def _auc(pairs: Values) -> float:
-    """Mann and Whitney's statistic, ties counted half. pairs: (N, 2) score, and 1 for what should score higher."""
+    """Return the Mann-Whitney statistic; ties count half. pairs: (N, 2), the score, and 1 for what should score
+    higher."""
     scores, positive = pairs[:, 0], pairs[:, 1] > 0
     high, low = int(positive.sum()), int((~positive).sum())
     if not high or not low:
@@ -97,8 +102,11 @@ def _auc(pairs: Values) -> float:
 
 @dataclass(frozen=True, slots=True)
 class Reliability:
-    """The largest share of each image read as a probability. claimed, true, count: (BINS,) mean share, how often its
-    owner (a work, or nobody) was the source, and images. error: mean difference between both, weighted by count."""
+    """The largest share of each image, read as a probability.
+
+    claimed, true, count: (BINS,) mean share, how often its account (a work, or unattributed) was right, and number of
+    images. error: mean difference of claimed and true, weighted by count.
+    """
 
     claimed: Values
     true: Values
@@ -107,12 +115,12 @@ class Reliability:
 
 
 def is_plain(observation: Observation) -> bool:
-    """A derivative of one work, a copy, or foreign: neither composed nor reconstructed."""
+    """Return whether the image is a derivative of one work, a copy or foreign: neither composed nor reconstructed."""
     return len(observation.sources) <= 1 and observation.query.kind != RECONSTRUCTION
 
 
 def reliability(shares: PolicyShares, selects: Selector = is_plain) -> Reliability:
-    """Of the images that are selects; of a composition any of its sources is right."""
+    """Measure the calibration over the selected images; for a composition any of its sources is right."""
     claims, hits = [], []
     for observation, division in zip(shares.observations, shares.divisions, strict=True):
         if not selects(observation):
@@ -138,7 +146,7 @@ def _binned(claims: Values, hits: Values) -> Reliability:
 
 
 def is_any(_one: Observation) -> bool:
-    """Every image."""
+    """Select every image."""
     return True
 
 

@@ -1,7 +1,4 @@
-"""Asks the real index about every image, once: what it recalls, and how near it is.
-
-The queries of a split with what the index answered: what fits and measurements are made from.
-"""
+"""What the real index returns for every query image: recalled and re-ranked works with their distances."""
 
 from __future__ import annotations
 
@@ -35,11 +32,11 @@ _CHUNK = 32
 
 @dataclass(frozen=True, slots=True)
 class Retrieval:
-    """What the index answered to one image, as the service would have it.
+    """The index's answer for one image, as the service would see it.
 
-    recalled: ids, most similar first, with `similarity_millionths` as 1 - cosine of the recall vectors. reranked: the
-    same ids, nearest first, with `distance_millionths`. quality: in [0, 1]. groups: of those re-ranked, the first of
-    their near-copies, or they themselves; empty where the index was not asked.
+    recalled: ids, most similar first, with `recall_millionths` as 1 - cosine of the recall vectors. reranked: the
+    same ids, nearest first, with `distance_millionths`. quality: in [0, 1]. groups: for each re-ranked work the first
+    of its near-duplicates, or the work itself; empty where groups were not queried.
     """
 
     recalled: tuple[TrainingImageId, ...]
@@ -50,7 +47,7 @@ class Retrieval:
     groups: tuple[TrainingImageId, ...] = ()
 
     def candidates(self) -> list[ScoredCandidate]:
-        """Those re-ranked, as they are valued."""
+        """Return the re-ranked works in the form that a policy values."""
         return [
             ScoredCandidate(work, distance, 0, group)
             for work, distance, group in zip(
@@ -60,7 +57,7 @@ class Retrieval:
 
 
 def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
-    """Embeddings of all images, in batches, with progress."""
+    """Embed all images in batches, with progress on stderr."""
     inputs = [models.prepare(query.image) for query in queries]
     parts = []
     for start in range(0, len(inputs), _CHUNK):
@@ -77,7 +74,7 @@ def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
 def search_all(location: str | Path, models: Models, queries: Sequence[Query]) -> list[Retrieval]:
     """Recall and re-rank for each image.
 
-    Raises MissingIndex, or ProfileMismatch if the index is another profile's, before anything is embedded.
+    Raises MissingIndex, or ProfileMismatch if the index belongs to another profile, before anything is embedded.
     """
     return asyncio.run(_search_all(location, models, queries))
 
@@ -117,7 +114,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Observation:
-    """One query, its true sources as ids with shares, and what was found."""
+    """One query, its true sources as ids with shares, and the index's answer."""
 
     query: Query
     sources: dict[TrainingImageId, float]
@@ -125,17 +122,17 @@ class Observation:
 
     @property
     def single(self) -> bool:
-        """Whether it was made from one work by a recipe; copies and reconstructions are counted apart."""
+        """Whether one recipe made the image from one work; copies and reconstructions are counted separately."""
         return len(self.sources) == 1 and self.query.kind not in (COPY, RECONSTRUCTION)
 
     @cached_property
     def ranks(self) -> tuple[int, ...]:
-        """Place of each source by perceptual distance, 0 the nearest; a large number if it was not recalled."""
+        """Rank of each source by perceptual distance, 0 for the nearest; a large number if it was not recalled."""
         return _ranks(self.sources, self.retrieval.reranked)
 
     @cached_property
     def recall_ranks(self) -> tuple[int, ...]:
-        """Place of each source by recall."""
+        """Rank of each source by recall similarity."""
         return _ranks(self.sources, self.retrieval.recalled)
 
 
@@ -145,20 +142,20 @@ def _ranks(sources: dict[TrainingImageId, float], ids: Sequence[TrainingImageId]
 
 
 def works_of(short: bool) -> dict[str, Work]:
-    """The sample's works by key; every `SHORT_EACH`th of them for a short run."""
+    """Return the sample's works by key; every `SHORT_EACH`th of them for a short run."""
     works = read_works(sample_folder("openclipart"))
     return dict(list(works.items())[:: SHORT_EACH if short else 1])
 
 
 def index_sample(data: Path, profile: str, short: bool = False) -> Path:
-    """Index the sample, or a short run's part of it, as an operator would, into `data`; returns where the index is."""
+    """Index the sample, or its short part, into `data` through the CLI; return the location of the index."""
     source = _part(data / "part") if short else sample_folder("openclipart")
     run_command("index", "add", str(source), "--data", str(data), "--profile", profile)
     return data / "index"
 
 
 def _part(folder: Path) -> Path:
-    """A folder with a short run's works."""
+    """Return a folder that holds a short run's works."""
     for work in works_of(short=True).values():
         copy = folder / work.file_name
         copy.parent.mkdir(parents=True, exist_ok=True)
@@ -167,7 +164,7 @@ def _part(folder: Path) -> Path:
 
 
 def observe(plan: Plan, location: str | Path, profile: str, short: bool = False) -> list[Observation]:
-    """Make the plan's images of the sample's works, or of a short run's, and ask the index about each.
+    """Make the plan's images from the sample's works and query the index with each.
 
     Raises ProfileMismatch, MissingIndex.
     """

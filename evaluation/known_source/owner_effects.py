@@ -1,7 +1,4 @@
-"""What counting quality, or not, does to the owners' totals.
-
-Galleries: an image, and the works that were credited for it.
-"""
+"""Effects on owners: what the quality factor moves between them, and galleries of images with the works credited."""
 
 from __future__ import annotations
 
@@ -25,13 +22,16 @@ from gmvaluator.valuation.weights import MILLION, quality_millionths
 Totals = Mapping[str, float]
 
 WAYS = (("off", MILLION, MILLION), ("capped", 500_000, 800_000), ("on", 0, MILLION))
-"""Name, and the millionths between which quality counts: off issues one credit an image whatever its quality."""
+"""Name, and the range in millionths within which quality counts; `off` issues one credit an image at any quality."""
 
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """Against quality on. issued: credits an image. moved: share of all that owners get that went to another owner.
-    largest: the largest change of an owner's part, against that part; of owners with at least one part in a hundred."""
+    """How one way to count quality differs from `on`.
+
+    issued: credits an image. moved: share of the owners' credit that goes to another owner. largest: largest relative
+    change of an owner's part, among owners with at least 1 % of the credit.
+    """
 
     way: str
     issued: float
@@ -40,7 +40,7 @@ class Effect:
 
 
 def quality_effects(policy: Policy, observations: Sequence[Observation]) -> list[Effect]:
-    """One for each of `WAYS`."""
+    """Return the effect of each of `WAYS`."""
     owners = _owners()
     totals = {
         way: _totals(replace(policy, quality_floor=floor, quality_cap=cap), observations, owners)
@@ -51,7 +51,7 @@ def quality_effects(policy: Policy, observations: Sequence[Observation]) -> list
 
 
 def quality_table(effects: Sequence[Effect]) -> Table:
-    """The effects as the report shows them."""
+    """Return the effects as a table of the report."""
     return Table(
         "Quality on, off, or counted from 0.5 to 0.8 only: credits an image issues, and what it moves between owners",
         ("quality", "issued an image", "moved between owners", "largest change of an owner's part"),
@@ -60,7 +60,7 @@ def quality_table(effects: Sequence[Effect]) -> Table:
 
 
 def quality_figures(effects: Sequence[Effect]) -> dict[str, float]:
-    """What each way but the paper's moves between owners."""
+    """Return the share of credit that each way except the paper's moves between owners."""
     return {f"quality_{effect.way}_moved_share": round(effect.moved, 4) for effect in effects if effect.way != "on"}
 
 
@@ -72,7 +72,7 @@ def _owners() -> dict[str, str]:
 def _totals(
     policy: Policy, observations: Sequence[Observation], owners: Mapping[str, str]
 ) -> tuple[int, dict[str, float]]:
-    """Micro-credits issued, and what each owner gets of them."""
+    """Return the micro-credits issued, and what each owner receives of them."""
     issued, totals = 0, dict.fromkeys(sorted(set(owners.values())), 0.0)
     divide = by_policy(policy).divide
     for observation in observations:
@@ -100,7 +100,7 @@ CREDITED = 5
 
 
 def gallery(divided: PolicyShares, *, best: bool) -> Gallery:
-    """Derivatives whose source got most, or least, one of each recipe where there are enough."""
+    """Return the derivatives whose source got most, or least, one of each recipe where there are enough."""
     rows = measures.rows_of(divided.observations, measures.is_single)
     order = rows[np.argsort(divided.to_sources[rows])]
     chosen = _spread([divided.observations[row] for row in (order[::-1] if best else order)])

@@ -1,4 +1,4 @@
-"""Ways to divide the credit that are compared: one row of the tables each."""
+"""The ways to divide a credit that the benchmark compares, one row of its tables each."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Shares:
-    """Shares by training image, nearest first, and what nobody gets; together they are one."""
+    """Shares by training image, nearest first, and the unattributed share; together they are one."""
 
     shares: dict[TrainingImageId, float]
     unattributed: float
@@ -30,7 +30,7 @@ class Shares:
 
 @dataclass(frozen=True, slots=True)
 class Variant:
-    """name: as the tables have it. divide: from what was found."""
+    """A way to divide a credit. name: its label in the tables. divide: shares from the index's answer."""
 
     name: str
     divide: Callable[[Retrieval], Shares]
@@ -38,7 +38,7 @@ class Variant:
 
 @dataclass(frozen=True)
 class PolicyShares:
-    """A row's divisions of all observations."""
+    """The shares that one variant gives for all observations."""
 
     row: Variant
     observations: Sequence[Observation]
@@ -46,7 +46,7 @@ class PolicyShares:
 
     @property
     def to_sources(self) -> Values:
-        """(N,) share of the true sources together."""
+        """(N,) total share of the true sources."""
         return np.array(
             [
                 sum(division.shares.get(source, 0.0) for source in observation.sources)
@@ -56,17 +56,17 @@ class PolicyShares:
 
     @property
     def unattributed(self) -> Values:
-        """(N,) share of nobody."""
+        """(N,) unattributed share."""
         return np.array([division.unattributed for division in self.divisions])
 
 
 def apply_policy(row: Variant, observations: Sequence[Observation]) -> PolicyShares:
-    """The row's divisions."""
+    """Apply a variant to every observation."""
     return PolicyShares(row, observations, [row.divide(observation.retrieval) for observation in observations])
 
 
 def uniform(k: int) -> Variant:
-    """The same share for each of the k nearest."""
+    """Give the same share to each of the k nearest works."""
 
     def divide(retrieval: Retrieval) -> Shares:
         near = retrieval.reranked[:k]
@@ -76,7 +76,7 @@ def uniform(k: int) -> Variant:
 
 
 def without_reranking(policy: Policy) -> Variant:
-    """The policy on recall distances: the paper's No-Rerank."""
+    """Apply the policy to recall distances: the paper's No-Rerank."""
 
     def divide(retrieval: Retrieval) -> Shares:
         shares, rest = policy.shares(retrieval.recall_millionths[: policy.k])
@@ -86,7 +86,7 @@ def without_reranking(policy: Policy) -> Variant:
 
 
 def by_policy(policy: Policy, name: str = "") -> Variant:
-    """The policy on perceptual distances, as the service values."""
+    """Apply the policy to perceptual distances, as the service does."""
 
     def divide(retrieval: Retrieval) -> Shares:
         groups = group_candidates(retrieval.candidates(), policy)[: policy.k]
@@ -104,7 +104,7 @@ def by_policy(policy: Policy, name: str = "") -> Variant:
 
 
 def _parts(group: Group, share: float, policy: Policy) -> list[tuple[TrainingImageId, float]]:
-    """What each member gets where all have one owner, as nearly all near-copies in the sample do."""
+    """Return each member's part if all have one owner, as nearly all near-duplicates in the sample do."""
     weights = similarity_weights(
         [member.distance_millionths for member in group.members], policy.temperature, policy.growth
     )
@@ -116,15 +116,18 @@ def _parts(group: Group, share: float, policy: Policy) -> list[tuple[TrainingIma
 
 @dataclass(frozen=True, slots=True)
 class Fits:
-    """What else was fitted to the same images, for the ablation's rows."""
+    """Parameters fitted to the same images for the ablation's rows."""
 
     flat_temperature: float
     virtual: VirtualFit
 
 
 def ablations(policy: Policy, fits: Fits) -> list[Variant]:
-    """The policy with one thing changed: a temperature that does not grow, no residual, the residual's other form (each
-    fitted anew), or near-copies one by one."""
+    """Return the policy with one thing changed at a time.
+
+    A temperature that does not grow, no residual, the other form of residual (each fitted again), or near-duplicates
+    one by one.
+    """
     flat = replace(policy, temperature=decimal(fits.flat_temperature), growth=Decimal(0))
     virtual = replace(
         policy,
@@ -142,5 +145,5 @@ def ablations(policy: Policy, fits: Fits) -> list[Variant]:
 
 
 def decimal(value: float) -> Decimal:
-    """As a policy's file has it."""
+    """Return the number with the six decimals of a policy file."""
     return Decimal(f"{value:.6f}")

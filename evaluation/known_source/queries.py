@@ -1,12 +1,10 @@
-"""The images that are asked about, with what is known of them.
+"""The query images of the benchmark with their known sources.
 
-How many images of which kind, from which seeds: fixed before anything was fitted or measured.
+The number of images of each kind and the seeds were fixed before anything was fitted or measured.
 
-Reconstructions: what a small autoencoder, trained in seconds on the works of a split, remembers of each.
-
-No recipe, but what something has learned of a work: the nearest of the known sources to what a generator makes. The
-autoencoder is linear with tied weights, whose best weights are known, the principal components (Baldi and Hornik,
-1989): training is one decomposition, exact and the same each time.
+Reconstructions come from a small linear autoencoder with tied weights, trained in seconds on the works of a split:
+the known source that resembles a generator's output most. Its best weights are the principal components (Baldi and
+Hornik, 1989), so training is one decomposition, exact and repeatable.
 """
 
 from __future__ import annotations
@@ -41,27 +39,31 @@ from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if source_count(kind) == 1)
-"""Recipes of one source that a fit may see."""
+"""Recipes of one source that a fit may use."""
 
 COPY = "copy"
-"""The work itself: as it is, as JPEG, as WebP, at three quarters of the size."""
+"""The work itself: unchanged, as JPEG, as WebP, or at three quarters of the size."""
 
 RECONSTRUCTION = "reconstruction"
-"""The work as a small autoencoder remembers it; in the test alone, and counted apart from the recipes."""
+"""The work as a small autoencoder reproduces it; in the test only, and counted separately from the recipes."""
 
 COMPOSED = ("two", "three")
 NOISE = "noise"
 FIT_SEED = 424_242
 TEST_SEED = 20_261_125
-"""A second draw, made when policy `calibrated@2` was fixed: on the first, of seed 424_242, its binding of near-copies
-had been chosen with the figures in view."""
+"""Seed of the second draw, made when policy `calibrated@2` was fixed.
+
+On the first draw, of seed 424_242, its handling of near-duplicates had been chosen with the test figures in view.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """split: `fit` or `test`. owners: whose works are derived from. kinds: recipes of one source. per_cell: images of
-    each kind and strength; noise: images of no source made of noise; reconstructed: reconstructions of each strength.
-    seed: of which works are drawn, and of what is done to them.
+    """How many images of each kind a split has.
+
+    split: `fit` or `test`. owners: artists whose works are changed. kinds: recipes of one source. per_cell: images of
+    each kind and strength. noise: sourceless images made of noise. reconstructed: reconstructions of each strength.
+    seed: decides which works are drawn and how they are changed.
     """
 
     split: str
@@ -99,13 +101,14 @@ Pixels = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Autoencoder:
-    """mean: (27648,), pixels of the mean work in [0, 1]. weights: (160, 27648), orthonormal, most telling first."""
+    """A linear autoencoder. mean: (27648,), pixels of the mean work in [0, 1]. weights: (160, 27648), orthonormal, by
+    variance."""
 
     mean: Pixels
     weights: Pixels
 
     def reconstruct(self, work: Image.Image, strength: int) -> Image.Image:
-        """A work as the code of this strength remembers it: RGB, 256 x 256."""
+        """Return the work as the code of this strength reproduces it: RGB, 256 x 256."""
         weights = self.weights[: CODE_NUMBERS[strength - 1]]
         decoded = self.mean + (_pixels(work) - self.mean) @ weights.T @ weights
         levels = np.rint(decoded.clip(0, 1) * 255).astype(np.uint8).reshape(_TRAINED_PX, _TRAINED_PX, 3)
@@ -113,9 +116,9 @@ class Autoencoder:
 
 
 def train_autoencoder(works: Sequence[Image.Image]) -> Autoencoder:
-    """On RGB works of any size; the code has fewer numbers than there are works.
+    """Train on RGB works of any size; the code has fewer numbers than there are works.
 
-    The principal components come from the products of the works with each other, which are fewer than the pixels.
+    The principal components come from the inner products of the works, which are fewer than the pixels.
     """
     pixels = np.stack([_pixels(work) for work in works])
     mean = pixels.mean(axis=0)
@@ -132,16 +135,17 @@ def _pixels(work: Image.Image) -> Pixels:
 
 
 _MIN_CONTRAST = 12.0
-"""See `make_examples`: a result with less shows next to nothing and is drawn again."""
+"""Minimum contrast, as in `make_examples`: an image below it shows almost nothing and is drawn again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Query:
-    """One image. kind: a recipe, `copy`, `reconstruction`, `two`, `three`, or what a foreign image is; strength 0 where
-    there is none.
+    """One query image.
 
-    sources: keys of the works it was made from, with their shares, which sum to one; empty for a foreign image.
-    group: what is resampled whole for intervals: the main source's artist, or the foreign photograph or artist.
+    kind: a recipe, `copy`, `reconstruction`, `two`, `three`, or the kind of a foreign image. strength: 0 where there
+    is none. sources: keys of the works it was made from with their shares, which sum to one; empty for a foreign
+    image. group: label that is resampled as a whole for intervals: the main source's artist, or the foreign
+    photograph or artist.
     """
 
     kind: str
@@ -152,7 +156,7 @@ class Query:
 
 
 def make_queries(plan: Plan, works: Sequence[Work], folder: Path) -> list[Query]:
-    """All images of a plan, the same each time. works: of the sample, which lies in `folder`."""
+    """Make all images of a plan, the same each time. works: the sample's, whose files are in `folder`."""
     own = [work for work in works if work.owner_id in plan.owners]
     rng = random.Random(f"{plan.seed}/{plan.split}")  # noqa: S311 - must be reproducible
     maker = _Maker(draw_sources(own, rng), folder, rng)
@@ -200,7 +204,7 @@ class _Maker:
 
 
 def _again(image: Image.Image, strength: int) -> Image.Image:
-    """1 the same pixels, 2 JPEG of quality 85, 3 WebP of quality 60, 4 three quarters of the size."""
+    """Return a copy: 1 the same pixels, 2 JPEG of quality 85, 3 WebP of quality 60, 4 three quarters of the size."""
     if strength == 1:
         return image
     if strength == 4:
@@ -219,7 +223,7 @@ def _foreign(split: str) -> Iterator[Query]:
 
 
 def _noise(number: int, rng: random.Random) -> Query:
-    """White noise, coloured clouds, a gradient or stripes."""
+    """Return white noise, coloured clouds, a gradient or stripes."""
     generator = np.random.default_rng(rng.getrandbits(64))
     if number % 4 == 2:
         corners = generator.integers(0, 256, (2, 2, 3), dtype=np.uint8)
@@ -236,7 +240,7 @@ def _noise(number: int, rng: random.Random) -> Query:
 
 
 def _reconstructions(plan: Plan, own: Sequence[Work], folder: Path) -> Iterator[Query]:
-    """By an autoencoder that was trained on all works of the split."""
+    """Yield reconstructions by an autoencoder trained on all works of the split."""
     if not plan.reconstructed:
         return
     model = _autoencoder(tuple(folder / work.file_name for work in own))

@@ -1,4 +1,4 @@
-"""The whole benchmark: index, ask, divide, measure."""
+"""The known-source benchmark: index the sample, query it, divide the credit, measure."""
 
 from __future__ import annotations
 
@@ -32,9 +32,10 @@ PAPER, CALIBRATED = "paper@1", "calibrated@2"
 def known_source(
     profile: str, short: bool, policies: Sequence[str] = (), location: str | Path | None = None
 ) -> Section:
-    """The section; policies: NAME@N to compare besides the paper's and the calibrated one.
+    """Run the benchmark and return its section of the report.
 
-    location: of an index that holds the sample already; otherwise one is made. Raises ProfileMismatch.
+    policies: NAME@N to compare besides the paper's and the calibrated one. location: an index that holds the sample;
+    None to make one. Raises ProfileMismatch.
     """
     fit, test = _observed(profile, short, location)
     paper = load_policy(PAPER)
@@ -62,7 +63,7 @@ def known_source(
 
 
 def _observed(profile: str, short: bool, location: str | Path | None) -> tuple[list[Observation], list[Observation]]:
-    """The fit and the test images of an index, in a folder of its own if none is given."""
+    """Return the fit and the test observations, from a temporary index if none is given."""
     if location is None:
         with tempfile.TemporaryDirectory() as folder:
             return _observed(profile, short, index_sample(Path(folder), profile, short))
@@ -71,7 +72,7 @@ def _observed(profile: str, short: bool, location: str | Path | None) -> tuple[l
 
 
 def _calibrated(profile: str, known: Examples) -> Policy:
-    """The shipped policy if it is this profile's; for any other profile one that is fitted to the same images."""
+    """Return the shipped policy if it is bound to this profile, else one fitted to the same images."""
     shipped = load_policy(CALIBRATED)
     if shipped.profile == profile_identity(profile).hash:
         return shipped

@@ -1,4 +1,4 @@
-"""The section of the report: tables, curves and pictures of what credits find."""
+"""The known-source section of the report: tables, curves and galleries."""
 
 from __future__ import annotations
 
@@ -35,7 +35,7 @@ def known_source_section(
     bare: PolicyShares,
     paper: PolicyShares,
 ) -> Section:
-    """rows: everything compared. main: the calibrated policy; bare: it without a residual; paper: equations 4-6."""
+    """Build the section. main: the calibrated policy. bare: it without a residual. paper: equations 4-6."""
     reliability = measures.reliability(main)
     return Section(
         "Known sources",
@@ -195,8 +195,10 @@ def _trade_off(main: PolicyShares, bare: PolicyShares) -> Plot:
 
 
 def trade_off(main: PolicyShares, bare: PolicyShares, kind: str) -> tuple[measures.Values, measures.Values]:
-    """(61,) each: credit that derivatives lose, and share of images of this kind left to nobody, as the residual's
-    logit is moved from -12 to 12."""
+    """Return the credit that derivatives lose and the unattributed share of images of this kind, (61,) each.
+
+    The residual's logit is shifted from -12 to 12.
+    """
     nobody = np.clip(main.unattributed, 1e-12, 1 - 1e-12)
     logit = np.log(nobody) - np.log1p(-nobody)
     single = measures.rows_of(main.observations, measures.is_single)
@@ -223,7 +225,7 @@ def _reliability_plot(reliability: measures.Reliability) -> Plot:
 
 
 def figures_by_cell(main: PolicyShares) -> Mapping[str, float]:
-    """Mean credit of each recipe at each strength, by flat name."""
+    """Return the mean credit of each recipe at each strength, by flat name."""
     return {
         f"credit_to_source_{kind}_{strength}": round(measures.credit(main, _cell(kind, strength)).value, 4)
         for kind in (*SINGLE_KINDS, *TEST_KINDS, RECONSTRUCTION)

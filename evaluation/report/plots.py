@@ -1,6 +1,6 @@
-"""Figures of one look, as SVG text. matplotlib is imported when the first is drawn, and needs no display.
+"""Plots in one style, as SVG text, and seeded bootstrap intervals.
 
-Bootstrap intervals of means, seeded.
+matplotlib is imported when the first plot is drawn, and needs no display.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 
 COLOURS = ("#2f6fde", "#e07b39", "#3a9d6e", "#b5477f", "#6b6f76", "#c9a227", "#7a5bd0", "#2aa5b8")
-"""In the order in which series appear; told apart by the colour-blind for the first five."""
+"""Colours of the series, in order; the first five are distinguishable for colour-blind readers."""
 
 _STYLE: dict[Any, Any] = {
     "svg.fonttype": "none",
@@ -36,7 +36,7 @@ _STYLE: dict[Any, Any] = {
 
 
 def draw(paint: Callable[[Axes], object], width_in: float = 6.4, height_in: float = 3.6) -> str:
-    """The SVG document of one figure; `paint` is given its axes. The same data give the same text."""
+    """Return one figure as an SVG document; `paint` receives its axes. The same data give the same text."""
     from cycler import cycler
     from matplotlib import rc_context
     from matplotlib.backends.backend_svg import FigureCanvasSVG
@@ -53,7 +53,7 @@ def draw(paint: Callable[[Axes], object], width_in: float = 6.4, height_in: floa
 
 
 def bars(names: Sequence[str], values: Sequence[Estimate], label: str) -> str:
-    """A horizontal bar a name, the first on top, with its interval."""
+    """Return a horizontal bar chart with intervals, the first name on top."""
 
     def paint(axes: Axes) -> None:
         places = np.arange(len(names))
@@ -74,10 +74,10 @@ Values = npt.NDArray[np.float64]
 
 
 def mean_interval(values: npt.ArrayLike, groups: npt.ArrayLike | None = None) -> Estimate:
-    """Mean of N values with the 95 % percentile interval of 2,000 resamples.
+    """Return the mean of N values with the 95 % percentile interval of 2,000 resamples.
 
-    groups: a label for each value; whole groups are drawn then, as the works of one artist resemble each other.
-    Raises ValueError if there are no values.
+    groups: a label for each value; whole groups are resampled then, because the works of one artist resemble each
+    other. Raises ValueError if there are no values.
     """
     return interval(values, lambda sample: float(sample.mean()), groups)
 
@@ -85,7 +85,7 @@ def mean_interval(values: npt.ArrayLike, groups: npt.ArrayLike | None = None) ->
 def interval(
     values: npt.ArrayLike, statistic: Callable[[Values], float], groups: npt.ArrayLike | None = None
 ) -> Estimate:
-    """As `mean_interval` for any statistic of (N, ...) values: it is given resampled rows."""
+    """Return a statistic of (N, ...) values with its interval, like `mean_interval`; it receives resampled rows."""
     rows = np.asarray(values, dtype=np.float64)
     if not len(rows):
         raise ValueError("there are no values to take an interval of")
@@ -97,7 +97,7 @@ def interval(
 
 
 def _drawing(count: int, groups: npt.ArrayLike | None) -> Callable[[np.random.Generator], npt.NDArray[np.int64]]:
-    """How one resample's rows are drawn."""
+    """Return the function that draws the rows of one resample."""
     if groups is None:
         return lambda rng: rng.integers(0, count, count)
     labels = np.asarray(groups)

@@ -1,6 +1,6 @@
-"""What every benchmark hands to the report: sections of prose, figures, tables, plots and picture galleries.
+"""The data model of a report: sections of prose, figures, tables, plots and galleries, and their JSON form.
 
-Sections as JSON and back, so that a run of hours can be taken up again.
+Sections are stored as JSON so that a run of hours can be resumed.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import Any
 from PIL import Image
 
 Cell = str | int | float | None
-"""A table's cell; floats are shown with four significant digits."""
+"""A table cell; floats are shown with four significant digits."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -31,7 +31,7 @@ class Estimate:
 
 @dataclass(frozen=True, slots=True)
 class Table:
-    """caption: what is compared, with units. rows: as many cells as there are columns."""
+    """A table. caption: what is compared, with units. rows: as many cells as there are columns."""
 
     caption: str
     columns: Sequence[str]
@@ -40,7 +40,7 @@ class Table:
 
 @dataclass(frozen=True, slots=True)
 class Plot:
-    """svg: a standalone SVG document, as `evaluation.report.plots` makes it."""
+    """A plot. svg: a standalone SVG document, made by `evaluation.report.plots`."""
 
     caption: str
     svg: str
@@ -48,7 +48,7 @@ class Plot:
 
 @dataclass(frozen=True, slots=True)
 class Tile:
-    """One picture of a gallery, with a line below it."""
+    """One image of a gallery with its caption."""
 
     image: Image.Image
     caption: str
@@ -56,7 +56,7 @@ class Tile:
 
 @dataclass(frozen=True, slots=True)
 class Gallery:
-    """Rows of pictures; the first of a row is often the query."""
+    """Rows of images; the first of a row is often the query."""
 
     caption: str
     rows: Sequence[Sequence[Tile]]
@@ -64,10 +64,10 @@ class Gallery:
 
 @dataclass(frozen=True, slots=True)
 class Section:
-    """One benchmark's findings.
+    """The results of one benchmark.
 
     figures: flat names with units in them; plain numbers, for `results.json`. text: paragraphs of plain text: what
-    was measured, and what the figures do and do not show. details: more plain JSON for `results.json`.
+    was measured, and what the figures do and do not show. details: further plain JSON for `results.json`.
     """
 
     title: str
@@ -80,11 +80,11 @@ class Section:
 
 
 _MAX_SIDE_PX = 160
-"""Pictures of the report are thumbnails."""
+"""Maximum side of the report's images."""
 
 
 def to_json(section: Section) -> dict[str, Any]:
-    """Plain JSON with everything in it; pictures as base64 of WebP."""
+    """Return the section as plain JSON; images are base64 of WebP."""
     return {
         "title": section.title,
         "text": list(section.text),
@@ -97,7 +97,7 @@ def to_json(section: Section) -> dict[str, Any]:
 
 
 def from_json(value: Mapping[str, Any]) -> Section:
-    """Inverse of `to_json`. Raises KeyError or TypeError if it is none of ours."""
+    """Return the section from the JSON of `to_json`. Raises KeyError or TypeError for any other object."""
     return Section(
         value["title"],
         value["text"],
@@ -144,7 +144,7 @@ def _tile(value: Mapping[str, str]) -> Tile:
 
 
 def picture(image: Image.Image) -> str:
-    """Base64 of a WebP thumbnail; images smaller than 64 px (digits) are enlarged without smoothing."""
+    """Return base64 of a WebP thumbnail; images smaller than 64 px (digits) are enlarged without smoothing."""
     small = image.convert("RGB")
     if max(small.size) < 64:
         small = small.resize((small.width * 3, small.height * 3), Image.Resampling.NEAREST)
