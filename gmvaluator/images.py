@@ -159,8 +159,8 @@ def decode_image(data: bytes) -> Image.Image:
         return _upright_rgb(image)
 
 
-def check_image(data: bytes) -> None:
-    """Refuse by size and header what `decode_image` would refuse; costs no memory, and a millisecond at most.
+def check_image(data: bytes) -> Header:
+    """Return the header, if `decode_image` would not refuse it or the size; costs no memory, and a millisecond at most.
 
     Raises ImageTooLarge or InvalidImage.
     """
@@ -170,15 +170,7 @@ def check_image(data: bytes) -> None:
         raise ImageTooLarge(f"the image has {len(data):,} bytes; the limit is {MAX_IMAGE_BYTES:,}: send a smaller one")
     header = read_header(data)
     _check_size(header.width, header.height)
-
-
-def image_pixels(data: bytes) -> int:
-    """Pixels that the file says it has, before any is decoded; 0 if it says nothing that can be used."""
-    try:
-        header = read_header(data)
-    except InvalidImage:
-        return 0  # Decoding will say what is wrong.
-    return min(header.width * header.height, MAX_IMAGE_PIXELS)
+    return header
 
 
 def image_size(data: bytes) -> tuple[int, int]:

@@ -8,6 +8,7 @@ from datetime import datetime
 from enum import Enum
 from typing import NamedTuple
 
+from attributor.workers.decoder_pool import EncodedImage
 from gmvaluator.ids import GenerationId, TrainingImageId, sha256_hex
 from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ports import Float32Array
@@ -28,13 +29,13 @@ class Embedded:
 class ImageRequest:
     """One generated image to be valued. policy: NAME@N instead of the generator's own, for previews.
 
-    data: the image's file; empty if the client sent `embedded` in its place.
+    image: the image's file; None if the client sent `embedded` in its place.
     """
 
     generator_identity: str
     generation_id: GenerationId
     model_version: str
-    data: bytes
+    image: EncodedImage | None
     generated_at: datetime
     policy: str = ""
     embedded: Embedded | None = None
@@ -42,7 +43,15 @@ class ImageRequest:
     @property
     def image_sha256(self) -> str:
         """Of the file, 64 hex digits."""
-        return sha256_hex(self.data) if self.embedded is None else self.embedded.facts.sha256
+        if self.embedded is not None:
+            return self.embedded.facts.sha256
+        assert self.image is not None
+        return sha256_hex(self.image.data)
+
+    @property
+    def pixels(self) -> int:
+        """Pixels to decode; 0 for an embedding."""
+        return 0 if self.image is None else self.image.pixels
 
 
 class Stage(Enum):

@@ -245,8 +245,9 @@ class Pipeline:
         """The image as the models see it: here, or where it was made."""
         if request.embedded is not None:
             return self._seen_by_client(request.embedded)
+        assert request.image is not None
         with self.worker.coming():
-            decoded = await self.decoder.decode(request.data, keeping)
+            decoded = await self.decoder.decode(request.image, keeping)
         watch.lap("decode_ms")
         with blamed_on_us():
             features = await self.worker.embed(decoded.inputs)

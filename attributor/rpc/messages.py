@@ -9,6 +9,7 @@ import numpy as np
 from google.protobuf.timestamp_pb2 import Timestamp
 
 from attributor.core.attribution import Attribution, Contributor, Embedded, ImageRequest, Payee, Stage
+from attributor.workers.decoder_pool import EncodedImage
 from gmvaluator.errors import ImageTooLarge, InvalidInput, PreconditionFailed
 from gmvaluator.ids import GenerationId, TrainingImageId, generation_id
 from gmvaluator.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
@@ -40,7 +41,7 @@ def image_request(message: attribution_v1.AttributeRequest, generator_identity: 
         generator_identity=generator_identity,
         generation_id=generation_id(message.generation_id),
         model_version=_name(message.model_version, "model_version"),
-        data=b"" if embedded else _image(message.image),
+        image=None if embedded else _image(message.image),
         embedded=_embedded(message.embedding) if embedded else None,
         generated_at=_generated_at(message.generated_at if message.HasField("generated_at") else None),
     )
@@ -52,7 +53,7 @@ def preview_request(message: attribution_v1.PreviewRequest, generator_identity: 
         generator_identity=generator_identity,
         generation_id=GenerationId(""),
         model_version=_name(message.model_version, "model_version"),
-        data=_image(message.image),
+        image=_image(message.image),
         generated_at=datetime.now(UTC),
         policy=_name(message.policy, "policy") if message.policy else "",
     )
@@ -64,12 +65,12 @@ def _name(text: str, field: str) -> str:
     return text
 
 
-def _image(data: bytes) -> bytes:
+def _image(data: bytes) -> EncodedImage:
     if not data:
         raise InvalidInput("the request holds no image: set `image` to the bytes of a JPEG, PNG or WebP file")
     if len(data) > MAX_IMAGE_BYTES:
         raise ImageTooLarge(f"the image has {len(data):,} bytes; the limit is {MAX_IMAGE_BYTES:,}: send a smaller one")
-    return data
+    return EncodedImage.parse(data)
 
 
 def _embedded(message: attribution_v1.Embedding) -> Embedded:

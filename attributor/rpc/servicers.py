@@ -19,7 +19,6 @@ from attributor.rpc.messages import attribution_message, image_request, posting_
 from gmvaluator.auth.roles import LOCAL, Caller, Role
 from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, Overloaded, status_of
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS, generation_id
-from gmvaluator.images import image_pixels
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceServicer
@@ -87,7 +86,7 @@ class AttributionServicer(AttributionServiceServicer):
         async with answered(context, "Attribute", request.generation_id):
             caller = current_caller()
             checked = checked_request(request, caller)
-            with self._service.admit(client_of(context, caller), image_pixels(checked.data)) as pipeline:
+            with self._service.admit(client_of(context, caller), checked.pixels) as pipeline:
                 async with aclosing(pipeline.attribute(checked)) as stages:
                     async for stage in stages:
                         yield attribution_v1.AttributeResponse(attribution=attribution_message(stage))
@@ -114,7 +113,7 @@ class AttributionServicer(AttributionServiceServicer):
     async def _waiting_stages(
         self, checked: ImageRequest, client: str, on_admitted: Callable[[], None]
     ) -> AsyncIterator[attribution_v1.Attribution]:
-        async with self._service.wait(client, image_pixels(checked.data)) as pipeline:
+        async with self._service.wait(client, checked.pixels) as pipeline:
             on_admitted()
             async with aclosing(pipeline.attribute(checked)) as stages:
                 async for stage in stages:
@@ -136,7 +135,7 @@ class AttributionServicer(AttributionServiceServicer):
         async with answered(context, "Preview"):
             caller = current_caller()
             checked = preview_request(request, caller.generator_identity)
-            with self._service.admit(client_of(context, caller), image_pixels(checked.data)) as pipeline:
+            with self._service.admit(client_of(context, caller), checked.pixels) as pipeline:
                 async with aclosing(pipeline.preview(checked)) as stages:
                     async for stage in stages:
                         yield attribution_v1.PreviewResponse(attribution=attribution_message(stage))

@@ -9,9 +9,9 @@ import asyncio
 import queue
 import threading
 from collections.abc import Callable
-from concurrent.futures import Executor, ThreadPoolExecutor
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import Protocol
+from typing import NamedTuple, Protocol
 
 import structlog
 from PIL import Image
@@ -19,7 +19,7 @@ from PIL import Image
 from attributor.workers.decoder_process import DecoderLost, DecoderProcess
 from gmvaluator.errors import InvalidImage, Unavailable
 from gmvaluator.ids import sha256_hex
-from gmvaluator.images import check_image, decode_image, thumbnail
+from gmvaluator.images import Header, check_image, thumbnail
 from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ports import Prepared
 
@@ -33,31 +33,41 @@ class Decoded:
     thumbnail: bytes | None = None
 
 
+class EncodedImage(NamedTuple):
+    """An image file whose header was parsed. header: None if it was refused.
+
+    refusal: why, as an error that was never raised. A raised error refers to frames that hold the file, so one that
+    is stored with the file would keep megabytes in a reference cycle.
+    """
+
+    data: bytes
+    header: Header | None
+    refusal: InvalidImage | None = None
+
+    @classmethod
+    def parse(cls, data: bytes) -> EncodedImage:
+        """Check size and header. A refusal is kept, because an id that is used already is reported before it."""
+        try:
+            return cls(data, check_image(data))
+        except InvalidImage as error:
+            return cls(data, None, type(error)(*error.args))
+
+    @property
+    def pixels(self) -> int:
+        """Pixels to decode; 0 if the header was refused."""
+        return 0 if self.header is None else self.header.width * self.header.height
+
+    def check(self) -> None:
+        """Raise the refusal, InvalidImage or ImageTooLarge, if there is one."""
+        if self.refusal is not None:
+            raise type(self.refusal)(*self.refusal.args)
+
+
 class Decoder(Protocol):
-    """Decodes an image; a slow or hostile one must not hold up the event loop."""
+    """Decodes images without blocking the event loop, however slow or hostile they are."""
 
-    async def decode(self, data: bytes, with_thumbnail: bool = False) -> Decoded:
-        """Raises InvalidImage, or ImageTooLarge."""
-
-
-class ThreadDecoder:
-    """`Decoder` in threads; Pillow gives the interpreter's lock up while it works."""
-
-    def __init__(self, executor: Executor, prepare: Callable[[Image.Image], Prepared]) -> None:
-        """prepare: `Models.prepare`."""
-        self._executor = executor
-        self._prepare = prepare
-
-    async def decode(self, data: bytes, with_thumbnail: bool = False) -> Decoded:
-        loop = asyncio.get_running_loop()
-        return await loop.run_in_executor(self._executor, decoded, data, self._prepare, with_thumbnail)
-
-
-def decoded(data: bytes, prepare: Callable[[Image.Image], Prepared], with_thumbnail: bool = False) -> Decoded:
-    """Decode in this thread. Raises InvalidImage, or ImageTooLarge."""
-    image = decode_image(data)
-    facts = ImageFacts(sha256_hex(data), image.width, image.height, len(data))
-    return Decoded(facts, prepare(image), thumbnail(image) if with_thumbnail else None)
+    async def decode(self, image: EncodedImage, with_thumbnail: bool = False) -> Decoded:
+        """Return the models' inputs. Raises InvalidImage or ImageTooLarge."""
 
 
 TIMEOUT_S = 15.0
@@ -100,10 +110,10 @@ class DecoderPool:
         for process in self._threads.map(lambda _: _started(), range(self._count)):
             self._idle.put(process)
 
-    async def decode(self, data: bytes, with_thumbnail: bool = False) -> Decoded:
+    async def decode(self, image: EncodedImage, with_thumbnail: bool = False) -> Decoded:
         """See `Decoder`; also raises Unavailable, if there is nothing to decode with."""
         try:
-            answer = asyncio.get_running_loop().run_in_executor(self._threads, self._decode, data, with_thumbnail)
+            answer = asyncio.get_running_loop().run_in_executor(self._threads, self._decode, image, with_thumbnail)
         except RuntimeError as error:
             raise Unavailable("the attributor is stopping: send the image again, with the same id") from error
         try:
@@ -127,15 +137,15 @@ class DecoderPool:
             if process is not None:
                 process.close()
 
-    def _decode(self, data: bytes, with_thumbnail: bool) -> Decoded:
+    def _decode(self, file: EncodedImage, with_thumbnail: bool) -> Decoded:
         try:
-            check_image(data)
-            image = self._image(data)
+            file.check()
+            image = self._image(file.data)
         except InvalidImage:
             self._count_one("refused")
             raise
         self._count_one("decoded")
-        facts = ImageFacts(sha256_hex(data), image.width, image.height, len(data))
+        facts = ImageFacts(sha256_hex(file.data), image.width, image.height, len(file.data))
         return Decoded(facts, self._prepare(image), thumbnail(image) if with_thumbnail else None)
 
     def _image(self, data: bytes) -> Image.Image:

@@ -7,18 +7,18 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from attributor.workers.decoder_pool import DecoderPool, ThreadDecoder
+from attributor.workers.decoder_pool import DecoderPool, EncodedImage
 from attributor.workers.decoder_process import SLOT_BYTES, DecoderLate, DecoderProcess, Slot
 from gmvaluator.errors import ImageTooLarge, InvalidImage
 from gmvaluator.images import decode_image
 from gmvaluator.ports import Prepared
+from tests.support.decoders import decode_here
 
 
 def as_array(image: Image.Image) -> Prepared:
@@ -51,7 +51,7 @@ def pool() -> Iterator[DecoderPool]:
 
 
 async def pixels(pool: DecoderPool, data: bytes = GOOD) -> bytes:
-    return (await pool.decode(data)).inputs.recall.tobytes()
+    return (await pool.decode(EncodedImage.parse(data))).inputs.recall.tobytes()
 
 
 async def good(pool: DecoderPool) -> bool:
@@ -61,9 +61,8 @@ async def good(pool: DecoderPool) -> bool:
 @pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
 async def test_pixels_and_facts_are_those_of_decoding_here(pool: DecoderPool, file_format: str) -> None:
     data = encoded(Image.effect_noise((120, 80), 60).convert("RGB"), file_format)
-    with ThreadPoolExecutor(1) as executor:
-        here = await ThreadDecoder(executor, as_array).decode(data)
-    there = await pool.decode(data)
+    here = decode_here(data, as_array)
+    there = await pool.decode(EncodedImage.parse(data))
     assert there.facts == here.facts
     assert np.array_equal(there.inputs.recall, here.inputs.recall)
 
@@ -71,7 +70,7 @@ async def test_pixels_and_facts_are_those_of_decoding_here(pool: DecoderPool, fi
 async def test_many_at_once_do_not_mix(pool: DecoderPool) -> None:
     sizes = [(width, height) for width in range(20, 60, 5) for height in (30, 31)]
     files = [encoded(Image.new("RGB", size, (size[0], size[1], 7))) for size in sizes]
-    answers = await asyncio.gather(*(pool.decode(data) for data in files))
+    answers = await asyncio.gather(*(pool.decode(EncodedImage.parse(data)) for data in files))
     assert [(one.facts.width, one.facts.height) for one in answers] == sizes
     assert [tuple(one.inputs.recall[0, 0]) for one in answers] == [(*size, 7) for size in sizes]
 
@@ -144,7 +143,7 @@ def test_what_needs_more_memory_than_a_process_may_take_is_too_large() -> None:
 
 async def test_after_a_large_image_the_memory_is_given_back(pool: DecoderPool) -> None:
     data = encoded(Image.new("RGB", (5_000, 5_000), "teal"))
-    assert (await pool.decode(data)).inputs.recall.shape == (50, 50, 3)
+    assert (await pool.decode(EncodedImage.parse(data))).inputs.recall.shape == (50, 50, 3)
     with pytest.raises(ImageTooLarge):
         await pixels(pool, encoded(Image.new("1", (5_001, 5_000))))
     assert shared_memory_kb() < 20_000

@@ -16,7 +16,7 @@ from PIL import Image
 
 from attributor.core.attribution import Attribution, ImageRequest, Stage
 from attributor.core.pipeline import Pipeline
-from attributor.workers.decoder_pool import ThreadDecoder
+from attributor.workers.decoder_pool import EncodedImage
 from attributor.workers.model_worker import ModelWorker
 from gmvaluator.errors import (
     GenerationConflict,
@@ -37,6 +37,7 @@ from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
 from gmvaluator.testing.postings import FakeRights
+from tests.support.decoders import ThreadDecoder
 
 NOW = datetime(2026, 1, 31, 12, tzinfo=UTC)
 WORKS = 80
@@ -96,7 +97,8 @@ class Bench:
 
 
 def request(seed: int = 0, generation: str = "g1", model_version: str = "demo") -> ImageRequest:
-    return ImageRequest("local", GenerationId(generation), model_version, png(picture(seed)), NOW)
+    image = EncodedImage.parse(png(picture(seed)))
+    return ImageRequest("local", GenerationId(generation), model_version, image, NOW)
 
 
 def filled_index() -> MemoryIndex:
@@ -219,7 +221,7 @@ async def test_works_of_other_data_sets_are_not_paid(bench: Bench) -> None:
 
 @pytest.mark.parametrize(
     ("wrong", "error"),
-    [({"data": b"no image"}, InvalidImage), ({"model_version": "nobody"}, UnknownGenerator)],
+    [({"image": EncodedImage.parse(b"no image")}, InvalidImage), ({"model_version": "nobody"}, UnknownGenerator)],
 )
 async def test_a_refused_request_posts_nothing(bench: Bench, wrong: dict[str, object], error: type[Exception]) -> None:
     with pytest.raises(error):
@@ -369,9 +371,11 @@ async def test_only_what_is_posted_is_kept_and_before_anybody_sees_it(bench: Ben
     assert keeper.kept == []
     await bench.stages(request(1))
     await bench.stages(request(1))
-    assert keeper.kept == [(sha256_hex(request(1).data), 0)]
+    assert keeper.kept == [(request(1).image_sha256, 0)]
 
 
 async def test_nothing_is_kept_unless_it_is_wanted(bench: Bench) -> None:
     assert bench.pipeline.keeper is None
-    assert (await bench.pipeline.decoder.decode(request(1).data)).thumbnail is None
+    image = request(1).image
+    assert image is not None
+    assert (await bench.pipeline.decoder.decode(image)).thumbnail is None

@@ -10,9 +10,9 @@ import pytest
 from PIL import Image
 
 from attributor.ops.thumbnails import ThumbnailStore
-from attributor.workers.decoder_pool import decoded
 from gmvaluator.images import THUMBNAIL_PX, generated_path
 from gmvaluator.ports import Prepared
+from tests.support.decoders import decode_here
 
 HASHES = [f"{number:064x}" for number in range(10)]
 DAY_S = 86_400.0
@@ -75,7 +75,7 @@ def test_a_thumbnail_is_made_anew_and_carries_nothing(file_format: str) -> None:
     buffer = io.BytesIO()
     Image.effect_noise((600, 400), 60).convert("RGB").save(buffer, file_format, exif=exif)
     assert b"a secret prompt" in buffer.getvalue()
-    made = decoded(buffer.getvalue(), lambda _: Prepared.shared(None), with_thumbnail=True).thumbnail  # type: ignore[arg-type]
+    made = decode_here(buffer.getvalue(), lambda _: Prepared.shared(None), with_thumbnail=True).thumbnail  # type: ignore[arg-type]
     assert made is not None
     assert b"secret" not in made
     with Image.open(io.BytesIO(made)) as image:
