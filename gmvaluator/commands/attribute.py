@@ -1,9 +1,4 @@
-"""How a stream's stages look on a terminal.
-
-`gmvaluator attribute`: what a generation server does, from a terminal.
-
-`gmvaluator health`: what a container's or a load balancer's probe runs.
-"""
+"""`gmvaluator attribute` and `gmvaluator health`: calls to a running attributor from a terminal."""
 
 from __future__ import annotations
 
@@ -29,7 +24,7 @@ from gmvaluator.images import MAX_IMAGE_BYTES
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.valuation.weights import credits_text
 
-_NAMES = {
+_STAGE_NAMES = {
     attribution_v1.STAGE_RECALLED: "recalled",
     attribution_v1.STAGE_RERANKED: "re-ranked",
     attribution_v1.STAGE_FINAL: "final",
@@ -37,13 +32,13 @@ _NAMES = {
 
 
 def attribution_dict(attribution: attribution_v1.Attribution) -> dict[str, Any]:
-    """A stage as plain data, field names as in proto/; integers are numbers, hashes hex."""
+    """Return a stage as plain data: field names as in proto/, integers as numbers, hashes as hex."""
     plain = MessageToDict(attribution, preserving_proto_field_name=True, always_print_fields_with_no_presence=True)
     return {name: _readable(value, name) for name, value in plain.items()}
 
 
 def _readable(value: Any, name: str) -> Any:
-    """Protobuf's JSON writes 64-bit integers as text and bytes as base64; people and jq want numbers and hex."""
+    # Protobuf's JSON has 64-bit integers as text and bytes as base64; people and jq need numbers and hex.
     if isinstance(value, dict):
         return {key: _readable(item, key) for key, item in value.items()}
     if isinstance(value, list):
@@ -54,7 +49,7 @@ def _readable(value: Any, name: str) -> Any:
 
 
 class StagePrinter:
-    """Prints each stage of one stream as it arrives: its time and the `top` nearest contributors."""
+    """Printer of the stages of a stream as they arrive, each with its time and its `top` nearest contributors."""
 
     def __init__(self, console: Console, top: int = 3) -> None:
         self._console = console
@@ -64,27 +59,34 @@ class StagePrinter:
         self._console.print(Text.assemble((name, "bold"), ("  " + note, "dim")), soft_wrap=True)
 
     def stage(self, attribution: attribution_v1.Attribution) -> None:
-        """One stage."""
-        for number, one in enumerate(attribution.contributors[: self._top]):
-            self._console.print(self._line(attribution, one, number == 0), no_wrap=True, overflow="ellipsis")
+        """Print one stage."""
+        for number, contributor in enumerate(attribution.contributors[: self._top]):
+            line = self._line(attribution, contributor, number == 0)
+            self._console.print(line, no_wrap=True, overflow="ellipsis")
         if not attribution.contributors:
             self._console.print(Text(f"  {self._label(attribution)}  no training image is near"))
         if attribution.stage == attribution_v1.STAGE_FINAL:
             self._console.print(self._summary(attribution), soft_wrap=True)
 
     def _label(self, attribution: attribution_v1.Attribution) -> str:
-        return f"{_NAMES.get(attribution.stage, 'stage'):<9} {attribution.timings.total_ms:6.0f} ms"
+        return f"{_STAGE_NAMES.get(attribution.stage, 'stage'):<9} {attribution.timings.total_ms:6.0f} ms"
 
-    def _line(self, attribution: attribution_v1.Attribution, one: attribution_v1.Contributor, first: bool) -> Text:
+    def _line(
+        self, attribution: attribution_v1.Attribution, contributor: attribution_v1.Contributor, first: bool
+    ) -> Text:
         label = self._label(attribution) if first else " " * 19
-        artist = " & ".join(payee.display_name or payee.account for payee in one.payees)
-        if one.HasField("perceptual_distance"):
-            nearness = f"distance {one.perceptual_distance:.4f}"
+        artist = " & ".join(payee.display_name or payee.account for payee in contributor.payees)
+        # Distances and credits are known only from the stages after re-ranking and posting.
+        if contributor.HasField("perceptual_distance"):
+            nearness = f"distance {contributor.perceptual_distance:.4f}"
         else:
-            nearness = f"similarity {one.clip_similarity:.3f}"
-        amount = f"credit {credits_text(one.credit_micros)}" if one.HasField("credit_micros") else f"{one.share:7.2%}"
-        whose = (f"{artist}: ", "green") if artist else ""
-        return Text.assemble(f"  {label}  ", (f"{nearness}  {amount}  ", "cyan"), whose, one.key)
+            nearness = f"similarity {contributor.clip_similarity:.3f}"
+        if contributor.HasField("credit_micros"):
+            amount = f"credit {credits_text(contributor.credit_micros)}"
+        else:
+            amount = f"{contributor.share:7.2%}"
+        owner = (f"{artist}: ", "green") if artist else ""
+        return Text.assemble(f"  {label}  ", (f"{nearness}  {amount}  ", "cyan"), owner, contributor.key)
 
     def _summary(self, attribution: attribution_v1.Attribution) -> Text:
         rest = max(len(attribution.contributors) - self._top, 0)
@@ -105,11 +107,11 @@ class StagePrinter:
 @click.command()
 @click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
 @connection_options
-@click.option("--model-version", required=True, envvar="GMV_MODEL_VERSION", help="The generator that made the images.")
-@click.option("--generation-id", help="Id of the generation, for one image; default: sha256: and the file's hash.")
-@click.option("--preview", is_flag=True, help="Value the images, but post nothing.")
-@click.option("--top", default=3, show_default=True, type=click.IntRange(1, 1000), help="Contributors shown.")
-@click.option("--json", "as_json", is_flag=True, help="One JSON object a stage on stdout.")
+@click.option("--model-version", required=True, envvar="GMV_MODEL_VERSION", help="Generator that made the images.")
+@click.option("--generation-id", help="Id of the generation, for one image only; default: sha256: and the file's hash.")
+@click.option("--preview", is_flag=True, help="Value the images without posting credits.")
+@click.option("--top", default=3, show_default=True, type=click.IntRange(1, 1000), help="Contributors to show.")
+@click.option("--json", "as_json", is_flag=True, help="Print one JSON object a stage on stdout.")
 def attribute(
     images: tuple[Path, ...],
     connection: Connection,
@@ -121,7 +123,7 @@ def attribute(
 ) -> None:
     """Send IMAGES to a running attributor and print each stage as it arrives.
 
-    Sending the same image again posts nothing: its default id is its hash.
+    Sending the same image again posts nothing, because its default id is its hash.
 
     Example: gmvaluator attribute --model-version demo-1 examples/generated/*.webp
     """
@@ -131,8 +133,11 @@ def attribute(
     with AttributorClient(connection) as client:
         for path in images:
             data = read_image(path)
-            name = generation_id or f"sha256:{sha256_hex(data)}"
-            stages = client.preview(data, model_version) if preview else client.attribute(data, name, model_version)
+            generation = generation_id or f"sha256:{sha256_hex(data)}"
+            if preview:
+                stages = client.preview(data, model_version)
+            else:
+                stages = client.attribute(data, generation, model_version)
             _print_json(path, stages) if as_json else _print_stages(printer, path, stages)
 
 
@@ -157,44 +162,48 @@ def _print_stages(printer: StagePrinter, path: Path, stages: Iterator[attributio
 
 
 SERVING = "SERVING"
-_PAUSE_S = 0.2
+
+_RETRY_S = 0.2
+"""Seconds between two queries of `health --wait`."""
 
 
 @click.command()
-@click.option("--server", default=DEFAULT_SERVER, show_default=True, help="host:port.")
-@click.option("--tls-ca", type=click.Path(dir_okay=False, path_type=Path), help="TLS, by this authority (PEM).")
-@click.option("--service", default="", help="Asked for; default: the whole server.")
-@click.option("--timeout", default=3.0, show_default=True, type=click.FloatRange(0.1, 60), help="Seconds.")
+@click.option("--server", default=DEFAULT_SERVER, show_default=True, help="The attributor's HOST:PORT.")
 @click.option(
-    "--wait", "wait_s", default=0.0, type=click.FloatRange(0, 3600), help="Ask for so many seconds until it is SERVING."
+    "--tls-ca", type=click.Path(dir_okay=False, path_type=Path), help="Use TLS, with this certificate authority (PEM)."
+)
+@click.option("--service", default="", help="Service to query; default: the whole server.")
+@click.option("--timeout", default=3.0, show_default=True, type=click.FloatRange(0.1, 60), help="Seconds for a query.")
+@click.option(
+    "--wait", "wait_s", default=0.0, type=click.FloatRange(0, 3600), help="Seconds to retry until it is SERVING."
 )
 def health(server: str, tls_ca: Path | None, service: str, timeout: float, wait_s: float) -> None:
-    """Ask an attributor by grpc.health.v1 how it is, and print the answer; exits 1 unless it is SERVING.
+    """Query an attributor's health by grpc.health.v1 and print the status; exit with 1 unless it is SERVING.
 
-    Takes nothing from the environment, and needs no token.
+    The command reads no environment variables and needs no token.
 
     Example: gmvaluator health --server 127.0.0.1:50052
     """
     ends_at = time.monotonic() + wait_s
     with Connection(server, authority=tls_ca).channel() as channel:
         while True:
-            answer = _answer(channel, server, service, timeout)
-            if answer == SERVING or time.monotonic() >= ends_at:
+            status = _query_health(channel, server, service, timeout)
+            if status == SERVING or time.monotonic() >= ends_at:
                 break
-            time.sleep(_PAUSE_S)
-    click.echo(answer)
-    if answer != SERVING:
+            time.sleep(_RETRY_S)
+    click.echo(status)
+    if status != SERVING:
         raise Exit(1)
 
 
-def _answer(channel: Any, server: str, service: str, timeout_s: float) -> str:
-    """A status of the protocol, or why there is none."""
+def _query_health(channel: Any, server: str, service: str, timeout_s: float) -> str:
+    """Return a status of the protocol, or the error of the call."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     stub = health_pb2_grpc.HealthStub(channel)
     try:
-        answer = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)  # type: ignore[attr-defined]
+        response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)  # type: ignore[attr-defined]
     except grpc.RpcError as error:
         return f"{server}: {error.code().name}: {error.details()}"
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(answer.status))
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))

@@ -1,7 +1,4 @@
-"""`gmvaluator demo`: the whole way, on real images, with the programs an operator would run.
-
-What another policy would have paid for the same answers, for a look beside what was paid.
-"""
+"""`gmvaluator demo`: index the sample, serve it, attribute images and sum up credits, with the operator's programs."""
 
 from __future__ import annotations
 
@@ -10,6 +7,7 @@ import signal
 import threading
 import time
 import webbrowser
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from contextlib import ExitStack, suppress
 from pathlib import Path
@@ -33,40 +31,11 @@ from gmvaluator.samples import sample_folder
 from gmvaluator.valuation.policy import Policy, load_policy
 from gmvaluator.valuation.weights import credits_text, distance_millionths, divide, quality_millionths
 
-
-def credits_by_account(finals: Iterable[Mapping[str, Any]], policy: Policy) -> dict[str, int]:
-    """Micro-credits by account for FINAL answers, as `attribution_dict` gives them, had `policy` valued them.
-
-    The contributors are those of the answers: a policy of a larger k would have had more of them.
-    """
-    totals: dict[str, int] = {}
-    for final in finals:
-        for account, credit in _one(final, policy).items():
-            totals[account] = totals.get(account, 0) + credit
-    return totals
-
-
-def _one(final: Mapping[str, Any], policy: Policy) -> dict[str, int]:
-    contributors = final["contributors"][: policy.k]
-    value = policy.value(
-        [one["training_image_id"] for one in contributors],
-        [distance_millionths(one["perceptual_distance"]) for one in contributors],
-        quality_millionths(final["quality"]),
-    )
-    totals = {UNATTRIBUTED: value.unattributed_micros}
-    for one, credit in zip(contributors, value.credit_micros, strict=True):
-        payees = sorted(one["payees"], key=lambda payee: str(payee["account"]))
-        accounts = [payee["account"] for payee in payees]
-        for account, part in zip(
-            accounts, divide(credit, [payee["share_ppm"] for payee in payees], accounts), strict=True
-        ):
-            totals[account] = totals.get(account, 0) + part
-    return totals
-
-
 DATA_SET = "openclipart"
-WAIT_S = 120.0
 PAPER, CALIBRATED = "paper@1", "calibrated@2"
+
+WAIT_S = 120.0
+"""Seconds to wait for the attributor to serve."""
 
 
 @click.command()
@@ -75,12 +44,14 @@ PAPER, CALIBRATED = "paper@1", "calibrated@2"
     type=click.Path(file_okay=False, path_type=Path),
     default="./gmvaluator-demo",
     show_default=True,
-    help="Folder that is made, or taken up again.",
+    help="Folder to create, or to continue in.",
 )
-@click.option("--top", default=3, show_default=True, type=click.IntRange(1, 50), help="Contributors shown an image.")
-@click.option("--works", default=0, type=click.IntRange(0), help="Index the first WORKS images only; 0: all.")
-@click.option("--images", "count", default=0, type=click.IntRange(0), help="Attribute IMAGES images only; 0: all.")
-@click.option("--open", "open_browser", is_flag=True, help="Show it live in a browser, until Ctrl-C.")
+@click.option(
+    "--top", default=3, show_default=True, type=click.IntRange(1, 50), help="Contributors to show for each image."
+)
+@click.option("--works", default=0, type=click.IntRange(0), help="Index only the first WORKS images; 0: all.")
+@click.option("--images", "count", default=0, type=click.IntRange(0), help="Attribute only IMAGES images; 0: all.")
+@click.option("--open", "open_browser", is_flag=True, help="Show the dashboard in a browser, until Ctrl-C.")
 @choice_options
 @json_option
 def demo(
@@ -88,58 +59,56 @@ def demo(
 ) -> None:
     """Index 1,051 clip-art images, serve, attribute derived images, and print the credits per artist.
 
-    Profile paper needs its weights (`gmvaluator models fetch`) and takes seconds an image: --works and --images take
-    fewer.
-
-    Running it again in the same folder indexes nothing and credits nothing twice.
+    Profile paper needs its weights (`gmvaluator models fetch`) and takes seconds for each image: use --works and
+    --images to take fewer. Running the command again in the same folder indexes and credits nothing twice.
 
     Example: gmvaluator demo --json > demo.json
     """
     started = time.monotonic()
-    # Whoever ends us by SIGTERM means the programs we started too.
+    # SIGTERM has to stop the programs that were started, too: let it unwind the stack as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    say = Console(stderr=as_json)
-    say.rule("1. Index the training images")
-    profile = profile_identity(choice).hash  # missing weights show before anything is made
+    console = Console(stderr=as_json)
+    console.rule("1. Index the training images")
+    profile = profile_identity(choice).hash  # fails on missing weights, before anything is created
     chosen = ["--data", str(data), *choice.arguments()]
     index = run_command("index", "add", *_source(data, works), "--data-set", DATA_SET, *chosen)
-    say.print(
+    console.print(
         f"{index['read']:,} images read: {index['points']:,} points, {index['duplicates']:,} duplicates, "
         f"{index['rejects']:,} rejects; {index['collection']['indexed_points']:,} points are quantised"
     )
     model_version = f"demo-{choice.profile}"
     policy = _policy_for(profile)
     run_command("generators", "add", model_version, "--data-set", DATA_SET, "--policy", policy, "--data", str(data))
-    say.print(f"{model_version} is paid by {policy}, the paper's formula beside it for comparison")
+    console.print(f"{model_version} is paid by {policy}; the paper's formula is shown for comparison")
     if open_browser:
-        _measure_recall(data, say)
-    say.rule("2. Start the attributor")
+        _measure_recall(data, console)
+    console.rule("2. Start the attributor")
     with (
-        ExitStack() as beside,
+        ExitStack() as programs,
         observed_attributor(*chosen, "--keep-images", "thumbnail") as (address, metrics),
         AttributorClient(Connection(address)) as client,
     ):
         client.wait_until_serving(WAIT_S)
-        say.print(f"SERVING on {address}")
+        console.print(f"SERVING on {address}")
         if open_browser:
-            url = beside.enter_context(dashboard("--data", str(data), "--server", address, "--metrics", metrics))
-            say.print(f"the dashboard is at {url}")
+            url = programs.enter_context(dashboard("--data", str(data), "--server", address, "--metrics", metrics))
+            console.print(f"the dashboard is at {url}")
             webbrowser.open(url)
-        say.rule("3. Attribute the generated images")
+        console.rule("3. Attribute the generated images")
         before = _issued(client)
-        images = _attribute_all(client, model_version, count, StagePrinter(say, top))
+        images = _attribute_all(client, model_version, count, StagePrinter(console, top))
         added = _issued(client) - before
         if open_browser:
-            _until_interrupted(say)
-    say.rule("4. Credits per artist")
+            _wait_for_interrupt(console)
+    console.rule("4. Credits per artist")
     totals = run_command("ledger", "totals", "--data", str(data))
     summary = _summary(images, totals, added)
     paper = credits_by_account((image["stages"][-1] for image in images), load_policy(PAPER))
-    say.print(_table(totals, policy, paper))
-    say.print(_verdict(summary))
+    console.print(_table(totals, policy, paper))
+    console.print(_verdict(summary))
     seconds = time.monotonic() - started
-    say.print(f"Everything is in {data.resolve()}; all processes are stopped; {seconds:.0f} s.")
-    say.print("A credit says that the images are alike, not that one caused the other.", style="dim")
+    console.print(f"Everything is in {data.resolve()}; all processes are stopped; {seconds:.0f} s.")
+    console.print("A credit says that the images are similar, not that one caused the other.", style="dim")
     if as_json:
         click.echo(json.dumps({**summary, "data": str(data.resolve()), "seconds": seconds, "index": index,
                                "policy": policy, "paper_micros": paper, "owners": totals["owners"],
@@ -148,14 +117,14 @@ def demo(
         raise Failure("the credits do not reconcile: run `gmvaluator ledger verify`")
 
 
-def _measure_recall(data: Path, say: Console) -> None:
-    """For the operations page."""
+def _measure_recall(data: Path, console: Console) -> None:
+    """Measure the index's recall, which the operations page of the dashboard shows."""
     figures = run_command("index", "verify", "--data", str(data))["figures"]
-    say.print(f"the compressed index finds {figures['recall_at_50']:.1%} of the true 50 nearest")
+    console.print(f"the compressed index finds {figures['recall_at_50']:.1%} of the true 50 nearest")
 
 
 def _source(data: Path, works: int) -> list[str]:
-    """The sample as a source of `index add`; a manifest of its first works, if not all are wanted."""
+    """Return the arguments by which `index add` reads the sample, or its first `works` works if that is not 0."""
     folder = sample_folder(DATA_SET)
     if not works:
         return [str(folder)]
@@ -169,7 +138,7 @@ def _source(data: Path, works: int) -> list[str]:
 def _attribute_all(
     client: AttributorClient, model_version: str, count: int, printer: StagePrinter
 ) -> list[dict[str, Any]]:
-    """One call an image, as a generation server would make it; count: of them, 0 for all."""
+    """Attribute the sample's generated images, one call for each, as a generation server does; count: 0 for all."""
     images = []
     for path in sorted(sample_folder("generated").glob("*.webp"))[: count or None]:
         data = path.read_bytes()
@@ -183,20 +152,21 @@ def _attribute_all(
     return images
 
 
-def _until_interrupted(say: Console) -> None:
+def _wait_for_interrupt(console: Console) -> None:
     with suppress(KeyboardInterrupt):
-        say.print("Ctrl-C ends the dashboard and the attributor")
+        console.print("Ctrl-C ends the dashboard and the attributor")
         threading.Event().wait()
 
 
 def _issued(client: AttributorClient) -> int:
-    """Micro-credits in all accounts."""
+    """Return the micro-credits of all accounts together."""
     return sum(royalty.balance_micros for royalty in client.royalties())
 
 
 def _summary(images: list[dict[str, Any]], totals: dict[str, Any], added: int) -> dict[str, Any]:
-    """Totals of the ledger, and whether it grew by what the streams answered; replays add nothing."""
+    """Return the ledger's totals, and whether the ledger grew by exactly what the streams reported."""
     finals = [image["stages"][-1] for image in images]
+    # A replayed image was posted before, so that it adds nothing to the ledger.
     answered = sum(final["issued_micros"] for final in finals if not final["replayed"])
     names = ("issued_micros", "owners_micros", "unattributed_micros", "suspense_micros", "held_micros")
     return {
@@ -208,7 +178,7 @@ def _summary(images: list[dict[str, Any]], totals: dict[str, Any], added: int) -
 
 
 def _policy_for(profile: str) -> str:
-    """The calibrated policy, if it was fitted to the profile with this hash; the paper's otherwise."""
+    """Return the calibrated policy if it was fitted to the profile with this hash, else the paper's."""
     return CALIBRATED if load_policy(CALIBRATED).profile == profile else PAPER
 
 
@@ -217,11 +187,11 @@ def _table(totals: dict[str, Any], policy: str, paper: dict[str, int]) -> Table:
     for column in table.columns[1:]:
         column.justify = "right"
     for owner in totals["owners"]:
-        beside = credits_text(paper.get(f"owner:{owner['owner_id']}", 0))
-        table.add_row(owner["display_name"], str(owner["works"]), credits_text(owner["credit_micros"]), beside)
+        by_paper = credits_text(paper.get(f"owner:{owner['owner_id']}", 0))
+        table.add_row(owner["display_name"], str(owner["works"]), credits_text(owner["credit_micros"]), by_paper)
     table.add_section()
-    beside = credits_text(paper.get(UNATTRIBUTED, 0))
-    table.add_row("nobody (unattributed)", "", credits_text(totals["unattributed_micros"]), beside)
+    by_paper = credits_text(paper.get(UNATTRIBUTED, 0))
+    table.add_row("unattributed", "", credits_text(totals["unattributed_micros"]), by_paper)
     return table
 
 
@@ -234,3 +204,32 @@ def _verdict(summary: dict[str, Any]) -> str:
         f"issued {credits_text(summary['issued_micros'])} = {parts}; this run added "
         f"{credits_text(summary['added_micros'])}, as its streams answered: {verdict}"
     )
+
+
+def credits_by_account(finals: Iterable[Mapping[str, Any]], policy: Policy) -> dict[str, int]:
+    """Return the micro-credits by account that `policy` would have issued for FINAL stages.
+
+    finals: stages as `attribution_dict` returns them. Only their contributors are valued; under a policy with a larger
+    k an image would have had more of them.
+    """
+    totals: Counter[str] = Counter()
+    for final in finals:
+        totals.update(_credits_of_image(final, policy))
+    return dict(totals)
+
+
+def _credits_of_image(final: Mapping[str, Any], policy: Policy) -> Counter[str]:
+    contributors = final["contributors"][: policy.k]
+    value = policy.value(
+        [contributor["training_image_id"] for contributor in contributors],
+        [distance_millionths(contributor["perceptual_distance"]) for contributor in contributors],
+        quality_millionths(final["quality"]),
+    )
+    totals = Counter({UNATTRIBUTED: value.unattributed_micros})
+    for contributor, credit in zip(contributors, value.credit_micros, strict=True):
+        # The ledger divides a credit among payees in the order of their accounts; remainders depend on the order.
+        payees = sorted(contributor["payees"], key=lambda payee: str(payee["account"]))
+        accounts = [payee["account"] for payee in payees]
+        parts = divide(credit, [payee["share_ppm"] for payee in payees], accounts)
+        totals.update(dict(zip(accounts, parts, strict=True)))
+    return totals

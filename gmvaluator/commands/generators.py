@@ -1,4 +1,4 @@
-"""`gmvaluator generators`: add, list."""
+"""`gmvaluator generators add|list`."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from gmvaluator.storage.database import DataLocation
 
 @click.group()
 def generators() -> None:
-    """Register the image generators that are served.
+    """Register the image generators whose images are attributed.
 
     Example: gmvaluator generators list
     """
@@ -22,9 +22,11 @@ def generators() -> None:
 
 @generators.command()
 @click.argument("model_version")
-@click.option("--data-set", "data_sets", multiple=True, required=True, help="Trained on this; may be repeated.")
-@click.option("--policy", default="paper@1", show_default=True, help="How its images are valued, NAME@N.")
-@click.option("--replace", is_flag=True, help="Change a generator that is registered otherwise.")
+@click.option(
+    "--data-set", "data_sets", multiple=True, required=True, help="Data set that it was trained on; may be repeated."
+)
+@click.option("--policy", default="paper@1", show_default=True, help="Policy that values its images, NAME@N.")
+@click.option("--replace", is_flag=True, help="Overwrite a registration that differs.")
 @collection_option
 @place_option
 @json_option
@@ -37,7 +39,7 @@ def add(
     place: DataLocation,
     as_json: bool,
 ) -> None:
-    """Register MODEL_VERSION, so that its images can be valued; only works of its data sets are paid.
+    """Register the generator MODEL_VERSION; only works of its data sets are credited for its images.
 
     Example: gmvaluator generators add demo-1 --data-set openclipart
     """
@@ -53,20 +55,20 @@ def add(
 @place_option
 @json_option
 def list_(place: DataLocation, as_json: bool) -> None:
-    """List the generators that are registered.
+    """List the registered generators.
 
     Example: gmvaluator generators list --json
     """
     from gmvaluator.catalogue.store import open_catalogue
 
     with open_catalogue(place) as catalogue:
-        found = catalogue.generators()
+        registered = catalogue.generators()
     if as_json:
-        click.echo(json.dumps({"generators": [asdict(generator) for generator in found]}))
+        click.echo(json.dumps({"generators": [asdict(generator) for generator in registered]}))
         return
-    for generator in found:
+    for generator in registered:
         click.echo(_line(generator))
-    if not found:
+    if not registered:
         click.echo("no generator is registered: add one by `gmvaluator generators add MODEL_VERSION --data-set NAME`")
 
 

@@ -1,4 +1,4 @@
-"""`gmvaluator models`: list, fetch, verify."""
+"""`gmvaluator models list|fetch|verify`."""
 
 from __future__ import annotations
 
@@ -18,9 +18,9 @@ from gmvaluator.models.weight_files import ModelsFolder
 
 @click.group()
 def models() -> None:
-    """Weights of profile paper: which files it needs, where they come from, and whether they are what they were.
+    """List, fetch and verify the weight files of profile paper.
 
-    Profile lite brings its own. The variants (--recall, --rerank, --quality) choose the files.
+    Profile lite ships with its weights. The variants (--recall, --rerank, --quality) choose the files.
 
     Example: gmvaluator models list --rerank dreamsim:open_clip_vitb32
     """
@@ -30,7 +30,7 @@ def models() -> None:
 @variant_options
 @json_option
 def list_files(choice: ProfileChoice, as_json: bool) -> None:
-    """Say which files are needed, their size, licence and SHA-256, and which are there.
+    """List the files that are needed, with their size, licence and SHA-256, and which are present.
 
     Example: gmvaluator models list --json
     """
@@ -47,14 +47,14 @@ def list_files(choice: ProfileChoice, as_json: bool) -> None:
 
 
 def _row(file: WeightFile, folder: ModelsFolder) -> dict[str, Any]:
-    """A file that is there has the size it has; of others the size is about."""
+    """Return plain data of a file; size_mb is exact if the file is present, else an estimate."""
     path = folder.path(file)
-    there = path.is_file()
+    present = path.is_file()
     return {
         "role": file.role,
         "path": str(path),
-        "state": "there" if there else "missing",
-        "size_mb": round(path.stat().st_size / 1e6) if there else file.size_mb,
+        "state": "there" if present else "missing",
+        "size_mb": round(path.stat().st_size / 1e6) if present else file.size_mb,
         "licence": file.licence,
         "origin": file.origin,
         "sha256": folder.known_sha256(file),
@@ -65,10 +65,10 @@ def _row(file: WeightFile, folder: ModelsFolder) -> dict[str, Any]:
 @variant_options
 @json_option
 def fetch(choice: ProfileChoice, as_json: bool) -> None:
-    """Fetch what is missing, through the packages' own loaders, and record the SHA-256 of every file.
+    """Fetch the missing files through the packages' own loaders, and record the SHA-256 of every file.
 
-    The first fetch is trusted where the publisher names no hash; from then on only the recorded bytes are loaded.
-    Files that are already there are recorded as they are.
+    The first fetch is trusted if the publisher names no hash; afterwards only files with the recorded hash are loaded.
+    Files that are already present are recorded as they are.
 
     Example: gmvaluator models fetch --models ./weights
     """
@@ -91,7 +91,9 @@ def fetch(choice: ProfileChoice, as_json: bool) -> None:
 @variant_options
 @json_option
 def verify(choice: ProfileChoice, as_json: bool) -> None:
-    """Compare every file with its recorded SHA-256, and see that it holds tensors and no code; exits 1 if one fails.
+    """Compare every file with its recorded SHA-256, and check that it holds tensors and no code.
+
+    The exit code is 1 if a file fails.
 
     Example: gmvaluator models verify --json
     """
@@ -109,8 +111,8 @@ def verify(choice: ProfileChoice, as_json: bool) -> None:
 
 
 def _fault(file: WeightFile, folder: ModelsFolder) -> str:
-    """What is wrong with a file; empty if nothing is."""
-    from gmvaluator.models.weight_files import read_plain
+    """Return what is wrong with a file, or an empty text."""
+    from gmvaluator.models.checkpoints import read_plain
 
     try:
         path = folder.verified(file, folder.recorded_sha256(file))

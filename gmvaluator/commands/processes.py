@@ -1,4 +1,4 @@
-"""Running gmvaluator's own commands as processes, and stopping them whatever happens."""
+"""Processes of gmvaluator's own commands: run them to their end, or start and stop a server."""
 
 from __future__ import annotations
 
@@ -13,47 +13,38 @@ from typing import IO, Any
 from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.errors import Failure
 
+# An attributor drains for 25 s by default before it exits.
 STOP_S = 40.0
+"""Seconds between SIGTERM and SIGKILL."""
 
 
 def run_command(*words: str) -> dict[str, Any]:
-    """Run `gmvaluator WORDS --json` to its end; its progress goes to our stderr. Raises Failure if it fails."""
-    command = [sys.executable, "-m", "gmvaluator", *words, "--json"]
-    done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=own_environment())  # noqa: S603 - our own program
-    if done.returncode != 0:
-        raise Failure(f"`gmvaluator {' '.join(words)}` ended with exit code {done.returncode}; its message is above")
-    value: dict[str, Any] = json.loads(done.stdout)
-    return value
+    """Run `gmvaluator WORDS --json` to its end and return what it printed; its stderr goes to ours.
 
-
-@contextmanager
-def attributor(*words: str) -> Iterator[str]:
-    """An attributor of our own, `gmvaluator serve WORDS --address 127.0.0.1:0 --json`; yields its address.
-
-    It says where it serves once it is warm. At the end it gets SIGTERM, and SIGKILL if it does not end in 40 s.
-    Raises Failure if it does not start, or does not end well.
+    Raises Failure if it fails.
     """
-    with _serving(*words) as where:
-        yield where["address"]
+    command = _command(*words, "--json")
+    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=own_environment())  # noqa: S603 - our own program
+    if process.returncode != 0:
+        raise Failure(f"`gmvaluator {' '.join(words)}` ended with exit code {process.returncode}; its message is above")
+    result: dict[str, Any] = json.loads(process.stdout)
+    return result
 
 
 @contextmanager
 def observed_attributor(*words: str, log: IO[str] | None = None) -> Iterator[tuple[str, str]]:
-    """As `attributor`, with metrics on a free port; yields its address and that of the metrics.
+    """Run `gmvaluator serve WORDS` on free ports of loopback; yield its address and the address of its metrics.
 
-    log: where its stderr goes; default: to ours.
+    It is warmed up when its address is yielded. On exit it gets SIGTERM, and SIGKILL if it does not end within STOP_S.
+    log: file for its stderr; default: our stderr. Raises Failure if it does not start, or does not end with exit
+    code 0.
     """
-    with _serving("--metrics", "127.0.0.1:0", *words, log=log) as where:
-        yield where["address"], where["metrics"]
-
-
-@contextmanager
-def _serving(*words: str, log: IO[str] | None = None) -> Iterator[dict[str, str]]:
-    command = [sys.executable, "-m", "gmvaluator", "serve", "--address", "127.0.0.1:0", "--json", *words]
+    command = _command("serve", "--address", "127.0.0.1:0", "--metrics", "127.0.0.1:0", "--json", *words)
     environment = own_environment()
-    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process:  # noqa: S603
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process:  # noqa: S603 - our own program
         try:
-            yield _announced(process)
+            addresses = _read_announcement(process, "attributor")
+            yield addresses["address"], addresses["metrics"]
         finally:
             code = _stop(process)
         if code != 0:
@@ -62,29 +53,34 @@ def _serving(*words: str, log: IO[str] | None = None) -> Iterator[dict[str, str]
 
 @contextmanager
 def dashboard(*words: str) -> Iterator[str]:
-    """A dashboard of our own on a free port; yields its URL. At the end it gets SIGTERM."""
-    command = [sys.executable, "-m", "gmvaluator", "dashboard", "--address", "127.0.0.1:0", "--json", *words]
+    """Run `gmvaluator dashboard WORDS` on a free port of loopback, and yield its URL; stop it on exit.
+
+    Raises Failure if it does not start.
+    """
+    command = _command("dashboard", "--address", "127.0.0.1:0", "--json", *words)
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own_environment()) as process:  # noqa: S603 - our own program
         try:
-            assert process.stdout is not None
-            line = process.stdout.readline()
-            if not line:
-                raise Failure(f"the dashboard ended with exit code {process.wait()}; its message is above")
-            yield str(json.loads(line)["url"])
+            yield _read_announcement(process, "dashboard")["url"]
         finally:
             _stop(process)
 
 
-def _announced(process: subprocess.Popen[str]) -> dict[str, str]:
+def _command(*words: str) -> list[str]:
+    return [sys.executable, "-m", "gmvaluator", *words]
+
+
+def _read_announcement(process: subprocess.Popen[str], program: str) -> dict[str, str]:
+    """Return the JSON line that a program prints once it serves; raise Failure if it ends before."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise Failure(f"the attributor ended with exit code {process.wait()}; its message is above")
-    where: dict[str, str] = json.loads(line)
-    return where
+        raise Failure(f"the {program} ended with exit code {process.wait()}; its message is above")
+    announcement: dict[str, str] = json.loads(line)
+    return announcement
 
 
 def _stop(process: subprocess.Popen[str]) -> int:
+    """Stop a process by SIGTERM, and by SIGKILL after STOP_S; return its exit code."""
     if process.poll() is None:
         process.send_signal(signal.SIGTERM)
     try:

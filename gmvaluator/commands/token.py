@@ -1,4 +1,4 @@
-"""`gmvaluator token`: new, list, revoke."""
+"""`gmvaluator token new|list|revoke`."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def tokens_option(command: Command) -> Command:
-    """`--data DIR` and `--tokens FILE`, handed over as one `path`."""
+    """Add `--data DIR` and `--tokens FILE`, passed on as one `path`."""
 
     @wraps(command)
     def with_path(*args: Any, data: Path, tokens: Path | None, **options: Any) -> Any:
@@ -39,30 +39,32 @@ def tokens_option(command: Command) -> Command:
 
 @click.group()
 def token() -> None:
-    """Make, list and revoke the tokens that callers send.
+    """Create, list and revoke the tokens of callers.
 
     Example: gmvaluator token list
     """
 
 
 @token.command()
-@click.option("--role", required=True, type=click.Choice([role.value for role in Role]), help="What it may do.")
-@click.option("--name", help="For lists and logs; default: the role and a random number.")
-@click.option("--generator", default="", help="Identity in the ledger's keys; default for generators: the name.")
-@click.option("--owner", default="", metavar="UUID", help="Whose account, for role owner.")
-@click.option("--expires-in-days", type=click.IntRange(1, 3650), help="Default: never.")
+@click.option("--role", required=True, type=click.Choice([role.value for role in Role]), help="What the token permits.")
+@click.option("--name", help="Name in lists and logs; default: the role and a random number.")
+@click.option(
+    "--generator", default="", help="Generator identity in the ledger's keys; default for generators: the name."
+)
+@click.option("--owner", default="", metavar="UUID", help="Owner whose account it may read, for role owner.")
+@click.option("--expires-in-days", type=click.IntRange(1, 3650), help="Days until it expires; default: never.")
 @tokens_option
 @json_option
 def new(
     role: str, name: str | None, generator: str, owner: str, expires_in_days: int | None, path: Path, as_json: bool
 ) -> None:
-    """Make a token and print it, this once: the file keeps its hash alone. Running programs take it up.
+    """Create a token and print it once: the file holds only its hash. Running programs accept it at once.
 
     Example: gmvaluator token new --role generator --name render-farm-1
     """
     secret, kind = new_token(), Role(role)
     name = name or f"{role}-{secrets.token_hex(4)}"
-    made = Token(
+    created = Token(
         name=name,
         role=kind,
         sha256=token_sha256(secret),
@@ -71,26 +73,26 @@ def new(
         owner=owner.lower(),
         expires_at="" if expires_in_days is None else _in_days(expires_in_days),
     )
-    add_token(path, made)
-    click.echo(json.dumps({**asdict(made), "token": secret, "file": str(path)}) if as_json else secret)
+    add_token(path, created)
+    click.echo(json.dumps({**asdict(created), "token": secret, "file": str(path)}) if as_json else secret)
     if not as_json:
-        click.echo(f"{_line(made)}; its hash is in {path}, the token nowhere: keep it now", err=True)
+        click.echo(f"{_line(created)}; only its hash is stored, in {path}: save the token now", err=True)
 
 
 @token.command("list")
 @tokens_option
 @json_option
 def list_(path: Path, as_json: bool) -> None:
-    """List the tokens by name; the tokens themselves are not kept.
+    """List the tokens by name, without the tokens themselves, which are not stored.
 
     Example: gmvaluator token list --json
     """
-    found = read_tokens(path)
+    tokens = read_tokens(path)
     if as_json:
-        click.echo(json.dumps({"tokens": [asdict(one) for one in found]}))
+        click.echo(json.dumps({"tokens": [asdict(token) for token in tokens]}))
         return
-    for one in found:
-        click.echo(_line(one))
+    for token in tokens:
+        click.echo(_line(token))
 
 
 @token.command()
@@ -98,7 +100,7 @@ def list_(path: Path, as_json: bool) -> None:
 @tokens_option
 @json_option
 def revoke(name: str, path: Path, as_json: bool) -> None:
-    """Revoke the token NAME; running programs refuse it from now on.
+    """Revoke the token NAME; running programs refuse it at once.
 
     Example: gmvaluator token revoke render-farm-1
     """
@@ -110,7 +112,7 @@ def _in_days(days: int) -> str:
     return (datetime.now(UTC) + timedelta(days=days)).isoformat(timespec="seconds")
 
 
-def _line(one: Token) -> str:
-    bound = f" of {one.generator}" if one.generator else f" of owner:{one.owner}" if one.owner else ""
-    until = f", until {one.expires_at}" if one.expires_at else ""
-    return f"{one.name}: {one.role}{bound}, made {one.created_at}{until}"
+def _line(token: Token) -> str:
+    bound = f" of {token.generator}" if token.generator else f" of owner:{token.owner}" if token.owner else ""
+    until = f", until {token.expires_at}" if token.expires_at else ""
+    return f"{token.name}: {token.role}{bound}, created {token.created_at}{until}"
