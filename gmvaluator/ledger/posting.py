@@ -1,6 +1,6 @@
-"""From a valued image to a posting: pure, and the same whatever order the candidates came in.
+"""Postings of generated images: building one from a valuation, and recomputing its entries from its evidence.
 
-A generation's entries, recomputed from its evidence.
+Everything here is pure, and the result does not depend on the order of the candidates.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ from gmvaluator.valuation.weights import MILLION
 
 @dataclass(frozen=True, slots=True)
 class ValuedImage:
-    """A generated image with all that valuing it takes, but for the candidates and their rights.
+    """A generated image with everything that valuing it needs, except the candidates and their rights.
 
     quality_millionths: 0..1,000,000, higher is better. timings_ms: stage to milliseconds, for the evidence. unlisted:
-    candidates that were recalled and lie behind those given. recall: share of the true neighbours that the index
-    finds; None if it was never measured.
+    number of candidates that were recalled and are farther than those given. recall: share of the true neighbours that
+    the index finds; None if it was never measured.
     """
 
     generator_identity: str
@@ -60,15 +60,15 @@ def build_posting(
     candidates: Sequence[ScoredCandidate],
     cards: Mapping[TrainingImageId, WorkCard],
 ) -> NewPosting:
-    """The posting that `valued` causes under `policy`: the policy's k nearest contributors are paid.
+    """Return the posting that `valued` causes under `policy`, which pays its k nearest contributors.
 
-    cards: rights of at least those k's members (see `rank`), each summing to 1,000,000 ppm. Each contributor's credit
-    is divided among its beneficiaries by largest remainder; entries sum to zero. Raises InvalidValuation if a
-    candidate repeats or its rights are missing or do not sum to one.
+    cards: at least those of the k contributors' members (see `rank`), with rights that sum to 1,000,000 ppm each. Each
+    contributor's credit is divided among its beneficiaries by largest remainder; entries sum to zero. Raises
+    InvalidValuation if a candidate repeats, or its rights are missing or do not sum to 1,000,000 ppm.
     """
-    titles = {work: ownership_of(card) for work, card in cards.items()}
-    found = allocate(policy, candidates, titles, valued.quality_millionths, valued.unlisted, valued.recall)
-    value, contributions = found.value, found.contributions
+    ownerships = {work: ownership_of(card) for work, card in cards.items()}
+    allocation = allocate(policy, candidates, ownerships, valued.quality_millionths, valued.unlisted, valued.recall)
+    value, contributions = allocation.value, allocation.contributions
     evidence = Evidence(
         image=valued.image,
         model_version=valued.model_version,
@@ -82,10 +82,10 @@ def build_posting(
         unattributed_micros=value.unattributed_micros,
         unattributed_share=value.unattributed_share,
         contributions=contributions,
-        near_misses=found.near_misses,
+        near_misses=allocation.near_misses,
         timings_ms=valued.timings_ms,
         embedded_by=valued.embedded_by,
-        uncertainty=found.uncertainty,
+        uncertainty=allocation.uncertainty,
     )
     entries = entries_of(value.issued_micros, value.unattributed_micros, contributions)
     posting = NewPosting(valued.generator_identity, valued.generation_id, valued.generated_at, entries, evidence)
@@ -93,7 +93,8 @@ def build_posting(
 
 
 def _encoded(posting: NewPosting) -> NewPosting:
-    """Encode it here, in the caller's thread, rather than in the ledger's one writer."""
+    """Return the posting with its encoding computed. Raises InvalidValuation if a number is not finite."""
+    # Encoding here, in the caller's thread, keeps the work off the ledger's only writer thread.
     try:
         posting.encode()
     except ValueError as error:
@@ -102,9 +103,9 @@ def _encoded(posting: NewPosting) -> NewPosting:
 
 
 def entries_of(issued: int, unattributed: int, contributions: Sequence[Contribution]) -> tuple[Entry, ...]:
-    """Entries, in line order: issuance, each contributor's payments nearest first, what is unattributed.
+    """Return the entries in line order: issuance, each contributor's payments nearest first, the unattributed part.
 
-    Amounts of zero are left out (evidence keeps them). The sum is zero.
+    Amounts of zero are left out; the evidence keeps them. The sum is zero.
     """
     lines = [Entry(ISSUANCE, None, -issued)]
     for contribution in contributions:
@@ -117,48 +118,57 @@ def entries_of(issued: int, unattributed: int, contributions: Sequence[Contribut
 
 
 def recompute_entries(evidence: Evidence) -> tuple[Entry, ...]:
-    """Entries that follow from distances, groups, quality, rights, intervals and policy parameters.
+    """Return the entries that follow from distances, groups, quality, rights, intervals and policy parameters.
 
-    Stored credits and shares are not read.
+    Stored credits and shares are not read, so that the result can be compared with what was posted.
     """
     policy = Policy.from_parameters(evidence.policy)
-    stored = {one.training_image_id: one for one in evidence.contributions}
+    stored = {contribution.training_image_id: contribution for contribution in evidence.contributions}
     groups = group_candidates(candidates_from_evidence(evidence), policy)
     value = policy.value(
         [str(group.name) for group in groups],
         [group.distance_millionths for group in groups],
         evidence.quality_millionths,
     )
-    paid = {
-        one.training_image_id: one
+    recomputed = {
+        contribution.training_image_id: contribution
         for group, credit in zip(groups, value.credit_micros, strict=True)
-        for one in _paid_again(policy, group, credit, stored)
+        for contribution in _recompute_group(policy, group, credit, stored)
     }
     return entries_of(
         value.issued_micros,
         value.unattributed_micros,
-        [paid[one.training_image_id] for one in evidence.contributions],
+        [recomputed[contribution.training_image_id] for contribution in evidence.contributions],
     )
 
 
 def candidates_from_evidence(evidence: Evidence) -> list[ScoredCandidate]:
-    """The evidence's contributors as they were before they were valued."""
+    """Return the evidence's contributors as candidates, as they were before the valuation."""
     return [
-        ScoredCandidate(one.training_image_id, one.distance_millionths, one.clip_similarity_millionths, one.group)
-        for one in evidence.contributions
+        ScoredCandidate(
+            contribution.training_image_id,
+            contribution.distance_millionths,
+            contribution.clip_similarity_millionths,
+            contribution.group,
+        )
+        for contribution in evidence.contributions
     ]
 
 
 def ownerships_of(evidence: Evidence) -> dict[TrainingImageId, Ownership]:
-    """Who had the rights in the evidence's contributors."""
-    return {one.training_image_id: Ownership(one.rights, one.claim_number) for one in evidence.contributions}
+    """Return the ownership of the evidence's contributors as it was when they were valued."""
+    return {contribution.training_image_id: _ownership(contribution) for contribution in evidence.contributions}
 
 
-def _paid_again(
+def _ownership(contribution: Contribution) -> Ownership:
+    return Ownership(contribution.rights, contribution.claim_number)
+
+
+def _recompute_group(
     policy: Policy, group: Group, credit: int, stored: Mapping[TrainingImageId, Contribution]
 ) -> Iterator[Contribution]:
-    members = [stored[one.training_image_id] for one in group.members]
-    parts = member_weights(group, [Ownership(one.rights, one.claim_number) for one in members], policy)
-    for one, amount in zip(members, divide_among_members(credit, group, parts), strict=True):
-        rights = [(HELD, MILLION)] if holds_back(policy, one.interval) else one.rights
-        yield replace(one, credit_micros=amount, payments=payments_of(amount, rights))
+    members = [stored[member.training_image_id] for member in group.members]
+    weights = member_weights(group, [_ownership(member) for member in members], policy)
+    for member, amount in zip(members, divide_among_members(credit, group, weights), strict=True):
+        rights = [(HELD, MILLION)] if holds_back(policy, member.interval) else member.rights
+        yield replace(member, credit_micros=amount, payments=payments_of(amount, rights))
