@@ -101,10 +101,10 @@ async def serve(settings: AttributorSettings, announce: Callable[[str, str], Non
         loop.call_soon_threadsafe(stop.set)
 
     service = CallGate(Admission(settings.max_in_flight, settings.max_pixels_in_flight))
-    door = load_authenticator(settings)
+    authenticator = load_authenticator(settings)
     credentials = tls_credentials(settings)
     metrics = f"{settings.metrics.rpartition(':')[0]}:{serve_metrics(settings.metrics)}" if settings.metrics else ""
-    server, checker, address = await listen(settings, service, stop, door, credentials)
+    server, checker, address = await listen(settings, service, stop, authenticator, credentials)
     async with probes_answered(settings.health, checker):
         wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_failure))
         try:
@@ -172,12 +172,12 @@ async def listen(
     settings: AttributorSettings,
     service: CallGate,
     stop: asyncio.Event,
-    door: Authenticator,
+    authenticator: Authenticator,
     credentials: grpc.ServerCredentials | None,
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer, str]:
     """The running server, its health, which says NOT_SERVING, and its address. Raises PreconditionFailed."""
     server = grpc.aio.server(
-        interceptors=[Authentication(door), MessageInterceptor()],
+        interceptors=[Authentication(authenticator), MessageInterceptor()],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
             ("grpc.so_reuseport", 0),
@@ -191,7 +191,7 @@ async def listen(
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     add_AttributionServiceServicer_to_server(AttributionServicer(service, stop), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stop), server)
-    if settings.reflection or (settings.reflection is None and door.open and credentials is None):
+    if settings.reflection or (settings.reflection is None and authenticator.anonymous_allowed and credentials is None):
         reflection.enable_server_reflection((*SERVICES[1:], reflection.SERVICE_NAME, health.SERVICE_NAME), server)
     await set_health(checker, health_pb2.HealthCheckResponse.NOT_SERVING)
     try:
@@ -209,15 +209,15 @@ async def listen(
 
 
 def load_authenticator(settings: AttributorSettings) -> Authenticator:
-    """Who is let in. Raises PreconditionFailed if the address can be reached from outside and the door is open."""
-    door = Authenticator(
+    """Who is let in. Raises PreconditionFailed if the address can be reached from outside without a token."""
+    authenticator = Authenticator(
         settings.tokens_file,
         required=settings.tokens is not None,
         on_problem=lambda problem: _log.error("tokens", problem=problem),
     )
     if settings.insecure or is_loopback(settings.address):
-        return door
-    if door.open:
+        return authenticator
+    if authenticator.anonymous_allowed:
         raise PreconditionFailed(
             f"{settings.address} can be reached from other machines and there are no tokens: make one by "
             "`gmvaluator token new --role generator`, or say --insecure if everyone who can connect may do everything"
@@ -227,7 +227,7 @@ def load_authenticator(settings: AttributorSettings) -> Authenticator:
             f"{settings.address} can be reached from other machines and tokens would go there in the clear: give "
             "--tls-cert and --tls-key, or say --insecure if something else encrypts"
         )
-    return door
+    return authenticator
 
 
 def tls_credentials(settings: AttributorSettings) -> grpc.ServerCredentials | None:

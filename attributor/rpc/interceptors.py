@@ -174,8 +174,8 @@ def current_caller() -> Caller:
 class Authentication(grpc.aio.ServerInterceptor):
     """Lets a call through if its token's role may make it; `current_caller` then says who it is."""
 
-    def __init__(self, door: Authenticator) -> None:
-        self._door = door
+    def __init__(self, authenticator: Authenticator) -> None:
+        self._authenticator = authenticator
 
     async def intercept_service(
         self,
@@ -186,7 +186,7 @@ class Authentication(grpc.aio.ServerInterceptor):
         if method in PUBLIC:
             return await continuation(handler_call_details)
         try:
-            caller = self._door.caller(_token(handler_call_details))
+            caller = self._authenticator.authenticate(_token(handler_call_details))
             handler = await continuation(handler_call_details)
             if handler is None:
                 # Unknown methods are answered UNIMPLEMENTED, once it is known who asks.

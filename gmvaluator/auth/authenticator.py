@@ -1,7 +1,7 @@
-"""The door of every program: a bearer token becomes a caller with a role.
+"""Token authentication: a bearer token becomes a caller with a role.
 
-Without a file of tokens the door stands open and everyone is `LOCAL`: such a program listens on loopback alone. From
-the moment there is a file, only its tokens are let in, and if it vanishes nobody is. Knows no transport: the attributor
+Without a token file every caller is `LOCAL`, and the program listens on loopback only. Once a file exists, only its
+tokens are accepted; if it is deleted afterwards, every call is rejected. The module knows no transport: the attributor
 and the dashboard both use it.
 """
 
@@ -23,13 +23,15 @@ TOKENS_FILE = "tokens.json"
 """Name of the file of tokens in the data folder."""
 
 _Stamp = tuple[int, int, int]
+"""Modification time in nanoseconds, size in bytes, inode: another value when the file was replaced or edited."""
 
 
 class Authenticator:
-    """Lets callers in by the tokens of a file, which is read again when it changes. Thread-safe; costs a stat a call.
+    """Authenticates callers by the tokens in a file. Thread-safe; each call costs one `stat`.
 
-    required: a missing file is an error now, and lets nobody in later. on_problem: told once of each state of the file
-    that cannot be used; what it held before then still counts.
+    The file is read again when it changes. If it cannot be parsed then, the tokens read before stay valid, and
+    `on_problem` is called once for that state of the file. required: a missing file raises MissingData now, and
+    rejects every call later.
     """
 
     def __init__(
@@ -43,54 +45,58 @@ class Authenticator:
         self._lock = threading.Lock()
         self._stamp: _Stamp | None = None
         self._tokens: tuple[Token, ...] = ()
-        self._closed = required
+        self._token_required = required
         if path is not None and (required or path.exists()):
             self._tokens = read_tokens(path)
-            self._stamp, self._closed = _stamp(path), True
+            self._stamp, self._token_required = _stamp(path), True
 
     @property
-    def open(self) -> bool:
-        """True while no token is asked for."""
+    def anonymous_allowed(self) -> bool:
+        """True while no token is required."""
         return not self._current()[0]
 
-    def caller(self, token: str | None) -> Caller:
-        """Whom a token lets in; None says that none was sent. Raises Unauthenticated."""
-        closed, tokens = self._current()
-        if not closed:
+    def authenticate(self, token: str | None) -> Caller:
+        """Return the caller whose token this is; None means that none was sent. Raises Unauthenticated."""
+        token_required, tokens = self._current()
+        if not token_required:
             return LOCAL
         if token is None:
             raise Unauthenticated("no token was sent: send `authorization: Bearer TOKEN`")
-        found = _matching(tokens, token[: MAX_TOKEN_CHARACTERS + 1])
-        if found is None:
+        # One character beyond the limit cannot match, and bounds what is hashed for a stranger.
+        known = _matching_token(tokens, token[: MAX_TOKEN_CHARACTERS + 1])
+        if known is None:
             raise Unauthenticated("the token is not known here, or was revoked: ask the operator for another")
-        if found.expired(datetime.now(UTC)):
-            raise Unauthenticated(f"token {found.name} expired at {found.expires_at}: ask the operator for another")
-        return found.caller
+        if known.expired(datetime.now(UTC)):
+            raise Unauthenticated(f"token {known.name} expired at {known.expires_at}: ask the operator for another")
+        return known.caller
 
     def _current(self) -> tuple[bool, tuple[Token, ...]]:
         if self._path is None:
-            return self._closed, self._tokens
+            return self._token_required, self._tokens
         with self._lock:
             stamp = _stamp(self._path)
             if stamp != self._stamp:
                 self._reload(self._path, stamp)
-            return self._closed, self._tokens
+            return self._token_required, self._tokens
 
     def _reload(self, path: Path, stamp: _Stamp | None) -> None:
+        # Before reading: a file that cannot be parsed is reported once, not at every call.
         self._stamp = stamp
         if stamp is not None:
-            self._closed = True
+            self._token_required = True
         try:
             self._tokens = read_tokens(path)
         except MissingData as error:
+            # Deleting the file revokes every token: it must not open the program to everyone.
             self._tokens = ()
             self._on_problem(str(error))
         except PreconditionFailed as error:
+            # A typo in the file must not stop a running program: the operator is told, and its callers go on.
             self._on_problem(f"{error}; the tokens read before still count")
 
 
 def bearer_token(authorization: str | None) -> str | None:
-    """The token of an `Authorization` header; None if there is none. Raises Unauthenticated for another scheme."""
+    """Return the token of an `Authorization` header, or None without one. Raises Unauthenticated for other schemes."""
     if authorization is None:
         return None
     scheme, _, token = authorization.partition(" ")
@@ -100,7 +106,7 @@ def bearer_token(authorization: str | None) -> str | None:
 
 
 def is_loopback(address: str) -> bool:
-    """True if HOST:PORT can be reached from this machine alone."""
+    """Return True if HOST:PORT can be reached from this machine only."""
     host = address.rpartition(":")[0].strip("[]")
     if host == "localhost":
         return True
@@ -110,19 +116,19 @@ def is_loopback(address: str) -> bool:
         return False
 
 
-def _matching(tokens: tuple[Token, ...], presented: str) -> Token | None:
-    """Compares with every token, in the same time whichever it is."""
+def _matching_token(tokens: tuple[Token, ...], presented: str) -> Token | None:
     digest = token_sha256(presented)
-    found = None
+    match = None
+    # Without a break: the time says nothing about which token matched.
     for token in tokens:
         if hmac.compare_digest(token.sha256, digest):
-            found = token
-    return found
+            match = token
+    return match
 
 
 def _stamp(path: Path) -> _Stamp | None:
     try:
-        status = os.stat(path)  # noqa: PTH116 - a call on every request
+        status = os.stat(path)  # noqa: PTH116 - runs on every call, and pathlib is slower
     except OSError:
         return None
     return status.st_mtime_ns, status.st_size, status.st_ino

@@ -1,4 +1,4 @@
-"""Tokens and the door: who is let in, as whom, and what a change of the file does to a running program."""
+"""Tokens and authentication: who is accepted, as whom, and how a running program follows changes of the file."""
 
 import json
 import stat
@@ -34,9 +34,9 @@ def made(path: Path, name: str = "farm", role: Role = Role.GENERATOR, **bound: s
 
 
 def test_without_a_file_everyone_is_local(tmp_path: Path) -> None:
-    door = Authenticator(tmp_path / "tokens.json")
-    assert door.open
-    assert door.caller(None) is door.caller("gmv_anything") is LOCAL
+    authenticator = Authenticator(tmp_path / "tokens.json")
+    assert authenticator.anonymous_allowed
+    assert authenticator.authenticate(None) is authenticator.authenticate("gmv_anything") is LOCAL
     assert all(LOCAL.has(role) for role in Role)
     assert LOCAL.only_account is None
 
@@ -44,18 +44,18 @@ def test_without_a_file_everyone_is_local(tmp_path: Path) -> None:
 def test_a_token_lets_in_under_its_role_and_binding(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     generator, owner = made(path, generator="farm-of-ann"), made(path, "ann", Role.OWNER, owner=OWNER)
-    door = Authenticator(path)
-    assert not door.open
-    assert door.caller(generator) == Caller("farm", frozenset({Role.GENERATOR}), "farm-of-ann")
-    assert door.caller(owner).only_account == f"owner:{OWNER}"
-    assert not door.caller(owner).has(Role.GENERATOR, Role.AUDITOR)
+    authenticator = Authenticator(path)
+    assert not authenticator.anonymous_allowed
+    assert authenticator.authenticate(generator) == Caller("farm", frozenset({Role.GENERATOR}), "farm-of-ann")
+    assert authenticator.authenticate(owner).only_account == f"owner:{OWNER}"
+    assert not authenticator.authenticate(owner).has(Role.GENERATOR, Role.AUDITOR)
 
 
 @pytest.mark.parametrize("wrong", [None, "", "gmv_", "x" * 100_000, "gmv_" + "A" * 43, "gmv_\N{SNOWMAN}", "\0"])
 def test_other_tokens_are_refused(tmp_path: Path, wrong: str | None) -> None:
     made(tmp_path / "tokens.json")
     with pytest.raises(Unauthenticated):
-        Authenticator(tmp_path / "tokens.json").caller(wrong)
+        Authenticator(tmp_path / "tokens.json").authenticate(wrong)
 
 
 def test_what_the_file_holds_opens_nothing(tmp_path: Path) -> None:
@@ -65,39 +65,39 @@ def test_what_the_file_holds_opens_nothing(tmp_path: Path) -> None:
     assert secret not in text
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     with pytest.raises(Unauthenticated):
-        Authenticator(path).caller(json.loads(text)["tokens"][0]["sha256"])
+        Authenticator(path).authenticate(json.loads(text)["tokens"][0]["sha256"])
 
 
 def test_a_running_door_takes_up_new_and_revoked_tokens(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
-    door = Authenticator(path)
-    assert door.open
+    authenticator = Authenticator(path)
+    assert authenticator.anonymous_allowed
     first = made(path)
-    assert door.caller(first).name == "farm"
+    assert authenticator.authenticate(first).name == "farm"
     second = made(path, "second")
     revoke_token(path, "farm")
-    assert door.caller(second).name == "second"
+    assert authenticator.authenticate(second).name == "second"
     with pytest.raises(Unauthenticated, match="revoked"):
-        door.caller(first)
+        authenticator.authenticate(first)
 
 
 def test_a_file_that_vanishes_shuts_everyone_out(tmp_path: Path) -> None:
     path, problems = tmp_path / "tokens.json", list[str]()
     secret = made(path)
-    door = Authenticator(path, on_problem=problems.append)
+    authenticator = Authenticator(path, on_problem=problems.append)
     path.unlink()
     for presented in (secret, None):
         with pytest.raises(Unauthenticated):
-            door.caller(presented)
+            authenticator.authenticate(presented)
     assert len(problems) == 1
 
 
 def test_a_spoilt_file_changes_nothing_and_is_told_once(tmp_path: Path) -> None:
     path, problems = tmp_path / "tokens.json", list[str]()
     secret = made(path)
-    door = Authenticator(path, on_problem=problems.append)
+    authenticator = Authenticator(path, on_problem=problems.append)
     path.write_text('{"tokens": [', encoding="utf-8")
-    assert door.caller(secret).name == door.caller(secret).name == "farm"
+    assert authenticator.authenticate(secret).name == authenticator.authenticate(secret).name == "farm"
     assert len(problems) == 1
 
 
@@ -106,9 +106,9 @@ def test_an_expired_token_is_refused(tmp_path: Path) -> None:
     now = datetime.now(UTC)
     past = made(path, "past", expires_at=(now - timedelta(seconds=1)).isoformat())
     future = made(path, "future", expires_at=(now + timedelta(days=1)).isoformat())
-    assert Authenticator(path).caller(future).name == "future"
+    assert Authenticator(path).authenticate(future).name == "future"
     with pytest.raises(Unauthenticated, match="expired"):
-        Authenticator(path).caller(past)
+        Authenticator(path).authenticate(past)
 
 
 def test_a_file_that_has_to_be_there_is_missed(tmp_path: Path) -> None:
@@ -214,7 +214,7 @@ def command(*words: str) -> str:
 def test_the_command_prints_a_token_once_and_lists_and_revokes_it(tmp_path: Path) -> None:
     data = ("--data", str(tmp_path))
     secret = command("new", "--role", "generator", "--name", "farm", *data).strip()
-    assert Authenticator(tmp_path / "tokens.json").caller(secret).generator_identity == "farm"
+    assert Authenticator(tmp_path / "tokens.json").authenticate(secret).generator_identity == "farm"
     listed = command("list", *data)
     assert "farm: generator of farm" in listed
     assert secret not in listed
@@ -223,7 +223,7 @@ def test_the_command_prints_a_token_once_and_lists_and_revokes_it(tmp_path: Path
     assert read_tokens(tmp_path / "tokens.json") == ()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["tokens.json", "tokens.json.lock"]
     with pytest.raises(Unauthenticated):
-        Authenticator(tmp_path / "tokens.json").caller(secret)
+        Authenticator(tmp_path / "tokens.json").authenticate(secret)
 
 
 @pytest.mark.parametrize("words", [["--role", "owner"], ["--role", "auditor", "--generator", "x"]])
