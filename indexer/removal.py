@@ -62,7 +62,7 @@ class Remover:
     def run(self, works: Sequence[Removal], reason: str) -> Removed:
         """Remove `works`; a repetition changes nothing. Raises the errors of index and catalogue."""
         for batch in _batches(works):
-            self.catalogue.bury(batch, reason)
+            self.catalogue.add_tombstones(batch, reason)
         return self.finish(works)
 
     def finish(self, works: Sequence[Removal]) -> Removed:
@@ -74,7 +74,7 @@ class Remover:
                 removed.points += _delete(store, ids)
         for batch in _batches(works):
             removed.thumbnails += self._unlink(batch)
-            removed.places += self.catalogue.erase_places([work.training_image_id for work in batch])
+            removed.places += self.catalogue.erase_sources([work.training_image_id for work in batch])
         return removed
 
     def _unlink(self, works: Iterable[Removal]) -> int:
@@ -107,7 +107,7 @@ def purge(remover: Remover, rebuild: Callable[[str], None]) -> Purged:
     for name in remover.collections:
         rebuild(name)
     emptied = remover.catalogue.rewrite()
-    remover.catalogue.note_purge(begun_at)
+    remover.catalogue.record_purge(begun_at)
     return Purged(list(remover.collections), len(works), emptied)
 
 

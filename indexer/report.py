@@ -152,7 +152,7 @@ def still_indexed(
     `gmvaluator index remove --from` takes.
     """
     names = opt_outs.names | set(left_out.keys(OPT_OUT))
-    sha256s = sorted(catalogue.standing(data_set, opt_outs.sha256s, names))
+    sha256s = sorted(catalogue.active_works(data_set, opt_outs.sha256s, names))
     file = left_out.path.with_suffix(".still-indexed.txt")
     if not sha256s:
         file.unlink(missing_ok=True)

@@ -1,4 +1,4 @@
-"""The method, stage by stage, for one generated image: decode, embed, recall, re-rank, quality, post."""
+"""The method for one generated image, stage by stage: decode, embed, recall, re-rank, quality, value, post."""
 
 from __future__ import annotations
 
@@ -33,25 +33,28 @@ from gmvaluator.valuation.weights import MILLION, distance_millionths, quality_m
 Out = TypeVar("Out")
 
 MAX_QUERY_VIEWS = 8
-"""Of one image, where a client sends embeddings."""
+"""Perceptual views of one image that a client may send."""
 
 _load_policy = lru_cache(maxsize=64)(load_policy)
-"""A policy's file never changes: a change is another version."""
+"""Cached, since a policy's file never changes: a change is a new version."""
 
 
-def _checked_views(sent: Float32Array, dimension: int) -> Float32Array:
-    """(Q · P,) to (Q, P). Raises InvalidVector."""
-    count, rest = divmod(len(sent), dimension)
+def _checked_views(values: Float32Array, dimension: int) -> Float32Array:
+    """Reshape (Q · P,) to (Q, P). Raises InvalidVector."""
+    count, rest = divmod(len(values), dimension)
     if rest or not 1 <= count <= MAX_QUERY_VIEWS:
         raise InvalidVector(
-            f"embedding.perceptual has {len(sent)} numbers: give 1 to {MAX_QUERY_VIEWS} views of {dimension} each"
+            f"embedding.perceptual has {len(values)} numbers: give 1 to {MAX_QUERY_VIEWS} views of {dimension} each"
         )
-    return checked_vectors(sent.reshape(count, dimension), count, dimension, "embedding.perceptual")
+    return checked_vectors(values.reshape(count, dimension), count, dimension, "embedding.perceptual")
 
 
 @contextmanager
-def blamed_on_us() -> Iterator[None]:
-    """Once the image was accepted, what models, index or thumbnails are refused for is not the caller's fault."""
+def as_model_failure() -> Iterator[None]:
+    """Raise ModelFailed in place of InvalidInput.
+
+    Once the image was decoded, input that models, index or thumbnails refuse is not the caller's fault.
+    """
     try:
         yield
     except InvalidInput as error:
@@ -59,20 +62,21 @@ def blamed_on_us() -> Iterator[None]:
 
 
 @asynccontextmanager
-async def begun(work: Coroutine[Any, Any, Out]) -> AsyncIterator[Awaitable[Out]]:
-    """Work that goes on by itself from now on, to be awaited inside; it is cancelled if it is not."""
+async def background(work: Coroutine[Any, Any, Out]) -> AsyncIterator[Awaitable[Out]]:
+    """Start `work` in a task, to be awaited within the block; the task is cancelled if the block ends before it."""
     task = asyncio.create_task(work)
+    # The task runs up to its first await, so that its request is sent before the block's own.
     await asyncio.sleep(0)
     try:
         yield task
     finally:
         if not task.cancel():
-            # What it raised is known to whoever awaited it, or went down with something earlier.
+            # Retrieve the error, or asyncio logs it: it was raised by an await, or an earlier error took its place.
             _ = task.cancelled() or task.exception()
 
 
 class PostingReader(Protocol):
-    """Reading side of the ledger; blocking but short."""
+    """Reading side of the ledger; blocks, but briefly."""
 
     def find(self, generator_identity: str, generation_id: GenerationId) -> StoredPosting | None: ...
 
@@ -84,7 +88,7 @@ class PostingWriter(Protocol):
 
 
 class ImageKeeper(Protocol):
-    """Keeps thumbnails of images that are posted; blocking but short, and raises nothing."""
+    """Stores thumbnails of posted images; blocks, but briefly, and raises nothing."""
 
     def keep(self, sha256: str, thumbnail: bytes) -> None: ...
 
@@ -93,49 +97,33 @@ class Collections(Protocol):
     """The collections that can be searched, checked against the profile in use."""
 
     async def search(self, collection: str) -> CandidateSearch:
-        """Raises MissingIndex or ProfileMismatch."""
+        """Return the search of a collection. Raises MissingIndex or ProfileMismatch."""
 
     async def measured_recall(self, collection: str) -> float | None:
-        """Share of the true neighbours that the index finds, in (0, 1]; None if it was never measured."""
+        """Return the share of true neighbours that the index finds, in (0, 1]; None if it was never measured."""
 
 
 class Rights(RightsReader, Protocol):
-    """Reading side of the catalogue, which may know an answer already."""
+    """Reading side of the catalogue, with a cache."""
 
     def remembered(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard] | None:
-        """As `works` without blocking, or None."""
+        """Return what `works` would return, without blocking; None if the cache lacks any of it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Lookup:
-    """What is known of a request before its image is looked at."""
+class _Context:
+    """The registered facts that a request is valued by."""
 
     generator: Generator
     policy: Policy
 
 
 @dataclass(frozen=True, slots=True)
-class _Reranked:
-    """What is known before quality: who is paid, nearest first, all candidates that were compared, and how many more
-    were recalled. recall: see `Collections.measured_recall`.
-    """
+class _EmbeddedImage:
+    """An image's features.
 
-    paid: list[Group]
-    scored: list[ScoredCandidate]
-    unlisted: int
-    recall: float | None
-
-    @property
-    def works(self) -> list[TrainingImageId]:
-        """Those whose rights are needed."""
-        return [one.training_image_id for group in self.paid for one in group.members]
-
-
-@dataclass(frozen=True, slots=True)
-class _Seen:
-    """An image as the models see it. inputs: their input, for a quality that is yet to be computed.
-
-    thumbnail: of an image that is to be kept.
+    inputs: of the models, for a quality that is computed separately; None if the client sent an embedding.
+    thumbnail: WebP of an image whose thumbnail will be stored.
     """
 
     facts: ImageFacts
@@ -145,18 +133,26 @@ class _Seen:
 
 
 @dataclass(frozen=True, slots=True)
-class _Found:
-    """What is known once an image is embedded, and what is on its way: quality in millionths."""
+class _Reranked:
+    """The result of re-ranking.
 
-    facts: ImageFacts
-    recalled: Sequence[Candidate]
-    reranking: Awaitable[_Reranked]
-    quality: Awaitable[int]
-    thumbnail: bytes | None
+    paid: groups that are paid, nearest first. scored: all candidates that were compared. unlisted: candidates that
+    were recalled and not compared. recall: see `Collections.measured_recall`.
+    """
+
+    paid: list[Group]
+    scored: list[ScoredCandidate]
+    unlisted: int
+    recall: float | None
+
+    @property
+    def works(self) -> list[TrainingImageId]:
+        """Works whose rights are needed."""
+        return [member.training_image_id for group in self.paid for member in group.members]
 
 
 class _ToPost(NamedTuple):
-    """What is posted once FINAL is known, and the picture that is kept of it."""
+    """The posting of a FINAL, and the thumbnail that is stored with it."""
 
     posting: NewPosting
     thumbnail: bytes | None
@@ -164,11 +160,12 @@ class _ToPost(NamedTuple):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Values images; `posting` says whether the credits are posted or only computed.
+    """Values images: `attribute` posts the credits, `preview` computes them only.
 
     Blocking work runs in `executor`; the models have a process of their own, and the ledger's writer a thread.
-    scorer: where quality is computed if it is a model of its own; None for `worker`, behind its embeddings.
-    keeper: keeps thumbnails of images that are posted; None where none are.
+    policies: folder of the operator's policies.
+    scorer: computes quality if that is a separate model; None: `worker` does, with its embeddings.
+    keeper: stores thumbnails of posted images; None: none are stored.
     on_final: called with each FINAL of `attribute` and `preview`, before the caller gets it.
     """
 
@@ -181,175 +178,186 @@ class Pipeline:
     executor: Executor
     policies: Path | None = None
     scorer: ModelWorker | None = None
-    turns: LoopScheduler = field(default_factory=LoopScheduler)
+    scheduler: LoopScheduler = field(default_factory=LoopScheduler)
     keeper: ImageKeeper | None = None
     on_final: Callable[[Attribution], None] = lambda final: None  # noqa: ARG005
 
     async def attribute(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
-        """RECALLED, RERANKED and FINAL, or one FINAL with `replayed` if this generation was posted before.
+        """Yield RECALLED, RERANKED and FINAL, or one FINAL with `replayed` if this generation was posted before.
 
-        Once FINAL was reached the posting is durable. Raises what the stages raise; then nothing was posted.
+        When FINAL is yielded the posting is durable. Raises what the stages raise; then nothing was posted.
         """
-        watch = Stopwatch()
-        look = await self._run(self._look_up, request)
-        if isinstance(look, StoredPosting):
-            yield self._observed(await self._stored(look, watch))
+        stopwatch = Stopwatch()
+        context = await self._run(self._look_up, request)
+        if isinstance(context, StoredPosting):
+            yield self._observed(await self._stored(context, stopwatch))
             return
-        async with aclosing(self._stages(request, look, watch, self.keeper is not None)) as stages:
-            async for attribution, valued in stages:
-                if valued is None:
+        async with aclosing(self._stages(request, context, stopwatch, self.keeper is not None)) as stages:
+            async for attribution, to_post in stages:
+                if to_post is None:
                     yield attribution
                 else:
-                    # A caller that goes away now must not leave a posting half known: the commit is awaited anyway.
-                    yield self._observed(await asyncio.shield(self._post(attribution, valued, watch)))
+                    # A caller that cancels now must not leave the outcome unknown: the commit is awaited all the same.
+                    yield self._observed(await asyncio.shield(self._post(attribution, to_post, stopwatch)))
 
     async def preview(self, request: ImageRequest) -> AsyncGenerator[Attribution, None]:
-        """As `attribute`, but nothing is looked up in the ledger or posted."""
-        watch = Stopwatch()
-        look = await self._run(self._valued_by, request)
-        async with aclosing(self._stages(request, look, watch)) as stages:
-            async for attribution, valued in stages:
-                yield attribution if valued is None else self._observed(attribution)
+        """Yield the stages of `attribute` without reading or writing the ledger."""
+        stopwatch = Stopwatch()
+        context = await self._run(self._context, request)
+        async with aclosing(self._stages(request, context, stopwatch)) as stages:
+            async for attribution, to_post in stages:
+                yield attribution if to_post is None else self._observed(attribution)
 
     async def find(self, generator_identity: str, generation_id: GenerationId) -> Attribution:
-        """The stored answer. Raises NotFound."""
-        watch = Stopwatch()
+        """Return the stored FINAL of a generation. Raises NotFound."""
+        stopwatch = Stopwatch()
         stored = await self._run(self.ledger.find, generator_identity, generation_id)
         if stored is None:
             raise NotFound(f"nothing was posted for generation {generation_id}")
-        return await self._stored(stored, watch)
+        return await self._stored(stored, stopwatch)
 
     def _observed(self, final: Attribution) -> Attribution:
         self.on_final(final)
         return final
 
     async def _stages(
-        self, request: ImageRequest, look: _Lookup, watch: Stopwatch, keeping: bool = False
+        self, request: ImageRequest, context: _Context, stopwatch: Stopwatch, with_thumbnail: bool = False
     ) -> AsyncGenerator[tuple[Attribution, _ToPost | None], None]:
-        search = await self.collections.search(look.generator.collection)
-        watch.lap("lookup_ms")
-        seen = await self._seen(request, watch, keeping)
-        features = seen.features
-        await self.turns.take()
-        with blamed_on_us():
-            async with begun(self._quality(seen)) as quality:
-                recalled = await search.recall(features.recall, look.policy.depth, look.generator.data_sets)
-                watch.lap("recall_ms")
-                async with begun(self._rerank(search, look, features, recalled)) as reranking:
-                    found = _Found(seen.facts, recalled, reranking, quality, seen.thumbnail)
-                    async with aclosing(self._answers(request, look, found, watch)) as stages:
-                        async for stage in stages:
-                            yield stage
+        """Yield each stage as soon as it is known, FINAL with its posting.
 
-    async def _seen(self, request: ImageRequest, watch: Stopwatch, keeping: bool) -> _Seen:
-        """The image as the models see it: here, or where it was made."""
+        Quality is computed next to recall and re-ranking, and re-ranking while RECALLED is built and sent.
+        """
+        generator, policy = context.generator, context.policy
+        search = await self.collections.search(generator.collection)
+        stopwatch.lap("lookup_ms")
+        image = await self._embedded(request, stopwatch, with_thumbnail)
+        await self.scheduler.yield_turn()
+        async with self._ranking(search, context, image, stopwatch) as (recalled, reranking, scoring):
+            ids = [candidate.training_image_id for candidate in recalled[: policy.k]]
+            cards = await self._works(ids, request.generated_at)
+            await self.scheduler.yield_turn()
+            yield recalled_stage(request, policy, recalled, cards, stopwatch.read()), None
+
+            reranked = await reranking
+            missing = [work for work in reranked.works if work not in cards]
+            cards |= await self._works(missing, request.generated_at)
+            await self.scheduler.yield_turn()
+            stopwatch.lap("rerank_ms")
+            yield reranked_stage(request, policy, reranked.paid, cards, stopwatch.read()), None
+            # The time until the caller took RERANKED is no part of quality.
+            stopwatch.book()
+
+            quality = await scoring
+            await self.scheduler.yield_turn()
+            stopwatch.lap("quality_ms")
+            valued = self._valued(request, generator, image.facts, quality, stopwatch)
+            valued = replace(valued, unlisted=reranked.unlisted, recall=reranked.recall)
+            posting = build_posting(valued, policy, reranked.scored, cards)
+            to_post = _ToPost(posting, image.thumbnail)
+            yield final_stage(request, posting.evidence, cards, stopwatch.read()), to_post
+
+    @asynccontextmanager
+    async def _ranking(
+        self, search: CandidateSearch, context: _Context, image: _EmbeddedImage, stopwatch: Stopwatch
+    ) -> AsyncIterator[tuple[Sequence[Candidate], Awaitable[_Reranked], Awaitable[int]]]:
+        """Recall candidates; yield them with the re-ranking and the quality (in millionths) that are under way."""
+        with as_model_failure():
+            async with background(self._quality(image)) as scoring:
+                features, generator = image.features, context.generator
+                recalled = await search.recall(features.recall, context.policy.depth, generator.data_sets)
+                stopwatch.lap("recall_ms")
+                async with background(self._rerank(search, context, features, recalled)) as reranking:
+                    yield recalled, reranking, scoring
+
+    async def _embedded(self, request: ImageRequest, stopwatch: Stopwatch, with_thumbnail: bool) -> _EmbeddedImage:
+        """Return the features that the client sent, or decode and embed the image."""
         if request.embedded is not None:
-            return self._seen_by_client(request.embedded)
+            return self._embedded_by_client(request.embedded)
         assert request.image is not None
+        # Announced while it is decoded, so that a batch that is about to start may wait for it.
         with self.worker.coming():
-            decoded = await self.decoder.decode(request.image, keeping)
-        watch.lap("decode_ms")
-        with blamed_on_us():
+            decoded = await self.decoder.decode(request.image, with_thumbnail)
+        stopwatch.lap("decode_ms")
+        with as_model_failure():
             features = await self.worker.embed(decoded.inputs)
-        watch.book(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
-        return _Seen(decoded.facts, features, decoded.inputs, decoded.thumbnail)
+        stopwatch.book(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
+        return _EmbeddedImage(decoded.facts, features, decoded.inputs, decoded.thumbnail)
 
-    def _seen_by_client(self, sent: Embedded) -> _Seen:
-        """Raises InvalidVector, naming the vector, or PreconditionFailed if they are of another profile."""
+    def _embedded_by_client(self, embedded: Embedded) -> _EmbeddedImage:
+        """Check an embedding. Raises InvalidVector, naming the vector, or PreconditionFailed for another profile's."""
         identity = self.worker.models.identity
-        if sent.profile_hash != identity.hash:
+        if embedded.profile_hash != identity.hash:
             raise PreconditionFailed(
-                f"the embedding is of profile {sent.profile_hash or 'nothing'}, and this attributor's is "
+                f"the embedding is of profile {embedded.profile_hash or 'nothing'}, and this attributor's is "
                 f"{identity.name}, {identity.hash}: compute it with the same version of gmvaluator"
             )
-        recall = checked_vector(sent.recall, identity.recall_dim, "embedding.recall")
-        perceptual = _checked_views(sent.perceptual, identity.perceptual_dim)
-        return _Seen(sent.facts, Features(recall, perceptual, sent.quality, 0.0, 0.0))
+        recall = checked_vector(embedded.recall, identity.recall_dim, "embedding.recall")
+        perceptual = _checked_views(embedded.perceptual, identity.perceptual_dim)
+        return _EmbeddedImage(embedded.facts, Features(recall, perceptual, embedded.quality, 0.0, 0.0))
 
-    async def _answers(
-        self, request: ImageRequest, look: _Lookup, found: _Found, watch: Stopwatch
-    ) -> AsyncGenerator[tuple[Attribution, _ToPost | None], None]:
-        """Each stage as soon as it is known; re-ranking and quality are under way meanwhile."""
-        recalled = found.recalled
-        policy = look.policy
-        cards = await self._works([one.training_image_id for one in recalled[: policy.k]], request.generated_at)
-        await self.turns.take()
-        yield recalled_stage(request, policy, recalled, cards, watch.read()), None
+    def _look_up(self, request: ImageRequest) -> StoredPosting | _Context:
+        return self._posted_before(request) or self._context(request)
 
-        reranked = await found.reranking
-        unknown = [one for one in reranked.works if one not in cards]
-        cards |= await self._works(unknown, request.generated_at)
-        await self.turns.take()
-        watch.lap("rerank_ms")
-        yield reranked_stage(request, policy, reranked.paid, cards, watch.read()), None
-        watch.book()
-
-        quality = await found.quality
-        await self.turns.take()
-        watch.lap("quality_ms")
-        valued = self._valued(request, look.generator, found.facts, quality, watch)
-        valued = replace(valued, unlisted=reranked.unlisted, recall=reranked.recall)
-        posting = build_posting(valued, policy, reranked.scored, cards)
-        yield final_stage(request, posting.evidence, cards, watch.read()), _ToPost(posting, found.thumbnail)
-
-    def _look_up(self, request: ImageRequest) -> StoredPosting | _Lookup:
-        return self._posted_before(request) or self._valued_by(request)
-
-    def _valued_by(self, request: ImageRequest) -> _Lookup:
+    def _context(self, request: ImageRequest) -> _Context:
         generator = self.rights.generator(request.model_version)
-        return _Lookup(generator, self._policy(request, generator))
+        return _Context(generator, self._policy(request, generator))
 
     def _policy(self, request: ImageRequest, generator: Generator) -> Policy:
-        """The policy asked for, or the generator's own, whose faults are the operator's."""
+        """Return the requested policy, whose faults are the caller's, or the generator's own."""
         policy = _load_policy(request.policy, self.policies) if request.policy else self._bound_policy(generator)
         policy.check_profile(self.worker.models.identity.hash)
         return policy
 
     def _bound_policy(self, generator: Generator) -> Policy:
+        """Return the policy of a generator. Its faults are the operator's: raises PreconditionFailed."""
         try:
             return _load_policy(generator.policy, self.policies)
         except InvalidPolicy as error:
             raise PreconditionFailed(f"generator {generator.model_version} cannot be valued: {error}") from error
 
     async def _rerank(
-        self, search: CandidateSearch, look: _Lookup, features: Features, recalled: Sequence[Candidate]
+        self, search: CandidateSearch, context: _Context, features: Features, recalled: Sequence[Candidate]
     ) -> _Reranked:
-        """Near-copies are gathered before the cut, so a policy with groups compares all candidates."""
-        policy = look.policy
-        found = {one.training_image_id: one for one in recalled}
-        wanted = policy.k + MAX_NEAR_MISSES if policy.groups is None else len(found)
-        neighbours = await search.rerank(features.perceptual, list(found), wanted)
-        await self.turns.take()
+        """Compare candidates by perceptual distance and rank them.
+
+        A policy with groups joins near-duplicates before it takes the first k, so it compares all candidates.
+        """
+        policy = context.policy
+        candidates = {candidate.training_image_id: candidate for candidate in recalled}
+        count = policy.k + MAX_NEAR_MISSES if policy.groups is None else len(candidates)
+        neighbours = await search.rerank(features.perceptual, list(candidates), count)
+        await self.scheduler.yield_turn()
         scored = [
             ScoredCandidate(
-                one.training_image_id,
-                distance_millionths(one.perceptual_distance),
-                round(found[one.training_image_id].clip_similarity * MILLION),
-                None if policy.groups is None else duplicate_group(found[one.training_image_id].payload),
+                neighbour.training_image_id,
+                distance_millionths(neighbour.perceptual_distance),
+                round(candidates[neighbour.training_image_id].clip_similarity * MILLION),
+                None if policy.groups is None else duplicate_group(candidates[neighbour.training_image_id].payload),
             )
-            for one in neighbours
+            for neighbour in neighbours
         ]
         recall = None
         if policy.uncertainty is not None:
-            recall = await self.collections.measured_recall(look.generator.collection)
+            recall = await self.collections.measured_recall(context.generator.collection)
         paid, _ = rank(scored, policy)
-        return _Reranked(paid, scored, len(found) - len(scored), recall)
+        return _Reranked(paid, scored, len(candidates) - len(scored), recall)
 
     async def _works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
-        known = self.rights.remembered(ids, at)
-        return await self._run(self.rights.works, ids, at) if known is None else known
+        cached = self.rights.remembered(ids, at)
+        return await self._run(self.rights.works, ids, at) if cached is None else cached
 
-    async def _quality(self, seen: _Seen) -> int:
-        quality = seen.features.quality
+    async def _quality(self, image: _EmbeddedImage) -> int:
+        """Return the quality in millionths."""
+        quality = image.features.quality
         if quality is None:
-            assert seen.inputs is not None
-            quality = await (self.scorer or self.worker).quality(seen.inputs)
+            assert image.inputs is not None
+            quality = await (self.scorer or self.worker).quality(image.inputs)
         return quality_millionths(quality)
 
     def _valued(
-        self, request: ImageRequest, generator: Generator, facts: ImageFacts, quality: int, watch: Stopwatch
+        self, request: ImageRequest, generator: Generator, facts: ImageFacts, quality: int, stopwatch: Stopwatch
     ) -> ValuedImage:
-        timings = watch.read()
+        timings = stopwatch.read()
         return ValuedImage(
             generator_identity=request.generator_identity,
             generation_id=request.generation_id,
@@ -363,34 +371,35 @@ class Pipeline:
             embedded_by=ATTRIBUTOR if request.embedded is None else CLIENT,
         )
 
-    async def _post(self, attribution: Attribution, valued: _ToPost, watch: Stopwatch) -> Attribution:
-        if self.keeper is not None and valued.thumbnail is not None:
-            # First, so that whoever sees the posting sees the picture.
-            await self._run(self.keeper.keep, valued.posting.evidence.image.sha256, valued.thumbnail)
-        watch.book()
-        posted = await self.writer.post(valued.posting)
-        watch.lap("post_ms")
+    async def _post(self, attribution: Attribution, to_post: _ToPost, stopwatch: Stopwatch) -> Attribution:
+        if self.keeper is not None and to_post.thumbnail is not None:
+            # Before the posting, so that a reader of the posting finds its thumbnail.
+            await self._run(self.keeper.keep, to_post.posting.evidence.image.sha256, to_post.thumbnail)
+        stopwatch.book()
+        posted = await self.writer.post(to_post.posting)
+        stopwatch.lap("post_ms")
         if isinstance(posted, Replayed):
-            return await self._stored(posted.posting, watch)
+            # The same generation was posted while this one was being valued.
+            return await self._stored(posted.posting, stopwatch)
         return replace(
             attribution,
             sequence=posted.posting.sequence,
             head_hash=bytes.fromhex(posted.posting.hash),
-            timings=watch.read(),
+            timings=stopwatch.read(),
         )
 
     def _posted_before(self, request: ImageRequest) -> StoredPosting | None:
-        """What this generation id posted; raises GenerationConflict if that was of another image or generator."""
+        """Return the posting of this generation id. Raises GenerationConflict if its image or generator differs."""
         stored = self.ledger.find(request.generator_identity, request.generation_id)
         if stored is not None:
             check_fingerprint(stored, request.image_sha256, request.model_version)
         return stored
 
-    async def _stored(self, stored: StoredPosting, watch: Stopwatch) -> Attribution:
-        ids = [one.training_image_id for one in stored.evidence.contributions]
+    async def _stored(self, stored: StoredPosting, stopwatch: Stopwatch) -> Attribution:
+        ids = [contribution.training_image_id for contribution in stored.evidence.contributions]
         generated_at = datetime.fromisoformat(stored.header.generated_at)
         cards = await self._works(ids, generated_at)
-        return stored_attribution(stored, cards, watch.read())
+        return stored_attribution(stored, cards, stopwatch.read())
 
     async def _run(self, function: Callable[..., Out], *arguments: object) -> Out:
         return await asyncio.get_running_loop().run_in_executor(self.executor, function, *arguments)

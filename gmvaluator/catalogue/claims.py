@@ -33,7 +33,7 @@ class Right:
     share_ppm: int
 
 
-def settle(claims: Iterable[Claim]) -> tuple[Right, ...]:
+def resolve_claims(claims: Iterable[Claim]) -> tuple[Right, ...]:
     """Rights by account name ascending; they sum to 1,000,000 ppm.
 
     An origin's claims for one owner add up; several origins that name the same owner agree, and the largest
@@ -60,7 +60,7 @@ Split = tuple[str, str, int]
 """valid_from, valid_to, share in ppm."""
 
 
-def wrong_sum(splits: Iterable[Split], partial: bool) -> str | None:
+def split_error(splits: Iterable[Split], partial: bool) -> str | None:
     """What is wrong with one origin's parts of one work; None if they sum to 1,000,000 ppm whenever there are any.
 
     partial: less is right too, and leaves the rest to suspense.

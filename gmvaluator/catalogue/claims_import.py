@@ -16,7 +16,7 @@ from typing import Any
 
 from sqlalchemy import Connection, Row, delete, insert, select, update
 
-from gmvaluator.catalogue.claims import WHOLE_PPM, wrong_sum
+from gmvaluator.catalogue.claims import WHOLE_PPM, split_error
 from gmvaluator.catalogue.records import OwnerReference, check_data_set
 from gmvaluator.catalogue.schema import claims, former_claims, sources, works
 from gmvaluator.catalogue.vault import Vault
@@ -281,7 +281,7 @@ class ClaimImporter:
             elif after.pop(key, None) is None:
                 return f"line {row.line} withdraws a claim that is not there"
         for origin in sorted({row.origin for row in rows}):
-            wrong = wrong_sum([split for (_, other, _), split in after.items() if other == origin], self._partial)
+            wrong = split_error([split for (_, other, _), split in after.items() if other == origin], self._partial)
             if wrong is not None:
                 return f"by origin {origin}, {wrong}"
         return None

@@ -19,7 +19,7 @@ RECEIPT_FOLDER = "receipts"
 RECEIPT_FORMAT = 1
 
 
-def owner_named(catalogue: CatalogueReader, text: str) -> OwnerId:
+def find_owner(catalogue: CatalogueReader, text: str) -> OwnerId:
     """The owner of a UUID, an account or a manifest's owner_id. Raises NotFound."""
     try:
         return OwnerId(uuid.UUID(text.removeprefix("owner:")))
@@ -27,14 +27,14 @@ def owner_named(catalogue: CatalogueReader, text: str) -> OwnerId:
         return catalogue.owner_of_manifest_id(text)
 
 
-def forget_owner(
+def erase_owner(
     catalogue: Catalogue, owner_id: OwnerId, folder: Path, ledger_state: Mapping[str, Any] | None
 ) -> Signed:
     """Forget an owner and sign a receipt, which is also kept in DATA/receipts; again, it is signed anew.
 
     ledger_state: the ledger's head and the owner's balance, which stay as they are. Raises NotFound.
     """
-    removed = catalogue.forget_owner(owner_id)
+    removed = catalogue.erase_owner(owner_id)
     log_emptied = catalogue.rewrite()
     receipt = {
         "format": RECEIPT_FORMAT,

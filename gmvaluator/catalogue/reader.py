@@ -13,9 +13,17 @@ from uuid import UUID
 from sqlalchemy import Connection, Engine, PoolProxiedConnection, Row, and_, func, select
 
 from gmvaluator.accounts import HELD
-from gmvaluator.catalogue.claims import Claim, Right, settle
+from gmvaluator.catalogue.claims import Claim, Right, resolve_claims
 from gmvaluator.catalogue.records import IndexRun
-from gmvaluator.catalogue.removal import Removal, Selected, Selection, keys_removed, select_removals, standing, unpurged
+from gmvaluator.catalogue.removal import (
+    Removal,
+    Selected,
+    Selection,
+    active_works,
+    find_removed_keys,
+    select_removals,
+    unpurged,
+)
 from gmvaluator.catalogue.schema import (
     claims,
     data_sets,
@@ -37,7 +45,7 @@ from gmvaluator.storage.schema import utc_text
 MAX_IDS = 10_000
 """Ids in one question at most."""
 
-FORGOTTEN = "(forgotten)"
+ERASED_NAME = "(forgotten)"
 """Shown instead of the name of an owner whose key was destroyed."""
 
 OWNER_UNKNOWN = "(owner unknown)"
@@ -124,7 +132,7 @@ class CatalogueReader:
             key, title = (shown[one].key, shown[one].title) if one in shown else ("", "")
             mine = claimed.get(one, ())
             valid = [claim for claim in mine if claim.valid_from <= moment < claim.valid_to]
-            rights = settle(claim.claim for claim in valid)
+            rights = resolve_claims(claim.claim for claim in valid)
             earliest = min((claim.number for claim in valid), default=None)
             card = WorkCard(one, key, title, tuple(_beneficiary(right, names) for right in rights), earliest)
             cards[one] = DatedCard(card, *_around(moment, mine))
@@ -151,7 +159,7 @@ class CatalogueReader:
                 self._marker = None
 
     def display_names(self, owner_ids: Collection[OwnerId]) -> dict[OwnerId, str]:
-        """Names of owners, FORGOTTEN where there is none any more."""
+        """Names of owners, ERASED_NAME where there is none any more."""
         _check_count(owner_ids)
         query = select(owner_references.c.owner_id, owner_references.c.ciphertext)
         query = query.where(owner_references.c.kind == NAME, owner_references.c.owner_id.in_(owner_ids))
@@ -190,17 +198,17 @@ class CatalogueReader:
         """Those of `keys` (10,000 at most) under which a work of this data set was removed."""
         _check_count(keys)
         with self._engine.connect() as connection:
-            return keys_removed(connection, self._vault, data_set, keys)
+            return find_removed_keys(connection, self._vault, data_set, keys)
 
     def removals(self, selection: Selection) -> Selected:
         """The works that a selection means."""
         with self._engine.connect() as connection:
             return select_removals(connection, self._vault, selection)
 
-    def standing(self, data_set: str, sha256s: Collection[str], names: Collection[str]) -> set[str]:
+    def active_works(self, data_set: str, sha256s: Collection[str], names: Collection[str]) -> set[str]:
         """SHA-256 of works that were not removed: of those given, and of those with such a key or URI in a data set."""
         with self._engine.connect() as connection:
-            return standing(connection, data_set, sha256s, names)
+            return active_works(connection, data_set, sha256s, names)
 
     def unpurged(self) -> list[Removal]:
         """Works that were removed since the last purge, without their places."""
@@ -243,7 +251,7 @@ class CatalogueReader:
             found = connection.execute(query.where(works.c.sha256.not_in(select(tombstones.c.sha256))))
             return [TrainingImageId(one) for one in found.scalars()]
 
-    def described(self, ids: Sequence[TrainingImageId]) -> dict[TrainingImageId, tuple[int, int, str]]:
+    def sizes_and_licences(self, ids: Sequence[TrainingImageId]) -> dict[TrainingImageId, tuple[int, int, str]]:
         """Width, height and the first source's licence of those of `ids` (10,000 at most) that are known."""
         _check_count(ids)
         with self._engine.connect() as connection:
@@ -283,7 +291,7 @@ class CatalogueReader:
     def _name(self, owner_id: OwnerId, ciphertext: bytes | None) -> str:
         # The key is looked for each time: an owner forgotten by another process is forgotten here at once.
         if ciphertext is None or not self._vault.has_key(owner_id):
-            return FORGOTTEN
+            return ERASED_NAME
         name = self._names.get(ciphertext)
         if name is None:
             if len(self._names) >= _MAX_CACHED_NAMES:

@@ -64,11 +64,11 @@ def select_removals(connection: Connection, vault: Vault, selection: Selection) 
     hashes.update({training_image_id(sha256): sha256 for sha256 in selection.sha256s})
     places = _places(connection, hashes)
     found = tuple(Removal(one, hashes[one], tuple(sorted(places.get(one, ())))) for one in sorted(hashes))
-    before = _buried(connection, hashes.values())
+    before = _tombstoned(connection, hashes.values())
     return Selected(found, len(before), _shared(connection, owned, selection.owners), tuple(sorted(unmatched)))
 
 
-def bury(connection: Connection, vault: Vault, removals: Sequence[Removal], reason: str, at: str) -> None:
+def add_tombstones(connection: Connection, vault: Vault, removals: Sequence[Removal], reason: str, at: str) -> None:
     """Lay tombstones, by content and by place."""
     stones = [{"sha256": one.sha256, "reason": reason, "recorded_at": at} for one in removals]
     keys = [{"lookup": _lookup(vault, *place), "recorded_at": at} for one in removals for place in one.places]
@@ -77,7 +77,7 @@ def bury(connection: Connection, vault: Vault, removals: Sequence[Removal], reas
             connection.execute(insert_missing(connection, table), part)
 
 
-def erase_places(connection: Connection, ids: Collection[TrainingImageId]) -> int:
+def erase_sources(connection: Connection, ids: Collection[TrainingImageId]) -> int:
     """Forget where works were found: key, URI, title, licence and labels; the number of places."""
     return sum(
         connection.execute(delete(sources).where(sources.c.training_image_id.in_(part))).rowcount
@@ -85,7 +85,7 @@ def erase_places(connection: Connection, ids: Collection[TrainingImageId]) -> in
     )
 
 
-def keys_removed(connection: Connection, vault: Vault, data_set: str, keys: Collection[str]) -> set[str]:
+def find_removed_keys(connection: Connection, vault: Vault, data_set: str, keys: Collection[str]) -> set[str]:
     """Those of `keys` under which a work of this data set was removed."""
     if not keys or connection.execute(select(removed_keys.c.lookup).limit(1)).first() is None:
         return set()
@@ -103,13 +103,13 @@ def unpurged(connection: Connection) -> list[Removal]:
     return [Removal(training_image_id(sha256), sha256) for sha256 in connection.execute(query).scalars()]
 
 
-def note_purge(connection: Connection, begun_at: str, at: str) -> None:
+def record_purge(connection: Connection, begun_at: str, at: str) -> None:
     """Everything removed until `begun_at` is purged."""
     due = tombstones.c.purged_at.is_(None) & (tombstones.c.recorded_at <= begun_at)
     connection.execute(tombstones.update().where(due).values(purged_at=at))
 
 
-def standing(connection: Connection, data_set: str, sha256s: Collection[str], names: Collection[str]) -> set[str]:
+def active_works(connection: Connection, data_set: str, sha256s: Collection[str], names: Collection[str]) -> set[str]:
     """SHA-256 of works under no tombstone: of those given, and of those with such a key or URI in a data set."""
     query = select(works.c.sha256).where(works.c.sha256.not_in(select(tombstones.c.sha256)))
     found: set[str] = set()
@@ -138,7 +138,7 @@ def _by_key(connection: Connection, vault: Vault, selection: Selection) -> tuple
         else list(connection.execute(select(data_sets.c.name)).scalars())
     )
     for name in names:
-        unmatched -= keys_removed(connection, vault, name, unmatched)
+        unmatched -= find_removed_keys(connection, vault, name, unmatched)
     return found, unmatched
 
 
@@ -173,7 +173,7 @@ def _places(connection: Connection, ids: Collection[TrainingImageId]) -> dict[Tr
     return found
 
 
-def _buried(connection: Connection, sha256s: Collection[str]) -> set[str]:
+def _tombstoned(connection: Connection, sha256s: Collection[str]) -> set[str]:
     found: set[str] = set()
     for part in _parts(sha256s):
         found.update(connection.execute(select(tombstones.c.sha256).where(tombstones.c.sha256.in_(part))).scalars())

@@ -57,7 +57,7 @@ class CachedRights:
             found.update((one, dated.card) for one, dated in read.items())
         return found
 
-    def remembered(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard] | None:
+    def cached_works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard] | None:
         """As `works`, without reading: None unless all of `ids` are remembered. Never blocks."""
         found, missing = _split(self._current(), ids, utc_text(at))
         return None if missing else found

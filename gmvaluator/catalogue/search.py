@@ -30,8 +30,8 @@ class OwnersNamed(Protocol):
     def display_names(self, owner_ids: Collection[OwnerId]) -> dict[OwnerId, str]: ...
 
 
-def searched_owners(connection: Connection, text: str) -> list[OwnerId]:
-    """The owner of this UUID, or those whose names are to be looked at: see `named_like`."""
+def candidate_owners(connection: Connection, text: str) -> list[OwnerId]:
+    """The owner of this UUID, or those whose names are to be looked at: see `owners_by_name`."""
     query = select(owners.c.owner_id).order_by(owners.c.owner_id).limit(MAX_OWNERS_READ)
     wanted = _uuid(text)
     if wanted is not None:
@@ -39,7 +39,7 @@ def searched_owners(connection: Connection, text: str) -> list[OwnerId]:
     return [OwnerId(one) for one in connection.execute(query).scalars()]
 
 
-def named_like(names: OwnersNamed, ids: Sequence[OwnerId], text: str, limit: int) -> list[tuple[OwnerId, str]]:
+def owners_by_name(names: OwnersNamed, ids: Sequence[OwnerId], text: str, limit: int) -> list[tuple[OwnerId, str]]:
     """Those of `ids` that have this UUID, or whose name contains `text`, by name; `limit` at most.
 
     Names are read on a connection of their own: hold no other meanwhile, as all of a pool may be held so.
@@ -62,7 +62,7 @@ def find_works(connection: Connection, text: str, limit: int, owner: OwnerId | N
     return [TrainingImageId(one) for one in connection.execute(query).scalars()]
 
 
-def work_by_sha256(connection: Connection, sha256: str) -> bool:
+def has_image(connection: Connection, sha256: str) -> bool:
     """Whether the catalogue has an image of these bytes."""
     return connection.execute(select(works.c.sha256).where(works.c.sha256 == sha256)).first() is not None
 
@@ -104,7 +104,7 @@ def find_work(catalogue: CatalogueReader, text: str, data_set: str | None = None
     return TrainingImageId(found[0])
 
 
-def shown_rights(catalogue: CatalogueReader, work: TrainingImageId, at: datetime) -> dict[str, Any]:
+def rights_as_dict(catalogue: CatalogueReader, work: TrainingImageId, at: datetime) -> dict[str, Any]:
     """Plain data: claims and former claims with names, and who is paid at `at`."""
     with catalogue.snapshot() as connection:
         valid = connection.execute(select(claims).where(claims.c.training_image_id == work)).all()

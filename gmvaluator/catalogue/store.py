@@ -16,7 +16,7 @@ from sqlalchemy import Connection, insert, select, update
 from gmvaluator.catalogue.claims_import import ClaimImporter, ClaimRow, ImportedClaims, RejectedRow, by_work
 from gmvaluator.catalogue.reader import CatalogueReader, index_run
 from gmvaluator.catalogue.records import IndexRun, NewWork, Recorded, check_data_set, check_model_version
-from gmvaluator.catalogue.removal import Removal, bury, erase_places, note_purge
+from gmvaluator.catalogue.removal import Removal, add_tombstones, erase_sources, record_purge
 from gmvaluator.catalogue.schema import (
     REVISION,
     data_sets,
@@ -25,10 +25,9 @@ from gmvaluator.catalogue.schema import (
     owner_references,
     owners,
     sources,
-    tombstones,
 )
 from gmvaluator.catalogue.vault import Vault
-from gmvaluator.catalogue.writer import MAX_BATCH, BatchRecorder, forget
+from gmvaluator.catalogue.writer import MAX_BATCH, BatchRecorder, delete_references
 from gmvaluator.errors import Conflict, InvalidInput, MissingData, NotFound, PreconditionFailed
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.ports import Generator
@@ -129,27 +128,20 @@ class Catalogue(CatalogueReader):
                     "and use --replace to change it"
                 )
 
-    def add_tombstones(self, sha256s: Sequence[str], reason: str) -> None:
-        """Keep images of these SHA-256 from being recorded again."""
-        rows = [{"sha256": sha256, "reason": reason, "recorded_at": _now()} for sha256 in sha256s]
-        if rows:
-            with self._writing() as connection:
-                connection.execute(insert_missing(connection, tombstones), rows)
-
-    def bury(self, removals: Sequence[Removal], reason: str) -> None:
+    def add_tombstones(self, removals: Sequence[Removal], reason: str) -> None:
         """Keep works from being recorded again, by their content and by where they were found."""
         with self._writing() as connection:
-            bury(connection, self._vault, removals, reason, _now())
+            add_tombstones(connection, self._vault, removals, reason, _now())
 
-    def erase_places(self, ids: Collection[TrainingImageId]) -> int:
+    def erase_sources(self, ids: Collection[TrainingImageId]) -> int:
         """Forget key, URI, title and labels of works; what an owner was paid for them, and by what right, stays."""
         with self._writing() as connection:
-            return erase_places(connection, ids)
+            return erase_sources(connection, ids)
 
-    def note_purge(self, begun_at: datetime) -> None:
+    def record_purge(self, begun_at: datetime) -> None:
         """Nothing of what was removed until `begun_at` is left."""
         with self._writing() as connection:
-            note_purge(connection, utc_text(begun_at), _now())
+            record_purge(connection, utc_text(begun_at), _now())
 
     def import_claims(self, rows: Iterable[ClaimRow | RejectedRow], partial: bool = False) -> ImportedClaims:
         """Record rows of rights, all rows of one work together; the same rows again change nothing.
@@ -172,7 +164,7 @@ class Catalogue(CatalogueReader):
                 importer.take(grouped[start : start + MAX_BATCH], counted)
         return counted
 
-    def forget_owner(self, owner_id: OwnerId) -> int:
+    def erase_owner(self, owner_id: OwnerId) -> int:
         """Make an owner's name, contact and manifest id unreadable for ever; the number of references removed.
 
         Works, claims and credits keep its UUID. The key goes first: whatever happens after that, nobody can read the
@@ -182,7 +174,7 @@ class Catalogue(CatalogueReader):
             if connection.execute(select(owners.c.owner_id).where(owners.c.owner_id == owner_id)).first() is None:
                 raise NotFound(f"there is no owner {owner_id}")
             self._vault.destroy_key(owner_id)
-            return forget(connection, owner_id, _now())
+            return delete_references(connection, owner_id, _now())
 
     def rewrite(self) -> bool:
         """Write the database anew, so that what was removed is nowhere in it; see `database.rewriting.rewrite`."""

@@ -126,7 +126,7 @@ class BatchRecorder:
         ]
 
 
-def forget(connection: Connection, owner_id: OwnerId, forgotten_at: str) -> int:
+def delete_references(connection: Connection, owner_id: OwnerId, forgotten_at: str) -> int:
     """Remove what refers to an owner, but not the owner's UUID; the number of references removed."""
     removed = connection.execute(owner_references.delete().where(owner_references.c.owner_id == owner_id)).rowcount
     first_time = (owners.c.owner_id == owner_id) & owners.c.forgotten_at.is_(None)

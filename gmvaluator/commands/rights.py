@@ -1,4 +1,4 @@
-"""`gmvaluator rights`: import, show, forget, backup."""
+"""`gmvaluator rights import|show|forget|backup`."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from gmvaluator.errors import InvalidInput, MissingData, PreconditionFailed
 from gmvaluator.storage.database import DataLocation
 
 _SHOWN_REJECTS = 20
+"""Rejected lines that `rights import` prints without --json."""
 
 
 @click.group()
 def rights() -> None:
-    """Record who owns which work, in which split, from when to when.
+    """Record who owns which work, with which share, from when to when.
 
     Example: gmvaluator rights show 1f0c... --json
     """
@@ -26,16 +27,16 @@ def rights() -> None:
 
 @rights.command("import")
 @click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
-@click.option("--origin", help="Who says so, for rows that do not; default: rights:FILE.")
-@click.option("--partial", is_flag=True, help="Parts may sum to less than one; the rest is in suspense.")
-@click.option("--release", is_flag=True, help="Then release credits in suspense and held to those now known.")
+@click.option("--origin", help="Origin of rows that name none; default: rights:FILE.")
+@click.option("--partial", is_flag=True, help="Allow shares that sum to less than one; the rest goes to suspense.")
+@click.option("--release", is_flag=True, help="Then release credits in suspense and held to the owners now known.")
 @place_option
 @json_option
 def import_(file: Path, origin: str | None, partial: bool, release: bool, place: DataLocation, as_json: bool) -> None:
-    """Import rights from a CSV FILE; a row replaces the claim of the same work, owner, origin and valid_from.
+    """Import rights from a CSV FILE.
 
-    Columns: sha256 (or data_set and key), owner_id, share_ppm (0 withdraws); optional: owner_name, owner_contact,
-    valid_from, valid_to, origin.
+    A row replaces the claim of the same work, owner, origin and valid_from. Columns: sha256 (or data_set and key),
+    owner_id, share_ppm (0 withdraws the claim); optional: owner_name, owner_contact, valid_from, valid_to, origin.
 
     Example: gmvaluator rights import rights.csv --release
     """
@@ -44,22 +45,23 @@ def import_(file: Path, origin: str | None, partial: bool, release: bool, place:
 
     source = checked_origin(origin if origin is not None else f"rights:{file.stem}"[:200])
     rows = list(read_claims(file, source))
+    # Opening for writing would create an empty catalogue; a wrong --data has to fail instead.
     with open_catalogue(place) as existing:
         existing.counts()
     with open_catalogue(place, write=True) as catalogue:
-        found: dict[str, Any] = {"file": str(file), **catalogue.import_claims(rows, partial).as_dict()}
+        result: dict[str, Any] = {"file": str(file), **catalogue.import_claims(rows, partial).as_dict()}
         if release:
-            found["released"] = _release(place, catalogue, f"rights imported from {file.name}")
+            result["released"] = _release(place, catalogue, f"rights imported from {file.name}")
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(result))
     else:
-        _print_import(found)
+        _print_import(result)
 
 
 @rights.command()
 @click.argument("work")
-@click.option("--data-set", help="Which one, where a key is used in several.")
-@click.option("--at", help="When, such as 2026-11-01T12:00:00+00:00; default: now.")
+@click.option("--data-set", help="Data set of the key, if several use the key.")
+@click.option("--at", help="Time to show, such as 2026-11-01T12:00:00+00:00; default: now.")
 @place_option
 @json_option
 def show(work: str, data_set: str | None, at: str | None, place: DataLocation, as_json: bool) -> None:
@@ -67,38 +69,38 @@ def show(work: str, data_set: str | None, at: str | None, place: DataLocation, a
 
     Example: gmvaluator rights show animals/dove --at 2026-01-01T00:00:00+00:00
     """
-    from gmvaluator.catalogue.search import find_work, shown_rights
+    from gmvaluator.catalogue.search import find_work, rights_as_dict
     from gmvaluator.catalogue.store import open_catalogue
 
     with open_catalogue(place) as catalogue:
-        found = shown_rights(catalogue, find_work(catalogue, work, data_set), _instant(at))
+        shown = rights_as_dict(catalogue, find_work(catalogue, work, data_set), _instant(at))
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(shown))
     else:
-        _print_rights(found)
+        _print_rights(shown)
 
 
 @rights.command()
 @click.argument("owner")
-@click.option("--yes", is_flag=True, help="Do not ask: it cannot be undone.")
+@click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
 @place_option
 @json_option
 def forget(owner: str, yes: bool, place: DataLocation, as_json: bool) -> None:
-    """Make the name, contact and manifest id of OWNER (a UUID or manifest id) unreadable for ever, backups included.
+    """Erase the name, contact and manifest id of OWNER permanently, in backups too, and print a signed receipt.
 
-    Sums, shares and the ledger's chain stay as they are. Prints a signed receipt.
+    OWNER is a UUID or a manifest id. Sums, shares and the ledger's chain stay as they are. This cannot be undone.
 
     Example: gmvaluator rights forget 5a1e0c3b-0000-4000-8000-000000000001 --yes
     """
-    from gmvaluator.catalogue.erasure import forget_owner, owner_named
+    from gmvaluator.catalogue.erasure import erase_owner, find_owner
     from gmvaluator.catalogue.store import open_catalogue
 
     with open_catalogue(place) as existing:
-        owner_id = owner_named(existing, owner)
+        owner_id = find_owner(existing, owner)
     if not yes:
         click.confirm(f"Forget owner {owner_id} for ever?", abort=True, err=True)
     with open_catalogue(place, write=True) as catalogue:
-        signed = forget_owner(catalogue, owner_id, place.folder, _ledger_state(place, f"owner:{owner_id}"))
+        signed = erase_owner(catalogue, owner_id, place.folder, _ledger_state(place, f"owner:{owner_id}"))
     receipt = signed.value
     if as_json:
         click.echo(json.dumps({**receipt, "receipt": signed.as_dict()}))
@@ -115,7 +117,9 @@ def forget(owner: str, yes: bool, place: DataLocation, as_json: bool) -> None:
 @place_option
 @json_option
 def backup(file: Path, place: DataLocation, as_json: bool) -> None:
-    """Copy the catalogue into the new FILE while it may be written; names in it can be read with DATA/keys only.
+    """Copy the catalogue into the new FILE, even while it is written to.
+
+    Names in the copy can be read only with the keys in DATA/keys.
 
     Example: gmvaluator rights backup /backups/catalogue-2026-11-22.sqlite
     """
@@ -125,11 +129,12 @@ def backup(file: Path, place: DataLocation, as_json: bool) -> None:
     if place.database_url:
         raise PreconditionFailed("this catalogue is on PostgreSQL: back it up by `pg_dump --schema=catalogue`")
     size_bytes = back_up(place.folder / FILE_NAME, file)
-    found = {"file": str(file), "size_bytes": size_bytes}
-    click.echo(json.dumps(found) if as_json else f"{file}: {size_bytes:,} bytes")
+    result = {"file": str(file), "size_bytes": size_bytes}
+    click.echo(json.dumps(result) if as_json else f"{file}: {size_bytes:,} bytes")
 
 
 def _release(place: DataLocation, catalogue: Any, reason: str) -> dict[str, int] | None:
+    """Release credits whose owners are known now; None if there is no ledger."""
     from gmvaluator.ledger.decisions.release import release_all
     from gmvaluator.ledger.store import decision_time, open_ledger
 
@@ -139,12 +144,14 @@ def _release(place: DataLocation, catalogue: Any, reason: str) -> dict[str, int]
     except MissingData:
         return None
     with open_ledger(place, write=True) as book:
-        found = list(release_all(book, catalogue, reason, decision_time()))
-    moved = sum(-entry.amount_micros for one in found for entry in one.decision.entries if entry.amount_micros < 0)
-    return {"generations": len(found), "moved_micros": moved}
+        releases = list(release_all(book, catalogue, reason, decision_time()))
+    entries = [entry for release in releases for entry in release.decision.entries]
+    moved = sum(-entry.amount_micros for entry in entries if entry.amount_micros < 0)
+    return {"generations": len(releases), "moved_micros": moved}
 
 
 def _ledger_state(place: DataLocation, account: str) -> dict[str, Any] | None:
+    """Return the ledger's head and an account's balance for the receipt; None if there is no ledger."""
     from gmvaluator.ledger.reader import read_balance
     from gmvaluator.ledger.store import open_ledger
 
@@ -173,35 +180,35 @@ def _instant(text: str | None) -> datetime:
     return moment
 
 
-def _print_import(found: dict[str, Any]) -> None:
+def _print_import(result: dict[str, Any]) -> None:
     from gmvaluator.ledger.explain import printable
 
-    for one in found["rejects"][:_SHOWN_REJECTS]:
-        click.echo(f"line {one['line']}: {printable(one['reason'])}", err=True)
-    if found["rejected"] > _SHOWN_REJECTS:
-        click.echo(f"... and {found['rejected'] - _SHOWN_REJECTS:,} more: see --json", err=True)
+    for reject in result["rejects"][:_SHOWN_REJECTS]:
+        click.echo(f"line {reject['line']}: {printable(reject['reason'])}", err=True)
+    if result["rejected"] > _SHOWN_REJECTS:
+        click.echo(f"... and {result['rejected'] - _SHOWN_REJECTS:,} more: see --json", err=True)
     names = ("added", "changed", "unchanged", "withdrawn", "rejected")
-    click.echo(f"{found['rows']:,} rows = " + " + ".join(f"{found[name]:,} {name}" for name in names))
-    if found.get("released"):
-        released = found["released"]
+    click.echo(f"{result['rows']:,} rows = " + " + ".join(f"{result[name]:,} {name}" for name in names))
+    if result.get("released"):
+        released = result["released"]
         click.echo(f"released {released['moved_micros']:,} micro-credits of {released['generations']:,} generations")
 
 
-def _print_rights(found: dict[str, Any]) -> None:
+def _print_rights(shown: dict[str, Any]) -> None:
     from rich.table import Table
 
     from gmvaluator.ledger.explain import plain_console, printable
 
     console = plain_console()
-    console.print(f"{printable(found['title'] or found['key'])} {found['training_image_id']}", soft_wrap=True)
-    for one in found["paid"]:
+    console.print(f"{printable(shown['title'] or shown['key'])} {shown['training_image_id']}", soft_wrap=True)
+    for payee in shown["paid"]:
         console.print(
-            f"paid at {found['at']}: {printable(one['display_name'])} {one['share_ppm']:,} ppm", soft_wrap=True
+            f"paid at {shown['at']}: {printable(payee['display_name'])} {payee['share_ppm']:,} ppm", soft_wrap=True
         )
     table = Table("origin", "owner", "ppm", "from", "to", "replaced")
-    for one in [*found["claims"], *found["former_claims"]]:
-        who = f"{one['display_name']} {one['owner_id']}"
-        times = (one["valid_from"], one["valid_to"], one.get("replaced_at", ""))
-        table.add_row(printable(one["origin"]), printable(who), f"{one['share_ppm']:,}", *times)
+    for claim in [*shown["claims"], *shown["former_claims"]]:
+        owner = f"{claim['display_name']} {claim['owner_id']}"
+        times = (claim["valid_from"], claim["valid_to"], claim.get("replaced_at", ""))
+        table.add_row(printable(claim["origin"]), printable(owner), f"{claim['share_ppm']:,}", *times)
     if table.rows:
         console.print(table)

@@ -118,7 +118,7 @@ class FakeRights:
         """Cards of `ids`; a work it was not given is paid to suspense."""
         return {one: self._cards.get(one, WorkCard(one, "", "", (_UNKNOWN,))) for one in ids}
 
-    def remembered(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard] | None:  # noqa: ARG002
+    def cached_works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard] | None:  # noqa: ARG002
         """Remembers nothing: `works` is asked."""
         return None
 

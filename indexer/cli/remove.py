@@ -11,7 +11,7 @@ from typing import Any
 
 import rich_click as click
 
-from gmvaluator.catalogue.erasure import owner_named
+from gmvaluator.catalogue.erasure import find_owner
 from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.catalogue.removal import Selected, Selection
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
@@ -129,7 +129,7 @@ def _selection(
     selection = Selection(
         frozenset(text.lower() for text in [*sha256s, *listed] if _SHA256.fullmatch(text)),
         frozenset([*keys, *(text for text in named if not text.startswith(_OWNER))]),
-        frozenset(owner_named(catalogue, text.removeprefix(_OWNER)) for text in named if text.startswith(_OWNER)),
+        frozenset(find_owner(catalogue, text.removeprefix(_OWNER)) for text in named if text.startswith(_OWNER)),
         check_data_set(data_set) if data_set is not None else None,
     )
     if not (selection.sha256s or selection.keys or selection.owners):

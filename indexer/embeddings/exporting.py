@@ -162,7 +162,7 @@ def _unit(rows: Floats) -> Float32Array:
 class Sizes(Protocol):
     """The part of the catalogue that an export needs."""
 
-    def described(self, ids: Sequence[TrainingImageId]) -> Mapping[TrainingImageId, tuple[int, int, str]]:
+    def sizes_and_licences(self, ids: Sequence[TrainingImageId]) -> Mapping[TrainingImageId, tuple[int, int, str]]:
         """Return width, height (pixels) and licence of those of `ids` that are known."""
 
 
@@ -198,7 +198,7 @@ def _write(shard: EmbeddedShard, points: Sequence[Point], sizes: Sizes) -> None:
         path.parent.mkdir(parents=True, exist_ok=True)
     np.save(shard.recall, np.stack([point.recall for point in points]))
     np.save(shard.perceptual, np.stack([point.perceptual for point in points]))
-    known = sizes.described([point.training_image_id for point in points])
+    known = sizes.sizes_and_licences([point.training_image_id for point in points])
     rows = [_row(point, known.get(point.training_image_id)) for point in points]
     pq.write_table(pa.Table.from_pylist(rows, schema=pa.schema(_FIELDS)), shard.metadata)
 

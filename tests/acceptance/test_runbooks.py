@@ -18,7 +18,7 @@ import pytest
 
 from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.auth.secret_files import own_environment
-from gmvaluator.catalogue.reader import FORGOTTEN
+from gmvaluator.catalogue.reader import ERASED_NAME
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.ids import OwnerId, sha256_hex, training_image_id
 from gmvaluator.ledger.results import Totals
@@ -168,7 +168,7 @@ def after_upgrade(machine: Machine, output: str) -> None:
 def after_restore(machine: Machine, output: str) -> None:
     assert machine.totals().postings == 1
     assert machine.points() == WORKS
-    assert machine.owner_name() != FORGOTTEN
+    assert machine.owner_name() != ERASED_NAME
     assert not (machine.data / "thumbnails").exists()
 
 
@@ -189,7 +189,7 @@ def after_rotation(machine: Machine, output: str) -> None:
 
 
 def after_erasing(machine: Machine, output: str) -> None:
-    assert machine.owner_name() == FORGOTTEN
+    assert machine.owner_name() == ERASED_NAME
     assert 0 < machine.points() < WORKS
     assert machine.names["OWNER"] in (machine.folder / "receipt.txt").read_text(encoding="utf-8")
     assert machine.totals().postings == 1

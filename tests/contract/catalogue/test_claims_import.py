@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 
 from gmvaluator.catalogue.claims_import import read_claims
-from gmvaluator.catalogue.search import find_work, shown_rights
+from gmvaluator.catalogue.search import find_work, rights_as_dict
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import InvalidInput, InvalidManifest, NotFound
 from gmvaluator.storage.database import DataLocation
@@ -47,7 +47,7 @@ def test_a_sale_changes_what_comes_after_it(place: DataLocation, tmp_path: Path)
     assert paid(place, 1, SEPTEMBER) == {"Ada <Artist>": 1_000_000}
     assert paid(place, 1, OCTOBER) == {"Ben": 1_000_000}
     with open_catalogue(place) as catalogue:
-        shown = shown_rights(catalogue, find_work(catalogue, "work-1"), OCTOBER)
+        shown = rights_as_dict(catalogue, find_work(catalogue, "work-1"), OCTOBER)
     assert [(one["display_name"], one["origin"]) for one in shown["claims"]] == [
         ("Ben", "contract-9"),
         ("Ada <Artist>", "data_set:paintings"),
@@ -154,7 +154,7 @@ def test_a_forgotten_owner_is_another_when_imported_again(place: DataLocation, t
     record(place, work(1, "ada"), work(2, None))
     ada = owner_named(place, "ada")
     with open_catalogue(place, write=True) as catalogue:
-        assert catalogue.forget_owner(ada) == 2
+        assert catalogue.erase_owner(ada) == 2
         assert catalogue.rewrite()
     import_rights(place, tmp_path, HEAD + f"{sha256_of(2)},ada,Ada,1000000,,,\n")
     assert owner_named(place, "ada") != ada

@@ -6,8 +6,8 @@ from pathlib import Path
 import pytest
 
 from gmvaluator.auth.signing import Signed, Signer
-from gmvaluator.catalogue.erasure import forget_owner, owner_named
-from gmvaluator.catalogue.reader import FORGOTTEN
+from gmvaluator.catalogue.erasure import erase_owner, find_owner
+from gmvaluator.catalogue.reader import ERASED_NAME
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.catalogue.vault import Vault
@@ -42,7 +42,7 @@ def found_in(folder: Path, needles: list[bytes]) -> list[tuple[str, bytes]]:
 def test_no_trace_is_left_in_database_log_and_earlier_backups(filled: DataLocation, tmp_path: Path) -> None:
     names = [canary.encode() for canary in CANARIES] + [canary.encode("utf-16-le") for canary in CANARIES]
     with open_catalogue(filled, write=True) as catalogue:
-        owner_id = owner_named(catalogue, CANARIES[0])
+        owner_id = find_owner(catalogue, CANARIES[0])
         key = (filled.folder / "keys" / f"{owner_id}.key").read_bytes()
         with catalogue.snapshot() as connection:
             rows = connection.exec_driver_sql("SELECT ciphertext, owner_id FROM owner_references").all()
@@ -53,7 +53,7 @@ def test_no_trace_is_left_in_database_log_and_earlier_backups(filled: DataLocati
             assert found_in(tmp_path, sealed)
         with open_ledger(filled) as book:
             before = (book.head(), book.totals(), book.balances())
-        signed = forget_owner(catalogue, owner_id, filled.folder, {"sequence": before[0].sequence})
+        signed = erase_owner(catalogue, owner_id, filled.folder, {"sequence": before[0].sequence})
         receipt = signed.value
         assert receipt["references_removed"] == 3
         assert receipt["key_destroyed"] is True
@@ -69,9 +69,9 @@ def test_no_trace_is_left_in_database_log_and_earlier_backups(filled: DataLocati
     with open_ledger(filled) as book, open_catalogue(filled) as catalogue:
         assert (book.head(), book.totals(), book.balances()) == before
         assert book.verify().ok
-        assert catalogue.display_names([owner_id]) == {owner_id: FORGOTTEN}
+        assert catalogue.display_names([owner_id]) == {owner_id: ERASED_NAME}
         with pytest.raises(NotFound):
-            owner_named(catalogue, CANARIES[0])
+            find_owner(catalogue, CANARIES[0])
 
 
 def test_a_backup_made_before_cannot_be_read_afterwards(tmp_path: Path) -> None:
@@ -79,15 +79,15 @@ def test_a_backup_made_before_cannot_be_read_afterwards(tmp_path: Path) -> None:
     record(place, work(1, "ada"))
     back_up(place.folder / "catalogue.sqlite", tmp_path / "backup.sqlite")
     with open_catalogue(place, write=True) as catalogue:
-        owner_id = owner_named(catalogue, "ada")
+        owner_id = find_owner(catalogue, "ada")
         with catalogue.snapshot() as connection:
             (sealed, *_) = connection.exec_driver_sql("SELECT ciphertext FROM owner_references").scalars()
-        forget_owner(catalogue, owner_id, place.folder, None)
-        again = forget_owner(catalogue, owner_id, place.folder, None)
+        erase_owner(catalogue, owner_id, place.folder, None)
+        again = erase_owner(catalogue, owner_id, place.folder, None)
         assert again.value["references_removed"] == 0
     (place.folder / "catalogue.sqlite").write_bytes((tmp_path / "backup.sqlite").read_bytes())
     with open_catalogue(place) as restored:
-        assert restored.display_names([owner_id]) == {owner_id: FORGOTTEN}
+        assert restored.display_names([owner_id]) == {owner_id: ERASED_NAME}
     with pytest.raises(PreconditionFailed, match="forgotten"):
         Vault(place.folder / "keys").decrypt(owner_id, "name", bytes(sealed))
 
@@ -95,6 +95,6 @@ def test_a_backup_made_before_cannot_be_read_afterwards(tmp_path: Path) -> None:
 def test_nobody_is_forgotten_by_mistake(filled: DataLocation) -> None:
     with open_catalogue(filled, write=True) as catalogue:
         with pytest.raises(NotFound):
-            forget_owner(catalogue, sample_owner(99), filled.folder, None)
+            erase_owner(catalogue, sample_owner(99), filled.folder, None)
         with pytest.raises(NotFound):
-            owner_named(catalogue, "nobody")
+            find_owner(catalogue, "nobody")

@@ -27,13 +27,13 @@ def test_what_is_remembered_is_what_is_stored(tmp_path: Path) -> None:
     ids = [one.training_image_id for one in works]
     with open_catalogue(tmp_path, write=True) as writing, open_catalogue(tmp_path) as reading:
         rights = CachedRights(reading)
-        assert rights.remembered(ids, NOW) is None
+        assert rights.cached_works(ids, NOW) is None
         writing.record(works[:5])
         for at in (NOW, NOW - timedelta(days=9_000), NOW + timedelta(days=9_000)):
-            assert rights.works(ids, at) == reading.works(ids, at) == rights.remembered(ids, at)
+            assert rights.works(ids, at) == reading.works(ids, at) == rights.cached_works(ids, at)
         writing.record(works[5:])
-        assert rights.remembered(ids, NOW) is None
-        assert rights.works(ids, NOW) == reading.works(ids, NOW) == rights.remembered(ids, NOW)
+        assert rights.cached_works(ids, NOW) is None
+        assert rights.works(ids, NOW) == reading.works(ids, NOW) == rights.cached_works(ids, NOW)
 
 
 def test_an_owner_who_is_forgotten_is_forgotten_here(tmp_path: Path) -> None:
@@ -44,7 +44,7 @@ def test_an_owner_who_is_forgotten_is_forgotten_here(tmp_path: Path) -> None:
         (payee,) = rights.works([one.training_image_id], NOW)[one.training_image_id].beneficiaries
         assert payee.display_name == "Ms alice"
         assert payee.owner_id is not None
-        writing.forget_owner(payee.owner_id)
+        writing.erase_owner(payee.owner_id)
         (after,) = rights.works([one.training_image_id], NOW)[one.training_image_id].beneficiaries
         assert (after.display_name, after.account) == ("(forgotten)", payee.account)
 

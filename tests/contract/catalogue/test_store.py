@@ -8,8 +8,9 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
-from gmvaluator.catalogue.reader import FORGOTTEN
+from gmvaluator.catalogue.reader import ERASED_NAME
 from gmvaluator.catalogue.records import NewWork, OwnerReference, Recorded
+from gmvaluator.catalogue.removal import Removal
 from gmvaluator.catalogue.schema import REVISION, claims
 from gmvaluator.catalogue.store import FILE_NAME, Catalogue, open_catalogue
 from gmvaluator.errors import (
@@ -128,15 +129,15 @@ def test_a_forgotten_owner_keeps_the_account_but_has_no_name(catalogue: Catalogu
     ada = owner_id_of(catalogue, 1)
     with open_catalogue(place) as other_process:
         assert paid(other_process, 1)[0].display_name == ADA.display_name
-        catalogue.forget_owner(ada)
+        catalogue.erase_owner(ada)
         for reader in (catalogue, other_process):
             (beneficiary,) = paid(reader, 1)
-            assert beneficiary == Beneficiary(f"owner:{ada}", ada, FORGOTTEN, 1_000_000)
-            assert reader.display_names([ada]) == {ada: FORGOTTEN}
+            assert beneficiary == Beneficiary(f"owner:{ada}", ada, ERASED_NAME, 1_000_000)
+            assert reader.display_names([ada]) == {ada: ERASED_NAME}
             assert paid(reader, 2)[0].display_name == "Ben"
     assert not (place.folder / "keys" / f"{ada}.key").exists()
     with pytest.raises(NotFound):
-        catalogue.forget_owner(sample_owner(99))
+        catalogue.erase_owner(sample_owner(99))
 
 
 def test_destroying_the_key_file_alone_forgets_the_owner(catalogue: Catalogue, place: DataLocation) -> None:
@@ -144,7 +145,7 @@ def test_destroying_the_key_file_alone_forgets_the_owner(catalogue: Catalogue, p
     ada = owner_id_of(catalogue, 1)
     assert catalogue.display_names([ada]) == {ada: ADA.display_name}
     (place.folder / "keys" / f"{ada}.key").unlink()
-    assert catalogue.display_names([ada]) == {ada: FORGOTTEN}
+    assert catalogue.display_names([ada]) == {ada: ERASED_NAME}
     assert catalogue.record([work(2)]).works == 1
 
 
@@ -175,8 +176,8 @@ def test_known_works_and_tombstones(catalogue: Catalogue) -> None:
     catalogue.record([work(1)])
     sha256s = [work(1).sha256, work(2).sha256]
     assert catalogue.known(sha256s) == {work(1).sha256}
-    catalogue.add_tombstones([work(2).sha256], "opted out")
-    catalogue.add_tombstones([work(2).sha256], "opted out")
+    catalogue.add_tombstones([Removal(work(2).training_image_id, work(2).sha256)], "opted out")
+    catalogue.add_tombstones([Removal(work(2).training_image_id, work(2).sha256)], "opted out")
     catalogue.add_tombstones([], "nothing")
     assert catalogue.tombstoned(sha256s) == {work(2).sha256}
     assert catalogue.record([work(2), work(3)]) == Recorded(1, 1, 1, (work(2).training_image_id,))
@@ -267,7 +268,7 @@ def test_questions_are_bounded(catalogue: Catalogue) -> None:
 def test_works_are_described_by_size_and_first_licence(catalogue: Catalogue) -> None:
     catalogue.record([work(1), replace(work(1, key="again"), license="other"), work(2)])
     known, absent = work(1).training_image_id, work(3).training_image_id
-    assert catalogue.described([known, absent]) == {known: (640, 480, "CC0-1.0")}
+    assert catalogue.sizes_and_licences([known, absent]) == {known: (640, 480, "CC0-1.0")}
 
 
 def test_the_latest_works_are_those_of_the_batch_noted_last_without_what_was_removed(catalogue: Catalogue) -> None:
@@ -277,7 +278,7 @@ def test_the_latest_works_are_those_of_the_batch_noted_last_without_what_was_rem
         run = catalogue.begin_index_run("paintings", source)
         for batch in batches:
             catalogue.advance_index_run(run.run_id, 1, {}, works=batch)
-    catalogue.add_tombstones([work(3).sha256], "removed")
+    catalogue.add_tombstones([Removal(work(3).training_image_id, work(3).sha256)], "removed")
     assert set(catalogue.latest_works("paintings", "run 1: ")) == {ids[1], ids[2]}
     assert catalogue.latest_works("paintings", "run 10: ") == ids[4:]
     assert catalogue.latest_works("paintings", "run 2: ") == catalogue.latest_works("other", "run 1: ") == []

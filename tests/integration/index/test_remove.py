@@ -176,7 +176,7 @@ def test_removing_again_changes_nothing(data: Path) -> None:
 def test_a_run_that_was_killed_can_be_given_again(data: Path) -> None:
     """Killed after the tombstones and before the points went: the key still finds the work."""
     with open_catalogue(data, write=True) as catalogue:
-        catalogue.bury(catalogue.removals(Selection(keys=frozenset({"05.png"}))).works, "removed")
+        catalogue.add_tombstones(catalogue.removals(Selection(keys=frozenset({"05.png"}))).works, "removed")
     assert remove(data, "--key", "05.png")["removed"]["points"] == 1
     assert "05.png" not in keys(data)
 
@@ -253,7 +253,7 @@ def test_a_purge_ends_a_removal_that_was_killed(data: Path, pictures: Path) -> N
     """Killed after the tombstones: the point was still found, thumbnail and place still there."""
     one = training_image_id(sha(pictures, 7))
     with open_catalogue(data, write=True) as catalogue:
-        catalogue.bury(catalogue.removals(Selection(keys=frozenset({"07.png"}))).works, "removed")
+        catalogue.add_tombstones(catalogue.removals(Selection(keys=frozenset({"07.png"}))).works, "removed")
     assert index("remove", "--purge", "--data", data)["purged"]["works"] == 1
     assert len(keys(data)) == 11
     assert traces(data, canaries(pictures, 7)) == set()

@@ -6,7 +6,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmvaluator.accounts import HELD, SUSPENSE
-from gmvaluator.catalogue.claims import WHOLE_PPM, Claim, settle
+from gmvaluator.catalogue.claims import WHOLE_PPM, Claim, resolve_claims
 from gmvaluator.testing.postings import sample_owner
 
 ADA, BEN, CAI = (sample_owner(number) for number in range(3))
@@ -23,16 +23,16 @@ claims = st.lists(
 
 
 def settled(*made: Claim) -> dict[str, int]:
-    return {right.account: right.share_ppm for right in settle(made)}
+    return {right.account: right.share_ppm for right in resolve_claims(made)}
 
 
 @given(claims, st.randoms(use_true_random=False))
 def test_rights_sum_to_the_whole_in_any_order(made: list[Claim], random: standard_random.Random) -> None:
-    rights = settle(made)
+    rights = resolve_claims(made)
     assert sum(right.share_ppm for right in rights) == WHOLE_PPM
     assert len({right.account for right in rights}) == len(rights)
     random.shuffle(made)
-    assert settle(made) == rights
+    assert resolve_claims(made) == rights
 
 
 def test_one_claim_on_the_whole_pays_its_owner() -> None:

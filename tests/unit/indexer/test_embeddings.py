@@ -40,7 +40,7 @@ class Catalogue:
         self.works.extend(work for work in batch if work.training_image_id not in refused)
         return Recorded(len(batch) - len(refused), 0, 0, refused)
 
-    def described(self, ids: Sequence[TrainingImageId]) -> Mapping[TrainingImageId, tuple[int, int, str]]:
+    def sizes_and_licences(self, ids: Sequence[TrainingImageId]) -> Mapping[TrainingImageId, tuple[int, int, str]]:
         return dict.fromkeys(ids, (4, 3, "CC0"))
 
 
