@@ -142,7 +142,7 @@ def attribute(
 
 
 def read_image(path: Path) -> bytes:
-    """Bytes of a file, one more than the limit at most. Raises MissingData if it cannot be read."""
+    """Return the bytes of a file, cut at one byte over the size limit. Raises MissingData if it cannot be read."""
     try:
         with path.open("rb") as file:
             return file.read(MAX_IMAGE_BYTES + 1)

@@ -1,10 +1,10 @@
-"""`gmvaluator ledger dispute`: open, hold, decide, list."""
+"""`gmvaluator ledger dispute open|hold|decide|list`."""
 
 from __future__ import annotations
 
 import json
 import uuid
-from typing import Any
+from typing import TYPE_CHECKING
 
 import rich_click as click
 
@@ -15,10 +15,13 @@ from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.valuation.weights import MILLION
 
+if TYPE_CHECKING:
+    from gmvaluator.ledger.decisions.disputes import Dispute
+
 
 @click.group()
 def dispute() -> None:
-    """Open, hold and decide disputes about who is owed credits.
+    """Open and decide disputes about credits, and hold the disputed credits.
 
     Example: gmvaluator ledger dispute list
     """
@@ -28,7 +31,7 @@ def dispute() -> None:
 @click.argument("dispute_id")
 @click.option("--work", help="Training image whose credits are disputed.")
 @click.option("--generation", help="Generation whose credits are disputed.")
-@click.option("--claimant", help="Owner who says that they are theirs, a UUID; what that owner has is not held.")
+@click.option("--claimant", help="Owner who claims the credits, a UUID; that owner's own credits are not held.")
 @reason_option
 @identity_option
 @place_option
@@ -43,7 +46,9 @@ def open_(
     place: DataLocation,
     as_json: bool,
 ) -> None:
-    """Open DISPUTE_ID, an id of your own, and hold the credits it is about; the same again holds what came in since.
+    """Open a dispute and hold the credits that it is about.
+
+    DISPUTE_ID is an id of your choice. Repeating the command holds credits that were posted since.
 
     Example: gmvaluator ledger dispute open case-7 --work 1f0c... --reason "drawn by me in 2019"
     """
@@ -54,8 +59,8 @@ def open_(
     with open_ledger(place, write=True) as book:
         sequence = None if generation is None else book.posting_of_generation(generation, identity).sequence
         scope = Scope(_work(work), sequence, None if claimant is None else _owner(claimant))
-        found = open_dispute(book, dispute_id, scope, reason, decision_time())
-    _show([found], as_json)
+        opened = open_dispute(book, dispute_id, scope, reason, decision_time())
+    _show([opened], as_json)
 
 
 @dispute.command()
@@ -63,29 +68,37 @@ def open_(
 @place_option
 @json_option
 def hold(dispute_id: str, place: DataLocation, as_json: bool) -> None:
-    """Hold credits of DISPUTE_ID that came in since it was opened; closing a period and paying do the same.
+    """Hold credits of DISPUTE_ID that were posted since it was opened; closing a period and paying do this too.
 
     Example: gmvaluator ledger dispute hold case-7
     """
-    from gmvaluator.ledger.decisions.dispute_holds import hold as hold_more
+    from gmvaluator.ledger.decisions.dispute_holds import hold as hold_credits
     from gmvaluator.ledger.store import decision_time, open_ledger
 
     with open_ledger(place, write=True) as book:
-        found = hold_more(book, dispute_id, decision_time())
-    _show([found], as_json)
+        held = hold_credits(book, dispute_id, decision_time())
+    _show([held], as_json)
 
 
 @dispute.command()
 @click.argument("dispute_id")
-@click.option("--award", "awards", multiple=True, metavar="OWNER[=PPM]", help="Who gets it; parts sum to 1,000,000.")
-@click.option("--reject", is_flag=True, help="Give everything back to those it was held from.")
+@click.option(
+    "--award",
+    "awards",
+    multiple=True,
+    metavar="OWNER[=PPM]",
+    help="Owner who receives the credits; parts sum to 1,000,000.",
+)
+@click.option("--reject", is_flag=True, help="Return everything to the accounts it was held from.")
 @reason_option
 @place_option
 @json_option
 def decide(
     dispute_id: str, awards: tuple[str, ...], reject: bool, reason: str, place: DataLocation, as_json: bool
 ) -> None:
-    """Decide DISPUTE_ID: award what is held, or reject it; the rights for later credits are set by `rights import`.
+    """Decide DISPUTE_ID: award the held credits, or reject the dispute and return them.
+
+    The rights for later credits are set by `gmvaluator rights import`.
 
     Example: gmvaluator ledger dispute decide case-7 --award 5a1e...=1000000 --reason "shown by the sketches"
     """
@@ -97,16 +110,16 @@ def decide(
         raise InvalidInput("decide by --award, which may be repeated, or by --reject")
     award = None if reject else checked_award([_part(text) for text in awards])
     with open_ledger(place, write=True) as book:
-        found = decide_dispute(book, dispute_id, award, reason, decision_time())
-    _show([found], as_json)
+        decided = decide_dispute(book, dispute_id, award, reason, decision_time())
+    _show([decided], as_json)
 
 
 @dispute.command("list")
-@click.option("--open", "only_open", is_flag=True, help="Only those that are not settled.")
+@click.option("--open", "only_open", is_flag=True, help="Only disputes that are not settled.")
 @place_option
 @json_option
 def list_(only_open: bool, place: DataLocation, as_json: bool) -> None:
-    """List disputes, what they hold, and how they were decided.
+    """List the disputes, the credits that they hold, and how they were decided.
 
     Example: gmvaluator ledger dispute list --open --json
     """
@@ -114,21 +127,21 @@ def list_(only_open: bool, place: DataLocation, as_json: bool) -> None:
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book, book.snapshot() as connection:
-        found = (open_disputes if only_open else disputes)(connection)
+        listed = (open_disputes if only_open else disputes)(connection)
     if as_json:
-        click.echo(json.dumps({"disputes": [one.as_dict() for one in found]}))
+        click.echo(json.dumps({"disputes": [entry.as_dict() for entry in listed]}))
     else:
-        _show(found, as_json=False)
-        if not found:
+        _show(listed, as_json=False)
+        if not listed:
             click.echo("no dispute")
 
 
-def _show(found: list[Any], as_json: bool) -> None:
+def _show(disputes: list[Dispute], as_json: bool) -> None:
     from gmvaluator.ledger.explain import printable
     from gmvaluator.valuation.weights import credits_text
 
-    for one in found:
-        plain = one.as_dict()
+    for entry in disputes:
+        plain = entry.as_dict()
         if as_json:
             click.echo(json.dumps(plain))
             continue

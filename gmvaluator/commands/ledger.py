@@ -1,12 +1,10 @@
-"""`gmvaluator ledger`: totals, explain, replay, verify; the other commands are beside what they do.
-
-`gmvaluator ledger backup|export`.
-"""
+"""`gmvaluator ledger totals|explain|replay|verify|backup|export`, and the group with all other ledger commands."""
 
 from __future__ import annotations
 
 import json
 import re
+from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -23,6 +21,7 @@ from gmvaluator.storage.database import DataLocation
 
 if TYPE_CHECKING:
     from gmvaluator.auth.signing import Signed
+    from gmvaluator.ledger.records import StoredPosting
 
 
 @click.command()
@@ -30,7 +29,9 @@ if TYPE_CHECKING:
 @place_option
 @json_option
 def backup(file: Path, place: DataLocation, as_json: bool) -> None:
-    """Copy the ledger into the new FILE while it may be written; to restore it, put it in the place of ledger.sqlite.
+    """Copy the ledger into the new FILE, even while it is written to.
+
+    To restore it, replace ledger.sqlite by the copy.
 
     Example: gmvaluator ledger backup /backups/ledger-2026-11-22.sqlite
     """
@@ -42,9 +43,9 @@ def backup(file: Path, place: DataLocation, as_json: bool) -> None:
         raise PreconditionFailed("this ledger is on PostgreSQL: back it up by `pg_dump --schema=ledger`")
     size_bytes = back_up(ledger_file(place.folder), file)
     head = check_backup(file)
-    found = {"file": str(file), "size_bytes": size_bytes, "head": {"sequence": head.sequence, "hash": head.hash}}
     if as_json:
-        click.echo(json.dumps(found))
+        plain_head = {"sequence": head.sequence, "hash": head.hash}
+        click.echo(json.dumps({"file": str(file), "size_bytes": size_bytes, "head": plain_head}))
     else:
         click.echo(f"{file}: {size_bytes:,} bytes, up to posting {head.sequence}:{head.hash}")
 
@@ -54,7 +55,7 @@ def backup(file: Path, place: DataLocation, as_json: bool) -> None:
 @place_option
 @json_option
 def export_(out: Path, place: DataLocation, as_json: bool) -> None:
-    """Write the ledger's tables as Parquet files, all of one moment.
+    """Export the ledger's tables as Parquet files from one consistent snapshot.
 
     Example: gmvaluator ledger export --out ./ledger-parquet
     """
@@ -62,17 +63,17 @@ def export_(out: Path, place: DataLocation, as_json: bool) -> None:
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book:
-        found = export(book, out)
+        exported = export(book, out)
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(exported))
     else:
-        for name, rows in found["rows"].items():
+        for name, rows in exported["rows"].items():
             click.echo(f"{out / name}.parquet: {rows:,} rows")
 
 
 @click.group()
 def ledger() -> None:
-    """Read and check who earned what.
+    """Read, check, correct and pay out the credits.
 
     Example: gmvaluator ledger totals
     """
@@ -82,7 +83,9 @@ def ledger() -> None:
 @place_option
 @json_option
 def totals(place: DataLocation, as_json: bool) -> None:
-    """Print what was issued, who holds it, and whether it reconciles; exits 1 if it does not.
+    """Print how many credits were issued, which accounts hold them, and whether they reconcile.
+
+    The exit code is 1 if they do not reconcile.
 
     Example: gmvaluator ledger totals --json
     """
@@ -90,22 +93,22 @@ def totals(place: DataLocation, as_json: bool) -> None:
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book:
-        found = summary(book, place)
+        result = summary(book, place)
     if as_json:
-        click.echo(json.dumps(found))
+        click.echo(json.dumps(result))
     else:
-        print_summary(found)
-    if not found["reconciles"]:
+        print_summary(result)
+    if not result["reconciles"]:
         raise Exit(1)
 
 
 @ledger.command()
 @click.argument("generation")
-@click.option("--identity", help="Generator identity that posted it; needed only where several used this id.")
+@click.option("--identity", help="Generator identity that posted it; needed only if several used this id.")
 @place_option
 @json_option
 def explain(generation: str, identity: str | None, place: DataLocation, as_json: bool) -> None:
-    """Show why GENERATION paid what it paid: each contributor's distance, share and credit, and the policy.
+    """Explain the credits of GENERATION: each contributor's distance, share and credit, and the policy.
 
     Example: gmvaluator ledger explain demo-1:4f2a
     """
@@ -121,24 +124,26 @@ def explain(generation: str, identity: str | None, place: DataLocation, as_json:
     with open_ledger(place) as book:
         posting = book.posting_of_generation(generation, identity)
         of_generation = posting.header.kind == ATTRIBUTION
-        found = explanation(posting, place) if of_generation else decision_explanation(posting)
+        explained = explanation(posting, place) if of_generation else decision_explanation(posting)
         with book.snapshot() as connection:
-            later = [decision_explanation(one) for one in decisions_about(connection, posting.sequence)]
+            decisions = [decision_explanation(later) for later in decisions_about(connection, posting.sequence)]
     if as_json:
-        click.echo(json.dumps({**found, "decisions": later}))
+        click.echo(json.dumps({**explained, "decisions": decisions}))
         return
-    (print_explanation if of_generation else print_decision)(found)
-    for one in later:
-        print_decision(one)
+    (print_explanation if of_generation else print_decision)(explained)
+    for decision in decisions:
+        print_decision(decision)
 
 
 @ledger.command()
 @click.argument("generation", required=False)
-@click.option("--identity", help="Generator identity that posted it; needed only where several used this id.")
+@click.option("--identity", help="Generator identity that posted it; needed only if several used this id.")
 @place_option
 @json_option
 def replay(generation: str | None, identity: str | None, place: DataLocation, as_json: bool) -> None:
-    """Compute credits again from the stored evidence and compare, for GENERATION or for all; exits 1 on a difference.
+    """Recompute credits from the stored evidence and compare them, for GENERATION or for all postings.
+
+    The exit code is 1 if any differ.
 
     Example: gmvaluator ledger replay --json
     """
@@ -147,18 +152,21 @@ def replay(generation: str | None, identity: str | None, place: DataLocation, as
 
     replayed, different = 0, []
     with open_ledger(place) as book:
-        for posting in (
-            book.every_posting() if generation is None else [book.posting_of_generation(generation, identity)]
-        ):
+        if generation is None:
+            postings: Iterable[StoredPosting] = book.every_posting()
+        else:
+            postings = [book.posting_of_generation(generation, identity)]
+        for posting in postings:
             replayed += 1
             if not recompute(posting).equal:
                 different.append({"sequence": posting.sequence, "generation_id": posting.header.generation_id})
     if as_json:
         click.echo(json.dumps({"replayed": replayed, "equal": replayed - len(different), "different": different}))
     else:
-        for one in different:
+        for difference in different:
             click.echo(
-                f"posting {one['sequence']}, generation {one['generation_id']}: the evidence gives other credits"
+                f"posting {difference['sequence']}, generation {difference['generation_id']}: "
+                "the evidence gives other credits"
             )
         click.echo(
             f"{replayed - len(different):,} of {replayed:,} postings equal their evidence to the last micro-credit"
@@ -168,24 +176,24 @@ def replay(generation: str | None, identity: str | None, place: DataLocation, as
 
 
 @ledger.command()
-@click.option("--head", help="SEQUENCE:HASH handed out before; the chain must still pass through it.")
-@click.option("--public-key", help="The operator's, as handed out; checkpoints signed by another are refused.")
+@click.option("--head", help="SEQUENCE:HASH saved earlier; the chain must still contain it.")
+@click.option("--public-key", help="The operator's public key; checkpoints signed by another key are refused.")
 @click.option(
     "--checkpoint",
     "kept",
     multiple=True,
     type=click.Path(dir_okay=False, path_type=Path),
-    help="File of a checkpoint kept elsewhere; may be repeated.",
+    help="File of a checkpoint saved elsewhere; may be repeated.",
 )
-@click.option("--record", is_flag=True, help="Keep the outcome in DATA, where the attributor's metrics tell it.")
+@click.option("--record", is_flag=True, help="Save the result in DATA, from where the attributor's metrics export it.")
 @place_option
 @json_option
 def verify(
     head: str | None, public_key: str | None, kept: tuple[Path, ...], record: bool, place: DataLocation, as_json: bool
 ) -> None:
-    """Check every row and checkpoint, and name the first that was changed, removed, inserted or re-ordered.
+    """Verify every row and checkpoint, and name the first that was changed, removed, inserted or re-ordered.
 
-    Exits 1 if one was.
+    The exit code is 1 if there is one.
 
     Example: gmvaluator ledger verify --head 42:9c0e...
     """
@@ -199,18 +207,19 @@ def verify(
     checkpoints = [_read_checkpoint(file) for file in kept]
     try:
         with open_ledger(place) as book:
-            found = book.verify(expected, key, checkpoints)
+            result = book.verify(expected, key, checkpoints)
     except Failure:
+        # A ledger that cannot be read has to raise the alarm of one that fails, so that this is recorded as well.
         if record:
             record_verification(place.folder, None)
         raise
     if record:
-        record_verification(place.folder, found)
+        record_verification(place.folder, result)
     if as_json:
-        click.echo(json.dumps(found.as_dict()))
+        click.echo(json.dumps(result.as_dict()))
     else:
-        click.echo(found.text())
-    if not found.ok:
+        click.echo(result.text())
+    if not result.ok:
         raise Exit(1)
 
 
