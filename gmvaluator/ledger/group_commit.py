@@ -1,4 +1,7 @@
-"""The one thread that writes the ledger: postings that wait together are committed together."""
+"""Group commit: one writer thread for the ledger, which commits all waiting postings in one transaction.
+
+A durable commit costs a disk flush, whatever its size. Committing postings together lets many callers share one.
+"""
 
 from __future__ import annotations
 
@@ -14,10 +17,11 @@ from gmvaluator.ledger.results import Outcome, Posted, Refused, Replayed
 from gmvaluator.ledger.writer import AnyPosting
 
 MAX_COMMIT = 64
+"""Maximum number of postings in one commit."""
 
 
 class WritableLedger(Protocol):
-    """What the writer needs of a ledger; all calls come from its thread."""
+    """The writing side of a ledger; all calls come from the writer thread."""
 
     def post(self, batch: Sequence[AnyPosting]) -> Sequence[Outcome]: ...
 
@@ -31,10 +35,12 @@ class _Job:
 
 
 class LedgerWriter:
-    """Posts with group commit; an answer is given after the commit, so what was answered is durable.
+    """Posts to the ledger from many coroutines with group commit; `post` returns after its commit is durable.
 
-    After any error that is not about one posting nothing more is written: everyone who waits is told, `on_failure`
-    is called once, and the process has to end and recover at its next start.
+    An error that is not about one posting stops the writer: all waiting calls raise it, nothing more is written,
+    `on_failure` is called once, and the process has to end and recover at its next start.
+
+    max_waiting: number of postings in the queue above which further ones are rejected.
     """
 
     def __init__(
@@ -47,32 +53,35 @@ class LedgerWriter:
         self._on_failure = on_failure
         self._max_waiting = max_waiting
         self._jobs: queue.SimpleQueue[_Job | None] = queue.SimpleQueue()
-        self._dead: GmvaluatorError | None = None
+        self._stop_reason: GmvaluatorError | None = None
         self._ready = threading.Event()
         self._thread = threading.Thread(target=self._run, name="ledger-writer", daemon=True)
 
     def start(self) -> None:
-        """Open the ledger in its thread; raises what opening raised (AlreadyHeld, LedgerCorrupt)."""
+        """Open the ledger in its thread. Raises what opening it raises, such as AlreadyHeld or LedgerCorrupt."""
         self._thread.start()
         self._ready.wait()
-        if self._dead is not None:
-            raise self._dead
+        if self._stop_reason is not None:
+            raise self._stop_reason
 
     async def post(self, posting: AnyPosting) -> Posted | Replayed:
-        """Post durably, or find what this key posted before. Raises GenerationConflict, LedgerFailed, Overloaded."""
-        if self._dead is not None:
-            raise self._dead
+        """Post durably, or return what was posted before under this key.
+
+        Raises GenerationConflict, LedgerFailed, Overloaded, and Unavailable after `close`.
+        """
+        if self._stop_reason is not None:
+            raise self._stop_reason
         job = _Job(posting, Waiter())
         if self._jobs.qsize() >= self._max_waiting:
             raise Overloaded(f"{self._max_waiting} postings wait for the ledger: send the image again later")
         self._jobs.put(job)
-        if self._dead is not None:
+        if self._stop_reason is not None:
             # The thread ended between the check and the put, and may have missed this job.
-            job.waiter.deliver(self._dead)
+            job.waiter.deliver(self._stop_reason)
         return await job.waiter.answer()
 
     def close(self) -> None:
-        """Commit what waits, close the ledger and stop the thread."""
+        """Commit the waiting postings, close the ledger and stop the thread."""
         if self._thread.is_alive():
             self._jobs.put(None)
             self._thread.join()
@@ -80,21 +89,23 @@ class LedgerWriter:
     def _run(self) -> None:
         try:
             ledger = self._open_ledger()
-        except Exception as error:  # noqa: BLE001 - whoever starts us waits for an answer
-            self._dead = _ours(error)
+        except Exception as error:  # noqa: BLE001 - `start` waits for the result
+            self._stop_reason = _as_product_error(error)
             return
         finally:
             self._ready.set()
         try:
-            while self._dead is None and (jobs := self._next_jobs()):
+            while self._stop_reason is None and (jobs := self._next_jobs()):
                 self._commit(ledger, jobs)
         finally:
-            self._dead = self._dead or Unavailable("the attributor is stopping: send the image again, with the same id")
+            self._stop_reason = self._stop_reason or Unavailable(
+                "the attributor is stopping: send the image again, with the same id"
+            )
             self._fail_waiting()
             ledger.close()
 
     def _next_jobs(self) -> list[_Job]:
-        """Blocks for one job and takes what else waits; an empty list says stop."""
+        """Wait for one job and take all others that wait; return an empty list to stop."""
         jobs: list[_Job] = []
         job = self._jobs.get()
         while job is not None:
@@ -102,20 +113,22 @@ class LedgerWriter:
             if len(jobs) >= MAX_COMMIT or self._jobs.empty():
                 return jobs
             job = self._jobs.get()
+        # The stop signal was taken with jobs before it: put it back, to be found alone after they are committed.
         self._jobs.put(None)
         return jobs
 
     def _commit(self, ledger: WritableLedger, jobs: list[_Job]) -> None:
         try:
             outcomes = ledger.post([job.posting for job in jobs])
-        except Exception as error:  # noqa: BLE001 - every waiter needs an answer, and nothing may be written after it
-            self._stop(_ours(error), jobs)
+        except Exception as error:  # noqa: BLE001 - every waiting call must return, and nothing may be written after this
+            self._stop(_as_product_error(error), jobs)
             return
-        answers = [outcome.error if isinstance(outcome, Refused) else outcome for outcome in outcomes]
-        deliver_all([(job.waiter, answer) for job, answer in zip(jobs, answers, strict=True)])
+        results = [outcome.error if isinstance(outcome, Refused) else outcome for outcome in outcomes]
+        # One wake-up of the event loop for the whole commit, instead of one for each posting.
+        deliver_all([(job.waiter, result) for job, result in zip(jobs, results, strict=True)])
 
     def _stop(self, error: GmvaluatorError, jobs: list[_Job]) -> None:
-        self._dead = error
+        self._stop_reason = error
         for job in jobs:
             job.waiter.deliver(error)
         self._fail_waiting()
@@ -124,11 +137,11 @@ class LedgerWriter:
     def _fail_waiting(self) -> None:
         while not self._jobs.empty():
             job = self._jobs.get_nowait()
-            if job is not None and self._dead is not None:
-                job.waiter.deliver(self._dead)
+            if job is not None and self._stop_reason is not None:
+                job.waiter.deliver(self._stop_reason)
 
 
-def _ours(error: Exception) -> GmvaluatorError:
+def _as_product_error(error: Exception) -> GmvaluatorError:
     if isinstance(error, GmvaluatorError):
         return error
     return LedgerFailed(f"the ledger's writer broke ({type(error).__name__}: {error}): restart")

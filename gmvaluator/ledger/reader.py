@@ -1,8 +1,6 @@
-"""Reading the ledger: every method is one snapshot on a read-only connection, from any thread.
+"""Reading the ledger: loading postings with a check of their hashes, the head, balances and totals.
 
-From rows to postings: loading checks that what is stored adds up and is what was hashed.
-
-One account's kept balance.
+Each method of `LedgerReader` reads one snapshot on a read-only connection and may be called from any thread.
 """
 
 from __future__ import annotations
@@ -31,12 +29,15 @@ _HEADERS_WITH_EVIDENCE = select(
 
 
 def postings_where(*conditions: Any) -> Select[Any]:
-    """Query of the postings that meet `conditions`, for `load`."""
+    """Return a query of the postings that meet `conditions`, for `load_postings`."""
     return _HEADERS_WITH_EVIDENCE.where(*conditions)
 
 
 def load_postings(connection: Connection, query: Select[Any]) -> list[StoredPosting]:
-    """Postings that `query` selects, in its order. Raises LedgerCorrupt if one does not add up."""
+    """Return the postings that `query` selects, in its order.
+
+    Each is checked against its hashes. Raises LedgerCorrupt if one differs from what was posted.
+    """
     rows = connection.execute(query).all()
     if not rows:
         return []
@@ -62,13 +63,13 @@ def _posting(row: Row[Any], lines: tuple[Entry, ...]) -> StoredPosting:
         posting = StoredPosting(PostingHeader(*header), stored_hash, lines, zlib.decompress(body))
     except zlib.error as error:
         raise LedgerCorrupt(f"posting {header[0]}: its evidence is damaged; run `gmvaluator ledger verify`") from error
-    for what in inconsistencies(posting):
-        raise LedgerCorrupt(f"posting {posting.sequence}: {what}; run `gmvaluator ledger verify`")
+    for inconsistency in inconsistencies(posting):
+        raise LedgerCorrupt(f"posting {posting.sequence}: {inconsistency}; run `gmvaluator ledger verify`")
     return posting
 
 
 def inconsistencies(posting: StoredPosting) -> Iterable[str]:
-    """What of a posting does not add up or is not what its hash covers, worst last; nothing if it is sound."""
+    """Yield a description of each part of a posting that does not add up or does not match its hash."""
     header = posting.header
     if sum(entry.amount_micros for entry in posting.entries) != 0:
         yield "its entries do not sum to zero"
@@ -81,77 +82,76 @@ def inconsistencies(posting: StoredPosting) -> Iterable[str]:
 
 
 MAX_PAGE = 1_000
-"""Rows of one page at most."""
+"""Maximum number of rows of one page."""
 
 
 class LedgerReader:
-    """Answers questions about what was posted."""
+    """The reading side of a ledger."""
 
     def __init__(self, engine: Engine) -> None:
         self._engine = engine
 
     @contextmanager
     def snapshot(self) -> Iterator[Connection]:
-        """A read-only connection for questions that other modules ask: the ledger as it is now, until it is left."""
+        """Open a read-only connection that sees the ledger as it is now, for queries of other modules."""
         with self._engine.connect() as connection:
             yield connection
 
     def find(self, generator_identity: str, generation_id: GenerationId) -> StoredPosting | None:
-        """The posting of a key; None if nothing was posted under it."""
-        condition = (
+        """Return the posting of a key; None if nothing was posted under it."""
+        query = postings_where(
             postings.c.generation_id == generation_id,
             postings.c.generator_identity == generator_identity,
         )
         with self._engine.connect() as connection:
-            found = load_postings(connection, postings_where(*condition))
-        return found[0] if found else None
+            return next(iter(load_postings(connection, query)), None)
 
     def posting_of_generation(self, generation_id: str, generator_identity: str | None = None) -> StoredPosting:
-        """The posting of a generation, with its evidence; the identity is needed only where several used the id.
+        """Return the posting of a generation; the identity is needed only if several identities used the id.
 
-        Raises NotFound, or InvalidInput if several did.
+        Raises NotFound, or InvalidInput if several did and none is given.
         """
         conditions = [postings.c.generation_id == generation_id]
         if generator_identity is not None:
             conditions.append(postings.c.generator_identity == generator_identity)
         with self._engine.connect() as connection:
-            found = load_postings(connection, postings_where(*conditions).limit(MAX_PAGE))
-        if not found:
+            matches = load_postings(connection, postings_where(*conditions).limit(MAX_PAGE))
+        if not matches:
             raise NotFound(f"nothing was posted for generation {generation_id}: check the id, or attribute it first")
-        if len(found) > 1:
-            identities = ", ".join(sorted(posting.header.generator_identity for posting in found)[:10])
+        if len(matches) > 1:
+            identities = ", ".join(sorted(posting.header.generator_identity for posting in matches)[:10])
             raise InvalidInput(f"generation {generation_id} was posted by several identities; say which: {identities}")
-        return found[0]
+        return matches[0]
 
     def postings_after(self, sequence: int, limit: int = 100) -> list[StoredPosting]:
-        """The first `limit` (1-1,000) postings after `sequence`, in order and without gaps."""
+        """Return the first `limit` (1-1,000) postings after `sequence`, in order and without gaps."""
         query = postings_where(postings.c.sequence > sequence).order_by(postings.c.sequence).limit(_page(limit))
         with self._engine.connect() as connection:
             return load_postings(connection, query)
 
     def every_posting(self) -> Iterator[StoredPosting]:
-        """All postings in order, up to the newest when the last of them is read."""
+        """Yield all postings in order, including those that are posted during the iteration."""
         page = self.postings_after(0, MAX_PAGE)
         while page:
             yield from page
             page = self.postings_after(page[-1].sequence, MAX_PAGE)
 
     def head(self) -> Head:
-        """Newest posting of the chain."""
+        """Return the newest posting of the chain."""
         with self._engine.connect() as connection:
             return read_head(connection)
 
     def totals(self) -> Totals:
-        """All balances by kind of account, from the kept balances."""
+        """Return the balances by kind of account, from the stored balances."""
         with self._engine.connect() as connection:
             return read_totals(connection)
 
     def balances(self, after: str = "", limit: int = 100) -> BalancePage:
-        """Balances of all accounts but issuance whose name is above `after`, by name ascending."""
+        """Return up to `limit` (1-1,000) balances of accounts except issuance, with names after `after`, by name."""
         return self._balance_page(limit, balances.c.account > after, balances.c.account != ISSUANCE)
 
     def owner_balances(self, after: str = "", limit: int = 100) -> BalancePage:
-        """Balances of owners whose account name is above `after`, by name ascending."""
+        """Return up to `limit` (1-1,000) balances of owners, with account names after `after`, by name."""
         return self._balance_page(limit, balances.c.account > after, is_owner(balances.c.account))
 
     def balance(self, account: str) -> BalancePage:
@@ -159,7 +159,10 @@ class LedgerReader:
         return self._balance_page(1, balances.c.account == account)
 
     def count_works_paid(self, accounts: Sequence[str]) -> dict[str, int]:
-        """How many different works each account was ever paid for. Reads all entries: not for a hot path."""
+        """Return how many different works each account was ever paid for.
+
+        Reads all entries, which takes seconds in a large ledger.
+        """
         query = (
             select(entries.c.account, func.count(distinct(entries.c.training_image_id)).label("works"))
             .where(entries.c.account.in_(accounts))
@@ -182,7 +185,7 @@ class LedgerReader:
 
 
 def read_head(connection: Connection) -> Head:
-    """The head row. Raises LedgerCorrupt if it is gone."""
+    """Return the newest posting of the chain. Raises LedgerCorrupt if the head row is missing."""
     row = connection.execute(select(head.c.sequence, head.c.hash)).one_or_none()
     if row is None:
         raise LedgerCorrupt("the ledger's head row is gone: restore the ledger from a backup")
@@ -195,19 +198,20 @@ def _issued_by_headers(connection: Connection) -> int:
 
 
 def read_totals(connection: Connection) -> Totals:
-    """All balances by kind of account, as of the connection's snapshot. The database adds them up."""
+    """Return the balances by kind of account, as of the connection's snapshot."""
     newest, issued_by_headers = read_head(connection), _issued_by_headers(connection)
     sums = _sums_by_kind(connection)
-    held = {name: sums.pop(name, 0) for name in ("owners", UNATTRIBUTED, SUSPENSE, HELD, PAID)}
+    balance = {kind: sums.pop(kind, 0) for kind in ("owners", UNATTRIBUTED, SUSPENSE, HELD, PAID)}
     issued = -sums.pop(ISSUANCE, 0)
-    reconciles = issued == issued_by_headers == sum(held.values()) and not sums
+    # An account of any other name does not exist in a sound ledger.
+    reconciles = issued == issued_by_headers == sum(balance.values()) and not sums
     return Totals(
         issued_micros=issued,
-        owners_micros=held["owners"],
-        unattributed_micros=held[UNATTRIBUTED],
-        suspense_micros=held[SUSPENSE],
-        held_micros=held[HELD],
-        paid_micros=held[PAID],
+        owners_micros=balance["owners"],
+        unattributed_micros=balance[UNATTRIBUTED],
+        suspense_micros=balance[SUSPENSE],
+        held_micros=balance[HELD],
+        paid_micros=balance[PAID],
         reconciles=reconciles,
         postings=newest.sequence,
         head=newest,
@@ -215,6 +219,7 @@ def read_totals(connection: Connection) -> Totals:
 
 
 def _sums_by_kind(connection: Connection) -> dict[str, int]:
+    # The database adds up the owners: there may be many of them, and five other accounts.
     owners = select(cast(func.coalesce(func.sum(balances.c.balance_micros), 0), BigInteger)).where(
         is_owner(balances.c.account)
     )
@@ -230,8 +235,7 @@ def _page(limit: int) -> int:
 
 
 def read_balance(connection: Connection, account: str) -> int:
-    """Credits minus debits of an account now; 0 if it never had any."""
-    found: int | None = connection.execute(
-        select(balances.c.balance_micros).where(balances.c.account == account)
-    ).scalar()
-    return found or 0
+    """Return the balance of an account in micro-credits; 0 if it never had an entry."""
+    query = select(balances.c.balance_micros).where(balances.c.account == account)
+    balance: int | None = connection.execute(query).scalar()
+    return balance or 0

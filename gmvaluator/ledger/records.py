@@ -1,8 +1,8 @@
-"""What the ledger keeps: a posting's header, its entries and its evidence, as frozen values.
+"""Records of the ledger as frozen values: a posting's header, its entries and its evidence.
 
-A *posting* is what one generation causes. An *entry* is one line of it: an account and an amount; the entries of
-a posting sum to zero, issuance being the negative side. *Evidence* is everything the credits were computed from;
-it names accounts and training images, never people, so that erasing a person changes no posting.
+A *posting* is what one generation, or one decision, causes. An *entry* is one line of it: an account and an amount. The
+entries of a posting sum to zero; issuance is the negative side. *Evidence* is everything that the credits were computed
+from. It names accounts and training images, never people, so that erasing a person changes no posting.
 """
 
 from __future__ import annotations
@@ -26,20 +26,21 @@ ATTRIBUTION = "attribution"
 """Kind of a posting caused by one generated image."""
 
 ATTRIBUTOR, CLIENT = "attributor", "client"
-"""Who computed an image's vectors and quality."""
+"""Values of `embedded_by`: who computed an image's vectors and quality."""
 
 EVIDENCE_FORMAT = 1
 
-_UNSAID = ("group", "claim_number", "competing", "interval", "held_for")
-"""Of a contribution: left out of the evidence where they say nothing."""
+# Fields of a contribution that are left out of the evidence where they are None or False. They were added later,
+# and the bytes of older evidence, which are hashed, must stay what they were.
+_OPTIONAL_FIELDS = ("group", "claim_number", "competing", "interval", "held_for")
 
+# zlib level 1 saves three quarters of what level 6 saves, in a third of the time.
 _COMPRESSION = 1
-"""zlib level: three quarters of what level 6 saves, at a third of its time."""
 
 
 @dataclass(frozen=True, slots=True)
 class ImageFacts:
-    """The generated image as it arrived: file hash, size in pixels, length in bytes."""
+    """The generated image as it was received: SHA-256 of the file, size in pixels, length in bytes."""
 
     sha256: str
     width: int
@@ -49,7 +50,7 @@ class ImageFacts:
 
 @dataclass(frozen=True, slots=True)
 class Payment:
-    """Part of a contributor's credit that one account receives. share_ppm: parts per million of it."""
+    """The part of a contributor's credit that one account receives. share_ppm: parts per million of it."""
 
     account: str
     share_ppm: int
@@ -63,11 +64,11 @@ class Contribution:
     distance_millionths: lower is nearer. clip_similarity_millionths: higher is nearer. `payments` sum to
     `credit_micros`.
 
-    Near-copies that were valued as one share a rank and `group`, the first of them, as the index had it; claim_number:
-    place of the work's earliest claim among all that were recorded; competing: another member's claim is earlier, and
-    takes the credit. interval: how unsure the rank's share is, lowest and highest in millionths, if the policy says.
-    held_for: rights in (account, ppm), if the credit was held back because that is too unsure. What does not apply is
-    None, and unsaid in the evidence.
+    group: the first of the near-duplicates that were valued as one contributor and share its rank, as the index stored
+    it. claim_number: position of the work's earliest claim among all that were recorded. competing: True if another
+    member's claim is earlier and takes the credit. interval: lowest and highest share of the rank, in millionths, if
+    the policy has intervals. held_for: rights in (account, ppm), if the credit was held back because the share is too
+    uncertain. Fields that do not apply are None (False) and are not in the evidence.
     """
 
     rank: int
@@ -85,7 +86,7 @@ class Contribution:
 
     @property
     def rights(self) -> tuple[tuple[str, int], ...]:
-        """(account, ppm) of those who have the rights, whoever was paid."""
+        """(account, ppm) pairs of those who had the rights, even if the credit was held back from them."""
         if self.held_for is not None:
             return self.held_for
         return tuple((payment.account, payment.share_ppm) for payment in self.payments)
@@ -93,7 +94,7 @@ class Contribution:
 
 @dataclass(frozen=True, slots=True)
 class NearMiss:
-    """A candidate just after the cut at k: ranked, not paid."""
+    """A contributor just after the cut at k, which is ranked and not paid."""
 
     rank: int
     training_image_id: TrainingImageId
@@ -101,7 +102,7 @@ class NearMiss:
 
 
 class HeaderFacts(NamedTuple):
-    """What a posting's header takes from its evidence; None where the kind of posting has no such thing."""
+    """Fields of a posting's header that come from its evidence; None where a kind of posting has none."""
 
     image_sha256: str | None = None
     model_version: str | None = None
@@ -112,12 +113,12 @@ class HeaderFacts(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Evidence:
-    """Everything a posting's credits follow from, and what was known around it.
+    """Everything that a posting's credits follow from, and the circumstances of the valuation.
 
-    policy: `Policy.parameters()`. weights: role of each weight file to its SHA-256. contributions: nearest
-    first. timings_ms: stage to milliseconds. embedded_by: who computed vectors and quality; a CLIENT is taken at its
-    word. uncertainty: interval of what is unattributed, in millionths, with the index's measured recall and the number
-    of candidates that were recalled and not listed; None if the policy does not say how unsure it is.
+    policy: `Policy.parameters()`. weights: role of each weight file to its SHA-256. contributions: nearest first.
+    timings_ms: stage to milliseconds. embedded_by: who computed vectors and quality; those of a CLIENT are not checked.
+    uncertainty: interval of the unattributed share in millionths, with the index's measured recall and the number of
+    candidates that were recalled and not listed; None if the policy has no intervals.
     """
 
     image: ImageFacts
@@ -139,12 +140,12 @@ class Evidence:
 
     @property
     def header_facts(self) -> HeaderFacts:
-        """What the posting's header says of it."""
+        """The fields of the posting's header."""
         policy = self.policy["policy"]
         return HeaderFacts(self.image.sha256, self.model_version, policy, self.profile_hash, self.issued_micros)
 
     def to_json(self) -> bytes:
-        """Canonical JSON: the bytes that are stored and hashed."""
+        """Return canonical JSON, the bytes that are stored and hashed."""
         value = {name: getattr(self, name) for name in self.__dataclass_fields__}
         value["format"] = EVIDENCE_FORMAT
         value["image"] = _plain(self.image)
@@ -152,15 +153,16 @@ class Evidence:
         value["near_misses"] = [_plain(miss) for miss in self.near_misses]
         value["policy"], value["weights"] = dict(self.policy), dict(self.weights)
         value["timings_ms"] = dict(self.timings_ms)
+        # These two were added later: evidence that needs neither keeps the bytes that it had before.
         if self.embedded_by == ATTRIBUTOR:
-            del value["embedded_by"]  # as before there were others
+            del value["embedded_by"]
         if self.uncertainty is None:
             del value["uncertainty"]
         return canonical_json(value)
 
     @classmethod
     def from_json(cls, text: bytes) -> Evidence:
-        """Inverse of `to_json`. Raises ValueError, KeyError or TypeError if `text` is not of this format."""
+        """Parse the result of `to_json`. Raises ValueError, KeyError or TypeError if `text` has another format."""
         value = json.loads(text)
         if value.pop("format") != EVIDENCE_FORMAT:
             raise ValueError("evidence of an unknown format: upgrade gmvaluator")
@@ -171,7 +173,10 @@ class Evidence:
 
 
 class Entry(NamedTuple):
-    """One line of a posting: positive is a credit to `account`. training_image_id: the work paid for, if one is."""
+    """One line of a posting; a positive amount is a credit to `account`.
+
+    training_image_id: the work that is paid for; None for lines that belong to no work.
+    """
 
     account: str
     training_image_id: TrainingImageId | None
@@ -187,9 +192,9 @@ def sum_by_account(entries: Iterable[Entry]) -> dict[str, int]:
 
 
 class Encoded:
-    """What a new posting is stored and hashed as.
+    """A new posting's stored and hashed form, each part computed at its first use and then kept.
 
-    Touching these early moves the work off the ledger's one writer; it is done once.
+    `encode` computes all parts at once, which lets callers do it outside the ledger's only writer thread.
     """
 
     entries: tuple[Entry, ...]
@@ -197,7 +202,7 @@ class Encoded:
 
     @cached_property
     def lines(self) -> list[tuple[int, str, str | None, int]]:
-        """Number, account, work as 32 hex digits, amount: what the database takes, but for the sequence."""
+        """The entries as rows of the database without the sequence: line, account, work as 32 hex digits, amount."""
         return [
             (line, entry.account, _hex(entry.training_image_id), entry.amount_micros)
             for line, entry in enumerate(self.entries)
@@ -210,30 +215,30 @@ class Encoded:
 
     @cached_property
     def entries_digest(self) -> str:
-        """See `chain.entries_digest`."""
+        """See `hash_chain.entries_digest`."""
         return entries_digest(self.entries)
 
     @cached_property
     def evidence_digest(self) -> str:
-        """See `chain.evidence_digest`."""
+        """See `hash_chain.evidence_digest`."""
         return evidence_digest(self.evidence_json)
 
     @cached_property
     def evidence_body(self) -> bytes:
-        """The evidence as it lies in the database."""
+        """The evidence as it is stored in the database, compressed."""
         return zlib.compress(self.evidence_json, _COMPRESSION)
 
     def encode(self) -> None:
-        """Do all of it now. Raises ValueError if the evidence holds a number that is not finite."""
+        """Compute all parts now. Raises ValueError if the evidence holds a number that is not finite."""
         _ = self.lines, self.sums, self.entries_digest, self.evidence_digest, self.evidence_body
 
 
 @dataclass(frozen=True)
 class NewPosting(Encoded):
-    """A posting to be made. (generator_identity, generation_id) is its key, once for ever.
+    """A posting of a generation, to be made. Its key, (generator_identity, generation_id), can be used only once.
 
-    generator_identity: who asked, as authenticated. generated_at: when the image was generated, as the caller
-    said; rights and periods go by it. `entries` sum to zero.
+    generator_identity: the caller, as authenticated. generated_at: when the image was generated, as the caller states;
+    it decides which rights apply and which period the posting belongs to. `entries` sum to zero.
     """
 
     generator_identity: str
@@ -245,25 +250,25 @@ class NewPosting(Encoded):
 
     @cached_property
     def evidence_json(self) -> bytes:  # type: ignore[override]
-        """The evidence as hashed."""
+        """The evidence as it is hashed."""
         return self.evidence.to_json()
 
     @property
     def header_facts(self) -> HeaderFacts:
-        """What the header says of the evidence."""
+        """Fields of the header that come from the evidence."""
         return self.evidence.header_facts
 
     @property
     def key(self) -> tuple[str, str]:
-        """What makes the posting unique."""
+        """(generator_identity, generation_id), unique in the ledger."""
         return self.generator_identity, self.generation_id
 
 
 @dataclass(frozen=True, slots=True)
 class PostingHeader:
-    """The hashed line of a posting. Hashes are SHA-256, 64 hex digits; instants are `utc_text`.
+    """The row of a posting that its hash covers. Hashes are SHA-256, 64 hex digits; instants are `utc_text`.
 
-    previous_hash is that of sequence - 1, or 64 zeros before the first.
+    previous_hash: the hash of posting sequence - 1, or 64 zeros for the first.
     """
 
     sequence: int
@@ -282,7 +287,7 @@ class PostingHeader:
     previous_hash: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Column to value."""
+        """Return column to value."""
         return dict(zip(self.__dataclass_fields__, self.values(), strict=True))
 
     def values(self) -> tuple[Any, ...]:
@@ -296,7 +301,7 @@ class PostingHeader:
 
 @dataclass(frozen=True)
 class StoredPosting:
-    """A posting as the ledger holds it. hash: the chain's hash at its sequence, the head when it was made."""
+    """A posting as the ledger stores it. hash: the chain's hash at its sequence."""
 
     header: PostingHeader
     hash: str
@@ -305,7 +310,7 @@ class StoredPosting:
 
     @cached_property
     def evidence(self) -> Evidence:
-        """What the credits were computed from."""
+        """The evidence that the credits were computed from; only for postings of generations."""
         return Evidence.from_json(self.evidence_json)
 
     @property
@@ -319,11 +324,12 @@ class StoredPosting:
         return self.header.generator_identity, self.header.generation_id
 
     def changes(self) -> dict[str, int]:
-        """Micro-credits that each account received, issuance left out, by account name ascending."""
+        """Return the micro-credits that each account received, without issuance, by account name ascending."""
         sums = sum_by_account(entry for entry in self.entries if entry.account != ISSUANCE)
         return dict(sorted(sums.items()))
 
 
+# attrgetter reads all fields in one call, which the writer does for every posting.
 _header_values: Callable[[PostingHeader], tuple[Any, ...]] = attrgetter(*PostingHeader.__dataclass_fields__)
 
 
@@ -342,7 +348,7 @@ def _plain_contribution(contribution: Contribution) -> dict[str, Any]:
     value = {**_plain(contribution), "payments": [_plain(payment) for payment in contribution.payments]}
     if contribution.group is not None:
         value["group"] = str(contribution.group)
-    for name in _UNSAID:
+    for name in _OPTIONAL_FIELDS:
         if value[name] is None or value[name] is False:
             del value[name]
     return value
@@ -354,12 +360,12 @@ def _with_id(value: dict[str, Any]) -> dict[str, Any]:
 
 def _contribution(value: dict[str, Any]) -> Contribution:
     payments = tuple(Payment(**payment) for payment in value["payments"])
-    said = {**_with_id(value), "payments": payments}
-    if "group" in said:
-        said["group"] = TrainingImageId(uuid.UUID(said["group"]))
-    if "interval" in said:
-        low, high = said["interval"]
-        said["interval"] = low, high
-    if "held_for" in said:
-        said["held_for"] = tuple((account, share) for account, share in said["held_for"])
-    return Contribution(**said)
+    fields = {**_with_id(value), "payments": payments}
+    if "group" in fields:
+        fields["group"] = TrainingImageId(uuid.UUID(fields["group"]))
+    if "interval" in fields:
+        low, high = fields["interval"]
+        fields["interval"] = low, high
+    if "held_for" in fields:
+        fields["held_for"] = tuple((account, share) for account, share in fields["held_for"])
+    return Contribution(**fields)

@@ -1,4 +1,4 @@
-"""What the ledger answers: the outcome of posting, balances, totals and findings of a check."""
+"""Results of the ledger: outcomes of posting, balances, totals and the findings of a check."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class Posted:
 
 @dataclass(frozen=True, slots=True)
 class Replayed:
-    """The same posting was made before; this is the stored one, and nothing was written."""
+    """The same posting was made before. `posting` is the stored one; nothing was written."""
 
     posting: StoredPosting
 
 
 @dataclass(frozen=True, slots=True)
 class Refused:
-    """Nothing was posted, because of `error`; the rest of the batch is not affected."""
+    """The posting was not made, because of `error`; the rest of the batch is not affected."""
 
     error: GmvaluatorError
 
@@ -37,7 +37,10 @@ Outcome = Posted | Replayed | Refused
 
 @dataclass(frozen=True, slots=True)
 class Head:
-    """Newest posting of the chain; sequence 0 and 64 zeros before the first. Keep it, and a cut tail shows."""
+    """The newest posting of the chain; sequence 0 and 64 zeros if there is none.
+
+    A head that is kept outside the ledger reveals a ledger that was cut short after it.
+    """
 
     sequence: int
     hash: str
@@ -45,7 +48,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """All balances by kind of account. `reconciles`: what headers say was issued is what the accounts hold."""
+    """All balances by kind of account. reconciles: the accounts hold what the headers say was issued."""
 
     issued_micros: int
     owners_micros: int
@@ -59,14 +62,14 @@ class Totals:
 
 
 class Balance(NamedTuple):
-    """Credits minus debits of one account."""
+    """The balance of one account: credits minus debits, in micro-credits."""
 
     account: str
     balance_micros: int
 
     @property
     def owner_id(self) -> OwnerId | None:
-        """None for an account that belongs to no owner."""
+        """The owner of the account; None if it belongs to no owner."""
         return owner_of(self.account)
 
 
@@ -80,7 +83,7 @@ class BalancePage:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """Credits recomputed from a posting's evidence. `equal`: the posting's entries say the same, exactly."""
+    """The entries recomputed from a posting's evidence. equal: they are exactly those that were posted."""
 
     entries: tuple[Entry, ...]
     equal: bool
@@ -88,21 +91,21 @@ class Replay:
 
 @dataclass(frozen=True, slots=True)
 class Problem:
-    """One finding: `sequence` and, where it can be told, `line` name the row; `what` says what is wrong."""
+    """One finding of a check. sequence and line: the row that is wrong; line is None if no entry can be named."""
 
     sequence: int
     line: int | None
     what: str
 
     def text(self) -> str:
-        """For people: "posting 7, line 3: entry was changed: ..."."""
+        """Return the finding for people, such as "posting 7, line 3: entry was changed: ..."."""
         line = "" if self.line is None else f", line {self.line}"
         return f"posting {self.sequence}{line}: {self.what}"
 
 
 @dataclass(frozen=True, slots=True)
 class Verification:
-    """Result of checking every row. `first` is the finding with the lowest sequence; None if all is well."""
+    """The result of checking every row. first: the finding with the lowest sequence; None if there is none."""
 
     postings: int
     entries: int
@@ -111,11 +114,11 @@ class Verification:
 
     @property
     def ok(self) -> bool:
-        """True if nothing was changed, removed, inserted or re-ordered."""
+        """Whether nothing was changed, removed, inserted or re-ordered."""
         return self.first is None
 
     def text(self) -> str:
-        """One line for people."""
+        """Return the result as one line for people."""
         if self.first is not None:
             return self.first.text()
         return (
@@ -124,7 +127,7 @@ class Verification:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return the result as plain data."""
         return {
             "ok": self.ok,
             "postings": self.postings,

@@ -1,4 +1,4 @@
-"""Tables of the ledger. On PostgreSQL they live in the schema `ledger`, found through the search path."""
+"""Tables of the ledger. On PostgreSQL they are in the schema `ledger`, which the search path names."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ MAX_IDENTITY_CHARACTERS = 200
 _Sequence = BigInteger().with_variant(Integer, "sqlite")
 _Instant = String(27)
 _Digest = String(64)
-# Pages go by account name: its order must not depend on the server's locale.
+# Pages continue after an account name, so the order of names must not depend on the server's locale.
 _Account = String(60).with_variant(String(60, collation="C"), "postgresql")
 
 metadata = MetaData()
@@ -61,7 +61,7 @@ postings = Table(
         name="postings_attribution_complete",
     ),
 )
-"""One row a posting. Columns that are null are not part of the header that `hash` covers."""
+"""Headers of the postings, one row each. Null columns are not part of the header that `hash` covers."""
 
 entries = Table(
     "entries",
@@ -74,7 +74,10 @@ entries = Table(
     CheckConstraint("amount_micros <> 0", name="entries_amount"),
     sqlite_with_rowid=False,
 )
-"""Lines of the postings, from 0; the amounts of a posting sum to zero."""
+"""Lines of the postings, numbered from 0; the amounts of a posting sum to zero.
+
+The only index is the primary key: a second one would cost the writer more than everything else it does.
+"""
 
 evidence = Table(
     "evidence",
@@ -88,7 +91,7 @@ evidence = Table(
     ),
     Column("body", LargeBinary, nullable=False),
 )
-"""body: zlib of the canonical JSON whose SHA-256 is the posting's evidence_digest."""
+"""Evidence of the postings. body: zlib of the canonical JSON whose SHA-256 is the posting's evidence_digest."""
 
 balances = Table(
     "balances",
@@ -97,7 +100,7 @@ balances = Table(
     Column("balance_micros", BigInteger, nullable=False),
     sqlite_with_rowid=False,
 )
-"""Kept in the transaction that writes the entries; always their sum by account."""
+"""Balance of each account: the sum of its entries, updated in the transaction that writes them."""
 
 head = Table(
     "head",
@@ -108,7 +111,7 @@ head = Table(
     Column("issued_micros", BigInteger, nullable=False),
     CheckConstraint("id = 1", name="head_is_one_row"),
 )
-"""The newest posting, and the sum of all headers' issued_micros. Its row lock orders writers on PostgreSQL."""
+"""One row: the newest posting and the sum of all headers' issued_micros. Its row lock orders writers on PostgreSQL."""
 
 decisions = Table(
     "decisions",
@@ -130,9 +133,9 @@ decisions = Table(
     Index("decisions_kind", "kind", "sequence"),
     Index("decisions_dispute", "dispute_id"),
 )
-"""Postings that no generation caused, and what they belong to: found here, proved by their evidence.
+"""Index of the postings that are decisions, with the references that their evidence states.
 
-about_sequence: the posting whose amounts it moves; revision counts the decisions about one posting from 1.
+about_sequence: the posting whose amounts the decision moves; revision counts the decisions about one posting from 1.
 """
 
 checkpoints = Table(
@@ -145,13 +148,13 @@ checkpoints = Table(
     Column("public_key", _Digest, nullable=False),
     UniqueConstraint("sequence", name="checkpoints_sequence"),
 )
-"""A signature for each closed period. statement: canonical JSON that names the closing posting and its hash.
+"""Signatures of the closed periods. statement: canonical JSON that names the closing posting and its hash.
 
 signature: Ed25519, 128 hex digits; public_key: 64 hex digits.
 """
 
+# Triggers refuse to update or delete these rows, for every client of the database.
 _IMMUTABLE = (postings, entries, evidence, decisions, checkpoints)
-
 
 for _table in _IMMUTABLE:
     forbid_changes(_table)

@@ -1,7 +1,4 @@
-"""Opening a ledger, and the object that programs hold: reads from any thread, one batch of writing at a time.
-
-Posting decisions: the ledger's own clock, and refusals as errors.
-"""
+"""The ledger as programs use it: opening, posting in transactions, and verification."""
 
 from __future__ import annotations
 
@@ -29,21 +26,21 @@ from gmvaluator.ledger.verification import decision_problems, verify
 from gmvaluator.ledger.writer import MAX_BATCH, AnyPosting, BatchWriter, now_utc
 from gmvaluator.storage.database import Database, DataLocation, as_location, location_in
 
-Answer = TypeVar("Answer")
+Result = TypeVar("Result")
 
 FILE_NAME = "ledger.sqlite"
 
 
 def ledger_file(data_dir: Path) -> Path:
-    """The ledger's file in a data folder."""
+    """Return the path of the ledger's file in a data folder."""
     return data_dir / FILE_NAME
 
 
 def open_ledger(place: Path | DataLocation, write: bool = False) -> Ledger:
-    """Open the ledger of a place, or of a data folder; a writer creates or upgrades it first.
+    """Open the ledger at a location or in a data folder; a writer creates or upgrades it first.
 
-    Raises AlreadyHeld if another process writes its file, MissingData if a reader finds none, PreconditionFailed
-    if its schema is another version's, Failure if the file is damaged, Unavailable if PostgreSQL is.
+    Raises AlreadyHeld if another process writes its file, MissingData if a reader finds no ledger, PreconditionFailed
+    if its schema is of another version, Failure if the file is damaged, and Unavailable if PostgreSQL is unavailable.
     """
     location = location_in(as_location(place), FILE_NAME)
     if not write and isinstance(location, Path) and not location.is_file():
@@ -54,39 +51,42 @@ def open_ledger(place: Path | DataLocation, write: bool = False) -> Ledger:
 
 
 class Ledger(LedgerReader):
-    """A ledger. Reading is safe from any thread; `post` lets one thread in at a time.
+    """An open ledger. Reads are safe from any thread; writes are serialised.
 
-    Use as a context manager, or `close` it.
+    Use it as a context manager, or `close` it.
     """
 
     def __init__(self, database: Database) -> None:
         super().__init__(database.reader)
         self._database = database
-        self._posting = threading.Lock()
+        self._write_lock = threading.Lock()
         self._failure: str | None = None
 
     def post(self, batch: Sequence[AnyPosting]) -> list[Outcome]:
-        """Post a batch in one transaction, a savepoint for each; returns once it is durable.
+        """Post a batch in one transaction, with a savepoint for each posting; returns once it is durable.
 
-        One outcome for each posting, in order: Posted, Replayed (its key was posted before, with the same image
-        and generator; also within the batch) or Refused (the others are not affected).
+        Returns one outcome for each posting, in order: Posted, Replayed (its key was posted before, with the same
+        image and generator; also within the batch) or Refused (the others are not affected).
 
-        Raises LedgerFailed after any error: nobody may be told that this batch was posted, the ledger takes
-        nothing more, and the process should end; what is durable shows at the next start, and sending the same
-        ids again is safe. Raises InvalidInput, without harm, if the batch is over 1,000.
+        Raises LedgerFailed after any error. The batch must not be reported as posted then, the ledger accepts nothing
+        more, and the process should end. The next start shows what is durable, and sending the same ids again is safe.
+        Raises InvalidInput, without harm, if the batch is over 1,000.
         """
         if len(batch) > MAX_BATCH:
             raise InvalidInput(f"{len(batch)} postings are too many for one batch: send {MAX_BATCH} at most")
         return self._write(lambda connection: BatchWriter(connection, now_utc()).post(batch))
 
     def store_checkpoint(self, period: str, sequence: int, signed: Signed) -> Signed:
-        """Store a closed period's checkpoint, unless it has one; the stored one. Raises LedgerFailed as `post` does."""
+        """Store a closed period's checkpoint unless it has one, and return the stored one.
+
+        Raises LedgerFailed as `post` does.
+        """
         self._write(lambda connection: store_checkpoint(connection, period, sequence, signed))
         with self.snapshot() as connection:
             return read_checkpoint(connection, period)
 
-    def _write(self, work: Callable[[Connection], Answer]) -> Answer:
-        with self._posting:
+    def _write(self, work: Callable[[Connection], Result]) -> Result:
+        with self._write_lock:
             if self._failure is not None:
                 raise LedgerFailed(f"the ledger stopped after an error ({self._failure}): restart to recover")
             writer = self._database.writer
@@ -94,7 +94,8 @@ class Ledger(LedgerReader):
                 with writer.begin() as connection:
                     return work(connection)
             except Exception as error:
-                # Whatever it was, the commit may or may not have happened: never try again on this connection.
+                # The commit may or may not have happened. A retry on this connection could report postings as made
+                # that are not durable, so the ledger writes nothing more until a restart has read what is stored.
                 self._failure = str(error.orig) if isinstance(error, DBAPIError) else str(error)
                 raise LedgerFailed(
                     f"the ledger {self._database.name} could not be written ({self._failure}): restart"
@@ -103,23 +104,24 @@ class Ledger(LedgerReader):
     def verify(
         self, expected: Head | None = None, public_key: str | None = None, kept: Sequence[Signed] = ()
     ) -> Verification:
-        """Check every row, what decisions are linked to, and checkpoints.
+        """Check every row, the references of decisions, and the checkpoints.
 
-        See `gmvaluator.ledger.verification.verify` for `expected`, `checkpoint_problems` for the others. Raises
-        LedgerCorrupt if the database itself cannot read its file.
+        See `gmvaluator.ledger.verification.verify` for `expected`, and `checkpoint_problems` for the others. Raises
+        LedgerCorrupt if the database cannot read its file.
         """
         try:
-            found = verify(self._database.reader, expected)
-            if not found.ok:
-                return found
+            result = verify(self._database.reader, expected)
+            if not result.ok:
+                return result
+            # Decisions and checkpoints refer to postings, so they are checked only where the postings are sound.
             with self.snapshot() as connection:
                 problems = chain(decision_problems(connection), checkpoint_problems(connection, public_key, kept))
-                return replace(found, first=next(problems, None))
+                return replace(result, first=next(problems, None))
         except DBAPIError as error:
             raise LedgerCorrupt(f"the ledger cannot be read ({error.orig}): restore it from a backup") from error
 
     def close(self) -> None:
-        """Close all connections and let another writer in."""
+        """Close all connections and release the writer's lock."""
         self._database.close()
 
     def __enter__(self) -> Ledger:
@@ -132,9 +134,9 @@ class Ledger(LedgerReader):
 
 
 def post_decisions(book: Ledger, new: Sequence[NewDecision]) -> list[StoredPosting]:
-    """Post decisions, or find those that were posted before; durable when this returns.
+    """Post decisions and return the stored ones, also those that were posted before; durable when this returns.
 
-    Raises what refused the first that was refused; those of its batch that were not refused are posted.
+    Raises the error of the first decision that is refused; the others of its batch are posted.
     """
     stored: list[StoredPosting] = []
     for start in range(0, len(new), MAX_BATCH):
@@ -146,5 +148,5 @@ def post_decisions(book: Ledger, new: Sequence[NewDecision]) -> list[StoredPosti
 
 
 def decision_time() -> datetime:
-    """The clock of decisions."""
+    """Return the current time, UTC, for `decided_at` of decisions."""
     return datetime.now(UTC)
