@@ -46,10 +46,10 @@ test-models: setup
 # The ledger under 1,000 kills, 500 power losses and 100,000 cases against an oracle, then the attributor ended 300 times
 # under load: about half an hour.
 crash: setup
-	$(BIN)/python -m tests.crash --output docs/results/ledger-crash.json
-	$(BIN)/python -m tests.crash.serving_cli --keep build/serving-crash --output docs/results/serving-crash.json
+	$(BIN)/python -m tests.crash ledger --output docs/results/ledger-crash.json
+	$(BIN)/python -m tests.crash serving --keep build/serving-crash --output docs/results/serving-crash.json
 	rm -rf build/serving-crash
-	$(BIN)/python -m tests.crash.index_cli --output docs/results/index-crash.json
+	$(BIN)/python -m tests.crash index --output docs/results/index-crash.json
 
 # Every section of `gmvaluator bench serve`: about twelve minutes on a quiet machine.
 bench: setup

@@ -29,6 +29,8 @@ from evaluation.bench.ledger_baseline import (
     wide_postings,
     write_bare,
 )
+from evaluation.bench.ledger_kills import run_kills_in_process
+from evaluation.bench.power_loss import run_power_loss
 from gmvaluator.errors import Failure, GmvaluatorError
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.reader import MAX_PAGE, LedgerReader
@@ -38,8 +40,6 @@ from gmvaluator.ledger.store import Ledger, ledger_file, open_ledger
 from gmvaluator.ledger.writer import AnyPosting
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postgresql import PostgresServer
-from tests.crash.__main__ import run_kills_apart
-from tests.crash.power_loss import run_power_loss
 
 
 @dataclass(slots=True)
@@ -260,7 +260,7 @@ def _balances_equal_entries(folder: Path) -> int:
 
 
 def _crashes(kills: int, power_losses: int) -> dict[str, Any]:
-    killed = run_kills_apart(kills, seed=1)
+    killed = run_kills_in_process(kills, seed=1)
     cut = run_power_loss(power_losses, seed=1)
     return {
         "kills": kills,

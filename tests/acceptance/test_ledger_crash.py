@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
+from evaluation.bench.power_loss import run_power_loss
 from gmvaluator.storage.database import DataLocation
 from tests.crash.oracle import check_history
-from tests.crash.power_loss import run_power_loss
 
 KILLS = 40
 IMAGES = 40

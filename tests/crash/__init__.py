@@ -1,1 +1,1 @@
-"""Crash tests: processes are killed and power is cut, and the ledger is compared with an oracle; `make crash`."""
+"""Crash tests: processes are killed, power losses are simulated, and the ledger is compared with an oracle."""

@@ -1,7 +1,7 @@
-"""kill -9 of the embedded engine while it writes points, flushes, and builds: it always loads, and nothing is lost.
+"""Kill -9 of the embedded engine during upserts, flushes and builds.
 
-Every kill comes at a random moment of what is tried; then another engine is started on the folder, as any program does
-that finds the index dead, and must answer with every point that was acknowledged, once and with its vectors.
+Each kill comes at a random moment of the operation. Another engine is then started on the folder, as by any program
+that finds the index dead, and must return every acknowledged point, once and with its vectors.
 """
 
 from __future__ import annotations
@@ -31,17 +31,20 @@ from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 
 BATCH = 40
 FIRST = 400
-"""Points that are there before the first kill; enough that the default threshold has them quantised."""
+"""Points written before the first kill; enough for the default threshold to quantise them."""
 
 MOMENTS = ("upsert", "flush", "build")
 _TRIES = 3
 _SHOWN = 5
-_TELL_EVERY = 10
+_PROGRESS_EVERY = 10
 
 
 @dataclass
 class Crashes:
-    """One folder whose engine is killed again and again."""
+    """An index folder whose engine is killed repeatedly, with what was acknowledged and what went wrong.
+
+    during: kills that came before the operation had ended.
+    """
 
     folder: Path
     store: QdrantStore
@@ -55,19 +58,19 @@ class Crashes:
     during: int = 0
 
     def write(self) -> None:
-        """Write a batch that was never written before; it counts once it is acknowledged."""
+        """Write a new batch, and record it once it is acknowledged."""
         self.batches += 1
         points = example_points(BATCH, seed=self.batches)
         self.store.upsert(points)
         self.acknowledged.update({point.training_image_id: point for point in points})
 
     def write_twice(self) -> None:
-        """So that a kill finds the engine writing, acknowledging, or taking the next batch."""
+        """Write two batches, so that a kill also falls between an acknowledgement and the next batch."""
         self.write()
         self.write()
 
     def kill_during(self, work: Callable[[], object], longest_s: float) -> None:
-        """Kill the engine at a random moment of `work`, or within `longest_s` if it ends before; then look."""
+        """Kill the engine at a random moment within `longest_s` of the start of `work`, and check the index."""
         contact = Contact.read(self.folder)
         assert contact is not None
         ended = threading.Event()
@@ -81,7 +84,7 @@ class Crashes:
         self.reopen_ms.append(1e3 * (time.monotonic() - began))
         thread.join()
         self.check()
-        if len(self.reopen_ms) % _TELL_EVERY == 0:
+        if len(self.reopen_ms) % _PROGRESS_EVERY == 0:
             print(f"{self.folder.name}: killed {len(self.reopen_ms)} times", file=sys.stderr, flush=True)  # noqa: T201
 
     def _load(self) -> None:
@@ -91,73 +94,80 @@ class Crashes:
             self.not_loaded.append(str(error))
 
     def check(self) -> None:
-        """Every point that was acknowledged is there; no more than were sent, and none with other vectors."""
-        known = list(self.acknowledged)
-        found = {point.training_image_id: point for point in self.store.fetch(known)}
-        same = [one for one in known if one in found and _same(found[one], self.acknowledged[one])]
-        self.lost += len(known) - len(same)
+        """Count acknowledged points that are absent or differ, and points beyond those that were sent."""
+        stored = {point.training_image_id: point for point in self.store.fetch(list(self.acknowledged))}
+        intact = [
+            image_id
+            for image_id, point in self.acknowledged.items()
+            if image_id in stored and _same(stored[image_id], point)
+        ]
+        self.lost += len(self.acknowledged) - len(intact)
         self.doubled += max(0, self.store.info().points - self.batches * BATCH - FIRST)
 
 
 def run_index_kills(folder: Path, kills: int, seed: int, moments: Sequence[str] = MOMENTS) -> dict[str, Any]:
-    """Kill the engine `kills` times in each of `moments`; figures begin with the moment's name.
+    """Kill the engine `kills` times in each of `moments`; names of figures begin with the moment's.
 
-    kills_during: kills that came before the work had ended. lost: acknowledged points that were absent or other than
-    sent, summed over every look. doubled: points beyond those that were sent.
+    kills_during: kills that came before the operation had ended. lost: acknowledged points that were absent or
+    differed, summed over all checks. doubled: points beyond those that were sent.
     """
     figures: dict[str, Any] = {}
     for moment in moments:
-        place = folder / moment
-        with closing(open_store(place)) as store:
+        index_folder = folder / moment
+        with closing(open_store(index_folder)) as store:
             store.create(EXAMPLE_IDENTITY)
-            crashes = Crashes(place, store, random.Random(f"{seed} {moment}"))
-            _begin(crashes)
-            _TRIED[moment](crashes, kills)
+            crashes = Crashes(index_folder, store, random.Random(f"{seed} {moment}"))
+            _write_first(crashes)
+            _KILLS[moment](crashes, kills)
             figures |= {f"{moment}_{name}": value for name, value in _figures(crashes, kills).items()}
     return figures
 
 
-def sound(figures: dict[str, Any], moments: Sequence[str] = MOMENTS) -> bool:
-    """True if the engine always loaded, nothing was lost or doubled, and everything could be built at the end."""
+def passed(figures: dict[str, Any], moments: Sequence[str] = MOMENTS) -> bool:
+    """Return whether the engine always loaded, nothing was lost or doubled, and a final build succeeded."""
     return all(
-        figures[f"{moment}_{name}"] == wanted
+        figures[f"{moment}_{name}"] == expected
         for moment in moments
-        for name, wanted in (("not_loaded", 0), ("lost", 0), ("doubled", 0), ("built_at_the_end", True))
+        for name, expected in (("not_loaded", 0), ("lost", 0), ("doubled", 0), ("built_at_the_end", True))
     )
 
 
-def _begin(crashes: Crashes) -> None:
+def _write_first(crashes: Crashes) -> None:
     points = example_points(FIRST, seed=0)
     crashes.store.upsert(points)
     crashes.acknowledged.update({point.training_image_id: point for point in points})
 
 
-def _upsert(crashes: Crashes, kills: int) -> None:
+def _kill_upserts(crashes: Crashes, kills: int) -> None:
     longest_s = 2 * _median_s(crashes.write)
     for _ in range(kills):
         crashes.kill_during(crashes.write_twice, longest_s)
 
 
-def _flush(crashes: Crashes, kills: int) -> None:
-    """The engine counts from files, so asking for its state after a write makes it flush."""
+def _kill_flushes(crashes: Crashes, kills: int) -> None:
+    # The engine counts from files, so requesting its state after a write makes it flush.
     longest_s = _median_s(crashes.store.info, crashes.write)
     for _ in range(kills):
         crashes.write()
         crashes.kill_during(crashes.store.info, longest_s)
 
 
-def _build(crashes: Crashes, kills: int) -> None:
+def _kill_builds(crashes: Crashes, kills: int) -> None:
     longest_s = 1.2 * _median_s(crashes.store.build, crashes.write)
     for _ in range(kills):
         crashes.write()
         crashes.kill_during(crashes.store.build, longest_s)
 
 
-_TRIED: dict[str, Callable[[Crashes, int], None]] = {"upsert": _upsert, "flush": _flush, "build": _build}
+_KILLS: dict[str, Callable[[Crashes, int], None]] = {
+    "upsert": _kill_upserts,
+    "flush": _kill_flushes,
+    "build": _kill_builds,
+}
 
 
 def _median_s(work: Callable[[], object], before: Callable[[], object] = lambda: None) -> float:
-    """How long it takes when nobody is killed, each time after `before`."""
+    """Return the median duration of `work` without a kill, each time after `before`."""
     times = []
     for _ in range(_TRIES):
         before()
@@ -187,7 +197,7 @@ def _figures(crashes: Crashes, kills: int) -> dict[str, Any]:
 
 
 def _quietly(work: Callable[[], object], ended: threading.Event) -> None:
-    """Work whose engine may be killed: what it raises then is what its caller would be told."""
+    """Run `work`, ignore the errors that a killed engine causes, and set `ended`."""
     try:
         work()
     except (IndexUnavailable, IndexFailed):
@@ -196,7 +206,7 @@ def _quietly(work: Callable[[], object], ended: threading.Event) -> None:
         ended.set()
 
 
-def _same(found: Point, sent: Point) -> bool:
-    return np.allclose(found.recall, sent.recall, atol=1e-6) and np.allclose(
-        found.perceptual, sent.perceptual, atol=1e-6
+def _same(stored: Point, sent: Point) -> bool:
+    return np.allclose(stored.recall, sent.recall, atol=1e-6) and np.allclose(
+        stored.perceptual, sent.perceptual, atol=1e-6
     )

@@ -1,6 +1,7 @@
-"""Random histories against the oracle: the same credits to the last micro-credit, in any order, batches and threads.
+"""Oracle of the ledger: random histories of postings whose credits are computed independently of the product.
 
-What the ledger has to say, worked out in the plainest way and without the product's code: fractions all through.
+The oracle uses exact fractions and none of the product's arithmetic. Ledger and oracle must agree to the
+micro-credit, for any order, batches and number of threads.
 """
 
 from __future__ import annotations
@@ -37,7 +38,7 @@ Amounts = dict[tuple[str, str | None], int]
 
 @dataclass(frozen=True, slots=True)
 class Candidate:
-    """A training image near a generated one: distance in millionths, rights in parts per million by account."""
+    """A training image near a generated one. distance: in millionths. rights: parts per million by account."""
 
     work: str
     distance: int
@@ -45,37 +46,37 @@ class Candidate:
 
 
 @lru_cache(maxsize=100_000)
-def _nearness(distance: int) -> Fraction:
+def _similarity(distance: int) -> Fraction:
     return Fraction(_DIGITS.exp(_DIGITS.divide(Decimal(-distance), Decimal(1_000_000))))
 
 
-def dealt(amount: int, weights: Mapping[str, Fraction]) -> dict[str, int]:
-    """`amount` in whole parts: what each is due, rounded down; what is left goes to the largest remainders."""
-    whole = sum(weights.values())
-    due = {name: amount * weight / whole for name, weight in weights.items()}
-    parts = {name: int(quota) for name, quota in due.items()}
-    neediest = sorted(due, key=lambda name: (parts[name] - due[name], name))
-    for name in neediest[: amount - sum(parts.values())]:
+def apportioned(amount: int, weights: Mapping[str, Fraction]) -> dict[str, int]:
+    """Divide `amount` into whole parts in proportion to `weights`, by the largest remainder method."""
+    total = sum(weights.values())
+    quotas = {name: amount * weight / total for name, weight in weights.items()}
+    parts = {name: int(quota) for name, quota in quotas.items()}
+    by_remainder = sorted(quotas, key=lambda name: (parts[name] - quotas[name], name))
+    for name in by_remainder[: amount - sum(parts.values())]:
         parts[name] += 1
     return parts
 
 
 def credits_of(quality: int, candidates: Sequence[Candidate]) -> Amounts:
-    """What one generated image pays, by `paper@1`: exp(-distance) of the 50 nearest, times quality."""
+    """Return the credits for a generated image by `paper@1`: quality, divided by exp(-distance) of the 50 nearest."""
     if not candidates:
         return {("unattributed", None): quality, ("issuance", None): -quality} if quality else {}
-    nearest = sorted(candidates, key=lambda one: (one.distance, one.work))[:_CONTRIBUTORS]
+    nearest = sorted(candidates, key=lambda candidate: (candidate.distance, candidate.work))[:_CONTRIBUTORS]
     amounts: Amounts = {("issuance", None): -quality}
-    credit = dealt(quality, {one.work: _nearness(one.distance) for one in nearest})
-    for one in nearest:
-        split = dealt(credit[one.work], {account: Fraction(share) for account, share in one.rights.items()})
-        for account, part in split.items():
-            amounts[account, one.work] = part
-    return {place: amount for place, amount in amounts.items() if amount}
+    credit = apportioned(quality, {candidate.work: _similarity(candidate.distance) for candidate in nearest})
+    for candidate in nearest:
+        shares = {account: Fraction(share) for account, share in candidate.rights.items()}
+        for account, part in apportioned(credit[candidate.work], shares).items():
+            amounts[account, candidate.work] = part
+    return {key: amount for key, amount in amounts.items() if amount}
 
 
 def totalled(parts: Sequence[Amounts]) -> dict[str, int]:
-    """Sums by account, zeros left out."""
+    """Return the sums by account, without zeros."""
     sums: dict[str, int] = {}
     for amounts in parts:
         for (account, _), amount in amounts.items():
@@ -92,14 +93,14 @@ _PAPER = load_policy("paper@1")
 
 @dataclass(frozen=True, slots=True)
 class Case:
-    """One posting, as the product builds it and as the oracle has it."""
+    """A posting as the product builds it, and its amounts as the oracle computes them."""
 
     posting: NewPosting
     expected: Amounts
 
 
 def cases(seed: int, count: int) -> Iterator[Case]:
-    """`count` random cases; some ids come again, in every second history also for another image."""
+    """Yield `count` random cases. Some ids are repeated; with an odd `seed`, some of these for another image."""
     chance = random.Random(seed)
     conflicts = seed % 2 == 1
     for number in range(count):
@@ -109,22 +110,21 @@ def cases(seed: int, count: int) -> Iterator[Case]:
         yield _case(f"{seed}-{name}", image, chance)
 
 
-def check_history(place: DataLocation, seed: int, count: int) -> list[str]:
-    """Post a history, in order or shuffled among threads, as `seed` says; what is wrong with what comes of it.
+def check_history(location: DataLocation, seed: int, count: int) -> list[str]:
+    """Post a random history to the ledger at `location`, and return its differences from the oracle.
 
-    Seeds 2n and 2n + 1 are one history in both ways.
+    Seeds 2n and 2n + 1 post the same history: the former in order, the latter shuffled and from several threads.
     """
     chance = random.Random(seed)
     history = list(cases(seed // 2, count))
     threads = 1 if seed % 2 == 0 else chance.randint(2, MOST_THREADS)
     if threads > 1:
         chance.shuffle(history)
-    wrong = [f"seed {seed}: entries of {one.posting.generation_id}" for one in history if _entries(one) != one.expected]
-    with open_ledger(place, write=True) as ledger:
+    problems = [f"entries of {case.posting.generation_id}" for case in history if _entries(case) != case.expected]
+    with open_ledger(location, write=True) as ledger:
         outcomes = _posted(ledger, history, threads, chance)
-        wrong += [f"seed {seed}: {what}" for what in _wrong_outcomes(history, outcomes)]
-        wrong += [f"seed {seed}: {what}" for what in _wrong_sums(ledger, history, outcomes)]
-    return wrong
+        problems += [*_wrong_outcomes(history, outcomes), *_wrong_sums(ledger, history, outcomes)]
+    return [f"seed {seed}: {problem}" for problem in problems]
 
 
 def _case(name: str, image: random.Random, chance: random.Random) -> Case:
@@ -137,9 +137,13 @@ def _case(name: str, image: random.Random, chance: random.Random) -> Case:
         "local", generation_id(name), SAMPLE_TIME, facts, "demo-1", "works", SAMPLE_PROFILE, quality, {}
     )
     chance.shuffle(near)
-    found = [ScoredCandidate(TrainingImageId(uuid.UUID(one.work)), one.distance, 900_000) for one in near]
-    cards = {TrainingImageId(uuid.UUID(one.work)): _card(one) for one in near}
-    return Case(build_posting(valued, _PAPER, found, cards), credits_of(quality, near))
+    scored = [ScoredCandidate(_work_id(candidate), candidate.distance, 900_000) for candidate in near]
+    cards = {_work_id(candidate): _card(candidate) for candidate in near}
+    return Case(build_posting(valued, _PAPER, scored, cards), credits_of(quality, near))
+
+
+def _work_id(candidate: Candidate) -> TrainingImageId:
+    return TrainingImageId(uuid.UUID(candidate.work))
 
 
 def _rights(image: random.Random) -> dict[str, int]:
@@ -155,68 +159,72 @@ def _rights(image: random.Random) -> dict[str, int]:
     return dict(zip(accounts, (cuts[0], cuts[1] - cuts[0], 1_000_000 - cuts[1]), strict=True))
 
 
-def _card(one: Candidate) -> WorkCard:
-    paid = [
+def _card(candidate: Candidate) -> WorkCard:
+    beneficiaries = [
         Beneficiary(account, OwnerId(uuid.UUID(account[6:])) if account.startswith("owner:") else None, account, share)
-        for account, share in one.rights.items()
+        for account, share in candidate.rights.items()
     ]
-    return WorkCard(TrainingImageId(uuid.UUID(one.work)), one.work, "", tuple(paid))
+    return WorkCard(_work_id(candidate), candidate.work, "", tuple(beneficiaries))
 
 
-def _entries(one: Case) -> Amounts:
+def _entries(case: Case) -> Amounts:
+    """Return the amounts of the product's posting."""
     amounts: Amounts = {}
-    for entry in one.posting.entries:
-        place = entry.account, str(entry.training_image_id) if entry.training_image_id else None
-        amounts[place] = amounts.get(place, 0) + entry.amount_micros
+    for entry in case.posting.entries:
+        key = entry.account, str(entry.training_image_id) if entry.training_image_id else None
+        amounts[key] = amounts.get(key, 0) + entry.amount_micros
     return amounts
 
 
 def _posted(ledger: Ledger, history: Sequence[Case], threads: int, chance: random.Random) -> list[Outcome]:
-    """Outcomes in the order of `history`, which is cut into batches that `threads` threads post."""
+    """Post `history` in random batches from `threads` threads; return the outcomes in the order of `history`."""
     batches: list[Sequence[Case]] = []
-    left = history
-    while left:
+    remaining = history
+    while remaining:
         size = chance.choice((1, 2, 7, 40, 200))
-        batches.append(left[:size])
-        left = left[size:]
+        batches.append(remaining[:size])
+        remaining = remaining[size:]
     start = threading.Barrier(threads)
 
-    def post(mine: Sequence[int]) -> list[tuple[int, list[Outcome]]]:
+    def post(numbers: Sequence[int]) -> list[tuple[int, list[Outcome]]]:
         start.wait()
-        return [(number, ledger.post([one.posting for one in batches[number]])) for number in mine]
+        return [(number, ledger.post([case.posting for case in batches[number]])) for number in numbers]
 
     with ThreadPoolExecutor(threads) as pool:
-        shared = pool.map(post, [range(thread, len(batches), threads) for thread in range(threads)])
-        by_batch = dict(answer for answers in shared for answer in answers)
+        results = pool.map(post, [range(thread, len(batches), threads) for thread in range(threads)])
+        by_batch = dict(batch for result in results for batch in result)
     return [outcome for number in range(len(batches)) for outcome in by_batch[number]]
 
 
 def _wrong_outcomes(history: Sequence[Case], outcomes: Sequence[Outcome]) -> Iterator[str]:
-    first = {o.posting.key: o.posting for o in outcomes if isinstance(o, Posted)}
-    made = Counter(o.posting.key for o in outcomes if isinstance(o, Posted))
-    for one, outcome in zip(history, outcomes, strict=True):
-        key = one.posting.key
-        if made[key] != 1:
-            yield f"{key} was posted {made[key]} times"
+    """Yield ids that were not posted exactly once, and repetitions that were answered with another posting."""
+    first = {outcome.posting.key: outcome.posting for outcome in outcomes if isinstance(outcome, Posted)}
+    times = Counter(outcome.posting.key for outcome in outcomes if isinstance(outcome, Posted))
+    for case, outcome in zip(history, outcomes, strict=True):
+        key = case.posting.key
+        if times[key] != 1:
+            yield f"{key} was posted {times[key]} times"
             return
-        same = first[key].header.image_sha256 == one.posting.evidence.image.sha256
+        same = first[key].header.image_sha256 == case.posting.evidence.image.sha256
         if isinstance(outcome, Posted):
             continue
         if same != isinstance(outcome, Replayed) or (isinstance(outcome, Replayed) and outcome.posting != first[key]):
-            yield f"{key} came again and was answered otherwise"
+            yield f"{key} was sent again and answered differently"
 
 
 def _wrong_sums(ledger: Ledger, history: Sequence[Case], outcomes: Sequence[Outcome]) -> Iterator[str]:
+    """Yield differences between the ledger's balances and the oracle's, and a failed verification."""
     expected = totalled(
-        [one.expected for one, outcome in zip(history, outcomes, strict=True) if isinstance(outcome, Posted)]
+        [case.expected for case, outcome in zip(history, outcomes, strict=True) if isinstance(outcome, Posted)]
     )
-    kept = {one.account: one.balance_micros for one in ledger.balances(limit=1_000).balances if one.balance_micros}
+    rows = ledger.balances(limit=1_000).balances
+    balances = {row.account: row.balance_micros for row in rows if row.balance_micros}
     issued = expected.pop(ISSUANCE, 0)
     totals = ledger.totals()
-    if kept != expected or totals.issued_micros != -issued:
-        yield f"balances are {kept}, the oracle says {expected}"
-    if min(kept.values(), default=0) < 0:
+    if balances != expected or totals.issued_micros != -issued:
+        yield f"balances are {balances}, the oracle computes {expected}"
+    if min(balances.values(), default=0) < 0:
         yield "a balance is negative"
-    found = ledger.verify()
-    if not (found.ok and totals.reconciles):
-        yield found.text()
+    verification = ledger.verify()
+    if not (verification.ok and totals.reconciles):
+        yield verification.text()

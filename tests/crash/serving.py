@@ -1,9 +1,7 @@
-"""The attributor ended under load, again and again: by kill -9, or by SIGTERM. Nothing accepted is lost or doubled.
+"""Attributors that are ended under load, by kill -9 or SIGTERM: nothing accepted may be lost or doubled.
 
-Callers send images to stub models without pause, and what got no FINAL again under the same id, as a caller has to.
-Now and then one sends what was answered already, as one does who lost the answer.
-
-Callers who send images without pause, and send again what got no FINAL, as a caller has to.
+Callers send images to stub models without pause. As callers must, they resend an image that got no FINAL under the same
+id. Some images are sent again although they were answered, as by a caller that lost the answer.
 """
 
 from __future__ import annotations
@@ -31,16 +29,31 @@ from gmvaluator.files import atomic_write
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.samples import sample_folder
 
-AGAIN_EVERY = 50
-"""Every so many images one is sent that was answered already, as by one who lost the answer."""
+RESEND_EVERY = 50
+"""Number of images after which one that was answered already is sent again."""
+
+PROFILE = "stub:batch_ms=2,image_ms=2"
+POINTS = 1_000
+"""Points in the index."""
+
+CALLERS = 8
+LONGEST_LIFE_S = 1.5
+"""Longest time for which an attributor is under load before it is ended, in seconds."""
+
+EXIT_TIMEOUT_S = 60.0
+"""Seconds after which an attributor that does not end is killed."""
+
+DRAIN_LIMIT_S = 30.0
+"""Longest drain that passes, in seconds."""
 
 
 @dataclass(slots=True)
 class Callers:
-    """What all callers sent and were answered: generation to (sequence, issued micro-credits).
+    """What all callers sent and received.
 
-    contradicted: answers that differ from an earlier one for the same generation. cut_off: calls that were answered by
-    a stage, and so had been let in, but ended without FINAL. unexpected: errors that no end of the attributor explains.
+    answered: (sequence, issued micro-credits) by generation. contradicted: answers that differ from an earlier one
+    for the same generation. cut_off: calls that were admitted, as their first stage shows, but ended without FINAL.
+    unexpected: errors that the end of the attributor does not explain.
     """
 
     image: bytes
@@ -50,11 +63,11 @@ class Callers:
     unexpected: list[str] = field(default_factory=list)
     _sent: int = 0
     _numbers: Iterator[int] = field(default_factory=itertools.count)
-    _open: list[str] = field(default_factory=list)
+    _unanswered: list[str] = field(default_factory=list)
     _lock: threading.Lock = field(default_factory=threading.Lock)
 
     def call_until(self, address: str, stopped: threading.Event, fresh: bool = True) -> None:
-        """Call until `stopped`, or until a call fails; fresh: new images, once nothing waits to be sent again."""
+        """Call until `stopped` is set or a call fails. fresh: send new images once none has to be resent."""
         with AttributorClient(address, deadline_s=20) as client:
             while not stopped.is_set() and (name := self._next(fresh)) is not None:
                 stages = []
@@ -62,68 +75,61 @@ class Callers:
                     for stage in client.attribute(self.image, name, MODEL_VERSION):
                         stages.append(stage)  # noqa: PERF402 - those before an error count
                 except GmvaluatorError as error:
-                    self._put_back(name, error, let_in=bool(stages))
+                    self._resend(name, error, admitted=bool(stages))
                     return
-                self._note(name, (stages[-1].sequence, stages[-1].issued_micros))
+                self._record(name, (stages[-1].sequence, stages[-1].issued_micros))
 
     def as_dict(self) -> dict[str, Any]:
-        """What a later run goes on from; call it while nobody calls."""
+        """Return the state from which `from_dict` resumes. Call it while no caller is active."""
         return {
             "answered": self.answered,
             "contradicted": self.contradicted,
             "cut_off": self.cut_off,
             "unexpected": self.unexpected,
             "sent": self._sent,
-            "open": self._open,
+            "open": self._unanswered,
         }
 
     @classmethod
-    def from_dict(cls, image: bytes, kept: dict[str, Any]) -> Callers:
-        """Go on from there. What was sent since is sent again under the same ids: the ledger has to bear it."""
+    def from_dict(cls, image: bytes, state: dict[str, Any]) -> Callers:
+        """Resume from the state of `as_dict`. Images sent since then are sent again under the same ids."""
         return cls(
             image,
-            {name: (answer[0], answer[1]) for name, answer in kept["answered"].items()},
-            kept["contradicted"],
-            kept["cut_off"],
-            kept["unexpected"],
-            kept["sent"],
-            itertools.count(kept["sent"]),
-            kept["open"],
+            {name: (answer[0], answer[1]) for name, answer in state["answered"].items()},
+            state["contradicted"],
+            state["cut_off"],
+            state["unexpected"],
+            state["sent"],
+            itertools.count(state["sent"]),
+            state["open"],
         )
 
     def _next(self, fresh: bool) -> str | None:
         with self._lock:
-            if self._open:
-                return self._open.pop()
+            if self._unanswered:
+                return self._unanswered.pop()
             if not fresh:
                 return None
             number = next(self._numbers)
             self._sent = number + 1
-            if number % AGAIN_EVERY == AGAIN_EVERY - 1 and self.answered:
+            if number % RESEND_EVERY == RESEND_EVERY - 1 and self.answered:
                 return next(reversed(self.answered))
             return f"crash:{number}"
 
-    def _put_back(self, name: str, error: GmvaluatorError, let_in: bool) -> None:
+    def _resend(self, name: str, error: GmvaluatorError, admitted: bool) -> None:
         with self._lock:
-            self._open.append(name)
-            self.cut_off += let_in
+            self._unanswered.append(name)
+            self.cut_off += admitted
             if isinstance(error, Failure):
                 self.unexpected.append(str(error))
 
-    def _note(self, name: str, answer: tuple[int, int]) -> None:
+    def _record(self, name: str, answer: tuple[int, int]) -> None:
         with self._lock:
             self.contradicted += self.answered.setdefault(name, answer) != answer
 
 
-PROFILE = "stub:batch_ms=2,image_ms=2"
-POINTS = 1_000
-CALLERS = 8
-LONGEST_LIFE_S = 1.5
-MOST_EXIT_S = 60.0
-
-
 class Server:
-    """`gmvaluator serve` on stub models."""
+    """A process of `gmvaluator serve` with stub models, listening on a free port."""
 
     def __init__(self, data: Path) -> None:
         command = [sys.executable, "-m", "gmvaluator", "serve", "--address", "127.0.0.1:0", "--json"]
@@ -140,11 +146,11 @@ class Server:
         self.address: str = json.loads(line)["address"]
 
     def end(self, number: signal.Signals) -> tuple[float, int]:
-        """Send a signal; seconds until the process has ended, and its exit code."""
+        """Send a signal; return the seconds until the process ended, and its exit code."""
         began = time.monotonic()
         self.process.send_signal(number)
         try:
-            code = self.process.wait(MOST_EXIT_S)
+            code = self.process.wait(EXIT_TIMEOUT_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
             code = self.process.wait()
@@ -155,26 +161,28 @@ class Server:
 
 @dataclass(slots=True)
 class Ends:
-    """How an attributor was ended so far, and by whom it was called; kept in the folder after every life.
+    """The progress of a run, which is saved after each attributor so that an aborted run can be resumed.
 
-    exits: seconds until the process had ended, and its exit code. done: what was sent again at the end.
+    exits: seconds until each process had ended, and its exit code.
     """
 
     callers: Callers
     exits: list[tuple[float, int]] = field(default_factory=list)
 
-    def keep(self, path: Path) -> None:
+    def save(self, path: Path) -> None:
+        """Write the progress to `path`, atomically."""
         text = json.dumps({"callers": self.callers.as_dict(), "exits": self.exits})
         atomic_write(path, text)
 
     @classmethod
-    def kept(cls, path: Path) -> Ends:
-        """What `keep` wrote, or the beginning."""
+    def load(cls, path: Path) -> Ends:
+        """Read the progress from `path`, or start a new run if there is none."""
         image = image_files(sample_folder("generated"))[0].read_bytes()
         if not path.is_file():
             return cls(Callers(image))
-        found = json.loads(path.read_text(encoding="utf-8"))
-        return cls(Callers.from_dict(image, found["callers"]), [(one[0], one[1]) for one in found["exits"]])
+        state = json.loads(path.read_text(encoding="utf-8"))
+        exits = [(seconds, code) for seconds, code in state["exits"]]
+        return cls(Callers.from_dict(image, state["callers"]), exits)
 
 
 def run_ended(
@@ -184,27 +192,28 @@ def run_ended(
     seed: int,
     progress: Callable[[int, int], None] = lambda done, answered: None,
 ) -> dict[str, Any]:
-    """End the attributor `times` times by "kill" or "drain" (SIGTERM); figures begin with that word.
+    """End `times` attributors by `how`, "kill" or "drain" (SIGTERM); names of figures begin with that word.
 
-    lost: answered with FINAL and not in the ledger as answered; by a drain also what was let in and then cut off.
-    doubled: postings beyond one a generation, and answers that contradict each other. What an interrupted run left in
-    `folder` is gone on from. progress: told after each life, with the lives and the images answered so far.
+    lost: images that were answered with FINAL but are not in the ledger as answered, and in a drain also calls that
+    were admitted and then cut off. doubled: postings beyond one per generation, and contradictory answers. An
+    interrupted run is resumed from its files in `folder`. progress: called after each attributor with the attributors
+    and images so far.
     """
     number = signal.SIGKILL if how == "kill" else signal.SIGTERM
-    data, kept = built_stub_data(folder, POINTS), folder / "ends.json"
-    ends = Ends.kept(kept)
+    data, state = built_stub_data(folder, POINTS), folder / "ends.json"
+    ends = Ends.load(state)
     while len(ends.exits) < times:
         chance = random.Random(f"{seed} {len(ends.exits)}")
-        ends.exits.append(_one_life(data, ends.callers, number, chance.uniform(0.05, LONGEST_LIFE_S)))
-        ends.keep(kept)
+        ends.exits.append(_serve_and_end(data, ends.callers, number, chance.uniform(0.05, LONGEST_LIFE_S)))
+        ends.save(state)
         progress(len(ends.exits), len(ends.callers.answered))
     cut_off = ends.callers.cut_off if how == "drain" else 0
-    _send_the_rest(data, ends.callers)
-    found = {**_checked(data, ends.callers, cut_off), **_exits(ends.exits, how)}
-    return {f"{how}_{name}": value for name, value in found.items()}
+    _resend_unanswered(data, ends.callers)
+    figures = {**_checked(data, ends.callers, cut_off), **_exit_figures(ends.exits, how)}
+    return {f"{how}_{name}": value for name, value in figures.items()}
 
 
-def _one_life(data: Path, callers: Callers, number: signal.Signals, life_s: float) -> tuple[float, int]:
+def _serve_and_end(data: Path, callers: Callers, number: signal.Signals, life_s: float) -> tuple[float, int]:
     stopped = threading.Event()
     with _serving(data) as server:
         threads = [threading.Thread(target=callers.call_until, args=(server.address, stopped)) for _ in range(CALLERS)]
@@ -222,7 +231,7 @@ def _one_life(data: Path, callers: Callers, number: signal.Signals, life_s: floa
 
 @contextmanager
 def _serving(data: Path) -> Iterator[Server]:
-    """An attributor, which is gone afterwards even if we are interrupted."""
+    """Run an attributor, which is killed at the end of the context if it still runs."""
     server = Server(data)
     try:
         yield server
@@ -231,13 +240,13 @@ def _serving(data: Path) -> Iterator[Server]:
         server.process.wait()
 
 
-def _send_the_rest(data: Path, callers: Callers) -> None:
+def _resend_unanswered(data: Path, callers: Callers) -> None:
     with _serving(data) as server:
         callers.call_until(server.address, threading.Event(), fresh=False)
         server.end(signal.SIGTERM)
 
 
-def _exits(exits: list[tuple[float, int]], how: str) -> dict[str, Any]:
+def _exit_figures(exits: list[tuple[float, int]], how: str) -> dict[str, Any]:
     if how == "kill":
         return {"times": len(exits)}
     return {
@@ -250,7 +259,10 @@ def _exits(exits: list[tuple[float, int]], how: str) -> dict[str, Any]:
 def _checked(data: Path, callers: Callers, cut_off: int) -> dict[str, Any]:
     with open_ledger(data) as ledger:
         verification, totals = ledger.verify(), ledger.totals()
-        stored = {one.header.generation_id: (one.sequence, one.header.issued_micros) for one in ledger.every_posting()}
+        stored = {
+            posting.header.generation_id: (posting.sequence, posting.header.issued_micros)
+            for posting in ledger.every_posting()
+        }
     lost = [name for name, answer in callers.answered.items() if stored.get(name) != answer]
     issued = sum(micros for _, micros in stored.values())
     return {
@@ -263,3 +275,16 @@ def _checked(data: Path, callers: Callers, cut_off: int) -> dict[str, Any]:
         "verify_ok": verification.ok,
         "unexpected_errors": callers.unexpected[:5],
     }
+
+
+def passed(figures: dict[str, Any]) -> bool:
+    """Return whether nothing was lost or doubled, all sums agree, and every drain ended cleanly and in time."""
+    return (
+        all(figures[f"{how}_{name}"] == 0 for how in ("kill", "drain") for name in ("lost", "doubled"))
+        and all(
+            figures[f"{how}_{name}"] for how in ("kill", "drain") for name in ("answered", "sums_equal", "verify_ok")
+        )
+        and not any(figures[f"{how}_unexpected_errors"] for how in ("kill", "drain"))
+        and figures["drain_exit_max_s"] <= DRAIN_LIMIT_S
+        and figures["drain_exit_codes_wrong"] == 0
+    )

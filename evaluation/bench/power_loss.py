@@ -1,13 +1,12 @@
-"""Power loss: the disk as it may look when the current goes at any moment, with unsynced writes dropped or torn.
+"""Simulated power losses of the ledger, with unsynced writes dropped or torn.
 
-A posting loop is recorded below SQLite. An image is then built for a moment between two of its writes: what was synced
-by then is there; of what was not, each write is there, is missing, or is there in part, sector by sector. Every image
-must open, pass SQLite's own integrity check, and hold every posting that was acknowledged by then.
+Every write, truncation, deletion and fsync of a posting loop is recorded below SQLite. A crash image is the disk as
+it may look after a power loss between two of these events: it has everything that was synced; every other write is
+present, missing, or present in some of its sectors. Each image must open, pass SQLite's integrity check, and contain
+every posting that had been acknowledged.
 
-A layer under SQLite that records what reaches the disk: each write, truncation, removal and fsync, in order.
-
-It replaces the entry points of the default VFS of the very library that Python's sqlite3 uses, so what is recorded is
-what the product's own connections do. One recording at a time in a process.
+The recorder replaces entry points of the default VFS of the library that Python's sqlite3 is linked with, so it records
+the product's own connections. A process can make one recording at a time.
 """
 
 from __future__ import annotations
@@ -33,7 +32,7 @@ from gmvaluator.testing.postings import sample_posting
 _OK = 0
 
 _Pointer = ctypes.c_void_p
-# The name stays a pointer: SQLite keeps more behind the string than the string.
+# The name is a pointer, not a string: SQLite stores URI parameters behind its end.
 _Open = ctypes.CFUNCTYPE(ctypes.c_int, _Pointer, _Pointer, _Pointer, ctypes.c_int, _Pointer)
 _Delete = ctypes.CFUNCTYPE(ctypes.c_int, _Pointer, _Pointer, ctypes.c_int)
 _Write = ctypes.CFUNCTYPE(ctypes.c_int, _Pointer, _Pointer, ctypes.c_int, ctypes.c_int64)
@@ -42,7 +41,7 @@ _Sync = ctypes.CFUNCTYPE(ctypes.c_int, _Pointer, ctypes.c_int)
 
 
 class _Vfs(ctypes.Structure):
-    """`sqlite3_vfs`, as far as it is needed."""
+    """The first fields of `sqlite3_vfs`."""
 
     _fields_ = (
         ("version", ctypes.c_int),
@@ -72,9 +71,10 @@ class _Methods(ctypes.Structure):
 
 @dataclass(frozen=True, slots=True)
 class Event:
-    """One thing that happened. file: name in the recorded folder; of "mark", what was marked.
+    """A recorded event.
 
-    offset, data: of a write. offset: of "truncate", the new length. durable: of "delete", whether it was synced.
+    file: name in the recorded folder, or the text of a "mark". offset: position of a "write", new length of a
+    "truncate". data: bytes of a "write". durable: whether a "delete" was synced.
     """
 
     kind: Literal["open", "write", "truncate", "sync", "delete", "mark"]
@@ -85,21 +85,21 @@ class Event:
 
 
 class Recorder:
-    """Events under one folder."""
+    """Records the events of the files in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.events: list[Event] = []
         self._folder = folder
         self._names: dict[int, str] = {}
-        # The C side holds pointers into these.
-        self._kept: list[Any] = []
+        # SQLite holds pointers into these objects.
+        self._referenced: list[Any] = []
 
     def mark(self, text: str) -> None:
-        """Note, between the writes and fsyncs, that something became true now."""
+        """Record a mark between the other events, such as an acknowledgement."""
         self.events.append(Event("mark", text))
 
     def opened(self, name: int | None, file: int) -> None:
-        """Take over an open file, if it is one of the folder's; a temporary one has no name."""
+        """Start to record an open file if it is in the folder. A temporary file has no name."""
         path = Path(ctypes.string_at(name).decode()) if name else Path()
         if path.parent != self._folder:
             return
@@ -109,12 +109,13 @@ class Recorder:
         methods[0] = ctypes.pointer(self._recording(methods[0].contents))
 
     def removed(self, name: int, durable: bool) -> None:
-        """A file of any folder was deleted."""
+        """Record the deletion of a file if it was in the folder."""
         path = Path(ctypes.string_at(name).decode())
         if path.parent == self._folder:
             self.events.append(Event("delete", path.name, durable=durable))
 
     def _recording(self, real: _Methods) -> _Methods:
+        """Return the methods of a file, with those that change it replaced by recording ones."""
         copy = _Methods.from_buffer_copy(real)
 
         def write(file: int, data: int, size: int, offset: int) -> int:
@@ -132,13 +133,13 @@ class Recorder:
             return code
 
         copy.write, copy.truncate, copy.sync = _Write(write), _Truncate(truncate), _Sync(sync)
-        self._kept += [real, copy, copy.write, copy.truncate, copy.sync]
+        self._referenced += [real, copy, copy.write, copy.truncate, copy.sync]
         return copy
 
 
 @contextmanager
 def recorded(folder: Path) -> Iterator[Recorder]:
-    """Record what SQLite does to the files of `folder`; close its connections before this ends."""
+    """Record what SQLite does to the files in `folder`. Connections must be closed before the context ends."""
     recorder = Recorder(folder)
     vfs = _default_vfs()
     real_open, real_delete = _entry(vfs.open, _Open), _entry(vfs.delete, _Delete)
@@ -167,32 +168,36 @@ def _default_vfs() -> _Vfs:
     # Looked up through the extension module, which finds the library that it is linked with.
     library = ctypes.CDLL(_sqlite3.__file__)
     library.sqlite3_vfs_find.restype = ctypes.POINTER(_Vfs)
-    found: _Vfs = library.sqlite3_vfs_find(None).contents
-    return found
+    vfs: _Vfs = library.sqlite3_vfs_find(None).contents
+    return vfs
 
 
 def _entry(function: Any, kind: Callable[[int], Any]) -> Any:
-    """The C function itself: a field read from a structure would follow what is assigned to it later."""
+    """Return the C function that a structure's field points at now."""
+    # A field read from the structure would follow later assignments to it.
     return kind(ctypes.cast(function, _Pointer).value or 0)
 
 
 SECTOR = 512
+"""Bytes that a disk writes atomically."""
+
 CHECKPOINT_PAGES = 60
-"""The recorded loop checkpoints this often, so that many images fall into checkpoints."""
+"""Interval of the recorded loop's checkpoints, in pages; short, so that many images fall into a checkpoint."""
 
 LARGEST_BATCH = 6
+"""Postings per batch, at most."""
 
 
 @dataclass(slots=True)
 class File:
-    """One file: its bytes as last synced, and what was done to it since."""
+    """A file: its content as of the last sync, and the events since."""
 
     durable: bytearray = field(default_factory=bytearray)
     pending: list[Event] = field(default_factory=list)
     synced: bool = False
 
     def sync(self) -> None:
-        """All that was done is durable."""
+        """Make the pending events durable."""
         for event in self.pending:
             _apply(self.durable, event, event.data)
         self.pending.clear()
@@ -201,14 +206,14 @@ class File:
 
 @dataclass(slots=True)
 class Disk:
-    """The files of a folder, and what was acknowledged, at one moment."""
+    """The files of a folder and the acknowledged postings at one moment."""
 
     files: dict[str, File] = field(default_factory=dict)
     removing: list[str] = field(default_factory=list)
     acknowledged: list[str] = field(default_factory=list)
 
-    def take(self, event: Event) -> None:
-        """Let one more thing happen."""
+    def apply(self, event: Event) -> None:
+        """Apply the next event."""
         if event.kind == "mark":
             self.acknowledged.append(event.file)
         elif event.kind == "delete":
@@ -223,25 +228,25 @@ class Disk:
                 self.removing.remove(event.file)
 
     def image(self, chance: random.Random) -> dict[str, bytes]:
-        """One way these files may look after the power went."""
-        kept = chance.choice((0.0, 0.0, 0.5, 0.9))
-        found: dict[str, bytes] = {}
+        """Return one possible content of the files after a power loss now."""
+        kept_share = chance.choice((0.0, 0.0, 0.5, 0.9))
+        contents: dict[str, bytes] = {}
         for name, file in self.files.items():
             content = bytearray(file.durable)
             for event in file.pending:
-                if chance.random() < kept:
+                if chance.random() < kept_share:
                     _apply(content, event, event.data)
-                elif kept and event.kind == "write":
+                elif kept_share and event.kind == "write":
                     _tear(content, event, chance)
             removed = name in self.removing and chance.random() < 0.5
             if not removed and (file.synced or chance.random() < 0.5):
-                found[name] = bytes(content)
-        return found
+                contents[name] = bytes(content)
+        return contents
 
     def _sync(self, name: str) -> None:
         file = self.files.setdefault(name, File())
         if not file.synced and name.endswith(("-journal", "-wal")):
-            # With the first fsync of a log that it made, SQLite syncs the folder: what it removed stays removed.
+            # SQLite syncs the folder with the first fsync of a new log, which makes earlier deletions durable.
             for removed in self.removing:
                 self.files.pop(removed, None)
             self.removing.clear()
@@ -255,11 +260,11 @@ class Disk:
 
 
 def run_power_loss(images: int, seed: int, postings: int = 240, synchronous: str = "FULL") -> dict[str, Any]:
-    """Build and check `images` crash images of a recorded loop of `postings` postings. Figures of the outcome.
+    """Check `images` crash images of a recorded loop of `postings` postings, and return the figures.
 
-    synchronous: SQLite's setting; less than FULL, which the product uses, is there to see images fail.
+    synchronous: SQLite's setting. The product uses FULL; a lower one shows that the check detects lost postings.
     """
-    chance = random.Random(seed)
+    chance = random.Random(seed)  # noqa: S311 - repeatable
     with tempfile.TemporaryDirectory(prefix="gmvaluator-power-") as folder:
         events = record_loop(Path(folder), postings, chance, synchronous)
     moments = sorted(chance.choices(range(len(events)), k=images))
@@ -267,8 +272,8 @@ def run_power_loss(images: int, seed: int, postings: int = 240, synchronous: str
     unsynced = 0
     for moment, disk in _disks(events, moments):
         unsynced += sum(len(file.pending) for file in disk.files.values())
-        wrong = check_image(disk.image(chance), disk.acknowledged)
-        failures += [f"moment {moment}: {'; '.join(wrong)}"] if wrong else []
+        problems = check_image(disk.image(chance), disk.acknowledged)
+        failures += [f"moment {moment}: {'; '.join(problems)}"] if problems else []
     syncs = sum(event.kind == "sync" for event in events)
     return {
         "crash_images": images,
@@ -283,38 +288,38 @@ def run_power_loss(images: int, seed: int, postings: int = 240, synchronous: str
 
 
 def record_loop(folder: Path, postings: int, chance: random.Random, synchronous: str = "FULL") -> list[Event]:
-    """What happens below SQLite while a ledger is made and written; each acknowledgement is a mark."""
+    """Record the creation of a ledger in `folder` and its postings; each acknowledgement is a mark."""
     with recorded(folder) as recorder, open_ledger(folder, write=True) as ledger:
         _set(ledger, synchronous)
-        number = 0
-        while number < postings:
-            batch = [sample_posting(one) for one in range(number, number + chance.randint(1, LARGEST_BATCH))]
+        posted = 0
+        while posted < postings:
+            batch = [sample_posting(number) for number in range(posted, posted + chance.randint(1, LARGEST_BATCH))]
             for outcome in ledger.post(batch):
                 assert isinstance(outcome, Posted)
                 recorder.mark(f"{outcome.posting.sequence} {outcome.posting.hash}")
-            number += len(batch)
+            posted += len(batch)
     return recorder.events
 
 
 def check_image(image: dict[str, bytes], acknowledged: Sequence[str]) -> list[str]:
-    """What is wrong with an image; nothing, if it may be what a power loss leaves."""
+    """Return the problems of a crash image; none if it is what a power loss may leave."""
     with tempfile.TemporaryDirectory(prefix="gmvaluator-power-") as name:
         folder = Path(name)
         for file, content in image.items():
             (folder / file).write_bytes(content)
         try:
-            return list(_wrong(folder, acknowledged))
+            return list(_problems(folder, acknowledged))
         except (GmvaluatorError, DBAPIError) as error:
             return [f"it cannot be read: {error}"]
 
 
-def _wrong(folder: Path, acknowledged: Sequence[str]) -> Iterator[str]:
+def _problems(folder: Path, acknowledged: Sequence[str]) -> Iterator[str]:
     with open_ledger(folder, write=True) as ledger:
-        found = ledger.verify()
-        if not (found.ok and ledger.totals().reconciles):
-            yield found.text()
-        stored = {f"{one.sequence} {one.hash}" for one in ledger.every_posting()}
-    lost = [one for one in acknowledged if one not in stored]
+        verification = ledger.verify()
+        if not (verification.ok and ledger.totals().reconciles):
+            yield verification.text()
+        stored = {f"{posting.sequence} {posting.hash}" for posting in ledger.every_posting()}
+    lost = [posting for posting in acknowledged if posting not in stored]
     if lost:
         yield f"{len(lost)} acknowledged postings are lost, first {lost[0]}"
     integrity = _integrity(folder)
@@ -323,12 +328,12 @@ def _wrong(folder: Path, acknowledged: Sequence[str]) -> Iterator[str]:
 
 
 def _disks(events: Sequence[Event], moments: Sequence[int]) -> Iterator[tuple[int, Disk]]:
-    """The disk just before each of `moments`, which ascend."""
-    disk, happened = Disk(), 0
+    """Yield the disk as of just before each of `moments`, which must ascend."""
+    disk, applied = Disk(), 0
     for moment in moments:
-        for event in events[happened:moment]:
-            disk.take(event)
-        happened = moment
+        for event in events[applied:moment]:
+            disk.apply(event)
+        applied = moment
         yield moment, disk
 
 
@@ -343,13 +348,14 @@ def _apply(content: bytearray, event: Event, data: bytes, start: int = 0) -> Non
 
 
 def _tear(content: bytearray, event: Event, chance: random.Random) -> None:
-    """Keep some of the sectors that a write covers."""
+    """Apply a random selection of the sectors that a write covers."""
     for start in range(0, len(event.data), SECTOR):
         if chance.random() < 0.5:
             _apply(content, event, event.data[start : start + SECTOR], start)
 
 
 def _set(ledger: Ledger, synchronous: str) -> None:
+    # The product offers no setting for either: FULL is the only one it may run with.
     driver = ledger._database.writer.raw_connection().driver_connection
     assert isinstance(driver, sqlite3.Connection)
     driver.execute(f"PRAGMA wal_autocheckpoint = {CHECKPOINT_PAGES}")
