@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from gmvaluator.models.dreamsim import make_ready
+from gmvaluator.models.dreamsim import optimize_transformer
 from gmvaluator.ports import Float32Array, Prepared
 
 SIDE_PX = 224
@@ -75,10 +75,10 @@ def _plain_clip() -> Model:
 
 def _ready_clip(precision: str) -> Model:
     from gmvaluator.models.device import Runtime
-    from gmvaluator.models.known_models import openclip_part
+    from gmvaluator.models.known_models import openclip_spec
     from gmvaluator.models.openclip import OpenClip, openclip_preparer
 
-    transform = openclip_preparer(openclip_part("ViT-B-32:laion2b_s34b_b79k"))
+    transform = openclip_preparer(openclip_spec("ViT-B-32:laion2b_s34b_b79k"))
     return OpenClip(_seeded_clip(), transform, Runtime(torch.device("cpu"), precision)).embed
 
 
@@ -125,7 +125,7 @@ def _plain_dreamsim() -> Model:
 
 def _ready_dreamsim(precision: str) -> Model:
     model = _seeded_dreamsim().merge_and_unload()
-    make_ready(model.extractor_list[0].model, precision)
+    optimize_transformer(model.extractor_list[0].model, precision)
     return lambda inputs: _unit(model.embed(_batch(inputs)))
 
 
@@ -151,12 +151,14 @@ def _plain_maniqa() -> Model:
 
 def _ready_maniqa(precision: str) -> Model:
     from gmvaluator.models.device import Runtime
-    from gmvaluator.models.maniqa import Maniqa, QualityMemory
+    from gmvaluator.models.maniqa import Maniqa
+    from gmvaluator.models.quality_memory import QualityMemory
 
-    adapter = Maniqa(_seeded_maniqa(), Runtime(torch.device("cpu"), precision), crops=1)
+    memory = QualityMemory()
+    adapter = Maniqa(_seeded_maniqa(), Runtime(torch.device("cpu"), precision), crops=1, memory=memory)
 
     def score(inputs: Sequence[Pixels]) -> Float32Array:
-        adapter._memory = QualityMemory()  # else the second turn would only look up the first one's
+        memory.clear()  # Otherwise the second turn would only look up the first turn's scores.
         crops = [image[np.newaxis] for image in inputs]
         found = adapter.quality_slice(crops)
         while None in found:
@@ -202,11 +204,11 @@ def timm_backbone() -> Any:
 
 def _timm_views(net: Any, heads: nn.Module, inputs: Sequence[Pixels]) -> Float32Array:
     """(B, 2 * 514): the whole image and itself out of focus."""
-    from gmvaluator.models import lite_network
+    from gmvaluator.models import lite_network, lite_views
 
     pixels = _batch(inputs) * 2 - 1
     seen, blurred = _timm_lite(net, heads, pixels), _timm_lite(net, heads, lite_network.blur(pixels))
-    return np.concatenate([lite_network.whole(seen), lite_network.weighed_blurs(blurred)], axis=1)
+    return np.concatenate([lite_views.pad_whole(seen), lite_views.weight_blurs(blurred)], axis=1)
 
 
 def _timm_lite(net: Any, heads: nn.Module, pixels: Tensor) -> Float32Array:

@@ -34,7 +34,7 @@ from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.device import Runtime, usable_device
 from gmvaluator.models.known_models import specs_of
 from gmvaluator.models.maniqa import load
-from gmvaluator.models.preprocessing import Pixels, crops_preparer, order_taken
+from gmvaluator.models.preprocessing import Pixels, cell_order, preparer_of
 from gmvaluator.models.profiles import profile_identity
 from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder
@@ -149,18 +149,18 @@ def bench_crops(choice: ProfileChoice, device: str, images: int) -> dict[str, An
 
     choice: profile paper with a MANIQA; its weights decide what the figures mean. Raises what loading raises.
     """
-    part, folder = specs_of(choice).quality, ModelsFolder(choice.models)
+    spec, folder = specs_of(choice).quality, ModelsFolder(choice.models)
     runtime = Runtime(usable_device(device), profile_identity(choice).precision)
-    hashes = {file.role: folder.recorded_sha256(file) for file in part.files}
-    model = load(part, folder, hashes, runtime)
-    return deviations([model.crop_sums(pixels) for pixels in _inputs(part, images)])
+    hashes = {file.role: folder.recorded_sha256(file) for file in spec.files}
+    model = load(spec, folder, hashes, runtime)
+    return deviations([model.crop_sums(pixels) for pixels in _inputs(spec, images)])
 
 
 def deviations(sums: Sequence[Values]) -> dict[str, Any]:
     """sums: of each image (20, 2), weighted quality and weight of each crop in pyiqa's order."""
     figures: dict[str, Any] = {"images": len(sums), "quality_mean": float(np.mean([_quality(one) for one in sums]))}
     for count in COUNTS:
-        chosen = sorted(order_taken()[:count])
+        chosen = sorted(cell_order()[:count])
         moved = np.abs([_quality(one[chosen]) - _quality(one) for one in sums])
         figures |= {
             f"crops_{count}_deviation_mean": float(moved.mean()),
@@ -174,7 +174,8 @@ def _quality(sums: Values) -> float:
     return float(np.clip(weighted / (weight + 1e-8), 0, 1))
 
 
-def _inputs(part: ModelSpec, images: int) -> list[Pixels]:
+def _inputs(spec: ModelSpec, images: int) -> list[Pixels]:
     folder = sample_folder("generated")
-    prepare = crops_preparer(part)
+    prepare = preparer_of(spec)
+    assert prepare is not None
     return [prepare(decode_image((folder / one.file_name).read_bytes())) for one in read_recipes(folder)[:images]]

@@ -40,17 +40,19 @@ from gmvaluator.models.lite import CHUNK_ROWS, EMBEDDING_DIM, PERCEPTUAL_DIM
 from gmvaluator.models.lite_network import (
     BACKBONE_FILE,
     BLUR_SIGMA_PX,
-    BLUR_WEIGHT,
-    GRID,
     HEAD_TENSORS,
     HEADS_FILE,
+    Backbone,
+    to_tensor,
+)
+from gmvaluator.models.lite_views import (
+    BLUR_WEIGHT,
+    GRID,
     MIN_CONTRAST,
     VIEWS,
     WINDOW_SHARE,
     WINDOW_WEIGHT,
-    Backbone,
     prepare,
-    to_tensor,
 )
 from gmvaluator.models.process_setup import raise_malloc_thresholds
 from gmvaluator.models.profiles import DATA

@@ -1,16 +1,14 @@
-"""A profile put together from a recall, a perceptual and a quality model, each behind a small protocol.
+"""Profile `paper`: models composed of a recall, a perceptual and a quality model, each behind a small protocol.
 
-A composed profile whose re-ranking compares pixels: its perceptual features are made when they are asked for.
-
-Profile `paper`: the paper's models or their variants, each read from the models folder by its own adapter.
+The operator's choice names the three (`known_models.specs_of`); each family's module loads its own from the models
+folder. Where re-ranking compares pixels, perceptual features are computed for each request, not stored in the index.
 """
 
 from __future__ import annotations
 
-import importlib
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Protocol, TypeVar
 
 import numpy as np
 import torch
@@ -21,7 +19,7 @@ from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.device import Runtime, retry_in_halves, usable_device
 from gmvaluator.models.known_models import COMPARES_PIXELS, specs_of
 from gmvaluator.models.preprocessing import Pixels, Preparation, preparation_of
-from gmvaluator.models.specs import ModelSpec
+from gmvaluator.models.specs import Family, ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
@@ -31,16 +29,16 @@ class Embedder(Protocol):
     """A recall or perceptual model; one owner thread calls it."""
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
-        """B inputs to (B, D) float32 of unit norm. Each row depends on its own input alone."""
+        """Turn B inputs into (B, D) float32 of unit norm. Each row depends on its own input alone."""
 
 
 class QualityModel(Protocol):
     """A no-reference quality model; one owner thread calls it."""
 
     def quality_slice(self, inputs: Sequence[Pixels]) -> list[float | None]:
-        """One forward pass toward the qualities of B inputs: in [0, 1], higher is better, None for what is not done.
+        """Run one forward pass toward the qualities of B inputs: in [0, 1], higher is better, None if not complete.
 
-        Calling it again with the inputs that are not done goes on where it was. Raises ModelFailed, naming the row.
+        A further call with the incomplete inputs continues where this one ended. Raises ModelFailed, naming the row.
         """
 
 
@@ -69,15 +67,15 @@ class ComposedModels:
         return self._identity
 
     def prepare(self, image: Image.Image) -> Prepared:
-        """RGB image to the input of every model. Raises InvalidImage if it is not RGB."""
+        """Turn an RGB image into the input of every model. Raises InvalidImage if it is not RGB."""
         return self._preparation.query(image)
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
-        """RGB training image to the input of its only view, the whole; its quality is not asked for."""
+        """Turn an RGB training image into the input of its only view, the whole; without a quality input."""
         return [self._preparation.work(image)]
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
-        """B prepared images to vectors; quality is None where it is a model of its own.
+        """Embed B prepared images; quality is None where it is a model of its own.
 
         Raises ModelFailed, naming the row, if a number is not finite.
         """
@@ -87,41 +85,41 @@ class ComposedModels:
         return Embeddings(recall, perceptual[:, np.newaxis], quality)
 
     def recall_rows(self, inputs: Sequence[Prepared]) -> Float32Array:
-        """The recall model's part of `embed`."""
-        return _checked("recall", self._recall.embed, [one.recall for one in inputs])
+        """Run the recall model alone: (B, D) float32."""
+        return _checked("recall", self._recall.embed, [prepared.recall for prepared in inputs])
 
     def perceptual_rows(self, inputs: Sequence[Prepared]) -> Float32Array:
-        """The perceptual model's part of `embed`, where there is one."""
+        """Run the perceptual model alone, of a profile that has one: (B, D) float32."""
         assert self._perceptual is not None
-        return _checked("perceptual", self._perceptual.embed, [one.perceptual for one in inputs])
+        return _checked("perceptual", self._perceptual.embed, [prepared.perceptual for prepared in inputs])
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
-        """B training images of one view each to vectors. Raises ModelFailed, naming the row."""
+        """Embed B training images of one view each. Raises ModelFailed, naming the row."""
         rows = self.embed([whole for (whole,) in inputs])
         return WorkEmbeddings(rows.recall, rows.perceptual)
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
-        """B prepared images to (B,) float32 in [0, 1]. Raises ModelFailed, naming the row."""
-        slices = [self.quality_slice(inputs)]
-        while None in slices[-1]:
-            slices.append(self.quality_slice(inputs))
-        return np.array(slices[-1], np.float32)
+        """Score B prepared images: (B,) float32 in [0, 1]. Raises ModelFailed, naming the row."""
+        qualities = self.quality_slice(inputs)
+        while None in qualities:
+            qualities = self.quality_slice(inputs)
+        return np.array(qualities, np.float32)
 
     def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
-        """See `ports.QueryModels`."""
+        """Implement `ports.QueryModels`."""
         if self._quality is None:
             return [1.0] * len(inputs)
         if not inputs:
             raise ModelFailed("no images were given: ask the models with one at least")
-        with _failures("quality"), torch.inference_mode():
-            return self._quality.quality_slice([one.quality for one in inputs])
+        with _translated("quality"), torch.inference_mode():
+            return self._quality.quality_slice([prepared.quality for prepared in inputs])
 
 
 def _checked(name: str, model: Callable[[Sequence[Pixels]], Float32Array], inputs: Sequence[Pixels]) -> Float32Array:
-    """One model's outputs, one finite row an input. Raises ModelFailed."""
+    """Run one model and check that it returns one finite row an input. Raises ModelFailed."""
     if not inputs:
         raise ModelFailed("no images were given: ask the models with one at least")
-    with _failures(name), torch.inference_mode():
+    with _translated(name), torch.inference_mode():
         rows = retry_in_halves(model, inputs, name)
     if len(rows) != len(inputs):
         raise ModelFailed(f"the {name} model answered {len(rows)} rows for {len(inputs)} images")
@@ -132,8 +130,8 @@ def _checked(name: str, model: Callable[[Sequence[Pixels]], Float32Array], input
 
 
 @contextmanager
-def _failures(name: str) -> Iterator[None]:
-    """The one place where torch's exceptions become ours."""
+def _translated(name: str) -> Iterator[None]:
+    """Translate torch's exceptions into ModelFailed."""
     try:
         yield
     except RuntimeError as error:
@@ -141,43 +139,123 @@ def _failures(name: str) -> Iterator[None]:
 
 
 class PixelComparingModels(ComposedModels):
-    """As `ComposedModels`, but `embed`'s perceptual rows are features of any length and norm.
+    """`ComposedModels` whose perceptual rows are features of any length and norm, too large for an index.
 
     Their squared distance is the perceptual distance. The index holds the recall vector in their place. An image of
-    which only the features are wanted has an empty recall input; its recall row is zeros.
+    which only the features are needed has an empty recall input; its recall row is zeros.
     """
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
-        """See the class. Raises ModelFailed, naming the row."""
-        wanted = [row for row, one in enumerate(inputs) if one.recall.size]
+        """Embed B prepared images; see the class. Raises ModelFailed, naming the row."""
+        with_recall = [row for row, prepared in enumerate(inputs) if prepared.recall.size]
         recall = np.zeros((len(inputs), self.identity.recall_dim), np.float32)
-        if wanted:
-            recall[wanted] = self.recall_rows([inputs[row] for row in wanted])
+        if with_recall:
+            recall[with_recall] = self.recall_rows([inputs[row] for row in with_recall])
         quality = np.ones(len(inputs), np.float32) if self._quality is None else None
         return Embeddings(recall, self.perceptual_rows(inputs), quality)
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
-        """Training images to recall vectors, twice. Raises ModelFailed, naming the row."""
+        """Embed training images: the recall vector stands for the perceptual one. Raises ModelFailed."""
         recall = self.recall_rows([whole for (whole,) in inputs])
         return WorkEmbeddings(recall, recall[:, np.newaxis].copy())
 
 
 def load(choice: ProfileChoice, identity: ProfileIdentity, device: str, threads: int | None) -> ComposedModels:
-    """See `registry.load_models`. Every file is checked against the identity's hash before it is parsed."""
+    """Load the models of `choice`; see `profiles.load_models`.
+
+    Every file is checked against the identity's hash before it is parsed.
+    """
     if threads is not None:
         torch.set_num_threads(threads)
     runtime = Runtime(usable_device(device), identity.precision)
-    folder, hashes, parts = ModelsFolder(choice.models), dict(identity.weights), specs_of(choice)
-
-    def made(part: ModelSpec) -> Any:
-        """What the part's adapter makes; None for a part without one."""
-        return importlib.import_module(part.adapter).load(part, folder, hashes, runtime) if part.adapter else None
-
-    recall, perceptual, quality = made(parts.recall), made(parts.perceptual), made(parts.quality)
-    kind = PixelComparingModels if parts.perceptual.model.startswith(COMPARES_PIXELS) else ComposedModels
-    return kind(identity, preparation_of(parts), recall, perceptual, quality)
+    folder, hashes, specs = ModelsFolder(choice.models), dict(identity.weights), specs_of(choice)
+    recall = _load_model(_EMBEDDERS, specs.recall, folder, hashes, runtime)
+    assert recall is not None
+    perceptual = _load_model(_EMBEDDERS, specs.perceptual, folder, hashes, runtime)
+    quality = _load_model(_QUALITY_MODELS, specs.quality, folder, hashes, runtime)
+    kind = PixelComparingModels if specs.perceptual.model.startswith(COMPARES_PIXELS) else ComposedModels
+    return kind(identity, preparation_of(specs), recall, perceptual, quality)
 
 
-def input_maker(choice: ProfileChoice) -> Callable[[Image.Image], Prepared]:
-    """See `registry.input_maker`."""
-    return preparation_of(specs_of(choice)).query
+Model = TypeVar("Model")
+Model_co = TypeVar("Model_co", covariant=True)
+
+
+class Loader(Protocol[Model_co]):
+    """A family's function `load`."""
+
+    def __call__(self, spec: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Model_co:
+        """Load the model of `spec` from `folder` onto the runtime's device; hashes: SHA-256 by the files' roles.
+
+        Raises MissingWeights if a file is absent, has another hash, or does not fit the architecture.
+        """
+
+
+# Each function imports its family's module when it is called, because each module imports a package of its own (up to
+# seconds of processor time) that the other families do without.
+
+
+def _openclip() -> Loader[Embedder]:
+    from gmvaluator.models.openclip import load
+
+    return load
+
+
+def _vgg16() -> Loader[Embedder]:
+    from gmvaluator.models.vgg16 import load
+
+    return load
+
+
+def _dreamsim() -> Loader[Embedder]:
+    from gmvaluator.models.dreamsim import load
+
+    return load
+
+
+def _lpips() -> Loader[Embedder]:
+    from gmvaluator.models.lpips import load
+
+    return load
+
+
+def _maniqa() -> Loader[QualityModel]:
+    from gmvaluator.models.maniqa import load
+
+    return load
+
+
+def _pyiqa() -> Loader[QualityModel]:
+    from gmvaluator.models.pyiqa_metric import load
+
+    return load
+
+
+def _lite_quality() -> Loader[QualityModel]:
+    from gmvaluator.models.lite import load_lite_quality
+
+    return load_lite_quality
+
+
+_EMBEDDERS: dict[Family, Callable[[], Loader[Embedder]]] = {
+    "openclip": _openclip,
+    "vgg16": _vgg16,
+    "dreamsim": _dreamsim,
+    "lpips": _lpips,
+}
+_QUALITY_MODELS: dict[Family, Callable[[], Loader[QualityModel]]] = {
+    "maniqa": _maniqa,
+    "pyiqa": _pyiqa,
+    "lite": _lite_quality,
+}
+
+
+def _load_model(
+    loaders: Mapping[Family, Callable[[], Loader[Model]]],
+    spec: ModelSpec,
+    folder: ModelsFolder,
+    hashes: Mapping[str, str],
+    runtime: Runtime,
+) -> Model | None:
+    """Load the model of `spec` by its family's loader; None if it computes nothing."""
+    return None if spec.family is None else loaders[spec.family]()(spec, folder, hashes, runtime)

@@ -1,8 +1,7 @@
-"""Where and how precisely the models of a process run.
+"""The device of a process's models: its name, its precision, its memory, and moving pixels onto it.
 
-What happens when a batch does not fit into the device's memory: it is tried once more in two halves.
-
-Pixels between Pillow and a model: prepared as bytes beside it, scaled to its range on its device.
+A batch that does not fit into the device's memory is retried once in two halves. Pixels stay bytes until they reach
+the device, where they are scaled to a model's range: a quarter of the transfer.
 """
 
 from __future__ import annotations
@@ -26,9 +25,10 @@ _KNOWN = re.compile(r"auto|cpu|mps|cuda(:[0-9]{1,3})?")
 
 @dataclass(frozen=True, slots=True)
 class Runtime:
-    """device: where weights and inputs go. precision: what the models compute in, a key of the identity.
+    """A device, and the precision in which models compute on it.
 
-    Raises PreconditionFailed if the device cannot compute in it.
+    device: of weights and inputs. precision: a key of `fast_layers.DTYPES`, part of the identity. Raises
+    PreconditionFailed if the device cannot compute in it.
     """
 
     device: torch.device
@@ -41,21 +41,22 @@ class Runtime:
 
 
 def usable_device(name: str) -> torch.device:
-    """The device called auto, cpu, cuda, cuda:N or mps; auto is the first GPU there is, or the CPU.
+    """Return the device called auto, cpu, cuda, cuda:N or mps; auto is the first GPU, or the CPU if there is none.
 
-    Raises PreconditionFailed if there is none of this name, or if nothing can be put on it.
+    Raises PreconditionFailed if no device has this name, or if it cannot be used.
     """
     if not _KNOWN.fullmatch(name):
         raise PreconditionFailed(f"device {name!r} is not known: give auto, cpu, cuda, cuda:N or mps, or use cpu")
     chosen = _best() if name == "auto" else name
     try:
+        # Allocating shows faults (a driver, a device that is full or taken) that the name alone does not.
         return torch.zeros(1, device=chosen).device
     except (RuntimeError, AssertionError) as error:
         raise PreconditionFailed(f"device {chosen!r} cannot be used ({error}): use cpu") from error
 
 
 def device_names(name: str) -> list[str]:
-    """Names of the devices that a program which can use several takes: with auto every GPU, else the one named."""
+    """Return the names of the devices to use at once: every GPU for auto, else the one named."""
     count = torch.cuda.device_count() if name == "auto" and torch.cuda.is_available() else 0
     return [f"cuda:{number}" for number in range(count)] or [name]
 
@@ -70,9 +71,9 @@ In = TypeVar("In")
 
 
 def retry_in_halves(model: Callable[[Sequence[In]], Float32Array], inputs: Sequence[In], name: str) -> Float32Array:
-    """model(inputs), or if the memory does not suffice the rows of both halves, and a warning in the log.
+    """Return model(inputs); if memory runs out, the rows of both halves, and log a warning.
 
-    Raises ModelFailed if a half does not fit either, or if there is but one row.
+    Raises ModelFailed if a half does not fit either, or if there is only one row.
     """
     try:
         return model(inputs)
@@ -89,7 +90,7 @@ def retry_in_halves(model: Callable[[Sequence[In]], Float32Array], inputs: Seque
 
 
 def release_unused() -> None:
-    """Give back what torch's allocator holds and nobody uses."""
+    """Release the device memory that torch's allocator caches and no tensor uses."""
     if torch.cuda.is_available():
         torch.cuda.empty_cache()
     elif torch.backends.mps.is_available():
@@ -101,23 +102,23 @@ def _advice(name: str, what: str) -> str:
 
 
 def unit_range(inputs: Sequence[npt.NDArray[Any]], runtime: Runtime) -> Tensor:
-    """B arrays (3, H, W) uint8 of one shape to (B, 3, H, W) float32 in [0, 1] on the device.
+    """Turn B arrays (3, H, W) uint8 of one shape into (B, 3, H, W) float32 in [0, 1] on the device.
 
-    To the bit what torchvision's ToTensor makes of the same image. Raises ModelFailed for anything else.
+    The values equal torchvision's ToTensor of the same image, to the bit. Raises ModelFailed for other inputs.
     """
-    shapes = {(one.shape, one.dtype.name) for one in inputs}
+    shapes = {(pixels.shape, pixels.dtype.name) for pixels in inputs}
     if len(shapes) != 1 or inputs[0].dtype != np.uint8 or inputs[0].ndim != 3 or len(inputs[0]) != 3:
         raise ModelFailed(f"inputs of {shapes} cannot be embedded together: give (3, H, W) uint8 from prepare")
     return torch.from_numpy(np.stack(inputs)).to(runtime.device).to(torch.float32).div(255)
 
 
 class Normalisation:
-    """(pixels - mean) / standard deviation, a channel."""
+    """Normalise pixels: (pixels - mean) / standard deviation, each of a channel."""
 
     def __init__(self, mean: Sequence[float], deviation: Sequence[float], device: torch.device) -> None:
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device)[:, None, None]
         self._deviation = torch.tensor(deviation, dtype=torch.float32, device=device)[:, None, None]
 
     def __call__(self, pixels: Tensor) -> Tensor:
-        """(B, 3, H, W) float32 in [0, 1] to the model's range."""
+        """Normalise (B, 3, H, W) float32 in [0, 1]."""
         return (pixels - self._mean) / self._deviation

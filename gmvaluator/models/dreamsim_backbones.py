@@ -1,7 +1,7 @@
-"""The transformers that DreamSim joins, from the files its package reads, without code from GitHub.
+"""The transformers that DreamSim joins, built from the files its package reads, without code from GitHub.
 
-CLIP, open_clip, DINO and SynCLR are of the transformer that the package ships; its module is imported alone, because
-the package itself brings peft and transformers in, eight seconds of processor time. DINOv2 is timm's.
+CLIP, open_clip, DINO and SynCLR use the transformer that the package ships; its module is imported alone, because the
+package itself imports peft and transformers, eight seconds of processor time. DINOv2 is timm's.
 """
 
 from __future__ import annotations
@@ -20,21 +20,24 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gmvaluator.errors import MissingWeights
-from gmvaluator.models.weight_files import fill_exactly, read_plain
+from gmvaluator.models.checkpoints import fill_exactly, read_plain
 
 IMAGENET = ((0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+"""Mean and standard deviation of each channel, for backbones trained on ImageNet."""
+
 CLIP = ((0.48145466, 0.4578275, 0.40821073), (0.26862954, 0.26130258, 0.27577711))
+"""Mean and standard deviation of each channel, for CLIP's and open_clip's backbones."""
 
 _DINO_V2_PX, _DINO_V2_PATCH_PX = 224, 14
 _DINO_V2_OFFSET = 0.1
-"""What DINOv2's own code adds to a side before it scales its grid of positions."""
+"""Added to a side by DINOv2's own code before it scales its grid of positions."""
 
 Built = tuple[nn.Module, Tensor | None]
-"""(B, 3, 224, 224) normalised to the feature (B, 768), and the projection (768, 512) behind it, if there is one."""
+"""A network of (B, 3, 224, 224), normalised, to (B, 768), and the projection (768, 512) of that, if there is one."""
 
 
 def build(name: str, path: Path) -> Built:
-    """Backbone `name` with the weights in `path`, in eval mode on the CPU. Raises MissingWeights."""
+    """Build backbone `name` with the weights in `path`, in eval mode on the CPU. Raises MissingWeights."""
     stored = read_plain(path)
     try:
         network, projection = _BUILDERS[name](stored, path)
@@ -44,12 +47,13 @@ def build(name: str, path: Path) -> Built:
 
 
 def _clip(stored: Any, path: Path, patch_px: int, quick: bool) -> Built:
-    """CLIP's image tower in DINO's names: a norm before the blocks, and a projection behind the last norm."""
+    """Build CLIP's image tower from DINO's modules: a norm before the blocks, and a projection after the last norm."""
     network = _transformers().vit_base(patch_size=patch_px)
     network.pos_drop = nn.LayerNorm(network.embed_dim)
     tensors = dict(stored["state_dict"])
     projection: Tensor = tensors.pop("proj").detach()
     fill_exactly(network, tensors, path)
+    # CLIP's epsilon; DINO's norms have 1e-6.
     for module in network.modules():
         if isinstance(module, nn.LayerNorm):
             module.eps = 1e-5
@@ -67,7 +71,7 @@ class QuickGELU(nn.Module):
 
 
 def _dino(stored: Mapping[str, Tensor], path: Path) -> Built:
-    """The feature is the class token before the last norm."""
+    """Build DINO, whose feature is the class token before the last norm."""
     network = _transformers().vit_base(patch_size=16)
     fill_exactly(network, stored, path)
     network.norm = nn.Identity()
@@ -88,7 +92,7 @@ def _dino_v2(stored: Mapping[str, Tensor], path: Path) -> Built:
 
 
 def _positions(stored: Tensor) -> Tensor:
-    """Positions (1, 1 + 37 * 37, 768) of 518 pixels for 224, as DINOv2's own code scales them at every call."""
+    """Scale positions (1, 1 + 37 * 37, 768) of 518 pixels to 224, as DINOv2's own code does at every call."""
     if stored.ndim != 3 or stored.shape[1] < 2:
         raise TypeError(f"pos_embed has shape {tuple(stored.shape)}")
     side = math.isqrt(stored.shape[1] - 1)
@@ -111,7 +115,7 @@ _BUILDERS: dict[str, Callable[[Any, Path], Built]] = {
 
 @lru_cache(maxsize=1)
 def _transformers() -> ModuleType:
-    """dreamsim.feature_extraction.vision_transformer, without the package around it."""
+    """Import dreamsim.feature_extraction.vision_transformer without the package around it."""
     package = importlib.util.find_spec("dreamsim")
     assert package is not None
     assert package.origin is not None

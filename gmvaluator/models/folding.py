@@ -1,7 +1,4 @@
-"""Convolutions made ready for inference: batch norm folded in, padding inside, one kernel library for every batch.
-
-In float32 ReLU6 stays outside: oneDNN's turns NaN into a number, and a pass with it inside is no faster.
-"""
+"""Convolutions folded for inference: batch norm and padding inside, one kernel library for every batch size."""
 
 from __future__ import annotations
 
@@ -17,9 +14,9 @@ _HAS_ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-ca
 
 
 class FoldedConvolution(nn.Module):
-    """A 2-D convolution with bias, on even sides if its stride is 2, and ReLU6 behind it if `to_six`.
+    """A 2-D convolution with bias, followed by ReLU6 if `to_six`. With stride 2 its input must have even sides.
 
-    It computes in the dtype of its input, which has to be `dtype`.
+    It computes in the dtype of its input, which must be `dtype`.
 
     TensorFlow pads an even side at the right and bottom only, which takes a copy of the input. The same sums come
     from symmetric padding and a kernel with one row and one column of zeros more at the top and left.
@@ -42,8 +39,8 @@ class FoldedConvolution(nn.Module):
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, C, H, W) channels-last to (B, C', H / stride, W / stride)."""
         if inputs.is_cpu and _HAS_ONEDNN:
-            # conv2d would pick another, slower kernel for 1 x 1 on one thread and fewer than 16 rows: then the last
-            # bits of a row, and so its credits, would depend on the batch.
+            # conv2d picks another, slower kernel for 1 x 1 on one thread and fewer than 16 rows: the last bits of a
+            # row, and so its credits, would depend on the batch.
             padding, stride = [self.padding] * 2, [self.stride] * 2
             activation, bounds = ("hardtanh", [0.0, 6.0]) if self.to_six else ("none", [])
             outputs: Tensor = torch.ops.mkldnn._convolution_pointwise(
@@ -55,15 +52,16 @@ class FoldedConvolution(nn.Module):
 
 
 def fold(module: nn.Module, dtype: torch.dtype = torch.float32) -> None:
-    """Replace, in place, each convolution that a batch norm follows; the norm's activation stays, or goes inside.
+    """Replace, in place, each convolution that a batch norm follows; below float32 ReLU6 is folded in too.
 
-    module: in eval mode, with every norm right behind its convolution, as in timm's EfficientNets. dtype: what
-    convolutions compute in; whoever feeds the module casts.
+    module: in eval mode, with every norm right after its convolution, as in timm's EfficientNets. dtype: what
+    convolutions compute in; the caller casts the module's input.
     """
     children = [*module.named_children(), ("", nn.Identity())]
     for (name, child), (next_name, following) in pairwise(children):
         if isinstance(child, nn.Conv2d) and isinstance(following, nn.BatchNorm2d):
             activation = getattr(following, "act", nn.Identity())
+            # In float32 ReLU6 stays outside: oneDNN's turns NaN into a number, and folding it in saves no time.
             to_six = isinstance(activation, nn.ReLU6) and dtype != torch.float32
             setattr(module, name, FoldedConvolution(fuse_conv_bn_eval(child, following), to_six, dtype))
             setattr(module, next_name, nn.Identity() if to_six else activation)

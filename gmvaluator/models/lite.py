@@ -1,12 +1,10 @@
-"""Profile `lite`: one small network (`lite_network`) on several views of each image (`views`).
+"""Profile `lite`: one small network (`lite_network`) on several views of each image (`lite_views`).
 
 Input: B x 3 x 224 x 224 float32 in [-1, 1], the whole image on white. Output: recall B x 512, perceptual B x V x 514,
 both of unit norm, a higher cosine is nearer; quality B in [0, 1], higher is better.
 
-Quality by the head of profile `lite`, for profiles of other models.
-
-Input: (3, 224, 224) float32 in [-1, 1], the whole image on white. Output: one quality an image in [0, 1], higher is
-better. It knows drawings; see docs/explanation/models.md for what it was trained on. Source: `lite`.
+Its quality head also scores images for profiles of other models (`LiteQuality`), from the same input. It was trained
+on drawings; see docs/explanation/models.md.
 """
 
 from __future__ import annotations
@@ -26,21 +24,23 @@ from gmvaluator.errors import ModelFailed
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.device import Runtime, usable_device
 from gmvaluator.models.lite_network import (
-    EXTRA_DIM,
     HEADS_FILE,
-    SIDE_PX,
-    VIEWS,
     Backbone,
     Heads,
     blur,
     load_backbone,
     pinned_tensors,
-    prepare,
     to_tensor,
+)
+from gmvaluator.models.lite_views import (
+    EXTRA_DIM,
+    SIDE_PX,
+    VIEWS,
+    pad_whole,
+    prepare,
     views_of,
-    weighed_blurs,
-    weighed_windows,
-    whole,
+    weight_blurs,
+    weight_windows,
 )
 from gmvaluator.models.preprocessing import Pixels
 from gmvaluator.models.specs import ModelSpec
@@ -55,7 +55,7 @@ PERCEPTUAL_DIM = EMBEDDING_DIM + EXTRA_DIM
 """Length of perceptual vectors."""
 
 CHUNK_ROWS = 8
-"""Rows of one forward pass. Larger ones gain no time on a CPU, take more memory, and leave the caches."""
+"""Rows of one forward pass. Larger passes save no time on a CPU, take more memory, and do not fit its caches."""
 
 _Change = Callable[[Tensor], Tensor]
 
@@ -74,58 +74,59 @@ class LiteModels:
         return self._identity
 
     def prepare(self, image: Image.Image) -> Prepared:
-        """RGB image of any size to (3, 224, 224) float32 in [-1, 1]: the whole image, centred on white.
+        """Turn an RGB image of any size into (3, 224, 224) float32 in [-1, 1]: the whole image, centred on white.
 
         Raises InvalidImage if the image is not RGB.
         """
         return Prepared.shared(prepare(image))
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
-        """B images from `prepare` to embeddings with quality. Raises ModelFailed, naming the row.
+        """Embed B images from `prepare`, with quality. Raises ModelFailed, naming the row.
 
-        recall is the whole image's embedding; perceptual adds a blurred view: the embedding that tells sources apart
-        best also finds most of them.
+        recall is the whole image's embedding; perceptual adds a blurred view. Both stages use the same embedding: the
+        one that tells sources apart best also finds most of them.
         """
-        rows = _stacked([one.recall for one in inputs])
+        rows = _stacked([prepared.recall for prepared in inputs])
         # Both views of an image in one pass: two passes of one row take a quarter more time than one of two.
         embedding, quality = self._passes(rows, CHUNK_ROWS // 2, _with_blur)
-        seen, blurred = embedding[::2].copy(), embedding[1::2]
-        return Embeddings(seen, np.stack([whole(seen), weighed_blurs(blurred)], axis=1), quality[::2].copy())
+        whole, blurred = embedding[::2].copy(), embedding[1::2]
+        return Embeddings(whole, np.stack([pad_whole(whole), weight_blurs(blurred)], axis=1), quality[::2].copy())
 
     def embed_whole(self, inputs: Sequence[Prepared]) -> Float32Array:
-        """B images from `prepare` to (B, 512) of unit norm, each seen whole: recall vectors in half `embed`'s time."""
-        return self._passes(_stacked([one.recall for one in inputs]))[0]
+        """Embed B images from `prepare` as (B, 512) of unit norm: recall vectors alone, in half `embed`'s time."""
+        return self._passes(_stacked([prepared.recall for prepared in inputs]))[0]
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
-        """RGB training image to the inputs of its ten views, the whole and nine windows. Raises InvalidImage."""
+        """Turn an RGB training image into the inputs of its ten views. Raises InvalidImage."""
         first = self.prepare(image)
         return [first, *(self.prepare(view) for view in views_of(image)[1:])]
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
-        """B training images from `prepare_work` to embeddings. Raises ModelFailed, naming the row."""
+        """Embed B training images from `prepare_work`. Raises ModelFailed, naming the row."""
         if any(len(views) != VIEWS for views in inputs):
             raise ModelFailed(f"a training image has {VIEWS} views: give those from prepare_work")
         rows = _stacked([view.recall for views in inputs for view in views])
         embedding, _ = self._passes(rows)
-        views = np.where((np.arange(len(rows)) % VIEWS == 0)[:, None], whole(embedding), weighed_windows(embedding))
+        is_whole = np.arange(len(rows)) % VIEWS == 0
+        views = np.where(is_whole[:, None], pad_whole(embedding), weight_windows(embedding))
         return WorkEmbeddings(embedding[::VIEWS].copy(), views.reshape(len(inputs), VIEWS, PERCEPTUAL_DIM))
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
-        """B images from `prepare` to (B,) float32 in [0, 1]; costs a forward pass, so take it from `embed`."""
-        return self._passes(_stacked([one.recall for one in inputs]))[1]
+        """Score B images from `prepare`: (B,) float32 in [0, 1]. Costs a forward pass; `embed` returns it for less."""
+        return self._passes(_stacked([prepared.recall for prepared in inputs]))[1]
 
     def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
-        """All at once."""
-        return [float(one) for one in self.quality(inputs)]
+        """Score all images at once."""
+        return [float(quality) for quality in self.quality(inputs)]
 
     def _passes(
         self, inputs: Float32Array, chunk: int = CHUNK_ROWS, change: _Change | None = None
     ) -> tuple[Float32Array, Float32Array]:
-        """Embedding and quality of what `change` makes of the rows, `chunk` of them at a time."""
-        with _model_failures(), torch.inference_mode():
+        """Return embedding and quality of the rows after `change`, `chunk` rows a forward pass."""
+        with _translated(), torch.inference_mode():
             chunks = [self._pass(inputs[row : row + chunk], change) for row in range(0, len(inputs), chunk)]
         embedding, quality = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
-        # Below float32 what is not finite may come out as a number (see `folding`), so the inputs are looked at too.
+        # Below float32 an input that is not finite may give a finite output (see `folding`), so inputs are checked too.
         _check_finite(len(inputs), inputs, embedding, quality)
         return embedding, quality
 
@@ -135,16 +136,10 @@ class LiteModels:
         return tuple(output.cpu().numpy() for output in self._heads(features))
 
 
-def input_maker(choice: ProfileChoice) -> Callable[[Image.Image], Prepared]:
-    """See `registry.input_maker`."""
-    choice.check_no_variant()
-    return lambda image: Prepared.shared(prepare(image))
-
-
 def load(
     choice: ProfileChoice, identity: ProfileIdentity, device: str = "cpu", threads: int | None = None
 ) -> LiteModels:
-    """See `registry.load_models`."""
+    """Load the profile's models; see `profiles.load_models`."""
     choice.check_no_variant()
     if threads is not None:
         torch.set_num_threads(threads)
@@ -153,17 +148,17 @@ def load(
 
 
 def _with_blur(images: Tensor) -> Tensor:
-    """(B, C, H, W) to (2 B, C, H, W), channels last: each image, and behind it itself out of focus."""
+    """Turn (B, C, H, W) into (2 B, C, H, W), channels last: each image, followed by its blurred copy."""
     both = torch.stack([images, blur(images)], dim=1).flatten(0, 1)
     return both.contiguous(memory_format=torch.channels_last)
 
 
 def _stacked(inputs: Sequence[npt.NDArray[Any]]) -> Float32Array:
-    """B inputs to (B, 3, 224, 224). Raises ModelFailed unless they are what `prepare` makes."""
-    for one in inputs:
-        if one.shape != (3, SIDE_PX, SIDE_PX) or one.dtype != np.float32:
+    """Stack B inputs to (B, 3, 224, 224). Raises ModelFailed unless they are what `prepare` makes."""
+    for prepared in inputs:
+        if prepared.shape != (3, SIDE_PX, SIDE_PX) or prepared.dtype != np.float32:
             raise ModelFailed(
-                f"an input of shape {one.shape} and type {one.dtype} cannot be embedded: "
+                f"an input of shape {prepared.shape} and type {prepared.dtype} cannot be embedded: "
                 f"give (3, {SIDE_PX}, {SIDE_PX}) float32 from prepare"
             )
     if not inputs:
@@ -172,15 +167,15 @@ def _stacked(inputs: Sequence[npt.NDArray[Any]]) -> Float32Array:
 
 
 def _check_finite(count: int, *outputs: Float32Array) -> None:
-    """outputs: arrays whose rows belong to `count` images, equally many to each."""
+    """Raise ModelFailed, naming the image, if a number is not finite; each of `count` images has equally many rows."""
     rows = np.stack([np.isfinite(output).reshape(count, -1).all(axis=1) for output in outputs]).all(axis=0)
     if not rows.all():
         raise ModelFailed(f"row {int(np.argmin(rows))} of the batch gave numbers that are not finite")
 
 
 @contextmanager
-def _model_failures() -> Iterator[None]:
-    """The one place where torch's exceptions become ours."""
+def _translated() -> Iterator[None]:
+    """Translate torch's exceptions into ModelFailed."""
     try:
         yield
     except RuntimeError as error:
@@ -188,35 +183,21 @@ def _model_failures() -> Iterator[None]:
 
 
 class LiteQuality:
-    """`composed.QualityModel`; a batch is one pass."""
+    """`composed.QualityModel` by the head of profile `lite`; a batch is one pass."""
 
     def __init__(self, backbone: nn.Module, heads: nn.Module, runtime: Runtime) -> None:
         self._backbone, self._heads = backbone.to(runtime.device), heads.to(runtime.device)
         self._device = runtime.device
 
     def quality_slice(self, inputs: Sequence[Pixels]) -> list[float | None]:
-        """See the protocol; nothing is left for another slice."""
+        """Score all images in one pass, so that no slice is left. See the protocol."""
         _, quality = self._heads(self._backbone(to_tensor(np.stack(inputs), self._device)))
-        return [float(one) for one in quality]
-
-
-class LitePreparer:
-    """`preparation.Preparer`."""
-
-    square_resize = None
-
-    def __call__(self, image: Image.Image) -> Pixels:
-        return prepare(image)
-
-
-def lite_quality_preparer(part: ModelSpec) -> LitePreparer:  # noqa: ARG001 - there is but one
-    """See `preparation.preparation_of`."""
-    return LitePreparer()
+        return [float(value) for value in quality]
 
 
 def load_lite_quality(
-    part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime
+    spec: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime
 ) -> LiteQuality:
-    """See `paper.load`. Raises MissingWeights."""
-    backbone, heads = (safetensors.torch.load_file(folder.verified(file, hashes[file.role])) for file in part.files)
+    """Load the model of `spec`; see `composed.Loader`. Raises MissingWeights."""
+    backbone, heads = (safetensors.torch.load_file(folder.verified(file, hashes[file.role])) for file in spec.files)
     return LiteQuality(Backbone(backbone, runtime.precision), Heads(heads), runtime)

@@ -1,8 +1,8 @@
-"""Re-ranking by LPIPS on AlexNet, built by the package `lpips`, as features whose squared distance it is.
+"""Re-ranking by LPIPS on AlexNet, built by the package `lpips`, as features whose squared distance is LPIPS.
 
 Input: B x 3 x 224 x 224 uint8, the whole image squashed; scaled to [-1, 1], float32, on the device. Output: B x 484,992
 float32, not of unit norm: the layers' normalised activations, each times the root of its weight over its pixels, so
-that the sum of squared differences of two rows is what `lpips.LPIPS` answers for the two images; lower is nearer. The
+that the sum of squared differences of two rows is what `lpips.LPIPS` returns for the two images; lower is nearer. The
 features are too large for an index: `attributor.core.pixel_reranking` computes them from thumbnails. Always float32.
 Source: Zhang et al. 2018, arXiv 1801.03924; package lpips (BSD-2-Clause), whose linear weights come with it.
 """
@@ -17,55 +17,57 @@ import lpips
 import torch
 from torch import Tensor
 
+from gmvaluator.models.checkpoints import fill, read_tensors
 from gmvaluator.models.device import Runtime, unit_range
 from gmvaluator.models.preprocessing import Pixels
 from gmvaluator.models.specs import ModelSpec
-from gmvaluator.models.weight_files import ModelsFolder, fill, read_tensors
+from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Float32Array
 
 
 class Lpips:
-    """`composed.Embedder`, but for the norm."""
+    """`composed.Embedder`, except that rows are not of unit norm."""
 
     def __init__(self, network: Any, runtime: Runtime) -> None:
-        """network: lpips.LPIPS in eval mode, with its weights."""
+        """Put the network on its device; network: lpips.LPIPS with its weights."""
         self._network = network.eval().requires_grad_(False).to(runtime.device)
         self._runtime = runtime
-        # The package's weights are not negative, so that a root can be taken of them.
+        # The package keeps its weights at zero or above, so each has a root.
         self._roots = [layer.model[-1].weight.clamp(min=0).sqrt() for layer in self._network.lins]
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
-        """B arrays from the preparer to (B, D) float32."""
+        """Turn B arrays from the preparer into (B, D) float32."""
         pixels = 2 * unit_range(inputs, self._runtime) - 1
         layers = self._network.net(self._network.scaling_layer(pixels))
         features: Float32Array = (
-            torch.cat([_weighed(layer, root) for layer, root in zip(layers, self._roots, strict=True)], dim=1)
+            torch.cat([_weighted(layer, root) for layer, root in zip(layers, self._roots, strict=True)], dim=1)
             .cpu()
             .numpy()
         )
         return features
 
 
-def _weighed(layer: Tensor, root: Tensor) -> Tensor:
+def _weighted(layer: Tensor, root: Tensor) -> Tensor:
     pixels = layer.shape[2] * layer.shape[3]
-    weighed: Tensor = (lpips.normalize_tensor(layer) * root).flatten(1) / pixels**0.5
-    return weighed
+    weighted: Tensor = (lpips.normalize_tensor(layer) * root).flatten(1) / pixels**0.5
+    return weighted
 
 
-def load(part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Lpips:
-    """See `paper.load`. Raises MissingWeights."""
-    (file,) = part.files
+def load(spec: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Lpips:
+    """Load the model of `spec`; see `composed.Loader`. Raises MissingWeights."""
+    (file,) = spec.files
     path = folder.verified(file, hashes[file.role])
     network = build()
     stored = read_tensors(path)
+    # The package puts AlexNet's layers into slices, and keeps torchvision's numbers.
     trunk = {f"features.{name.partition('.')[2]}": name for name in network.net.state_dict()}
     fill(network.net, {ours: stored[theirs] for theirs, ours in trunk.items() if theirs in stored}, path)
     return Lpips(network, runtime)
 
 
 def build() -> Any:
-    """The package's network on an untrained AlexNet, with its own linear weights; downloads nothing."""
+    """Build the package's network on an untrained AlexNet, with its own linear weights, offline."""
     with warnings.catch_warnings():
-        # It asks torchvision by parameters that are deprecated.
+        # It calls torchvision with deprecated parameters.
         warnings.filterwarnings("ignore", category=UserWarning, module="torchvision")
         return lpips.LPIPS(net="alex", pnet_rand=True, verbose=False)

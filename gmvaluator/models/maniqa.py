@@ -1,19 +1,14 @@
 """Quality by MANIQA, built by pyiqa and read from a checkpoint of its own format.
 
-Input: of each image its pixels, uint8, (3, H, W), or its crops (N, 3, 224, 224) where those are smaller; scaled to
-[0, 1] and normalised, float32, on the device. Output: one quality an image in [0, 1], higher is better: the network's
-weighted mean over the patches of all crops, which pyiqa states as "~0, ~1", held to that range.
-Source: Yang et al. 2022, arXiv 2204.08958; package pyiqa (PolyForm-Noncommercial), imported only when it is asked for.
-
-What is known of an image's quality, by its content: the same image again costs nothing, a half-scored goes on.
+Input: each image's pixels, uint8, (3, H, W), or its crops (N, 3, 224, 224) where those are smaller; scaled to [0, 1]
+and normalised, float32, on the device. Output: one quality an image in [0, 1], higher is better: the network's
+weighted mean over the patches of all crops, which pyiqa states as "~0, ~1", clipped to that range.
+Source: Yang et al. 2022, arXiv 2204.08958; package pyiqa (PolyForm-Noncommercial), imported only when it is used.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
 from types import SimpleNamespace
 from typing import Any
 
@@ -25,126 +20,84 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from gmvaluator.errors import ModelFailed
+from gmvaluator.models.checkpoints import fill, read_tensors
 from gmvaluator.models.device import Runtime, retry_in_halves
+from gmvaluator.models.known_models import ALL_CROPS
 from gmvaluator.models.maniqa_network import ManiqaNetwork
 from gmvaluator.models.preprocessing import CROP_SIDE_PX, Pixels, chosen_crops, cut
+from gmvaluator.models.quality_memory import PartialScore, QualityMemory
 from gmvaluator.models.specs import ModelSpec
-from gmvaluator.models.weight_files import ModelsFolder, fill, read_tensors
+from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Float32Array
 
-MAX_IMAGES = 10_000
-"""About 2 MB; what was asked for least recently is forgotten first."""
-
-
-@dataclass(slots=True)
-class Known:
-    """Sums over the crops scored so far. key: hash of the pixels."""
-
-    key: bytes
-    weighted: float = 0.0
-    weight: float = 0.0
-    crops: int = 0
-
-    def add(self, weighted: float, weight: float) -> None:
-        """Count one more crop."""
-        self.weighted += weighted
-        self.weight += weight
-        self.crops += 1
-
-
-class QualityMemory:
-    """`Known` by content, bounded. It belongs to one model of one precision: its numbers mean nothing to another."""
-
-    def __init__(self, max_images: int = MAX_IMAGES) -> None:
-        self._max_images = max_images
-        self._known: OrderedDict[bytes, Known] = OrderedDict()
-
-    def of(self, pixels: Pixels) -> Known:
-        """What is known of the image with these pixels; to be added to."""
-        key = content_hash(pixels)
-        known = self._known.setdefault(key, Known(key))
-        self._known.move_to_end(key)
-        while len(self._known) > self._max_images:
-            self._known.popitem(last=False)
-        return known
-
-    def forget(self, known: Known) -> None:
-        """Begin anew when the image is asked for again."""
-        self._known.pop(known.key, None)
-
-    def __len__(self) -> int:
-        return len(self._known)
-
-
-def content_hash(pixels: Pixels) -> bytes:
-    """SHA-256 of the shape and the pixels."""
-    digest = hashlib.sha256(repr(pixels.shape).encode())
-    digest.update(np.ascontiguousarray(pixels).data)
-    return digest.digest()
-
-
-METRICS = ("maniqa", "maniqa-pipal", "maniqa-kadid")
 SLICE_CROPS, SLICE_CROPS_ON_ACCELERATOR = 4, 40
-"""Crops of one forward pass; between two of them whoever has to go first goes first."""
+"""Crops of one forward pass, on a CPU and on an accelerator. Embeddings, which callers wait for, run between passes."""
 
 
 class Maniqa:
-    """`composed.QualityModel`. What it knows of an image it keeps by the image's content, finished or not."""
+    """`composed.QualityModel`. It remembers scores by the image's content, complete or partial."""
 
-    def __init__(self, network: Any, runtime: Runtime, crops: int = 20) -> None:
-        """network: pyiqa's MANIQA with its weights, in eval mode."""
+    def __init__(
+        self, network: Any, runtime: Runtime, crops: int = ALL_CROPS, memory: QualityMemory | None = None
+    ) -> None:
+        """Prepare the network for inference.
+
+        network: pyiqa's MANIQA with its weights, in eval mode. crops: how many of each image are scored. memory: a new
+        one if absent.
+        """
         self._crops = crops
         self._device = runtime.device
         self._slice_crops = SLICE_CROPS if runtime.device.type == "cpu" else SLICE_CROPS_ON_ACCELERATOR
         self._mean, self._deviation = (
-            stated[0].to(runtime.device) for stated in (network.default_mean, network.default_std)
+            moment[0].to(runtime.device) for moment in (network.default_mean, network.default_std)
         )
         self._network = ManiqaNetwork(network.to(runtime.device), runtime.precision)
-        self._memory = QualityMemory()
+        self._memory = QualityMemory() if memory is None else memory
 
     def quality_slice(self, inputs: Sequence[Pixels]) -> list[float | None]:
-        """One forward pass on the first crops that are missing, of several images if need be. See the protocol."""
-        known = [self._memory.of(pixels) for pixels in inputs]
-        todo = list(self._missing(inputs, known))
-        if todo:
-            sums = retry_in_halves(self._pass, [crop for _, crop in todo], "quality")
-            for (row, _), (weighted, weight) in zip(todo, sums.tolist(), strict=True):
-                known[row].add(weighted, weight)
-        return [self._quality(one, row) for row, one in enumerate(known)]
+        """Score the first crops that are missing in one pass, of several images if they fit. See the protocol."""
+        scores = [self._memory.lookup(pixels) for pixels in inputs]
+        missing = list(self._missing(inputs, scores))
+        if missing:
+            sums = retry_in_halves(self._pass, [crop for _, crop in missing], "quality")
+            for (row, _), (weighted, weight) in zip(missing, sums.tolist(), strict=True):
+                scores[row].add(weighted, weight)
+        return [self._quality(score, row) for row, score in enumerate(scores)]
 
     def crop_sums(self, pixels: Pixels) -> npt.NDArray[np.float64]:
-        """(N, 2) of one image: each crop's weighted quality and weight, in pyiqa's order; for measuring."""
+        """Return (N, 2) of one image: each crop's weighted quality and weight, in pyiqa's order; for benchmarks."""
         step = self._slice_crops
         with torch.inference_mode():
-            parts = [self.crops(pixels, start, start + step) for start in range(0, self._crops, step)]
-            return np.concatenate([self._pass(part) for part in parts]).astype(np.float64)
+            slices = [self.crops(pixels, start, start + step) for start in range(0, self._crops, step)]
+            return np.concatenate([self._pass(crops) for crops in slices]).astype(np.float64)
 
     def _pass(self, crops: Sequence[Tensor]) -> Float32Array:
-        """N crops to (N, 2): weighted quality and weight of each."""
+        """Turn N crops into (N, 2): weighted quality and weight of each."""
         sums: Float32Array = self._network(torch.cat([*crops])).float().cpu().numpy()
         return sums
 
-    def _quality(self, known: Known, row: int) -> float | None:
-        if known.crops < self._crops:
+    def _quality(self, score: PartialScore, row: int) -> float | None:
+        if score.crops < self._crops:
             return None
-        quality = known.weighted / (known.weight + 1e-8)
-        if quality != quality:  # NaN, which no comparison below would show.
-            self._memory.forget(known)
+        # pyiqa adds the same 1e-8.
+        quality = score.weighted / (score.weight + 1e-8)
+        if quality != quality:  # NaN, which `min` and `max` below would hide.
+            self._memory.forget(score)
             raise ModelFailed(f"row {row} of the batch gave a quality that is not finite")
         return min(max(quality, 0.0), 1.0)
 
-    def _missing(self, inputs: Sequence[Pixels], known: Sequence[Known]) -> Iterator[tuple[int, Tensor]]:
-        """The crops of a slice with their rows; the same image twice is looked at once."""
-        room, seen = self._slice_crops, set[int]()
-        for row, (pixels, one) in enumerate(zip(inputs, known, strict=True)):
-            count = min(room, self._crops - one.crops)
-            if count > 0 and id(one) not in seen:
-                seen.add(id(one))
+    def _missing(self, inputs: Sequence[Pixels], scores: Sequence[PartialScore]) -> Iterator[tuple[int, Tensor]]:
+        """Yield the crops of a slice with their rows; an image that is in the batch twice is scored once."""
+        room, taken = self._slice_crops, set[bytes]()
+        for row, (pixels, score) in enumerate(zip(inputs, scores, strict=True)):
+            count = min(room, self._crops - score.crops)
+            if count > 0 and score.key not in taken:
+                taken.add(score.key)
                 room -= count
-                yield from ((row, crop) for crop in self.crops(pixels, one.crops, one.crops + count))
+                yield from ((row, crop) for crop in self.crops(pixels, score.crops, score.crops + count))
 
     def crops(self, pixels: Pixels, start: int, stop: int) -> Sequence[Tensor]:
-        """Crops start to stop of an image, each (1, 3, 224, 224) float32, normalised as the package does."""
+        """Return crops start to stop of an image, each (1, 3, 224, 224) float32, normalised as the package does."""
         if pixels.ndim == 4:
             return [self._normal(crop[None]) for crop in pixels[start:stop]]
         if min(pixels.shape[1:]) <= CROP_SIDE_PX:  # The package enlarges such an image, so that a crop fits.
@@ -163,26 +116,23 @@ class Maniqa:
         return normal
 
 
-def load(part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Maniqa:
-    """See `paper.load`. Raises MissingWeights."""
-    (file,) = part.files
+def load(spec: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Maniqa:
+    """Load the model of `spec`; see `composed.Loader`. Raises MissingWeights."""
+    (file,) = spec.files
     path = folder.verified(file, hashes[file.role])
-    network = build(part.settings["metric"])
+    network = build(spec.settings["metric"])
     fill(network, read_tensors(path), path)
-    return Maniqa(network, runtime, part.settings["crops"])
+    return Maniqa(network, runtime, spec.settings["crops"])
 
 
 def build(metric: str) -> nn.Module:
-    """pyiqa's MANIQA for `metric`, one of `METRICS`, without weights and without a download.
-
-    Its constructor asks timm for a pretrained ViT-B/8 (343 MB), whose weights its own checkpoint replaces: it gets an
-    untrained one.
-    """
+    """Build pyiqa's MANIQA for `metric` (maniqa, maniqa-pipal or maniqa-kadid), without weights or a download."""
     from pyiqa.archs import maniqa_arch
     from pyiqa.default_model_configs import DEFAULT_CONFIGS
 
     options = {**DEFAULT_CONFIGS[metric]["metric_opts"], "pretrained": False}
     del options["type"]
+    # Its constructor has timm download a pretrained ViT-B/8 (343 MB), whose weights its own checkpoint then replaces.
     maniqa_arch.timm = SimpleNamespace(create_model=_untrained)
     try:
         network: nn.Module = maniqa_arch.MANIQA(**options)

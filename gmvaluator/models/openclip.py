@@ -4,8 +4,6 @@ Input: B x 3 x S x S uint8, the pixels of open_clip's own transform for these we
 them (for ViT-B-32: the shorter side to 224, bicubic, and the middle square); scaled to [0, 1] and normalised, float32,
 on the device. Output: B x D float32 (ViT-B-32: 512), unit norm; a higher cosine is nearer.
 Source: Radford et al. 2021, arXiv 2103.00020; Cherti et al. 2023, arXiv 2212.07143; package open_clip_torch.
-
-open_clip's own transform for an architecture and its weights, up to the pixels; imports open_clip, loads nothing.
 """
 
 from __future__ import annotations
@@ -37,10 +35,13 @@ from gmvaluator.ports import Float32Array
 
 
 class OpenClipTransform:
-    """`preparation.Preparer`. mean, deviation: of the normalisation that follows on the device, one a channel."""
+    """`preprocessing.Preparer`: open_clip's own transform for an architecture and its weights, up to the pixels.
+
+    mean, deviation: of the normalisation that follows on the device, one a channel.
+    """
 
     def __init__(self, settings: dict[str, Any]) -> None:
-        """settings: fields of open_clip's PreprocessCfg."""
+        """Build the transform; settings: fields of open_clip's PreprocessCfg."""
         steps = image_transform_v2(PreprocessCfg(**settings), is_train=False).transforms
         self._geometry = Compose(steps[:-2])  # Without ToTensor and Normalize, which follow on the device.
         self._square_resize = _square_resize(steps[:-3])
@@ -57,9 +58,12 @@ class OpenClipTransform:
         return pixels_of(self._geometry(image))
 
 
-def openclip_preparer(part: ModelSpec) -> OpenClipTransform:
-    """See `preparation.preparation_of`. Raises UnknownModel, naming the known tags, or PreconditionFailed."""
-    architecture, tag = part.settings["architecture"], part.settings["tag"]
+def openclip_preparer(spec: ModelSpec) -> OpenClipTransform:
+    """Return the preparer of `spec`; loads no weights.
+
+    Raises UnknownModel, naming the known tags, or PreconditionFailed for a tag of another activation.
+    """
+    architecture, tag = spec.settings["architecture"], spec.settings["tag"]
     configuration = open_clip.get_model_config(architecture) or {}
     options = _tag_options(architecture, tag, configuration) if tag else {}
     fields = PreprocessCfg.__dataclass_fields__
@@ -72,15 +76,16 @@ def _tag_options(architecture: str, tag: str, configuration: dict[str, Any]) -> 
     if tag not in known:
         raise UnknownModel(f"open_clip has no weights {tag!r} for {architecture}; known: {', '.join(known) or 'none'}")
     options: dict[str, Any] = open_clip.get_pretrained_cfg(architecture, tag)
-    wanted = bool(options.get("quick_gelu", False))
-    if wanted != bool(configuration.get("quick_gelu", False)):
-        other = f"{architecture}-quickgelu" if wanted else architecture.removesuffix("-quickgelu")
+    quick_gelu = bool(options.get("quick_gelu", False))
+    # The weights would load into either architecture, and give wrong vectors.
+    if quick_gelu != bool(configuration.get("quick_gelu", False)):
+        other = f"{architecture}-quickgelu" if quick_gelu else architecture.removesuffix("-quickgelu")
         raise PreconditionFailed(f"{architecture}:{tag} was trained with another activation: use {other}:{tag}")
     return options
 
 
 def _square_resize(steps: Sequence[Any]) -> tuple[int, str] | None:
-    """Of a square image, the middle square after resizing its shorter side is the whole."""
+    """Return (S, "bicubic") if `steps` only resize a square image: the middle square of one is the whole image."""
     resize, *crops = steps
     if not isinstance(resize, Resize) or resize.interpolation is not InterpolationMode.BICUBIC:
         return None
@@ -90,45 +95,46 @@ def _square_resize(steps: Sequence[Any]) -> tuple[int, str] | None:
 
 
 _TEXT_TOWER = ("transformer", "token_embedding", "text", "text_decoder")
+"""Attributes of open_clip's models that only texts need."""
 
 
 class OpenClip:
     """`composed.Embedder`."""
 
     def __init__(self, model: Any, transform: OpenClipTransform, runtime: Runtime) -> None:
-        """model: one of open_clip's, with its weights."""
+        """Take over the image tower; model: one of open_clip's, with its weights."""
         for name in _TEXT_TOWER:
             if hasattr(model, name):
-                delattr(model, name)  # Half of the memory, and never asked.
+                delattr(model, name)  # Half of the memory, and never used.
         self._model = model.eval().requires_grad_(False).to(runtime.device)
-        self._hasten(runtime.precision)
+        self._optimize(runtime.precision)
         self._runtime = runtime
         self._normalise = Normalisation(transform.mean, transform.deviation, runtime.device)
 
-    def _hasten(self, precision: str) -> None:
-        """Make its transformer's blocks ready; a tower of another kind (ResNet, timm's) stays float32."""
+    def _optimize(self, precision: str) -> None:
+        """Replace its transformer's blocks by fused ones; a tower of another kind (ResNet, timm's) stays float32."""
         tower = self._model.visual
         blocks = getattr(getattr(tower, "transformer", None), "resblocks", None)
         if blocks is not None:
-            reads_first = tower.pool_type == "tok" and tower.attn_pool is None and not tower.output_tokens
-            optimize_blocks(blocks, precision, first_token_only=reads_first)
+            first_token_only = tower.pool_type == "tok" and tower.attn_pool is None and not tower.output_tokens
+            optimize_blocks(blocks, precision, first_token_only)
             tower.conv1 = fused_patches(tower.conv1, precision)
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
-        """B arrays from the preparer to (B, D) float32, unit norm."""
+        """Turn B arrays from the preparer into (B, D) float32, unit norm."""
         features: Tensor = self._model.encode_image(self._normalise(unit_range(inputs, self._runtime)))
         rows: Float32Array = functional.normalize(features.float(), dim=-1).cpu().numpy()
         return rows
 
 
-def load(part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> OpenClip:
-    """See `paper.load`. Raises UnknownModel, MissingWeights or PreconditionFailed."""
-    transform = openclip_preparer(part)
-    (file,) = part.files
+def load(spec: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> OpenClip:
+    """Load the model of `spec`; see `composed.Loader`. Raises UnknownModel, MissingWeights or PreconditionFailed."""
+    transform = openclip_preparer(spec)
+    (file,) = spec.files
     path = folder.verified(file, hashes[file.role])
-    architecture = part.settings["architecture"]
-    # An architecture of another package (timm, transformers) would fetch weights of its own if it were let.
-    with _without_a_false_alarm():
+    architecture = spec.settings["architecture"]
+    # Without `pretrained_text=False` an architecture of another package (transformers) downloads weights of its own.
+    with _without_random_weights_warning():
         model = open_clip.create_model(architecture, pretrained_text=False)
     try:
         open_clip.load_checkpoint(model, str(path), weights_only=True)
@@ -140,8 +146,8 @@ def load(part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runti
 
 
 @contextmanager
-def _without_a_false_alarm() -> Iterator[None]:
-    """open_clip logs that a model without weights is random; the weights follow."""
+def _without_random_weights_warning() -> Iterator[None]:
+    """Silence open_clip's warning that a model without weights is random: the weights are loaded next."""
 
     def keep(record: logging.LogRecord) -> bool:
         return "initialized randomly" not in record.getMessage()
@@ -154,15 +160,15 @@ def _without_a_false_alarm() -> Iterator[None]:
 
 
 def _mismatch(model: Any, path: Path, architecture: str) -> str:
-    """Names the first tensor of the image tower whose shape differs, with both shapes."""
+    """Describe the first tensor of the image tower whose shape differs, with both shapes."""
     stored = load_state_dict(str(path), weights_only=True)
     for name, tensor in model.state_dict().items():
         if name == "visual.positional_embedding":
-            continue  # open_clip scales it to other sizes of image
+            continue  # open_clip scales it to other image sizes.
         if name.startswith("visual.") and (name not in stored or stored[name].shape != tensor.shape):
-            found = f"has shape {tuple(stored[name].shape)}" if name in stored else "is absent"
+            state = f"has shape {tuple(stored[name].shape)}" if name in stored else "is absent"
             return (
-                f"weights {path} are of another architecture than {architecture}: {name} {found} there, and has shape "
+                f"weights {path} are of another architecture than {architecture}: {name} {state} there, and has shape "
                 f"{tuple(tensor.shape)} in {architecture}"
             )
     return f"weights {path} do not fit {architecture}: their text tower is another"

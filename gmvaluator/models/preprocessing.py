@@ -1,20 +1,17 @@
-"""From an image to the inputs of a composed profile's models; needs no weights, and no torch of its own.
+"""Preprocessing: from an RGB image to the inputs of a composed profile's models. Needs no weights and no torch.
 
-DreamSim's transform: the whole image squashed to 224 x 224 by a bicubic filter, whatever its proportions.
+Each preparer makes one model's input as the model's own package does, up to the pixels: scaling and normalising follow
+on the device (`device.unit_range`, `device.Normalisation`). Processes that only prepare inputs import this module, so
+it imports neither torch nor a model's package. The preparer of open_clip is the exception: its transform is the
+package's own, imported when the preparer is made.
 
-torchvision's transform for VGG-16's ImageNet weights, but for scaling and normalising.
-
-The whole image for quality metrics that take any size, no longer than they can bear.
-
-The crops of an image that MANIQA looks at: pyiqa's grid, and the order in which fewer are taken.
-
-Of the 5 x 5 grid that a step of a quarter of the free space gives, pyiqa 0.1.16 takes the first 20 in reading order:
-the upper four rows. It draws no random numbers, so the same pixels have the same crops.
+MANIQA scores crops of an image. Of the 5 x 5 grid that a step of a quarter of the free space gives, pyiqa 0.1.16 takes
+the first 20 in reading order: the upper four rows. It draws no random numbers, so equal pixels have equal crops.
 """
 
 from __future__ import annotations
 
-import importlib
+from collections.abc import Callable
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -23,42 +20,45 @@ import numpy.typing as npt
 from PIL import Image
 
 from gmvaluator.errors import InvalidImage
-from gmvaluator.models.specs import ModelSpec, ProfileSpecs
+from gmvaluator.models.known_models import ALL_CROPS
+from gmvaluator.models.lite_views import prepare
+from gmvaluator.models.specs import Family, ModelSpec, ProfileSpecs
 from gmvaluator.ports import Prepared
 
 Pixels = npt.NDArray[Any]
 
 NOTHING: Pixels = np.empty(0, np.uint8)
-"""Input of a model that is not there, or not asked."""
+"""Input of a model that the profile lacks, or whose output is not needed."""
 
 
 class Preparer(Protocol):
-    """What makes one model's input of an image. Thread-safe."""
+    """Makes one model's input from an image. Thread-safe."""
 
     @property
     def square_resize(self) -> tuple[int, str] | None:
-        """(S, filter) if a square image is resized to S x S and nothing else is done to it; None if more is done."""
+        """(S, filter) if a square image is resized to S x S and not changed otherwise; else None."""
 
     def __call__(self, image: Image.Image) -> Pixels:
-        """RGB image of any size to the input that the model's adapter states."""
+        """Turn an RGB image of any size into the input that the model's module describes."""
 
 
 class Preparation:
-    """The three models' preparers. Where two would make the same pixels of an image, it is resized once."""
+    """The preparers of a profile's three models. Where two would make the same pixels, the image is resized once."""
 
     def __init__(self, recall: Preparer, perceptual: Preparer | None, quality: Preparer | None) -> None:
         self._recall = recall
         self._perceptual = perceptual
         self._quality = quality
-        self._shares_squares = perceptual is not None and _same(recall.square_resize, perceptual.square_resize)
+        square = recall.square_resize
+        self._shares_squares = square is not None and perceptual is not None and perceptual.square_resize == square
 
     def query(self, image: Image.Image) -> Prepared:
-        """RGB image to every model's input. Raises InvalidImage if it is not RGB."""
+        """Turn an RGB image into every model's input. Raises InvalidImage if it is not RGB."""
         vectors = self.work(image)
         return Prepared(vectors.recall, vectors.perceptual, self._quality(image) if self._quality else NOTHING)
 
     def work(self, image: Image.Image) -> Prepared:
-        """RGB training image to the inputs of the models that make vectors. Raises InvalidImage."""
+        """Turn an RGB training image into the inputs of the models that make vectors. Raises InvalidImage."""
         if image.mode != "RGB":
             raise InvalidImage(f"an image of mode {image.mode} was given: decode it to RGB first")
         recall = self._recall(image)
@@ -68,29 +68,31 @@ class Preparation:
         return Prepared(recall, recall if shared else self._perceptual(image), NOTHING)
 
 
-def preparation_of(parts: ProfileSpecs) -> Preparation:
-    """Import the preparers that the parts name, and put them together."""
-    recall = _preparer(parts.recall)
+def preparation_of(specs: ProfileSpecs) -> Preparation:
+    """Return the preparers of a profile's models. Raises UnknownModel or PreconditionFailed."""
+    recall = preparer_of(specs.recall)
     assert recall is not None
-    return Preparation(recall, _preparer(parts.perceptual), _preparer(parts.quality))
+    return Preparation(recall, preparer_of(specs.perceptual), preparer_of(specs.quality))
 
 
-def _preparer(part: ModelSpec) -> Preparer | None:
-    if not part.preparer:
-        return None
-    preparer: Preparer = importlib.import_module(part.preparer).preparer(part)
-    return preparer
+def preparer_of(spec: ModelSpec) -> Preparer | None:
+    """Return a model's preparer, None if the model computes nothing. Raises UnknownModel or PreconditionFailed."""
+    return None if spec.family is None else _PREPARERS[spec.family](spec)
 
 
-def _same(one: tuple[int, str] | None, other: tuple[int, str] | None) -> bool:
-    return one is not None and one == other
+def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Return the pixels of an RGB image as (3, H, W) uint8, contiguous."""
+    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
 
 
 SQUASH_SIDE_PX = 224
 
 
 class Squash:
-    """`preparation.Preparer`: to the bit what the package's own transform does before it scales to [0, 1]."""
+    """`Preparer` of DreamSim and LPIPS: the whole image squashed to 224 x 224, bicubic, whatever its proportions.
+
+    Its pixels equal those of DreamSim's own transform before that scales them to [0, 1].
+    """
 
     @property
     def square_resize(self) -> tuple[int, str]:
@@ -101,22 +103,14 @@ class Squash:
         return pixels_of(image.resize((SQUASH_SIDE_PX, SQUASH_SIDE_PX), Image.Resampling.BICUBIC))
 
 
-def pixels_of(image: Image.Image) -> npt.NDArray[np.uint8]:
-    """RGB image to (3, H, W) uint8, contiguous."""
-    return np.ascontiguousarray(np.asarray(image).transpose(2, 0, 1))
-
-
-def squash_preparer(part: ModelSpec) -> Squash:  # noqa: ARG001 - every type has the same transform
-    """See `preparation.preparation_of`."""
-    return Squash()
-
-
 VGG16_RESIZED_PX, VGG16_SIDE_PX = 256, 224
 VGG16_MEAN, VGG16_DEVIATION = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 
 class Vgg16Transform:
-    """`preparation.Preparer`: the shorter side to 256, bilinear, and the middle square of 224."""
+    """`Preparer` of VGG-16, as torchvision's for its ImageNet weights: the shorter side to 256, bilinear, and the
+    middle square of 224.
+    """
 
     square_resize = None
 
@@ -129,58 +123,79 @@ class Vgg16Transform:
         return pixels_of(image.resize((width, height), Image.Resampling.BILINEAR).crop(box))
 
 
-def vgg16_preparer(part: ModelSpec) -> Vgg16Transform:  # noqa: ARG001 - there is but one
-    """See `preparation.preparation_of`."""
-    return Vgg16Transform()
+class LitePreparer:
+    """`Preparer` of the quality head of profile `lite`: the whole image on white."""
+
+    square_resize = None
+
+    def __call__(self, image: Image.Image) -> Pixels:
+        """RGB image to (3, 224, 224) float32 in [-1, 1]."""
+        return prepare(image)
 
 
 MAX_SIDE_PX = 1024
-"""MUSIQ's memory grows with the square of the number of 32-pixel patches."""
+"""Longer side of what a metric of any size is given: MUSIQ's memory grows with the square of its 32-pixel patches."""
 
 MIN_SIDE_PX = 96
-"""NIQE looks at blocks of 96 pixels and needs one at least."""
+"""Shorter side of what a metric of any size is given: NIQE scores blocks of 96 pixels and needs at least one."""
 
 
 class BoundedPixels:
-    """`preparation.Preparer`: the shorter side enlarged to 96, the longer reduced to 1024, else as it is."""
+    """`Preparer` of metrics that take any size: the shorter side enlarged to 96, the longer reduced to 1024."""
 
     square_resize = None
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """RGB image to (3, H, W) uint8."""
+        """RGB image to (3, H, W) uint8; an image within the bounds keeps its size."""
         scale = min(max(1.0, MIN_SIDE_PX / min(image.size)), MAX_SIDE_PX / max(image.size))
         if scale == 1.0:
             return pixels_of(image)
         width, height = (max(round(side * scale), 1) for side in image.size)
+        # A very long image cannot meet both bounds: it is distorted rather than refused.
         size = max(width, MIN_SIDE_PX), max(height, MIN_SIDE_PX)
         return pixels_of(image.resize(size, Image.Resampling.BICUBIC))
 
 
-def bounded_preparer(part: ModelSpec) -> BoundedPixels:  # noqa: ARG001 - the same for every metric
-    """See `preparation.preparation_of`."""
-    return BoundedPixels()
+class Crops:
+    """`Preparer` of MANIQA. count: how many crops of an image it scores."""
+
+    square_resize = None
+
+    def __init__(self, count: int) -> None:
+        self.count = count
+
+    def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
+        """RGB image to (3, H, W) uint8, or to its crops (N, 3, 224, 224)."""
+        return crops_if_smaller(np.asarray(image).transpose(2, 0, 1), self.count)
 
 
 CROP_SIDE_PX = 224
-ALL_CROPS = 20
 _COLUMNS, _STEPS = 5, 4
-"""ceil and floor of the root of 20."""
+"""Ceiling and floor of the root of 20, from which pyiqa makes its grid."""
+
+
+def crops_if_smaller(pixels: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.uint8]:
+    """Return (3, H, W) unchanged, or its `count` crops (N, 3, 224, 224) where those take less room in the queue."""
+    height, width = pixels.shape[1:]
+    if min(height, width) <= CROP_SIDE_PX or height * width <= count * CROP_SIDE_PX**2:
+        return np.ascontiguousarray(pixels)
+    return np.stack([cut(pixels, top, left) for top, left in chosen_crops(height, width, count)])
 
 
 def chosen_crops(height: int, width: int, count: int) -> list[tuple[int, int]]:
-    """(top, left) of `count` crops of an image whose sides are at least 224, in pyiqa's order.
+    """Return (top, left) of `count` crops of an image whose sides are at least 224, in pyiqa's order.
 
-    20 are pyiqa's. Fewer begin at the centre, and each next one is the farthest from those that were taken; what 3
-    crops see, 4 see too.
+    20 are pyiqa's. Fewer begin at the centre, and each next one is the farthest from those before: the crops of a
+    smaller count are among those of a larger one.
     """
     step_y, step_x = (height - CROP_SIDE_PX) // _STEPS, (width - CROP_SIDE_PX) // _STEPS
-    cells = sorted(order_taken()[:count])
+    cells = sorted(cell_order()[:count])
     return [(cell // _COLUMNS * step_y, cell % _COLUMNS * step_x) for cell in cells]
 
 
 @lru_cache(maxsize=1)
-def order_taken() -> tuple[int, ...]:
-    """The grid's cells, the centre first, then always the one farthest from all before."""
+def cell_order() -> tuple[int, ...]:
+    """Return the grid's cells in the order in which they are taken: the centre, then each time the farthest."""
     places = [divmod(cell, _COLUMNS) for cell in range(ALL_CROPS)]
     taken = [2 * _COLUMNS + 2]
     while len(taken) < ALL_CROPS:
@@ -189,32 +204,24 @@ def order_taken() -> tuple[int, ...]:
     return tuple(taken)
 
 
-def prepared_pixels(pixels: npt.NDArray[np.uint8], count: int) -> npt.NDArray[np.uint8]:
-    """(3, H, W) as it is, or its crops (N, 3, 224, 224) where they are smaller: less waits in the queue."""
-    height, width = pixels.shape[1:]
-    if min(height, width) <= CROP_SIDE_PX or height * width <= count * CROP_SIDE_PX**2:
-        return np.ascontiguousarray(pixels)
-    return np.stack([cut(pixels, top, left) for top, left in chosen_crops(height, width, count)])
-
-
 def cut(image: Any, top: int, left: int) -> Any:
-    """(..., H, W) to (..., 224, 224)."""
+    """Cut one crop: (..., H, W) to (..., 224, 224)."""
     return image[..., top : top + CROP_SIDE_PX, left : left + CROP_SIDE_PX]
 
 
-class Crops:
-    """`preparation.Preparer` for MANIQA."""
+def _openclip(spec: ModelSpec) -> Preparer:
+    # The transform is open_clip's own, which imports torch: only profiles that use it pay for that.
+    from gmvaluator.models.openclip import openclip_preparer
 
-    square_resize = None
-
-    def __init__(self, count: int) -> None:
-        self.count = count
-
-    def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """RGB image to (3, H, W) uint8, or to its crops."""
-        return prepared_pixels(np.asarray(image).transpose(2, 0, 1), self.count)
+    return openclip_preparer(spec)
 
 
-def crops_preparer(part: ModelSpec) -> Crops:
-    """See `preparation.preparation_of`."""
-    return Crops(part.settings["crops"])
+_PREPARERS: dict[Family, Callable[[ModelSpec], Preparer]] = {
+    "openclip": _openclip,
+    "vgg16": lambda _: Vgg16Transform(),
+    "dreamsim": lambda _: Squash(),
+    "lpips": lambda _: Squash(),
+    "maniqa": lambda spec: Crops(spec.settings["crops"]),
+    "pyiqa": lambda _: BoundedPixels(),
+    "lite": lambda _: LitePreparer(),
+}

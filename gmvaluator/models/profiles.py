@@ -1,11 +1,13 @@
-"""Profiles by name: one module per model family, imported only when its models are loaded."""
+"""Profiles by name: their identities, loading their models, and preparing their inputs.
+
+The code of a model family is imported only when its models are loaded or its inputs are prepared.
+"""
 
 from __future__ import annotations
 
-import importlib
 import json
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -20,93 +22,142 @@ if TYPE_CHECKING:
     from PIL.Image import Image
 
 DATA = Path(__file__).parent / "data"
-"""Holds `NAME.json`, a shipped profile's identity with the pinned hash of every weight file, and what we trained."""
+"""Folder of `NAME.json`, a shipped profile's identity with the pinned hash of every weight file, and of our weights."""
 
-PRECISIONS = {"lite": ("fp32", "bf16"), "paper": ("fp32", "bf16", "int8")}
-"""What a profile's models can compute in; the first is its own."""
+STUB = "stub"
+"""Profile `stub`, or `stub:OPTIONS`: the load-test models of `gmvaluator.testing.stub_models`; it is not listed."""
 
-_STUB = "gmvaluator.testing.stub_models"
-"""Profile `stub`, or `stub:OPTIONS`: models without weights, for measuring the service. It is not listed."""
 
-_FAMILIES = {"lite": "gmvaluator.models.lite", "paper": "gmvaluator.models.composed"}
+@dataclass(frozen=True, slots=True)
+class _Profile:
+    """Functions that implement a profile. precisions: what its models can compute in, its own first."""
+
+    precisions: tuple[str, ...]
+    identity: Callable[[ProfileChoice], ProfileIdentity]
+    load: Callable[[ProfileChoice, str, int | None], Models]
+    input_maker: Callable[[ProfileChoice], Callable[[Image], Prepared]]
 
 
 def known_profiles() -> tuple[str, ...]:
-    """Names that `load_models` accepts, sorted."""
-    return tuple(sorted(_FAMILIES))
+    """Return the names of the profiles that a user may choose, sorted."""
+    return tuple(sorted(name for name in _PROFILES if name != STUB))
 
 
 def profile_identity(profile: str | ProfileChoice) -> ProfileIdentity:
-    """Identity of a profile, from its pins or from the record of the models folder: imports no model code.
+    """Return the identity of a profile, from its pins or from the models folder's record; imports no model code.
 
-    Raises UnknownProfile, InvalidInput or UnknownModel for variants there are not, MissingWeights if a weight file
+    Raises UnknownProfile, InvalidInput or UnknownModel for variants that do not exist, MissingWeights if a weight file
     is absent or not recorded.
     """
     choice = as_choice(profile)
-    if _is_stub(choice):
-        stub: ProfileIdentity = importlib.import_module(_STUB).IDENTITY
-        return stub
-    _check(choice)
-    if choice.profile == "paper":
-        return _composed_identity(choice)
-    choice.check_no_variant()
-    pins = (DATA / f"{choice.profile}.json").read_text(encoding="utf-8")
-    identity = ProfileIdentity.from_dict(json.loads(pins))
-    return replace(identity, precision=choice.precision or identity.precision)
+    return _checked(choice).identity(choice)
 
 
 def load_models(profile: str | ProfileChoice, device: str = "cpu", threads: int | None = None) -> Models:
     """Load a profile's models onto `device`; takes seconds, and reads local files only.
 
     threads: CPU threads of one forward pass for this process, None for torch's default (all cores). Call it on
-    the thread that will call `embed`, after `process.prepare_process`.
+    the thread that will call `embed`, after `process_setup.prepare_process`.
     Raises what `profile_identity` raises, MissingWeights if a weight file is not the pinned or recorded one or holds
     code, PreconditionFailed if the device cannot be used.
     """
     choice = as_choice(profile)
-    if _is_stub(choice):
-        stub: Models = importlib.import_module(_STUB).load(choice.profile.partition(":")[2])
-        return stub
-    identity = profile_identity(choice)
-    models: Models = importlib.import_module(_FAMILIES[choice.profile]).load(choice, identity, device, threads)
-    return models
+    return _checked(choice).load(choice, device, threads)
 
 
 def input_maker(profile: str | ProfileChoice) -> Callable[[Image], Prepared]:
-    """What turns an RGB image into the inputs of a profile's models; loads no weights. Thread-safe.
+    """Return the function that turns an RGB image into the inputs of a profile's models; loads no weights.
 
-    Raises UnknownProfile, InvalidInput or UnknownModel.
+    The function is thread-safe. Raises UnknownProfile, InvalidInput or UnknownModel.
     """
     choice = as_choice(profile)
-    if _is_stub(choice):
-        stub: Callable[[Image], Prepared] = importlib.import_module(_STUB).input_maker()
-        return stub
-    _check(choice)
-    make: Callable[[Image], Prepared] = importlib.import_module(_FAMILIES[choice.profile]).input_maker(choice)
-    return make
+    return _checked(choice).input_maker(choice)
 
 
-def _is_stub(choice: ProfileChoice) -> bool:
-    return choice.profile.partition(":")[0] == "stub"
-
-
-def _check(choice: ProfileChoice) -> None:
-    if choice.profile not in _FAMILIES:
+def _checked(choice: ProfileChoice) -> _Profile:
+    """Return the chosen profile. Raises UnknownProfile, or InvalidInput for a precision that it lacks."""
+    name = STUB if choice.profile.startswith(f"{STUB}:") else choice.profile
+    profile = _PROFILES.get(name)
+    if profile is None:
         raise UnknownProfile(f"there is no profile {choice.profile!r}; known: {', '.join(known_profiles())}")
-    known = PRECISIONS[choice.profile]
-    if (choice.precision or known[0]) not in known:
-        raise InvalidInput(f"profile {choice.profile} has no precision {choice.precision!r}: give {' or '.join(known)}")
+    if choice.precision and choice.precision not in profile.precisions:
+        raise InvalidInput(
+            f"profile {choice.profile} has no precision {choice.precision!r}: give {' or '.join(profile.precisions)}"
+        )
+    return profile
 
 
-def _composed_identity(choice: ProfileChoice) -> ProfileIdentity:
-    parts, folder = specs_of(choice), ModelsFolder(choice.models)
+def _lite_identity(choice: ProfileChoice) -> ProfileIdentity:
+    choice.check_no_variant()
+    identity = ProfileIdentity.from_dict(json.loads((DATA / "lite.json").read_text(encoding="utf-8")))
+    return replace(identity, precision=choice.precision or identity.precision)
+
+
+def _load_lite(choice: ProfileChoice, device: str, threads: int | None) -> Models:
+    from gmvaluator.models.lite import load
+
+    return load(choice, _lite_identity(choice), device, threads)
+
+
+def _lite_input_maker(choice: ProfileChoice) -> Callable[[Image], Prepared]:
+    # Not in `lite`, which imports torch: the process that prepares inputs does without it.
+    from gmvaluator.models.lite_views import prepare
+
+    choice.check_no_variant()
+    return lambda image: Prepared.shared(prepare(image))
+
+
+def _paper_identity(choice: ProfileChoice) -> ProfileIdentity:
+    specs, folder = specs_of(choice), ModelsFolder(choice.models)
     return ProfileIdentity(
         name=choice.profile,
-        recall_model=parts.recall.model,
-        perceptual_model=parts.perceptual.model,
-        quality_model=parts.quality.model,
-        recall_dim=parts.recall.dim,
-        perceptual_dim=parts.perceptual.dim,
-        precision=choice.precision or PRECISIONS[choice.profile][0],
-        weights={file.role: folder.recorded_sha256(file) for file in parts.files},
+        recall_model=specs.recall.model,
+        perceptual_model=specs.perceptual.model,
+        quality_model=specs.quality.model,
+        recall_dim=specs.recall.dim,
+        perceptual_dim=specs.perceptual.dim,
+        precision=choice.precision or _PROFILES["paper"].precisions[0],
+        weights={file.role: folder.recorded_sha256(file) for file in specs.files},
     )
+
+
+def _load_paper(choice: ProfileChoice, device: str, threads: int | None) -> Models:
+    from gmvaluator.models.composed import load
+
+    return load(choice, _paper_identity(choice), device, threads)
+
+
+def _paper_input_maker(choice: ProfileChoice) -> Callable[[Image], Prepared]:
+    from gmvaluator.models.preprocessing import preparation_of
+
+    return preparation_of(specs_of(choice)).query
+
+
+# Load tests start the real programs, each of which starts processes of its own, with models of a fixed cost and no
+# weights. A command line is the only thing that reaches all of those processes, so the profile's name has to select
+# the stub here. This is the product's one import of `gmvaluator.testing`.
+
+
+def _stub_identity(choice: ProfileChoice) -> ProfileIdentity:  # noqa: ARG001 - one for all costs
+    from gmvaluator.testing.stub_models import IDENTITY
+
+    return IDENTITY
+
+
+def _load_stub(choice: ProfileChoice, device: str, threads: int | None) -> Models:  # noqa: ARG001 - it needs neither
+    from gmvaluator.testing.stub_models import load
+
+    return load(choice.profile.partition(":")[2])
+
+
+def _stub_input_maker(choice: ProfileChoice) -> Callable[[Image], Prepared]:  # noqa: ARG001 - one for all costs
+    from gmvaluator.testing.stub_models import prepare
+
+    return prepare
+
+
+_PROFILES = {
+    "lite": _Profile(("fp32", "bf16"), _lite_identity, _load_lite, _lite_input_maker),
+    "paper": _Profile(("fp32", "bf16", "int8"), _paper_identity, _load_paper, _paper_input_maker),
+    STUB: _Profile(("fp32", "bf16", "int8"), _stub_identity, _load_stub, _stub_input_maker),
+}

@@ -1,9 +1,9 @@
-"""Quality by another no-reference metric of pyiqa than MANIQA, read from a local file.
+"""Quality by a no-reference metric of pyiqa other than MANIQA, read from a local file.
 
-Input: of each image (3, H, W) uint8, whole, its longer side at most 1024; scaled to [0, 1], float32, on the device.
-Output: one quality an image in [0, 1], higher is better: the metric's value mapped linearly from the range that its
-`parts.pyiqa.Metric` states, and held to it. MUSIQ and CNNIQA compute in float32 whatever the profile's precision.
-Source: package pyiqa (PolyForm-Noncommercial), imported only when it is asked for, and the papers it cites.
+Input: each image whole, (3, H, W) uint8, its longer side at most 1024; scaled to [0, 1], float32, on the device.
+Output: one quality an image in [0, 1], higher is better: the metric's value mapped linearly from the range in
+`known_models.PyiqaMetric`, and clipped. MUSIQ and CNNIQA compute in float32 whatever the profile's precision.
+Source: package pyiqa (PolyForm-Noncommercial), imported only when it is used, and the papers it cites.
 """
 
 from __future__ import annotations
@@ -17,34 +17,36 @@ import torch
 from torch import nn
 
 from gmvaluator.errors import ModelFailed
+from gmvaluator.models.checkpoints import fill, read_plain, read_tensors
 from gmvaluator.models.device import Runtime
-from gmvaluator.models.known_models import METRICS
-from gmvaluator.models.maniqa import QualityMemory
+from gmvaluator.models.known_models import PYIQA_METRICS
 from gmvaluator.models.preprocessing import Pixels
+from gmvaluator.models.quality_memory import QualityMemory
 from gmvaluator.models.specs import ModelSpec
-from gmvaluator.models.weight_files import ModelsFolder, fill, read_plain, read_tensors
+from gmvaluator.models.weight_files import ModelsFolder
 
 
-class PyiqaMetric:
-    """`composed.QualityModel`; one image a pass, as their sizes differ."""
+class PyiqaQuality:
+    """`composed.QualityModel`; one image a pass, because their sizes differ."""
 
     def __init__(self, network: nn.Module, runtime: Runtime, worst: float, best: float) -> None:
-        """worst, best: values of the metric that become 0 and 1."""
+        """Put the network on its device; worst, best: values of the metric that become 0 and 1."""
         self._network = network.eval().to(runtime.device)
         self._device = runtime.device
         self._worst, self._best = worst, best
         self._memory = QualityMemory()
 
     def quality_slice(self, inputs: Sequence[Pixels]) -> list[float | None]:
-        """Scores the first image that is not known yet. See the protocol."""
-        known = [self._memory.of(pixels) for pixels in inputs]
-        for row, (pixels, one) in enumerate(zip(inputs, known, strict=True)):
-            if not one.crops:
-                one.add(self._score(pixels, row), 1.0)
+        """Score the first image without a score. See the protocol."""
+        scores = [self._memory.lookup(pixels) for pixels in inputs]
+        for row, (pixels, score) in enumerate(zip(inputs, scores, strict=True)):
+            if not score.crops:
+                # The whole image counts as one crop of weight 1.
+                score.add(self._value(pixels, row), 1.0)
                 break
-        return [one.weighted if one.crops else None for one in known]
+        return [score.weighted if score.crops else None for score in scores]
 
-    def _score(self, pixels: Pixels, row: int) -> float:
+    def _value(self, pixels: Pixels, row: int) -> float:
         image = torch.tensor(pixels, device=self._device).to(torch.float32).div(255)
         value = float(self._network(image[None]).reshape(-1)[0])
         if not math.isfinite(value):
@@ -52,16 +54,16 @@ class PyiqaMetric:
         return min(max((value - self._worst) / (self._best - self._worst), 0.0), 1.0)
 
 
-def load(part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> PyiqaMetric:
-    """See `paper.load`. Raises MissingWeights."""
-    name = part.settings["metric"]
-    (file,) = part.files
+def load(spec: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> PyiqaQuality:
+    """Load the model of `spec`; see `composed.Loader`. Raises MissingWeights."""
+    name = spec.settings["metric"]
+    (file,) = spec.files
     path = folder.verified(file, hashes[file.role])
-    return PyiqaMetric(build(name, path), runtime, METRICS[name].worst, METRICS[name].best)
+    return PyiqaQuality(build(name, path), runtime, PYIQA_METRICS[name].worst, PYIQA_METRICS[name].best)
 
 
 def build(name: str, path: Path) -> nn.Module:
-    """pyiqa's network for a metric of `parts.pyiqa.METRICS` with the weights of `path`; downloads nothing."""
+    """Build pyiqa's network for a metric of `known_models.PYIQA_METRICS` with the weights of `path`, offline."""
     if name.startswith("musiq"):
         from pyiqa.archs.musiq_arch import MUSIQ
 
@@ -73,7 +75,7 @@ def build(name: str, path: Path) -> nn.Module:
     if name == "brisque":
         from pyiqa.archs.brisque_arch import BRISQUE
 
-        read_plain(path)  # The package unpickles whatever is there: look first.
+        read_plain(path)  # The package unpickles the file, code included: refuse one that holds any.
         return _module(BRISQUE(pretrained_model_path=str(path)))
     from pyiqa.archs.niqe_arch import NIQE
 

@@ -1,4 +1,4 @@
-"""One model of a profile, described without importing it, and the files it is read from."""
+"""Specifications: one model of a profile described without importing it, and the files it is read from."""
 
 from __future__ import annotations
 
@@ -10,6 +10,9 @@ from typing import Any, Literal
 Fetcher = Literal["open_clip", "dreamsim", "url", "local"]
 """How `models fetch` gets a file: a package's own loader, a plain address, or not at all."""
 
+Family = Literal["openclip", "vgg16", "dreamsim", "lpips", "maniqa", "pyiqa", "lite"]
+"""Models that share a loader and a preparer: four of vectors, then three of quality."""
+
 
 @dataclass(frozen=True, slots=True)
 class WeightFile:
@@ -17,7 +20,7 @@ class WeightFile:
 
     role: key in the identity's `weights`. path: below the models folder; an absolute path is the operator's own file.
     origin: the address, or the package and tag, it comes from. licence: as its source states it. size_mb: about.
-    sha256: where its publisher names one, in full or its first digits; else the first fetch records it.
+    sha256: the hash that its publisher names, in full or its first digits; if empty, the first fetch records it.
     """
 
     role: str
@@ -30,7 +33,7 @@ class WeightFile:
 
     @property
     def is_local(self) -> bool:
-        """Whether it is the operator's own file, outside the models folder."""
+        """True for the operator's own file, outside the models folder."""
         return Path(self.path).is_absolute()
 
 
@@ -38,14 +41,13 @@ class WeightFile:
 class ModelSpec:
     """A recall, perceptual or quality model.
 
-    model: its name in the identity. adapter: module whose `load(part, folder, hashes, runtime)` makes it, preparer:
-    module whose `preparer(part)` makes its inputs; both empty for none.
-    dim: length of its vectors, 0 for a quality. settings: what the adapter needs to know besides the files.
+    model: its name in the identity. family: selects its loader (`composed`) and its preparer (`preprocessing`); None
+    for a model that computes nothing. dim: length of its vectors, 0 for a quality. settings: what the loader and the
+    preparer need to know besides the files.
     """
 
     model: str
-    adapter: str = ""
-    preparer: str = ""
+    family: Family | None = None
     dim: int = 0
     files: tuple[WeightFile, ...] = ()
     settings: Mapping[str, Any] = field(default_factory=dict)
@@ -62,5 +64,5 @@ class ProfileSpecs:
     @property
     def files(self) -> tuple[WeightFile, ...]:
         """Every file that the profile needs, once each."""
-        found = (*self.recall.files, *self.perceptual.files, *self.quality.files)
-        return tuple({file.role: file for file in found}.values())
+        files = (*self.recall.files, *self.perceptual.files, *self.quality.files)
+        return tuple({file.role: file for file in files}.values())

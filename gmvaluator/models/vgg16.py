@@ -15,11 +15,12 @@ from torch import nn
 from torch.nn import functional
 from torchvision.models import vgg16
 
+from gmvaluator.models.checkpoints import fill, read_tensors
 from gmvaluator.models.device import Normalisation, Runtime, unit_range
 from gmvaluator.models.fast_layers import DTYPES
 from gmvaluator.models.preprocessing import VGG16_DEVIATION, VGG16_MEAN, Pixels
 from gmvaluator.models.specs import ModelSpec
-from gmvaluator.models.weight_files import ModelsFolder, fill, read_tensors
+from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Float32Array
 
 
@@ -27,8 +28,8 @@ class Vgg16:
     """`composed.Embedder`."""
 
     def __init__(self, network: nn.Module, runtime: Runtime) -> None:
-        """network: torchvision's, with its weights."""
-        network.classifier = network.get_submodule("classifier")[:-1]  # type: ignore[index]  # without its classes
+        """Take over the network, without its last layer; network: torchvision's, with its weights."""
+        network.classifier = network.get_submodule("classifier")[:-1]  # type: ignore[index]
         self._dtype = DTYPES[runtime.precision]
         self._network = network.eval().requires_grad_(False).to(runtime.device, self._dtype)
         self._network = self._network.to(memory_format=torch.channels_last)
@@ -36,16 +37,16 @@ class Vgg16:
         self._normalise = Normalisation(VGG16_MEAN, VGG16_DEVIATION, runtime.device)
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
-        """B arrays from the preparer to (B, 4096) float32, unit norm."""
+        """Turn B arrays from the preparer into (B, 4096) float32, unit norm."""
         pixels = self._normalise(unit_range(inputs, self._runtime))
         features = self._network(pixels.to(dtype=self._dtype, memory_format=torch.channels_last))
         rows: Float32Array = functional.normalize(features.float(), dim=-1).cpu().numpy()
         return rows
 
 
-def load(part: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Vgg16:
-    """See `paper.load`. Raises MissingWeights."""
-    (file,) = part.files
+def load(spec: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Vgg16:
+    """Load the model of `spec`; see `composed.Loader`. Raises MissingWeights."""
+    (file,) = spec.files
     path = folder.verified(file, hashes[file.role])
     network = vgg16(weights=None, init_weights=False)
     fill(network, read_tensors(path), path)

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from gmvaluator.errors import GmvaluatorError, MissingWeights, Unavailable
+from gmvaluator.files import atomic_write
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.specs import Fetcher, WeightFile
 
@@ -101,9 +102,8 @@ class ModelsFolder:
     def _write(self, record: dict[str, dict[str, Any]]) -> None:
         path = self.root.expanduser() / RECORD_FILE
         path.parent.mkdir(parents=True, exist_ok=True)
-        new = path.with_suffix(".new")
-        new.write_text(json.dumps({"files": dict(sorted(record.items()))}, indent=2) + "\n", encoding="utf-8")
-        new.replace(path)
+        # Durable: without its record, the first fetch of a file would be trusted a second time.
+        atomic_write(path, json.dumps({"files": dict(sorted(record.items()))}, indent=2) + "\n")
 
 
 def file_sha256(path: Path) -> str:

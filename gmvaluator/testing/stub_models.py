@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import os
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -92,11 +92,6 @@ class StubModels:
 def _brightness(stacked: Float32Array) -> Float32Array:
     brightness: Float32Array = stacked.mean(axis=(1, 2, 3), dtype=np.float64).astype(np.float32)
     return brightness
-
-
-def input_maker() -> Callable[[Image.Image], Prepared]:
-    """See `registry.input_maker`."""
-    return prepare
 
 
 def prepare(image: Image.Image) -> Prepared:

@@ -20,7 +20,7 @@ import torch
 from torch import Tensor, nn
 
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.known_models import TYPES, specs_of
+from gmvaluator.models.known_models import DREAMSIM_TYPES, specs_of
 from gmvaluator.models.weight_files import ModelsFolder
 
 ARCHITECTURE, TAG = "ViT-B-32", "laion2b_s34b_b79k"
@@ -57,7 +57,7 @@ def write_dreamsim(root: Path, kind: str) -> Path:
 
     cache = root / "dreamsim"
     cache.mkdir(parents=True, exist_ok=True)
-    for number, name in enumerate(TYPES[kind]):
+    for number, name in enumerate(DREAMSIM_TYPES[kind]):
         torch.manual_seed(SEED + number)
         _WRITERS[name](cache)
     with injected_hub(cache):

@@ -13,7 +13,7 @@ from PIL import Image
 
 from gmvaluator.models import dreamsim
 from gmvaluator.models.device import Runtime
-from gmvaluator.models.known_models import TYPES, dreamsim_part
+from gmvaluator.models.known_models import DREAMSIM_TYPES, dreamsim_spec
 from gmvaluator.models.preprocessing import Squash
 from gmvaluator.models.weight_files import ModelsFolder, file_sha256
 from gmvaluator.ports import Float32Array
@@ -29,7 +29,7 @@ pytestmark = [
 ]
 
 
-@pytest.fixture(scope="module", params=sorted(TYPES))
+@pytest.fixture(scope="module", params=sorted(DREAMSIM_TYPES))
 def kind(request: pytest.FixtureRequest) -> str:
     return str(request.param)
 
@@ -42,9 +42,9 @@ def root(kind: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loaded(root: Path, kind: str) -> dreamsim.DreamSim:
-    part, folder = dreamsim_part(kind), ModelsFolder(root)
-    hashes = {file.role: file_sha256(folder.path(file)) for file in part.files}
-    return dreamsim.load(part, folder, hashes, Runtime(torch.device("cpu")))
+    spec, folder = dreamsim_spec(kind), ModelsFolder(root)
+    hashes = {file.role: file_sha256(folder.path(file)) for file in spec.files}
+    return dreamsim.load(spec, folder, hashes, Runtime(torch.device("cpu")))
 
 
 def package(root: Path, kind: str) -> tuple[Any, Any]:
@@ -66,7 +66,7 @@ def vectors(model: dreamsim.DreamSim, pictures: list[Image.Image]) -> Float32Arr
 def test_the_distance_of_stored_vectors_is_the_package_s(root: Path, kind: str, pictures: list[Image.Image]) -> None:
     model = loaded(root, kind)
     rows = vectors(model, pictures)
-    assert rows.shape == (len(pictures), dreamsim_part(kind).dim)
+    assert rows.shape == (len(pictures), dreamsim_spec(kind).dim)
     np.testing.assert_allclose(np.linalg.norm(rows, axis=1), 1, atol=1e-6)
 
     check_golden(f"dreamsim-{kind}", rows[:2])

@@ -1,4 +1,4 @@
-"""MANIQA beside pyiqa's own forward pass, both with the same seeded weights."""
+"""MANIQA next to pyiqa's own forward pass, both with the same seeded weights."""
 
 from collections.abc import Iterator
 from typing import Any
@@ -13,7 +13,7 @@ from pyiqa.archs.arch_util import uniform_crop
 from gmvaluator.errors import ModelFailed
 from gmvaluator.models.device import Runtime
 from gmvaluator.models.maniqa import Maniqa, build
-from gmvaluator.models.preprocessing import Pixels, chosen_crops, cut, prepared_pixels
+from gmvaluator.models.preprocessing import Pixels, chosen_crops, crops_if_smaller, cut
 from tests.golden.models import check_golden
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(1800)]
@@ -43,7 +43,7 @@ def adapter(state: dict[str, torch.Tensor], crops: int, precision: str = "fp32")
 
 
 def prepared(image: Image.Image, crops: int) -> Pixels:
-    return prepared_pixels(np.asarray(image).transpose(2, 0, 1), crops)
+    return crops_if_smaller(np.asarray(image).transpose(2, 0, 1), crops)
 
 
 def quality(model: Maniqa, inputs: list[Pixels]) -> list[float]:
@@ -51,7 +51,7 @@ def quality(model: Maniqa, inputs: list[Pixels]) -> list[float]:
     found = model.quality_slice(inputs)
     while None in found:
         found = model.quality_slice(inputs)
-    return [one for one in found if one is not None]
+    return [quality for quality in found if quality is not None]
 
 
 @pytest.fixture(scope="module")

@@ -15,7 +15,7 @@ from gmvaluator.errors import MissingWeights
 from gmvaluator.models import openclip
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.device import Runtime
-from gmvaluator.models.known_models import openclip_part
+from gmvaluator.models.known_models import openclip_spec
 from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.models.weight_files import ModelsFolder, file_sha256
 from gmvaluator.ports import Models
@@ -74,10 +74,10 @@ def test_a_batch_equals_singles_and_no_distance_moves_by_more_than_two_millionth
 
 def test_a_checkpoint_of_another_architecture_names_both_shapes(choice: ProfileChoice) -> None:
     path = choice.models / "open_clip" / ARCHITECTURE / f"{TAG}.safetensors"
-    part = openclip_part(f"ViT-B-16:{path}")
-    hashes = {part.files[0].role: file_sha256(path)}
+    spec = openclip_spec(f"ViT-B-16:{path}")
+    hashes = {spec.files[0].role: file_sha256(path)}
     with pytest.raises(MissingWeights, match=r"\(768, 3, 32, 32\) there, and has shape \(768, 3, 16, 16\)"):
-        openclip.load(part, ModelsFolder(choice.models), hashes, Runtime(torch.device("cpu")))
+        openclip.load(spec, ModelsFolder(choice.models), hashes, Runtime(torch.device("cpu")))
 
 
 def test_the_demo_runs_on_a_models_folder(choice: ProfileChoice, tmp_path: Path) -> None:

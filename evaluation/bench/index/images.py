@@ -176,7 +176,7 @@ class _SinglePass:
 
     def chunk(self, image: Callable[[int], Image.Image], numbers: range, count: int) -> Float32Array:
         """Embeddings of some images; batches are decoded while others are embedded."""
-        from gmvaluator.models.lite_network import prepare
+        from gmvaluator.models.lite_views import prepare
 
         with ThreadPoolExecutor(_DECODERS) as pool:
             batches = [pool.map(lambda number: prepare(image(number)), one) for one in _batches(numbers)]

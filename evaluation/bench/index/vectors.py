@@ -22,7 +22,7 @@ import numpy.typing as npt
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY
-from gmvaluator.models.lite_network import VIEWS, weighed_windows, whole
+from gmvaluator.models.lite_views import VIEWS, pad_whole, weight_windows
 from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
@@ -105,8 +105,8 @@ def points_of(numbers: range, rows: Float32Array, profile: ProfileIdentity) -> l
 def _views(rows: Float32Array, count: int) -> Float32Array:
     if count == 1:
         return rows[:, None]
-    others = [weighed_windows(np.roll(rows, shift, axis=0)) for shift in range(1, count)]
-    return np.stack([whole(rows), *others], axis=1)
+    others = [weight_windows(np.roll(rows, shift, axis=0)) for shift in range(1, count)]
+    return np.stack([pad_whole(rows), *others], axis=1)
 
 
 def bench_profile(views: int = VIEWS) -> ProfileIdentity:

@@ -19,7 +19,7 @@ from gmvaluator.images import decode_image
 from gmvaluator.models import folding, lite, lite_network
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.lite import CHUNK_ROWS, LiteModels
-from gmvaluator.models.lite_network import SIDE_PX
+from gmvaluator.models.lite_views import SIDE_PX, prepare
 from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.ports import Float32Array, Models, Prepared
 from gmvaluator.samples import sample_folder
@@ -111,7 +111,7 @@ def test_a_device_without_that_kernel_library_gets_the_same_sums(monkeypatch: py
 
 
 def test_the_whole_image_is_kept_on_white() -> None:
-    wide = np.asarray(lite_network.prepare(Image.new("RGB", (100, 50), (0, 0, 0))))
+    wide = np.asarray(prepare(Image.new("RGB", (100, 50), (0, 0, 0))))
     assert wide.shape == (3, SIDE_PX, SIDE_PX)
     assert (wide[:, : SIDE_PX // 4 - 1] == 1).all()
     assert (wide[:, SIDE_PX // 4 : -SIDE_PX // 4] == -1).all()

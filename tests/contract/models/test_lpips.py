@@ -1,4 +1,4 @@
-"""LPIPS as features, beside the package's own forward pass; and re-ranking by them."""
+"""LPIPS as features, next to the package's own forward pass; and re-ranking by them."""
 
 import asyncio
 from collections.abc import Iterator
@@ -19,7 +19,7 @@ from gmvaluator.images import decode_image, thumbnail, thumbnail_path
 from gmvaluator.models import lpips
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.device import Runtime
-from gmvaluator.models.known_models import lpips_part, specs_of
+from gmvaluator.models.known_models import lpips_spec, specs_of
 from gmvaluator.models.preprocessing import Squash
 from gmvaluator.models.weight_files import ModelsFolder, file_sha256
 from gmvaluator.ports import Prepared
@@ -27,7 +27,7 @@ from gmvaluator.testing.index import MemoryIndex, MemorySearch
 from tests.golden.models import check_golden
 
 CPU = Runtime(torch.device("cpu"))
-PART = lpips_part("alex", 512)
+SPEC = lpips_spec("alex", 512)
 
 
 def picture(seed: int) -> Image.Image:
@@ -39,7 +39,7 @@ def picture(seed: int) -> Image.Image:
 def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A checkpoint as torchvision publishes it: the trunk, and a classifier that nobody reads."""
     folder = tmp_path_factory.mktemp("models")
-    path = folder / PART.files[0].path
+    path = folder / SPEC.files[0].path
     path.parent.mkdir(parents=True)
     torch.manual_seed(4)
     trunk = lpips.build().net.state_dict()
@@ -49,8 +49,8 @@ def models(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loaded(models: Path) -> lpips.Lpips:
-    hashes = {file.role: file_sha256(models / file.path) for file in PART.files}
-    return lpips.load(PART, ModelsFolder(models), hashes, CPU)
+    hashes = {file.role: file_sha256(models / file.path) for file in SPEC.files}
+    return lpips.load(SPEC, ModelsFolder(models), hashes, CPU)
 
 
 def test_the_squared_distance_is_the_package_s(models: Path) -> None:
@@ -68,7 +68,7 @@ def test_the_squared_distance_is_the_package_s(models: Path) -> None:
 
 
 def test_a_checkpoint_of_another_network_names_both_shapes(models: Path, tmp_path: Path) -> None:
-    path = tmp_path / PART.files[0].path
+    path = tmp_path / SPEC.files[0].path
     path.parent.mkdir(parents=True)
     torch.save({"features.0.weight": torch.zeros(1, 1)}, path)
     with pytest.raises(MissingWeights, match=r"has shape \(1, 1\) there.*\(64, 3, 11, 11\)"):
@@ -76,8 +76,8 @@ def test_a_checkpoint_of_another_network_names_both_shapes(models: Path, tmp_pat
 
 
 def test_the_index_holds_the_recall_vector_in_its_place() -> None:
-    parts = specs_of(ProfileChoice("paper", recall="vgg16", rerank="lpips:alex"))
-    assert parts.perceptual.dim == parts.recall.dim == 4096
+    specs = specs_of(ProfileChoice("paper", recall="vgg16", rerank="lpips:alex"))
+    assert specs.perceptual.dim == specs.recall.dim == 4096
     with pytest.raises(UnknownModel, match="alex"):
         specs_of(ProfileChoice("paper", rerank="lpips:resnet"))
 

@@ -1,4 +1,4 @@
-"""Quality models that take MANIQA's place, each beside its package with the same seeded weights."""
+"""Quality models that take MANIQA's place, each next to its package with the same seeded weights."""
 
 import math
 import pickle
@@ -13,11 +13,11 @@ from scipy.io import savemat
 
 from gmvaluator.errors import InvalidInput, MissingWeights, ModelFailed, UnknownModel
 from gmvaluator.images import decode_image
-from gmvaluator.models import lite as lite_quality
 from gmvaluator.models import preprocessing, pyiqa_metric
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.device import Runtime
-from gmvaluator.models.known_models import METRICS, lite_quality_part, pyiqa_part, specs_of
+from gmvaluator.models.known_models import PYIQA_METRICS, lite_quality_spec, pyiqa_spec, specs_of
+from gmvaluator.models.lite import load_lite_quality
 from gmvaluator.models.profiles import load_models
 from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder, file_sha256
@@ -47,7 +47,7 @@ def seeded(name: str) -> Any:
 
 
 def stored(name: str, models: Path) -> Path:
-    path = models / "pyiqa" / METRICS[name].file
+    path = models / "pyiqa" / PYIQA_METRICS[name].file
     path.parent.mkdir(parents=True)
     if name == "niqe":
         spread = np.random.default_rng(5).normal(size=(36, 36))
@@ -57,22 +57,22 @@ def stored(name: str, models: Path) -> Path:
     return path
 
 
-def loaded(name: str, models: Path) -> pyiqa_metric.PyiqaMetric:
-    part = pyiqa_part(name, 0)
-    hashes = {file.role: file_sha256(models / file.path) for file in part.files}
-    return pyiqa_metric.load(part, ModelsFolder(models), hashes, CPU)
+def loaded(name: str, models: Path) -> pyiqa_metric.PyiqaQuality:
+    spec = pyiqa_spec(name, 0)
+    hashes = {file.role: file_sha256(models / file.path) for file in spec.files}
+    return pyiqa_metric.load(spec, ModelsFolder(models), hashes, CPU)
 
 
 @pytest.mark.parametrize("name", ["cnniqa", "musiq", "brisque", "niqe"])
 def test_the_quality_is_the_package_s_value_on_our_scale(name: str, tmp_path: Path) -> None:
     path = stored(name, tmp_path)
-    model, metric = loaded(name, tmp_path), METRICS[name]
+    model, metric = loaded(name, tmp_path), PYIQA_METRICS[name]
     pixels = preprocessing.BoundedPixels()(picture(200, 150))
     with torch.inference_mode():
-        (found,) = model.quality_slice([pixels])
+        (quality,) = model.quality_slice([pixels])
         value = float(pyiqa_metric.build(name, path)(torch.tensor(pixels)[None].float() / 255).reshape(-1)[0])
-    assert found == pytest.approx(min(max((value - metric.worst) / (metric.best - metric.worst), 0), 1), abs=1e-6)
-    check_golden(name, np.array([found], np.float32))
+    assert quality == pytest.approx(min(max((value - metric.worst) / (metric.best - metric.worst), 0), 1), abs=1e-6)
+    check_golden(name, np.array([quality], np.float32))
 
 
 def test_one_image_a_slice_and_none_twice(tmp_path: Path) -> None:
@@ -80,14 +80,17 @@ def test_one_image_a_slice_and_none_twice(tmp_path: Path) -> None:
     model = loaded("cnniqa", tmp_path)
     inputs = [preprocessing.BoundedPixels()(picture(width, 100)) for width in (100, 140, 100)]
     with torch.inference_mode():
-        assert [one is not None for one in model.quality_slice(inputs)] == [True, False, True]
+        assert [quality is not None for quality in model.quality_slice(inputs)] == [True, False, True]
         assert None not in model.quality_slice(inputs)
 
 
-def test_a_value_that_is_not_finite_names_its_row(tmp_path: Path) -> None:
-    stored("cnniqa", tmp_path)
-    model = loaded("cnniqa", tmp_path)
-    model._network = lambda pixels: torch.tensor([math.nan])  # type: ignore[assignment]
+class NotFinite(torch.nn.Module):
+    def forward(self, pixels: torch.Tensor) -> torch.Tensor:
+        return torch.tensor([math.nan])
+
+
+def test_a_value_that_is_not_finite_names_its_row() -> None:
+    model = pyiqa_metric.PyiqaQuality(NotFinite(), CPU, 0, 1)
     with pytest.raises(ModelFailed, match="row 0 "):
         model.quality_slice([preprocessing.BoundedPixels()(picture(100, 100))])
 
@@ -123,39 +126,39 @@ def test_any_size_is_brought_within_bounds(size: tuple[int, int]) -> None:
 
 
 def test_the_lite_head_is_profile_lite_s(tmp_path: Path) -> None:
-    part = lite_quality_part()
+    spec = lite_quality_spec()
     folder = ModelsFolder(tmp_path)
-    hashes = {file.role: folder.recorded_sha256(file) for file in part.files}
-    model = lite_quality.load_lite_quality(part, folder, hashes, CPU)
+    hashes = {file.role: folder.recorded_sha256(file) for file in spec.files}
+    model = load_lite_quality(spec, folder, hashes, CPU)
     path = next((sample_folder("openclipart") / "images").glob("*.webp"))
     image = decode_image(path.read_bytes())
     lite = load_models("lite")
     with torch.inference_mode():
-        found = model.quality_slice([lite_quality.lite_quality_preparer(part)(image)] * 2)
-    assert found == pytest.approx(lite.quality([lite.prepare(image)] * 2).tolist(), abs=1e-6)
+        qualities = model.quality_slice([preprocessing.LitePreparer()(image)] * 2)
+    assert qualities == pytest.approx(lite.quality([lite.prepare(image)] * 2).tolist(), abs=1e-6)
 
 
-def quality_part(**options: Any) -> ModelSpec:
+def quality_spec(**options: Any) -> ModelSpec:
     return specs_of(ProfileChoice("paper", **options)).quality
 
 
 def test_crops_are_part_of_the_identity() -> None:
-    assert quality_part().model == "pyiqa maniqa, 20 crops"
-    assert quality_part(quality="maniqa-kadid", crops=3).model == "pyiqa maniqa-kadid, 3 crops"
+    assert quality_spec().model == "pyiqa maniqa, 20 crops"
+    assert quality_spec(quality="maniqa-kadid", crops=3).model == "pyiqa maniqa-kadid, 3 crops"
 
 
 @pytest.mark.parametrize("quality", ["off", "lite", "musiq"])
 def test_crops_are_refused_where_nothing_is_cut(quality: str) -> None:
     with pytest.raises(InvalidInput, match="--crops"):
-        quality_part(quality=quality, crops=3)
+        quality_spec(quality=quality, crops=3)
 
 
 @pytest.mark.parametrize("crops", [-1, 21])
 def test_crops_out_of_range_are_refused(crops: int) -> None:
     with pytest.raises(InvalidInput, match="1 to 20"):
-        quality_part(crops=crops)
+        quality_spec(crops=crops)
 
 
 def test_an_unknown_metric_lists_the_known() -> None:
     with pytest.raises(UnknownModel, match="musiq, musiq-spaq"):
-        quality_part(quality="taste")
+        quality_spec(quality="taste")

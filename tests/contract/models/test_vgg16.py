@@ -52,8 +52,8 @@ def test_the_vector_is_torchvision_s_last_hidden_layer() -> None:
 
 
 def test_its_checkpoint_is_torchvision_s_file() -> None:
-    part = specs_of(ProfileChoice("paper", models=Path("m"), recall="vgg16")).recall
-    (file,) = part.files
-    assert part.dim == 4096
+    spec = specs_of(ProfileChoice("paper", models=Path("m"), recall="vgg16")).recall
+    (file,) = spec.files
+    assert spec.dim == 4096
     assert file.path == "torchvision/vgg16-397923af.pth"
     assert file.sha256 == "397923af"

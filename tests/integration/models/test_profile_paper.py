@@ -17,7 +17,7 @@ from gmvaluator.errors import InvalidImage, InvalidInput, MissingWeights, ModelF
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.composed import ComposedModels
 from gmvaluator.models.dreamsim import LowRankAdapter
-from gmvaluator.models.known_models import TYPES, specs_of
+from gmvaluator.models.known_models import DREAMSIM_TYPES, specs_of
 from gmvaluator.models.preprocessing import NOTHING, Pixels, Preparation, Squash, pixels_of
 from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.models.weight_files import ModelsFolder
@@ -112,11 +112,11 @@ def test_absent_weights_say_how_to_get_them() -> None:
         load_models(choice())
 
 
-@pytest.mark.parametrize("kind", sorted(TYPES))
+@pytest.mark.parametrize("kind", sorted(DREAMSIM_TYPES))
 def test_every_released_type_is_known(kind: str) -> None:
-    part = specs_of(choice(rerank=f"dreamsim:{kind}")).perceptual
-    assert part.dim in {512, 768, 1792}
-    assert len(part.files) == len(TYPES[kind]) + 2
+    spec = specs_of(choice(rerank=f"dreamsim:{kind}")).perceptual
+    assert spec.dim in {512, 768, 1792}
+    assert len(spec.files) == len(DREAMSIM_TYPES[kind]) + 2
 
 
 class Halves:

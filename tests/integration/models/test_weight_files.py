@@ -8,8 +8,9 @@ import pytest
 import torch
 
 from gmvaluator.errors import MissingWeights, Unavailable
+from gmvaluator.models.checkpoints import fill_exactly, read_plain
 from gmvaluator.models.specs import WeightFile
-from gmvaluator.models.weight_files import RECORD_FILE, ModelsFolder, fetch, file_sha256, fill_exactly, read_plain
+from gmvaluator.models.weight_files import RECORD_FILE, ModelsFolder, fetch, file_sha256
 
 FILE = WeightFile("recall", "clip/weights.pt", "url", "https://127.0.0.1:9/weights.pt", "MIT", 1)
 

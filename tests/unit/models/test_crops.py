@@ -1,9 +1,10 @@
-"""Which crops MANIQA sees."""
+"""Selection of the crops that MANIQA scores."""
 
 import numpy as np
 import pytest
 
-from gmvaluator.models.preprocessing import ALL_CROPS, CROP_SIDE_PX, chosen_crops, prepared_pixels
+from gmvaluator.models.known_models import ALL_CROPS
+from gmvaluator.models.preprocessing import CROP_SIDE_PX, chosen_crops, crops_if_smaller
 
 LARGE = (CROP_SIDE_PX + 400, CROP_SIDE_PX + 800)
 
@@ -30,10 +31,10 @@ def test_an_image_of_a_crop_s_size_is_seen_whole_each_time() -> None:
 def test_a_large_image_waits_as_its_crops_and_a_small_one_as_it_is() -> None:
     random = np.random.default_rng(0)
     large = random.integers(0, 255, (3, *LARGE), np.uint8)
-    crops = prepared_pixels(large, 2)
+    crops = crops_if_smaller(large, 2)
     assert crops.shape == (2, 3, CROP_SIDE_PX, CROP_SIDE_PX)
     for crop, (top, left) in zip(crops, chosen_crops(*LARGE, 2), strict=True):
         np.testing.assert_array_equal(crop, large[:, top : top + CROP_SIDE_PX, left : left + CROP_SIDE_PX])
-    assert prepared_pixels(large, ALL_CROPS).shape == large.shape
+    assert crops_if_smaller(large, ALL_CROPS).shape == large.shape
     narrow = random.integers(0, 255, (3, 100, 30_000), np.uint8)
-    np.testing.assert_array_equal(prepared_pixels(narrow, 1), narrow)
+    np.testing.assert_array_equal(crops_if_smaller(narrow, 1), narrow)

@@ -1,8 +1,8 @@
-"""Qualities are kept by content, and not for ever."""
+"""Qualities are remembered by content, up to a bound."""
 
 import numpy as np
 
-from gmvaluator.models.maniqa import QualityMemory, content_hash
+from gmvaluator.models.quality_memory import QualityMemory, content_hash
 
 
 def pixels(value: int, shape: tuple[int, ...] = (3, 4, 6)) -> np.ndarray[tuple[int, ...], np.dtype[np.uint8]]:
@@ -11,9 +11,9 @@ def pixels(value: int, shape: tuple[int, ...] = (3, 4, 6)) -> np.ndarray[tuple[i
 
 def test_the_same_pixels_are_the_same_image() -> None:
     memory = QualityMemory()
-    memory.of(pixels(1)).add(0.5, 1.0)
-    assert memory.of(pixels(1)).crops == 1
-    assert memory.of(pixels(2)).crops == 0
+    memory.lookup(pixels(1)).add(0.5, 1.0)
+    assert memory.lookup(pixels(1)).crops == 1
+    assert memory.lookup(pixels(2)).crops == 0
 
 
 def test_shape_and_order_count_as_content() -> None:
@@ -23,20 +23,20 @@ def test_shape_and_order_count_as_content() -> None:
     assert content_hash(turned) == content_hash(varied)
 
 
-def test_what_was_asked_for_least_recently_is_forgotten() -> None:
+def test_the_least_recently_used_score_is_dropped_first() -> None:
     memory = QualityMemory(max_images=2)
     for value in (1, 2):
-        memory.of(pixels(value)).add(0.5, 1.0)
-    memory.of(pixels(1))
-    memory.of(pixels(3))
+        memory.lookup(pixels(value)).add(0.5, 1.0)
+    memory.lookup(pixels(1))
+    memory.lookup(pixels(3))
     assert len(memory) == 2
-    assert memory.of(pixels(1)).crops == 1
-    assert memory.of(pixels(2)).crops == 0
+    assert memory.lookup(pixels(1)).crops == 1
+    assert memory.lookup(pixels(2)).crops == 0
 
 
-def test_what_is_forgotten_begins_anew() -> None:
+def test_a_forgotten_score_starts_from_nothing() -> None:
     memory = QualityMemory()
-    known = memory.of(pixels(1))
-    known.add(0.5, 1.0)
-    memory.forget(known)
-    assert memory.of(pixels(1)).crops == 0
+    score = memory.lookup(pixels(1))
+    score.add(0.5, 1.0)
+    memory.forget(score)
+    assert memory.lookup(pixels(1)).crops == 0

@@ -4,16 +4,16 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from gmvaluator.models.lite_network import (
+from gmvaluator.models.lite_views import (
     BLUR_WEIGHT,
     VIEWS,
     WINDOW_SHARE,
     WINDOW_WEIGHT,
     drawn_box,
+    pad_whole,
     views_of,
-    weighed_blurs,
-    weighed_windows,
-    whole,
+    weight_blurs,
+    weight_windows,
 )
 
 
@@ -68,12 +68,12 @@ def test_any_image_has_its_views(size: tuple[int, int]) -> None:
     assert all(min(view.size) >= 1 for view in views)
 
 
-def test_a_weighed_view_has_so_much_of_its_cosine_and_is_a_unit_vector() -> None:
+def test_a_weight_view_has_so_much_of_its_cosine_and_is_a_unit_vector() -> None:
     rows = np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
     asked, work = rows / np.linalg.norm(rows, axis=1, keepdims=True)
     cosine = asked @ work
-    plain, blurred = whole(asked[None])[0], weighed_blurs(asked[None])[0]
-    stored, window = whole(work[None])[0], weighed_windows(work[None])[0]
+    plain, blurred = pad_whole(asked[None])[0], weight_blurs(asked[None])[0]
+    stored, window = pad_whole(work[None])[0], weight_windows(work[None])[0]
     for vector in (plain, blurred, stored, window):
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
     assert plain @ stored == pytest.approx(cosine, abs=1e-6)
