@@ -132,7 +132,7 @@ def test_the_nearest_generations_of_a_work_are_those_of_the_evidence(book: Ledge
         assert [(one.distance_millionths, -one.sequence, one.credit_micros) for one in every.generations] == wanted
         assert every.complete
         assert nearest_generations(connection, work, 1).generations == every.generations[:1]
-        bounded = nearest_generations(connection, sample_work(0), 100, most=1)
+        bounded = nearest_generations(connection, sample_work(0), 100, max_read=1)
         assert len(bounded.generations) <= 2
         assert nearest_generations(connection, sample_work(999), 100).generations == []
 
