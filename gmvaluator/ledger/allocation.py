@@ -20,7 +20,7 @@ from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.records import Contribution, NearMiss, Payment
 from gmvaluator.ports import WorkCard
 from gmvaluator.valuation.policy import Policy, Valuation
-from gmvaluator.valuation.uncertainty import Hidden, Interval
+from gmvaluator.valuation.uncertainty import Interval, Uncounted
 from gmvaluator.valuation.weights import MILLION, divide, similarity_weights
 
 MAX_NEAR_MISSES = 10
@@ -91,13 +91,13 @@ def allocate(
     """Value the candidates by `policy`, and divide each contributor's credit among the owners.
 
     ownerships: at least those of the k nearest contributors' members. quality: millionths. unlisted, recall: see
-    `uncertainty.Hidden`. Raises InvalidValuation if a candidate repeats, an ownership is missing, or rights do not sum
-    to 1,000,000 ppm.
+    `uncertainty.Uncounted`. Raises InvalidValuation if a candidate repeats, an ownership is missing, or rights do not
+    sum to 1,000,000 ppm.
     """
     paid, rest = rank(candidates, policy)
     distances = [group.distance_millionths for group in paid]
     value = policy.value([str(group.name) for group in paid], distances, quality)
-    bounds = policy.intervals(distances, Hidden([group.distance_millionths for group in rest], unlisted, recall))
+    bounds = policy.intervals(distances, Uncounted([group.distance_millionths for group in rest], unlisted, recall))
     intervals: Sequence[Interval | None] = [None] * len(paid) if bounds is None else bounds.contributors
     contributions = tuple(
         contribution
@@ -112,7 +112,7 @@ def allocate(
     )
     uncertainty = None
     if bounds is not None:
-        uncertainty = {"unattributed": list(bounds.nobody), "recall": recall, "unlisted": unlisted}
+        uncertainty = {"unattributed": list(bounds.unattributed), "recall": recall, "unlisted": unlisted}
     return Allocation(value, contributions, misses, uncertainty)
 
 
@@ -239,7 +239,7 @@ def _ownership(member: ScoredCandidate, ownerships: Mapping[TrainingImageId, Own
 
 def holds_back(policy: Policy, interval: Interval | None) -> bool:
     """Return whether the policy holds a contributor's credit back because its share is too uncertain."""
-    return policy.uncertainty is not None and interval is not None and policy.uncertainty.too_unsure(interval)
+    return policy.uncertainty is not None and interval is not None and policy.uncertainty.holds_back(interval)
 
 
 def payments_of(credit: int, rights: Sequence[tuple[str, int]]) -> tuple[Payment, ...]:

@@ -1,1 +1,1 @@
-"""The method of the paper, pure: similarity weights, residual, uncertainty and policies."""
+"""The method of the paper: similarity weights, residuals, uncertainty and policies."""

@@ -1,8 +1,8 @@
 """Policies: named, versioned ways to turn distances and a quality into credits.
 
 A policy is a file `NAME@N.toml`. The operator binds one to a generator; every posting names it and keeps its
-parameters in the evidence. `paper@1` is equations 4-6 to the letter; others may set a temperature, a residual and how
-far quality counts. What a policy was fitted on stands in its file's `fit`, which valuing does not read.
+parameters in the evidence. `paper@1` is equations 4-6 to the letter; others may set a temperature, a residual and the
+range in which quality counts. Table `fit` of the file documents what the policy was fitted on; valuing ignores it.
 """
 
 from __future__ import annotations
@@ -11,30 +11,30 @@ import re
 import tomllib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 from gmvaluator.accounts import UNATTRIBUTED
 from gmvaluator.errors import InvalidPolicy, PreconditionFailed
-from gmvaluator.valuation.residual import Residual, number, read_residual
-from gmvaluator.valuation.uncertainty import Hidden, Intervals, Uncertainty, read_uncertainty
+from gmvaluator.valuation.parameters import is_sha256, read_decimal, read_growth, read_temperature
+from gmvaluator.valuation.residual import Residual, read_residual
+from gmvaluator.valuation.uncertainty import Intervals, Uncertainty, Uncounted, read_uncertainty
 from gmvaluator.valuation.weights import (
     MILLION,
+    approximate_similarity_weights,
     divide,
     issued_micros,
     shares,
     similarity_weights,
-    similarity_weights_roughly,
 )
 
 GROUP_WEIGHTS = ("nearest", "first")
-"""Whose distance a group of near-copies has: its nearest candidate's, or that of the one indexed first."""
+"""Which member gives a group of near-duplicates its distance: the nearest candidate, or the one indexed first."""
 
 _PACKAGED = Path(__file__).parent / "policies"
 _REFERENCE = re.compile(r"[a-z][a-z0-9-]{0,39}@[1-9][0-9]{0,5}")
-_HASH = re.compile(r"[0-9a-f]{64}")
 _SETTINGS = {
     "policy",
     "description",
@@ -51,12 +51,11 @@ _SETTINGS = {
 }
 _MAX_CONTRIBUTORS = 1_000
 _MAX_DEPTH = 10_000
-_MAX_GROWTH = 10
 
 
 @dataclass(frozen=True, slots=True)
 class Valuation:
-    """One generated image's credits. `credit_micros[i]` and `shares[i]` belong to contributor i as given.
+    """The credits of one generated image; `credit_micros[i]` and `shares[i]` belong to contributor i as given.
 
     sum(credit_micros) + unattributed_micros == issued_micros, always.
     """
@@ -70,15 +69,15 @@ class Valuation:
 
 @dataclass(frozen=True, slots=True)
 class Policy:
-    """How many neighbours are asked for, how many are paid, and how distance becomes weight.
+    """A rule that selects contributors and turns their distances into weights.
 
-    depth: candidates recalled before re-ranking. k: contributors paid at most. temperature: τ in
-    exp(-d / τ); 1 is the paper's, smaller pays the nearest more. growth: by how much τ grows for each unit of distance
-    (`valuation.similarity_weights`); 0 is the paper's. residual: what nobody earns; None is the paper's
-    nothing. quality_floor and quality_cap: millionths between which an image's quality counts; 0 and one million are
-    the paper's, equal ones leave quality out. profile: hash of the one profile whose distances it is for, or None.
-    groups: whether near-copies are one contributor, which weighs what its "nearest" member weighs, or its "first"; None
-    is the paper's, every work for itself. uncertainty: how unsure its fit is; None if nobody knows.
+    depth: candidates recalled before re-ranking. k: contributors paid at most. temperature: τ in exp(-d / τ); 1 is the
+    paper's, a smaller one pays the nearest more. growth: by how much τ grows for each unit of distance
+    (`weights.similarity_weights`); 0 is the paper's. residual: the unattributed share; None is the paper's, which
+    leaves nothing unattributed. quality_floor, quality_cap: millionths to which an image's quality is clamped; 0 and
+    one million are the paper's, equal ones ignore quality. profile: hash of the only profile whose distances it is
+    for, or None. groups: whether near-duplicates are one contributor, with the distance of its "nearest" member or of
+    its "first"; None is the paper's, every work for itself. uncertainty: of the fit; None if it is unknown.
     """
 
     name: str
@@ -100,30 +99,32 @@ class Policy:
         return f"{self.name}@{self.version}"
 
     def parameters(self) -> dict[str, Any]:
-        """Everything that value() depends on, as plain JSON, for the evidence. What is the paper's goes unsaid."""
-        said: dict[str, Any] = {
+        """Return everything that `value` depends on, as plain JSON, for the evidence."""
+        parameters: dict[str, Any] = {
             "policy": self.reference,
             "depth": self.depth,
             "k": self.k,
             "temperature": str(self.temperature),
         }
+        # Settings equal to the paper's are left out: evidence of older versions, which had fewer, keeps its bytes.
         if self.growth:
-            said["temperature_growth"] = str(self.growth)
+            parameters["temperature_growth"] = str(self.growth)
         if self.residual is not None:
-            said["residual"] = self.residual.parameters()
+            parameters["residual"] = self.residual.parameters()
         if (self.quality_floor, self.quality_cap) != (0, MILLION):
-            said["quality"] = {"floor": _millionths_text(self.quality_floor), "cap": _millionths_text(self.quality_cap)}
+            floor, cap = _millionths_text(self.quality_floor), _millionths_text(self.quality_cap)
+            parameters["quality"] = {"floor": floor, "cap": cap}
         if self.profile is not None:
-            said["profile"] = self.profile
+            parameters["profile"] = self.profile
         if self.groups is not None:
-            said["groups"] = self.groups
+            parameters["groups"] = self.groups
         if self.uncertainty is not None:
-            said["uncertainty"] = self.uncertainty.parameters()
-        return said
+            parameters["uncertainty"] = self.uncertainty.parameters()
+        return parameters
 
     @classmethod
     def from_parameters(cls, value: Mapping[str, Any]) -> Policy:
-        """Inverse of `parameters`; also reads what a policy file says. Raises InvalidPolicy."""
+        """Parse the output of `parameters`, or a policy file. Raises InvalidPolicy."""
         reference = value.get("policy")
         if not isinstance(reference, str) or not _REFERENCE.fullmatch(reference):
             raise InvalidPolicy(f"policy = {reference!r} must be NAME@N, such as paper@1")
@@ -142,12 +143,12 @@ class Policy:
             int(version),
             depth,
             k,
-            _temperature(value, reference),
+            read_temperature(value, reference),
             residual,
             floor,
             cap,
             _profile(value.get("profile"), reference),
-            _growth(value, reference),
+            read_growth(value, reference),
             _groups(value.get("groups"), reference),
             read_uncertainty(value["uncertainty"], k, reference) if "uncertainty" in value else None,
         )
@@ -161,64 +162,70 @@ class Policy:
             )
 
     def shares(self, distances: Sequence[int]) -> tuple[tuple[float, ...], float]:
-        """Each contributor's share and nobody's, in [0, 1], for distances in millionths, lower is nearer."""
+        """Return each contributor's share and the unattributed one, in [0, 1].
+
+        distances: millionths, lower is nearer.
+        """
         if not distances:
             return (), 1.0
-        weights, nobody = _weigh(self, tuple(distances))
-        *parts, rest = shares([*weights, nobody])
-        return tuple(parts), rest
+        weights, residual_weight = _weigh(self, tuple(distances))
+        *contributors, unattributed = shares([*weights, residual_weight])
+        return tuple(contributors), unattributed
 
     def provisional_shares(self, distances: Sequence[int]) -> tuple[tuple[float, ...], float]:
-        """As `shares` in floating point, equal to about 10^-12: for answers that a later one replaces."""
+        """Compute `shares` in floating point, equal to about 10^-12: for replies that a later one replaces."""
         if not distances:
             return (), 1.0
         temperature, growth = float(self.temperature), float(self.growth)
-        weights = similarity_weights_roughly(distances, temperature, growth)
-        nobody = 0.0 if self.residual is None else self.residual.roughly(distances, temperature, growth)
-        total = sum(weights) + nobody
-        return tuple([weight / total for weight in weights]), nobody / total
+        weights = approximate_similarity_weights(distances, temperature, growth)
+        residual_weight = 0.0
+        if self.residual is not None:
+            residual_weight = self.residual.approximate_weight(distances, temperature, growth)
+        total = sum(weights) + residual_weight
+        return tuple([weight / total for weight in weights]), residual_weight / total
 
     def value(self, names: Sequence[str], distances: Sequence[int], quality: int) -> Valuation:
-        """Divide the credits that one image issues among its contributors (equations 4 and 5) and nobody.
+        """Divide the credits that one image issues among its contributors (equations 4 and 5).
 
-        names: K distinct contributor names (settle ties); distances: K millionths, lower is nearer;
-        quality: millionths, higher is better. Without contributors all is unattributed.
+        names: K distinct contributor names, which settle ties. distances: K millionths, lower is nearer. quality:
+        millionths, higher is better. Without contributors everything is unattributed.
         """
         issued = issued_micros(min(max(quality, self.quality_floor), self.quality_cap))
         if not names:
             return Valuation(issued, (), (), issued, 1.0)
-        weights, nobody = _weigh(self, tuple(distances))
-        *parts, unattributed = divide(issued, [*weights, nobody], [*names, UNATTRIBUTED])
-        *found, rest = shares([*weights, nobody])
-        return Valuation(issued, tuple(parts), tuple(found), unattributed, rest)
+        weights, residual_weight = _weigh(self, tuple(distances))
+        *amounts, unattributed = divide(issued, [*weights, residual_weight], [*names, UNATTRIBUTED])
+        *fractions, rest = shares([*weights, residual_weight])
+        return Valuation(issued, tuple(amounts), tuple(fractions), unattributed, rest)
 
-    def intervals(self, distances: Sequence[int], hidden: Hidden) -> Intervals | None:
-        """How unsure the shares of contributors at these distances are; None if the policy does not say."""
+    def intervals(self, distances: Sequence[int], uncounted: Uncounted) -> Intervals | None:
+        """Return intervals of the shares at these distances; None if the policy carries no uncertainty."""
         if self.uncertainty is None:
             return None
-        return self.uncertainty.intervals(distances, *self.shares(distances), hidden)
+        return self.uncertainty.intervals(distances, *self.shares(distances), uncounted)
 
 
+# Cached: one image is weighed for its shares, for its intervals and for its credits.
 @lru_cache(maxsize=1_024)
 def _weigh(policy: Policy, distances: tuple[int, ...]) -> tuple[list[int], int]:
-    """Weights of the contributors and of nobody; kept, as an image is weighed once for its shares, once for money."""
+    """Return the contributors' weights and the residual's."""
     if policy.residual is None:
         return similarity_weights(distances, policy.temperature, policy.growth), 0
     return policy.residual.weigh(distances, policy.temperature, policy.growth)
 
 
 def load_policy(reference: str, folder: Path | None = None) -> Policy:
-    """Read policy `NAME@N` from `folder` (the operator's) or, failing that, from those shipped.
+    """Read policy `NAME@N` from `folder` (the operator's), or else from the package.
 
-    Raises InvalidPolicy if there is none, or if it cannot be used.
+    Raises InvalidPolicy if there is none or if it cannot be used.
     """
     if not _REFERENCE.fullmatch(reference):
         raise InvalidPolicy(f"{reference!r} is no policy: use NAME@N, such as paper@1")
-    for place in filter(None, (folder, _PACKAGED)):
-        path = place / f"{reference}.toml"
+    for source in filter(None, (folder, _PACKAGED)):
+        path = source / f"{reference}.toml"
         if path.is_file():
             return _read(path, reference)
-    known = sorted({path.stem for place in filter(None, (folder, _PACKAGED)) for path in place.glob("*@*.toml")})
+    known = sorted({path.stem for source in filter(None, (folder, _PACKAGED)) for path in source.glob("*@*.toml")})
     raise InvalidPolicy(f"there is no policy {reference}; known: {', '.join(known)}")
 
 
@@ -243,7 +250,7 @@ def _quality(value: Any, reference: str) -> tuple[int, int]:
     if not isinstance(value, Mapping) or set(value) - {"floor", "cap"}:
         raise InvalidPolicy(f"policy {reference} has a `quality` that is no table of floor and cap")
     floor, cap = (
-        number(value.get(name, default), f"quality.{name}", reference)
+        read_decimal(value.get(name, default), f"quality.{name}", reference)
         for name, default in (("floor", "0"), ("cap", "1"))
     )
     if not 0 <= floor <= cap <= 1:
@@ -256,9 +263,10 @@ def _millionths_text(value: int) -> str:
 
 
 def _profile(value: Any, reference: str) -> str | None:
-    if value is not None and (not isinstance(value, str) or not _HASH.fullmatch(value)):
+    if value is not None and not is_sha256(value):
         raise InvalidPolicy(f"policy {reference} has profile = {value!r}: give the profile's hash, 64 hex digits")
-    return value
+    profile_hash: str | None = value
+    return profile_hash
 
 
 def _groups(value: Any, reference: str) -> str | None:
@@ -269,23 +277,3 @@ def _groups(value: Any, reference: str) -> str | None:
             f"policy {reference} has groups = {value!r}: give {' or '.join(GROUP_WEIGHTS)}, or leave it"
         )
     return value
-
-
-def _temperature(value: Mapping[str, Any], reference: str) -> Decimal:
-    text = value.get("temperature")
-    try:
-        temperature = Decimal(text) if isinstance(text, str) else Decimal("NaN")
-    except InvalidOperation:
-        temperature = Decimal("NaN")
-    if not temperature.is_finite() or not Decimal("0.0001") <= temperature <= 1000:
-        raise InvalidPolicy(
-            f'policy {reference} has temperature = {text!r}: give a decimal string from "0.0001" to "1000"'
-        )
-    return temperature
-
-
-def _growth(value: Mapping[str, Any], reference: str) -> Decimal:
-    growth = number(value.get("temperature_growth", "0"), "temperature_growth", reference)
-    if not 0 <= growth <= _MAX_GROWTH:
-        raise InvalidPolicy(f"policy {reference} has temperature_growth = {growth}: give 0 to {_MAX_GROWTH}")
-    return growth

@@ -1,4 +1,4 @@
-"""Equations 4-6 of the paper: distances and quality to shares, and shares to integer micro-credits.
+"""Equations 4-6 of the paper: from distances and quality to shares, and from shares to integer micro-credits.
 
 For a generated image x̂_j with contributors P_j (arXiv 2304.10701, section 4):
 
@@ -8,8 +8,6 @@ For a generated image x̂_j with contributors P_j (arXiv 2304.10701, section 4):
 Everything after the distances is integer arithmetic on weights of 10^-30 precision, computed by correctly
 rounded decimal exponentials: the result does not depend on the order of contributors, the machine or the
 C library, so credits can be recomputed from the evidence to the last micro-credit, years later.
-
-Micro-credits as people read them.
 """
 
 from __future__ import annotations
@@ -51,6 +49,7 @@ def quality_millionths(quality: float) -> int:
 
 
 def _millionths(value: float, high: int, name: str) -> int:
+    # Float32 models give distances such as -3e-8 or 1.0000001: rounding noise, not a fault of the model.
     tolerance = 1e-5
     if not math.isfinite(value) or not -tolerance <= value <= high + tolerance:
         raise InvalidValuation(f"a {name} of {value} is outside 0..{high}: check the model that made it")
@@ -60,7 +59,7 @@ def _millionths(value: float, high: int, name: str) -> int:
 def similarity_weights(
     distances: Sequence[int], temperature: Decimal = Decimal(1), growth: Decimal = Decimal(0)
 ) -> list[int]:
-    """Integer weights proportional to exp(-d_i / τ), equation 5's numerators; τ = 1 is the paper.
+    """Return integer weights proportional to exp(-d_i / τ), equation 5's numerators; τ = 1 is the paper.
 
     distances: K values in millionths. growth: by how much τ grows for each unit of distance, g; above 0 the weights
     are proportional to (1 + g d_i / τ)^(-1/g), whose limit at 0 is exp(-d_i / τ): a difference counts for more among
@@ -81,8 +80,10 @@ def similarity_weights(
     return [_weight(distance - nearest, temperature) for distance in distances]
 
 
-def similarity_weights_roughly(distances: Sequence[int], temperature: float = 1.0, growth: float = 0.0) -> list[float]:
-    """As `similarity_weights` in floating point, the nearest weighing 1: fifty times as fast, and not for money."""
+def approximate_similarity_weights(
+    distances: Sequence[int], temperature: float = 1.0, growth: float = 0.0
+) -> list[float]:
+    """Compute `similarity_weights` in floating point, the nearest weighing 1: fifty times as fast, not for money."""
     nearest = min(distances, default=0)
     if growth:
         scale = MILLION * temperature
@@ -96,15 +97,15 @@ def _weight(excess_millionths: int, temperature: Decimal) -> int:
 
 
 def _growing_weight(distance: int, nearest: int, temperature: Decimal, growth: Decimal) -> int:
-    """exp of minus the integral of 1 / (τ + g d), from the nearest distance to this one."""
+    """Return exp of minus the integral of 1 / (τ + g d), from the nearest distance to this one."""
     scale = _CONTEXT.multiply(temperature, Decimal(MILLION))
-    near, far = (_CONTEXT.ln(_CONTEXT.fma(growth, Decimal(one), scale)) for one in (nearest, distance))
+    near, far = (_CONTEXT.ln(_CONTEXT.fma(growth, Decimal(point), scale)) for point in (nearest, distance))
     exponent = _CONTEXT.divide(_CONTEXT.subtract(near, far), growth)
     return int(_CONTEXT.multiply(_CONTEXT.exp(exponent), Decimal(_WEIGHT_SCALE)))
 
 
 def odds_weight(total: int, logit: Decimal) -> int:
-    """The integer weight w with w / (w + total) = 1 / (1 + exp(-logit)); logits beyond ±60 count as ±60.
+    """Return the integer weight w with w / (w + total) = 1 / (1 + exp(-logit)); logits beyond ±60 count as ±60.
 
     total: the sum of the other weights, above 0.
     """
@@ -113,14 +114,17 @@ def odds_weight(total: int, logit: Decimal) -> int:
 
 
 def issued_micros(quality: int) -> int:
-    """Micro-credits that one generated image issues: q_j in millionths, one credit at quality 1 (equation 4)."""
+    """Return the micro-credits that one generated image issues: one credit at quality 1 (equation 4).
+
+    quality: q_j in millionths.
+    """
     if not 0 <= quality <= MILLION:
         raise InvalidValuation(f"a quality of {quality} millionths is outside 0..{MILLION}")
     return quality * MICROS_PER_CREDIT // MILLION
 
 
 def shares(weights: Sequence[int]) -> list[float]:
-    """Weights as fractions of their sum, for people to read; money is made by `divide`."""
+    """Return weights as fractions of their sum, for people to read; `divide` computes amounts."""
     total = sum(weights)
     return [weight / total for weight in weights]
 
@@ -146,6 +150,6 @@ def divide(amount: int, weights: Sequence[int], names: Sequence[str]) -> list[in
 
 
 def credits_text(micros: int) -> str:
-    """Micro-credits as credits with all six decimals: 19876 is "0.019876"."""
+    """Format micro-credits as credits with all six decimals: 19876 is "0.019876"."""
     whole, part = divmod(abs(micros), MICROS_PER_CREDIT)
     return f"{'-' if micros < 0 else ''}{whole}.{part:06d}"

@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 
 from gmvaluator.errors import InvalidPolicy
 from gmvaluator.valuation.policy import Policy
-from gmvaluator.valuation.uncertainty import Hidden, Intervals
+from gmvaluator.valuation.uncertainty import Intervals, Uncounted
 from gmvaluator.valuation.weights import MILLION
 
 
@@ -17,7 +17,7 @@ def replicate(temperature: float, bias: float) -> dict[str, Any]:
     return {"temperature": f"{temperature:.4f}", "residual": {"bias": f"{bias:.3f}", "ranks": {"1": "12"}}}
 
 
-NOTHING = Hidden()
+NOTHING = Uncounted()
 SPREAD = [replicate(0.03 + 0.001 * place, -4 + 0.05 * place) for place in range(20)]
 
 
@@ -28,7 +28,7 @@ def policy(replicates: list[dict[str, Any]] | None = None, **more: Any) -> Polic
     return Policy.from_parameters({**said, "uncertainty": uncertainty})
 
 
-def intervals(distances: list[int], hidden: Hidden = NOTHING, *, by: Policy | None = None) -> Intervals:
+def intervals(distances: list[int], hidden: Uncounted = NOTHING, *, by: Policy | None = None) -> Intervals:
     found = (by or policy()).intervals(distances, hidden)
     assert found is not None
     return found
@@ -38,7 +38,7 @@ def intervals(distances: list[int], hidden: Hidden = NOTHING, *, by: Policy | No
 def test_an_interval_holds_its_share(distances: list[int]) -> None:
     shares, nobody = policy().shares(distances)
     found = intervals(distances)
-    for share, (low, high) in zip((*shares, nobody), (*found.contributors, found.nobody), strict=True):
+    for share, (low, high) in zip((*shares, nobody), (*found.contributors, found.unattributed), strict=True):
         assert 0 <= low <= share * MILLION + 1e-6
         assert share * MILLION - 1e-6 <= high <= MILLION
 
@@ -52,7 +52,7 @@ def test_fits_that_agree_leave_no_doubt() -> None:
 def test_what_was_not_counted_widens_an_interval_below_only() -> None:
     near = [100_000, 150_000, 200_000]
     plain = intervals(near)
-    for hidden in (Hidden(cut=[210_000]), Hidden(unlisted=150), Hidden(recall=0.9)):
+    for hidden in (Uncounted(cut=[210_000]), Uncounted(unlisted=150), Uncounted(recall=0.9)):
         wider = intervals(near, hidden)
         assert wider.contributors[0][0] < plain.contributors[0][0]
         assert [high for _, high in wider.contributors] == [high for _, high in plain.contributors]
@@ -60,7 +60,7 @@ def test_what_was_not_counted_widens_an_interval_below_only() -> None:
 
 def test_what_lies_far_after_the_cut_hides_little() -> None:
     near = [100_000, 150_000]
-    far = intervals(near, Hidden(cut=[1_500_000], unlisted=100))
+    far = intervals(near, Uncounted(cut=[1_500_000], unlisted=100))
     assert far.contributors[0][0] == pytest.approx(intervals(near).contributors[0][0], abs=2)
 
 
@@ -73,7 +73,7 @@ def test_replicates_weigh_as_the_policy_does(growth: str) -> None:
 
 
 def test_a_missed_neighbour_may_take_from_nobody() -> None:
-    assert intervals([600_000], Hidden(recall=0.5)).nobody[0] < 0.6 * intervals([600_000]).nobody[0]
+    assert intervals([600_000], Uncounted(recall=0.5)).unattributed[0] < 0.6 * intervals([600_000]).unattributed[0]
 
 
 def test_evidence_names_the_replicates_and_keeps_the_limit() -> None:
@@ -81,10 +81,10 @@ def test_evidence_names_the_replicates_and_keeps_the_limit() -> None:
     kept = Policy.from_parameters(full.parameters())
     assert kept == full
     assert kept.parameters() == full.parameters()
-    assert kept.intervals([100_000], Hidden()) is None
+    assert kept.intervals([100_000], Uncounted()) is None
     assert kept.uncertainty is not None
-    assert kept.uncertainty.too_unsure((0, 250_001))
-    assert not kept.uncertainty.too_unsure((0, 250_000))
+    assert kept.uncertainty.holds_back((0, 250_001))
+    assert not kept.uncertainty.holds_back((0, 250_000))
 
 
 def test_another_fit_has_another_hash() -> None:
@@ -96,12 +96,12 @@ def test_another_fit_has_another_hash() -> None:
 
 def test_a_policy_without_refits_says_nothing() -> None:
     said = {"policy": "mine@1", "depth": 20, "k": 10, "temperature": "0.04"}
-    assert Policy.from_parameters(said).intervals([100_000], Hidden()) is None
+    assert Policy.from_parameters(said).intervals([100_000], Uncounted()) is None
     assert intervals([600_000, 700_000], by=Policy.from_parameters({
         **said,
         "residual": {"distance": "0.5"},
         "uncertainty": {"replicates": [{"temperature": "0.05", "residual": {"distance": "0.4"}}] * 2},
-    })).nobody[1] > 900_000  # fmt: skip
+    })).unattributed[1] > 900_000  # fmt: skip
 
 
 @pytest.mark.parametrize(
