@@ -1,6 +1,7 @@
-"""The attributor's process: NOT_SERVING until warm, SERVING, and a drain in two stages on SIGTERM.
+"""The attributor's gRPC server: start, health, metrics and shutdown.
 
-A port for probes: grpc.health.v1 and nothing else, without TLS, which kubelets' gRPC probes do not speak.
+Health is NOT_SERVING until the models are loaded, and again from the first SIGTERM on, which drains the calls in
+flight. A second SIGTERM ends the drain.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ from attributor.ops.metrics import (
     serve_metrics,
 )
 from attributor.rpc.admission import Admission
-from attributor.rpc.call_limits import CallGate, Counters
+from attributor.rpc.call_limits import Backends, CallGate
 from attributor.rpc.interceptors import Authentication, MessageInterceptor
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
 from attributor.rpc.tls import TlsFiles, certificate_expiry
@@ -43,76 +44,60 @@ from gmvaluator.v1.attribution_pb2_grpc import add_AttributionServiceServicer_to
 from gmvaluator.v1.royalty_pb2_grpc import add_RoyaltyServiceServicer_to_server
 
 LIVENESS = "gmvaluator.liveness"
-"""Service that is SERVING for as long as the event loop answers, while models load and while calls drain too."""
-
-_PROBES_AT_ONCE = 16
-
-
-@asynccontextmanager
-async def probes_answered(address: str, checker: health.aio.HealthServicer) -> AsyncGenerator[int, None]:
-    """Answer at `address` what `checker` knows, until this is left; the port. Nothing is opened for an empty address.
-
-    Raises PreconditionFailed if the address cannot be listened on.
-    """
-    await checker.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
-    if not address:
-        yield 0
-        return
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=_PROBES_AT_ONCE)
-    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
-    try:
-        port = server.add_insecure_port(address)
-    except RuntimeError as error:
-        raise PreconditionFailed(f"health cannot be answered on {address}: is another program there?") from error
-    await server.start()
-    try:
-        yield port
-    finally:
-        await server.stop(0)
-
+"""Health service that is SERVING while the event loop runs, also while models load and while calls drain."""
 
 SERVICES = (
     "",
     attribution_pb2.DESCRIPTOR.services_by_name["AttributionService"].full_name,
     royalty_pb2.DESCRIPTOR.services_by_name["RoyaltyService"].full_name,
 )
+"""Names that health is reported for; the empty name is the server's overall health."""
+
 LAST_STAGE_S = 2.0
+"""Time that calls get after the drain to end with a status, before they are cut off."""
+
 KEEPALIVE_MS = 300_000
 SPARE_CALLS = 512
-"""Calls beside those in flight: health (a client of several attributors watches it all the time), readers, watchers,
-and refusals under way."""
+"""Concurrent calls allowed in addition to `max_in_flight`: health (a client of several attributors watches it all the
+time), readers, watchers, and calls that are being refused."""
+
+_CONCURRENT_PROBES = 16
 
 _log = structlog.get_logger("attributor")
 
 
 async def serve(settings: AttributorSettings, announce: Callable[[str, str], None]) -> None:
-    """Run until SIGTERM or SIGINT; `announce` gets the address, and that of the metrics, once health says SERVING.
+    """Run until SIGTERM or SIGINT.
 
-    Raises what wiring raised (ProfileMismatch, AlreadyHeld, MissingData), and LedgerFailed if the ledger's writer
+    announce: called with the address, and that of the metrics or "", once health is SERVING.
+    Raises what wiring raises (ProfileMismatch, AlreadyHeld, MissingData), and LedgerFailed if the ledger's writer
     stopped: then the process has to end, and recovers at its next start.
     """
     use_few_arenas()
-    stop, hurry = _stop_on_signals()
+    shutdown, forced = _shutdown_signals()
     failures: list[GmvaluatorError] = []
     loop = asyncio.get_running_loop()
 
     def on_failure(error: GmvaluatorError) -> None:
         failures.append(error)
-        loop.call_soon_threadsafe(stop.set)
+        loop.call_soon_threadsafe(shutdown.set)
 
-    service = CallGate(Admission(settings.max_in_flight, settings.max_pixels_in_flight))
+    gate = CallGate(Admission(settings.max_in_flight, settings.max_pixels_in_flight))
     authenticator = load_authenticator(settings)
     credentials = tls_credentials(settings)
     metrics = f"{settings.metrics.rpartition(':')[0]}:{serve_metrics(settings.metrics)}" if settings.metrics else ""
-    server, checker, address = await listen(settings, service, stop, authenticator, credentials)
-    async with probes_answered(settings.health, checker):
+    server, health_servicer, address = await listen(settings, gate, shutdown, authenticator, credentials)
+    async with serve_probes(settings.health, health_servicer):
+        # In a thread, so that health and liveness are answered while the models load.
         wiring = asyncio.create_task(asyncio.to_thread(wire, settings, on_failure))
         try:
-            parts = await _unless_stopped(wiring, stop)
+            parts = await _unless_shut_down(wiring, shutdown)
             if parts is not None:
-                await _serve_until(stop, hurry, settings, service, parts, checker, lambda: announce(address, metrics))
+                await _serve_until(
+                    shutdown, forced, settings, gate, parts, health_servicer, lambda: announce(address, metrics)
+                )
         finally:
-            await server.stop(0 if hurry.is_set() else LAST_STAGE_S)
+            await server.stop(0 if forced.is_set() else LAST_STAGE_S)
             if not wiring.cancelled() and wiring.done() and wiring.exception() is None:
                 await wiring.result().close()
     if failures:
@@ -120,37 +105,37 @@ async def serve(settings: AttributorSettings, announce: Callable[[str, str], Non
 
 
 async def _serve_until(
-    stop: asyncio.Event,
-    hurry: asyncio.Event,
+    shutdown: asyncio.Event,
+    forced: asyncio.Event,
     settings: AttributorSettings,
-    service: CallGate,
+    gate: CallGate,
     parts: Parts,
-    checker: health.aio.HealthServicer,
+    health_servicer: health.aio.HealthServicer,
     announce: Callable[[], None],
 ) -> None:
     await parts.check_collections()
-    REGISTRY.register(RuntimeCollector(lambda: _runtime_state(service, parts)))
+    REGISTRY.register(RuntimeCollector(lambda: _runtime_state(gate, parts)))
     REGISTRY.register(file_metrics(settings))
-    service.open(Counters(parts.pipeline, parts.ledger, parts.catalogue, parts.disputes))
-    # What was made until now stays: let the garbage collector look at a request's own objects only.
+    gate.open(Backends(parts.pipeline, parts.ledger, parts.catalogue, parts.disputes))
+    # All that exists now stays: the garbage collector then looks at the objects of requests only.
     gc.collect()
     gc.freeze()
-    await set_health(checker, health_pb2.HealthCheckResponse.SERVING)
+    await set_health(health_servicer, health_pb2.HealthCheckResponse.SERVING)
     announce()
     async with (
         background_task(measure_loop_lag()),
         background_task(give_back_growth()),
         background_task(poll_collections(parts.check_collections)),
     ):
-        await stop.wait()
-        drained = await drain(service, checker, settings.drain_s, hurry)
-    _log.info("stopping", drained=drained, in_flight=service.in_flight)
+        await shutdown.wait()
+        drained = await drain(gate, health_servicer, settings.drain_s, forced)
+    _log.info("stopping", drained=drained, in_flight=gate.in_flight)
 
 
-def _runtime_state(service: CallGate, parts: Parts) -> RuntimeState:
+def _runtime_state(gate: CallGate, parts: Parts) -> RuntimeState:
     worker, decoder = parts.pipeline.worker, parts.decoder
     return RuntimeState(
-        in_flight=service.in_flight,
+        in_flight=gate.in_flight,
         queue_images=worker.waiting,
         model_dropped_images=worker.counts.dropped,
         model_failed_images=worker.counts.failed,
@@ -170,30 +155,34 @@ def file_metrics(settings: AttributorSettings) -> FileMetricsCollector:
 
 async def listen(
     settings: AttributorSettings,
-    service: CallGate,
-    stop: asyncio.Event,
+    gate: CallGate,
+    shutdown: asyncio.Event,
     authenticator: Authenticator,
     credentials: grpc.ServerCredentials | None,
 ) -> tuple[grpc.aio.Server, health.aio.HealthServicer, str]:
-    """The running server, its health, which says NOT_SERVING, and its address. Raises PreconditionFailed."""
+    """Start the server; return it, its health, which is NOT_SERVING, and its address.
+
+    Raises PreconditionFailed if the address cannot be listened on.
+    """
     server = grpc.aio.server(
         interceptors=[Authentication(authenticator), MessageInterceptor()],
         options=[
             ("grpc.max_receive_message_length", settings.max_message_bytes),
+            # Otherwise a second attributor could bind the same port, and the kernel would divide connections.
             ("grpc.so_reuseport", 0),
             ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-            # No connection alone can have all the calls that there may be.
+            # One connection must not be able to use all the calls that the server allows.
             ("grpc.max_concurrent_streams", settings.max_in_flight + SPARE_CALLS // 2),
         ],
         maximum_concurrent_rpcs=settings.max_in_flight + SPARE_CALLS,
     )
-    checker = health.aio.HealthServicer()
-    health_pb2_grpc.add_HealthServicer_to_server(checker, server)
-    add_AttributionServiceServicer_to_server(AttributionServicer(service, stop), server)
-    add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stop), server)
+    health_servicer = health.aio.HealthServicer()
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    add_AttributionServiceServicer_to_server(AttributionServicer(gate, shutdown), server)
+    add_RoyaltyServiceServicer_to_server(RoyaltyServicer(gate, shutdown), server)
     if settings.reflection or (settings.reflection is None and authenticator.anonymous_allowed and credentials is None):
         reflection.enable_server_reflection((*SERVICES[1:], reflection.SERVICE_NAME, health.SERVICE_NAME), server)
-    await set_health(checker, health_pb2.HealthCheckResponse.NOT_SERVING)
+    await set_health(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
     try:
         port = (
             server.add_insecure_port(settings.address)
@@ -205,11 +194,14 @@ async def listen(
             f"cannot listen on {settings.address}: is another attributor running there?"
         ) from error
     await server.start()
-    return server, checker, f"{settings.address.rpartition(':')[0]}:{port}"
+    return server, health_servicer, f"{settings.address.rpartition(':')[0]}:{port}"
 
 
 def load_authenticator(settings: AttributorSettings) -> Authenticator:
-    """Who is let in. Raises PreconditionFailed if the address can be reached from outside without a token."""
+    """Load the tokens.
+
+    Raises PreconditionFailed if other machines can reach the address without a token, or with one in the clear.
+    """
     authenticator = Authenticator(
         settings.tokens_file,
         required=settings.tokens is not None,
@@ -231,7 +223,7 @@ def load_authenticator(settings: AttributorSettings) -> Authenticator:
 
 
 def tls_credentials(settings: AttributorSettings) -> grpc.ServerCredentials | None:
-    """What the port is opened with; None without TLS. Raises PreconditionFailed or InvalidInput."""
+    """Return the credentials of the port; None without TLS. Raises PreconditionFailed or InvalidInput."""
     if settings.tls_cert is None or settings.tls_key is None:
         if settings.tls_cert or settings.tls_key or settings.client_ca:
             raise InvalidInput("--tls-cert and --tls-key go together, and --client-ca with both")
@@ -240,30 +232,55 @@ def tls_credentials(settings: AttributorSettings) -> grpc.ServerCredentials | No
     return files.credentials(lambda problem: _log.error("tls", problem=problem))
 
 
-async def set_health(checker: health.aio.HealthServicer, status: int) -> None:
+@asynccontextmanager
+async def serve_probes(address: str, health_servicer: health.aio.HealthServicer) -> AsyncGenerator[int, None]:
+    """Serve grpc.health.v1 alone at `address` within the block, and yield the port; an empty address opens none.
+
+    The port is without TLS, which the gRPC probes of Kubernetes do not support. Raises PreconditionFailed if the
+    address cannot be listened on.
+    """
+    await health_servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+    if not address:
+        yield 0
+        return
+    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=_CONCURRENT_PROBES)
+    health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
+    try:
+        port = server.add_insecure_port(address)
+    except RuntimeError as error:
+        raise PreconditionFailed(f"health cannot be answered on {address}: is another program there?") from error
+    await server.start()
+    try:
+        yield port
+    finally:
+        await server.stop(0)
+
+
+async def set_health(health_servicer: health.aio.HealthServicer, status: int) -> None:
+    """Set the status of all `SERVICES`."""
     for name in SERVICES:
-        await checker.set(name, status)
+        await health_servicer.set(name, status)
 
 
-def _stop_on_signals() -> tuple[asyncio.Event, asyncio.Event]:
-    """Set by the first and by the second SIGTERM or SIGINT."""
-    stop, hurry = asyncio.Event(), asyncio.Event()
+def _shutdown_signals() -> tuple[asyncio.Event, asyncio.Event]:
+    """Return two events: the first SIGTERM or SIGINT sets the first one, and any later signal the second one."""
+    shutdown, forced = asyncio.Event(), asyncio.Event()
 
     def on_signal() -> None:
-        (hurry if stop.is_set() else stop).set()
+        (forced if shutdown.is_set() else shutdown).set()
 
     loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, on_signal)
-    return stop, hurry
+    return shutdown, forced
 
 
-async def _unless_stopped(wiring: asyncio.Task[Parts], stop: asyncio.Event) -> Parts | None:
-    """The parts, or None if a signal came first (loading cannot be interrupted; it is waited for)."""
-    stopped = asyncio.create_task(stop.wait())
+async def _unless_shut_down(wiring: asyncio.Task[Parts], shutdown: asyncio.Event) -> Parts | None:
+    """Return the parts, or None if a signal came first; loading cannot be interrupted, so it is awaited anyway."""
+    stopped = asyncio.create_task(shutdown.wait())
     await asyncio.wait({wiring, stopped}, return_when=asyncio.FIRST_COMPLETED)
     stopped.cancel()
-    if stop.is_set():
+    if shutdown.is_set():
         with contextlib.suppress(GmvaluatorError):
             await wiring
         return None
@@ -271,16 +288,19 @@ async def _unless_stopped(wiring: asyncio.Task[Parts], stop: asyncio.Event) -> P
 
 
 async def drain(
-    service: CallGate, checker: health.aio.HealthServicer, drain_s: float, hurry: asyncio.Event | None = None
+    gate: CallGate,
+    health_servicer: health.aio.HealthServicer,
+    drain_s: float,
+    forced: asyncio.Event | None = None,
 ) -> bool:
-    """Say NOT_SERVING, refuse new calls, and wait for those in flight.
+    """Set health to NOT_SERVING, refuse new calls, and wait for those in flight.
 
-    False if some are left after `drain_s`, or when `hurry` is set.
+    Return False if some are left after `drain_s`, or when `forced` is set.
     """
-    await set_health(checker, health_pb2.HealthCheckResponse.NOT_SERVING)
-    service.close()
-    waits = [asyncio.ensure_future(event.wait()) for event in (service.idle, hurry) if event is not None]
+    await set_health(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
+    gate.close()
+    waits = [asyncio.ensure_future(event.wait()) for event in (gate.idle, forced) if event is not None]
     await asyncio.wait(waits, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)
     for wait in waits:
         wait.cancel()
-    return service.idle.is_set()
+    return gate.idle.is_set()

@@ -1,4 +1,4 @@
-"""The one place that names concrete classes and puts them together."""
+"""Wiring: the one module that names the attributor's concrete classes, and connects them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import structlog
 
 from attributor.core.attribution import Attribution
 from attributor.core.collections import OpenCollections
-from attributor.core.disputes import DisputeDesk
+from attributor.core.disputes import DisputeService
 from attributor.core.pipeline import Pipeline
 from attributor.core.pixel_reranking import PixelReranking
 from attributor.ops.metrics import (
@@ -44,35 +44,38 @@ from gmvaluator.ports import CandidateSearch
 from gmvaluator.storage.data_folder import generated_folder, index_location, thumbnails_folder
 
 BLOCKING_THREADS = 4
-SCORED_TOGETHER = 4
-"""Images whose crops may share a pass of a quality model that works in slices; the first that came is done first."""
+"""Threads for blocking work: reading ledger and catalogue, storing thumbnails."""
+
+QUALITY_BATCH = 4
+"""Images in a batch of a separate quality model; their crops may share a forward pass, the first image ends first."""
 
 QUALITY_NICENESS = 10
-"""Of the process that computes quality: what has a processor to itself is not slowed by it."""
+"""Niceness of the process that computes quality; it costs nothing where the process has a processor of its own."""
 
 _log = structlog.get_logger("attributor")
 
 
 @dataclass(frozen=True, slots=True)
 class Parts:
-    """A wired attributor. `close` ends everything that was opened, the ledger's writer last but one."""
+    """The parts of a running attributor."""
 
     pipeline: Pipeline
     decoder: DecoderPool
     collections: OpenCollections
     catalogue: Catalogue
     ledger: Ledger
-    disputes: DisputeDesk
+    disputes: DisputeService
     stack: ExitStack
 
     async def close(self) -> None:
+        """Close all that was opened, in reverse order; the ledger's writer goes after everything that posts."""
         try:
             await self.collections.close()
         finally:
             self.stack.close()
 
     async def check_collections(self) -> None:
-        """Open the collection of every generator, so that a wrong index shows at the start and not at a call.
+        """Open the collection of every generator, so that a wrong index ends the start and not a call.
 
         Raises MissingIndex, ProfileMismatch or IndexUnavailable.
         """
@@ -82,8 +85,9 @@ class Parts:
 
 
 def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], None]) -> Parts:
-    """Open the files, load the models and warm up; blocks for seconds. `on_failure`: the process has to end.
+    """Open the files, load the models and warm them up; blocks for seconds.
 
+    on_failure: called from a thread if the process has to end.
     Raises MissingData, AlreadyHeld, UnknownProfile, MissingWeights and what opening the ledger raises.
     """
     with ExitStack() as stack:
@@ -103,23 +107,23 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         stack.callback(worker.close)
         executor = stack.enter_context(ThreadPoolExecutor(BLOCKING_THREADS, thread_name_prefix="blocking"))
 
-        def opened(name: str) -> CandidateSearch:
+        def open_collection(name: str) -> CandidateSearch:
             search = _open_search(settings, name)
             if not models.identity.perceptual_model.startswith(COMPARES_PIXELS):
                 return search
             thumbnails = thumbnails_folder(settings.data)
             return PixelReranking(search, thumbnails, models.prepare, worker.embed, executor)
 
-        collections = OpenCollections(opened, models.identity)
+        collections = OpenCollections(open_collection, models.identity)
         decoder = DecoderPool(models.prepare, settings.decoders)
         stack.callback(decoder.close)
         decoder.start()
         rights = CachedRights(catalogue)
         scorer = _scorer(settings, on_failure, stack) if worker.quality_apart else None
         parts = (worker, decoder, collections, rights, ledger, writer, executor, settings.policies, scorer)
-        pipeline = Pipeline(*parts, keeper=_keeper(settings, stack), on_final=observe_final)
-        desk = DisputeDesk(ledger, catalogue, writer)
-        return Parts(pipeline, decoder, collections, catalogue, ledger, desk, stack.pop_all())
+        pipeline = Pipeline(*parts, keeper=_thumbnail_store(settings, stack), on_final=observe_final)
+        disputes = DisputeService(ledger, catalogue, writer)
+        return Parts(pipeline, decoder, collections, catalogue, ledger, disputes, stack.pop_all())
 
 
 def observe_final(final: Attribution) -> None:
@@ -144,10 +148,10 @@ def observe_final(final: Attribution) -> None:
 def _scorer(
     settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], None], stack: ExitStack
 ) -> ModelWorker:
-    """A second process for a quality model that takes long: its batch would keep embeddings waiting for as long."""
+    """Start a second process for a separate quality model: in one process, its slow batches would block embeddings."""
     scorer = ModelWorker(
         lambda: ModelProcess(settings.profile, settings.device, settings.model_threads or None, QUALITY_NICENESS),
-        max_batch=SCORED_TOGETHER,
+        max_batch=QUALITY_BATCH,
         on_failure=on_failure,
     )
     scorer.start()
@@ -155,21 +159,21 @@ def _scorer(
     return scorer
 
 
-def _keeper(settings: AttributorSettings, stack: ExitStack) -> ThumbnailStore | None:
-    """Raises PreconditionFailed if thumbnails are to be kept and cannot be."""
+def _thumbnail_store(settings: AttributorSettings, stack: ExitStack) -> ThumbnailStore | None:
+    """Start the store of thumbnails, if one is configured. Raises PreconditionFailed if its folder is not writable."""
     if settings.keep_images == NONE:
         return None
     folder = generated_folder(settings.data)
-    keeper = ThumbnailStore(
+    store = ThumbnailStore(
         folder, settings.keep_images_mib * 1024 * 1024, settings.keep_images_days * DAY_S, on_problem=observe_unkept
     )
     try:
-        keeper.start()
+        store.start()
     except OSError as error:
         why = f"thumbnails cannot be kept in {folder} ({error.strerror}): make it writable, or use --keep-images none"
         raise PreconditionFailed(why) from error
-    stack.callback(keeper.close)
-    return keeper
+    stack.callback(store.close)
+    return store
 
 
 def _open_search(settings: AttributorSettings, collection: str) -> CandidateSearch:

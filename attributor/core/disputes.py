@@ -1,4 +1,7 @@
-"""Opening disputes over the wire: checked here, posted by the ledger's one writer, held as far as one call goes."""
+"""Opening of disputes: checks the request, posts the opening, and holds the disputed credits.
+
+All postings go through the ledger's one writer. One call holds `MAX_HOLDS` generations at most.
+"""
 
 from __future__ import annotations
 
@@ -10,15 +13,15 @@ from typing import Protocol
 from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id
 from gmvaluator.ledger.decision import NewDecision
-from gmvaluator.ledger.decisions.dispute_holds import holds
-from gmvaluator.ledger.decisions.disputes import Dispute, Scope, dispute, opening
+from gmvaluator.ledger.decisions.dispute_holds import due_holds
+from gmvaluator.ledger.decisions.disputes import Dispute, Scope, opening_decision, read_dispute
 from gmvaluator.ledger.reader import LedgerReader
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ports import RightsReader
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 
 MAX_HOLDS = 500
-"""Generations held by one call at most."""
+"""Generations whose credits one call holds at most."""
 
 
 class DecisionWriter(Protocol):
@@ -27,54 +30,60 @@ class DecisionWriter(Protocol):
     async def post(self, posting: NewDecision) -> Posted | Replayed: ...
 
 
-class DisputeDesk:
+class DisputeService:
     """Opens disputes. Reading blocks and runs in threads; writing goes through the ledger's writer.
 
-    Of two calls at once the second sees what the first one held. That does not cover other attributors on the same
-    ledger (PostgreSQL): a hold that another was quicker with is worked out anew, once; and two that take from one
-    account at the same moment, for different generations, may take more than it has.
+    Calls hold credits one after another, so that each sees the holds of the one before. This does not cover other
+    attributors on the same ledger (PostgreSQL): a hold that another attributor posted first is computed again, once;
+    and two holds that debit one account at the same moment, for different generations, may overdraw it.
     """
 
-    def __init__(self, ledger: LedgerReader, rights: RightsReader, writer: DecisionWriter) -> None:
+    def __init__(
+        self, ledger: LedgerReader, rights: RightsReader, writer: DecisionWriter, max_holds: int = MAX_HOLDS
+    ) -> None:
+        """max_holds: generations whose credits one call holds at most."""
         self._ledger = ledger
         self._rights = rights
         self._writer = writer
+        self._max_holds = max_holds
         self._holding = asyncio.Lock()
 
     async def open(self, request: royalty_v1.OpenDisputeRequest) -> royalty_v1.OpenDisputeResponse:
-        """Open, or find, the dispute and hold what it is about.
+        """Open the dispute, unless it is open already, and hold the disputed credits.
 
         Raises InvalidInput, naming the field; NotFound; GenerationConflict if the id is another dispute's.
         """
         now = datetime.now(UTC)
         scope = await asyncio.to_thread(self._scope, request)
-        opened = await self._writer.post(opening(request.dispute_id, scope, request.reason, now))
-        # A caller that goes away now must not let the next one in while holds are under way.
+        opened = await self._writer.post(opening_decision(request.dispute_id, scope, request.reason, now))
+        # A caller that cancels now must not release the lock while its holds are being posted.
         more_to_hold = await asyncio.shield(self._hold(request.dispute_id, now))
-        found = await asyncio.to_thread(self._read, request.dispute_id)
+        current = await asyncio.to_thread(self._read, request.dispute_id)
         return royalty_v1.OpenDisputeResponse(
-            dispute_id=found.dispute_id,
-            status=_status(found),
-            held_micros=found.held_micros,
+            dispute_id=current.dispute_id,
+            status=_status(current),
+            held_micros=current.held_micros,
             sequence=opened.posting.sequence,
             more_to_hold=more_to_hold,
         )
 
     async def _hold(self, dispute_id: str, now: datetime) -> bool:
-        """Hold what is due; True if there is more of it than one call holds."""
+        """Post the holds that are due; return True if more are due than one call posts."""
         async with self._holding:
             try:
                 return await self._hold_once(dispute_id, now)
             except GenerationConflict:
+                # Another attributor posted one of these holds first: with it in the ledger the rest is computed again.
                 return await self._hold_once(dispute_id, now)
 
     async def _hold_once(self, dispute_id: str, now: datetime) -> bool:
         due = await asyncio.to_thread(self._due, dispute_id, now)
-        posts = (self._writer.post(one) for one in due[:MAX_HOLDS])
-        for done in await asyncio.gather(*posts, return_exceptions=True):
-            if isinstance(done, BaseException):
-                raise done
-        return len(due) > MAX_HOLDS
+        posts = (self._writer.post(hold) for hold in due[: self._max_holds])
+        # Every post ends before an error is raised: none goes on after the lock is released.
+        for outcome in await asyncio.gather(*posts, return_exceptions=True):
+            if isinstance(outcome, BaseException):
+                raise outcome
+        return len(due) > self._max_holds
 
     def _scope(self, request: royalty_v1.OpenDisputeRequest) -> Scope:
         work = _uuid(request.training_image_id, "training_image_id")
@@ -95,17 +104,17 @@ class DisputeDesk:
 
     def _due(self, dispute_id: str, now: datetime) -> list[NewDecision]:
         with self._ledger.snapshot() as connection:
-            return holds(connection, dispute(connection, dispute_id), now, limit=MAX_HOLDS + 1)
+            return due_holds(connection, read_dispute(connection, dispute_id), now, limit=self._max_holds + 1)
 
     def _read(self, dispute_id: str) -> Dispute:
         with self._ledger.snapshot() as connection:
-            return dispute(connection, dispute_id)
+            return read_dispute(connection, dispute_id)
 
 
-def _status(found: Dispute) -> royalty_v1.DisputeStatus.ValueType:
-    if found.open:
+def _status(record: Dispute) -> royalty_v1.DisputeStatus.ValueType:
+    if record.open:
         return royalty_v1.DISPUTE_STATUS_OPEN
-    return royalty_v1.DISPUTE_STATUS_UPHELD if found.award else royalty_v1.DISPUTE_STATUS_REJECTED
+    return royalty_v1.DISPUTE_STATUS_UPHELD if record.award else royalty_v1.DISPUTE_STATUS_REJECTED
 
 
 def _uuid(text: str, field: str) -> uuid.UUID | None:

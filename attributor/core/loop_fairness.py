@@ -1,4 +1,4 @@
-"""Work that keeps the event loop busy, one image at a time: between two of them the loop answers everyone else."""
+"""Fair use of the event loop: work on images yields to other callers between two images."""
 
 from __future__ import annotations
 
@@ -6,41 +6,42 @@ import asyncio
 from collections import deque
 
 ROUNDS = 4
-"""Rounds of the event loop from turn to turn: a refusal takes several, and gRPC takes in one call at a time."""
+"""Rounds of the event loop between two turns: a refusal takes several, and gRPC accepts one call in each."""
 
 
 class LoopScheduler:
-    """Grants a turn every few rounds of an event loop, in the order they were asked for.
+    """Resumes waiting coroutines one at a time, in order, one every `ROUNDS` rounds of the event loop.
 
-    A batch ends for all its images at once. Each then needs some milliseconds of the loop, and so many in one round
-    would keep a refusal, or the answer of the health service, waiting for all of them.
+    A batch ends for all its images at once, and each then needs some milliseconds of the loop. If all of them were
+    resumed in one round, a refusal or a health probe would wait for all of them.
     """
 
     def __init__(self) -> None:
-        self._taken = False
+        self._busy = False
         self._waiting: deque[asyncio.Future[None]] = deque()
 
-    async def take(self) -> None:
-        """Return once it is this coroutine's turn; what it does until it waits again is the turn."""
-        if not self._taken:
-            self._taken = True
-            self._pass_on_after(ROUNDS)
+    async def yield_turn(self) -> None:
+        """Wait for the caller's turn, which lasts until it next awaits."""
+        if not self._busy:
+            self._busy = True
+            self._resume_next_after(ROUNDS)
             return
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.append(turn)
         await turn
 
-    def _pass_on_after(self, rounds: int) -> None:
+    def _resume_next_after(self, rounds: int) -> None:
         if rounds == 0:
-            self._pass_on()
+            self._resume_next()
         else:
-            asyncio.get_running_loop().call_soon(self._pass_on_after, rounds - 1)
+            asyncio.get_running_loop().call_soon(self._resume_next_after, rounds - 1)
 
-    def _pass_on(self) -> None:
+    def _resume_next(self) -> None:
         while self._waiting:
             turn = self._waiting.popleft()
+            # Done means cancelled: its caller has disconnected, and the next one takes the turn.
             if not turn.done():
                 turn.set_result(None)
-                self._pass_on_after(ROUNDS)
+                self._resume_next_after(ROUNDS)
                 return
-        self._taken = False
+        self._busy = False

@@ -106,7 +106,7 @@ class Collections(Protocol):
 class Rights(RightsReader, Protocol):
     """Reading side of the catalogue, with a cache."""
 
-    def remembered(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard] | None:
+    def cached_works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard] | None:
         """Return what `works` would return, without blocking; None if the cache lacks any of it."""
 
 
@@ -343,7 +343,7 @@ class Pipeline:
         return _Reranked(paid, scored, len(candidates) - len(scored), recall)
 
     async def _works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
-        cached = self.rights.remembered(ids, at)
+        cached = self.rights.cached_works(ids, at)
         return await self._run(self.rights.works, ids, at) if cached is None else cached
 
     async def _quality(self, image: _EmbeddedImage) -> int:

@@ -1,4 +1,4 @@
-"""What the servicers stand on: whether calls are taken, how many at once, and what answers them."""
+"""The gate that every call passes: whether calls are accepted, how many at once, and the backends that serve them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import Protocol
 
-from attributor.core.disputes import DisputeDesk
+from attributor.core.disputes import DisputeService
 from attributor.core.pipeline import Pipeline
 from attributor.rpc.admission import Admission
 from gmvaluator.errors import Overloaded, Unavailable
@@ -18,124 +18,160 @@ from gmvaluator.ledger.results import BalancePage
 from gmvaluator.ports import OwnerNames
 
 DEFAULT_PAGE = 100
-WATCH_PAGE = 200
-MAX_WATCHERS = 64
-MAX_STREAMS = 128
-"""Streams of images at once, half of them one client's at most: each may hold an image in memory that waits."""
+"""Accounts in a page of balances, if the caller sets no size."""
 
-MAX_QUESTIONS = 64
-"""Calls without an image at once."""
+WATCH_PAGE = 200
+"""Postings read at once for a watcher."""
+
+MAX_WATCHERS = 64
+"""Concurrent WatchRoyalties calls."""
+
+MAX_STREAMS = 128
+"""Concurrent AttributeStream calls, at most half of them of one client: each may hold one waiting image in memory."""
+
+MAX_QUERIES = 64
+"""Concurrent calls without an image."""
 
 
 class RoyaltyReader(Protocol):
-    """Reading side of the ledger; blocking but short."""
-
-    def balances(self, after: str = "", limit: int = DEFAULT_PAGE) -> BalancePage: ...
+    """Reading side of the ledger; blocks, but briefly."""
 
     def balance(self, account: str) -> BalancePage: ...
+
+    def balances(self, after: str = "", limit: int = DEFAULT_PAGE) -> BalancePage: ...
 
     def postings_after(self, sequence: int, limit: int = WATCH_PAGE) -> list[StoredPosting]: ...
 
 
 @dataclass(frozen=True, slots=True)
-class Counters:
-    """What answers calls, once the attributor is warm."""
+class Backends:
+    """The parts that serve calls once the attributor is warm."""
 
     pipeline: Pipeline
     ledger: RoyaltyReader
     names: OwnerNames
-    disputes: DisputeDesk
+    disputes: DisputeService
+
+
+class ConcurrencyLimit:
+    """Admits at most `maximum` calls at once, and at most `per_client` of one client; belongs to one event loop."""
+
+    def __init__(self, maximum: int, refusal: str, per_client: int | None = None) -> None:
+        """refusal: text of the error; may name {maximum}, {held} by all clients, and {own} of this client."""
+        self._maximum = maximum
+        self._refusal = refusal
+        self._per_client = maximum if per_client is None else per_client
+        self._held: Counter[str] = Counter()
+
+    @property
+    def held(self) -> int:
+        """Calls admitted now."""
+        return self._held.total()
+
+    @contextmanager
+    def slot(self, client: str = "") -> Iterator[None]:
+        """Hold a slot for one call. Raises Overloaded if there is none."""
+        own = self._held[client]
+        if self.held >= self._maximum or own >= self._per_client:
+            raise Overloaded(self._refusal.format(maximum=self._maximum, held=self.held, own=own))
+        self._held[client] += 1
+        try:
+            yield
+        finally:
+            self._held[client] -= 1
+            if not self._held[client]:
+                # Clients without a token are named by their connection: the counter would grow with each.
+                del self._held[client]
 
 
 class CallGate:
-    """Takes no call before `open` and after `close`, and a bounded number between.
+    """Accepts calls between `open` and `close`, a bounded number at once.
 
-    How much at once is the `admission`'s to say; questions that carry no image only have to be few enough.
+    `Admission` bounds calls with an image by calls and pixels; the other calls are bounded by number only.
     """
 
     def __init__(
         self,
         admission: Admission,
         max_watchers: int = MAX_WATCHERS,
-        max_questions: int = MAX_QUESTIONS,
+        max_queries: int = MAX_QUERIES,
         max_streams: int = MAX_STREAMS,
     ) -> None:
         self._admission = admission
-        self._max_watchers = max_watchers
-        self._max_questions = max_questions
-        self._max_streams = max_streams
-        self._watchers = 0
-        self._questions = 0
-        self._streams: Counter[str] = Counter()
+        self.watchers = ConcurrencyLimit(
+            max_watchers, "{maximum} watchers are connected: watch from one place and pass it on"
+        )
+        self._queries = ConcurrencyLimit(max_queries, "{maximum} questions are being answered: ask again later")
+        self._streams = ConcurrencyLimit(
+            max_streams,
+            "{held} streams are open, {own} of them yours: send more images on each, or open this one later",
+            per_client=(max_streams + 1) // 2,
+        )
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
-        self._counters: Counters | None = None
-        self._why_not = "the attributor is starting: wait until its health says SERVING"
+        self._backends: Backends | None = None
+        self._why_closed = "the attributor is starting: wait until its health says SERVING"
 
-    def open(self, counters: Counters) -> None:
-        self._counters = counters
+    def open(self, backends: Backends) -> None:
+        """Accept calls from now on."""
+        self._backends = backends
 
     def close(self) -> None:
-        """Refuse new calls; those in flight go on."""
-        self._counters = None
-        self._why_not = "the attributor is stopping: send the call again, with the same id, to another or later"
+        """Refuse new calls; calls in flight go on."""
+        self._backends = None
+        self._why_closed = "the attributor is stopping: send the call again, with the same id, to another or later"
 
     @property
-    def counters(self) -> Counters:
-        """What answers calls. Raises Unavailable."""
-        if self._counters is None:
-            raise Unavailable(self._why_not)
-        return self._counters
+    def backends(self) -> Backends:
+        """The parts that serve calls. Raises Unavailable before `open` and after `close`."""
+        if self._backends is None:
+            raise Unavailable(self._why_closed)
+        return self._backends
 
     @contextmanager
     def admit(self, client: str, pixels: int) -> Iterator[Pipeline]:
-        """The pipeline, for one image of a client's. Raises Unavailable, or Overloaded if there is no place for it."""
-        pipeline = self.counters.pipeline
+        """Admit one image of a client. Raises Unavailable, or Overloaded if there is no room for it now."""
+        pipeline = self.backends.pipeline
         with self._admission.admit(client, pixels), self._in_flight():
             yield pipeline
 
     @asynccontextmanager
     async def wait(self, client: str, pixels: int) -> AsyncIterator[Pipeline]:
-        """As `admit`, but waits for a place. Raises Unavailable."""
-        _ = self.counters
+        """Admit one image of a client once there is room. Raises Unavailable."""
+        _ = self.backends
         async with self._admission.wait(client, pixels):
-            pipeline = self.counters.pipeline
+            # Read again: the gate may have been closed while this call waited.
+            pipeline = self.backends.pipeline
             with self._in_flight():
                 yield pipeline
 
     @contextmanager
     def stream(self, client: str) -> Iterator[None]:
-        """A place for one stream of a client's images, which wait for theirs one by one.
+        """Admit one stream of a client; each of its images is admitted by `wait`.
 
-        Raises Unavailable, or Overloaded if there are too many streams, or too many of this client's.
+        Raises Unavailable, or Overloaded if there are too many streams, or too many of this client.
         """
-        _ = self.counters
-        if self._streams.total() >= self._max_streams or 2 * self._streams[client] >= self._max_streams:
-            raise Overloaded(
-                f"{self._streams.total()} streams are open, {self._streams[client]} of them yours: send more images on "
-                "each, or open this one later"
-            )
-        self._streams[client] += 1
-        try:
+        _ = self.backends
+        with self._streams.slot(client):
             yield
-        finally:
-            self._streams[client] -= 1
-            if not self._streams[client]:
-                del self._streams[client]
 
     @contextmanager
-    def ask(self) -> Iterator[Counters]:
-        """What answers a question without an image. Raises Unavailable, or Overloaded if too many are asked."""
-        counters = self.counters
-        if self._questions >= self._max_questions:
-            raise Overloaded(f"{self._max_questions} questions are being answered: ask again later")
-        self._questions += 1
-        try:
-            with self._in_flight():
-                yield counters
-        finally:
-            self._questions -= 1
+    def query(self) -> Iterator[Backends]:
+        """Admit one call without an image. Raises Unavailable, or Overloaded if there are too many."""
+        backends = self.backends
+        with self._queries.slot(), self._in_flight():
+            yield backends
+
+    @contextmanager
+    def watch(self) -> Iterator[RoyaltyReader]:
+        """Admit one watcher of the ledger. Raises Unavailable, or Overloaded if there are too many.
+
+        Watchers do not count as in flight: a drain does not wait for them, since each ends when the drain begins.
+        """
+        ledger = self.backends.ledger
+        with self.watchers.slot():
+            yield ledger
 
     @contextmanager
     def _in_flight(self) -> Iterator[None]:
@@ -147,15 +183,3 @@ class CallGate:
             self.in_flight -= 1
             if self.in_flight == 0:
                 self.idle.set()
-
-    @contextmanager
-    def watch(self) -> Iterator[RoyaltyReader]:
-        """The ledger, for one watcher. Raises Unavailable, or Overloaded if there are too many watchers."""
-        ledger = self.counters.ledger
-        if self._watchers >= self._max_watchers:
-            raise Overloaded(f"{self._max_watchers} watchers are connected: watch from one place and pass it on")
-        self._watchers += 1
-        try:
-            yield ledger
-        finally:
-            self._watchers -= 1

@@ -1,8 +1,8 @@
-"""Messages between the wire and a servicer: each read and written to its end, and in time.
+"""Server interceptors: authentication of calls, and reading and writing of messages.
 
-Bytes that are no message, or too many, are the caller's mistake: INVALID_ARGUMENT, not gRPC's own UNKNOWN.
-
-Every call passes here before its message is read: who calls, and may they?
+`Authentication` refuses a call before its message is read. `MessageInterceptor` reads and writes each message to its
+end, with a timeout, and answers bytes that are no message, or too many, with INVALID_ARGUMENT where gRPC itself would
+answer UNKNOWN.
 """
 
 from __future__ import annotations
@@ -26,33 +26,33 @@ from gmvaluator.errors import GmvaluatorError, ImageTooLarge, InvalidInput, Unau
 from gmvaluator.images import MAX_IMAGE_BYTES
 
 MAX_REQUEST_BYTES = MAX_IMAGE_BYTES + 1024 * 1024
-"""An image and all that may be said of it; what is larger is refused unread, since reading copies it twice."""
+"""An image and its fields; a larger request is refused unparsed, since parsing copies it twice."""
 
-UNREAD_S = 60.0
-"""After this time without a reader a call is given up, and its place with it."""
+WRITE_TIMEOUT_S = 60.0
+"""Time that a caller may take to read a message; then the call ends and frees its slot."""
 
-UNSENT_S = 60.0
-"""After this time without its whole request a call is given up."""
+READ_TIMEOUT_S = 60.0
+"""Time that a caller may take to send its request; then the call ends."""
 
-_OURS = "/gmvaluator."
+_OUR_SERVICES = "/gmvaluator."
 _REFUSAL = "the request is no message of this method: use the contract of this release (proto/gmvaluator/v1)"
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
 
-class Unread(Unavailable):
-    """Nobody reads what is answered."""
+class ReaderStalled(Unavailable):
+    """The caller does not read the responses."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Unparsed:
-    """In place of a message that could not be read, or was not."""
+    """Stands for a message that could not be parsed, or was too large to be."""
 
-    why: InvalidInput
+    error: InvalidInput
 
 
 class MessageInterceptor(grpc.aio.ServerInterceptor):
-    """Stands before every servicer of ours."""
+    """Wraps the methods of gmvaluator's services, so that each message is read and written with a timeout."""
 
     async def intercept_service(
         self,
@@ -60,14 +60,14 @@ class MessageInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(_OURS):
+        if handler is None or not handler_call_details.method.startswith(_OUR_SERVICES):
             return handler
-        return _checked(handler)
+        return _wrap(handler)
 
 
-def _checked(handler: Any) -> Any:
-    """Every method as one that reads and writes by itself, each message to its end."""
-    read, write = _reading(handler.request_deserializer), handler.response_serializer
+def _wrap(handler: Any) -> Any:
+    """Return a handler that reads and writes messages itself; grpc.aio would do both for a method of another shape."""
+    read, write = _parser(handler.request_deserializer), handler.response_serializer
     if handler.request_streaming:
         return grpc.stream_stream_rpc_method_handler(_stream_stream(handler.stream_stream), read, write)
     if handler.response_streaming:
@@ -75,8 +75,10 @@ def _checked(handler: Any) -> Any:
     return grpc.stream_unary_rpc_method_handler(_unary_unary(handler.unary_unary), read, write)
 
 
-def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
-    def read(data: bytes) -> Any:
+def _parser(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+    """Return a deserializer that raises nothing: grpc.aio would answer UNKNOWN."""
+
+    def parse(data: bytes) -> Any:
         if len(data) > MAX_REQUEST_BYTES:
             return _Unparsed(
                 ImageTooLarge(f"the request has {len(data):,} bytes; the limit is {MAX_REQUEST_BYTES:,}: send less")
@@ -86,57 +88,57 @@ def _reading(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
         except DecodeError:
             return _Unparsed(InvalidInput(_REFUSAL))
 
-    return read
+    return parse
 
 
-def _unary_unary(answer: Callable[[Any, Context], Awaitable[Any]]) -> Any:
-    async def checked(_: object, context: Context) -> Any:
-        return await answer(await _request(context), context)
+def _unary_unary(method: Callable[[Any, Context], Awaitable[Any]]) -> Any:
+    async def wrapped(_: object, context: Context) -> Any:
+        return await method(await _request(context), context)
 
-    return checked
+    return wrapped
 
 
-def _unary_stream(answer: Callable[[Any, Context], Any]) -> Any:
-    async def checked(_: object, context: Context) -> None:
+def _unary_stream(method: Callable[[Any, Context], Any]) -> Any:
+    async def wrapped(_: object, context: Context) -> None:
         request = await _request(context)
         try:
-            async with aclosing(answer(request, context)) as messages:
-                async for message in messages:
-                    await written(message, context)
-        except Unread as error:
-            # Out of the block above: whoever does not read the answer keeps no place while this waits for them.
+            async with aclosing(method(request, context)) as responses:
+                async for response in responses:
+                    await write_with_timeout(response, context)
+        except ReaderStalled as error:
+            # Outside the block above, which frees the call's slot: the status waits for the reader, too.
             await _refuse(error, context)
 
-    return checked
+    return wrapped
 
 
-def _stream_stream(answer: Callable[[AsyncIterator[Any], Context], Awaitable[None]]) -> Any:
-    async def checked(_: object, context: Context) -> None:
-        await answer(_requests(context), context)
+def _stream_stream(method: Callable[[AsyncIterator[Any], Context], Awaitable[None]]) -> Any:
+    async def wrapped(_: object, context: Context) -> None:
+        await method(_requests(context), context)
 
-    return checked
+    return wrapped
 
 
-async def written(message: Any, context: Context) -> None:
-    """Write one message. Raises Unread if nobody takes it for `UNREAD_S`."""
+async def write_with_timeout(message: Any, context: Context) -> None:
+    """Write one message. Raises ReaderStalled if the caller does not read it within `WRITE_TIMEOUT_S`."""
     try:
         # Not wait_for: in Python 3.11 it may lose a cancellation.
-        async with asyncio.timeout(UNREAD_S):
+        async with asyncio.timeout(WRITE_TIMEOUT_S):
             await shield_to_completion(context.write(message))
     except TimeoutError:
-        why = f"nobody read the answers for {UNREAD_S:.0f} s: read on, and send the images again"
-        raise Unread(why) from None
+        why = f"nobody read the answers for {WRITE_TIMEOUT_S:.0f} s: read on, and send the images again"
+        raise ReaderStalled(why) from None
 
 
 async def _request(context: Context) -> Any:
-    """The one message of a call that sends one."""
+    """Read the request of a unary call; end the call if none comes in time."""
     try:
-        async with asyncio.timeout(UNSENT_S):
+        async with asyncio.timeout(READ_TIMEOUT_S):
             request = await _read(context)
     except TimeoutError:
-        await _refuse(Unavailable(f"no request came within {UNSENT_S:.0f} s: send it at once"), context)
+        await _refuse(Unavailable(f"no request came within {READ_TIMEOUT_S:.0f} s: send it at once"), context)
     if request is grpc.aio.EOF:
-        # Nobody hears this where the caller has left before it sent all of its request.
+        # A caller that cancelled before it had sent its whole request ends here as well, and gets no status.
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request: send one")
     return request
 
@@ -149,30 +151,30 @@ async def _requests(context: Context) -> AsyncIterator[Any]:
 async def _read(context: Context) -> Any:
     request = await shield_to_completion(context.read())
     if isinstance(request, _Unparsed):
-        await _refuse(request.why, context)
+        await _refuse(request.error, context)
     return request
 
 
-async def _refuse(why: GmvaluatorError, context: Context) -> NoReturn:
-    observe_refusal(why)
-    await context.abort(grpc.StatusCode[status_of(why)], str(why))
+async def _refuse(error: GmvaluatorError, context: Context) -> NoReturn:
+    observe_refusal(error)
+    await context.abort(grpc.StatusCode[status_of(error)], str(error))
 
 
 _AUTHORIZATION = "authorization"
-_calling: ContextVar[Caller] = ContextVar("caller")
+_current_caller: ContextVar[Caller] = ContextVar("caller")
 _log = structlog.get_logger("attributor")
 
 
 def current_caller() -> Caller:
-    """Who made the call that is being answered. Raises Unauthenticated if the server has no `Authentication`."""
+    """Return the caller of the current call. Raises Unauthenticated if the server has no `Authentication`."""
     try:
-        return _calling.get()
+        return _current_caller.get()
     except LookupError:
         raise Unauthenticated("nobody was authenticated: give the server the Authentication interceptor") from None
 
 
 class Authentication(grpc.aio.ServerInterceptor):
-    """Lets a call through if its token's role may make it; `current_caller` then says who it is."""
+    """Refuses a call unless its token's role allows it; `current_caller` then returns the token's holder."""
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator
@@ -189,27 +191,27 @@ class Authentication(grpc.aio.ServerInterceptor):
             caller = self._authenticator.authenticate(_token(handler_call_details))
             handler = await continuation(handler_call_details)
             if handler is None:
-                # Unknown methods are answered UNIMPLEMENTED, once it is known who asks.
+                # Only an authenticated caller learns, by UNIMPLEMENTED, which methods do not exist.
                 return None
             check_call(caller, method)
         except GmvaluatorError as error:
             observe_refusal(error)
             _log.info("refused", method=method, error=str(error))
             return _refusal(grpc.StatusCode[status_of(error)], str(error))
-        # grpc.aio answers a call in the task that runs its interceptors, so this is seen by the handler alone.
-        _calling.set(caller)
+        # grpc.aio runs a call's handler in the task that ran its interceptors, so no other call sees this value.
+        _current_caller.set(caller)
         return handler
 
 
 def _token(details: grpc.HandlerCallDetails) -> str | None:
-    sent = [value for key, value in details.invocation_metadata or () if key == _AUTHORIZATION]
-    if len(sent) > 1:
+    headers = [value for key, value in details.invocation_metadata or () if key == _AUTHORIZATION]
+    if len(headers) > 1:
         raise Unauthenticated("several authorization headers were sent: send one")
-    return bearer_token(str(sent[0])) if sent else None
+    return bearer_token(str(headers[0])) if headers else None
 
 
 def _refusal(code: grpc.StatusCode, message: str) -> Any:
-    """A handler of any shape that answers this status alone, and reads no message."""
+    """Return a handler that ends any call with this status, and reads no message."""
 
     async def refuse(messages: object, context: grpc.aio.ServicerContext[Any, Any]) -> None:  # noqa: ARG001
         await context.abort(code, message)

@@ -1,10 +1,10 @@
-"""The gRPC face: checks requests, admits them, and turns errors into statuses."""
+"""The gRPC servicers: they check requests, admit them, and translate errors into statuses."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from contextlib import aclosing, asynccontextmanager
+from contextlib import aclosing, asynccontextmanager, suppress
 from typing import Any
 
 import grpc
@@ -12,9 +12,9 @@ import structlog
 
 from attributor.core.attribution import ImageRequest
 from attributor.ops.metrics import observe_refusal
-from attributor.rpc.call_limits import DEFAULT_PAGE, WATCH_PAGE, CallGate, Counters
+from attributor.rpc.call_limits import DEFAULT_PAGE, WATCH_PAGE, Backends, CallGate
 from attributor.rpc.image_stream import ImageStream
-from attributor.rpc.interceptors import current_caller, written
+from attributor.rpc.interceptors import current_caller, write_with_timeout
 from attributor.rpc.messages import attribution_message, image_request, posting_message, preview_request
 from gmvaluator.auth.roles import LOCAL, Caller, Role
 from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, Overloaded, status_of
@@ -25,8 +25,14 @@ from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceServicer
 from gmvaluator.v1.royalty_pb2_grpc import RoyaltyServiceServicer
 
 MAX_PAGE = 1_000
+"""Accounts in one page of GetRoyalties."""
+
 WATCH_POLL_S = 0.25
+"""Interval at which a watcher with nothing to read queries the ledger again."""
+
 PUSHBACK_MS = 250
+"""Retry delay sent with RESOURCE_EXHAUSTED where the error names none."""
+
 MAX_PAGE_TOKEN_CHARACTERS = 200
 
 Context = grpc.aio.ServicerContext[Any, Any]
@@ -34,8 +40,12 @@ _log = structlog.get_logger("attributor")
 
 
 @asynccontextmanager
-async def answered(context: Context, method: str, generation: str = "") -> AsyncIterator[None]:
-    """The one place where an error becomes a status; what is not ours becomes INTERNAL, and is logged."""
+async def errors_as_status(context: Context, method: str, generation: str = "") -> AsyncIterator[None]:
+    """End the call with a gRPC status if the block raises.
+
+    Errors of `gmvaluator.errors` have a status each; any other becomes INTERNAL, and its traceback is logged.
+    """
+    # A request that is refused for its id may carry one of megabytes.
     generation = generation[:MAX_GENERATION_ID_CHARACTERS]
     try:
         yield
@@ -57,44 +67,45 @@ async def answered(context: Context, method: str, generation: str = "") -> Async
 
 
 def client_of(context: Context, caller: Caller) -> str:
-    """Who shares the place with others: a token's name or, where there are no tokens, a connection."""
+    """Return the name by which admission shares capacity: the token's or, without tokens, the connection's."""
     return context.peer() if caller is LOCAL else caller.name
 
 
 def pushback_ms(error: Overloaded) -> int:
-    """How long the caller of a call that was refused for overload is told to wait."""
+    """Return the milliseconds after which the caller of a call refused for overload may retry."""
     return PUSHBACK_MS if error.retry_after_ms is None else error.retry_after_ms
 
 
 def checked_request(request: attribution_v1.AttributeRequest, caller: Caller) -> ImageRequest:
-    """The request, once it is known that this caller may make it. Raises InvalidInput or Forbidden."""
+    """Check a request, and that this caller may make it. Raises InvalidInput or Forbidden."""
     if request.WhichOneof("content") == "embedding":
         caller.require(Role.EMBEDDER, to="send an embedding in place of an image")
     return image_request(request, caller.generator_identity)
 
 
 class AttributionServicer(AttributionServiceServicer):
-    """AttributionService over the pipeline."""
+    """Implements AttributionService with the pipeline."""
 
-    def __init__(self, service: CallGate, stopping: asyncio.Event) -> None:
-        self._service = service
+    def __init__(self, gate: CallGate, stopping: asyncio.Event) -> None:
+        """stopping: set when shutdown begins; open streams and watchers then end."""
+        self._gate = gate
         self._stopping = stopping
 
     async def Attribute(
         self, request: attribution_v1.AttributeRequest, context: Context
     ) -> AsyncIterator[attribution_v1.AttributeResponse]:
-        async with answered(context, "Attribute", request.generation_id):
+        async with errors_as_status(context, "Attribute", request.generation_id):
             caller = current_caller()
             checked = checked_request(request, caller)
-            with self._service.admit(client_of(context, caller), checked.pixels) as pipeline:
+            with self._gate.admit(client_of(context, caller), checked.pixels) as pipeline:
                 async with aclosing(pipeline.attribute(checked)) as stages:
                     async for stage in stages:
                         yield attribution_v1.AttributeResponse(attribution=attribution_message(stage))
 
-    async def AttributeStream(  # type: ignore[override]  # it writes by itself, to see how long that takes
+    async def AttributeStream(  # type: ignore[override]  # it writes by itself, with a timeout
         self, request_iterator: AsyncIterator[attribution_v1.AttributeStreamRequest], context: Context
     ) -> None:
-        async with answered(context, "AttributeStream"):
+        async with errors_as_status(context, "AttributeStream"):
             caller = current_caller()
             client = client_of(context, caller)
 
@@ -103,17 +114,17 @@ class AttributionServicer(AttributionServiceServicer):
             ) -> AsyncIterator[attribution_v1.Attribution]:
                 return self._waiting_stages(checked_request(request, caller), client, on_admitted)
 
-            with self._service.stream(client):
-                # Inside, too: a caller that reads nothing gets no status either, and keeps its place until it does.
-                async with answered(context, "AttributeStream"):
+            with self._gate.stream(client):
+                # Inside, too: a caller that reads nothing gets no status either, and keeps its slot until it reads.
+                async with errors_as_status(context, "AttributeStream"):
                     await ImageStream(stages, self._stopping).answer(
-                        request_iterator, lambda answer: written(answer, context)
+                        request_iterator, lambda response: write_with_timeout(response, context)
                     )
 
     async def _waiting_stages(
         self, checked: ImageRequest, client: str, on_admitted: Callable[[], None]
     ) -> AsyncIterator[attribution_v1.Attribution]:
-        async with self._service.wait(client, checked.pixels) as pipeline:
+        async with self._gate.wait(client, checked.pixels) as pipeline:
             on_admitted()
             async with aclosing(pipeline.attribute(checked)) as stages:
                 async for stage in stages:
@@ -122,50 +133,58 @@ class AttributionServicer(AttributionServiceServicer):
     async def GetAttribution(
         self, request: attribution_v1.GetAttributionRequest, context: Context
     ) -> attribution_v1.GetAttributionResponse:
-        async with answered(context, "GetAttribution", request.generation_id):
-            with self._service.ask() as counters:
+        async with errors_as_status(context, "GetAttribution", request.generation_id):
+            with self._gate.query() as backends:
                 identity = current_caller().generator_identity
-                found = await counters.pipeline.find(identity, generation_id(request.generation_id))
-            return attribution_v1.GetAttributionResponse(attribution=attribution_message(found))
-        raise AssertionError("answered() aborts")
+                attribution = await backends.pipeline.find(identity, generation_id(request.generation_id))
+            return attribution_v1.GetAttributionResponse(attribution=attribution_message(attribution))
+        raise AssertionError("errors_as_status() aborts")
 
     async def Preview(
         self, request: attribution_v1.PreviewRequest, context: Context
     ) -> AsyncIterator[attribution_v1.PreviewResponse]:
-        async with answered(context, "Preview"):
+        async with errors_as_status(context, "Preview"):
             caller = current_caller()
             checked = preview_request(request, caller.generator_identity)
-            with self._service.admit(client_of(context, caller), checked.pixels) as pipeline:
+            with self._gate.admit(client_of(context, caller), checked.pixels) as pipeline:
                 async with aclosing(pipeline.preview(checked)) as stages:
                     async for stage in stages:
                         yield attribution_v1.PreviewResponse(attribution=attribution_message(stage))
 
 
 class RoyaltyServicer(RoyaltyServiceServicer):
-    """RoyaltyService over the ledger; a watcher is served from the ledger itself, never from a side channel."""
+    """Implements RoyaltyService with the ledger.
 
-    def __init__(self, service: CallGate, stopping: asyncio.Event) -> None:
-        self._service = service
+    A watcher is served from the ledger itself and from no side channel, so it sees every posting, once and in order.
+    """
+
+    def __init__(self, gate: CallGate, stopping: asyncio.Event) -> None:
+        """stopping: set when shutdown begins; watchers then end."""
+        self._gate = gate
         self._stopping = stopping
 
     async def GetRoyalties(
         self, request: royalty_v1.GetRoyaltiesRequest, context: Context
     ) -> royalty_v1.GetRoyaltiesResponse:
-        async with answered(context, "GetRoyalties"):
+        async with errors_as_status(context, "GetRoyalties"):
             size = request.page_size or DEFAULT_PAGE
             if not 1 <= size <= MAX_PAGE:
                 raise InvalidInput(f"page_size {size} is refused: ask for 1-{MAX_PAGE}, or 0 for {DEFAULT_PAGE}")
             if len(request.page_token) > MAX_PAGE_TOKEN_CHARACTERS:
                 raise InvalidInput("page_token is refused: give the next_page_token of the page before")
-            only = current_caller().only_account
-            with self._service.ask() as counters:
-                return await asyncio.to_thread(self._page, counters, request.page_token, size, only)
-        raise AssertionError("answered() aborts")
+            own_account = current_caller().only_account
+            with self._gate.query() as backends:
+                return await asyncio.to_thread(self._page, backends, request.page_token, size, own_account)
+        raise AssertionError("errors_as_status() aborts")
 
-    def _page(self, counters: Counters, after: str, size: int, only: str | None) -> royalty_v1.GetRoyaltiesResponse:
-        page = counters.ledger.balances(after, size) if only is None else counters.ledger.balance(only)
+    def _page(
+        self, backends: Backends, after: str, size: int, own_account: str | None
+    ) -> royalty_v1.GetRoyaltiesResponse:
+        """Return a page of all balances, or the one of `own_account`."""
+        ledger = backends.ledger
+        page = ledger.balances(after, size) if own_account is None else ledger.balance(own_account)
         owners = [balance.owner_id for balance in page.balances if balance.owner_id is not None]
-        names = counters.names.display_names(owners)
+        names = backends.names.display_names(owners)
         royalties = [
             royalty_v1.Royalty(
                 account=balance.account,
@@ -174,17 +193,17 @@ class RoyaltyServicer(RoyaltyServiceServicer):
             )
             for balance in page.balances
         ]
-        token = page.balances[-1].account if only is None and len(page.balances) == size else ""
+        token = page.balances[-1].account if own_account is None and len(page.balances) == size else ""
         return royalty_v1.GetRoyaltiesResponse(royalties=royalties, next_page_token=token, sequence=page.sequence)
 
     async def WatchRoyalties(
         self, request: royalty_v1.WatchRoyaltiesRequest, context: Context
     ) -> AsyncIterator[royalty_v1.WatchRoyaltiesResponse]:
-        async with answered(context, "WatchRoyalties"):
+        async with errors_as_status(context, "WatchRoyalties"):
             sequence = request.after_sequence
             if sequence < 0:
                 raise InvalidInput(f"after_sequence {sequence} is refused: begin at 0")
-            with self._service.watch() as ledger:
+            with self._gate.watch() as ledger:
                 while not self._stopping.is_set():
                     postings = await asyncio.to_thread(ledger.postings_after, sequence, WATCH_PAGE)
                     for posting in postings:
@@ -196,20 +215,18 @@ class RoyaltyServicer(RoyaltyServiceServicer):
     async def OpenDispute(
         self, request: royalty_v1.OpenDisputeRequest, context: Context
     ) -> royalty_v1.OpenDisputeResponse:
-        async with answered(context, "OpenDispute", request.generation_id):
+        async with errors_as_status(context, "OpenDispute", request.generation_id):
             check_claimant(current_caller(), request.claimant)
-            with self._service.ask():
-                return await self._service.counters.disputes.open(request)
-        raise AssertionError("answered() aborts")
+            with self._gate.query() as backends:
+                return await backends.disputes.open(request)
+        raise AssertionError("errors_as_status() aborts")
 
     async def _pause(self) -> None:
-        try:
+        with suppress(TimeoutError):
             await asyncio.wait_for(self._stopping.wait(), WATCH_POLL_S)
-        except TimeoutError:
-            return
 
 
 def check_claimant(caller: Caller, claimant: str) -> None:
-    """Raises Forbidden if an owner disputes in another's name, or in nobody's."""
+    """Raise Forbidden if an owner opens a dispute in another's name, or in none."""
     if caller.only_account not in (None, claimant, f"owner:{claimant}"):
         raise Forbidden(f"{caller.name} may dispute in its own name alone: set claimant to {caller.only_account}")

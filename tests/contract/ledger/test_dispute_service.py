@@ -9,7 +9,7 @@ import pytest
 from sqlalchemy import Connection
 
 from attributor.core import disputes
-from attributor.core.disputes import DisputeDesk
+from attributor.core.disputes import DisputeService
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import GenerationConflict
 from gmvaluator.ledger.current_amounts import CurrentAmounts, read_current_amounts
@@ -30,7 +30,7 @@ PAID = 1_000_000
 class Office:
     """A desk, its ledger, and the writer that it posts by."""
 
-    desk: DisputeDesk
+    desk: DisputeService
     ledger: Ledger
     writer: LedgerWriter
 
@@ -58,7 +58,7 @@ async def office(place: DataLocation) -> AsyncIterator[Office]:
         stack.callback(writer.close)
         ledger = stack.enter_context(open_ledger(place))
         catalogue = stack.enter_context(open_catalogue(place))
-        yield Office(DisputeDesk(ledger, catalogue, writer), ledger, writer)
+        yield Office(DisputeService(ledger, catalogue, writer), ledger, writer)
 
 
 async def test_disputes_opened_at_once_hold_the_same_credits_once(office: Office) -> None:
@@ -99,7 +99,7 @@ class Slow:
 class Forestalled:
     """Another attributor is quicker with the first hold."""
 
-    def __init__(self, writer: LedgerWriter, other: DisputeDesk) -> None:
+    def __init__(self, writer: LedgerWriter, other: DisputeService) -> None:
         self.writer = writer
         self.other = other
         self.late = False
@@ -116,7 +116,7 @@ async def test_a_hold_that_another_attributor_was_quicker_with_is_worked_out_ane
     office: Office, place: DataLocation
 ) -> None:
     with open_catalogue(place) as catalogue:
-        late = DisputeDesk(office.ledger, catalogue, Forestalled(office.writer, office.desk))
+        late = DisputeService(office.ledger, catalogue, Forestalled(office.writer, office.desk))
         request = royalty_v1.OpenDisputeRequest(
             dispute_id="case-2", training_image_id=str(sample_work(1)), reason="no, mine"
         )

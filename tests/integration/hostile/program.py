@@ -18,7 +18,7 @@ from PIL import Image
 
 from attributor import server
 from attributor.cli import log_to_stderr
-from attributor.core.disputes import DisputeDesk
+from attributor.core.disputes import DisputeService
 from attributor.core.pipeline import Pipeline
 from attributor.settings import AttributorSettings
 from attributor.wiring import Parts, observe_final
@@ -105,7 +105,7 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         collections = OneCollection()
         parts = (worker, decoder, collections, rights, ledger, writer, executor, settings.policies)
         pipeline = Pipeline(*parts, on_final=observe_final)
-        desk = DisputeDesk(ledger, rights, writer)
+        desk = DisputeService(ledger, rights, writer)
         return HostileParts(
             pipeline, decoder, cast(Any, collections), cast(Any, Names()), ledger, desk, stack.pop_all()
         )

@@ -13,10 +13,9 @@ import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
 from attributor.core.attribution import Attribution, ImageRequest, Stage
-from attributor.rpc import image_stream
-from attributor.rpc import interceptors as exchange
+from attributor.rpc import image_stream, interceptors
 from attributor.rpc.admission import Admission
-from attributor.rpc.call_limits import CallGate, Counters
+from attributor.rpc.call_limits import Backends, CallGate
 from attributor.rpc.interceptors import Authentication, MessageInterceptor
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
 from attributor.server import SERVICES, drain, set_health
@@ -91,8 +90,8 @@ class Running:
 
     def open(self) -> None:
         names = SimpleNamespace(display_names=lambda ids: {})
-        counters = Counters(cast(Any, self.pipeline), cast(Any, self.ledger), cast(Any, names), cast(Any, None))
-        self.service.open(counters)
+        backends = Backends(cast(Any, self.pipeline), cast(Any, self.ledger), cast(Any, names), cast(Any, None))
+        self.service.open(backends)
 
     def call(self, number: int = 0) -> Any:
         request = v1.AttributeRequest(generation_id=f"g{number}", model_version="m", image=b"x")
@@ -199,13 +198,13 @@ async def test_watchers_are_bounded_and_give_their_places_back() -> None:
         server.open()
         watching = [server.royalty.WatchRoyalties(royalty_pb2.WatchRoyaltiesRequest()) for _ in range(2)]
         reads = [asyncio.ensure_future(watcher.read()) for watcher in watching]
-        await until(lambda: server.service._watchers == 2)
+        await until(lambda: server.service.watchers.held == 2)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await server.royalty.WatchRoyalties(royalty_pb2.WatchRoyaltiesRequest()).read()
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         for watcher in watching:
             watcher.cancel()
-        await until(lambda: server.service._watchers == 0)
+        await until(lambda: server.service.watchers.held == 0)
         await asyncio.gather(*reads, return_exceptions=True)
 
 
@@ -228,7 +227,7 @@ async def test_streams_are_bounded_and_give_their_places_back() -> None:
 
 async def test_one_client_leaves_streams_to_others() -> None:
     service = CallGate(Admission(1, 10**9), max_streams=3)
-    service.open(Counters(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
+    service.open(Backends(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
     with service.stream("a"), service.stream("a"):
         with pytest.raises(Overloaded, match="2 of them yours"), service.stream("a"):
             raise AssertionError("admitted")
@@ -239,7 +238,7 @@ async def test_one_client_leaves_streams_to_others() -> None:
 
 
 async def test_a_stream_whose_reader_stalls_is_ended_without_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "UNREAD_S", 1.0)
+    monkeypatch.setattr(interceptors, "WRITE_TIMEOUT_S", 1.0)
     monkeypatch.setattr(image_stream, "MAX_UNREAD", 1)
     async with running(max_streams=1) as server:
         server.pipeline = talking = TalkingPipeline()
@@ -257,7 +256,7 @@ async def test_a_stream_whose_reader_stalls_is_ended_without_being_read(monkeypa
 
 
 async def test_an_image_whose_caller_does_not_read_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "UNREAD_S", 0.5)
+    monkeypatch.setattr(interceptors, "WRITE_TIMEOUT_S", 0.5)
     async with running(max_in_flight=1) as server:
         server.pipeline = talking = TalkingPipeline()
         server.open()
@@ -272,7 +271,7 @@ async def test_an_image_whose_caller_does_not_read_gives_its_place_back(monkeypa
 
 
 async def test_a_call_that_sends_no_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(exchange, "UNSENT_S", 0.05)
+    monkeypatch.setattr(interceptors, "READ_TIMEOUT_S", 0.05)
     async with running() as server:
         server.open()
         half_open = server.channel.stream_stream(
@@ -286,7 +285,7 @@ async def test_a_call_that_sends_no_request_is_given_up(monkeypatch: pytest.Monk
 
 
 async def test_questions_about_royalties_are_bounded() -> None:
-    async with running(max_questions=1) as server:
+    async with running(max_queries=1) as server:
         server.open()
         ask = server.royalty.GetRoyalties
         first = asyncio.ensure_future(ask(royalty_pb2.GetRoyaltiesRequest()))
@@ -302,10 +301,10 @@ async def test_questions_about_royalties_are_bounded() -> None:
 async def test_the_doors_without_a_wire() -> None:
     service = CallGate(Admission(1, 10**9))
     with pytest.raises(Unavailable, match="starting"):
-        _ = service.counters
-    service.open(Counters(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
+        _ = service.backends
+    service.open(Backends(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
     with service.admit("a", 1), pytest.raises(Overloaded), service.admit("b", 1):
         raise AssertionError("admitted")
     service.close()
     with pytest.raises(Unavailable, match="stopping"):
-        _ = service.counters
+        _ = service.backends

@@ -151,7 +151,7 @@ async def test_nothing_more_is_read_while_an_image_waits_for_its_place() -> None
 
 
 async def test_a_stream_that_nobody_reads_is_given_up_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(interceptors, "UNREAD_S", 0.02)
+    monkeypatch.setattr(interceptors, "WRITE_TIMEOUT_S", 0.02)
     monkeypatch.setattr(image_stream, "MAX_UNREAD", 1)
     images = Images()
     for number in range(100):
@@ -161,7 +161,7 @@ async def test_a_stream_that_nobody_reads_is_given_up_where_it_stands(monkeypatc
 
     with pytest.raises(Unavailable, match="nobody read"):
         await ImageStream(images.stages, asyncio.Event()).answer(
-            sent(*requests), lambda answer: interceptors.written(answer, stalled)
+            sent(*requests), lambda answer: interceptors.write_with_timeout(answer, stalled)
         )
     assert len(images.ended) <= MAX_IMAGES
     assert "held" in images.ended

@@ -9,7 +9,7 @@ from typing import Any, cast
 import grpc
 import pytest
 
-from attributor.rpc.interceptors import MessageInterceptor, written
+from attributor.rpc.interceptors import MessageInterceptor, write_with_timeout
 from gmvaluator.concurrency import shield_to_completion
 
 METHOD = "/gmvaluator.v1.AttributionService/Attribute"
@@ -53,7 +53,7 @@ async def echoed(request: str, _: Any) -> Any:
 
 async def echoed_each(requests: Any, context: Any) -> None:
     async for request in requests:
-        await written(request, context)
+        await write_with_timeout(request, context)
 
 
 HANDLERS: dict[str, Any] = {

@@ -1,4 +1,4 @@
-"""Turns on the event loop: one in a few rounds, in order, and none is lost with a caller that leaves."""
+"""The loop scheduler: one turn in a few rounds of the event loop, in order, and none lost with a cancelled caller."""
 
 import asyncio
 
@@ -6,7 +6,7 @@ from attributor.core.loop_fairness import ROUNDS, LoopScheduler
 
 
 async def rounds_of(work: asyncio.Task[None]) -> int:
-    """How many rounds the event loop makes until `work` is done."""
+    """Count the rounds of the event loop until `work` is done."""
     rounds = 0
     while not work.done():
         await asyncio.sleep(0)
@@ -14,40 +14,40 @@ async def rounds_of(work: asyncio.Task[None]) -> int:
     return rounds
 
 
-async def test_many_who_become_ready_at_once_take_a_few_rounds_each_in_order() -> None:
-    turns, done = LoopScheduler(), list[int]()
+async def test_callers_that_are_ready_at_once_take_a_few_rounds_each_in_order() -> None:
+    scheduler, done = LoopScheduler(), list[int]()
 
-    async def one(number: int) -> None:
-        await turns.take()
+    async def caller(number: int) -> None:
+        await scheduler.yield_turn()
         done.append(number)
 
-    async def everyone() -> None:
-        await asyncio.gather(*map(one, range(20)))
+    async def all_callers() -> None:
+        await asyncio.gather(*map(caller, range(20)))
 
-    rounds = await rounds_of(asyncio.create_task(everyone()))
+    rounds = await rounds_of(asyncio.create_task(all_callers()))
     assert done == list(range(20))
     assert rounds >= 19 * ROUNDS
 
 
-async def test_a_turn_is_free_when_nobody_takes_one() -> None:
-    turns = LoopScheduler()
+async def test_a_turn_is_free_when_no_other_caller_takes_one() -> None:
+    scheduler = LoopScheduler()
     for _ in range(3):
-        await asyncio.wait_for(turns.take(), 10)
+        await asyncio.wait_for(scheduler.yield_turn(), 10)
         for _ in range(2 * ROUNDS):
             await asyncio.sleep(0)
 
 
-async def test_who_leaves_keeps_nobody_waiting() -> None:
-    turns, done = LoopScheduler(), list[int]()
+async def test_a_cancelled_caller_delays_no_other() -> None:
+    scheduler, done = LoopScheduler(), list[int]()
 
-    async def one(number: int) -> None:
-        await turns.take()
+    async def caller(number: int) -> None:
+        await scheduler.yield_turn()
         done.append(number)
 
-    tasks = [asyncio.create_task(one(number)) for number in range(5)]
+    tasks = [asyncio.create_task(caller(number)) for number in range(5)]
     await asyncio.sleep(0)
     tasks[1].cancel()
     tasks[3].cancel()
     await asyncio.wait_for(asyncio.gather(*tasks, return_exceptions=True), 10)
     assert done == [0, 2, 4]
-    await asyncio.wait_for(turns.take(), 10)
+    await asyncio.wait_for(scheduler.yield_turn(), 10)

@@ -15,7 +15,7 @@ from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 import gmvaluator.v1
 from attributor.rpc.admission import Admission
-from attributor.rpc.call_limits import CallGate, Counters
+from attributor.rpc.call_limits import Backends, CallGate
 from attributor.rpc.interceptors import Authentication
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer, check_claimant
 from attributor.server import SERVICES, load_authenticator
@@ -107,7 +107,7 @@ async def channel(tmp_path: Path, tokens: dict[Role, str]) -> AsyncIterator[grpc
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
     reflection.enable_server_reflection(SERVICES[1:], server)
-    service.open(Counters(cast(Any, None), cast(Any, OneLedger()), cast(Any, NoNames()), cast(Any, None)))
+    service.open(Backends(cast(Any, None), cast(Any, OneLedger()), cast(Any, NoNames()), cast(Any, None)))
     stopping.set()
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -178,5 +178,5 @@ def test_an_owner_disputes_in_its_own_name_alone() -> None:
 def test_an_open_door_is_for_loopback_alone(tmp_path: Path, address: str) -> None:
     with pytest.raises(PreconditionFailed, match="--insecure"):
         load_authenticator(AttributorSettings(tmp_path, address=address))
-    assert load_authenticator(AttributorSettings(tmp_path, address=address, insecure=True)).open
-    assert load_authenticator(AttributorSettings(tmp_path)).open
+    assert load_authenticator(AttributorSettings(tmp_path, address=address, insecure=True)).anonymous_allowed
+    assert load_authenticator(AttributorSettings(tmp_path)).anonymous_allowed

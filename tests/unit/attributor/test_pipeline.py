@@ -1,4 +1,4 @@
-"""The pipeline on fakes and a real ledger: what is answered, what is posted, and what a cut leaves."""
+"""The pipeline on fakes and a real ledger: stages, postings, errors and cancellation."""
 
 import asyncio
 import io
@@ -58,9 +58,12 @@ def work_id(seed: int) -> TrainingImageId:
     return training_image_id(sha256_hex(f"work {seed}".encode()))
 
 
+OWNERS = {work_id(seed): new_owner_id() for seed in range(WORKS)}
+
+
 @dataclass
 class OneCollection:
-    """Any name is this collection."""
+    """Returns the same search for every name."""
 
     candidates: CandidateSearch
 
@@ -72,7 +75,7 @@ class OneCollection:
 
 
 class HeldRerank(MemorySearch):
-    """Re-ranks once it is let go."""
+    """Re-ranks once `gate` is set."""
 
     def __init__(self, index: MemoryIndex) -> None:
         super().__init__(index)
@@ -85,12 +88,16 @@ class HeldRerank(MemorySearch):
 
 @dataclass
 class Bench:
-    """A pipeline with everything a test may want to reach."""
+    """A pipeline and the parts behind it."""
 
     pipeline: Pipeline
     ledger: Ledger
     models: FakeModels
     collections: OneCollection
+
+    def register(self, generator: Generator) -> None:
+        """Let the pipeline know this generator alone."""
+        self.pipeline = replace(self.pipeline, rights=FakeRights.with_owners([generator], OWNERS))
 
     async def stages(self, request: ImageRequest) -> list[Attribution]:
         return [stage async for stage in self.pipeline.attribute(request)]
@@ -124,8 +131,7 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         writer.start()
         stack.callback(writer.close)
         ledger = stack.enter_context(open_ledger(tmp_path))
-        owners = {work_id(seed): new_owner_id() for seed in range(WORKS)}
-        rights = FakeRights.with_owners([Generator("demo", "works", ("set",), "paper@1")], owners)
+        rights = FakeRights.with_owners([Generator("demo", "works", ("set",), "paper@1")], OWNERS)
         collections = OneCollection(MemorySearch(filled_index()))
         executor = stack.enter_context(ThreadPoolExecutor(2))
         decoder = ThreadDecoder(executor, models.prepare)
@@ -139,7 +145,7 @@ async def test_stages_lead_to_one_posting(bench: Bench) -> None:
     assert final.sequence == 1
     assert final.contributors[0].training_image_id == work_id(7)
     assert final.contributors[0].perceptual_distance == 0
-    assert sum(one.credit_micros or 0 for one in final.contributors) == final.issued_micros
+    assert sum(contributor.credit_micros or 0 for contributor in final.contributors) == final.issued_micros
     totals = bench.ledger.totals()
     assert (totals.issued_micros, totals.reconciles) == (final.issued_micros, True)
 
@@ -150,7 +156,7 @@ async def test_provisional_credits_do_not_wait_for_re_ranking(bench: Bench) -> N
     async with asyncio.timeout(10):
         assert (await anext(stages)).stage is Stage.RECALLED
     held.gate.set()
-    assert [one.stage async for one in stages] == [Stage.RERANKED, Stage.FINAL]
+    assert [stage.stage async for stage in stages] == [Stage.RERANKED, Stage.FINAL]
 
 
 @pytest.mark.parametrize("bench", [True], indirect=True, ids=["quality of its own"])
@@ -161,7 +167,7 @@ async def test_only_the_final_credits_wait_for_quality(bench: Bench, monkeypatch
     async with asyncio.timeout(5):
         assert [(await anext(stages)).stage for _ in range(2)] == [Stage.RECALLED, Stage.RERANKED]
     gate.set()
-    assert [one.stage async for one in stages] == [Stage.FINAL]
+    assert [stage.stage async for stage in stages] == [Stage.FINAL]
 
 
 async def test_the_same_request_again_touches_no_model(bench: Bench) -> None:
@@ -214,7 +220,7 @@ async def test_an_empty_index_pays_all_to_unattributed(bench: Bench) -> None:
 
 
 async def test_works_of_other_data_sets_are_not_paid(bench: Bench) -> None:
-    bench.pipeline.rights._generators["demo"] = Generator("demo", "works", ("elsewhere",), "paper@1")  # type: ignore[attr-defined]
+    bench.register(Generator("demo", "works", ("elsewhere",), "paper@1"))
     final = (await bench.stages(request()))[-1]
     assert final.contributors == ()
 
@@ -251,56 +257,61 @@ async def test_no_credit_comes_from_a_partial_answer_of_the_index(bench: Bench) 
 
 
 async def test_a_caller_that_leaves_before_the_posting_leaves_nothing(bench: Bench) -> None:
-    gate = threading.Event()
+    started, gate = threading.Event(), threading.Event()
 
     def wait(inputs: Float32Array) -> None:
+        started.set()
         gate.wait(10)
 
     bench.models.on_batch = wait
     task = asyncio.create_task(bench.stages(request()))
-    await asyncio.sleep(0.1)
+    assert await asyncio.to_thread(started.wait, 10)
     task.cancel()
     gate.set()
     await asyncio.gather(task, return_exceptions=True)
-    await asyncio.sleep(0.1)
-    assert bench.ledger.totals().postings == 0
+    # A later image passes through the same threads, so whatever the first one had left behind would come before it.
+    await bench.stages(request(1, "later"))
+    assert bench.ledger.totals().postings == 1
+    assert bench.ledger.find("local", GenerationId("g1")) is None
 
 
 async def test_a_caller_that_leaves_during_the_posting_leaves_it_whole(bench: Bench) -> None:
-    started, gate = asyncio.Event(), asyncio.Event()
+    started, gate, posted = asyncio.Event(), asyncio.Event(), asyncio.Event()
     writer = bench.pipeline.writer
 
     class Slow:
         async def post(self, posting: NewPosting) -> Posted | Replayed:
             started.set()
             await gate.wait()
-            return await writer.post(posting)
+            outcome = await writer.post(posting)
+            posted.set()
+            return outcome
 
-    object.__setattr__(bench.pipeline, "writer", Slow())
+    bench.pipeline = replace(bench.pipeline, writer=Slow())
     task = asyncio.create_task(bench.stages(request()))
     await asyncio.wait_for(started.wait(), 10)
     task.cancel()
     await asyncio.gather(task, return_exceptions=True)
     gate.set()
-    await asyncio.sleep(0.2)
+    await asyncio.wait_for(posted.wait(), 10)
     totals = bench.ledger.totals()
     assert (totals.postings, totals.reconciles) == (1, True)
     assert bench.ledger.verify().ok
 
 
 async def test_rights_are_judged_at_the_time_of_generation(bench: Bench) -> None:
-    asked: list[datetime] = []
-    works = bench.pipeline.rights.works
+    times: list[datetime] = []
 
-    def noting(ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
-        asked.append(at)
-        return works(ids, at)
+    class Noting(FakeRights):
+        def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
+            times.append(at)
+            return super().works(ids, at)
 
-    bench.pipeline.rights.works = noting  # type: ignore[method-assign]
+    bench.pipeline = replace(bench.pipeline, rights=Noting([Generator("demo", "works", ("set",), "paper@1")]))
     earlier = datetime(2025, 6, 1, tzinfo=UTC)
     await bench.stages(replace(request(), generated_at=earlier))
     await bench.stages(replace(request(), generated_at=NOW))
-    assert set(asked) == {earlier}
+    assert set(times) == {earlier}
 
 
 async def test_numbers_that_cannot_be_valued_are_our_fault_not_the_callers(bench: Bench) -> None:
@@ -332,10 +343,10 @@ async def test_what_is_wrong_with_thumbnails_or_the_index_is_our_fault_not_the_c
 
 
 async def test_a_policy_that_cannot_be_used_is_the_fault_of_who_chose_it(bench: Bench) -> None:
-    bound = Generator("bound", "works", ("set",), "missing@1")
-    bench.pipeline.rights._generators["bound"] = bound  # type: ignore[attr-defined]
-    with pytest.raises(PreconditionFailed, match="bound"):
-        await bench.stages(request(model_version="bound"))
+    bench.register(Generator("demo", "works", ("set",), "missing@1"))
+    with pytest.raises(PreconditionFailed, match="demo"):
+        await bench.stages(request())
+    bench.register(Generator("demo", "works", ("set",), "paper@1"))
     with pytest.raises(InvalidPolicy):
         _ = [stage async for stage in bench.pipeline.preview(replace(request(), policy="missing@1"))]
 
@@ -353,7 +364,7 @@ async def test_candidates_in_any_order_give_the_same_credits(bench: Bench) -> No
 
 
 class Keeper:
-    """Remembers what it was given, and what the ledger knew then."""
+    """Records each image it is given, with the ledger's sequence at that time."""
 
     def __init__(self, ledger: Ledger) -> None:
         self.ledger = ledger

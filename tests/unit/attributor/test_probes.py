@@ -9,7 +9,7 @@ import pytest
 from click.testing import CliRunner
 from grpc_health.v1 import health, health_pb2
 
-from attributor.server import LIVENESS, drain, probes_answered, set_health
+from attributor.server import LIVENESS, drain, serve_probes, set_health
 from gmvaluator.commands.attribute import health as command
 from gmvaluator.errors import PreconditionFailed
 
@@ -31,7 +31,7 @@ async def asked(port: int, *words: str) -> tuple[int, str]:
 
 
 async def test_a_probe_hears_what_the_server_says_of_itself(checker: health.aio.HealthServicer) -> None:
-    async with probes_answered("127.0.0.1:0", checker) as port:
+    async with serve_probes("127.0.0.1:0", checker) as port:
         assert await asked(port) == (1, "NOT_SERVING")
         await set_health(checker, SERVING)
         assert await asked(port) == (0, "SERVING")
@@ -47,7 +47,7 @@ async def test_a_probe_hears_what_the_server_says_of_itself(checker: health.aio.
 
 
 async def test_a_probe_may_wait_until_it_serves(checker: health.aio.HealthServicer) -> None:
-    async with probes_answered("127.0.0.1:0", checker) as port:
+    async with serve_probes("127.0.0.1:0", checker) as port:
         assert await asked(port, "--wait", "0.3") == (1, "NOT_SERVING")
         waiting = asyncio.create_task(asked(port, "--wait", "60"))
         await asyncio.sleep(0.3)
@@ -57,7 +57,7 @@ async def test_a_probe_may_wait_until_it_serves(checker: health.aio.HealthServic
 
 async def test_the_port_answers_nothing_else(checker: health.aio.HealthServicer) -> None:
     async with (
-        probes_answered("127.0.0.1:0", checker) as port,
+        serve_probes("127.0.0.1:0", checker) as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel,
     ):
         call: Any = channel.unary_unary("/gmvaluator.v1.RoyaltyService/GetRoyalties")
@@ -67,12 +67,12 @@ async def test_the_port_answers_nothing_else(checker: health.aio.HealthServicer)
 
 
 async def test_without_an_address_no_port_is_opened(checker: health.aio.HealthServicer) -> None:
-    async with probes_answered("", checker) as port:
+    async with serve_probes("", checker) as port:
         assert port == 0
 
 
 async def test_a_port_that_is_taken_is_named(checker: health.aio.HealthServicer) -> None:
-    async with probes_answered("127.0.0.1:0", checker) as port:
+    async with serve_probes("127.0.0.1:0", checker) as port:
         with pytest.raises(PreconditionFailed, match=str(port)):
-            async with probes_answered(f"127.0.0.1:{port}", checker):
+            async with serve_probes(f"127.0.0.1:{port}", checker):
                 pass

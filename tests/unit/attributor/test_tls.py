@@ -118,7 +118,7 @@ def test_tokens_do_not_go_beyond_loopback_in_the_clear(authority: Authority, tmp
         load_authenticator(AttributorSettings(tmp_path, address="0.0.0.0:0"))
     assert not load_authenticator(
         AttributorSettings(tmp_path, address="0.0.0.0:0", tls_cert=certificate, tls_key=key)
-    ).open
+    ).anonymous_allowed
     tokens: list[dict[str, Any]] = [{"token": "secret"}, {"token_file": key}]
     for token in tokens:
         with pytest.raises(InvalidInput, match="in the clear") as refused:
