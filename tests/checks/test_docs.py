@@ -1,4 +1,4 @@
-"""What the documentation shows exists: commands, options, files, make targets."""
+"""The documentation is true: commands, options, files, make targets, metrics and statuses that it names exist."""
 
 import re
 import shlex
@@ -7,17 +7,34 @@ from pathlib import Path
 import pytest
 import rich_click as click
 
+from attributor.ops.metrics import REGISTRY, FileMetricsCollector, RuntimeCollector, RuntimeState
 from gmvaluator.commands.main import gmvaluator
+from gmvaluator.errors import GRPC_STATUS
 
 ROOT = Path(__file__).parents[2]
-PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted((ROOT / "docs").rglob("*.md"))]
+DOCS = ROOT / "docs"
+PAGES = [ROOT / "README.md", ROOT / "CHANGELOG.md", *sorted(DOCS.rglob("*.md"))]
+ARCHITECTURE = DOCS / "explanation" / "architecture.md"
+RECORDS = sorted((DOCS / "explanation" / "adr").glob("0*.md"))
 SHELL_LINE = re.compile(r"^    (?:\$ )?(gmvaluator .*)$", re.MULTILINE)
-LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)")
+LINK = re.compile(r"\]\((?!https?:|#)([^)#]+)(?:#([^)]+))?\)")
+CODE_SPAN = re.compile(r"`([^`\n]+)`")
+PATH = re.compile(r"[\w.-]+(?:/[\w.@-]+)*/?")
+MODULE = re.compile(r"\bpython -m ((?:gmvaluator|evaluation|tests|deploy)[\w.]+)")
 MAKE = re.compile(r"\bmake ([a-z][a-z-]*)\b")
+HEADING = re.compile(r"^#+ (.+)$", re.MULTILINE)
+
+
+def page_id(page: Path) -> str:
+    return page.relative_to(ROOT).as_posix()
+
+
+def read(page: Path) -> str:
+    return page.read_text(encoding="utf-8")
 
 
 def shown_commands() -> list[tuple[str, str]]:
-    return [(page.name, line) for page in PAGES for line in SHELL_LINE.findall(page.read_text(encoding="utf-8"))]
+    return [(page_id(page), line) for page in PAGES for line in SHELL_LINE.findall(read(page))]
 
 
 @pytest.mark.parametrize(("page", "line"), shown_commands())
@@ -27,32 +44,98 @@ def test_every_command_shown_can_be_given(page: str, line: str) -> None:
     command: click.Command = gmvaluator
     while isinstance(command, click.Group) and words:
         context = click.Context(command)
-        found = command.get_command(context, words[0])
-        assert found is not None, f"{page}: there is no command {words[0]}"
-        command, words = found, words[1:]
+        subcommand = command.get_command(context, words[0])
+        assert subcommand is not None, f"{page}: there is no command {words[0]}"
+        command, words = subcommand, words[1:]
     command.make_context("shown", words)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.name)
-def test_every_file_linked_is_there(page: Path) -> None:
-    for target in LINK.findall(page.read_text(encoding="utf-8")):
-        assert (page.parent / target).exists(), target
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_link_leads_to_a_file_and_a_heading(page: Path) -> None:
+    for target, anchor in LINK.findall(read(page)):
+        file = page.parent / target
+        assert file.exists(), target
+        assert not anchor or anchor in anchors(file), f"{target}#{anchor}"
+
+
+def anchors(page: Path) -> set[str]:
+    """Return the anchors of a page's headings, as GitHub makes them."""
+    return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in HEADING.findall(read(page))}
+
+
+@pytest.mark.parametrize("page", [page for page in PAGES if page.is_relative_to(DOCS)], ids=page_id)
+def test_every_page_can_be_reached_from_the_directory(page: Path) -> None:
+    reachable = {DOCS / "README.md"}
+    pending = list(reachable)
+    while pending:
+        origin = pending.pop()
+        linked = {(origin.parent / target).resolve() for target, _ in LINK.findall(read(origin))}
+        new = {file for file in linked if file.suffix == ".md" and file.exists()} - reachable
+        reachable |= new
+        pending += new
+    assert page in reachable
 
 
 def test_every_make_target_shown_is_there() -> None:
-    targets = set(re.findall(r"^([a-z-]+):", (ROOT / "Makefile").read_text(encoding="utf-8"), re.MULTILINE))
+    targets = set(re.findall(r"^([a-z-]+):", read(ROOT / "Makefile"), re.MULTILINE))
     for page in PAGES:
-        code = "\n".join(re.findall(r"`[^`\n]+`|^    .*$", page.read_text(encoding="utf-8"), re.MULTILINE))
-        assert set(MAKE.findall(code)) <= targets, page.name
+        code = "\n".join(re.findall(r"`[^`\n]+`|^    .*$", read(page), re.MULTILINE))
+        assert set(MAKE.findall(code)) <= targets, page_id(page)
 
 
 def test_every_command_is_in_the_documentation() -> None:
-    text = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
+    text = "\n".join(read(page) for page in PAGES)
     for name in gmvaluator.list_commands(click.Context(gmvaluator)):
         assert f"gmvaluator {name}" in text, name
 
 
 def test_the_readme_is_short_and_shows_both_commands() -> None:
-    lines = (ROOT / "README.md").read_text(encoding="utf-8").splitlines()
+    lines = read(ROOT / "README.md").splitlines()
     assert len(lines) <= 130
     assert {"make demo", "make test"} <= {line.strip().split("  ")[0] for line in lines}
+
+
+def paths_named(page: Path) -> set[str]:
+    """Return the code spans of a page that are paths of the repository; NAME stands for any name."""
+    roots = {entry.name for entry in ROOT.iterdir()}
+    spans = {span for span in CODE_SPAN.findall(read(page)) if PATH.fullmatch(span) and "NAME" not in span}
+    return {span for span in spans if "/" in span and span.split("/")[0] in roots}
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_path_named_exists(page: Path) -> None:
+    assert not [path for path in sorted(paths_named(page)) if not (ROOT / path).exists()]
+
+
+def test_the_architecture_page_names_the_repository_by_its_files() -> None:
+    assert len(paths_named(ARCHITECTURE)) > 100
+
+
+@pytest.mark.parametrize("page", PAGES, ids=page_id)
+def test_every_module_that_is_run_exists(page: Path) -> None:
+    for module in MODULE.findall(read(page)):
+        path = ROOT / module.replace(".", "/")
+        assert path.with_suffix(".py").exists() or (path / "__main__.py").exists(), module
+
+
+def test_the_page_of_metrics_lists_all_that_the_programs_expose(tmp_path: Path) -> None:
+    collectors = [REGISTRY, RuntimeCollector(RuntimeState), FileMetricsCollector(tmp_path, {})]
+    exposed = {metric.name for collector in collectors for metric in collector.collect()}
+    exposed |= set(re.findall(r'"(gmvaluator_dashboard_[a-z_]+)"', read(ROOT / "dashboard" / "figures" / "metrics.py")))
+    listed = re.findall(r"^\| `(gmvaluator_[a-z_]+)`", read(DOCS / "reference" / "metrics.md"), re.MULTILINE)
+    assert sorted(name.removesuffix("_total") for name in listed) == sorted(exposed)
+
+
+def test_the_page_of_statuses_lists_all_that_an_error_can_become() -> None:
+    rows = re.findall(r"^\| ([A-Z_]+) \|", read(DOCS / "reference" / "statuses.md"), re.MULTILINE)
+    assert sorted(rows) == sorted(set(GRPC_STATUS.values()))
+
+
+@pytest.mark.parametrize("record", RECORDS, ids=page_id)
+def test_every_decision_record_follows_the_template(record: Path) -> None:
+    text = read(record)
+    assert text.startswith(f"# {int(record.name[:4])}. ")
+    assert re.search(r"^Status: (accepted|superseded by .+)$", text, re.MULTILINE)
+    headings = re.findall(r"^## (.+)$", text, re.MULTILINE)
+    assert headings == ["Context", "Decision", "Consequences"]
+    assert record.name in read(record.parent / "README.md")
