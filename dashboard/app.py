@@ -1,7 +1,4 @@
-"""The application: routes, refusals, and what runs beside them.
-
-What every answer tells the browser: run our scripts alone, be framed by nobody, guess no types.
-"""
+"""The ASGI application: routes, security headers, error responses and the background update."""
 
 from __future__ import annotations
 
@@ -23,8 +20,7 @@ from starlette.staticfiles import StaticFiles
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboard.figures.live import cancelled
-from dashboard.pages import finance, generation, operations, overview, owner, search, work
-from dashboard.pages import sign_in as signing
+from dashboard.pages import finance, generation, operations, overview, owner, search, sign_in, work
 from dashboard.web.context import LOOPBACK_NAMES, AppContext, guarded, refusal
 from dashboard.web.settings import DashboardSettings
 from gmvaluator.errors import GmvaluatorError, status_of
@@ -33,6 +29,8 @@ POLICY = (
     "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob:; font-src 'self'; "
     "connect-src 'self'; form-action 'self'; base-uri 'none'; frame-ancestors 'none'"
 )
+
+"""Content security policy: only scripts of this server run, and no other site may frame a page."""
 
 HEADERS = {
     "content-security-policy": POLICY,
@@ -45,7 +43,7 @@ HEADERS = {
 
 
 class SecurityHeaders:
-    """Adds them to every response; answers are never stored by caches unless they say otherwise."""
+    """Middleware that adds `HEADERS` to every response, and forbids caching unless the response allows it."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -63,6 +61,8 @@ class SecurityHeaders:
 
 STATIC = Path(__file__).parent / "static"
 EVERYWHERE = ("", "0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
+"""Hosts of addresses that listen on every interface."""
+
 _STATUS = {
     "INVALID_ARGUMENT": (400, "This cannot be used"),
     "UNAUTHENTICATED": (401, "Sign in first"),
@@ -74,12 +74,13 @@ _STATUS = {
     "UNAVAILABLE": (503, "A part cannot be reached"),
     "INTERNAL": (500, "Something broke"),
 }
+"""HTTP status and title by gRPC status."""
 
 _log = structlog.get_logger("dashboard")
 
 
 class CachedStatic(StaticFiles):
-    """Our own files: browsers keep them for an hour and ask again."""
+    """The static files, which browsers cache for an hour and then revalidate."""
 
     def file_response(self, *args: object, **kwargs: object) -> Response:
         response: Response = super().file_response(*args, **kwargs)  # type: ignore[arg-type]
@@ -88,7 +89,7 @@ class CachedStatic(StaticFiles):
 
 
 def routes() -> list[BaseRoute]:
-    """Every route; each has a line in `access.ACCESS`."""
+    """Return every route; each has an entry in `access.ACCESS`."""
     return [
         guarded("/", "home", overview.home),
         guarded("/overview", "overview", overview.overview),
@@ -107,26 +108,26 @@ def routes() -> list[BaseRoute]:
         guarded("/search", "search", search.search),
         guarded("/preview", "preview", search.preview, "POST"),
         Route("/metrics", operations.metrics, name="metrics"),
-        guarded("/sign-in", "sign_in_form", signing.sign_in_form),
-        guarded("/sign-in", "sign_in", signing.sign_in, "POST"),
-        guarded("/sign-out", "sign_out", signing.sign_out, "POST"),
-        guarded("/health", "health", signing.health),
+        guarded("/sign-in", "sign_in_form", sign_in.sign_in_form),
+        guarded("/sign-in", "sign_in", sign_in.sign_in, "POST"),
+        guarded("/sign-out", "sign_out", sign_in.sign_out, "POST"),
+        guarded("/health", "health", sign_in.health),
         Mount("/static", CachedStatic(directory=STATIC), name="static"),
     ]
 
 
 def host_names(settings: DashboardSettings) -> list[str]:
-    """Names by which a dashboard without tokens lets itself be asked; any, where it listens everywhere."""
+    """Return the Host headers that a dashboard without tokens accepts; any, if it listens on every interface."""
     host = settings.address.rpartition(":")[0]
     return ["*"] if host in EVERYWHERE else [*LOOPBACK_NAMES, host]
 
 
-def application(parts: AppContext) -> Starlette:
-    """The ASGI application over open sources."""
+def application(context: AppContext) -> Starlette:
+    """Return the ASGI application for a context."""
     middleware = [Middleware(SecurityHeaders)]
-    if parts.sessions.open:
-        # Another site's name that resolves to this machine must not be let in as a local user.
-        names = host_names(parts.settings)
+    if context.sessions.open:
+        # DNS rebinding: another site's name that resolves to this machine must not act as the local user.
+        names = host_names(context.settings)
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False))
     app = Starlette(
         routes=routes(),
@@ -134,16 +135,16 @@ def application(parts: AppContext) -> Starlette:
         lifespan=_running,
         exception_handlers={GmvaluatorError: _refused, HTTPException: _no_page, Exception: _broke},  # type: ignore[dict-item]
     )
-    app.state.desk = parts
+    app.state.context = context
     return app
 
 
 @asynccontextmanager
 async def _running(app: Starlette) -> AsyncIterator[None]:
-    parts: AppContext = app.state.desk
-    ticking = asyncio.create_task(parts.live.run())
+    context: AppContext = app.state.context
+    updating = asyncio.create_task(context.live.run())
     yield
-    await cancelled(ticking)
+    await cancelled(updating)
 
 
 async def _refused(request: Request, error: GmvaluatorError) -> Response:

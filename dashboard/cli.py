@@ -1,10 +1,9 @@
-"""`gmvaluator dashboard`: web pages over the ledger."""
+"""The command `gmvaluator dashboard`: web pages over the ledger."""
 
 from __future__ import annotations
 
 import json
 import logging
-import re
 import sys
 import webbrowser
 from pathlib import Path
@@ -13,15 +12,14 @@ import rich_click as click
 import structlog
 
 from dashboard.web.settings import DEFAULT_ADDRESS, DashboardSettings
+from gmvaluator.auth.listening import check_address
+from gmvaluator.auth.secret_files import with_password
 from gmvaluator.commands.options import index_option, json_option, place_option
-from gmvaluator.errors import InvalidInput
 from gmvaluator.storage.database import DataLocation
-
-MAX_PORT = 65_535
 
 
 @click.command()
-@click.option("--ledger", default="", metavar="URL", help="The same as --database, or a data folder.")
+@click.option("--ledger", default="", metavar="URL", hidden=True, help="The old name of --database.")
 @click.option("--address", default=DEFAULT_ADDRESS, show_default=True, help="HOST:PORT; port 0: any that is free.")
 @click.option("--server", default="", help="The attributor's HOST:PORT, or several, for previews and disputes.")
 @click.option("--metrics", default="", metavar="URL", help="The attributor's metrics, for the operations page.")
@@ -29,10 +27,10 @@ MAX_PORT = 65_535
     "--tokens",
     type=click.Path(dir_okay=False, path_type=Path),
     envvar="GMV_TOKENS",
-    help="File of token hashes, made by `gmvaluator token new`; default: DATA/tokens.json, if it is there.",
+    help="File of token hashes, made by `gmvaluator token new`; default: DATA/tokens.json, if it exists.",
 )
-@click.option("--secure-cookies", is_flag=True, help="Behind a proxy that speaks TLS: sessions over HTTPS only.")
-@click.option("--insecure", is_flag=True, help="Listen beyond loopback though without tokens.")
+@click.option("--secure-cookies", is_flag=True, help="Behind a proxy that terminates TLS: sessions over HTTPS only.")
+@click.option("--insecure", is_flag=True, help="Listen beyond loopback without tokens.")
 @click.option("--open", "open_browser", is_flag=True, help="Open the overview in a browser.")
 @place_option
 @index_option
@@ -50,18 +48,19 @@ def dashboard(
     index_url: str,
     as_json: bool,
 ) -> None:
-    """Show who earned what and why, live, in a browser; reads the ledger, changes nothing.
+    """Show in a browser, live, which owners earned how much and why; read the ledger and change nothing.
 
     Without tokens it listens on loopback alone, and everyone on this machine sees everything.
 
     Example: gmvaluator dashboard --data ./gmvaluator-data --server 127.0.0.1:50051
     """
     check_address(address)
+    # Imported here, as starlette and SQLAlchemy take a second that --help need not cost.
     from dashboard.figures.metrics import checked_url
     from dashboard.server import serve
 
     settings = DashboardSettings(
-        place=_place(place, ledger),
+        place=location_of(place, ledger),
         address=address,
         server=server,
         index_url=index_url,
@@ -74,6 +73,7 @@ def dashboard(
 
     def announce(url: str) -> None:
         click.echo(json.dumps({"url": url}) if as_json else f"The dashboard is at {url}")
+        # A program that reads the URL through a pipe waits for it.
         sys.stdout.flush()
         if open_browser:
             webbrowser.open(url)
@@ -81,22 +81,17 @@ def dashboard(
     serve(settings, announce)
 
 
-def check_address(address: str) -> None:
-    """Raises InvalidInput unless `address` is HOST:PORT."""
-    match = re.fullmatch(r"(?:[A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", address)
-    if match is None or int(match[1]) > MAX_PORT:
-        raise InvalidInput(f"--address {address[:60]!r} is refused: give HOST:PORT, with PORT from 0 to {MAX_PORT}")
-
-
-def _place(place: DataLocation, ledger: str) -> DataLocation:
+def location_of(place: DataLocation, ledger: str) -> DataLocation:
+    """Return the location with the value of the old option --ledger, a database URL or a data folder, if given."""
     if not ledger:
         return place
     if ledger.startswith(("postgres:", "postgresql:", "postgresql+psycopg:")):
-        return DataLocation(place.folder, ledger)
+        return DataLocation(place.folder, with_password(ledger))
     return DataLocation(Path(ledger))
 
 
 def _log_to_stderr() -> None:
+    """Log one JSON object per line to stderr, as stdout is for the command's output."""
     structlog.configure(
         processors=[
             structlog.processors.add_log_level,

@@ -1,7 +1,4 @@
-"""The dashboard's process: uvicorn on a socket of our own, until SIGTERM or SIGINT.
-
-The one place that puts the concrete parts together.
-"""
+"""The dashboard's process: wiring of its parts, and uvicorn on a bounded socket until SIGTERM or SIGINT."""
 
 from __future__ import annotations
 
@@ -15,47 +12,68 @@ import uvicorn
 from cryptography.fernet import Fernet
 
 from dashboard.app import application
-from dashboard.figures.data import open_sources
+from dashboard.figures.data import open_data
 from dashboard.figures.live import Live
 from dashboard.figures.overview import OverviewReader
 from dashboard.web.access import Sessions, session_key
 from dashboard.web.connection import Connection
 from dashboard.web.context import AppContext, environment
+from dashboard.web.rate_limit import RateLimit
 from dashboard.web.settings import DashboardSettings
-from gmvaluator.auth.authenticator import Authenticator, is_loopback
+from gmvaluator.auth.listening import load_authenticator
 from gmvaluator.catalogue.store import KEY_FOLDER
 from gmvaluator.errors import PreconditionFailed
+
+SEND_BUFFER_BYTES = 32 * 1024
+"""Kernel buffer of a browser that does not read; with our own 16 KiB it bounds the memory of one connection."""
+
+GRACE_S = 2
+"""Seconds that requests in flight have to finish at shutdown."""
+
+MAX_CONNECTIONS = 2_000
+MAX_WRONG_TOKENS_PER_MINUTE = 30
+"""Wrong tokens of all browsers together; tokens are too long to guess within any such limit."""
 
 _log = structlog.get_logger("dashboard")
 
 
+def serve(settings: DashboardSettings, announce: Callable[[str], None]) -> None:
+    """Serve until a signal; `announce` is called with the URL. Raises what `wired` raises, or PreconditionFailed."""
+    with wired(settings) as context, listening(settings.address, settings.send_timeout_s) as listener:
+        config = configuration(context)
+        server = _AnnouncingServer(config, lambda: announce(_url(listener)))
+        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
+            runner.run(server.serve(sockets=[listener]))
+
+
 @contextmanager
 def wired(settings: DashboardSettings) -> Iterator[AppContext]:
-    """Everything open. Raises MissingData, or PreconditionFailed if anybody could come in from outside."""
-    door = load_authenticator(settings)
-    with open_sources(settings.place, settings.index_url) as sources:
-        overview = OverviewReader(sources)
-        live = Live(overview.read, lambda: sources.ledger.head().sequence, settings.update_s)
-        yield AppContext(settings, sources, Sessions(door, _key(settings), settings.session_s), live, environment())
+    """Open all parts of the dashboard. Raises MissingData, or PreconditionFailed for open access from other machines.
 
-
-def load_authenticator(settings: DashboardSettings) -> Authenticator:
-    """Who is let in. Raises PreconditionFailed if the address can be reached from outside and no token is asked for."""
-    door = Authenticator(
+    This is the one place that puts the concrete parts together.
+    """
+    authenticator = load_authenticator(
         settings.tokens_file,
+        settings.address,
         required=settings.tokens is not None,
+        insecure=settings.insecure,
         on_problem=lambda problem: _log.error("tokens", problem=problem),
+        role="operator",
+        right="see everything",
     )
-    if door.open and not settings.insecure and not is_loopback(settings.address):
-        raise PreconditionFailed(
-            f"{settings.address} can be reached from other machines and there are no tokens: make one by "
-            "`gmvaluator token new --role operator`, or say --insecure if everyone who can connect may see everything"
+    with open_data(settings.place, settings.index_url) as data:
+        yield AppContext(
+            settings,
+            data,
+            Sessions(authenticator, _key(settings), settings.session_s),
+            Live(OverviewReader(data).read, lambda: data.ledger.head().sequence, settings.update_s),
+            environment(),
+            RateLimit(MAX_WRONG_TOKENS_PER_MINUTE),
         )
-    return door
 
 
 def _key(settings: DashboardSettings) -> bytes:
-    """The key of sessions; one of this process alone, where the data folder cannot be written."""
+    """Return the key of session cookies; if the data folder is read-only, a key of this process alone."""
     try:
         return session_key(settings.place.folder / KEY_FOLDER)
     except OSError as error:
@@ -63,25 +81,10 @@ def _key(settings: DashboardSettings) -> bytes:
         return Fernet.generate_key()
 
 
-SEND_BUFFER_BYTES = 32 * 1024
-"""What the kernel keeps for a browser that does not read; with our own 16 KiB it bounds what such a one costs."""
-GRACE_S = 2
-MAX_CONNECTIONS = 2_000
-
-
-def serve(settings: DashboardSettings, announce: Callable[[str], None]) -> None:
-    """Serve until told to stop; `announce` gets the URL. Raises what wiring raises, or PreconditionFailed."""
-    with wired(settings) as parts, listening(settings.address, settings.send_timeout_s) as listener:
-        config = configuration(parts)
-        server = _Announcing(config, lambda: announce(_url(listener)))
-        with asyncio.Runner(loop_factory=config.get_loop_factory()) as runner:
-            runner.run(server.serve(sockets=[listener]))
-
-
-def configuration(parts: AppContext) -> uvicorn.Config:
-    """How uvicorn serves the pages."""
+def configuration(context: AppContext) -> uvicorn.Config:
+    """Return uvicorn's configuration for the application."""
     return uvicorn.Config(
-        application(parts),
+        application(context),
         http=Connection,
         log_level="warning",
         access_log=False,
@@ -95,8 +98,8 @@ def configuration(parts: AppContext) -> uvicorn.Config:
     )
 
 
-class _Announcing(uvicorn.Server):
-    """Says where it serves once it does."""
+class _AnnouncingServer(uvicorn.Server):
+    """A server that calls `announce` once it accepts connections."""
 
     def __init__(self, config: uvicorn.Config, announce: Callable[[], None]) -> None:
         super().__init__(config)
@@ -109,14 +112,14 @@ class _Announcing(uvicorn.Server):
 
 
 def listening(address: str, send_timeout_s: float) -> socket.socket:
-    """A bound socket, whose connections keep little of what is not read. Raises PreconditionFailed."""
+    """Return a listening socket whose connections buffer little. Raises PreconditionFailed."""
     host, _, port = address.rpartition(":")
     family = socket.AF_INET6 if host.startswith("[") else socket.AF_INET
     listener = socket.socket(family, socket.SOCK_STREAM)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, SEND_BUFFER_BYTES)
     if hasattr(socket, "TCP_USER_TIMEOUT"):
-        # Streams cut by their own clock; this is for what else is being sent to a browser that is gone.
+        # Streams have a timeout of their own; this one ends other responses to a browser that is gone.
         listener.setsockopt(socket.IPPROTO_TCP, socket.TCP_USER_TIMEOUT, round(2_000 * send_timeout_s))
     try:
         listener.bind((host.strip("[]"), int(port)))

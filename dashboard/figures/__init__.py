@@ -1,1 +1,1 @@
-"""What the pages show: the live overview, histories, cards of works and near-duplicate groups."""
+"""Figures that the pages show: the live overview, histories, cards of works and near-duplicates."""

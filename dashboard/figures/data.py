@@ -1,4 +1,4 @@
-"""What pages are made of: the ledger, the catalogue where there is one, and pictures."""
+"""Access to the data of the pages: the ledger, the catalogue if there is one, and pictures."""
 
 from __future__ import annotations
 
@@ -21,41 +21,48 @@ from gmvaluator.storage.data_folder import generated_folder, index_location, thu
 from gmvaluator.storage.database import DataLocation
 
 ACCOUNT_NAMES = {
-    "unattributed": "Nobody (no work was near enough)",
+    "unattributed": "Unattributed (no work was similar enough)",
     "suspense": "Suspense (owner unknown)",
-    "held": "Held (claims compete or disputed)",
+    "held": "Held (competing claims or disputed)",
     "paid": "Paid out",
     "issuance": "Issued",
 }
+"""Display names of the accounts that belong to no owner."""
 
 
 @dataclass(frozen=True, slots=True)
-class Sources:
-    """Read-only; safe from any thread. catalogue: None where there is only a ledger, and accounts have no names."""
+class DataAccess:
+    """Read-only access to all data. Thread-safe.
+
+    catalogue: None if there is only a ledger; owners and works then have no names.
+    """
 
     place: DataLocation
     ledger: Ledger
     catalogue: Catalogue | None
-    copies: NearDuplicates
+    near_duplicates: NearDuplicates
 
     def names(self, accounts: Collection[str]) -> dict[str, str]:
-        """Account to what people call it."""
+        """Return the display name of each account."""
         owners = {account: owner for account in accounts if (owner := owner_of(account)) is not None}
         known = self._owner_names(list(owners.values()))
-        return {one: known[owners[one]] if one in owners else ACCOUNT_NAMES.get(one, one) for one in accounts}
+        return {
+            account: known[owners[account]] if account in owners else ACCOUNT_NAMES.get(account, account)
+            for account in accounts
+        }
 
     def cards(self, works: Collection[TrainingImageId]) -> dict[TrainingImageId, WorkCard]:
-        """Cards of works with today's rights; without a catalogue there are none."""
+        """Return cards of works with today's rights; without a catalogue there are none."""
         if self.catalogue is None or not works:
             return {}
         return self.catalogue.works(list(works), datetime.now(UTC))
 
     def thumbnail(self, work: uuid.UUID) -> Path:
-        """Where the thumbnail of a work lies, if it is kept."""
+        """Return the path of a work's thumbnail, which may not exist."""
         return thumbnail_path(thumbnails_folder(self.place.folder), work)
 
     def generated_thumbnail(self, sha256: str) -> Path:
-        """Where the thumbnail of a generated image lies, if it is kept."""
+        """Return the path of a generated image's thumbnail, which may not exist."""
         return generated_path(generated_folder(self.place.folder), sha256)
 
     def _owner_names(self, owners: Sequence[OwnerId]) -> dict[OwnerId, str]:
@@ -65,15 +72,15 @@ class Sources:
 
 
 @contextmanager
-def open_sources(place: DataLocation, index_url: str = "") -> Iterator[Sources]:
-    """Open what is there. Raises MissingData if there is no ledger yet, saying how one comes to be."""
+def open_data(place: DataLocation, index_url: str = "") -> Iterator[DataAccess]:
+    """Open the data that exists. Raises MissingData, with a hint, if there is no ledger yet."""
     try:
         ledger = open_ledger(place)
     except MissingData as error:
         raise MissingData(f"{error}; the dashboard shows what the ledger holds") from error
     with ledger, open_if_present(place) as catalogue:
-        copies = NearDuplicates(index_location(place.folder, index_url), catalogue)
+        near_duplicates = NearDuplicates(index_location(place.folder, index_url), catalogue)
         try:
-            yield Sources(place, ledger, catalogue, copies)
+            yield DataAccess(place, ledger, catalogue, near_duplicates)
         finally:
-            copies.close()
+            near_duplicates.close()

@@ -1,4 +1,4 @@
-"""How numbers and times read on every page."""
+"""Formats of numbers and times on all pages."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ WHAT_A_CREDIT_MEANS = (
 
 
 def amount_text(micros: int) -> str:
-    """Micro-credits as credits: "1,234.567890"."""
+    """Format micro-credits as credits: "1,234.567890"."""
     text = credits_text(micros)
     sign, digits = ("\N{MINUS SIGN}", text[1:]) if text.startswith("-") else ("", text)
     whole, _, part = digits.partition(".")
@@ -22,34 +22,34 @@ def amount_text(micros: int) -> str:
 
 
 def percent(part: int | float, whole: int | float) -> str:
-    """ "63.2 %"; a dash of nothing."""
+    """Format a part of a whole: "63.2 %", or a dash if the whole is 0."""
     return f"{100 * part / whole:.1f}\N{NARROW NO-BREAK SPACE}%" if whole else "–"
 
 
 def share_text(share: float) -> str:
-    """A share in [0, 1]: "63.21 %", and "< 0.01 %" where rounding would say nothing."""
+    """Format a share in [0, 1]: "63.21 %", and "< 0.01 %" for one that would round to 0."""
     if 0 < share < 0.0001:
         return "<\N{NARROW NO-BREAK SPACE}0.01\N{NARROW NO-BREAK SPACE}%"
     return f"{share:.2%}".replace("%", "\N{NARROW NO-BREAK SPACE}%")
 
 
 def millionths(value: int) -> str:
-    """ "0.309700" """
+    """Format millionths as a decimal: "0.309700"."""
     return f"{value / MILLION:.6f}"
 
 
 def instant(text: str | datetime) -> str:
-    """ "24 Nov 2026, 21:03:47 UTC"; the ledger's text or a time."""
+    """Format a time, or the ledger's text of one: "24 Nov 2026, 21:03:47 UTC"."""
     moment = from_utc_text(text) if isinstance(text, str) else text
     return f"{moment.day} {moment:%b %Y, %H:%M:%S} UTC"
 
 
 def moment_text(text: str) -> str:
-    """ "24 Nov, 21:03:47 UTC", for lists where space is short and the year is this one's."""
+    """Format the ledger's text of a time without its year, for lists of recent times: "24 Nov, 21:03:47 UTC"."""
     moment = from_utc_text(text)
     return f"{moment.day} {moment:%b, %H:%M:%S} UTC"
 
 
 def short_hash(text: str) -> str:
-    """The first twelve digits."""
+    """Return the first twelve digits of a hash."""
     return f"{text[:12]}…" if len(text) > 13 else text

@@ -1,4 +1,4 @@
-"""The formula with one image's numbers put in, so that anyone can check the credit by hand."""
+"""The formula with one image's numbers inserted, so that a reader can check the credit by hand."""
 
 from __future__ import annotations
 
@@ -14,16 +14,16 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def formula(evidence: Evidence) -> list[dict[str, str]]:
-    """Steps from distances and quality to the nearest contributor's credit: what each is, and the numbers.
+    """Return the steps from distances and quality to the nearest contributor's credit, each with its numbers.
 
-    Rounded, for people: the ledger's own arithmetic is exact, and the last digit may differ.
+    The numbers are rounded: the ledger's own arithmetic is exact, and the last digit may differ.
     """
     policy = Policy.from_parameters(evidence.policy)
     distances = _valued_distances(evidence, policy)
     if not distances:
-        return [{"what": "No training image was found: everything goes to nobody", "how": "r = 1"}]
-    shares, nobody = policy.shares(distances)
-    total = (1 - nobody) / shares[0] if shares[0] else math.inf
+        return [{"what": "No training image was found: all of the credit is unattributed", "how": "r = 1"}]
+    shares, unattributed = policy.shares(distances)
+    total = (1 - unattributed) / shares[0] if shares[0] else math.inf
     quality = min(max(evidence.quality_millionths, policy.quality_floor), policy.quality_cap) / MILLION
     return [
         {"what": "Quality q of the generated image: the credit it issues", "how": f"q = {quality:.6f}"},
@@ -32,38 +32,38 @@ def formula(evidence: Evidence) -> list[dict[str, str]]:
             "how": _weight_text(policy, distances[0]),
         },
         {"what": "Sum of all weights", "how": f"Σ w = {total:.6f}"},
-        _nobody(policy, [distance / MILLION for distance in distances], nobody),
+        _unattributed_step(policy, [distance / MILLION for distance in distances], unattributed),
         {
             "what": "Credit of the nearest",
-            "how": f"q · (1 {_MINUS} r) · w / Σ w = {quality:.6f} · {1 - nobody:.6f} · 1 / {total:.6f} "
+            "how": f"q · (1 {_MINUS} r) · w / Σ w = {quality:.6f} · {1 - unattributed:.6f} · 1 / {total:.6f} "
             f"= {quality * shares[0]:.6f}",
         },
     ]
 
 
 def weights_of(evidence: Evidence) -> list[str]:
-    """Each contributor's w, as the formula names it; near-copies, which are valued as one, have one together."""
+    """Return the weight w of each contributor; near-duplicates that are valued as one share a weight."""
     policy = Policy.from_parameters(evidence.policy)
     distances = _valued_distances(evidence, policy)
     shares = policy.shares(distances)[0]
     by_rank = dict(zip(_ranks(evidence), shares, strict=True))
-    return [f"{by_rank[one.rank] / shares[0] if shares[0] else 0.0:.6f}" for one in evidence.contributions]
+    return [f"{by_rank[row.rank] / shares[0] if shares[0] else 0.0:.6f}" for row in evidence.contributions]
 
 
 def _ranks(evidence: Evidence) -> list[int]:
-    return sorted({one.rank for one in evidence.contributions})
+    return sorted({row.rank for row in evidence.contributions})
 
 
 def _valued_distances(evidence: Evidence, policy: Policy) -> list[int]:
-    """The distance that each rank was valued by, in millionths: near-copies share a rank."""
-    found: dict[int, int] = {}
-    for one in evidence.contributions:
-        first = policy.groups == "first" and one.group == one.training_image_id
-        if first or one.rank not in found:
-            found[one.rank] = one.distance_millionths
+    """Return the distance, in millionths, by which each rank was valued; near-duplicates share a rank."""
+    by_rank: dict[int, int] = {}
+    for row in evidence.contributions:
+        first = policy.groups == "first" and row.group == row.training_image_id
+        if first or row.rank not in by_rank:
+            by_rank[row.rank] = row.distance_millionths
         elif policy.groups == "nearest":
-            found[one.rank] = min(found[one.rank], one.distance_millionths)
-    return [found[rank] for rank in sorted(found)]
+            by_rank[row.rank] = min(by_rank[row.rank], row.distance_millionths)
+    return [by_rank[rank] for rank in sorted(by_rank)]
 
 
 def _weight_text(policy: Policy, nearest: int) -> str:
@@ -73,13 +73,13 @@ def _weight_text(policy: Policy, nearest: int) -> str:
     return f"w = exp({_MINUS}(d {_MINUS} {nearest / MILLION:.6f}) / {policy.temperature})"
 
 
-def _nobody(policy: Policy, distances: Sequence[float], share: float) -> dict[str, str]:
+def _unattributed_step(policy: Policy, distances: Sequence[float], share: float) -> dict[str, str]:
     residual = policy.residual
     if isinstance(residual, VirtualContributor):
-        what = f"Share r of nobody, who stands at distance {residual.distance} with a weight of its own"
+        what = f"Unattributed share r: a virtual contributor at distance {residual.distance} with a weight of its own"
         return {"what": what, "how": f"r = {share:.6f}"}
     if not isinstance(residual, Gate):
-        return {"what": "Share r of nobody: this policy leaves nothing to nobody", "how": "r = 0"}
+        return {"what": "Unattributed share r: this policy attributes all of the credit", "how": "r = 0"}
     near = [
         (float(coefficient), distances[rank - 1] if rank <= len(distances) else float(MAX_DISTANCE))
         for rank, coefficient in residual.ranks
@@ -88,7 +88,7 @@ def _nobody(policy: Policy, distances: Sequence[float], share: float) -> dict[st
     logit = float(residual.bias) + sum(c * distance for c, distance in near)
     ranks = " and ".join(str(rank) for rank, _ in residual.ranks)
     return {
-        "what": f"Share r of nobody, by the distances of the works of rank {ranks}",
+        "what": f"Unattributed share r, by the distances of the works of rank {ranks}",
         "how": f"x = {residual.bias}{terms} = {logit:.4f};  r = 1 / (1 + exp({_MINUS}x)) = {share:.6f}".replace(
             "-", _MINUS
         ),

@@ -1,7 +1,4 @@
-"""Credits over time, for the chart: what accounts held at points in time, each read from the ledger by sequence.
-
-Images a minute: by the sequences that the ledger had reached at times in the last minute.
-"""
+"""History of balances for the chart, and the rate of images per minute; both read the ledger by sequence."""
 
 from __future__ import annotations
 
@@ -18,20 +15,40 @@ from gmvaluator.ledger.results import Totals
 from gmvaluator.valuation.weights import MICROS_PER_CREDIT
 
 POINTS = 240
+"""Points that are kept."""
+
 STEP_S = 5.0
+"""Seconds between two points; the newest is replaced until then."""
+
 BACKFILL_POINTS = 60
+"""Points read from the ledger at the start."""
+
 MAX_BACKFILL_POSTINGS = 20_000
+"""Newest postings that are read at the start."""
+
 SERIES = 5
-"""Owners that have a band of their own; the others share one."""
+"""Owners with a band of their own in the chart; the others share one."""
+
 LIVE_WINDOW = timedelta(minutes=15)
+"""Time that the chart shows."""
+
 IDLE = timedelta(minutes=1)
-"""After this long without a posting the chart stands still instead of drawing a line."""
+"""Time without a posting after which the chart stops instead of drawing a flat line."""
+
 KINDS = ("unattributed", "suspense", "held", "paid")
+"""Kinds of accounts that belong to no owner."""
+
+RATE_WINDOW = timedelta(minutes=1)
+SEED_STEP = timedelta(seconds=2)
+"""Time between the marks that are read from the ledger."""
+
+MAX_GAP = timedelta(seconds=5)
+"""Time without a reading after which the marks are read from the ledger again."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """Balances as of posting `sequence`. accounts: of those owners that were near the top at that time."""
+    """Balances, in micro-credits, as of posting `sequence`. accounts: of owners near the top at that time."""
 
     at: datetime
     sequence: int
@@ -41,7 +58,7 @@ class Point:
 
 
 class History:
-    """The points of the last while. Not thread-safe: one thread reads the ledger."""
+    """The newest points of the chart. Not thread-safe: one thread reads the ledger."""
 
     def __init__(self) -> None:
         self._points: deque[Point] = deque(maxlen=POINTS)
@@ -49,39 +66,40 @@ class History:
 
     @property
     def newest(self) -> Point | None:
+        """The newest point, or None."""
         return self._points[-1] if self._points else None
 
     def note(self, totals: Totals, accounts: Mapping[str, int], now: datetime) -> None:
-        """Take the state of now as a point, or in place of the last one if that is less than a step old."""
+        """Add the current state as a point; it replaces the newest one if that is less than a step old."""
         newest = self.newest
         if newest is not None and newest.sequence == totals.head.sequence and now - self._moved_at > IDLE:
             return
         if newest is None or newest.sequence != totals.head.sequence:
             self._moved_at = now
-        before = self._points[-2].at if len(self._points) > 1 else None
-        if newest is not None and before is not None and (newest.at - before).total_seconds() < STEP_S:
+        second_newest = self._points[-2].at if len(self._points) > 1 else None
+        if newest is not None and second_newest is not None and (newest.at - second_newest).total_seconds() < STEP_S:
             self._points.pop()
         self._points.append(point_now(totals, accounts, now))
 
     def fill(self, connection: Connection, now_point: Point) -> None:
-        """Read what was before the dashboard started: the newest 20,000 postings at most, evenly spaced in time."""
+        """Add points from before the start, evenly spaced over the newest `MAX_BACKFILL_POSTINGS` at most."""
         self._points.extend(backfilled(connection, now_point))
 
     def series(self, top: Sequence[str]) -> list[list[float]]:
-        """For each point: time in ms, credits of each of `top`, of all other owners, unattributed, suspense + held."""
+        """Return rows of time in ms, then credits of each of `top`, other owners, unattributed, suspense + held."""
         since = self._points[-1].at - LIVE_WINDOW if self._points else None
         recent = [point for point in self._points if since is None or point.at >= since]
         return [_row(point, top) for point in recent]
 
 
 def point_now(totals: Totals, accounts: Mapping[str, int], now: datetime) -> Point:
-    """The state as it is."""
+    """Return the current state as a point."""
     kinds = {kind: getattr(totals, f"{kind}_micros") for kind in KINDS}
     return Point(now, totals.head.sequence, totals.owners_micros, kinds, dict(accounts))
 
 
 def backfilled(connection: Connection, end: Point) -> list[Point]:
-    """Points from the newest postings' beginning up to `end`, which is the last."""
+    """Return points from the oldest of the newest postings up to `end`, which is the last."""
     oldest = max(0, end.sequence - MAX_BACKFILL_POSTINGS)
     first, last = posted_at(connection, oldest + 1), posted_at(connection, end.sequence)
     if first is None or last is None:
@@ -90,17 +108,17 @@ def backfilled(connection: Connection, end: Point) -> list[Point]:
     start = max(first, stop - LIVE_WINDOW) if stop is end.at else first
     step = max((stop - start) / BACKFILL_POINTS, timedelta(milliseconds=50))
     times = [start + step * number for number in range(-1, BACKFILL_POINTS + 1)]
-    marks = [*sequences_at(connection, times, oldest, end.sequence), end.sequence]
+    sequences = [*sequences_at(connection, times, oldest, end.sequence), end.sequence]
     end = replace(end, at=stop)
     points, later = [end], end
     for number in range(len(times) - 1, -1, -1):
-        later = _earlier(connection, later, marks[number], times[number])
+        later = _earlier(connection, later, sequences[number], times[number])
         points.append(later)
     return [point for point in reversed(points) if point.at <= end.at]
 
 
 def _earlier(connection: Connection, later: Point, sequence: int, at: datetime) -> Point:
-    """What was held at `sequence`: what is held later, less what the postings between have moved."""
+    """Return the balances at `sequence`: the later ones, less the amounts that the postings in between moved."""
     if sequence == later.sequence:
         return Point(at, sequence, later.owners_micros, later.kinds, later.accounts)
     moved = sums_between(connection, sequence, later.sequence, [*later.accounts, *KINDS, "issuance"])
@@ -111,42 +129,36 @@ def _earlier(connection: Connection, later: Point, sequence: int, at: datetime) 
 
 
 def _row(point: Point, top: Sequence[str]) -> list[float]:
-    mine = [point.accounts.get(account, 0) for account in top]
-    waiting = point.kinds["suspense"] + point.kinds["held"]
-    values = [*mine, point.owners_micros - sum(mine), point.kinds["unattributed"], waiting]
+    own = [point.accounts.get(account, 0) for account in top]
+    suspended = point.kinds["suspense"] + point.kinds["held"]
+    values = [*own, point.owners_micros - sum(own), point.kinds["unattributed"], suspended]
     return [round(point.at.timestamp() * 1000), *(round(micros / MICROS_PER_CREDIT, 6) for micros in values)]
 
 
 def chart(history: History, top: Sequence[tuple[str, str]]) -> dict[str, Any]:
-    """The chart as the page draws it. top: (account, name) of the owners with bands of their own."""
-    some = top[:SERIES]
-    names = [*(name for _, name in some), "Other owners", "Nobody", "Suspense and held"]
-    return {"series": names, "points": history.series([account for account, _ in some])}
+    """Return the chart as the page draws it. top: (account, name) of the owners with the highest balances."""
+    shown = top[:SERIES]
+    names = [*(name for _, name in shown), "Other owners", "Unattributed", "Suspense and held"]
+    return {"series": names, "points": history.series([account for account, _ in shown])}
 
 
 def utc_now() -> datetime:
-    """The clock of the points."""
+    """Return the current time, in UTC."""
     return datetime.now(UTC)
 
 
-WINDOW = timedelta(minutes=1)
-SEED_STEP = timedelta(seconds=2)
-MAX_GAP = timedelta(seconds=5)
-"""Without a reading for longer, the marks between are asked of the ledger again."""
-
-
 class Rate:
-    """Remembers which posting was the newest when. Not thread-safe."""
+    """The rate of images, from marks of the newest posting at times of the last minute. Not thread-safe."""
 
     def __init__(self) -> None:
         self._marks: deque[tuple[datetime, int]] = deque()
 
     def images_per_minute(self, connection: Connection, head: int, now: datetime) -> int:
-        """Generations posted in the minute before `now`. head: the newest posting."""
+        """Return the generations posted in the minute before `now`. head: the newest posting's sequence."""
         if not self._marks or not self._follows(head, now):
             self._seed(connection, head, now)
         self._marks.append((now, head))
-        while len(self._marks) > 1 and self._marks[1][0] <= now - WINDOW:
+        while len(self._marks) > 1 and self._marks[1][0] <= now - RATE_WINDOW:
             self._marks.popleft()
         return count_attributions(connection, self._marks[0][1], head)
 
@@ -155,6 +167,6 @@ class Rate:
         return timedelta(0) <= now - at <= MAX_GAP and sequence <= head
 
     def _seed(self, connection: Connection, head: int, now: datetime) -> None:
-        """Searching the ledger by time takes some twenty questions: once, and not at every reading."""
-        instants = [now - WINDOW + SEED_STEP * step for step in range(WINDOW // SEED_STEP)]
+        # A search of the ledger by time takes some twenty queries, too many for every reading.
+        instants = [now - RATE_WINDOW + SEED_STEP * step for step in range(RATE_WINDOW // SEED_STEP)]
         self._marks = deque(zip(instants, sequences_at(connection, instants, 0, head), strict=True))

@@ -1,7 +1,4 @@
-"""The attributor's own metrics, as the operations page shows them.
-
-The dashboard's own metrics, for Prometheus.
-"""
+"""The attributor's metrics for the operations page, and the dashboard's own metrics for Prometheus."""
 
 from __future__ import annotations
 
@@ -20,16 +17,20 @@ from dashboard.figures.live import Live
 from gmvaluator.errors import InvalidInput, Unavailable
 
 TIMEOUT_S = 2.0
+"""Seconds to wait for the attributor's metrics."""
+
 MAX_BYTES = 2 * 1024 * 1024
+"""Bytes read of the attributor's metrics."""
+
 STAGES = ("lookup", "decode", "queue", "embed", "recall", "rerank", "quality", "post", "total")
 QUANTILES = (0.5, 0.99)
 
 Samples = dict[str, list[tuple[dict[str, str], float]]]
-"""Name to (labels, value)."""
+"""Samples, (labels, value), by the name of their metric."""
 
 
 def checked_url(url: str) -> str:
-    """An address of metrics, `/metrics` added where there is no path. Raises InvalidInput."""
+    """Return a URL of metrics, with the path `/metrics` if it has none. Raises InvalidInput."""
     parts = urlsplit(url if "://" in url else f"http://{url}")
     if parts.scheme not in ("http", "https") or not parts.netloc:
         raise InvalidInput(f"--metrics {url[:60]!r} is refused: give http://HOST:PORT/metrics")
@@ -37,35 +38,36 @@ def checked_url(url: str) -> str:
 
 
 def scrape(url: str) -> Samples:
-    """The samples at an address that the operator gave. Raises Unavailable."""
+    """Return the samples at a URL that the operator configured. Raises Unavailable."""
     from prometheus_client.parser import text_string_to_metric_families
 
+    # No proxy: the metrics are of a machine nearby, and a proxy from the environment would not reach it.
     opener = urllib.request.build_opener(urllib.request.ProxyHandler({}))
     try:
-        with opener.open(url, timeout=TIMEOUT_S) as answer:
-            text = answer.read(MAX_BYTES).decode("utf-8")
-        found: Samples = defaultdict(list)
+        with opener.open(url, timeout=TIMEOUT_S) as response:
+            text = response.read(MAX_BYTES).decode("utf-8")
+        samples: Samples = defaultdict(list)
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
-                found[sample.name].append((sample.labels, sample.value))
+                samples[sample.name].append((sample.labels, sample.value))
     except (OSError, ValueError) as error:
         raise Unavailable(f"the attributor's metrics at {url} cannot be read ({error})") from error
-    return found
+    return samples
 
 
 def operations(samples: Samples) -> dict[str, Any]:
-    """What the page shows: counts, latency by stage in ms, refusals by reason, recall, quality."""
+    """Return the figures of the page: counts, latency by stage in ms, refusals by reason, recall, quality."""
     images = {labels["how"]: value for labels, value in samples.get("gmvaluator_images_total", [])}
     refusals = {labels["reason"]: value for labels, value in samples.get("gmvaluator_refusals_total", [])}
     return {
         "images": images,
         "posted": images.get("posted", 0.0),
-        "in_flight": _one(samples, "gmvaluator_in_flight"),
-        "waiting": _one(samples, "gmvaluator_queue_images"),
+        "in_flight": _gauge_value(samples, "gmvaluator_in_flight"),
+        "waiting": _gauge_value(samples, "gmvaluator_queue_images"),
         "refusals": [{"reason": reason, "count": int(count)} for reason, count in sorted(refusals.items()) if count],
         "refused": int(sum(refusals.values())),
         "stages": [_stage(samples, stage) for stage in STAGES],
-        "quality": _histogram(samples, "gmvaluator_quality", {}),
+        "quality": _histogram(samples, "gmvaluator_quality"),
         "recall": [
             {"collection": labels["collection"], "recall": f"{value:.4f}"}
             for labels, value in samples.get("gmvaluator_index_recall", [])
@@ -73,25 +75,25 @@ def operations(samples: Samples) -> dict[str, Any]:
     }
 
 
-def _one(samples: Samples, name: str) -> float | None:
+def _gauge_value(samples: Samples, name: str) -> float | None:
     values = samples.get(name)
     return values[0][1] if values else None
 
 
 def _stage(samples: Samples, stage: str) -> dict[str, Any]:
-    """Quantiles by the buckets: the upper bound of the bucket in which each lies."""
+    """Return the count, mean and quantiles of a stage's latency, in ms; None where no image was counted."""
     buckets = _cumulative(samples, "gmvaluator_stage_seconds", {"stage": stage})
     count = buckets[-1][1] if buckets else 0.0
     sums = [value for labels, value in samples.get("gmvaluator_stage_seconds_sum", []) if labels.get("stage") == stage]
-    found: dict[str, Any] = {"stage": stage, "count": int(count), "mean_ms": None, "p50_ms": None, "p99_ms": None}
-    if count:
-        found["mean_ms"] = round(1000 * sums[0] / count, 2) if sums else None
-        found["p50_ms"], found["p99_ms"] = (_quantile(buckets, count, part) for part in QUANTILES)
-    return found
+    if not count:
+        return {"stage": stage, "count": 0, "mean_ms": None, "p50_ms": None, "p99_ms": None}
+    p50_ms, p99_ms = (_quantile(buckets, count, part) for part in QUANTILES)
+    mean_ms = round(1000 * sums[0] / count, 2) if sums else None
+    return {"stage": stage, "count": int(count), "mean_ms": mean_ms, "p50_ms": p50_ms, "p99_ms": p99_ms}
 
 
 def _quantile(buckets: list[tuple[float, float]], count: float, part: float) -> float | None:
-    """Between the bounds of its bucket in proportion, as Prometheus does; ms."""
+    """Return a quantile in ms, interpolated within its bucket as Prometheus does."""
     below, so_far = 0.0, 0.0
     for bound, cumulative in buckets:
         if cumulative >= part * count:
@@ -103,26 +105,27 @@ def _quantile(buckets: list[tuple[float, float]], count: float, part: float) -> 
     return None
 
 
-def _cumulative(samples: Samples, name: str, wanted: dict[str, str]) -> list[tuple[float, float]]:
+def _cumulative(samples: Samples, name: str, selector: dict[str, str]) -> list[tuple[float, float]]:
+    """Return (upper bound, cumulative count) of a histogram's buckets, in order."""
     return sorted(
         (float(labels["le"]), value)
         for labels, value in samples.get(f"{name}_bucket", [])
-        if wanted.items() <= labels.items()
+        if selector.items() <= labels.items()
     )
 
 
-def _histogram(samples: Samples, name: str, wanted: dict[str, str]) -> list[list[Any]]:
-    """[label, count] of each bucket."""
-    before, low, found = 0.0, 0.0, []
-    for bound, cumulative in _cumulative(samples, name, wanted):
+def _histogram(samples: Samples, name: str) -> list[list[Any]]:
+    """Return [label, count] of each finite bucket."""
+    before, low, buckets = 0.0, 0.0, []
+    for bound, cumulative in _cumulative(samples, name, {}):
         if bound != float("inf"):
-            found.append([f"{low:.1f}–{bound:.1f}", int(cumulative - before)])
+            buckets.append([f"{low:.1f}–{bound:.1f}", int(cumulative - before)])
             before, low = cumulative, bound
-    return found
+    return buckets
 
 
 def exposition(live: Live) -> bytes:
-    """Prometheus' text format."""
+    """Return the dashboard's metrics in Prometheus' text format."""
     registry = CollectorRegistry()
     _gauge(registry, "gmvaluator_dashboard_streams", "Browsers that are being kept live.", live.streams)
     _gauge(registry, "gmvaluator_dashboard_ledger_sequence", "Newest posting that pages show.", live.sequence)
@@ -133,11 +136,13 @@ def exposition(live: Live) -> bytes:
 
 
 class _Counters(Collector):
+    """The dashboard's counters, read from `Live` when Prometheus scrapes them."""
+
     def __init__(self, live: Live) -> None:
         self._live = live
 
     def collect(self) -> list[Metric]:
-        """What only grows."""
+        """Implement `Collector`."""
         used = resource.getrusage(resource.RUSAGE_SELF)
         return [
             CounterMetricFamily("gmvaluator_dashboard_updates", "States read from the ledger.", self._live.updates),

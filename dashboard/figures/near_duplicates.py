@@ -1,6 +1,6 @@
-"""Which works are near-copies of one another: by the index, which alone knows whole groups.
+"""Near-duplicates of works, from the index, which is the only store of whole groups.
 
-The index is reached when a page first asks, and held until the dashboard ends: most dashboards never load its client.
+The index is opened by the first query and stays open until shutdown: most dashboards never load its client.
 """
 
 from __future__ import annotations
@@ -19,23 +19,23 @@ if TYPE_CHECKING:
     from gmvaluator.index.store import QdrantStore
 
 MAX_MEMBERS = 60
-"""Near-copies shown of a work."""
+"""Near-duplicates shown on the page of a work."""
 RETRY_S = 30.0
-"""Pages do not wait for an index again that could not be reached so long ago."""
+"""Seconds before an index that could not be reached is queried again, so that not every page waits for it."""
 
 
-class CopyGroup(NamedTuple):
-    """Near-copies, the work itself left out. known: False where nobody looked, or nobody could be asked."""
+class DuplicateGroup(NamedTuple):
+    """The other works of a group. known: False if the work was not checked yet or the index cannot be queried."""
 
     members: list[TrainingImageId]
     known: bool
 
 
-UNKNOWN = CopyGroup([], False)
+UNKNOWN = DuplicateGroup([], False)
 
 
 class NearDuplicates:
-    """Asks the index of a data folder, or a Qdrant server. Thread-safe; `close` lets go of it."""
+    """Looks up groups in the index of a data folder or at a Qdrant server. Thread-safe."""
 
     def __init__(self, index: str | Path, catalogue: Catalogue | None) -> None:
         self._index = index
@@ -44,22 +44,23 @@ class NearDuplicates:
         self._stores: list[QdrantStore] = []
         self._failed_at = -RETRY_S
 
-    def of(self, work: TrainingImageId) -> CopyGroup:
-        """The group of a work, in whichever collection it is."""
+    def lookup(self, work: TrainingImageId) -> DuplicateGroup:
+        """Return the group of a work, in any collection."""
         if time.monotonic() - self._failed_at < RETRY_S:
             return UNKNOWN
         try:
             for store in self._opened():
-                found = store.group_members(work, MAX_MEMBERS + 1)
-                if found is not None:
-                    return CopyGroup([one for one in found if one != work], True)
+                # One more than is shown, so that the page can say that there are more.
+                members = store.group_members(work, MAX_MEMBERS + 1)
+                if members is not None:
+                    return DuplicateGroup([member for member in members if member != work], True)
         except GmvaluatorError:
-            # The page says that the index could not be asked, and shows what the ledger knows.
+            # The page says that the index cannot be queried, and shows what the ledger knows.
             self._failed_at = time.monotonic()
         return UNKNOWN
 
     def close(self) -> None:
-        """Let go of the index; an embedded engine ends with its last user."""
+        """Close the index; an embedded engine stops with its last user."""
         with self._lock:
             for store in self._stores:
                 store.close()
@@ -67,12 +68,12 @@ class NearDuplicates:
 
     def _opened(self) -> list[QdrantStore]:
         with self._lock:
-            there = isinstance(self._index, str) or self._index.is_dir()
-            if not self._stores and there and self._catalogue is not None:
-                # The index's client takes some 60 MB: a dashboard of a ledger alone never loads it.
+            exists = isinstance(self._index, str) or self._index.is_dir()
+            if not self._stores and exists and self._catalogue is not None:
+                # The index's client takes some 60 MB of memory.
                 from gmvaluator.index.opening import open_store
 
-                names = {one.collection for one in self._catalogue.generators()}
+                names = {generator.collection for generator in self._catalogue.generators()}
                 key = qdrant_api_key()
                 self._stores.extend(open_store(self._index, name, api_key=key) for name in sorted(names))
             return list(self._stores)

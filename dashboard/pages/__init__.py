@@ -1,1 +1,1 @@
-"""One module a page."""
+"""The pages: one module per page, with the handlers of its routes."""

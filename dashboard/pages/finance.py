@@ -1,4 +1,4 @@
-"""Balances of every account, closed periods, disputes, and whether it all adds up."""
+"""The finance page: balances of every account, closed periods, disputes, and the reconciliation."""
 
 from __future__ import annotations
 
@@ -9,43 +9,48 @@ from typing import Any
 from starlette.requests import Request
 from starlette.responses import Response
 
-from dashboard.figures.data import Sources
+from dashboard.figures.data import DataAccess
 from dashboard.figures.formatting import amount_text, instant
-from dashboard.web.context import desk, page
+from dashboard.web.context import app_context, page
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ledger.calendar import Period, closings
-from gmvaluator.ledger.decisions.disputes import disputes
+from gmvaluator.ledger.decisions.disputes import read_disputes
 from gmvaluator.ledger.payouts.closing import payable_lines
 from gmvaluator.ledger.payouts.terms import Terms
 
 ACCOUNTS = 50
+"""Accounts on one page of balances."""
+
 DISPUTES = 50
+"""Newest disputes that are shown."""
+
 MAX_ACCOUNT_CHARACTERS = 60
 
 
 async def finance(request: Request) -> Response:
-    """The page; `after` names the account that the page of balances begins behind."""
+    """Show the page; the query parameter `after` names the account before the first balance."""
     after = request.query_params.get("after", "")
     if len(after) > MAX_ACCOUNT_CHARACTERS:
         raise InvalidInput("the page of accounts is named by an account")
-    state = await desk(request).live.state()
-    found = await asyncio.to_thread(_told, desk(request).sources, after)
-    return page(request, "finance.html", title="Finance", state=state, found=found)
+    context = app_context(request)
+    state = await context.live.state()
+    figures = await asyncio.to_thread(_figures, context.data, after)
+    return page(request, "finance.html", title="Finance", state=state, view=figures)
 
 
-def _told(sources: Sources, after: str) -> dict[str, Any]:
-    balances = sources.ledger.balances(after, ACCOUNTS)
-    with sources.ledger.snapshot() as connection:
-        closed, disputed = closings(connection), disputes(connection)
-    names = sources.names([one.account for one in balances.balances])
+def _figures(data: DataAccess, after: str) -> dict[str, Any]:
+    balances = data.ledger.balances(after, ACCOUNTS)
+    with data.ledger.snapshot() as connection:
+        closed, disputed = closings(connection), read_disputes(connection)
+    names = data.names([balance.account for balance in balances.balances])
     accounts = [
         {
-            "account": one.account,
-            "name": names[one.account],
-            "owner_id": None if one.owner_id is None else str(one.owner_id),
-            "credits": amount_text(one.balance_micros),
+            "account": balance.account,
+            "name": names[balance.account],
+            "owner_id": None if balance.owner_id is None else str(balance.owner_id),
+            "credits": amount_text(balance.balance_micros),
         }
-        for one in balances.balances
+        for balance in balances.balances
     ]
     return {
         "accounts": accounts,
@@ -53,19 +58,19 @@ def _told(sources: Sources, after: str) -> dict[str, Any]:
         "next": balances.balances[-1].account if len(accounts) == ACCOUNTS else None,
         "sequence": balances.sequence,
         "periods": _periods(closed),
-        "disputes": [_dispute(one.as_dict()) for one in reversed(disputed[-DISPUTES:])],
-        "open_disputes": sum(one.open for one in disputed),
+        "disputes": [_dispute(dispute.as_dict()) for dispute in reversed(disputed[-DISPUTES:])],
+        "open_disputes": sum(dispute.open for dispute in disputed),
     }
 
 
 def _periods(closed: list[Any]) -> list[dict[str, Any]]:
-    """The open period, then those that are closed, newest first."""
-    now = Period.of(datetime.now(UTC))
-    found = [{"period": str(now), "status": "open", "payable": None, "payees": None, "closed_at": None}]
+    """Return the open period, then the closed ones, newest first."""
+    current = Period.of(datetime.now(UTC))
+    rows = [{"period": str(current), "status": "open", "payable": None, "payees": None, "closed_at": None}]
     for closing in reversed(closed):
         terms = Terms.from_dict(closing.decision.facts["terms"])
         lines = payable_lines(closing)
-        found.append(
+        rows.append(
             {
                 "period": closing.decision.links.period,
                 "status": "closed",
@@ -74,8 +79,8 @@ def _periods(closed: list[Any]) -> list[dict[str, Any]]:
                 "closed_at": instant(closing.posting.header.generated_at),
             }
         )
-    return found
+    return rows
 
 
-def _dispute(found: dict[str, Any]) -> dict[str, Any]:
-    return {**found, "opened_at": instant(found["opened_at"]), "held": amount_text(found["held_micros"])}
+def _dispute(dispute: dict[str, Any]) -> dict[str, Any]:
+    return {**dispute, "opened_at": instant(dispute["opened_at"]), "held": amount_text(dispute["held_micros"])}

@@ -1,4 +1,4 @@
-"""The overview, and the stream that keeps it live."""
+"""The overview page, and the stream of its live updates."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ from starlette.responses import RedirectResponse, Response
 from starlette.types import Receive, Scope, Send
 
 from dashboard.web.access import COOKIE, may
-from dashboard.web.connection import cut
-from dashboard.web.context import desk, page, session
+from dashboard.web.connection import close_now
+from dashboard.web.context import app_context, page, session
 
 PING_S = 15
+"""Seconds between comments that keep an idle stream open through proxies."""
+
 _log = structlog.get_logger("dashboard")
 
 
 class Stream(EventSourceResponse):
-    """Server-sent events; a browser that does not read is cut, which is no error of ours."""
+    """A response of server-sent events that closes the connection of a browser that does not read."""
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         try:
             await super().__call__(scope, receive, send)
         except SendTimeoutError:
-            cut(scope)
-            await asyncio.sleep(0)  # so that uvicorn knows of it, and finds no fault with the answer
-            _log.info("cut a browser that does not read", after_s=self.send_timeout)
+            close_now(scope)
+            # One loop iteration lets uvicorn see the closed connection; it would log an incomplete response otherwise.
+            await asyncio.sleep(0)
+            _log.info("closed the connection of a browser that does not read", after_s=self.send_timeout)
 
 
 async def home(request: Request) -> Response:
-    """Each to the page that is theirs."""
+    """Redirect to the first page that the caller may open."""
     caller = session(request).caller
     if may(caller, "overview"):
         return RedirectResponse("/overview", 303)
@@ -40,23 +43,27 @@ async def home(request: Request) -> Response:
 
 
 async def overview(request: Request) -> Response:
-    """Totals, credits over time, who earned most, and the latest images."""
-    state = await desk(request).live.state()
+    """Show totals, credits over time, the highest balances and the latest images."""
+    state = await app_context(request).live.state()
     return page(request, "overview.html", title="Overview", state=state)
 
 
 async def live_overview(request: Request) -> Response:
-    """The overview's state as server-sent events."""
-    parts = desk(request)
-    return Stream(parts.live.stream(_let_in(request)), ping=PING_S, send_timeout=parts.settings.send_timeout_s)
+    """Stream the overview's state as server-sent events."""
+    context = app_context(request)
+    updates = context.live.stream(_authorization(request))
+    return Stream(updates, ping=PING_S, send_timeout=context.settings.send_timeout_s)
 
 
-def _let_in(request: Request) -> Callable[[], bool]:
-    """Whether the browser would be let in if it asked anew: its token may be revoked, or its session be too old."""
-    sessions, cookie = desk(request).sessions, request.cookies.get(COOKIE)
+def _authorization(request: Request) -> Callable[[], bool]:
+    """Return a function that tells whether the request would be authorized now.
 
-    def let_in() -> bool:
-        found = sessions.read(cookie)
-        return sessions.open if found is None else may(found.caller, "live_overview")
+    Its token may have been revoked, or its session may have expired, since the stream began.
+    """
+    sessions, cookie = app_context(request).sessions, request.cookies.get(COOKIE)
 
-    return let_in
+    def is_authorized() -> bool:
+        current = sessions.read(cookie)
+        return sessions.open if current is None else may(current.caller, "live_overview")
+
+    return is_authorized

@@ -1,4 +1,4 @@
-"""One owner: what they earned, by which works, by whose images; statements, and a dispute."""
+"""The page of an owner: earnings by work, month and image; statements to download; opening a dispute."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from dashboard.figures.cards import picture, work_title
-from dashboard.figures.data import Sources
+from dashboard.figures.data import DataAccess
 from dashboard.figures.formatting import amount_text, instant
 from dashboard.web.access import check_owner, may
 from dashboard.web.attributor_client import attributor_client
-from dashboard.web.context import desk, form_of, page, session
+from dashboard.web.context import app_context, page, read_form, session
 from gmvaluator.accounts import owner_account
 from gmvaluator.catalogue.store import open_if_present
 from gmvaluator.errors import InvalidInput
@@ -31,6 +31,8 @@ from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.reader import read_head
 
 WORKS, USES, MONTHS, DAYS = 24, 12, 12, 60
+"""Rows of each list of the page: best works, newest paid images, months, days."""
+
 FORMS = {
     "csv": (statement_csv, "text/csv"),
     "json": (statement_json, "application/json"),
@@ -39,33 +41,34 @@ FORMS = {
 
 
 async def owner(request: Request) -> Response:
-    """The page of an owner; an owner's own only."""
-    found = owner_id(request.path_params["owner"])
-    check_owner(session(request).caller, owner_account(found))
-    told = await asyncio.to_thread(_told, desk(request).sources, found)
-    disputable = may(session(request).caller, "dispute") and bool(desk(request).settings.server)
-    return page(request, "owner.html", title=told["name"], found=told, may_dispute=disputable)
+    """Show the page; an owner may open only their own."""
+    context, caller = app_context(request), session(request).caller
+    owner = owner_id(request.path_params["owner"])
+    check_owner(caller, owner_account(owner))
+    figures = await asyncio.to_thread(_figures, context.data, owner)
+    disputable = may(caller, "dispute") and bool(context.settings.server)
+    return page(request, "owner.html", title=figures["name"], view=figures, may_dispute=disputable)
 
 
 async def statement(request: Request) -> Response:
-    """A statement to download, as CSV, JSON or a page that prints."""
-    found = owner_id(request.path_params["owner"])
-    check_owner(session(request).caller, owner_account(found))
+    """Return a statement to download, as CSV, JSON or a page to print."""
+    owner = owner_id(request.path_params["owner"])
+    check_owner(session(request).caller, owner_account(owner))
     form = request.query_params.get("format", "csv")
     if form not in FORMS:
         raise InvalidInput(f"there is no form {form[:20]!r} of a statement: ask for csv, json or html")
     period = Period.parse(request.path_params["period"])
-    text = await asyncio.to_thread(_statement, desk(request).sources, found, period, form)
-    disposition = f'attachment; filename="statement-{period}-{found}.{form}"'
+    text = await asyncio.to_thread(_statement, app_context(request).data, owner, period, form)
+    disposition = f'attachment; filename="statement-{period}-{owner}.{form}"'
     return Response(text, media_type=FORMS[form][1], headers={"content-disposition": disposition})
 
 
 async def dispute(request: Request) -> Response:
-    """Open a dispute through the attributor, which holds what it is about."""
-    fields = await form_of(request)
+    """Open a dispute through the attributor, which holds the disputed credits."""
+    fields = await read_form(request)
     caller = session(request).caller
     claimant = f"owner:{caller.owner_id}" if caller.only_account else fields.get("claimant", "").strip()
-    answer = await asyncio.to_thread(
+    opened = await asyncio.to_thread(
         attributor_client(request).open_dispute,
         checked_dispute_id(fields.get("dispute_id", "")),
         fields.get("reason", ""),
@@ -73,35 +76,35 @@ async def dispute(request: Request) -> Response:
         generation_id=fields.get("generation_id", "").strip(),
         claimant=claimant,
     )
-    found = {
-        "dispute_id": answer.dispute_id,
-        "held": amount_text(answer.held_micros),
-        "sequence": answer.sequence,
-        "more": answer.more_to_hold,
+    result = {
+        "dispute_id": opened.dispute_id,
+        "held": amount_text(opened.held_micros),
+        "sequence": opened.sequence,
+        "more": opened.more_to_hold,
     }
-    return page(request, "disputed.html", title="Dispute opened", found=found)
+    return page(request, "disputed.html", title="Dispute opened", view=result)
 
 
 def owner_id(text: str) -> OwnerId:
-    """An owner's UUID from a path. Raises InvalidInput."""
+    """Parse an owner's UUID from a path. Raises InvalidInput."""
     try:
         return OwnerId(uuid.UUID(text))
     except ValueError:
         raise InvalidInput("an owner is named by a UUID, which the overview links to") from None
 
 
-def _told(sources: Sources, found: OwnerId) -> dict[str, Any]:
-    account = owner_account(found)
-    with sources.ledger.snapshot() as connection:
+def _figures(data: DataAccess, owner: OwnerId) -> dict[str, Any]:
+    account = owner_account(owner)
+    with data.ledger.snapshot() as connection:
         balance = balances_of(connection, [account])[account]
         earned = account_earnings(connection, account, WORKS, USES)
         closed = closings(connection)
         head = read_head(connection).sequence
-    cards = sources.cards({one.training_image_id for one in earned.works})
-    highest = max((one.credit_micros for one in earned.works), default=0)
+    cards = data.cards({work.training_image_id for work in earned.works})
+    highest = max((work.credit_micros for work in earned.works), default=0)
     return {
-        "owner_id": str(found),
-        "name": sources.names([account])[account],
+        "owner_id": str(owner),
+        "name": data.names([account])[account],
         "balance": amount_text(balance),
         "sequence": head,
         "generations": f"{earned.generation_count:,}",
@@ -109,14 +112,14 @@ def _told(sources: Sources, found: OwnerId) -> dict[str, Any]:
         "months": _months(earned.by_day, account, closed),
         "works": [
             {
-                "work_id": str(one.training_image_id),
-                "title": work_title(cards.get(one.training_image_id), one.training_image_id),
-                "picture": picture(sources, one.training_image_id),
-                "credits": amount_text(one.credit_micros),
-                "generations": f"{one.generations:,}",
-                "bar": round(100 * max(0, one.credit_micros) / highest, 2) if highest > 0 else 0,
+                "work_id": str(work.training_image_id),
+                "title": work_title(cards.get(work.training_image_id), work.training_image_id),
+                "picture": picture(data, work.training_image_id),
+                "credits": amount_text(work.credit_micros),
+                "generations": f"{work.generations:,}",
+                "bar": round(100 * max(0, work.credit_micros) / highest, 2) if highest > 0 else 0,
             }
-            for one in earned.works
+            for work in earned.works
         ],
         "uses": [
             {
@@ -130,7 +133,7 @@ def _told(sources: Sources, found: OwnerId) -> dict[str, Any]:
 
 
 def _months(by_day: dict[str, int], account: str, closed: list[Any]) -> list[dict[str, Any]]:
-    """Months newest first: what the generations of each credited, and what was payable where it is closed."""
+    """Return months, newest first: the credits of each one's generations, and the payable amount of closed ones."""
     sums: dict[str, int] = defaultdict(int)
     for day, micros in by_day.items():
         sums[day[:7]] += micros
@@ -146,7 +149,7 @@ def _months(by_day: dict[str, int], account: str, closed: list[Any]) -> list[dic
     ]
 
 
-def _statement(sources: Sources, found: OwnerId, period: Period, form: str) -> str:
-    with open_if_present(sources.place) as names:
-        (one,) = statements(sources.ledger, period, names, found)
-        return FORMS[form][0](one)
+def _statement(data: DataAccess, owner: OwnerId, period: Period, form: str) -> str:
+    with open_if_present(data.place) as names:
+        (owner_statement,) = statements(data.ledger, period, names, owner)
+        return FORMS[form][0](owner_statement)

@@ -1,4 +1,4 @@
-// Asks for the attributor's figures every two seconds, and says when they are old.
+// Requests the attributor's figures every two seconds, and shows when they are out of date.
 "use strict";
 (function () {
   const EVERY_MS = 2000;
@@ -18,62 +18,62 @@
     return made;
   };
   const showStages = function (stages) {
-    const timed = stages.filter(function (one) { return one.count > 0; });
+    const timed = stages.filter(function (stage) { return stage.count > 0; });
     if (!timed.length) return;
-    const longest = Math.max.apply(null, timed.map(function (one) { return one.mean_ms; }));
-    byId("stages").replaceChildren.apply(byId("stages"), timed.map(function (one) {
+    const longest = Math.max.apply(null, timed.map(function (stage) { return stage.mean_ms; }));
+    byId("stages").replaceChildren.apply(byId("stages"), timed.map(function (stage) {
       const row = element("tr");
       const bars = element("td", "bars wide-only");
-      bars.append(meter(100 * one.mean_ms / longest));
-      row.append(element("td", "", one.stage), bars);
-      [one.mean_ms, one.p50_ms, one.p99_ms, one.count].forEach(function (value) { row.append(element("td", "n", number(value))); });
+      bars.append(meter(100 * stage.mean_ms / longest));
+      row.append(element("td", "", stage.stage), bars);
+      [stage.mean_ms, stage.p50_ms, stage.p99_ms, stage.count].forEach(function (value) { row.append(element("td", "n", number(value))); });
       return row;
     }));
   };
   const showQuality = function (buckets) {
-    const most = Math.max.apply(null, buckets.map(function (one) { return one[1]; }));
+    const most = Math.max.apply(null, buckets.map(function (bucket) { return bucket[1]; }));
     if (!(most > 0)) return;
-    byId("quality-bars").replaceChildren.apply(byId("quality-bars"), buckets.map(function (one) {
+    byId("quality-bars").replaceChildren.apply(byId("quality-bars"), buckets.map(function (bucket) {
       const row = element("div", "histogram-row");
-      row.append(element("span", "muted small", one[0]), meter(100 * one[1] / most), element("span", "small num", number(one[1])));
+      row.append(element("span", "muted small", bucket[0]), meter(100 * bucket[1] / most), element("span", "small num", number(bucket[1])));
       return row;
     }));
   };
   const showReasons = function (refusals) {
     if (!refusals.length) return;
-    byId("reasons").replaceChildren.apply(byId("reasons"), refusals.map(function (one) {
+    byId("reasons").replaceChildren.apply(byId("reasons"), refusals.map(function (refusal) {
       const row = element("tr");
-      row.append(element("td", "", one.reason), element("td", "n", number(one.count)));
+      row.append(element("td", "", refusal.reason), element("td", "n", number(refusal.count)));
       return row;
     }));
   };
-  const say = function (on, problem) {
+  const showStatus = function (on, problem) {
     byId("live").className = "live " + (on ? "on" : "off");
     byId("live-text").textContent = on ? "Live" : "No figures";
     byId("banner").hidden = !problem;
     byId("banner").textContent = problem;
   };
-  const show = function (found) {
-    byId("images_per_minute").textContent = found.images_per_minute;
-    say(found.known, found.problem);
-    if (!found.known) return;
-    byId("in_flight").textContent = number(found.in_flight);
-    byId("waiting").textContent = number(found.waiting);
-    byId("refused").textContent = number(found.refused);
-    const total = found.stages.find(function (one) { return one.stage === "total"; });
+  const show = function (figures) {
+    byId("images_per_minute").textContent = figures.images_per_minute;
+    showStatus(figures.known, figures.problem);
+    if (!figures.known) return;
+    byId("in_flight").textContent = number(figures.in_flight);
+    byId("waiting").textContent = number(figures.waiting);
+    byId("refused").textContent = number(figures.refused);
+    const total = figures.stages.find(function (stage) { return stage.stage === "total"; });
     byId("total_p99").textContent = number(total && total.p99_ms, " ms");
-    byId("recall").textContent = found.recall.length ? found.recall.map(function (one) { return one.recall; }).join(", ") : "–";
-    byId("recall").title = found.recall.length ? "" : "Not measured: run gmvaluator index verify";
-    showStages(found.stages);
-    showQuality(found.quality);
-    showReasons(found.refusals);
+    byId("recall").textContent = figures.recall.length ? figures.recall.map(function (row) { return row.recall; }).join(", ") : "–";
+    byId("recall").title = figures.recall.length ? "" : "Not measured: run gmvaluator index verify";
+    showStages(figures.stages);
+    showQuality(figures.quality);
+    showReasons(figures.refusals);
   };
-  const ask = function () {
+  const request = function () {
     fetch("/operations/data", { headers: { accept: "application/json" } }).then(function (response) {
       if (!response.ok) throw new Error(String(response.status));
       return response.json();
-    }).then(show).catch(function () { say(false, "Disconnected: the figures below are old. Trying again."); });
+    }).then(show).catch(function () { showStatus(false, "Disconnected: the figures below are out of date. Trying again."); });
   };
   show(JSON.parse(byId("state").textContent));
-  setInterval(ask, EVERY_MS);
+  setInterval(request, EVERY_MS);
 })();

@@ -1,4 +1,4 @@
-// Keeps the overview as the ledger is. Each message holds whole amounts, so nothing is ever added up here.
+// Updates the overview from server-sent events. Each message holds whole amounts, so nothing is added up here.
 "use strict";
 (function () {
   const STALE_MS = 6000;
@@ -8,7 +8,7 @@
   const state = JSON.parse(byId("state").textContent);
   let points = state.chart.points;
   let series = state.chart.series;
-  let heardAt = Date.now();
+  let receivedAt = Date.now();
   let chart = null;
   const hidesGenerated = "hideGenerated" in document.body.dataset;
 
@@ -46,7 +46,7 @@
     if (!src) {
       const none = element("span", "thumb none " + size);
       none.setAttribute("role", "img");
-      none.setAttribute("aria-label", alt + ": no picture is kept");
+      none.setAttribute("aria-label", alt + ": no picture is stored");
       return none;
     }
     const image = element("img", "thumb " + size);
@@ -58,9 +58,9 @@
 
   // --- figures -----------------------------------------------------------------------------------------------------
   const showFigures = function (next) {
-    document.querySelectorAll("[data-total]").forEach(function (one) { fillAmount(one, next.totals[one.dataset.total]); });
-    document.querySelectorAll("[data-share]").forEach(function (one) { one.textContent = next.shares[one.dataset.share]; });
-    document.querySelectorAll("[data-field]").forEach(function (one) { one.textContent = next[one.dataset.field]; });
+    document.querySelectorAll("[data-total]").forEach(function (target) { fillAmount(target, next.totals[target.dataset.total]); });
+    document.querySelectorAll("[data-share]").forEach(function (target) { target.textContent = next.shares[target.dataset.share]; });
+    document.querySelectorAll("[data-field]").forEach(function (target) { target.textContent = next[target.dataset.field]; });
     byId("check").classList.toggle("good", next.reconciles);
     byId("check").classList.toggle("bad", !next.reconciles);
     byId("verdict").textContent = next.reconciles ? "Adds up" : "Does not add up: run gmvaluator ledger verify";
@@ -71,13 +71,13 @@
     }
   };
 
-  // --- leaders: rows are kept and moved, so that a change of place can be seen ---------------------------------------
-  const leaderRow = function (one) {
+  // --- leaders: rows are reused and moved, so that a change of place can be seen ---------------------------------------
+  const leaderRow = function (owner) {
     const row = element("li");
-    row.dataset.owner = one.owner_id;
+    row.dataset.owner = owner.owner_id;
     const link = element("a");
-    link.href = "/owners/" + encodeURIComponent(one.owner_id);
-    link.append(element("span", "name", one.name), element("span", "num"), bar(one.bar));
+    link.href = "/owners/" + encodeURIComponent(owner.owner_id);
+    link.append(element("span", "name", owner.name), element("span", "num"), bar(owner.bar));
     row.append(link);
     return row;
   };
@@ -88,12 +88,12 @@
     Array.from(list.children).forEach(function (row) { before.set(row.dataset.owner, row); });
     const tops = new Map();
     before.forEach(function (row, owner) { tops.set(owner, row.offsetTop); });
-    leaders.forEach(function (one, place) {
-      const row = before.get(one.owner_id) || leaderRow(one);
-      before.delete(one.owner_id);
-      fillAmount(row.querySelector(".num"), one.credits);
-      row.querySelector(".name").textContent = one.name;
-      row.querySelector(".fill").setAttribute("width", one.bar);
+    leaders.forEach(function (leader, place) {
+      const row = before.get(leader.owner_id) || leaderRow(leader);
+      before.delete(leader.owner_id);
+      fillAmount(row.querySelector(".num"), leader.credits);
+      row.querySelector(".name").textContent = leader.name;
+      row.querySelector(".fill").setAttribute("width", leader.bar);
       if (list.children[place] !== row) list.insertBefore(row, list.children[place] || null);
     });
     before.forEach(function (row) { row.remove(); });
@@ -105,41 +105,41 @@
   };
 
   // --- feed ----------------------------------------------------------------------------------------------------------
-  const sourceRow = function (one) {
+  const sourceRow = function (contributor) {
     const row = element("li");
     const link = element("a");
-    link.href = "/works/" + encodeURIComponent(one.work_id);
+    link.href = "/works/" + encodeURIComponent(contributor.work_id);
     const who = element("span", "who");
     const figures = element("span", "muted figures");
-    const distance = element("span", "", "d " + one.distance.slice(0, 6));
+    const distance = element("span", "", "d " + contributor.distance.slice(0, 6));
     distance.title = "Distance: lower is nearer";
-    figures.append(element("span", "", one.share), distance);
-    who.append(element("span", "artist", one.artist), bar(one.share_percent), figures);
-    link.append(thumb(one.picture, one.title, ""), who);
+    figures.append(element("span", "", contributor.share), distance);
+    who.append(element("span", "artist", contributor.artist), bar(contributor.share_percent), figures);
+    link.append(thumb(contributor.picture, contributor.title, ""), who);
     row.append(link);
     return row;
   };
-  const card = function (one) {
+  const card = function (posting) {
     const row = element("li", "generated fresh");
-    row.dataset.sequence = one.sequence;
+    row.dataset.sequence = posting.sequence;
     const made = element("a", "made");
-    made.href = "/generations/" + one.sequence;
-    made.setAttribute("aria-label", "Generated image, posting " + one.sequence + ": how its credit was divided");
-    made.append(thumb(hidesGenerated ? null : one.picture, "Generated image", "large"));
+    made.href = "/generations/" + posting.sequence;
+    made.setAttribute("aria-label", "Generated image, posting " + posting.sequence + ": how its credit was divided");
+    made.append(thumb(hidesGenerated ? null : posting.picture, "Generated image", "large"));
     const about = element("div", "about");
     const first = element("p", "line");
-    const number = element("a", "", "No. " + one.sequence);
+    const number = element("a", "", "No. " + posting.sequence);
     number.href = made.href;
-    first.append(number, " ", element("span", "muted", one.posted_at));
-    const second = element("p", "line muted", "quality " + one.quality + " → ");
+    first.append(number, " ", element("span", "muted", posting.posted_at));
+    const second = element("p", "line muted", "quality " + posting.quality + " → ");
     const amount = element("strong");
-    fillAmount(amount, one.issued);
+    fillAmount(amount, posting.issued);
     second.append(amount, " credits");
     about.append(first, second);
     const sources = element("ol", "sources");
-    one.contributors.forEach(function (each) { sources.append(sourceRow(each)); });
+    posting.contributors.forEach(function (each) { sources.append(sourceRow(each)); });
     const rest = element("li", "rest");
-    rest.append(element("span", "muted", (one.more ? "and " + one.more + " more · " : "") + "nobody " + one.unattributed_share));
+    rest.append(element("span", "muted", (posting.more ? "and " + posting.more + " more · " : "") + "unattributed " + posting.unattributed_share));
     sources.append(rest);
     row.append(made, about, sources);
     return row;
@@ -148,8 +148,8 @@
     const list = byId("feed");
     if (!list) return;
     if (whole) list.replaceChildren();
-    cards.slice().sort(function (a, b) { return a.sequence - b.sequence; }).forEach(function (one) {
-      if (!list.querySelector('[data-sequence="' + Number(one.sequence) + '"]')) list.prepend(card(one));
+    cards.slice().sort(function (a, b) { return a.sequence - b.sequence; }).forEach(function (posting) {
+      if (!list.querySelector('[data-sequence="' + Number(posting.sequence) + '"]')) list.prepend(card(posting));
     });
     while (list.children.length > MAX_CARDS) list.lastElementChild.remove();
   };
@@ -160,7 +160,7 @@
     const ink = colour("--muted"), line = colour("--line");
     const bands = series.map(function (name, index) {
       const last = series.length - index;
-      const own = last > 3 ? colour("--series-" + (index + 1)) : [colour("--waiting"), colour("--nobody"), colour("--others")][last - 1];
+      const own = last > 3 ? colour("--series-" + (index + 1)) : [colour("--waiting"), colour("--unattributed"), colour("--others")][last - 1];
       return {
         name: name, type: "line", stack: "credits", symbol: "none", lineStyle: { width: 0 }, areaStyle: { color: own, opacity: 1 },
         itemStyle: { color: own }, data: points.map(function (point) { return [point[0], point[index + 1]]; }), emphasis: { disabled: true },
@@ -195,7 +195,7 @@
     list.replaceChildren.apply(list, series.map(function (name, index) {
       const last = series.length - index;
       const row = element("li");
-      row.append(element("span", "swatch " + (last > 3 ? "s" + (index + 1) : ["waiting", "nobody", "others"][last - 1])), element("span", "", name));
+      row.append(element("span", "swatch " + (last > 3 ? "s" + (index + 1) : ["waiting", "unattributed", "others"][last - 1])), element("span", "", name));
       return row;
     }));
   };
@@ -213,7 +213,7 @@
   };
 
   // --- the stream ----------------------------------------------------------------------------------------------------
-  const say = function (kind, text, banner) {
+  const showStatus = function (kind, text, banner) {
     byId("live").className = "live " + kind;
     if (byId("live-text").textContent !== text) byId("live-text").textContent = text;
     byId("banner").hidden = !banner;
@@ -221,26 +221,26 @@
   };
   const receive = function (event) {
     const next = JSON.parse(event.data);
-    heardAt = Date.now();
-    say("on", "Live", "");
+    receivedAt = Date.now();
+    showStatus("on", "Live", "");
     showFigures(next);
     showLeaders(next.leaders);
     showFeed(next.feed, next.whole);
     showChart(next, next.whole);
   };
   const lost = function () {
-    say("off", "Disconnected", "Disconnected. These figures are as of posting " + byId("sequence").textContent + "; trying again.");
+    showStatus("off", "Disconnected", "Disconnected. These figures are as of posting " + byId("sequence").textContent + "; trying again.");
   };
   const connect = function () {
     const stream = new EventSource("/live/overview");
     stream.addEventListener("overview", receive);
     stream.onerror = function () {
       if (stream.readyState !== EventSource.CLOSED) { lost(); return; }
-      say("off", "Disconnected", "Disconnected, and the server does not take us back as we are. Load the page again to sign in; trying again.");
+      showStatus("off", "Disconnected", "Disconnected, and the session has ended. Load the page again to sign in; trying again.");
       setTimeout(connect, 5000);
     };
   };
-  setInterval(function () { if (Date.now() - heardAt > STALE_MS) lost(); }, 1000);
+  setInterval(function () { if (Date.now() - receivedAt > STALE_MS) lost(); }, 1000);
   window.addEventListener("resize", function () { if (chart) chart.resize(); });
   window.addEventListener("themechange", function () { if (chart) drawChart(true); });
   drawChart(true);

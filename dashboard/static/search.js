@@ -1,4 +1,4 @@
-// Sends a dropped picture to be compared, and shows whose works it is like. Nothing is posted.
+// Sends a dropped picture for comparison, and shows the works that it resembles. Nothing is posted.
 "use strict";
 (function () {
   const form = document.getElementById("preview");
@@ -14,7 +14,7 @@
     if (text !== undefined) made.textContent = text;
     return made;
   };
-  const say = function (text, className) { answer.replaceChildren(element("p", className || "muted", text)); };
+  const showText = function (text, className) { answer.replaceChildren(element("p", className || "muted", text)); };
   const bar = function (percent) {
     const made = element("span", "meter");
     const fill = element("span", "meter-fill");
@@ -22,59 +22,59 @@
     made.append(fill);
     return made;
   };
-  const match = function (one) {
+  const match = function (work) {
     const row = element("li");
     const link = element("a");
-    link.href = "/works/" + encodeURIComponent(one.work_id);
-    if (one.picture) {
+    link.href = "/works/" + encodeURIComponent(work.work_id);
+    if (work.picture) {
       const image = element("img", "thumb tile-thumb");
-      image.src = one.picture;
-      image.alt = one.title;
+      image.src = work.picture;
+      image.alt = work.title;
       link.append(image);
     } else {
       link.append(element("span", "thumb none tile-thumb"));
     }
-    link.append(element("span", "artist", one.title), element("span", "muted small", one.artist), bar(one.share_percent));
-    link.append(element("span", "muted small", one.share + " · distance " + one.distance.slice(0, 6)));
+    link.append(element("span", "artist", work.title), element("span", "muted small", work.artist), bar(work.share_percent));
+    link.append(element("span", "muted small", work.share + " · distance " + work.distance.slice(0, 6)));
     row.append(link);
     return row;
   };
-  const show = function (found, blob) {
-    const head = element("div", "asked");
+  const show = function (result, blob) {
+    const head = element("div", "preview");
     const image = element("img", "thumb large");
     if (picture) URL.revokeObjectURL(picture);
     picture = URL.createObjectURL(blob);
     image.src = picture;
     image.alt = "The picture you dropped";
     const text = element("div");
-    if (found.indexed) {
+    if (result.indexed) {
       const known = element("p");
       const link = element("a", "", "this very file is in the index");
-      link.href = "/works/" + encodeURIComponent(found.indexed);
+      link.href = "/works/" + encodeURIComponent(result.indexed);
       known.append("Yes: ", link, ".");
       text.append(known);
     } else {
       text.append(element("p", "", "This very file is not in the index; these works are nearest."));
     }
-    text.append(element("p", "muted", "Quality " + found.quality + ", by policy " + found.policy + ". Nobody would get " + found.nobody + ". Nothing was posted."));
+    text.append(element("p", "muted", "Quality " + result.quality + ", by policy " + result.policy + ". " + result.unattributed + " would be unattributed. Nothing was posted."));
     head.append(image, text);
     const list = element("ol", "gallery");
-    found.rows.forEach(function (one) { list.append(match(one)); });
+    result.rows.forEach(function (work) { list.append(match(work)); });
     answer.replaceChildren(head, list);
-    if (!found.rows.length) answer.append(element("p", "muted", found.only_own ? "None of your works is among the " + found.contributors + " nearest." : "No training image is near."));
+    if (!result.rows.length) answer.append(element("p", "muted", result.only_own ? "None of your works is among the " + result.contributors + " nearest." : "No training image is similar enough."));
   };
-  const ask = function (blob) {
-    if (blob.size > MAX_BYTES) { say("The picture is over 20 MiB: choose a smaller one.", "problem"); return; }
-    say("Comparing with every training image…");
+  const compare = function (blob) {
+    if (blob.size > MAX_BYTES) { showText("The picture is over 20 MiB: choose a smaller one.", "problem"); return; }
+    showText("Comparing with every training image…");
     fetch("/preview?model_version=" + encodeURIComponent(document.getElementById("generator").value), {
       method: "POST", body: blob, headers: { "x-csrf-token": form.dataset.csrf, "content-type": "application/octet-stream", accept: "application/json" },
     }).then(function (response) {
-      return response.json().then(function (found) {
-        if (response.ok) show(found, blob); else say("It could not be compared: " + found.error + ".", "problem");
+      return response.json().then(function (result) {
+        if (response.ok) show(result, blob); else showText("It could not be compared: " + result.error + ".", "problem");
       });
-    }).catch(function () { say("The dashboard cannot be reached. Try again in a moment.", "problem"); });
+    }).catch(function () { showText("The dashboard cannot be reached. Try again in a moment.", "problem"); });
   };
-  file.addEventListener("change", function () { if (file.files.length) ask(file.files[0]); });
+  file.addEventListener("change", function () { if (file.files.length) compare(file.files[0]); });
   form.addEventListener("submit", function (event) { event.preventDefault(); });
   ["dragenter", "dragover"].forEach(function (kind) {
     form.addEventListener(kind, function (event) { event.preventDefault(); form.classList.add("over"); });
@@ -83,6 +83,6 @@
     form.addEventListener(kind, function (event) { event.preventDefault(); form.classList.remove("over"); });
   });
   form.addEventListener("drop", function (event) {
-    if (event.dataTransfer.files.length) ask(event.dataTransfer.files[0]);
+    if (event.dataTransfer.files.length) compare(event.dataTransfer.files[0]);
   });
 })();

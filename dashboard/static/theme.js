@@ -1,4 +1,4 @@
-// Light or dark: the system's choice, unless this browser was told otherwise. Runs before the page is painted.
+// Light or dark: the system's choice, unless the user chose another in this browser. Runs before the page is painted.
 "use strict";
 (function () {
   const root = document.documentElement;

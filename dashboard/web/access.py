@@ -1,9 +1,7 @@
-"""Who may open what: every route has a line here, and a test walks the routes.
+"""Access control: the roles that may open each route, and sessions of browsers.
 
-Signing in: a token becomes a session, which the browser keeps and only we can read.
-
-The cookie holds the token and a secret for forms, encrypted and signed under a key of the data folder. Whom the token
-lets in is asked of the door at every request, so that a token that was revoked ends its sessions at once.
+A session is a cookie that holds the token and a secret for forms (CSRF), encrypted and signed with a key from the data
+folder. Every request authenticates the token again, so that revoking a token ends its sessions at once.
 """
 
 from __future__ import annotations
@@ -25,17 +23,18 @@ from gmvaluator.files import create_once
 _READERS = frozenset({Role.OPERATOR, Role.FINANCE, Role.AUDITOR})
 _GENERATORS = frozenset({Role.GENERATOR, Role.EMBEDDER})
 _EVERYONE = frozenset(Role)
-NOBODY_ASKED: frozenset[Role] = frozenset()
+PUBLIC: frozenset[Role] = frozenset()
+"""Marks routes that need no token."""
 
 ANOTHER = "Another owner"
-"""What an owner is told of others."""
+"""Name of every other owner in pages for an owner."""
 
 ACCESS: Mapping[str, frozenset[Role]] = {
-    "static": NOBODY_ASKED,
-    "health": NOBODY_ASKED,
-    "sign_in": NOBODY_ASKED,
-    "sign_in_form": NOBODY_ASKED,
-    "sign_out": NOBODY_ASKED,
+    "static": PUBLIC,
+    "health": PUBLIC,
+    "sign_in": PUBLIC,
+    "sign_in_form": PUBLIC,
+    "sign_out": PUBLIC,
     "home": _EVERYONE,
     "overview": _READERS,
     "live_overview": _READERS,
@@ -54,7 +53,7 @@ ACCESS: Mapping[str, frozenset[Role]] = {
     "generated_picture": _GENERATORS | {Role.OPERATOR},
     "metrics": frozenset({Role.OPERATOR, Role.AUDITOR}),
 }
-"""Roles that may open each route, by its name. Owners and generators see their own, which the pages check."""
+"""Roles that may open each route, by its name; the pages check that owners and generators see only their own data."""
 
 PAGES = (("overview", "Overview"), ("finance", "Finance"), ("operations", "Operations"), ("search", "Search"))
 
@@ -65,96 +64,97 @@ def check_route(caller: Caller, route: str) -> None:
 
 
 def may(caller: Caller, route: str) -> bool:
-    """True if `caller` may open the route."""
+    """Return whether `caller` may open the route."""
     return caller.has(*ACCESS[route])
 
 
 def reads_all(caller: Caller) -> bool:
-    """True for those who see every account."""
+    """Return whether `caller` may read every account."""
     return caller.has(*_READERS)
 
 
 def check_owner(caller: Caller, account: str) -> None:
-    """Raises Forbidden if the caller is an owner and the account is another's."""
+    """Raises Forbidden if the caller is an owner and the account is another owner's."""
     if caller.only_account not in (None, account):
         raise Forbidden("this is another owner's: an owner sees only their own")
 
 
 def only_own(caller: Caller) -> bool:
-    """Whether the caller is an owner and nothing else, who learns nothing of other owners."""
+    """Return whether the caller is only an owner, and so must not learn about other owners."""
     return caller.only_account is not None and not caller.has(*_GENERATORS)
 
 
 def names_for(caller: Caller, names: Mapping[str, str]) -> dict[str, str]:
-    """Account to what the caller may know it by: an owner is told no other owner's name."""
+    """Return the names of accounts for a caller; for an owner the names of other owners are replaced."""
     hidden = only_own(caller)
-    return {one: ANOTHER if hidden and one != caller.only_account else name for one, name in names.items()}
+    return {account: ANOTHER if hidden and account != caller.only_account else name for account, name in names.items()}
 
 
 COOKIE = "gmv_session"
 KEY_FILE = "dashboard.key"
 _CSRF_BYTES = 24
+"""Random bytes of a CSRF secret."""
 
 
 @dataclass(frozen=True, slots=True)
 class Session:
-    """One signed-in browser. token: empty where none is asked for. csrf: goes with every form."""
+    """The session of one browser. token: empty if none is required. csrf: the secret that every form carries."""
 
     caller: Caller
     token: str
     csrf: str
 
     def check_csrf(self, given: str) -> None:
-        """Raises Forbidden unless the form came from one of our pages."""
+        """Raises Forbidden unless the form carries this session's CSRF secret."""
         if not hmac.compare_digest(self.csrf.encode(), given.encode()):
             raise Forbidden("this form is from an old page: go back, load the page again, and send it once more")
 
 
 class Sessions:
-    """Makes and reads sessions. Thread-safe."""
+    """Creates and reads session cookies. Thread-safe."""
 
-    def __init__(self, door: Authenticator, key: bytes, session_s: int) -> None:
-        self._door = door
-        self._box = Fernet(key)
+    def __init__(self, authenticator: Authenticator, key: bytes, session_s: int) -> None:
+        self._authenticator = authenticator
+        self._fernet = Fernet(key)
         self._session_s = session_s
 
     @property
     def open(self) -> bool:
-        """True while no token is asked for, and everyone on this machine may do everything."""
-        return self._door.open
+        """True while no token is required, and everyone on this machine has every right."""
+        return self._authenticator.anonymous_allowed
 
     def begin(self, token: str) -> str:
-        """A cookie for the bearer of a token. Raises Unauthenticated."""
-        self._door.caller(token)
+        """Return a cookie for a token. Raises Unauthenticated."""
+        self._authenticator.authenticate(token)
         return self._sealed(token)
 
     def anonymous(self) -> str:
-        """A cookie for a browser without a token: it carries the secret for forms, and nothing else."""
+        """Return a cookie without a token, which carries only the CSRF secret."""
         return self._sealed("")
 
     def read(self, cookie: str | None) -> Session | None:
-        """The session of a cookie; None if there is none, it is too old, or it is not ours."""
+        """Return the session of a cookie; None if it is missing, expired, invalid, or its token was revoked."""
         if not cookie:
             return None
         try:
-            token, csrf = json.loads(self._box.decrypt(cookie.encode(), ttl=self._session_s))
+            token, csrf = json.loads(self._fernet.decrypt(cookie.encode(), ttl=self._session_s))
         except (InvalidToken, ValueError):
             return None
         try:
-            return Session(self._door.caller(token or None), token, csrf)
+            return Session(self._authenticator.authenticate(token or None), token, csrf)
         except Unauthenticated:
             return None
 
     def bearer(self, token: str | None) -> Caller:
-        """Who sends a token with a request, as Prometheus does. Raises Unauthenticated."""
-        return self._door.caller(token)
+        """Authenticate a bearer token, as Prometheus sends it. Raises Unauthenticated."""
+        return self._authenticator.authenticate(token)
 
     def _sealed(self, token: str) -> str:
-        return self._box.encrypt(json.dumps([token, secrets.token_urlsafe(_CSRF_BYTES)]).encode()).decode()
+        return self._fernet.encrypt(json.dumps([token, secrets.token_urlsafe(_CSRF_BYTES)]).encode()).decode()
 
 
 def session_key(folder: Path) -> bytes:
-    """The key of sessions, made at first; readable by its user alone. Raises OSError if the folder is not writable."""
+    """Return the key of session cookies; create it, readable by this user alone, if it is missing. Raises OSError."""
     path = folder / KEY_FILE
     folder.mkdir(mode=0o700, parents=True, exist_ok=True)
     if path.is_file():

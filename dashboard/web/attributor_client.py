@@ -1,4 +1,4 @@
-"""Calls to the attributor: in the name of whoever is signed in, by their own token."""
+"""Clients of the attributor, which call it with the token of the signed-in user or of the dashboard."""
 
 from __future__ import annotations
 
@@ -8,22 +8,25 @@ from typing import TYPE_CHECKING
 
 from starlette.requests import Request
 
-from dashboard.web.context import desk, session
+from dashboard.web.context import app_context, session
 from gmvaluator.errors import PreconditionFailed
 
 if TYPE_CHECKING:
     from gmvaluator.client.sync import AttributorClient
 
 CALL_S = 30.0
+"""Timeout of a call, in seconds."""
+
 MAX_CLIENTS = 64
+"""Clients, one per token, whose connections are kept."""
 
 
 def attributor_client(request: Request, own_name: bool = True) -> AttributorClient:
-    """A client of the attributor. own_name: with the session's token; otherwise with the dashboard's (GMV_TOKEN).
+    """Return a client of the attributor. own_name: use the session's token, else the dashboard's (GMV_TOKEN).
 
-    Raises PreconditionFailed if the dashboard was started without one.
+    Raises PreconditionFailed if no attributor is configured.
     """
-    server = desk(request).settings.server
+    server = app_context(request).settings.server
     if not server:
         raise PreconditionFailed("this dashboard knows no attributor: start it with --server HOST:PORT")
     return _client(server, session(request).token if own_name else "")
@@ -31,7 +34,7 @@ def attributor_client(request: Request, own_name: bool = True) -> AttributorClie
 
 @lru_cache(maxsize=MAX_CLIENTS)
 def _client(server: str, token: str) -> AttributorClient:
-    # gRPC takes 30 MB: a dashboard that only shows never loads it.
+    # Imported here, as gRPC takes 30 MB of memory that a dashboard without an attributor does not need.
     from gmvaluator.client.connection import Connection
     from gmvaluator.client.sync import AttributorClient
 

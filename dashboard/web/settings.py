@@ -1,4 +1,4 @@
-"""Settings of the dashboard: built once in main, frozen, nothing read at import."""
+"""Settings of the dashboard, built once from the command's options."""
 
 from __future__ import annotations
 
@@ -13,18 +13,19 @@ DEFAULT_ADDRESS = "127.0.0.1:8080"
 
 @dataclass(frozen=True, slots=True)
 class DashboardSettings:
-    """How one dashboard process runs.
+    """The settings of one dashboard process.
 
-    place: where ledger, catalogue and thumbnails are; they are only read.
+    place: the location of ledger, catalogue and thumbnails, which are only read.
     address: host:port to listen on; port 0 lets the kernel choose.
-    server: the attributor's host:port, for previews and disputes; empty leaves these out.
-    index_url: of a Qdrant server, for groups of near-copies; empty for the engine in the data folder.
+    server: the attributor's host:port, for previews and disputes; empty disables these.
+    index_url: of a Qdrant server, for groups of near-duplicates; empty for the engine in the data folder.
     metrics_url: of the attributor's Prometheus metrics; empty leaves the operations page without them.
-    tokens: file of token hashes; None for DATA/tokens.json, if it is there. Without one only loopback is let in.
-    secure_cookies: browsers send the session over HTTPS only; set it behind a proxy that speaks TLS.
-    update_s: seconds between two updates of a page at least; raised, pages are calmer and cost less.
-    send_timeout_s: after this long a browser that does not read is cut.
-    session_s: a session lasts this long, if its token does.
+    tokens: file of token hashes; None for DATA/tokens.json, if it exists. Without tokens only loopback is accepted.
+    secure_cookies: whether browsers send the session over HTTPS only; set it behind a proxy that terminates TLS.
+    insecure: whether to listen beyond loopback without tokens.
+    update_s: least seconds between two updates of a page; a higher value costs less.
+    send_timeout_s: seconds after which the connection of a browser that does not read is closed.
+    session_s: seconds that a session lasts, if its token is valid that long.
     """
 
     place: DataLocation
@@ -41,5 +42,5 @@ class DashboardSettings:
 
     @property
     def tokens_file(self) -> Path:
-        """The file of tokens that counts."""
+        """The file of tokens in use, which may not exist."""
         return self.tokens or self.place.folder / TOKENS_FILE

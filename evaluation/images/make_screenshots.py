@@ -84,7 +84,7 @@ def _addresses(page: Page, url: str) -> dict[str, str]:
 
 def _has_copies(page: Page, address: str) -> bool:
     page.goto(address)
-    return page.locator(".copies li").count() > 2
+    return page.locator(".near-duplicates li").count() > 2
 
 
 def _drop(page: Page) -> None:

@@ -122,7 +122,7 @@ def test_kept_pictures_are_shown_beside_their_credits(
     expect(page.get_by_role("link", name="Replay and evidence")).to_be_visible()
     page.get_by_role("table").get_by_role("link").first.click()
     expect(page.locator(".gallery img").first).to_be_visible()
-    expect(page.locator("main")).not_to_contain_text("the index cannot be asked")
+    expect(page.locator("main")).not_to_contain_text("the index cannot be reached")
 
 
 def test_operations_are_live(shown: Dashboard, sender: AttributorClient, images: list[bytes], page: Page) -> None:

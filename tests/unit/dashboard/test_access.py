@@ -1,4 +1,4 @@
-"""Who may open what: every route, every role, and what strangers get."""
+"""Tests of access control: every route, every role, and callers without a token."""
 
 import json
 import sqlite3
@@ -17,10 +17,11 @@ from starlette.routing import Mount
 from starlette.testclient import TestClient
 
 from dashboard.app import application, routes
-from dashboard.figures.near_duplicates import CopyGroup, NearDuplicates
-from dashboard.pages import sign_in
-from dashboard.server import wired
-from dashboard.web.access import ACCESS, NOBODY_ASKED
+from dashboard.cli import location_of
+from dashboard.figures.near_duplicates import DuplicateGroup, NearDuplicates
+from dashboard.server import MAX_WRONG_TOKENS_PER_MINUTE, wired
+from dashboard.web.access import ACCESS, PUBLIC
+from dashboard.web.rate_limit import RateLimit
 from dashboard.web.settings import DashboardSettings
 from gmvaluator.auth.roles import Role
 from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256
@@ -46,7 +47,7 @@ PATHS = {
     "finance": "/finance",
     "operations": "/operations",
     "operations_data": "/operations/data",
-    "search": "/search?q=nobody",
+    "search": "/search?q=nothing",
     "work_picture": f"/pictures/works/{sample_work(0)}",
     "generated_picture": "/pictures/generations/1",
 }
@@ -61,7 +62,7 @@ THEIRS = {
     Role.EMBEDDER: {"home": 303, "generation": 403, "replay": 403, "search": 200, "work_picture": 404, "preview": 409,
                     "generated_picture": 403},
 }  # fmt: skip
-"""What those get who see only what is theirs, of things that are not, and of an owner's own page."""
+"""Status of each route for roles that see only their own data, requested for data of others; an owner's own page."""
 
 
 @pytest.fixture(scope="module")
@@ -93,8 +94,8 @@ def made(role: Role, token: str) -> Token:
 
 @pytest.fixture(scope="module")
 def app(data: Path) -> Iterator[Starlette]:
-    with wired(DashboardSettings(DataLocation(data))) as parts:
-        yield application(parts)
+    with wired(DashboardSettings(DataLocation(data))) as context:
+        yield application(context)
 
 
 def visitor(app: Starlette) -> TestClient:
@@ -103,8 +104,8 @@ def visitor(app: Starlette) -> TestClient:
 
 def signed_in(app: Starlette, token: str) -> TestClient:
     client = visitor(app)
-    answer = client.post("/sign-in", data={"token": token, "next": "/"}, headers=HTML)
-    assert answer.status_code == 303, answer.text
+    response = client.post("/sign-in", data={"token": token, "next": "/"}, headers=HTML)
+    assert response.status_code == 303, response.text
     return client
 
 
@@ -119,26 +120,26 @@ def hidden(page: str, field: str) -> str:
 def test_every_route_has_a_line_in_the_table() -> None:
     names = {route.name for route in routes()}  # type: ignore[attr-defined]
     assert names - {"live_overview"} <= set(ACCESS)
-    asked = {name for name in ACCESS if ACCESS[name] is not NOBODY_ASKED}
-    assert asked - {"metrics", "live_overview"} == set(PATHS) | set(POSTS)
+    guarded = {name for name in ACCESS if ACCESS[name] is not PUBLIC}
+    assert guarded - {"metrics", "live_overview"} == set(PATHS) | set(POSTS)
     assert [route.name for route in routes() if isinstance(route, Mount)] == ["static"]
 
 
 @pytest.mark.parametrize("name", sorted({*PATHS, *POSTS}))
 @pytest.mark.parametrize("role", sorted(Role))
-def test_the_table_is_what_happens(app: Starlette, tokens: dict[str, str], role: str, name: str) -> None:
+def test_the_table_is_enforced(app: Starlette, tokens: dict[str, str], role: str, name: str) -> None:
     client = signed_in(app, tokens[role])
     if name in POSTS:
         csrf = csrf_of(client)
-        answer = client.post(POSTS[name], data={"csrf": csrf}, headers={**HTML, "x-csrf-token": csrf})
+        response = client.post(POSTS[name], data={"csrf": csrf}, headers={**HTML, "x-csrf-token": csrf})
     else:
-        answer = client.get(PATHS[name], headers=HTML)
+        response = client.get(PATHS[name], headers=HTML)
     if Role(role) not in ACCESS[name]:
-        assert answer.status_code == 403, answer.status_code
+        assert response.status_code == 403, response.status_code
     elif Role(role) in THEIRS:
-        assert answer.status_code == THEIRS[Role(role)][name], answer.text
+        assert response.status_code == THEIRS[Role(role)][name], response.text
     else:
-        assert answer.status_code not in REFUSED, answer.text
+        assert response.status_code not in REFUSED, response.text
 
 
 def test_the_table_has_a_line_for_all_that_is_allowed() -> None:
@@ -160,14 +161,14 @@ def test_a_generated_picture_is_for_its_generator_and_the_operator(
     app: Starlette, tokens: dict[str, str], role: str
 ) -> None:
     client = signed_in(app, tokens[role])
-    found = {number: client.get(f"/pictures/generations/{number}", headers=HTML) for number in (29, 30, 31)}
+    pictures = {number: client.get(f"/pictures/generations/{number}", headers=HTML) for number in (29, 30, 31)}
     own, all_of_them = role in (Role.GENERATOR, Role.EMBEDDER), role == Role.OPERATOR
-    assert found[30].status_code == (200 if own or all_of_them else 403)
-    assert found[31].status_code == (200 if all_of_them else 403)
-    assert found[29].status_code == (404 if all_of_them else 403)
-    if found[30].status_code == 200:
-        assert found[30].content == b"a picture"
-        assert "private" in found[30].headers["cache-control"]
+    assert pictures[30].status_code == (200 if own or all_of_them else 403)
+    assert pictures[31].status_code == (200 if all_of_them else 403)
+    assert pictures[29].status_code == (404 if all_of_them else 403)
+    if pictures[30].status_code == 200:
+        assert pictures[30].content == b"a picture"
+        assert "private" in pictures[30].headers["cache-control"]
 
 
 @pytest.mark.parametrize(("role", "shown"), [("operator", True), ("finance", False), ("auditor", False)])
@@ -185,10 +186,10 @@ def test_nothing_that_is_sent_comes_back_as_markup(app: Starlette, tokens: dict[
     client = signed_in(app, tokens["operator"])
     fields = {"csrf": csrf_of(client), "token": "x", "next": "/", "reason": "because", field: HOSTILE}
     for path in ("/sign-in", "/disputes"):
-        answer = client.post(path, data=fields, headers=HTML)
-        assert answer.status_code >= 400
-        assert "<script>hurt" not in answer.text
-        assert "<img src=x" not in answer.text
+        response = client.post(path, data=fields, headers=HTML)
+        assert response.status_code >= 400
+        assert "<script>hurt" not in response.text
+        assert "<img src=x" not in response.text
 
 
 @pytest.mark.parametrize(
@@ -197,9 +198,7 @@ def test_nothing_that_is_sent_comes_back_as_markup(app: Starlette, tokens: dict[
      f"/owners/{OWN}/statements/{{}}", f"/owners/{OWN}/statements/2026-01?format={{}}", "/{}", "/generations/30",
      "/overview"],
 )  # fmt: skip
-def test_nothing_that_is_asked_or_stored_comes_back_as_markup(
-    app: Starlette, tokens: dict[str, str], path: str
-) -> None:
+def test_nothing_in_a_url_or_the_ledger_comes_back_as_markup(app: Starlette, tokens: dict[str, str], path: str) -> None:
     text = signed_in(app, tokens["operator"]).get(path.format(quote(HOSTILE, safe="")), headers=HTML).text
     assert "<script>hurt" not in text
     assert "<img src=x" not in text
@@ -210,20 +209,20 @@ def test_nothing_that_is_asked_or_stored_comes_back_as_markup(
 def test_a_ledger_that_does_not_add_up_is_red(tmp_path: Path) -> None:
     with open_ledger(tmp_path, write=True) as ledger:
         ledger.post([sample_posting(1)])
-    with wired(DashboardSettings(DataLocation(tmp_path))) as parts:
-        assert 'class="equation check good"' in visitor(application(parts)).get("/finance", headers=HTML).text
+    with wired(DashboardSettings(DataLocation(tmp_path))) as context:
+        assert 'class="equation check good"' in visitor(application(context)).get("/finance", headers=HTML).text
     with sqlite3.connect(ledger_file(tmp_path)) as connection:
         connection.execute("UPDATE balances SET balance_micros = balance_micros + 1 WHERE account = 'suspense'")
         connection.execute("INSERT INTO balances VALUES ('suspense', 1) ON CONFLICT DO NOTHING")
     connection.close()
-    with wired(DashboardSettings(DataLocation(tmp_path))) as parts:
-        page = visitor(application(parts)).get("/finance", headers=HTML).text
+    with wired(DashboardSettings(DataLocation(tmp_path))) as context:
+        page = visitor(application(context)).get("/finance", headers=HTML).text
         assert 'class="equation check bad"' in page
         assert "Does not add up" in page
 
 
 @pytest.mark.parametrize("name", sorted(PATHS))
-def test_a_stranger_is_asked_to_sign_in(app: Starlette, name: str) -> None:
+def test_a_caller_without_a_token_has_to_sign_in(app: Starlette, name: str) -> None:
     client = visitor(app)
     assert client.get(PATHS[name], headers=HTML).headers["location"].startswith("/sign-in?next=")
     assert client.get(PATHS[name], headers={"accept": "application/json"}).status_code == 401
@@ -240,14 +239,14 @@ def test_an_owner_sees_only_their_own(app: Starlette, tokens: dict[str, str], pa
 
 def test_an_owner_learns_nothing_of_others_from_a_generation(app: Starlette, tokens: dict[str, str]) -> None:
     client = signed_in(app, tokens["owner"])
-    seen = [client.get(f"/generations/{number}", headers=HTML) for number in range(1, 30)]
-    allowed = [answer.text for answer in seen if answer.status_code == 200]
+    pages = [client.get(f"/generations/{number}", headers=HTML) for number in range(1, 30)]
+    allowed = [page.text for page in pages if page.status_code == 200]
     assert allowed
-    assert any(answer.status_code == 403 for answer in seen)
+    assert any(page.status_code == 403 for page in pages)
     owners = {str(sample_owner(number)) for number in range(7)} - {OWN}
     for text in allowed:
         assert "Another owner" in text
-        assert not [one for one in owners if one in text]
+        assert not [owner for owner in owners if owner in text]
 
 
 def test_an_owner_learns_nothing_of_others_from_a_decision(tmp_path: Path) -> None:
@@ -255,15 +254,17 @@ def test_an_owner_learns_nothing_of_others_from_a_decision(tmp_path: Path) -> No
     with open_ledger(tmp_path, write=True) as ledger:
         ledger.post([sample_posting(number) for number in range(1, 30)])
         postings = ledger.postings_after(0)
-        mine = next(one for one in postings if any(entry.account == f"owner:{OWN}" for entry in one.entries))
+        mine = next(
+            posting for posting in postings if any(entry.account == f"owner:{OWN}" for entry in posting.entries)
+        )
         sequence = reverse(ledger, mine, "a test image", datetime.now(UTC)).sequence
     add_token(tmp_path / "tokens.json", made(Role.OWNER, token))
-    with wired(DashboardSettings(DataLocation(tmp_path))) as parts:
-        text = signed_in(application(parts), token).get(f"/generations/{sequence}", headers=HTML).text
+    with wired(DashboardSettings(DataLocation(tmp_path))) as context:
+        text = signed_in(application(context), token).get(f"/generations/{sequence}", headers=HTML).text
     own = [entry for entry in mine.entries if entry.account == f"owner:{OWN}"]
     others = [entry for entry in mine.entries if entry.account != f"owner:{OWN}"]
     works = {entry.training_image_id for entry in own}
-    assert all(str(one) in text for one in works)
+    assert all(str(work_id) in text for work_id in works)
     assert not [entry for entry in others if entry.training_image_id and str(entry.training_image_id) in text]
     assert text.count("<tr><td>") == len(own)
 
@@ -275,14 +276,14 @@ def test_a_co_owner_is_named_nowhere(tmp_path: Path) -> None:
     import_rights(place, tmp_path, "\n".join(["sha256,owner_id,owner_name,share_ppm", *rows, ""]))
     attribute(place, "g1", [1], datetime(2026, 10, 20, tzinfo=UTC))
     add_token(tmp_path / "tokens.json", replace(made(Role.OWNER, token), owner=str(owner_named(place, "ada"))))
-    with wired(DashboardSettings(place)) as parts:
-        client = signed_in(application(parts), token)
+    with wired(DashboardSettings(place)) as context:
+        client = signed_in(application(context), token)
         for path in (f"/works/{sample_work(1)}", "/generations/1", "/search?q=Work"):
             text = client.get(path, headers=HTML).text
             assert ("Ada Artist" in text, "Ben Baker" in text, "Another owner" in text) == (True, False, True), path
 
 
-def test_a_generator_sees_only_what_it_asked_for(app: Starlette, tokens: dict[str, str]) -> None:
+def test_a_generator_sees_only_its_own_generations(app: Starlette, tokens: dict[str, str]) -> None:
     assert signed_in(app, tokens["generator"]).get("/generations/1", headers=HTML).status_code == 403
 
 
@@ -304,8 +305,8 @@ def test_a_form_sent_twice_opens_one_dispute(
         return SimpleNamespace(dispute_id=dispute_id, held_micros=0, sequence=1, more_to_hold=False)
 
     monkeypatch.setattr("dashboard.pages.owner.attributor_client", lambda _: SimpleNamespace(open_dispute=open_dispute))
-    with wired(DashboardSettings(DataLocation(data), server="127.0.0.1:1")) as parts:
-        client = signed_in(application(parts), tokens["operator"])
+    with wired(DashboardSettings(DataLocation(data), server="127.0.0.1:1")) as context:
+        client = signed_in(application(context), tokens["operator"])
         paid = client.get("/generations/1", headers=HTML).text.split('href="/works/')[1].split('"')[0]
         for path in (f"/owners/{OWN}", f"/works/{paid}", "/generations/1"):
             page = client.get(path, headers=HTML).text
@@ -323,8 +324,8 @@ def test_a_wrong_token_is_refused_and_a_revoked_one_ends_its_session(tmp_path: P
         ledger.post([sample_posting(1)])
     token = new_token()
     add_token(tmp_path / "tokens.json", made(Role.OPERATOR, token))
-    with wired(DashboardSettings(DataLocation(tmp_path))) as parts:
-        app = application(parts)
+    with wired(DashboardSettings(DataLocation(tmp_path))) as context:
+        app = application(context)
         wrong = visitor(app).post("/sign-in", data={"token": "gmv_wrong"}, headers=HTML)
         assert (wrong.status_code, "not known here" in wrong.text) == (401, True)
         client = signed_in(app, token)
@@ -333,14 +334,31 @@ def test_a_wrong_token_is_refused_and_a_revoked_one_ends_its_session(tmp_path: P
         assert client.get("/overview", headers=HTML).status_code == 303
 
 
-def test_wrong_tokens_of_others_lock_nobody_out(
-    app: Starlette, tokens: dict[str, str], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(sign_in, "_wrong", [])
-    stranger = visitor(app)
-    sent = [stranger.post("/sign-in", data={"token": "gmv_wrong"}) for _ in range(sign_in.MAX_WRONG_A_MINUTE + 2)]
-    assert [answer.status_code for answer in sent] == [401] * sign_in.MAX_WRONG_A_MINUTE + [429] * 2
-    assert signed_in(app, tokens["operator"]).get("/overview", headers=HTML).status_code == 200
+def test_wrong_tokens_of_strangers_lock_no_one_out(data: Path, tokens: dict[str, str]) -> None:
+    with wired(DashboardSettings(DataLocation(data))) as context:
+        app = application(context)
+        stranger, limit = visitor(app), MAX_WRONG_TOKENS_PER_MINUTE
+        responses = [stranger.post("/sign-in", data={"token": "gmv_wrong"}) for _ in range(limit + 2)]
+        assert [response.status_code for response in responses] == [401] * limit + [429] * 2
+        assert signed_in(app, tokens["operator"]).get("/overview", headers=HTML).status_code == 200
+
+
+def test_the_limit_of_wrong_tokens_ends_with_its_minute() -> None:
+    now = 100.0
+    limit = RateLimit(2, period_s=60.0, clock=lambda: now)
+    assert [limit.allow() for _ in range(3)] == [True, True, False]
+    now = 159.9
+    assert not limit.allow()
+    now = 160.0
+    assert [limit.allow() for _ in range(3)] == [True, True, False]
+
+
+def test_the_old_name_of_the_database_option_still_works(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.delenv("DATABASE_PASSWORD_FILE", raising=False)
+    place = DataLocation(Path("data"), "postgresql://host/ledger")
+    assert location_of(place, "") == place
+    assert location_of(DataLocation(Path("data")), "postgresql://host/ledger") == place
+    assert location_of(place, "other") == DataLocation(Path("other"))
 
 
 def test_a_session_that_was_tampered_with_is_none(app: Starlette, tokens: dict[str, str]) -> None:
@@ -351,21 +369,21 @@ def test_a_session_that_was_tampered_with_is_none(app: Starlette, tokens: dict[s
 
 @pytest.mark.parametrize("target", ["//evil.example", "https://evil.example", "/\\evil.example", "javascript:x"])
 def test_signing_in_leads_nowhere_else(app: Starlette, tokens: dict[str, str], target: str) -> None:
-    answer = visitor(app).post("/sign-in", data={"token": tokens["operator"], "next": target})
-    assert answer.headers["location"] == "/"
+    response = visitor(app).post("/sign-in", data={"token": tokens["operator"], "next": target})
+    assert response.headers["location"] == "/"
 
 
 def test_answers_carry_the_policy_and_cookies_are_kept_from_scripts(app: Starlette, tokens: dict[str, str]) -> None:
-    answer = visitor(app).post("/sign-in", data={"token": tokens["operator"]})
-    assert "HttpOnly" in answer.headers["set-cookie"]
-    assert "samesite=lax" in answer.headers["set-cookie"].lower()
+    response = visitor(app).post("/sign-in", data={"token": tokens["operator"]})
+    assert "HttpOnly" in response.headers["set-cookie"]
+    assert "samesite=lax" in response.headers["set-cookie"].lower()
     for path in ("/", "/static/app.css", "/nowhere", "/sign-in"):
         policy = visitor(app).get(path, headers=HTML).headers["content-security-policy"]
         assert "default-src 'none'" in policy
         assert "unsafe" not in policy
 
 
-def test_without_tokens_only_this_machine_is_let_in(tmp_path: Path) -> None:
+def test_without_tokens_only_this_machine_has_access(tmp_path: Path) -> None:
     with open_ledger(tmp_path, write=True) as ledger:
         ledger.post([sample_posting(1)])
     with (
@@ -373,8 +391,8 @@ def test_without_tokens_only_this_machine_is_let_in(tmp_path: Path) -> None:
         wired(DashboardSettings(DataLocation(tmp_path), address="0.0.0.0:0")),
     ):
         pass
-    with wired(DashboardSettings(DataLocation(tmp_path))) as parts:
-        local = visitor(application(parts))
+    with wired(DashboardSettings(DataLocation(tmp_path))) as context:
+        local = visitor(application(context))
         assert "as operator" in local.get("/overview", headers=HTML).text
         assert local.get("/overview", headers={**HTML, "host": "evil.example"}).status_code == 400
 
@@ -388,13 +406,13 @@ def test_without_tokens_only_this_machine_is_let_in(tmp_path: Path) -> None:
         ("192.0.2.7:0", "studio.example", 400),
     ],
 )
-def test_an_insecure_dashboard_is_asked_by_the_name_it_listens_on(
+def test_an_insecure_dashboard_accepts_the_host_it_listens_on(
     tmp_path: Path, address: str, host: str, status: int
 ) -> None:
     with open_ledger(tmp_path, write=True) as ledger:
         ledger.post([sample_posting(1)])
-    with wired(DashboardSettings(DataLocation(tmp_path), address=address, insecure=True)) as parts:
-        local = visitor(application(parts))
+    with wired(DashboardSettings(DataLocation(tmp_path), address=address, insecure=True)) as context:
+        local = visitor(application(context))
         assert local.get("/overview", headers={**HTML, "host": host}).status_code == status
 
 
@@ -419,12 +437,12 @@ def test_a_works_page_shows_its_group_and_an_owner_only_that_there_is_one(
     own = next(number for number in range(100) if sample_card(number).beneficiaries[0].account == f"owner:{OWN}")
     paths = [f"/works/{sample_work(number)}" for number in range(own, 100, 7)]
     operator, owner = signed_in(app, tokens["operator"]), signed_in(app, tokens["owner"])
-    path = next(one for one in paths if owner.get(one, headers=HTML).status_code == 200)
-    assert "Not known" in operator.get(path, headers=HTML).text
-    monkeypatch.setattr(NearDuplicates, "of", lambda *_: CopyGroup([sample_work(3)], True))
+    path = next(path for path in paths if owner.get(path, headers=HTML).status_code == 200)
+    assert "Unknown: the index" in operator.get(path, headers=HTML).text
+    monkeypatch.setattr(NearDuplicates, "lookup", lambda *_: DuplicateGroup([sample_work(3)], True))
     assert f'href="/works/{sample_work(3)}"' in operator.get(path, headers=HTML).text
     text = owner.get(path, headers=HTML).text
-    assert "A near-copy" in text
+    assert "A near-duplicate" in text
     assert str(sample_work(3)) not in text
-    monkeypatch.setattr(NearDuplicates, "of", lambda *_: CopyGroup([], True))
+    monkeypatch.setattr(NearDuplicates, "lookup", lambda *_: DuplicateGroup([], True))
     assert "no other work in the index" in operator.get(path, headers=HTML).text

@@ -1,4 +1,4 @@
-"""What pages say of numbers, and that the formula with an image's numbers gives the credit that was posted."""
+"""Tests of the pages' figures: formats, the formula with an image's numbers, metrics and the overview."""
 
 import re
 from dataclasses import replace
@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from dashboard.figures.data import open_sources
+from dashboard.figures.data import open_data
 from dashboard.figures.formatting import amount_text, share_text
 from dashboard.figures.formula import formula, weights_of
 from dashboard.figures.history import Rate
@@ -29,7 +29,7 @@ def test_amounts_are_exact(micros: int, text: str) -> None:
     assert amount_text(micros) == text
 
 
-def test_a_tiny_share_is_not_called_nothing() -> None:
+def test_a_tiny_share_is_not_shown_as_zero() -> None:
     assert share_text(0.00001).startswith("<")
     assert share_text(0.0).startswith("0.00")
 
@@ -47,19 +47,19 @@ def test_the_formula_gives_what_was_posted() -> None:
     assert weights_of(evidence)[0] == "1.000000"
 
 
-def test_the_formula_of_the_calibrated_policy_names_nobodys_share() -> None:
+def test_the_formula_of_the_calibrated_policy_names_the_unattributed_share() -> None:
     evidence = replace(sample_posting(5, contributors=10).evidence, policy=load_policy("calibrated@2").parameters())
     assert any("exp(" in step["how"] and "r = 1" in step["how"] for step in formula(evidence))
 
 
-def test_a_page_is_told_only_what_is_new() -> None:
+def test_an_update_holds_only_what_is_new() -> None:
     before = {"feed": [{"sequence": 1}], "chart": {"series": ["a"], "points": [[1, 0.0], [2, 0.0], [3, 1.0]]}}
     points = [[1, 0.0], [2, 0.0], [4, 2.0]]
     after = {"feed": [{"sequence": 2}, {"sequence": 1}], "chart": {"series": ["a"], "points": points}}
-    found = difference(before, after)
-    assert found["feed"] == [{"sequence": 2}]
-    assert found["chart"]["points"] == [[2, 0.0], [4, 2.0]]
-    assert not found["chart_whole"]
+    update = difference(before, after)
+    assert update["feed"] == [{"sequence": 2}]
+    assert update["chart"]["points"] == [[2, 0.0], [4, 2.0]]
+    assert not update["chart_whole"]
     other = {**after, "chart": {"series": ["b"], "points": [[1, 0.0]]}}
     assert difference(before, other)["chart_whole"]
 
@@ -109,8 +109,8 @@ def test_images_per_minute_are_those_of_the_last_minute(tmp_path: Path) -> None:
 def test_where_images_come_fast_the_cards_change_once_a_second(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     now = datetime.now(UTC)
     monkeypatch.setattr("dashboard.figures.overview.utc_now", lambda: now)
-    with open_ledger(tmp_path, write=True) as ledger, open_sources(DataLocation(tmp_path)) as sources:
-        reader = OverviewReader(sources)
+    with open_ledger(tmp_path, write=True) as ledger, open_data(DataLocation(tmp_path)) as data:
+        reader = OverviewReader(data)
         newest = []
         for step in range(4):
             ledger.post([sample_posting(20 * step + number) for number in range(20)])

@@ -1,4 +1,4 @@
-"""Finding owners: a search holds one connection at a time, and an owner finds themselves."""
+"""Tests of the search for owners: it holds one connection at a time, and owners find themselves."""
 
 import threading
 from collections.abc import Iterator
@@ -8,7 +8,7 @@ import pytest
 from starlette.testclient import TestClient
 
 from dashboard.app import application
-from dashboard.figures.data import Sources, open_sources
+from dashboard.figures.data import DataAccess, open_data
 from dashboard.pages import search
 from dashboard.server import wired
 from dashboard.web.settings import DashboardSettings
@@ -19,38 +19,38 @@ from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_posting
 from tests.support.scenes import owner_named, record, work
 
-OWNERS = search.FOUND + 2
+OWNERS = search.MAX_RESULTS + 2
 
 
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> DataLocation:
-    found = DataLocation(tmp_path_factory.mktemp("data"))
-    record(found, *(work(number, f"owner-{number:02}") for number in range(OWNERS)))
-    with open_ledger(found, write=True) as ledger:
+    location = DataLocation(tmp_path_factory.mktemp("data"))
+    record(location, *(work(number, f"owner-{number:02}") for number in range(OWNERS)))
+    with open_ledger(location, write=True) as ledger:
         ledger.post([sample_posting(1)])
-    return found
+    return location
 
 
 @pytest.fixture
-def sources(place: DataLocation) -> Iterator[Sources]:
-    with open_sources(place) as found:
-        yield found
+def data(place: DataLocation) -> Iterator[DataAccess]:
+    with open_data(place) as opened:
+        yield opened
 
 
-def test_an_owner_finds_themselves_though_many_are_named_alike(sources: Sources, place: DataLocation) -> None:
+def test_an_owner_finds_themselves_among_many_of_a_similar_name(data: DataAccess, place: DataLocation) -> None:
     last = owner_named(place, f"owner-{OWNERS - 1:02}")
-    told = [{"owner_id": str(last), "name": f"Owner-{OWNERS - 1} <Artist>"}]
-    assert len(search._owners(sources, "artist", None)) == search.FOUND
+    expected = [{"owner_id": str(last), "name": f"Owner-{OWNERS - 1} <Artist>"}]
+    assert len(search.find_owners(data, "artist", None)) == search.MAX_RESULTS
     for query in ("ARTIST", str(last), f"owner:{last}"):
-        assert search._owners(sources, query, last) == told
+        assert search.find_owners(data, query, last) == expected
     for query in ("Owner-00", str(owner_named(place, "owner-00"))):
-        assert search._owners(sources, query, last) == []
+        assert search.find_owners(data, query, last) == []
 
 
 def test_a_search_of_names_holds_no_connection_while_it_takes_another(
-    sources: Sources, monkeypatch: pytest.MonkeyPatch
+    data: DataAccess, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Eight at once would hold the whole pool, and wait for each other's second one."""
+    """Eight searches at once would hold the whole pool, and wait for each other's second connection."""
     held: list[int] = []
     display_names = Catalogue.display_names
 
@@ -59,13 +59,11 @@ def test_a_search_of_names_holds_no_connection_while_it_takes_another(
         return display_names(catalogue, ids)
 
     monkeypatch.setattr(CatalogueReader, "display_names", watched)
-    assert len(search._owners(sources, "owner-07", None)) == 1
+    assert len(search.find_owners(data, "owner-07", None)) == 1
     assert held == [0]
 
 
-def test_the_catalogue_is_not_read_by_the_thread_that_answers_all(
-    place: DataLocation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_the_catalogue_is_not_read_on_the_event_loop(place: DataLocation, monkeypatch: pytest.MonkeyPatch) -> None:
     threads: list[str] = []
 
     def generators(_: Catalogue) -> list[Any]:
@@ -73,8 +71,8 @@ def test_the_catalogue_is_not_read_by_the_thread_that_answers_all(
         return []
 
     monkeypatch.setattr(Catalogue, "generators", generators)
-    with wired(DashboardSettings(place, server="127.0.0.1:1")) as parts:
-        page = TestClient(application(parts), base_url="http://127.0.0.1").get("/search")
+    with wired(DashboardSettings(place, server="127.0.0.1:1")) as context:
+        page = TestClient(application(context), base_url="http://127.0.0.1").get("/search")
     assert page.status_code == 200
     assert threads
     assert all(name.startswith("asyncio_") for name in threads)
