@@ -123,11 +123,11 @@ def list_(only_open: bool, place: DataLocation, as_json: bool) -> None:
 
     Example: gmvaluator ledger dispute list --open --json
     """
-    from gmvaluator.ledger.decisions.disputes import disputes, open_disputes
+    from gmvaluator.ledger.decisions.disputes import read_disputes, read_unsettled_disputes
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book, book.snapshot() as connection:
-        listed = (open_disputes if only_open else disputes)(connection)
+        listed = (read_unsettled_disputes if only_open else read_disputes)(connection)
     if as_json:
         click.echo(json.dumps({"disputes": [entry.as_dict() for entry in listed]}))
     else:

@@ -1,4 +1,4 @@
-"""A catalogue and a ledger that know each other: works with owners, and generations valued by the real method."""
+"""Scenes for tests: a catalogue of works with owners, and a ledger of generations valued by the real method."""
 
 import hashlib
 from collections.abc import Sequence
@@ -14,6 +14,7 @@ from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts, StoredPosting
 from gmvaluator.ledger.results import Posted
 from gmvaluator.ledger.store import Ledger, open_ledger
+from gmvaluator.ledger.verification import replay
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_work
 from gmvaluator.valuation.policy import Policy, load_policy
@@ -61,9 +62,9 @@ def attribute(
         "local", generation_id(name), at, ImageFacts(hashlib.sha256(name.encode()).hexdigest(), 64, 64, 1_000),
         "demo-1", "works", SAMPLE_PROFILE, quality, {},
     )  # fmt: skip
-    candidates = [ScoredCandidate(sample_work(one), 1_000 * index, 900_000) for index, one in enumerate(works)]
+    candidates = [ScoredCandidate(sample_work(number), 1_000 * rank, 900_000) for rank, number in enumerate(works)]
     with open_catalogue(place) as catalogue:
-        cards = catalogue.works([sample_work(one) for one in works], at)
+        cards = catalogue.works([sample_work(number) for number in works], at)
     posting = build_posting(valued, policy, candidates, cards)
     if book is None:
         with open_ledger(place, write=True) as opened:
@@ -86,4 +87,12 @@ def import_rights(place: DataLocation, folder: Path, text: str, partial: bool = 
 
 
 def balances(book: Ledger) -> dict[str, int]:
-    return {one.account: one.balance_micros for one in book.balances(limit=1_000).balances if one.balance_micros}
+    """Return every account's balance in micro-credits, zeros left out."""
+    page = book.balances(limit=1_000)
+    return {balance.account: balance.balance_micros for balance in page.balances if balance.balance_micros}
+
+
+def is_sound(book: Ledger) -> bool:
+    """Replay every posting; return whether the ledger verifies and reconciles."""
+    assert all(replay(posting).equal for posting in book.every_posting())
+    return book.verify().ok and book.totals().reconciles

@@ -19,7 +19,7 @@ from gmvaluator.ledger.calendar import Calendar, Closing, Period, closings, read
 from gmvaluator.ledger.checkpoints import checkpoint_of
 from gmvaluator.ledger.decision import CLOSE, Decision, Links, NewDecision, decision_id
 from gmvaluator.ledger.decisions.dispute_holds import hold_all
-from gmvaluator.ledger.decisions.disputes import open_disputes
+from gmvaluator.ledger.decisions.disputes import read_unsettled_disputes
 from gmvaluator.ledger.decisions.release import RightsAt, releases
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.queries import amount_sum, entries_and_postings, is_owner, sums_by_account
@@ -126,7 +126,7 @@ def checklist(
 ) -> Iterator[Check]:
     """Everything that has to be so before a period is closed."""
     with book.snapshot() as connection:
-        last, disputes = read_calendar(connection).last_closed, open_disputes(connection)
+        last, disputes = read_calendar(connection).last_closed, read_unsettled_disputes(connection)
     over = period.end <= now
     yield Check("over", over, f"ended {period.end.date()}" if over else f"it ends on {period.end.date()}")
     in_order = last is None or period == last.next()
@@ -152,7 +152,7 @@ def _closing(book: Ledger, period: Period, terms: Terms, checks: list[Check], de
         through = read_head(connection).sequence
         calendar = read_calendar(connection)
         balances, disputed = balances_at(connection, calendar, period), disputed_since(connection, calendar, period)
-        carried = [one.dispute_id for one in open_disputes(connection)]
+        carried = [one.dispute_id for one in read_unsettled_disputes(connection)]
     owners = {
         account: amount - disputed.get(account, 0)
         for account, amount in balances.items()

@@ -1,20 +1,16 @@
-"""The desk that opens disputes over the wire: calls at once, holds that another made first, a call of bounded work."""
+"""The service that opens disputes over gRPC: concurrent calls, holds posted by another process, bounded calls."""
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from dataclasses import dataclass
 
 import pytest
-from sqlalchemy import Connection
 
-from attributor.core import disputes
 from attributor.core.disputes import DisputeService
-from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.errors import GenerationConflict
-from gmvaluator.ledger.current_amounts import CurrentAmounts, read_current_amounts
 from gmvaluator.ledger.decision import HOLD, NewDecision
-from gmvaluator.ledger.decisions import dispute_holds
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import Ledger, open_ledger
@@ -28,18 +24,19 @@ PAID = 1_000_000
 
 @dataclass
 class Office:
-    """A desk, its ledger, and the writer that it posts by."""
+    """A dispute service with the ledger, catalogue and writer that it uses."""
 
-    desk: DisputeService
+    service: DisputeService
     ledger: Ledger
+    catalogue: Catalogue
     writer: LedgerWriter
 
     async def open(self, dispute_id: str, generation: str = "") -> royalty_v1.OpenDisputeResponse:
-        """A dispute about all that work 1 earned, or about what it earned by one generation."""
+        """Open a dispute about all credits of work 1, or about those of one generation."""
         request = royalty_v1.OpenDisputeRequest(
             dispute_id=dispute_id, training_image_id=str(sample_work(1)), generation_id=generation, reason="mine"
         )
-        return await self.desk.open(request)
+        return await self.service.open(request)
 
     def held(self) -> int:
         return balances(self.ledger)["held"]
@@ -47,7 +44,7 @@ class Office:
 
 @pytest.fixture
 async def office(place: DataLocation) -> AsyncIterator[Office]:
-    """Ada's work 1 was paid for five generations."""
+    """An office whose ledger credits Ada's work 1 for five generations."""
     record(place, work(1, "ada"))
     with open_ledger(place, write=True) as book:
         for number in range(5):
@@ -58,19 +55,19 @@ async def office(place: DataLocation) -> AsyncIterator[Office]:
         stack.callback(writer.close)
         ledger = stack.enter_context(open_ledger(place))
         catalogue = stack.enter_context(open_catalogue(place))
-        yield Office(DisputeService(ledger, catalogue, writer), ledger, writer)
+        yield Office(DisputeService(ledger, catalogue, writer), ledger, catalogue, writer)
 
 
-async def test_disputes_opened_at_once_hold_the_same_credits_once(office: Office) -> None:
+async def test_concurrent_disputes_hold_the_same_credits_once(office: Office) -> None:
     opened = await asyncio.gather(*(office.open(f"case-{number}") for number in range(6)))
-    assert sorted(one.held_micros for one in opened) == [0] * 5 + [5 * PAID]
+    assert sorted(response.held_micros for response in opened) == [0] * 5 + [5 * PAID]
     assert office.held() == 5 * PAID
     assert office.ledger.verify().ok
 
 
-async def test_a_caller_that_leaves_does_not_let_the_next_one_in_early(office: Office) -> None:
-    slow = Slow(office.writer)
-    object.__setattr__(office.desk, "_writer", slow)
+async def test_cancelled_call_keeps_the_lock_until_its_holds_are_posted(office: Office) -> None:
+    slow = SlowWriter(office.writer)
+    office.service = DisputeService(office.ledger, office.catalogue, slow)
     leaving = asyncio.create_task(office.open("case-1"))
     await asyncio.wait_for(slow.holding.wait(), 10)
     leaving.cancel()
@@ -82,8 +79,8 @@ async def test_a_caller_that_leaves_does_not_let_the_next_one_in_early(office: O
     assert office.held() == 5 * PAID
 
 
-class Slow:
-    """Posts holds once it is let go."""
+class SlowWriter:
+    """A writer that posts holds once its gate is set."""
 
     def __init__(self, writer: LedgerWriter) -> None:
         self.writer = writer
@@ -96,27 +93,27 @@ class Slow:
         return await self.writer.post(posting)
 
 
-class Forestalled:
-    """Another attributor is quicker with the first hold."""
+class OvertakenWriter:
+    """A writer before whose first hold another service posts one."""
 
     def __init__(self, writer: LedgerWriter, other: DisputeService) -> None:
         self.writer = writer
         self.other = other
-        self.late = False
+        self.overtaken = False
 
     async def post(self, posting: NewDecision) -> Posted | Replayed:
-        if posting.decision.kind == HOLD and not self.late:
-            self.late = True
+        if posting.decision.kind == HOLD and not self.overtaken:
+            self.overtaken = True
             request = royalty_v1.OpenDisputeRequest(dispute_id="case-1", generation_id="g4", reason="mine")
             await self.other.open(request)
         return await self.writer.post(posting)
 
 
-async def test_a_hold_that_another_attributor_was_quicker_with_is_worked_out_anew(
+async def test_hold_is_computed_again_if_another_attributor_posted_one_first(
     office: Office, place: DataLocation
 ) -> None:
     with open_catalogue(place) as catalogue:
-        late = DisputeService(office.ledger, catalogue, Forestalled(office.writer, office.desk))
+        late = DisputeService(office.ledger, catalogue, OvertakenWriter(office.writer, office.service))
         request = royalty_v1.OpenDisputeRequest(
             dispute_id="case-2", training_image_id=str(sample_work(1)), reason="no, mine"
         )
@@ -124,21 +121,12 @@ async def test_a_hold_that_another_attributor_was_quicker_with_is_worked_out_ane
     assert office.held() == 5 * PAID
 
 
-async def test_no_more_is_read_than_one_call_holds(office: Office, monkeypatch: pytest.MonkeyPatch) -> None:
-    read: list[Sequence[int]] = []
-
-    def noted(connection: Connection, sequences: Sequence[int]) -> list[CurrentAmounts]:
-        read.append(list(sequences))
-        return read_current_amounts(connection, sequences)
-
-    monkeypatch.setattr(disputes, "MAX_HOLDS", 1)
-    monkeypatch.setattr(dispute_holds, "_AT_ONCE", 1)
-    monkeypatch.setattr(dispute_holds, "read_current_amounts", noted)
+async def test_call_posts_a_bounded_number_of_holds(office: Office) -> None:
+    office.service = DisputeService(office.ledger, office.catalogue, office.writer, max_holds=1)
     first = await office.open("case-1")
     assert (first.held_micros, first.more_to_hold) == (PAID, True)
-    assert read == [[5], [4]]
     with pytest.raises(GenerationConflict):
         await office.open("case-1", "g1")
-    answers = [await office.open("case-1") for _ in range(4)]
-    assert [one.held_micros for one in answers] == [PAID * number for number in (2, 3, 4, 5)]
-    assert [one.more_to_hold for one in answers] == [True, True, True, False]
+    responses = [await office.open("case-1") for _ in range(4)]
+    assert [response.held_micros for response in responses] == [PAID * number for number in (2, 3, 4, 5)]
+    assert [response.more_to_hold for response in responses] == [True, True, True, False]

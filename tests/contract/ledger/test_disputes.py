@@ -1,16 +1,28 @@
-"""Disputes: opened once, held, decided, given out; every step a posting with an id and a reason."""
+"""Disputes: opening, holding, deciding and settling, each by postings with an id and a reason."""
+
+from collections.abc import Sequence
 
 import pytest
+from sqlalchemy import Connection
 
 from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound
 from gmvaluator.ids import OwnerId
-from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, hold, hold_all, open_dispute
-from gmvaluator.ledger.decisions.disputes import Dispute, Scope, checked_award, disputes, open_disputes
-from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.ledger.verification import replay
+from gmvaluator.ledger.current_amounts import CurrentAmounts, read_current_amounts
+from gmvaluator.ledger.decisions import dispute_holds
+from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, due_holds, hold, hold_all, open_dispute
+from gmvaluator.ledger.decisions.disputes import (
+    Dispute,
+    Scope,
+    checked_award,
+    opening_decision,
+    read_dispute,
+    read_disputes,
+    read_unsettled_disputes,
+)
+from gmvaluator.ledger.store import Ledger, open_ledger, post_decisions
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_owner, sample_work
-from tests.support.scenes import DECEMBER, NOVEMBER, OCTOBER, attribute, balances, owner_named, record, work
+from tests.support.scenes import DECEMBER, NOVEMBER, OCTOBER, attribute, balances, is_sound, owner_named, record, work
 
 
 @pytest.fixture
@@ -27,12 +39,7 @@ def account(place: DataLocation, name: str) -> str:
     return f"owner:{owner_named(place, name)}"
 
 
-def sound(book: Ledger) -> bool:
-    assert all(replay(posting).equal for posting in book.every_posting())
-    return book.verify().ok and book.totals().reconciles
-
-
-def test_a_disputed_work_is_held_and_awarded(filled: DataLocation) -> None:
+def test_disputed_work_is_held_and_awarded(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         before = balances(book)
         scope = Scope(sample_work(1), None, owner_named(filled, "cleo"))
@@ -45,15 +52,15 @@ def test_a_disputed_work_is_held_and_awarded(filled: DataLocation) -> None:
         award = checked_award([(owner_named(filled, "cleo"), 700_000), (owner_named(filled, "ada"), 300_000)])
         decided = decide_dispute(book, "case-1", award, "shown by sketches", DECEMBER)
         assert (decided.open, decided.held_micros, decided.as_dict()["status"]) == (False, 0, "upheld")
-        found = balances(book)
-        assert found[account(filled, "cleo")] == 2_450_175
-        assert found[account(filled, "ada")] == 1_050_075
-        assert sum(found.values()) == sum(before.values()) + 1_000_000
-        assert open_disputes_of(book) == []
-        assert sound(book)
+        after = balances(book)
+        assert after[account(filled, "cleo")] == 2_450_175
+        assert after[account(filled, "ada")] == 1_050_075
+        assert sum(after.values()) == sum(before.values()) + 1_000_000
+        assert unsettled_disputes_of(book) == []
+        assert is_sound(book)
 
 
-def test_a_rejected_dispute_gives_everything_back(filled: DataLocation) -> None:
+def test_rejected_dispute_returns_everything(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         before = balances(book)
         open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", NOVEMBER)
@@ -64,10 +71,10 @@ def test_a_rejected_dispute_gives_everything_back(filled: DataLocation) -> None:
         assert again == decided
         with pytest.raises(GenerationConflict):
             decide_dispute(book, "case-1", None, "another reason", DECEMBER)
-        assert sound(book)
+        assert is_sound(book)
 
 
-def test_one_generation_or_one_work_of_it_is_disputed(filled: DataLocation) -> None:
+def test_dispute_about_one_generation_or_one_work_of_it(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         sequence = book.posting_of_generation("g2").sequence
         whole = open_dispute(book, "case-1", Scope(None, sequence), "not ours", NOVEMBER)
@@ -75,18 +82,18 @@ def test_one_generation_or_one_work_of_it_is_disputed(filled: DataLocation) -> N
         decide_dispute(book, "case-1", None, "they are", NOVEMBER)
         part = open_dispute(book, "case-2", Scope(sample_work(2), sequence), "not ours", NOVEMBER)
         assert part.held_micros == 499_750
-        assert [one.dispute_id for one in disputes_of(book)] == ["case-1", "case-2"]
-        assert [one.dispute_id for one in open_disputes_of(book)] == ["case-2"]
-        assert sound(book)
+        assert [dispute.dispute_id for dispute in disputes_of(book)] == ["case-1", "case-2"]
+        assert [dispute.dispute_id for dispute in unsettled_disputes_of(book)] == ["case-2"]
+        assert is_sound(book)
 
 
-def test_what_the_claimant_has_is_not_held(filled: DataLocation) -> None:
+def test_credits_of_the_claimant_are_not_held(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         scope = Scope(sample_work(1), None, owner_named(filled, "ada"))
         assert open_dispute(book, "case-1", scope, "all of it is mine", NOVEMBER).held_micros == 0
 
 
-def test_two_disputes_do_not_hold_the_same_twice(filled: DataLocation) -> None:
+def test_two_disputes_do_not_hold_the_same_credits_twice(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         before = balances(book)
         first = open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", NOVEMBER)
@@ -96,10 +103,29 @@ def test_two_disputes_do_not_hold_the_same_twice(filled: DataLocation) -> None:
         assert hold(book, "case-2", DECEMBER).held_micros == 2_500_250
         decide_dispute(book, "case-2", None, "no", DECEMBER)
         assert balances(book) == before
-        assert sound(book)
+        assert is_sound(book)
 
 
-def test_the_same_id_is_the_same_dispute(filled: DataLocation) -> None:
+def test_limited_holds_read_no_posting_after_the_last_hold(
+    filled: DataLocation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    batches: list[Sequence[int]] = []
+
+    def read_and_record(connection: Connection, sequences: Sequence[int]) -> list[CurrentAmounts]:
+        batches.append(list(sequences))
+        return read_current_amounts(connection, sequences)
+
+    monkeypatch.setattr(dispute_holds, "read_current_amounts", read_and_record)
+    with open_ledger(filled, write=True) as book:
+        post_decisions(book, [opening_decision("case-1", Scope(sample_work(1), None), "mine", NOVEMBER)])
+        with book.snapshot() as connection:
+            dispute = read_dispute(connection, "case-1")
+            holds = due_holds(connection, dispute, NOVEMBER, limit=2, postings_per_query=1)
+    assert len(holds) == 2
+    assert batches == [[3], [2]]
+
+
+def test_dispute_id_names_one_dispute(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         first = open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", NOVEMBER)
         assert open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", DECEMBER) == first
@@ -109,7 +135,7 @@ def test_the_same_id_is_the_same_dispute(filled: DataLocation) -> None:
             hold(book, "case-9", NOVEMBER)
 
 
-def test_bad_disputes_are_refused(filled: DataLocation) -> None:
+def test_invalid_disputes_are_refused(filled: DataLocation) -> None:
     with open_ledger(filled, write=True) as book:
         for dispute_id, reason in (
             ("a b", "x"),
@@ -127,24 +153,24 @@ def test_bad_disputes_are_refused(filled: DataLocation) -> None:
 
 
 def test_awards_sum_to_one() -> None:
-    one, other = sample_owner(1), sample_owner(2)
+    first, second = sample_owner(1), sample_owner(2)
     wrong: list[list[tuple[OwnerId, int]]] = [
         [],
-        [(one, 999_999)],
-        [(one, 500_000)] * 2,
-        [(one, 0), (other, 1_000_000)],
+        [(first, 999_999)],
+        [(first, 500_000)] * 2,
+        [(first, 0), (second, 1_000_000)],
     ]
     for parts in wrong:
         with pytest.raises(InvalidInput, match="1,000,000"):
             checked_award(parts)
-    assert sum(share for _, share in checked_award([(one, 1), (other, 999_999)])) == 1_000_000
+    assert sum(share for _, share in checked_award([(first, 1), (second, 999_999)])) == 1_000_000
 
 
 def disputes_of(book: Ledger) -> list[Dispute]:
     with book.snapshot() as connection:
-        return list(disputes(connection))
+        return list(read_disputes(connection))
 
 
-def open_disputes_of(book: Ledger) -> list[Dispute]:
+def unsettled_disputes_of(book: Ledger) -> list[Dispute]:
     with book.snapshot() as connection:
-        return list(open_disputes(connection))
+        return list(read_unsettled_disputes(connection))

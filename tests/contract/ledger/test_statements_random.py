@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gmvaluator.auth.signing import Signer
 from gmvaluator.ledger.calendar import Period, read_calendar
 from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
-from gmvaluator.ledger.decisions.disputes import Scope, open_disputes
+from gmvaluator.ledger.decisions.disputes import Scope, read_unsettled_disputes
 from gmvaluator.ledger.decisions.reversal import reverse
 from gmvaluator.ledger.payouts.closing import close
 from gmvaluator.ledger.payouts.payouts import pay
@@ -48,7 +48,7 @@ def happen(book: Ledger, folder: Path, what: str, number: int, month: int) -> No
     at = datetime(2026, month + 1, 1 + number % 28, tzinfo=UTC)
     with book.snapshot() as connection:
         last = read_calendar(connection).last_closed
-        waiting = open_disputes(connection)
+        waiting = read_unsettled_disputes(connection)
     if what == "post":
         book.post([replace(sample_posting(number * 7919, contributors=6), generated_at=at)])
     elif what == "dispute":
