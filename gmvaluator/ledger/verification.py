@@ -1,12 +1,7 @@
-"""Checking every row of the ledger: links, digests, sums and kept balances, naming the first row that is wrong.
+"""Verification of the ledger: every row, decisions and their references, recomputation, and backups.
 
-Checking the table of decisions: each row says what its posting's evidence says, and no row is missing or extra.
-
-The outcome of the last check of the ledger, kept in the data folder so that metrics can tell it.
-
-Recomputing a posting from its evidence alone: what an auditor does.
-
-A backup is worth what can be read from it: its schema and its head.
+`verify` reads the whole ledger and stops at the first row that is wrong. `replay` recomputes one posting from its
+evidence, as an auditor does. The outcome of the last check is kept in the data folder, where metrics read it.
 """
 
 from __future__ import annotations
@@ -38,103 +33,21 @@ from gmvaluator.ledger.schema import REVISION, balances, decisions, entries, evi
 from gmvaluator.storage.schema import check_revision
 from gmvaluator.storage.sqlite import reading_engine
 
-_COLUMNS = ("kind", *Links.__dataclass_fields__)
+OUTCOME_FILE_NAME = "ledger-verification.json"
+_OUTCOME_MAX_BYTES = 4096
 
-
-def decision_problems(connection: Connection) -> Iterator[Problem]:
-    """Findings, in order; nothing if all is well. The postings themselves are taken to be sound."""
-    query = (
-        select(postings.c.sequence, postings.c.kind.label("posted_kind"), evidence.c.body, *decisions.c)
-        .select_from(
-            postings.outerjoin(decisions, decisions.c.sequence == postings.c.sequence).join(
-                evidence, evidence.c.sequence == postings.c.sequence
-            )
-        )
-        .where((postings.c.kind != ATTRIBUTION) | decisions.c.sequence.is_not(None))
-        .order_by(postings.c.sequence)
-    )
-    for row in connection.execute(query):
-        what = _difference(row.posted_kind, {name: getattr(row, name) for name in _COLUMNS}, row.body)
-        if what is not None:
-            yield Problem(row[0], None, what)
-    orphans = select(decisions.c.sequence).where(decisions.c.sequence.not_in(select(postings.c.sequence)))
-    for sequence in connection.execute(orphans.order_by(decisions.c.sequence)).scalars():
-        yield Problem(sequence, None, "decision belongs to no posting: it was inserted, or its posting was removed")
-
-
-def _difference(posted_kind: str, row: dict[str, object], body: bytes) -> str | None:
-    if posted_kind == ATTRIBUTION:
-        return "decision stands beside a generation's posting: it was inserted"
-    if row["kind"] is None:
-        return "decision's links are missing: they were removed"
-    decision = Decision.from_json(zlib.decompress(body))
-    right = {"kind": decision.kind, **decision.links.as_dict()}
-    wrong = [name for name in _COLUMNS if row[name] != right[name]]
-    return f"decision's {wrong[0]} is not what its evidence says: it was changed" if wrong else None
-
-
-FILE_NAME = "ledger-verification.json"
-_MAX_BYTES = 4096
-
-
-@dataclass(frozen=True, slots=True)
-class LastVerification:
-    """verified_at: seconds since 1970, UTC, when the check ended. ok: nothing was found. postings: how many it read."""
-
-    verified_at: float
-    ok: bool
-    postings: int
-
-
-def record_verification(folder: Path, found: Verification | None) -> None:
-    """Keep an outcome, in one step, in place of the one before; None for a ledger that could not even be read.
-
-    Raises PreconditionFailed if the folder is not writable.
-    """
-    ok, postings = (False, 0) if found is None else (found.ok, found.postings)
-    kept = LastVerification(datetime.now(UTC).timestamp(), ok, postings)
-    try:
-        atomic_write(folder / FILE_NAME, json.dumps(asdict(kept)))
-    except OSError as error:
-        raise PreconditionFailed(f"the outcome cannot be kept in {folder}: {error.strerror}") from error
-
-
-def read_verification(folder: Path) -> LastVerification | None:
-    """What was kept last; None if nothing was, or if it cannot be read."""
-    try:
-        with (folder / FILE_NAME).open("rb") as file:
-            found = json.loads(file.read(_MAX_BYTES))
-        return LastVerification(float(found["verified_at"]), bool(found["ok"]), int(found["postings"]))
-    except (OSError, ValueError, TypeError, KeyError):
-        return None
-
-
-def replay(posting: StoredPosting) -> Replay:
-    """Value the posting's evidence again, by the policy parameters in it, and compare with its entries.
-
-    A decision's entries follow from its facts instead.
-    """
-    entries = recomputed(posting.header.kind, posting.evidence_json)
-    return Replay(entries, entries == posting.entries)
-
-
-def recomputed(kind: str, evidence_json: bytes) -> tuple[Entry, ...]:
-    """Entries that follow from a posting's evidence. Raises ValueError, KeyError or TypeError if it is none."""
-    if kind == ATTRIBUTION:
-        return recompute_entries(Evidence.from_json(evidence_json))
-    return decision_entries(Decision.from_json(evidence_json))
-
-
-_PAGE = 500
-_WORKS = 100_000
+_POSTINGS_PER_PAGE = 500
+_CACHED_WORKS = 100_000
 _ORPHAN = "belongs to no posting: it was inserted, or its posting was removed"
+
+_DECISION_COLUMNS = ("kind", *Links.__dataclass_fields__)
 
 
 def verify(engine: Engine, expected: Head | None = None) -> Verification:
     """Check the whole ledger in one snapshot, up to the first finding.
 
-    expected: a head handed out before (with a FINAL, or by an earlier check); the chain must still pass through
-    it, so that a ledger which was cut short and given a new head row shows.
+    expected: a head that was handed out before (with a FINAL, or by an earlier check). The chain must still contain it,
+    which reveals a ledger that was cut short and given a new head row.
     """
     with engine.connect() as connection:
         check = _Check(connection, expected)
@@ -144,7 +57,11 @@ def verify(engine: Engine, expected: Head | None = None) -> Verification:
 
 @dataclass(slots=True)
 class _Page:
-    """Some postings in sequence, and all entries and evidence that lie between the page before and its end."""
+    """Consecutive postings, and all entries and evidence with sequences after the previous page up to their end.
+
+    lines: sequence to line to entry. bodies: sequence to compressed evidence. Rows that belong to no posting are here
+    too, so that they are found.
+    """
 
     headers: list[tuple[PostingHeader, str]]
     lines: dict[int, dict[int, Entry]]
@@ -153,7 +70,7 @@ class _Page:
 
 @dataclass(slots=True)
 class _Check:
-    """One pass over the ledger, with what it has counted and summed so far."""
+    """One pass over the ledger: the counts and sums so far, and `last`, the posting that was checked last."""
 
     connection: Connection
     expected: Head | None
@@ -168,20 +85,21 @@ class _Check:
         self.head = read_head(self.connection)
 
     def problems(self) -> Iterator[Problem]:
-        """Findings by sequence ascending, then those about the end of the chain and the kept sums."""
+        """Yield findings by sequence ascending, then those about the end of the chain and the stored balances."""
         for page in _pages(self.connection):
-            found = [problem for header, stored in page.headers for problem in self._posting(page, header, stored)]
-            found += [Problem(sequence, min(lines), f"entry {_ORPHAN}") for sequence, lines in page.lines.items()]
-            found += [Problem(sequence, None, f"evidence {_ORPHAN}") for sequence in page.bodies]
-            yield from sorted(found, key=lambda problem: problem.sequence)
+            problems = [problem for header, stored in page.headers for problem in self._posting(page, header, stored)]
+            # `_posting` took out what belongs to a posting; what is left belongs to none.
+            problems += [Problem(sequence, min(lines), f"entry {_ORPHAN}") for sequence, lines in page.lines.items()]
+            problems += [Problem(sequence, None, f"evidence {_ORPHAN}") for sequence in page.bodies]
+            yield from sorted(problems, key=lambda problem: problem.sequence)
         yield from self._end_of_chain()
-        yield from self._kept_sums()
+        yield from self._balances()
 
     def _posting(self, page: _Page, header: PostingHeader, stored_hash: str) -> Iterator[Problem]:
         lines, body = page.lines.pop(header.sequence, {}), page.bodies.pop(header.sequence, None)
         yield from self._link(header, stored_hash)
         yield from _content(header, lines, body)
-        yield from self._pass_expected(header.sequence, stored_hash)
+        yield from self._expected_head(header.sequence, stored_hash)
         self.last = Head(header.sequence, stored_hash)
         self.postings += 1
         self.entries += len(lines)
@@ -198,7 +116,7 @@ class _Check:
         if header.previous_hash != self.last.hash:
             yield Problem(sequence, None, "posting does not follow the one before: rows were inserted or re-ordered")
 
-    def _pass_expected(self, sequence: int, stored_hash: str) -> Iterator[Problem]:
+    def _expected_head(self, sequence: int, stored_hash: str) -> Iterator[Problem]:
         if self.expected is not None and sequence == self.expected.sequence and stored_hash != self.expected.hash:
             yield Problem(sequence, None, "posting has another hash than was handed out: history was rewritten")
 
@@ -212,11 +130,11 @@ class _Check:
         if self.last.hash != self.head.hash:
             yield Problem(self.last.sequence, None, "posting is not the one that the head names: it was replaced")
 
-    def _kept_sums(self) -> Iterator[Problem]:
-        kept = {row.account: row.balance_micros for row in self.connection.execute(select(*balances.c))}
-        for account in sorted(kept.keys() | self.sums.keys()):
-            if kept.get(account, 0) != self.sums[account]:
-                what = f"balance of {account} is {kept.get(account, 0)}, its entries sum to {self.sums[account]}"
+    def _balances(self) -> Iterator[Problem]:
+        stored = {row.account: row.balance_micros for row in self.connection.execute(select(*balances.c))}
+        for account in sorted(stored.keys() | self.sums.keys()):
+            if stored.get(account, 0) != self.sums[account]:
+                what = f"balance of {account} is {stored.get(account, 0)}, its entries sum to {self.sums[account]}"
                 yield Problem(self.last.sequence, None, what)
         issued = self.connection.execute(select(head.c.issued_micros)).scalar_one()
         if issued != self.issued_micros:
@@ -225,12 +143,13 @@ class _Check:
 
 
 def _pages(connection: Connection) -> Iterator[_Page]:
+    # Inserted rows may have any sequence, also one below 1.
     after = -(2**62)
     headers = [postings.c[name] for name in HEADER_COLUMNS]
     while True:
         query = select(*headers, postings.c.hash).where(postings.c.sequence > after)
-        rows = connection.execute(query.order_by(postings.c.sequence).limit(_PAGE)).all()
-        full = len(rows) == _PAGE
+        rows = connection.execute(query.order_by(postings.c.sequence).limit(_POSTINGS_PER_PAGE)).all()
+        full = len(rows) == _POSTINGS_PER_PAGE
         upto = rows[-1][0] if full else 2**62
         yield _Page(
             [(PostingHeader(*row[:-1]), row[-1]) for row in rows],
@@ -243,25 +162,30 @@ def _pages(connection: Connection) -> Iterator[_Page]:
 
 
 def _lines(connection: Connection, after: int, upto: int) -> dict[int, dict[int, Entry]]:
-    # As the database keeps it: the same works come again and again, and making a UUID is half the work of this check.
+    # SQLite's own text is read and cached as a UUID below: the same works occur in many postings, and making UUIDs took
+    # half the time of this check.
     work = entries.c.training_image_id
     raw = type_coerce(work, String) if connection.dialect.name == "sqlite" else work
     query = select(entries.c.sequence, entries.c.line, entries.c.account, raw, entries.c.amount_micros)
     query = query.where(entries.c.sequence > after, entries.c.sequence <= upto)
     lines: dict[int, dict[int, Entry]] = {}
-    for sequence, line, account, one, amount in connection.execute(query.order_by(entries.c.sequence, entries.c.line)):
-        lines.setdefault(sequence, {})[line] = Entry(account, _work(one), amount)
+    rows = connection.execute(query.order_by(entries.c.sequence, entries.c.line))
+    for sequence, line, account, stored_work, amount in rows:
+        lines.setdefault(sequence, {})[line] = Entry(account, _work(stored_work), amount)
     return lines
 
 
-@lru_cache(maxsize=_WORKS)
+@lru_cache(maxsize=_CACHED_WORKS)
 def _work(stored: Any) -> Any:
-    """A training image's id; what is stored, if it is none, so that its posting is found to be changed."""
+    """Return a training image's id from its stored form.
+
+    A value that is not the canonical form is returned as it is, so that the digest of its entries shows the change.
+    """
     try:
-        found = uuid.UUID(hex=stored) if isinstance(stored, str) else stored
+        work = uuid.UUID(hex=stored) if isinstance(stored, str) else stored
     except ValueError:
         return stored
-    return stored if isinstance(stored, str) and found.hex != stored else found
+    return stored if isinstance(stored, str) and work.hex != stored else work
 
 
 def _bodies(connection: Connection, after: int, upto: int) -> dict[int, bytes]:
@@ -270,7 +194,7 @@ def _bodies(connection: Connection, after: int, upto: int) -> dict[int, bytes]:
 
 
 def _content(header: PostingHeader, lines: dict[int, Entry], body: bytes | None) -> Iterator[Problem]:
-    """Findings about a posting's entries and evidence."""
+    """Yield findings about a posting's entries and evidence."""
     sequence = header.sequence
     evidence_json = _decompress(body)
     sound = evidence_json is not None and hash_chain.evidence_digest(evidence_json) == header.evidence_digest
@@ -294,10 +218,13 @@ def _decompress(body: bytes | None) -> bytes | None:
 
 
 def _wrong_line(header: PostingHeader, lines: dict[int, Entry], evidence_json: bytes | None) -> Problem:
-    """Name the line at fault by what follows from the evidence, if the evidence itself is sound."""
+    """Return the finding that names the line at fault, by comparing with the entries that follow from the evidence.
+
+    evidence_json: None if the evidence itself is not sound; then no line can be named.
+    """
     sequence = header.sequence
     try:
-        right = dict(enumerate(recomputed(header.kind, evidence_json))) if evidence_json is not None else {}
+        right = dict(enumerate(entries_from_evidence(header.kind, evidence_json))) if evidence_json is not None else {}
     except (GmvaluatorError, ValueError, KeyError, TypeError):
         right = {}
     for line in sorted(lines.keys() | right.keys()) if right else ():
@@ -316,8 +243,100 @@ def _shown(entry: Entry) -> str:
     return f"{entry.account} {entry.amount_micros} for {entry.training_image_id or 'no work'}"
 
 
+def decision_problems(connection: Connection) -> Iterator[Problem]:
+    """Yield each decision whose row differs from its evidence, is missing or is extra.
+
+    The postings themselves are assumed to be sound.
+    """
+    query = (
+        select(postings.c.sequence, postings.c.kind.label("posted_kind"), evidence.c.body, *decisions.c)
+        .select_from(
+            postings.outerjoin(decisions, decisions.c.sequence == postings.c.sequence).join(
+                evidence, evidence.c.sequence == postings.c.sequence
+            )
+        )
+        .where((postings.c.kind != ATTRIBUTION) | decisions.c.sequence.is_not(None))
+        .order_by(postings.c.sequence)
+    )
+    for row in connection.execute(query):
+        what = _decision_difference(row.posted_kind, {name: getattr(row, name) for name in _DECISION_COLUMNS}, row.body)
+        if what is not None:
+            yield Problem(row[0], None, what)
+    orphans = select(decisions.c.sequence).where(decisions.c.sequence.not_in(select(postings.c.sequence)))
+    for sequence in connection.execute(orphans.order_by(decisions.c.sequence)).scalars():
+        yield Problem(sequence, None, "decision belongs to no posting: it was inserted, or its posting was removed")
+
+
+def _decision_difference(posted_kind: str, row: dict[str, object], body: bytes) -> str | None:
+    if posted_kind == ATTRIBUTION:
+        return "decision stands beside a generation's posting: it was inserted"
+    if row["kind"] is None:
+        return "decision's links are missing: they were removed"
+    decision = Decision.from_json(zlib.decompress(body))
+    expected = {"kind": decision.kind, **decision.links.as_dict()}
+    wrong = [name for name in _DECISION_COLUMNS if row[name] != expected[name]]
+    return f"decision's {wrong[0]} is not what its evidence says: it was changed" if wrong else None
+
+
+def replay(posting: StoredPosting) -> Replay:
+    """Recompute a posting's entries from its evidence and compare them with those that were posted.
+
+    A generation is valued by the policy parameters in the evidence; a decision's entries follow from its facts.
+    """
+    entries = entries_from_evidence(posting.header.kind, posting.evidence_json)
+    return Replay(entries, entries == posting.entries)
+
+
+def entries_from_evidence(kind: str, evidence_json: bytes) -> tuple[Entry, ...]:
+    """Return the entries that follow from a posting's evidence.
+
+    Raises ValueError, KeyError or TypeError if the evidence is malformed.
+    """
+    if kind == ATTRIBUTION:
+        return recompute_entries(Evidence.from_json(evidence_json))
+    return decision_entries(Decision.from_json(evidence_json))
+
+
+@dataclass(frozen=True, slots=True)
+class LastVerification:
+    """The outcome of the last check.
+
+    verified_at: seconds since 1970, UTC, when the check ended. ok: it found nothing. postings: how many it read.
+    """
+
+    verified_at: float
+    ok: bool
+    postings: int
+
+
+def record_verification(folder: Path, result: Verification | None) -> None:
+    """Store the outcome of a check in the data folder, replacing the one before.
+
+    result: None for a ledger that could not be read. Raises PreconditionFailed if the folder is not writable.
+    """
+    ok, postings = (False, 0) if result is None else (result.ok, result.postings)
+    outcome = LastVerification(datetime.now(UTC).timestamp(), ok, postings)
+    try:
+        atomic_write(folder / OUTCOME_FILE_NAME, json.dumps(asdict(outcome)))
+    except OSError as error:
+        raise PreconditionFailed(f"the outcome cannot be kept in {folder}: {error.strerror}") from error
+
+
+def read_verification(folder: Path) -> LastVerification | None:
+    """Return the outcome of the last check; None if there is none or it cannot be read."""
+    try:
+        with (folder / OUTCOME_FILE_NAME).open("rb") as file:
+            outcome = json.loads(file.read(_OUTCOME_MAX_BYTES))
+        return LastVerification(float(outcome["verified_at"]), bool(outcome["ok"]), int(outcome["postings"]))
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
+
+
 def check_backup(file: Path) -> Head:
-    """The head of a copied ledger. Raises PreconditionFailed or LedgerCorrupt if it is none of this version's."""
+    """Return the head of a backup file, which shows that it can be read.
+
+    Raises PreconditionFailed or LedgerCorrupt if it is no ledger of this version.
+    """
     engine = reading_engine(file)
     try:
         check_revision(engine, REVISION)

@@ -10,7 +10,7 @@ from attributor.server import file_metrics
 from attributor.settings import AttributorSettings
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.ledger.results import Head, Problem, Verification
-from gmvaluator.ledger.verification import FILE_NAME, read_verification, record_verification
+from gmvaluator.ledger.verification import OUTCOME_FILE_NAME, read_verification, record_verification
 from gmvaluator.testing.certificates import Authority
 
 WHOLE = Verification(7, 80, Head(7, "0" * 64), None)
@@ -44,13 +44,13 @@ def test_the_last_verification_of_the_ledger_is_exposed(tmp_path: Path) -> None:
         record_verification(tmp_path, verification)
         assert scraped(settings, "gmvaluator_ledger_verified_ok") == ok
     at = scraped(settings, "gmvaluator_ledger_verified_timestamp_seconds")
-    assert at == json.loads((tmp_path / FILE_NAME).read_text(encoding="utf-8"))["verified_at"]
-    assert [path.name for path in tmp_path.iterdir()] == [FILE_NAME]
+    assert at == json.loads((tmp_path / OUTCOME_FILE_NAME).read_text(encoding="utf-8"))["verified_at"]
+    assert [path.name for path in tmp_path.iterdir()] == [OUTCOME_FILE_NAME]
 
 
 def test_unreadable_and_unwritable_verifications(tmp_path: Path) -> None:
     for text in ("", "[]", '{"ok": true}', '{"verified_at": "soon", "ok": true, "postings": 1}'):
-        (tmp_path / FILE_NAME).write_text(text, encoding="utf-8")
+        (tmp_path / OUTCOME_FILE_NAME).write_text(text, encoding="utf-8")
         assert read_verification(tmp_path) is None
     with pytest.raises(PreconditionFailed, match="absent"):
         record_verification(tmp_path / "absent", WHOLE)
