@@ -1,7 +1,4 @@
-"""How a worker thread answers a coroutine.
-
-Waiting for what must not be cut off in the middle.
-"""
+"""Tools between threads and coroutines: results for waiting coroutines, and shielding from cancellation."""
 
 from __future__ import annotations
 
@@ -16,23 +13,28 @@ Answer = TypeVar("Answer")
 
 
 class Waiter(Generic[Answer]):
-    """A coroutine's side and a thread's side of one answer; make it on the event loop."""
+    """One result that a thread delivers to a coroutine. Create it on the event loop that waits.
+
+    The coroutine awaits `answer`; a thread calls `deliver`. The first outcome counts, later ones are dropped. If the
+    coroutine was cancelled, `gone` is true and the outcome is dropped. `deliver` never blocks; after the event loop was
+    closed it delivers nothing.
+    """
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
         self._future: asyncio.Future[Answer] = self._loop.create_future()
 
     async def answer(self) -> Answer:
-        """Wait for `deliver`; raises the error that was delivered."""
+        """Wait for the result. Raises the error that was delivered instead."""
         return await self._future
 
     @property
     def gone(self) -> bool:
-        """True once nobody waits any more."""
+        """True once the waiting coroutine was cancelled. Safe from any thread."""
         return self._future.cancelled()
 
     def deliver(self, outcome: Answer | GmvaluatorError) -> None:
-        """Called from any thread, once or more: the first outcome counts."""
+        """Hand over a result, or an error to be raised. Safe from any thread."""
         deliver_all([(self, outcome)])
 
     def _settle(self, outcome: Answer | GmvaluatorError) -> None:
@@ -45,13 +47,14 @@ class Waiter(Generic[Answer]):
 
 
 def deliver_all(outcomes: Sequence[tuple[Waiter[Answer], Answer | GmvaluatorError]]) -> None:
-    """Deliver to many coroutines, and wake each event loop once for all of its own."""
-    for loop, mine in groupby(outcomes, key=lambda one: one[0]._loop):
-        pairs = list(mine)
+    """Deliver many outcomes, in order. Safe from any thread."""
+    # One wake-up for each run of one loop: a batch of 64 answers costs one, not 64.
+    for loop, group in groupby(outcomes, key=lambda pair: pair[0]._loop):
+        pairs = list(group)
         try:
             loop.call_soon_threadsafe(_settle, pairs)
         except RuntimeError:
-            # The loop is closed, and whoever waited went away with it.
+            # The loop is closed, so no coroutine waits any more.
             for waiter, _ in pairs:
                 waiter._future.cancel()
 
@@ -65,10 +68,13 @@ _Result = TypeVar("_Result")
 
 
 async def shield_to_completion(operation: Awaitable[_Result]) -> _Result:
-    """The result of an operation that goes on to its end though its awaiter is cancelled; what comes then is dropped.
+    """Await `operation` so that cancelling the caller does not cancel it; return its result.
 
-    For reads, writes and calls of grpc.aio, which never frees the messages of one whose awaiter was cancelled
-    (grpc/grpc issue 43360): of sixty images whose callers left, one stayed in memory for good.
+    If the caller is cancelled, CancelledError is raised at once, and the operation runs to its end on the event loop;
+    its result or error is then dropped.
+
+    grpc.aio never frees the messages of a read, write or call whose awaiter was cancelled (grpc/grpc issue 43360): of
+    sixty images whose callers disconnected, one stayed in memory for good.
     """
     task = asyncio.ensure_future(operation)
     try:
@@ -79,6 +85,6 @@ async def shield_to_completion(operation: Awaitable[_Result]) -> _Result:
 
 
 def _drop(task: asyncio.Future[Any]) -> None:
-    """Hear its error, which nobody waits for any more; asyncio would log it as never retrieved."""
+    # Retrieved, or asyncio would log the error as never retrieved.
     if not task.cancelled():
         task.exception()

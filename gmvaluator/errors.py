@@ -1,14 +1,14 @@
-"""Every error the product raises on purpose, in one tree.
+"""The tree of errors that the product raises.
 
 GmvaluatorError
-├── InvalidInput ─────────── the caller sent something that cannot be used
+├── InvalidInput ─────────── the request cannot be used as it is
 │   ├── InvalidImage
 │   │   └── ImageTooLarge
 │   ├── InvalidVector
 │   ├── InvalidValuation
 │   ├── InvalidPolicy
 │   └── InvalidManifest
-├── PreconditionFailed ───── the system is not set up for what was asked
+├── PreconditionFailed ───── the system is not set up for the request
 │   ├── UnknownGenerator
 │   ├── UnknownProfile
 │   ├── UnknownModel
@@ -17,41 +17,42 @@ GmvaluatorError
 │   ├── MissingData
 │   ├── MissingWeights
 │   └── AlreadyHeld
-├── Unauthenticated ──────── who calls is not known: no token, or none that counts
-├── Forbidden ────────────── who calls may not do this
-├── NotFound
-├── Conflict ─────────────── an id was used before, for something else
+├── Unauthenticated ──────── no token, or none that is valid
+├── Forbidden ────────────── the caller's role does not allow this
+├── NotFound ─────────────── nothing is stored under this id
+├── Conflict ─────────────── the id is taken
 │   └── GenerationConflict
-├── Overloaded ───────────── refused now, may be sent again
-├── Unavailable ──────────── a part the answer needs cannot be reached
+├── Overloaded ───────────── refused for now: retry
+├── Unavailable ──────────── a dependency cannot be reached: retry
 │   ├── IndexUnavailable
 │   └── LedgerFailed
-└── Failure ──────────────── something broke inside
+└── Failure ──────────────── an internal error
     ├── ModelFailed
     ├── IndexFailed
     └── LedgerCorrupt
 
-Messages say what to do next and carry the id they are about. `GRPC_STATUS` and `EXIT_CODE` are the only
-places where an error becomes a status or an exit code; `status_of` walks the tree upwards.
+Messages say what to do next and carry the id that they are about. Programs define subclasses of their own next to the
+code that raises them. `GRPC_STATUS` and `EXIT_CODE` are the only places where an error becomes a status or an exit
+code; both list the branches, and a subclass has the codes of its branch.
 """
 
 from __future__ import annotations
 
 
 class GmvaluatorError(Exception):
-    """Root of the tree; catch it at a program's border only."""
+    """Root of the tree. Catch it where a program meets its caller only."""
 
 
 class InvalidInput(GmvaluatorError):
-    """The caller sent something that cannot be used; sending it again changes nothing."""
+    """The request cannot be used; sending it again changes nothing."""
 
 
 class InvalidImage(InvalidInput):
-    """The bytes are no image that can be valued."""
+    """The bytes are not an image that can be valued."""
 
 
 class ImageTooLarge(InvalidImage):
-    """The image is over the limit of bytes or pixels."""
+    """The image exceeds the limit of bytes or pixels."""
 
 
 class InvalidVector(InvalidInput):
@@ -59,7 +60,7 @@ class InvalidVector(InvalidInput):
 
 
 class InvalidValuation(InvalidInput):
-    """Distances or a quality are outside their ranges."""
+    """A distance, a quality or a weight is outside its range."""
 
 
 class InvalidPolicy(InvalidInput):
@@ -67,11 +68,11 @@ class InvalidPolicy(InvalidInput):
 
 
 class InvalidManifest(InvalidInput):
-    """A manifest cannot be read or lacks a column."""
+    """A manifest or a row of it cannot be used."""
 
 
 class PreconditionFailed(GmvaluatorError):
-    """The system is not set up for what was asked; an operator has to act first."""
+    """The system is not set up for the request; an operator has to act first."""
 
 
 class UnknownGenerator(PreconditionFailed):
@@ -87,7 +88,7 @@ class UnknownModel(PreconditionFailed):
 
 
 class ProfileMismatch(PreconditionFailed):
-    """The index was built by another profile than the one in use."""
+    """The index was built with another profile than the one in use."""
 
 
 class MissingIndex(PreconditionFailed):
@@ -103,11 +104,11 @@ class MissingWeights(PreconditionFailed):
 
 
 class AlreadyHeld(PreconditionFailed):
-    """Another process holds the file that was to be written."""
+    """Another process holds the lock of the file to be written."""
 
 
 class Unauthenticated(GmvaluatorError):
-    """No token was sent, or none that is known."""
+    """No token was sent, or it is unknown or expired."""
 
 
 class Forbidden(GmvaluatorError):
@@ -127,7 +128,7 @@ class GenerationConflict(Conflict):
 
 
 class Overloaded(GmvaluatorError):
-    """Refused because too much is waiting; may be sent again after a pause, `retry_after_ms` if that is known."""
+    """Refused because of load. Retry after `retry_after_ms` milliseconds, if that is known."""
 
     def __init__(self, message: str, retry_after_ms: int | None = None) -> None:
         super().__init__(message)
@@ -135,7 +136,7 @@ class Overloaded(GmvaluatorError):
 
 
 class Unavailable(GmvaluatorError):
-    """A part that the answer needs cannot be reached now."""
+    """A dependency cannot be reached now."""
 
 
 class IndexUnavailable(Unavailable):
@@ -143,11 +144,11 @@ class IndexUnavailable(Unavailable):
 
 
 class LedgerFailed(Unavailable):
-    """The ledger could not write; its writer stops and the process ends. Sending the same id again is safe."""
+    """The ledger could not write: its writer stops and the process ends. Sending the same id again is safe."""
 
 
 class Failure(GmvaluatorError):
-    """Something broke inside; the operator's log says more."""
+    """An internal error; the operator's log has the details."""
 
 
 class ModelFailed(Failure):
@@ -155,7 +156,7 @@ class ModelFailed(Failure):
 
 
 class IndexFailed(Failure):
-    """The vector index broke while it answered or was built."""
+    """The vector index failed during a query or a build."""
 
 
 class LedgerCorrupt(Failure):
@@ -186,16 +187,16 @@ EXIT_CODE: dict[type[GmvaluatorError], int] = {
     Unavailable: 1,
     Failure: 1,
 }
-"""Process exit code for each branch: 2 is the caller's to mend, 1 is ours."""
+"""Exit status for each branch: 2 for a user error, 1 for an internal error."""
 
 
 def status_of(error: GmvaluatorError) -> str:
-    """Name of the gRPC status for `error`: that of its nearest ancestor in `GRPC_STATUS`."""
+    """Return the name of the gRPC status for `error`, by its branch."""
     return GRPC_STATUS[_branch(type(error))]
 
 
 def exit_code_of(error: GmvaluatorError) -> int:
-    """Exit code for `error`: that of its nearest ancestor in `EXIT_CODE`."""
+    """Return the exit status for `error`: 2 for a user error, 1 for an internal error."""
     return EXIT_CODE[_branch(type(error))]
 
 

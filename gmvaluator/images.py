@@ -1,10 +1,8 @@
-"""Images from outside: bounded, decoded and turned into what models take.
+"""Images from outside: header checks, decoding with limits, and thumbnails.
 
-Accepted are JPEG, PNG and WebP, recognised by content. Whatever the file, the result is upright RGB on white.
-
-What a file says of its image before anything is decoded: cheap enough to refuse a bomb where it arrives.
-
-Reads a few bytes of each chunk and allocates nothing. Whatever passes is decoded by Pillow, which may still refuse it.
+JPEG, PNG and WebP are accepted, recognised by content. The decoded image is upright RGB on white. The header is checked
+before anything is decoded, so that a decompression bomb is refused where it arrives: that reads a few bytes of each
+chunk and allocates nothing. Pillow decodes whatever passes, and may still refuse it.
 """
 
 from __future__ import annotations
@@ -23,24 +21,24 @@ from PIL import ExifTags, Image, ImageFile, ImageOps, PngImagePlugin, Unidentifi
 from gmvaluator.errors import ImageTooLarge, InvalidImage
 
 MAX_CHUNKS = 20_000
-"""Chunks of a PNG or WebP, segments of a JPEG: a 20 MiB PNG in pieces of 4 KiB has 5,000."""
+"""Limit of chunks of a PNG or WebP, or of segments of a JPEG; a 20 MiB PNG in pieces of 4 KiB has 5,000."""
 
 MAX_SCANS = 100
-"""Scans of a progressive JPEG, each of which passes over all pixels: encoders write about ten."""
+"""Limit of scans of a progressive JPEG, each of which passes over all pixels; encoders write about ten."""
 
 MAX_TEXT_BYTES = 4 * 1024 * 1024
-"""Of all text chunks of a PNG, as they are stored; Pillow refuses as much once it has unpacked it."""
+"""Limit of the stored bytes of all text chunks of a PNG; Pillow has the same limit on the unpacked text."""
 
 _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _TEXT_OVERHEAD = 1_000
-"""Of a text chunk's bytes that may be its key, or what packing noise adds."""
+"""Bytes of a text chunk that are not counted: its key, and what compressing noise adds."""
 
 _PNG = b"\x89PNG\r\n\x1a\n"
 _NO_IMAGE = "the bytes are no JPEG, PNG or WebP image: convert the file and send it again"
 
 
 class Header(NamedTuple):
-    """Format and size, as the file says, before rotation."""
+    """Format, width and height from a file's header, before the EXIF rotation."""
 
     format: str
     width: int
@@ -48,7 +46,7 @@ class Header(NamedTuple):
 
 
 def read_header(data: bytes) -> Header:
-    """Raises InvalidImage if this is the beginning of no JPEG, PNG or WebP, or one made to be slow."""
+    """Parse the header of a JPEG, PNG or WebP. Raises InvalidImage for anything else, or a file built to be slow."""
     try:
         if data.startswith(_PNG):
             return _png(data)
@@ -65,24 +63,25 @@ def _png(data: bytes) -> Header:
     if data[12:16] != b"IHDR":
         raise InvalidImage("the image cannot be decoded: a PNG begins with its IHDR")
     width, height = struct.unpack_from(">II", data, 16)
-    _check_pieces(data, len(_PNG), ">I", 12)
-    _check_texts(data)
+    _check_chunk_count(data, len(_PNG), ">I", 12)
+    _check_text_size(data)
     return Header("PNG", width, height)
 
 
-def _check_texts(data: bytes) -> None:
-    """Raises InvalidImage if the text chunks before IEND are larger than is ever accepted; the decoder copies them."""
-    position, texts = len(_PNG), 0
+def _check_text_size(data: bytes) -> None:
+    """Raise InvalidImage if the text chunks before IEND exceed `MAX_TEXT_BYTES`."""
+    # The decoder copies them before Pillow checks its own limit.
+    position, text_bytes = len(_PNG), 0
     while position + 12 <= len(data) and (kind := data[position + 4 : position + 8]) != b"IEND":
         (length,) = struct.unpack_from(">I", data, position)
-        texts += max(length - _TEXT_OVERHEAD, 0) if kind in _TEXTS else 0
+        text_bytes += max(length - _TEXT_OVERHEAD, 0) if kind in _TEXTS else 0
         position += 12 + length
-    if texts > MAX_TEXT_BYTES:
+    if text_bytes > MAX_TEXT_BYTES:
         raise InvalidImage(f"the PNG holds over {MAX_TEXT_BYTES:,} bytes of text: write it again without")
 
 
 def _webp(data: bytes) -> Header:
-    _check_pieces(data, 12, "<4xI", 8, even=True)
+    _check_chunk_count(data, 12, "<4xI", 8, even=True)
     kind, body = data[12:16], data[20:30]
     if kind == b"VP8X":
         width, height = (1 + int.from_bytes(body[start : start + 3], "little") for start in (4, 7))
@@ -96,8 +95,8 @@ def _webp(data: bytes) -> Header:
     return Header("WEBP", width, height)
 
 
-def _check_pieces(data: bytes, position: int, length_format: str, overhead: int, even: bool = False) -> None:
-    """Raises InvalidImage if the file is cut into more than MAX_CHUNKS; reading each costs the decoder time."""
+def _check_chunk_count(data: bytes, position: int, length_format: str, overhead: int, even: bool = False) -> None:
+    """Raise InvalidImage if the file has more than MAX_CHUNKS chunks, each of which costs the decoder time."""
     for _ in range(MAX_CHUNKS):
         if position + overhead > len(data):
             return
@@ -129,11 +128,20 @@ def _jpeg(data: bytes) -> Header:
 
 
 MAX_IMAGE_BYTES = 20 * 1024 * 1024
+"""Limit of an image file, bytes."""
+
 MAX_IMAGE_PIXELS = 25_000_000
+"""Limit of an image, pixels."""
+
 MAX_SIDE_RATIO = 200
-"""Longer side by shorter: beyond this a resize to the model's input leaves nothing of the picture."""
+"""Limit of the longer side divided by the shorter; beyond it a resize to the model's input leaves nothing visible."""
+
 FORMATS = ("JPEG", "PNG", "WEBP")
+"""Formats that are decoded, by Pillow's names."""
+
 THUMBNAIL_PX = 256
+"""Longest side of a thumbnail, pixels."""
+
 _TURNED = (5, 6, 7, 8)
 """EXIF orientations that swap width and height."""
 
@@ -146,7 +154,7 @@ warnings.filterwarnings("error", category=Image.DecompressionBombWarning)
 
 
 def decode_image(data: bytes) -> Image.Image:
-    """File bytes of one still image to upright RGB, transparency on white.
+    """Decode a file with one still image to upright RGB, transparency on white.
 
     Raises ImageTooLarge over 20 MiB or 25,000,000 pixels (before any pixel is decoded), InvalidImage if the
     bytes are empty, truncated, of another format, animated or extremely narrow.
@@ -160,9 +168,9 @@ def decode_image(data: bytes) -> Image.Image:
 
 
 def check_image(data: bytes) -> Header:
-    """Return the header, if `decode_image` would not refuse it or the size; costs no memory, and a millisecond at most.
+    """Return the header after the checks that need no decoding: format, bytes, pixels, sides and chunks.
 
-    Raises ImageTooLarge or InvalidImage.
+    Allocates nothing and takes a millisecond at most. Raises ImageTooLarge or InvalidImage.
     """
     if not data:
         raise InvalidImage("the image is empty: send the bytes of a JPEG, PNG or WebP file")
@@ -174,10 +182,7 @@ def check_image(data: bytes) -> Header:
 
 
 def image_size(data: bytes) -> tuple[int, int]:
-    """Width and height of the upright image in file bytes that `decode_image` takes; decodes no pixels.
-
-    Raises as `decode_image` does, where the header tells.
-    """
+    """Return width and height of the upright image, without decoding pixels. Raises ImageTooLarge or InvalidImage."""
     with _translated(), Image.open(io.BytesIO(data), formats=FORMATS) as image:
         _check_size(*image.size)
         width, height = image.size
@@ -186,7 +191,7 @@ def image_size(data: bytes) -> tuple[int, int]:
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """WebP of at most 256 x 256 pixels, aspect kept."""
+    """Return a WebP of at most 256 x 256 pixels with the same aspect ratio."""
     small = image.copy()
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
@@ -195,18 +200,18 @@ def thumbnail(image: Image.Image) -> bytes:
 
 
 def thumbnail_path(folder: Path, name: uuid.UUID) -> Path:
-    """Where the thumbnail of a training image lies below `folder`."""
+    """Return the path of a training image's thumbnail below `folder`."""
     return folder / str(name)[:2] / f"{name}.webp"
 
 
 def generated_path(folder: Path, sha256: str) -> Path:
-    """Where the thumbnail of a generated image lies below `folder`, by the SHA-256 of the image that was sent."""
+    """Return the path of a generated image's thumbnail below `folder`; sha256: of the file that was sent."""
     return folder / sha256[:2] / f"{sha256}.webp"
 
 
 @contextmanager
 def _translated() -> Iterator[None]:
-    """The one place where Pillow's exceptions become ours."""
+    """Translate Pillow's exceptions; no other place does."""
     try:
         yield
     except InvalidImage:
@@ -218,7 +223,7 @@ def _translated() -> Iterator[None]:
     except MemoryError as error:
         raise ImageTooLarge("the image does not fit into memory: send a smaller one") from error
     except Exception as error:
-        # What Pillow's format plugins raise on damaged files is not one type, nor a list that stays complete.
+        # Pillow's format plugins raise many types on damaged files, and no list of them stays complete.
         raise InvalidImage(f"the image cannot be decoded, it may be truncated or damaged: {error}"[:300]) from error
 
 
@@ -263,5 +268,5 @@ def _upright(image: Image.Image) -> Image.Image:
 
 
 def _sixteen_to_eight_bit(image: Image.Image) -> Image.Image:
-    """Pillow clips 16-bit grey when it converts; scale it instead."""
+    # Pillow clips 16-bit grey when it converts it: scale it.
     return image.convert("I").point(lambda value: value * (1 / 257)).convert("L")

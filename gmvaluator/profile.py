@@ -1,4 +1,4 @@
-"""What makes two embeddings comparable: the identity of a profile."""
+"""The identity of a profile, which decides whether two embeddings are comparable."""
 
 from __future__ import annotations
 
@@ -11,10 +11,11 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class ProfileIdentity:
-    """Names everything that changes a vector or a quality: equal identities, comparable vectors.
+    """Everything that changes a vector or a quality: vectors of equal identities are comparable.
 
-    weights maps each weight file's role to its SHA-256. precision is "fp32", "bf16" or "int8". perceptual_views: how
-    many perceptual vectors a training image has, each of another view of it; a generated image has one.
+    recall_dim, perceptual_dim: dimensions of the vectors. precision: "fp32", "bf16" or "int8". weights: role of each
+    weight file to its SHA-256. perceptual_views: number of perceptual vectors of a training image, each of another view
+    of it; a generated image has one.
     """
 
     name: str
@@ -28,19 +29,20 @@ class ProfileIdentity:
     perceptual_views: int = 1
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain JSON value, keys sorted, as stored in a collection's metadata and in evidence."""
+        """Return a plain JSON value, as stored in a collection's metadata and in evidence."""
         value = {**asdict(self), "weights": dict(sorted(self.weights.items()))}
         if self.perceptual_views == 1:
-            del value["perceptual_views"]  # as before there were views, so that such a profile keeps its hash
+            # Absent, as before there were views: such a profile keeps its hash.
+            del value["perceptual_views"]
         return value
 
     @property
     def hash(self) -> str:
-        """SHA-256 of the canonical JSON of `as_dict`, 64 hex digits."""
+        """The SHA-256 of the canonical JSON of `as_dict`, 64 hex digits."""
         text = json.dumps(self.as_dict(), sort_keys=True, separators=(",", ":"))
         return hashlib.sha256(text.encode()).hexdigest()
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> ProfileIdentity:
-        """Inverse of `as_dict`."""
+        """Parse the output of `as_dict`; unknown keys are ignored."""
         return cls(**{name: value[name] for name in cls.__dataclass_fields__ if name in value})

@@ -1,4 +1,4 @@
-"""The one object that every measurement prints: figures, machine, command, commit."""
+"""The JSON report of a measurement: figures, machine, command and commit."""
 
 from __future__ import annotations
 
@@ -18,12 +18,12 @@ _LIBRARIES = ("torch", "numpy", "grpcio", "qdrant-client", "qdrant-edge-py")
 
 
 def report(figures: Mapping[str, Any], command: str) -> dict[str, Any]:
-    """`figures` (flat, units in names) with what is needed to judge and repeat them."""
+    """Return `figures` (flat, units in the names) with the machine, the command and the commit."""
     return {"figures": dict(figures), "machine": machine(), "command": command, "commit": commit()}
 
 
 def write_report(figures: Mapping[str, Any], command: str, output: Path | None) -> None:
-    """The report as JSON into a file, or to standard output."""
+    """Write the report as JSON to `output`, or to standard output if that is None."""
     text = json.dumps(report(figures, command), indent=2) + "\n"
     if output is None:
         sys.stdout.write(text)
@@ -32,7 +32,7 @@ def write_report(figures: Mapping[str, Any], command: str, output: Path | None) 
 
 
 def machine() -> dict[str, Any]:
-    """Processor, cores that this process may use, memory, Python and library versions."""
+    """Return the processor, the cores that this process may use, memory, and versions of Python and libraries."""
     return {
         "processor": _processor(),
         "cores": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
@@ -44,7 +44,7 @@ def machine() -> dict[str, Any]:
 
 
 def commit() -> str:
-    """The commit measured, with `-dirty` if files differ from it; "unknown" outside a checkout or without git."""
+    """Return the commit, with `-dirty` if files differ from it; "unknown" outside a checkout or without git."""
     if not (_ROOT / ".git").exists() or shutil.which("git") is None:
         return "unknown"
     command = ["git", "-C", str(_ROOT), "describe", "--always", "--dirty", "--abbrev=12", "--exclude=*"]

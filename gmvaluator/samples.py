@@ -1,4 +1,4 @@
-"""Where the sample images are: in the wheel, or beside the package in a checkout."""
+"""Paths of the sample images, which are in the wheel or, in a checkout, next to the package."""
 
 from __future__ import annotations
 
@@ -10,8 +10,11 @@ _PACKAGE = Path(__file__).parent
 
 
 def sample_folder(name: str) -> Path:
-    """Folder of a sample: "openclipart" (training images with manifest.csv) or "generated" (with recipes.csv),
-    "foreign" (images without a source in the sample, with manifest.csv), "mnist" (digits). Raises MissingData."""
+    """Return the folder of a sample. Raises MissingData if it is not installed.
+
+    name: "openclipart" (training images with manifest.csv), "generated" (with recipes.csv), "foreign" (images without a
+    source in the sample, with manifest.csv) or "mnist" (digits).
+    """
     for parent in (_PACKAGE / "examples", _PACKAGE.parent / "examples"):
         if (parent / name).is_dir():
             return parent / name
