@@ -1,1 +1,1 @@
-"""Cause, not only likeness: what a small generator draws when it is trained without the works that were credited."""
+"""Causes, not only similarity: what a small generator draws when it is trained without the credited works."""

@@ -1,11 +1,10 @@
-"""The linear datamodelling score (Park et al., 2023): do attributions predict what training on other halves gives?
+"""The linear datamodelling score (Park et al., 2023), and the attributions that are compared by it.
 
     LDS(x̂_j) = Spearman_m( Σ_{i ∈ S_m} τ(x̂_j, x_i), -L(x̂_j; S_m) )     over random halves S_m of the works
 
-1 if the sums of attributions order the retrained models as their losses do, 0 if they say nothing. Trainings differ
-by chance too, so that no attribution reaches 1: see `ceiling`.
-
-The ways to attribute that are compared: each a matrix (J, N) of what work i is worth for generated image j.
+It is 1 if the sums of attributions order the retrained models as their losses do, and 0 if they carry no information.
+Trainings also differ by chance, so no attribution reaches 1: see `ceiling`. An attribution is a matrix (J, N): the
+value of work i for generated image j.
 """
 
 from __future__ import annotations
@@ -31,7 +30,7 @@ _SEED = 64
 
 
 def halves(works: int, subsets: int, seed: int) -> list[Kept]:
-    """`subsets` random halves as masks (N,)."""
+    """Return `subsets` random halves as masks (N,)."""
     random = np.random.default_rng(seed)
     drawn = []
     for _ in range(subsets):
@@ -42,13 +41,18 @@ def halves(works: int, subsets: int, seed: int) -> list[Kept]:
 
 
 def scores(attributions: Values, subsets: list[Kept], losses: Values) -> Values:
-    """(J,) LDS of each generated image; attributions: (J, N), losses: (M, J). 0 where all sums are equal."""
+    """Return the (J,) LDS of each generated image, 0 where all sums are equal.
+
+    attributions: (J, N). losses: (M, J).
+    """
     return correlations(_sums(attributions, subsets), -losses.T)
 
 
 def estimate(predicted: Values, truth: Values) -> Estimate:
-    """Mean over J of Spearman's correlation of (J, M) with (J, M), with a 95 % interval of 1,000 resamples of images
-    and of subsets at once: both were drawn by chance."""
+    """Return the mean over J of Spearman's correlation of (J, M) with (J, M), with a 95 % interval.
+
+    The interval is of 1,000 resamples of images and subsets together, since both were drawn at random.
+    """
     random = np.random.default_rng(_SEED)
     images, subsets = truth.shape
     drawn = []
@@ -61,15 +65,16 @@ def estimate(predicted: Values, truth: Values) -> Estimate:
 
 
 def score(attributions: Values, subsets: list[Kept], losses: Values) -> Estimate:
-    """The LDS of a way to attribute."""
+    """Return the LDS of one kind of attribution."""
     return estimate(_sums(attributions, subsets), -losses.T)
 
 
 def ceiling(agreement: Estimate) -> Estimate:
-    """About what an attribution that knew everything but chance would score against the mean of two seeds.
+    """Return about what an attribution with perfect knowledge would score against the mean of two seeds.
 
-    agreement: of one seed's losses with the other's, r. Spearman and Brown: the mean of two is 2 r / (1 + r) reliable,
-    and truth correlates with it by the root of that. Exact for Pearson's correlation of normal errors only.
+    agreement: correlation r of one seed's losses with the other's. By Spearman and Brown the mean of two has
+    reliability 2 r / (1 + r), and truth correlates with it by the root of that. Exact only for Pearson's correlation
+    of normal errors.
     """
     low, value, high = (
         float(np.sqrt(2 * max(bound, 0) / (1 + max(bound, 0))))
@@ -84,7 +89,7 @@ def _sums(attributions: Values, subsets: list[Kept]) -> Values:
 
 
 def correlations(first: Values, second: Values) -> Values:
-    """(J,) Spearman's correlations of the rows of (J, M) with those of (J, M); 0 where one is constant."""
+    """Return (J,) Spearman correlations of the rows of (J, M) with those of (J, M); 0 where one is constant."""
     bound, other = (rankdata(values, axis=1) - (values.shape[1] + 1) / 2 for values in (first, second))
     scale = np.sqrt((bound**2).sum(axis=1) * (other**2).sum(axis=1))
     return np.asarray(np.where(scale > 0, (bound * other).sum(axis=1) / np.where(scale > 0, scale, 1), 0.0))
@@ -103,7 +108,7 @@ _ROWS_SEED = 5
 
 
 def by_likeness(works: Embeddings, images: Embeddings) -> dict[str, Values]:
-    """Rows that look at pictures alone, as a service can that has no access to the generator.
+    """Return the attributions that use pictures alone, as a service without access to the generator must.
 
     Values are those of equation 4 at quality 1: the k nearest are paid by the policy, the others nothing.
     """
@@ -127,13 +132,13 @@ def _valued(matrix: Values, reference: str, count: int) -> Values:
 
 
 def by_pixels(works: Tensor, images: Tensor) -> Values:
-    """Minus the distance of the pixels: what a network has to beat."""
+    """Return minus the distance of the pixels: the baseline of any network."""
     squares = ((images[:, None] - works[None]) ** 2).sum(dim=2)
     return np.asarray(-squares.sqrt().numpy().astype(np.float64))
 
 
 def by_gradients(models: list[SmallVae], works: Tensor, images: Tensor) -> Mapping[str, Values]:
-    """The references, which see the generator's inside."""
+    """Return the references, which read the generator's gradients."""
     return {
         TRAK: trak.attributions(models, trak.loss, works, images),
         D_TRAK: trak.attributions(models, trak.squared_output, works, images),

@@ -1,9 +1,8 @@
-"""A small dense variational autoencoder that can be trained without some of its pictures, and nothing else changed.
+"""A small dense variational autoencoder that can be retrained without some of its pictures, all else equal.
 
-Which picture comes when, and the noise it is met with, are drawn for all pictures, whether or not they are left out.
-So two trainings differ by the pictures left out alone, and what they draw from the same latents can be compared.
-
-How many pictures, generated images and retrainings: fixed before anything was measured.
+The order of pictures and the noise are drawn for all pictures, whether or not they are left out. So two trainings
+differ by the omitted pictures only, and their images from the same latents can be compared. The numbers of pictures,
+images and retrainings were fixed before anything was measured.
 """
 
 from __future__ import annotations
@@ -22,13 +21,13 @@ _HIDDEN = 128
 _RATE = 4e-3
 _BATCH = 50
 _DARK = -3.0
-"""Logit with which pixels begin: digits are mostly dark, which a few hundred steps should not have to learn."""
+"""Initial logit of the pixels: digits are mostly dark, which a few hundred steps should not have to learn."""
 
 Kept = npt.NDArray[np.bool_]
 
 
 class SmallVae(nn.Module):
-    """784 pixels to 8 latent numbers and back."""
+    """A VAE from 784 pixels to 8 latent numbers and back."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -38,12 +37,12 @@ class SmallVae(nn.Module):
         self.decoder = nn.Sequential(nn.Linear(LATENT, _HIDDEN), nn.SiLU(), last)
 
     def forward(self, pictures: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """(B, 784) in [0, 1] and (B, 8) to logits (B, 784), mean and log variance (B, 8)."""
+        """Map (B, 784) in [0, 1] and (B, 8) to logits (B, 784), mean and log variance (B, 8)."""
         mean, log_variance = self.encoder(pictures).chunk(2, dim=-1)
         return self.decoder(mean + noise * (log_variance / 2).exp()), mean, log_variance
 
     def bounds(self, pictures: Tensor, noise: Tensor) -> Tensor:
-        """(B,) negative evidence lower bounds in nats; lower means that a picture is likelier."""
+        """Return (B,) negative evidence lower bounds in nats; lower means a likelier picture."""
         logits, mean, log_variance = self(pictures, noise)
         misfit = functional.binary_cross_entropy_with_logits(logits, pictures, reduction="none").sum(dim=-1)
         divergence: Tensor = (mean**2 + log_variance.exp() - 1 - log_variance).sum(dim=-1) / 2
@@ -51,9 +50,9 @@ class SmallVae(nn.Module):
 
 
 def train(pictures: Tensor, kept: Kept, seed: int, epochs: int) -> SmallVae:
-    """A model of those of (N, 784) pictures in [0, 1] that are kept. The global random state is left as it was.
+    """Train a model on the kept ones of (N, 784) pictures in [0, 1]. The global random state is left unchanged.
 
-    The rate falls to nothing: where a training ends should hang on its pictures more than on its last steps.
+    The learning rate falls to zero, so that the result depends on the pictures more than on the last steps.
     """
     random = torch.Generator().manual_seed(seed)
     with torch.random.fork_rng(devices=[]):
@@ -77,19 +76,19 @@ def train(pictures: Tensor, kept: Kept, seed: int, epochs: int) -> SmallVae:
 
 
 def latents(count: int, seed: int) -> Tensor:
-    """(count, 8) standard normal numbers; the same whatever was trained on."""
+    """Return (count, 8) standard normal numbers; the same for every training set."""
     return torch.randn((count, LATENT), generator=torch.Generator().manual_seed(seed))
 
 
 @torch.no_grad()
 def draw(model: SmallVae, chosen: Tensor) -> Tensor:
-    """(J, 8) latents to (J, 784) pictures in [0, 1]."""
+    """Decode (J, 8) latents to (J, 784) pictures in [0, 1]."""
     return torch.sigmoid(model.decoder(chosen))
 
 
 @torch.no_grad()
 def losses(model: SmallVae, pictures: Tensor) -> Tensor:
-    """(J,) bounds at the mean latent, in nats: what attributions are asked to predict."""
+    """Return the (J,) bounds at the mean latent, in nats: what attributions are to predict."""
     return model.bounds(pictures, torch.zeros((len(pictures), LATENT)))
 
 
@@ -100,9 +99,12 @@ DRAW_SEED = 701
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """works: training pictures. epochs: of one training. images: generated ones that attributions explain.
-    subsets: random halves for the linear datamodelling score. moved: generated images for which works are taken away.
-    taken: works taken away for one. reference_models: trained on everything, over which gradients are averaged."""
+    """Numbers of pictures and trainings.
+
+    works: training pictures. epochs: of one training. images: generated ones that attributions explain. subsets:
+    random halves for the linear datamodelling score. moved: generated images for which works are removed. taken:
+    works removed for one image. reference_models: trained on everything, over which gradients are averaged.
+    """
 
     works: int
     epochs: int

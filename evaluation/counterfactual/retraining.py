@@ -1,6 +1,6 @@
-"""Trainings without some works, each kept on disk, so that a stopped run goes on where it was.
+"""Retraining without some works, each result cached on disk, and how far a generated image moves.
 
-Retrain without the works that a row values most, and see how far one generated image moves.
+A stopped run resumes from the cached trainings.
 """
 
 from __future__ import annotations
@@ -21,14 +21,15 @@ from gmvaluator.files import atomic_file
 from gmvaluator.ids import sha256_hex
 
 _VERSION = "small-vae-3"
-"""Raise it when the generator's training changes: what is on disk is of the old one then."""
+"""Raise it when the generator's training changes, because results on disk belong to the old one."""
 
 Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """drawn: (J, 784) pictures in [0, 1] from the fixed latents. losses: (J,) of the original generated images."""
+    """Result of one training. drawn: (J, 784) pictures in [0, 1] from the fixed latents. losses: (J,) of the original
+    images."""
 
     drawn: Values
     losses: Values
@@ -36,7 +37,7 @@ class Outcome:
 
 @dataclass
 class Laboratory:
-    """pictures: (N, 784) all works. chosen: (J, 8) latents. originals: (J, 784), what the full model draws."""
+    """pictures: (N, 784) all works. chosen: (J, 8) latents. originals: (J, 784), drawn by the full model."""
 
     pictures: Tensor
     chosen: Tensor
@@ -53,11 +54,11 @@ class Laboratory:
         self.originals = draw(self.full, self.chosen)
 
     def model(self, seed: int) -> SmallVae:
-        """Trained on every work."""
+        """The model trained on every work."""
         return train(self.pictures, np.ones(len(self.pictures), dtype=bool), seed, self.epochs)
 
     def without(self, kept: Kept, seed: int | None = None) -> Outcome:
-        """What comes of training on the kept works alone; from disk if it was trained before."""
+        """Return the outcome of training on the kept works alone, from disk if it was trained before."""
         used = self.seed if seed is None else seed
         path = self.folder / f"{self._key(kept, used)}.npz"
         if not path.exists():
@@ -85,8 +86,11 @@ _SEED = 9
 
 @dataclass(frozen=True, slots=True)
 class Moved:
-    """Of one choice of works, for each of J generated images. pixels: (J,) root mean square change, in [0, 1].
-    loss_nats: (J,) rise of the original image's bound. drawn: (J, 784), what is drawn now."""
+    """The effect of removing one choice of works, for each of J generated images.
+
+    pixels: (J,) root mean square change, in [0, 1]. loss_nats: (J,) rise of the original image's bound. drawn: (J,
+    784), the new images.
+    """
 
     name: str
     pixels: Values
@@ -95,8 +99,10 @@ class Moved:
 
 
 def choices(attributions: Mapping[str, Values], images: int, taken: int) -> dict[str, list[Kept]]:
-    """What is kept, by choice and generated image. The bottom is that of the uncut distance: of values at k most works
-    are worth nothing alike."""
+    """Return the works that are kept, by choice and generated image.
+
+    The bottom is taken by the uncut distance: of values at k, most works are equally worth nothing.
+    """
     random = np.random.default_rng(_SEED)
     works = attributions[datamodelling.UNCUT].shape[1]
     moves = {

@@ -1,9 +1,4 @@
-"""The section of the report: what a credit is worth as a statement about causes.
-
-All that one run measured, before it is written up.
-
-The whole benchmark: train, attribute, retrain, compare.
-"""
+"""The counterfactual benchmark: train, attribute, retrain, compare; and its section of the report."""
 
 from __future__ import annotations
 
@@ -29,8 +24,11 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class Findings:
-    """scores: LDS by row. agreement: of one seed's losses with another's. moves: by choice of works;
-    perceptual: (J,) profile distance of each moved image, by the same names."""
+    """All results of one run.
+
+    scores: LDS by row. agreement: of one seed's losses with another's. moves: by choice of works. perceptual: (J,)
+    profile distance of each moved image, by the same names.
+    """
 
     plan: Plan
     laboratory: Laboratory
@@ -46,7 +44,7 @@ _GALLERY_WORKS = 5
 
 
 def counterfactual_section(findings: Findings) -> Section:
-    """Tables, plots and pictures of one run."""
+    """Build tables, plots and pictures of one run."""
     return Section(
         "Causes",
         _text(findings),
@@ -162,7 +160,7 @@ def _picture(pixels: npt.NDArray[np.floating]) -> Image.Image:
 
 
 def counterfactual(profile: str, short: bool, work: Path) -> Section:
-    """The section; what is trained and embedded stays in `work` and is not done again."""
+    """Run the benchmark and return its section; trained models and embeddings are cached in `work`."""
     plan = SHORT if short else FULL
     pictures = load_mnist().part(0, plan.works).images
     tensor = torch.from_numpy(pictures.astype(np.float32).reshape(len(pictures), -1) / 255)
@@ -195,11 +193,11 @@ def _scores(
 
 
 def to_pictures(drawn: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
-    """(J, 784) in [0, 1] to (J, 28, 28) uint8."""
+    """Convert (J, 784) in [0, 1] to (J, 28, 28) uint8."""
     return np.asarray((drawn * 255).round().astype(np.uint8).reshape(-1, SIDE_PX, SIDE_PX))
 
 
 def _perceptual(embedder: Embedder, before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> Values:
-    """(J,) perceptual distance of each image before and after."""
+    """Return the (J,) perceptual distance of each image before and after."""
     one, other = (embedder.small(to_pictures(drawn), "moved digits").perceptual for drawn in (before, after))
     return np.asarray(1 - (one.astype(np.float64) * other).sum(axis=1))

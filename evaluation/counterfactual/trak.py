@@ -3,10 +3,10 @@
     φ(x)     = Pᵀ ∇_θ f(x; θ)                                     f: TRAK, the loss; D-TRAK, the squared output
     τ(x̂, x_i) = (1/M) Σ_m φ_m(x̂)ᵀ (Φ_mᵀ Φ_m + λ I)⁻¹ φ_m(x_i)      m: models, Φ: rows φ(x_i) of all works
 
-P → `Sketch`: TRAK's random projection, here a sparse one (Charikar et al., 2002), which keeps inner products in the
-mean and costs one addition a parameter. λ → `damping`, in units of the mean of Φ's diagonal. TRAK's weights (1 - p)
-belong to classification and are left out, as D-TRAK leaves them out. Both sides of τ take the same f, so that a
-large τ says: training on x_i lowers the loss of x̂.
+P → `Sketch`: TRAK's random projection, here a sparse one (Charikar et al., 2002), which preserves inner products in
+expectation and costs one addition a parameter. λ → `damping`, in units of the mean of Φ's diagonal. TRAK's weights
+(1 - p) apply to classification only and are omitted, as in D-TRAK. Both sides of τ use the same f, so that a large τ
+means that training on x_i lowers the loss of x̂.
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def loss(model: SmallVae, parameters: dict[str, Tensor], picture: Tensor) -> Ten
 
 
 def squared_output(model: SmallVae, parameters: dict[str, Tensor], picture: Tensor) -> Tensor:
-    """D-TRAK's f: the squared norm of what the model answers, whatever the picture was."""
+    """D-TRAK's f: the squared norm of the model's output."""
     logits, _, _ = functional_call(model, parameters, (picture, torch.zeros(LATENT)))
     norm: Tensor = (logits**2).sum()
     return norm
@@ -50,25 +50,26 @@ def squared_output(model: SmallVae, parameters: dict[str, Tensor], picture: Tens
 
 @dataclass(frozen=True, slots=True)
 class Sketch:
-    """Adds each of P numbers, with a random sign, to one of `DIMENSIONS` places: E[<Sx, Sy>] = <x, y>."""
+    """A random projection that adds each of P numbers, with a random sign, to one of `DIMENSIONS` places: E[<Sx, Sy>]
+    = <x, y>."""
 
     places: Tensor
     signs: Tensor
 
     @classmethod
     def of(cls, size: int, seed: int = _SEED) -> Sketch:
-        """A sketch of P = `size` numbers."""
+        """Make a sketch of P = `size` numbers."""
         random = torch.Generator().manual_seed(seed)
         places = torch.randint(DIMENSIONS, (size,), generator=random)
         return cls(places, torch.randint(2, (size,), generator=random).float() * 2 - 1)
 
     def __call__(self, rows: Tensor) -> Tensor:
-        """(B, P) to (B, DIMENSIONS)."""
+        """Project (B, P) to (B, DIMENSIONS)."""
         return torch.zeros(len(rows), DIMENSIONS).index_add_(1, self.places, rows * self.signs)
 
 
 def gradients(model: SmallVae, output: Output, pictures: Tensor) -> Tensor:
-    """(B, 784) pictures to (B, P) gradients of `output`, one a picture, all parameters in a row."""
+    """Return (B, P) gradients of `output` for (B, 784) pictures, one row a picture with all parameters."""
     parameters = {name: value.detach() for name, value in model.named_parameters()}
 
     def of_one(values: dict[str, Tensor], picture: Tensor) -> Tensor:
@@ -79,7 +80,7 @@ def gradients(model: SmallVae, output: Output, pictures: Tensor) -> Tensor:
 
 
 def gradients_one_by_one(model: SmallVae, output: Output, pictures: Tensor) -> Tensor:
-    """The plain twin of `gradients`: a backward pass a picture."""
+    """The plain twin of `gradients`: one backward pass a picture."""
     rows = []
     for picture in pictures:
         parameters = {name: value.detach().requires_grad_() for name, value in model.named_parameters()}
@@ -93,7 +94,7 @@ def gradients_one_by_one(model: SmallVae, output: Output, pictures: Tensor) -> T
 def attributions(
     models: Sequence[SmallVae], output: Output, works: Tensor, images: Tensor, damping: float = DAMPING
 ) -> Values:
-    """(N, 784) works and (J, 784) generated images to (J, N) τ, averaged over the models."""
+    """Return (J, N) τ for (N, 784) works and (J, 784) generated images, averaged over the models."""
     gradients = [_of_model(model, output, works, images, damping) for model in models]
     return np.asarray(torch.stack(gradients).mean(dim=0).numpy())
 

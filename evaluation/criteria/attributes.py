@@ -12,8 +12,8 @@ from PIL import Image
 
 from evaluation.criteria.world import ATTRIBUTE_KS
 from evaluation.generators.digits import Embedder, Rows, Values, distances, nearest
-from evaluation.images.make_examples import read_recipes
 from evaluation.images.recipes import TEST_OWNERS
+from evaluation.images.sample import read_recipes
 from evaluation.report.plots import COLOURS, draw, mean_interval
 from evaluation.report.sections import Cell, Estimate, Plot, Section, Table
 from gmvaluator.images import decode_image

@@ -1,18 +1,17 @@
-"""C1: do the contributors of a generated image have its class?
+"""Criterion C1: whether the contributors of a generated image have its class.
 
     share_k = (1/J) Σ_j |{i ∈ P_j(k): class(x_i) = class(x̂_j)}| / k
 
-The paper reports 88.78 % on MNIST (DreamSim, 60,000 works) and 72.00 % for VAE-TracIn.
+The paper reports 88.78 % on MNIST (DreamSim, 60,000 works) and 72.00 % for VAE-TracIn. The section also shows what the
+generators draw: whether it is legible, whether all classes occur, and whether it is more than a copy of a work.
 
-What the generators draw: can it be read, do all classes occur, and is it more than a copy of what was trained on?
-
-Ranking on the graph of works: unlike nearest neighbours, it follows chains of likeness between works.
+One ranking uses the graph of works; unlike nearest neighbours, it follows chains of similarity between works:
 
     f = (1 - α) Σ_n αⁿ Sⁿ y,    S = D^-1/2 A D^-1/2
 
 Zhou et al. (2004), for retrieval Iscen et al. (2017). y: cosines of the query image with its 10 nearest works, to the
-power of 16; A: the same of each work with its 10 nearest others, made symmetric; D: sums of its rows. No label, no
-training. The numbers were chosen on real held-out digits that no criterion asks about.
+power of 16. A: the same of each work with its 10 nearest others, made symmetric. D: the sums of its rows. No label and
+no training. The constants were chosen on real held-out digits that no criterion evaluates.
 """
 
 from __future__ import annotations

@@ -29,7 +29,7 @@ from evaluation.generators.digits import (
     shares,
     to_image,
 )
-from evaluation.images.make_examples import read_works
+from evaluation.images.sample import read_works
 from evaluation.known_source.run import CALIBRATED
 from evaluation.report.plots import COLOURS, draw, interval
 from evaluation.report.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile

@@ -1,1 +1,1 @@
-"""Near-copies: which distance tells them from other works, and what adding copies of a work earns."""
+"""Near-duplicates: which distance separates them from other works, and what adding copies of a work earns."""

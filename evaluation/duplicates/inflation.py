@@ -1,4 +1,4 @@
-"""What 25 near-copies of a work earn those who add them, by the real index, grouping, rights and valuing."""
+"""What 25 near-duplicates of a work earn those who add them, through the real index, grouping, rights and valuation."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from pathlib import Path
 from PIL import Image
 
 from evaluation.duplicates.threshold import KINDS, LEVELS, near_copy
-from evaluation.images.make_examples import Work, draw_sources, read_works
 from evaluation.images.recipes import STRENGTHS, TEST_OWNERS, derive
+from evaluation.images.sample import Work, draw_sources, read_works
 from evaluation.known_source.observations import embed, index_sample
 from evaluation.known_source.queries import SINGLE_KINDS, Query
 from gmvaluator.accounts import owner_account
@@ -41,7 +41,7 @@ _FACTS = ImageFacts("0" * 64, 256, 256, 1)
 
 @dataclass(frozen=True, slots=True)
 class Target:
-    """A work that is copied: by its owner, or by somebody else, whom the copies' manifest calls `adder`."""
+    """A work that is copied: by its owner, or by somebody else, whom the copies' manifest names as `adder`."""
 
     work: Work
     by_owner: bool
@@ -53,9 +53,10 @@ class Target:
 
 @dataclass(frozen=True, slots=True)
 class Earned:
-    """Micro-credits on the derivatives of one target. before, after: the adder's, without and with the copies.
+    """Micro-credits on the derivatives of one target.
 
-    owner_before: of the work's owner; inflation is measured against it.
+    before, after: the adder's, without and with the copies. owner_before: the owner's, against which inflation is
+    measured.
     """
 
     target: Target
@@ -65,12 +66,12 @@ class Earned:
 
     @property
     def inflation(self) -> float:
-        """Rise of what the adder earns, as a part of what the work's owner earned before."""
+        """The rise of the adder's earnings, relative to what the work's owner earned before."""
         return (self.after - self.before) / max(self.owner_before, 1)
 
 
 def targets(count: int) -> list[Target]:
-    """Works of test artists, copied by their owners and by others in turn."""
+    """Return works of test artists, copied by their owners and by others in turn."""
     works = [work for work in read_works(sample_folder(DATA_SET)).values() if work.owner_id in TEST_OWNERS]
     draw = draw_sources(works, random.Random(SEED))  # noqa: S311 - must be reproducible
     return [Target(next(draw), place % 2 == 0) for place in range(count)]
@@ -79,10 +80,10 @@ def targets(count: int) -> list[Target]:
 def measure(
     folder: Path, profile: str, policies: Sequence[Policy], count: int, strengths: int, among: int | None = None
 ) -> list[list[Earned]]:
-    """For each policy what every target's copies earned. folder: an empty one, for indices and copies.
+    """Return for each policy what every target's copies earned.
 
-    strengths: how many of the recipes' strengths are asked about. among: only the targets and so many works of the
-    sample are indexed; None means all of it.
+    folder: an empty one, for indexes and copies. strengths: how many of the recipes' strengths are queried. among:
+    index only the targets and this many works of the sample; None indexes all.
     """
     chosen = targets(count)
     models = load_models(profile)
@@ -119,7 +120,7 @@ def _derivatives(target: Target, place: int, strengths: int) -> list[Query]:
 
 
 def _index_some(folder: Path, profile: str, targets: Sequence[Work], among: int) -> None:
-    """A small index, of the targets works and the first `among` of the sample."""
+    """Index the targets and the first `among` works of the sample."""
     sample = sample_folder(DATA_SET)
     some = {work.key: work for work in [*list(read_works(sample).values())[:among], *targets]}
     (folder / DATA_SET).mkdir()
@@ -154,7 +155,7 @@ def _write_copies(folder: Path, chosen: Sequence[Target]) -> None:
 def _postings(
     data: Path, identity: ProfileIdentity, policies: Sequence[Policy], embeddings: Embeddings
 ) -> list[list[dict[str, int]]]:
-    """For each policy and query the micro-credits by account."""
+    """Return for each policy and query the micro-credits by account."""
     with open_catalogue(data) as catalogue:
         return asyncio.run(_all_postings(data, identity, policies, embeddings, catalogue))
 

@@ -1,4 +1,4 @@
-"""The whole benchmark: the curve of thresholds, and what copies earn."""
+"""The near-duplicates benchmark: the curve of thresholds, and what copies earn."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from typing import TYPE_CHECKING
 
 from evaluation.duplicates.inflation import Earned, measure
 from evaluation.duplicates.threshold import KINDS, LEVELS, MIN_PRECISION, Distances, Point, chosen, curve, measured
-from evaluation.images.make_examples import Work, read_works
 from evaluation.images.recipes import FIT_OWNERS
+from evaluation.images.sample import Work, read_works
 from evaluation.report.plots import draw, mean_interval
 from evaluation.report.sections import Cell, Estimate, Plot, Section, Table
 from gmvaluator.images import decode_image
@@ -28,16 +28,16 @@ TARGETS, SHORT_TARGETS = 12, 2
 """Works that are copied: half by their owners, half by somebody else."""
 
 IN_USE = 0.2
-"""`indexer.near_duplicates.THRESHOLDS` of `lite`; a test holds the two against each other."""
+"""`indexer.near_duplicates.THRESHOLDS` of `lite`; a test compares the two."""
 
 SHORT_WORKS = 40
 _STRENGTHS, _SHORT_STRENGTHS = 4, 1
 _SHOWN = (4, 6, 8, 10, 14, 18, 19, 20, 22, 26, 30)
-"""Hundredths of the thresholds in the table."""
+"""Thresholds shown in the table, in hundredths."""
 
 
 def duplicates(profile: str, short: bool, reference: str = CALIBRATED) -> Section:
-    """The section. reference: the policy that pays, given groups if it has none."""
+    """Run the benchmark and return its section. reference: the policy that pays, given groups if it has none."""
     fit, test = _curves(load_models(profile), short)
     policies = policies_compared(load_policy(reference))
     with tempfile.TemporaryDirectory() as folder:
@@ -51,7 +51,7 @@ def duplicates(profile: str, short: bool, reference: str = CALIBRATED) -> Sectio
 
 
 def policies_compared(paid_by: Policy) -> dict[str, Policy]:
-    """The first is the one that pays, as it is; only a policy without groups is given them."""
+    """Return the policies by name; the first is the one that pays, unchanged unless it has no groups."""
     pays = paid_by if paid_by.groups is not None else replace(paid_by, groups="first")
     return {
         f"{paid_by.reference}, groups by the {pays.groups}: it pays": pays,
@@ -76,7 +76,7 @@ def _distances(models: Models, works: Sequence[Work]) -> Distances:
 def duplicates_section(
     best: Point, fit: Sequence[Point], test: Sequence[Point], earned: dict[str, list[Earned]]
 ) -> Section:
-    """best: chosen on fit artists. earned: by policy, the one that pays first."""
+    """Build the section. best: chosen on fit artists. earned: by policy, the one that pays first."""
     reported, used = (
         next(point for point in test if point.threshold == threshold) for threshold in (best.threshold, IN_USE)
     )
@@ -126,7 +126,7 @@ def _figures(reported: Point, used: Point, earned: dict[str, list[Earned]]) -> d
 
 
 def _inflation(earned: Sequence[Earned]) -> float:
-    """Of all credit together."""
+    """Return the inflation of all credit together."""
     return sum(earning.after - earning.before for earning in earned) / max(
         sum(earning.owner_before for earning in earned), 1
     )

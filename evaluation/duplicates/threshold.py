@@ -1,6 +1,6 @@
-"""Which perceptual distance tells a near-copy from another work: precision and recall, at every threshold.
+"""Precision and recall of near-duplicates at every threshold of the perceptual distance.
 
-Near-copies of a work, made by seedless recipes: the same work makes the same copies.
+The copies come from recipes without a seed: a work always gives the same copies.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
 
-from evaluation.images.make_examples import Work
+from evaluation.images.sample import Work
 from gmvaluator.ports import Models
 
 KINDS = ("reencoded", "resized", "recoloured", "cropped", "mirrored")
@@ -25,14 +25,14 @@ _QUALITIES = (90, 75, 60, 45, 30)
 _SCALES = (0.9, 0.8, 0.7, 0.6, 0.5)
 _HUE_DEGREES = (-30, -15, 10, 20, 40)
 _CUT = 0.1
-"""Part of each side that a crop takes away."""
+"""Part of each side that a crop removes."""
 
 _PLACES = ((0.5, 0.5), (0, 0), (1, 0), (0, 1), (1, 1))
-"""Where the cut is taken from: 0 right or below alone, 1 left or above alone, 0.5 from both sides."""
+"""Where the cut is taken from: 0 right or below only, 1 left or above only, 0.5 from both sides."""
 
 
 def near_copy(image: Image.Image, kind: str, level: int) -> Image.Image:
-    """One near-copy, RGB. kind: of KINDS; level: 0..LEVELS - 1. Raises ValueError for any other."""
+    """Make one near-duplicate, RGB. kind: of KINDS. level: 0..LEVELS - 1. Raises ValueError for any other."""
     if kind not in KINDS or not 0 <= level < LEVELS:
         raise ValueError(f"there is no near-copy {kind} {level}: kinds are {KINDS}, levels 0..{LEVELS - 1}")
     if kind == "reencoded":
@@ -70,16 +70,15 @@ STEPS = tuple(round(0.01 * step, 2) for step in range(1, 41))
 """Thresholds that are compared."""
 
 MIN_PRECISION = 0.998
-"""Against works of other owners: to merge two owners' works pays one of them for the other's."""
+"""Required against works of other owners, because merging two owners' works pays one of them for both."""
 
 Values = npt.NDArray[np.float64]
 
 
 @dataclass(frozen=True, slots=True)
 class Distances:
-    """copies: kind to (N,) distance of each work to its copy. others, own: (M,) of works of different owners and of
-    one owner; all pairs, the works being no copies of each other though some look it.
-    """
+    """copies: kind to (N,) distance of each work to its copy. others, own: (M,) between works of different owners and
+    of one owner; all pairs, which are no copies of each other though some look alike."""
 
     copies: dict[str, Values]
     others: Values
@@ -88,7 +87,7 @@ class Distances:
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """What a threshold does. recall: by kind, and of all; precision: against works of other owners, and of all."""
+    """The effect of a threshold. recall: by kind, and of all. precision: against works of other owners, and of all."""
 
     threshold: float
     recall: dict[str, float]
@@ -98,7 +97,7 @@ class Point:
 
 
 def measured(models: Models, works: Sequence[Work], images: Sequence[Image.Image]) -> Distances:
-    """Embed works and one copy of each kind; the levels take turns."""
+    """Embed the works and one copy of each kind; works take the levels in turn."""
     whole = _embedded(models, images)
     copies = {
         kind: 1 - (whole * _embedded(models, [near_copy(image, kind, place % LEVELS)
@@ -113,7 +112,7 @@ def measured(models: Models, works: Sequence[Work], images: Sequence[Image.Image
 
 
 def _embedded(models: Models, images: Sequence[Image.Image]) -> Values:
-    """(N, P) perceptual vectors of the whole images."""
+    """Return (N, P) perceptual vectors of the whole images."""
     parts = []
     for start in range(0, len(images), 32):
         batch = [models.prepare(image) for image in images[start : start + 32]]
@@ -124,7 +123,7 @@ def _embedded(models: Models, images: Sequence[Image.Image]) -> Values:
 
 
 def curve(distances: Distances) -> list[Point]:
-    """Precision and recall at each of STEPS."""
+    """Return precision and recall at each of STEPS."""
     return [_point(distances, step) for step in STEPS]
 
 
@@ -143,6 +142,6 @@ def _point(distances: Distances, threshold: float) -> Point:
 
 
 def chosen(points: Sequence[Point]) -> Point:
-    """The largest threshold whose precision against works of other owners is high enough; the smallest if none is."""
+    """Return the largest threshold with sufficient precision against other owners' works; the smallest if none has."""
     good = [point for point in points if point.precision_other_owners >= MIN_PRECISION]
     return max(good, key=lambda point: point.threshold, default=points[0])

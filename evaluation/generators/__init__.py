@@ -1,4 +1,4 @@
-"""Small unconditional generators of 28 x 28 grey pictures, trained from nothing in a minute or two each."""
+"""Small unconditional generators of 28 x 28 grey pictures, trained from scratch in a minute or two each."""
 
 from evaluation.generators.diffusion import Diffusion, diffuse, train_diffusion
 from evaluation.generators.sampling import Progress, sample

@@ -1,9 +1,8 @@
-"""A small latent diffusion model (Rombach et al., 2022): DDPM (Ho et al., 2020) on the numbers into which a VAE packs
-pictures, trained on velocities (Salimans and Ho, 2022), drawn in fewer steps (Song et al., 2021, η = 1).
+"""A small latent diffusion model and its denoising network.
 
-On pixels the same time made no digits that one can read.
-
-The network of the diffusion model: residual dense layers conditioned on the time step.
+Latent diffusion (Rombach et al., 2022) with DDPM (Ho et al., 2020) on the latents of a VAE, trained on velocities
+(Salimans and Ho, 2022) and sampled in fewer steps (Song et al., 2021, η = 1). Trained on pixels for the same time it
+drew no legible digits. The network is made of residual dense layers conditioned on the time step.
 """
 
 from __future__ import annotations
@@ -27,10 +26,10 @@ _FASTEST = 200
 
 
 class Denoiser(nn.Module):
-    """Noisy numbers and a time to the velocity that parts noise from numbers."""
+    """Predicts the velocity, which separates noise from latents, from noisy latents and a time."""
 
     def __init__(self, size: int) -> None:
-        """size: L, how many numbers."""
+        """size: L, the number of latents."""
         super().__init__()
         self.register_buffer("frequencies", torch.exp(torch.linspace(0, math.log(_FASTEST), _FREQUENCIES)))
         self.time = nn.Sequential(nn.Linear(2 * _FREQUENCIES, _TIME), nn.SiLU())
@@ -50,7 +49,7 @@ class Denoiser(nn.Module):
 
 
 class _Block(nn.Module):
-    """Adds to what comes in; nothing at first."""
+    """A residual block; it adds nothing before training."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -80,10 +79,10 @@ _PASSES_PER_EPOCH = 12
 
 
 class Diffusion(nn.Module):
-    """A VAE, and a network that parts noise from its latent numbers; time runs from 0 (clean) to 1 (noise)."""
+    """A VAE and a network that denoises its latents; time runs from 0 (clean) to 1 (noise)."""
 
     def __init__(self, vae: Vae, latents: Tensor) -> None:
-        """latents: (N, LATENT) means of the pictures, whose own mean and spread are taken out."""
+        """latents: (N, LATENT) means of the pictures, standardised by their own mean and deviation."""
         super().__init__()
         self.vae = vae
         self.register_buffer("centre", latents.mean(dim=0))
@@ -91,11 +90,11 @@ class Diffusion(nn.Module):
         self.denoiser = Denoiser(LATENT)
 
     def standardised(self, latents: Tensor) -> Tensor:
-        """(N, LATENT), with mean 0 and spread 1."""
+        """Return (N, LATENT) latents with mean 0 and deviation 1."""
         return (latents - self.get_buffer("centre")) / self.get_buffer("spread")
 
     def loss(self, latents: Tensor, random: torch.Generator) -> Tensor:
-        """Mean squared error of the velocity at random times; latents: (B, LATENT), standardised."""
+        """Return the mean squared error of the velocity at random times; latents: (B, LATENT), standardised."""
         time = torch.rand(len(latents), generator=random)
         noise = torch.randn(latents.shape, generator=random)
         signal, spread = (part[:, None] for part in _mixture(time))
@@ -104,7 +103,7 @@ class Diffusion(nn.Module):
 
     @torch.no_grad()
     def draw(self, count: int, random: torch.Generator) -> Tensor:
-        """As `Sampler.draw`: 100 steps from noise, each with noise of its own, then the VAE's decoder."""
+        """Implement `Sampler.draw`: 100 steps from noise, each with new noise, then the VAE's decoder."""
         self.eval()
         values = torch.randn((count, LATENT), generator=random)
         for now, then in itertools.pairwise(torch.linspace(1, 0, _STEPS + 1)):
@@ -117,7 +116,7 @@ class Diffusion(nn.Module):
 
 
 def _step(clean: Tensor, noise: Tensor, now: Tensor, then: Tensor, random: torch.Generator) -> Tensor:
-    """What DDPM draws for `then`: a part of the noise is forgotten and drawn anew, and errors with it."""
+    """Return DDPM's sample for time `then`: part of the noise, and the errors in it, are replaced by new noise."""
     (signal, spread), (next_signal, next_spread) = _mixture(now), _mixture(then)
     anew = (next_spread / spread) * (1 - (signal / next_signal) ** 2).clamp(min=0).sqrt()
     kept = (next_spread**2 - anew**2).clamp(min=0).sqrt()
@@ -125,21 +124,21 @@ def _step(clean: Tensor, noise: Tensor, now: Tensor, then: Tensor, random: torch
 
 
 def _mixture(time: Tensor) -> tuple[Tensor, Tensor]:
-    """Shares of picture and of noise at `time`; their squares sum to 1."""
+    """Return the weights of picture and noise at `time`; their squares sum to 1."""
     return torch.cos(time * math.pi / 2), torch.sin(time * math.pi / 2)
 
 
 def train_diffusion(images: Images, seed: int, epochs: int = 20, progress: Progress = silent) -> Diffusion:
-    """A diffusion model trained on (N, 28, 28) uint8 pictures, with a VAE of its own, which takes half of the progress.
+    """Train a diffusion model and its own VAE on (N, 28, 28) uint8 pictures; the VAE takes half of the progress.
 
-    The global random state is left as it was.
+    The global random state is left unchanged.
     """
     vae = train_vae(images, seed, epochs, lambda done, _: progress(done, 2 * epochs))
     return diffuse(vae, images, seed, epochs, lambda done, _: progress(epochs + done, 2 * epochs))
 
 
 def diffuse(vae: Vae, images: Images, seed: int, epochs: int = 20, progress: Progress = silent) -> Diffusion:
-    """A diffusion model on the latents of a trained VAE; its weights are averaged over the last steps."""
+    """Train a diffusion model on the latents of a trained VAE; its weights are averaged over the last steps."""
     random = torch.Generator().manual_seed(seed)
     means, _ = vae.encode(to_unit(images))
     with torch.random.fork_rng(devices=[]):
@@ -164,7 +163,7 @@ def diffuse(vae: Vae, images: Images, seed: int, epochs: int = 20, progress: Pro
 
 @torch.no_grad()
 def _follow(average: nn.Module, model: nn.Module, steps: int) -> None:
-    """Keeps less of what the average was in the first steps: short runs would be left with what they began with."""
+    """Update the average, with less weight on the first steps, so that short runs are not held to their start."""
     kept = min(_AVERAGE, steps / (steps + 10))
     for mean, newest in zip(average.parameters(), model.parameters(), strict=True):
         mean.lerp_(newest, 1 - kept)

@@ -1,8 +1,7 @@
-"""Small pictures through a profile's models, kept on disk: embedding is what a run waits for.
+"""Small pictures, their cached embeddings, exact nearest neighbours, and what a policy pays them.
 
-MNIST, of which 10,000 digits are shipped, and Fashion-MNIST, where its files are given.
-
-Exact nearest neighbours, and what a policy pays them: the plain twin of the index.
+MNIST, of which 10,000 digits are shipped, and Fashion-MNIST, if its files are given. Embedding dominates the time of
+a run, so embeddings are kept on disk. Exact search and payment are the plain twin of the index.
 """
 
 from __future__ import annotations
@@ -45,22 +44,22 @@ class Labelled:
     labels: Labels
 
     def part(self, start: int, stop: int) -> Labelled:
-        """Rows start to stop. Raises InvalidInput if there are not so many."""
+        """Return rows start to stop. Raises InvalidInput if there are fewer."""
         if stop > len(self.images):
             raise InvalidInput(f"{self.name} has {len(self.images):,} pictures and {stop:,} are needed")
         return Labelled(self.name, self.images[start:stop], self.labels[start:stop])
 
 
 def load_mnist() -> Labelled:
-    """The shipped digits. Raises MissingData if the sample is not installed."""
+    """Load the shipped digits. Raises MissingData if the sample is not installed."""
     with np.load(sample_folder("mnist") / "mnist10k.npz", allow_pickle=False) as stored:
         return _shuffled("MNIST", stored["images"], stored["labels"])
 
 
 def load_fashion(folder: Path) -> Labelled:
-    """Fashion-MNIST's 10,000 test pictures from its idx files in `folder`, as Debian's package has them.
+    """Load Fashion-MNIST's 10,000 test pictures from the idx files in `folder`, as in Debian's package.
 
-    Raises InvalidInput if they are not there or not what they should be.
+    Raises InvalidInput if they are missing or malformed.
     """
     images = _idx(folder / "t10k-images-idx3-ubyte.gz", _MAGIC_IMAGES, 16)
     labels = _idx(folder / "t10k-labels-idx1-ubyte.gz", _MAGIC_LABELS, 8)
@@ -87,7 +86,7 @@ def _shuffled(name: str, images: Pictures, labels: npt.NDArray[np.uint8]) -> Lab
 
 
 def to_image(picture: Pictures) -> Image.Image:
-    """RGB, dark on white: as profiles, which were made for works on paper, see them best."""
+    """Return an RGB image, dark on white, because profiles were made for works on paper."""
     return Image.fromarray(255 - picture).convert("RGB")
 
 
@@ -96,9 +95,9 @@ _CHUNK = 32
 
 @dataclass
 class Embedder:
-    """Embeds pictures by a profile; models are loaded when the first picture is not on disk.
+    """Embeds pictures with a profile; the models are loaded when the first picture is not on disk.
 
-    Every picture is seen whole, training images too: windows of 28 pixels would show nothing.
+    Every picture is embedded whole, training images too: windows of 28 pixels would show nothing.
     """
 
     profile: str
@@ -113,11 +112,11 @@ class Embedder:
         return self._loaded
 
     def small(self, pictures: Pictures, what: str) -> Embeddings:
-        """(N, 28, 28) uint8 to embeddings, as if each were a picture of its own."""
+        """Embed (N, 28, 28) uint8 pictures, each as an image of its own."""
         return self._kept(pictures.tobytes(), len(pictures), lambda row: to_image(pictures[row]), what)
 
     def images(self, images: Sequence[Image.Image], what: str) -> Embeddings:
-        """RGB images to embeddings."""
+        """Embed RGB images."""
         content = b"".join(sha256_hex(image.tobytes()).encode() for image in images)
         return self._kept(content, len(images), images.__getitem__, what)
 
@@ -149,7 +148,7 @@ class Embedder:
 
 
 def whole_view(perceptual: Float32Array) -> Float32Array:
-    """(B, P): of profiles that see an image in several views, (B, Q, P), the first, which is the whole image."""
+    """Return (B, P): the view of the whole image, the first of (B, Q, P) where a profile has several."""
     return perceptual if perceptual.ndim == 2 else perceptual[:, 0]
 
 
@@ -172,24 +171,24 @@ class Near:
     distances: Values
 
     def first(self, k: int) -> Near:
-        """The k nearest of each."""
+        """Return the k nearest of each."""
         return Near(self.rows[:, :k], self.distances[:, :k])
 
 
 def distances(queries: npt.NDArray[np.float32], works: npt.NDArray[np.float32]) -> Values:
-    """(J, D) and (N, D), unit norm, to (J, N): 1 - cosine, in [0, 2]."""
+    """Return 1 - cosine, (J, N) in [0, 2], of (J, D) and (N, D) unit vectors."""
     cosine = queries.astype(np.float64) @ works.astype(np.float64).T
     return np.asarray(np.clip(1 - cosine, 0, 2))
 
 
 def nearest(matrix: Values, k: int) -> Near:
-    """The k smallest of each row of (J, N) distances; equal ones in the order of the works."""
+    """Return the k smallest of each row of (J, N) distances; ties keep the order of the works."""
     rows = np.argsort(matrix, axis=1, kind="stable")[:, :k]
     return Near(rows, np.take_along_axis(matrix, rows, axis=1))
 
 
 def shares(near: Near, policy: Policy) -> Values:
-    """(J, K) shares of the contributors by the policy; what is missing to one goes to nobody."""
+    """Return the (J, K) shares of the contributors by the policy; what is missing to one is unattributed."""
     cut = near.first(policy.k)
     matrix = np.zeros(near.rows.shape)
     for row, line in enumerate(cut.distances):
@@ -198,7 +197,10 @@ def shares(near: Near, policy: Policy) -> Values:
 
 
 def paid(near: Near, portions: Values, works: int, quality: Values | None = None) -> Values:
-    """(J, N) value V(x_i, x̂_j) of every training image (equation 4); quality: (J,), or every image counts 1."""
+    """Return the (J, N) values V(x_i, x̂_j) of every training image (equation 4).
+
+    quality: (J,), or None to count every image as 1.
+    """
     matrix = np.zeros((len(near.rows), works))
     weights = portions if quality is None else portions * quality[:, None]
     np.put_along_axis(matrix, near.rows, weights, axis=1)

@@ -1,9 +1,7 @@
-"""A convolutional variational autoencoder (Kingma and Welling, 2014) that draws from where its codes lie.
+"""A convolutional variational autoencoder (Kingma and Welling, 2014) that samples from a mixture fitted to its codes.
 
-Decoded standard normal numbers are mostly no digits: what the encoder makes of pictures fills only parts of that space.
-So a mixture of Gaussians is fitted to the codes afterwards, without labels, and drawn from (`mixture.py`).
-
-Where a VAE's codes really lie: a Gaussian mixture fitted to them once the VAE is trained (Ghosh et al., 2020).
+Decoded standard normal codes are mostly not digits, because the encoder fills only parts of that space. So a Gaussian
+mixture is fitted to the codes after training, without labels (Ghosh et al., 2020).
 """
 
 from __future__ import annotations
@@ -18,14 +16,14 @@ from torch.nn import functional
 from evaluation.generators.sampling import BATCH, Images, Progress, batches, silent, to_unit
 
 _PICTURES_EACH = 150
-"""Pictures for each part: of 10, 20, 40 and 60 parts, 40 made codes of held-out MNIST digits likeliest after 6,000."""
+"""Pictures for each component: of 10, 20, 40 and 60 components, 40 were likeliest for held-out MNIST codes of 6,000."""
 
 _MAX_ROUNDS = 500
 _LEAST_VARIANCE = 1e-3
 
 
 class Mixture(nn.Module):
-    """p(z) = Σ_k w_k N(z; mean_k, F_k F_kᵀ) over L numbers; one part that is standard normal until it is fitted."""
+    """p(z) = Σ_k w_k N(z; mean_k, F_k F_kᵀ) over L numbers; standard normal until it is fitted."""
 
     def __init__(self, size: int) -> None:
         """size: L."""
@@ -33,13 +31,13 @@ class Mixture(nn.Module):
         self._hold(torch.ones(1), torch.zeros((1, size)), torch.eye(size)[None])
 
     def _hold(self, weights: Tensor, means: Tensor, factors: Tensor) -> None:
-        """weights: (K,), sum 1. means: (K, L). factors: (K, L, L), lower triangular."""
+        """Store the parameters. weights: (K,), sum 1. means: (K, L). factors: (K, L, L), lower triangular."""
         self.register_buffer("weights", weights)
         self.register_buffer("means", means)
         self.register_buffer("factors", factors)
 
     def fit(self, codes: Tensor, pictures: int, seed: int) -> Self:
-        """Fit to (N, L) codes drawn from what the encoder says of `pictures` pictures, by expectation maximisation."""
+        """Fit to (N, L) codes sampled from the encodings of `pictures` pictures, by expectation maximisation."""
         from sklearn.mixture import GaussianMixture
 
         parts = max(pictures // _PICTURES_EACH, 1)
@@ -54,7 +52,7 @@ class Mixture(nn.Module):
         return self
 
     def draw(self, count: int, random: torch.Generator) -> Tensor:
-        """(count, L) numbers, at full temperature."""
+        """Draw (count, L) numbers, at full temperature."""
         weights, means, factors = (self.get_buffer(name) for name in ("weights", "means", "factors"))
         parts = torch.multinomial(weights, count, replacement=True, generator=random)
         noise = torch.randn((count, means.shape[1]), generator=random)
@@ -85,7 +83,7 @@ class Vae(nn.Module):
         self.prior = Mixture(LATENT)
 
     def loss(self, pictures: Tensor, random: torch.Generator) -> Tensor:
-        """Negative evidence lower bound, in nats a picture; pictures: (B, 1, 28, 28) in [0, 1]."""
+        """Return the negative evidence lower bound, in nats a picture; pictures: (B, 1, 28, 28) in [0, 1]."""
         mean, log_variance = self.encoder(pictures).chunk(2, dim=1)
         noise = torch.randn(mean.shape, generator=random)
         logits = self.decoder(mean + noise * (log_variance / 2).exp())
@@ -96,22 +94,22 @@ class Vae(nn.Module):
 
     @torch.no_grad()
     def encode(self, pictures: Tensor) -> tuple[Tensor, Tensor]:
-        """(N, 1, 28, 28) in [0, 1] to means and log variances, (N, LATENT) each."""
+        """Encode (N, 1, 28, 28) in [0, 1] to means and log variances, (N, LATENT) each."""
         chunks = [self.encoder(pictures[start : start + _CHUNK]) for start in range(0, len(pictures), _CHUNK)]
         mean, log_variance = torch.cat(chunks).chunk(2, dim=1)
         return mean, log_variance
 
     @torch.no_grad()
     def draw(self, count: int, random: torch.Generator) -> Tensor:
-        """As `Sampler.draw`: decodes numbers drawn from the mixture."""
+        """Implement `Sampler.draw`: decode numbers drawn from the mixture."""
         self.eval()
         return torch.sigmoid(self.decoder(self.prior.draw(count, random)))
 
 
 def train_vae(images: Images, seed: int, epochs: int = 20, progress: Progress = silent) -> Vae:
-    """A VAE trained on (N, 28, 28) uint8 pictures, by a rate that rises and falls, and then the mixture of its codes.
+    """Train a VAE on (N, 28, 28) uint8 pictures with a one-cycle learning rate, then fit the mixture of its codes.
 
-    The global random state is left as it was.
+    The global random state is left unchanged.
     """
     pictures = to_unit(images)
     random = torch.Generator().manual_seed(seed)
@@ -135,6 +133,6 @@ def train_vae(images: Images, seed: int, epochs: int = 20, progress: Progress = 
 
 
 def _codes(model: Vae, pictures: Tensor, random: torch.Generator) -> Tensor:
-    """(4 N, LATENT): what the decoder was shown, several draws of each picture."""
+    """Return (4 N, LATENT) codes as the decoder saw them: several samples of each picture."""
     mean, log_variance = (part.repeat(_CODES_EACH, 1) for part in model.encode(pictures))
     return mean + torch.randn(mean.shape, generator=random) * (log_variance / 2).exp()

@@ -1,4 +1,4 @@
-"""Writes a larger, real-shaped set of training images: the sample and image-level augmentations of it.
+"""Write a larger set of training images: the sample and augmentations of its images.
 
     python -m evaluation.images.augmented --out ./augmented --count 20000
 
@@ -25,7 +25,7 @@ REPORT_EVERY = 1_000
 
 
 def augment(number: int, sources: Sequence[Image.Image]) -> Image.Image:
-    """Augmentation `number`: a random recipe and strength, on the next source (and, to compose, a random second)."""
+    """Make augmentation `number`: a random recipe and strength on the next source, and a second one to compose."""
     rng = random.Random(f"{SEED}:{number}")  # noqa: S311 - seeded pictures, no secrets
     kind, strength = rng.choice(KINDS), rng.choice(STRENGTHS)
     chosen = [sources[number % len(sources)], *(rng.choice(sources) for _ in range(source_count(kind) - 1))]
@@ -33,7 +33,7 @@ def augment(number: int, sources: Sequence[Image.Image]) -> Image.Image:
 
 
 def write_all(out: Path, count: int) -> None:
-    """`count` files in `out`, the sample first; those that are there already are kept."""
+    """Write `count` files to `out`, the sample first; existing files are kept."""
     paths = sorted((sample_folder("openclipart") / "images").glob("*.webp"))
     sources = [decode_image(path.read_bytes()) for path in paths]
     out.mkdir(parents=True, exist_ok=True)

@@ -1,8 +1,8 @@
-"""Writes `examples/generated/`: stand-ins for a generator's output, made from the sample by known recipes.
+"""Write `examples/generated/`: stand-ins for a generator's output, made from the sample by known recipes.
 
     python -m evaluation.images.make_examples
 
-writes one WebP file for every kind, strength and round, and `recipes.csv`, from which each can be made again.
+writes one WebP file for every kind, strength and round, and `recipes.csv`, from which each can be reproduced.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ import io
 import random
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 from PIL import Image, ImageStat
 
-from evaluation.images.recipes import KINDS, STRENGTHS, derive, source_count
+from evaluation.images.recipes import KINDS, STRENGTHS, source_count
+from evaluation.images.sample import Recipe, Work, draw_sources, read_works, render
 from gmvaluator.ids import sha256_hex
-from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder
 
 ROUNDS = 3
@@ -28,79 +28,18 @@ ROUNDS = 3
 
 SEED = 2304
 _MIN_CONTRAST = 12.0
-"""Mean standard deviation of the channels; a cut through blank paper has less and is drawn again."""
-
-
-@dataclass(frozen=True, slots=True)
-class Work:
-    """A work of the sample, as its manifest names it."""
-
-    key: str
-    file_name: str
-    owner_id: str
-    sha256: str
-
-
-@dataclass(frozen=True, slots=True)
-class Recipe:
-    """One row of `recipes.csv`: `derive(kind, strength, sources, random.Random(seed))` is the image."""
-
-    file_name: str
-    kind: str
-    strength: int
-    source_keys: str
-    seed: int
-    sha256: str
-
-    @property
-    def sources(self) -> tuple[str, ...]:
-        """Keys of the true sources, the main one first."""
-        return tuple(self.source_keys.split(";"))
-
-
-def read_works(folder: Path) -> dict[str, Work]:
-    """The sample's works by key, in the manifest's order."""
-    with (folder / "manifest.csv").open(encoding="utf-8", newline="") as lines:
-        rows = list(csv.DictReader(lines))
-    return {row["key"]: Work(row["key"], row["file_name"], row["owner_id"], row["sha256"]) for row in rows}
-
-
-def read_recipes(folder: Path) -> list[Recipe]:
-    """Rows of `folder/recipes.csv`."""
-    with (folder / "recipes.csv").open(encoding="utf-8", newline="") as lines:
-        return [_recipe(row) for row in csv.DictReader(lines)]
-
-
-def _recipe(row: dict[str, str]) -> Recipe:
-    numbers = int(row["strength"]), int(row["seed"])
-    return Recipe(row["file_name"], row["kind"], numbers[0], row["source_keys"], numbers[1], row["sha256"])
-
-
-def draw_sources(works: Sequence[Work], rng: random.Random) -> Iterator[Work]:
-    """Works without end, one of each owner in turn, owners in a new order each time round."""
-    by_owner: dict[str, list[Work]] = {}
-    for work in works:
-        by_owner.setdefault(work.owner_id, []).append(work)
-    while True:
-        for owner in rng.sample(sorted(by_owner), len(by_owner)):
-            yield rng.choice(by_owner[owner])
-
-
-def render(kind: str, strength: int, sources: Sequence[Work], folder: Path, seed: int) -> Image.Image:
-    """The derivative that a recipe names; `folder` holds the sources."""
-    images = [decode_image((folder / source.file_name).read_bytes()) for source in sources]
-    return derive(kind, strength, images, random.Random(seed))  # noqa: S311 - must be reproducible
+"""Mean standard deviation of the channels below which an image, such as a crop of blank paper, is drawn again."""
 
 
 def encode(image: Image.Image) -> bytes:
-    """WebP of quality 88: small, and without visible loss."""
+    """Encode as WebP of quality 88: small, and without visible loss."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=88, method=6)
     return buffer.getvalue()
 
 
 def make(folder: Path, out: Path) -> list[Recipe]:
-    """Write all images and `recipes.csv` to `out`; returns the rows."""
+    """Write all images and `recipes.csv` to `out`; return the rows."""
     rng = random.Random(SEED)  # noqa: S311 - must be reproducible
     draw = draw_sources(list(read_works(folder).values()), rng)
     plan = [(kind, strength) for _ in range(ROUNDS) for kind in KINDS for strength in STRENGTHS]

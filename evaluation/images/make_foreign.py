@@ -1,12 +1,12 @@
-"""Writes `examples/foreign/`: images with no source in the sample, to see what is paid for strangers.
+"""Write `examples/foreign/`: images without a source in the sample, to measure what is paid to strangers.
 
     apt-get update && apt-get download openclipart-png lomiri-wallpapers-16.04 lomiri-wallpapers-20.04
     for package in *.deb; do dpkg -x $package unpacked; done
     python -m evaluation.images.make_foreign --unpacked unpacked --digits mnist10k.npz
 
-Photographs (three windows of each), clip art by artists of whom nothing is indexed and nothing was trained on, and
-handwritten digits. Half of the photographs, artists and digits are for fitting, half for tests. Noise and gradients
-are made when they are needed.
+Photographs (three windows of each), clip art by artists who were neither indexed nor used for training, and handwritten
+digits. Half of the photographs, artists and digits are for fitting, half for tests. Noise and gradients are generated
+when they are needed.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import csv
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from dataclasses import asdict, dataclass, fields
+from dataclasses import asdict, fields
 from pathlib import Path
 
 import numpy as np
@@ -25,6 +25,7 @@ import sklearn.datasets
 from PIL import Image, ImageOps
 
 from evaluation.images.make_examples import encode
+from evaluation.images.sample import Foreign
 from evaluation.images.works import LIST, author_of, by_sample_artist, read_work
 from gmvaluator.ids import sha256_hex
 
@@ -33,7 +34,7 @@ PHOTO_WINDOWS = ((0.5, 0.5, 1.0), (0.2, 0.3, 0.6), (0.8, 0.7, 0.6))
 
 WORKS_PER_ARTIST = 20
 KNOWN_OTHERWISE = ("rollandin", "jakob")
-"""What tells artists who are in the sample or the training works under another spelling."""
+"""Other spellings of artists who are in the sample or among the training works."""
 
 DIGITS = 40
 SIDE_PX = 256
@@ -72,27 +73,13 @@ _SCIKIT_LEARN = {
 }
 
 
-@dataclass(frozen=True, slots=True)
-class Foreign:
-    """One row of the manifest. group: photograph or artist; rows of one group are never in both splits."""
-
-    file_name: str
-    kind: str
-    group: str
-    split: str
-    author: str
-    license: str
-    source: str
-    sha256: str
-
-
 def split_of(group: str) -> str:
-    """`fit` or `test`, for ever."""
+    """Return the split, `fit` or `test`; it never changes."""
     return "fit" if sha256_hex(f"foreign/{group}".encode())[0] in "01234567" else "test"
 
 
 def _photographs(unpacked: Path) -> Iterator[tuple[str, Path, str, str, str]]:
-    """Name, file, author, licence and where it is from."""
+    """Yield name, file, author, licence and origin."""
     backgrounds = unpacked / "usr/share/backgrounds"
     for name, (author, terms) in _UBUNTU.items():
         yield name, backgrounds / f"{name}.jpg", author, terms, "Debian lomiri-wallpapers"
@@ -113,7 +100,7 @@ def _windows(image: Image.Image) -> Iterator[Image.Image]:
 
 
 def _strangers(folder: Path) -> dict[str, list[str]]:
-    """Works by artist: of those of whom nothing is in the sample or in the list of training works."""
+    """Return works by artist, of artists who have nothing in the sample or in the list of training works."""
     by_artist: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*.png")):
         artist = author_of(path).strip().casefold()
@@ -128,7 +115,7 @@ def _strangers(folder: Path) -> dict[str, list[str]]:
 
 
 def make(unpacked: Path, digits: Path, out: Path) -> list[Foreign]:
-    """Write all images and `manifest.csv` to `out`; returns the rows."""
+    """Write all images and `manifest.csv` to `out`; return the rows."""
     (out / "images").mkdir(parents=True, exist_ok=True)
     rows = [*_write_photographs(unpacked, out), *_write_strangers(unpacked, out), *_write_digits(digits, out)]
     with (out / "manifest.csv").open("w", encoding="utf-8", newline="") as lines:
@@ -177,12 +164,6 @@ def _write(
     name = f"images/{stem}.webp"
     (out / name).write_bytes(data)
     return Foreign(name, kind, group, split_of(group), author, terms, source, sha256_hex(data))
-
-
-def read_foreign(folder: Path) -> list[Foreign]:
-    """Rows of `folder/manifest.csv`."""
-    with (folder / "manifest.csv").open(encoding="utf-8", newline="") as lines:
-        return [Foreign(**row) for row in csv.DictReader(lines)]
 
 
 def main(arguments: Sequence[str] | None = None) -> int:

@@ -1,9 +1,10 @@
-"""Takes the pictures in `docs/images/` of a running dashboard, with Chromium, at desktop and phone width.
+"""Take the pictures in `docs/images/` of a running dashboard, with Chromium, at desktop and phone width.
 
     gmvaluator demo --open
+
     python -m evaluation.images.make_screenshots http://127.0.0.1:PORT docs/images
 
-Dropping a picture needs the attributor beside it, which the demo has. Look at them before they are committed.
+The picture of a search needs a running attributor, which the demo has. Look at the pictures before committing them.
 """
 
 from __future__ import annotations
@@ -25,11 +26,11 @@ if TYPE_CHECKING:
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 ANSWER_MS = 60_000
 SETTLE_MS = 1_500
-"""For the chart, and for figures that are asked for every two seconds."""
+"""Wait for the chart, and for figures that are polled every two seconds."""
 
 
 def take(url: str, folder: Path, chromium: str) -> list[Path]:
-    """Every page at every size; where they lie."""
+    """Photograph every page at every size; return the files."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:
@@ -56,14 +57,15 @@ def _at_size(browser: Browser, url: str, folder: Path, size: str) -> list[Path]:
 
 
 def _shrink(path: Path) -> None:
-    """256 colours: a third of the bytes, and no difference that is seen."""
+    """Reduce to 256 colours: a third of the bytes, without a visible difference."""
     with Image.open(path) as picture:
         small = picture.convert("RGB").quantize(256, dither=Image.Dither.NONE)
     small.save(path, optimize=True)
 
 
 def _addresses(page: Page, url: str) -> dict[str, str]:
-    """Of the pages about one thing: the image with the clearest source, a work with near-copies, the first owner."""
+    """Return the addresses of single things: the image with the clearest source, a work with near-duplicates, an
+    owner."""
     page.goto(f"{url}/overview")
     bars = page.locator(".generated .sources li:first-child .fill")
     widths = [float(element.get_attribute("width") or 0) for element in bars.all()]
@@ -94,7 +96,7 @@ def _drop(page: Page) -> None:
 
 
 def main(arguments: list[str]) -> None:
-    """The command."""
+    """Run the command."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("url")
     parser.add_argument("folder", type=Path)

@@ -1,14 +1,10 @@
-"""Seeded recipes for derivatives: images whose true sources are known because we made them from these sources.
+"""Seeded recipes for derivatives, compositions of several works, and the split of artists into fit and test.
 
-They stand in for a generator's output wherever a benchmark needs ground truth. Every recipe takes one source
-(`compose` two) and a strength from 1 (plainly the source) to 4 (hard to recognise), and gives a 256 x 256 image.
+Derivatives stand in for a generator's output wherever a benchmark needs ground truth. Every recipe takes one source
+(`compose` two) and a strength from 1 (plainly the source) to 4 (hard to recognise), and returns a 256 x 256 image.
 
-Images made of two or three works whose shares are known.
-
-Which of the sample's artists may be learned from, and which are kept for tests.
-
-Fixed before anything was fitted. A model may be trained, and a policy fitted, on works of fit artists alone; every
-figure that is quoted is of queries made from works of test artists, the shipped examples excepted, which say so.
+The split was fixed before anything was fitted. Models are trained and policies fitted on works of fit artists only;
+every quoted figure is of queries made from works of test artists, except the shipped examples, which say so.
 """
 
 from __future__ import annotations
@@ -23,13 +19,13 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageFilter, ImageOps
 
 SIDE_PX = 256
-"""Side of every derivative: generators emit squares."""
+"""Side of every derivative, as generators emit squares."""
 
 KINDS = ("crop", "hue", "mirror_blur", "outline", "compose")
 """Recipes that anything may be fitted on."""
 
 TEST_KINDS = ("posterise", "perspective", "halftone")
-"""Recipes that nothing may be fitted on: they show what a fit does with changes it has not seen."""
+"""Recipes that nothing may be fitted on; they show how a fit handles changes it has not seen."""
 
 STRENGTHS = (1, 2, 3, 4)
 
@@ -40,7 +36,7 @@ _Recipe = Callable[[int, Sequence[Image.Image], random.Random], Image.Image]
 
 
 def source_count(kind: str) -> int:
-    """How many sources `derive` needs for this kind: 2 for compose, else 1."""
+    """Return how many sources `derive` needs for this kind: 2 for compose, else 1."""
     return 2 if kind == "compose" else 1
 
 
@@ -59,12 +55,12 @@ def derive(kind: str, strength: int, sources: Sequence[Image.Image], rng: random
 
 
 def square(image: Image.Image) -> Image.Image:
-    """The whole image, scaled into a white 256 x 256 square."""
+    """Fit the whole image into a white 256 x 256 square."""
     return ImageOps.pad(image.convert("RGB"), (SIDE_PX, SIDE_PX), Image.Resampling.BICUBIC, color=_WHITE)
 
 
 def _crop(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
-    """A window inside what is drawn, enlarged to the full square."""
+    """Enlarge a window inside the drawn area to the full square."""
     kept_side = (0.8, 0.65, 0.5, 0.4)[strength - 1]
     left, top, right, bottom = _drawn_box(sources[0])
     side_px = max(round(kept_side * max(right - left, bottom - top)), 24)
@@ -75,20 +71,20 @@ def _crop(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> 
 
 
 def _window_start(low: int, high: int, side_px: int, rng: random.Random) -> int:
-    """Where a window begins: anywhere inside low..high, or centred on it where the window is the larger."""
+    """Return where a window begins: anywhere in low..high, or centred on it if the window is larger."""
     slack_px = high - low - side_px
     start = low + slack_px * (rng.random() if slack_px > 0 else 0.5)
     return min(max(round(start), 0), SIDE_PX - side_px)
 
 
 def _drawn_box(image: Image.Image) -> tuple[int, int, int, int]:
-    """Bounds of everything that is not white; the whole image if all is white."""
+    """Return the bounds of everything that is not white; the whole image if all is white."""
     ink = ImageChops.invert(image.convert("L")).point([0] * _PAPER_TOLERANCE + [255] * (256 - _PAPER_TOLERANCE))
     return ink.getbbox() or (0, 0, SIDE_PX, SIDE_PX)
 
 
 def _hue(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
-    """Hues turned either way, and white paper and black ink tinted, so that grey drawings change as well."""
+    """Rotate the hues either way, and tint white paper and black ink, so that grey drawings change as well."""
     turn_degrees = (35, 75, 120, 180)[strength - 1] * (1 if rng.random() < 0.5 else -1)
     tint = (0.08, 0.18, 0.3, 0.45)[strength - 1]
     paper = _vivid(rng.random())
@@ -106,13 +102,13 @@ def _turn_hue(image: Image.Image, degrees: float) -> Image.Image:
 
 
 def _vivid(hue: float) -> Pixels:
-    """A saturated colour, (3,) in 0..255, for a hue in [0, 1)."""
+    """Return a saturated colour, (3,) in 0..255, for a hue in [0, 1)."""
     sextant: Pixels = np.abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
     return np.clip(sextant, 0, 1) * 255
 
 
 def _mirror_blur(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
-    """Mirrored, turned a little either way, and blurred."""
+    """Mirror, rotate a little either way, and blur."""
     turn_degrees = (3.0, 7.0, 12.0, 18.0)[strength - 1] * (1 if rng.random() < 0.5 else -1)
     blur_px = (0.8, 1.6, 2.6, 4.0)[strength - 1] * (0.9 + 0.2 * rng.random())
     mirrored = ImageOps.mirror(sources[0])
@@ -121,7 +117,7 @@ def _mirror_blur(strength: int, sources: Sequence[Image.Image], rng: random.Rand
 
 
 def _outline(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
-    """Redrawn: dark lines where brightness or colour jumps, over fills of few tones that fade to none."""
+    """Redraw with dark lines at edges of brightness or colour, over fills of few tones that fade with strength."""
     tones_bits = (3, 2, 1, 1)[strength - 1]
     fill = (1.0, 0.75, 0.4, 0.0)[strength - 1]
     smooth = sources[0].filter(ImageFilter.GaussianBlur(0.8 + 0.4 * rng.random()))
@@ -132,14 +128,14 @@ def _outline(strength: int, sources: Sequence[Image.Image], rng: random.Random) 
 
 
 def _line_strength(pixels: Pixels, gain: float) -> Pixels:
-    """(H, W) in [0, 1]: the largest gradient over the three channels, by central differences."""
+    """Return (H, W) in [0, 1]: the largest gradient over the three channels, by central differences."""
     down, across = np.gradient(pixels, axis=(0, 1))
     steepness: Pixels = np.hypot(down, across).max(axis=2) / 128
     return np.clip(steepness * gain, 0, 1)
 
 
 def _compose(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
-    """Two images in one: blended, side by side, or one set into the other."""
+    """Combine two images: blended, side by side, or one inset into the other."""
     way = (_blend, _side_by_side, _inset)[math.floor(rng.random() * 3)]
     return way(strength, sources[0], sources[1], rng)
 
@@ -170,7 +166,7 @@ def _inset(strength: int, main: Image.Image, other: Image.Image, rng: random.Ran
 
 
 def _posterise(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
-    """Few tones in each channel, with limits that differ between the channels."""
+    """Reduce each channel to few tones, with limits that differ between the channels."""
     tones = (5, 4, 3, 2)[strength - 1]
     offsets = np.array([rng.uniform(-0.25, 0.25) for _ in range(3)])
     levels = np.clip(np.rint(_pixels(sources[0]) / 255 * (tones - 1) + offsets), 0, tones - 1)
@@ -178,7 +174,7 @@ def _posterise(strength: int, sources: Sequence[Image.Image], rng: random.Random
 
 
 def _perspective(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
-    """Seen from the side: each corner drawn inwards by a length of its own, on white."""
+    """Show the image from the side: each corner is moved inwards by its own length, on white."""
     reach_px = (0.1, 0.18, 0.26, 0.34)[strength - 1] * SIDE_PX
     inwards = [(rng.random() * reach_px, rng.random() * reach_px) for _ in range(4)]
     signs = ((1, 1), (1, -1), (-1, -1), (-1, 1))
@@ -195,7 +191,7 @@ def _perspective(strength: int, sources: Sequence[Image.Image], rng: random.Rand
 def _homography(
     seen: Sequence[tuple[float, float]], whole: Sequence[tuple[float, float]]
 ) -> tuple[float, float, float, float, float, float, float, float]:
-    """Pillow's eight coefficients, which send each point of `seen` to its partner in `whole`."""
+    """Return Pillow's eight coefficients, which map each point of `seen` to its partner in `whole`."""
     rows = []
     for (x, y), (u, v) in zip(seen, whole, strict=True):
         rows.append([x, y, 1, 0, 0, 0, -u * x, -u * y])
@@ -205,7 +201,7 @@ def _homography(
 
 
 def _halftone(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
-    """Printed: each channel as round dots on a grid of its own angle, larger where it is darker."""
+    """Print as halftone: round dots on a grid with its own angle for each channel, larger where it is darker."""
     cell_px = (4.0, 6.0, 8.0, 11.0)[strength - 1]
     across, down = np.meshgrid(np.arange(SIDE_PX), np.arange(SIDE_PX))
     inks = []
@@ -243,13 +239,13 @@ WEIGHTS: dict[int, tuple[tuple[float, ...], ...]] = {
     2: ((0.8, 0.2), (0.7, 0.3), (0.6, 0.4), (0.5, 0.5)),
     3: ((0.7, 0.2, 0.1), (0.6, 0.25, 0.15), (0.45, 0.35, 0.2), (1 / 3, 1 / 3, 1 / 3)),
 }
-"""Shares by number of sources, at strengths 1 to 4: plainly one work's, to even."""
+"""Shares by number of sources, at strengths 1 to 4, from plainly one work's to even."""
 
 
 def compose_weighted(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
-    """The sources blended, or side by side, in the shares that WEIGHTS gives them; RGB, 256 x 256.
+    """Combine the sources, blended or side by side, in the shares given by WEIGHTS; RGB, 256 x 256.
 
-    Blended, a share is the weight of each pixel; side by side, it is the share of the width. Raises KeyError for
+    When blended, a share is the weight of each pixel; side by side, it is the share of the width. Raises KeyError for
     another number of sources.
     """
     weights = WEIGHTS[len(sources)][strength - 1]
@@ -276,7 +272,7 @@ def _strips_by_weight(sources: Sequence[Image.Image], weights: Sequence[float], 
 
 
 FIT_ARTISTS = 13
-"""Of the sample's 26."""
+"""Artists of the sample's 26 whose works may be used for fitting."""
 
 OWNERS = (
     *("abiclipart", "andy-fitzsimon", "benji-park", "caleb-moore", "cezary-biele", "codifiedivining"),

@@ -1,8 +1,7 @@
-"""The training works: a fixed list of public-domain clip art by others, and what is by the sample's fit artists.
+"""The training works: a fixed list of public-domain clip art, and the works of the sample's fit artists.
 
-Seeded changes to a clean image that leave it as good as it was.
-
-Derivatives by the recipes that may be fitted on, made once and picked from at every step of the training.
+With seeded changes that leave a clean image as good as it was, and derivatives by the recipes for fitting, made once
+and drawn from at every training step.
 """
 
 from __future__ import annotations
@@ -26,21 +25,23 @@ from gmvaluator.ids import sha256_hex
 from gmvaluator.models.lite_views import fit_on_white
 
 LIST = Path(__file__).parent / "openclipart-training.txt"
-"""Paths without ending inside Debian's package `openclipart-png`, version 0.18."""
+"""Paths without suffix inside Debian's package `openclipart-png`, version 0.18."""
 
 SIDE_PX = 256
 """Longest side of a work as it is used, as in the sample."""
 
 MAX_PIXELS = 25_000_000
-"""Larger works are left out: a handful of posters and flags of up to 600 megapixels."""
+"""Larger works are left out: a few posters and flags of up to 600 megapixels."""
 
 SAMPLE_ARTISTS = (
     *("abiclipart", "balin", "benji park", "biele", "caleb moore", "clementz", "codifiedivining", "danny allen"),
     *("eady", "fitzsimon", "gerald g", "gerhards", "guillou", "hevia", "jakobs", "john cliff", "jonadab", "kaplinski"),
     *("kolehmainen", "krug", "linda kim", "luiz ara", "lumen design", "mcrae"),
 )
-"""What tells each of the sample's artists in an author's name; `jakob` and `mo` are whole names. The list has some
-thirty works by them, under other spellings or together with others."""
+"""Parts of names that identify the sample's artists; `jakob` and `mo` are whole names.
+
+The list has about thirty works by them, under other spellings or together with others.
+"""
 
 
 FIT_ARTISTS = (
@@ -58,7 +59,7 @@ MAX_PER_ARTIST = 400
 
 @dataclass(frozen=True, slots=True)
 class Work:
-    """One training work: RGB, transparency on white, longest side at most 256 px; artist as its file says."""
+    """One training work: RGB, transparency on white, longest side at most 256 px; artist as named in its file."""
 
     name: str
     artist: str
@@ -66,9 +67,9 @@ class Work:
 
 
 def read_works(folder: Path, names: Path = LIST) -> list[Work]:
-    """Works named in `names` that lie in `folder` as PNG, in list order: not too large, not by the sample's artists.
+    """Read the works named in `names` from `folder` as PNG, in list order.
 
-    Raises FileNotFoundError if one is absent.
+    Works that are too large or by the sample's artists are left out. Raises FileNotFoundError if one is absent.
     """
     lines = names.read_text(encoding="utf-8").split()
     read = [work for name in lines for work in read_work(folder, name)]
@@ -79,7 +80,7 @@ def read_works(folder: Path, names: Path = LIST) -> list[Work]:
 
 
 def read_fit_works(folder: Path) -> list[Work]:
-    """The package's works that are by one of the sample's fit artists alone, at most `MAX_PER_ARTIST` of each."""
+    """Read the package's works that are by one of the sample's fit artists alone, at most `MAX_PER_ARTIST` of each."""
     by_artist: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*.png")):
         artist = fit_artist(author_of(path))
@@ -96,7 +97,7 @@ def read_fit_works(folder: Path) -> list[Work]:
 
 
 def distinct(works: Sequence[Work]) -> list[Work]:
-    """The works without those whose pixels repeat an earlier one's, in order."""
+    """Return the works in order, without those whose pixels repeat an earlier one's."""
     first: dict[bytes, Work] = {}
     for work in works:
         first.setdefault(work.image.tobytes(), work)
@@ -104,7 +105,7 @@ def distinct(works: Sequence[Work]) -> list[Work]:
 
 
 def fit_artist(author: str) -> str | None:
-    """What tells the fit artist whom a file names as its only author; None if it names another or several."""
+    """Return the fit artist whom a file names as its only author; None for another author or several."""
     lower = author.lower().strip()
     if lower == "mo":
         return lower
@@ -114,7 +115,7 @@ def fit_artist(author: str) -> str | None:
 
 
 def author_of(path: Path) -> str:
-    """The author that a PNG file names, or an empty string."""
+    """Return the author that a PNG file names, or an empty string."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(path, formats=("PNG",)) as image:
@@ -124,18 +125,18 @@ def author_of(path: Path) -> str:
 
 
 def as_input(image: Image.Image, side_px: int) -> npt.NDArray[np.uint8]:
-    """(3, S, S) uint8: the whole image, centred on white, as the product prepares it."""
+    """Return (3, S, S) uint8: the whole image, centred on white, as the product prepares it."""
     return fit_on_white(image, side_px).transpose(2, 0, 1).copy()
 
 
 def by_sample_artist(artist: str) -> bool:
-    """Whether an author's name, as a file gives it, is that of one of the sample's artists, alone or with others."""
+    """Return whether an author's name in a file is one of the sample's artists, alone or with others."""
     lower = artist.lower()
     return lower in ("jakob", "mo") or any(known in lower for known in SAMPLE_ARTISTS)
 
 
 def read_work(folder: Path, name: str) -> Iterator[Work]:
-    """The work, or nothing if it is too large. The limit below replaces Pillow's, which warns at less."""
+    """Yield the work, or nothing if it is too large. The limit below replaces Pillow's, which warns earlier."""
     limit, Image.MAX_IMAGE_PIXELS = Image.MAX_IMAGE_PIXELS, None
     try:
         with Image.open(folder / f"{name}.png", formats=("PNG",)) as image:
@@ -156,10 +157,10 @@ def _reduced(image: Image.Image) -> Image.Image:
 
 
 def artist_key(name: str) -> str:
-    """What tells artists apart where the file names no author: `title_first_last_01` ends in one, often cut short.
+    """Return a key for the artist of a file without an author: `title_first_last_01` ends in a name, often cut short.
 
-    The word before the last is kept, as it is seldom cut; names without an artist count as one artist per folder.
-    Two artists who share that word become one, which keeps a split artist-wise.
+    The word before the last is used, as it is seldom cut; files without a name count as one artist per folder. Two
+    artists who share that word become one, which keeps a split by artist valid.
     """
     folder, _, title = name.rpartition("/")
     words = [word for word in re.sub(r"_?[0-9]+$", "", title).split("_") if word]
@@ -167,7 +168,7 @@ def artist_key(name: str) -> str:
 
 
 def clean_variant(image: Image.Image, rng: random.Random) -> Image.Image:
-    """The image recoloured, mirrored, cut, set on other paper or saved with care, each by chance; RGB.
+    """Recolour, mirror, crop, tint or save the image with care, each at random; RGB.
 
     A quality head must not punish the difference.
     """
@@ -179,7 +180,7 @@ def clean_variant(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def recolour(image: Image.Image, rng: random.Random) -> Image.Image:
-    """All hues turned by one angle, saturation scaled by 0.4 to 1.4."""
+    """Rotate all hues by one angle and scale saturation by 0.4 to 1.4."""
     hue, saturation, value = image.convert("HSV").split()
     shift = round(256 * rng.random())
     turned = hue.point([(level + shift) % 256 for level in range(256)])
@@ -198,13 +199,13 @@ def _mirror(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def _tint(image: Image.Image, rng: random.Random) -> Image.Image:
-    """White becomes another light colour, and all else with it."""
+    """Replace white by another light colour, and tint everything else with it."""
     paper = np.array([0.55 + 0.45 * rng.random() for _ in range(3)])
     return Image.fromarray(np.rint(np.asarray(image) * paper).astype(np.uint8))
 
 
 def _cut(image: Image.Image, rng: random.Random) -> Image.Image:
-    """A window of half to all of each side, enlarged to the image's longest side."""
+    """Enlarge a window of half to all of each side to the image's longest side."""
     shares = (0.5 + 0.5 * rng.random(), 0.5 + 0.5 * rng.random())
     width, height = (max(round(share * length), 16) for share, length in zip(shares, image.size, strict=True))
     x, y = round(rng.random() * max(image.width - width, 0)), round(rng.random() * max(image.height - height, 0))
@@ -218,7 +219,7 @@ def _square(image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def _saved(image: Image.Image, rng: random.Random) -> Image.Image:
-    """WebP of quality 75 to 95, as the web and the sample have it."""
+    """Save as WebP of quality 75 to 95, as the web and the sample have it."""
     buffer = io.BytesIO()
     image.save(buffer, "WEBP", quality=round(75 + 20 * rng.random()))
     return Image.open(buffer).convert("RGB")
@@ -236,7 +237,7 @@ _CHANGES = (
 
 
 def make_pool(works: Sequence[Work], side_px: int, seed: int) -> Tensor:
-    """(N, 5, 3, S, S) uint8: one derivative of each work by each of `recipes.KINDS`, of random strength."""
+    """Return (N, 5, 3, S, S) uint8: one derivative of each work by each of `recipes.KINDS`, of random strength."""
     pool = torch.empty((len(works), len(KINDS), 3, side_px, side_px), dtype=torch.uint8)
     for row, work in enumerate(works):
         rng = random.Random(f"{seed}/pool/{work.name}")  # noqa: S311 - must be reproducible

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.images.make_examples import Work, read_works
+from evaluation.images.sample import Work, read_works
 from evaluation.known_source.queries import COPY, RECONSTRUCTION, Plan, Query, make_queries
 from gmvaluator.commands.processes import run_command
 from gmvaluator.ids import TrainingImageId, training_image_id

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 from PIL import Image
 
-from evaluation.images.make_examples import read_works
+from evaluation.images.sample import read_works
 from evaluation.known_source import measures
 from evaluation.known_source.observations import Observation
 from evaluation.known_source.policies import PolicyShares, Shares, by_policy

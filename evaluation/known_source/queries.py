@@ -20,8 +20,6 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageStat
 
-from evaluation.images.make_examples import Work, draw_sources
-from evaluation.images.make_foreign import read_foreign
 from evaluation.images.recipes import (
     FIT_OWNERS,
     KINDS,
@@ -35,6 +33,7 @@ from evaluation.images.recipes import (
     source_count,
     square,
 )
+from evaluation.images.sample import Work, draw_sources, read_foreign
 from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder
 

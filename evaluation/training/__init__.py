@@ -1,1 +1,1 @@
-"""Fits what this product ships of its own: the weights of profile `lite`."""
+"""Training of the product's own weights: profile `lite`."""

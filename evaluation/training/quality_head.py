@@ -1,11 +1,12 @@
-"""Trains the quality head: clean images high, distorted copies lower the stronger they are distorted.
+"""Train the quality head, and measure a profile's quality on the sample.
 
-Measures a profile's quality on the sample: are clean images above distorted copies, and is recolouring harmless?
+Training rates clean images high and distorted copies lower with strength. The measurement asks whether clean images
+rank above distorted copies, and whether recolouring is harmless:
 
     python -m evaluation.training.quality_head --json > docs/results/lite-quality.json
 
-Every work by a test artist is compared with one copy of each kind and strength of `evaluation.training.augment`.
-None of these artists took part in training.
+Every work by a test artist is compared with one copy of each kind and strength of `evaluation.training.augment`. None
+of these artists took part in training.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
-from evaluation.images.make_examples import read_works
 from evaluation.images.recipes import TEST_OWNERS
+from evaluation.images.sample import read_works
 from evaluation.images.works import Work, clean_variant, recolour
 from evaluation.training.augment import KINDS, MAX_STRENGTH, distort
 from gmvaluator.images import decode_image
@@ -39,7 +40,7 @@ from gmvaluator.samples import sample_folder
 
 HIDDEN_UNITS = 64
 CLEAN_TARGET = 0.95
-"""Target of a clean image; a distorted copy's falls in a straight line to 0.05 at strength 4."""
+"""Target of a clean image; a distorted copy's falls linearly to 0.05 at strength 4."""
 
 _EPOCHS = 60
 _BATCH_WORKS = 64
@@ -47,14 +48,14 @@ _LEARNING_RATE = 1e-3
 _WEIGHT_DECAY = 1e-2
 _DROPOUT = 0.3
 _LOGITS_PER_QUALITY = 2.0
-"""Lead in logits that is asked of the better of two copies, for each unit of difference between their targets."""
+"""Required lead in logits of the better of two copies, per unit of difference between their targets."""
 
 TextureOf = Callable[[Sequence[Image.Image]], Tensor]
 
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """texture (W, C, F): W works with C copies each. target (W, C) in [0, 1]. fit (W,): which works are trained on."""
+    """texture (W, C, F): W works with C copies each. target (W, C) in [0, 1]. fit (W,): works used for training."""
 
     texture: Tensor
     target: Tensor
@@ -62,17 +63,17 @@ class Examples:
 
 
 def target_quality(strength: float) -> float:
-    """Target for a copy distorted with this strength, 0 (clean) to 4."""
+    """Return the target for a copy distorted with this strength, 0 (clean) to 4."""
     return CLEAN_TARGET - strength * (CLEAN_TARGET - 0.05) / 4
 
 
 def held_out(artist: str) -> bool:
-    """Whether an artist's works serve to watch the training only: about one in seven."""
+    """Return whether an artist's works only monitor the training: about one in seven."""
     return hashlib.sha256(artist.encode()).digest()[0] < 36
 
 
 def make_examples(works: Sequence[Work], copies: int, texture_of: TextureOf, seed: int) -> Examples:
-    """`copies` clean variants of every work, each with one distorted copy of every kind."""
+    """Make `copies` clean variants of every work, each with one distorted copy of every kind."""
     texture, target = [], []
     for number, work in enumerate(works):
         images, targets = _copies(work.image, copies, random.Random(f"{seed}/{work.name}"))  # noqa: S311
@@ -98,7 +99,7 @@ def _copies(image: Image.Image, copies: int, rng: random.Random) -> tuple[list[I
 
 
 class QualityHead(nn.Module):
-    """Two layers on standardised texture; gives logits."""
+    """Two layers on standardised texture; returns logits."""
 
     def __init__(self, features: int) -> None:
         super().__init__()
@@ -145,10 +146,9 @@ def _train(head: QualityHead, standard: Tensor, target: Tensor) -> None:
 
 
 def loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Nearness to the targets, and order within each work: (W, C) logits and targets to a scalar.
+    """Distance to the targets, and order within each work: (W, C) logits and targets to a scalar.
 
-    The second term asks of every two copies of one work that the better one leads in proportion to how much better
-    it is.
+    The second term requires the better of two copies of one work to lead in proportion to how much better it is.
     """
     near = functional.binary_cross_entropy_with_logits(logits, target)
     better = target[:, :, None] - target[:, None, :]
@@ -172,13 +172,13 @@ SMALL_CHANGE = 0.1
 
 
 def qualities_of(models: Models, image: Image.Image, rng: random.Random) -> Float32Array:
-    """(2 + copies,): the work itself, the work recoloured, and its copies in the order of `COPIES`."""
+    """Return (2 + copies,) qualities: the work, the work recoloured, and its copies in the order of `COPIES`."""
     copies = [distort(kind, strength, image, rng) for kind, strength in COPIES]
     return models.quality([models.prepare(image_) for image_ in (image, recolour(image, rng), *copies)])
 
 
 def rank_correlation(qualities: Float32Array) -> npt.NDArray[np.float64]:
-    """Spearman's rank correlation of each row with falling order: (N, C) to (N,), 1 if every step is lower.
+    """Return Spearman's rank correlation of each row with falling order: (N, C) to (N,), 1 if every step is lower.
 
     ρ = 1 - 6 Σ d² / (C (C² - 1)), with d the difference of ranks.
     """
@@ -190,7 +190,7 @@ def rank_correlation(qualities: Float32Array) -> npt.NDArray[np.float64]:
 
 
 def figures_of(qualities: Float32Array) -> dict[str, float]:
-    """Flat figures of (N, 2 + copies) qualities; shares in [0, 1]."""
+    """Return flat figures of (N, 2 + copies) qualities; shares in [0, 1]."""
     clean, recoloured = qualities[:, 0], qualities[:, 1]
     copies = qualities[:, 2:].reshape(len(qualities), len(KINDS), len(STRENGTHS))
     figures: dict[str, float] = {"works": len(qualities), **_clean_figures(clean)}
@@ -224,7 +224,7 @@ def _rounded(value: float | np.floating) -> float:
 
 
 def measure(profile: str, every: int) -> dict[str, float]:
-    """Figures of a profile over every `every`-th work of the sample's test artists."""
+    """Return the figures of a profile over every `every`-th work of the sample's test artists."""
     models = load_models(profile)
     folder = sample_folder("openclipart")
     works = [work for work in read_works(folder).values() if work.owner_id in TEST_OWNERS]

@@ -1,12 +1,12 @@
-"""Measures how well a profile finds the true sources of known derivatives, by exact search over the whole sample.
+"""Measure how well a profile finds the true sources of known derivatives, by exact search over the whole sample.
 
     python -m evaluation.training.validation --json > docs/results/lite-retrieval.json
 
-Two sets are measured, both made of works by test artists alone, since the models were trained on the fit artists':
+Two sets are measured, both made of works by test artists, since the models were trained on the fit artists':
 `examples` are images of `examples/generated`; `fresh` are made on the spot with other seeds, by every recipe. An
 image's rank is that of its nearest true source; `both` counts composed images whose two sources are found.
 
-What training is chosen by: works of held-out artists, derived by the recipes that may be fitted on.
+`Validation` is what training is chosen by: works of held-out artists, derived by the recipes for fitting.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ from PIL import Image
 from sklearn.metrics import roc_auc_score
 from torch import Tensor
 
-from evaluation.images.make_examples import draw_sources, read_recipes, read_works, render
 from evaluation.images.recipes import KINDS, STRENGTHS, TEST_KINDS, TEST_OWNERS, derive, source_count
+from evaluation.images.sample import draw_sources, read_recipes, read_works, render
 from evaluation.images.works import Work, as_input
 from evaluation.training.embedder import Embedder
 from gmvaluator.images import decode_image
@@ -37,10 +37,10 @@ from gmvaluator.report import report
 from gmvaluator.samples import sample_folder
 
 NEAR = 50
-"""The policy `paper` pays this many contributors."""
+"""Number of contributors that policy `paper` pays."""
 
 DEPTH = 200
-"""The policy `paper` re-ranks this many candidates."""
+"""Number of candidates that policy `paper` re-ranks."""
 
 FRESH_ROUNDS = 15
 FRESH_SEED = 7919
@@ -59,7 +59,7 @@ class Derivative:
 
 
 def example_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
-    """The images of `examples/generated` made of works by test artists. rows: the sample's row of each key."""
+    """Return the images of `examples/generated` made of works by test artists. rows: the sample's row of each key."""
     folder = sample_folder("generated")
     works = read_works(sample_folder("openclipart"))
     return [
@@ -74,7 +74,7 @@ def example_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
 
 
 def fresh_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
-    """Every kind and strength, `FRESH_ROUNDS` times, from sources drawn over all test artists."""
+    """Make every kind and strength, `FRESH_ROUNDS` times, from sources drawn over all test artists."""
     folder = sample_folder("openclipart")
     rng = random.Random(FRESH_SEED)  # noqa: S311 - must be reproducible
     draw = draw_sources([work for work in read_works(folder).values() if work.owner_id in TEST_OWNERS], rng)
@@ -87,7 +87,7 @@ def fresh_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
 
 
 def embed_all(models: Models, images: Iterable[Image.Image]) -> Embeddings:
-    """Embeddings of all images, a batch at a time."""
+    """Embed all images, a batch at a time."""
     inputs = [models.prepare(image) for image in images]
     parts = [models.embed(inputs[start : start + _CHUNK]) for start in range(0, len(inputs), _CHUNK)]
     return Embeddings(
@@ -98,7 +98,7 @@ def embed_all(models: Models, images: Iterable[Image.Image]) -> Embeddings:
 
 
 def index_all(models: Models, images: Iterable[Image.Image]) -> WorkEmbeddings:
-    """Embeddings of all works, as the index has them."""
+    """Embed all works as the index does."""
     parts = [models.embed_works([models.prepare_work(image)]) for image in images]
     return WorkEmbeddings(
         np.concatenate([part.recall for part in parts]), np.concatenate([part.perceptual for part in parts])
@@ -106,7 +106,7 @@ def index_all(models: Models, images: Iterable[Image.Image]) -> WorkEmbeddings:
 
 
 def source_ranks(works: Float32Array, queries: Float32Array, derivatives: Sequence[Derivative]) -> list[Ranks]:
-    """For each derivative the ranks of its sources, 0 the nearest, in the order of `source_rows`.
+    """Return for each derivative the ranks of its sources, 0 the nearest, in the order of `source_rows`.
 
     works: (N, V, P) views of each work. queries: (B, Q, P) views of each derivative.
     """
@@ -117,13 +117,13 @@ def source_ranks(works: Float32Array, queries: Float32Array, derivatives: Sequen
 
 
 def nearest_views(works: Float32Array, query: Float32Array) -> Float32Array:
-    """(N,) the largest cosine of a view of each work (N, V, P) and a view of the query (Q, P)."""
+    """Return the (N,) largest cosine of a view of each work (N, V, P) and a view of the query (Q, P)."""
     cosines: Float32Array = (works @ query.T).max(axis=(1, 2))
     return cosines
 
 
 def reranked_ranks(works: WorkEmbeddings, queries: Embeddings, derivatives: Sequence[Derivative]) -> list[Ranks]:
-    """As `source_ranks`, as the service does it: `DEPTH` candidates by recall, ordered by perceptual distance.
+    """Return ranks like `source_ranks`, the way the service works: `DEPTH` candidates by recall, then by distance.
 
     A source that is not recalled ranks behind every work.
     """
@@ -142,7 +142,7 @@ def _ranks(cosines: Float32Array, rows: Sequence[int]) -> Ranks:
 
 
 def figures_of(name: str, ranks: Sequence[Ranks], derivatives: Sequence[Derivative]) -> dict[str, float]:
-    """Shares in [0, 1] under flat names that begin with `name`, over all kinds and for each."""
+    """Return shares in [0, 1] under flat names that begin with `name`, over all kinds and for each."""
     best = np.array([ranked.min() for ranked in ranks])
     worst = np.array([ranked.max() for ranked in ranks])
     kinds = np.array([derivative.kind for derivative in derivatives])
@@ -163,7 +163,7 @@ def _share(hits: npt.NDArray[np.bool_]) -> float:
 
 
 def measure(profile: str) -> dict[str, float]:
-    """All figures of a profile on the sample."""
+    """Return all figures of a profile on the sample."""
     models = load_models(profile)
     folder = sample_folder("openclipart")
     works = read_works(folder)
@@ -202,8 +202,11 @@ _TEMPERATURES = tuple(0.02 * 1.15**step for step in range(16))
 
 @dataclass(frozen=True, slots=True)
 class Scores:
-    """In [0, 1], higher is better: derivatives whose work is nearest; mean share of the work under the softmax at the
-    likeliest temperature; area under the curve that tells works in the index from works that are not."""
+    """Scores in [0, 1], higher is better.
+
+    Share of derivatives whose work is nearest; mean share of the work under the softmax at the likeliest temperature;
+    area under the ROC curve of works in the index against works that are not.
+    """
 
     source_first: float
     credit: float
@@ -220,7 +223,7 @@ class Validation:
     absent: Tensor
 
     def score(self, embedder: Embedder) -> Scores:
-        """Exact search by cosine."""
+        """Search exactly by cosine and score."""
         index, present, absent = (embedder.embed_all(images) for images in (self.index, self.present, self.absent))
         cosines = present @ index.T
         nearest = torch.cat([cosines.amax(dim=1), (absent @ index.T).amax(dim=1)])
@@ -239,7 +242,7 @@ def _credit(cosines: Tensor, source: Tensor) -> float:
 
 
 def make_validation(held: Sequence[Work], trained: Sequence[Work], side: int, seed: int) -> Validation:
-    """The works of half of the held-out artists and enough trained ones make the index; the other half is absent."""
+    """Index the works of half of the held-out artists and enough trained ones; the other half is absent."""
     rng = random.Random(f"{seed}/validation")  # noqa: S311 - must be reproducible
     artists = sorted({work.artist for work in held})
     absent = set(rng.sample(artists, len(artists) // 2))
