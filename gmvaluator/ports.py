@@ -1,6 +1,6 @@
-"""What the method needs from outside, as small protocols, and the values that cross them.
+"""Ports: small protocols for models, index and catalogue, and the values that cross them.
 
-Adapters live in `models/`, `index/`, `catalogue/` and `ledger/`; fakes for tests in `gmvaluator.testing`.
+Adapters are in `models/`, `index/` and `catalogue/`; fakes for tests in `gmvaluator.testing`.
 """
 
 from __future__ import annotations
@@ -26,12 +26,11 @@ Float32Array = npt.NDArray[np.float32]
 
 @dataclass(frozen=True, slots=True)
 class Embeddings:
-    """What a profile makes of a batch of B images.
+    """Embeddings of a batch of B generated images.
 
-    recall: (B, D) float32, unit norm. perceptual: (B, Q, P) float32, unit norm, Q views of each image; its perceptual
-    distance to a training image is 1 - the largest cosine of a view of the one and a view of the other. quality: (B,)
-    float32 in [0, 1], higher is better, or None where quality is a model of its own and `QueryModels.quality` has to
-    be asked.
+    recall: (B, D) float32, unit norm. perceptual: (B, Q, P) float32, unit norm, Q views of each image; the perceptual
+    distance to a training image is 1 - the largest cosine between a view of either. quality: (B,) float32 in [0, 1],
+    higher is better, or None if quality is a separate model, which `QueryModels.quality` runs.
     """
 
     recall: Float32Array
@@ -41,10 +40,10 @@ class Embeddings:
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """One image as each of a profile's models takes it; only the profile that made it reads it.
+    """One preprocessed image: the input arrays of a profile's models, opaque to everything else.
 
-    One array a model, of the shape and dtype that the model states; the same array where models agree on it, empty
-    where a model is not there or not asked. They are never written to.
+    One array for each model, of the shape and dtype that the model defines; models with equal inputs share one array,
+    and it is empty if the model is absent or not run. The arrays are never written to.
     """
 
     recall: npt.NDArray[Any]
@@ -53,13 +52,13 @@ class Prepared:
 
     @classmethod
     def shared(cls, inputs: npt.NDArray[Any]) -> Prepared:
-        """For a profile whose outputs all come from one input."""
+        """Return the inputs of a profile whose models all take the same array."""
         return cls(inputs, inputs, inputs)
 
 
 @dataclass(frozen=True, slots=True)
 class WorkEmbeddings:
-    """What a profile makes of B training images, each seen in V views.
+    """Embeddings of B training images, each in V views.
 
     recall: (B, D) float32, unit norm, of the whole image. perceptual: (B, V, P) float32, unit norm.
     """
@@ -69,47 +68,47 @@ class WorkEmbeddings:
 
 
 class QueryModels(Protocol):
-    """A profile's models on one device, as generated images need them.
+    """A profile's models on one device, for generated images.
 
-    Not thread-safe: one owner thread calls `embed` and `quality`.
+    Not thread-safe: one thread calls `embed` and `quality`.
     """
 
     @property
     def identity(self) -> ProfileIdentity: ...
 
     def prepare(self, image: Image) -> Prepared:
-        """RGB image to the models' inputs. Thread-safe; runs beside the models."""
+        """Preprocess an RGB image. Thread-safe, also while the models run."""
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
-        """B images from `prepare` to embeddings. Each row depends on its own image alone.
+        """Embed B preprocessed images. Each row depends on its own image only.
 
-        Raises ModelFailed if a row is not finite, naming the row.
+        Raises ModelFailed, naming the row, if a row is not finite.
         """
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
-        """B images from `prepare` to (B,) float32 in [0, 1], higher is better."""
+        """Return the quality of B preprocessed images: (B,) float32 in [0, 1], higher is better."""
 
     def quality_slice(self, inputs: Sequence[Prepared]) -> Sequence[float | None]:
-        """A part of that work, seconds at most: qualities, and None for images that are not done.
+        """Compute for a few seconds at most; return qualities, and None for images that are not finished.
 
-        Called again with those, it goes on where it was; in between there is time for `embed`. `quality` is that
-        until all is done.
+        Call it again with the same inputs to continue; the caller can run `embed` in between. Repeating it until no
+        value is None gives `quality`.
         """
 
 
 class Models(QueryModels, Protocol):
-    """The same, as training images need them too."""
+    """A profile's models on one device, for generated and training images."""
 
     def prepare_work(self, image: Image) -> Sequence[Prepared]:
-        """RGB training image to the inputs of its V views; the first is the whole image."""
+        """Preprocess the V views of an RGB training image; the first is the whole image."""
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
-        """B training images from `prepare_work` to embeddings. Raises ModelFailed, naming the row."""
+        """Embed B preprocessed training images. Raises ModelFailed, naming the row."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One training image as the index stores it. recall: (D,), perceptual: (V, P), unit norm."""
+    """One training image in the index. recall: (D,), perceptual: (V, P), both of unit norm."""
 
     training_image_id: TrainingImageId
     recall: Float32Array
@@ -118,7 +117,7 @@ class Point:
 
 
 class Candidate(NamedTuple):
-    """One training image near a query: `clip_similarity` in [-1, 1], higher is nearer."""
+    """A training image near a query; `clip_similarity` in [-1, 1], higher is nearer."""
 
     training_image_id: TrainingImageId
     clip_similarity: float
@@ -126,7 +125,7 @@ class Candidate(NamedTuple):
 
 
 class Neighbour(NamedTuple):
-    """One re-ranked candidate: `perceptual_distance` in [0, 2], lower is nearer."""
+    """A re-ranked candidate; `perceptual_distance` in [0, 2], lower is nearer."""
 
     training_image_id: TrainingImageId
     perceptual_distance: float
@@ -134,7 +133,7 @@ class Neighbour(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class CollectionInfo:
-    """State of a collection. `ready` is True once nothing waits to be built."""
+    """State of a collection. ready: no point waits to be indexed or quantised."""
 
     name: str
     points: int
@@ -144,65 +143,65 @@ class CollectionInfo:
 
 
 class VectorStore(Protocol):
-    """Writing side of the index, used by the indexer and by checks; blocking."""
+    """Write access to a collection of the index, for the indexer and for checks. Methods block."""
 
     def create(self, identity: ProfileIdentity) -> None:
-        """Make the collection if it is absent; otherwise check that `identity` is its own (ProfileMismatch)."""
+        """Create the collection if it is absent. Raises ProfileMismatch if it belongs to another profile."""
 
     def info(self) -> CollectionInfo: ...
 
     def upsert(self, points: Sequence[Point]) -> None:
-        """Write points; returns once they survive a crash of the engine. Raises InvalidVector before writing."""
+        """Write points; on return they survive a crash of the engine. Raises InvalidVector before writing any."""
 
     def existing(self, ids: Sequence[TrainingImageId]) -> set[TrainingImageId]: ...
 
     def remove(self, ids: Sequence[TrainingImageId]) -> None:
-        """Delete those of `ids` that are stored: no search finds them from then on. Their bytes stay until a purge."""
+        """Delete those of `ids` that are stored: no search finds them any more. Their bytes stay until a purge."""
 
     def join_data_set(self, ids: Sequence[TrainingImageId], data_set: str) -> None:
-        """Let those of `ids` that are stored be found under `data_set` too."""
+        """Add those of `ids` that are stored to `data_set`; they stay in their other data sets."""
 
     def ungroup(self, firsts: Sequence[TrainingImageId]) -> None:
-        """Let the members of groups whose first works are `firsts` be looked at anew."""
+        """Dissolve the groups whose first works are `firsts`; their members become ungrouped."""
 
     def ungrouped(self) -> list[TrainingImageId]:
-        """Works that nobody has looked at yet for near-copies."""
+        """Return works that were not yet compared for near-duplicates."""
 
     def fetch(self, ids: Sequence[TrainingImageId]) -> list[Point]:
-        """Those of `ids` that are stored, with their vectors."""
+        """Return those of `ids` that are stored, with their vectors."""
 
     def neighbours(self, vectors: Sequence[Float32Array], limit: int) -> list[list[Candidate]]:
-        """For each `recall` vector the `limit` nearest, most similar first, with the group in their payload."""
+        """Return the `limit` nearest works of each `recall` vector, nearest first, with the group in the payload."""
 
     def set_group(self, ids: Sequence[TrainingImageId], group: str) -> None:
-        """Mark works as looked at: the id of the first of their near-copies, or `index.schema.ALONE`."""
+        """Record the group of works: the id of its first work, or `index.schema.ALONE` without near-duplicates."""
 
     def group_members(self, work: TrainingImageId, limit: int) -> list[TrainingImageId] | None:
-        """The first `limit` near-copies in the group of `work`, itself among them, in id order.
+        """Return the first `limit` members of the group of `work`, including itself, in id order.
 
-        Empty if it stands alone; None if it is not stored, or nobody has looked yet.
+        Empty if it has no near-duplicates; None if it is not stored or was not yet compared.
         """
 
     def defer_indexing(self) -> None:
-        """Index nothing until `build`; until then the collection is not `ready`."""
+        """Stop indexing until `build` is called; until then the collection is not `ready`."""
 
     def build(self) -> None:
-        """Index and quantise everything written so far; returns once `info().ready`."""
+        """Index and quantise everything that was written; return once `info().ready`."""
 
     def scan(self, with_vectors: bool = False) -> Iterable[Point]:
-        """Every point, in id order; vectors are empty arrays unless asked for."""
+        """Yield every point, in id order; with empty vectors unless `with_vectors`."""
 
     def close(self) -> None: ...
 
 
 class CandidateSearch(Protocol):
-    """Reading side of the index, used by the attributor; asynchronous."""
+    """Searches in a collection of the index, for the attributor. Asynchronous."""
 
     async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
-        """The `depth` nearest training images by `recall` vector, nearest first; only of `data_sets` if given."""
+        """Return the `depth` nearest works by `recall` vector, nearest first; of `data_sets` only, if given."""
 
     async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
-        """The k of `ids` nearest to any of the image's `perceptual` vectors, (Q, P), nearest first."""
+        """Return the k of `ids` that are nearest to any of the `perceptual` vectors, (Q, P), nearest first."""
 
     async def info(self) -> CollectionInfo: ...
 
@@ -211,7 +210,7 @@ class CandidateSearch(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Generator:
-    """An operator's entry for one generator: what it was trained on and how its images are valued."""
+    """A registered generator: the data sets it was trained on, the collection searched, and the policy."""
 
     model_version: str
     collection: str
@@ -221,9 +220,10 @@ class Generator:
 
 @dataclass(frozen=True, slots=True)
 class Beneficiary:
-    """Who is paid for a work: an owner's UUID, or None for the account named in `account`.
+    """An account that is paid for a work, and its part.
 
-    account: "owner:<uuid>", "suspense" (owner unknown) or "held" (claims compete). share_ppm: parts per million.
+    account: "owner:<uuid>", "suspense" (owner unknown) or "held" (claims compete). owner_id: None for the latter two.
+    share_ppm: parts per million.
     """
 
     account: str
@@ -234,9 +234,9 @@ class Beneficiary:
 
 @dataclass(frozen=True, slots=True)
 class WorkCard:
-    """What may be shown of a training image.
+    """The description of a training image and its beneficiaries.
 
-    claim_number: place of its earliest valid claim among all that were ever recorded; None if nobody claims it.
+    claim_number: position of its earliest valid claim among all that were ever recorded; None without a claim.
     """
 
     training_image_id: TrainingImageId
@@ -247,19 +247,20 @@ class WorkCard:
 
 
 class RightsReader(Protocol):
-    """Reading side of the catalogue, used by the attributor; blocking but short."""
+    """Read access to the catalogue: generators, and rights to works. Methods block for milliseconds."""
 
     def generator(self, model_version: str) -> Generator:
-        """Raises UnknownGenerator."""
+        """Return a registered generator. Raises UnknownGenerator."""
 
     def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
-        """Cards of `ids` with the rights that were valid at `at`; shares of each work sum to 1,000,000 ppm.
+        """Return a card for each of `ids`, with the rights valid at `at`; a work's shares sum to 1,000,000 ppm.
 
-        Every id is answered: one that the catalogue does not know is paid to "suspense".
+        An id that is not in the catalogue has a card too, which is paid to "suspense".
         """
 
 
 class OwnerNames(Protocol):
-    """Names of owners, where known and not erased."""
+    """Names of owners."""
 
-    def display_names(self, owner_ids: Sequence[OwnerId]) -> dict[OwnerId, str]: ...
+    def display_names(self, owner_ids: Sequence[OwnerId]) -> dict[OwnerId, str]:
+        """Return the name of each owner, or a placeholder if it was erased or is unknown."""
