@@ -19,7 +19,7 @@ from indexer.pipeline import Indexer
 from indexer.removal import Remover
 from indexer.report import Counts, Report
 from indexer.sources.opening import open_source
-from tests.unit.indexer.test_pipeline import Log
+from tests.support.indexing import RecordingLog
 
 KEYS, COLOURS = 4, 4
 FILES = st.dictionaries(st.integers(0, KEYS - 1), st.integers(0, COLOURS - 1), min_size=1)
@@ -66,7 +66,7 @@ class Indexed:
         report = Report()
         indexer = Indexer(FakeModels(), self.store, self.catalogue, self.root / "thumbnails", "set")
         for shard in open_source(str(source)).shards:
-            indexer.run(shard, 0, Log(), report.add)
+            indexer.run(shard, 0, RecordingLog(), report.add)
         return report.counts
 
     def remove(self, by: str, value: int) -> None:

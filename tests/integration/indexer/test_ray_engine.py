@@ -29,7 +29,7 @@ from indexer.sources.item import Item, Shard
 from indexer.sources.opening import open_source
 from indexer.target import Target
 from indexer.writing import Writer
-from tests.unit.indexer.test_pipeline import Log, Recorder
+from tests.support.indexing import RecordingCatalogue, RecordingLog
 
 BATCH = 3
 
@@ -108,11 +108,11 @@ def thumbnails(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_any_order_of_results_is_written_in_order(thumbnails: Path, data: st.DataObject, rows: int, start: int) -> None:
     store = MemoryStore(MemoryIndex())
     store.create(EXAMPLE_IDENTITY)
-    recorder, log, report, finished = Recorder(), Log(), Report(), []
+    catalogue, log, report, finished = RecordingCatalogue(), RecordingLog(), Report(), []
     position = min(start, rows)
     part = RowRange(0, position, None)
     shard = UnfinishedShard(0, Shard("a", "1", rows, items), position, log, lambda: finished.append(True))
-    ordered = OrderedWriter.for_shards([shard], Writer(store, recorder, thumbnails, "set"), report.add)
+    ordered = OrderedWriter.for_shards([shard], Writer(store, catalogue, thumbnails, "set"), report.add)
     for batch in data.draw(st.permutations(results(part, rows))):
         ordered.add(batch)
     assert finished == [True]
@@ -120,16 +120,16 @@ def test_any_order_of_results_is_written_in_order(thumbnails: Path, data: st.Dat
     assert report.counts.read == rows - position
     assert report.counts.reconciles
     assert report.counts.opt_outs == sum(number % 5 == 4 for number in range(position, rows))
-    assert report.counts.points == store.info().points == len({work.sha256 for work in recorder.works})
+    assert report.counts.points == store.info().points == len({work.sha256 for work in catalogue.works})
 
 
 def test_removed_works_are_counted_so(thumbnails: Path) -> None:
     store = MemoryStore(MemoryIndex())
     store.create(EXAMPLE_IDENTITY)
-    recorder = Recorder({sha256_hex(b"1")}, {"key 2"})
+    catalogue = RecordingCatalogue({sha256_hex(b"1")}, {"key 2"})
     report = Report()
-    shard = UnfinishedShard(0, Shard("a", "1", 4, items), 0, Log(), lambda: None)
-    ordered = OrderedWriter.for_shards([shard], Writer(store, recorder, thumbnails, "set"), report.add)
+    shard = UnfinishedShard(0, Shard("a", "1", 4, items), 0, RecordingLog(), lambda: None)
+    ordered = OrderedWriter.for_shards([shard], Writer(store, catalogue, thumbnails, "set"), report.add)
     for batch in results(RowRange(0, 0, None), 4):
         ordered.add(batch)
     assert report.counts == Counts(4, 2, 0, 0, 0, 2)
@@ -137,7 +137,7 @@ def test_removed_works_are_counted_so(thumbnails: Path) -> None:
 
 @given(rows=st.integers(0, 5 * RANGE_ROWS), position=st.integers(0, 5 * RANGE_ROWS))
 def test_the_parts_of_a_shard_are_its_rows_once(rows: int, position: int) -> None:
-    shard = UnfinishedShard(3, Shard("a", "1", rows, items), min(position, rows), Log(), lambda: None)
+    shard = UnfinishedShard(3, Shard("a", "1", rows, items), min(position, rows), RecordingLog(), lambda: None)
     parts = list(row_ranges(shard))
     assert parts[0].start == shard.position
     assert parts[-1].stop is None
@@ -146,7 +146,7 @@ def test_the_parts_of_a_shard_are_its_rows_once(rows: int, position: int) -> Non
 
 
 def test_a_shard_of_unknown_rows_is_one_part() -> None:
-    shard = UnfinishedShard(3, Shard("a", "1", None, items), 7, Log(), lambda: None)
+    shard = UnfinishedShard(3, Shard("a", "1", None, items), 7, RecordingLog(), lambda: None)
     assert list(row_ranges(shard)) == [RowRange(3, 7, None)]
 
 

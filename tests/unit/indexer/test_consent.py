@@ -1,4 +1,4 @@
-"""Owners who refuse training stay out, and the refusal is named."""
+"""Tests of opt-outs: images whose owners refuse training are left out, with the reason."""
 
 from pathlib import Path
 
@@ -20,24 +20,24 @@ from indexer.sources.consent import OptOutList, opt_out_signal
         {"X-Robots-Tag": "otherbot: noindex, noimageai"},
     ],
 )
-def test_signals_are_seen_under_any_spelling(row: dict[str, str]) -> None:
+def test_signals_are_recognised_in_any_spelling(row: dict[str, str]) -> None:
     assert opt_out_signal({"title": "a frog", **row})
 
 
 @pytest.mark.parametrize(
     "row", [{}, {"noai": ""}, {"noai": "False"}, {"tdm_reservation": "0"}, {"robots": "noaim"}, {"title": "noai"}]
 )
-def test_what_is_no_signal_is_taken_in(row: dict[str, str]) -> None:
+def test_other_values_are_no_signal(row: dict[str, str]) -> None:
     assert opt_out_signal(row) == ""
 
 
 def test_a_list_names_hashes_keys_and_urls(tmp_path: Path) -> None:
     path = tmp_path / "list.txt"
     path.write_text(f"# comment\n\n{'AB' * 32}\nhttps://x/a.png\nkey 7\n")
-    found = OptOutList.read(path)
-    assert found.has_sha256("ab" * 32)
-    assert found.names_one_of("other", "https://x/a.png") == "https://x/a.png"
-    assert found.names_one_of("key 8", "") == ""
+    opt_outs = OptOutList.read(path)
+    assert opt_outs.has_sha256("ab" * 32)
+    assert opt_outs.names_one_of("other", "https://x/a.png") == "https://x/a.png"
+    assert opt_outs.names_one_of("key 8", "") == ""
 
 
 def test_the_first_entry_of_a_list_saved_with_a_byte_order_mark_counts(tmp_path: Path) -> None:

@@ -1,7 +1,6 @@
-"""Embeddings go out and come in again, exactly; what does not fit is refused before anything is written."""
+"""Tests of embeddings: an export is imported exactly, and files that do not fit are refused before any write."""
 
 import json
-from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -9,57 +8,15 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from gmvaluator.catalogue.records import NewWork, Recorded
 from gmvaluator.errors import Conflict, InvalidManifest, MissingData, ProfileMismatch
-from gmvaluator.ids import TrainingImageId, training_image_id
+from gmvaluator.ids import training_image_id
 from gmvaluator.ports import Float32Array, Point
 from gmvaluator.testing.index import MemoryIndex, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY
 from indexer.embeddings.exporting import check_stated, embedded_shards, export, is_embeddings
 from indexer.embeddings.importing import EmbeddingImporter, embeddings_source
-from indexer.report import Counts, LeftOut, Report
-
-
-class Catalogue:
-    """Works by id, and what was removed."""
-
-    def __init__(self, buried: Sequence[str] = (), keys: Sequence[str] = ()) -> None:
-        self.works: list[NewWork] = []
-        self._buried = set(buried)
-        self._keys = set(keys)
-        self.removed_late: set[str] = set()
-
-    def tombstoned(self, sha256s: Collection[str]) -> set[str]:
-        return self._buried & set(sha256s)
-
-    def removed_keys(self, data_set: str, keys: Collection[str]) -> set[str]:
-        return self._keys & set(keys)
-
-    def record(self, batch: Sequence[NewWork]) -> Recorded:
-        refused = tuple(work.training_image_id for work in batch if work.sha256 in self.removed_late)
-        self.works.extend(work for work in batch if work.training_image_id not in refused)
-        return Recorded(len(batch) - len(refused), 0, 0, refused)
-
-    def sizes_and_licences(self, ids: Sequence[TrainingImageId]) -> Mapping[TrainingImageId, tuple[int, int, str]]:
-        return dict.fromkeys(ids, (4, 3, "CC0"))
-
-
-class Log:
-    """Progress that only remembers."""
-
-    def __init__(self) -> None:
-        self.rows: list[tuple[int, LeftOut]] = []
-        self.position = 0
-
-    def advance(
-        self,
-        position: int,
-        batch: Counts,
-        left_out: Sequence[tuple[int, LeftOut]],
-        works: Collection[TrainingImageId] = (),
-    ) -> None:
-        self.position = position
-        self.rows.extend(left_out)
+from indexer.report import Counts, Report
+from tests.support.indexing import RecordingCatalogue, RecordingLog
 
 
 def unit(shape: tuple[int, ...], seed: int) -> Float32Array:
@@ -77,34 +34,43 @@ def filled(count: int = 5) -> MemoryStore:
     store.create(FAKE_IDENTITY)
     for number in range(count):
         sets = ["a", "b"] if number == 0 else ["a"]
-        said = {"sha256": sha(number), "key": f"k{number}", "uri": "", "title": "", "labels": ["x"], "data_set": sets}
+        payload = {
+            "sha256": sha(number),
+            "key": f"k{number}",
+            "uri": "",
+            "title": "",
+            "labels": ["x"],
+            "data_set": sets,
+        }
         recall, perceptual = unit((64,), number), unit((2, 192), 100 + number)
-        store.upsert([Point(training_image_id(sha(number)), recall, perceptual, said)])
+        store.upsert([Point(training_image_id(sha(number)), recall, perceptual, payload)])
     return store
 
 
 def exported(folder: Path, store: MemoryStore | None = None) -> Path:
     store = store or filled()
-    assert export(store.scan(with_vectors=True), FAKE_IDENTITY, Catalogue(), folder) == store.info().points
+    assert export(store.scan(with_vectors=True), FAKE_IDENTITY, RecordingCatalogue(), folder) == store.info().points
     return folder
 
 
 def imported(
-    folder: Path, catalogue: Catalogue | None = None, store: MemoryStore | None = None, start: int = 0
-) -> tuple[MemoryStore, Report, Log]:
+    folder: Path, catalogue: RecordingCatalogue | None = None, store: MemoryStore | None = None, start: int = 0
+) -> tuple[MemoryStore, Report, RecordingLog]:
     if store is None:
         store = MemoryStore(MemoryIndex())
         store.create(FAKE_IDENTITY)
     files = {shard.number: shard for shard in embedded_shards(folder)}
-    importer = EmbeddingImporter(store, catalogue or Catalogue(), FAKE_IDENTITY, files, "new", own_data_sets=True)
-    report, log = Report(), Log()
+    importer = EmbeddingImporter(
+        store, catalogue or RecordingCatalogue(), FAKE_IDENTITY, files, "new", own_data_sets=True
+    )
+    report, log = Report(), RecordingLog()
     for shard in embeddings_source(files, FAKE_IDENTITY).shards:
         assert importer.run(shard, start, log, report.add)
     return store, report, log
 
 
 def rewritten(folder: Path, **columns: list[object] | None) -> Path:
-    """The first shard's metadata with columns changed, or left out where None."""
+    """Rewrite the first shard's metadata with columns changed, or dropped where None."""
     path = folder / "metadata/metadata_0000.parquet"
     table = pq.read_table(path)
     for name, values in columns.items():
@@ -119,7 +85,7 @@ def rewritten(folder: Path, **columns: list[object] | None) -> Path:
 def test_an_index_is_rebuilt_from_its_export(tmp_path: Path) -> None:
     before = filled()
     assert is_embeddings(str(exported(tmp_path, before)))
-    catalogue = Catalogue()
+    catalogue = RecordingCatalogue()
     store, report, log = imported(tmp_path, catalogue)
     assert report.counts == Counts(5, 5, 0, 0, 0)
     assert log.position == 5
@@ -155,7 +121,7 @@ def test_rows_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path) -
     rewritten(tmp_path, noai=["", "", "", "true", ""], sha256=[sha(0), sha(1), sha(2), sha(3), "none"])
     _, report, log = imported(tmp_path)
     assert report.counts == Counts(5, 1, 0, 1, 3)
-    assert [(position, row.kind) for position, row in log.rows] == [
+    assert [(position, row.kind) for position, row in log.left_out] == [
         (1, "reject"),
         (2, "reject"),
         (3, "opt_out"),
@@ -165,7 +131,7 @@ def test_rows_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path) -
 
 def test_removed_works_stay_out(tmp_path: Path) -> None:
     exported(tmp_path)
-    assert imported(tmp_path, Catalogue([sha(2)]))[1].counts == Counts(5, 4, 0, 0, 0, 1)
+    assert imported(tmp_path, RecordingCatalogue([sha(2)]))[1].counts == Counts(5, 4, 0, 0, 0, 1)
 
 
 def test_files_that_do_not_agree_are_refused_before_anything_is_written(tmp_path: Path) -> None:
@@ -204,15 +170,15 @@ def test_embeddings_of_another_profile_are_refused(tmp_path: Path) -> None:
 def test_an_export_never_mixes_with_another(tmp_path: Path) -> None:
     exported(tmp_path / "out")
     with pytest.raises(Conflict):
-        export(filled().scan(with_vectors=True), FAKE_IDENTITY, Catalogue(), tmp_path / "out")
+        export(filled().scan(with_vectors=True), FAKE_IDENTITY, RecordingCatalogue(), tmp_path / "out")
 
 
-def test_an_export_that_was_cut_off_is_none(tmp_path: Path) -> None:
+def test_an_interrupted_export_leaves_no_folder(tmp_path: Path) -> None:
     def cut(rows: int) -> None:
         raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        export(filled().scan(with_vectors=True), FAKE_IDENTITY, Catalogue(), tmp_path / "out", cut)
+        export(filled().scan(with_vectors=True), FAKE_IDENTITY, RecordingCatalogue(), tmp_path / "out", cut)
     assert not (tmp_path / "out").exists()
     exported(tmp_path / "out")
     assert [path.name for path in tmp_path.iterdir()] == ["out"]

@@ -1,8 +1,8 @@
-"""The indexing pipeline: every file is counted once, and nothing bad stops the run."""
+"""Tests of the indexing pipeline: every file is counted once, and no bad file stops the run."""
 
 import io
 import threading
-from collections.abc import Callable, Collection, Generator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -12,38 +12,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from gmvaluator.catalogue.records import NewWork, Recorded
 from gmvaluator.errors import IndexUnavailable, ModelFailed
-from gmvaluator.ids import TrainingImageId, sha256_hex
+from gmvaluator.ids import sha256_hex
 from gmvaluator.ports import Float32Array, Point
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
 from indexer.pipeline import Indexer, ahead, batched, ordered_map
-from indexer.report import Counts, LeftOut, Report
+from indexer.report import Counts, Report
 from indexer.sources.consent import OptOutList
 from indexer.sources.item import Source
 from indexer.sources.opening import open_source
-
-
-class Recorder:
-    """A catalogue that only remembers."""
-
-    def __init__(self, buried: Collection[str] = (), keys: Collection[str] = ()) -> None:
-        self.works: list[NewWork] = []
-        self._buried = set(buried)
-        self._keys = set(keys)
-        self.removed_late: set[str] = set()
-
-    def tombstoned(self, sha256s: Collection[str]) -> set[str]:
-        return self._buried & set(sha256s)
-
-    def removed_keys(self, data_set: str, keys: Collection[str]) -> set[str]:
-        return self._keys & set(keys)
-
-    def record(self, batch: Sequence[NewWork]) -> Recorded:
-        refused = tuple(work.training_image_id for work in batch if work.sha256 in self.removed_late)
-        self.works.extend(work for work in batch if work.training_image_id not in refused)
-        return Recorded(len(batch) - len(refused), 0, 0, refused)
+from tests.support.indexing import Killed, RecordingCatalogue, RecordingLog
 
 
 def picture(folder: Path, name: str, colour: int) -> Path:
@@ -52,44 +31,17 @@ def picture(folder: Path, name: str, colour: int) -> Path:
     return path
 
 
-class Log:
-    """A shard's progress that only remembers; `fail_after` batches it is as if the process were killed."""
-
-    def __init__(self, fail_after: int | None = None) -> None:
-        self.position = 0
-        self.left_out: list[tuple[int, LeftOut]] = []
-        self._left = fail_after
-
-    def advance(
-        self,
-        position: int,
-        batch: Counts,
-        left_out: Sequence[tuple[int, LeftOut]],
-        works: Collection[TrainingImageId] = (),
-    ) -> None:
-        if self._left == 0:
-            raise Killed
-        if self._left is not None:
-            self._left -= 1
-        self.position = position
-        self.left_out.extend(left_out)
-
-
-class Killed(Exception):
-    """The process ended here."""
-
-
 def run(indexer: Indexer, source: Source, stopping: Callable[[], bool] = lambda: False) -> Report:
     report = Report()
     for shard in source.shards:
-        indexer.run(shard, 0, Log(), report.add, stopping)
+        indexer.run(shard, 0, RecordingLog(), report.add, stopping)
     return report
 
 
 def index_folder(
-    folder: Path, store: MemoryStore, recorder: Recorder, models: FakeModels | None = None, **settings: Any
+    folder: Path, store: MemoryStore, catalogue: RecordingCatalogue, models: FakeModels | None = None, **settings: Any
 ) -> Report:
-    indexer = Indexer(models or FakeModels(), store, recorder, folder.parent / "thumbnails", "set", **settings)
+    indexer = Indexer(models or FakeModels(), store, catalogue, folder.parent / "thumbnails", "set", **settings)
     return run(indexer, open_source(str(folder)))
 
 
@@ -113,40 +65,40 @@ def test_every_file_is_a_point_a_duplicate_or_a_reject(folder: Path, store: Memo
     (folder / "notes.txt").write_text("no image")
     (folder / "cut.png").write_bytes((folder / "00.png").read_bytes()[:40])
     (folder / "empty.png").write_bytes(b"")
-    recorder = Recorder()
-    report = index_folder(folder, store, recorder)
+    catalogue = RecordingCatalogue()
+    report = index_folder(folder, store, catalogue)
     assert report.counts == Counts(44, 40, 1, 0, 3)
     assert report.counts.reconciles
     assert {row.key for row in report.left_out} == {"notes.txt", "cut.png", "empty.png"}
     assert all(row.reason for row in report.left_out)
     assert store.info().points == 40
-    assert {work.key for work in recorder.works} >= {"00.png", "copy.png"}
+    assert {work.key for work in catalogue.works} >= {"00.png", "copy.png"}
 
 
 def test_a_second_run_adds_nothing(folder: Path, store: MemoryStore) -> None:
     for number in range(5):
         picture(folder, f"{number}.png", number)
-    index_folder(folder, store, Recorder())
-    report = index_folder(folder, store, Recorder())
+    index_folder(folder, store, RecordingCatalogue())
+    report = index_folder(folder, store, RecordingCatalogue())
     assert report.counts == Counts(5, 0, 5, 0, 0)
     assert store.info().points == 5
 
 
 def test_a_work_of_a_second_data_set_is_one_point_found_under_both(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
-    index_folder(folder, store, Recorder())
-    recorder = Recorder()
-    indexer = Indexer(FakeModels(), store, recorder, folder.parent / "thumbnails", "second")
+    index_folder(folder, store, RecordingCatalogue())
+    catalogue = RecordingCatalogue()
+    indexer = Indexer(FakeModels(), store, catalogue, folder.parent / "thumbnails", "second")
     run(indexer, open_source(str(folder)))
     (point,) = store.scan()
     assert point.payload["data_set"] == ["set", "second"]
-    assert [work.data_set for work in recorder.works] == ["second"]
+    assert [work.data_set for work in catalogue.works] == ["second"]
 
 
 def test_a_file_that_is_not_what_the_manifest_says_is_rejected(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
     (folder / "manifest.csv").write_text(f"file_name,sha256\na.png,{'0' * 64}\n")
-    report = index_folder(folder, store, Recorder())
+    report = index_folder(folder, store, RecordingCatalogue())
     assert "SHA-256" in report.left_out[0].reason
 
 
@@ -156,7 +108,7 @@ async def test_a_cut_is_as_near_as_the_view_that_it_shows(folder: Path) -> None:
     image = Image.new("RGB", (16, 16), "white")
     image.paste("teal", (0, 0, 8, 8))
     image.save(folder / "a.png")
-    index_folder(folder, MemoryStore(index), Recorder())
+    index_folder(folder, MemoryStore(index), RecordingCatalogue())
     models = FakeModels()
     cut = models.embed([models.prepare(Image.new("RGB", (16, 16), "teal"))])
     (near,) = await MemorySearch(index).rerank(cut.perceptual[0], list(index.points), 5)
@@ -166,12 +118,12 @@ async def test_a_cut_is_as_near_as_the_view_that_it_shows(folder: Path) -> None:
 def test_removed_works_stay_out(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
     picture(folder, "b.png", 2)
-    first = Recorder()
+    first = RecordingCatalogue()
     index_folder(folder, store, first)
-    buried = next(work.sha256 for work in first.works if work.key == "a.png")
+    removed = next(work.sha256 for work in first.works if work.key == "a.png")
     fresh = MemoryStore(MemoryIndex())
     fresh.create(FAKE_IDENTITY)
-    report = index_folder(folder, fresh, Recorder({buried}))
+    report = index_folder(folder, fresh, RecordingCatalogue({removed}))
     assert report.counts == Counts(2, 1, 0, 0, 0, 1)
     assert [(row.key, row.kind) for row in report.left_out] == [("a.png", "removed")]
 
@@ -179,18 +131,18 @@ def test_removed_works_stay_out(folder: Path, store: MemoryStore) -> None:
 def test_another_image_under_a_removed_key_stays_out(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
     picture(folder, "b.png", 2)
-    report = index_folder(folder, store, Recorder(keys={"b.png"}))
+    report = index_folder(folder, store, RecordingCatalogue(removed_keys={"b.png"}))
     assert report.counts == Counts(2, 1, 0, 0, 0, 1)
     assert "another key" in report.left_out[0].reason
 
 
-def test_what_is_removed_while_it_is_on_its_way_does_not_arrive(folder: Path, store: MemoryStore) -> None:
-    """Its tombstone is laid after the image was read and before it is recorded."""
+def test_a_work_that_is_removed_while_in_flight_is_not_indexed(folder: Path, store: MemoryStore) -> None:
+    """Its tombstone is written after the image is read and before the work is recorded."""
     picture(folder, "a.png", 1)
     (folder / "copy.png").write_bytes(picture(folder, "b.png", 2).read_bytes())
-    recorder = Recorder()
-    recorder.removed_late = {sha256_hex((folder / "b.png").read_bytes())}
-    report = index_folder(folder, store, recorder)
+    catalogue = RecordingCatalogue()
+    catalogue.removed_late = {sha256_hex((folder / "b.png").read_bytes())}
+    report = index_folder(folder, store, catalogue)
     assert report.counts == Counts(3, 1, 0, 0, 0, 2)
     assert [point.payload["key"] for point in store.scan()] == ["a.png"]
     assert len(list((folder.parent / "thumbnails").rglob("*.webp"))) == 1
@@ -205,39 +157,39 @@ def test_an_image_the_model_fails_on_is_rejected_with_its_copies(folder: Path, s
         picture(folder, f"{number}.png", number)
     for name in ("white.png", "white-copy.png"):
         Image.new("RGB", (16, 12), "white").save(folder / name)
-    report = index_folder(folder, store, Recorder(), FakeModels(on_batch=refuse_white))
+    report = index_folder(folder, store, RecordingCatalogue(), FakeModels(on_batch=refuse_white))
     assert report.counts == Counts(7, 5, 0, 0, 2)
 
 
 def test_copies_of_an_image_that_cannot_be_decoded_are_rejected_as_well(folder: Path, store: MemoryStore) -> None:
-    """Their size can be read all the same."""
+    """Their size can be read, so that only decoding shows the damage."""
     picture(folder, "a.png", 1)
     noise = np.random.default_rng(0).integers(0, 256, (64, 64, 3), np.uint8)
     buffer = io.BytesIO()
     Image.fromarray(noise).save(buffer, "JPEG")
     for name in ("b.jpg", "c.jpg"):
         (folder / name).write_bytes(buffer.getvalue()[:2_000])
-    recorder = Recorder()
-    report = index_folder(folder, store, recorder)
+    catalogue = RecordingCatalogue()
+    report = index_folder(folder, store, catalogue)
     assert report.counts == Counts(3, 1, 0, 0, 2)
     assert [row.key for row in report.left_out] == ["b.jpg", "c.jpg"]
-    assert [work.key for work in recorder.works] == ["a.png"]
+    assert [work.key for work in catalogue.works] == ["a.png"]
 
 
 def test_a_copy_is_judged_by_its_own_row(folder: Path, store: MemoryStore) -> None:
-    """The first row cannot be used for what it says, the image can."""
+    """The first row has too long a field; the image itself is good."""
     picture(folder, "a.png", 1)
     rows = [f"one,a.png,{';'.join(map(str, range(1_500)))}", "two,a.png,x", "three,a.png,y"]
     (folder / "manifest.csv").write_text("\n".join(["key,file_name,keywords", *rows]) + "\n")
-    recorder = Recorder()
-    report = index_folder(folder, store, recorder)
+    catalogue = RecordingCatalogue()
+    report = index_folder(folder, store, catalogue)
     assert report.counts == Counts(3, 1, 1, 0, 1)
-    assert [work.key for work in recorder.works] == ["two", "three"]
+    assert [work.key for work in catalogue.works] == ["two", "three"]
 
 
 def test_thumbnails_are_kept_of_every_point(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
-    index_folder(folder, store, Recorder())
+    index_folder(folder, store, RecordingCatalogue())
     (thumbnail,) = (folder.parent / "thumbnails").rglob("*.webp")
     with Image.open(io.BytesIO(thumbnail.read_bytes())) as image:
         assert image.size == (16, 12)
@@ -246,58 +198,56 @@ def test_thumbnails_are_kept_of_every_point(folder: Path, store: MemoryStore) ->
 def test_a_run_that_is_stopped_stops_between_batches(folder: Path, store: MemoryStore) -> None:
     for number in range(100):
         picture(folder, f"{number:03}.png", number)
-    indexer = Indexer(FakeModels(), store, Recorder(), folder.parent / "thumbnails", "set")
+    indexer = Indexer(FakeModels(), store, RecordingCatalogue(), folder.parent / "thumbnails", "set")
     report = run(indexer, open_source(str(folder)), stopping=lambda: True)
     assert report.counts == Counts(32, 32, 0, 0, 0)
 
 
-def test_what_is_indexed_already_is_not_decoded_again(folder: Path, store: MemoryStore) -> None:
+def test_indexed_images_are_not_decoded_again(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
-    index_folder(folder, store, Recorder())
-    models, recorder = FakeModels(), Recorder()
-    index_folder(folder, store, recorder, models)
+    index_folder(folder, store, RecordingCatalogue())
+    models, catalogue = FakeModels(), RecordingCatalogue()
+    index_folder(folder, store, catalogue, models)
     assert models.batches == []
-    assert [(work.width, work.height) for work in recorder.works] == [(16, 12)]
+    assert [(work.width, work.height) for work in catalogue.works] == [(16, 12)]
 
 
 def test_owners_who_opted_out_are_counted_and_left_out(folder: Path, store: MemoryStore) -> None:
     for number, name in enumerate(("a.png", "b.png", "c.png", "d.png")):
         picture(folder, name, number)
     (folder / "manifest.csv").write_text("file_name,noai\na.png,true\nb.png,\nc.png,0\nd.png,\n")
-    buried = sha256_hex((folder / "d.png").read_bytes())
-    opt_outs = OptOutList(frozenset({buried}), frozenset({"b.png"}))
-    report = index_folder(folder, store, Recorder(), opt_outs=opt_outs)
+    removed = sha256_hex((folder / "d.png").read_bytes())
+    opt_outs = OptOutList(frozenset({removed}), frozenset({"b.png"}))
+    report = index_folder(folder, store, RecordingCatalogue(), opt_outs=opt_outs)
     assert report.counts == Counts(4, 1, 0, 3, 0)
     assert {row.key: row.kind for row in report.left_out} == dict.fromkeys(("a.png", "b.png", "d.png"), "opt_out")
 
 
-def test_signals_are_ignored_only_if_told_so(folder: Path, store: MemoryStore) -> None:
+def test_signals_are_ignored_only_if_configured(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
     (folder / "manifest.csv").write_text("file_name,noai\na.png,true\n")
-    assert index_folder(folder, store, Recorder(), heed_signals=False).counts.points == 1
+    assert index_folder(folder, store, RecordingCatalogue(), heed_signals=False).counts.points == 1
 
 
 @pytest.mark.parametrize("batches", [0, 1, 2])
-def test_a_run_that_was_killed_misses_nothing_and_doubles_nothing(
-    folder: Path, store: MemoryStore, batches: int
-) -> None:
+def test_a_killed_run_is_resumed_without_gaps_or_duplicates(folder: Path, store: MemoryStore, batches: int) -> None:
     for number in range(100):
         picture(folder, f"{number:03}.png", number)
-    indexer = Indexer(FakeModels(), store, Recorder(), folder.parent / "thumbnails", "set")
+    indexer = Indexer(FakeModels(), store, RecordingCatalogue(), folder.parent / "thumbnails", "set")
     (shard,) = open_source(str(folder)).shards
-    log, counts = Log(fail_after=batches), Report()
+    log, counts = RecordingLog(fail_after=batches), Report()
     with pytest.raises(Killed):
         indexer.run(shard, 0, log, counts.add)
     assert log.position == 32 * batches
-    resumed = Log()
+    resumed = RecordingLog()
     indexer.run(shard, log.position, resumed, counts.add)
     assert store.info().points == 100
     assert counts.counts.read == resumed.position == 100
     assert counts.counts.points + counts.counts.duplicates == 100
 
 
-def test_what_follows_a_batch_that_could_not_be_written_is_not_written_either(folder: Path) -> None:
-    """It fails once two more are embedded and on their way: progress must end before it."""
+def test_no_batch_is_written_after_one_that_failed(folder: Path) -> None:
+    """The batch fails once two more are embedded and queued: progress must end before it."""
     ahead = threading.Event()
 
     class FailsOnce(MemoryStore):
@@ -319,9 +269,9 @@ def test_what_follows_a_batch_that_could_not_be_written_is_not_written_either(fo
     models = FakeModels(on_batch=count)
     store = FailsOnce(MemoryIndex())
     store.create(FAKE_IDENTITY)
-    indexer = Indexer(models, store, Recorder(), folder.parent / "thumbnails", "set")
+    indexer = Indexer(models, store, RecordingCatalogue(), folder.parent / "thumbnails", "set")
     (shard,) = open_source(str(folder)).shards
-    log, report = Log(), Report()
+    log, report = RecordingLog(), Report()
     with pytest.raises(IndexUnavailable):
         indexer.run(shard, 0, log, report.add)
     assert (log.position, report.counts.read, store.info().points) == (0, 0, 0)
@@ -335,13 +285,13 @@ def test_copies_that_follow_closely_are_one_point(folder: Path, store: MemorySto
         picture(folder, f"a{number:03}.png", number)
         picture(folder, f"b{number:03}.png", number)
     models = FakeModels()
-    assert index_folder(folder, store, Recorder(), models).counts == Counts(80, 40, 40, 0, 0)
+    assert index_folder(folder, store, RecordingCatalogue(), models).counts == Counts(80, 40, 40, 0, 0)
     assert sum(models.batches) == 40
 
 
 def test_points_carry_unit_vectors(folder: Path, store: MemoryStore) -> None:
     picture(folder, "a.png", 1)
-    index_folder(folder, store, Recorder())
+    index_folder(folder, store, RecordingCatalogue())
     (point,) = store.scan(with_vectors=True)
     assert np.linalg.norm(point.recall) == pytest.approx(1, abs=1e-5)
     assert point.payload["data_set"] == ["set"]
@@ -367,18 +317,18 @@ def test_what_is_made_ahead_keeps_order(values: list[int], size: int) -> None:
     assert list(ahead(lambda: (value for value in values), size)) == values
 
 
-def test_what_fails_ahead_fails_where_it_is_asked_for() -> None:
+def test_an_error_of_the_producer_is_raised_in_the_consumer() -> None:
     def failing() -> Generator[int, None, None]:
         yield 1
         raise Killed
 
-    made = ahead(failing, 2)
-    assert next(made) == 1
+    produced = ahead(failing, 2)
+    assert next(produced) == 1
     with pytest.raises(Killed):
-        next(made)
+        next(produced)
 
 
-def test_closing_stops_what_is_made_ahead() -> None:
+def test_closing_stops_the_producer() -> None:
     closed = []
 
     def endless() -> Generator[int, None, None]:
@@ -387,7 +337,7 @@ def test_closing_stops_what_is_made_ahead() -> None:
         finally:
             closed.append(True)
 
-    made = ahead(endless, 2)
-    next(made)
-    made.close()
+    produced = ahead(endless, 2)
+    next(produced)
+    produced.close()
     assert closed == [True]

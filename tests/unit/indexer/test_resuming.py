@@ -1,4 +1,4 @@
-"""A run that was cut off goes on where it was; a run that ended begins anew."""
+"""Tests of resuming: an interrupted run resumes, and a finished run begins again."""
 
 import json
 from collections.abc import Collection, Iterator, Mapping, Sequence
@@ -30,8 +30,8 @@ class Runs:
         self.rows: list[IndexRun] = []
 
     def last_index_run(self, data_set: str, source: str) -> IndexRun | None:
-        found = [row for row in self.rows if (row.data_set, row.source) == (data_set, source)]
-        return found[-1] if found else None
+        rows = [row for row in self.rows if (row.data_set, row.source) == (data_set, source)]
+        return rows[-1] if rows else None
 
     def begin_index_run(self, data_set: str, source: str) -> IndexRun:
         last = self.last_index_run(data_set, source)
@@ -56,7 +56,7 @@ class Runs:
 
 
 class Points:
-    """An index that holds the one work, or lost it."""
+    """An index that holds the work, or has lost it."""
 
     def __init__(self, holds: bool = True) -> None:
         self._holds = holds
@@ -86,10 +86,10 @@ def begin(runs: Runs, left_out: LeftOutFile, points: Points | None = None) -> So
 
 
 def positions(run: SourceRun, source: Source = SOURCE) -> list[tuple[str, int, bool]]:
-    return [(one.name, log.position, log.finished) for one, log in run.shards(source)]
+    return [(shard.name, log.position, log.finished) for shard, log in run.shards(source)]
 
 
-def test_a_run_that_was_cut_off_goes_on_where_it_was(left_out: LeftOutFile) -> None:
+def test_an_interrupted_run_resumes(left_out: LeftOutFile) -> None:
     runs = Runs()
     (_, first), (_, second) = begin(runs, left_out).shards(SOURCE)
     first.advance(10, TEN, [])
@@ -103,7 +103,7 @@ def test_a_run_that_was_cut_off_goes_on_where_it_was(left_out: LeftOutFile) -> N
     assert report.counts == Counts(14, 13, 0, 0, 1)
 
 
-def test_a_batch_that_does_not_follow_on_is_not_noted(left_out: LeftOutFile) -> None:
+def test_a_batch_that_leaves_a_gap_is_not_recorded(left_out: LeftOutFile) -> None:
     runs = Runs()
     _, log = next(begin(runs, left_out).shards(SOURCE))
     log.advance(4, Counts(4, 4), [])
@@ -112,7 +112,7 @@ def test_a_batch_that_does_not_follow_on_is_not_noted(left_out: LeftOutFile) -> 
     assert (log.position, log.counts.read, left_out.path.read_text()) == (4, 4, "")
 
 
-def test_a_run_that_ended_begins_anew(left_out: LeftOutFile) -> None:
+def test_a_finished_run_begins_again(left_out: LeftOutFile) -> None:
     runs = Runs()
     run = begin(runs, left_out)
     for _, log in run.shards(SOURCE):
@@ -122,7 +122,7 @@ def test_a_run_that_ended_begins_anew(left_out: LeftOutFile) -> None:
     assert positions(begin(runs, left_out)) == [("a", 0, False), ("b", 0, False)]
 
 
-def test_a_shard_that_changed_begins_anew(left_out: LeftOutFile) -> None:
+def test_a_changed_shard_begins_again(left_out: LeftOutFile) -> None:
     runs = Runs()
     for _, log in begin(runs, left_out).shards(SOURCE):
         log.advance(4, Counts(4, 4), [])
@@ -138,10 +138,8 @@ def test_an_index_that_was_emptied_is_filled_again(left_out: LeftOutFile) -> Non
     assert positions(begin(runs, left_out, Points(holds=False))) == [("a", 0, False), ("b", 0, False)]
 
 
-def test_a_run_into_the_second_collection_of_a_data_set_goes_on_where_it_was(
-    tmp_path: Path, left_out: LeftOutFile
-) -> None:
-    """The works that the data set got last are not in that collection yet."""
+def test_a_run_into_a_second_collection_of_a_data_set_resumes(tmp_path: Path, left_out: LeftOutFile) -> None:
+    """The newest works of the data set are not in that collection yet."""
     (tmp_path / "images").mkdir()
     for number in range(70):
         Image.new("RGB", (16, 12), (number, 0, 0)).save(tmp_path / "images" / f"{number:02}.png")

@@ -49,12 +49,12 @@ def all_of(source: Source) -> Iterator[Item]:
         yield from shard.start(0)
 
 
-def items(location: Path | str) -> list[Item]:
+def read_items(location: Path | str) -> list[Item]:
     return list(all_of(open_source(str(location))))
 
 
-def readable(found: list[Item]) -> list[SourceItem]:
-    return [item for item in found if isinstance(item, SourceItem)]
+def readable(items: list[Item]) -> list[SourceItem]:
+    return [item for item in items if isinstance(item, SourceItem)]
 
 
 def reader(opt_outs: OptOutList = NO_OPT_OUTS) -> ItemReader:
@@ -83,19 +83,19 @@ def test_a_folder_lists_its_files_in_order_without_hidden_ones(tmp_path: Path) -
 def test_links_out_of_a_folder_are_unreadable(tmp_path: Path) -> None:
     touched(tmp_path, "secret.png", "images/a.png")
     (tmp_path / "images/link.png").symlink_to(tmp_path / "secret.png")
-    assert [type(item) for item in items(tmp_path / "images")] == [SourceItem, Unreadable]
+    assert [type(item) for item in read_items(tmp_path / "images")] == [SourceItem, Unreadable]
 
 
 def test_links_to_folders_are_not_followed_and_are_counted(tmp_path: Path) -> None:
     touched(tmp_path, "elsewhere/a.png", "images/b.png")
     (tmp_path / "images/linked").symlink_to(tmp_path / "elsewhere")
-    found = items(tmp_path / "images")
-    assert {item.key: type(item) for item in found} == {"b.png": SourceItem, "linked": Unreadable}
+    items = read_items(tmp_path / "images")
+    assert {item.key: type(item) for item in items} == {"b.png": SourceItem, "linked": Unreadable}
 
 
 def test_names_that_are_not_utf8_are_unreadable_and_can_be_printed(tmp_path: Path) -> None:
     (tmp_path / os.fsdecode(b"caf\xe9.png")).write_bytes(b"x")
-    (item,) = items(tmp_path)
+    (item,) = read_items(tmp_path)
     assert isinstance(item, Unreadable)
     assert item.key.encode() == b"caf\\xe9.png"
 
@@ -109,10 +109,10 @@ def test_what_is_not_there_is_said_to_be_missing(tmp_path: Path) -> None:
 def test_any_fsspec_url_is_a_source() -> None:
     memory = fsspec.filesystem("memory")
     memory.pipe({"/pictures/b.png": png(), "/pictures/sub/a.png": png(1), "/pictures/.hidden": b"x"})
-    found = readable(items("memory://pictures"))
-    assert [item.key for item in found] == ["b.png", "sub/a.png"]
-    assert found[0].read() == png()
-    assert found[0].uri == "memory://pictures/b.png"
+    items = readable(read_items("memory://pictures"))
+    assert [item.key for item in items] == ["b.png", "sub/a.png"]
+    assert items[0].read() == png()
+    assert items[0].uri == "memory://pictures/b.png"
 
 
 @pytest.mark.parametrize("location", ["pipe:cat x", "-", "nosuch://bucket/x", "shards/{0..3.tar"])
@@ -147,7 +147,7 @@ def test_names_of_a_pattern_are_counted_as_they_are_expanded(pattern: str) -> No
 def test_a_manifest_names_owners_titles_and_labels(tmp_path: Path) -> None:
     touched(tmp_path, "a.png")
     header = "file_name,key,title,keywords,category,owner_id,author,license,url\n"
-    (item,) = items(manifest(tmp_path, header + "a.png,k,A frog,green;frog,animals,ann,Ann,CC0,https://x/a\n"))
+    (item,) = read_items(manifest(tmp_path, header + "a.png,k,A frog,green;frog,animals,ann,Ann,CC0,https://x/a\n"))
     assert isinstance(item, SourceItem)
     assert (item.key, item.title, item.labels) == ("k", "A frog", ("animals", "green", "frog"))
     assert (item.owner, item.owner_name, item.license, item.url) == ("ann", "Ann", "CC0", "https://x/a")
@@ -158,7 +158,7 @@ def test_a_manifest_names_owners_titles_and_labels(tmp_path: Path) -> None:
 @pytest.mark.parametrize("column", ["file_name", "filename", "path", "image", "image_path", "FILE_NAME"])
 def test_known_aliases_of_columns_are_read(tmp_path: Path, column: str) -> None:
     touched(tmp_path, "a.png")
-    (item,) = items(manifest(tmp_path, f"{column},TEXT,artist\na.png,A frog,Ann\n"))
+    (item,) = read_items(manifest(tmp_path, f"{column},TEXT,artist\na.png,A frog,Ann\n"))
     assert isinstance(item, SourceItem)
     assert (item.key, item.title, item.owner_name) == ("a.png", "A frog", "Ann")
 
@@ -169,7 +169,7 @@ def test_paths_that_lead_outside_are_unreadable(tmp_path: Path, path: str) -> No
     touched(tmp_path, "secret.png")
     folder.mkdir()
     (folder / "link.png").symlink_to(tmp_path / "secret.png")
-    (item,) = items(manifest(folder, f'file_name\n"{path}"\n'))
+    (item,) = read_items(manifest(folder, f'file_name\n"{path}"\n'))
     assert isinstance(item, Unreadable)
     assert "outside" in item.reason
 
@@ -177,12 +177,12 @@ def test_paths_that_lead_outside_are_unreadable(tmp_path: Path, path: str) -> No
 def test_links_in_a_circle_are_unreadable(tmp_path: Path) -> None:
     (tmp_path / "a.png").symlink_to(tmp_path / "b.png")
     (tmp_path / "b.png").symlink_to(tmp_path / "a.png")
-    (item,) = items(manifest(tmp_path, "file_name\na.png\n"))
+    (item,) = read_items(manifest(tmp_path, "file_name\na.png\n"))
     assert isinstance(item, Unreadable)
 
 
 def test_a_row_without_a_file_is_unreadable(tmp_path: Path) -> None:
-    (item,) = items(manifest(tmp_path, "file_name,key\n,k\n"))
+    (item,) = read_items(manifest(tmp_path, "file_name,key\n,k\n"))
     assert item == Unreadable("k", "row 2 of manifest.csv names no file")
 
 
@@ -190,11 +190,11 @@ def test_a_row_without_a_file_is_unreadable(tmp_path: Path) -> None:
 def test_a_row_with_cells_too_many_or_too_few_is_unreadable(tmp_path: Path, row: str) -> None:
     """Its cells would stand under other columns' names."""
     touched(tmp_path, "a.png")
-    found = items(manifest(tmp_path, f"file_name,title,owner_id\n{row}\na.png,A frog,ann\n"))
-    assert [type(item) for item in found] == [Unreadable, SourceItem]
-    assert isinstance(found[0], Unreadable)
-    assert "row 2" in found[0].reason
-    assert "3 are expected" in found[0].reason
+    items = read_items(manifest(tmp_path, f"file_name,title,owner_id\n{row}\na.png,A frog,ann\n"))
+    assert [type(item) for item in items] == [Unreadable, SourceItem]
+    assert isinstance(items[0], Unreadable)
+    assert "row 2" in items[0].reason
+    assert "3 are expected" in items[0].reason
 
 
 def test_a_column_that_first_appears_late_in_json_lines_counts(tmp_path: Path) -> None:
@@ -202,15 +202,15 @@ def test_a_column_that_first_appears_late_in_json_lines_counts(tmp_path: Path) -
     late = {"key": "late", "path": "a.png", "owner_id": "ann", "sha256": "AB" * 32}
     lines = [{"path": "a.png"}] * 100 + [late]
     manifest(tmp_path, "".join(json.dumps(line) + "\n" for line in lines), "rows.jsonl")
-    found = readable(items(tmp_path / "rows.jsonl"))
-    assert len(found) == 101
-    assert (found[100].key, found[100].owner, found[100].sha256) == ("late", "ann", "ab" * 32)
+    items = readable(read_items(tmp_path / "rows.jsonl"))
+    assert len(items) == 101
+    assert (items[100].key, items[100].owner, items[100].sha256) == ("late", "ann", "ab" * 32)
 
 
 def test_a_field_that_is_too_long_costs_its_own_row_only(tmp_path: Path) -> None:
     touched(tmp_path, "a.png")
-    found = items(manifest(tmp_path, f"file_name,title\na.png,{'x' * 20_000}\na.png,short\n"))
-    assert [type(item) for item in found] == [Unreadable, SourceItem]
+    items = read_items(manifest(tmp_path, f"file_name,title\na.png,{'x' * 20_000}\na.png,short\n"))
+    assert [type(item) for item in items] == [Unreadable, SourceItem]
 
 
 @pytest.mark.parametrize("text", ["", "title\nx\n", 'file_name\n"unclosed\n', "url\nhttps://x/a.png\n"])
@@ -248,30 +248,30 @@ def test_long_manifests_are_cut_into_shards_that_begin_where_they_say(
 def test_json_lines_that_are_no_objects_are_unreadable(tmp_path: Path) -> None:
     touched(tmp_path, "a.png")
     manifest(tmp_path, '{"path": "a.png", "tags": ["x", "y"]}\nnonsense\n[1]\n' + "[" * 5000 + "\n", "rows.jsonl")
-    found = items(tmp_path / "rows.jsonl")
-    assert [type(item) for item in found] == [SourceItem, Unreadable, Unreadable, Unreadable]
-    assert readable(found)[0].labels == ("x", "y")
-    assert "no JSON object" in str(found[1])
+    items = read_items(tmp_path / "rows.jsonl")
+    assert [type(item) for item in items] == [SourceItem, Unreadable, Unreadable, Unreadable]
+    assert readable(items)[0].labels == ("x", "y")
+    assert "no JSON object" in str(items[1])
 
 
 def test_a_json_line_that_is_not_utf8_is_one_reject(tmp_path: Path) -> None:
     touched(tmp_path, "a.png", "b.png")
     lines = [b'{"path": "a.png"}', b'{"path": "a.png", "owner": "Andr\xe9"}', b'{"path": "b.png"}']
     (tmp_path / "rows.jsonl").write_bytes(b"\n".join(lines))
-    assert [type(item) for item in items(tmp_path / "rows.jsonl")] == [SourceItem, Unreadable, SourceItem]
+    assert [type(item) for item in read_items(tmp_path / "rows.jsonl")] == [SourceItem, Unreadable, SourceItem]
 
 
 def test_half_a_character_can_be_stored(tmp_path: Path) -> None:
     touched(tmp_path, "a.png")
     manifest(tmp_path, '{"path": "a.png", "title": "a frog \\ud83d"}', "rows.jsonl")
-    (item,) = readable(items(tmp_path / "rows.jsonl"))
+    (item,) = readable(read_items(tmp_path / "rows.jsonl"))
     assert item.title == "a frog \N{REPLACEMENT CHARACTER}"
 
 
 def test_a_parquet_manifest_names_files(tmp_path: Path) -> None:
     touched(tmp_path, "a.png", "b.png")
     pq.write_table(pa.table({"path": ["a.png", "b.png"], "caption": ["A", None]}), tmp_path / "rows.parquet")
-    assert [item.title for item in readable(items(tmp_path / "rows.parquet"))] == ["A", ""]
+    assert [item.title for item in readable(read_items(tmp_path / "rows.parquet"))] == ["A", ""]
 
 
 # Shards of images
@@ -280,19 +280,19 @@ def test_a_parquet_manifest_names_files(tmp_path: Path) -> None:
 def test_every_tar_of_a_folder_is_read_with_its_metadata(tmp_path: Path) -> None:
     tar(tmp_path / "00.tar", {"0.jpg": png(), "0.json": b'{"author": "Ann", "license": "CC0"}', "0.txt": b" a frog "})
     tar(tmp_path / "01.tar", {"1.png": png(1), "1.cls": b"frogs"})
-    found = readable(items(tmp_path))
-    assert [(item.key, item.title, item.labels) for item in found] == [
+    items = readable(read_items(tmp_path))
+    assert [(item.key, item.title, item.labels) for item in items] == [
         ("00.tar/0", "a frog", ()),
         ("01.tar/1", "", ("frogs",)),
     ]
-    assert found[0].owner_name == "Ann"
-    assert found[0].read() == png()
+    assert items[0].owner_name == "Ann"
+    assert items[0].read() == png()
 
 
 def test_braces_name_shards_and_all_must_be_there(tmp_path: Path) -> None:
     for number in range(3):
         tar(tmp_path / f"{number:03}.tar", {f"{number}.png": png(number)})
-    assert [item.key for item in items(tmp_path / "{000..002}.tar")] == ["000.tar/0", "001.tar/1", "002.tar/2"]
+    assert [item.key for item in read_items(tmp_path / "{000..002}.tar")] == ["000.tar/0", "001.tar/1", "002.tar/2"]
     with pytest.raises(MissingData, match="1 of 4"):
         open_source(str(tmp_path / "{000..003}.tar"))
 
@@ -314,17 +314,17 @@ def test_samples_without_a_usable_image_are_unreadable_and_the_rest_goes_on(tmp_
         "3.png": png(),
     }
     tar(tmp_path / "0.tar", members)
-    assert [type(item) for item in items(tmp_path)] == [Unreadable, Unreadable, Unreadable, SourceItem]
+    assert [type(item) for item in read_items(tmp_path)] == [Unreadable, Unreadable, Unreadable, SourceItem]
 
 
 @pytest.mark.parametrize("kept", [100, 1024, 1500, 2100])
 def test_the_rest_of_a_truncated_tar_is_one_reject(tmp_path: Path, kept: int) -> None:
     path = tar(tmp_path / "0.tar", {f"{number}.png": png(number) for number in range(4)})
     path.write_bytes(path.read_bytes()[:kept])
-    found = items(tmp_path)
-    assert isinstance(found[-1], Unreadable)
-    assert "damaged" in found[-1].reason
-    assert len(readable(found)) == kept // 1024
+    items = read_items(tmp_path)
+    assert isinstance(items[-1], Unreadable)
+    assert "damaged" in items[-1].reason
+    assert len(readable(items)) == kept // 1024
 
 
 def test_the_rest_of_a_tar_from_a_damaged_header_on_is_one_reject(tmp_path: Path) -> None:
@@ -333,10 +333,10 @@ def test_the_rest_of_a_tar_from_a_damaged_header_on_is_one_reject(tmp_path: Path
     data = bytearray(path.read_bytes())
     data[2 * 1024 + 110] ^= 1
     path.write_bytes(data)
-    found = items(tmp_path)
-    assert [type(item) for item in found] == [SourceItem, SourceItem, Unreadable]
-    assert isinstance(found[2], Unreadable)
-    assert "damaged" in found[2].reason
+    items = read_items(tmp_path)
+    assert [type(item) for item in items] == [SourceItem, SourceItem, Unreadable]
+    assert isinstance(items[2], Unreadable)
+    assert "damaged" in items[2].reason
 
 
 @pytest.mark.skipif("zst" in tarfile.TarFile.OPEN_METH, reason="this Python reads .tar.zst")
@@ -351,10 +351,10 @@ def test_a_header_that_would_fill_the_memory_ends_a_tar(tmp_path: Path) -> None:
             entry = tarfile.TarInfo(name)
             entry.size, entry.pax_headers = len(png()), {"comment": comment}
             archive.addfile(entry, io.BytesIO(png()))
-    found = items(tmp_path)
-    assert [type(item) for item in found] == [SourceItem, Unreadable]
-    assert isinstance(found[1], Unreadable)
-    assert "a header has 2,0" in found[1].reason
+    items = read_items(tmp_path)
+    assert [type(item) for item in items] == [SourceItem, Unreadable]
+    assert isinstance(items[1], Unreadable)
+    assert "a header has 2,0" in items[1].reason
 
 
 def test_headers_without_end_end_a_tar(tmp_path: Path) -> None:
@@ -362,7 +362,7 @@ def test_headers_without_end_end_a_tar(tmp_path: Path) -> None:
     name = tarfile.TarInfo("././@LongLink")
     name.type, name.size = tarfile.GNUTYPE_LONGNAME, 1
     (tmp_path / "0.tar").write_bytes((name.tobuf(tarfile.GNU_FORMAT) + bytes(512)) * 2_000)
-    assert [type(item) for item in items(tmp_path)] == [Unreadable]
+    assert [type(item) for item in read_items(tmp_path)] == [Unreadable]
 
 
 def test_tars_beside_loose_images_are_not_silently_preferred(tmp_path: Path) -> None:
@@ -378,15 +378,15 @@ def test_parquet_with_embedded_images_is_read_from_any_position(tmp_path: Path, 
     table = pa.table({"image": images, "key": [f"k{number}" for number in range(10)]})
     pq.write_table(table, tmp_path / "0.parquet", row_group_size=3)
     (shard,) = open_source(str(tmp_path)).shards
-    found = readable(list(shard.start(4)))
+    items = readable(list(shard.start(4)))
     assert shard.rows == 10
-    assert [item.key for item in found] == [f"k{number}" for number in range(4, 10)]
-    assert found[0].read() == png(4)
+    assert [item.key for item in items] == [f"k{number}" for number in range(4, 10)]
+    assert items[0].read() == png(4)
 
 
 def test_rows_of_a_parquet_without_an_image_are_unreadable(tmp_path: Path) -> None:
     pq.write_table(pa.table({"jpg": [png(), None]}), tmp_path / "0.parquet")
-    assert [type(item) for item in items(tmp_path / "0.parquet")] == [SourceItem, Unreadable]
+    assert [type(item) for item in read_items(tmp_path / "0.parquet")] == [SourceItem, Unreadable]
 
 
 @pytest.mark.parametrize("struct", [True, False])
@@ -413,7 +413,7 @@ def test_a_row_group_of_more_bytes_than_its_rows_may_have_is_refused(
     cells = [os.urandom(2_000) for _ in range(100)]
     pq.write_table(pa.table({"image": cells}), tmp_path / "0.parquet", use_dictionary=False)
     with pytest.raises(InvalidManifest, match=r"row group 0 of .* for 100 rows"):
-        items(tmp_path / "0.parquet")
+        read_items(tmp_path / "0.parquet")
 
 
 def test_a_damaged_parquet_is_refused(tmp_path: Path) -> None:
@@ -432,17 +432,17 @@ def test_what_img2dataset_could_not_download_is_counted(tmp_path: Path) -> None:
         "error_message": [None, "HTTP Error 404", "Use of image disallowed by X-Robots-Tag directive", None],
     }
     pq.write_table(pa.table(rows), tmp_path / "00000.parquet")
-    found = items(tmp_path)
-    assert [type(item) for item in found] == [SourceItem, Unreadable, SourceItem, Unreadable]
-    assert readable(found)[0].title == "a frog"
-    assert "disallowed" in readable(found)[1].opt_out
+    items = read_items(tmp_path)
+    assert [type(item) for item in items] == [SourceItem, Unreadable, SourceItem, Unreadable]
+    assert readable(items)[0].title == "a frog"
+    assert "disallowed" in readable(items)[1].opt_out
 
 
 def test_the_hash_of_a_download_is_not_that_of_the_file_made_of_it(tmp_path: Path) -> None:
     made, downloaded = png(), sha256_hex(b"what was downloaded")
     said = {"key": "000", "status": "success", "sha256": downloaded, "original_width": 900, "original_height": 800}
     tar(tmp_path / "00000.tar", {"000.jpg": made, "000.json": json.dumps(said).encode()})
-    (item,) = readable(items(tmp_path))
+    (item,) = readable(read_items(tmp_path))
     assert (item.sha256, item.download_sha256) == (None, downloaded)
     assert isinstance(reader().read(item), ReadImage)
     listed = OptOutList(sha256s=frozenset({downloaded}))
@@ -503,13 +503,13 @@ def away(monkeypatch: pytest.MonkeyPatch) -> Iterator[type[Failing]]:
 
 
 def test_a_short_outage_costs_no_image(away: type[Failing]) -> None:
-    (item,) = readable(items("failing://away"))
+    (item,) = readable(read_items("failing://away"))
     away.left = 2
     assert item.read() == png()
 
 
 def test_a_long_outage_ends_the_run_and_rejects_nothing(away: type[Failing]) -> None:
-    (item,) = readable(items("failing://away"))
+    (item,) = readable(read_items("failing://away"))
     away.left = 3
     with pytest.raises(Unavailable, match="give the same command again"):
         reader().read(item)
@@ -532,7 +532,7 @@ def test_a_damaged_remote_parquet_is_no_outage(away: type[Failing]) -> None:
 
 
 def test_a_remote_file_that_is_missing_is_a_reject(away: type[Failing]) -> None:
-    (item,) = readable(items("failing://away"))
+    (item,) = readable(read_items("failing://away"))
     away.left, away.error = 3, FileNotFoundError
     assert isinstance(reader().read(item), LeftOut)
 
