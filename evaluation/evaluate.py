@@ -29,9 +29,9 @@ def evaluate() -> None:
 @click.option(
     "--data",
     type=click.Path(exists=True, file_okay=False, path_type=Path),
-    help="Ask the index of this folder, which holds the whole sample; default: one is made, which takes minutes.",
+    help="Query the index in this folder, which must hold the whole sample; default: make one, which takes minutes.",
 )
-@click.option("--quick", is_flag=True, help="Few images: shows that it works.")
+@click.option("--quick", is_flag=True, help="Use few images, only to check that it works.")
 @profile_option
 @json_option
 def evaluate_known_source(
@@ -50,9 +50,11 @@ def evaluate_known_source(
 
 
 @evaluate.command("criteria")
-@click.option("--work", type=FOLDER, default=Path("report/work"), show_default=True, help="Keeps what is embedded.")
-@click.option("--fashion", type=FOLDER, help="Folder of Fashion-MNIST's idx files; default: it is left out.")
-@click.option("--quick", is_flag=True, help="Few images: shows that it works.")
+@click.option(
+    "--work", type=FOLDER, default=Path("report/work"), show_default=True, help="Folder of cached embeddings."
+)
+@click.option("--fashion", type=FOLDER, help="Folder of Fashion-MNIST's idx files; default: leave it out.")
+@click.option("--quick", is_flag=True, help="Use few images, only to check that it works.")
 @profile_option
 @json_option
 def evaluate_criteria(work: Path, fashion: Path | None, quick: bool, profile: str, as_json: bool) -> None:
@@ -72,14 +74,14 @@ def evaluate_criteria(work: Path, fashion: Path | None, quick: bool, profile: st
 
 
 @evaluate.command("counterfactual")
-@click.option("--work", type=FOLDER, default=Path("report/work"), show_default=True, help="Keeps what is trained.")
-@click.option("--quick", is_flag=True, help="A few tiny trainings: shows that it works.")
+@click.option("--work", type=FOLDER, default=Path("report/work"), show_default=True, help="Folder of cached trainings.")
+@click.option("--quick", is_flag=True, help="Train a few tiny models, only to check that it works.")
 @profile_option
 @json_option
 def evaluate_counterfactual(work: Path, quick: bool, profile: str, as_json: bool) -> None:
     """Retrain a small generator without the credited works, and measure what that changes.
 
-    A run that was stopped goes on where it was: every training is kept in the folder given by --work.
+    A stopped run resumes where it was: every training is kept in the folder of --work.
 
     Example: gmvaluator evaluate counterfactual --json
     """
@@ -93,12 +95,12 @@ def evaluate_counterfactual(work: Path, quick: bool, profile: str, as_json: bool
 
 
 @evaluate.command("duplicates")
-@click.option("--policy", default="calibrated@2", show_default=True, metavar="NAME@N", help="The one that pays.")
-@click.option("--quick", is_flag=True, help="Few images: shows that it works.")
+@click.option("--policy", default="calibrated@2", show_default=True, metavar="NAME@N", help="Policy that pays.")
+@click.option("--quick", is_flag=True, help="Use few images, only to check that it works.")
 @profile_option
 @json_option
 def evaluate_duplicates(policy: str, quick: bool, profile: str, as_json: bool) -> None:
-    """Measure which distance tells near-copies from other works, and what adding copies of a work earns.
+    """Measure which distance separates near-duplicates from other works, and what adding copies of a work earns.
 
     Example: gmvaluator evaluate duplicates --json
     """
@@ -116,9 +118,11 @@ def evaluate_duplicates(policy: str, quick: bool, profile: str, as_json: bool) -
 
 @evaluate.command("all")
 @click.option("--out", type=FOLDER, default=Path("report"), show_default=True, help="Folder for the page.")
-@click.option("--quick", is_flag=True, help="Few images: shows that everything works, in under three minutes.")
+@click.option(
+    "--quick", is_flag=True, help="Use few images, only to check that everything works, in under three minutes."
+)
 @click.option("--only", multiple=True, metavar="NAME", help="Run this benchmark alone; may be repeated.")
-@click.option("--fashion", type=FOLDER, help="Folder of Fashion-MNIST's idx files; default: it is left out.")
+@click.option("--fashion", type=FOLDER, help="Folder of Fashion-MNIST's idx files; default: leave it out.")
 @profile_option
 @json_option
 def evaluate_all(
@@ -126,7 +130,7 @@ def evaluate_all(
 ) -> None:
     """Run every benchmark and write OUT/index.html, one page to look at, and OUT/results.json.
 
-    A run that was stopped is taken up again where it was.
+    A stopped run resumes where it was.
 
     Example: gmvaluator evaluate all --out report/
     """
@@ -143,7 +147,7 @@ def evaluate_all(
 
 
 @click.command()
-@click.option("--policy", "reference", default="mine@1", show_default=True, metavar="NAME@N", help="To be made.")
+@click.option("--policy", "reference", default="mine@1", show_default=True, metavar="NAME@N", help="Policy to write.")
 @click.option(
     "--out",
     type=click.Path(file_okay=False, path_type=Path),
@@ -154,10 +158,12 @@ def evaluate_all(
     type=click.Choice(["first", "nearest", "none"]),
     default="first",
     show_default=True,
-    help="Near-copies are one contributor that weighs what its first, or its nearest, member weighs; or none are.",
+    help="Count near-duplicates once, with the weight of their first or their nearest member; or each of them.",
 )
-@click.option("--hold-above", metavar="WIDTH", help="Hold credits back whose share's interval is wider, such as 0.5.")
-@click.option("--quick", is_flag=True, help="Few images: shows that it works; do not pay by the result.")
+@click.option(
+    "--hold-above", metavar="WIDTH", help="Hold back credits whose share has a wider interval than this, such as 0.5."
+)
+@click.option("--quick", is_flag=True, help="Use few images, only to check that it works; do not pay by the result.")
 @data_option
 @index_option
 @profile_option
@@ -175,10 +181,10 @@ def calibrate(
 ) -> None:
     """Fit a policy to derivatives of works in an index that holds the sample, and write its file.
 
-    The works of half of the sample's artists are changed by known recipes, and the index is asked for each; so are
-    foreign images, which have no source. The temperature and the residual are those under which the known sources are
-    likeliest. The other artists, and three recipes, are kept for the test. The fit is repeated on resamples of whole
-    artists, from which the policy's intervals are made.
+    The works of half of the sample's artists are changed by known recipes, and the index is queried with each, and with
+    foreign images, which have no source. The fit takes the temperature and the residual under which the known sources
+    are likeliest. The other artists, and three recipes, are kept for the test. The fit is repeated on resamples of
+    whole artists, which give the policy's intervals.
 
     Example: gmvaluator calibrate --data ./gmvaluator-demo
     """

@@ -81,9 +81,9 @@ def duplicates_section(
         next(point for point in test if point.threshold == threshold) for threshold in (best.threshold, IN_USE)
     )
     return Section(
-        "Near-copies",
+        "Near-duplicates",
         [
-            "Near-copies of the sample's works were made by five recipes at five levels: saved again, made smaller, "
+            "Near-duplicates of the sample's works were made by five recipes at five levels: re-encoded, made smaller, "
             "recoloured, cut by a tenth of each side, mirrored. Distances are of the whole images. The threshold is "
             f"the largest at which {MIN_PRECISION:.1%} of what it joins on the fit artists' works are copies, against "
             f"works of other owners; the index uses {IN_USE:g}. Everything else quoted is of the other artists.",
@@ -140,7 +140,7 @@ def _thresholds(points: Sequence[Point]) -> Table:
         for point in shown
     ]  # fmt: skip
     columns = ("distance at most", *KINDS, "all", "precision, other owners", "precision, all works")
-    return Table("Near-copies found at each threshold, test artists", columns, rows)
+    return Table("Near-duplicates found at each threshold, test artists", columns, rows)
 
 
 def _inflations(earned: dict[str, list[Earned]]) -> Table:
@@ -154,7 +154,7 @@ def _inflations(earned: dict[str, list[Earned]]) -> Table:
         for name, earnings in earned.items()
     ]
     columns = ("policy", "copies by the owner", "copies by another", "worst work")
-    return Table(f"Rise of the adder's credit through {COPIES} near-copies of a work", columns, rows)
+    return Table(f"Rise of the adder's credit through {COPIES} near-duplicates of a work", columns, rows)
 
 
 def _plot(points: Sequence[Point], threshold: float) -> Plot:
@@ -169,7 +169,8 @@ def _plot(points: Sequence[Point], threshold: float) -> Plot:
         axes.legend(fontsize=8, loc="lower right")
 
     return Plot(
-        f"Recall of near-copies by kind, and precision; the line is what the rule chooses, {threshold:g}.", draw(paint)
+        f"Recall of near-duplicates by kind, and precision; the line is what the rule chooses, {threshold:g}.",
+        draw(paint),
     )
 
 

@@ -70,8 +70,8 @@ def contributor_log_shares(distances: Values, temperature: float, growth: float 
 
 def virtual_logit(distances: Values, temperature: float, growth: float, distance: float) -> Values:
     """Return the (N,) logit of "no contributor" for a virtual contributor at `distance`."""
-    nobody = log_weights(np.array(distance), temperature, growth)
-    logit: Values = nobody - logsumexp(log_weights(distances, temperature, growth), axis=1)
+    absent = log_weights(np.array(distance), temperature, growth)
+    logit: Values = absent - logsumexp(log_weights(distances, temperature, growth), axis=1)
     return logit
 
 
@@ -88,10 +88,10 @@ def mean_log_likelihood(examples: Examples, log_shares: Values, logit: Values | 
     floor of all probabilities.
     """
     kept = np.zeros(len(log_shares)) if logit is None else -np.logaddexp(0, logit)
-    nobody = np.full(len(log_shares), -np.inf) if logit is None else -np.logaddexp(0, -logit)
+    absent = np.full(len(log_shares), -np.inf) if logit is None else -np.logaddexp(0, -logit)
     floor = np.log(1e-6)
     likelihood = (examples.sources * np.maximum(log_shares + kept[:, None], floor)).sum(axis=1)
-    return float((likelihood + examples.absent * np.maximum(nobody, floor)).mean())
+    return float((likelihood + examples.absent * np.maximum(absent, floor)).mean())
 
 
 RANK_SETS = ((1,), (1, 2), (1, 3, 10), (1, 2, 5, 20), (1, 2, 5, 10, 50))

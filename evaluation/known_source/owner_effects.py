@@ -123,7 +123,7 @@ def _row(observation: Observation, division: Shares, files: dict[TrainingImageId
     source = next(iter(observation.sources))
     query = Tile(
         observation.query.image,
-        f"{observation.query.kind}, strength {observation.query.strength}; {division.unattributed:.0%} to nobody",
+        f"{observation.query.kind}, strength {observation.query.strength}; {division.unattributed:.0%} unattributed",
     )
     nearest = sorted(division.shares, key=lambda work: -division.shares[work])[:CREDITED]
     return [

@@ -140,7 +140,7 @@ def ablations(policy: Policy, fits: Fits) -> list[Variant]:
         by_policy(replace(policy, residual=None), "growing temperature, no residual"),
         by_policy(flat, "one temperature, gate"),
         by_policy(virtual, "growing temperature, virtual contributor"),
-        by_policy(replace(policy, groups=None), "growing temperature, gate, near-copies one by one"),
+        by_policy(replace(policy, groups=None), "growing temperature, gate, near-duplicates one by one"),
     ]
 
 

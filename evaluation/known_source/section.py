@@ -24,7 +24,7 @@ _TITLES = {
     "photo": "photographs",
     NOISE: "noise and gradients",
     "digit": "handwritten digits",
-    "stranger": "clip art by artists nobody has seen",
+    "stranger": "clip art by unseen artists",
 }
 
 
@@ -109,7 +109,7 @@ def _comparison(rows: Sequence[PolicyShares]) -> Table:
             "policy",
             "to the source",
             "copies",
-            "foreign to nobody",
+            "foreign unattributed",
             "absent AUC",
             "composition error",
             "ECE",
@@ -134,7 +134,7 @@ def _comparison(rows: Sequence[PolicyShares]) -> Table:
 def _by_recipe(main: PolicyShares, bare: PolicyShares, paper: PolicyShares) -> Table:
     return Table(
         "Mean share of the true source, by recipe; the last four were never fitted on",
-        ("recipe", paper.row.name, bare.row.name, main.row.name, "to nobody"),
+        ("recipe", paper.row.name, bare.row.name, main.row.name, "unattributed"),
         [
             [kind, *(measures.credit(shares, measures.is_kind(kind)) for shares in (paper, bare, main)),
              measures.unattributed(main, measures.is_kind(kind))]
@@ -145,7 +145,7 @@ def _by_recipe(main: PolicyShares, bare: PolicyShares, paper: PolicyShares) -> T
 
 def _foreign(main: PolicyShares, paper: PolicyShares) -> Table:
     return Table(
-        "Images without a source: share that goes to nobody",
+        "Images without a source: unattributed share",
         ("kind", paper.row.name, main.row.name, "absent AUC"),
         [
             [
@@ -187,11 +187,13 @@ def _trade_off(main: PolicyShares, bare: PolicyShares) -> Plot:
             cost, kept = trade_off(main, bare, kind)
             axes.plot(100 * cost, 100 * kept, color=colour, label=_TITLES[kind])
         axes.set(
-            xlabel="points of credit taken from true sources", ylabel="% left to nobody", xlim=(0, 30), ylim=(0, 101)
+            xlabel="points of credit taken from true sources", ylabel="% unattributed", xlim=(0, 30), ylim=(0, 101)
         )
         axes.legend(fontsize=8, loc="lower right")
 
-    return Plot("What it costs true sources to leave foreign images to nobody, as the gate's bias moves.", draw(paint))
+    return Plot(
+        "What it costs true sources to leave foreign images unattributed, as the gate's bias moves.", draw(paint)
+    )
 
 
 def trade_off(main: PolicyShares, bare: PolicyShares, kind: str) -> tuple[measures.Values, measures.Values]:
@@ -199,8 +201,8 @@ def trade_off(main: PolicyShares, bare: PolicyShares, kind: str) -> tuple[measur
 
     The residual's logit is shifted from -12 to 12.
     """
-    nobody = np.clip(main.unattributed, 1e-12, 1 - 1e-12)
-    logit = np.log(nobody) - np.log1p(-nobody)
+    unattributed = np.clip(main.unattributed, 1e-12, 1 - 1e-12)
+    logit = np.log(unattributed) - np.log1p(-unattributed)
     single = measures.rows_of(main.observations, measures.is_single)
     foreign = measures.rows_of(main.observations, measures.is_kind(kind))
     moved = 1 / (1 + np.exp(-(logit + np.linspace(-12, 12, 61)[:, None])))
