@@ -110,7 +110,9 @@ def _posting(data: DataAccess, text: str) -> StoredPosting:
 def _explanation(data: DataAccess, posting: StoredPosting, caller: Caller, *, disputable: bool) -> dict[str, Any]:
     evidence = posting.evidence
     contributions, near_misses = evidence.contributions, evidence.near_misses
-    cards = data.cards({row.training_image_id for row in (*contributions, *near_misses)})
+    cards = data.cards(
+        {*(row.training_image_id for row in contributions), *(miss.training_image_id for miss in near_misses)}
+    )
     names = names_for(caller, data.names({payment.account for row in contributions for payment in row.payments}))
     rows = [contributor(data, contribution, cards, names) for contribution in contributions]
     for row, weight in zip(rows, weights_of(evidence), strict=True):

@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import rich_click as click
 
@@ -117,7 +117,7 @@ def settings_options(command: Command) -> Command:
         given = {name: value for name, value in values.items() if value is not None}
         return command(*args, change=lambda settings: replace(settings, **given), **options)
 
-    return _with(_SETTINGS_OPTIONS, with_settings)
+    return cast(Command, _with(_SETTINGS_OPTIONS, with_settings))
 
 
 def job_options(command: Command) -> Command:
@@ -149,7 +149,7 @@ def job_options(command: Command) -> Command:
         )
         return command(*args, job=job, **options)
 
-    return _with(_JOB_OPTIONS, with_job)
+    return cast(Command, _with(_JOB_OPTIONS, with_job))
 
 
 def target_options(command: Command) -> Command:
@@ -169,7 +169,8 @@ def target_options(command: Command) -> Command:
         target = Target(place.folder, index_url, collection, quantisation, place.database_url, settings)
         return command(*args, target=target, **options)
 
-    return _with(_TARGET_OPTIONS, settings_options(place_option(index_option(collection_option(with_target)))))
+    located = settings_options(place_option(index_option(collection_option(with_target))))
+    return cast(Command, _with(_TARGET_OPTIONS, located))
 
 
 def runtime_options(command: Command) -> Command:
@@ -182,7 +183,7 @@ def runtime_options(command: Command) -> Command:
         runtime = ModelRuntime(choice, device, threads or None, engine, ray_workers)
         return command(*args, runtime=runtime, **options)
 
-    return _with(_RUNTIME_OPTIONS, choice_options(with_runtime))
+    return cast(Command, _with(_RUNTIME_OPTIONS, choice_options(with_runtime)))
 
 
 def _with(options: tuple[Callable[[Any], Any], ...], command: Callable[..., Any]) -> Any:

@@ -96,8 +96,8 @@ def test_a_revoked_token_ends_its_stream(tmp_path: Path) -> None:
         ledger.post([sample_posting(1)])
     add_token(tokens, Token("one", Role.AUDITOR, token_sha256(token), datetime.now(UTC).isoformat()))
     settings = DashboardSettings(DataLocation(tmp_path), update_s=0.01)
-    ledger = FailingLedger()
-    live = Live(ledger.read, ledger.head, 0.01, idle_every_s=0.0, authorize_every_s=0.0)
+    states = FailingLedger()
+    live = Live(states.read, states.head, 0.01, idle_every_s=0.0, authorize_every_s=0.0)
     with (
         wired(settings) as context,
         TestClient(application(replace(context, live=live)), base_url="http://127.0.0.1") as client,
