@@ -84,7 +84,7 @@ def reattribute(
     Example: gmvaluator ledger reattribute demo-1:4f2a --policy paper@1 --reason "agreed with the association"
     """
     from gmvaluator.catalogue.store import POLICY_FOLDER
-    from gmvaluator.ledger.decisions.reversal import near_cards
+    from gmvaluator.ledger.decisions.reversal import near_miss_cards
     from gmvaluator.ledger.decisions.reversal import reattribute as reattribute_posting
     from gmvaluator.ledger.store import decision_time, open_ledger
     from gmvaluator.valuation.policy import load_policy
@@ -92,7 +92,7 @@ def reattribute(
     chosen = load_policy(policy, place.folder / POLICY_FOLDER)
     with open_ledger(place, write=True) as book:
         original = book.posting_of_generation(generation, identity)
-        posting = reattribute_posting(book, original, chosen, near_cards(place, original), reason, decision_time())
+        posting = reattribute_posting(book, original, chosen, near_miss_cards(place, original), reason, decision_time())
     _show(posting, as_json)
 
 

@@ -1,6 +1,7 @@
-"""Releases: credits in suspense or held go to those who, as is known now, had the rights when the image was made.
+"""Releases: credits in suspense or held are paid to the owners known now, by their rights at the generation's time.
 
-What a policy held back as too unsure waits for somebody's decision: knowing the rights does not make it surer.
+Credits that a policy held back as too uncertain are released only on request: knowing the owners does not make the
+attribution more certain.
 """
 
 from __future__ import annotations
@@ -24,7 +25,13 @@ from gmvaluator.ledger.current_amounts import (
     works_of,
 )
 from gmvaluator.ledger.decision import RELEASE, Decision, Links, NewDecision, checked_reason, decision_id
-from gmvaluator.ledger.decision_effects import add_amounts, decision_entries, release_amounts
+from gmvaluator.ledger.decision_effects import (
+    AccountWork,
+    add_amounts,
+    decision_entries,
+    negate_amounts,
+    release_amounts,
+)
 from gmvaluator.ledger.store import post_decisions
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.schema import from_utc_text
@@ -32,85 +39,105 @@ from gmvaluator.storage.schema import from_utc_text
 if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger
 
-PAGE = 500
-"""Postings that are looked at, and released, together."""
+POSTINGS_PER_PAGE = 500
+"""Postings that are examined, and released, together."""
 
-_AT_ONCE = 5_000
-"""Works in one question to the catalogue."""
+WORKS_PER_QUERY = 5_000
+"""Works in one query to the catalogue."""
 
 _POTS = (SUSPENSE, HELD)
+"""Accounts that a release takes from."""
 
 
 class RightsAt(Protocol):
-    """Rights as they are known now, judged at another time."""
+    """Rights as they are known now, valid at another time."""
 
     def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]: ...
 
 
 @dataclass(frozen=True, slots=True)
 class Release:
-    """One release to be posted, and the posting that it is about."""
+    """A release to be posted, with the generation whose posting it is about."""
 
     decision: NewDecision
     generation_id: str
 
 
-def releases(
-    connection: Connection, rights: RightsAt, reason: str, decided_at: datetime, after: int = 0, unsure: bool = False
+def due_releases(
+    connection: Connection,
+    rights: RightsAt,
+    reason: str,
+    decided_at: datetime,
+    after: int = 0,
+    unsure: bool = False,
+    works_per_query: int = WORKS_PER_QUERY,
 ) -> tuple[list[Release], int | None]:
-    """Releases due among the next postings after `after`, and where to go on; None at the end.
+    """Return the releases due in the page of postings after `after`, and the `after` of the next page; None at the end.
 
-    unsure: release what a policy held back as well.
+    unsure: release credits that a policy held back as too uncertain, too. Raises InvalidInput for a bad reason.
     """
-    sequences = postings_to_release(connection, after, PAGE)
+    sequences = postings_to_release(connection, after, POSTINGS_PER_PAGE)
     states = read_current_amounts(connection, sequences)
     disputed = disputed_amounts(connection) if states else {}
-    kept = {} if unsure else held_back_works(connection, sequences)
-    found = list(_due(states, disputed, kept, rights, checked_reason(reason), decided_at))
-    return found, sequences[-1] if len(sequences) == PAGE else None
+    held_back = {} if unsure else held_back_works(connection, sequences)
+    catalogue = _BatchedRights(rights, works_per_query)
+    releases = list(_releases(states, disputed, held_back, catalogue, checked_reason(reason), decided_at))
+    return releases, sequences[-1] if len(sequences) == POSTINGS_PER_PAGE else None
 
 
-def _due(
+def _releases(
     states: Sequence[CurrentAmounts],
-    disputed: Mapping[int, Any],
-    kept: Mapping[int, frozenset[TrainingImageId]],
+    disputed: Mapping[int, Mapping[AccountWork, int]],
+    held_back: Mapping[int, frozenset[TrainingImageId]],
     rights: RightsAt,
     reason: str,
     decided_at: datetime,
 ) -> Iterator[Release]:
-    by_time = sorted(states, key=lambda state: state.generated_at)
-    for generated_at, group in groupby(by_time, key=lambda state: state.generated_at):
-        together = list(group)
-        cards = _cards(rights, _waiting(together), from_utc_text(generated_at))
-        for state in together:
-            left = cards.keys() - kept.get(state.sequence, frozenset())
-            works = [one for one in _works(state, disputed.get(state.sequence, {}), cards, left) if _moves(one)]
+    # Rights depend on the generation's time: one query serves all generations of the same instant.
+    by_time = sorted(states, key=lambda current: current.generated_at)
+    for generated_at, group in groupby(by_time, key=lambda current: current.generated_at):
+        simultaneous = list(group)
+        cards = rights.works(_works_in_pots(simultaneous), from_utc_text(generated_at))
+        for current in simultaneous:
+            releasable = cards.keys() - held_back.get(current.sequence, frozenset())
+            facts = _work_facts(current, disputed.get(current.sequence, {}), cards, releasable)
+            works = [work for work in facts if _moves_credit(work)]
             if works:
-                yield _release(state, works, reason, decided_at)
+                yield _release(current, works, reason, decided_at)
 
 
-def _waiting(states: Iterable[CurrentAmounts]) -> list[TrainingImageId]:
-    """Works of which suspense or held have something."""
-    return sorted({work for state in states for account, work in state.amounts if work and account in _POTS})
+def _works_in_pots(states: Iterable[CurrentAmounts]) -> list[TrainingImageId]:
+    """Return the works whose credit is partly in suspense or held."""
+    return sorted({work for current in states for account, work in current.amounts if work and account in _POTS})
 
 
-def _cards(rights: RightsAt, works: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
-    """The rights of any number of works, asked for in parts that every catalogue answers."""
-    parts = (works[start : start + _AT_ONCE] for start in range(0, len(works), _AT_ONCE))
-    return {work: card for part in parts for work, card in rights.works(part, at).items()}
+@dataclass(frozen=True, slots=True)
+class _BatchedRights:
+    """Rights of any number of works, queried in batches that every catalogue accepts."""
+
+    rights: RightsAt
+    works_per_query: int
+
+    def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
+        cards: dict[TrainingImageId, WorkCard] = {}
+        for start in range(0, len(ids), self.works_per_query):
+            cards |= self.rights.works(ids[start : start + self.works_per_query], at)
+        return cards
 
 
-def _works(
-    state: CurrentAmounts,
-    disputed: Mapping[Any, int],
+def _work_facts(
+    current: CurrentAmounts,
+    disputed: Mapping[AccountWork, int],
     cards: Mapping[TrainingImageId, WorkCard],
-    wanted: Set[TrainingImageId],
+    releasable: Set[TrainingImageId],
 ) -> Iterator[dict[str, Any]]:
-    """Each wanted work's credit by account, less what disputes hold, and its rights."""
-    free = add_amounts(state.amounts, {place: -amount for place, amount in disputed.items()})
-    for work in (one for one in works_of([state]) if one in wanted):
-        have = {account: amount for (account, one), amount in free.items() if one == work and amount > 0}
-        rights = sorted((one.account, one.share_ppm) for one in cards[work].beneficiaries)
+    """Yield the facts of each releasable work: its credit by account, without what disputes hold, and its rights."""
+    undisputed = add_amounts(current.amounts, negate_amounts(disputed))
+    for work in works_of([current]):
+        if work not in releasable:
+            continue
+        have = {account: amount for (account, of_work), amount in undisputed.items() if of_work == work and amount > 0}
+        rights = sorted((payee.account, payee.share_ppm) for payee in cards[work].beneficiaries)
         if have:
             yield {
                 "training_image_id": str(work),
@@ -119,16 +146,16 @@ def _works(
             }
 
 
-def _moves(work: Mapping[str, Any]) -> bool:
+def _moves_credit(work: Mapping[str, Any]) -> bool:
     return bool(release_amounts(dict(work["have"]), [(account, share) for account, share in work["rights"]]))
 
 
-def _release(state: CurrentAmounts, works: list[dict[str, Any]], reason: str, decided_at: datetime) -> Release:
-    revision = state.revision + 1
-    facts = {"generated_at": state.generated_at, "works": works}
-    decision = Decision(RELEASE, reason, facts, Links(about_sequence=state.sequence, revision=revision))
-    new = NewDecision(decision_id(RELEASE, state.sequence, revision), decided_at, decision, decision_entries(decision))
-    return Release(new, state.generation_id)
+def _release(current: CurrentAmounts, works: list[dict[str, Any]], reason: str, decided_at: datetime) -> Release:
+    revision = current.revision + 1
+    facts = {"generated_at": current.generated_at, "works": works}
+    decision = Decision(RELEASE, reason, facts, Links(about_sequence=current.sequence, revision=revision))
+    release_id = decision_id(RELEASE, current.sequence, revision)
+    return Release(NewDecision(release_id, decided_at, decision, decision_entries(decision)), current.generation_id)
 
 
 def release_all(
@@ -138,12 +165,16 @@ def release_all(
     decided_at: datetime,
     dry_run: bool = False,
     unsure: bool = False,
+    works_per_query: int = WORKS_PER_QUERY,
 ) -> Iterator[Release]:
-    """Post every release that is due, a page at a time, and yield those posted; `dry_run` posts nothing."""
+    """Post every release that is due, a page at a time, and yield them. dry_run: yield them without posting.
+
+    unsure: release credits that a policy held back as too uncertain, too.
+    """
     after: int | None = 0
     while after is not None:
         with book.snapshot() as connection:
-            found, after = releases(connection, rights, reason, decided_at, after, unsure)
-        if found and not dry_run:
-            post_decisions(book, [one.decision for one in found])
-        yield from found
+            releases, after = due_releases(connection, rights, reason, decided_at, after, unsure, works_per_query)
+        if releases and not dry_run:
+            post_decisions(book, [release.decision for release in releases])
+        yield from releases

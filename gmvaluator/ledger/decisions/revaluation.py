@@ -1,6 +1,6 @@
-"""Past evidence valued under another policy, side by side with what was posted; nothing is posted.
+"""Valuation of stored evidence under another policy, and its comparison with what was posted.
 
-What another policy makes of stored evidence: the same candidates, distances, quality and rights.
+The candidates, distances, quality and rights stay those of the evidence. Nothing is posted.
 """
 
 from __future__ import annotations
@@ -14,10 +14,9 @@ from typing import Any
 from gmvaluator.accounts import ISSUANCE, SUSPENSE
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allocation import Ownership, ScoredCandidate, allocate, ownership_of
-from gmvaluator.ledger.decision_effects import AccountWork, amounts_by_work
 from gmvaluator.ledger.decisions.release import RightsAt
 from gmvaluator.ledger.posting import candidates_from_evidence, ownerships_of, recompute_entries
-from gmvaluator.ledger.records import ATTRIBUTION, Evidence, NearMiss, StoredPosting
+from gmvaluator.ledger.records import ATTRIBUTION, Evidence, NearMiss, StoredPosting, sum_by_account
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.schema import from_utc_text
 from gmvaluator.valuation.policy import Policy
@@ -26,71 +25,79 @@ from gmvaluator.valuation.weights import MILLION
 
 @dataclass(frozen=True, slots=True)
 class Revaluation:
-    """Evidence as `policy` would have made it. cut_short: it pays more candidates than the evidence kept."""
+    """Evidence as another policy would have made it.
+
+    cut_short: the policy pays more candidates than the evidence holds, so that some are missing.
+    """
 
     evidence: Evidence
     cut_short: bool
 
-    def amounts(self) -> dict[AccountWork, int]:
-        """What would have been posted, by account and work."""
-        return amounts_by_work(recompute_entries(self.evidence))
+
+ReleasedRights = Mapping[TrainingImageId, tuple[tuple[str, int], ...]]
+"""(account, ppm) pairs of each released work; see `reversal.released_rights`."""
 
 
-Released = Mapping[TrainingImageId, tuple[tuple[str, int], ...]]
-"""See `decided.released_rights`."""
-
-
-def revalued(
+def revalue(
     evidence: Evidence,
     policy: Policy,
     cards: Mapping[TrainingImageId, WorkCard],
-    released: Released = MappingProxyType({}),
+    released: ReleasedRights = MappingProxyType({}),
 ) -> Revaluation:
     """Value the evidence's candidates under `policy`.
 
-    Those who were paid keep the rights that the evidence holds, or those by which they were released. cards: rights of
-    candidates that just missed; one that is not in it goes to suspense, as an unknown owner's does. Near-copies are
-    known as far as the evidence tells: a policy without groups has left none.
+    Candidates that were paid keep the rights in the evidence, or the rights by which they were released. cards: rights
+    of the near misses; the credit of one without a card goes to suspense, like that of an unknown owner.
+    Near-duplicates are known only as far as the evidence has them: evidence of a policy without groups has none.
     """
-    candidates = [*candidates_from_evidence(evidence), *(_promoted(miss) for miss in evidence.near_misses)]
-    titles = {
-        **{miss.training_image_id: _title(miss, cards) for miss in evidence.near_misses},
+    candidates = [*candidates_from_evidence(evidence), *(_as_candidate(miss) for miss in evidence.near_misses)]
+    ownerships = {
+        **{miss.training_image_id: _ownership(miss, cards) for miss in evidence.near_misses},
         **ownerships_of(evidence),
     }
-    titles |= {work: replace(titles[work], rights=rights) for work, rights in released.items() if work in titles}
-    known = evidence.uncertainty or {}
-    found = allocate(
-        policy, candidates, titles, evidence.quality_millionths, known.get("unlisted", 0), known.get("recall")
+    ownerships |= {
+        work: replace(ownerships[work], rights=rights) for work, rights in released.items() if work in ownerships
+    }
+    uncertainty = evidence.uncertainty or {}
+    allocation = allocate(
+        policy,
+        candidates,
+        ownerships,
+        evidence.quality_millionths,
+        uncertainty.get("unlisted", 0),
+        uncertainty.get("recall"),
     )
     again = replace(
         evidence,
         policy=policy.parameters(),
-        issued_micros=found.value.issued_micros,
-        unattributed_micros=found.value.unattributed_micros,
-        unattributed_share=found.value.unattributed_share,
-        contributions=found.contributions,
-        near_misses=found.near_misses,
-        uncertainty=found.uncertainty,
+        issued_micros=allocation.value.issued_micros,
+        unattributed_micros=allocation.value.unattributed_micros,
+        unattributed_share=allocation.value.unattributed_share,
+        contributions=allocation.contributions,
+        near_misses=allocation.near_misses,
+        uncertainty=allocation.uncertainty,
     )
-    contributors = len({one.rank for one in evidence.contributions}) + len(evidence.near_misses)
+    # Near-duplicates that count as one contributor share a rank. Evidence without near misses holds all candidates
+    # that there were, so that a larger k misses none.
+    contributors = len({contribution.rank for contribution in evidence.contributions}) + len(evidence.near_misses)
     return Revaluation(again, cut_short=bool(evidence.near_misses) and policy.k > contributors)
 
 
-def _promoted(miss: NearMiss) -> ScoredCandidate:
+def _as_candidate(miss: NearMiss) -> ScoredCandidate:
     return ScoredCandidate(miss.training_image_id, miss.distance_millionths, 0)
 
 
-def _title(miss: NearMiss, cards: Mapping[TrainingImageId, WorkCard]) -> Ownership:
+def _ownership(miss: NearMiss, cards: Mapping[TrainingImageId, WorkCard]) -> Ownership:
     card = cards.get(miss.training_image_id)
     return Ownership(((SUSPENSE, MILLION),), None) if card is None else ownership_of(card)
 
 
 @dataclass(slots=True)
 class Comparison:
-    """Sums over all generations compared, by account.
+    """Sums in micro-credits over all compared generations, by account: as posted, and under the other policy.
 
-    changed: generations of which any account would have another amount. cut_short: generations of which the policy
-    pays more candidates than the evidence kept, so that its side is only what is known.
+    changed: generations in which an account would have another amount. cut_short: generations of which the policy pays
+    more candidates than the evidence holds, so that `compared` is incomplete.
     """
 
     policy: str
@@ -101,7 +108,7 @@ class Comparison:
     compared: Counter[str] = field(default_factory=Counter)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data: a line an account, issuance left out, the largest difference first."""
+        """Return plain data with a line for each account but issuance, the largest difference first."""
         accounts = (self.posted.keys() | self.compared.keys()) - {ISSUANCE}
         lines = [(account, self.posted.get(account, 0), self.compared.get(account, 0)) for account in accounts]
         lines.sort(key=lambda line: (-abs(line[2] - line[1]), line[0]))
@@ -120,32 +127,28 @@ class Comparison:
 
 
 def compare(postings: Iterable[StoredPosting], policy: Policy, rights: RightsAt | None) -> Comparison:
-    """What each generation's posting paid, beside what `policy` would have paid for the same evidence.
+    """Compare what each generation's posting paid with what `policy` would have paid for the same evidence.
 
-    rights: for candidates that just missed being paid; without it they are counted as suspense.
+    rights: source of the rights of near misses; without it their credit counts as suspense.
     """
-    found = Comparison(policy.reference)
+    comparison = Comparison(policy.reference)
     for posting in postings:
         if posting.header.kind == ATTRIBUTION:
-            _add(found, posting, policy, rights)
-    return found
+            _add(comparison, posting, policy, rights)
+    return comparison
 
 
-def _add(found: Comparison, posting: StoredPosting, policy: Policy, rights: RightsAt | None) -> None:
+def _add(comparison: Comparison, posting: StoredPosting, policy: Policy, rights: RightsAt | None) -> None:
     evidence = posting.evidence
-    missed = [miss.training_image_id for miss in evidence.near_misses]
-    wanted = missed if policy.k > len(evidence.contributions) else []
-    cards = rights.works(wanted, from_utc_text(posting.header.generated_at)) if rights and wanted else {}
-    again = revalued(evidence, policy, cards)
-    was = {**posting.changes(), ISSUANCE: -posting.header.issued_micros}
-    now: Counter[str] = Counter()
-    for (account, _), amount in again.amounts().items():
-        now[account] += amount
-    for sums, amounts in ((found.posted, was), (found.compared, now)):
-        for account, amount in amounts.items():
-            sums[account] += amount
-    found.generations += 1
-    found.changed += {key: value for key, value in was.items() if value} != {
-        key: value for key, value in now.items() if value
-    }
-    found.cut_short += again.cut_short
+    # Near misses are paid only by a policy with a larger k; otherwise their rights need not be queried.
+    near_misses = evidence.near_misses if policy.k > len(evidence.contributions) else ()
+    works = [miss.training_image_id for miss in near_misses]
+    cards = rights.works(works, from_utc_text(posting.header.generated_at)) if rights and works else {}
+    again = revalue(evidence, policy, cards)
+    posted = Counter({**posting.changes(), ISSUANCE: -posting.header.issued_micros})
+    compared = Counter(sum_by_account(recompute_entries(again.evidence)))
+    comparison.posted.update(posted)
+    comparison.compared.update(compared)
+    comparison.generations += 1
+    comparison.changed += posted != compared
+    comparison.cut_short += again.cut_short

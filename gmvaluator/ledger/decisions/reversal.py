@@ -1,9 +1,4 @@
-"""Taking a posting back, and valuing it again under another policy: new postings, the past stays as it was.
-
-What was decided about a posting, and another valuation must not undo: awards, and rights found by a release.
-
-Rights of candidates that a posting did not pay, from the catalogue, where there is one.
-"""
+"""Reversal of a posting, and its valuation under another policy, by new postings; past postings never change."""
 
 from __future__ import annotations
 
@@ -32,7 +27,7 @@ from gmvaluator.ledger.decision import (
     decision_id,
 )
 from gmvaluator.ledger.decision_effects import amounts_to_json, decision_entries
-from gmvaluator.ledger.decisions.revaluation import revalued
+from gmvaluator.ledger.decisions.revaluation import revalue
 from gmvaluator.ledger.reader import load_postings, postings_where
 from gmvaluator.ledger.records import ATTRIBUTION, StoredPosting
 from gmvaluator.ledger.schema import decisions, postings
@@ -48,7 +43,7 @@ if TYPE_CHECKING:
 
 def require_no_award(connection: Connection, sequence: int, generation_id: str) -> None:
     """Raise PreconditionFailed if a dispute about this posting ended with an award."""
-    for decision in _about(connection, sequence, SETTLEMENT):
+    for decision in _decisions_about(connection, sequence, SETTLEMENT):
         if decision.facts["award"] is not None:
             raise PreconditionFailed(
                 f"dispute {decision.links.dispute_id} awarded credits of generation {generation_id}, which another "
@@ -57,34 +52,35 @@ def require_no_award(connection: Connection, sequence: int, generation_id: str) 
 
 
 def released_rights(connection: Connection, sequence: int) -> dict[TrainingImageId, tuple[tuple[str, int], ...]]:
-    """By work, (account, ppm) of those who had the rights, as was known when it was last released."""
+    """Return the (account, ppm) pairs by which each released work was last released."""
     return {
         TrainingImageId(UUID(work["training_image_id"])): tuple((account, share) for account, share in work["rights"])
-        for decision in _about(connection, sequence, RELEASE)
+        for decision in _decisions_about(connection, sequence, RELEASE)
         for work in decision.facts["works"]
     }
 
 
-def _about(connection: Connection, sequence: int, kind: str) -> Iterator[Decision]:
-    """Decisions of a kind about a posting, earliest first."""
-    of_this = (decisions.c.about_sequence == sequence) & (decisions.c.kind == kind)
-    wanted = postings_where(postings.c.sequence.in_(select(decisions.c.sequence).where(of_this)))
-    for posting in load_postings(connection, wanted.order_by(postings.c.sequence)):
+def _decisions_about(connection: Connection, sequence: int, kind: str) -> Iterator[Decision]:
+    """Yield the decisions of a kind about a posting, earliest first."""
+    about = (decisions.c.about_sequence == sequence) & (decisions.c.kind == kind)
+    query = postings_where(postings.c.sequence.in_(select(decisions.c.sequence).where(about)))
+    for posting in load_postings(connection, query.order_by(postings.c.sequence)):
         yield Decision.from_json(posting.evidence_json)
 
 
 def reverse(book: Ledger, original: StoredPosting, reason: str, decided_at: datetime) -> StoredPosting:
-    """Take back everything that a generation's posting holds now; asking again answers the same reversal.
+    """Take back all current amounts of a generation's posting; return the existing reversal if there is one.
 
-    Raises PreconditionFailed while a dispute holds part of it, or if nothing is left of it.
+    Raises InvalidInput if the posting is a decision, PreconditionFailed while a dispute holds part of its credits, and
+    NotFound if it issued nothing.
     """
     with book.snapshot() as connection:
-        state = _undisputed(connection, original)
-        if not state.amounts:
+        current = _undisputed(connection, original)
+        if not current.amounts:
             return _reversal_of(connection, original)
-    facts = {"generation_id": state.generation_id, "found": amounts_to_json(state.amounts)}
-    decision = Decision(REVERSAL, checked_reason(reason), facts, _next(state))
-    return post_decisions(book, [_new(state, decision, decided_at)])[0]
+    facts = {"generation_id": current.generation_id, "found": amounts_to_json(current.amounts)}
+    decision = Decision(REVERSAL, checked_reason(reason), facts, _next_links(current))
+    return post_decisions(book, [_new(current, decision, decided_at)])[0]
 
 
 def reattribute(
@@ -95,61 +91,62 @@ def reattribute(
     reason: str,
     decided_at: datetime,
 ) -> StoredPosting:
-    """Value a generation's evidence again under `policy`, and post the difference to what it holds now.
+    """Value a generation's evidence under `policy`, and post the difference to its current amounts.
 
-    Works that were released are paid by the rights of their release. cards: rights at the generation's own time of
-    candidates that were not paid before, where `policy` pays more of them. Raises PreconditionFailed while a dispute
-    holds part of it, or if one ended with an award.
+    Released works are paid by the rights of their release. cards: rights, at the generation's own time, of near misses,
+    which `policy` may pay. Raises InvalidInput if the posting is a decision, and PreconditionFailed while a dispute
+    holds part of its credits, or if one ended with an award.
     """
     with book.snapshot() as connection:
-        state = _undisputed(connection, original)
-        require_no_award(connection, state.sequence, state.generation_id)
-        released = released_rights(connection, state.sequence)
-    again = revalued(original.evidence, policy, cards, released).evidence
+        current = _undisputed(connection, original)
+        require_no_award(connection, current.sequence, current.generation_id)
+        released = released_rights(connection, current.sequence)
+    again = revalue(original.evidence, policy, cards, released).evidence
     facts = {
-        "generation_id": state.generation_id,
-        "found": amounts_to_json(state.amounts),
+        "generation_id": current.generation_id,
+        "found": amounts_to_json(current.amounts),
         "evidence": json.loads(again.to_json()),
     }
-    decision = Decision(REATTRIBUTION, checked_reason(reason), facts, _next(state))
-    new = replace(_new(state, decision, decided_at), described=again.header_facts)
+    decision = Decision(REATTRIBUTION, checked_reason(reason), facts, _next_links(current))
+    new = replace(_new(current, decision, decided_at), described=again.header_facts)
     return post_decisions(book, [new])[0]
 
 
-def _next(state: CurrentAmounts) -> Links:
-    return Links(about_sequence=state.sequence, revision=state.revision + 1)
+def _next_links(current: CurrentAmounts) -> Links:
+    return Links(about_sequence=current.sequence, revision=current.revision + 1)
 
 
-def _new(state: CurrentAmounts, decision: Decision, decided_at: datetime) -> NewDecision:
-    number = decision_id(decision.kind, state.sequence, state.revision + 1)
-    return NewDecision(number, decided_at, decision, decision_entries(decision))
+def _new(current: CurrentAmounts, decision: Decision, decided_at: datetime) -> NewDecision:
+    new_id = decision_id(decision.kind, current.sequence, current.revision + 1)
+    return NewDecision(new_id, decided_at, decision, decision_entries(decision))
 
 
 def _undisputed(connection: Connection, original: StoredPosting) -> CurrentAmounts:
+    """Return the current amounts of a generation's posting of which no dispute holds any."""
     if original.header.kind != ATTRIBUTION:
         raise InvalidInput(
             f"{original.header.generation_id} is a decision: only a generation's posting can be corrected"
         )
-    (state,) = read_current_amounts(connection, [original.sequence])
+    (current,) = read_current_amounts(connection, [original.sequence])
     if original.sequence in disputed_amounts(connection):
         raise PreconditionFailed(
-            f"a dispute holds credits of generation {state.generation_id}: decide it first "
+            f"a dispute holds credits of generation {current.generation_id}: decide it first "
             "(`gmvaluator ledger dispute list`)"
         )
-    return state
+    return current
 
 
 def _reversal_of(connection: Connection, original: StoredPosting) -> StoredPosting:
-    of_this = (decisions.c.about_sequence == original.sequence) & (decisions.c.kind == REVERSAL)
-    newest = select(decisions.c.sequence).where(of_this).order_by(decisions.c.sequence.desc()).limit(1)
-    found = load_postings(connection, postings_where(postings.c.sequence == newest.scalar_subquery()))
-    if not found:
+    about = (decisions.c.about_sequence == original.sequence) & (decisions.c.kind == REVERSAL)
+    newest = select(decisions.c.sequence).where(about).order_by(decisions.c.sequence.desc()).limit(1)
+    reversals = load_postings(connection, postings_where(postings.c.sequence == newest.scalar_subquery()))
+    if not reversals:
         raise NotFound(f"generation {original.header.generation_id} issued nothing, so there is nothing to reverse")
-    return found[0]
+    return reversals[0]
 
 
-def near_cards(place: DataLocation, posting: StoredPosting) -> dict[TrainingImageId, WorkCard]:
-    """Rights, at the generation's own time, of those who just missed being paid."""
+def near_miss_cards(place: DataLocation, posting: StoredPosting) -> dict[TrainingImageId, WorkCard]:
+    """Return the rights, at the generation's own time, of its near misses; none if there is no catalogue."""
     missed = [miss.training_image_id for miss in posting.evidence.near_misses]
     with open_if_present(place) as rights:
         if rights is None:

@@ -20,7 +20,7 @@ from gmvaluator.ledger.checkpoints import checkpoint_of
 from gmvaluator.ledger.decision import CLOSE, Decision, Links, NewDecision, decision_id
 from gmvaluator.ledger.decisions.dispute_holds import hold_all
 from gmvaluator.ledger.decisions.disputes import read_unsettled_disputes
-from gmvaluator.ledger.decisions.release import RightsAt, releases
+from gmvaluator.ledger.decisions.release import RightsAt, due_releases
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.queries import amount_sum, entries_and_postings, is_owner, sums_by_account
 from gmvaluator.ledger.reader import read_head
@@ -192,7 +192,7 @@ def _nothing_to_release(book: Ledger, rights: RightsAt | None, now: datetime) ->
     after: int | None = 0
     while after is not None:
         with book.snapshot() as connection:
-            due, after = releases(connection, rights, "checklist", now, after)
+            due, after = due_releases(connection, rights, "checklist", now, after)
         if due:
             return Check("released", False, f"rights in generation {due[0].generation_id} are known: release them")
     return Check("released", True, "nothing in suspense or held has known rights")

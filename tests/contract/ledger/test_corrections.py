@@ -1,4 +1,4 @@
-"""Releases, reversals, re-attributions and comparisons: new postings that follow from their evidence."""
+"""Releases, reversals, re-attributions and comparisons of postings."""
 
 from collections.abc import Sequence
 from datetime import datetime
@@ -10,14 +10,12 @@ from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.decision import Decision, Links, NewDecision, decision_id
-from gmvaluator.ledger.decisions import release as release_module
 from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
 from gmvaluator.ledger.decisions.disputes import Scope, checked_award
 from gmvaluator.ledger.decisions.release import release_all
 from gmvaluator.ledger.decisions.revaluation import compare
 from gmvaluator.ledger.decisions.reversal import reattribute, reverse
-from gmvaluator.ledger.store import Ledger, open_ledger, post_decisions
-from gmvaluator.ledger.verification import replay
+from gmvaluator.ledger.store import open_ledger, post_decisions
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_posting, sample_work
@@ -29,6 +27,7 @@ from tests.support.scenes import (
     attribute,
     balances,
     import_rights,
+    is_sound,
     owner_named,
     record,
     sha256_of,
@@ -37,17 +36,6 @@ from tests.support.scenes import (
 
 HEAD = "sha256,owner_id,owner_name,share_ppm,valid_from,valid_to,origin\n"
 NEAREST = Policy.from_parameters({"policy": "nearest@1", "depth": 10, "k": 1, "temperature": "1"})
-
-
-def sound(book: Ledger) -> bool:
-    assert all(replay(posting).equal for posting in book.every_posting())
-    return book.verify().ok and book.totals().reconciles
-
-
-def release(place: DataLocation, dry_run: bool = False, unsure: bool = False) -> list[str]:
-    with open_catalogue(place) as catalogue, open_ledger(place, write=True) as book:
-        found = release_all(book, catalogue, "known now", NOVEMBER, dry_run, unsure)
-        return [str(one.decision.decision_id) for one in found]
 
 
 UNSURE = Policy.from_parameters(
@@ -59,9 +47,17 @@ UNSURE = Policy.from_parameters(
         "uncertainty": {"replicates": [{"temperature": "0.0005"}, {"temperature": "5"}], "hold_above": "0.3"},
     }
 )
+"""A policy that holds back the credit of both of two works that are equally near."""
 
 
-def test_what_was_held_as_too_unsure_waits_for_somebodys_decision(place: DataLocation, tmp_path: Path) -> None:
+def release(place: DataLocation, dry_run: bool = False, unsure: bool = False) -> list[str]:
+    """Release what is due; return the ids of the decisions."""
+    with open_catalogue(place) as catalogue, open_ledger(place, write=True) as book:
+        releases = release_all(book, catalogue, "known now", NOVEMBER, dry_run, unsure)
+        return [str(release.decision.decision_id) for release in releases]
+
+
+def test_uncertain_credits_are_released_on_request_only(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, "ada"), work(2, "ben"), work(3, None))
     attribute(place, "g1", [1, 2], SEPTEMBER, policy=UNSURE)
     attribute(place, "g2", [3], SEPTEMBER)
@@ -75,23 +71,23 @@ def test_what_was_held_as_too_unsure_waits_for_somebodys_decision(place: DataLoc
     assert release(place, unsure=True) == []
     with open_ledger(place) as book:
         paid = balances(book)
-        assert sound(book)
+        assert is_sound(book)
     assert set(paid) == {ada, ben}
     assert paid[ada] > 500_000
     assert paid[ada] + paid[ben] == 2_000_000
 
 
-def test_valuing_again_by_a_surer_policy_pays_what_was_held(place: DataLocation) -> None:
+def test_reattribution_by_a_certain_policy_pays_what_was_held_back(place: DataLocation) -> None:
     record(place, work(1, "ada"), work(2, "ben"))
     posting = attribute(place, "g1", [1, 2], SEPTEMBER, policy=UNSURE)
     with open_ledger(place, write=True) as book:
         reattribute(book, posting, NEAREST, {}, "a better fit", NOVEMBER)
         assert balances(book) == {f"owner:{owner_named(place, 'ada')}": 1_000_000}
-        assert sound(book)
+        assert is_sound(book)
     assert release(place, unsure=True) == []
 
 
-def test_suspense_is_released_to_the_owner_of_the_time(place: DataLocation, tmp_path: Path) -> None:
+def test_suspense_is_released_to_the_owner_at_the_generations_time(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, None), work(2, "ada"))
     attribute(place, "g1", [1], SEPTEMBER)
     attribute(place, "g2", [1], OCTOBER)
@@ -108,11 +104,11 @@ def test_suspense_is_released_to_the_owner_of_the_time(place: DataLocation, tmp_
         ada, ben = owner_named(place, "ada"), owner_named(place, "ben")
         assert balances(book) == {f"owner:{ada}": 1_000_000, f"owner:{ben}": 1_000_000}
         assert book.totals().suspense_micros == 0
-        assert sound(book)
+        assert is_sound(book)
         assert Decision.from_json(book.posting_of_generation("release/1/1").evidence_json).reason == "known now"
 
 
-def test_what_was_held_is_released_when_a_claim_is_withdrawn(place: DataLocation, tmp_path: Path) -> None:
+def test_held_credits_are_released_when_a_claim_is_withdrawn(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, "ada"), work(1, "ben", "posters"), work(2, "ada"))
     attribute(place, "g1", [1, 2], OCTOBER)
     with open_ledger(place) as book:
@@ -121,10 +117,10 @@ def test_what_was_held_is_released_when_a_claim_is_withdrawn(place: DataLocation
     release(place)
     with open_ledger(place) as book:
         assert balances(book) == {f"owner:{owner_named(place, 'ada')}": 1_000_000}
-        assert sound(book)
+        assert is_sound(book)
 
 
-def test_a_part_that_becomes_known_is_released_and_the_rest_stays(place: DataLocation, tmp_path: Path) -> None:
+def test_partial_rights_release_a_part(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, None))
     attribute(place, "g1", [1], OCTOBER, quality=7)
     import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ada,Ada,250000,,,\n", partial=True)
@@ -134,10 +130,10 @@ def test_a_part_that_becomes_known_is_released_and_the_rest_stays(place: DataLoc
     assert release(place) == ["release/1/2"]
     with open_ledger(place) as book:
         assert sorted(balances(book).values()) == [2, 5]
-        assert sound(book)
+        assert is_sound(book)
 
 
-def test_a_sale_after_the_fact_takes_nothing_from_anyone(place: DataLocation, tmp_path: Path) -> None:
+def test_later_sale_of_a_work_moves_no_credits(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, "ada"))
     attribute(place, "g1", [1], OCTOBER)
     with open_ledger(place) as book:
@@ -149,7 +145,7 @@ def test_a_sale_after_the_fact_takes_nothing_from_anyone(place: DataLocation, tm
         assert balances(book) == before
 
 
-def test_a_reversal_takes_back_once(place: DataLocation) -> None:
+def test_reversal_takes_back_once(place: DataLocation) -> None:
     record(place, work(1, "ada"), work(2, None))
     original = attribute(place, "g1", [1, 2], OCTOBER)
     attribute(place, "g2", [1], OCTOBER)
@@ -160,19 +156,19 @@ def test_a_reversal_takes_back_once(place: DataLocation) -> None:
         assert list(balances(book).values()) == [1_000_000]
         assert book.totals().issued_micros == 1_000_000
         assert book.posting_of_generation("g1") == original
-        assert sound(book)
+        assert is_sound(book)
         with pytest.raises(InvalidInput, match="decision"):
             reverse(book, first, "back again", NOVEMBER)
 
 
-def test_nothing_was_issued_so_nothing_is_reversed(place: DataLocation) -> None:
+def test_generation_that_issued_nothing_is_not_reversed(place: DataLocation) -> None:
     record(place, work(1, "ada"))
     original = attribute(place, "g1", [1], OCTOBER, quality=0)
     with open_ledger(place, write=True) as book, pytest.raises(NotFound):
         reverse(book, original, "a test image", NOVEMBER)
 
 
-def test_another_policy_pays_the_difference_only(place: DataLocation) -> None:
+def test_reattribution_posts_the_difference(place: DataLocation) -> None:
     record(place, work(1, "ada"), work(2, "ben"))
     original = attribute(place, "g1", [1, 2], OCTOBER)
     with open_ledger(place, write=True) as book:
@@ -186,10 +182,10 @@ def test_another_policy_pays_the_difference_only(place: DataLocation) -> None:
         again = reattribute(book, original, NEAREST, {}, "issued anew", NOVEMBER)
         assert again.header.issued_micros == 1_000_000
         assert book.posting_of_generation("g1").evidence.policy["policy"] == "paper@1"
-        assert sound(book)
+        assert is_sound(book)
 
 
-def test_another_policy_takes_no_award_back(place: DataLocation) -> None:
+def test_reattribution_is_refused_after_an_award(place: DataLocation) -> None:
     record(place, work(1, "ada"), work(2, "ben"))
     original = attribute(place, "g1", [1, 2], OCTOBER)
     ada, ben = owner_named(place, "ada"), owner_named(place, "ben")
@@ -203,10 +199,10 @@ def test_another_policy_takes_no_award_back(place: DataLocation) -> None:
         assert balances(book) == {f"owner:{ben}": 1_000_000}
         with pytest.raises(PreconditionFailed, match="case-2 awarded credits of generation g1"):
             reattribute(book, original, NEAREST, {}, "again", NOVEMBER)
-        assert sound(book)
+        assert is_sound(book)
 
 
-def test_another_policy_pays_what_was_released_to_whom_it_was_released(place: DataLocation, tmp_path: Path) -> None:
+def test_reattribution_pays_released_works_by_the_rights_of_the_release(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, None), work(2, "ben"))
     original = attribute(place, "g1", [1, 2], SEPTEMBER)
     import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ada,Ada,1000000,,,\n")
@@ -214,47 +210,44 @@ def test_another_policy_pays_what_was_released_to_whom_it_was_released(place: Da
     with open_ledger(place, write=True) as book:
         reattribute(book, original, NEAREST, {}, "agreed", NOVEMBER)
         assert balances(book) == {f"owner:{owner_named(place, 'ada')}": 1_000_000}
-        assert sound(book)
+        assert is_sound(book)
 
 
-def test_rights_of_any_number_of_works_are_asked_for_in_parts(
-    place: DataLocation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_rights_of_many_works_are_queried_in_batches(place: DataLocation) -> None:
     record(place, *(work(number, None) for number in range(1, 6)), work(6, "ada"))
     attribute(place, "g1", [1, 2, 3], OCTOBER)
     attribute(place, "g2", [4, 5, 6], OCTOBER)
-    asked: list[int] = []
+    batches: list[int] = []
 
-    class Asked:
+    class RecordingRights:
         def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
-            asked.append(len(ids))
+            batches.append(len(ids))
             with open_catalogue(place) as catalogue:
                 return catalogue.works(ids, at)
 
-    monkeypatch.setattr(release_module, "_AT_ONCE", 2)
     with open_ledger(place, write=True) as book:
-        assert list(release_all(book, Asked(), "known now", NOVEMBER)) == []
-    assert asked == [2, 2, 1]
+        assert list(release_all(book, RecordingRights(), "known now", NOVEMBER, works_per_query=2)) == []
+    assert batches == [2, 2, 1]
 
 
-def test_a_comparison_posts_nothing_and_shows_both_sides(place: DataLocation) -> None:
+def test_comparison_posts_nothing_and_shows_both_sides(place: DataLocation) -> None:
     record(place, work(1, "ada"), work(2, "ben"))
     attribute(place, "g1", [1, 2], OCTOBER)
     attribute(place, "g2", [2], OCTOBER)
     with open_ledger(place) as book:
         before = book.head()
-        found = compare(book.every_posting(), NEAREST, None).as_dict()
+        comparison = compare(book.every_posting(), NEAREST, None).as_dict()
         same = compare(book.every_posting(), load_policy("paper@1"), None).as_dict()
         assert book.head() == before
     ada, ben = f"owner:{owner_named(place, 'ada')}", f"owner:{owner_named(place, 'ben')}"
-    sides = {one["account"]: (one["posted_micros"], one["compared_micros"]) for one in found["accounts"]}
+    sides = {line["account"]: (line["posted_micros"], line["compared_micros"]) for line in comparison["accounts"]}
     assert sides == {ada: (500_250, 1_000_000), ben: (1_499_750, 1_000_000)}
-    assert (found["generations"], found["changed"], found["issued_micros"]) == (2, 1, 2_000_000)
+    assert (comparison["generations"], comparison["changed"], comparison["issued_micros"]) == (2, 1, 2_000_000)
     assert same["changed"] == 0
-    assert all(one["difference_micros"] == 0 for one in same["accounts"])
+    assert all(line["difference_micros"] == 0 for line in same["accounts"])
 
 
-def test_two_decisions_from_one_state_cannot_both_be_posted(place: DataLocation) -> None:
+def test_only_one_decision_is_posted_for_a_revision(place: DataLocation) -> None:
     record(place, work(1, "ada"))
     original = attribute(place, "g1", [1], OCTOBER)
     with open_ledger(place, write=True) as book:
@@ -262,10 +255,10 @@ def test_two_decisions_from_one_state_cannot_both_be_posted(place: DataLocation)
         late = Decision("hold", "late", {"lines": []}, Links(original.sequence, 1, "case-1"))
         with pytest.raises(Exception, match="cannot be posted"):
             post_decisions(book, [NewDecision(decision_id("hold", 1, 1), NOVEMBER, late)])
-        assert sound(book)
+        assert is_sound(book)
 
 
-def test_a_decision_id_is_used_once(place: DataLocation) -> None:
+def test_decision_id_is_used_once(place: DataLocation) -> None:
     decision = Decision("dispute", "a", {"training_image_id": None}, Links(dispute_id="x"))
     with open_ledger(place, write=True) as book:
         first = post_decisions(book, [NewDecision(decision_id("dispute", "x"), NOVEMBER, decision)])
@@ -277,7 +270,7 @@ def test_a_decision_id_is_used_once(place: DataLocation) -> None:
         assert "does not begin with @" in str(refused.error)  # type: ignore[union-attr]
 
 
-def test_a_disputed_generation_is_not_corrected(place: DataLocation) -> None:
+def test_disputed_generation_is_not_corrected(place: DataLocation) -> None:
     record(place, work(1, "ada"))
     original = attribute(place, "g1", [1], OCTOBER)
     with open_ledger(place, write=True) as book:

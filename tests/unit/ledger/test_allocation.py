@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 from gmvaluator.accounts import ISSUANCE
 from gmvaluator.ids import TrainingImageId, generation_id
 from gmvaluator.ledger.allocation import ScoredCandidate
-from gmvaluator.ledger.decisions.revaluation import revalued
+from gmvaluator.ledger.decisions.revaluation import revalue
 from gmvaluator.ledger.posting import ValuedImage, build_posting, recompute_entries
 from gmvaluator.ledger.records import Evidence, ImageFacts, NewPosting
 from gmvaluator.ports import Beneficiary, WorkCard
@@ -167,7 +167,7 @@ def test_another_policy_values_the_same_groups_again() -> None:
     candidates = [near(1, 100_000, 1), near(2, 110_000, 1), near(3, 150_000)]
     cards = [card(1, A, 1), card(2, B, 2), card(3, C, 3)]
     evidence = posted(candidates, cards).evidence
-    again = revalued(evidence, replace(GROUPED, temperature=Decimal("0.5")), {})
-    assert {place[0] for place, amount in again.amounts().items() if amount > 0} == {A, C}
-    plain = revalued(evidence, PAPER, {})
-    assert {place[0] for place, amount in plain.amounts().items() if amount > 0} == {A, B, C}
+    again = revalue(evidence, replace(GROUPED, temperature=Decimal("0.5")), {})
+    assert {entry.account for entry in recompute_entries(again.evidence) if entry.amount_micros > 0} == {A, C}
+    plain = revalue(evidence, PAPER, {})
+    assert {entry.account for entry in recompute_entries(plain.evidence) if entry.amount_micros > 0} == {A, B, C}
