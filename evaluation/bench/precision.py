@@ -17,7 +17,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from evaluation.images.make_examples import read_recipes, read_works
+from evaluation.images.sample import read_recipes, read_works
 from evaluation.training.validation import (
     DEPTH,
     NEAR,

@@ -8,6 +8,7 @@ import sys
 import tomllib
 from collections.abc import Mapping
 from pathlib import Path
+from types import ModuleType
 from typing import Any, NoReturn
 
 import rich_click as click
@@ -64,9 +65,22 @@ class LazyGroup(click.RichGroup):
         if ctx.meta.get(_OVERVIEW):
             return click.Command(cmd_name, short_help=_COMMANDS[cmd_name][2])
         module, attribute, _ = _COMMANDS[cmd_name]
-        command = getattr(importlib.import_module(module), attribute)
+        command = getattr(_import(module, cmd_name), attribute)
         assert isinstance(command, click.Command)
         return command
+
+
+def _import(module: str, command: str) -> ModuleType:
+    """Import the module of a command. Raises MissingData if the installed package does not contain it."""
+    try:
+        return importlib.import_module(module)
+    except ModuleNotFoundError as error:
+        # The wheel leaves out the benchmarks. A missing dependency of theirs is another error.
+        if error.name is None or not f"{module}.".startswith(f"{error.name}."):
+            raise
+        raise MissingData(
+            f"`gmvaluator {command}` is not part of the installed package: run it in a checkout of the repository"
+        ) from error
 
 
 @click.group(cls=LazyGroup, context_settings={"help_option_names": ["-h", "--help"]})

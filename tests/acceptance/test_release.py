@@ -30,13 +30,21 @@ CARRIED = (
     "dashboard/templates/overview.html",
     "dashboard/static/app.css",
     "evaluation/report/page.html",
+    "evaluation/images/recipes.py",
+    "evaluation/images/sample.py",
 )
+LEFT_OUT = ("tests/", "release/", "docs/", "evaluation/bench/", "evaluation/training/", "evaluation/images/make_")
+
+
+def completed(command: list[str], folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run a command without the variables that would lead it to the checkout."""
+    environment = {name: value for name, value in own_environment().items() if not name.startswith("PYTHON")}
+    return subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
 
 
 def run(command: list[str], folder: Path) -> str:
-    """Without the variables that would lead it to the checkout."""
-    environment = {name: value for name, value in own_environment().items() if not name.startswith("PYTHON")}
-    done = subprocess.run(command, cwd=folder, env=environment, capture_output=True, text=True, check=False)
+    """Run a command that must succeed, and return its output."""
+    done = completed(command, folder)
     assert done.returncode == 0, done.stderr[-3000:]
     return done.stdout
 
@@ -70,10 +78,10 @@ def test_sdist_and_checkout_make_the_same_wheel(dist: Path, tmp_path: Path) -> N
         f"gmvaluator-{__version__}.tar.gz",
     ]
     built(ROOT, tmp_path / "direct", "--wheel")
-    found = contents(wheel_in(dist))
-    assert found == contents(wheel_in(tmp_path / "direct"))
-    assert set(CARRIED) <= found.keys()
-    assert not [name for name in found if name.startswith(("tests/", "release/", "docs/")) or "__pycache__" in name]
+    checksums = contents(wheel_in(dist))
+    assert checksums == contents(wheel_in(tmp_path / "direct"))
+    assert set(CARRIED) <= checksums.keys()
+    assert not [name for name in checksums if name.startswith(LEFT_OUT) or "__pycache__" in name]
 
 
 def test_the_sdist_carries_what_tests_and_releases_need(dist: Path) -> None:
@@ -112,6 +120,19 @@ def test_the_wheel_is_what_runs(environment: Path, tmp_path: Path) -> None:
     for place in run([str(environment / "python"), "-c", program], tmp_path).split():
         assert Path(place).is_relative_to(environment.parent)
         assert not Path(place).is_relative_to(ROOT)
+
+
+def test_a_benchmark_from_the_wheel_asks_for_a_checkout(environment: Path, tmp_path: Path) -> None:
+    done = completed([str(environment / "gmvaluator"), "bench", "serve"], tmp_path)
+    assert done.returncode == 2
+    assert "checkout of the repository" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+
+
+def test_the_evaluation_is_complete_in_the_wheel(environment: Path, tmp_path: Path) -> None:
+    program = "import evaluation.evaluate, evaluation.benchmarks, evaluation.known_source.run, evaluation.criteria.run"
+    program += ", evaluation.counterfactual.section, evaluation.duplicates.run, evaluation.report.html"
+    run([str(environment / "python"), "-c", program], tmp_path)
 
 
 def test_the_demo_runs_from_the_wheel(environment: Path, tmp_path: Path) -> None:

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from evaluation.images.make_examples import read_works
 from evaluation.images.recipes import STRENGTHS, TEST_KINDS, WEIGHTS, compose_weighted, square
+from evaluation.images.sample import read_works
 from evaluation.known_source import measures
 from evaluation.known_source.observations import Observation, Retrieval
 from evaluation.known_source.owner_effects import gallery, quality_effects

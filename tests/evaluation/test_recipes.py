@@ -7,8 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image, ImageChops, ImageStat
 
-from evaluation.images.make_examples import ROUNDS, Recipe, draw_sources, encode, read_recipes, read_works, render
+from evaluation.images.make_examples import ROUNDS, encode
 from evaluation.images.recipes import KINDS, SIDE_PX, STRENGTHS, TEST_KINDS, derive, source_count, square
+from evaluation.images.sample import Recipe, draw_sources, read_recipes, read_works, render
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder

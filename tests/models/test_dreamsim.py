@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from evaluation.bench.serving.seeded_models import injected_hub, write_dreamsim
 from gmvaluator.models import dreamsim
 from gmvaluator.models.device import Runtime
 from gmvaluator.models.known_models import DREAMSIM_TYPES, dreamsim_spec
@@ -18,7 +19,6 @@ from gmvaluator.models.preprocessing import Squash
 from gmvaluator.models.weight_files import ModelsFolder, file_sha256
 from gmvaluator.ports import Float32Array
 from tests.golden.models import check_golden
-from tests.models.seeded import injected_hub, write_dreamsim
 
 pytestmark = [
     pytest.mark.models,

@@ -11,6 +11,7 @@ import pytest
 import torch
 from PIL import Image
 
+from evaluation.bench.serving.seeded_models import ARCHITECTURE, TAG, write_paper
 from gmvaluator.errors import MissingWeights
 from gmvaluator.models import openclip
 from gmvaluator.models.choice import ProfileChoice
@@ -21,7 +22,6 @@ from gmvaluator.models.weight_files import ModelsFolder, file_sha256
 from gmvaluator.ports import Models
 from gmvaluator.valuation.weights import distance_millionths
 from tests.golden.models import check_golden
-from tests.models.seeded import ARCHITECTURE, TAG, write_paper
 
 pytestmark = [pytest.mark.models, pytest.mark.timeout(900)]
 

@@ -1,7 +1,7 @@
-"""Checkpoints of the exact formats that the packages read, full of seeded random numbers.
+"""Checkpoints with seeded random weights, in the file formats that the model packages read.
 
-`python -m tests.models.seeded FOLDER` writes a models folder for `--profile paper --rerank dreamsim:open_clip_vitb32`:
-1.5 GB, good for trying things out and for nothing else.
+`python -m evaluation.bench.serving.seeded_models FOLDER` writes a models folder of 1.5 GB for `--profile paper --rerank
+dreamsim:open_clip_vitb32`. It serves to measure speed and to test loading; the embeddings mean nothing.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ MANIQA_SEED = 3
 
 
 def write_open_clip(root: Path, architecture: str = ARCHITECTURE, tag: str = TAG) -> Path:
-    """A full CLIP checkpoint, both towers, as `models fetch` keeps it."""
+    """Write a CLIP checkpoint with both towers, as `models fetch` stores it; return its path."""
     torch.manual_seed(SEED)
     model = open_clip.create_model(architecture, pretrained_text=False)
     path = root / "open_clip" / architecture / f"{tag}.safetensors"
@@ -39,7 +39,7 @@ def write_open_clip(root: Path, architecture: str = ARCHITECTURE, tag: str = TAG
 
 
 def write_maniqa(root: Path, file: str = "ckpt_koniq10k.pt") -> Path:
-    """A full MANIQA checkpoint as pyiqa stores it, its ViT-B/8 included."""
+    """Write a MANIQA checkpoint as pyiqa stores it, with its ViT-B/8; return its path."""
     from gmvaluator.models.maniqa import build
 
     torch.manual_seed(MANIQA_SEED)
@@ -50,7 +50,10 @@ def write_maniqa(root: Path, file: str = "ckpt_koniq10k.pt") -> Path:
 
 
 def write_dreamsim(root: Path, kind: str) -> Path:
-    """What the released archive of `kind` unpacks to, and the files that torch.hub would fetch for it."""
+    """Write the files of DreamSim's released archive of `kind`, and those that torch.hub would fetch for it.
+
+    Returns the folder that DreamSim loads them from.
+    """
     from dreamsim import PerceptualModel
     from dreamsim.config import dreamsim_args
     from peft import LoraConfig, get_peft_model
@@ -64,11 +67,11 @@ def write_dreamsim(root: Path, kind: str) -> Path:
         options = dreamsim_args["model_config"][kind]
         model = PerceptualModel(**options, device="cpu", load_dir=str(cache), normalize_embeds=True)
     torch.manual_seed(SEED)
-    alpha: Any = 0.5  # DreamSim trained with this; peft declares whole numbers
+    alpha: Any = 0.5  # as DreamSim was trained; peft declares an int
     settings = LoraConfig(r=16, lora_alpha=alpha, lora_dropout=0.3, bias="none", target_modules=["qkv"])
     adapted = get_peft_model(model, settings)
     for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:  # peft begins with zeros there, as if nothing had been trained
+        if "lora_B" in name:  # peft initialises these with zeros, so that the adapter would do nothing
             nn.init.normal_(parameter, std=0.5)
     adapted.save_pretrained(str(cache / ("ensemble_lora" if kind == "ensemble" else f"{kind}_single_lora")))
     return cache
@@ -76,16 +79,16 @@ def write_dreamsim(root: Path, kind: str) -> Path:
 
 @contextmanager
 def injected_hub(cache: Path) -> Iterator[None]:
-    """torch.hub answers with the architecture it would fetch from GitHub, and the weights in `cache`."""
+    """Make torch.hub return the architectures it would fetch from GitHub, with the weights in `cache`."""
 
-    def load(repository: str, name: str, *_: object, **__: object) -> Any:
+    def load(repository: str, *_: object, **__: object) -> Any:
         if "dinov2" in repository:
             return _dino_v2(torch.load(cache / "checkpoints" / "dinov2_vitb14_pretrain.pth", weights_only=True))
         model = _vit_base(16)
         model.load_state_dict(torch.load(cache / "checkpoints" / "dino_vitbase16_pretrain.pth", weights_only=True))
         return model
 
-    with patch("torch.hub.load", load), patch("torch.hub.set_dir", lambda path: None):
+    with patch("torch.hub.load", load), patch("torch.hub.set_dir", lambda _: None):
         yield
 
 
@@ -96,7 +99,8 @@ def _vit_base(patch_px: int, **options: Any) -> Any:
 
 
 def _randomised(module: nn.Module) -> nn.Module:
-    """Every parameter another number, norms about one: a swapped or forgotten tensor shows."""
+    """Give every parameter of `module` another random value, and return it."""
+    # Values differ everywhere, and norms are about one: a swapped or forgotten tensor changes the output.
     with torch.no_grad():
         for name, parameter in module.named_parameters():
             centre = 1.0 if "norm" in name and name.endswith("weight") else 0.0
@@ -139,7 +143,7 @@ def _write_dino_v2(cache: Path) -> None:
 
 
 def _dino_v2(state: dict[str, Tensor]) -> Any:
-    """DINOv2's architecture from DINO's: layer scale behind attention and MLP, positions of 518 pixels."""
+    """Build DINOv2's architecture from DINO's: layer scale after attention and MLP, positions for 518 pixels."""
     vit = _vit_base(14, img_size=[518])
     scales = {name: value for name, value in state.items() if name.endswith(".gamma")}
     vit.load_state_dict({name: value for name, value in state.items() if name not in scales and name != "mask_token"})
@@ -167,7 +171,7 @@ _WRITERS = {
 
 
 def write_paper(root: Path) -> ProfileChoice:
-    """A models folder, recorded, and the choice that it is for: the smallest DreamSim, one crop of MANIQA."""
+    """Write and record a models folder; return the profile choice for it: the smallest DreamSim, one crop of MANIQA."""
     write_open_clip(root)
     write_dreamsim(root, "open_clip_vitb32")
     write_maniqa(root)
@@ -177,6 +181,7 @@ def write_paper(root: Path) -> ProfileChoice:
 
 
 def main() -> None:
+    """Write a models folder to the folder named on the command line, and print a command that uses it."""
     choice = write_paper(Path(sys.argv[1]))
     sys.stdout.write(f"gmvaluator demo {' '.join(choice.arguments())} --works 12 --images 2\n")
 
