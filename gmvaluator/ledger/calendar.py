@@ -101,7 +101,7 @@ class Calendar:
         if self.first_closed is not None and period < self.first_closed:
             return false()
         before_end = postings.c.generated_at < utc_text(period.end)
-        # What was posted after the closing is dated in the period but belongs to the next one.
+        # A posting made after the closing may be dated in the period, but belongs to a later one.
         before_closing = postings.c.sequence <= self.closed_through[period] if period in self.closed_through else true()
         return and_(before_end, before_closing)
 

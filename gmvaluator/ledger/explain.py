@@ -1,8 +1,6 @@
-"""`ledger explain`: one posting with everything it was computed from.
+"""Explanations of the ledger for people and as plain data: totals, a generation's posting, and a decision.
 
-`ledger totals`: balances by kind of account, and by owner with names from the catalogue.
-
-`ledger explain` of a decision: what was decided, why, and what it moved.
+`gmvaluator ledger totals` and `ledger explain` print them; names and titles come from the catalogue if there is one.
 """
 
 from __future__ import annotations
@@ -34,11 +32,13 @@ from gmvaluator.storage.schema import from_utc_text
 from gmvaluator.valuation.weights import MILLION, credits_text
 
 _PIPE_COLUMNS = 250
+"""Width of tables in a pipe or a file."""
+
 _KINDS = ("owners", "unattributed", "suspense", "held", "paid")
 
 
 def summary(ledger: LedgerReader, place: Path | DataLocation) -> dict[str, Any]:
-    """Totals and owners, the highest credit first, as plain data."""
+    """Return the totals and the owners, highest credit first, as plain data."""
     totals = ledger.totals()
     return {
         "issued_micros": totals.issued_micros,
@@ -51,19 +51,17 @@ def summary(ledger: LedgerReader, place: Path | DataLocation) -> dict[str, Any]:
 
 
 def owner_names(place: Path | DataLocation, owner_ids: Sequence[OwnerId]) -> dict[OwnerId, str]:
-    """Names from the catalogue of the data folder; their accounts, where there is no catalogue."""
+    """Return the owners' names from the catalogue, or their accounts if there is no catalogue."""
     try:
         with open_catalogue(place) as catalogue:
             return catalogue.display_names(owner_ids)
     except MissingData:
-        return {owner_id: f"owner:{owner_id}" for owner_id in owner_ids}
+        return {owner_id: owner_account(owner_id) for owner_id in owner_ids}
 
 
 def plain_console() -> Console:
-    """A console that takes text as it is: names from a manifest must not be read as markup.
-
-    Into a pipe or a file, tables are as wide as they need to be.
-    """
+    """Return a console that prints text literally, with wide tables if its output is a pipe or a file."""
+    # Names come from manifests: rich must not read them as markup.
     console = Console(markup=False, emoji=False, highlight=False)
     if not console.is_terminal:
         console.width = _PIPE_COLUMNS
@@ -71,23 +69,23 @@ def plain_console() -> Console:
 
 
 def printable(text: str) -> str:
-    """`text` without characters that a terminal would obey."""
+    """Return `text` with control characters replaced, so that it cannot control a terminal."""
     return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
-def print_summary(found: dict[str, Any]) -> None:
-    """For people: credits with six decimals."""
+def print_summary(totals: dict[str, Any]) -> None:
+    """Print the result of `summary` for people; credits have six decimals."""
     console = plain_console()
     owners = Table("owner", "works", "credits")
     owners.columns[1].justify = owners.columns[2].justify = "right"
-    for owner in found["owners"]:
+    for owner in totals["owners"]:
         owners.add_row(printable(owner["display_name"]), str(owner["works"]), credits_text(owner["credit_micros"]))
-    if found["owners"]:
+    if totals["owners"]:
         console.print(owners)
-    parts = " + ".join(f"{kind} {credits_text(found[f'{kind}_micros'])}" for kind in _KINDS)
-    verdict = "reconciles" if found["reconciles"] else "DOES NOT RECONCILE: run `gmvaluator ledger verify`"
-    console.print(f"{found['postings']:,} postings", soft_wrap=True)
-    console.print(f"issued {credits_text(found['issued_micros'])} = {parts}: {verdict}", soft_wrap=True)
+    parts = " + ".join(f"{kind} {credits_text(totals[f'{kind}_micros'])}" for kind in _KINDS)
+    verdict = "reconciles" if totals["reconciles"] else "DOES NOT RECONCILE: run `gmvaluator ledger verify`"
+    console.print(f"{totals['postings']:,} postings", soft_wrap=True)
+    console.print(f"issued {credits_text(totals['issued_micros'])} = {parts}: {verdict}", soft_wrap=True)
 
 
 def _owners(ledger: LedgerReader, place: Path | DataLocation) -> Iterator[dict[str, Any]]:
@@ -113,97 +111,108 @@ def _described(
 
 
 def explanation(posting: StoredPosting, place: Path | DataLocation) -> dict[str, Any]:
-    """The posting as plain data: header, contributors with names, and the evidence as it was hashed."""
+    """Return a generation's posting as plain data: header, contributors with names, and the evidence as hashed."""
     cards, names = _cards(posting, place), _names(posting, place)
     data = as_location(place).folder
-    found = posting.evidence.contributions
+    contributions = posting.evidence.contributions
     return {
         **posting.header.as_dict(),
         "hash": posting.hash,
         "replay_equal": replay(posting).equal,
         "quality": posting.evidence.quality_millionths / MILLION,
         "unattributed_micros": posting.evidence.unattributed_micros,
-        "contributors": [_contributor(one, cards.get(one.training_image_id), names, data) for one in found],
+        "contributors": [
+            _contributor(contribution, cards.get(contribution.training_image_id), names, data)
+            for contribution in contributions
+        ],
         "evidence": json.loads(posting.evidence_json),
     }
 
 
-def print_explanation(found: dict[str, Any]) -> None:
-    """For people: what was valued and how, then a line a contributor."""
+def print_explanation(explained: dict[str, Any]) -> None:
+    """Print the result of `explanation` for people: what was valued and how, then a row for each contributor."""
     console = plain_console()
     table = Table("rank", "work", "paid to", "distance", "similarity", "share", "95 % interval", "credit", "thumbnail")
     for column in (0, 3, 4, 5, 6, 7):
         table.columns[column].justify = "right"
-    for one in found["contributors"]:
-        table.add_row(*map(printable, _cells(one)))
-    for line in _heading(found):
+    for contributor in explained["contributors"]:
+        table.add_row(*map(printable, _cells(contributor)))
+    for line in _heading(explained):
         console.print(line, soft_wrap=True)
-    if found["contributors"]:
+    if explained["contributors"]:
         console.print(table)
-    same = "gives the same credits" if found["replay_equal"] else "GIVES OTHER CREDITS: run `gmvaluator ledger verify`"
+    same = (
+        "gives the same credits" if explained["replay_equal"] else "GIVES OTHER CREDITS: run `gmvaluator ledger verify`"
+    )
     console.print(f"Computing it again from this evidence {same}.", soft_wrap=True)
 
 
-def _heading(found: dict[str, Any]) -> list[str]:
-    evidence = found["evidence"]
+def _heading(explained: dict[str, Any]) -> list[str]:
+    evidence = explained["evidence"]
     image, policy = evidence["image"], evidence["policy"]
     settings = ", ".join(f"{name} {value}" for name, value in policy.items() if name not in ("policy", "uncertainty"))
     return [
-        f"Posting {found['sequence']}: generation {found['generation_id']} of {found['model_version']}, "
-        f"asked by {found['generator_identity']}",
-        f"generated {found['generated_at']}, posted {found['posted_at']}",
+        f"Posting {explained['sequence']}: generation {explained['generation_id']} of {explained['model_version']}, "
+        f"requested by {explained['generator_identity']}",
+        f"generated {explained['generated_at']}, posted {explained['posted_at']}",
         f"image {image['width']}x{image['height']}, {image['size_bytes']:,} bytes, SHA-256 {image['sha256']}"
         + (", embedded by the client itself" if evidence.get("embedded_by") else ""),
         f"policy {policy['policy']} ({settings}); profile {evidence['profile']} {evidence['profile_hash'][:12]}; "
         f"collection {evidence['collection']}",
-        f"quality {found['quality']:.6f}: issued {credits_text(found['issued_micros'])} credits, "
-        f"{credits_text(found['unattributed_micros'])} of them unattributed{_unsure(evidence)}",
+        f"quality {explained['quality']:.6f}: issued {credits_text(explained['issued_micros'])} credits, "
+        f"{credits_text(explained['unattributed_micros'])} of them unattributed{_interval_text(evidence)}",
     ]
 
 
-def _unsure(evidence: dict[str, Any]) -> str:
+def _interval_text(evidence: dict[str, Any]) -> str:
     if "uncertainty" not in evidence:
         return ""
     low, high = (bound / MILLION for bound in evidence["uncertainty"]["unattributed"])
     return f" (a share of {low:.2%}-{high:.2%})"
 
 
-def _cells(one: dict[str, Any]) -> tuple[str, ...]:
-    payees = ", ".join(payment["display_name"] for payment in one["payments"])
-    if one["held_for"]:
-        payees += f" (too unsure to pay {', '.join(right['display_name'] for right in one['held_for'])})"
-    if one["competing"]:
-        payees += " (competes: a near-copy was claimed earlier)"
-    interval = one["share_interval"]
+def _cells(contributor: dict[str, Any]) -> tuple[str, ...]:
+    payees = ", ".join(payment["display_name"] for payment in contributor["payments"])
+    if contributor["held_for"]:
+        payees += f" (too uncertain to pay {', '.join(right['display_name'] for right in contributor['held_for'])})"
+    if contributor["competing"]:
+        payees += " (competes: a near-duplicate was claimed earlier)"
+    interval = contributor["share_interval"]
     return (
-        str(one["rank"]),
-        one["key"] or one["training_image_id"],
+        str(contributor["rank"]),
+        contributor["key"] or contributor["training_image_id"],
         payees,
-        f"{one['distance_millionths'] / MILLION:.6f}",
-        f"{one['clip_similarity_millionths'] / MILLION:.6f}",
-        f"{one['share']:.4%}",
+        f"{contributor['distance_millionths'] / MILLION:.6f}",
+        f"{contributor['clip_similarity_millionths'] / MILLION:.6f}",
+        f"{contributor['share']:.4%}",
         "" if interval is None else f"{interval[0]:.2%}-{interval[1]:.2%}",
-        credits_text(one["credit_micros"]),
-        one["thumbnail"] or "",
+        credits_text(contributor["credit_micros"]),
+        contributor["thumbnail"] or "",
     )
 
 
-def _contributor(one: Contribution, card: WorkCard | None, names: Mapping[str, str], data: Path) -> dict[str, Any]:
-    thumbnail = thumbnail_path(thumbnails_folder(data), one.training_image_id)
+def _contributor(
+    contribution: Contribution, card: WorkCard | None, names: Mapping[str, str], data: Path
+) -> dict[str, Any]:
+    thumbnail = thumbnail_path(thumbnails_folder(data), contribution.training_image_id)
     return {
-        "rank": one.rank,
-        "training_image_id": str(one.training_image_id),
+        "rank": contribution.rank,
+        "training_image_id": str(contribution.training_image_id),
         "key": card.key if card else "",
         "title": card.title if card else "",
-        "distance_millionths": one.distance_millionths,
-        "clip_similarity_millionths": one.clip_similarity_millionths,
-        "share": one.share,
-        "credit_micros": one.credit_micros,
-        "payments": [_payment(payment, names) for payment in one.payments],
-        "duplicate_group": None if one.group is None else str(one.group),
-        "competing": one.competing,
-        "share_interval": None if one.interval is None else [bound / MILLION for bound in one.interval],
-        "held_for": None if one.held_for is None else [_holder(*right, names) for right in one.held_for],
+        "distance_millionths": contribution.distance_millionths,
+        "clip_similarity_millionths": contribution.clip_similarity_millionths,
+        "share": contribution.share,
+        "credit_micros": contribution.credit_micros,
+        "payments": [_payment(payment, names) for payment in contribution.payments],
+        "duplicate_group": None if contribution.group is None else str(contribution.group),
+        "competing": contribution.competing,
+        "share_interval": None
+        if contribution.interval is None
+        else [bound / MILLION for bound in contribution.interval],
+        "held_for": None
+        if contribution.held_for is None
+        else [_holder(*right, names) for right in contribution.held_for],
         "thumbnail": str(thumbnail) if thumbnail.is_file() else None,
     }
 
@@ -222,30 +231,36 @@ def _holder(account: str, share_ppm: int, names: Mapping[str, str]) -> dict[str,
 
 
 def _cards(posting: StoredPosting, place: Path | DataLocation) -> dict[TrainingImageId, WorkCard]:
-    ids = [one.training_image_id for one in posting.evidence.contributions]
+    works = [contribution.training_image_id for contribution in posting.evidence.contributions]
     try:
         with open_catalogue(place) as catalogue:
-            return catalogue.works(ids, from_utc_text(posting.header.generated_at))
+            return catalogue.works(works, from_utc_text(posting.header.generated_at))
     except MissingData:
         return {}
 
 
 def _names(posting: StoredPosting, place: Path | DataLocation) -> dict[str, str]:
-    """Account to name, for the owners that were paid: those of the posting, whoever has the rights now."""
-    found = posting.evidence.contributions
-    accounts = {account for one in found for account, _ in (*one.rights, *((p.account, 0) for p in one.payments))}
+    """Return account to name for the owners that the posting paid or held credit for, not those of today."""
+    accounts = {
+        account
+        for contribution in posting.evidence.contributions
+        for account in (
+            *(account for account, _ in contribution.rights),
+            *(payment.account for payment in contribution.payments),
+        )
+    }
     owners = [owner_id for account in accounts if (owner_id := owner_of(account)) is not None]
     return {owner_account(owner_id): name for owner_id, name in owner_names(place, owners).items()}
 
 
 def decisions_about(connection: Connection, sequence: int) -> list[StoredPosting]:
-    """Decisions that moved amounts of a posting, in order."""
-    of_it = select(decisions.c.sequence).where(decisions.c.about_sequence == sequence)
-    return load_postings(connection, postings_where(postings.c.sequence.in_(of_it)).order_by(postings.c.sequence))
+    """Return the decisions that moved amounts of a posting, in order."""
+    sequences = select(decisions.c.sequence).where(decisions.c.about_sequence == sequence)
+    return load_postings(connection, postings_where(postings.c.sequence.in_(sequences)).order_by(postings.c.sequence))
 
 
 def decision_explanation(posting: StoredPosting) -> dict[str, Any]:
-    """A decision's posting as plain data: header, reason, links, facts and entries."""
+    """Return a decision's posting as plain data: header, reason, references, facts and entries."""
     decision = Decision.from_json(posting.evidence_json)
     return {
         **posting.header.as_dict(),
@@ -265,20 +280,22 @@ def decision_explanation(posting: StoredPosting) -> dict[str, Any]:
     }
 
 
-def print_decision(found: dict[str, Any]) -> None:
-    """For people: the decision, then what it moved."""
+def print_decision(explained: dict[str, Any]) -> None:
+    """Print the result of `decision_explanation` for people: the decision, then the amounts that it moved."""
     console = plain_console()
-    links = [f"{name.replace('_', ' ')} {found[name]}" for name in ("about_sequence", "dispute_id", "period")]
+    links = [f"{name.replace('_', ' ')} {explained[name]}" for name in ("about_sequence", "dispute_id", "period")]
     shown = [text for text in links if not text.endswith(" None")]
-    console.print(f"Posting {found['sequence']}: {found['kind']} {found['generation_id']}", soft_wrap=True)
-    console.print(f"decided {found['generated_at']}; {', '.join(shown) or 'linked to nothing'}", soft_wrap=True)
-    console.print(f"reason: {printable(found['reason'])}", soft_wrap=True)
+    console.print(f"Posting {explained['sequence']}: {explained['kind']} {explained['generation_id']}", soft_wrap=True)
+    console.print(f"decided {explained['generated_at']}; {', '.join(shown) or 'linked to nothing'}", soft_wrap=True)
+    console.print(f"reason: {printable(explained['reason'])}", soft_wrap=True)
     table = Table("account", "work", "moved")
     table.columns[2].justify = "right"
-    for entry in found["entries"]:
+    for entry in explained["entries"]:
         amount = credits_text(entry["amount_micros"])
         table.add_row(printable(entry["account"]), entry["training_image_id"] or "", amount)
-    if found["entries"]:
+    if explained["entries"]:
         console.print(table)
-    same = "gives the same amounts" if found["replay_equal"] else "GIVES OTHER AMOUNTS: run `gmvaluator ledger verify`"
+    same = (
+        "gives the same amounts" if explained["replay_equal"] else "GIVES OTHER AMOUNTS: run `gmvaluator ledger verify`"
+    )
     console.print(f"Computing it again from this evidence {same}.", soft_wrap=True)

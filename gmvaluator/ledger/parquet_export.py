@@ -1,4 +1,4 @@
-"""Export to Parquet: one snapshot of the ledger, table by table, in batches, for other programs to read."""
+"""Export of one snapshot of the ledger to Parquet files, one for each table, for other programs to read."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger
 
 BATCH_ROWS = 20_000
-"""Rows held in memory at a time; evidence, which is large, in batches of a twentieth."""
+"""Number of rows in memory at a time; a twentieth of it for evidence, whose rows are large."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Table:
-    """One table's query, its columns as `name` (text) or `name:type`, and a row as plain values."""
+    """A table's query, its columns as `name` (text) or `name:type`, and the conversion of a row to plain values."""
 
     query: Select[Any]
     columns: str
@@ -35,8 +35,8 @@ class _Table:
 def export(book: Ledger, folder: Path) -> dict[str, Any]:
     """Write `postings`, `entries`, `evidence`, `decisions`, `checkpoints` and `balances` as Parquet files.
 
-    All are of one moment of the ledger; the answer has the rows of each and the head. Raises Conflict if the folder
-    holds something, PreconditionFailed if it cannot be written.
+    All files are of the same snapshot. Returns the number of rows of each and the head. Raises Conflict if the folder
+    is not empty, and PreconditionFailed if it cannot be written.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -51,20 +51,21 @@ def export(book: Ledger, folder: Path) -> dict[str, Any]:
 
 
 def _write(connection: Connection, file: Path, name: str) -> int:
+    # Imported here, because no other command of the ledger needs pyarrow.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = _tables()[name]
     schema = _schema(table.columns)
     size = BATCH_ROWS // 20 if name == "evidence" else BATCH_ROWS
-    written = 0
+    row_count = 0
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for batch in _batches(connection, table.query, size):
             columns = list(zip(*(table.plain(row) for row in batch), strict=True))
             arrays = [pa.array(column, field.type) for column, field in zip(columns, schema, strict=True)]
             writer.write_batch(pa.record_batch(arrays, schema=schema))
-            written += len(batch)
-    return written
+            row_count += len(batch)
+    return row_count
 
 
 def _batches(connection: Connection, query: Select[Any], size: int) -> Iterator[Sequence[Row[Any]]]:
@@ -72,7 +73,7 @@ def _batches(connection: Connection, query: Select[Any], size: int) -> Iterator[
 
 
 def _tables() -> dict[str, _Table]:
-    """Instants are text, UTC; ids and digests are text."""
+    """Return the tables by name. Instants (UTC), ids and digests are exported as text."""
     return {
         "postings": _Table(select(postings).order_by(postings.c.sequence), _POSTINGS),
         "entries": _Table(

@@ -1,9 +1,6 @@
-"""Writing postings: a group of them in one transaction, each in a savepoint of its own, each key once for ever.
+"""Writing the ledger: a batch of postings in one transaction, each in its own savepoint, each key only once.
 
-Inserting rows on the driver's own cursor: SQLAlchemy builds the SQL once, as a statement costs it more than SQLite.
-
-Many rows go into one statement. On SQLite that is one step of the library, and one time that the driver gives up the
-interpreter and may get it back late; on PostgreSQL it is one message, sent with those of the same posting.
+`BatchWriter` checks postings, chains them and keeps the balances. `RowWriter` inserts rows on the driver's own cursor.
 """
 
 from __future__ import annotations
@@ -37,147 +34,62 @@ from gmvaluator.ledger.schema import (
 )
 from gmvaluator.storage.schema import upserting_insert, utc_text
 
-Row = tuple[Any, ...]
-"""Values in the order of a table's columns, as the driver takes them."""
-
-MAX_PARAMETERS = 990
-"""Values of one statement at most: the driver keeps statements, and longer ones are no faster."""
-
-_SUMS_STEP = 16
-
-
-class RowWriter:
-    """Writes rows on a connection that is in a transaction."""
-
-    def __init__(self, connection: Connection) -> None:
-        driver = connection.dialect.loaded_dbapi
-        # PostgreSQL calls a value that a column is too narrow for an error of data.
-        self._refusals = (driver.IntegrityError, driver.DataError)
-        self._cursor = connection.connection.cursor()
-        self._on_sqlite = connection.dialect.name == "sqlite"
-        self._together = nullcontext if self._on_sqlite else connection.connection.driver_connection.pipeline  # type: ignore[union-attr]
-
-    @contextmanager
-    def savepoint(self) -> Iterator[None]:
-        """What is written inside is undone if the database refuses a row. Raises IntegrityError.
-
-        Any other error is left to whoever holds the transaction: SQLite may have rolled back all of it.
-        """
-        try:
-            with self._together():
-                self._cursor.execute("SAVEPOINT posting")
-                yield
-                self._cursor.execute("RELEASE SAVEPOINT posting")
-        except self._refusals as error:
-            self._cursor.execute("ROLLBACK TO SAVEPOINT posting")
-            self._cursor.execute("RELEASE SAVEPOINT posting")
-            raise IntegrityError(None, None, error) from error
-
-    def insert(self, table: Table, rows: Sequence[Row]) -> None:
-        """Insert rows that hold every column of `table`."""
-        self._execute(table, rows, adding=False)
-
-    def add_to_balances(self, sums: Sequence[Row]) -> None:
-        """Add (account, micro-credits) to the balances of different accounts; one that is new begins at zero."""
-        self._execute(balances, _filled_up(sums) if self._on_sqlite else sums, adding=True)
-
-    def _execute(self, table: Table, rows: Sequence[Row], adding: bool) -> None:
-        if not self._on_sqlite:
-            if rows:
-                self._cursor.execute(_unnesting(table, adding), [list(column) for column in zip(*rows, strict=True)])
-            return
-        most = MAX_PARAMETERS // len(table.columns)
-        for start in range(0, len(rows), most):
-            part = rows[start : start + most]
-            self._cursor.execute(_valued(table, adding, len(part)), list(chain.from_iterable(part)))
-
-
-def _filled_up(sums: Sequence[Row]) -> list[Row]:
-    """With nothing added to the last account, as often as a whole number of steps takes.
-
-    The driver keeps 128 statements, and a long one takes tens of kilobytes: of one for each number of accounts it
-    would keep megabytes, a little more every minute.
-    """
-    return [*sums, *[(account, 0) for account, _ in sums[-1:]] * (-len(sums) % _SUMS_STEP)]
-
-
-@lru_cache(maxsize=4 * MAX_PARAMETERS)
-def _valued(table: Table, adding: bool, rows: int) -> str:
-    """SQLite's insert of `rows` rows, a question mark a value."""
-    into, otherwise = _parts(table, adding, "sqlite")
-    row = f"({', '.join('?' * len(table.columns))})"
-    return f"{into} VALUES {', '.join([row] * rows)}{otherwise}"
-
-
-@cache
-def _unnesting(table: Table, adding: bool) -> str:
-    """PostgreSQL's insert of any number of rows, an array a column."""
-    into, otherwise = _parts(table, adding, "postgresql")
-    arrays = ", ".join(f"%s::{_type(column)}[]" for column in table.columns)
-    return f"{into} SELECT * FROM unnest({arrays}){otherwise}"  # noqa: S608 - our own names
-
-
-def _parts(table: Table, adding: bool, engine: str) -> tuple[str, str]:
-    """An insert's SQL before and after its values."""
-    family = sqlite if engine == "sqlite" else postgresql
-    dialect: Dialect = family.dialect(paramstyle="qmark")
-    statement = upserting_insert(dialect, table)
-    if adding:
-        added = table.c.balance_micros + statement.excluded.balance_micros
-        statement = statement.on_conflict_do_update(index_elements=["account"], set_={"balance_micros": added})
-    into, _, values = str(statement.compile(dialect=dialect)).partition(" VALUES ")
-    return into, values[values.index(")") + 1 :]
-
-
-def _type(column: Column[Any]) -> str:
-    if isinstance(column.type, String):
-        return "text"
-    return str(column.type.compile(postgresql.dialect()))  # type: ignore[no-untyped-call]
-
-
 MAX_BATCH = 1_000
-"""Postings in one transaction at most."""
+"""Maximum number of postings in one transaction."""
 
 MAX_ENTRIES = 10_000
-"""Entries of one posting at most."""
+"""Maximum number of entries of one posting."""
 
 MAX_AMOUNT_MICROS = 10**15
-"""One entry at most: a billion credits, so that no sum leaves 64 bits."""
+"""Maximum amount of one entry, a billion credits: small enough that no sum exceeds 64 bits."""
 
 AnyPosting = NewPosting | NewDecision
-"""What can be posted."""
+"""Everything that can be posted."""
+
+Row = tuple[Any, ...]
+"""Values in the order of a table's columns, as the driver accepts them."""
+
+MAX_PARAMETERS = 990
+"""Maximum number of values in one statement. The driver caches statements, and longer ones are no faster."""
+
+_SUMS_STEP = 16
+"""Numbers of rows in statements that update balances are multiples of this, so that few statements are cached."""
 
 
 class NotPostable(LedgerCorrupt):
-    """The database refused one posting that our checks let pass; its savepoint was rolled back."""
+    """The database refused one posting that passed the checks here; its savepoint was rolled back."""
 
 
 class BatchWriter:
-    """Posts one batch on a connection that is in a transaction; the caller commits, then hands out `outcomes`."""
+    """Posts one batch on a connection that is in a transaction.
+
+    The caller commits before it reports the outcomes, because nothing is durable before.
+    """
 
     def __init__(self, connection: Connection, posted_at: datetime) -> None:
         self._connection = connection
-        self._rows = RowWriter(connection)
+        self._row_writer = RowWriter(connection)
         self._posted_at = utc_text(posted_at)
-        # Taken before any key is looked up: on PostgreSQL this row's lock keeps other writers out until commit.
+        # Locked before any key is looked up: on PostgreSQL this row lock excludes other writers until the commit.
         row = connection.execute(select(head.c.sequence, head.c.hash, head.c.issued_micros).with_for_update()).one()
         self._sequence, self._hash, self._issued_micros = row
         self._sums: Counter[str] = Counter()
 
     def post(self, batch: Sequence[AnyPosting]) -> list[Outcome]:
-        """One outcome for each of `batch`, in its order."""
-        stored = self._stored([posting.generation_id for posting in batch])
+        """Post a batch and return one outcome for each posting, in order."""
+        stored = self._stored_by_key([posting.generation_id for posting in batch])
         first = self._sequence
-        outcomes = [self._outcome(posting, stored) for posting in batch]
+        outcomes = [self._post_one(posting, stored) for posting in batch]
         if self._sequence > first:
-            self._keep_sums()
+            self._update_head_and_balances()
         return outcomes
 
-    def _stored(self, generation_ids: Sequence[str]) -> dict[tuple[str, str], StoredPosting]:
-        found = load_postings(self._connection, postings_where(postings.c.generation_id.in_(generation_ids)))
-        return {posting.key: posting for posting in found}
+    def _stored_by_key(self, generation_ids: Sequence[str]) -> dict[tuple[str, str], StoredPosting]:
+        query = postings_where(postings.c.generation_id.in_(generation_ids))
+        return {posting.key: posting for posting in load_postings(self._connection, query)}
 
-    def _outcome(self, posting: AnyPosting, stored: dict[tuple[str, str], StoredPosting]) -> Outcome:
+    def _post_one(self, posting: AnyPosting, stored: dict[tuple[str, str], StoredPosting]) -> Outcome:
+        """Post one posting, unless its key is stored; adds it to `stored`, where later ones of the batch find it."""
         try:
             before = stored.get(posting.key)
             if before is not None:
@@ -191,15 +103,16 @@ class BatchWriter:
         return Posted(made)
 
     def _check_funds(self, posting: AnyPosting) -> None:
-        """Holds and payouts take what was there when they were decided; another may have taken it meanwhile."""
+        """Raise Conflict if a hold or payout takes more than an account has."""
         if posting.kind not in (HOLD, PAYOUT):
             return
+        # They were decided from a snapshot, and another decision may have taken the amount since.
         for account, amount_micros in posting.sums.items():
-            has = self._balance(account)
-            if amount_micros < 0 and has + amount_micros < 0:
+            balance = self._balance(account)
+            if amount_micros < 0 and balance + amount_micros < 0:
                 raise Conflict(
-                    f"{posting.generation_id} takes {-amount_micros:,} micro-credits of {account}, which has {has:,}: "
-                    "another decision was posted meanwhile; run the command again"
+                    f"{posting.generation_id} takes {-amount_micros:,} micro-credits of {account}, which has "
+                    f"{balance:,}: another decision was posted meanwhile; run the command again"
                 )
 
     def _balance(self, account: str) -> int:
@@ -208,7 +121,7 @@ class BatchWriter:
     def _append(self, posting: AnyPosting) -> StoredPosting:
         made = self._chained(posting)
         try:
-            with self._rows.savepoint():
+            with self._row_writer.savepoint():
                 self._insert(made, posting)
         except IntegrityError as error:
             raise NotPostable(
@@ -243,20 +156,21 @@ class BatchWriter:
 
     def _insert(self, made: StoredPosting, posting: AnyPosting) -> None:
         sequence = made.sequence
-        self._rows.insert(postings, [(*made.header.values(), made.hash)])
-        self._rows.insert(entries, [(sequence, *line) for line in posting.lines])
-        self._rows.insert(evidence, [(sequence, posting.evidence_body)])
+        self._row_writer.insert(postings, [(*made.header.values(), made.hash)])
+        self._row_writer.insert(entries, [(sequence, *line) for line in posting.lines])
+        self._row_writer.insert(evidence, [(sequence, posting.evidence_body)])
         if isinstance(posting, NewDecision):
             links = posting.decision.links.as_dict()
-            self._rows.insert(decisions, [(sequence, posting.kind, *links.values())])
+            self._row_writer.insert(decisions, [(sequence, posting.kind, *links.values())])
 
-    def _keep_sums(self) -> None:
+    def _update_head_and_balances(self) -> None:
         values = {"sequence": self._sequence, "hash": self._hash, "issued_micros": self._issued_micros}
         self._connection.execute(update(head).values(values))
-        self._rows.add_to_balances(sorted(self._sums.items()))
+        self._row_writer.add_to_balances(sorted(self._sums.items()))
 
 
 def _check(posting: AnyPosting) -> None:
+    """Raise InvalidInput if a posting breaks a rule of the ledger, before anything is written."""
     where = f"generation {posting.generation_id}"
     amounts = [entry.amount_micros for entry in posting.entries]
     if not 1 <= len(posting.generator_identity) <= MAX_IDENTITY_CHARACTERS:
@@ -276,5 +190,99 @@ def _check(posting: AnyPosting) -> None:
 
 
 def now_utc() -> datetime:
-    """The clock of `posted_at`."""
+    """Return the current time, UTC, for `posted_at`."""
     return datetime.now(UTC)
+
+
+class RowWriter:
+    """Writes rows on a connection that is in a transaction, with few statements.
+
+    SQLAlchemy builds the SQL of each kind of statement once, and the driver's cursor executes it: executing through
+    SQLAlchemy costs more than SQLite itself does. On SQLite many rows in one statement also release the interpreter
+    lock once instead of once for each row. On PostgreSQL the rows of one posting are sent in one message.
+    """
+
+    def __init__(self, connection: Connection) -> None:
+        driver = connection.dialect.loaded_dbapi
+        # PostgreSQL reports a value that is too long for its column as an error of data, not of integrity.
+        self._refusals = (driver.IntegrityError, driver.DataError)
+        self._cursor = connection.connection.cursor()
+        self._on_sqlite = connection.dialect.name == "sqlite"
+        self._pipeline = nullcontext if self._on_sqlite else connection.connection.driver_connection.pipeline  # type: ignore[union-attr]
+
+    @contextmanager
+    def savepoint(self) -> Iterator[None]:
+        """Undo what is written inside if the database refuses a row. Raises IntegrityError then.
+
+        Other errors pass through without a rollback, because SQLite may have rolled back the whole transaction.
+        """
+        try:
+            with self._pipeline():
+                self._cursor.execute("SAVEPOINT posting")
+                yield
+                self._cursor.execute("RELEASE SAVEPOINT posting")
+        except self._refusals as error:
+            self._cursor.execute("ROLLBACK TO SAVEPOINT posting")
+            self._cursor.execute("RELEASE SAVEPOINT posting")
+            raise IntegrityError(None, None, error) from error
+
+    def insert(self, table: Table, rows: Sequence[Row]) -> None:
+        """Insert rows with a value for every column of `table`."""
+        self._execute(table, rows, adding=False)
+
+    def add_to_balances(self, sums: Sequence[Row]) -> None:
+        """Add (account, micro-credits) pairs of different accounts to the balances; a new account begins at zero."""
+        self._execute(balances, _padded(sums) if self._on_sqlite else sums, adding=True)
+
+    def _execute(self, table: Table, rows: Sequence[Row], adding: bool) -> None:
+        if not self._on_sqlite:
+            if rows:
+                self._cursor.execute(
+                    _unnest_statement(table, adding), [list(column) for column in zip(*rows, strict=True)]
+                )
+            return
+        rows_per_statement = MAX_PARAMETERS // len(table.columns)
+        for start in range(0, len(rows), rows_per_statement):
+            part = rows[start : start + rows_per_statement]
+            self._cursor.execute(values_statement(table, adding, len(part)), list(chain.from_iterable(part)))
+
+
+def _padded(sums: Sequence[Row]) -> list[Row]:
+    """Return `sums` with zeros for the last account added, up to a multiple of `_SUMS_STEP` rows."""
+    # The driver caches 128 statements, and a long one takes tens of kilobytes. With one statement for each number of
+    # accounts the cache would grow to megabytes.
+    return [*sums, *[(account, 0) for account, _ in sums[-1:]] * (-len(sums) % _SUMS_STEP)]
+
+
+@lru_cache(maxsize=4 * MAX_PARAMETERS)
+def values_statement(table: Table, adding: bool, rows: int) -> str:
+    """Return SQLite's INSERT of `rows` rows, with a question mark for each value."""
+    into, otherwise = _parts(table, adding, "sqlite")
+    row = f"({', '.join('?' * len(table.columns))})"
+    return f"{into} VALUES {', '.join([row] * rows)}{otherwise}"
+
+
+@cache
+def _unnest_statement(table: Table, adding: bool) -> str:
+    """Return PostgreSQL's INSERT of any number of rows, with an array for each column."""
+    into, otherwise = _parts(table, adding, "postgresql")
+    arrays = ", ".join(f"%s::{_type(column)}[]" for column in table.columns)
+    return f"{into} SELECT * FROM unnest({arrays}){otherwise}"  # noqa: S608 - our own names
+
+
+def _parts(table: Table, adding: bool, engine: str) -> tuple[str, str]:
+    """Return the SQL of an INSERT before and after its values. adding: add to balances that exist."""
+    family = sqlite if engine == "sqlite" else postgresql
+    dialect: Dialect = family.dialect(paramstyle="qmark")
+    statement = upserting_insert(dialect, table)
+    if adding:
+        added = table.c.balance_micros + statement.excluded.balance_micros
+        statement = statement.on_conflict_do_update(index_elements=["account"], set_={"balance_micros": added})
+    into, _, values = str(statement.compile(dialect=dialect)).partition(" VALUES ")
+    return into, values[values.index(")") + 1 :]
+
+
+def _type(column: Column[Any]) -> str:
+    if isinstance(column.type, String):
+        return "text"
+    return str(column.type.compile(postgresql.dialect()))  # type: ignore[no-untyped-call]
