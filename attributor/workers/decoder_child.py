@@ -1,9 +1,8 @@
-"""The decoder's process: one image after another, until its parent is gone.
+"""The decoder's process: decodes one image after another until its parent closes the socket.
 
-Started by `attributor.workers.decoder_process` with bounds on its memory, so that a crash or an image that does not
-fit affects nothing else.
-
-It holds no secret and writes no file. Its parent reads nothing from it but numbers, pixels and a message.
+Started by `attributor.workers.decoder_process`; it limits its own memory, so that a crash or an image that needs too
+much affects nothing else. It holds no secret and writes no file. Its parent reads numbers, pixels and a message from
+it, and parses none of them.
 """
 
 from __future__ import annotations
@@ -23,43 +22,44 @@ from gmvaluator.errors import ImageTooLarge, InvalidImage
 from gmvaluator.images import decode_image
 
 MEMORY_BYTES = 1024 * 1024 * 1024
-"""Beyond what the interpreter takes: the largest image that is accepted needs less than half of it."""
+"""Memory above what the interpreter takes; the largest image that is accepted needs less than half of it."""
 
 LARGE_BYTES = 64 * 1024
-"""Of a file, after which memory is given back: small files may hold large images, but not very large ones."""
+"""Size of a file from which memory is returned after it; smaller files hold no very large images."""
 
 READY = b"\x01"
 
 
 def main() -> None:
-    """`python -m attributor.workers.decoder_child SOCKET MEMORY`, two descriptors."""
+    """Run `... decoder_child SOCKET MEMORY`; both are file descriptors."""
     for number in (signal.SIGINT, signal.SIGTERM):
-        # Both go to a whole group of processes: calls in flight still need us, and we end with our parent.
+        # Both signals go to the whole process group: calls in flight need this process, which ends with its parent.
         signal.signal(number, signal.SIG_IGN)
     parent = socket.socket(fileno=int(sys.argv[1]))
     slot = Slot(int(sys.argv[2]))
+    # Before the limit, since the format plugins are modules that have to be loaded.
     Image.preinit()
-    bound_resources()
+    limit_resources()
     parent.sendall(READY)
     while request := parent.recv(REQUEST.size, socket.MSG_WAITALL):
-        parent.sendall(_answer(slot, *REQUEST.unpack(request)))
+        parent.sendall(_reply(slot, *REQUEST.unpack(request)))
 
 
-def bound_resources() -> None:
-    """From now on: no more memory than `MEMORY_BYTES`, no file written, no core left."""
-    bound_memory()
+def limit_resources() -> None:
+    """Limit memory to `MEMORY_BYTES`, and forbid files and core dumps, from now on."""
+    limit_memory()
     for kind in (resource.RLIMIT_FSIZE, resource.RLIMIT_CORE):
         resource.setrlimit(kind, (0, 0))
 
 
-def bound_memory() -> None:
-    """From now on: no more memory than `MEMORY_BYTES` above what is taken already."""
+def limit_memory() -> None:
+    """Limit memory to `MEMORY_BYTES` more than the process has now."""
     pages = int(Path("/proc/self/statm").read_text(encoding="ascii").split()[0])
     limit = pages * resource.getpagesize() + MEMORY_BYTES
     resource.setrlimit(resource.RLIMIT_AS, (limit, limit))
 
 
-def _answer(slot: Slot, length: int) -> bytes:
+def _reply(slot: Slot, length: int) -> bytes:
     try:
         image = decode_image(slot.file(length))
         slot.put_pixels(image)

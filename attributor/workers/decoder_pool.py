@@ -1,6 +1,6 @@
-"""Decoding in processes of its own: a crash or a memory bomb costs one of them, and one image.
+"""Decoding of images to the models' inputs in child processes, off the event loop.
 
-From an image's bytes to the models' input, beside the event loop.
+A crash or a decompression bomb costs one process and one image.
 """
 
 from __future__ import annotations
@@ -23,10 +23,15 @@ from gmvaluator.images import Header, check_image, thumbnail
 from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ports import Prepared
 
+TIMEOUT_S = 15.0
+"""Time to decode one image; the largest that is accepted takes a second on an idle core."""
+
+_log = structlog.get_logger("attributor")
+
 
 @dataclass(frozen=True, slots=True)
 class Decoded:
-    """One image, ready for the models. thumbnail: a WebP made of its pixels, if one was asked for."""
+    """An image, ready for the models. thumbnail: WebP made of its pixels, if one was requested."""
 
     facts: ImageFacts
     inputs: Prepared
@@ -70,15 +75,9 @@ class Decoder(Protocol):
         """Return the models' inputs. Raises InvalidImage or ImageTooLarge."""
 
 
-TIMEOUT_S = 15.0
-"""Of one image: the largest that is accepted takes a second on a quiet core."""
-
-_log = structlog.get_logger("attributor")
-
-
 @dataclass(slots=True)
 class DecoderCounts:
-    """What the pool did so far. restarts: processes that were lost and replaced."""
+    """Counts since the start. restarts: processes that were lost and replaced."""
 
     decoded: int = 0
     refused: int = 0
@@ -86,11 +85,11 @@ class DecoderCounts:
 
 
 class DecoderPool:
-    """`Decoder` over `processes` processes, each served by a thread of its own.
+    """Implements `Decoder` with `processes` processes, each served by a thread of its own.
 
-    Cheap checks come first, in the thread: what they refuse never reaches a process. A process may be ended from
-    outside, or held up with all of the machine, so an image over which one was lost or late gets a fresh one, once; if
-    it is too much for that too it is refused.
+    A file whose header was refused never reaches a process. A process may be killed from outside, or be slow with the
+    whole machine, so an image whose process was lost or late is retried once in a new process; if that fails as well,
+    the image is refused.
     """
 
     def __init__(
@@ -107,30 +106,31 @@ class DecoderPool:
 
     def start(self) -> None:
         """Start the processes; blocks. Raises Unavailable."""
-        for process in self._threads.map(lambda _: _started(), range(self._count)):
+        for process in self._threads.map(lambda _: _start_process(), range(self._count)):
             self._idle.put(process)
 
     async def decode(self, image: EncodedImage, with_thumbnail: bool = False) -> Decoded:
-        """See `Decoder`; also raises Unavailable, if there is nothing to decode with."""
+        """Implement `Decoder`; raises Unavailable, too, if no process can be started, or after `close`."""
         try:
-            answer = asyncio.get_running_loop().run_in_executor(self._threads, self._decode, image, with_thumbnail)
+            decoding = asyncio.get_running_loop().run_in_executor(self._threads, self._decode, image, with_thumbnail)
         except RuntimeError as error:
             raise Unavailable("the attributor is stopping: send the image again, with the same id") from error
         try:
-            return await answer
+            return await decoding
         finally:
-            del answer  # a refusal's traceback would hold it, and it the refusal: megabytes in a circle
+            # A refusal's traceback refers to this frame, and the future to the refusal: a cycle with the whole image.
+            del decoding
 
     @property
     def process_ids(self) -> list[int]:
-        """Of the processes that are idle now: for those who watch them."""
+        """Ids of the processes that are idle now, for tests that kill them."""
         processes = [self._idle.get() for _ in range(self._idle.qsize())]
         for process in processes:
             self._idle.put(process)
         return [process.process_id for process in processes if process is not None]
 
     def close(self) -> None:
-        """Let the images in hand end, and end the processes."""
+        """Wait for the images that are being decoded, refuse the others, and end the processes."""
         self._threads.shutdown(cancel_futures=True)
         while not self._idle.empty():
             process = self._idle.get()
@@ -142,18 +142,19 @@ class DecoderPool:
             file.check()
             image = self._image(file.data)
         except InvalidImage:
-            self._count_one("refused")
+            self._increment("refused")
             raise
-        self._count_one("decoded")
+        self._increment("decoded")
         facts = ImageFacts(sha256_hex(file.data), image.width, image.height, len(file.data))
         return Decoded(facts, self._prepare(image), thumbnail(image) if with_thumbnail else None)
 
     def _image(self, data: bytes) -> Image.Image:
+        # None stands for a process that was lost; a new one is started when it is needed.
         process = self._idle.get()
         fresh = process is None
         try:
             while True:
-                process = process or _started()
+                process = process or _start_process()
                 try:
                     return process.decode(data, self._timeout_s)
                 except DecoderLost as error:
@@ -168,14 +169,14 @@ class DecoderPool:
     def _end(self, process: DecoderProcess, error: DecoderLost) -> None:
         _log.warning("decoder lost", error=str(error), process_id=process.process_id)
         process.close()
-        self._count_one("restarts")
+        self._increment("restarts")
 
-    def _count_one(self, name: str) -> None:
+    def _increment(self, name: str) -> None:
         with self._lock:
             setattr(self.counts, name, getattr(self.counts, name) + 1)
 
 
-def _started() -> DecoderProcess:
+def _start_process() -> DecoderProcess:
     try:
         return DecoderProcess()
     except (DecoderLost, OSError) as error:

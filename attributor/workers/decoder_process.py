@@ -1,6 +1,6 @@
-"""The parent's side of one decoder's process.
+"""The parent's side of a decoder's process: files go in and pixels come out through shared memory.
 
-Memory shared with a decoder's process: the file goes in, pixels come out, and nothing is parsed on the way back.
+Replies are fixed-size numbers and a message, so the parent parses nothing that a hostile image could have shaped.
 """
 
 from __future__ import annotations
@@ -24,22 +24,35 @@ from gmvaluator.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 CHANNELS = 3
 SLOT_BYTES = MAX_IMAGE_BYTES + CHANNELS * MAX_IMAGE_PIXELS
 KEPT_BYTES = 4 * 1024 * 1024
-"""A slot that held more than this gives its memory back."""
+"""Memory that a slot keeps between images; after a larger one its pages are returned."""
+
+START_TIMEOUT_S = 60.0
+"""Time for a process to start."""
+
+MAX_MESSAGE_BYTES = 1_000
+"""Bytes of an error message that are read from the process."""
+
+REQUEST = struct.Struct("<I")
+"""Length of the file, in bytes."""
 
 REPLY = struct.Struct("<BIIH")
-"""outcome, width, height, length of the message that follows."""
+"""Outcome, width, height, and length of the message that follows, in bytes."""
 
 DECODED, REFUSED, TOO_LARGE = range(3)
-REQUEST = struct.Struct("<I")
-"""Length of the file."""
+"""Outcomes."""
 
 _ADD_SEALS = 1033
+"""F_ADD_SEALS; `fcntl` has the name only where Python was built with recent kernel headers."""
+
 _SEAL_SIZE = 0x0001 | 0x0002 | 0x0004
-"""Never sealed otherwise, shrunk or grown: a shrunk slot would kill whoever reads it."""
+"""F_SEAL_SEAL, F_SEAL_SHRINK and F_SEAL_GROW: reading a slot that was shrunk would kill the reader by SIGBUS."""
 
 
 class Slot:
-    """One image at a time: its file in the first 20 MiB, its RGB pixels behind. Pages are used as they are touched."""
+    """Shared memory for one image at a time: its file in the first 20 MiB, then its RGB pixels.
+
+    The size is virtual: the kernel allocates pages as they are written.
+    """
 
     def __init__(self, descriptor: int) -> None:
         self.descriptor = descriptor
@@ -48,7 +61,7 @@ class Slot:
 
     @classmethod
     def create(cls) -> Slot:
-        """Memory without a name, which vanishes with its last user, however that ends."""
+        """Allocate memory without a name, so that the kernel frees it with its last user, after a crash too."""
         descriptor = os.memfd_create("gmvaluator-image", os.MFD_CLOEXEC | os.MFD_ALLOW_SEALING)
         os.ftruncate(descriptor, SLOT_BYTES)
         fcntl.fcntl(descriptor, _ADD_SEALS, _SEAL_SIZE)
@@ -66,14 +79,14 @@ class Slot:
         self._memory[MAX_IMAGE_BYTES : MAX_IMAGE_BYTES + len(pixels)] = pixels
 
     def image(self, width: int, height: int) -> Image.Image:
-        """A copy of the pixels, as an image."""
+        """Copy the pixels into an image."""
         size = CHANNELS * width * height
         self._used_bytes += size
         with memoryview(self._memory) as whole, whole[MAX_IMAGE_BYTES : MAX_IMAGE_BYTES + size] as pixels:
             return Image.frombytes("RGB", (width, height), pixels)
 
     def give_back(self) -> None:
-        """Return the pages of a large file or image to the system."""
+        """Return the pages of a large file or image to the kernel."""
         if self._used_bytes > KEPT_BYTES:
             self._memory.madvise(mmap.MADV_REMOVE)
 
@@ -82,23 +95,19 @@ class Slot:
         os.close(self.descriptor)
 
 
-START_S = 60.0
-MAX_MESSAGE_BYTES = 1_000
-
-
 class DecoderLost(Failure):
-    """The process died over an image, or did not end it in time: it cannot be used any more."""
+    """The process died over an image, or did not decode it in time: it can no longer be used."""
 
 
 class DecoderLate(DecoderLost):
-    """The process did not end an image in time."""
+    """The process did not decode an image in time."""
 
 
 class DecoderProcess:
-    """One process, which decodes one image at a time; one thread at a time calls `decode`."""
+    """A process that decodes one image at a time; one thread at a time calls `decode`."""
 
     def __init__(self) -> None:
-        """Start it and wait until it is ready. Raises DecoderLost."""
+        """Start the process and wait until it is ready. Raises DecoderLost."""
         self._slot = Slot.create()
         self._socket, theirs = socket.socketpair()
         descriptors = theirs.fileno(), self._slot.descriptor
@@ -110,18 +119,21 @@ class DecoderProcess:
         )
         theirs.close()
         try:
-            self._received(1, time.monotonic() + START_S)
+            self._receive(1, time.monotonic() + START_TIMEOUT_S)
         except DecoderLost:
             self.close()
             raise
 
     @property
     def process_id(self) -> int:
-        """For those who watch it, or end it in a test."""
+        """Id of the process, for monitoring and for tests that kill it."""
         return self._process.pid
 
     def decode(self, data: bytes, timeout_s: float) -> Image.Image:
-        """As `images.decode_image`. Raises InvalidImage, ImageTooLarge, or DecoderLost: then only `close` is left."""
+        """Decode as `images.decode_image` does.
+
+        Raises InvalidImage, ImageTooLarge, or DecoderLost: then only `close` works.
+        """
         deadline = time.monotonic() + timeout_s
         self._slot.put_file(data)
         try:
@@ -135,8 +147,8 @@ class DecoderProcess:
             self._socket.sendall(REQUEST.pack(length))
         except OSError as error:
             raise self._lost() from error
-        outcome, width, height, size = REPLY.unpack(self._received(REPLY.size, deadline))
-        message = self._received(min(size, MAX_MESSAGE_BYTES), deadline).decode("utf-8", "replace")
+        outcome, width, height, size = REPLY.unpack(self._receive(REPLY.size, deadline))
+        message = self._receive(min(size, MAX_MESSAGE_BYTES), deadline).decode("utf-8", "replace")
         if outcome == TOO_LARGE:
             raise ImageTooLarge(message)
         if outcome == REFUSED:
@@ -146,26 +158,26 @@ class DecoderProcess:
         return width, height
 
     def close(self) -> None:
-        """End the process, whatever it is doing."""
+        """Kill the process, also in the middle of an image."""
         self._socket.close()
         self._process.kill()
         self._process.wait()
         self._slot.close()
 
-    def _received(self, count: int, deadline: float) -> bytes:
-        found = b""
-        while len(found) < count:
+    def _receive(self, count: int, deadline: float) -> bytes:
+        received = b""
+        while len(received) < count:
             self._socket.settimeout(max(deadline - time.monotonic(), 0.001))
             try:
-                part = self._socket.recv(count - len(found))
+                part = self._socket.recv(count - len(received))
             except TimeoutError as error:
                 raise DecoderLate("decoding it did not end in time") from error
             except OSError as error:
                 raise self._lost() from error
             if not part:
                 raise self._lost()
-            found += part
-        return found
+            received += part
+        return received
 
     def _lost(self) -> DecoderLost:
         with contextlib.suppress(subprocess.TimeoutExpired):

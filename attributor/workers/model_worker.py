@@ -1,4 +1,4 @@
-"""One owner thread for a profile's models: calls from many requests become batches."""
+"""Batching: one thread owns a profile's models and computes the images of many requests together."""
 
 from __future__ import annotations
 
@@ -16,16 +16,18 @@ from gmvaluator.errors import GmvaluatorError, ModelFailed, Overloaded, Unavaila
 from gmvaluator.ports import Float32Array, Prepared, QueryModels
 
 MAX_DELAY_S = 0.005
-MAX_RESTARTS = 5
-"""Times that lost models are made anew within `RESTARTS_WITHIN_S`; after that the process has to end."""
+"""Time that a batch which is not full waits for images that are being decoded."""
 
-RESTARTS_WITHIN_S = 300.0
+MAX_RESTARTS = 5
+"""Restarts of lost models within `RESTART_PERIOD_S`; after that the process has to end."""
+
+RESTART_PERIOD_S = 300.0
 _STOPPING = "the attributor is stopping: send the image again, with the same id"
 
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What the models make of one image: (D,) recall, (Q, P) perceptual, quality in [0, 1] or None, and the time."""
+    """Features of one image: (D,) recall, (Q, P) perceptual, quality in [0, 1] or None, and times in milliseconds."""
 
     recall: Float32Array
     perceptual: Float32Array
@@ -36,7 +38,7 @@ class Features:
 
 @dataclass(slots=True)
 class WorkerCounts:
-    """What the worker did so far. dropped: images whose caller had gone before their batch was formed."""
+    """Counts since the start. dropped: images whose caller had disconnected before their batch was formed."""
 
     batches: int = 0
     images: int = 0
@@ -47,6 +49,8 @@ class WorkerCounts:
 
 @dataclass(frozen=True, slots=True)
 class _Job:
+    """One image in a queue. queued_at: by the monotonic clock, in seconds."""
+
     inputs: Prepared
     wants_quality: bool
     waiter: Waiter[Features]
@@ -58,14 +62,15 @@ _Row = tuple[Float32Array, Float32Array, float | None]
 
 
 class ModelWorker:
-    """Owns the models in a thread of its own; a batch is whatever waits when the thread is free.
+    """Owns the models in a thread; a batch is all that waits when the thread is free, up to `max_batch`.
 
-    A batch that is not full waits up to `max_delay_s` for images that are on their way (see `coming`), and no longer.
-    Embedding goes before quality, and between its slices: an image that is not done waits at the front of its queue.
-    Work whose caller has gone is dropped when the batch forms. A failed batch is halved until the image at fault
-    stands alone. If the models are lost (they raise Unavailable), all who wait get Unavailable and `load` makes new
-    ones. If the thread dies, or the models are lost again and again, every waiter and every later caller gets
-    Unavailable and `on_failure` is called once: the process has to end.
+    Delay: a batch that is not full waits up to `max_delay_s` for images that are announced by `coming`, for no others.
+    Order: embedding goes before quality, and between its slices; an image whose quality is not done returns to the
+    front of its queue.
+    Cancellation: images whose caller has disconnected are dropped when the batch forms.
+    Errors: a failed batch is halved until the image at fault is alone. If the models are lost (they raise Unavailable),
+    all waiting callers get Unavailable, and `load` makes new models. If the thread dies, or models are lost too often,
+    every waiting and every later caller gets Unavailable, and `on_failure` is called once: the process has to end.
     """
 
     def __init__(
@@ -77,7 +82,7 @@ class ModelWorker:
         max_delay_s: float = MAX_DELAY_S,
         on_batch: Callable[[int, float], None] = lambda count, seconds: None,  # noqa: ARG005
     ) -> None:
-        """on_batch: told of each batch that was answered, with its images and the seconds it took."""
+        """on_batch: called after each batch with the number of its images and the seconds it took."""
         self._load = load
         self._on_failure = on_failure
         self._max_batch = max_batch
@@ -87,7 +92,7 @@ class ModelWorker:
         self._embedding: deque[_Job] = deque()
         self._scoring: deque[_Job] = deque()
         self._coming = 0
-        self._in_hand: list[_Job] = []
+        self._current: list[_Job] = []
         self._wake = threading.Condition()
         self._closing = False
         self._dead: GmvaluatorError | None = None
@@ -98,10 +103,10 @@ class ModelWorker:
         self._thread = threading.Thread(target=self._run, name="models", daemon=True)
         self.counts = WorkerCounts()
         self.quality_apart = False
-        """Once started: whether quality is a model of its own."""
+        """Whether quality is a separate model; known once started."""
 
     def start(self) -> QueryModels:
-        """Load and warm up; blocks. Raises what loading raised."""
+        """Load the models and warm them up; blocks. Raises what loading raised."""
         self._thread.start()
         self._loaded.wait()
         if self._dead is not None:
@@ -110,6 +115,7 @@ class ModelWorker:
 
     @property
     def models(self) -> QueryModels:
+        """The loaded models. Raises Unavailable before that."""
         if self._models is None:
             raise Unavailable("the models are not loaded yet: wait until health says SERVING")
         return self._models
@@ -121,7 +127,7 @@ class ModelWorker:
 
     @contextmanager
     def coming(self) -> Iterator[None]:
-        """Say that an image is being made ready for `embed`: a batch may wait for it a little."""
+        """Announce an image that is being decoded: a batch may wait for it up to `max_delay_s`."""
         with self._wake:
             self._coming += 1
         try:
@@ -132,18 +138,18 @@ class ModelWorker:
                 self._wake.notify()
 
     async def embed(self, inputs: Prepared) -> Features:
-        """An image from `Models.prepare` to features. Raises Overloaded, ModelFailed or Unavailable."""
+        """Embed an image that `Models.prepare` returned. Raises Overloaded, ModelFailed or Unavailable."""
         return await self._submit(self._embedding, inputs, wants_quality=False)
 
     async def quality(self, inputs: Prepared) -> float:
-        """Quality in [0, 1], higher is better; only for profiles whose `embed` gives none."""
+        """Return the quality in [0, 1], higher is better; only for profiles whose `embed` returns none."""
         features = await self._submit(self._scoring, inputs, wants_quality=True)
         if features.quality is None:
             raise ModelFailed("the quality model answered nothing")
         return features.quality
 
     def close(self) -> None:
-        """Let the batch in hand end, refuse the rest and stop the thread."""
+        """Finish the current batch, refuse the images that wait, and stop the thread."""
         with self._wake:
             self._closing = True
             self._wake.notify()
@@ -165,7 +171,7 @@ class ModelWorker:
     def _run(self) -> None:
         try:
             self._models = self._warmed_up(self._load())
-        except Exception as error:  # noqa: BLE001 - whoever starts us waits for an answer
+        except Exception as error:  # noqa: BLE001 - the caller of `start` raises it
             self._fail_everyone(
                 error if isinstance(error, GmvaluatorError) else ModelFailed(f"loading failed: {error}")
             )
@@ -184,18 +190,18 @@ class ModelWorker:
 
     def _work(self) -> None:
         while batch := self._next_batch():
-            self._in_hand = batch
+            self._current = batch
             self._process(batch)
-            self._in_hand = []
+            self._current = []
             if self._lost is not None:
                 self._replace_models()
         self._fail_everyone(Unavailable(_STOPPING))
 
     def _replace_models(self) -> None:
-        """Make lost models anew; raises if that fails, or if it was needed too often."""
+        """Replace lost models. Raises if that fails, or if it was necessary too often."""
         now = time.monotonic()
-        if len(self._restarted) == MAX_RESTARTS and now - self._restarted[0] < RESTARTS_WITHIN_S:
-            raise ModelFailed(f"the models were lost {MAX_RESTARTS + 1} times in {RESTARTS_WITHIN_S:.0f} s")
+        if len(self._restarted) == MAX_RESTARTS and now - self._restarted[0] < RESTART_PERIOD_S:
+            raise ModelFailed(f"the models were lost {MAX_RESTARTS + 1} times in {RESTART_PERIOD_S:.0f} s")
         self._restarted.append(now)
         close_models(self._models)
         self._models = self._warmed_up(self._load())
@@ -204,7 +210,7 @@ class ModelWorker:
             self._lost = None
 
     def _next_batch(self) -> list[_Job]:
-        """Blocks until there is work; an empty list says stop."""
+        """Wait for the next batch; return an empty list once the worker is closing."""
         with self._wake:
             while not self._closing:
                 queue = self._embedding or self._scoring
@@ -212,12 +218,12 @@ class ModelWorker:
                     self._wake.wait()
                 elif (delay_s := self._delay_s()) > 0:
                     self._wake.wait(delay_s)
-                elif wanted := self._take(queue):
-                    return wanted
+                elif jobs := self._take(queue):
+                    return jobs
         return []
 
     def _delay_s(self) -> float:
-        """How long the next batch may still wait to become larger."""
+        """Return the time that the next batch may still wait to grow."""
         waiting = self._embedding
         if not waiting or len(waiting) >= self._max_batch or self._coming <= 0:
             return 0.0
@@ -240,7 +246,7 @@ class ModelWorker:
         except Unavailable as error:
             self._lose(error)
             return
-        except Exception as error:  # noqa: BLE001 - models raise anything, and every waiter needs an answer
+        except Exception as error:  # noqa: BLE001 - models raise anything, and every caller needs an outcome
             self._bisect(jobs, error)
             return
         done = [(job, row) for job, row in zip(jobs, rows, strict=True) if row is not None]
@@ -254,9 +260,11 @@ class ModelWorker:
             Features(recall, perceptual, quality, (started - job.queued_at) * 1000, embed_ms)
             for job, (recall, perceptual, quality) in done
         ]
-        deliver_all([(job.waiter, answer) for (job, _), answer in zip(done, features, strict=True)])
+        # One wake-up of the event loop for the whole batch.
+        deliver_all([(job.waiter, row) for (job, _), row in zip(done, features, strict=True)])
 
     def _bisect(self, jobs: list[_Job], error: Exception) -> None:
+        """Retry a failed batch in halves; deliver the error to an image that fails alone."""
         if len(jobs) == 1:
             failure = error if isinstance(error, GmvaluatorError) else ModelFailed(f"{type(error).__name__}: {error}")
             self.counts.failed += 1
@@ -264,30 +272,31 @@ class ModelWorker:
             return
         half = len(jobs) // 2
         for part in (jobs[:half], jobs[half:]):
+            # If the first half lost the models, `_lose` has failed the second one with it.
             if self._lost is None:
                 self._process(part)
 
     def _lose(self, error: Unavailable) -> None:
-        """The models are gone: tell the batch in hand and all who wait, and refuse others until there are new ones."""
+        """Fail the current batch and all that wait, and refuse new images until the models are replaced."""
         with self._wake:
             self._lost = error
-        self._tell_all(error)
+        self._fail_waiting(error)
 
     def _put_back(self, jobs: list[_Job]) -> None:
-        """To the front of their queue, in order: the first that came is the first that is done."""
+        """Return jobs to the front of their queue, in order, so that the oldest is done first."""
         with self._wake:
             self._scoring.extendleft(reversed(jobs))
 
     def _compute(self, jobs: list[_Job]) -> Sequence[_Row | None]:
-        """A row for each job; None for one that needs another slice."""
+        """Compute a row for each job; None for a job that needs another slice."""
         return self._compute_quality(jobs) if jobs[0].wants_quality else self._compute_vectors(jobs)
 
     def _compute_quality(self, jobs: list[_Job]) -> list[_Row | None]:
         nothing = np.empty(0, np.float32)
-        found = self.models.quality_slice([job.inputs for job in jobs])
-        if len(found) != len(jobs):
-            raise ModelFailed(f"the quality model answered {len(found)} values for {len(jobs)} images")
-        return [None if quality is None else (nothing, nothing, float(quality)) for quality in found]
+        qualities = self.models.quality_slice([job.inputs for job in jobs])
+        if len(qualities) != len(jobs):
+            raise ModelFailed(f"the quality model answered {len(qualities)} values for {len(jobs)} images")
+        return [None if quality is None else (nothing, nothing, float(quality)) for quality in qualities]
 
     def _compute_vectors(self, jobs: list[_Job]) -> list[_Row]:
         inputs = [job.inputs for job in jobs]
@@ -298,7 +307,7 @@ class ModelWorker:
         return list(zip(rows.recall, rows.perceptual, qualities, strict=True))
 
     def _warmed_up(self, models: QueryModels) -> QueryModels:
-        """First calls are slow: make them before anyone waits."""
+        """Make the first, slow calls now, and learn whether quality is a separate model."""
         from PIL import Image
 
         inputs = [models.prepare(Image.new("RGB", (256, 256), "white"))]
@@ -308,20 +317,21 @@ class ModelWorker:
         return models
 
     def _fail_everyone(self, error: GmvaluatorError) -> None:
+        """Fail all that wait, and every later caller."""
         with self._wake:
             self._dead = self._dead or error
-        self._tell_all(self._dead)
+        self._fail_waiting(self._dead)
 
-    def _tell_all(self, error: GmvaluatorError) -> None:
+    def _fail_waiting(self, error: GmvaluatorError) -> None:
         with self._wake:
-            waiting = [*self._in_hand, *self._embedding, *self._scoring]
+            waiting = [*self._current, *self._embedding, *self._scoring]
             self._embedding.clear()
             self._scoring.clear()
         deliver_all([(job.waiter, error) for job in waiting])
 
 
 def close_models(models: QueryModels | None) -> None:
-    """End models that hold something, such as a process."""
+    """Close models that hold resources, such as a process."""
     close = getattr(models, "close", None)
     if close is not None:
         close()

@@ -1,4 +1,4 @@
-"""Runs a target's cases in a process of their own: a crash, a hang or another error names the case and ends the run."""
+"""Fuzzing command: runs the cases of a target in a child process; one that fails ends the run and is named."""
 
 import faulthandler
 import mmap
@@ -12,7 +12,7 @@ from types import FrameType
 
 import rich_click as click
 
-from attributor.workers.decoder_child import bound_memory
+from attributor.workers.decoder_child import limit_memory
 from gmvaluator.report import write_report
 from tests.fuzz.mutations import case
 from tests.fuzz.targets import TARGETS, seeds
@@ -21,13 +21,13 @@ HANG_S = 20
 PROGRESS_CASES = 20_000
 
 
-def run(target: str, first: int, count: int, place: mmap.mmap) -> None:
-    """All cases; the number of the one in hand stands in `place`."""
+def run(target: str, first: int, count: int, current: mmap.mmap) -> None:
+    """Run the cases; `current` holds the number of the running one, 8 bytes, which outlives a crash."""
     faulthandler.enable()
-    bound_memory()
+    limit_memory()
     signal.signal(signal.SIGALRM, _hangs)
     for number in range(first, first + count):
-        place[:8] = number.to_bytes(8, "little")
+        current[:8] = number.to_bytes(8, "little")
         signal.alarm(HANG_S)
         TARGETS[target](case(seeds(target), number))
         if number % PROGRESS_CASES == 0:
@@ -56,13 +56,13 @@ def main(targets: Sequence[str], cases: int, first: int, output: Path | None) ->
 
 
 def fuzz(target: str, first: int, cases: int) -> dict[str, int | float | None]:
-    """Cases of one target, how long they took, how the process ended, and the number of the case that ended it."""
-    place, began = mmap.mmap(-1, 8), time.monotonic()
-    process = multiprocessing.get_context("fork").Process(target=run, args=(target, first, cases, place))
+    """Run cases of one target; return their count and time, the exit code, and the number of the case that failed."""
+    current, began = mmap.mmap(-1, 8), time.monotonic()
+    process = multiprocessing.get_context("fork").Process(target=run, args=(target, first, cases, current))
     process.start()
     process.join()
-    found = int.from_bytes(place[:8], "little") if process.exitcode else None
-    values = {"cases": cases, "seconds": time.monotonic() - began, "exit_code": process.exitcode, "found_case": found}
+    failed = int.from_bytes(current[:8], "little") if process.exitcode else None
+    values = {"cases": cases, "seconds": time.monotonic() - began, "exit_code": process.exitcode, "found_case": failed}
     return {f"{target}_{name}": value for name, value in values.items()}
 
 

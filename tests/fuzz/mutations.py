@@ -1,4 +1,4 @@
-"""Cases from seeds: case `number` is the same for ever, so a find is named by its number."""
+"""Mutated inputs: the same number always makes the same case, so a failure is reproduced from its number."""
 
 import random
 from collections.abc import Sequence
@@ -18,7 +18,7 @@ _MAX_BYTES = 64 * 1024
 
 
 def case(seeds: Sequence[bytes], number: int) -> bytes:
-    """One seed after 1-8 mutations."""
+    """Return a seed after 1 to 8 mutations."""
     choose = random.Random(number)
     data = bytearray(choose.choice(seeds))
     for _ in range(choose.choice((1, 1, 2, 3, 5, 8))):

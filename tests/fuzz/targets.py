@@ -1,4 +1,4 @@
-"""What is fuzzed. A target takes bytes and raises only what a caller is told: anything else is a find."""
+"""Fuzzing targets: functions of bytes that may raise only errors which a caller would get as a status."""
 
 import io
 from collections.abc import Callable
@@ -17,7 +17,7 @@ Target = Callable[[bytes], None]
 
 
 def decode(data: bytes) -> None:
-    """An image within bounds, or InvalidImage."""
+    """Decode; the result is an image within the limits, or InvalidImage."""
     try:
         image = decode_image(data)
     except InvalidImage:
@@ -27,7 +27,7 @@ def decode(data: bytes) -> None:
 
 
 def request(data: bytes) -> None:
-    """A checked request, or InvalidInput, or no message at all."""
+    """Parse and check; the result is a request, InvalidInput, or bytes that are no message."""
     checks: list[tuple[Any, Any]] = [(v1.AttributeRequest, image_request), (v1.PreviewRequest, preview_request)]
     for message, check in checks:
         try:
@@ -42,7 +42,7 @@ TARGETS: dict[str, Target] = {"decode": decode, "request": request}
 
 @cache
 def seeds(target: str) -> tuple[bytes, ...]:
-    """Small files of every kind that is accepted, or messages of every shape."""
+    """Return small files of every accepted kind, or messages of every shape."""
     return _images() if target == "decode" else _requests()
 
 
@@ -60,12 +60,12 @@ def _images() -> tuple[bytes, ...]:
         (noise.convert("RGB"), "WEBP", {"save_all": True, "append_images": [Image.new("RGB", (16, 12))]}),
         (noise.convert("RGB"), "PNG", {"save_all": True, "append_images": [Image.new("RGB", (16, 12))]}),
     ]  # fmt: skip
-    found = []
+    files = []
     for image, file_format, options in pictures:
         buffer = io.BytesIO()
         image.save(buffer, file_format, **options)
-        found.append(buffer.getvalue())
-    return tuple(found)
+        files.append(buffer.getvalue())
+    return tuple(files)
 
 
 def _requests() -> tuple[bytes, ...]:

@@ -1,4 +1,4 @@
-"""The first cases of `make fuzz`, and what it found before."""
+"""The first cases of `make fuzz`."""
 
 import pytest
 
@@ -14,6 +14,6 @@ def test_the_first_cases_find_nothing(target: str) -> None:
         TARGETS[target](case(seeds(target), number))
 
 
-def test_a_case_is_the_same_for_ever() -> None:
+def test_a_number_always_makes_the_same_case() -> None:
     assert case(seeds("request"), 7) == case(seeds("request"), 7)
     assert len({case(seeds("decode"), number) for number in range(100)}) > 90

@@ -134,7 +134,7 @@ def test_what_needs_more_memory_than_a_process_may_take_is_too_large() -> None:
         "import attributor.workers.decoder_child as c, io; from PIL import Image;"
         "from gmvaluator.images import decode_image;"
         "from gmvaluator.errors import ImageTooLarge; b = io.BytesIO(); Image.new('RGB', (5000, 4000)).save(b, 'PNG');"
-        "c.MEMORY_BYTES = 40_000_000; c.bound_resources()\n"
+        "c.MEMORY_BYTES = 40_000_000; c.limit_resources()\n"
         "try: decode_image(b.getvalue())\nexcept ImageTooLarge as error: print(error)"
     )
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)

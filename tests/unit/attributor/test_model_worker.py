@@ -1,9 +1,10 @@
-"""One thread owns the models: calls are batched, and every waiter gets an answer."""
+"""The model worker: batches, order, cancellation, and an outcome for every caller."""
 
 import asyncio
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Coroutine, Iterator, Sequence
 from contextlib import contextmanager
+from typing import Any, TypeVar
 
 import numpy as np
 import pytest
@@ -26,8 +27,8 @@ def running(
     failures: list[GmvaluatorError] | None = None,
     max_delay_s: float = 0.005,
 ) -> Iterator[ModelWorker]:
-    told = (failures if failures is not None else []).append
-    worker = ModelWorker(lambda: models, max_batch, max_waiting, told, max_delay_s)
+    on_failure = (failures if failures is not None else []).append
+    worker = ModelWorker(lambda: models, max_batch, max_waiting, on_failure, max_delay_s)
     worker.start()
     models.batches.clear()
     try:
@@ -36,42 +37,69 @@ def running(
         worker.close()
 
 
-def held_until(gate: threading.Event) -> Callable[[Float32Array], None]:
-    def wait(inputs: Float32Array) -> None:
-        gate.wait(10)
+class Gate:
+    """Blocks batches while it is shut, for `FakeModels.on_batch`."""
 
-    return wait
+    def __init__(self) -> None:
+        self._entered = threading.Event()
+        self._open = threading.Event()
+        self._open.set()
+
+    def __call__(self, inputs: Float32Array | None = None) -> None:
+        self._entered.set()
+        self._open.wait(10)
+
+    def shut(self) -> None:
+        self._entered.clear()
+        self._open.clear()
+
+    def open(self) -> None:
+        self._open.set()
+
+    async def entered(self) -> None:
+        """Wait until a batch has reached the shut gate."""
+        assert await asyncio.to_thread(self._entered.wait, 10)
+
+
+Outcome = TypeVar("Outcome")
+
+
+async def submitted(call: Coroutine[Any, Any, Outcome]) -> asyncio.Task[Outcome]:
+    """Start a call of the worker; its image is in the queue when this returns."""
+    task = asyncio.create_task(call)
+    await asyncio.sleep(0)
+    return task
 
 
 async def test_calls_that_wait_together_are_one_batch() -> None:
-    gate = threading.Event()
-    gate.set()
-    models = FakeModels(on_batch=held_until(gate))
+    gate = Gate()
+    models = FakeModels(on_batch=gate)
     with running(models) as worker:
-        gate.clear()
-        calls = [asyncio.create_task(worker.embed(image(number / 20))) for number in range(20)]
-        await asyncio.sleep(0.05)
-        gate.set()
+        gate.shut()
+        calls = [await submitted(worker.embed(image(0)))]
+        await gate.entered()
+        calls += [await submitted(worker.embed(image(number / 20))) for number in range(1, 20)]
+        assert worker.waiting == 19
+        gate.open()
         await asyncio.gather(*calls)
-    assert sum(models.batches) == 20
-    assert len(models.batches) <= 2
+    assert models.batches == [1, 19]
 
 
-async def test_a_batch_waits_for_images_on_their_way_and_for_no_others() -> None:
+async def test_a_batch_waits_for_announced_images_and_for_no_others() -> None:
     models = FakeModels()
     with running(models, max_delay_s=60) as worker:
         await worker.embed(image(0.1))
         with worker.coming():
-            first = asyncio.create_task(worker.embed(image(0.2)))
+            first = await submitted(worker.embed(image(0.2)))
+            # Without a delay the worker would take the image at once; nothing else shows that it waits.
             await asyncio.sleep(0.05)
-            assert models.batches == [1]
-            second = asyncio.create_task(worker.embed(image(0.3)))
-            await asyncio.sleep(0)
+            assert worker.waiting == 1
+            second = await submitted(worker.embed(image(0.3)))
         await asyncio.gather(first, second)
     assert models.batches == [1, 2]
 
 
-async def test_a_batch_waits_no_longer_than_it_was_told() -> None:
+async def test_a_batch_waits_no_longer_than_its_delay() -> None:
     with running(FakeModels(), max_delay_s=0.01) as worker, worker.coming():
         await asyncio.wait_for(worker.embed(image(0.2)), 10)
 
@@ -105,54 +133,49 @@ async def test_one_bad_image_does_not_fail_its_neighbours() -> None:
 
 
 async def test_work_whose_caller_has_gone_is_dropped() -> None:
-    gate = threading.Event()
-    gate.set()
-    models = FakeModels(on_batch=held_until(gate))
+    gate = Gate()
+    models = FakeModels(on_batch=gate)
     with running(models, max_batch=1) as worker:
-        gate.clear()
-        calls = [asyncio.create_task(worker.embed(image(0.5))) for _ in range(5)]
-        await asyncio.sleep(0.05)
-        for call in calls[1:]:
+        gate.shut()
+        first = await submitted(worker.embed(image(0.5)))
+        await gate.entered()
+        for call in [await submitted(worker.embed(image(0.5))) for _ in range(4)]:
             call.cancel()
         await asyncio.sleep(0)
-        gate.set()
-        await calls[0]
-        for _ in range(5_000):  # counted when the worker next looks for work
-            if worker.counts.dropped == 4:
-                break
-            await asyncio.sleep(0.001)
-    assert sum(models.batches) == 1
+        gate.open()
+        await first
+        await worker.embed(image(0.5))  # the queue is in order: the cancelled images have been dropped by now
+    assert sum(models.batches) == 2
     assert worker.counts.dropped == 4
 
 
 async def test_a_full_queue_refuses() -> None:
-    gate = threading.Event()
-    gate.set()
-    with running(FakeModels(on_batch=held_until(gate)), max_batch=1, max_waiting=3) as worker:
-        gate.clear()
-        calls = [asyncio.create_task(worker.embed(image(0.5))) for _ in range(10)]
-        await asyncio.sleep(0.05)
-        gate.set()
-        answers = await asyncio.gather(*calls, return_exceptions=True)
-    refused = [answer for answer in answers if isinstance(answer, Overloaded)]
-    assert 6 <= len(refused) <= 7
+    gate = Gate()
+    with running(FakeModels(on_batch=gate), max_batch=1, max_waiting=3) as worker:
+        gate.shut()
+        calls = [await submitted(worker.embed(image(0.5)))]
+        await gate.entered()
+        calls += [await submitted(worker.embed(image(0.5))) for _ in range(9)]
+        gate.open()
+        outcomes = await asyncio.gather(*calls, return_exceptions=True)
+    assert sum(isinstance(outcome, Overloaded) for outcome in outcomes) == 6
 
 
-async def test_quality_is_asked_for_where_it_is_a_model_of_its_own() -> None:
+async def test_a_separate_quality_model_is_called_on_its_own() -> None:
     with running(FakeModels(separate_quality=True)) as worker:
         features = await worker.embed(image(0.25))
         assert features.quality is None
         assert await worker.quality(image(0.25)) == pytest.approx(0.25)
 
 
-async def test_after_close_nobody_waits_for_ever() -> None:
+async def test_a_closed_worker_refuses() -> None:
     with running(FakeModels()) as worker:
         pass
     with pytest.raises(Unavailable):
         await worker.embed(image(0.5))
 
 
-def test_models_that_cannot_be_loaded_say_so_at_the_start() -> None:
+def test_models_that_cannot_be_loaded_fail_the_start() -> None:
     def load() -> FakeModels:
         raise ModelFailed("no weights")
 
@@ -161,7 +184,7 @@ def test_models_that_cannot_be_loaded_say_so_at_the_start() -> None:
 
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")
-async def test_if_the_thread_dies_its_waiters_are_told() -> None:
+async def test_if_the_thread_dies_its_callers_get_unavailable() -> None:
     def die(inputs: Float32Array) -> None:
         raise SystemExit
 
@@ -189,8 +212,7 @@ async def test_models_that_answer_too_few_rows_fail_the_call_and_live_on() -> No
 
 
 async def test_embedding_goes_before_quality() -> None:
-    gate = threading.Event()
-    gate.set()
+    gate = Gate()
     order: list[str] = []
 
     class Noting(FakeModels):
@@ -202,23 +224,20 @@ async def test_embedding_goes_before_quality() -> None:
             order.append("quality")
             return super().quality(inputs)
 
-    with running(Noting(separate_quality=True, on_batch=held_until(gate)), max_batch=1) as worker:
+    with running(Noting(separate_quality=True, on_batch=gate), max_batch=1) as worker:
         order.clear()
-        gate.clear()
-        first = asyncio.create_task(worker.embed(image(0.5)))
-        await asyncio.sleep(0.05)
-        scored = asyncio.create_task(worker.quality(image(0.5)))
-        await asyncio.sleep(0.05)
-        second = asyncio.create_task(worker.embed(image(0.5)))
-        await asyncio.sleep(0.05)
-        gate.set()
+        gate.shut()
+        first = await submitted(worker.embed(image(0.5)))
+        await gate.entered()
+        scored = await submitted(worker.quality(image(0.5)))
+        second = await submitted(worker.embed(image(0.5)))
+        gate.open()
         await asyncio.gather(first, scored, second)
     assert order == ["embed", "embed", "quality"]
 
 
 async def test_embedding_goes_between_the_slices_of_a_quality() -> None:
-    gate = threading.Event()
-    gate.set()
+    gate = Gate()
     order: list[str] = []
 
     class Sliced(FakeModels):
@@ -230,7 +249,7 @@ async def test_embedding_goes_between_the_slices_of_a_quality() -> None:
 
         def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
             order.append("slice")
-            gate.wait(10)
+            gate()
             self.left -= 1
             return [None] * len(inputs) if self.left else super().quality_slice(inputs)
 
@@ -239,12 +258,11 @@ async def test_embedding_goes_between_the_slices_of_a_quality() -> None:
     with running(models) as worker:
         order.clear()
         models.left = 3
-        gate.clear()
-        scored = asyncio.create_task(worker.quality(image(0.25)))
-        await asyncio.sleep(0.05)
-        embedded = asyncio.create_task(worker.embed(image(0.5)))
-        await asyncio.sleep(0.05)
-        gate.set()
+        gate.shut()
+        scored = await submitted(worker.quality(image(0.25)))
+        await gate.entered()
+        embedded = await submitted(worker.embed(image(0.5)))
+        gate.open()
         await embedded
         assert await scored == pytest.approx(0.25)
     assert order == ["slice", "embed", "slice", "slice"]
