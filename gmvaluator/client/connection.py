@@ -1,9 +1,7 @@
-"""How a client reaches an attributor: address, TLS, and the token that goes with every call.
+"""A client's connection to an attributor or several: addresses, load balancing, TLS, and the token of each call.
 
-Several attributors behind one client: where they are, and how calls are spread over them.
-
-Calls go round (gRPC's `round_robin`), to those alone whose health says SERVING: one that drains gets no new calls, and
-one that died is tried again every few seconds.
+Calls to several attributors are balanced by gRPC's `round_robin` over those whose health check says SERVING: one that
+drains gets no new calls, and one that died is retried every few seconds.
 """
 
 from __future__ import annotations
@@ -23,28 +21,28 @@ from gmvaluator.client.requests import SERVICE
 from gmvaluator.errors import InvalidInput, PreconditionFailed
 
 RECONNECT_MS = 3_000
-"""The longest pause between attempts to reach an attributor; gRPC's own default is two minutes."""
+"""Longest pause between attempts to reach an attributor; gRPC's own default is two minutes."""
 
 _CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": SERVICE}})
 
 
 def is_balanced(address: str) -> bool:
-    """True for `a:1,b:1` and `dns:///name:1`, which may stand for several attributors."""
+    """Return True for `a:1,b:1` and `dns:///name:1`, which may name several attributors."""
     return "," in address or address.startswith("dns:")
 
 
 def target_of(address: str) -> str:
-    """gRPC's name for an address: HOST:PORT, dns:///HOST:PORT, or IP:PORT,IP:PORT. Raises InvalidInput."""
+    """Return the gRPC target of an address: HOST:PORT, dns:///HOST:PORT, or IP:PORT,IP:PORT. Raises InvalidInput."""
     if "," not in address:
         return address
-    versions = {_version(one) for one in address.split(",")}
+    versions = {_ip_version(part) for part in address.split(",")}
     if len(versions) > 1:
         raise InvalidInput(f"{address[:200]!r} mixes IPv4 and IPv6: give addresses of one kind")
     return f"ipv{versions.pop()}:{address}"
 
 
 def balancing_options(address: str) -> list[tuple[str, str | int]]:
-    """Channel options for an address; none of balancing for a single one."""
+    """Return the channel options of an address; load balancing only where it may name several attributors."""
     options: list[tuple[str, str | int]] = [("grpc.max_reconnect_backoff_ms", RECONNECT_MS)]
     if is_balanced(address):
         options.append(("grpc.service_config", _CONFIG))
@@ -52,11 +50,11 @@ def balancing_options(address: str) -> list[tuple[str, str | int]]:
 
 
 def all_loopback(address: str) -> bool:
-    """True if every part of `address` can be reached from this machine alone."""
-    return all(is_loopback(one) for one in address.split(","))
+    """Return True if every part of `address` can be reached from this machine alone."""
+    return all(is_loopback(part) for part in address.split(","))
 
 
-def _version(address: str) -> int:
+def _ip_version(address: str) -> int:
     host, _, port = address.rpartition(":")
     try:
         version: int = ipaddress.ip_address(host.strip("[]")).version
@@ -75,13 +73,13 @@ DEFAULT_SERVER = "127.0.0.1:50051"
 
 @dataclass(frozen=True, slots=True)
 class Connection:
-    """One attributor or several, and who asks them.
+    """Settings of a connection to one attributor or several.
 
-    address: host:port; ip:port,ip:port or dns:///name:port for several, over which calls are spread. token: sent with
-    every call; token_file instead: read for every call, so that it can be replaced. authority: PEM of who signs the
-    server's certificate; tls without it: the system's authorities. certificate, key: PEM of our own, for servers that
-    ask for one. server_name: the name in the server's certificate, where it is not the address's. insecure: send a
-    token without TLS beyond loopback.
+    address: host:port; ip:port,ip:port or dns:///name:port for several, over which calls are balanced. token: sent
+    with every call; token_file instead: read for every call, so that it can be replaced. authority: PEM of the
+    authority that signs the server's certificate; tls without it: the system's authorities. certificate, key: PEM of
+    the client's own, for servers that require one. server_name: the name in the server's certificate, where it is not
+    the address's. insecure: send a token without TLS beyond loopback.
     """
 
     address: str = DEFAULT_SERVER
@@ -96,55 +94,61 @@ class Connection:
 
     @classmethod
     def from_environment(cls, environment: Mapping[str, str] | None = None, address: str = "") -> Connection:
-        """GMV_SERVER, GMV_TOKEN or GMV_TOKEN_FILE, GMV_TLS=1, GMV_TLS_CA, GMV_TLS_CERT, GMV_TLS_KEY, GMV_TLS_NAME,
-        GMV_INSECURE=1; `address` wins.
+        """Read GMV_SERVER, GMV_TOKEN or GMV_TOKEN_FILE, GMV_TLS=1, GMV_TLS_CA, GMV_TLS_CERT, GMV_TLS_KEY,
+        GMV_TLS_NAME and GMV_INSECURE=1; `address` wins over GMV_SERVER.
         """
-        found = os.environ if environment is None else environment
+        variables = os.environ if environment is None else environment
         return cls(
-            address=address or found.get("GMV_SERVER", DEFAULT_SERVER),
-            token=found.get("GMV_TOKEN", ""),
-            token_file=_path(found, "GMV_TOKEN_FILE"),
-            tls=found.get("GMV_TLS", "") == "1",
-            authority=_path(found, "GMV_TLS_CA"),
-            certificate=_path(found, "GMV_TLS_CERT"),
-            key=_path(found, "GMV_TLS_KEY"),
-            server_name=found.get("GMV_TLS_NAME", ""),
-            insecure=found.get("GMV_INSECURE", "") == "1",
+            address=address or variables.get("GMV_SERVER", DEFAULT_SERVER),
+            token=variables.get("GMV_TOKEN", ""),
+            token_file=_path(variables, "GMV_TOKEN_FILE"),
+            tls=variables.get("GMV_TLS", "") == "1",
+            authority=_path(variables, "GMV_TLS_CA"),
+            certificate=_path(variables, "GMV_TLS_CERT"),
+            key=_path(variables, "GMV_TLS_KEY"),
+            server_name=variables.get("GMV_TLS_NAME", ""),
+            insecure=variables.get("GMV_INSECURE", "") == "1",
         )
 
     @property
     def secure(self) -> bool:
-        """True if calls go over TLS."""
+        """Whether calls go over TLS."""
         return self.tls or self.authority is not None or self.certificate is not None
 
     @property
     def target(self) -> str:
-        """The address as gRPC wants it. Raises InvalidInput if it is none."""
+        """The address as a gRPC target. Raises InvalidInput if it is none."""
         return target_of(self.address)
 
     def channel(self) -> grpc.Channel:
-        """A blocking channel. Raises InvalidInput or PreconditionFailed if this cannot work."""
-        self._check()
-        if self.secure:
-            channel = grpc.secure_channel(self.target, self._credentials(), options=self.options())
-        else:
-            channel = grpc.insecure_channel(self.target, options=self.options())
+        """Return a blocking channel that sends the token with each call.
+
+        Raises InvalidInput or PreconditionFailed for settings that cannot work.
+        """
+        channel = self.channel_without_token()
         return grpc.intercept_channel(channel, _SendToken(self.metadata)) if self._sends_token else channel
 
+    def channel_without_token(self) -> grpc.Channel:
+        """Return a blocking channel; pass `metadata()` with each call. Raises like `channel`."""
+        self._check()
+        if self.secure:
+            return grpc.secure_channel(self.target, self._credentials(), options=self.options())
+        return grpc.insecure_channel(self.target, options=self.options())
+
     def aio_channel(self) -> grpc.aio.Channel:
-        """An asyncio channel; pass `metadata()` with each call. Raises as `channel` does."""
+        """Return an asyncio channel; pass `metadata()` with each call. Raises like `channel`."""
         self._check()
         if self.secure:
             return grpc.aio.secure_channel(self.target, self._credentials(), options=self.options())
         return grpc.aio.insecure_channel(self.target, options=self.options())
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """What goes with each call. Raises PreconditionFailed if the token's file cannot be read."""
+        """Return the metadata of a call: the token. Raises PreconditionFailed if its file cannot be read."""
         token = self.token or self._file_token()
         return (("authorization", f"Bearer {token}"),) if token else ()
 
     def options(self) -> list[tuple[str, Any]]:
-        """Channel options; a proxy, which the environment may name, is never asked for loopback."""
+        """Return the channel options; calls to loopback bypass a proxy that the environment may name."""
         named = [("grpc.ssl_target_name_override", self.server_name)] if self.server_name else []
         direct = [("grpc.enable_http_proxy", 0)] if all_loopback(self.address) else []
         return [*named, *direct, *balancing_options(self.address)]

@@ -1,4 +1,4 @@
-"""Vectors and quality computed where the image is made, so that no pixel leaves the machine."""
+"""Embedding of images at the client, so that no pixel leaves the machine that generates them."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from gmvaluator.v1 import attribution_pb2 as attribution_v1
 class ImageEmbedder:
     """A profile's models in this process. Thread-safe, one image at a time.
 
-    What it makes of an image earns the same credits as the image itself, if profile and version are the attributor's.
+    An image's embedding earns the same credits as the image itself, if profile and version are the attributor's.
     """
 
     def __init__(self, profile: str | ProfileChoice = "lite", device: str = "cpu", threads: int | None = None) -> None:
@@ -27,15 +27,16 @@ class ImageEmbedder:
         prepare_process()
         self._models = load_models(profile, device, threads)
         self._hash = self._models.identity.hash
-        self._one = threading.Lock()
+        self._lock = threading.Lock()
 
     def embed(self, image: bytes) -> attribution_v1.Embedding:
-        """File bytes of a JPEG, PNG or WebP to what is sent in their place. Raises InvalidImage, ModelFailed."""
+        """Embed the file bytes of a JPEG, PNG or WebP, to be sent in their place. Raises InvalidImage, ModelFailed."""
         decoded = decode_image(image)
         inputs = [self._models.prepare(decoded)]
-        with self._one:
-            found = self._models.embed(inputs)
-            quality = self._models.quality(inputs) if found.quality is None else found.quality
+        with self._lock:
+            embeddings = self._models.embed(inputs)
+            # Some profiles score quality by a model of its own.
+            quality = self._models.quality(inputs) if embeddings.quality is None else embeddings.quality
         if not np.isfinite(quality).all():
             raise InvalidImage("the image's quality is not finite: send another image")
         return attribution_v1.Embedding(
@@ -44,13 +45,13 @@ class ImageEmbedder:
             width=decoded.width,
             height=decoded.height,
             size_bytes=len(image),
-            recall=found.recall[0].tolist(),
-            perceptual=found.perceptual[0].ravel().tolist(),
+            recall=embeddings.recall[0].tolist(),
+            perceptual=embeddings.perceptual[0].ravel().tolist(),
             quality=float(quality[0]),
         )
 
     def close(self) -> None:
-        """Let go of the models."""
+        """Release the models' memory."""
         del self._models
 
     def __enter__(self) -> ImageEmbedder:

@@ -1,6 +1,7 @@
-"""Submit and go on: images are kept on the client's disk and delivered later, through restarts of either side.
+"""A durable outbox of images: `submit` returns once an image is on the client's disk, threads deliver it later.
 
-The outbox on disk: what was submitted stays until it was delivered, whatever happens to process or machine.
+`OutboxFile` is the queue on disk: an image stays in it until it is delivered, through crashes of the process and the
+machine. `Outbox` sends what is in it, through restarts of either side.
 """
 
 from __future__ import annotations
@@ -35,6 +36,15 @@ from gmvaluator.ids import generation_id as checked_id
 from gmvaluator.storage.locks import WriterLock
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 
+MAX_BYTES = 4 * 1024**3
+"""Default bound of the images that wait."""
+
+SENDERS = 4
+"""Default number of images that are sent at the same time."""
+
+RETRIES = Retries(attempts=1_000_000_000, longest_pause_s=60.0)
+"""Pauses between attempts to send: from 0.2 s to a minute, without end."""
+
 FILE_NAME = "outbox.sqlite"
 _SCHEMA = """
 CREATE TABLE IF NOT EXISTS images (
@@ -52,7 +62,7 @@ CREATE TABLE IF NOT EXISTS images (
 
 @dataclass(frozen=True, slots=True)
 class Submitted:
-    """One image that waits. number: its place in the order of submitting. refusal: why it will never be delivered."""
+    """One image in the outbox. number: its place in the order of submission. refusal: why it cannot be delivered."""
 
     number: int
     generation_id: str
@@ -63,10 +73,13 @@ class Submitted:
 
 
 class OutboxFile:
-    """A folder's outbox; one process has it open. Thread-safe. Every change is on the disk when it returns."""
+    """The outbox of a folder, which one process has open. Thread-safe. A change is on disk when its method returns."""
 
     def __init__(self, folder: Path, max_bytes: int) -> None:
-        """Raises AlreadyHeld if another process has it open, Failure if the file cannot be used."""
+        """Open or create the outbox.
+
+        Raises AlreadyHeld if another process has it open, Failure if the file cannot be used.
+        """
         folder.mkdir(parents=True, exist_ok=True, mode=0o700)
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
@@ -74,6 +87,8 @@ class OutboxFile:
         try:
             with _disk_errors(folder):
                 self._file = sqlite3.connect(folder / FILE_NAME, check_same_thread=False, isolation_level=None)
+                # FULL and fullfsync: `submit` promises that the image survives a loss of power. Incremental vacuum:
+                # the file of an outbox that was full once gives its space back.
                 for pragma in ("journal_mode=WAL", "synchronous=FULL", "fullfsync=ON", "auto_vacuum=INCREMENTAL"):
                     self._file.execute(f"PRAGMA {pragma}")
                 self._file.execute(_SCHEMA)
@@ -81,10 +96,10 @@ class OutboxFile:
             self._file_lock.release()
             raise
         self._folder = folder
-        self._bytes = self._sum()
+        self._bytes = self._total_bytes()
 
     def add(self, content: Content, generation_id: str, model_version: str, generated_at: datetime) -> int:
-        """Keep an image; its number. The same image again changes nothing.
+        """Store an image and return its number; for an image that is already stored, its first number.
 
         Raises ImageTooLarge, Overloaded if the outbox is full, Conflict if the id waits with another image, Failure.
         """
@@ -92,13 +107,13 @@ class OutboxFile:
         data = content if isinstance(content, bytes) else content.SerializeToString()
         check_size(data)
         with self._lock, _disk_errors(self._folder):
-            found = self._file.execute(
+            stored = self._file.execute(
                 "SELECT number, content, model_version FROM images WHERE generation_id = ?", (generation_id,)
             ).fetchone()
-            if found is not None:
-                if found[1:] != (data, model_version):
+            if stored is not None:
+                if stored[1:] != (data, model_version):
                     raise Conflict(f"generation {generation_id} waits in the outbox with another image: use a new id")
-                return int(found[0])
+                return int(stored[0])
             if self._bytes + len(data) > self._max_bytes:
                 raise Overloaded(
                     f"{self._bytes:,} bytes wait in the outbox {self._folder}, of {self._max_bytes:,} allowed: see "
@@ -110,39 +125,39 @@ class OutboxFile:
             return self._file.execute(f"{insert} VALUES (?, ?, ?, ?, ?, ?)", row).lastrowid or 0
 
     def waiting(self) -> list[int]:
-        """Numbers of what is to be delivered, in order."""
+        """Return the numbers of the images to be delivered, in the order of submission."""
         with self._lock, _disk_errors(self._folder):
             rows = self._file.execute("SELECT number FROM images WHERE refusal IS NULL ORDER BY number").fetchall()
         return [number for (number,) in rows]
 
     def get(self, number: int) -> Submitted | None:
-        """One image; None if it was delivered."""
+        """Return an image; None if it was delivered or discarded."""
         rows = self._select("number = ?", number)
         return rows[0] if rows else None
 
     def refused(self) -> list[Submitted]:
-        """What will never be delivered as it is."""
+        """Return the images that were refused."""
         return self._select("refusal IS NOT NULL")
 
     def remove(self, number: int) -> None:
-        """It was delivered, or is given up."""
+        """Delete an image that was delivered or is discarded."""
         with self._lock, _disk_errors(self._folder):
             self._file.execute("DELETE FROM images WHERE number = ?", (number,))
             self._file.execute("PRAGMA incremental_vacuum(64)")
-            self._bytes = self._sum()
+            self._bytes = self._total_bytes()
 
-    def refuse(self, number: int, why: str) -> None:
-        """It will not be delivered; it is kept, so that somebody can look."""
+    def refuse(self, number: int, reason: str) -> None:
+        """Mark an image as undeliverable; it stays stored for inspection."""
         with self._lock, _disk_errors(self._folder):
-            self._file.execute("UPDATE images SET refusal = ? WHERE number = ?", (why, number))
+            self._file.execute("UPDATE images SET refusal = ? WHERE number = ?", (reason, number))
 
     def close(self) -> None:
-        """Let go of the file; what waits stays."""
+        """Close the file; images that wait stay in it."""
         with self._lock:
             self._file.close()
         self._file_lock.release()
 
-    def _sum(self) -> int:
+    def _total_bytes(self) -> int:
         (total,) = self._file.execute("SELECT coalesce(sum(size_bytes), 0) FROM images").fetchone()
         return int(total)
 
@@ -169,22 +184,22 @@ def _disk_errors(folder: Path) -> Iterator[None]:
         raise Failure(f"the outbox in {folder} cannot be used ({error}): check the disk") from error
 
 
-MAX_BYTES = 4 * 1024**3
-SENDERS = 4
-AGAIN = Retries(attempts=1_000_000_000, longest_pause_s=60.0)
-
 Delivered = Callable[[str, attribution_v1.Attribution], None]
+"""Callback for a delivered image: its generation id and FINAL."""
+
 Refused = Callable[[str, GmvaluatorError], None]
-Told = TypeVar("Told")
+"""Callback for a refused image: its generation id and the attributor's error."""
+
+Outcome = TypeVar("Outcome")
 _log = logging.getLogger(__name__)
 
 
 class Outbox:
-    """Delivers what is submitted, each image once; use it as a context manager, or call `close`.
+    """A sender of submitted images, each credited once; use it as a context manager, or call `close`.
 
-    An image that was submitted is on the disk. It stays until its FINAL has come; after every failure that can pass it
-    is sent again, under the same id, so that it is credited once. What can never be delivered (it is no image, or its
-    id was used for another one) is kept and told by `refused`. One process holds a folder at a time.
+    A submitted image stays on disk until its FINAL arrives. After a failure that may pass it is sent again, under the
+    same id, so that it is credited once. An image that can never be delivered (it is no image, or its id was used for
+    another one) is kept, and returned by `refused`. One process holds a folder at a time.
     """
 
     def __init__(
@@ -198,17 +213,20 @@ class Outbox:
         on_delivered: Delivered = lambda name, final: None,  # noqa: ARG005
         on_refused: Refused = lambda name, error: None,  # noqa: ARG005
     ) -> None:
-        """max_bytes: of images that wait. senders: images under way at once. Callbacks come from the senders' threads;
-        what they raise is logged.
+        """Open the folder and start to deliver what it holds.
+
+        max_bytes: bound of the images that wait. senders: images sent at the same time. Callbacks are called in the
+        senders' threads; an exception that they raise is logged.
 
         Raises AlreadyHeld if another process holds the folder, and what `AttributorClient` raises.
         """
         self._client = AttributorClient(server, deadline_s)
         self._file = OutboxFile(folder, max_bytes)
         self._on_delivered, self._on_refused = on_delivered, on_refused
-        self._wake = threading.Condition()
+        self._changed = threading.Condition()
+        # A heap of (monotonic time, number): when each image is sent next.
         self._due: list[tuple[float, int]] = [(0.0, number) for number in self._file.waiting()]
-        self._open = {number for _, number in self._due}
+        self._undelivered = {number for _, number in self._due}
         self._failures = 0
         self._closing = False
         self._threads = [
@@ -220,48 +238,51 @@ class Outbox:
     def submit(
         self, image: Content, generation_id: str, model_version: str, generated_at: datetime | None = None
     ) -> None:
-        """Keep an image, or its embedding, to be delivered; returns once it is on the disk, and waits for nobody.
+        """Store an image, or its embedding, for delivery; return once it is on disk, without waiting for the network.
 
         generated_at: now, if absent. Raises InvalidInput, Overloaded if `max_bytes` wait, Conflict if this id waits
         with another image, Failure if the disk fails.
         """
-        moment = generated_at or datetime.now(UTC)
-        number = self._file.add(image, checked_id(generation_id), model_version, moment)
-        with self._wake:
-            if number not in self._open:
-                self._open.add(number)
+        number = self._file.add(image, checked_id(generation_id), model_version, generated_at or datetime.now(UTC))
+        with self._changed:
+            if number not in self._undelivered:
+                self._undelivered.add(number)
                 heapq.heappush(self._due, (0.0, number))
-                self._wake.notify_all()  # one alone might be who waits in `flush`
+                self._changed.notify_all()  # `notify` might wake a thread in `flush` instead of a sender.
 
     async def submit_async(
         self, image: Content, generation_id: str, model_version: str, generated_at: datetime | None = None
     ) -> None:
-        """`submit` from an event loop."""
+        """Submit an image from an event loop, without blocking it; see `submit`."""
         await asyncio.to_thread(self.submit, image, generation_id, model_version, generated_at)
 
     @property
     def waiting(self) -> int:
-        """Images that are not delivered yet, without those refused."""
-        return len(self._open)
+        """Number of images that are neither delivered nor refused."""
+        return len(self._undelivered)
 
     def refused(self) -> list[Submitted]:
-        """Images that cannot be delivered as they are; `discard` them once you have looked."""
+        """Return the images that cannot be delivered; `discard` each after inspection."""
         return self._file.refused()
 
     def discard(self, submitted: Submitted) -> None:
-        """Forget an image that was refused."""
+        """Delete an image that was refused."""
         self._file.remove(submitted.number)
 
     def flush(self, timeout_s: float) -> bool:
-        """Wait until everything is delivered or refused; False if something still waits after `timeout_s`."""
-        with self._wake:
-            return self._wake.wait_for(lambda: not self._open, timeout_s)
+        """Wait until every image is delivered or refused, and return True.
+
+        Return False if an image still waits after `timeout_s`, or when the outbox is closed.
+        """
+        with self._changed:
+            self._changed.wait_for(lambda: self._closing or not self._undelivered, timeout_s)
+            return not self._undelivered
 
     def close(self) -> None:
-        """Stop once the calls under way have ended; what waits is delivered by the next `Outbox` on the folder."""
-        with self._wake:
+        """End the calls in progress and stop; what waits is delivered by the next `Outbox` on the folder."""
+        with self._changed:
             self._closing = True
-            self._wake.notify_all()
+            self._changed.notify_all()
         self._client.close()
         for thread in self._threads:
             thread.join()
@@ -271,16 +292,17 @@ class Outbox:
         while (number := self._next()) is not None:
             try:
                 self._deliver(number)
-            except Exception as error:  # noqa: BLE001 - whatever it is, a thread that ended would send nothing more
+            except Exception as error:  # noqa: BLE001 - a thread that ended would send nothing more
                 if self._closing and isinstance(error, ValueError):
-                    return  # The channel was closed under us.
+                    return  # gRPC raises it because `close` closed the channel.
                 if not isinstance(error, GmvaluatorError):
                     _log.exception("image %d could not be sent: it is tried again", number)
-                self._put_back(number, error)
+                self._reschedule(number, error)
 
     def _deliver(self, number: int) -> None:
         submitted = self._file.get(number)
         if submitted is None:
+            # Sent before, but removing it from the queue failed the first time.
             self._settle(number)
             return
         try:
@@ -289,13 +311,13 @@ class Outbox:
             self._refuse(submitted, error)
 
     def _next(self) -> int | None:
-        """The next image whose time has come; None if we are closing."""
-        with self._wake:
+        """Wait for the next image that is due, and return its number; None when the outbox is closed."""
+        with self._changed:
             while not self._closing:
                 wait_s = self._due[0][0] - time.monotonic() if self._due else None
                 if wait_s is not None and wait_s <= 0:
                     return heapq.heappop(self._due)[1]
-                self._wake.wait(wait_s)
+                self._changed.wait(wait_s)
         return None
 
     def _send(self, submitted: Submitted) -> None:
@@ -309,35 +331,36 @@ class Outbox:
         self._file.remove(submitted.number)
         self._failures = 0
         self._settle(submitted.number)
-        self._tell(self._on_delivered, submitted.generation_id, final)
+        self._notify(self._on_delivered, submitted.generation_id, final)
 
     def _refuse(self, submitted: Submitted, error: GmvaluatorError) -> None:
         self._file.refuse(submitted.number, str(error))
         self._settle(submitted.number)
-        self._tell(self._on_refused, submitted.generation_id, error)
+        self._notify(self._on_refused, submitted.generation_id, error)
 
-    def _tell(self, callback: Callable[[str, Told], None], generation_id: str, told: Told) -> None:
+    def _notify(self, callback: Callable[[str, Outcome], None], generation_id: str, outcome: Outcome) -> None:
         try:
-            callback(generation_id, told)
-        except Exception:  # noqa: BLE001 - the caller's fault, by which no image waits longer
-            _log.exception("what was to be told of %s broke", generation_id)
+            callback(generation_id, outcome)
+        except Exception:  # noqa: BLE001 - a fault of the caller's must not delay other images
+            _log.exception("the callback for generation %s failed", generation_id)
 
-    def _put_back(self, number: int, error: Exception) -> None:
-        with self._wake:
+    def _reschedule(self, number: int, error: Exception) -> None:
+        with self._changed:
             self._failures += 1
             heapq.heappush(self._due, (time.monotonic() + self._pause_s(error), number))
 
     def _pause_s(self, error: Exception) -> float:
-        """An operator may have to act, or the server to come back: everything but a refusal is tried for ever."""
+        """Return the pause after an error; every error but a refusal is retried without end."""
+        # An operator has to act (register a generator, renew a token): a short pause gains nothing.
         if isinstance(error, PreconditionFailed):
-            return AGAIN.longest_pause_s
-        passing = error if isinstance(error, Overloaded | Unavailable) else Unavailable("")
-        return AGAIN.pause_s(passing, min(self._failures, 20), float("inf")) or AGAIN.first_pause_s
+            return RETRIES.longest_pause_s
+        transient = error if isinstance(error, Overloaded | Unavailable) else Unavailable("")
+        return RETRIES.pause_s(transient, min(self._failures, 20), float("inf")) or RETRIES.first_pause_s
 
     def _settle(self, number: int) -> None:
-        with self._wake:
-            self._open.discard(number)
-            self._wake.notify_all()
+        with self._changed:
+            self._undelivered.discard(number)
+            self._changed.notify_all()
 
     def __enter__(self) -> Outbox:
         return self

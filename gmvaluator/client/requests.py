@@ -1,7 +1,4 @@
-"""What both clients share and no transport is needed for: requests, and when to ask again.
-
-The one place where a gRPC status becomes an error of ours.
-"""
+"""Requests, retries and errors of both clients, without a transport. gRPC statuses become our errors here alone."""
 
 from __future__ import annotations
 
@@ -35,17 +32,19 @@ from gmvaluator.v1.attribution_pb2 import AttributeFailure
 
 SERVICE = "gmvaluator.v1.AttributionService"
 DEADLINE_S = 60.0
+"""Default timeout of a call, with its retries."""
+
 _MAX_DOUBLINGS = 64
-"""Of a pause: no pause is that long, and a float has no room for many more."""
+"""Doublings of a pause. No pause is that long, and some more would exceed a float."""
 
 Content = bytes | attribution_v1.Embedding
-"""File bytes of an image, or what `ImageEmbedder` made of it."""
+"""File bytes of an image, or its embedding by `ImageEmbedder`."""
 
 
 def attribute_request(
     content: Content, generation_id: str, model_version: str, generated_at: datetime | None
 ) -> attribution_v1.AttributeRequest:
-    """What is sent to Attribute and AttributeStream. Raises ImageTooLarge before anything is sent."""
+    """Build a request of Attribute or AttributeStream. Raises ImageTooLarge before anything is sent."""
     request = attribution_v1.AttributeRequest(
         generation_id=generation_id, model_version=model_version, generated_at=_stamp(generated_at)
     )
@@ -58,24 +57,25 @@ def attribute_request(
 
 
 def preview_request(image: bytes, model_version: str, policy: str) -> attribution_v1.PreviewRequest:
-    """What is sent to Preview. Raises ImageTooLarge before anything is sent."""
+    """Build a request of Preview. Raises ImageTooLarge before anything is sent."""
     check_size(image)
     return attribution_v1.PreviewRequest(model_version=model_version, image=image, policy=policy)
 
 
 class StreamRequests:
-    """Requests of one stream. gRPC would end the whole call, without a name, for what fails while they are made.
+    """Requests of one stream, and the errors raised while they were built.
 
-    That is kept here for whoever reads the answers, who may be another thread.
+    An exception raised in a stream's request iterator makes gRPC end the whole call without naming it. So errors are
+    stored here for the reader of the answers, which may be another thread.
     """
 
     def __init__(self, model_version: str) -> None:
         self._model_version = model_version
         self._refused: deque[tuple[str, GmvaluatorError]] = deque()
-        self._broken: Exception | None = None
+        self._error: Exception | None = None
 
     def request(self, generation_id: str, content: Content) -> Iterator[attribution_v1.AttributeStreamRequest]:
-        """What is sent for one image: nothing if it cannot be sent."""
+        """Yield the request of one image, or nothing if it cannot be sent; `refused` then yields its error."""
         try:
             request = attribute_request(content, generation_id, self._model_version, None)
         except GmvaluatorError as error:
@@ -84,36 +84,37 @@ class StreamRequests:
             yield attribution_v1.AttributeStreamRequest(request=request)
 
     @contextmanager
-    def kept(self) -> Iterator[None]:
-        """Around the reading of the caller's images: what they raise ends them, and is for `check`."""
+    def capture(self) -> Iterator[None]:
+        """Store an exception that reading the caller's images raises, for `check`."""
         try:
             yield
         except Exception as error:  # noqa: BLE001 - raised again by `check`
-            self._broken = error
+            self._error = error
 
     def refused(self) -> Iterator[tuple[str, GmvaluatorError]]:
-        """Images that could not be sent, each told once."""
+        """Yield the images that could not be sent since the last call, with their errors."""
         while self._refused:
             yield self._refused.popleft()
 
     def check(self) -> None:
-        """Raises what the caller's images raised."""
-        if self._broken is not None:
-            raise self._broken
+        """Raise the exception that reading the caller's images raised, if any."""
+        if self._error is not None:
+            raise self._error
 
 
 def check_size(image: bytes) -> None:
-    """Raises ImageTooLarge before anything is sent."""
+    """Raise ImageTooLarge if the attributor would refuse an image for its size."""
     if len(image) > MAX_IMAGE_BYTES:
         raise ImageTooLarge(f"the image has {len(image):,} bytes; the limit is {MAX_IMAGE_BYTES:,}: send a smaller one")
 
 
 @dataclass(frozen=True, slots=True)
 class Retries:
-    """When a call is made again: only after Overloaded and Unavailable, and with the same id, so it is credited once.
+    """The retry policy of a client. Only Overloaded and Unavailable are retried, with the same id: credited once.
 
-    attempts: calls in all; 1 never asks again. A server that says how long to wait is waited for; otherwise the pause
-    doubles from `first_pause_s` to `longest_pause_s`, less a random half, so that callers do not come back together.
+    attempts: calls in all; 1 never retries. If the server names a pause, that is used; otherwise the pause doubles
+    from `first_pause_s` to `longest_pause_s`. Up to half of it is taken off at random, so that clients that failed
+    together do not return together.
     """
 
     attempts: int = 5
@@ -121,22 +122,27 @@ class Retries:
     longest_pause_s: float = 10.0
 
     def pause_s(self, error: GmvaluatorError, attempt: int, left_s: float) -> float | None:
-        """Seconds to wait after the `attempt`-th call (from 1) failed; None if the error is to be raised.
+        """Return the seconds to wait after the `attempt`-th call (from 1) failed; None to raise the error.
 
-        left_s: until the caller's deadline, which no pause goes beyond.
+        left_s: seconds until the caller's deadline; a pause that would exceed it is None.
         """
         if attempt >= self.attempts or not isinstance(error, Overloaded | Unavailable):
             return None
-        told_ms = error.retry_after_ms if isinstance(error, Overloaded) else None
-        if told_ms is not None and told_ms < 0:
+        pushback_ms = error.retry_after_ms if isinstance(error, Overloaded) else None
+        # gRPC's convention: a negative pushback forbids a retry.
+        if pushback_ms is not None and pushback_ms < 0:
             return None
-        usual = min(self.first_pause_s * 2 ** min(attempt - 1, _MAX_DOUBLINGS), self.longest_pause_s)
+        usual_s = min(self.first_pause_s * 2 ** min(attempt - 1, _MAX_DOUBLINGS), self.longest_pause_s)
         spread = random.uniform(0.5, 1.0)  # noqa: S311 - spreads callers, keeps no secret
-        pause = usual * spread if told_ms is None else told_ms / 1000 * (2 - spread)
-        return pause if pause < left_s else None
+        # The server's pause is a minimum, so it is lengthened at random, not shortened.
+        pause_s = usual_s * spread if pushback_ms is None else pushback_ms / 1000 * (2 - spread)
+        return pause_s if pause_s < left_s else None
 
 
 NO_RETRIES = Retries(attempts=1)
+
+WATCH_RETRIES = Retries(attempts=1_000_000_000)
+"""Retries of a watch that resumes: it reconnects for as long as it takes."""
 
 
 def _stamp(moment: datetime | None) -> Timestamp | None:
@@ -165,20 +171,20 @@ _BY_NUMBER = {code.value[0]: kind for code, kind in _ERRORS.items()}
 
 @contextmanager
 def translated(address: str) -> Iterator[None]:
-    """Raise our error for a failed call to the attributor at `address`, with the server's own words."""
+    """Translate a failed call to the attributor at `address` into our error, with the server's message."""
     try:
         yield
     except grpc.RpcError as error:
-        raise _ours(error, address) from error
+        raise _error_of(error, address) from error
 
 
 def failure_of(failure: AttributeFailure, address: str) -> GmvaluatorError:
-    """Our error for an image of a stream that failed."""
+    """Return the error of an image of a stream that failed."""
     kind = _BY_NUMBER.get(failure.code, Failure)
     return kind(f"{failure.message} (attributor at {address})")
 
 
-def _ours(error: grpc.RpcError, address: str) -> GmvaluatorError:
+def _error_of(error: grpc.RpcError, address: str) -> GmvaluatorError:
     message = f"{error.details() or 'no details'} (attributor at {address})"
     kind = _ERRORS.get(error.code(), Failure)
     if kind is Overloaded:
@@ -187,10 +193,11 @@ def _ours(error: grpc.RpcError, address: str) -> GmvaluatorError:
 
 
 def _pushback_ms(error: grpc.RpcError) -> int | None:
-    """What the server asks for; a negative number means: not again. None if it asks for nothing that can be read."""
+    """Return the server's pause before a retry, negative to forbid one, None if it names none."""
     trailing: Any = error.trailing_metadata() or ()
-    told = dict(trailing).get("grpc-retry-pushback-ms")
+    pushback = dict(trailing).get("grpc-retry-pushback-ms")
     try:
-        return None if told is None else int(told)
+        return None if pushback is None else int(pushback)
     except ValueError:
+        # gRPC's own clients also treat a value that is no number as "do not retry".
         return -1

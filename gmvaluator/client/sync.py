@@ -1,4 +1,4 @@
-"""A blocking client for generation servers and scripts."""
+"""A blocking client of the attributor. Generated from `aio.py` by `make client`: edit that file."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator
 from datetime import datetime
+from time import sleep
 from types import TracebackType
 from typing import Any
 
@@ -18,6 +19,7 @@ from gmvaluator.client.requests import (
     DEADLINE_S,
     NO_RETRIES,
     SERVICE,
+    WATCH_RETRIES,
     Content,
     Retries,
     StreamRequests,
@@ -32,43 +34,52 @@ from gmvaluator.v1 import royalty_pb2 as royalty_v1
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub
 from gmvaluator.v1.royalty_pb2_grpc import RoyaltyServiceStub
 
-WATCH_AGAIN = Retries(attempts=1_000_000_000)
+_PROBE_S = 2.0
+"""Timeout of one health check."""
+
+_PROBE_PAUSE_S = 0.1
+"""Pause between two health checks."""
 
 
 class AttributorClient:
-    """Talks to one attributor. Thread-safe; use it as a context manager, or call `close`.
+    """A client of one attributor, or of several behind one address; use it as a context manager, or call `close`.
 
-    Errors are those of `gmvaluator.errors`: InvalidInput, PreconditionFailed, NotFound, Conflict, Overloaded,
-    Unavailable, Failure. After Overloaded or Unavailable the same image may be sent again under the same id: it
-    is credited once. `retries` does so.
+    The blocking client is thread-safe; the asyncio client belongs to the event loop that created it. Errors are those
+    of `gmvaluator.errors`: InvalidInput, PreconditionFailed, NotFound, Conflict, Overloaded, Unavailable, Failure.
+    After Overloaded or Unavailable the same image may be sent again under the same id: it is credited once. `retries`
+    does so.
     """
 
     def __init__(self, server: str | Connection, deadline_s: float = DEADLINE_S, retries: Retries = NO_RETRIES) -> None:
-        """server: host:port, with token and TLS from the environment's GMV_*, or a `Connection`.
+        """Open a channel; nothing is sent before the first call.
 
-        Raises InvalidInput or PreconditionFailed if these cannot work.
+        server: host:port, with token and TLS from the environment's GMV_*, or a `Connection`. deadline_s: default
+        timeout of a call, with its retries. Raises InvalidInput or PreconditionFailed for settings that cannot work.
         """
-        connection = Connection.from_environment(address=server) if isinstance(server, str) else server
-        self.address = connection.address
+        self._connection = Connection.from_environment(address=server) if isinstance(server, str) else server
+        self.address = self._connection.address
         self._deadline_s = deadline_s
         self._retries = retries
-        self._channel = connection.channel()
-        self._attribution = AttributionServiceStub(self._channel)
-        self._royalty = RoyaltyServiceStub(self._channel)
-        self._health = health_pb2_grpc.HealthStub(self._channel)
+        # The token is read again for every call and passed as metadata, so that its file can be replaced.
+        self._channel = self._connection.channel_without_token()
+        self._attribution: Any = AttributionServiceStub(self._channel)
+        self._royalty: Any = RoyaltyServiceStub(self._channel)
+        self._health: Any = health_pb2_grpc.HealthStub(self._channel)
 
     def wait_until_serving(self, timeout_s: float) -> None:
-        """Block until health says SERVING. Raises Unavailable after `timeout_s`."""
-        deadline = time.monotonic() + timeout_s
-        while not self._serving():
-            if time.monotonic() > deadline:
+        """Wait until the health check says SERVING. Raises Unavailable after `timeout_s`."""
+        ends_at = time.monotonic() + timeout_s
+        while not self._is_serving(ends_at - time.monotonic()):
+            if time.monotonic() >= ends_at:
                 raise Unavailable(f"the attributor at {self.address} does not serve after {timeout_s:.0f} s")
-            time.sleep(0.1)
+            sleep(_PROBE_PAUSE_S)
 
-    def _serving(self) -> bool:
+    def _is_serving(self, left_s: float) -> bool:
         request = health_pb2.HealthCheckRequest(service=SERVICE)
+        # A last check gets a little time even when the deadline has passed.
+        timeout_s = min(max(left_s, _PROBE_PAUSE_S), _PROBE_S)
         try:
-            response = self._health.Check(request, timeout=2.0)  # type: ignore[attr-defined]
+            response = self._health.Check(request, timeout=timeout_s, metadata=self._connection.metadata())
         except grpc.RpcError:
             return False
         return bool(response.status == health_pb2.HealthCheckResponse.SERVING)
@@ -81,74 +92,67 @@ class AttributorClient:
         generated_at: datetime | None = None,
         deadline_s: float | None = None,
     ) -> Iterator[attribution_v1.Attribution]:
-        """Value one image, or its embedding, and post its credits; yields RECALLED, RERANKED and FINAL as they arrive.
+        """Value one image, or its embedding, and post its credits; yield RECALLED, RERANKED and FINAL as they arrive.
 
-        What may be asked again (see `Retries`) is, until the deadline; a stage may then come twice.
+        A call that fails with an error that may be retried (see `Retries`) is retried until the deadline; a stage may
+        then arrive twice. generated_at: now, by the attributor's clock, if absent.
         """
         request = attribute_request(image, generation_id, model_version, generated_at)
-        for response in self._again(self._attribution.Attribute, request, deadline_s):
+        for response in self._with_retries(self._attribution.Attribute, request, deadline_s):
             yield response.attribution
 
     def attribute_many(
         self, images: Iterable[tuple[str, Content]], model_version: str, deadline_s: float | None = None
     ) -> Iterator[tuple[str, attribution_v1.Attribution | GmvaluatorError]]:
-        """Value many (generation_id, image) pairs on one stream; yields (generation_id, stage or error) as they come.
+        """Value many (generation_id, image) pairs on one stream; yield (generation_id, stage or error) as they arrive.
 
-        An image that fails does not end the others; one that cannot be sent is told with the next answer, or at the
-        end. A cut raises Unavailable: send again what had no FINAL, under the same ids. `images` is read as the
-        attributor takes them, from another thread; what it raises is raised here once those before are answered. No
-        deadline unless one is given.
+        An image that fails does not end the others; the error of one that cannot be sent comes with the next answer,
+        or at the end. A lost connection raises Unavailable: send again every image without a FINAL, under the same
+        ids. `images` is read while the attributor accepts more, by the blocking client in another thread; an exception
+        that it raises is raised here once the images before it are answered. No deadline unless one is given.
         """
         sending = StreamRequests(model_version)
 
         def requests() -> Iterator[attribution_v1.AttributeStreamRequest]:
-            with sending.kept():
-                for name, image in images:
-                    yield from sending.request(name, image)
+            with sending.capture():
+                for generation_id, image in images:
+                    yield from sending.request(generation_id, image)
 
         with translated(self.address):
-            for response in self._attribution.AttributeStream(requests(), timeout=deadline_s):
-                yield from sending.refused()
+            responses = self._attribution.AttributeStream(
+                requests(), timeout=deadline_s, metadata=self._connection.metadata()
+            )
+            for response in responses:
+                for refusal in sending.refused():
+                    yield refusal
                 failed = response.HasField("failure")
                 yield (
                     response.generation_id,
                     failure_of(response.failure, self.address) if failed else response.attribution,
                 )
-        yield from sending.refused()
+        for refusal in sending.refused():
+            yield refusal
         sending.check()
 
     def preview(self, image: bytes, model_version: str, policy: str = "") -> Iterator[attribution_v1.Attribution]:
-        """As `attribute`, but nothing is posted."""
-        for response in self._again(self._attribution.Preview, preview_request(image, model_version, policy), None):
+        """Value one image like `attribute`, but post nothing. policy: the attributor's own, if empty."""
+        request = preview_request(image, model_version, policy)
+        for response in self._with_retries(self._attribution.Preview, request, None):
             yield response.attribution
 
-    def _again(self, call: Callable[..., Iterable[Any]], request: Any, deadline_s: float | None) -> Iterator[Any]:
-        ends_at = time.monotonic() + (deadline_s or self._deadline_s)
-        for attempt in itertools.count(1):
-            left_s = ends_at - time.monotonic()
-            try:
-                with translated(self.address):
-                    yield from call(request, timeout=left_s)
-                    return
-            except (Overloaded, Unavailable) as error:
-                pause_s = self._retries.pause_s(error, attempt, ends_at - time.monotonic())
-                if pause_s is None:
-                    raise
-            time.sleep(pause_s)
-
     def get_attribution(self, generation_id: str) -> attribution_v1.Attribution:
-        """What was posted for a generation. Raises NotFound."""
+        """Return the posted attribution of a generation. Raises NotFound."""
         request = attribution_v1.GetAttributionRequest(generation_id=generation_id)
-        with translated(self.address):
-            return self._attribution.GetAttribution(request, timeout=self._deadline_s).attribution
+        response = self._call(self._attribution.GetAttribution, request)
+        attribution: attribution_v1.Attribution = response.attribution
+        return attribution
 
     def royalties(self, page_size: int = 100) -> Iterator[royalty_v1.Royalty]:
-        """Balances of all accounts, by account name."""
+        """Yield the balances of all accounts, by account name; page_size: balances a call."""
         token = ""
         while True:
             request = royalty_v1.GetRoyaltiesRequest(page_size=page_size, page_token=token)
-            with translated(self.address):
-                page = self._royalty.GetRoyalties(request, timeout=self._deadline_s)
+            page = self._call(self._royalty.GetRoyalties, request)
             yield from page.royalties
             token = page.next_page_token
             if not token:
@@ -157,16 +161,17 @@ class AttributorClient:
     def watch_royalties(
         self, after_sequence: int = 0, resume: bool = False
     ) -> Iterator[royalty_v1.WatchRoyaltiesResponse]:
-        """Every posting after a sequence, then each new one; without end until the attributor stops.
+        """Yield every posting after a sequence number, then each new one, until the attributor stops.
 
-        resume: after a cut, go on from the last posting seen for as long as it takes, instead of raising Unavailable.
+        resume: when the connection is lost, reconnect for as long as it takes and continue after the last posting,
+        instead of raising Unavailable.
         """
         attempt = 1
         while True:
             request = royalty_v1.WatchRoyaltiesRequest(after_sequence=after_sequence)
             try:
                 with translated(self.address):
-                    for posting in self._royalty.WatchRoyalties(request):
+                    for posting in self._royalty.WatchRoyalties(request, metadata=self._connection.metadata()):
                         yield posting
                         after_sequence, attempt = posting.sequence, 1
             except (Overloaded, Unavailable):
@@ -175,7 +180,7 @@ class AttributorClient:
             else:
                 if not resume:
                     return
-            time.sleep(WATCH_AGAIN.pause_s(Unavailable(""), attempt, math.inf) or 0.0)
+            sleep(WATCH_RETRIES.pause_s(Unavailable(""), attempt, math.inf) or 0.0)
             attempt += 1
 
     def open_dispute(
@@ -186,9 +191,9 @@ class AttributorClient:
         generation_id: str = "",
         claimant: str = "",
     ) -> royalty_v1.OpenDisputeResponse:
-        """Open a dispute about a training image's credits, a generation's, or the one's within the other.
+        """Open a dispute about the credits of a training image, of a generation, or of one within the other.
 
-        dispute_id: the caller's own, used once for ever; the same request again answers the dispute as it stands.
+        dispute_id: the caller's own, never used again; the same request returns the dispute in its present state.
         """
         request = royalty_v1.OpenDisputeRequest(
             dispute_id=dispute_id,
@@ -197,11 +202,30 @@ class AttributorClient:
             claimant=claimant,
             reason=reason,
         )
-        with translated(self.address):
-            return self._royalty.OpenDispute(request, timeout=self._deadline_s)
+        response: royalty_v1.OpenDisputeResponse = self._call(self._royalty.OpenDispute, request)
+        return response
 
     def close(self) -> None:
+        """Close the channel; calls in progress end with Unavailable."""
         self._channel.close()
+
+    def _call(self, method: Callable[..., Any], request: Any) -> Any:
+        with translated(self.address):
+            return method(request, timeout=self._deadline_s, metadata=self._connection.metadata())
+
+    def _with_retries(self, method: Callable[..., Any], request: Any, deadline_s: float | None) -> Iterator[Any]:
+        ends_at = time.monotonic() + (deadline_s or self._deadline_s)
+        for attempt in itertools.count(1):
+            left_s = ends_at - time.monotonic()
+            try:
+                with translated(self.address):
+                    yield from method(request, timeout=left_s, metadata=self._connection.metadata())
+                    return
+            except (Overloaded, Unavailable) as error:
+                pause_s = self._retries.pause_s(error, attempt, ends_at - time.monotonic())
+                if pause_s is None:
+                    raise
+            sleep(pause_s)
 
     def __enter__(self) -> AttributorClient:
         return self

@@ -1,4 +1,4 @@
-"""Several attributors behind one client: calls go round, and to those that serve alone."""
+"""Several attributors behind one client: calls are balanced over those that serve."""
 
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -23,26 +23,26 @@ SERVING, NOT_SERVING = health_pb2.HealthCheckResponse.SERVING, health_pb2.Health
 
 @dataclass
 class WithHealth:
-    """A fake attributor that says how it is."""
+    """A fake attributor with a health service."""
 
     fake: FakeAttributor
     health: health.HealthServicer
 
-    def say(self, status: int) -> None:
+    def set_health(self, status: int) -> None:
         self.health.set(SERVICE, status)
 
 
 @contextmanager
 def with_health() -> Iterator[WithHealth]:
-    made = WithHealth(FakeAttributor(), health.HealthServicer())  # type: ignore[abstract]
+    attributor = WithHealth(FakeAttributor(), health.HealthServicer())  # type: ignore[abstract]
     server = grpc.server(ThreadPoolExecutor(8))
-    add_AttributionServiceServicer_to_server(made.fake, server)
-    health_pb2_grpc.add_HealthServicer_to_server(made.health, server)
-    made.fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
-    made.say(SERVING)
+    add_AttributionServiceServicer_to_server(attributor.fake, server)
+    health_pb2_grpc.add_HealthServicer_to_server(attributor.health, server)
+    attributor.fake.address = f"127.0.0.1:{server.add_insecure_port('127.0.0.1:0')}"
+    attributor.set_health(SERVING)
     server.start()
     try:
-        yield made
+        yield attributor
     finally:
         server.stop(0).wait()
 
@@ -53,7 +53,7 @@ def send(client: AttributorClient, count: int, prefix: str) -> None:
 
 
 def send_until(client: AttributorClient, fake: FakeAttributor, prefix: str) -> None:
-    """Until a call arrives there: a channel connects to its addresses one after the other."""
+    """Send until a call reaches `fake`: a channel connects to its addresses one after the other."""
     before = len(fake.requests)
     for number in range(10_000):
         if len(fake.requests) > before:
@@ -62,9 +62,9 @@ def send_until(client: AttributorClient, fake: FakeAttributor, prefix: str) -> N
     raise AssertionError("no call arrived")
 
 
-def test_calls_go_round_and_past_one_that_has_gone() -> None:
-    with ExitStack() as gone, fake_attributor() as second:
-        first = gone.enter_context(fake_attributor())
+def test_calls_alternate_and_avoid_a_stopped_attributor() -> None:
+    with ExitStack() as stack, fake_attributor() as second:
+        first = stack.enter_context(fake_attributor())
         servers = f"{first.address},{second.address}"
         with AttributorClient(servers, retries=PATIENT) as client:
             send_until(client, first, "a")
@@ -72,27 +72,27 @@ def test_calls_go_round_and_past_one_that_has_gone() -> None:
             before = len(first.requests), len(second.requests)
             send(client, 20, "c")
             assert (len(first.requests) - before[0], len(second.requests) - before[1]) == (10, 10)
-            gone.close()
+            stack.close()
             send(client, 20, "d")
-            with fake_attributor(first.address) as again:
-                send_until(client, again, "e")
+            with fake_attributor(first.address) as restarted:
+                send_until(client, restarted, "e")
 
 
-def test_one_that_does_not_serve_gets_no_new_calls() -> None:
+def test_an_attributor_that_does_not_serve_gets_no_new_calls() -> None:
     with with_health() as first, with_health() as second:
         with AttributorClient(f"{first.fake.address},{second.fake.address}", retries=PATIENT) as client:
             send_until(client, first.fake, "a")
             send_until(client, second.fake, "b")
-            first.say(NOT_SERVING)
-            send(client, 50, "c")  # while it becomes known
+            first.set_health(NOT_SERVING)
+            send(client, 50, "c")  # While the new health reaches the client.
             before = len(first.fake.requests)
             send(client, 20, "d")
             assert len(first.fake.requests) == before
-            first.say(SERVING)
+            first.set_health(SERVING)
             send_until(client, first.fake, "e")
 
 
-async def test_the_asyncio_client_takes_several_too() -> None:
+async def test_the_asyncio_client_balances_too() -> None:
     with fake_attributor() as first, fake_attributor() as second:
         async with AsyncAttributorClient(f"{first.address},{second.address}", retries=PATIENT) as client:
             for number in range(1_000):
@@ -103,7 +103,7 @@ async def test_the_asyncio_client_takes_several_too() -> None:
     assert second.requests
 
 
-def test_addresses_become_what_grpc_wants() -> None:
+def test_addresses_become_grpc_targets() -> None:
     assert target_of("host:1") == "host:1"
     assert target_of("dns:///attributor:1") == "dns:///attributor:1"
     assert target_of("10.0.0.1:1,10.0.0.2:1") == "ipv4:10.0.0.1:1,10.0.0.2:1"
@@ -113,12 +113,12 @@ def test_addresses_become_what_grpc_wants() -> None:
 @pytest.mark.parametrize(
     "address", ["a:1,b:1", "127.0.0.1:1,[::1]:1", "127.0.0.1:1,", "127.0.0.1,127.0.0.2", ",", "1.2.3.4:x,1.2.3.4:1"]
 )
-def test_a_list_that_cannot_be_one_is_refused(address: str) -> None:
+def test_an_invalid_list_of_addresses_is_refused(address: str) -> None:
     with pytest.raises(InvalidInput):
         Connection(address).channel()
 
 
-def test_a_token_goes_in_the_clear_to_loopback_alone() -> None:
+def test_a_token_is_sent_in_the_clear_to_loopback_only() -> None:
     Connection("127.0.0.1:1,127.0.0.1:2", token="secret").channel().close()
     for address in ("127.0.0.1:1,10.0.0.1:1", "dns:///attributor:1"):
         with pytest.raises(InvalidInput, match="in the clear"):

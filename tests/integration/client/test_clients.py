@@ -1,4 +1,4 @@
-"""Both clients: what they ask again, what they do not, and that they say the same."""
+"""Both clients: retries, streams, pages and watches."""
 
 from collections.abc import AsyncIterator, Callable, Iterator
 
@@ -35,9 +35,9 @@ both = pytest.mark.parametrize("kind", ["sync", "aio"])
 
 
 @both
-async def test_what_passes_is_asked_again_with_the_same_id(kind: str, attributor: FakeAttributor) -> None:
-    attributor.trouble(grpc.StatusCode.UNAVAILABLE)
-    attributor.trouble(grpc.StatusCode.RESOURCE_EXHAUSTED, grpc_retry_pushback_ms="20")
+async def test_transient_errors_are_retried_with_the_same_id(kind: str, attributor: FakeAttributor) -> None:
+    attributor.fail_next(grpc.StatusCode.UNAVAILABLE)
+    attributor.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, grpc_retry_pushback_ms="20")
     assert (await stages(kind, attributor))[-1] == v1.STAGE_FINAL
     assert [request.generation_id for request in attributor.requests] == ["g1"] * 3
     assert attributor.posted == {"g1": 1}
@@ -53,10 +53,10 @@ async def test_what_passes_is_asked_again_with_the_same_id(kind: str, attributor
         (grpc.StatusCode.RESOURCE_EXHAUSTED, {"grpc_retry_pushback_ms": "60000"}, Overloaded),
     ],
 )
-async def test_nothing_else_is(
+async def test_other_errors_are_not_retried(
     kind: str, attributor: FakeAttributor, code: grpc.StatusCode, metadata: dict[str, str], error: type[Exception]
 ) -> None:
-    attributor.trouble(code, **metadata)
+    attributor.fail_next(code, **metadata)
     with pytest.raises(error):
         await stages(kind, attributor)
     assert len(attributor.requests) == 1
@@ -65,7 +65,7 @@ async def test_nothing_else_is(
 @both
 async def test_attempts_are_bounded_and_one_is_the_default(kind: str, attributor: FakeAttributor) -> None:
     for _ in range(10):
-        attributor.trouble(grpc.StatusCode.UNAVAILABLE)
+        attributor.fail_next(grpc.StatusCode.UNAVAILABLE)
     with pytest.raises(Unavailable):
         await stages(kind, attributor)
     assert len(attributor.requests) == 4
@@ -106,46 +106,72 @@ def images_then(broken: Exception | None) -> Iterator[tuple[str, bytes]]:
 
 
 async def each(images: Iterator[tuple[str, bytes]]) -> AsyncIterator[tuple[str, bytes]]:
-    for one in images:
-        yield one
+    for image in images:
+        yield image
 
 
 async def stream(
-    kind: str, address: str, images: Iterator[tuple[str, bytes]], told: dict[str, v1.Attribution | GmvaluatorError]
+    kind: str, address: str, images: Iterator[tuple[str, bytes]], answers: dict[str, v1.Attribution | GmvaluatorError]
 ) -> None:
-    """Fill `told` with each image's last answer."""
+    """Fill `answers` with each image's last answer."""
     if kind == "sync":
         with AttributorClient(address) as client:
             for name, answer in client.attribute_many(images, "m"):
-                told[name] = answer  # noqa: PERF403 - what comes before an error counts
+                answers[name] = answer  # noqa: PERF403 - answers before an error count
     else:
         async with AsyncAttributorClient(address) as aio:
             async for name, answer in aio.attribute_many(each(images), "m"):
-                told[name] = answer  # noqa: PERF403
+                answers[name] = answer  # noqa: PERF403
 
 
 @both
 async def test_an_image_that_cannot_be_sent_fails_alone(kind: str, attributor: FakeAttributor) -> None:
-    told: dict[str, v1.Attribution | GmvaluatorError] = {}
-    await stream(kind, attributor.address, images_then(None), told)
-    assert {name for name, answer in told.items() if isinstance(answer, v1.Attribution)} == {"a", "b"}
-    assert {name for name, answer in told.items() if isinstance(answer, ImageTooLarge)} == {"large", "larger"}
+    answers: dict[str, v1.Attribution | GmvaluatorError] = {}
+    await stream(kind, attributor.address, images_then(None), answers)
+    assert {name for name, answer in answers.items() if isinstance(answer, v1.Attribution)} == {"a", "b"}
+    assert {name for name, answer in answers.items() if isinstance(answer, ImageTooLarge)} == {"large", "larger"}
 
 
 @both
-async def test_what_the_callers_images_raise_reaches_the_caller(kind: str, attributor: FakeAttributor) -> None:
-    told: dict[str, v1.Attribution | GmvaluatorError] = {}
+async def test_an_exception_of_the_callers_iterator_reaches_the_caller(kind: str, attributor: FakeAttributor) -> None:
+    answers: dict[str, v1.Attribution | GmvaluatorError] = {}
     with pytest.raises(ZeroDivisionError, match="of the caller"):
-        await stream(kind, attributor.address, images_then(ZeroDivisionError("of the caller")), told)
-    assert set(told) == {"a", "large", "b", "larger"}
+        await stream(kind, attributor.address, images_then(ZeroDivisionError("of the caller")), answers)
+    assert set(answers) == {"a", "large", "b", "larger"}
+
+
+@both
+async def test_balances_are_read_page_by_page(kind: str, attributor: FakeAttributor) -> None:
+    attributor.accounts = {"held": 3, "suspense": 2, "unattributed": 1}
+    if kind == "sync":
+        with AttributorClient(attributor.address) as client:
+            royalties = list(client.royalties(page_size=2))
+    else:
+        async with AsyncAttributorClient(attributor.address) as aio:
+            royalties = [royalty async for royalty in aio.royalties(page_size=2)]
+    assert {royalty.account: royalty.balance_micros for royalty in royalties} == attributor.accounts
+
+
+@both
+async def test_a_dispute_is_opened(kind: str, attributor: FakeAttributor) -> None:
+    if kind == "sync":
+        with AttributorClient(attributor.address) as client:
+            dispute = client.open_dispute("d1", "a copy", generation_id="g1", claimant="us")
+    else:
+        async with AsyncAttributorClient(attributor.address) as aio:
+            dispute = await aio.open_dispute("d1", "a copy", generation_id="g1", claimant="us")
+    assert dispute.dispute_id == "d1"
+    request = attributor.disputes["d1"]
+    assert (request.reason, request.generation_id, request.claimant) == ("a copy", "g1", "us")
 
 
 async def test_watching_resumes_after_a_cut_without_a_gap(attributor: FakeAttributor) -> None:
     with AttributorClient(attributor.address) as client:
-        seen = [one.sequence for one, _ in zip(client.watch_royalties(resume=True), range(5), strict=False)]
+        postings = client.watch_royalties(resume=True)
+        sequences = [posting.sequence for posting, _ in zip(postings, range(5), strict=False)]
         with pytest.raises(Unavailable):
             list(client.watch_royalties())
-    assert seen == [1, 2, 3, 4, 5]
+    assert sequences == [1, 2, 3, 4, 5]
     async with AsyncAttributorClient(attributor.address) as aio:
         numbers = []
         async for posting in aio.watch_royalties(after_sequence=7, resume=True):

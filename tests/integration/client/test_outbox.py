@@ -1,13 +1,12 @@
-"""The outbox: an image that was submitted is delivered once, whatever ends in between."""
+"""The outbox delivers a submitted image once, whichever process ends in between."""
 
 import asyncio
 import importlib.util
 import io
 import subprocess
 import sys
-import threading
 import time
-from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from types import ModuleType
@@ -22,30 +21,31 @@ from gmvaluator.client.outbox import Outbox, OutboxFile
 from gmvaluator.errors import AlreadyHeld, Conflict, Failure, GmvaluatorError, ImageTooLarge, InvalidInput, Overloaded
 from gmvaluator.testing.attributor import fake_attributor
 from gmvaluator.v1 import attribution_pb2 as v1
+from tests.support.waiting import until
 
 NOWHERE = "127.0.0.1:1"
 WAIT_S = 30
 
 
-def test_what_is_submitted_is_delivered_once_and_told(tmp_path: Path) -> None:
-    told: dict[str, int] = {}
+def test_submitted_images_are_delivered_once_and_reported(tmp_path: Path) -> None:
+    stages: dict[str, int] = {}
     with fake_attributor() as attributor:
-        attributor.trouble(grpc.StatusCode.UNAVAILABLE)
-        attributor.trouble(grpc.StatusCode.RESOURCE_EXHAUSTED, grpc_retry_pushback_ms="10")
-        attributor.trouble(grpc.StatusCode.INTERNAL)
+        attributor.fail_next(grpc.StatusCode.UNAVAILABLE)
+        attributor.fail_next(grpc.StatusCode.RESOURCE_EXHAUSTED, grpc_retry_pushback_ms="10")
+        attributor.fail_next(grpc.StatusCode.INTERNAL)
         with Outbox(
-            tmp_path, attributor.address, on_delivered=lambda name, final: told.update({name: final.stage})
+            tmp_path, attributor.address, on_delivered=lambda name, final: stages.update({name: final.stage})
         ) as outbox:
             for number in range(20):
                 outbox.submit(b"x", f"g{number}", "m")
             assert outbox.flush(WAIT_S)
             assert outbox.waiting == 0
-        assert set(attributor.posted) == set(told)
-    assert set(told) == {f"g{number}" for number in range(20)}
-    assert set(told.values()) == {v1.STAGE_FINAL}
+        assert set(attributor.posted) == set(stages)
+    assert set(stages) == {f"g{number}" for number in range(20)}
+    assert set(stages.values()) == {v1.STAGE_FINAL}
 
 
-def test_nobody_waits_for_a_server_that_is_away_and_the_next_process_delivers(tmp_path: Path) -> None:
+def test_submit_does_not_wait_for_an_absent_server_and_the_next_process_delivers(tmp_path: Path) -> None:
     with Outbox(tmp_path, NOWHERE) as outbox:
         for number in range(5):
             outbox.submit(bytes([number]), f"g{number}", "m")
@@ -73,44 +73,44 @@ def test_a_process_killed_right_after_submitting_loses_nothing(tmp_path: Path) -
         assert set(attributor.posted) == {f"g{number}" for number in range(7)}
 
 
-def test_what_can_never_be_delivered_is_kept_to_be_looked_at(tmp_path: Path) -> None:
-    told: list[tuple[str, GmvaluatorError]] = []
+def test_an_undeliverable_image_is_kept_for_inspection(tmp_path: Path) -> None:
+    refusals: list[tuple[str, GmvaluatorError]] = []
     with fake_attributor() as attributor:
-        attributor.trouble(grpc.StatusCode.INVALID_ARGUMENT)
-        with Outbox(tmp_path, attributor.address, on_refused=lambda *refusal: told.append(refusal)) as outbox:
+        attributor.fail_next(grpc.StatusCode.INVALID_ARGUMENT)
+        with Outbox(tmp_path, attributor.address, on_refused=lambda *refusal: refusals.append(refusal)) as outbox:
             outbox.submit(b"no image", "bad", "m")
             assert outbox.flush(WAIT_S)
         with Outbox(tmp_path, attributor.address) as outbox:
             assert outbox.flush(WAIT_S)
             (refused,) = outbox.refused()
             assert (refused.generation_id, refused.content) == ("bad", b"no image")
-            assert "as it was told" in (refused.refusal or "")
+            assert "a scheduled failure" in (refused.refusal or "")
             outbox.discard(refused)
             assert outbox.refused() == []
         assert len(attributor.requests) == 1
-    assert [(name, type(error)) for name, error in told] == [("bad", InvalidInput)]
+    assert [(name, type(error)) for name, error in refusals] == [("bad", InvalidInput)]
 
 
 @pytest.mark.parametrize("error", [ZeroDivisionError, ValueError])
-def test_a_callback_that_breaks_holds_up_nothing(
+def test_a_failing_callback_delays_no_image(
     tmp_path: Path, error: type[Exception], caplog: pytest.LogCaptureFixture
 ) -> None:
-    def broken(name: str, _told: object) -> None:
-        raise error(f"told of {name}")
+    def broken(name: str, _outcome: object) -> None:
+        raise error(f"callback of {name}")
 
     with fake_attributor() as attributor:
-        attributor.trouble(grpc.StatusCode.INVALID_ARGUMENT)
+        attributor.fail_next(grpc.StatusCode.INVALID_ARGUMENT)
         with Outbox(tmp_path, attributor.address, senders=1, on_delivered=broken, on_refused=broken) as outbox:
             for name in ("bad", "a", "b"):
                 outbox.submit(b"x", name, "m")
             assert outbox.flush(WAIT_S)
         assert set(attributor.posted) == {"a", "b"}
-    assert all(f"told of {name}" in caplog.text for name in ("bad", "a", "b"))
+    assert all(f"callback of {name}" in caplog.text for name in ("bad", "a", "b"))
 
 
 @pytest.mark.parametrize("error", [Failure("the disk is full"), ValueError("no closed channel"), MemoryError()])
 @pytest.mark.parametrize("method", ["get", "remove", "refuse"])
-def test_a_disk_that_fails_for_a_while_holds_up_no_image_for_ever(
+def test_an_image_is_delivered_after_the_disk_failed_for_a_while(
     tmp_path: Path, method: str, error: Exception, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     working = getattr(OutboxFile, method)
@@ -124,7 +124,7 @@ def test_a_disk_that_fails_for_a_while_holds_up_no_image_for_ever(
     with fake_attributor() as attributor:
         if method == "refuse":
             for _ in range(2):
-                attributor.trouble(grpc.StatusCode.INVALID_ARGUMENT)
+                attributor.fail_next(grpc.StatusCode.INVALID_ARGUMENT)
         with Outbox(tmp_path, attributor.address, senders=1) as outbox:
             monkeypatch.setattr(OutboxFile, method, failing)
             outbox.submit(b"x", "a", "m")
@@ -133,34 +133,24 @@ def test_a_disk_that_fails_for_a_while_holds_up_no_image_for_ever(
         assert set(attributor.posted) == (set() if method == "refuse" else {"a"})
 
 
-def until(condition: Callable[[], bool]) -> None:
-    deadline = time.monotonic() + WAIT_S
-    while not condition():
-        assert time.monotonic() < deadline
-        time.sleep(0.01)
-
-
-def test_who_waits_for_the_outbox_to_be_empty_holds_up_nothing(tmp_path: Path) -> None:
-    with fake_attributor() as attributor, Outbox(tmp_path, attributor.address, senders=1) as outbox:
+def test_a_thread_in_flush_delays_no_image(tmp_path: Path) -> None:
+    with fake_attributor() as attributor, ThreadPoolExecutor(1) as pool:
         for _ in range(2):
-            attributor.trouble(grpc.StatusCode.FAILED_PRECONDITION)  # tried again after a minute
-        outbox.submit(b"x", "a", "m")
-        until(lambda: outbox._failures == 1)
-        flushing = threading.Thread(target=outbox.flush, args=(WAIT_S,))
-        flushing.start()
-        time.sleep(0.1)
-        outbox.submit(b"x", "b", "m")
-        until(lambda: outbox._failures == 2)
-        time.sleep(0.1)
-        outbox.submit(b"x", "c", "m")
-        until(lambda: "c" in attributor.posted)
-        with outbox._wake:
-            outbox._open.clear()
-            outbox._wake.notify_all()
-        flushing.join()
+            attributor.fail_next(grpc.StatusCode.FAILED_PRECONDITION)  # Retried after a minute.
+        with Outbox(tmp_path, attributor.address, senders=1) as outbox:
+            outbox.submit(b"x", "a", "m")
+            until(lambda: len(attributor.requests) == 1)
+            flushed = pool.submit(outbox.flush, WAIT_S)
+            time.sleep(0.1)  # Until both the sender and `flush` wait to be woken.
+            outbox.submit(b"x", "b", "m")
+            until(lambda: len(attributor.requests) == 2)
+            time.sleep(0.1)
+            outbox.submit(b"x", "c", "m")
+            until(lambda: "c" in attributor.posted)
+        assert not flushed.result()
 
 
-def test_the_outbox_is_bounded_and_checks_what_it_is_given(tmp_path: Path) -> None:
+def test_the_outbox_is_bounded_and_checks_its_arguments(tmp_path: Path) -> None:
     with Outbox(tmp_path, NOWHERE, max_bytes=100) as outbox:
         outbox.submit(b"x" * 60, "a", "m")
         outbox.submit(b"x" * 60, "a", "m")
@@ -199,7 +189,7 @@ class Result:
     images: list[Image.Image] = field(default_factory=lambda: [Image.new("RGB", (8, 8), c) for c in ("red", "blue")])
 
 
-def test_the_example_attributes_what_a_pipeline_makes(tmp_path: Path) -> None:
+def test_the_example_attributes_the_images_of_a_pipeline(tmp_path: Path) -> None:
     def pipeline(prompt: str, **options: Any) -> Result:
         assert (prompt, options) == ("a red fox", {"num_inference_steps": 2})
         return Result()
@@ -209,4 +199,4 @@ def test_the_example_attributes_what_a_pipeline_makes(tmp_path: Path) -> None:
         assert len(generate("a red fox", num_inference_steps=2).images) == 2
         assert outbox.flush(WAIT_S)
         assert set(attributor.posted) == set(generate.generation_ids)
-        assert {Image.open(io.BytesIO(one.image)).size for one in attributor.requests} == {(8, 8)}
+        assert {Image.open(io.BytesIO(request.image)).size for request in attributor.requests} == {(8, 8)}
