@@ -1,11 +1,11 @@
-# make setup | demo | test | test-models | check | crash | fuzz | proto | dist | sbom | audit | clean
+# make setup | demo | test | test-models | check | crash | fuzz | proto | client | dist | sbom | audit | clean
 # Every target sets itself up; PYTHON names the interpreter that builds .venv (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROTOS := proto/gmvaluator/v1/attribution.proto proto/gmvaluator/v1/royalty.proto
 
-.PHONY: setup browser promtool demo test test-models check crash bench soak fuzz lint types imports protocol proto dist sbom audit clean
+.PHONY: setup browser promtool demo test test-models check crash bench soak fuzz lint types imports protocol proto client dist sbom audit clean
 
 setup: $(STAMP)
 
@@ -86,6 +86,10 @@ protocol:
 
 proto: setup
 	$(call generate,.)
+
+# The blocking client, gmvaluator/client/sync.py, from the asyncio one.
+client: setup
+	$(BIN)/python -m tests.checks.sync_client
 
 define generate
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/python -m grpc_tools.protoc -I proto --python_out=$(1) \
