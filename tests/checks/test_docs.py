@@ -10,6 +10,7 @@ import rich_click as click
 from attributor.ops.metrics import REGISTRY, FileMetricsCollector, RuntimeCollector, RuntimeState
 from gmvaluator.commands.main import gmvaluator
 from gmvaluator.errors import GRPC_STATUS
+from tests.checks.imports import folder_arrows
 
 ROOT = Path(__file__).parents[2]
 DOCS = ROOT / "docs"
@@ -105,6 +106,19 @@ def paths_named(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_path_named_exists(page: Path) -> None:
     assert not [path for path in sorted(paths_named(page)) if not (ROOT / path).exists()]
+
+
+def test_rooms_import_only_rooms_of_lower_floors() -> None:
+    rows = re.findall(r"^\| (\d+) \| (.+) \|$", read(ARCHITECTURE), re.MULTILINE)
+    floors = {room.rstrip("/"): int(floor) for floor, rooms in rows for room in CODE_SPAN.findall(rooms)}
+    arrows = {
+        (origin, target)
+        for origin, targets in folder_arrows().items()
+        for target in targets
+        if not origin.endswith("__main__.py") and "migrations" not in origin
+    }
+    assert {room for arrow in arrows for room in arrow} <= floors.keys()
+    assert not [(origin, target) for origin, target in sorted(arrows) if floors[origin] <= floors[target]]
 
 
 def test_the_architecture_page_names_the_repository_by_its_files() -> None:
