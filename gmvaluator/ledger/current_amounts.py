@@ -21,6 +21,8 @@ _SEQUENCES_PER_QUERY = 500
 """Number of postings in one query, which stays below every engine's limit of parameters."""
 
 
+# Amounts are tracked for each posting and not as sums by owner: after a dispute that was held as a sum nobody could say
+# what the reversal of one generation takes from whom.
 @dataclass(frozen=True, slots=True)
 class CurrentAmounts:
     """The amounts of one posting as they are now, zeros left out. revision: number of decisions about it so far."""

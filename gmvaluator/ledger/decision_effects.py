@@ -98,6 +98,7 @@ def release_amounts(have: Mapping[str, int], rights: Sequence[tuple[str, int]]) 
     what they hold above their share; accounts below their share receive it in proportion to what they lack.
     """
     target = {payment.account: payment.credit_micros for payment in payments_of(sum(have.values()), rights)}
+    # Owners keep what they have: only a dispute, a reversal or another valuation takes it from them.
     surplus = {pot: max(0, have.get(pot, 0) - target.get(pot, 0)) for pot in _POTS}
     lacking = {account: max(0, amount - have.get(account, 0)) for account, amount in sorted(target.items())}
     moved = min(sum(surplus.values()), sum(lacking.values()))
@@ -122,12 +123,15 @@ def _released(facts: Facts) -> tuple[Entry, ...]:
 
 
 def _reversed(facts: Facts) -> tuple[Entry, ...]:
+    # All of it, even if an account has less by now: reversing only what is left would let a payout launder an error.
+    # The debt is recovered from the owner's later credits.
     return entries_from(negate_amounts(amounts_from_json(facts["found"])))
 
 
 def _reattributed(facts: Facts) -> tuple[Entry, ...]:
-    again = recompute_entries(Evidence.from_json(canonical_json(facts["evidence"])))
-    return entries_from(add_amounts(negate_amounts(amounts_from_json(facts["found"])), amounts_by_work(again)))
+    # The evidence is the one that another policy, or other rights, would have made; its credits are not trusted.
+    revalued = recompute_entries(Evidence.from_json(canonical_json(facts["evidence"])))
+    return entries_from(add_amounts(negate_amounts(amounts_from_json(facts["found"])), amounts_by_work(revalued)))
 
 
 def _held(facts: Facts) -> tuple[Entry, ...]:

@@ -22,7 +22,7 @@ entries_and_decisions = entries.outerjoin(decisions, decisions.c.sequence == ent
 """Every entry, with its decision if a decision moved it."""
 
 # The first text that is greater than every owner's account: the prefix with its last character raised by one. A range
-# of names uses the index on accounts, a pattern match (LIKE) may not.
+# of names uses the primary key of the balances; SQLite's LIKE ignores case and does not.
 _AFTER_OWNERS = OWNER_PREFIX[:-1] + chr(ord(OWNER_PREFIX[-1]) + 1)
 
 

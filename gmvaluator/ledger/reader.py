@@ -163,6 +163,7 @@ class LedgerReader:
 
         Reads all entries, which takes seconds in a large ledger.
         """
+        # Counted on demand: a stored count would cost the writer an index look-up for every entry.
         query = (
             select(entries.c.account, func.count(distinct(entries.c.training_image_id)).label("works"))
             .where(entries.c.account.in_(accounts))

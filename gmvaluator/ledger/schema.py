@@ -28,6 +28,7 @@ REVISION = SchemaRevision("ledger", "0002", Path(__file__).parent / "migrations"
 MAX_IDENTITY_CHARACTERS = 200
 
 _Sequence = BigInteger().with_variant(Integer, "sqlite")
+# Instants are fixed-width text in UTC: they sort as time does, are hashed unchanged, and are equal on both engines.
 _Instant = String(27)
 _Digest = String(64)
 # Pages continue after an account name, so the order of names must not depend on the server's locale.
@@ -108,6 +109,7 @@ head = Table(
     Column("id", Integer, primary_key=True, autoincrement=False),
     Column("sequence", BigInteger, nullable=False),
     Column("hash", _Digest, nullable=False),
+    # Summed from the headers and not from the entries, so that totals compare two independent counts.
     Column("issued_micros", BigInteger, nullable=False),
     CheckConstraint("id = 1", name="head_is_one_row"),
 )
@@ -128,6 +130,7 @@ decisions = Table(
     Column("revision", Integer),
     Column("dispute_id", String(MAX_GENERATION_ID_CHARACTERS)),
     Column("period", String(7)),
+    # Refuses the second of two decisions that were made from the same state of a posting.
     UniqueConstraint("about_sequence", "revision", name="decisions_revision"),
     CheckConstraint("(about_sequence IS NULL) = (revision IS NULL)", name="decisions_complete"),
     Index("decisions_kind", "kind", "sequence"),

@@ -94,8 +94,9 @@ class Ledger(LedgerReader):
                 with writer.begin() as connection:
                     return work(connection)
             except Exception as error:
-                # The commit may or may not have happened. A retry on this connection could report postings as made
-                # that are not durable, so the ledger writes nothing more until a restart has read what is stored.
+                # The commit may or may not have happened. A failed fsync may have dropped the pages that it failed on,
+                # and a second one would succeed without them. So nothing is retried on this connection: a restart reads
+                # what is durable, and sending the same ids again is safe.
                 self._failure = str(error.orig) if isinstance(error, DBAPIError) else str(error)
                 raise LedgerFailed(
                     f"the ledger {self._database.name} could not be written ({self._failure}): restart"
