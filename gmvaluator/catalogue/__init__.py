@@ -1,1 +1,1 @@
-"""The catalogue: who made what. Works, owners, rights, generators, and how far indexing has come."""
+"""The catalogue: works, their owners and rights, registered generators, and the progress of indexing."""

@@ -1,23 +1,20 @@
-"""From claims on a work to who is paid for it: pure, and the same whatever order the claims came in.
-
-Whether the parts that one origin claims of a work sum to one, at every instant at which it claims any.
-"""
+"""Rights that follow from claims: pure functions, whose results do not depend on the order of claims."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
 
-from gmvaluator.accounts import HELD, SUSPENSE
+from gmvaluator.accounts import HELD, SUSPENSE, owner_account
 from gmvaluator.ids import OwnerId
 
 WHOLE_PPM = 1_000_000
-"""All of a work, in parts per million."""
+"""A whole work, in parts per million."""
 
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """One valid claim: `origin` says that `owner_id` owns `share_ppm` of the work."""
+    """A valid claim: according to `origin`, `owner_id` owns `share_ppm` of the work."""
 
     origin: str
     owner_id: OwnerId
@@ -26,7 +23,7 @@ class Claim:
 
 @dataclass(frozen=True, slots=True)
 class Right:
-    """Part of a work that one account is paid for. owner_id is None for suspense and held."""
+    """A part of a work, and the account that is paid for it. owner_id: None for suspense and held."""
 
     account: str
     owner_id: OwnerId | None
@@ -34,11 +31,11 @@ class Right:
 
 
 def resolve_claims(claims: Iterable[Claim]) -> tuple[Right, ...]:
-    """Rights by account name ascending; they sum to 1,000,000 ppm.
+    """Return the rights to a work, by account name ascending; they sum to 1,000,000 ppm.
 
-    An origin's claims for one owner add up; several origins that name the same owner agree, and the largest
-    counts. Owners together above the whole compete, and all of it is held, never last-wins. What nobody claims is
-    in suspense.
+    Claims of one origin for one owner add up. Origins that name the same owner agree, and the largest claim counts. If
+    the owners together claim more than the whole, their claims compete and the whole work is held: the last import does
+    not win. The part without a claim is in suspense.
     """
     by_origin: dict[tuple[OwnerId, str], int] = {}
     for claim in claims:
@@ -50,7 +47,7 @@ def resolve_claims(claims: Iterable[Claim]) -> tuple[Right, ...]:
     claimed = sum(by_owner.values())
     if claimed > WHOLE_PPM:
         return (Right(HELD, None, WHOLE_PPM),)
-    rights = [Right(f"owner:{owner_id}", owner_id, share_ppm) for owner_id, share_ppm in by_owner.items()]
+    rights = [Right(owner_account(owner_id), owner_id, share_ppm) for owner_id, share_ppm in by_owner.items()]
     if claimed < WHOLE_PPM:
         rights.append(Right(SUSPENSE, None, WHOLE_PPM - claimed))
     return tuple(sorted(rights, key=lambda right: right.account))
@@ -61,10 +58,11 @@ Split = tuple[str, str, int]
 
 
 def split_error(splits: Iterable[Split], partial: bool) -> str | None:
-    """What is wrong with one origin's parts of one work; None if they sum to 1,000,000 ppm whenever there are any.
+    """Return why one origin's splits of one work are wrong, or None if they sum to 1,000,000 ppm whenever any is valid.
 
-    partial: less is right too, and leaves the rest to suspense.
+    partial: accept less, which leaves the rest in suspense.
     """
+    # A sweep over the instants at which a split begins or ends: the sum is constant between them.
     edges: dict[str, int] = {}
     counts: dict[str, int] = {}
     for valid_from, valid_to, share_ppm in splits:

@@ -1,6 +1,7 @@
-"""Recording rows of rights: a work's rows are taken together, or all rejected if their parts do not add up.
+"""Import of claims: parsing a CSV file, and recording its rows work by work.
 
-A CSV file of rights: each row is checked once, here; a row that cannot be used is listed and stops nothing.
+Each row is checked once, when it is parsed; a row that cannot be used is reported and stops nothing. The rows of one
+work are imported together, or all rejected if its parts do not add up.
 """
 
 from __future__ import annotations
@@ -26,16 +27,19 @@ from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.storage.schema import BEGINNING, END, utc_text
 
 MAX_ROWS = 1_000_000
+"""Limit of rows in a file."""
+
 MAX_FIELD_CHARACTERS = 10_000
 MAX_ORIGIN_CHARACTERS = 200
 
 REQUIRED = ("owner_id", "share_ppm")
 OPTIONAL = ("sha256", "data_set", "key", "owner_name", "owner_contact", "valid_from", "valid_to", "origin")
+"""Columns of the file. It needs `sha256`, or `data_set` and `key`, besides the required ones."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkName:
-    """A work as the file names it: by the SHA-256 of its bytes, or by its key in a data set."""
+    """A work in the file: identified by the SHA-256 of its bytes, or by its key in a data set."""
 
     sha256: str = ""
     data_set: str = ""
@@ -44,7 +48,7 @@ class WorkName:
 
 @dataclass(frozen=True, slots=True)
 class ClaimRow:
-    """One row. share_ppm 0 withdraws the claim. valid_from (inclusive), valid_to (exclusive): `utc_text`."""
+    """A valid row. share_ppm: 0 withdraws the claim. valid_from (inclusive), valid_to (exclusive): UTC text."""
 
     line: int
     work: WorkName
@@ -58,14 +62,14 @@ class ClaimRow:
 
 @dataclass(frozen=True, slots=True)
 class RejectedRow:
-    """A row that was not used, and why."""
+    """A row that was not imported, and the reason."""
 
     line: int
     reason: str
 
 
 def read_claims(file: Path, default_origin: str) -> Iterator[ClaimRow | RejectedRow]:
-    """The rows of a file, in order. Raises InvalidManifest if it is no CSV of this form or is too long."""
+    """Yield the rows of a file, in order. Raises InvalidManifest if it is not such a CSV file, or too long."""
     try:
         with file.open(newline="", encoding="utf-8-sig") as opened:
             reader = csv.DictReader(opened, strict=True)
@@ -81,7 +85,7 @@ def read_claims(file: Path, default_origin: str) -> Iterator[ClaimRow | Rejected
 
 
 def checked_origin(text: str) -> str:
-    """Who says so: 1-200 printable characters. Raises InvalidManifest."""
+    """Return a valid origin of claims: 1-200 printable characters. Raises InvalidManifest."""
     if not 1 <= len(text) <= MAX_ORIGIN_CHARACTERS or not text.isprintable():
         raise InvalidManifest(f"origin {text[:40]!r} is refused: give 1-{MAX_ORIGIN_CHARACTERS} printable characters")
     return text
@@ -157,10 +161,10 @@ def _share(text: str) -> int:
     return int(text)
 
 
-def _instant(text: str, otherwise: str, name: str) -> str:
-    """A day, meaning its first instant in UTC, or an instant with a time zone; empty means `otherwise`."""
+def _instant(text: str, default: str, name: str) -> str:
+    """Parse a day, which means its first instant in UTC, or an instant with a time zone; empty means `default`."""
     if not text:
-        return otherwise
+        return default
     try:
         moment = datetime.fromisoformat(text)
         if re.fullmatch(r"[0-9]{4}-[0-9]{2}-[0-9]{2}", text):
@@ -172,8 +176,7 @@ def _instant(text: str, otherwise: str, name: str) -> str:
         ) from None
 
 
-_AT_ONCE = 400
-"""Works in one question."""
+_WORKS_PER_QUERY = 400
 
 _CLAIM_COLUMNS = (
     "training_image_id",
@@ -186,12 +189,12 @@ _CLAIM_COLUMNS = (
 )
 
 _Key = tuple[uuid.UUID, str, str]
-"""owner, origin, valid_from: what makes a claim on a work unique."""
+"""owner_id, origin and valid_from, which identify a claim to a work."""
 
 
 @dataclass(slots=True)
 class ImportedClaims:
-    """What became of rows: rows = added + changed + unchanged + withdrawn + rejected. works: those with a change."""
+    """Counts of an import: rows = added + changed + unchanged + withdrawn + rejected. works: those with a change."""
 
     rows: int = 0
     added: int = 0
@@ -202,14 +205,15 @@ class ImportedClaims:
     rejected: list[RejectedRow] = field(default_factory=list)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data, the rejected rows ordered by line."""
         counts = {name: getattr(self, name) for name in ("rows", "added", "changed", "unchanged", "withdrawn")}
-        rejects = [{"line": one.line, "reason": one.reason} for one in sorted(self.rejected, key=lambda one: one.line)]
+        by_line = sorted(self.rejected, key=lambda row: row.line)
+        rejects = [{"line": row.line, "reason": row.reason} for row in by_line]
         return {**counts, "rejected": len(rejects), "works": len(self.works), "rejects": rejects}
 
 
 class ClaimImporter:
-    """Imports rows on a connection that is in a transaction; the caller commits."""
+    """Imports rows within the transaction of a connection; the caller commits."""
 
     def __init__(self, connection: Connection, vault: Vault, recorded_at: str, partial: bool) -> None:
         self._connection = connection
@@ -217,73 +221,76 @@ class ClaimImporter:
         self._at = recorded_at
         self._partial = partial
         self._known: dict[OwnerKey, OwnerId] = {}
-        self._named: set[OwnerReference] = set()
+        self._recorded: set[OwnerReference] = set()
         self._new: list[dict[str, Any]] = []
 
-    def take(self, grouped: Sequence[tuple[TrainingImageId, Sequence[ClaimRow]]], counted: ImportedClaims) -> None:
-        """Record the rows of each work, or reject all of a work's."""
-        for start in range(0, len(grouped), _AT_ONCE):
-            some = grouped[start : start + _AT_ONCE]
-            keys = {_owner_key(row) for _, rows in some for row in rows} - self._known.keys()
+    def import_batch(
+        self, grouped: Sequence[tuple[TrainingImageId, Sequence[ClaimRow]]], result: ImportedClaims
+    ) -> None:
+        """Import the rows of each work, or reject all of them; count them in `result`."""
+        for start in range(0, len(grouped), _WORKS_PER_QUERY):
+            batch = grouped[start : start + _WORKS_PER_QUERY]
+            keys = {_owner_key(row) for _, rows in batch for row in rows} - self._known.keys()
             self._known |= self._recorder.known_owners(keys)
-            stored = self._claims_on([work for work, _ in some])
-            for work, rows in some:
-                self._take_work(work, rows, stored.get(work, {}), counted)
+            stored = self._claims_on([work for work, _ in batch])
+            for work, rows in batch:
+                self._import_work(work, rows, stored.get(work, {}), result)
             if self._new:
                 self._connection.execute(insert(claims), self._new)
                 self._new.clear()
 
-    def _take_work(
-        self, work: TrainingImageId, rows: Sequence[ClaimRow], stored: dict[_Key, Row[Any]], counted: ImportedClaims
+    def _import_work(
+        self, work: TrainingImageId, rows: Sequence[ClaimRow], stored: dict[_Key, Row[Any]], result: ImportedClaims
     ) -> None:
-        counted.rows += len(rows)
-        reason = self._objection(rows, stored, self._known)
+        result.rows += len(rows)
+        reason = self._rejection_reason(rows, stored, self._known)
         if reason is not None:
-            counted.rejected += [RejectedRow(row.line, reason) for row in rows]
+            result.rejected += [RejectedRow(row.line, reason) for row in rows]
             return
-        self._meet([row.owner for row in rows if row.owner not in self._named])
+        self._record_owners([row.owner for row in rows if row.owner not in self._recorded])
         for row in rows:
             owner_id = self._known[_owner_key(row)]
             if row.contact:
                 self._recorder.set_contact(owner_id, row.contact)
-            self._apply(work, row, owner_id, stored.get((owner_id, row.origin, row.valid_from)), counted)
+            self._apply(work, row, owner_id, stored.get((owner_id, row.origin, row.valid_from)), result)
 
-    def _meet(self, owners: Sequence[OwnerReference]) -> None:
-        """Make owners that are new, and take over names that are."""
+    def _record_owners(self, owners: Sequence[OwnerReference]) -> None:
+        """Create owners that are new, and update the names of the others."""
         if owners:
             self._known |= self._recorder.owners(owners)
-            self._named.update(owners)
+            self._recorded.update(owners)
 
     def _claims_on(self, ids: Sequence[TrainingImageId]) -> dict[uuid.UUID, dict[_Key, Row[Any]]]:
-        found: dict[uuid.UUID, dict[_Key, Row[Any]]] = {}
+        claims_by_work: dict[uuid.UUID, dict[_Key, Row[Any]]] = {}
         for row in self._connection.execute(select(claims).where(claims.c.training_image_id.in_(ids))):
-            found.setdefault(row.training_image_id, {})[_key(row)] = row
-        return found
+            claims_by_work.setdefault(row.training_image_id, {})[_key(row)] = row
+        return claims_by_work
 
-    def _objection(
+    def _rejection_reason(
         self, rows: Sequence[ClaimRow], stored: dict[_Key, Row[Any]], known: dict[OwnerKey, OwnerId]
     ) -> str | None:
-        """Why the rows cannot be taken; None if they can."""
+        """Return why the rows of a work are rejected, or None if they can be imported."""
         after = {
             (owner, origin, begin): (begin, row.valid_to, row.share_ppm)
             for (owner, origin, begin), row in stored.items()
         }
-        seen: dict[_Key, int] = {}
-        strangers: dict[OwnerKey, uuid.UUID] = {}
+        line_of: dict[_Key, int] = {}
+        # Placeholders: rejected rows must not create their owners.
+        new_owners: dict[OwnerKey, uuid.UUID] = {}
         for row in rows:
-            owner = known.get(_owner_key(row)) or strangers.setdefault(_owner_key(row), uuid.uuid4())
+            owner = known.get(_owner_key(row)) or new_owners.setdefault(_owner_key(row), uuid.uuid4())
             key = owner, row.origin, row.valid_from
-            if key in seen:
-                return f"line {row.line} names the same claim as line {seen[key]}"
-            seen[key] = row.line
+            if key in line_of:
+                return f"line {row.line} names the same claim as line {line_of[key]}"
+            line_of[key] = row.line
             if row.share_ppm:
                 after[key] = row.valid_from, row.valid_to, row.share_ppm
             elif after.pop(key, None) is None:
                 return f"line {row.line} withdraws a claim that is not there"
         for origin in sorted({row.origin for row in rows}):
-            wrong = split_error([split for (_, other, _), split in after.items() if other == origin], self._partial)
-            if wrong is not None:
-                return f"by origin {origin}, {wrong}"
+            error = split_error([split for (_, other, _), split in after.items() if other == origin], self._partial)
+            if error is not None:
+                return f"by origin {origin}, {error}"
         return None
 
     def _apply(
@@ -292,64 +299,66 @@ class ClaimImporter:
         row: ClaimRow,
         owner_id: OwnerId,
         before: Row[Any] | None,
-        counted: ImportedClaims,
+        result: ImportedClaims,
     ) -> None:
         values = {"share_ppm": row.share_ppm, "valid_to": row.valid_to, "recorded_at": self._at}
         if before is None:
             key = {"training_image_id": work, "owner_id": owner_id, "origin": row.origin, "valid_from": row.valid_from}
             self._new.append({**key, **values})
-            counted.added += 1
+            result.added += 1
         elif (before.share_ppm, before.valid_to) == (row.share_ppm, row.valid_to):
-            counted.unchanged += 1
+            result.unchanged += 1
             return
         else:
             self._keep_former(before)
             this = claims.c.claim_id == before.claim_id
             if row.share_ppm:
                 self._connection.execute(update(claims).where(this).values(values))
-                counted.changed += 1
+                result.changed += 1
             else:
                 self._connection.execute(delete(claims).where(this))
-                counted.withdrawn += 1
-        counted.works.add(work)
+                result.withdrawn += 1
+        result.works.add(work)
 
     def _keep_former(self, before: Row[Any]) -> None:
         values = {name: getattr(before, name) for name in _CLAIM_COLUMNS}
         self._connection.execute(insert(former_claims), {**values, "replaced_at": self._at})
 
 
-def by_work(
-    connection: Connection, rows: Iterable[ClaimRow], counted: ImportedClaims
+def group_by_work(
+    connection: Connection, rows: Iterable[ClaimRow], result: ImportedClaims
 ) -> dict[TrainingImageId, list[ClaimRow]]:
-    """Rows by the work they name; those that name none, or several, are rejected."""
-    named: dict[WorkName, list[ClaimRow]] = {}
+    """Group rows by their work; reject those that match no work or several."""
+    rows_by_name: dict[WorkName, list[ClaimRow]] = {}
     for row in rows:
-        named.setdefault(row.work, []).append(row)
-    found: dict[TrainingImageId, list[ClaimRow]] = {}
-    for name, ids in _resolved(connection, list(named)):
+        rows_by_name.setdefault(row.work, []).append(row)
+    grouped: dict[TrainingImageId, list[ClaimRow]] = {}
+    for name, ids in _resolve_names(connection, list(rows_by_name)):
         if len(ids) == 1:
-            found.setdefault(ids.pop(), []).extend(named[name])
+            grouped.setdefault(ids.pop(), []).extend(rows_by_name[name])
         else:
-            what = f"{len(ids)} works have this key: name it by sha256" if ids else "no such work is in the catalogue"
-            counted.rows += len(named[name])
-            counted.rejected += [RejectedRow(row.line, what) for row in named[name]]
-    return found
+            reason = f"{len(ids)} works have this key: name it by sha256" if ids else "no such work is in the catalogue"
+            result.rows += len(rows_by_name[name])
+            result.rejected += [RejectedRow(row.line, reason) for row in rows_by_name[name]]
+    return grouped
 
 
-def _resolved(connection: Connection, names: Sequence[WorkName]) -> Iterator[tuple[WorkName, set[TrainingImageId]]]:
-    for start in range(0, len(names), _AT_ONCE):
-        some = names[start : start + _AT_ONCE]
-        found: dict[WorkName, set[TrainingImageId]] = {name: set() for name in some}
-        hashes = [name.sha256 for name in some if name.sha256]
+def _resolve_names(
+    connection: Connection, names: Sequence[WorkName]
+) -> Iterator[tuple[WorkName, set[TrainingImageId]]]:
+    for start in range(0, len(names), _WORKS_PER_QUERY):
+        batch = names[start : start + _WORKS_PER_QUERY]
+        matches: dict[WorkName, set[TrainingImageId]] = {name: set() for name in batch}
+        hashes = [name.sha256 for name in batch if name.sha256]
         by_hash = select(works.c.sha256, works.c.training_image_id).where(works.c.sha256.in_(hashes))
         for row in connection.execute(by_hash):
-            found[WorkName(sha256=row.sha256)].add(row.training_image_id)
-        for data_set in sorted({name.data_set for name in some if name.key}):
-            keys = [name.key for name in some if name.data_set == data_set]
+            matches[WorkName(sha256=row.sha256)].add(row.training_image_id)
+        for data_set in sorted({name.data_set for name in batch if name.key}):
+            keys = [name.key for name in batch if name.data_set == data_set]
             by_key = select(sources.c.key, sources.c.training_image_id)
             for row in connection.execute(by_key.where(sources.c.data_set == data_set, sources.c.key.in_(keys))):
-                found[WorkName(data_set=data_set, key=row.key)].add(row.training_image_id)
-        yield from found.items()
+                matches[WorkName(data_set=data_set, key=row.key)].add(row.training_image_id)
+        yield from matches.items()
 
 
 def _key(row: Row[Any]) -> _Key:

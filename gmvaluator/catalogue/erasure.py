@@ -1,4 +1,4 @@
-"""Forgetting a person: the key is destroyed, the database rewritten, and the operator signs that it was done."""
+"""Erasure of an owner: destroy the key, rewrite the database, and sign a receipt."""
 
 from __future__ import annotations
 
@@ -9,9 +9,11 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.auth.signing import Signed, Signer
 from gmvaluator.catalogue.reader import CatalogueReader
 from gmvaluator.catalogue.store import KEY_FOLDER, Catalogue
+from gmvaluator.files import atomic_write
 from gmvaluator.ids import OwnerId
 from gmvaluator.storage.schema import utc_text
 
@@ -20,9 +22,9 @@ RECEIPT_FORMAT = 1
 
 
 def find_owner(catalogue: CatalogueReader, text: str) -> OwnerId:
-    """The owner of a UUID, an account or a manifest's owner_id. Raises NotFound."""
+    """Return the owner of a UUID, an account or a manifest's owner_id. Raises NotFound."""
     try:
-        return OwnerId(uuid.UUID(text.removeprefix("owner:")))
+        return OwnerId(uuid.UUID(text.removeprefix(OWNER_PREFIX)))
     except ValueError:
         return catalogue.owner_of_manifest_id(text)
 
@@ -30,9 +32,10 @@ def find_owner(catalogue: CatalogueReader, text: str) -> OwnerId:
 def erase_owner(
     catalogue: Catalogue, owner_id: OwnerId, folder: Path, ledger_state: Mapping[str, Any] | None
 ) -> Signed:
-    """Forget an owner and sign a receipt, which is also kept in DATA/receipts; again, it is signed anew.
+    """Erase an owner, and return a signed receipt, which is also written to DATA/receipts. Raises NotFound.
 
-    ledger_state: the ledger's head and the owner's balance, which stay as they are. Raises NotFound.
+    Repeating it changes nothing but signs a new receipt. ledger_state: the ledger's head and the owner's balance, which
+    erasure does not change.
     """
     removed = catalogue.erase_owner(owner_id)
     log_emptied = catalogue.rewrite()
@@ -48,7 +51,8 @@ def erase_owner(
         "ledger": None if ledger_state is None else dict(ledger_state),
     }
     signed = Signer(folder / KEY_FOLDER).sign(json.dumps(receipt, sort_keys=True, separators=(",", ":")).encode())
-    kept = folder / RECEIPT_FOLDER / f"forgotten-{owner_id}.json"
-    kept.parent.mkdir(parents=True, exist_ok=True)
-    kept.write_text(json.dumps(signed.as_dict(), indent=2) + "\n", encoding="utf-8")
+    file = folder / RECEIPT_FOLDER / f"forgotten-{owner_id}.json"
+    file.parent.mkdir(parents=True, exist_ok=True)
+    # Atomic: a second receipt replaces the first, which must not be lost with it.
+    atomic_write(file, json.dumps(signed.as_dict(), indent=2) + "\n")
     return signed

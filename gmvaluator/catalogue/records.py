@@ -1,4 +1,4 @@
-"""What goes into the catalogue, checked at its border, and what comes back."""
+"""Records of the catalogue: validated input, and results of writes."""
 
 from __future__ import annotations
 
@@ -10,8 +10,13 @@ from gmvaluator.errors import InvalidInput, InvalidManifest
 from gmvaluator.ids import TrainingImageId, training_image_id
 
 MAX_CHARACTERS = 10_000
+"""Limit of each text, such as a key, a URI or a label."""
+
 MAX_LABELS = 1_000
+"""Limit of a work's labels."""
+
 MAX_PIXELS_A_SIDE = 1_000_000
+"""Limit of a work's width and height, pixels."""
 
 _DATA_SET = re.compile(r"[A-Za-z0-9][A-Za-z0-9._-]{0,63}")
 _MODEL_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,199}")
@@ -19,10 +24,10 @@ _MODEL_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,199}")
 
 @dataclass(frozen=True, slots=True)
 class OwnerReference:
-    """An owner as a manifest names it. An empty display_name is replaced by the manifest_id.
+    """An owner in a manifest. An empty display_name is replaced by the manifest_id.
 
-    namespace: "" where manifest ids mean the same owner in every manifest; otherwise something that keeps one
-    provider's ids apart from another's.
+    namespace: "" if manifest ids mean the same owner in every manifest; otherwise a prefix that separates the ids of
+    one provider from those of another.
     """
 
     manifest_id: str
@@ -38,7 +43,7 @@ class OwnerReference:
 
 @dataclass(frozen=True, slots=True)
 class NewWork:
-    """A training image with one place where it was found. owner: None where the manifest names none."""
+    """A training image and one source of it. owner: None if the manifest names none."""
 
     training_image_id: TrainingImageId
     sha256: str
@@ -69,7 +74,7 @@ class NewWork:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """What a batch added. refused: works that were removed before, and stay out."""
+    """Numbers of rows that a batch added. refused: works that were removed before, and stay out."""
 
     works: int
     sources: int
@@ -79,7 +84,7 @@ class Recorded:
 
 @dataclass(frozen=True, slots=True)
 class IndexRun:
-    """Progress of indexing one source into one data set. position: items dealt with, in the source's order."""
+    """Progress of indexing one source into one data set. position: items processed, in the source's order."""
 
     run_id: int
     data_set: str
@@ -90,7 +95,10 @@ class IndexRun:
 
 
 def check_data_set(name: str) -> str:
-    """A data set's name: 1-64 characters of A-Z a-z 0-9 . _ -, the first alphanumeric. Raises InvalidInput."""
+    """Return a valid data set name: 1-64 characters of A-Z a-z 0-9 . _ -, the first alphanumeric.
+
+    Raises InvalidInput.
+    """
     if not _DATA_SET.fullmatch(name):
         raise InvalidInput(
             f"data set {name[:70]!r} is refused: use 1-64 characters of A-Z a-z 0-9 . _ - "
@@ -100,7 +108,10 @@ def check_data_set(name: str) -> str:
 
 
 def check_model_version(name: str) -> str:
-    """A generator's name: 1-200 characters of A-Z a-z 0-9 . _ : / @ + = -, the first alphanumeric."""
+    """Return a valid generator name: 1-200 characters of A-Z a-z 0-9 . _ : / @ + = -, the first alphanumeric.
+
+    Raises InvalidInput.
+    """
     if not _MODEL_VERSION.fullmatch(name):
         raise InvalidInput(
             f"model version {name[:60]!r} is refused: use 1-200 characters of A-Z a-z 0-9 . _ : / @ + = - "

@@ -1,7 +1,7 @@
-"""Removing works: which are meant, the tombstones that keep them out, and forgetting where they were found.
+"""Removal of works: selecting them, adding tombstones, and deleting their sources.
 
-A tombstone is a hash: the SHA-256 of an image's bytes, and a keyed hash of each data set and key it was found under.
-Works and claims stay, without a word about the image: money that was paid refers to them.
+A tombstone is a hash: the SHA-256 of an image's bytes, and a keyed hash of each data set and key under which it was
+found. Works and claims stay, without any text about the image, because postings refer to them.
 """
 
 from __future__ import annotations
@@ -19,14 +19,15 @@ from gmvaluator.catalogue.vault import Vault
 from gmvaluator.ids import OwnerId, TrainingImageId, training_image_id
 from gmvaluator.storage.schema import insert_missing
 
-_AT_ONCE = 5_000
+_IDS_PER_QUERY = 5_000
 _NAMESPACE = "removed:"
-_One = TypeVar("_One")
+"""Prefix of the namespace of hashed keys, which keeps them apart from hashed owner ids."""
+_Value = TypeVar("_Value")
 
 
 @dataclass(frozen=True, slots=True)
 class Selection:
-    """Works of these SHA-256, these keys or these owners. data_set: where keys count, or None for everywhere."""
+    """Criteria of a removal: SHA-256s, keys or owners. data_set: where `keys` are looked up; None for everywhere."""
 
     sha256s: frozenset[str] = frozenset()
     keys: frozenset[str] = frozenset()
@@ -36,7 +37,7 @@ class Selection:
 
 @dataclass(frozen=True, slots=True)
 class Removal:
-    """A work to be removed. places: (data set, key) where it was found; none once it has been removed."""
+    """A work to remove. places: its sources as (data set, key); empty once it has been removed."""
 
     training_image_id: TrainingImageId
     sha256: str
@@ -45,9 +46,10 @@ class Removal:
 
 @dataclass(frozen=True, slots=True)
 class Selected:
-    """What a selection means. removed_before: of `works`, those under a tombstone already.
+    """The works that a selection matches.
 
-    shared: works by owner that others claim too. unmatched: keys that mean no work and none that was removed.
+    removed_before: number of `works` that have a tombstone already. shared: number of works selected by owner that
+    other owners claim too. unmatched: keys of no work, present or removed.
     """
 
     works: tuple[Removal, ...]
@@ -57,28 +59,31 @@ class Selected:
 
 
 def select_removals(connection: Connection, vault: Vault, selection: Selection) -> Selected:
-    """The works that are meant. A SHA-256 always means one: what is not known yet can be kept out in advance."""
+    """Return the works that a selection matches.
+
+    A SHA-256 always matches a work: one that is not indexed yet is kept out in advance.
+    """
     by_key, unmatched = _by_key(connection, vault, selection)
     owned = _owned(connection, selection.owners)
     hashes = dict(_hashes(connection, by_key | owned))
     hashes.update({training_image_id(sha256): sha256 for sha256 in selection.sha256s})
     places = _places(connection, hashes)
-    found = tuple(Removal(one, hashes[one], tuple(sorted(places.get(one, ())))) for one in sorted(hashes))
+    removals = tuple(Removal(work, hashes[work], tuple(sorted(places.get(work, ())))) for work in sorted(hashes))
     before = _tombstoned(connection, hashes.values())
-    return Selected(found, len(before), _shared(connection, owned, selection.owners), tuple(sorted(unmatched)))
+    return Selected(removals, len(before), _shared(connection, owned, selection.owners), tuple(sorted(unmatched)))
 
 
 def add_tombstones(connection: Connection, vault: Vault, removals: Sequence[Removal], reason: str, at: str) -> None:
-    """Lay tombstones, by content and by place."""
-    stones = [{"sha256": one.sha256, "reason": reason, "recorded_at": at} for one in removals]
-    keys = [{"lookup": _lookup(vault, *place), "recorded_at": at} for one in removals for place in one.places]
-    for table, rows in ((tombstones, stones), (removed_keys, keys)):
+    """Add tombstones, by content and by source. Works that have one are left alone."""
+    hashes = [{"sha256": work.sha256, "reason": reason, "recorded_at": at} for work in removals]
+    keys = [{"lookup": _lookup(vault, *place), "recorded_at": at} for work in removals for place in work.places]
+    for table, rows in ((tombstones, hashes), (removed_keys, keys)):
         for part in _parts(rows):
             connection.execute(insert_missing(connection, table), part)
 
 
 def erase_sources(connection: Connection, ids: Collection[TrainingImageId]) -> int:
-    """Forget where works were found: key, URI, title, licence and labels; the number of places."""
+    """Delete the sources of works (key, URI, title, licence and labels); return the number of rows."""
     return sum(
         connection.execute(delete(sources).where(sources.c.training_image_id.in_(part))).rowcount
         for part in _parts(ids)
@@ -86,51 +91,55 @@ def erase_sources(connection: Connection, ids: Collection[TrainingImageId]) -> i
 
 
 def find_removed_keys(connection: Connection, vault: Vault, data_set: str, keys: Collection[str]) -> set[str]:
-    """Those of `keys` under which a work of this data set was removed."""
+    """Return those of `keys` under which a work of this data set was removed."""
+    # Without any removal, which is usual, the keys need not be hashed.
     if not keys or connection.execute(select(removed_keys.c.lookup).limit(1)).first() is None:
         return set()
-    wanted = {_lookup(vault, data_set, key): key for key in keys}
-    found: set[str] = set()
-    for part in _parts(wanted):
+    key_of = {_lookup(vault, data_set, key): key for key in keys}
+    removed: set[str] = set()
+    for part in _parts(key_of):
         rows = connection.execute(select(removed_keys.c.lookup).where(removed_keys.c.lookup.in_(part)))
-        found.update(wanted[lookup] for lookup in rows.scalars())
-    return found
+        removed.update(key_of[lookup] for lookup in rows.scalars())
+    return removed
 
 
 def unpurged(connection: Connection) -> list[Removal]:
-    """Works that were removed since the last purge, by SHA-256."""
+    """Return the works that were removed since the last purge, by SHA-256."""
     query = select(tombstones.c.sha256).where(tombstones.c.purged_at.is_(None)).order_by(tombstones.c.sha256)
     return [Removal(training_image_id(sha256), sha256) for sha256 in connection.execute(query).scalars()]
 
 
 def record_purge(connection: Connection, begun_at: str, at: str) -> None:
-    """Everything removed until `begun_at` is purged."""
+    """Record that every work removed until `begun_at` is purged."""
     due = tombstones.c.purged_at.is_(None) & (tombstones.c.recorded_at <= begun_at)
     connection.execute(tombstones.update().where(due).values(purged_at=at))
 
 
 def active_works(connection: Connection, data_set: str, sha256s: Collection[str], names: Collection[str]) -> set[str]:
-    """SHA-256 of works under no tombstone: of those given, and of those with such a key or URI in a data set."""
+    """Return the SHA-256s of works without a tombstone: those in `sha256s`, and those with a key or URI in `names`.
+
+    data_set: where `names` are looked up.
+    """
     query = select(works.c.sha256).where(works.c.sha256.not_in(select(tombstones.c.sha256)))
-    found: set[str] = set()
+    active: set[str] = set()
     for part in _parts(sha256s):
-        found.update(connection.execute(query.where(works.c.sha256.in_(part))).scalars())
-    placed = query.join(sources, sources.c.training_image_id == works.c.training_image_id)
-    placed = placed.where(sources.c.data_set == data_set)
+        active.update(connection.execute(query.where(works.c.sha256.in_(part))).scalars())
+    by_name = query.join(sources, sources.c.training_image_id == works.c.training_image_id)
+    by_name = by_name.where(sources.c.data_set == data_set)
     for part in _parts(names):
-        found.update(connection.execute(placed.where(sources.c.key.in_(part) | sources.c.uri.in_(part))).scalars())
-    return found
+        active.update(connection.execute(by_name.where(sources.c.key.in_(part) | sources.c.uri.in_(part))).scalars())
+    return active
 
 
 def _by_key(connection: Connection, vault: Vault, selection: Selection) -> tuple[set[TrainingImageId], set[str]]:
-    found: set[TrainingImageId] = set()
+    ids: set[TrainingImageId] = set()
     unmatched = set(selection.keys)
     for part in _parts(selection.keys):
         query = select(sources.c.training_image_id, sources.c.key).where(sources.c.key.in_(part))
         if selection.data_set is not None:
             query = query.where(sources.c.data_set == selection.data_set)
         for row in connection.execute(query):
-            found.add(TrainingImageId(row.training_image_id))
+            ids.add(TrainingImageId(row.training_image_id))
             unmatched.discard(row.key)
     names = (
         [selection.data_set]
@@ -139,15 +148,15 @@ def _by_key(connection: Connection, vault: Vault, selection: Selection) -> tuple
     )
     for name in names:
         unmatched -= find_removed_keys(connection, vault, name, unmatched)
-    return found, unmatched
+    return ids, unmatched
 
 
 def _owned(connection: Connection, owners: Collection[OwnerId]) -> set[TrainingImageId]:
-    found: set[TrainingImageId] = set()
+    ids: set[TrainingImageId] = set()
     for part in _parts(owners):
         query = select(claims.c.training_image_id).where(claims.c.owner_id.in_(part)).distinct()
-        found.update(TrainingImageId(one) for one in connection.execute(query).scalars())
-    return found
+        ids.update(TrainingImageId(work) for work in connection.execute(query).scalars())
+    return ids
 
 
 def _shared(connection: Connection, ids: Collection[TrainingImageId], owners: Collection[OwnerId]) -> int:
@@ -165,26 +174,26 @@ def _hashes(connection: Connection, ids: Collection[TrainingImageId]) -> Iterato
 
 
 def _places(connection: Connection, ids: Collection[TrainingImageId]) -> dict[TrainingImageId, set[tuple[str, str]]]:
-    found: dict[TrainingImageId, set[tuple[str, str]]] = {}
+    places: dict[TrainingImageId, set[tuple[str, str]]] = {}
     for part in _parts(ids):
         query = select(sources.c.training_image_id, sources.c.data_set, sources.c.key)
         for row in connection.execute(query.where(sources.c.training_image_id.in_(part))):
-            found.setdefault(TrainingImageId(row.training_image_id), set()).add((row.data_set, row.key))
-    return found
+            places.setdefault(TrainingImageId(row.training_image_id), set()).add((row.data_set, row.key))
+    return places
 
 
 def _tombstoned(connection: Connection, sha256s: Collection[str]) -> set[str]:
-    found: set[str] = set()
+    removed: set[str] = set()
     for part in _parts(sha256s):
-        found.update(connection.execute(select(tombstones.c.sha256).where(tombstones.c.sha256.in_(part))).scalars())
-    return found
+        removed.update(connection.execute(select(tombstones.c.sha256).where(tombstones.c.sha256.in_(part))).scalars())
+    return removed
 
 
 def _lookup(vault: Vault, data_set: str, key: str) -> str:
     return vault.lookup(_NAMESPACE + data_set, key)
 
 
-def _parts(values: Iterable[_One]) -> Iterator[list[Any]]:
+def _parts(values: Iterable[_Value]) -> Iterator[list[Any]]:
     iterator = iter(values)
-    while part := list(islice(iterator, _AT_ONCE)):
+    while part := list(islice(iterator, _IDS_PER_QUERY)):
         yield part

@@ -1,4 +1,4 @@
-"""Rights kept in memory: the same works are near again and again, and a question to the database costs milliseconds."""
+"""A cache of rights: successive images are near the same works, and a query takes milliseconds."""
 
 from __future__ import annotations
 
@@ -12,12 +12,12 @@ from gmvaluator.ports import Generator, WorkCard
 from gmvaluator.storage.schema import utc_text
 
 MAX_CARDS = 200_000
-"""Cards kept, about 1 KB each; over that they are forgotten and read anew."""
+"""Limit of cached cards, about 1 KB each; the cache is emptied before it would exceed it."""
 
 
 @dataclass(frozen=True, slots=True)
-class _Memory:
-    """What was read while the catalogue was as `mark` says."""
+class _Cache:
+    """Rows that were read while the catalogue had the mark `mark`."""
 
     mark: ChangeMark | None
     generators: dict[str, Generator] = field(default_factory=dict)
@@ -25,60 +25,61 @@ class _Memory:
 
 
 class CachedRights:
-    """`ports.RightsReader` over a catalogue. What is remembered is forgotten as soon as the catalogue changes.
+    """`ports.RightsReader` over a catalogue, with a cache that is dropped as soon as the catalogue changes.
 
-    Where a change cannot be told cheaply (PostgreSQL) nothing is remembered. Safe from any thread.
+    On PostgreSQL, which has no cheap change mark, nothing is cached. Thread-safe.
     """
 
     def __init__(self, catalogue: CatalogueReader) -> None:
         self._catalogue = catalogue
-        self._memory = _Memory(None)
+        self._cache = _Cache(None)
 
     def generator(self, model_version: str) -> Generator:
-        """The operator's entry for a generator. Raises UnknownGenerator."""
-        memory = self._current()
-        found = memory.generators.get(model_version)
-        if found is None:
-            found = self._catalogue.generator(model_version)
-            if memory.mark is not None:
-                memory.generators[model_version] = found
-        return found
+        """Return a registered generator. Raises UnknownGenerator."""
+        cache = self._current()
+        generator = cache.generators.get(model_version)
+        if generator is None:
+            generator = self._catalogue.generator(model_version)
+            if cache.mark is not None:
+                cache.generators[model_version] = generator
+        return generator
 
     def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
-        """Cards of `ids` with the rights valid at `at`; reads those that are not remembered."""
-        memory, moment = self._current(), utc_text(at)
-        found, missing = _split(memory, ids, moment)
+        """Return cards of `ids` with the rights valid at `at`; read those that are not cached."""
+        cache, moment = self._current(), utc_text(at)
+        cards, missing = _split(cache, ids, moment)
         if missing:
             read = self._catalogue.dated_works(missing, at)
-            if memory.mark is not None:
-                if len(memory.cards) + len(read) > MAX_CARDS:
-                    memory.cards.clear()
-                memory.cards.update(read)
-            found.update((one, dated.card) for one, dated in read.items())
-        return found
+            if cache.mark is not None:
+                if len(cache.cards) + len(read) > MAX_CARDS:
+                    cache.cards.clear()
+                cache.cards.update(read)
+            cards.update((work, dated.card) for work, dated in read.items())
+        return cards
 
     def cached_works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard] | None:
-        """As `works`, without reading: None unless all of `ids` are remembered. Never blocks."""
-        found, missing = _split(self._current(), ids, utc_text(at))
-        return None if missing else found
+        """Return what `works` returns if all of `ids` are cached, or None. Never blocks."""
+        cards, missing = _split(self._current(), ids, utc_text(at))
+        return None if missing else cards
 
-    def _current(self) -> _Memory:
+    def _current(self) -> _Cache:
+        # The mark is read before the rows: a change in between costs a miss, never a wrong card.
         mark = self._catalogue.change_mark()
-        memory = self._memory
-        if mark is None or memory.mark != mark:
-            memory = self._memory = _Memory(mark)
-        return memory
+        cache = self._cache
+        if mark is None or cache.mark != mark:
+            cache = self._cache = _Cache(mark)
+        return cache
 
 
 def _split(
-    memory: _Memory, ids: Sequence[TrainingImageId], moment: str
+    cache: _Cache, ids: Sequence[TrainingImageId], moment: str
 ) -> tuple[dict[TrainingImageId, WorkCard], list[TrainingImageId]]:
-    found: dict[TrainingImageId, WorkCard] = {}
+    cards: dict[TrainingImageId, WorkCard] = {}
     missing: list[TrainingImageId] = []
-    for one in ids:
-        dated = memory.cards.get(one)
+    for work in ids:
+        dated = cache.cards.get(work)
         if dated is not None and dated.valid_from <= moment < dated.valid_to:
-            found[one] = dated.card
+            cards[work] = dated.card
         else:
-            missing.append(one)
-    return found, missing
+            missing.append(work)
+    return cards, missing

@@ -38,7 +38,7 @@ data_sets = Table(
     Column("name", _DataSet, primary_key=True),
     Column("added_at", _Instant, nullable=False),
 )
-"""Named collections of works, as indexed; generators name those they were trained on."""
+"""Named collections of works; generators list those they were trained on."""
 
 works = Table(
     "works",
@@ -50,7 +50,7 @@ works = Table(
     Column("added_at", _Instant, nullable=False),
     UniqueConstraint("sha256", name="works_sha256"),
 )
-"""One row for the bytes of an image, however many data sets and owners it has."""
+"""Training images: one row for each distinct file content, however many data sets and owners it has."""
 
 sources = Table(
     "sources",
@@ -66,7 +66,7 @@ sources = Table(
     Column("added_at", _Instant, nullable=False),
     UniqueConstraint("training_image_id", "data_set", "key", name="sources_key"),
 )
-"""Where a work was found. The first source gives the key and title that are shown."""
+"""Occurrences of works in data sets. The first source gives the key and title that are displayed."""
 
 owners = Table(
     "owners",
@@ -75,7 +75,7 @@ owners = Table(
     Column("recorded_at", _Instant, nullable=False),
     Column("forgotten_at", _Instant),
 )
-"""Rights holders: random UUIDs and nothing else."""
+"""Rights holders: a random UUID each, without personal data. forgotten_at: when the owner was erased."""
 
 owner_references = Table(
     "owner_references",
@@ -87,9 +87,9 @@ owner_references = Table(
     Column("recorded_at", _Instant, nullable=False),
     UniqueConstraint("lookup", name="references_lookup"),
 )
-"""What points at a person: kind is "manifest_id", "name" or "contact". ciphertext: under the owner's own key.
+"""Personal data of owners. kind: "manifest_id", "name" or "contact". ciphertext: encrypted with the owner's own key.
 
-lookup: keyed hash of the manifest's owner_id, by which a later import finds the owner.
+lookup: keyed hash of the manifest's owner_id, by which later imports find the owner.
 """
 
 claims = Table(
@@ -107,7 +107,7 @@ claims = Table(
     CheckConstraint("share_ppm BETWEEN 1 AND 1000000", name="claims_share"),
     CheckConstraint("valid_from < valid_to", name="claims_interval"),
 )
-"""Who says who owns which part of a work, from when (inclusive) to when (exclusive). origin: who says so."""
+"""Claims to works: owner, part and interval (valid_from inclusive, valid_to exclusive). origin: source of the claim."""
 
 former_claims = Table(
     "former_claims",
@@ -125,7 +125,7 @@ former_claims = Table(
     Column("replaced_at", _Instant, nullable=False),
     Index("former_claims_work", "training_image_id"),
 )
-"""Claims as they were before an import changed or withdrew them, append-only."""
+"""Claims as they were before an import changed or withdrew them. Append-only."""
 
 generators = Table(
     "generators",
@@ -136,7 +136,7 @@ generators = Table(
     Column("policy", String(60), nullable=False),
     Column("added_at", _Instant, nullable=False),
 )
-"""The operator's table of generators: what each was trained on, and how its images are valued."""
+"""Registered generators: the data sets each was trained on, and the policy that values its images."""
 
 tombstones = Table(
     "tombstones",
@@ -146,9 +146,9 @@ tombstones = Table(
     Column("recorded_at", _Instant, nullable=False),
     Column("purged_at", _Instant),
 )
-"""Images that were removed and must not be taken in again. Opting out lays none: a list counts for runs it is given to.
+"""Removed images, which must not be indexed again. An opt-out adds none: it applies to runs that are given its list.
 
-purged_at: since when no byte of it is in index and catalogue.
+purged_at: since then no byte of it is in the index or the catalogue.
 """
 
 removed_keys = Table(
@@ -157,7 +157,7 @@ removed_keys = Table(
     Column("lookup", _Sha256, primary_key=True),
     Column("recorded_at", _Instant, nullable=False),
 )
-"""Where removed images were found. lookup: keyed hash of data set and key, which says neither."""
+"""Sources of removed images. lookup: keyed hash of data set and key, which reveals neither."""
 
 index_runs = Table(
     "index_runs",
@@ -173,9 +173,9 @@ index_runs = Table(
     Column("last_works", JSON),
     Index("index_runs_source", "data_set", "source"),
 )
-"""How far indexing a source has come. position: items dealt with, in the source's order.
+"""Progress of indexing runs. position: items processed, in the source's order.
 
-last_works: ids of the last batch that had any.
+last_works: ids of the last batch that was not empty.
 """
 
 forbid_changes(former_claims)

@@ -1,4 +1,4 @@
-"""Opening a catalogue, and the object that programs hold: reads from any thread, one writing call at a time."""
+"""The catalogue: opening it, and its read and write access. Reads are concurrent, writes run one at a time."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from typing import Any
 
 from sqlalchemy import Connection, insert, select, update
 
-from gmvaluator.catalogue.claims_import import ClaimImporter, ClaimRow, ImportedClaims, RejectedRow, by_work
+from gmvaluator.catalogue.claims_import import ClaimImporter, ClaimRow, ImportedClaims, RejectedRow, group_by_work
 from gmvaluator.catalogue.reader import CatalogueReader, index_run
 from gmvaluator.catalogue.records import IndexRun, NewWork, Recorded, check_data_set, check_model_version
 from gmvaluator.catalogue.removal import Removal, add_tombstones, erase_sources, record_purge
@@ -37,26 +37,31 @@ from gmvaluator.storage.sqlite import rewrite
 from gmvaluator.valuation.policy import load_policy
 
 FILE_NAME = "catalogue.sqlite"
+"""Database file in the data folder."""
+
 KEY_FOLDER = "keys"
+"""Folder of the owners' keys, in the data folder."""
+
 POLICY_FOLDER = "policies"
+"""Folder of the operator's policies, in the data folder."""
 
 
 def open_catalogue(place: Path | DataLocation, write: bool = False) -> Catalogue:
-    """Open the catalogue of a place, or of a data folder; a writer creates or upgrades it first.
+    """Open the catalogue of a data location or folder; with `write`, create or upgrade it first.
 
-    Raises AlreadyHeld if another process writes its file, MissingData if a reader finds none, PreconditionFailed
-    if its schema is not this version's or its key folder is gone, Unavailable if PostgreSQL is.
+    Raises AlreadyHeld if another process writes its file, MissingData if it does not exist and `write` is false,
+    PreconditionFailed if its schema is of another version or its key folder is gone, Unavailable if PostgreSQL is.
     """
-    where = as_location(place)
-    location = location_in(where, FILE_NAME)
-    if not write and isinstance(location, Path) and not location.is_file():
+    location = as_location(place)
+    database_location = location_in(location, FILE_NAME)
+    if not write and isinstance(database_location, Path) and not database_location.is_file():
         raise MissingData(
-            f"there is no catalogue in {where.folder}: make one by `gmvaluator index add SOURCE`, "
+            f"there is no catalogue in {location.folder}: make one by `gmvaluator index add SOURCE`, "
             "or name its folder by --data"
         )
-    database = Database(location, REVISION, write)
+    database = Database(database_location, REVISION, write)
     try:
-        catalogue = Catalogue(database, Vault(where.folder / KEY_FOLDER), where.folder / POLICY_FOLDER)
+        catalogue = Catalogue(database, Vault(location.folder / KEY_FOLDER), location.folder / POLICY_FOLDER)
         if write:
             catalogue.prepare_keys()
     except BaseException:
@@ -66,24 +71,24 @@ def open_catalogue(place: Path | DataLocation, write: bool = False) -> Catalogue
 
 
 class Catalogue(CatalogueReader):
-    """A catalogue. Reading is safe from any thread; writing lets one thread in at a time.
+    """Read and write access to a catalogue. Thread-safe; one write runs at a time.
 
-    Use as a context manager, or `close` it.
+    Use it as a context manager, or `close` it.
     """
 
     def __init__(self, database: Database, vault: Vault, policies: Path) -> None:
         super().__init__(database.reader, vault)
         self._database = database
         self._policies = policies
-        self._one_writer = threading.Lock()
+        self._write_lock = threading.Lock()
 
     def prepare_keys(self) -> None:
-        """Make the secret that finds owners again, before the first owner. Raises PreconditionFailed if it is lost."""
+        """Create the secret behind lookups of owners. Raises PreconditionFailed if there are owners and it is lost."""
         if self._vault.has_secret():
             return
         with self._writing():
             if self._vault.has_secret():
-                return  # another writer has made it, and perhaps owners, since we looked
+                return  # another writer created it, and perhaps owners, after the first check
             if self.counts().owners:
                 raise PreconditionFailed(
                     "the catalogue has owners, but its key folder is gone: restore DATA/keys from a backup"
@@ -91,9 +96,9 @@ class Catalogue(CatalogueReader):
             self._vault.create_secret()
 
     def record(self, batch: Sequence[NewWork]) -> Recorded:
-        """Add works with their sources, owners and claims in one transaction; what is there already is left alone.
+        """Add works with their sources, owners and claims in one transaction; existing rows are left alone.
 
-        Works under a tombstone are refused. Raises InvalidInput if the batch is over 5,000.
+        Works with a tombstone are refused. Raises InvalidInput if the batch is over 5,000.
         """
         if len(batch) > MAX_BATCH:
             raise InvalidInput(f"{len(batch)} works are too many for one batch: send {MAX_BATCH} at most")
@@ -101,16 +106,16 @@ class Catalogue(CatalogueReader):
             return BatchRecorder(connection, self._vault, _now()).record(batch)
 
     def add_data_set(self, name: str) -> None:
-        """Make a data set known before its first work is."""
+        """Add a data set before its first work. Idempotent."""
         row = {"name": check_data_set(name), "added_at": _now()}
         with self._writing() as connection:
             connection.execute(insert_missing(connection, data_sets), row)
 
     def add_generator(self, generator: Generator, replace: bool = False) -> None:
-        """Register a generator; doing it again changes nothing.
+        """Register a generator. Idempotent.
 
-        Raises InvalidInput or InvalidPolicy if a name cannot be used, PreconditionFailed if a data set is
-        unknown, Conflict if it is registered otherwise and not to be replaced.
+        Raises InvalidInput or InvalidPolicy if a name cannot be used, PreconditionFailed if a data set is unknown,
+        Conflict if the generator is registered with other values and `replace` is false.
         """
         self._check_generator(generator)
         row = {**asdict(generator), "data_sets": list(generator.data_sets), "added_at": _now()}
@@ -129,60 +134,60 @@ class Catalogue(CatalogueReader):
                 )
 
     def add_tombstones(self, removals: Sequence[Removal], reason: str) -> None:
-        """Keep works from being recorded again, by their content and by where they were found."""
+        """Prevent works from being recorded again, by their content and by their sources."""
         with self._writing() as connection:
             add_tombstones(connection, self._vault, removals, reason, _now())
 
     def erase_sources(self, ids: Collection[TrainingImageId]) -> int:
-        """Forget key, URI, title and labels of works; what an owner was paid for them, and by what right, stays."""
+        """Delete key, URI, title and labels of works; return the number of sources. Claims and payments stay."""
         with self._writing() as connection:
             return erase_sources(connection, ids)
 
     def record_purge(self, begun_at: datetime) -> None:
-        """Nothing of what was removed until `begun_at` is left."""
+        """Record that every work removed until `begun_at` has been purged."""
         with self._writing() as connection:
             record_purge(connection, utc_text(begun_at), _now())
 
     def import_claims(self, rows: Iterable[ClaimRow | RejectedRow], partial: bool = False) -> ImportedClaims:
-        """Record rows of rights, all rows of one work together; the same rows again change nothing.
+        """Import claims, all rows of one work together. Importing the same rows again changes nothing.
 
-        A row replaces the claim of the same work, owner, origin and valid_from. By each origin the parts of a work
-        sum to one whenever there are any, or all rows of the work are rejected; partial: less than one is right too.
+        A row replaces the claim of the same work, owner, origin and valid_from. The parts of a work by one origin have
+        to sum to one whenever any is valid, or all rows of the work are rejected. partial: accept less than one.
         """
-        counted, wanted = ImportedClaims(), []
+        result, valid_rows = ImportedClaims(), []
         for row in rows:
             if isinstance(row, ClaimRow):
-                wanted.append(row)
+                valid_rows.append(row)
             else:
-                counted.rows += 1
-                counted.rejected.append(row)
+                result.rows += 1
+                result.rejected.append(row)
         with self._writing() as connection:
-            grouped = list(by_work(connection, wanted, counted).items())
+            grouped = list(group_by_work(connection, valid_rows, result).items())
         for start in range(0, len(grouped), MAX_BATCH):
             with self._writing() as connection:
                 importer = ClaimImporter(connection, self._vault, _now(), partial)
-                importer.take(grouped[start : start + MAX_BATCH], counted)
-        return counted
+                importer.import_batch(grouped[start : start + MAX_BATCH], result)
+        return result
 
     def erase_owner(self, owner_id: OwnerId) -> int:
-        """Make an owner's name, contact and manifest id unreadable for ever; the number of references removed.
+        """Make an owner's name, contact and manifest id permanently unreadable; return the number deleted.
 
-        Works, claims and credits keep its UUID. The key goes first: whatever happens after that, nobody can read the
-        references again. Raises NotFound.
+        Works, claims and credits keep the owner's UUID. Raises NotFound.
         """
         with self._writing() as connection:
             if connection.execute(select(owners.c.owner_id).where(owners.c.owner_id == owner_id)).first() is None:
                 raise NotFound(f"there is no owner {owner_id}")
+            # First: whatever fails after this, the references cannot be decrypted any more.
             self._vault.destroy_key(owner_id)
             return delete_references(connection, owner_id, _now())
 
     def rewrite(self) -> bool:
-        """Write the database anew, so that what was removed is nowhere in it; see `database.rewriting.rewrite`."""
-        with self._one_writer:
+        """Rewrite the database, so that no deleted row leaves bytes in it; see `storage.sqlite.rewrite`."""
+        with self._write_lock:
             return rewrite(self._database.writer, [owner_references.name, sources.name])
 
     def begin_index_run(self, data_set: str, source: str) -> IndexRun:
-        """Begin to index a source, or continue its last run if that one did not finish."""
+        """Start a run for a source, or return its last run if that did not finish."""
         last = self.last_index_run(check_data_set(data_set), source)
         if last is not None and not last.finished:
             return last
@@ -200,13 +205,13 @@ class Catalogue(CatalogueReader):
         finished: bool = False,
         works: Collection[TrainingImageId] = (),
     ) -> IndexRun:
-        """Note how far a run has come; call it after what lies before `position` is durable. Raises NotFound.
+        """Record the progress of a run; call it once everything before `position` is durable. Raises NotFound.
 
-        works: what was written last, if it was any.
+        works: the last batch that was written; ignored if empty.
         """
         values: dict[str, Any] = {"position": position, "counts": dict(counts), "updated_at": _now()}
         if works:
-            values["last_works"] = sorted(str(one) for one in set(works))
+            values["last_works"] = sorted(str(work) for work in set(works))
         if finished:
             values["finished_at"] = _now()
         this = index_runs.c.run_id == run_id
@@ -216,7 +221,7 @@ class Catalogue(CatalogueReader):
             return index_run(connection.execute(select(index_runs).where(this)).one())
 
     def close(self) -> None:
-        """Close all connections and let another writer in."""
+        """Close all connections and release the writer lock."""
         self.stop_marking()
         self._database.close()
 
@@ -230,7 +235,7 @@ class Catalogue(CatalogueReader):
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:
-        with self._one_writer, self._database.writer.begin() as connection:
+        with self._write_lock, self._database.writer.begin() as connection:
             yield connection
 
     def _check_generator(self, generator: Generator) -> None:
@@ -257,7 +262,7 @@ def _now() -> str:
 
 @contextmanager
 def open_if_present(place: DataLocation) -> Iterator[Catalogue | None]:
-    """The catalogue of a place; None if it has none."""
+    """Open the catalogue of a data location, or yield None if it has none."""
     try:
         catalogue = open_catalogue(place)
     except MissingData:

@@ -1,4 +1,4 @@
-"""Writing the catalogue: a batch of works in one transaction; recording the same again changes nothing."""
+"""Writing works and owners: a batch in one transaction; recording the same batch again changes nothing."""
 
 from __future__ import annotations
 
@@ -15,16 +15,17 @@ from gmvaluator.ids import OwnerId, new_owner_id
 from gmvaluator.storage.schema import BEGINNING, END, insert_missing
 
 MAX_BATCH = 5_000
-"""Works in one transaction at most."""
+"""Limit of works in one transaction."""
 
 MANIFEST_ID, NAME, CONTACT = "manifest_id", "name", "contact"
+"""Kinds of references to an owner."""
 
 OwnerKey = tuple[str, str]
-"""Namespace and manifest id: an owner as manifests name it."""
+"""Namespace and manifest id, which identify an owner in manifests."""
 
 
 class BatchRecorder:
-    """Records works on a connection that is in a transaction; the caller commits."""
+    """Writes works within the transaction of a connection; the caller commits."""
 
     def __init__(self, connection: Connection, vault: Vault, recorded_at: str) -> None:
         self._connection = connection
@@ -32,20 +33,20 @@ class BatchRecorder:
         self._at = recorded_at
 
     def record(self, batch: Sequence[NewWork]) -> Recorded:
-        """Add what is new of works, sources, owners and claims."""
+        """Add the works, sources, owners and claims that are new. Works with a tombstone are refused."""
         refused = self._tombstoned(batch)
-        wanted = [work for work in batch if work.sha256 not in refused]
-        self._add(data_sets, [{"name": name, "added_at": self._at} for name in {work.data_set for work in wanted}])
-        owner_ids = self.owners({work.owner for work in wanted if work.owner is not None})
+        accepted = [work for work in batch if work.sha256 not in refused]
+        self._add(data_sets, [{"name": name, "added_at": self._at} for name in {work.data_set for work in accepted}])
+        owner_ids = self.owners({work.owner for work in accepted if work.owner is not None})
         return Recorded(
-            works=self._add(works, _unique(_work_row(work, self._at) for work in wanted)),
-            sources=self._add(sources, [_source_row(work, self._at) for work in wanted]),
-            claims=self._add(claims, self._claim_rows(wanted, owner_ids)),
+            works=self._add(works, _unique(_work_row(work, self._at) for work in accepted)),
+            sources=self._add(sources, [_source_row(work, self._at) for work in accepted]),
+            claims=self._add(claims, self._claim_rows(accepted, owner_ids)),
             refused=tuple(work.training_image_id for work in batch if work.sha256 in refused),
         )
 
     def _add(self, table: Table, rows: Sequence[dict[str, Any]]) -> int:
-        """Insert rows whose keys are new, and count them."""
+        """Insert the rows whose keys are new; return their number."""
         if not rows:
             return 0
         statement = insert_missing(self._connection, table).execution_options(preserve_rowcount=True)
@@ -57,7 +58,7 @@ class BatchRecorder:
         return set(self._connection.execute(query).scalars())
 
     def owners(self, references: Iterable[OwnerReference]) -> dict[OwnerKey, OwnerId]:
-        """Owner of each (namespace, manifest id), made where it is not known yet."""
+        """Return the owner of each (namespace, manifest id); create those that are new."""
         names = {(reference.namespace, reference.manifest_id): reference.display_name for reference in references}
         known = self.known_owners(names)
         for key, name in names.items():
@@ -68,16 +69,16 @@ class BatchRecorder:
         return known
 
     def known_owners(self, keys: Iterable[OwnerKey]) -> dict[OwnerKey, OwnerId]:
-        """Those of (namespace, manifest id) whose owners were recorded before, and not forgotten since."""
+        """Return the owners of those of `keys` that were recorded before and not erased since."""
         lookups = {self._vault.lookup(*key): key for key in keys}
         if not lookups:
             return {}
         query = select(owner_references.c.lookup, owner_references.c.owner_id)
-        found = self._connection.execute(query.where(owner_references.c.lookup.in_(lookups)))
-        return {lookups[row.lookup]: OwnerId(row.owner_id) for row in found}
+        rows = self._connection.execute(query.where(owner_references.c.lookup.in_(lookups)))
+        return {lookups[row.lookup]: OwnerId(row.owner_id) for row in rows}
 
     def set_contact(self, owner_id: OwnerId, contact: str) -> None:
-        """Keep how an owner is reached, encrypted as the name is; the newest counts."""
+        """Store an owner's contact, encrypted, in place of an earlier one. Does nothing for an erased owner."""
         if not self._vault.has_key(owner_id):
             return
         this = (owner_references.c.owner_id == owner_id) & (owner_references.c.kind == CONTACT)
@@ -86,17 +87,19 @@ class BatchRecorder:
             self._connection.execute(insert(owner_references), values)
 
     def _rename(self, owner_id: OwnerId, display_name: str) -> None:
-        """The name in the newest manifest counts, unless it is empty or the owner was forgotten."""
+        """Store the name from the newest manifest, unless it is empty or the owner was erased."""
         if not display_name or not self._vault.has_key(owner_id):
             return
         this = (owner_references.c.owner_id == owner_id) & (owner_references.c.kind == NAME)
         ciphertext = self._connection.execute(select(owner_references.c.ciphertext).where(this)).scalar_one()
+        # Compared in the clear: a new ciphertext of the same name would rewrite the row at every import.
         if self._vault.decrypt(owner_id, NAME, ciphertext) != display_name:
             values = self._reference(owner_id, NAME, display_name)
             self._connection.execute(update(owner_references).where(this).values(values))
 
     def _new_owner(self, lookup: str, manifest_id: str, display_name: str) -> OwnerId:
         owner_id = new_owner_id()
+        # Before the row: a key without an owner is harmless, an owner without its key is lost.
         self._vault.create_key(owner_id)
         self._connection.execute(insert(owners), {"owner_id": owner_id, "recorded_at": self._at})
         rows = [
@@ -110,7 +113,7 @@ class BatchRecorder:
         ciphertext = self._vault.encrypt(owner_id, kind, text)
         return {"owner_id": owner_id, "kind": kind, "ciphertext": ciphertext, "recorded_at": self._at}
 
-    def _claim_rows(self, wanted: Sequence[NewWork], owner_ids: Mapping[OwnerKey, OwnerId]) -> list[dict[str, Any]]:
+    def _claim_rows(self, accepted: Sequence[NewWork], owner_ids: Mapping[OwnerKey, OwnerId]) -> list[dict[str, Any]]:
         return [
             {
                 "training_image_id": work.training_image_id,
@@ -121,13 +124,13 @@ class BatchRecorder:
                 "origin": f"data_set:{work.data_set}",
                 "recorded_at": self._at,
             }
-            for work in wanted
+            for work in accepted
             if work.owner is not None
         ]
 
 
 def delete_references(connection: Connection, owner_id: OwnerId, forgotten_at: str) -> int:
-    """Remove what refers to an owner, but not the owner's UUID; the number of references removed."""
+    """Delete the references of an owner, but not its UUID; return the number deleted."""
     removed = connection.execute(owner_references.delete().where(owner_references.c.owner_id == owner_id)).rowcount
     first_time = (owners.c.owner_id == owner_id) & owners.c.forgotten_at.is_(None)
     connection.execute(update(owners).where(first_time).values(forgotten_at=forgotten_at))
