@@ -24,6 +24,7 @@ from gmvaluator.index.vectors import checked_vector, checked_vectors
 from gmvaluator.ledger.allocation import MAX_NEAR_MISSES, Group, ScoredCandidate, rank
 from gmvaluator.ledger.idempotency import check_fingerprint
 from gmvaluator.ledger.posting import ValuedImage, build_posting
+from gmvaluator.ledger.reader import LedgerReader
 from gmvaluator.ledger.records import ATTRIBUTOR, CLIENT, ImageFacts, NewPosting, StoredPosting
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Prepared, RightsReader, WorkCard
@@ -73,12 +74,6 @@ async def background(work: Coroutine[Any, Any, Out]) -> AsyncIterator[Awaitable[
         if not task.cancel():
             # Retrieve the error, or asyncio logs it: it was raised by an await, or an earlier error took its place.
             _ = task.cancelled() or task.exception()
-
-
-class PostingReader(Protocol):
-    """Reading side of the ledger; blocks, but briefly."""
-
-    def find(self, generator_identity: str, generation_id: GenerationId) -> StoredPosting | None: ...
 
 
 class PostingWriter(Protocol):
@@ -173,7 +168,7 @@ class Pipeline:
     decoder: Decoder
     collections: Collections
     rights: Rights
-    ledger: PostingReader
+    ledger: LedgerReader
     writer: PostingWriter
     executor: Executor
     policies: Path | None = None
