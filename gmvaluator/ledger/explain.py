@@ -37,7 +37,7 @@ _PIPE_COLUMNS = 250
 _KINDS = ("owners", "unattributed", "suspense", "held", "paid")
 
 
-def summary(ledger: LedgerReader, place: Path | DataLocation) -> dict[str, Any]:
+def summary(ledger: LedgerReader, location: Path | DataLocation) -> dict[str, Any]:
     """Return the totals and the owners, highest credit first, as plain data."""
     totals = ledger.totals()
     return {
@@ -46,14 +46,14 @@ def summary(ledger: LedgerReader, place: Path | DataLocation) -> dict[str, Any]:
         "reconciles": totals.reconciles,
         "postings": totals.postings,
         "head": {"sequence": totals.head.sequence, "hash": totals.head.hash},
-        "owners": sorted(_owners(ledger, place), key=lambda owner: (-owner["credit_micros"], owner["owner_id"])),
+        "owners": sorted(_owners(ledger, location), key=lambda owner: (-owner["credit_micros"], owner["owner_id"])),
     }
 
 
-def owner_names(place: Path | DataLocation, owner_ids: Sequence[OwnerId]) -> dict[OwnerId, str]:
+def owner_names(location: Path | DataLocation, owner_ids: Sequence[OwnerId]) -> dict[OwnerId, str]:
     """Return the owners' names from the catalogue, or their accounts if there is no catalogue."""
     try:
-        with open_catalogue(place) as catalogue:
+        with open_catalogue(location) as catalogue:
             return catalogue.display_names(owner_ids)
     except MissingData:
         return {owner_id: owner_account(owner_id) for owner_id in owner_ids}
@@ -88,18 +88,18 @@ def print_summary(totals: dict[str, Any]) -> None:
     console.print(f"issued {credits_text(totals['issued_micros'])} = {parts}: {verdict}", soft_wrap=True)
 
 
-def _owners(ledger: LedgerReader, place: Path | DataLocation) -> Iterator[dict[str, Any]]:
+def _owners(ledger: LedgerReader, location: Path | DataLocation) -> Iterator[dict[str, Any]]:
     page = ledger.owner_balances(limit=MAX_PAGE)
     while page.balances:
-        yield from _described(ledger, place, page.balances)
+        yield from _described(ledger, location, page.balances)
         page = ledger.owner_balances(after=page.balances[-1].account, limit=MAX_PAGE)
 
 
 def _described(
-    ledger: LedgerReader, place: Path | DataLocation, balances: Sequence[Balance]
+    ledger: LedgerReader, location: Path | DataLocation, balances: Sequence[Balance]
 ) -> Iterator[dict[str, Any]]:
     works = ledger.count_works_paid([balance.account for balance in balances])
-    names = owner_names(place, [balance.owner_id for balance in balances if balance.owner_id is not None])
+    names = owner_names(location, [balance.owner_id for balance in balances if balance.owner_id is not None])
     for balance in balances:
         if balance.owner_id is not None:
             yield {
@@ -110,10 +110,10 @@ def _described(
             }
 
 
-def explanation(posting: StoredPosting, place: Path | DataLocation) -> dict[str, Any]:
+def explanation(posting: StoredPosting, location: Path | DataLocation) -> dict[str, Any]:
     """Return a generation's posting as plain data: header, contributors with names, and the evidence as hashed."""
-    cards, names = _cards(posting, place), _names(posting, place)
-    data = as_location(place).folder
+    cards, names = _cards(posting, location), _names(posting, location)
+    data = as_location(location).folder
     contributions = posting.evidence.contributions
     return {
         **posting.header.as_dict(),
@@ -230,16 +230,16 @@ def _holder(account: str, share_ppm: int, names: Mapping[str, str]) -> dict[str,
     return {"account": account, "display_name": names.get(account, account), "share_ppm": share_ppm}
 
 
-def _cards(posting: StoredPosting, place: Path | DataLocation) -> dict[TrainingImageId, WorkCard]:
+def _cards(posting: StoredPosting, location: Path | DataLocation) -> dict[TrainingImageId, WorkCard]:
     works = [contribution.training_image_id for contribution in posting.evidence.contributions]
     try:
-        with open_catalogue(place) as catalogue:
+        with open_catalogue(location) as catalogue:
             return catalogue.works(works, from_utc_text(posting.header.generated_at))
     except MissingData:
         return {}
 
 
-def _names(posting: StoredPosting, place: Path | DataLocation) -> dict[str, str]:
+def _names(posting: StoredPosting, location: Path | DataLocation) -> dict[str, str]:
     """Return account to name for the owners that the posting paid or held credit for, not those of today."""
     accounts = {
         account
@@ -250,7 +250,7 @@ def _names(posting: StoredPosting, place: Path | DataLocation) -> dict[str, str]
         )
     }
     owners = [owner_id for account in accounts if (owner_id := owner_of(account)) is not None]
-    return {owner_account(owner_id): name for owner_id, name in owner_names(place, owners).items()}
+    return {owner_account(owner_id): name for owner_id, name in owner_names(location, owners).items()}
 
 
 def decisions_about(connection: Connection, sequence: int) -> list[StoredPosting]:

@@ -1,1 +1,1 @@
-"""Alembic scripts of the ledger; frozen once released."""
+"""Alembic migrations of the ledger; released ones are never changed."""

@@ -1,4 +1,4 @@
-"""Runs the ledger's migrations on the connection that `gmvaluator.storage.schema` hands over."""
+"""Alembic environment: runs the ledger's migrations on the connection that `gmvaluator.storage.schema` passes."""
 
 from alembic import context
 

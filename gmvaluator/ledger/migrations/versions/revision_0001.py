@@ -13,7 +13,7 @@ IMMUTABLE = ("postings", "entries", "evidence")
 
 
 def upgrade() -> None:
-    """Create the ledger."""
+    """Create the tables of the ledger."""
     _create_postings()
     _create_lines()
     _create_sums()

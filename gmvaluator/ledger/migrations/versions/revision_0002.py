@@ -12,7 +12,7 @@ IMMUTABLE = ("decisions", "checkpoints")
 
 
 def upgrade() -> None:
-    """Add both tables; no posting changes."""
+    """Add the tables of decisions and checkpoints. Existing rows do not change."""
     _create_decisions()
     _create_checkpoints()
     on_sqlite = op.get_bind().dialect.name == "sqlite"
