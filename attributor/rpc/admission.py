@@ -1,4 +1,4 @@
-"""Who is let in: a bounded amount of work at once, measured in pixels, and no client crowds out the others."""
+"""Admission control: a bound on concurrent calls and on their pixels, shared fairly between clients."""
 
 from __future__ import annotations
 
@@ -12,38 +12,42 @@ from dataclasses import dataclass
 from gmvaluator.errors import Overloaded
 
 CALL_PIXELS = 250_000
-"""What a call costs beside its image's pixels: the models' input, vectors and answers are there for any image."""
+"""Cost of a call in addition to its image's pixels: models' inputs, vectors and responses, whatever its size."""
 
-WANTED_FOR_S = 1.0
-"""A client that was refused counts as one of those who share the place, for so long."""
+DEMAND_S = 1.0
+"""Time for which a client that was refused still counts as one that shares the capacity."""
 
 DEFAULT_PUSHBACK_MS = 250
+"""Retry delay until the duration of a call is known."""
+
 MIN_PUSHBACK_MS, MAX_PUSHBACK_MS = 50, 5_000
 _SMOOTHING = 0.1
+"""Weight of the newest call in the moving average of the calls' duration."""
 
 
 @dataclass(slots=True)
 class _Client:
-    """What one client has in flight. wanted_at: when it was last refused or made to wait."""
+    """What one client has in flight. demanded_at: clock time when it was last refused or had to wait, in seconds."""
 
     calls: int = 0
     pixels: int = 0
-    wanted_at: float = -WANTED_FOR_S
+    demanded_at: float = -DEMAND_S
 
 
 @dataclass(slots=True)
 class AdmissionCounts:
-    """What was decided so far."""
+    """Decisions since the start."""
 
     admitted: int = 0
     refused: int = 0
 
 
 class Admission:
-    """Two bounds on what is in flight, calls and pixels; belongs to one event loop.
+    """Bounds the calls in flight and their pixels; belongs to one event loop.
 
-    `admit` refuses at once, for unary calls; `wait` waits, for streams, whose clients take turns. While several
-    clients ask, each may hold its equal part. A call larger than the whole bound is let in when nothing else is.
+    `admit` refuses at once, for unary calls; `wait` queues, for streams, and serves the waiting clients round-robin.
+    While several clients compete, each may hold an equal part. A call that is larger than the whole bound is admitted
+    when nothing else is in flight.
     """
 
     def __init__(self, max_calls: int, max_pixels: int, clock: Callable[[], float] = time.monotonic) -> None:
@@ -59,38 +63,38 @@ class Admission:
 
     @contextmanager
     def admit(self, client: str, pixels: int) -> Iterator[None]:
-        """A place for one call. Raises Overloaded, with `retry_after_ms`, if there is none now."""
+        """Admit one call for the block. Raises Overloaded, with `retry_after_ms`, if there is no capacity now."""
         cost = CALL_PIXELS + pixels
         if not self._fits(client, cost):
-            self._want(client)
+            self._note_demand(client)
             self.counts.refused += 1
             raise Overloaded(
                 f"{self.calls} images are being valued, {self._held(client)} of them yours: send this one again later",
                 retry_after_ms=self.pushback_ms,
             )
         self._take(client, cost)
-        with self._given_back(client, cost):
+        with self._released_after(client, cost):
             yield
 
     @asynccontextmanager
     async def wait(self, client: str, pixels: int) -> AsyncIterator[None]:
-        """A place for one call, once there is one."""
+        """Admit one call for the block, once there is capacity."""
         cost = CALL_PIXELS + pixels
         if self._waiting or not self._fits(client, cost):
             await self._queue(client, cost)
         else:
             self._take(client, cost)
-        with self._given_back(client, cost):
+        with self._released_after(client, cost):
             yield
 
     @property
     def pushback_ms(self) -> int:
-        """When to come again: about when half of what is in flight has ended."""
-        usual = self._call_ms / 2 if self._call_ms else DEFAULT_PUSHBACK_MS
-        return round(min(max(usual, MIN_PUSHBACK_MS), MAX_PUSHBACK_MS))
+        """Retry delay in milliseconds: the time in which about half of the calls in flight end."""
+        delay_ms = self._call_ms / 2 if self._call_ms else DEFAULT_PUSHBACK_MS
+        return round(min(max(delay_ms, MIN_PUSHBACK_MS), MAX_PUSHBACK_MS))
 
     @contextmanager
-    def _given_back(self, client: str, cost: int) -> Iterator[None]:
+    def _released_after(self, client: str, cost: int) -> Iterator[None]:
         began = self._clock()
         try:
             yield
@@ -100,13 +104,14 @@ class Admission:
             self._release(client, cost)
 
     async def _queue(self, client: str, cost: int) -> None:
-        self._want(client)
+        self._note_demand(client)
         turn: asyncio.Future[None] = asyncio.get_running_loop().create_future()
         self._waiting.setdefault(client, deque()).append((cost, turn))
         self._serve_waiting()
         try:
             await turn
         except asyncio.CancelledError:
+            # Capacity that was granted in the same round of the loop as the cancellation has to be returned.
             if turn.done() and not turn.cancelled():
                 self._release(client, cost)
             raise
@@ -116,43 +121,44 @@ class Admission:
             return True
         if self.calls >= self._max_calls or self.pixels + cost > self._max_pixels:
             return False
-        mine = self._clients.get(client)
+        own = self._clients.get(client)
         sharing = self._sharing(client)
-        if mine is None or mine.calls == 0 or sharing == 1:
+        # A first call is always admitted if it fits: otherwise many clients would leave none of them a part.
+        if own is None or own.calls == 0 or sharing == 1:
             return True
-        return (mine.calls + 1) * sharing <= self._max_calls and (mine.pixels + cost) * sharing <= self._max_pixels
+        return (own.calls + 1) * sharing <= self._max_calls and (own.pixels + cost) * sharing <= self._max_pixels
 
     def _sharing(self, client: str) -> int:
-        """How many clients ask for places now, this one included."""
-        since = self._clock() - WANTED_FOR_S
-        others = (one for name, one in self._clients.items() if name != client)
-        return 1 + sum(one.calls > 0 or one.wanted_at > since for one in others)
+        """Count the clients that compete for capacity now, this one included."""
+        since = self._clock() - DEMAND_S
+        others = (state for name, state in self._clients.items() if name != client)
+        return 1 + sum(state.calls > 0 or state.demanded_at > since for state in others)
 
     def _held(self, client: str) -> int:
         return self._clients[client].calls if client in self._clients else 0
 
-    def _want(self, client: str) -> None:
-        self._clients.setdefault(client, _Client()).wanted_at = self._clock()
+    def _note_demand(self, client: str) -> None:
+        self._clients.setdefault(client, _Client()).demanded_at = self._clock()
 
     def _take(self, client: str, cost: int) -> None:
-        mine = self._clients.setdefault(client, _Client())
-        mine.calls += 1
-        mine.pixels += cost
+        own = self._clients.setdefault(client, _Client())
+        own.calls += 1
+        own.pixels += cost
         self.calls += 1
         self.pixels += cost
         self.counts.admitted += 1
 
     def _release(self, client: str, cost: int) -> None:
-        mine = self._clients[client]
-        mine.calls -= 1
-        mine.pixels -= cost
+        own = self._clients[client]
+        own.calls -= 1
+        own.pixels -= cost
         self.calls -= 1
         self.pixels -= cost
         self._serve_waiting()
         self._forget_idle()
 
     def _serve_waiting(self) -> None:
-        """Give freed places to those who wait, one client after the other."""
+        """Give free capacity to waiting calls, one of each client in turn."""
         for client in list(self._waiting):
             queue = self._waiting[client]
             while queue and queue[0][1].done():
@@ -166,7 +172,7 @@ class Admission:
                 del self._waiting[client]
 
     def _forget_idle(self) -> None:
-        since = self._clock() - WANTED_FOR_S
-        idle = [name for name, one in self._clients.items() if one.calls == 0 and one.wanted_at <= since]
+        since = self._clock() - DEMAND_S
+        idle = [name for name, state in self._clients.items() if state.calls == 0 and state.demanded_at <= since]
         for name in idle:
             del self._clients[name]

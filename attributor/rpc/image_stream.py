@@ -1,4 +1,4 @@
-"""Many images on one stream: a bounded number at once, answered as they are ready."""
+"""AttributeStream: many images on one stream, a bounded number at once, answered as they are ready."""
 
 from __future__ import annotations
 
@@ -15,93 +15,94 @@ from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 
 MAX_IMAGES = 32
-"""Images of one stream at once; no more are read until one of them is done."""
+"""Images of one stream in flight; no more are read until one of them is done."""
 
 MAX_UNREAD = 64
-"""Answers that wait for a reader who is slow; the images they belong to wait with them."""
+"""Responses that wait for a slow reader; then the images stop at their next response (back-pressure)."""
 
 Request = attribution_v1.AttributeStreamRequest
 Response = attribution_v1.AttributeStreamResponse
 Stages = Callable[[attribution_v1.AttributeRequest, Callable[[], None]], AsyncIterator[attribution_v1.Attribution]]
+"""Values an image: takes the request and a function to call once the image is admitted."""
+
 _log = structlog.get_logger("attributor")
 
 
 class ImageStream:
-    """One stream.
-
-    stages: values one image, and raises as Attribute does; it waits for its place in the service, and says when it has
-    it by calling what it is given.
-    """
+    """The state of one stream. An image that fails fails alone; its error is a response of its own."""
 
     def __init__(self, stages: Stages, stopping: asyncio.Event) -> None:
+        """stages: raises what Attribute raises. stopping: set when shutdown begins; then no more images are read."""
         self._stages = stages
         self._stopping = stopping
-        self._places = asyncio.Semaphore(MAX_IMAGES)
-        self._answers: asyncio.Queue[Response | None] = asyncio.Queue(MAX_UNREAD)
-        self._under_way: dict[str, asyncio.Task[None]] = {}
+        self._slots = asyncio.Semaphore(MAX_IMAGES)
+        self._responses: asyncio.Queue[Response | None] = asyncio.Queue(MAX_UNREAD)
+        self._in_flight: dict[str, asyncio.Task[None]] = {}
 
     async def answer(self, requests: AsyncIterator[Request], write: Callable[[Response], Awaitable[None]]) -> None:
-        """Write what is answered. Raises what `answers` and `write` raise.
+        """Write all responses. Raises what `responses` and `write` raise.
 
-        When this returns or raises, nothing of the stream is under way any more.
+        When this returns or raises, no image of the stream is in flight any more.
         """
-        async with aclosing(self.answers(requests)) as answers:
-            async for answer in answers:
-                await write(answer)
+        async with aclosing(self.responses(requests)) as responses:
+            async for response in responses:
+                await write(response)
 
-    async def answers(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Response, None]:
-        """What is answered, until the caller has closed its side and all was answered.
+    async def responses(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Response, None]:
+        """Yield responses until the caller has closed its side and every image is answered.
 
-        Raises Unavailable if the attributor stops; images under way are answered first.
+        Raises Unavailable if the attributor stops; images in flight are answered first.
         """
         reading = asyncio.create_task(self._read(requests))
         try:
-            while (answer := await self._answers.get()) is not None:
-                yield answer
+            while (response := await self._responses.get()) is not None:
+                yield response
             await reading
         finally:
             await self._end(reading)
 
     async def _read(self, requests: AsyncIterator[Request]) -> None:
-        """Begin each image that arrives; put None once all are answered."""
+        """Start each image that arrives; put None once all are answered."""
         stopped = asyncio.create_task(self._stopping.wait())
         try:
             while (request := await self._next(requests, stopped)) is not None:
-                await self._begin(request.request)
-            while self._under_way:
-                await asyncio.wait(list(self._under_way.values()))
+                await self._start(request.request)
+            while self._in_flight:
+                await asyncio.wait(list(self._in_flight.values()))
             if self._stopping.is_set():
                 raise Unavailable("the attributor is stopping: send what had no FINAL again, with the same ids")
         finally:
             stopped.cancel()
+            # Whoever cancelled this task reads no more responses, and a full queue would block it here.
             if not asyncio.current_task().cancelling():  # type: ignore[union-attr]
-                await self._answers.put(None)
+                await self._responses.put(None)
 
     async def _next(self, requests: AsyncIterator[Request], stopped: asyncio.Task[Any]) -> Request | None:
-        coming: asyncio.Task[Request | None] = asyncio.ensure_future(_first(requests))
+        """Read a request; return None at the end of the stream, or when the attributor stops."""
+        reading: asyncio.Task[Request | None] = asyncio.ensure_future(_read_one(requests))
         try:
-            await asyncio.wait({coming, stopped}, return_when=asyncio.FIRST_COMPLETED)
-            return coming.result() if coming.done() else None
+            await asyncio.wait({reading, stopped}, return_when=asyncio.FIRST_COMPLETED)
+            return reading.result() if reading.done() else None
         finally:
-            coming.cancel()
+            reading.cancel()
 
-    async def _begin(self, request: attribution_v1.AttributeRequest) -> None:
-        """Return once the image has its place in the service, or has ended: until then no other is held in memory."""
-        await self._places.acquire()
+    async def _start(self, request: attribution_v1.AttributeRequest) -> None:
+        """Start an image; return once it is admitted, or has ended, so that one waiting image is held in memory."""
+        await self._slots.acquire()
         name = request.generation_id[:MAX_GENERATION_ID_CHARACTERS]
-        if name in self._under_way:
-            self._places.release()
+        if name in self._in_flight:
+            self._slots.release()
             await self._fail(name, Conflict(f"generation {name} is under way on this stream: wait for its FINAL"))
             return
         admitted = asyncio.Event()
         task = asyncio.create_task(self._value(name, request, admitted.set))
-        self._under_way[name] = task
+        self._in_flight[name] = task
         task.add_done_callback(lambda _: self._done(name, admitted))
         await admitted.wait()
 
     def _done(self, name: str, admitted: asyncio.Event) -> None:
-        del self._under_way[name]
-        self._places.release()
+        del self._in_flight[name]
+        self._slots.release()
         admitted.set()
 
     async def _value(
@@ -110,7 +111,7 @@ class ImageStream:
         try:
             async with aclosing(self._stages(request, on_admitted)) as stages:  # type: ignore[type-var]
                 async for stage in stages:
-                    await self._answers.put(Response(generation_id=name, attribution=stage))
+                    await self._responses.put(Response(generation_id=name, attribution=stage))
         except GmvaluatorError as error:
             await self._fail(name, error)
         except Exception:  # noqa: BLE001 - the border: a caller gets INTERNAL, the log gets the rest
@@ -122,17 +123,17 @@ class ImageStream:
         level("refused", method="AttributeStream", generation_id=name, error=str(error))
         (code, _) = grpc.StatusCode[status_of(error)].value
         failure = attribution_v1.AttributeFailure(code=code, message=str(error))
-        await self._answers.put(Response(generation_id=name, failure=failure))
+        await self._responses.put(Response(generation_id=name, failure=failure))
 
     async def _end(self, reading: asyncio.Task[None]) -> None:
-        """Cancel what is under way; a posting that has begun is finished by the pipeline all the same."""
-        tasks = [reading, *self._under_way.values()]
+        """Cancel the images in flight; the pipeline still finishes a posting that has begun."""
+        tasks = [reading, *self._in_flight.values()]
         for task in tasks:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
 
-async def _first(requests: AsyncIterator[Request]) -> Request | None:
+async def _read_one(requests: AsyncIterator[Request]) -> Request | None:
     async for request in requests:
         if not request.HasField("request"):
             raise InvalidInput("a message of the stream holds no request: set `request`")

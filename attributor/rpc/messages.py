@@ -1,4 +1,4 @@
-"""Between the wire's messages and ours: requests are checked once, here."""
+"""Conversion between protobuf messages and the attributor's own types; requests are checked here, once."""
 
 from __future__ import annotations
 
@@ -21,11 +21,13 @@ MAX_NAME_CHARACTERS = 200
 MAX_DIMENSIONS = 65_536
 SHA256_BYTES = 32
 CLOCK_SKEW = timedelta(minutes=5)
-WRONG_CLOCK = timedelta(days=1)
-"""A time so much ahead comes of a clock that is wrong, and may be sent again; what is further ahead is no such time."""
+"""Time that `generated_at` may be ahead of this clock."""
 
-_KNOWN_WORKS = 100_000
+WRONG_CLOCK = timedelta(days=1)
+"""A time up to this far ahead is refused as retryable, since a clock is wrong; one further ahead as invalid."""
+
 EARLIEST = datetime(2014, 1, 1, tzinfo=UTC)
+_CACHED_WORKS = 100_000
 
 _STAGES = {
     Stage.RECALLED: attribution_v1.STAGE_RECALLED,
@@ -78,7 +80,7 @@ def _embedded(message: attribution_v1.Embedding) -> Embedded:
         raise InvalidInput(f"embedding is refused: a vector has at most {MAX_DIMENSIONS:,} dimensions")
     if len(message.image_sha256) != SHA256_BYTES:
         raise InvalidInput(f"embedding.image_sha256 has {len(message.image_sha256)} bytes: give {SHA256_BYTES}")
-    if not 0 <= message.quality <= 1:  # as nan is
+    if not 0 <= message.quality <= 1:  # also refuses nan
         raise InvalidInput(f"embedding.quality {message.quality} is refused: give 0 to 1")
     if min(message.width, message.height) < 1 or message.width * message.height > MAX_IMAGE_PIXELS:
         raise InvalidInput(
@@ -114,12 +116,12 @@ def _generated_at(stamp: Timestamp | None) -> datetime:
 
 
 def attribution_message(attribution: Attribution) -> attribution_v1.Attribution:
-    """One stage as the wire has it."""
+    """Convert one stage to its message."""
     return attribution_v1.Attribution(
         generation_id=attribution.generation_id,
         model_version=attribution.model_version,
         stage=_STAGES[attribution.stage],
-        contributors=[_contributor(one) for one in attribution.contributors],
+        contributors=[_contributor(contributor) for contributor in attribution.contributors],
         unattributed_share=attribution.unattributed_share,
         quality=attribution.quality,
         issued_micros=attribution.issued_micros,
@@ -134,31 +136,32 @@ def attribution_message(attribution: Attribution) -> attribution_v1.Attribution:
     )
 
 
-def _contributor(one: Contributor) -> attribution_v1.Contributor:
-    # Filled from bytes where they are known: the same works come again and again, and setting fields costs more.
-    message = attribution_v1.Contributor.FromString(_shown(one.training_image_id, one.key, one.title))
-    message.clip_similarity = one.clip_similarity
-    message.share = one.share
-    if one.perceptual_distance is not None:
-        message.perceptual_distance = one.perceptual_distance
-    if one.credit_micros is not None:
-        message.credit_micros = one.credit_micros
-        message.payees.extend(map(_payee, one.payees))
+def _contributor(contributor: Contributor) -> attribution_v1.Contributor:
+    # Parsed from cached bytes where possible: the same works recur, and setting each field costs more.
+    serialized = _serialized_work(contributor.training_image_id, contributor.key, contributor.title)
+    message = attribution_v1.Contributor.FromString(serialized)
+    message.clip_similarity = contributor.clip_similarity
+    message.share = contributor.share
+    if contributor.perceptual_distance is not None:
+        message.perceptual_distance = contributor.perceptual_distance
+    if contributor.credit_micros is not None:
+        message.credit_micros = contributor.credit_micros
+        message.payees.extend(map(_payee, contributor.payees))
     else:
-        message.MergeFromString(_provisional_payees(one.payees))
+        message.MergeFromString(_serialized_payees(contributor.payees))
     return message
 
 
-@lru_cache(maxsize=_KNOWN_WORKS)
-def _shown(training_image_id: TrainingImageId, key: str, title: str) -> bytes:
-    """A contributor's own fields as the wire has them."""
-    shown = attribution_v1.Contributor(training_image_id=str(training_image_id), key=key, title=title)
-    return bytes(shown.SerializeToString())
+@lru_cache(maxsize=_CACHED_WORKS)
+def _serialized_work(training_image_id: TrainingImageId, key: str, title: str) -> bytes:
+    """Serialize the fields of a contributor that are the same for every image."""
+    message = attribution_v1.Contributor(training_image_id=str(training_image_id), key=key, title=title)
+    return bytes(message.SerializeToString())
 
 
-@lru_cache(maxsize=_KNOWN_WORKS)
-def _provisional_payees(payees: tuple[Payee, ...]) -> bytes:
-    """Who is paid, before amounts are known."""
+@lru_cache(maxsize=_CACHED_WORKS)
+def _serialized_payees(payees: tuple[Payee, ...]) -> bytes:
+    """Serialize payees whose amounts are not known yet."""
     return bytes(attribution_v1.Contributor(payees=map(_payee, payees)).SerializeToString())
 
 
@@ -172,7 +175,7 @@ def _payee(payee: Payee) -> attribution_v1.Payee:
 
 
 def posting_message(posting: StoredPosting) -> royalty_v1.WatchRoyaltiesResponse:
-    """One posting as WatchRoyalties sends it."""
+    """Convert a posting to the message of WatchRoyalties."""
     header = posting.header
     return royalty_v1.WatchRoyaltiesResponse(
         sequence=posting.sequence,

@@ -1,4 +1,4 @@
-"""The server's certificate, and the authority of its clients' certificates: read again when their files change."""
+"""TLS credentials of the server from PEM files, which are read again when they change."""
 
 from __future__ import annotations
 
@@ -15,35 +15,38 @@ from cryptography.hazmat.primitives import serialization
 from gmvaluator.errors import PreconditionFailed
 
 MAX_FILE_BYTES = 1024 * 1024
+"""Bytes that are read of a PEM file at most."""
+
 _Fetcher = Callable[[], grpc.ServerCertificateConfiguration]
-"""The stubs do not know that None says `no change`."""
+"""The type in the stubs, which lack that None means "no change"."""
 
 _Stamps = tuple[tuple[int, int, int], ...]
+"""Of each file: time of modification in nanoseconds, size in bytes, inode."""
 
 
 @dataclass(frozen=True, slots=True)
 class TlsFiles:
-    """PEM files. client_authority: of the certificates that clients have to show; None asks them for none."""
+    """Paths of PEM files. client_authority: CA that signs clients' certificates (mTLS); None: clients need none."""
 
     certificate: Path
     key: Path
     client_authority: Path | None = None
 
     def credentials(self, on_problem: Callable[[str], None]) -> grpc.ServerCredentials:
-        """What a port is opened with; keep it as long as the server. New connections get what the files hold then.
+        """Return credentials for a port; keep them as long as the server. A new connection gets the current files.
 
-        on_problem: told of files that cannot be used; what they held before then still counts. Raises
-        PreconditionFailed if they cannot be used now.
+        on_problem: called when changed files cannot be used; the certificate read before then stays in use. Raises
+        PreconditionFailed if the files cannot be used now.
         """
-        watched = _Watched(self, on_problem)
+        reloader = _Reloader(self, on_problem)
         return grpc.dynamic_ssl_server_credentials(
             self.read(),
-            cast(_Fetcher, watched.changed),
+            cast(_Fetcher, reloader.reload_if_changed),
             require_client_authentication=self.client_authority is not None,
         )
 
     def read(self) -> grpc.ServerCertificateConfiguration:
-        """Raises PreconditionFailed if a file is missing, is no PEM, or the key is not the certificate's."""
+        """Read the files. Raises PreconditionFailed if one is missing or no PEM, or the key does not match."""
         certificate, key = _read(self.certificate), _read(self.key)
         authority = None if self.client_authority is None else _read(self.client_authority)
         try:
@@ -58,13 +61,13 @@ class TlsFiles:
         return grpc.ssl_server_certificate_configuration([(key, certificate)], authority)
 
     def stamps(self) -> _Stamps:
-        """Changes when a file does. Raises OSError."""
+        """Return stamps that differ after a file has changed. Raises OSError."""
         paths = [path for path in (self.certificate, self.key, self.client_authority) if path is not None]
-        return tuple((one.st_mtime_ns, one.st_size, one.st_ino) for one in (path.stat() for path in paths))
+        return tuple((stat.st_mtime_ns, stat.st_size, stat.st_ino) for stat in (path.stat() for path in paths))
 
 
-class _Watched:
-    """Asked by gRPC before each handshake, from threads of its own."""
+class _Reloader:
+    """Called by gRPC before each handshake, from gRPC's threads."""
 
     def __init__(self, files: TlsFiles, on_problem: Callable[[str], None]) -> None:
         self._files = files
@@ -72,8 +75,8 @@ class _Watched:
         self._lock = threading.Lock()
         self._stamps = _stamps(files)
 
-    def changed(self) -> grpc.ServerCertificateConfiguration | None:
-        """The files' content if it changed, else None."""
+    def reload_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
+        """Return the configuration if the files have changed, else None."""
         with self._lock:
             stamps = _stamps(self._files)
             if stamps == self._stamps:

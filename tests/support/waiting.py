@@ -16,6 +16,12 @@ def until(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> No
         time.sleep(_PAUSE_S)
 
 
+async def let_tasks_run(rounds: int = 20) -> None:
+    """Run the event loop for some rounds: every task that can proceed does, until it waits for an event."""
+    for _ in range(rounds):
+        await asyncio.sleep(0)
+
+
 async def until_async(condition: Callable[[], object], deadline_s: float = DEADLINE_S) -> None:
     """Wait like `until`, and let the event loop run meanwhile."""
     ends_at = time.monotonic() + deadline_s

@@ -1,4 +1,4 @@
-"""Who is let in: bounded by calls and by pixels, shared between clients, refused at once or made to wait."""
+"""Admission: bounds on calls and pixels, fair shares, refusals and queues."""
 
 import asyncio
 from contextlib import ExitStack
@@ -7,6 +7,7 @@ import pytest
 
 from attributor.rpc.admission import CALL_PIXELS, Admission
 from gmvaluator.errors import Overloaded
+from tests.support.waiting import let_tasks_run
 
 
 class Clock:
@@ -19,7 +20,7 @@ class Clock:
 
 
 def hold(admission: Admission, stack: ExitStack, client: str, count: int, pixels: int = 0) -> int:
-    """Take places until one is refused, `count` at most; how many were taken."""
+    """Admit calls until one is refused, `count` at most; return how many were admitted."""
     for number in range(count):
         try:
             stack.enter_context(admission.admit(client, pixels))
@@ -28,7 +29,7 @@ def hold(admission: Admission, stack: ExitStack, client: str, count: int, pixels
     return count
 
 
-def test_calls_are_bounded_and_places_come_back() -> None:
+def test_calls_are_bounded_and_capacity_is_returned() -> None:
     admission = Admission(3, 10**9)
     with ExitStack() as stack:
         assert hold(admission, stack, "a", 10) == 3
@@ -44,28 +45,28 @@ def test_large_images_cost_more() -> None:
         assert hold(admission, stack, "a", 100, pixels=4 * CALL_PIXELS) == 2
 
 
-def test_an_image_larger_than_the_bound_is_let_in_alone() -> None:
+def test_an_image_larger_than_the_bound_is_admitted_alone() -> None:
     admission = Admission(10, CALL_PIXELS)
     with admission.admit("a", 50 * CALL_PIXELS):
         with pytest.raises(Overloaded), admission.admit("b", 1):
             raise AssertionError("admitted")
 
 
-def test_one_client_may_hold_everything_until_another_asks() -> None:
+def test_one_client_may_use_all_capacity_until_another_competes() -> None:
     clock = Clock()
     admission = Admission(8, 10**9, clock)
-    with ExitStack() as mine, ExitStack() as theirs:
-        assert hold(admission, mine, "a", 10) == 8
-        assert hold(admission, theirs, "b", 1) == 0
-        mine.pop_all().close()
-        assert hold(admission, mine, "a", 10) == 4
-        assert hold(admission, theirs, "b", 10) == 4
+    with ExitStack() as first, ExitStack() as second:
+        assert hold(admission, first, "a", 10) == 8
+        assert hold(admission, second, "b", 1) == 0
+        first.pop_all().close()
+        assert hold(admission, first, "a", 10) == 4
+        assert hold(admission, second, "b", 10) == 4
     clock.now_s = 10
-    with ExitStack() as mine:
-        assert hold(admission, mine, "a", 10) == 8
+    with ExitStack() as first:
+        assert hold(admission, first, "a", 10) == 8
 
 
-def test_the_pause_follows_how_long_calls_take() -> None:
+def test_the_retry_delay_follows_the_duration_of_calls() -> None:
     clock = Clock()
     admission = Admission(1, 10**9, clock)
     with admission.admit("a", 0):
@@ -75,38 +76,38 @@ def test_the_pause_follows_how_long_calls_take() -> None:
     assert refused.value.retry_after_ms == 1000
 
 
-async def test_streams_wait_and_their_clients_take_turns() -> None:
+async def test_waiting_clients_are_served_round_robin() -> None:
     admission = Admission(1, 10**9)
     order: list[str] = []
 
-    async def ask(client: str) -> None:
+    async def call(client: str) -> None:
         async with admission.wait(client, 0):
             order.append(client)
             await asyncio.sleep(0)
 
     with admission.admit("first", 0):
-        asks = [asyncio.create_task(ask(client)) for client in ("a", "a", "a", "b")]
-        await asyncio.sleep(0.01)
+        calls = [asyncio.create_task(call(client)) for client in ("a", "a", "a", "b")]
+        await let_tasks_run()
         assert order == []
-    await asyncio.gather(*asks)
+    await asyncio.gather(*calls)
     assert order == ["a", "b", "a", "a"]
     assert admission.calls == 0
 
 
-async def test_who_leaves_while_waiting_takes_no_place() -> None:
+async def test_a_call_cancelled_while_waiting_takes_no_capacity() -> None:
     admission = Admission(1, 10**9)
 
-    async def ask() -> None:
+    async def call() -> None:
         async with admission.wait("a", 0):
             await asyncio.sleep(0)
 
     with admission.admit("first", 0):
-        asks = [asyncio.create_task(ask()) for _ in range(4)]
-        await asyncio.sleep(0.01)
-        asks[0].cancel()
-        asks[2].cancel()
-    asks[1].cancel()
-    await asyncio.gather(*asks, return_exceptions=True)
+        calls = [asyncio.create_task(call()) for _ in range(4)]
+        await let_tasks_run()
+        calls[0].cancel()
+        calls[2].cancel()
+    calls[1].cancel()
+    await asyncio.gather(*calls, return_exceptions=True)
     assert (admission.calls, admission.pixels) == (0, 0)
     with admission.admit("a", 0):
         assert admission.calls == 1

@@ -1,4 +1,4 @@
-"""The service's doors: NOT_SERVING before and after, nobody cut off in a drain, and no more calls than it can carry."""
+"""The call gate behind a real port: health, drain, and bounds on calls, streams, queries and watchers."""
 
 import asyncio
 import threading
@@ -26,13 +26,14 @@ from gmvaluator.v1 import attribution_pb2 as v1
 from gmvaluator.v1 import royalty_pb2
 from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceStub, add_AttributionServiceServicer_to_server
 from gmvaluator.v1.royalty_pb2_grpc import RoyaltyServiceStub, add_RoyaltyServiceServicer_to_server
+from tests.support.waiting import until_async
 
 SERVING = health_pb2.HealthCheckResponse.SERVING
 NOT_SERVING = health_pb2.HealthCheckResponse.NOT_SERVING
 
 
 class HeldPipeline:
-    """Answers once it is let go."""
+    """Responds once `gate` is set."""
 
     def __init__(self) -> None:
         self.gate = asyncio.Event()
@@ -43,14 +44,14 @@ class HeldPipeline:
 
 
 class TalkingPipeline(HeldPipeline):
-    """Says much and never comes to an end, and counts whom it talks to."""
+    """Yields large responses without end, and counts its callers."""
 
     def __init__(self) -> None:
         super().__init__()
-        self.heard_by = 0
+        self.callers = 0
 
     async def attribute(self, request: ImageRequest) -> AsyncIterator[Attribution]:
-        self.heard_by += 1
+        self.callers += 1
         try:
             while True:
                 await asyncio.sleep(0)
@@ -58,11 +59,11 @@ class TalkingPipeline(HeldPipeline):
                     request.generation_id, request.model_version, Stage.RECALLED, (), 1.0, "p" * 1_000_000
                 )
         finally:
-            self.heard_by -= 1
+            self.callers -= 1
 
 
 class EmptyLedger:
-    """Nothing was posted, which is told once it is let go."""
+    """A ledger without postings; `balances` returns once `gate` is set."""
 
     def __init__(self) -> None:
         self.gate = threading.Event()
@@ -79,7 +80,7 @@ class EmptyLedger:
 class Running:
     """A server on a real port over fakes, and stubs to it."""
 
-    service: CallGate
+    gate: CallGate
     pipeline: HeldPipeline
     ledger: EmptyLedger
     checker: health.aio.HealthServicer
@@ -91,14 +92,14 @@ class Running:
     def open(self) -> None:
         names = SimpleNamespace(display_names=lambda ids: {})
         backends = Backends(cast(Any, self.pipeline), cast(Any, self.ledger), cast(Any, names), cast(Any, None))
-        self.service.open(backends)
+        self.gate.open(backends)
 
     def call(self, number: int = 0) -> Any:
         request = v1.AttributeRequest(generation_id=f"g{number}", model_version="m", image=b"x")
         return asyncio.ensure_future(collected(self.attribution.Attribute(request)))
 
     def stream(self) -> Any:
-        """One image on a stream that the caller keeps open."""
+        """Send one image on a stream that stays open."""
 
         async def requests() -> AsyncIterator[v1.AttributeStreamRequest]:
             image = v1.AttributeRequest(generation_id="g", model_version="m", image=b"x")
@@ -118,32 +119,23 @@ async def collected(stream: Any) -> list[v1.AttributeResponse]:
 
 @asynccontextmanager
 async def running(max_in_flight: int = 8, **bounds: int) -> AsyncIterator[Running]:
-    service, stopping, checker = (
-        CallGate(Admission(max_in_flight, 10**9), **bounds),
-        asyncio.Event(),
-        health.aio.HealthServicer(),
-    )
+    gate, stopping = CallGate(Admission(max_in_flight, 10**9), **bounds), asyncio.Event()
+    checker = health.aio.HealthServicer()
     server = grpc.aio.server(interceptors=[Authentication(Authenticator(None)), MessageInterceptor()])
-    add_AttributionServiceServicer_to_server(AttributionServicer(service, stopping), server)
-    add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
+    add_AttributionServiceServicer_to_server(AttributionServicer(gate, stopping), server)
+    add_RoyaltyServiceServicer_to_server(RoyaltyServicer(gate, stopping), server)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
     await set_health(checker, NOT_SERVING)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         stubs = AttributionServiceStub(channel), RoyaltyServiceStub(channel), health_pb2_grpc.HealthStub(channel)
-        yield Running(service, HeldPipeline(), EmptyLedger(), checker, *stubs, channel)
+        yield Running(gate, HeldPipeline(), EmptyLedger(), checker, *stubs, channel)
     stopping.set()
     await server.stop(1)
 
 
-async def until(condition: Any) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - what is waited for is across a wire
-            await asyncio.sleep(0.01)
-
-
-async def test_before_it_is_warm_it_says_so_and_takes_no_call() -> None:
+async def test_before_it_is_warm_it_is_not_serving_and_refuses_calls() -> None:
     async with running() as server:
         assert await server.status() == NOT_SERVING
         with pytest.raises(grpc.aio.AioRpcError) as refused:
@@ -157,84 +149,84 @@ async def test_a_drain_refuses_new_calls_and_waits_for_those_in_flight() -> None
         server.open()
         await set_health(server.checker, SERVING)
         held = server.call()
-        await until(lambda: server.service.in_flight == 1)
-        assert not await drain(server.service, server.checker, 0.05)
+        await until_async(lambda: server.gate.in_flight == 1)
+        assert not await drain(server.gate, server.checker, 0.05)
         assert await server.status() == NOT_SERVING
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await server.call(1)
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
-        draining = asyncio.create_task(drain(server.service, server.checker, 10))
+        draining = asyncio.create_task(drain(server.gate, server.checker, 10))
         server.pipeline.gate.set()
         assert await draining
         assert len(await held) == 1
 
 
-async def test_calls_above_the_limit_are_refused_at_once_with_a_pause() -> None:
+async def test_calls_above_the_limit_are_refused_at_once_with_a_retry_delay() -> None:
     async with running(max_in_flight=2) as server:
         server.open()
         held = [server.call(number) for number in range(2)]
-        await until(lambda: server.service.in_flight == 2)
+        await until_async(lambda: server.gate.in_flight == 2)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await server.call(3)
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         assert ("grpc-retry-pushback-ms", "250") in list(refused.value.trailing_metadata())
         server.pipeline.gate.set()
         assert len(await asyncio.gather(*held)) == 2
-        assert server.service.in_flight == 0
+        assert server.gate.in_flight == 0
 
 
-async def test_callers_who_leave_give_their_places_back() -> None:
+async def test_cancelled_calls_free_their_slots() -> None:
     async with running(max_in_flight=4) as server:
         server.open()
         calls = [server.call(number) for number in range(4)]
-        await until(lambda: server.service.in_flight == 4)
+        await until_async(lambda: server.gate.in_flight == 4)
         for call in calls:
             call.cancel()
-        await until(lambda: server.service.in_flight == 0)
+        await until_async(lambda: server.gate.in_flight == 0)
 
 
-async def test_watchers_are_bounded_and_give_their_places_back() -> None:
+async def test_watchers_are_bounded_and_free_their_slots() -> None:
     async with running(max_watchers=2) as server:
         server.open()
         watching = [server.royalty.WatchRoyalties(royalty_pb2.WatchRoyaltiesRequest()) for _ in range(2)]
         reads = [asyncio.ensure_future(watcher.read()) for watcher in watching]
-        await until(lambda: server.service.watchers.held == 2)
+        await until_async(lambda: server.gate.watchers.held == 2)
         with pytest.raises(grpc.aio.AioRpcError) as refused:
             await server.royalty.WatchRoyalties(royalty_pb2.WatchRoyaltiesRequest()).read()
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         for watcher in watching:
             watcher.cancel()
-        await until(lambda: server.service.watchers.held == 0)
+        await until_async(lambda: server.gate.watchers.held == 0)
         await asyncio.gather(*reads, return_exceptions=True)
 
 
-async def test_streams_are_bounded_and_give_their_places_back() -> None:
+async def test_streams_are_bounded_and_free_their_slots() -> None:
     async with running(max_streams=4) as server:
         server.open()
         streams = [server.stream() for _ in range(2)]
         reads = [asyncio.ensure_future(stream.read()) for stream in streams]
-        await until(lambda: server.service.in_flight == 2)
+        await until_async(lambda: server.gate.in_flight == 2)
         with pytest.raises(grpc.aio.AioRpcError, match="2 of them yours") as refused:
             await server.stream().read()
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         for stream in streams:
             stream.cancel()
-        await until(lambda: server.service.in_flight == 0)
+        await until_async(lambda: server.gate.in_flight == 0)
         server.pipeline.gate.set()
         assert (await server.stream().read()).attribution.stage == v1.STAGE_FINAL
         await asyncio.gather(*reads, return_exceptions=True)
 
 
-async def test_one_client_leaves_streams_to_others() -> None:
-    service = CallGate(Admission(1, 10**9), max_streams=3)
-    service.open(Backends(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
-    with service.stream("a"), service.stream("a"):
-        with pytest.raises(Overloaded, match="2 of them yours"), service.stream("a"):
+async def test_one_client_may_open_half_of_the_streams() -> None:
+    gate = CallGate(Admission(1, 10**9), max_streams=3)
+    gate.open(Backends(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
+    with gate.stream("a"), gate.stream("a"):
+        with pytest.raises(Overloaded, match="2 of them yours"), gate.stream("a"):
             raise AssertionError("admitted")
-        with service.stream("b"), pytest.raises(Overloaded, match="3 streams"), service.stream("c"):
+        with gate.stream("b"), pytest.raises(Overloaded, match="3 streams"), gate.stream("c"):
             raise AssertionError("admitted")
-    with service.stream("c"):
-        assert service.in_flight == 0
+    with gate.stream("c"):
+        assert gate.in_flight == 0
 
 
 async def test_a_stream_whose_reader_stalls_is_ended_without_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -244,33 +236,33 @@ async def test_a_stream_whose_reader_stalls_is_ended_without_being_read(monkeypa
         server.pipeline = talking = TalkingPipeline()
         server.open()
         stalled = server.stream()
-        await until(lambda: talking.heard_by == 1)
-        await until(lambda: talking.heard_by == 0)
-        await until(lambda: server.service.in_flight == 0)
+        await until_async(lambda: talking.callers == 1)
+        await until_async(lambda: talking.callers == 0)
+        await until_async(lambda: server.gate.in_flight == 0)
         with pytest.raises(grpc.aio.AioRpcError, match="1 streams"):  # until it reads that it was given up
             await server.stream().read()
-        with pytest.raises(grpc.aio.AioRpcError, match="nobody read") as given_up:
+        with pytest.raises(grpc.aio.AioRpcError, match="nobody read") as ended:
             _ = [answer async for answer in stalled]
-        assert given_up.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
         assert (await server.stream().read()).attribution.stage == v1.STAGE_RECALLED
 
 
-async def test_an_image_whose_caller_does_not_read_gives_its_place_back(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_an_image_whose_reader_stalls_frees_its_slot(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interceptors, "WRITE_TIMEOUT_S", 0.5)
     async with running(max_in_flight=1) as server:
         server.pipeline = talking = TalkingPipeline()
         server.open()
         stalled = server.attribution.Attribute(v1.AttributeRequest(generation_id="g", model_version="m", image=b"x"))
-        await until(lambda: talking.heard_by == 1)
-        await until(lambda: server.service.in_flight == 0)
+        await until_async(lambda: talking.callers == 1)
+        await until_async(lambda: server.gate.in_flight == 0)
         again = server.attribution.Attribute(v1.AttributeRequest(generation_id="h", model_version="m", image=b"x"))
         assert (await again.read()).attribution.generation_id == "h"
-        with pytest.raises(grpc.aio.AioRpcError, match="nobody read") as given_up:
+        with pytest.raises(grpc.aio.AioRpcError, match="nobody read") as ended:
             _ = [answer async for answer in stalled]
-        assert given_up.value.code() is grpc.StatusCode.UNAVAILABLE
+        assert ended.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_a_call_that_sends_no_request_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_call_that_sends_no_request_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interceptors, "READ_TIMEOUT_S", 0.05)
     async with running() as server:
         server.open()
@@ -284,27 +276,27 @@ async def test_a_call_that_sends_no_request_is_given_up(monkeypatch: pytest.Monk
         assert refused.value.code() is grpc.StatusCode.UNAVAILABLE
 
 
-async def test_questions_about_royalties_are_bounded() -> None:
+async def test_queries_of_royalties_are_bounded() -> None:
     async with running(max_queries=1) as server:
         server.open()
-        ask = server.royalty.GetRoyalties
-        first = asyncio.ensure_future(ask(royalty_pb2.GetRoyaltiesRequest()))
-        await until(lambda: server.service.in_flight == 1)
+        query = server.royalty.GetRoyalties
+        first = asyncio.ensure_future(query(royalty_pb2.GetRoyaltiesRequest()))
+        await until_async(lambda: server.gate.in_flight == 1)
         with pytest.raises(grpc.aio.AioRpcError, match="questions") as refused:
-            await ask(royalty_pb2.GetRoyaltiesRequest())
+            await query(royalty_pb2.GetRoyaltiesRequest())
         assert refused.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
         server.ledger.gate.set()
         assert (await first).sequence == 0
-        assert server.service.in_flight == 0
+        assert server.gate.in_flight == 0
 
 
-async def test_the_doors_without_a_wire() -> None:
-    service = CallGate(Admission(1, 10**9))
+async def test_the_gate_without_a_server() -> None:
+    gate = CallGate(Admission(1, 10**9))
     with pytest.raises(Unavailable, match="starting"):
-        _ = service.backends
-    service.open(Backends(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
-    with service.admit("a", 1), pytest.raises(Overloaded), service.admit("b", 1):
+        _ = gate.backends
+    gate.open(Backends(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
+    with gate.admit("a", 1), pytest.raises(Overloaded), gate.admit("b", 1):
         raise AssertionError("admitted")
-    service.close()
+    gate.close()
     with pytest.raises(Unavailable, match="stopping"):
-        _ = service.backends
+        _ = gate.backends

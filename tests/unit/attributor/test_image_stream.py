@@ -1,4 +1,4 @@
-"""Many images on one stream: out of order, each on its own, bounded, and nothing left behind."""
+"""Image streams: responses out of order, failures of single images, bounds and cancellation."""
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
@@ -12,10 +12,11 @@ from attributor.rpc import image_stream, interceptors
 from attributor.rpc.image_stream import MAX_IMAGES, ImageStream
 from gmvaluator.errors import InvalidImage, Unavailable
 from gmvaluator.v1 import attribution_pb2 as v1
+from tests.support.waiting import let_tasks_run, until_async
 
 
 class Images:
-    """Values images: two stages each, the second once the image is let go. They have their places while `room`."""
+    """Values images in two stages, the second once the image's gate is set; admits them while `room` is set."""
 
     def __init__(self) -> None:
         self.gates: dict[str, asyncio.Event] = {}
@@ -56,82 +57,77 @@ async def sent(
         await hold.wait()
 
 
-def said(answer: v1.AttributeStreamResponse) -> tuple[str, int]:
-    return answer.generation_id, answer.attribution.stage or -answer.failure.code
-
-
-async def until(condition: Callable[[], bool]) -> None:
-    async with asyncio.timeout(10):
-        while not condition():  # noqa: ASYNC110 - several tasks change what is waited for
-            await asyncio.sleep(0.005)
+def outcome(response: v1.AttributeStreamResponse) -> tuple[str, int]:
+    """Return the id, and the stage or the negative status code."""
+    return response.generation_id, response.attribution.stage or -response.failure.code
 
 
 async def test_answers_come_as_they_are_ready_and_the_stream_ends_with_the_last() -> None:
-    images, heard = Images(), []
-    async for answer in ImageStream(images.stages, asyncio.Event()).answers(sent(image("a"), image("b"))):
-        heard.append(said(answer))
-        if len(heard) == 2:
+    images, outcomes = Images(), []
+    async for response in ImageStream(images.stages, asyncio.Event()).responses(sent(image("a"), image("b"))):
+        outcomes.append(outcome(response))
+        if len(outcomes) == 2:
             images.gate("b").set()
-        if heard[-1] == ("b", v1.STAGE_FINAL):
+        if outcomes[-1] == ("b", v1.STAGE_FINAL):
             images.gate("a").set()
-    assert heard[2:] == [("b", v1.STAGE_FINAL), ("a", v1.STAGE_FINAL)]
+    assert outcomes[2:] == [("b", v1.STAGE_FINAL), ("a", v1.STAGE_FINAL)]
 
 
 async def test_an_image_that_fails_fails_alone() -> None:
     images = Images()
     images.gate("good").set()
     requests = sent(image("bad", b"bad"), image("broken", b"broken"), image("good"))
-    heard = [said(answer) async for answer in ImageStream(images.stages, asyncio.Event()).answers(requests)]
-    assert ("bad", -3) in heard
-    assert ("broken", -13) in heard
-    assert ("good", v1.STAGE_FINAL) in heard
+    outcomes = [outcome(response) async for response in ImageStream(images.stages, asyncio.Event()).responses(requests)]
+    assert ("bad", -3) in outcomes
+    assert ("broken", -13) in outcomes
+    assert ("good", v1.STAGE_FINAL) in outcomes
 
 
 async def test_the_same_id_twice_at_once_is_refused() -> None:
     images = Images()
-    heard = []
-    async for answer in ImageStream(images.stages, asyncio.Event()).answers(sent(image("a"), image("a"))):
-        heard.append(said(answer))
-        if ("a", -6) in heard:
+    outcomes = []
+    async for response in ImageStream(images.stages, asyncio.Event()).responses(sent(image("a"), image("a"))):
+        outcomes.append(outcome(response))
+        if ("a", -6) in outcomes:
             images.gate("a").set()
-    assert heard.count(("a", v1.STAGE_FINAL)) == 1
+    assert outcomes.count(("a", v1.STAGE_FINAL)) == 1
 
 
-async def test_no_more_than_so_many_are_read_at_once() -> None:
+async def test_a_bounded_number_of_images_is_read_at_once() -> None:
     images = Images()
     requests = [image(f"g{number}") for number in range(3 * MAX_IMAGES)]
     stream = ImageStream(images.stages, asyncio.Event())
-    async with aclosing(stream.answers(sent(*requests))) as answers:
+    async with aclosing(stream.responses(sent(*requests))) as responses:
         for _ in range(MAX_IMAGES):
-            await anext(answers)
-        await asyncio.sleep(0.02)
+            await anext(responses)
+        await let_tasks_run()
         assert len(images.gates) == MAX_IMAGES
-    await until(lambda: len(images.ended) == MAX_IMAGES)
+    await until_async(lambda: len(images.ended) == MAX_IMAGES)
 
 
-async def test_a_caller_who_leaves_leaves_nothing_behind() -> None:
+async def test_images_of_a_cancelled_stream_end() -> None:
     images, hold = Images(), asyncio.Event()
     stream = ImageStream(images.stages, asyncio.Event())
-    async with aclosing(stream.answers(sent(image("a"), image("b"), hold=hold))) as answers:
-        await anext(answers)
-        await anext(answers)
+    async with aclosing(stream.responses(sent(image("a"), image("b"), hold=hold))) as responses:
+        await anext(responses)
+        await anext(responses)
     assert sorted(images.ended) == ["a", "b"]
 
 
-async def test_when_the_attributor_stops_what_is_under_way_is_answered_first() -> None:
-    images, stopping, heard = Images(), asyncio.Event(), []
+async def test_on_shutdown_images_in_flight_are_answered_first() -> None:
+    images, stopping, outcomes = Images(), asyncio.Event(), []
     stream = ImageStream(images.stages, stopping)
-    answers = stream.answers(sent(image("a"), hold=asyncio.Event()))
-    heard.append(said(await anext(answers)))
+    responses = stream.responses(sent(image("a"), hold=asyncio.Event()))
+    outcomes.append(outcome(await anext(responses)))
     stopping.set()
     images.gate("a").set()
-    heard.append(said(await anext(answers)))
+    outcomes.append(outcome(await anext(responses)))
     with pytest.raises(Unavailable, match="stopping"):
-        await anext(answers)
-    assert heard == [("a", v1.STAGE_RECALLED), ("a", v1.STAGE_FINAL)]
+        await anext(responses)
+    assert outcomes == [("a", v1.STAGE_RECALLED), ("a", v1.STAGE_FINAL)]
 
 
-async def test_nothing_more_is_read_while_an_image_waits_for_its_place() -> None:
+async def test_nothing_more_is_read_while_an_image_waits_for_admission() -> None:
     images, read = Images(), []
 
     async def requests() -> AsyncIterator[v1.AttributeStreamRequest]:
@@ -141,16 +137,16 @@ async def test_nothing_more_is_read_while_an_image_waits_for_its_place() -> None
 
     images.room.clear()
     stream = ImageStream(images.stages, asyncio.Event())
-    async with aclosing(stream.answers(requests())) as answers:
-        first = asyncio.ensure_future(anext(answers))
-        await asyncio.sleep(0.02)
+    async with aclosing(stream.responses(requests())) as responses:
+        first = asyncio.ensure_future(anext(responses))
+        await let_tasks_run()
         assert read == [0]
         images.room.set()
         await first
-        await until(lambda: len(read) == 10)
+        await until_async(lambda: len(read) == 10)
 
 
-async def test_a_stream_that_nobody_reads_is_given_up_where_it_stands(monkeypatch: pytest.MonkeyPatch) -> None:
+async def test_a_stream_whose_reader_stalls_is_ended(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(interceptors, "WRITE_TIMEOUT_S", 0.02)
     monkeypatch.setattr(image_stream, "MAX_UNREAD", 1)
     images = Images()
@@ -161,7 +157,7 @@ async def test_a_stream_that_nobody_reads_is_given_up_where_it_stands(monkeypatc
 
     with pytest.raises(Unavailable, match="nobody read"):
         await ImageStream(images.stages, asyncio.Event()).answer(
-            sent(*requests), lambda answer: interceptors.write_with_timeout(answer, stalled)
+            sent(*requests), lambda response: interceptors.write_with_timeout(response, stalled)
         )
     assert len(images.ended) <= MAX_IMAGES
     assert "held" in images.ended

@@ -1,4 +1,4 @@
-"""What stands between the wire and a servicer: messages are read and written to their end, and one is needed."""
+"""The message interceptor: reads and writes run to their end, and a call needs a request."""
 
 import asyncio
 import gc
@@ -11,20 +11,25 @@ import pytest
 
 from attributor.rpc.interceptors import MessageInterceptor, write_with_timeout
 from gmvaluator.concurrency import shield_to_completion
+from tests.support.waiting import let_tasks_run, until_async
 
 METHOD = "/gmvaluator.v1.AttributionService/Attribute"
 Run = Callable[["Wire"], Awaitable[Any]]
 
 
 class Wire:
-    """A call's context whose reads and writes wait until they are let go."""
+    """A call's context whose reads and writes wait for their gates."""
 
     def __init__(self, *incoming: object) -> None:
-        self.gate = asyncio.Event()
+        self.gates = {"read": asyncio.Event(), "write": asyncio.Event()}
         self.incoming = [*incoming, grpc.aio.EOF]
-        self.begun: list[str] = []
+        self.started: list[str] = []
         self.ended: list[str] = []
         self.aborted: tuple[Any, ...] = ()
+
+    def open(self, *operations: str) -> None:
+        for operation in operations:
+            self.gates[operation].set()
 
     async def read(self) -> object:
         await self._pass("read")
@@ -33,10 +38,10 @@ class Wire:
     async def write(self, _: object) -> None:
         await self._pass("write")
 
-    async def _pass(self, what: str) -> None:
-        self.begun.append(what)
-        await self.gate.wait()
-        self.ended.append(what)
+    async def _pass(self, operation: str) -> None:
+        self.started.append(operation)
+        await self.gates[operation].wait()
+        self.ended.append(operation)
 
     async def abort(self, *why: object) -> None:
         self.aborted = why
@@ -63,60 +68,56 @@ HANDLERS: dict[str, Any] = {
 }
 
 
-async def checked(handler: Any) -> Run:
+async def wrapped_method(handler: Any) -> Run:
     async def continuation(_: object) -> Any:
         return handler
 
-    found = await MessageInterceptor().intercept_service(continuation, cast(Any, SimpleNamespace(method=METHOD)))
-    answer = found.stream_stream or found.stream_unary
-    return lambda wire: answer(None, wire)
+    wrapped = await MessageInterceptor().intercept_service(continuation, cast(Any, SimpleNamespace(method=METHOD)))
+    method = wrapped.stream_stream or wrapped.stream_unary
+    return lambda wire: method(None, wire)
 
 
-async def begun(wire: Wire, what: str) -> None:
-    async with asyncio.timeout(10):
-        while what not in wire.begun:  # noqa: ASYNC110 - a fake has nothing to wait for
-            await asyncio.sleep(0)
+async def started(wire: Wire, operation: str) -> None:
+    await until_async(lambda: operation in wire.started)
 
 
-async def cancelled_and_let_go(call: asyncio.Future[Any], wire: Wire) -> None:
+async def cancel_and_open(call: asyncio.Future[Any], wire: Wire) -> None:
     call.cancel()
     with pytest.raises(asyncio.CancelledError):
         await call
-    wire.gate.set()
-    await asyncio.sleep(0.01)
+    wire.open("read", "write")
+    await let_tasks_run()
 
 
 @pytest.mark.parametrize("shape", HANDLERS)
 async def test_a_read_ends_though_its_call_is_cancelled(shape: str) -> None:
     wire = Wire("a")
-    call = asyncio.ensure_future((await checked(HANDLERS[shape]))(wire))
-    await begun(wire, "read")
-    await cancelled_and_let_go(call, wire)
+    call = asyncio.ensure_future((await wrapped_method(HANDLERS[shape]))(wire))
+    await started(wire, "read")
+    await cancel_and_open(call, wire)
     assert wire.ended == ["read"]
 
 
 @pytest.mark.parametrize("shape", ["many for one", "many for many"])
 async def test_a_write_ends_though_its_call_is_cancelled(shape: str) -> None:
     wire = Wire("a")
-    wire.gate.set()
-    call = asyncio.ensure_future((await checked(HANDLERS[shape]))(wire))
-    await begun(wire, "read")
-    wire.gate.clear()
-    await begun(wire, "write")
-    await cancelled_and_let_go(call, wire)
+    wire.open("read")
+    call = asyncio.ensure_future((await wrapped_method(HANDLERS[shape]))(wire))
+    await started(wire, "write")
+    await cancel_and_open(call, wire)
     assert wire.ended == ["read", "write"]
 
 
 @pytest.mark.parametrize("shape", ["one for one", "many for one"])
-async def test_a_call_without_a_request_is_told_so(shape: str) -> None:
+async def test_a_call_without_a_request_is_refused(shape: str) -> None:
     wire = Wire()
-    wire.gate.set()
+    wire.open("read")
     with pytest.raises(grpc.aio.AbortError):
-        await (await checked(HANDLERS[shape]))(wire)
+        await (await wrapped_method(HANDLERS[shape]))(wire)
     assert wire.aborted == (grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request: send one")
 
 
-async def test_what_fails_after_its_awaiter_left_is_heard_by_nobody() -> None:
+async def test_an_error_after_the_awaiter_was_cancelled_is_not_logged() -> None:
     complaints: list[Any] = []
     asyncio.get_running_loop().set_exception_handler(lambda _, context: complaints.append(context))
     gate = asyncio.Event()
@@ -131,6 +132,6 @@ async def test_what_fails_after_its_awaiter_left_is_heard_by_nobody() -> None:
     with pytest.raises(asyncio.CancelledError):
         await awaiter
     gate.set()
-    await asyncio.sleep(0.01)
+    await let_tasks_run()
     gc.collect()
     assert complaints == []
