@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import asyncio
 import json
-import re
 import sys
 import types
 import typing
@@ -21,8 +20,8 @@ import rich_click as click
 
 from attributor.ops.log_writer import log_to
 from attributor.settings import DEFAULT_ADDRESS, AttributorSettings
+from gmvaluator.auth.listening import check_address
 from gmvaluator.commands.options import choice_options, index_option, json_option, place_option
-from gmvaluator.errors import InvalidInput
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.storage.database import DataLocation
 
@@ -91,9 +90,6 @@ def _type(kind: Any, limits: tuple[float, float] | None, choices: tuple[str, ...
     return click.IntRange(int(low), int(high)) if kind is int else click.FloatRange(low, high)
 
 
-MAX_PORT = 65_535
-
-
 @click.command()
 @settings_options
 @json_option
@@ -122,13 +118,6 @@ def serve(settings: AttributorSettings, as_json: bool) -> None:
         sys.stdout.flush()
 
     asyncio.run(run(settings, announce))
-
-
-def check_address(address: str, option: str = "--address") -> None:
-    """Raises InvalidInput unless `address` is HOST:PORT; gRPC would listen elsewhere without a word."""
-    match = re.fullmatch(r"(?:[A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})", address)
-    if match is None or int(match[1]) > MAX_PORT:
-        raise InvalidInput(f"{option} {address[:60]!r} is refused: give HOST:PORT, with PORT from 0 to {MAX_PORT}")
 
 
 def log_to_stderr() -> None:

@@ -37,6 +37,7 @@ from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
 from attributor.rpc.tls import TlsFiles, certificate_expiry
 from attributor.settings import AttributorSettings
 from attributor.wiring import Parts, wire
+from gmvaluator.auth import listening
 from gmvaluator.auth.authenticator import Authenticator, is_loopback
 from gmvaluator.errors import GmvaluatorError, InvalidInput, PreconditionFailed
 from gmvaluator.v1 import attribution_pb2, royalty_pb2
@@ -202,19 +203,16 @@ def load_authenticator(settings: AttributorSettings) -> Authenticator:
 
     Raises PreconditionFailed if other machines can reach the address without a token, or with one in the clear.
     """
-    authenticator = Authenticator(
+    authenticator = listening.load_authenticator(
         settings.tokens_file,
+        settings.address,
         required=settings.tokens is not None,
+        insecure=settings.insecure,
         on_problem=lambda problem: _log.error("tokens", problem=problem),
+        role="generator",
+        right="do everything",
     )
-    if settings.insecure or is_loopback(settings.address):
-        return authenticator
-    if authenticator.anonymous_allowed:
-        raise PreconditionFailed(
-            f"{settings.address} can be reached from other machines and there are no tokens: make one by "
-            "`gmvaluator token new --role generator`, or say --insecure if everyone who can connect may do everything"
-        )
-    if settings.tls_cert is None:
+    if settings.tls_cert is None and not settings.insecure and not is_loopback(settings.address):
         raise PreconditionFailed(
             f"{settings.address} can be reached from other machines and tokens would go there in the clear: give "
             "--tls-cert and --tls-key, or say --insecure if something else encrypts"

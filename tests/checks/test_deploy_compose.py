@@ -11,8 +11,8 @@ import jsonschema
 import pytest
 from cryptography import x509
 
-from attributor.cli import check_address
 from attributor.settings import AttributorSettings
+from gmvaluator.auth.listening import check_address
 from gmvaluator.errors import GmvaluatorError
 from tests.checks.deployed import DEPLOY, parse, read_yaml, without_variables
 
