@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 import structlog
 from starlette.applications import Starlette
@@ -21,7 +22,7 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
 from dashboard.figures.live import cancelled
 from dashboard.pages import finance, generation, operations, overview, owner, search, sign_in, work
-from dashboard.web.context import LOOPBACK_NAMES, AppContext, guarded, refusal
+from dashboard.web.context import LOOPBACK_NAMES, AppContext, error_response, guarded
 from dashboard.web.settings import DashboardSettings
 from gmvaluator.errors import GmvaluatorError, status_of
 
@@ -64,15 +65,15 @@ EVERYWHERE = ("", "0.0.0.0", "[::]")  # noqa: S104 - compared, not bound
 """Hosts of addresses that listen on every interface."""
 
 _STATUS = {
-    "INVALID_ARGUMENT": (400, "This cannot be used"),
+    "INVALID_ARGUMENT": (400, "Invalid request"),
     "UNAUTHENTICATED": (401, "Sign in first"),
-    "PERMISSION_DENIED": (403, "Not yours to open"),
-    "NOT_FOUND": (404, "Nothing is here"),
-    "ALREADY_EXISTS": (409, "This was done before"),
-    "FAILED_PRECONDITION": (409, "Not set up for this"),
-    "RESOURCE_EXHAUSTED": (429, "Too much at once"),
-    "UNAVAILABLE": (503, "A part cannot be reached"),
-    "INTERNAL": (500, "Something broke"),
+    "PERMISSION_DENIED": (403, "No access"),
+    "NOT_FOUND": (404, "Not found"),
+    "ALREADY_EXISTS": (409, "Already done"),
+    "FAILED_PRECONDITION": (409, "Not configured"),
+    "RESOURCE_EXHAUSTED": (429, "Too many requests"),
+    "UNAVAILABLE": (503, "Service unavailable"),
+    "INTERNAL": (500, "Internal error"),
 }
 """HTTP status and title by gRPC status."""
 
@@ -129,11 +130,17 @@ def application(context: AppContext) -> Starlette:
         # DNS rebinding: another site's name that resolves to this machine must not act as the local user.
         names = host_names(context.settings)
         middleware.append(Middleware(TrustedHostMiddleware, allowed_hosts=names, www_redirect=False))
+    # Starlette's type of a handler takes any Exception; these take the type under which they are registered.
+    handlers: dict[Any, Any] = {
+        GmvaluatorError: _handle_error,
+        HTTPException: _handle_http_exception,
+        Exception: _handle_unexpected,
+    }
     app = Starlette(
         routes=routes(),
         middleware=middleware,
         lifespan=_running,
-        exception_handlers={GmvaluatorError: _refused, HTTPException: _no_page, Exception: _broke},  # type: ignore[dict-item]
+        exception_handlers=handlers,
     )
     app.state.context = context
     return app
@@ -147,19 +154,19 @@ async def _running(app: Starlette) -> AsyncIterator[None]:
     await cancelled(updating)
 
 
-async def _refused(request: Request, error: GmvaluatorError) -> Response:
+async def _handle_error(request: Request, error: GmvaluatorError) -> Response:
     status, title = _STATUS[status_of(error)]
     if status == 500:
-        _log.error("failed", path=request.url.path, error=str(error))
-    return refusal(request, status, title, str(error))
+        _log.error("request failed", path=request.url.path, error=str(error))
+    return error_response(request, status, title, str(error))
 
 
-async def _no_page(request: Request, error: HTTPException) -> Response:
-    title = "Nothing is here" if error.status_code == 404 else "Refused"
-    text = "there is no such page: begin at the overview, or search" if error.status_code == 404 else error.detail
-    return refusal(request, error.status_code, title, text)
+async def _handle_http_exception(request: Request, error: HTTPException) -> Response:
+    title = "Not found" if error.status_code == 404 else "Refused"
+    text = "there is no such page: go to the overview, or search" if error.status_code == 404 else error.detail
+    return error_response(request, error.status_code, title, text)
 
 
-async def _broke(request: Request, error: Exception) -> Response:
-    _log.error("broke", path=request.url.path, error=repr(error))
-    return refusal(request, 500, "Something broke", "the dashboard broke on this page; its log says more")
+async def _handle_unexpected(request: Request, error: Exception) -> Response:
+    _log.error("request failed", path=request.url.path, error=repr(error))
+    return error_response(request, 500, "Internal error", "the dashboard failed on this page; its log has the details")

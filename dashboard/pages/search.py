@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import uuid
+from collections.abc import Iterable
 from itertools import islice
 from typing import Any
 
@@ -121,9 +122,9 @@ def _work(data: DataAccess, work: TrainingImageId, card: Any, caller: Caller) ->
 
 def _similar(data: DataAccess, caller: Caller, image: bytes, final: Any) -> dict[str, Any]:
     """Return the nearest contributors of the FINAL stage; for an owner only their own works, with their ranks."""
-    ranked = enumerate(final.contributors, 1)
-    if caller.only_account is not None:
-        ranked = ((rank, row) for rank, row in ranked if _pays(row, caller.only_account))  # type: ignore[assignment]
+    ranked: Iterable[tuple[int, Any]] = enumerate(final.contributors, 1)
+    if (account := caller.only_account) is not None:
+        ranked = ((rank, row) for rank, row in ranked if _pays(row, account))
     return {
         "rows": [_similar_work(data, caller, rank, row) for rank, row in islice(ranked, SHOWN)],
         "contributors": len(final.contributors),

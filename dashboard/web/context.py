@@ -164,7 +164,7 @@ def page(request: Request, template: str, status: int = 200, **values: Any) -> R
     return HTMLResponse(text, status)
 
 
-def refusal(request: Request, status: int, title: str, text: str) -> Response:
+def error_response(request: Request, status: int, title: str, text: str) -> Response:
     """Return an error response: a page for browsers, JSON for programs."""
     if "text/html" in request.headers.get("accept", ""):
         # Errors of routing come before any guard has set the session.
