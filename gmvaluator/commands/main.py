@@ -35,8 +35,8 @@ _COMMANDS = {
     "token": ("gmvaluator.commands.token", "token", "Create, list and revoke the tokens of callers."),
     "plan": ("gmvaluator.commands.plan", "plan", "Estimate how many machines a deployment needs."),
     "models": ("gmvaluator.commands.models", "models", "List, fetch and verify the weights of profile paper."),
-    "calibrate": ("evaluation.evaluate", "calibrate", "Fit a policy to derivatives of known works."),
-    "evaluate": ("evaluation.evaluate", "evaluate", "Measure what the credits are worth, and write a report."),
+    "calibrate": ("evaluation.cli", "calibrate", "Fit a policy to derivatives of known works."),
+    "evaluate": ("evaluation.cli", "evaluate", "Measure what the credits are worth, and write a report."),
     "bench": ("evaluation.bench.cli", "bench", "Measure speed, as JSON, with the baseline in the same run."),
 }
 """Module, attribute and summary of each command."""

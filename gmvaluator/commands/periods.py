@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -12,6 +13,7 @@ from click.exceptions import Exit
 
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.errors import InvalidInput, PreconditionFailed
+from gmvaluator.ids import OwnerId
 from gmvaluator.storage.database import DataLocation
 
 if TYPE_CHECKING:
@@ -105,10 +107,9 @@ def payout(period: str, owner: str | None, reason: str, place: DataLocation, as_
     from gmvaluator.ledger.calendar import Period
     from gmvaluator.ledger.decision import checked_reason
     from gmvaluator.ledger.payouts.payouts import pay
-    from gmvaluator.ledger.payouts.statement import owner_argument
     from gmvaluator.ledger.store import decision_time, open_ledger
 
-    month, account = Period.parse(period), None if owner is None else f"owner:{owner_argument(owner)}"
+    month, account = Period.parse(period), None if owner is None else f"owner:{_owner(owner)}"
     with open_ledger(place, write=True) as book:
         payouts = pay(book, month, checked_reason(reason), decision_time(), account)
     blocked = [payout for payout in payouts if payout.status == "blocked"]
@@ -205,7 +206,7 @@ def statement(owner: str, period: str, form: str, out: Path | None, place: DataL
     """
     from gmvaluator.catalogue.store import open_if_present
     from gmvaluator.ledger.calendar import Period
-    from gmvaluator.ledger.payouts.statement import owner_argument, statements
+    from gmvaluator.ledger.payouts.statement import statements
     from gmvaluator.ledger.store import open_ledger
 
     month = Period.parse(period)
@@ -217,12 +218,22 @@ def statement(owner: str, period: str, form: str, out: Path | None, place: DataL
         click.echo(json.dumps({"statements": written, "folder": str(out)}) if as_json else f"{written:,} statements")
         return
     with open_ledger(place) as book, open_if_present(place) as names:
-        (statement,) = statements(book, month, names, owner_argument(owner))
+        (statement,) = statements(book, month, names, _owner(owner))
         text = _text(statement, "json" if as_json else form)
     if out is None:
         click.echo(text, nl=False)
     else:
         _write(out, text)
+
+
+def _owner(text: str) -> OwnerId:
+    """Parse an owner's UUID, or its account `owner:<uuid>`. Raises InvalidInput."""
+    try:
+        return OwnerId(uuid.UUID(text.removeprefix("owner:")))
+    except ValueError:
+        raise InvalidInput(
+            f"{text[:60]!r} is no owner: give the UUID, which `gmvaluator ledger totals --json` lists"
+        ) from None
 
 
 def _write_all(statements: Iterable[Statement], folder: Path) -> int:

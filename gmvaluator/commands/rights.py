@@ -98,7 +98,7 @@ def forget(owner: str, yes: bool, place: DataLocation, as_json: bool) -> None:
     with open_catalogue(place) as existing:
         owner_id = find_owner(existing, owner)
     if not yes:
-        click.confirm(f"Forget owner {owner_id} for ever?", abort=True, err=True)
+        click.confirm(f"Forget owner {owner_id} permanently?", abort=True, err=True)
     with open_catalogue(place, write=True) as catalogue:
         signed = erase_owner(catalogue, owner_id, place.folder, _ledger_state(place, f"owner:{owner_id}"))
     receipt = signed.value

@@ -1,10 +1,8 @@
-"""Closing a period: a checklist, a posting that fixes what the period holds, and the operator's signature.
-
-Sums of entries by account up to, and within, a period.
-"""
+"""Closing of a period: a checklist, a posting that fixes the period's balances, and the operator's signature."""
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
@@ -32,14 +30,15 @@ if TYPE_CHECKING:
 
 
 def balances_at(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
-    """Every account's balance at the end of a period, zeros left out. Reads all entries up to it."""
+    """Return every account's balance at the end of a period, zeros left out; reads all entries up to it."""
     return sums_by_account(connection, calendar.upto(period), source=entries_and_postings)
 
 
 def disputed_since(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
-    """What disputes took after a period's end from each owner of what the period holds, and did not give back."""
+    """Return, by owner's account, what disputes took after a period from its credits and have not returned."""
     upto = calendar.upto(period)
-    held_of = select(postings.c.sequence).where(upto).correlate(None)
+    # Without correlate(None) the subquery would take `postings` from the enclosing query instead of its own.
+    sequences = select(postings.c.sequence).where(upto).correlate(None)
     query = (
         select(entries.c.account, amount_sum)
         .select_from(
@@ -50,7 +49,7 @@ def disputed_since(connection: Connection, calendar: Calendar, period: Period) -
         .where(
             decisions.c.dispute_id.is_not(None),
             not_(upto),
-            decisions.c.about_sequence.in_(held_of),
+            decisions.c.about_sequence.in_(sequences),
             is_owner(entries.c.account),
         )
         .group_by(entries.c.account)
@@ -60,17 +59,16 @@ def disputed_since(connection: Connection, calendar: Calendar, period: Period) -
 
 
 def by_kind(balances: dict[str, int]) -> dict[str, int]:
-    """Sums by kind of account, all owners as one; they sum to zero."""
-    sums = {"owners": 0}
+    """Return sums by kind of account, with all owners as "owners"; the sums add up to zero."""
+    sums = Counter({"owners": 0})
     for account, amount in sorted(balances.items()):
-        kind = "owners" if account.startswith(OWNER_PREFIX) else account
-        sums[kind] = sums.get(kind, 0) + amount
-    return sums
+        sums["owners" if account.startswith(OWNER_PREFIX) else account] += amount
+    return dict(sums)
 
 
 @dataclass(frozen=True, slots=True)
 class Check:
-    """One point of the checklist; `detail` says what was found, and what to do if it is not `ok`."""
+    """One point of the checklist. detail: the finding, and what to do about it if it is not `ok`."""
 
     name: str
     ok: bool
@@ -78,17 +76,17 @@ class Check:
 
 
 class NotClosable(PreconditionFailed):
-    """A point of the checklist is not met; `checks` holds all of them."""
+    """The period fails a point of the checklist. checks: all points, passed ones too."""
 
     def __init__(self, period: Period, checks: list[Check]) -> None:
         self.checks = checks
-        open_points = "; ".join(f"{check.name}: {check.detail}" for check in checks if not check.ok)
-        super().__init__(f"period {period} cannot be closed: {open_points}")
+        failed = "; ".join(f"{check.name}: {check.detail}" for check in checks if not check.ok)
+        super().__init__(f"period {period} cannot be closed: {failed}")
 
 
 @dataclass(frozen=True, slots=True)
 class Closed:
-    """A closed period with its checkpoint. checks: empty if it had been closed before."""
+    """A closed period with its signed checkpoint. checks: empty if it was closed before."""
 
     closing: Closing
     checkpoint: Signed
@@ -104,15 +102,16 @@ def close(
     decided_at: datetime,
     carry_disputes: bool = False,
 ) -> Closed:
-    """Close a period on `terms` and sign it; closing it again on the same terms answers the same.
+    """Close a period on `terms` and sign it; repeating the call with the same terms returns the same closing.
 
-    Disputes hold what came in since before anything is fixed. Raises NotClosable, or Conflict if it was closed on
-    other terms.
+    rights: source of current rights, None if there is no catalogue. carry_disputes: close although disputes are open.
+    Raises NotClosable, or Conflict if the period was closed on other terms.
     """
     with book.snapshot() as connection:
-        before = closings(connection, period)
-    if before:
-        return _closed_before(book, before[0], period, terms, signer)
+        earlier = closings(connection, period)
+    if earlier:
+        return _closed_before(book, earlier[0], period, terms, signer)
+    # Disputed credits must not become payable: hold those that were posted since the last hold.
     hold_all(book, decided_at, period)
     checks = list(checklist(book, period, rights, decided_at, carry_disputes))
     if not all(check.ok for check in checks):
@@ -124,7 +123,7 @@ def close(
 def checklist(
     book: Ledger, period: Period, rights: RightsAt | None, now: datetime, carry_disputes: bool
 ) -> Iterator[Check]:
-    """Everything that has to be so before a period is closed."""
+    """Yield the points that have to be met before a period is closed."""
     with book.snapshot() as connection:
         last, disputes = read_calendar(connection).last_closed, read_unsettled_disputes(connection)
     over = period.end <= now
@@ -136,14 +135,15 @@ def checklist(
     verified = book.verify()
     yield Check("verified", verified.ok, verified.text())
     yield _nothing_to_release(book, rights, now)
-    waiting = ", ".join(one.dispute_id for one in disputes[:5])
-    carried = carry_disputes and all(one.open for one in disputes)
-    detail = f"{len(disputes)} not settled ({waiting}): decide them, or carry them over" if disputes else "none is open"
+    ids = ", ".join(dispute.dispute_id for dispute in disputes[:5])
+    # A decided dispute that still holds credits was interrupted: completing it is not a matter of waiting.
+    carried = carry_disputes and all(dispute.open for dispute in disputes)
+    detail = f"{len(disputes)} not settled ({ids}): decide them, or carry them over" if disputes else "none is open"
     yield Check("disputes", not disputes or carried, detail)
 
 
 def payable_lines(closing: Closing) -> list[tuple[str, int, int]]:
-    """(account, micro-credits, minor units) of each account that a closed period made payable."""
+    """Return (account, micro-credits, minor units) for each account that a closed period made payable."""
     return [(account, balance, minor) for account, balance, minor in closing.decision.facts["payable"]]
 
 
@@ -152,7 +152,8 @@ def _closing(book: Ledger, period: Period, terms: Terms, checks: list[Check], de
         through = read_head(connection).sequence
         calendar = read_calendar(connection)
         balances, disputed = balances_at(connection, calendar, period), disputed_since(connection, calendar, period)
-        carried = [one.dispute_id for one in read_unsettled_disputes(connection)]
+        carried = [dispute.dispute_id for dispute in read_unsettled_disputes(connection)]
+    # A dispute may have taken credits of this period since it ended; those must not be paid as well.
     owners = {
         account: amount - disputed.get(account, 0)
         for account, amount in balances.items()
@@ -172,10 +173,10 @@ def _closing(book: Ledger, period: Period, terms: Terms, checks: list[Check], de
 
 
 def _closed_before(book: Ledger, closing: Closing, period: Period, terms: Terms, signer: Signer) -> Closed:
-    was = Terms.from_dict(closing.decision.facts["terms"])
-    if was != terms:
-        different = [name for name, value in terms.as_dict().items() if was.as_dict()[name] != value]
-        raise Conflict(f"period {period} was closed on other terms ({', '.join(different)}): they stand for ever")
+    original = Terms.from_dict(closing.decision.facts["terms"])
+    if original != terms:
+        different = [name for name, value in terms.as_dict().items() if original.as_dict()[name] != value]
+        raise Conflict(f"period {period} was closed on other terms ({', '.join(different)}), which cannot be changed")
     return _signed(book, period, signer, [])
 
 

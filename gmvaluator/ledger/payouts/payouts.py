@@ -1,4 +1,4 @@
-"""Payouts: what a closed period made payable leaves the owners' accounts for `paid`, a posting for each owner."""
+"""Payouts: postings that move what a closed period made payable from the owners' accounts to `paid`."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Payout:
-    """One owner's payout. status: "posted" now, "posted before", or "blocked": the balance fell below it since."""
+    """One owner's payout.
+
+    amount_minor: minor units of the currency. status: "posted" by this call, "posted before", or "blocked" because the
+    balance has fallen below amount_micros since the period was closed.
+    """
 
     account: str
     amount_micros: int
@@ -33,17 +37,17 @@ class Payout:
     status: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data."""
+        """Return plain data."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 
 def pay(book: Ledger, period: Period, reason: str, decided_at: datetime, account: str | None = None) -> list[Payout]:
-    """Post the payouts of the newest closed period, or that of one account; doing it again posts nothing.
+    """Post the payouts of the newest closed period, or only that of one account; repeating the call posts nothing.
 
-    Disputes hold what came in since first. Raises PreconditionFailed if the period is not the newest closed one:
-    what an earlier one left unpaid was carried over into it. They are dated within the month after it at the latest,
-    so that its closing does not make the same credits payable once more.
+    Raises PreconditionFailed if the period is not the newest closed one, because what earlier ones left unpaid was
+    carried over into it, and NotFound if the period made nothing payable to the account.
     """
+    # Disputed credits must not be paid: hold those that were posted since the last hold.
     hold_all(book, decided_at)
     with book.snapshot() as connection:
         closing = _newest_closing(connection, period)
@@ -51,8 +55,10 @@ def pay(book: Ledger, period: Period, reason: str, decided_at: datetime, account
         if not payable and account is not None:
             raise NotFound(f"period {period} made nothing payable to {account}")
         planned = list(_planned(connection, period, payable))
-    when = min(decided_at, period.next().end - timedelta(microseconds=1))
-    due = [_payout(closing, period, one, reason, when) for one in planned if one.status == "posted"]
+    # Dated within the next month at the latest, so that its closing counts the payout and does not make the same
+    # credits payable once more.
+    dated_at = min(decided_at, period.next().end - timedelta(microseconds=1))
+    due = [_decision(closing, period, payout, reason, dated_at) for payout in planned if payout.status == "posted"]
     post_decisions(book, due)
     return planned
 
@@ -67,30 +73,29 @@ def _newest_closing(connection: Connection, period: Period) -> Closing:
 
 
 def _planned(connection: Connection, period: Period, payable: list[tuple[str, int, int]]) -> Iterator[Payout]:
-    paid = select(postings.c.generation_id).join(decisions, decisions.c.sequence == postings.c.sequence)
-    before = set(
-        connection.execute(paid.where(decisions.c.kind == PAYOUT, decisions.c.period == str(period))).scalars()
-    )
-    now = {row.account: row.balance_micros for row in connection.execute(select(*balances.c))}
+    query = select(postings.c.generation_id).join(decisions, decisions.c.sequence == postings.c.sequence)
+    query = query.where(decisions.c.kind == PAYOUT, decisions.c.period == str(period))
+    posted = set(connection.execute(query).scalars())
+    current = {row.account: row.balance_micros for row in connection.execute(select(*balances.c))}
     for account, amount, minor in payable:
-        if _payout_id(period, account) in before:
+        if _payout_id(period, account) in posted:
             yield Payout(account, amount, minor, "posted before")
         else:
-            yield Payout(account, amount, minor, "posted" if now.get(account, 0) >= amount else "blocked")
+            yield Payout(account, amount, minor, "posted" if current.get(account, 0) >= amount else "blocked")
 
 
-def _payout(closing: Closing, period: Period, one: Payout, reason: str, decided_at: datetime) -> NewDecision:
+def _decision(closing: Closing, period: Period, payout: Payout, reason: str, decided_at: datetime) -> NewDecision:
     terms = closing.decision.facts["terms"]
     facts = {
-        "account": one.account,
-        "amount_micros": one.amount_micros,
-        "amount_minor": one.amount_minor,
+        "account": payout.account,
+        "amount_micros": payout.amount_micros,
+        "amount_minor": payout.amount_minor,
         "currency": terms["currency"],
         "minor_digits": terms["minor_digits"],
     }
     decision = Decision(PAYOUT, reason, facts, Links(period=str(period)))
-    number = decision_id(*_payout_id(period, one.account).split("/"))
-    return NewDecision(number, decided_at, decision, decision_entries(decision))
+    payout_id = decision_id(*_payout_id(period, payout.account).split("/"))
+    return NewDecision(payout_id, decided_at, decision, decision_entries(decision))
 
 
 def _payout_id(period: Period, account: str) -> str:

@@ -1,24 +1,21 @@
-"""What a period did to accounts: credits by work, every decision with its id and reason, and payouts.
+"""Royalty statements: what a period credited to an owner by work, every decision that moved credits, and the payouts.
 
-One owner's statement: plain values that every form of it is printed from, and nothing that changes by itself.
-
-Naming an owner on the command line.
+The statement of a closed period is the same bytes whenever it is exported: it contains nothing that changes by itself,
+such as the time of printing.
 """
 
 from __future__ import annotations
 
-import uuid
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 from sqlalchemy import BigInteger, ColumnElement, Connection, case, cast, distinct, func, select
 
 from gmvaluator.accounts import owner_account, owner_of
-from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import OwnerId, TrainingImageId
-from gmvaluator.ledger.calendar import Calendar, Closing, Period, closings, read_calendar
+from gmvaluator.ledger.calendar import Calendar, Period, closings, read_calendar
 from gmvaluator.ledger.decision import HOLD, PAYOUT, SETTLEMENT, Decision
 from gmvaluator.ledger.payouts.closing import payable_lines
 from gmvaluator.ledger.payouts.terms import Terms
@@ -33,15 +30,20 @@ if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger
 
 
+_Item = TypeVar("_Item")
+
 _POSTINGS_PER_QUERY = 500
 
+_NAMES_PER_QUERY = 5_000
+"""Owners or works in one query to the catalogue."""
+
 HOLDS = (HOLD, SETTLEMENT)
-"""Kinds that a statement shows as holds; other decisions but payouts are adjustments."""
+"""Kinds of decisions that a statement lists as holds; payouts have their own list, all others are adjustments."""
 
 
 @dataclass(frozen=True, slots=True)
 class WorkCredit:
-    """Credits for one work. late_micros: the part of generations whose own time lies in an earlier period."""
+    """Credits for one work. late_micros: the part from generations that were made in an earlier period."""
 
     training_image_id: TrainingImageId
     generations: int
@@ -51,7 +53,7 @@ class WorkCredit:
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """What one decision did to an account. about: the generation or decision whose amounts it moved."""
+    """The amount that one decision moved on an account. about: id of the posting whose amounts it moved."""
 
     sequence: int
     decision_id: str
@@ -66,7 +68,7 @@ class Movement:
 
 @dataclass(slots=True)
 class Movements:
-    """One account's period."""
+    """All changes of one account in one period."""
 
     opening_micros: int = 0
     credits: list[WorkCredit] = field(default_factory=list)
@@ -80,33 +82,33 @@ class Movements:
         return self.opening_micros + sum(self.sums().values())
 
     def sums(self) -> dict[str, int]:
-        """Micro-credits by section."""
-        moved = {"adjustments": self.adjustments, "holds": self.holds, "payouts": self.payouts}
+        """Return the micro-credits of each section."""
+        sections = {"adjustments": self.adjustments, "holds": self.holds, "payouts": self.payouts}
         return {
-            "credits": sum(one.credit_micros for one in self.credits),
-            **{name: sum(one.amount_micros for one in found) for name, found in moved.items()},
+            "credits": sum(work.credit_micros for work in self.credits),
+            **{name: sum(movement.amount_micros for movement in moved) for name, moved in sections.items()},
         }
 
 
-def movements(
+def read_movements(
     connection: Connection, calendar: Calendar, period: Period, account: str | None = None
 ) -> dict[str, Movements]:
-    """Each owner's period by account, or that of one account; every owner with a balance or a movement is there.
+    """Return the movements of every owner with a balance or a movement, by account, or only those of `account`.
 
     Reads all entries up to the end of the period, once.
     """
-    whose = is_owner(entries.c.account) if account is None else entries.c.account == account
-    found: dict[str, Movements] = {} if account is None else {account: Movements()}
-    before = sums_by_account(connection, whose, calendar.upto(period.previous()), source=entries_and_postings)
-    for name, amount in before.items():
-        found.setdefault(name, Movements()).opening_micros = amount
-    _add_credits(connection, calendar.within(period) & whose, period, found)
-    _add_decisions(connection, calendar.within(period) & whose, found)
-    return dict(sorted(found.items()))
+    accounts = is_owner(entries.c.account) if account is None else entries.c.account == account
+    by_account: dict[str, Movements] = {} if account is None else {account: Movements()}
+    opening = sums_by_account(connection, accounts, calendar.upto(period.previous()), source=entries_and_postings)
+    for name, amount in opening.items():
+        by_account.setdefault(name, Movements()).opening_micros = amount
+    _add_credits(connection, calendar.within(period) & accounts, period, by_account)
+    _add_decisions(connection, calendar.within(period) & accounts, by_account)
+    return dict(sorted(by_account.items()))
 
 
 def _add_credits(
-    connection: Connection, condition: ColumnElement[bool], period: Period, found: dict[str, Movements]
+    connection: Connection, condition: ColumnElement[bool], period: Period, by_account: dict[str, Movements]
 ) -> None:
     late = case((postings.c.generated_at < utc_text(period.start), entries.c.amount_micros), else_=0)
     query = (
@@ -121,12 +123,12 @@ def _add_credits(
         .group_by(entries.c.account, entries.c.training_image_id)
     )
     for account, *fields in connection.execute(query):
-        found.setdefault(account, Movements()).credits.append(WorkCredit(*fields))
-    for one in found.values():
-        one.credits.sort(key=lambda work: (-work.credit_micros, str(work.training_image_id)))
+        by_account.setdefault(account, Movements()).credits.append(WorkCredit(*fields))
+    for movements in by_account.values():
+        movements.credits.sort(key=lambda work: (-work.credit_micros, str(work.training_image_id)))
 
 
-def _add_decisions(connection: Connection, condition: ColumnElement[bool], found: dict[str, Movements]) -> None:
+def _add_decisions(connection: Connection, condition: ColumnElement[bool], by_account: dict[str, Movements]) -> None:
     query = (
         select_with_postings(entries.c.account, entries.c.sequence, amount_sum)
         .where(condition, postings.c.kind != ATTRIBUTION)
@@ -135,26 +137,27 @@ def _add_decisions(connection: Connection, condition: ColumnElement[bool], found
         .order_by(entries.c.sequence)
     )
     rows = [(row[0], row[1], row[2]) for row in connection.execute(query)]
-    described = _described(connection, sorted({sequence for _, sequence, _ in rows}))
+    # A payout batch is thousands of decisions: their evidence is loaded by pages of sequences, not one by one.
+    described = _describe_decisions(connection, sorted({sequence for _, sequence, _ in rows}))
     for account, sequence, amount in rows:
         movement = Movement(sequence=sequence, amount_micros=amount, **described[sequence])
-        _section(found.setdefault(account, Movements()), movement.kind).append(movement)
+        _section(by_account.setdefault(account, Movements()), movement.kind).append(movement)
 
 
-def _section(of: Movements, kind: str) -> list[Movement]:
+def _section(movements: Movements, kind: str) -> list[Movement]:
     if kind == PAYOUT:
-        return of.payouts
-    return of.holds if kind in HOLDS else of.adjustments
+        return movements.payouts
+    return movements.holds if kind in HOLDS else movements.adjustments
 
 
-def _described(connection: Connection, sequences: Sequence[int]) -> dict[int, dict[str, Any]]:
-    found: dict[int, dict[str, Any]] = {}
-    for start in range(0, len(sequences), _POSTINGS_PER_QUERY):
-        some = sequences[start : start + _POSTINGS_PER_QUERY]
-        abouts = _abouts(connection, some)
-        for posting in load_postings(connection, postings_where(postings.c.sequence.in_(some))):
+def _describe_decisions(connection: Connection, sequences: Sequence[int]) -> dict[int, dict[str, Any]]:
+    """Return, by sequence, the fields of a `Movement` that do not depend on the account."""
+    described: dict[int, dict[str, Any]] = {}
+    for batch in _batches(sequences, _POSTINGS_PER_QUERY):
+        abouts = _read_abouts(connection, batch)
+        for posting in load_postings(connection, postings_where(postings.c.sequence.in_(batch))):
             decision = Decision.from_json(posting.evidence_json)
-            found[posting.sequence] = {
+            described[posting.sequence] = {
                 "decision_id": posting.header.generation_id,
                 "kind": posting.header.kind,
                 "decided_at": posting.header.generated_at,
@@ -163,10 +166,11 @@ def _described(connection: Connection, sequences: Sequence[int]) -> dict[int, di
                 "dispute_id": decision.links.dispute_id,
                 "facts": decision.facts,
             }
-    return found
+    return described
 
 
-def _abouts(connection: Connection, sequences: Sequence[int]) -> dict[int, str]:
+def _read_abouts(connection: Connection, sequences: Sequence[int]) -> dict[int, str]:
+    """Return the generation id of the posting that each decision is about, by the decision's sequence."""
     query = (
         select(decisions.c.sequence, postings.c.generation_id)
         .join(postings, postings.c.sequence == decisions.c.about_sequence)
@@ -175,11 +179,13 @@ def _abouts(connection: Connection, sequences: Sequence[int]) -> dict[int, str]:
     return {row.sequence: row.generation_id for row in connection.execute(query)}
 
 
-_NAMES_PER_QUERY = 5_000
+def _batches(items: Sequence[_Item], size: int) -> Iterator[Sequence[_Item]]:
+    for start in range(0, len(items), size):
+        yield items[start : start + size]
 
 
 class Names(Protocol):
-    """Names of people and works; the catalogue."""
+    """Names of owners and titles of works; the catalogue implements it."""
 
     def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]: ...
 
@@ -188,7 +194,10 @@ class Names(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Statement:
-    """One owner's period. A period that is open yet has no terms: its statement is a draft."""
+    """One owner's statement for one period.
+
+    terms: None while the period is open, which makes the statement a draft. titles: (key, title) by work.
+    """
 
     owner_id: OwnerId
     display_name: str
@@ -201,18 +210,17 @@ class Statement:
 
     @property
     def draft(self) -> bool:
-        """True while the period is open."""
+        """Whether the period is still open, so that the figures may change."""
         return self.terms is None
 
     @property
     def carry_over_micros(self) -> int:
-        """What stays on the account: all of it if the balance is below the threshold, or is a debt."""
+        """Balance that stays on the account: all of it if it is below the threshold or negative."""
         return self.movements.closing_micros - self.payable_micros
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, the same bytes each time it is exported."""
-        found = self.movements
-        sums = found.sums()
+        """Return plain data, in a fixed order."""
+        movements = self.movements
         return {
             "statement": f"{self.period}/{self.owner_id}",
             "status": "draft" if self.draft else "closed",
@@ -220,101 +228,91 @@ class Statement:
             "owner_id": str(self.owner_id),
             "account": owner_account(self.owner_id),
             "display_name": self.display_name,
-            "opening_micros": found.opening_micros,
-            **{f"{section}_micros": amount for section, amount in sums.items()},
-            "closing_micros": found.closing_micros,
+            "opening_micros": movements.opening_micros,
+            **{f"{section}_micros": amount for section, amount in movements.sums().items()},
+            "closing_micros": movements.closing_micros,
             "threshold_micros": self.terms.threshold_micros if self.terms else None,
             "payable_micros": self.payable_micros,
             "carry_over_micros": self.carry_over_micros,
             "payable_minor": self.payable_minor,
             "payable": self.terms.money_text(self.payable_minor) if self.terms else None,
             "terms": self.terms.as_dict() if self.terms else None,
-            "credits": [self._work(one) for one in found.credits],
-            "adjustments": [_movement(one) for one in found.adjustments],
-            "holds": [_movement(one) for one in found.holds],
-            "payouts": [_payout(one) for one in found.payouts],
+            "credits": [self._plain_credit(credit) for credit in movements.credits],
+            "adjustments": [_plain_movement(movement) for movement in movements.adjustments],
+            "holds": [_plain_movement(movement) for movement in movements.holds],
+            "payouts": [_plain_payout(movement) for movement in movements.payouts],
         }
 
-    def _work(self, one: WorkCredit) -> dict[str, Any]:
-        key, title = self.titles.get(one.training_image_id, ("", ""))
+    def _plain_credit(self, credit: WorkCredit) -> dict[str, Any]:
+        key, title = self.titles.get(credit.training_image_id, ("", ""))
         return {
-            "training_image_id": str(one.training_image_id),
+            "training_image_id": str(credit.training_image_id),
             "key": key,
             "title": title,
-            "generations": one.generations,
-            "credit_micros": one.credit_micros,
-            "late_micros": one.late_micros,
+            "generations": credit.generations,
+            "credit_micros": credit.credit_micros,
+            "late_micros": credit.late_micros,
         }
+
+
+def _plain_movement(movement: Movement) -> dict[str, Any]:
+    return {
+        "id": movement.decision_id,
+        "kind": movement.kind,
+        "decided_at": movement.decided_at,
+        "about": movement.about,
+        "dispute_id": movement.dispute_id,
+        "reason": movement.reason,
+        "amount_micros": movement.amount_micros,
+    }
+
+
+def _plain_payout(movement: Movement) -> dict[str, Any]:
+    money = {name: movement.facts[name] for name in ("currency", "minor_digits", "amount_minor")}
+    return {**_plain_movement(movement), **money}
 
 
 def statements(
     book: Ledger, period: Period, names: Names | None, owner_id: OwnerId | None = None
 ) -> Iterator[Statement]:
-    """Statements of every owner with a balance or a movement, by account; or that of one owner, whatever it has.
+    """Yield the statements of all owners with a balance or a movement, by account, or only that of `owner_id`.
 
-    Raises PreconditionFailed for a month before the ledger's first closed one.
+    names: None if there is no catalogue; owners then appear by their accounts. Raises PreconditionFailed for a month
+    before the ledger's first closed period.
     """
     account = None if owner_id is None else owner_account(owner_id)
     with book.snapshot() as connection:
-        calendar: Calendar = read_calendar(connection)
+        calendar = read_calendar(connection)
         calendar.check_exists(period)
         closing = next(iter(closings(connection, period)), None)
-        found = movements(connection, calendar, period, account)
+        by_account = read_movements(connection, calendar, period, account)
+    terms = None if closing is None else Terms.from_dict(closing.decision.facts["terms"])
     payable = {name: (micros, minor) for name, micros, minor in payable_lines(closing)} if closing else {}
-    owners = [one for name in found if (one := owner_of(name)) is not None]
-    known = _display_names(owners, names)
-    for one in owners:
-        name = owner_account(one)
-        micros, minor = payable.get(name, (0, 0))
-        titles = _titles([work.training_image_id for work in found[name].credits], period, names)
-        yield Statement(one, known[one], period, found[name], _terms(closing), micros, minor, titles)
-
-
-def _terms(closing: Closing | None) -> Terms | None:
-    return None if closing is None else Terms.from_dict(closing.decision.facts["terms"])
+    owners = [owner for name in by_account if (owner := owner_of(name)) is not None]
+    display_names = _display_names(owners, names)
+    for owner in owners:
+        movements = by_account[owner_account(owner)]
+        micros, minor = payable.get(owner_account(owner), (0, 0))
+        titles = _titles([credit.training_image_id for credit in movements.credits], period, names)
+        yield Statement(owner, display_names[owner], period, movements, terms, micros, minor, titles)
 
 
 def _display_names(owners: Sequence[OwnerId], names: Names | None) -> dict[OwnerId, str]:
     if names is None:
-        return {one: owner_account(one) for one in owners}
-    known: dict[OwnerId, str] = {}
-    for start in range(0, len(owners), _NAMES_PER_QUERY):
-        known |= names.display_names(owners[start : start + _NAMES_PER_QUERY])
-    return known
+        return {owner: owner_account(owner) for owner in owners}
+    display_names: dict[OwnerId, str] = {}
+    for batch in _batches(owners, _NAMES_PER_QUERY):
+        display_names |= names.display_names(batch)
+    return display_names
 
 
 def _titles(
     works: Sequence[TrainingImageId], period: Period, names: Names | None
 ) -> dict[TrainingImageId, tuple[str, str]]:
+    """Return the (key, title) of each work."""
+    if names is None:
+        return {}
     cards: dict[TrainingImageId, WorkCard] = {}
-    for start in range(0, len(works) if names is not None else 0, _NAMES_PER_QUERY):
-        assert names is not None
-        cards |= names.works(works[start : start + _NAMES_PER_QUERY], period.start)
+    for batch in _batches(works, _NAMES_PER_QUERY):
+        cards |= names.works(batch, period.start)
     return {work: (card.key, card.title) for work, card in cards.items()}
-
-
-def _movement(one: Movement) -> dict[str, Any]:
-    return {
-        "id": one.decision_id,
-        "kind": one.kind,
-        "decided_at": one.decided_at,
-        "about": one.about,
-        "dispute_id": one.dispute_id,
-        "reason": one.reason,
-        "amount_micros": one.amount_micros,
-    }
-
-
-def _payout(one: Movement) -> dict[str, Any]:
-    money = {name: one.facts[name] for name in ("currency", "minor_digits", "amount_minor")}
-    return {**_movement(one), **money}
-
-
-def owner_argument(text: str) -> OwnerId:
-    """An owner's UUID, or its account `owner:<uuid>`. Raises InvalidInput."""
-    try:
-        return OwnerId(uuid.UUID(text.removeprefix("owner:")))
-    except ValueError:
-        raise InvalidInput(
-            f"{text[:60]!r} is no owner: give the UUID, which `gmvaluator ledger totals --json` lists"
-        ) from None

@@ -1,28 +1,33 @@
-"""Terms of payment: what a credit is worth, how much money there is, and from which balance on it is paid."""
+"""Payment terms: the rate of a credit, the pool of money, and the balance from which an owner is paid."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass
-from decimal import Decimal, InvalidOperation
+from decimal import Decimal
 from typing import Any
 
 from gmvaluator.errors import InvalidInput
 from gmvaluator.valuation.weights import MICROS_PER_CREDIT, MILLION, divide
 
 MAX_MINOR = 10**15
+"""Largest amount in minor units, and largest threshold in micro-credits."""
+
 MAX_MINOR_DIGITS = 4
 _CURRENCY = re.compile(r"[A-Z]{3}")
+_DECIMAL = re.compile(r"[0-9]{1,15}(\.[0-9]{1,12})?")
 
 
 @dataclass(frozen=True, slots=True)
 class Terms:
-    """How balances become money in one period.
+    """The terms by which balances become money in one period.
 
-    currency: ISO 4217. minor_digits: decimals of its smallest coin (2 for cents). rate_micros: millionths of a minor
-    unit for one credit; None where the whole pool is divided. pool_minor: minor units to divide at most; None
-    without a limit. threshold_micros: micro-credits; a balance below it is carried over.
+    currency: ISO 4217. minor_digits: decimals of its minor unit (2 for cents). rate_micros: millionths of a minor unit
+    for one credit; None divides the whole pool. pool_minor: most minor units to divide; None for no limit.
+    threshold_micros: micro-credits; a balance below it is carried over.
+
+    Raises InvalidInput for values out of range, or without rate and pool.
     """
 
     currency: str
@@ -42,19 +47,19 @@ class Terms:
         _check("the threshold", self.threshold_micros, MAX_MINOR)
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data, for evidence."""
+        """Return plain data, for evidence."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
     def from_dict(cls, value: Mapping[str, Any]) -> Terms:
-        """Inverse of `as_dict`."""
+        """Parse the result of `as_dict`."""
         return cls(**value)
 
     def payable(self, balances: Mapping[str, int]) -> dict[str, int]:
-        """Minor units for each account whose balance reaches the threshold, by account.
+        """Return the minor units for each account whose balance reaches the threshold, by account.
 
-        What is divided is the balances at the rate, rounded down, or the pool if that is less (or is all that is
-        given); by largest remainder, so that the parts sum to it exactly.
+        The amount to divide is min(pool, floor(sum of balances x rate)), or the one of both that is given. It is
+        divided in proportion to the balances by largest remainder, so that the parts sum to it exactly.
         """
         due = {account: balance for account, balance in sorted(balances.items()) if self._reaches(balance)}
         total = sum(due.values())
@@ -69,14 +74,14 @@ class Terms:
         return balance > 0 and balance >= self.threshold_micros
 
     def money_text(self, minor: int) -> str:
-        """`1234` as "12.34 EUR"."""
+        """Format minor units, such as 1234 as "12.34 EUR"."""
         sign, digits = "-" if minor < 0 else "", str(abs(minor)).rjust(self.minor_digits + 1, "0")
         whole = digits[: len(digits) - self.minor_digits]
         part = digits[len(digits) - self.minor_digits :]
         return f"{sign}{whole}{'.' + part if part else ''} {self.currency}"
 
     def rate_text(self) -> str:
-        """Money for one credit, all decimals, or what stands for it."""
+        """Format the money for one credit with all its decimals, or "by the pool" without a rate."""
         if self.rate_micros is None:
             return "by the pool"
         decimals = MILLION * 10**self.minor_digits
@@ -85,16 +90,13 @@ class Terms:
 
 
 def scaled_decimal(text: str, digits: int, what: str) -> int:
-    """A decimal as people write it, as a whole number of its `digits`-th decimals: "12.5", 2 is 1250.
+    """Parse a decimal number and return it times 10^digits, such as 1250 for "12.5" and 2 digits.
 
-    Raises InvalidInput if it is none, is negative, or has more decimals than that.
+    what: name of the value in the error. Raises InvalidInput if `text` is no number, is negative, or has more decimals.
     """
-    try:
-        value = Decimal(text) if re.fullmatch(r"[0-9]{1,15}(\.[0-9]{1,12})?", text) else Decimal("NaN")
-    except InvalidOperation:
-        value = Decimal("NaN")
-    scaled = value.scaleb(digits) if value.is_finite() else value
-    if not scaled.is_finite() or scaled != scaled.to_integral_value():
+    # Decimal alone would also accept signs, exponents, underscores and NaN, and round numbers of more than 28 digits.
+    scaled = Decimal(text).scaleb(digits) if _DECIMAL.fullmatch(text) else None
+    if scaled is None or scaled != scaled.to_integral_value():
         raise InvalidInput(f"{what} {text[:40]!r} is refused: give a decimal number with at most {digits} decimals")
     return int(scaled)
 
