@@ -1,4 +1,4 @@
-"""How far fewer crops lie from all."""
+"""Tests of the deviation of MANIQA's quality by fewer crops."""
 
 import numpy as np
 import pytest

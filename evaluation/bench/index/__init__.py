@@ -1,1 +1,1 @@
-"""`gmvaluator bench index`: how fast works are indexed, and what compression costs and saves, at real shapes."""
+"""`gmvaluator bench index`: indexing speed, and the costs and recall of quantisation, on realistic vectors."""

@@ -1,7 +1,4 @@
-"""One collection under measurement: filled, built, asked and weighed.
-
-What a collection takes on disk and in memory.
-"""
+"""A collection under measurement: filling, building, query latency, and use of disk and memory."""
 
 from __future__ import annotations
 
@@ -27,12 +24,16 @@ from gmvaluator.ports import Embeddings, Float32Array
 from gmvaluator.profile import ProfileIdentity
 
 K = 50
+"""Neighbours that re-ranking returns, and that recall is measured at."""
+
 _REPORT_S = 20.0
+_BLOCK_BYTES = 512
+"""Unit of `st_blocks`."""
 
 
 @dataclass
 class Filled:
-    """A collection that holds every vector, indexed and quantised. during_build_ms: of queries asked meanwhile."""
+    """A collection with all vectors, indexed and quantised. during_build_ms: latencies of queries during the build."""
 
     folder: Path
     store: QdrantStore
@@ -41,18 +42,20 @@ class Filled:
     during_build_ms: list[float] = field(default_factory=list)
 
     def search_by(self, settings: SearchSettings) -> None:
-        """Keep search settings with the collection, where the service finds them."""
+        """Store search settings in the collection, from which the service reads them."""
         self.store.record(self.store.metadata().with_search(settings, {}))
 
     def numbers(self, query: Float32Array, limit: int, settings: SearchSettings) -> list[int]:
-        """Numbers of the vectors that the index finds nearest."""
-        return [found.int for found, _ in self.store.nearest(query, limit, settings)]
+        """Return the numbers of the vectors that the index finds nearest to `query` (D,)."""
+        return [image_id.int for image_id, _ in self.store.nearest(query, limit, settings)]
 
-    def query_ms(self, asked: Embeddings) -> tuple[list[float], list[float]]:
-        """See `two_stage_ms`: each question asked for the first time, when originals may have to be read from the disk,
-        and again."""
-        count = len(asked.recall)
-        times = asyncio.run(_over(self.folder, lambda search: two_stage_ms(search, asked, 2 * count)))
+    def query_ms(self, queries: Embeddings) -> tuple[list[float], list[float]]:
+        """Return the latencies of `two_stage_ms` for the first and the second run of each query.
+
+        In the first run original vectors may have to be read from disk.
+        """
+        count = len(queries.recall)
+        times = asyncio.run(_with_search(self.folder, lambda search: two_stage_ms(search, queries, 2 * count)))
         return times[:count], times[count:]
 
 
@@ -62,9 +65,12 @@ def filled(
     vectors: Vectors,
     profile: ProfileIdentity,
     quantisation: str,
-    asked_during_build: Embeddings | None = None,
+    queries_during_build: Embeddings | None = None,
 ) -> Iterator[Filled]:
-    """Make a collection in `folder`, which is removed at the end."""
+    """Provide a built collection in `folder`, which is removed at the end.
+
+    queries_during_build: queries whose latency is measured while it is built.
+    """
     shutil.rmtree(folder, ignore_errors=True)
     store = open_store(folder, quantisation=quantisation)
     try:
@@ -72,10 +78,10 @@ def filled(
         began = time.monotonic()
         _upsert(store, vectors, profile)
         upserted = time.monotonic()
-        with _asking(folder, asked_during_build) as during_ms:
+        with _querying(folder, queries_during_build) as during_ms:
             store.build()
         built = time.monotonic()
-        tell(f"{vectors.count:,} points built in {built - upserted:.0f} s, asking")
+        show_progress(f"{vectors.count:,} points built in {built - upserted:.0f} s, querying")
         yield Filled(folder, store, upserted - began, built - upserted, during_ms)
     finally:
         store.close()
@@ -87,23 +93,23 @@ def _upsert(store: QdrantStore, vectors: Vectors, profile: ProfileIdentity) -> N
     for numbers, rows in vectors.blocks():
         store.upsert(points_of(numbers, rows, profile))
         if time.monotonic() - reported > _REPORT_S:
-            tell(f"{numbers.stop:,}/{vectors.count:,} points written")
+            show_progress(f"{numbers.stop:,}/{vectors.count:,} points written")
             reported = time.monotonic()
 
 
 @contextmanager
-def _asking(folder: Path, asked: Embeddings | None) -> Iterator[list[float]]:
-    """Ask again and again, one query at a time, until the end of the block; yields the list that times go to."""
+def _querying(folder: Path, queries: Embeddings | None) -> Iterator[list[float]]:
+    """Run queries one at a time in another thread during the context; provide the list of their latencies."""
     times: list[float] = []
     ended = threading.Event()
-    if asked is None:
+    if queries is None:
         yield times
         return
 
-    def ask() -> None:
-        times.extend(asyncio.run(_over(folder, lambda search: _until(search, asked, ended))))
+    def run() -> None:
+        times.extend(asyncio.run(_with_search(folder, lambda search: _query_until(search, queries, ended))))
 
-    thread = threading.Thread(target=ask)
+    thread = threading.Thread(target=run)
     thread.start()
     try:
         yield times
@@ -112,47 +118,48 @@ def _asking(folder: Path, asked: Embeddings | None) -> Iterator[list[float]]:
         thread.join()
 
 
-async def _until(search: QdrantSearch, asked: Embeddings, ended: threading.Event) -> list[float]:
+async def _query_until(search: QdrantSearch, queries: Embeddings, ended: threading.Event) -> list[float]:
     times: list[float] = []
     while not ended.is_set():
-        times.extend(await two_stage_ms(search, asked, 1, len(times)))
+        times.extend(await two_stage_ms(search, queries, 1, len(times)))
         await asyncio.sleep(0)
     return times
 
 
-async def _over(folder: Path, ask: Callable[[QdrantSearch], Awaitable[list[float]]]) -> list[float]:
+async def _with_search(folder: Path, run: Callable[[QdrantSearch], Awaitable[list[float]]]) -> list[float]:
     search = open_search(folder)
     try:
-        return await ask(search)
+        return await run(search)
     finally:
         await search.close()
 
 
-async def two_stage_ms(search: QdrantSearch, asked: Embeddings, count: int, first: int = 0) -> list[float]:
-    """Times of `count` of the service's queries, one at a time: `DEFAULT_DEPTH` of the data set recalled, the K nearest
-    re-ranked."""
+async def two_stage_ms(search: QdrantSearch, queries: Embeddings, count: int, first: int = 0) -> list[float]:
+    """Return the latencies of `count` of the service's queries, run one at a time from query `first` on.
+
+    A query recalls `DEFAULT_DEPTH` works of the data set and re-ranks the K nearest.
+    """
     times = []
     for number in range(first, first + count):
-        row = number % len(asked.recall)
+        row = number % len(queries.recall)
         began = time.perf_counter()
-        candidates = await search.recall(asked.recall[row], DEFAULT_DEPTH, [DATA_SET])
-        await search.rerank(asked.perceptual[row], [one.training_image_id for one in candidates], K)
+        candidates = await search.recall(queries.recall[row], DEFAULT_DEPTH, [DATA_SET])
+        ids = [candidate.training_image_id for candidate in candidates]
+        await search.rerank(queries.perceptual[row], ids, K)
         times.append(1e3 * (time.perf_counter() - began))
     return times
 
 
-def tell(text: str) -> None:
-    """Progress, on standard error."""
+def show_progress(text: str) -> None:
+    """Print a progress line to standard error."""
     print(f"bench index: {text}", file=sys.stderr, flush=True)  # noqa: T201 - progress
 
 
-_BLOCK_BYTES = 512
+def memory_use(folder: Path, collection: str = "works") -> dict[str, Any]:
+    """Return the bytes of the built collection in `folder`, of its engine's process, and of one vector's code.
 
-
-def weights(folder: Path, collection: str = "works") -> dict[str, Any]:
-    """Bytes of the built collection in `folder`, of its engine's process, and of one vector's code.
-
-    codes are pinned in memory; the graph is mapped and stays there while it is used; originals are read from disk.
+    Codes are pinned in memory. The graph is memory-mapped and stays in memory while it is used. Original vectors are
+    read from disk.
     """
     shard = folder / collection / (folder / collection / "CURRENT").read_text(encoding="ascii").strip()
     codes = [path for path in shard.glob(f"segments/*/vector_storage-{RECALL}/quantized*") if path.is_file()]
@@ -160,26 +167,26 @@ def weights(folder: Path, collection: str = "works") -> dict[str, Any]:
     data_bytes = sum(path.stat().st_size for path in codes if path.name == "quantized.data")
     return {
         "code_bytes_per_vector": data_bytes / max(1, _quantised(codes)),
-        "codes_bytes": _held(codes),
-        "graph_bytes": _held(graph),
-        "disk_bytes": _held([path for path in shard.rglob("*") if path.is_file()]),
-        "ram_bytes": _held(codes) + _held(graph),
+        "codes_bytes": _disk_bytes(codes),
+        "graph_bytes": _disk_bytes(graph),
+        "disk_bytes": _disk_bytes([path for path in shard.rglob("*") if path.is_file()]),
+        "ram_bytes": _disk_bytes(codes) + _disk_bytes(graph),
         "engine_anonymous_bytes": _anonymous_bytes(folder),
     }
 
 
 def _quantised(codes: list[Path]) -> int:
-    described = [path.with_name("quantized.meta.json") for path in codes if path.name == "quantized.data"]
-    return sum(int(json.loads(path.read_bytes())["vector_parameters"]["count"]) for path in described)
+    metas = [path.with_name("quantized.meta.json") for path in codes if path.name == "quantized.data"]
+    return sum(int(json.loads(path.read_bytes())["vector_parameters"]["count"]) for path in metas)
 
 
-def _held(paths: list[Path]) -> int:
-    """Bytes on disk, without holes."""
+def _disk_bytes(paths: list[Path]) -> int:
+    """Return the bytes that files occupy on disk, without holes."""
     return sum(path.stat().st_blocks * _BLOCK_BYTES for path in paths)
 
 
 def _anonymous_bytes(folder: Path) -> int | None:
-    """Memory of the engine that is not a mapped file; None where Linux does not say it, or on a server."""
+    """Return the engine's anonymous memory, without mapped files; None for a server, or without /proc."""
     contact = Contact.read(folder)
     status = Path(f"/proc/{contact.pid}/status") if contact is not None else None
     if status is None or not status.is_file():

@@ -1,6 +1,6 @@
-"""Real images to make vectors of: the sample's works, and whatever else is given.
+"""Real images and their embeddings for the index benchmark.
 
-Embeddings of real images, kept on disk chunk by chunk: this is what a long run waits for, and goes on from.
+Embeddings take most of a long run. They are cached on disk in chunks, so that a stopped run can be resumed.
 """
 
 from __future__ import annotations
@@ -27,16 +27,26 @@ from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.ports import Embeddings, Float32Array
 from gmvaluator.samples import sample_folder
 
-MOST = 4_000
-"""Images taken from one place."""
+MAX_IMAGES = 4_000
+"""Images taken from one source, at most."""
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _SEED = 20_000
 
+PROFILE = "lite"
+CHUNK = 1_024
+"""Embeddings per cache file."""
+
+_BATCH = 32
+_DECODERS = 2
+"""Threads that decode images."""
+
+_REPORT_S = 20.0
+
 
 @dataclass(frozen=True, slots=True)
 class Pictures:
-    """Images by number. content: a hash of all of them, so that what was made of them can be kept."""
+    """A numbered set of images. content: hash of all of them, which is the key of their cached embeddings."""
 
     name: str
     count: int
@@ -45,14 +55,14 @@ class Pictures:
 
 
 def sample_pictures() -> Pictures:
-    """The works of the sample. Raises MissingData."""
+    """Return the works of the sample. Raises MissingData."""
     return _of_folder(sample_folder("openclipart") / "images", "the sample")
 
 
 def given_pictures(place: Path) -> Pictures:
-    """Images of a folder, of an .npz with `images` (N, 28, 28) uint8, or of a folder with Fashion-MNIST's idx files.
+    """Return the images of a folder, an .npz with `images` (N, H, W) uint8, or a folder of Fashion-MNIST's idx files.
 
-    The first `MOST` are taken. Raises InvalidInput.
+    At most `MAX_IMAGES` are taken. Raises InvalidInput.
     """
     if place.suffix == ".npz":
         return _of_array(place.name, _stored(place))
@@ -62,7 +72,7 @@ def given_pictures(place: Path) -> Pictures:
 
 
 def joined(parts: Sequence[Pictures]) -> Pictures:
-    """All of them, one part after the other."""
+    """Return the concatenation of several sets."""
     starts = np.cumsum([0, *(part.count for part in parts)])
 
     def image(number: int) -> Image.Image:
@@ -74,10 +84,10 @@ def joined(parts: Sequence[Pictures]) -> Pictures:
 
 
 def varied(pictures: Pictures, number: int) -> Image.Image:
-    """Image `number` of an endless series: every picture as it is, then augmentations of each in turn.
+    """Return image `number` of an endless series: every picture as it is, then augmentations of each in turn.
 
-    An augmentation is a random recipe and strength of `evaluation.images.recipes`, seeded by its number; recipe
-    `compose` takes a random second picture.
+    An augmentation is a random recipe of `evaluation.images.recipes` with a random strength, seeded by its number;
+    recipe `compose` takes a random second picture.
     """
     if number < pictures.count:
         return pictures.image(number)
@@ -85,7 +95,7 @@ def varied(pictures: Pictures, number: int) -> Image.Image:
 
 
 def held_out(pictures: Pictures, number: int) -> Image.Image:
-    """Question `number`: an augmentation of a random picture, which is in no such series."""
+    """Return held-out query `number`: an augmentation of a random picture that the series does not contain."""
     rng = random.Random(f"{_SEED}:question:{number}")  # noqa: S311 - no secret
     return _derived(pictures, rng.randrange(pictures.count), rng)
 
@@ -93,7 +103,7 @@ def held_out(pictures: Pictures, number: int) -> Image.Image:
 def _derived(pictures: Pictures, source: int, rng: random.Random) -> Image.Image:
     kind, strength = rng.choice(KINDS), rng.choice(STRENGTHS)
     others = [rng.randrange(pictures.count) for _ in range(source_count(kind) - 1)]
-    return derive(kind, strength, [pictures.image(one) for one in (source, *others)], rng)
+    return derive(kind, strength, [pictures.image(picture) for picture in (source, *others)], rng)
 
 
 def _stored(place: Path) -> npt.NDArray[np.uint8]:
@@ -108,12 +118,12 @@ def _stored(place: Path) -> npt.NDArray[np.uint8]:
 
 
 def _of_array(name: str, images: npt.NDArray[np.uint8]) -> Pictures:
-    taken = images[:MOST]
-    return Pictures(name, len(taken), sha256_hex(taken.tobytes()), lambda number: to_image(taken[number]))
+    images = images[:MAX_IMAGES]
+    return Pictures(name, len(images), sha256_hex(images.tobytes()), lambda number: to_image(images[number]))
 
 
 def _of_folder(folder: Path, name: str) -> Pictures:
-    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:MOST]
+    paths = sorted(path for path in folder.rglob("*") if path.suffix.lower() in SUFFIXES)[:MAX_IMAGES]
     if not paths:
         raise InvalidInput(f"{folder} holds no images ({', '.join(sorted(SUFFIXES))}): name another folder")
     files = [path.read_bytes() for path in paths]
@@ -121,32 +131,25 @@ def _of_folder(folder: Path, name: str) -> Pictures:
     return Pictures(name, len(files), content, lambda number: decode_image(files[number]))
 
 
-PROFILE = "lite"
-CHUNK = 1_024
-"""Images of one file."""
-
-_BATCH = 32
-_DECODERS = 2
-_REPORT_S = 20.0
-
-
 def embedded(pictures: Pictures, count: int, folder: Path) -> Float32Array:
-    """(count, D) float32 of unit norm: `recall` vectors of the first `count` of `pictures.varied`, the whole image
-    seen once by profile `lite`. What `folder` holds already is read."""
-    place = folder / f"embedded-{_key(pictures)}"
-    place.mkdir(parents=True, exist_ok=True)
+    """Return the `recall` vectors by profile `lite`, (count, D) float32 of unit norm, of the first `count` of `varied`.
+
+    Only the whole image is embedded. folder: cache of the embeddings.
+    """
+    cache = folder / f"embedded-{_key(pictures)}"
+    cache.mkdir(parents=True, exist_ok=True)
     single: _SinglePass | None = None
     for start in range(0, count, CHUNK):
-        path = place / f"{start // CHUNK:06}.npy"
+        path = cache / f"{start // CHUNK:06}.npy"
         if not path.exists():
             single = single or _SinglePass()
             _store(path, single.chunk(lambda number: varied(pictures, number), range(start, start + CHUNK), count))
-    paths = [place / f"{start // CHUNK:06}.npy" for start in range(0, count, CHUNK)]
+    paths = [cache / f"{start // CHUNK:06}.npy" for start in range(0, count, CHUNK)]
     return np.concatenate([np.load(path) for path in paths])[:count]
 
 
-def questions(pictures: Pictures, count: int, folder: Path) -> Embeddings:
-    """Embeddings of `count` held-out images, as the service makes them of a generated image."""
+def held_out_queries(pictures: Pictures, count: int, folder: Path) -> Embeddings:
+    """Return the embeddings of `count` held-out images, as the service embeds a generated image."""
     path = folder / f"questions-{_key(pictures)}-{count}.npz"
     if not path.exists():
         models = load_models(PROFILE)
@@ -155,16 +158,16 @@ def questions(pictures: Pictures, count: int, folder: Path) -> Embeddings:
             for numbers in _batches(range(count))
         ]
         recall, perceptual = (
-            np.concatenate([getattr(one, name) for one in parts]) for name in ("recall", "perceptual")
+            np.concatenate([getattr(part, name) for part in parts]) for name in ("recall", "perceptual")
         )
-        with atomic_file(path, durable=False) as file:  # a cache of what can be embedded again
+        with atomic_file(path, durable=False) as file:  # a cache, which can be computed again
             np.savez(file, recall=recall, perceptual=perceptual)
     with np.load(path, allow_pickle=False) as stored:
         return Embeddings(stored["recall"], stored["perceptual"], None)
 
 
 class _SinglePass:
-    """The recall half of profile `lite`: one forward pass an image, where a work takes ten and a query two."""
+    """The recall model of profile `lite` alone: one forward pass per image, where a work takes ten and a query two."""
 
     def __init__(self) -> None:
         from gmvaluator.models.lite_network import HEADS_FILE, Heads, load_backbone, pinned_tensors
@@ -175,11 +178,11 @@ class _SinglePass:
         self._reported = time.monotonic()
 
     def chunk(self, image: Callable[[int], Image.Image], numbers: range, count: int) -> Float32Array:
-        """Embeddings of some images; batches are decoded while others are embedded."""
+        """Return the embeddings of images by number. Batches are decoded while others are embedded."""
         from gmvaluator.models.lite_views import prepare
 
         with ThreadPoolExecutor(_DECODERS) as pool:
-            batches = [pool.map(lambda number: prepare(image(number)), one) for one in _batches(numbers)]
+            batches = [pool.map(lambda number: prepare(image(number)), batch) for batch in _batches(numbers)]
             parts = [self._embed(np.stack(list(inputs))) for inputs in batches]
         self._report(min(numbers.stop, count), count)
         return np.concatenate(parts)
@@ -192,7 +195,7 @@ class _SinglePass:
 
         with torch.inference_mode():
             tensors = torch.split(to_tensor(inputs, torch.device("cpu")), CHUNK_ROWS)
-            return np.concatenate([self._heads(self._backbone(one))[0].numpy() for one in tensors])
+            return np.concatenate([self._heads(self._backbone(tensor))[0].numpy() for tensor in tensors])
 
     def _report(self, done: int, count: int) -> None:
         if time.monotonic() - self._reported > _REPORT_S or done == count:
@@ -209,5 +212,5 @@ def _key(pictures: Pictures) -> str:
 
 
 def _store(path: Path, rows: Float32Array) -> None:
-    with atomic_file(path, durable=False) as file:  # a cache of what can be embedded again
+    with atomic_file(path, durable=False) as file:  # a cache, which can be computed again
         np.save(file, rows)

@@ -63,11 +63,11 @@ def _recall(axes: Axes, rows: Sequence[Row]) -> None:
     for name, label, marker, colour, size in series:
         axes.plot([row[size] for row in rows], [row[name] for row in rows], marker, color=colour, label=label)
     for row in rows:
-        place = (row["code_bytes_per_vector"], row["recall_at_50_unrescored"])
-        axes.annotate(row["quantisation"], place, textcoords="offset points", xytext=(5, -11), fontsize=8)
+        position = (row["code_bytes_per_vector"], row["recall_at_50_unrescored"])
+        axes.annotate(row["quantisation"], position, textcoords="offset points", xytext=(5, -11), fontsize=8)
     sizes = [32, 64, 128, 256, 512]
     axes.set_xscale("log", base=2)
-    axes.set(xlabel="bytes of a code", ylabel="recall@50", xticks=sizes, xticklabels=[str(one) for one in sizes])
+    axes.set(xlabel="bytes of a code", ylabel="recall@50", xticks=sizes, xticklabels=[str(size) for size in sizes])
     axes.set_xlim(26, 800)
     axes.legend(loc="lower right")
 
@@ -77,7 +77,8 @@ def _growth(axes: Axes, rows: Sequence[Row]) -> None:
     axes.plot(points, [row["two_stage_p99_ms"] for row in rows], "o-", label="p99")
     axes.plot(points, [row["two_stage_p50_ms"] for row in rows], "o-", label="p50")
     axes.set_xscale("log")
-    axes.set(xlabel="vectors", ylabel="two-stage query, ms", xticks=points, xticklabels=[f"{one:,}" for one in points])
+    axes.set(xlabel="vectors", ylabel="two-stage query, ms")
+    axes.set(xticks=points, xticklabels=[f"{count:,}" for count in points])
     axes.set_ylim(bottom=0)
     axes.minorticks_off()
     axes.legend()

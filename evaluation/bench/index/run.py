@@ -1,4 +1,4 @@
-"""All sections of `gmvaluator bench index`, or those that were asked for; what was measured before is kept."""
+"""Runner of `gmvaluator bench index`: makes the vectors and measures the requested sections, with cached results."""
 
 from __future__ import annotations
 
@@ -13,8 +13,8 @@ from typing import Any
 import numpy as np
 
 from evaluation.bench.index import rates, tables
-from evaluation.bench.index.collection import tell
-from evaluation.bench.index.images import PROFILE, embedded, given_pictures, joined, questions, sample_pictures
+from evaluation.bench.index.collection import show_progress
+from evaluation.bench.index.images import PROFILE, embedded, given_pictures, held_out_queries, joined, sample_pictures
 from evaluation.bench.index.vectors import MIXED, Vectors, two_nn_dimension
 from gmvaluator.files import atomic_write
 from gmvaluator.ids import sha256_hex
@@ -26,11 +26,12 @@ SECTIONS = ("indexing", "embeddings", "queries", "compressions", "growth")
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """How much is measured; the defaults are the complete measurement.
+    """Amounts to measure; the defaults are the complete measurement.
 
-    points: vectors of the sections `queries` and `compressions`. embed: of these, embeddings of real images; the rest
-    is interpolated. images: works a round of section `indexing`. given: vectors of section `embeddings`.
-    growth: numbers of vectors. places: images beside the sample's.
+    points: vectors of the sections `queries` and `compressions`. embed: how many of these are embeddings of real
+    images; the rest is interpolated. questions: held-out queries. images: works per round of section `indexing`.
+    given: vectors of section `embeddings`. growth: numbers of vectors. places: sources of images in addition to the
+    sample.
     """
 
     points: int = 100_000
@@ -43,46 +44,49 @@ class Sizes:
 
 
 @dataclass
-class Kept:
-    """Figures in a folder, by name and by what they depend on: a run that was stopped goes on where it was."""
+class FigureCache:
+    """Figures on disk, by name and by what they depend on, so that a stopped run can be resumed."""
 
     folder: Path
     depends_on: str
     reused: list[str] = field(default_factory=list)
 
     def __call__(self, name: str, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-        """What was measured before under `name`; else measure it now, and keep it."""
+        """Return the cached figures of `name`, or measure and cache them."""
         path = self.folder / f"{name}-{sha256_hex(self.depends_on.encode())[:12]}.json"
         if path.exists():
             self.reused.append(name)
-            kept: dict[str, Any] = json.loads(path.read_bytes())
-            return kept
+            cached: dict[str, Any] = json.loads(path.read_bytes())
+            return cached
         value = measure()
         atomic_write(path, json.dumps(value))
         return value
 
 
 def bench_index(sections: Iterable[str], sizes: Sizes, keep: Path | None) -> dict[str, Any]:
-    """Figures, flat, and the tables `compressions`, `growth` and `made_by`. keep: folder of embeddings and figures."""
-    wanted = [one for one in SECTIONS if one in set(sections)]
+    """Measure the sections; return flat figures and the tables `compressions`, `growth` and `made_by`.
+
+    keep: folder in which embeddings and figures are cached.
+    """
+    selected = [name for name in SECTIONS if name in set(sections)]
     if keep is not None:
         keep.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix="gmvaluator-bench-", dir=keep) as name:
         folder = Path(name)
-        made = _made(wanted, sizes, keep or folder)
-        kept = Kept(keep or folder, f"{made.key} {len(made.real)} {sizes.questions}")
-        figures = made.described(sizes.points) if set(wanted) - {"indexing"} else {}
-        for section in wanted:
-            tell(section)
+        data = _make_data(selected, sizes, keep or folder)
+        cache = FigureCache(keep or folder, f"{data.key} {len(data.real)} {sizes.questions}")
+        figures = data.description(sizes.points) if set(selected) - {"indexing"} else {}
+        for section in selected:
+            show_progress(section)
             began = time.monotonic()
-            figures |= _measured(section, folder / section, sizes, made, kept)
+            figures |= _measure(section, folder / section, sizes, data, cache)
             figures[f"{section}_section_s"] = time.monotonic() - began
-        return {**figures, "kept_from_earlier_runs": kept.reused}
+        return {**figures, "kept_from_earlier_runs": cache.reused}
 
 
-def _made(sections: Sequence[str], sizes: Sizes, place: Path) -> Made:
-    """The vectors that the sections need; enough are embedded to interpolate between, where that has to be."""
-    pictures = joined([sample_pictures(), *(given_pictures(one) for one in sizes.places)])
+def _make_data(sections: Sequence[str], sizes: Sizes, cache: Path) -> BenchData:
+    """Embed the images that the sections need, and enough to interpolate between if more vectors are needed."""
+    pictures = joined([sample_pictures(), *(given_pictures(source) for source in sizes.places)])
     key = f"{pictures.content} {profile_identity(PROFILE).hash}"
     counts = {
         "embeddings": sizes.given,
@@ -90,30 +94,31 @@ def _made(sections: Sequence[str], sizes: Sizes, place: Path) -> Made:
         "compressions": sizes.points,
         "growth": max(sizes.growth),
     }
-    asked_for = [counts[one] for one in sections if one in counts]
-    if not asked_for:
-        return Made(np.empty((0, 0), np.float32), pictures.count, pictures.name, key, None)
-    most = max(sizes.points, *asked_for)
-    least = MIXED * pictures.count if most > sizes.embed else 0
-    real = embedded(pictures, max(min(sizes.embed, most), least), place)
-    return Made(real, pictures.count, pictures.name, key, questions(pictures, sizes.questions, place))
+    needed = [counts[name] for name in sections if name in counts]
+    if not needed:
+        return BenchData(np.empty((0, 0), np.float32), pictures.count, pictures.name, key, None)
+    largest = max(sizes.points, *needed)
+    at_least = MIXED * pictures.count if largest > sizes.embed else 0
+    real = embedded(pictures, max(min(sizes.embed, largest), at_least), cache)
+    return BenchData(real, pictures.count, pictures.name, key, held_out_queries(pictures, sizes.questions, cache))
 
 
 @dataclass(frozen=True)
-class Made:
-    """Vectors to index, and questions to ask."""
+class BenchData:
+    """Embeddings from which vectors to index are made, and held-out queries."""
 
     real: Float32Array
     pictures: int
     name: str
     key: str
-    asked: Embeddings | None
+    queries: Embeddings | None
 
     def vectors(self, count: int) -> Vectors:
+        """Return the first `count` vectors to index."""
         return Vectors(self.real, self.pictures, count)
 
-    def described(self, points: int) -> dict[str, Any]:
-        """What the vectors of the tables are made of, and in how many directions they spread."""
+    def description(self, points: int) -> dict[str, Any]:
+        """Describe how the vectors of the tables were made, with their intrinsic dimension."""
         vectors = self.vectors(points)
         return {
             "points": points,
@@ -125,18 +130,18 @@ class Made:
         }
 
 
-def _measured(section: str, folder: Path, sizes: Sizes, made: Made, kept: Kept) -> dict[str, Any]:
+def _measure(section: str, folder: Path, sizes: Sizes, data: BenchData, cache: FigureCache) -> dict[str, Any]:
     if section == "indexing":
-        return kept(f"indexing-{sizes.images}", lambda: rates.indexing(folder, sizes.images))
-    vectors, points = made.vectors(sizes.points), sizes.points
+        return cache(f"indexing-{sizes.images}", lambda: rates.indexing(folder, sizes.images))
+    vectors, points = data.vectors(sizes.points), sizes.points
     if section == "embeddings":
-        return kept(f"embeddings-{sizes.given}", lambda: rates.embeddings(folder, made.vectors(sizes.given)))
-    assert made.asked is not None
-    asked = made.asked
+        return cache(f"embeddings-{sizes.given}", lambda: rates.embeddings(folder, data.vectors(sizes.given)))
+    assert data.queries is not None
+    queries = data.queries
     if section == "queries":
-        return kept(f"queries-{points}", lambda: tables.queries(folder, vectors, asked))
+        return cache(f"queries-{points}", lambda: tables.queries(folder, vectors, queries))
     if section == "compressions":
-        rows = tables.compressions(folder, vectors, asked, kept)
+        rows = tables.compressions(folder, vectors, queries, cache)
         return {"compressions": rows, **tables.code_size(rows, vectors.real.shape[1])}
-    grown = tables.growth(folder, [made.vectors(count) for count in sorted(sizes.growth)], asked, kept)
-    return {"growth": grown, **tables.growth_ratio(grown)}
+    growth = tables.growth(folder, [data.vectors(count) for count in sorted(sizes.growth)], queries, cache)
+    return {"growth": growth, **tables.growth_ratio(growth)}

@@ -1,12 +1,8 @@
-"""As many vectors as are asked for, shaped as real ones are, and what they are made of.
+"""Vectors of the index benchmark, their exact nearest neighbours, and their intrinsic dimension.
 
-The first are embeddings of real images: pictures as they are, then image-level augmentations of each in turn. Where
-more are asked for than were embedded, the rest is interpolated: a random mixture of three embeddings of augmentations
-of one and the same picture, back on the sphere. Nothing is noise.
-
-Exact neighbours by plain numpy: what the index's answers are held against.
-
-Intrinsic dimension: in how many directions a set of vectors really spreads.
+The first vectors are embeddings of real images: pictures as they are, then image-level augmentations of each in turn.
+If more are needed than were embedded, the rest is interpolated: a random mixture of three embeddings of augmentations
+of the same picture, normalised. No vector is noise.
 """
 
 from __future__ import annotations
@@ -28,16 +24,34 @@ from gmvaluator.ports import Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
 
 MIXED = 3
-"""Embeddings that an interpolated vector is made of."""
+"""Number of embeddings that are mixed into an interpolated vector."""
 
 DATA_SET = "bench"
 BLOCK = 2_048
+"""Vectors that are generated from one seed."""
+
 _SEED = 4
+TIE = 1e-6
+"""Cosines that differ by less count as equal."""
+
+_ROWS, _QUERIES = 65_536, 512
+"""Rows and queries of one matrix product."""
+
+SAMPLE = 10_000
+"""Vectors from which the intrinsic dimension is estimated."""
+
+DISCARDED = 0.1
+"""Share of the largest distance ratios that the estimate leaves out: they belong to outliers, as the authors advise."""
+
+_DUPLICATE = 1e-4
+"""Distance below which a neighbour is a duplicate."""
+
+Numbers = npt.NDArray[np.int64]
 
 
 @dataclass(frozen=True)
 class Vectors:
-    """count `recall` vectors; the first len(real) are embeddings, of `pictures` pictures in turn."""
+    """`count` recall vectors. The first len(real) are the embeddings `real` (R, D), of `pictures` pictures in turn."""
 
     real: Float32Array
     pictures: int
@@ -52,11 +66,11 @@ class Vectors:
 
     @property
     def _members(self) -> int:
-        """Embeddings of each picture."""
+        """Number of embeddings of each picture."""
         return len(self.real) // self.pictures
 
     def rows(self, start: int, stop: int) -> Float32Array:
-        """Vectors start to stop, (B, D) float32 of unit norm; the same whatever block they are asked for in."""
+        """Return vectors `start` to `stop`, (B, D) float32 of unit norm; each is the same in every range."""
         stop, real = min(stop, self.count), len(self.real)
         parts = [self.real[start:stop]]
         for block in range(max(start, real) // BLOCK, -(-stop // BLOCK)) if stop > real else ():
@@ -65,7 +79,7 @@ class Vectors:
         return np.concatenate(parts)
 
     def _mixed(self, first: int) -> Float32Array:
-        """The vectors of the block that begins with number `first`, had none of them been embedded."""
+        """Return the interpolated vectors of the block that begins with number `first`."""
         random = np.random.default_rng((_SEED, first))
         pictures = np.arange(first, first + BLOCK) % self.pictures
         chosen = random.random((BLOCK, self._members)).argsort(axis=1)[:, :MIXED]
@@ -73,17 +87,17 @@ class Vectors:
         return _unit(np.einsum("bmd,bm->bd", rows, random.dirichlet(np.ones(MIXED), BLOCK)))
 
     def all(self) -> Float32Array:
-        """(count, D)."""
+        """Return all vectors, (count, D)."""
         return self.rows(0, self.count)
 
     def blocks(self) -> Iterator[tuple[range, Float32Array]]:
-        """All vectors with their numbers, some at a time."""
+        """Yield all vectors with their numbers, in blocks."""
         for start in range(0, self.count, BLOCK):
             numbers = range(start, min(start + BLOCK, self.count))
             yield numbers, self.rows(numbers.start, numbers.stop)
 
     def made_by(self) -> dict[str, Any]:
-        """How many are what."""
+        """Return how many vectors were made in each way."""
         real = min(self.count, len(self.real))
         return {
             "pictures_as_they_are": min(real, self.pictures),
@@ -93,12 +107,13 @@ class Vectors:
 
 
 def points_of(numbers: range, rows: Float32Array, profile: ProfileIdentity) -> list[Point]:
-    """Points as the index stores them. Views beyond the whole image are vectors of the same block, weighed as windows
-    are: what is compared exactly takes the same time whatever it shows."""
+    """Return points as the index stores them, for the vectors `rows` with these numbers."""
+    # Other views are other vectors of the block, weighted as windows: exact comparison takes the same time whatever
+    # they show.
     views = _views(rows, profile.perceptual_views)
     return [
-        Point(id_of(number), rows[place], views[place], {KEY_KEY: f"work {number}", KEY_DATA_SET: [DATA_SET]})
-        for place, number in enumerate(numbers)
+        Point(id_of(number), rows[row], views[row], {KEY_KEY: f"work {number}", KEY_DATA_SET: [DATA_SET]})
+        for row, number in enumerate(numbers)
     ]
 
 
@@ -110,7 +125,7 @@ def _views(rows: Float32Array, count: int) -> Float32Array:
 
 
 def bench_profile(views: int = VIEWS) -> ProfileIdentity:
-    """Profile `lite`; with one view, its recall vector is its perceptual one as well."""
+    """Return profile `lite`; with views=1 its perceptual vector is its recall vector."""
     lite = profile_identity("lite")
     if views == lite.perceptual_views:
         return lite
@@ -118,7 +133,7 @@ def bench_profile(views: int = VIEWS) -> ProfileIdentity:
 
 
 def id_of(number: int) -> TrainingImageId:
-    """The id of a vector, from which its number can be read."""
+    """Return the id of a vector, whose integer value is its number."""
     return TrainingImageId(UUID(int=number))
 
 
@@ -127,63 +142,50 @@ def _unit(rows: npt.NDArray[np.float64]) -> Float32Array:
     return unit
 
 
-TIE = 1e-6
-_BLOCK = 65_536
-_QUERIES = 512
-Numbers = npt.NDArray[np.int64]
-
-
 def nearest(rows: Float32Array, queries: Float32Array, k: int) -> tuple[Numbers, Float32Array]:
-    """Numbers and cosines, (Q, k), of the k rows most similar to each query, most similar first."""
-    found = [_nearest(rows, queries[start : start + _QUERIES], k) for start in range(0, len(queries), _QUERIES)]
-    return np.concatenate([one for one, _ in found]), np.concatenate([one for _, one in found])
+    """Return the numbers and cosines, (Q, k), of the k rows most similar to each query, most similar first."""
+    parts = [_nearest(rows, queries[start : start + _QUERIES], k) for start in range(0, len(queries), _QUERIES)]
+    return np.concatenate([numbers for numbers, _ in parts]), np.concatenate([cosines for _, cosines in parts])
 
 
 def _nearest(rows: Float32Array, queries: Float32Array, k: int) -> tuple[Numbers, Float32Array]:
     numbers = np.empty((len(queries), 0), np.int64)
     cosines = np.empty((len(queries), 0), np.float32)
-    for start in range(0, len(rows), _BLOCK):
-        block = queries @ rows[start : start + _BLOCK].T
-        most = np.argpartition(-block, min(k, block.shape[1]) - 1, axis=1)[:, :k]
-        numbers = np.concatenate([numbers, most + start], axis=1)
-        cosines = np.concatenate([cosines, np.take_along_axis(block, most, axis=1)], axis=1)
+    for start in range(0, len(rows), _ROWS):
+        block = queries @ rows[start : start + _ROWS].T
+        best = np.argpartition(-block, min(k, block.shape[1]) - 1, axis=1)[:, :k]
+        numbers = np.concatenate([numbers, best + start], axis=1)
+        cosines = np.concatenate([cosines, np.take_along_axis(block, best, axis=1)], axis=1)
     order = np.argsort(-cosines, axis=1, kind="stable")[:, :k]
     return np.take_along_axis(numbers, order, axis=1), np.take_along_axis(cosines, order, axis=1)
 
 
 def recalls(
-    answers: Sequence[Sequence[int]], rows: Float32Array, queries: Float32Array, least: Float32Array, k: int
+    results: Sequence[Sequence[int]], rows: Float32Array, queries: Float32Array, kth_cosines: Float32Array, k: int
 ) -> Float32Array:
-    """recall@k of each query: answers among its first k, no number twice, that are as near as the true k-th, over k.
+    """Return recall@k of each query, (Q,): the share of its first k distinct results that are as near as the true k-th.
 
-    answers: numbers of rows. least: (Q,) cosine of the true k-th; as near means to a millionth.
+    results: numbers of rows. kth_cosines: (Q,) cosine of the true k-th neighbour, compared with tolerance `TIE`.
     """
     hits = [
-        np.count_nonzero(rows[list(dict.fromkeys(found))[:k]] @ query >= last - TIE)
-        for found, query, last in zip(answers, queries, least, strict=True)
+        np.count_nonzero(rows[list(dict.fromkeys(result))[:k]] @ query >= kth_cosine - TIE)
+        for result, query, kth_cosine in zip(results, queries, kth_cosines, strict=True)
     ]
     return np.array(hits, dtype=np.float32) / np.float32(k)
 
 
-SAMPLE = 10_000
-DISCARDED = 0.1
-"""Share of the largest ratios that is left out: they belong to outliers, as the authors advise."""
-
-_COPY = 1e-4
-
-
 def two_nn_dimension(rows: Float32Array, seed: int = 0) -> float:
-    """The estimator TwoNN of Facco et al., 2017 (doi:10.1038/s41598-017-11873-y), over `SAMPLE` of the rows.
+    """Estimate the intrinsic dimension of `rows` by TwoNN (Facco et al., 2017, doi:10.1038/s41598-017-11873-y).
 
-    For each, µ = r2 / r1, the distances of its second and first neighbour; the dimension is the slope through the
-    origin of -log(1 - F(µ)) against log µ. Copies, at no distance, are left out.
+    For each of `SAMPLE` rows, µ = r2 / r1, the distances of its second and first neighbour. The dimension is the slope
+    through the origin of -log(1 - F(µ)) against log µ. Exact duplicates are left out.
     """
     chosen = np.random.default_rng(seed).permutation(len(rows))[:SAMPLE]
     sample = rows[np.sort(chosen)]
     _, similarities = nearest(sample, sample, 3)
     ordered = np.sort(np.maximum(2 - 2 * similarities, 0) ** 0.5, axis=1)
     first, second = ordered[:, 1], ordered[:, 2]
-    return _slope(np.sort((second / np.maximum(first, _COPY))[first > _COPY]))
+    return _slope(np.sort((second / np.maximum(first, _DUPLICATE))[first > _DUPLICATE]))
 
 
 def _slope(ratios: npt.NDArray[np.floating]) -> float:

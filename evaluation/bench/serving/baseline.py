@@ -1,4 +1,4 @@
-"""Baseline of the service benchmark: decode and model in a plain loop, tuned like the service.
+"""Baseline of the serving benchmark: decoding and model in a plain loop, with the service's thread settings.
 
 Run as `python -m evaluation.bench.serving.baseline --help`.
 """
@@ -26,7 +26,7 @@ from gmvaluator.models.profiles import load_models
 @click.option("--threads", default=1)
 @choice_options
 def main(images: Path, count: int, batch: int, threads: int, choice: ProfileChoice) -> None:
-    """Decode and embed images batch by batch; print one JSON object with images_per_s."""
+    """Decode and embed images in batches; print a JSON object with seconds and images_per_s."""
     prepare_process()
     models = load_models(choice, threads=threads)
     data = [path.read_bytes() for path in image_files(images)]

@@ -1,4 +1,4 @@
-"""How soon a request that can never be answered is refused: bombs, floods of chunks, cut files, bytes of any kind."""
+"""Latency of rejecting hostile requests: decompression bombs, floods of chunks, truncated files, random bytes."""
 
 from __future__ import annotations
 
@@ -29,37 +29,37 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
 def hostile(data: Path, images: Path, lags: Lags, times: int) -> dict[str, Any]:
-    """Each kind `times` times, one after the other, on one connection; between them a good image is valued.
+    """Send each kind of hostile request `times` times on one connection, with a good image in between.
 
-    hostile_refusal_*: from sending a complete request until its status is there, at the caller. hostile_not_refused:
-    those that ended otherwise than by INVALID_ARGUMENT or FAILED_PRECONDITION, and good ones that failed.
-    hostile_worst_kind: by median.
+    hostile_refusal_*: time from sending a complete request until the caller has its status. hostile_not_refused:
+    requests that did not end with INVALID_ARGUMENT or FAILED_PRECONDITION, and good images that failed.
+    hostile_worst_kind: the kind with the highest median.
     """
     good = image_files(images)[0].read_bytes()
     kinds = dict(hostile_requests(good))
-    took: dict[str, list[float]] = {name: [] for name in kinds}
+    latencies_ms: dict[str, list[float]] = {name: [] for name in kinds}
     wrong = 0
     with serving(data, "--profile", PROFILE) as running, Connection(running.address).channel() as channel:
         for _ in range(times):
             for name, request in kinds.items():
                 began = time.monotonic()
                 status = _status(channel, request)
-                took[name].append((time.monotonic() - began) * 1000)
+                latencies_ms[name].append((time.monotonic() - began) * 1000)
                 wrong += status not in REFUSED
                 wrong += _status(channel, _request(good, uuid.uuid4().hex).SerializeToString()) != "OK"
         lags.add(running)
-    every = [ms for one in took.values() for ms in one]
+    all_ms = [ms for values in latencies_ms.values() for ms in values]
     return {
-        "hostile_refusal_p99_ms": float(np.percentile(every, 99)),
-        "hostile_refusal_p50_ms": float(np.percentile(every, 50)),
-        "hostile_requests": len(every),
+        "hostile_refusal_p99_ms": float(np.percentile(all_ms, 99)),
+        "hostile_refusal_p50_ms": float(np.percentile(all_ms, 50)),
+        "hostile_requests": len(all_ms),
         "hostile_not_refused": wrong,
-        "hostile_worst_kind": max(took, key=lambda name: float(np.median(took[name]))),
+        "hostile_worst_kind": max(latencies_ms, key=lambda name: float(np.median(latencies_ms[name]))),
     }
 
 
 def hostile_requests(good: bytes) -> Iterator[tuple[str, bytes]]:
-    """Kinds of requests by name, as bytes; good: a JPEG."""
+    """Yield hostile requests as a name and serialised bytes. good: a valid JPEG, from which some are derived."""
     for name, image in _images(good):
         yield name, _request(image).SerializeToString()
     yield "an evil id", _request(good, "a\u202eb\0" + "x" * 10_000).SerializeToString()
@@ -128,6 +128,6 @@ def _chunk(kind: bytes, body: bytes = b"") -> bytes:
 
 
 def _png(width: int, height: int, pixels: bytes, extra: bytes = b"") -> bytes:
-    """A grey PNG of any size on paper."""
+    """Return a grey PNG whose header declares a size that its data need not have."""
     header = _chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return _SIGNATURE + header + extra + _chunk(b"IDAT", pixels) + _chunk(b"IEND")

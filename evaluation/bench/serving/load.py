@@ -1,4 +1,4 @@
-"""Load client: a separate process, so that the times measured are those of a caller.
+"""Load generator of the serving benchmark. It runs in a process of its own, so that it measures a caller's latency.
 
 Run as `python -m evaluation.bench.serving.load --help`.
 """
@@ -24,9 +24,11 @@ SUFFIXES = (".webp", ".jpg", ".jpeg", ".png")
 
 @dataclass(frozen=True, slots=True)
 class Call:
-    """One call as its caller saw it: milliseconds from sending to each stage; `status` is OK or the gRPC status.
+    """A call as seen by its caller.
 
-    sent_s: since the first call. ended_ms: from sending to the end, however it ended.
+    status: OK or the gRPC status. sent_s: seconds since the load began. ended_ms, recalled_ms, reranked_ms, final_ms:
+    milliseconds from sending to the end, whatever its status, and to each stage; 0 for a stage that did not arrive.
+    timings: the service's own timings in milliseconds.
     """
 
     status: str
@@ -39,12 +41,12 @@ class Call:
 
 
 def image_files(folder: Path) -> list[Path]:
-    """The images in a folder, by name."""
+    """Return the image files in a folder, sorted by name."""
     return sorted(path for path in folder.iterdir() if path.suffix in SUFFIXES)
 
 
 class Load:
-    """Sends images under fresh generation ids."""
+    """A client that sends images under new generation ids."""
 
     def __init__(
         self, address: str, images: list[bytes], model_version: str, prefix: str, deadline_s: float = DEADLINE_S
@@ -57,8 +59,8 @@ class Load:
         self._deadline_s = deadline_s
         self._began = time.monotonic()
 
-    async def one(self, number: int, due: float | None = None) -> Call:
-        """Send image `number`, modulo their count. due: by time.monotonic, from when its times count; else from now."""
+    async def send(self, number: int, due: float | None = None) -> Call:
+        """Send image `number` modulo their count. due: time.monotonic() from which latencies count; default: now."""
         request = attribution_v1.AttributeRequest(
             generation_id=f"{self._prefix}:{number}",
             model_version=self._model_version,
@@ -85,23 +87,25 @@ class Load:
         )
 
     async def closed_loop(self, count: int, concurrency: int) -> list[Call]:
-        """`concurrency` callers, each sending its next image once the last was answered."""
+        """Send `count` images from `concurrency` callers, each of which sends its next image after the last answer."""
         numbers = iter(range(count))
 
         async def caller() -> list[Call]:
-            return [await self.one(number) for number in numbers]
+            return [await self.send(number) for number in numbers]
 
         return [call for calls in await asyncio.gather(*(caller() for _ in range(concurrency))) for call in calls]
 
     async def open_loop(self, count: int, per_second: float) -> list[Call]:
-        """An image every 1/per_second seconds, whether or not earlier ones were answered; times count from when each
-        was due, so that a sender who is late hides nothing."""
+        """Send `count` images at a fixed rate, whether or not earlier ones were answered.
+
+        Latencies count from when an image was due, so that a late sender hides none (coordinated omission).
+        """
         start = time.monotonic()
         calls = []
         for number in range(count):
             due = start + number / per_second
             await asyncio.sleep(max(due - time.monotonic(), 0))
-            calls.append(asyncio.create_task(self.one(number, due)))
+            calls.append(asyncio.create_task(self.send(number, due)))
         return list(await asyncio.gather(*calls))
 
     async def close(self) -> None:
@@ -123,7 +127,7 @@ def _timings(message: attribution_v1.StageTimings) -> dict[str, float]:
 def main(
     address: str, images: Path, model_version: str, prefix: str, count: int, concurrency: int, per_second: float
 ) -> None:
-    """Send images and print one JSON object: seconds, and each call."""
+    """Send images and print a JSON object with the seconds and each call."""
     data = [path.read_bytes() for path in image_files(images)]
     click.echo(json.dumps(asyncio.run(_run(address, data, model_version, prefix, count, concurrency, per_second))))
 

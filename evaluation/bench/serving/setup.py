@@ -1,10 +1,8 @@
-"""What the measurements stand on: images, data folders, and attributors that can be asked how they are.
-
-How late the event loop woke up, over all phases of a measurement.
-"""
+"""Setup of the serving benchmarks: images, data folders, attributors with their metrics, and load processes."""
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 import subprocess
@@ -40,14 +38,14 @@ OWNERS = 200
 BATCH = 1_000
 JPEG_PX = 512
 LOG_CHARACTERS = 2_000
-"""Of an attributor's log, where it failed."""
+"""Characters of an attributor's log in the message about its failure."""
 
-TOLD_EVERY = 10_000
-"""Points of the stubs' index, between two lines about how far it is."""
+PROGRESS_EVERY = 10_000
+"""Points written to the stubs' index between two progress lines."""
 
 
 def jpegs(folder: Path) -> Path:
-    """The generated images of the sample as JPEG of 512 x 512 pixels, in a folder of their own."""
+    """Write the sample's generated images as JPEG of 512 x 512 pixels to a new folder, and return it."""
     target = folder / "jpeg"
     target.mkdir()
     for path in image_files(sample_folder("generated")):
@@ -58,7 +56,7 @@ def jpegs(folder: Path) -> Path:
 
 
 def sample_data(folder: Path, profile: Sequence[str], works: int | None = None) -> Path:
-    """A data folder with the sample indexed by real models; works: only the first so many."""
+    """Make a data folder with the sample, or its first `works` works, indexed by the models of `profile`."""
     data, source = folder / f"data-{uuid.uuid4().hex[:8]}", sample_folder("openclipart")
     if works is not None:
         source = _part_of(source, folder / f"first-{works}", works)
@@ -75,7 +73,8 @@ def _part_of(source: Path, target: Path, works: int) -> Path:
 
 
 def built_stub_data(folder: Path, points: int) -> Path:
-    """As `stub_data`; what an earlier run has built in `folder` is used again, and what it left half built is not."""
+    """Return a data folder as from `stub_data`; one that an earlier run completed in `folder` is reused."""
+    # The marker is written last: without it, a data folder is incomplete and is removed.
     built = folder / f"built-{points}"
     if not built.is_file():
         for old in (*folder.glob("built-*"), folder / "stub"):
@@ -87,7 +86,7 @@ def built_stub_data(folder: Path, points: int) -> Path:
 
 
 def stub_data(folder: Path, points: int) -> Path:
-    """A data folder whose index holds `points` clustered vectors of profile `stub`, built and quantised."""
+    """Make a data folder whose index holds `points` clustered vectors of profile `stub`, built and quantised."""
     data, began = folder / "stub", time.monotonic()
     store = open_store(data / "index")
     try:
@@ -97,17 +96,17 @@ def stub_data(folder: Path, points: int) -> Path:
                 numbers = range(start, min(start + BATCH, points))
                 catalogue.record([_work(number) for number in numbers])
                 store.upsert(_points(numbers))
-                if numbers.stop % TOLD_EVERY == 0:
-                    _tell(f"{numbers.stop:,} points, {numbers.stop / (time.monotonic() - began):.0f} a second")
+                if numbers.stop % PROGRESS_EVERY == 0:
+                    _show_progress(f"{numbers.stop:,} points, {numbers.stop / (time.monotonic() - began):.0f} a second")
             catalogue.add_generator(Generator(MODEL_VERSION, "works", (DATA_SET,), "paper@1"))
         store.build()
-        _tell(f"built in {time.monotonic() - began:.0f} s")
+        _show_progress(f"built in {time.monotonic() - began:.0f} s")
     finally:
         store.close()
     return data
 
 
-def _tell(text: str) -> None:
+def _show_progress(text: str) -> None:
     print(f"bench serve: index of stubs: {text}", file=sys.stderr)  # noqa: T201 - progress
 
 
@@ -126,11 +125,11 @@ def _points(numbers: Sequence[int]) -> list[Point]:
     return [
         Point(
             training_image_id(_sha256(number)),
-            recall[place],
-            perceptual[place][np.newaxis],
+            recall[row],
+            perceptual[row][np.newaxis],
             {KEY_KEY: f"work {number}", KEY_DATA_SET: [DATA_SET]},
         )
-        for place, number in enumerate(numbers)
+        for row, number in enumerate(numbers)
     ]
 
 
@@ -151,34 +150,32 @@ class Running:
     metrics_port: int
 
     def metrics(self) -> dict[str, float]:
-        """Every sample of its Prometheus page, by name and labels, such as `x_bucket{le="0.1"}`."""
-        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30) as answer:
-            text = answer.read().decode()
-        found: dict[str, float] = {}
+        """Return every sample of its Prometheus metrics by name and labels, such as `x_bucket{le="0.1"}`."""
+        with urllib.request.urlopen(f"http://127.0.0.1:{self.metrics_port}/metrics", timeout=30) as response:
+            text = response.read().decode()
+        samples: dict[str, float] = {}
         for family in text_string_to_metric_families(text):
             for sample in family.samples:
                 labels = ",".join(f'{name}="{value}"' for name, value in sorted(sample.labels.items()))
-                found[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
-        return found
+                samples[f"{sample.name}{{{labels}}}" if labels else sample.name] = sample.value
+        return samples
 
 
 @contextmanager
-def serving(data: Path, *words: str) -> Iterator[Running]:
-    """`gmvaluator serve` on `data`, with its metrics open; its log is beside `data`, and its end in a Failure."""
+def serving(data: Path, *options: str) -> Iterator[Running]:
+    """Run `gmvaluator serve` on `data` with its metrics exposed. Raises Failure with the end of its log."""
     with (data.parent / "attributor.log").open("w+", encoding="utf-8") as log:
         try:
-            with observed_attributor("--data", str(data), *words, log=log) as (address, metrics):
+            with observed_attributor("--data", str(data), *options, log=log) as (address, metrics):
                 yield Running(address, int(metrics.rpartition(":")[2]))
         except Failure as error:
             log.seek(0)
             raise Failure(f"{error}\n{log.read()[-LOG_CHARACTERS:]}") from error
 
 
-def run_module(module: str, *words: str) -> dict[str, Any]:
-    """`python -m MODULE WORDS` to its end; the JSON it printed. Raises Failure."""
-    import json
-
-    command = [sys.executable, "-m", module, *words]
+def run_module(module: str, *arguments: str) -> dict[str, Any]:
+    """Run `python -m MODULE ARGUMENTS` to its end, and return the JSON object that it prints. Raises Failure."""
+    command = [sys.executable, "-m", module, *arguments]
     done = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False)  # noqa: S603 - our own program
     if done.returncode != 0:
         raise Failure(f"{module} ended with exit code {done.returncode}; its message is above")
@@ -186,11 +183,14 @@ def run_module(module: str, *words: str) -> dict[str, Any]:
     return value
 
 
-def send(running: Running, images: Path, count: int, *words: str, only_ok: bool = True) -> dict[str, Any]:
-    """One phase of load from a process of its own. Raises Failure if a call failed and `only_ok`."""
+def send(running: Running, images: Path, count: int, *options: str, only_ok: bool = True) -> dict[str, Any]:
+    """Send `count` images from another process; return its calls and seconds.
+
+    Raises Failure if one failed and `only_ok`.
+    """
     result = run_module(
         "evaluation.bench.serving.load", "--address", running.address, "--images", str(images), "--model-version",
-        MODEL_VERSION, "--prefix", uuid.uuid4().hex, "--count", str(count), *words,
+        MODEL_VERSION, "--prefix", uuid.uuid4().hex, "--count", str(count), *options,
     )  # fmt: skip
     failed = {call["status"] for call in result["calls"]} - {"OK"}
     if failed and only_ok:
@@ -202,14 +202,14 @@ _BUCKET = re.compile(r'gmvaluator_event_loop_lag_seconds_bucket\{le="([^"]+)"\}'
 
 
 class Lags:
-    """Adds up the histograms of the attributors that were measured; each samples its loop 100 times a second."""
+    """Sum of the event-loop lag histograms of all measured attributors, which sample their loop 100 times a second."""
 
     def __init__(self) -> None:
         self._cumulative: dict[float, float] = {}
         self._max_s = 0.0
 
     def add(self, running: Running) -> None:
-        """Take an attributor's histogram, at the end of its phase."""
+        """Add an attributor's histogram; call it at the end of its phase."""
         metrics = running.metrics()
         for name, value in metrics.items():
             if (match := _BUCKET.fullmatch(name)) is not None:
@@ -218,9 +218,9 @@ class Lags:
         self._max_s = max(self._max_s, metrics["gmvaluator_event_loop_lag_max_seconds"])
 
     def figures(self) -> dict[str, float]:
-        """loop_lag_p99_ms, at the upper limit of its bucket, and loop_lag_max_ms; nothing if nothing was added."""
+        """Return loop_lag_p99_ms, as the upper limit of its bucket, and loop_lag_max_ms; empty if nothing was added."""
         if not self._cumulative:
             return {}
-        wanted = 0.99 * max(self._cumulative.values())
-        limit_s = min(limit for limit, count in self._cumulative.items() if count >= wanted)
+        rank = 0.99 * max(self._cumulative.values())
+        limit_s = min(limit for limit, count in self._cumulative.items() if count >= rank)
         return {"loop_lag_p99_ms": min(limit_s, self._max_s) * 1000, "loop_lag_max_ms": self._max_s * 1000}

@@ -1,4 +1,4 @@
-"""`make soak`: very many requests, good, bad and cancelled. What grows is a leak.
+"""Soak test, `make soak`: many good, bad and cancelled requests, to detect leaks.
 
 python -m evaluation.bench.serving.soak --requests 2000
 """
@@ -25,21 +25,24 @@ from gmvaluator.report import write_report
 
 PROFILE = "stub"
 WINDOW = 16
-"""Requests under way at once."""
+"""Concurrent requests."""
 
 SETTLED = 0.1
 """Share of the requests after which memory may no longer grow: 20,000 of 200,000."""
 
-LOOKS = 100
-SMALLEST_STEP = 50
+SAMPLES = 100
+"""Samples of memory, file descriptors and tasks."""
 
+SMALLEST_STEP = 50
+"""Requests between two samples, at least."""
 
 CANCELLED, BAD = 0.20, 0.02
+"""Shares of the requests that are cancelled, and that are invalid."""
 
 
 @dataclass(slots=True)
-class Look:
-    """The attributor at one moment; memory and file descriptors of it and of the processes it started."""
+class Sample:
+    """State of the attributor at one moment; memory and file descriptors include its child processes."""
 
     requests: int
     rss_mb: float
@@ -49,7 +52,7 @@ class Look:
 
 @dataclass(slots=True)
 class Soak:
-    """One run's requests and what was seen of the attributor."""
+    """The requests of a run, and the samples of the attributor."""
 
     running: Running
     process: int
@@ -57,27 +60,27 @@ class Soak:
     bad: Load
     chance: random.Random
     statuses: Counter[str] = field(default_factory=Counter)
-    looks: list[Look] = field(default_factory=list)
+    samples: list[Sample] = field(default_factory=list)
 
     async def run(self, requests: int) -> None:
-        """Send `requests`, `WINDOW` at once, and look `LOOKS` times, each time once nothing is under way."""
-        step = max(requests // LOOKS, SMALLEST_STEP)
+        """Send `requests` requests, `WINDOW` at a time, and take `SAMPLES` samples while no request is in flight."""
+        step = max(requests // SAMPLES, SMALLEST_STEP)
         for start in range(0, requests, step):
             numbers = iter(range(start, min(start + step, requests)))
             await asyncio.gather(*(self._caller(numbers) for _ in range(WINDOW)))
-            await asyncio.sleep(1.2)  # The loop's tasks are counted once a second.
-            self.looks.append(await self._look(min(start + step, requests)))
-            print(f"soak: {self.looks[-1]}", file=sys.stderr, flush=True)  # noqa: T201 - progress
+            await asyncio.sleep(1.2)  # the attributor counts its tasks once a second
+            self.samples.append(await self._sample(min(start + step, requests)))
+            print(f"soak: {self.samples[-1]}", file=sys.stderr, flush=True)  # noqa: T201 - progress
 
     async def _caller(self, numbers: Any) -> None:
         for number in numbers:
-            self.statuses[await self._one(number)] += 1
+            self.statuses[await self._send(number)] += 1
 
-    async def _one(self, number: int) -> str:
+    async def _send(self, number: int) -> str:
         kind = self.chance.random()
         if kind < BAD:
-            return f"bad {(await self.bad.one(number)).status}"
-        call: asyncio.Task[Call] = asyncio.create_task(self.good.one(number))
+            return f"bad {(await self.bad.send(number)).status}"
+        call: asyncio.Task[Call] = asyncio.create_task(self.good.send(number))
         if kind < BAD + CANCELLED:
             await asyncio.wait({call}, timeout=self.chance.uniform(0, 0.08))
             if call.cancel():
@@ -85,10 +88,10 @@ class Soak:
                 return "cancelled"
         return (await call).status
 
-    async def _look(self, requests: int) -> Look:
+    async def _sample(self, requests: int) -> Sample:
         metrics = await asyncio.to_thread(self.running.metrics)
         family = [self.process, *children(self.process)]
-        return Look(
+        return Sample(
             requests,
             sum(map(resident_bytes, family)) / 2**20,
             sum(map(descriptors, family)),
@@ -97,18 +100,18 @@ class Soak:
 
 
 def descriptors(process: int) -> int:
-    """File descriptors that a process has open."""
+    """Return the number of open file descriptors of a process."""
     return len(list(Path(f"/proc/{process}/fd").iterdir()))
 
 
 def children(process: int) -> list[int]:
-    """Processes that a process started and that still run."""
+    """Return the ids of the running child processes of a process."""
     tasks = Path(f"/proc/{process}/task").glob("*/children")
     return [int(word) for path in tasks for word in path.read_text(encoding="utf-8").split()]
 
 
 def run_soak(requests: int, points: int, seed: int) -> dict[str, Any]:
-    """Figures of one run: growth after the first tenth, by least squares, and what was answered."""
+    """Run the soak test; return the growth after the first tenth, by least squares, and the requests' statuses."""
     # The index engine ends a moment after its last user, and may still write there.
     with tempfile.TemporaryDirectory(prefix="gmvaluator-soak-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -118,7 +121,7 @@ def run_soak(requests: int, points: int, seed: int) -> dict[str, Any]:
         with serving(data, "--profile", PROFILE) as running:
             soak = asyncio.run(_soak(running, data, images, requests, seed))
         seconds = time.monotonic() - began
-    return {"soak_requests": requests, "soak_s": seconds, **_growth(soak.looks), "soak_statuses": dict(soak.statuses)}
+    return {"soak_requests": requests, "soak_s": seconds, **_growth(soak.samples), "soak_statuses": dict(soak.statuses)}
 
 
 async def _soak(running: Running, data: Path, images: list[bytes], requests: int, seed: int) -> Soak:
@@ -133,9 +136,9 @@ async def _soak(running: Running, data: Path, images: list[bytes], requests: int
     return soak
 
 
-def _growth(looks: list[Look]) -> dict[str, Any]:
-    settled = looks[int(len(looks) * SETTLED) :]
-    slope, _ = np.polyfit([look.requests / 10_000 for look in settled], [look.rss_mb for look in settled], 1)
+def _growth(samples: list[Sample]) -> dict[str, Any]:
+    settled = samples[int(len(samples) * SETTLED) :]
+    slope, _ = np.polyfit([sample.requests / 10_000 for sample in settled], [sample.rss_mb for sample in settled], 1)
     return {
         "soak_rss_mb_per_10k": float(slope),
         "soak_rss_first_mb": settled[0].rss_mb,
@@ -146,24 +149,24 @@ def _growth(looks: list[Look]) -> dict[str, Any]:
 
 
 @click.command()
-@click.option("--requests", default=200_000, show_default=True, type=click.IntRange(LOOKS), help="In all.")
-@click.option("--points", default=20_000, show_default=True, type=click.IntRange(1_000), help="Of the index.")
+@click.option("--requests", default=200_000, show_default=True, type=click.IntRange(SAMPLES), help="Requests to send.")
+@click.option("--points", default=20_000, show_default=True, type=click.IntRange(1_000), help="Points in the index.")
 @click.option("--seed", default=1, show_default=True, help="The same seed sends the same requests.")
 @click.option("--output", type=click.Path(dir_okay=False, path_type=Path), help="Report; default: standard output.")
 def soak(requests: int, points: int, seed: int, output: Path | None) -> None:
-    """Send very many requests, a fifth of them cancelled and 2 % bad; exits 1 if anything grows or fails.
+    """Send many requests, a fifth of them cancelled and 2 % invalid; exit with 1 if anything grows or fails.
 
     Example: python -m evaluation.bench.serving.soak --requests 2000
     """
     figures = run_soak(requests, points, seed)
     command = f"python -m evaluation.bench.serving.soak --requests {requests} --points {points} --seed {seed}"
     write_report(figures, command, output)
-    if not sound(figures):
+    if not passed(figures):
         sys.exit(1)
 
 
-def sound(figures: dict[str, Any]) -> bool:
-    """True if memory grows by 1 MB per 10,000 requests at most, nothing else grows, and all had the right answer."""
+def passed(figures: dict[str, Any]) -> bool:
+    """Return whether memory grew by at most 1 MB per 10,000 requests, nothing else grew, and all statuses are right."""
     return (
         figures["soak_rss_mb_per_10k"] <= 1
         and figures["soak_descriptors_grown"] <= 0

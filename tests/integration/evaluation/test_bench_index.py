@@ -1,4 +1,4 @@
-"""`gmvaluator bench index`, short: its figures are there and make sense; what was measured is not measured again."""
+"""Tests of `gmvaluator bench index` with small sizes: plausible figures, and cached results."""
 
 from pathlib import Path
 from typing import Any
@@ -19,7 +19,7 @@ ALL = ("embeddings", "queries", "compressions", "growth")
 
 
 def units(count: int, dimension: int, spread: int | None = None) -> Float32Array:
-    """Unit vectors that spread in a number of random directions."""
+    """Return unit vectors that spread in `spread` random directions."""
     random = np.random.default_rng(1)
     rows = random.normal(size=(count, spread or dimension)) @ random.normal(size=(spread or dimension, dimension))
     unit: Float32Array = (rows / np.linalg.norm(rows, axis=1, keepdims=True)).astype(np.float32)
@@ -36,7 +36,7 @@ def figures(keep: Path) -> dict[str, Any]:
     return bench_index(ALL, SIZES, keep)
 
 
-def test_every_figure_is_there_and_sane(figures: dict[str, Any]) -> None:
+def test_every_figure_is_present_and_plausible(figures: dict[str, Any]) -> None:
     assert figures["points_per_s"] > 0
     assert figures["points_per_s_ten_views"] > 0
     assert 0.9 <= figures["recall_at_50"] <= 1
@@ -47,7 +47,7 @@ def test_every_figure_is_there_and_sane(figures: dict[str, Any]) -> None:
     assert sum(figures["made_by"].values()) == SIZES.points
 
 
-def test_the_table_has_a_row_for_every_way_to_compress(figures: dict[str, Any]) -> None:
+def test_the_table_has_a_row_for_every_quantisation(figures: dict[str, Any]) -> None:
     rows = figures["compressions"]
     assert [row["quantisation"] for row in rows] == list(CHOICES)
     for row in rows:
@@ -106,13 +106,13 @@ def test_a_second_run_measures_nothing_again(figures: dict[str, Any], keep: Path
     assert not list(keep.glob("gmvaluator-bench-*"))
 
 
-def test_indexing_is_held_against_the_bare_loop(tmp_path: Path) -> None:
-    found = rates.indexing(tmp_path, 3, rounds=1)
-    assert found["indexing_images"] == 3
-    assert 0.05 < found["indexing_to_embed_ratio"] < 2
+def test_indexing_is_compared_with_the_baseline(tmp_path: Path) -> None:
+    figures = rates.indexing(tmp_path, 3, rounds=1)
+    assert figures["indexing_images"] == 3
+    assert 0.05 < figures["indexing_to_embed_ratio"] < 2
 
 
-def test_vectors_do_not_depend_on_the_blocks_they_are_asked_in() -> None:
+def test_vectors_do_not_depend_on_the_range_they_are_requested_in() -> None:
     vectors = Vectors(units(40, 16), 10, 2 * BLOCK + 100)
     whole = vectors.all()
     assert whole.shape == (2 * BLOCK + 100, 16)
@@ -132,15 +132,15 @@ def test_interpolating_needs_three_embeddings_of_each_picture() -> None:
         Vectors(units(20, 16), 10, 100)
 
 
-def test_intrinsic_dimension_is_that_of_the_directions_in_which_vectors_spread() -> None:
+def test_intrinsic_dimension_is_the_number_of_directions_minus_one() -> None:
     assert two_nn_dimension(units(4_000, 64, spread=6)) == pytest.approx(5, abs=0.7)
     assert two_nn_dimension(units(4_000, 64, spread=3)) == pytest.approx(2, abs=0.3)
 
 
-def test_truth_is_that_of_a_plain_sort_and_recall_counts_no_answer_twice() -> None:
+def test_ground_truth_is_that_of_a_plain_sort_and_recall_counts_no_result_twice() -> None:
     rows, queries = units(500, 16), units(7, 16)
     numbers, cosines = nearest(rows, queries, 10)
     assert np.array_equal(numbers, np.argsort(-(queries @ rows.T), axis=1)[:, :10])
-    least = cosines[:, -1]
-    assert recalls(numbers.tolist(), rows, queries, least, 10).tolist() == [1.0] * 7
-    assert recalls([[row[0]] * 10 for row in numbers.tolist()], rows, queries, least, 10) == pytest.approx(0.1)
+    kth_cosines = cosines[:, -1]
+    assert recalls(numbers.tolist(), rows, queries, kth_cosines, 10).tolist() == [1.0] * 7
+    assert recalls([[row[0]] * 10 for row in numbers.tolist()], rows, queries, kth_cosines, 10) == pytest.approx(0.1)
