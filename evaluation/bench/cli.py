@@ -1,4 +1,4 @@
-"""`gmvaluator bench NAME`."""
+"""The commands `gmvaluator bench NAME`."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 import rich_click as click
 
-from evaluation.evaluate import print_report
+from evaluation.cli import print_report
 from gmvaluator.commands.options import choice_options, json_option, variant_options
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.report import report
@@ -21,32 +21,40 @@ INDEX_SECTIONS = ("indexing", "embeddings", "queries", "compressions", "growth")
 
 @click.group()
 def bench() -> None:
-    """Measure, as JSON, with the baseline in the same run.
+    """Measure speed and cost, as JSON, with the baseline in the same run.
 
     Example: gmvaluator bench serve --json
     """
 
 
 @bench.command()
-@click.option("--section", "sections", multiple=True, type=click.Choice(SERVE_SECTIONS), help="All, if none is named.")
-@click.option("--count", default=600, show_default=True, type=click.IntRange(64, 1_000_000), help="Images a phase.")
+@click.option("--section", "sections", multiple=True, type=click.Choice(SERVE_SECTIONS), help="Default: all.")
+@click.option("--count", default=600, show_default=True, type=click.IntRange(64, 1_000_000), help="Images per phase.")
 @click.option("--concurrency", default=32, show_default=True, type=click.IntRange(1, 256), help="Callers at full load.")
-@click.option("--points", default=100_000, show_default=True, type=click.IntRange(1_000), help="Of the index of stubs.")
+@click.option(
+    "--points", default=100_000, show_default=True, type=click.IntRange(1_000), help="Points of the stubs' index."
+)
 @click.option("--per-second", default=60.0, show_default=True, type=click.FloatRange(1), help="Sustained load.")
 @click.option("--sustained", "sustained_s", default=300.0, show_default=True, type=click.FloatRange(1), help="Seconds.")
 @click.option("--overload", "overload_s", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds.")
-@click.option("--calls", default=1_000, show_default=True, type=click.IntRange(100), help="Cancelled, and expired.")
+@click.option(
+    "--calls",
+    default=1_000,
+    show_default=True,
+    type=click.IntRange(100),
+    help="Calls to cancel, and calls to time out.",
+)
 @click.option(
     "--keep",
     type=click.Path(file_okay=False, path_type=Path),
-    help="Folder of the stubs' index and seeded weights, used again.",
+    help="Folder of the stubs' index and seeded weights, which is reused.",
 )
 @click.option("--paper", "paper", default="", metavar="OPTIONS", help="Options that choose the models of `paper`.")
 @json_option
 def serve(sections: tuple[str, ...], paper: str, as_json: bool, **sizes: Any) -> None:
-    """Measure what the service adds to its models (held to one core beside the bare loop), and how it bears load.
+    """Measure the overhead of the service, compared with its models in a plain loop on one core, and load shedding.
 
-    Section `paper` makes seeded weights in a checkout; or give --paper the options by which `serve` finds others.
+    Section `paper` writes models with seeded weights; --paper gives the options by which `serve` finds others.
 
     Example: gmvaluator bench serve --section lite --json
     """
@@ -57,36 +65,38 @@ def serve(sections: tuple[str, ...], paper: str, as_json: bool, **sizes: Any) ->
 
 
 @bench.command()
-@click.option("--section", "sections", multiple=True, type=click.Choice(INDEX_SECTIONS), help="All, if none is named.")
+@click.option("--section", "sections", multiple=True, type=click.Choice(INDEX_SECTIONS), help="Default: all.")
 @click.option("--points", default=100_000, show_default=True, type=click.IntRange(256), help="Vectors of the tables.")
 @click.option("--embed", default=100_000, show_default=True, type=click.IntRange(100), help="Real images embedded.")
 @click.option("--questions", default=400, show_default=True, type=click.IntRange(10), help="Held-out queries.")
-@click.option("--works", "images", default=240, show_default=True, type=click.IntRange(6, 525), help="Indexed a round.")
-@click.option("--given", default=20_000, show_default=True, type=click.IntRange(100), help="Embeddings brought in.")
+@click.option(
+    "--works", "images", default=240, show_default=True, type=click.IntRange(6, 525), help="Works indexed per round."
+)
+@click.option("--given", default=20_000, show_default=True, type=click.IntRange(100), help="Embeddings to import.")
 @click.option(
     "--growth",
     multiple=True,
     default=(10_000, 100_000, 1_000_000),
     show_default=True,
     type=click.IntRange(100),
-    help="Numbers of vectors of the growth curve.",
+    help="Numbers of vectors in the growth curve.",
 )
 @click.option(
     "--images",
     "places",
     multiple=True,
     type=click.Path(path_type=Path),
-    help="Images beside the sample's: a folder, an .npz, or a folder with Fashion-MNIST's idx files.",
+    help="Images in addition to the sample's: a folder, an .npz, or a folder with Fashion-MNIST's idx files.",
 )
 @click.option(
-    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder of embeddings and figures, to go on from."
+    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder of cached embeddings and figures."
 )
 @json_option
 def index(sections: tuple[str, ...], keep: Path | None, as_json: bool, **sizes: Any) -> None:
-    """Measure how fast works are indexed, and what each compression finds, costs and saves, FAISS beside it.
+    """Measure indexing speed, and the recall, cost and size of each quantisation compared with FAISS.
 
-    Vectors are embeddings of real images and of augmentations of them; where more are asked for than --embed, the rest
-    is interpolated, and `made_by` says how many.
+    Vectors are embeddings of real images and of augmentations of them. If more are needed than --embed, the rest is
+    interpolated; `made_by` in the report counts them.
 
     Example: gmvaluator bench index --keep ./bench --json
     """
@@ -100,9 +110,15 @@ def index(sections: tuple[str, ...], keep: Path | None, as_json: bool, **sizes: 
 
 
 @bench.command()
-@click.option("--images", default=4_000, show_default=True, type=click.IntRange(64, 1_000_000), help="Images a phase.")
 @click.option(
-    "--entries", default=10_000_000, show_default=True, type=click.IntRange(10_000), help="Behind the totals."
+    "--images", default=4_000, show_default=True, type=click.IntRange(64, 1_000_000), help="Images per phase."
+)
+@click.option(
+    "--entries",
+    default=10_000_000,
+    show_default=True,
+    type=click.IntRange(10_000),
+    help="Entries behind the owners' totals.",
 )
 @click.option("--kills", default=50, show_default=True, type=click.IntRange(1, 100_000), help="Processes to kill.")
 @click.option("--power-losses", default=50, show_default=True, type=click.IntRange(1, 100_000), help="Crash images.")
@@ -114,7 +130,7 @@ def index(sections: tuple[str, ...], keep: Path | None, as_json: bool, **sizes: 
 )
 @json_option
 def ledger(images: int, entries: int, kills: int, power_losses: int, folder: Path | None, as_json: bool) -> None:
-    """Measure how fast postings of 50 contributors become durable, beside a bare sqlite3 loop and fsync.
+    """Measure how fast postings of 50 contributors become durable, compared with a plain sqlite3 loop and fsync.
 
     Example: gmvaluator bench ledger --json
     """
@@ -126,9 +142,15 @@ def ledger(images: int, entries: int, kills: int, power_losses: int, folder: Pat
 
 
 @bench.command()
-@click.option("--threads", default=2, show_default=True, type=click.IntRange(1, 256), help="CPU threads of a pass.")
-@click.option("--seconds", default=10.0, show_default=True, type=click.FloatRange(0, 600), help="For a batch size.")
-@click.option("--model", "names", multiple=True, type=click.Choice(["clip", "dreamsim", "maniqa", "lite"]), help="All.")
+@click.option(
+    "--threads", default=2, show_default=True, type=click.IntRange(1, 256), help="CPU threads per forward pass."
+)
+@click.option(
+    "--seconds", default=10.0, show_default=True, type=click.FloatRange(0, 600), help="Seconds per batch size."
+)
+@click.option(
+    "--model", "names", multiple=True, type=click.Choice(["clip", "dreamsim", "maniqa", "lite"]), help="Default: all."
+)
 @json_option
 def models(threads: int, seconds: float, names: tuple[str, ...], as_json: bool) -> None:
     """Compare each model with its package's own plain loop, in every precision; seeded weights, no download.
@@ -140,8 +162,8 @@ def models(threads: int, seconds: float, names: tuple[str, ...], as_json: bool) 
     chosen = names or tuple(NAMES)
     figures = bench_models(threads, seconds, chosen)
     rows = figures.pop("models")
-    words = "".join(f" --model {name}" for name in names)
-    value = report(figures, f"gmvaluator bench models --threads {threads} --seconds {seconds:g}{words} --json")
+    selected = "".join(f" --model {name}" for name in names)
+    value = report(figures, f"gmvaluator bench models --threads {threads} --seconds {seconds:g}{selected} --json")
     print_report({"models": rows, **value}, as_json)
 
 
@@ -150,7 +172,7 @@ def models(threads: int, seconds: float, names: tuple[str, ...], as_json: bool) 
 @choice_options
 @json_option
 def precision(policies: tuple[str, ...], choice: ProfileChoice, as_json: bool) -> None:
-    """Measure how much credit a lower --precision (bf16) moves on the sample, and whether sources are still found.
+    """Measure how much credit a lower --precision (bf16) moves on the sample, and whether it still finds the sources.
 
     Example: gmvaluator bench precision --profile lite --precision bf16 --json
     """
@@ -162,10 +184,10 @@ def precision(policies: tuple[str, ...], choice: ProfileChoice, as_json: bool) -
     from gmvaluator.models.profiles import load_models
 
     chosen = replace(choice, precision=choice.precision or "bf16")
-    asked = [load_policy(reference) for reference in policies]
-    figures = bench_precision(lambda one: load_models(replace(chosen, precision=one)), chosen.precision, asked)
-    words = [*chosen.arguments(), *(word for reference in policies for word in ("--policy", reference))]
-    print_report(report(figures, f"gmvaluator bench precision {shlex.join(words)} --json"), as_json)
+    loaded = [load_policy(reference) for reference in policies]
+    figures = bench_precision(lambda name: load_models(replace(chosen, precision=name)), chosen.precision, loaded)
+    arguments = [*chosen.arguments(), *(word for reference in policies for word in ("--policy", reference))]
+    print_report(report(figures, f"gmvaluator bench precision {shlex.join(arguments)} --json"), as_json)
 
 
 @bench.command()
@@ -174,7 +196,7 @@ def precision(policies: tuple[str, ...], choice: ProfileChoice, as_json: bool) -
 @variant_options
 @json_option
 def crops(images: int, device: str, choice: ProfileChoice, as_json: bool) -> None:
-    """Measure how far MANIQA's quality by fewer crops lies from that by all 20, with the weights in --models.
+    """Measure how far MANIQA's quality by fewer crops deviates from that by all 20, with the weights in --models.
 
     Example: gmvaluator bench crops --models ./models --images 20 --json
     """
@@ -185,20 +207,33 @@ def crops(images: int, device: str, choice: ProfileChoice, as_json: bool) -> Non
 
     chosen = replace(choice, crops=0)
     figures = bench_crops(chosen, device, images)
-    words = [*chosen.arguments(), "--images", str(images), "--device", device]
-    print_report(report(figures, f"gmvaluator bench crops {shlex.join(words)} --json"), as_json)
+    arguments = [*chosen.arguments(), "--images", str(images), "--device", device]
+    print_report(report(figures, f"gmvaluator bench crops {shlex.join(arguments)} --json"), as_json)
 
 
 @bench.command()
-@click.option("--clients", default=400, show_default=True, type=click.IntRange(1, 1_000), help="Browsers that watch.")
 @click.option(
-    "--credits", "credits_per_s", default=20_000, show_default=True, type=click.IntRange(500), help="A second."
+    "--clients",
+    default=400,
+    show_default=True,
+    type=click.IntRange(1, 1_000),
+    help="Browsers that watch the dashboard.",
 )
-@click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(5, 600), help="Measured.")
-@click.option("--past", default=1_000_000, show_default=True, type=click.IntRange(1_000), help="Postings before.")
+@click.option(
+    "--credits",
+    "credits_per_s",
+    default=20_000,
+    show_default=True,
+    type=click.IntRange(500),
+    help="Credits per second.",
+)
+@click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(5, 600), help="Seconds to measure.")
+@click.option(
+    "--past", default=1_000_000, show_default=True, type=click.IntRange(1_000), help="Earlier postings in the ledger."
+)
 @json_option
 def dashboard(clients: int, credits_per_s: int, seconds: float, past: int, as_json: bool) -> None:
-    """Measure what browsers cost that watch the dashboard, how late they are, and its first paint.
+    """Measure the load that browsers put on the dashboard, the lag of their updates, and its first paint.
 
     Example: gmvaluator bench dashboard --json
     """

@@ -130,7 +130,7 @@ def test_a_benchmark_from_the_wheel_asks_for_a_checkout(environment: Path, tmp_p
 
 
 def test_the_evaluation_is_complete_in_the_wheel(environment: Path, tmp_path: Path) -> None:
-    program = "import evaluation.evaluate, evaluation.benchmarks, evaluation.known_source.run, evaluation.criteria.run"
+    program = "import evaluation.cli, evaluation.benchmarks, evaluation.known_source.run, evaluation.criteria.run"
     program += ", evaluation.counterfactual.section, evaluation.duplicates.run, evaluation.report.html"
     run([str(environment / "python"), "-c", program], tmp_path)
 

@@ -98,6 +98,22 @@ def imported_paths(module: Module) -> set[str]:
 
 
 @cache
+def module_arrows() -> dict[str, set[str]]:
+    """Module to the modules it imports when it is imported; imports inside functions are left out."""
+    known = paths_by_name()
+    return {
+        module.path: {
+            known[name]
+            for statement in module.tree.body
+            if isinstance(statement, ast.Import | ast.ImportFrom)
+            for name, _ in imported_names(statement)
+            if name in known and not known[name].endswith("__init__.py") and known[name] != module.path
+        }
+        for module in modules()
+    }
+
+
+@cache
 def folder_arrows() -> dict[str, dict[str, list[str]]]:
     """Folder to the folders it imports from, each with the importing files as `importer -> imported`."""
     folders = {module.path: module.folder for module in modules()}
