@@ -1,1 +1,1 @@
-"""Authentication: tokens, roles, signing keys and files of secrets."""
+"""Authentication: tokens, roles, signing keys, secret files and start-up checks of servers."""

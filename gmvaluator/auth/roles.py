@@ -1,4 +1,4 @@
-"""Who may do what: roles, callers, and the roles that may call each method. Knows no transport."""
+"""Roles, callers, and the roles that may call each method. Independent of the transport."""
 
 from __future__ import annotations
 
@@ -6,18 +6,19 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from enum import StrEnum
 
+from gmvaluator.accounts import owner_account
 from gmvaluator.errors import Forbidden
 from gmvaluator.ids import OwnerId
 
 
 class Role(StrEnum):
-    """What a caller is; a token has exactly one.
+    """The role of a caller; a token has exactly one.
 
-    generator: a generation server; asks for its own images to be valued and paid, and reads its own answers.
-    embedder: a generator that may also send vectors and a quality that it computed itself, in place of pixels.
-    operator: runs the service; previews, reads the ledger, opens disputes.
-    owner: one rights holder; reads their own balance and disputes in their own name, nothing of others.
-    finance: closes and pays; reads the ledger, opens disputes.
+    generator: a generation server. Has its own images valued and paid, and reads its own attributions.
+    embedder: a generator that may also send vectors and a quality that it computed itself, instead of pixels.
+    operator: runs the service. Previews, reads the ledger, opens disputes.
+    owner: one rights holder. Reads its own balance and opens disputes in its own name; sees nothing of other owners.
+    finance: closes periods and pays. Reads the ledger, opens disputes.
     auditor: reads the ledger.
     """
 
@@ -30,18 +31,22 @@ class Role(StrEnum):
 
 
 GENERATORS = frozenset({Role.GENERATOR, Role.EMBEDDER})
+"""Roles that may have images attributed."""
+
 LEDGER_READERS = frozenset({Role.OPERATOR, Role.FINANCE, Role.AUDITOR})
+"""Roles that may read every account."""
+
 EVERYONE = frozenset(Role)
 LOCAL_IDENTITY = "local"
-"""Generator identity, and name, of callers of a program that asks for no token."""
+"""Name and generator identity of callers of a program that requires no token."""
 
 
 @dataclass(frozen=True, slots=True)
 class Caller:
-    """Who calls, as authenticated.
+    """An authenticated caller.
 
-    name: of the token, for logs. roles: one, or all of them for `LOCAL`. generator_identity: the first half of the
-    ledger's key, for generators. owner_id: whose account an owner may see.
+    name: the token's, for logs. roles: one, or all of them for `LOCAL`. generator_identity: first half of the ledger's
+    key of a generation, for generators. owner_id: the owner whose account the caller may see, for owners.
     """
 
     name: str
@@ -50,22 +55,22 @@ class Caller:
     owner_id: OwnerId | None = None
 
     def has(self, *roles: Role) -> bool:
-        """True if the caller has one of `roles`."""
+        """Return True if the caller has one of `roles`."""
         return not self.roles.isdisjoint(roles)
 
     def require(self, *roles: Role, to: str) -> None:
-        """Raises Forbidden unless the caller has one of `roles`; `to` says what for."""
+        """Raise Forbidden unless the caller has one of `roles`. to: the action, for the message."""
         if not self.has(*roles):
             raise Forbidden(f"{self.name} may not {to}: use a token of role {' or '.join(sorted(roles))}")
 
     @property
     def only_account(self) -> str | None:
-        """The one account that an owner may see; None for a caller who may see all."""
-        return None if self.owner_id is None or self.has(*LEDGER_READERS) else f"owner:{self.owner_id}"
+        """The only account that an owner may see; None for callers who may see every account."""
+        return None if self.owner_id is None or self.has(*LEDGER_READERS) else owner_account(self.owner_id)
 
 
 LOCAL = Caller(LOCAL_IDENTITY, EVERYONE, LOCAL_IDENTITY)
-"""The caller of a program that asks for no token: it may do everything, and listens on loopback alone."""
+"""Every caller of a program that requires no token: it may do everything. Such a program listens on loopback only."""
 
 _ATTRIBUTION = "/gmvaluator.v1.AttributionService/"
 _ROYALTY = "/gmvaluator.v1.RoyaltyService/"
@@ -80,14 +85,14 @@ PERMISSIONS: Mapping[str, frozenset[Role]] = {
     _ROYALTY + "OpenDispute": frozenset({Role.OPERATOR, Role.FINANCE, Role.OWNER}),
     "/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo": frozenset({Role.OPERATOR}),
 }
-"""Roles that may call each method, by its path on the wire. What is not here nobody may call."""
+"""Roles that may call each method, by its path on the wire. Methods that are not listed are forbidden to everyone."""
 
 PUBLIC = frozenset({"/grpc.health.v1.Health/Check", "/grpc.health.v1.Health/List", "/grpc.health.v1.Health/Watch"})
-"""Methods that need no token: probes have none, and health says nothing but whether it serves."""
+"""Methods that need no token: probes have none, and health reveals only whether the service is up."""
 
 
 def check_call(caller: Caller, method: str) -> None:
-    """Raises Forbidden unless `caller` may call the method of this path."""
+    """Raise Forbidden unless `caller` may call the method with this path."""
     allowed = PERMISSIONS.get(method)
     if allowed is None:
         raise Forbidden(f"{method} is open to nobody")

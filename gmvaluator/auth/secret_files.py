@@ -1,4 +1,4 @@
-"""Secrets that the environment hands over: by value in NAME, or in a file that NAME_FILE names, as containers do it."""
+"""Secrets from the environment: in the variable NAME, or in the file that NAME_FILE names, as containers do."""
 
 from __future__ import annotations
 
@@ -12,14 +12,16 @@ DATABASE_URL = "DATABASE_URL"
 DATABASE_PASSWORD = "DATABASE_PASSWORD"  # noqa: S105 - the variable's name
 QDRANT_API_KEY = "QDRANT_API_KEY"
 SECRETS = (DATABASE_URL, DATABASE_PASSWORD, QDRANT_API_KEY)
+"""Every variable that may hold a secret."""
 
 MAX_SECRET_BYTES = 64 * 1024
+"""Limit of a secret file, bytes."""
 
 
 def secret(name: str) -> str:
-    """What the environment says for `name`, without white space around it; empty if it says nothing.
+    """Return secret `name` without surrounding white space; empty if it is not set.
 
-    Raises InvalidInput if NAME and NAME_FILE are both there, PreconditionFailed if the file cannot be read or is empty.
+    Raises InvalidInput if NAME and NAME_FILE are both set, PreconditionFailed if the file cannot be read or is empty.
     """
     value, file = os.environ.get(name, ""), os.environ.get(f"{name}_FILE", "")
     if value and file:
@@ -28,31 +30,31 @@ def secret(name: str) -> str:
 
 
 def qdrant_api_key() -> str | None:
-    """The key of a Qdrant server; None if the environment names none. Raises as `secret` does."""
+    """Return the API key of a Qdrant server, or None if it is not set. Raises what `secret` raises."""
     return secret(QDRANT_API_KEY) or None
 
 
 def with_password(url: str) -> str:
-    """A database's URL with the password of DATABASE_PASSWORD or DATABASE_PASSWORD_FILE in it, if there is one.
+    """Insert the password of DATABASE_PASSWORD or DATABASE_PASSWORD_FILE into a database URL, if one is set.
 
-    Raises InvalidInput if the URL has a password already, has no user, or is empty; and as `secret` does.
+    Raises InvalidInput if the URL has a password already, has no user, or is empty; and what `secret` raises.
     """
     password = secret(DATABASE_PASSWORD)
     if not password:
         return url
-    where = f"{DATABASE_PASSWORD} is set, but"
+    problem = f"{DATABASE_PASSWORD} is set, but"
     if not url:
-        raise InvalidInput(f"{where} no database is named: set DATABASE_URL to postgresql://USER@HOST/NAME")
+        raise InvalidInput(f"{problem} no database is named: set DATABASE_URL to postgresql://USER@HOST/NAME")
     try:
         parts = urlsplit(url)
         user, at, host = parts.netloc.rpartition("@")
     except ValueError:
         raise InvalidInput("the database's URL cannot be read: give postgresql://USER@HOST/NAME") from None
     if not at or not user:
-        raise InvalidInput(f"{where} the database's URL names no user: give postgresql://USER@HOST/NAME")
+        raise InvalidInput(f"{problem} the database's URL names no user: give postgresql://USER@HOST/NAME")
     if ":" in user:
-        raise InvalidInput(f"{where} the database's URL has a password too: leave one of them out")
-    # SQLAlchemy wants a host that is left out, as for a Unix socket, to be left out.
+        raise InvalidInput(f"{problem} the database's URL has a password too: leave one of them out")
+    # An absent host, as for a Unix socket, has to stay absent for SQLAlchemy.
     return parts._replace(netloc=f"{user}:{quote(password, safe='')}@{host}").geturl()
 
 
@@ -70,11 +72,16 @@ def _content(name: str, path: Path) -> str:
     return text
 
 
-_OPERATORS_OWN = ("QDRANT_URL", *SECRETS, *(f"{name}_FILE" for name in SECRETS))
+_OPERATOR_VARIABLES = ("QDRANT_URL", *SECRETS, *(f"{name}_FILE" for name in SECRETS))
 
 
 def own_environment() -> dict[str, str]:
-    """This process's environment without what would lead its children to an operator's own index or ledger."""
+    """Return this process's environment without settings and secrets of the operator.
+
+    Child processes started with it cannot reach an operator's index or ledger.
+    """
     return {
-        name: value for name, value in os.environ.items() if name not in _OPERATORS_OWN and not name.startswith("GMV_")
+        name: value
+        for name, value in os.environ.items()
+        if name not in _OPERATOR_VARIABLES and not name.startswith("GMV_")
     }

@@ -1,7 +1,7 @@
-"""The operator's signature: Ed25519 over canonical JSON, for checkpoints of the ledger and receipts of erasure.
+"""The operator's signatures: Ed25519 over canonical JSON, for checkpoints of the ledger and receipts of erasure.
 
-The private key is DATA/keys/signing.key (PEM, readable by its user alone); whoever checks needs the public key only,
-and has to have got it from the operator, not from the folder that is checked.
+The private key is DATA/keys/signing.key (PEM, readable by its user only). Verification needs the public key, which has
+to come from the operator, not from the folder that is verified.
 """
 
 from __future__ import annotations
@@ -19,13 +19,14 @@ from gmvaluator.errors import InvalidInput, MissingData
 from gmvaluator.files import create_once
 
 KEY_FILE = "signing.key"
+"""Name of the private key's file in the key folder."""
 
 _RAW = serialization.Encoding.Raw, serialization.PublicFormat.Raw
 
 
 @dataclass(frozen=True, slots=True)
 class Signed:
-    """Bytes that were signed, and by whom. signature: 128 hex digits; public_key: 64 hex digits."""
+    """A signed statement. signature: 128 hex digits. public_key: 64 hex digits."""
 
     statement: bytes
     signature: str
@@ -33,12 +34,12 @@ class Signed:
 
     @property
     def value(self) -> dict[str, Any]:
-        """What the statement says."""
+        """The parsed statement."""
         value: dict[str, Any] = json.loads(self.statement)
         return value
 
     def genuine(self, public_key: str | None = None) -> bool:
-        """True if the signature is right and, if given, made by the owner of `public_key`."""
+        """Return True if the signature is valid and, if `public_key` is given, made with that key."""
         if public_key is not None and public_key != self.public_key:
             return False
         try:
@@ -49,7 +50,7 @@ class Signed:
         return True
 
     def as_dict(self) -> dict[str, Any]:
-        """Plain data: what is kept in a file. The statement is text, so that its bytes stay as they were signed."""
+        """Return plain data for a JSON file. The statement is a string, so that its signed bytes are preserved."""
         return {
             "statement": self.statement.decode(),
             "signature": self.signature,
@@ -59,33 +60,33 @@ class Signed:
 
     @classmethod
     def from_dict(cls, value: object) -> Signed:
-        """Inverse of `as_dict`. Raises InvalidInput."""
+        """Parse the output of `as_dict`. Raises InvalidInput. Does not check the signature."""
         names = ("statement", "signature", "public_key")
         if not isinstance(value, dict) or not all(isinstance(value.get(name), str) for name in names):
             raise InvalidInput(f"this is no signed statement: it needs {', '.join(names)}")
         signed = cls(value["statement"].encode(), value["signature"], value["public_key"])
         try:
-            whole = isinstance(signed.value, dict)
+            is_object = isinstance(signed.value, dict)
         except ValueError:
-            whole = False
-        if not whole:
+            is_object = False
+        if not is_object:
             raise InvalidInput("this is no signed statement: what was signed is no JSON object")
         return signed
 
 
 class Signer:
-    """Signs with the key in a folder, which is made when it is first needed."""
+    """Signs with the key in a folder; the first signature creates the key."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / KEY_FILE
 
     def sign(self, statement: bytes) -> Signed:
-        """A signature over `statement`."""
+        """Sign `statement`."""
         key = self._key()
         return Signed(statement, key.sign(statement).hex(), _hex(key))
 
     def public_key(self) -> str:
-        """64 hex digits, to be handed out. Raises MissingData if nothing was signed yet."""
+        """Return the public key, 64 hex digits, for those who verify. Raises MissingData before the first signature."""
         if not self._path.is_file():
             raise MissingData(f"there is no {self._path} yet: it is made when something is signed")
         return _hex(self._key())
@@ -107,7 +108,7 @@ class Signer:
 
 
 def checked_public_key(text: str) -> str:
-    """A public key from outside: 64 hex digits. Raises InvalidInput."""
+    """Return a valid public key: 64 lower-case hex digits. Raises InvalidInput."""
     key = text.strip().lower()
     if len(key) != 64 or set(key) - set("0123456789abcdef"):
         raise InvalidInput("a public key is 64 hex digits: get it by `gmvaluator ledger public-key`")

@@ -1,7 +1,7 @@
-"""The file of tokens: their hashes, roles and bindings, never a token itself.
+"""The token file: hashes, roles and bindings of tokens, never a token itself.
 
-JSON, `{"tokens": [{"name", "role", "sha256", "created_at", ...}]}`. A token is `gmv_` and 256 random bits, so a plain
-SHA-256 hides it: there is nothing to guess. The file is replaced in one step, and running programs take it up.
+JSON, `{"tokens": [{"name", "role", "sha256", "created_at", ...}]}`. A token is `gmv_` and 256 random bits, which cannot
+be guessed, so a plain SHA-256 protects it. The file is replaced atomically, and running programs reload it.
 """
 
 from __future__ import annotations
@@ -25,8 +25,14 @@ from gmvaluator.files import FileLock, atomic_write
 from gmvaluator.ids import OwnerId
 
 MAX_TOKENS = 1_000
+"""Limit of tokens in a file."""
+
 MAX_FILE_BYTES = 1024 * 1024
+"""Limit of the token file, bytes."""
+
 MAX_TOKEN_CHARACTERS = 200
+"""Limit of a token that a caller sends."""
+
 _PREFIX = "gmv_"
 _TOKEN_BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,99}")
@@ -35,10 +41,11 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class Token:
-    """What is known of one token.
+    """An entry of the token file.
 
-    name: the operator's, unique in the file. sha256: 64 hex digits over the token's characters. created_at,
-    expires_at: UTC, ISO 8601; no expires_at: for ever. generator: identity, of generators. owner: UUID, of owners.
+    name: given by the operator, unique in the file. sha256: 64 hex digits over the token's characters. created_at,
+    expires_at: UTC, ISO 8601; an empty expires_at never expires. generator: generator identity, of generators and
+    embedders. owner: UUID, of owners.
     """
 
     name: str
@@ -54,53 +61,54 @@ class Token:
 
     @property
     def caller(self) -> Caller:
-        """Whom the token lets in."""
+        """The caller that the token authenticates."""
         owner = OwnerId(uuid.UUID(self.owner)) if self.owner else None
         return Caller(self.name, frozenset({self.role}), self.generator, owner)
 
     def expired(self, now: datetime) -> bool:
+        """Return True from `expires_at` on."""
         return bool(self.expires_at) and datetime.fromisoformat(self.expires_at) <= now
 
 
 def new_token() -> str:
-    """A fresh token: `gmv_` and 43 characters of base64url."""
+    """Return a new random token: `gmv_` and 43 characters of base64url."""
     return _PREFIX + base64.urlsafe_b64encode(secrets.token_bytes(_TOKEN_BYTES)).rstrip(b"=").decode()
 
 
 def token_sha256(token: str) -> str:
-    """What the file keeps of a token."""
+    """Return the hash of a token that the file stores."""
     return hashlib.sha256(token.encode()).hexdigest()
 
 
 def read_tokens(path: Path) -> tuple[Token, ...]:
-    """The tokens of a file. Raises MissingData if it is not there, PreconditionFailed if it cannot be used."""
+    """Read a token file. Raises MissingData if it does not exist, PreconditionFailed if it cannot be used."""
     try:
         with path.open("rb") as file:
-            text = file.read(MAX_FILE_BYTES + 1)
+            data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise MissingData(f"there is no {path}: make a token by `gmvaluator token new`") from error
     except OSError as error:
         raise PreconditionFailed(f"{path} cannot be read: {error.strerror}") from error
     try:
-        return _parsed(text)
+        return _parse(data)
     except (ValueError, TypeError, KeyError, RecursionError, InvalidInput) as error:
         raise PreconditionFailed(f"{path} is no file of tokens: {error}; mend it or restore a copy"[:400]) from error
 
 
 def add_token(path: Path, token: Token) -> None:
-    """Add to the file, which is made if it is absent. Raises InvalidInput if the name is taken."""
+    """Add a token to the file, which is created if it is absent. Raises InvalidInput if the name is taken."""
     with _changing(path) as tokens:
-        if any(one.name == token.name for one in tokens):
+        if any(known.name == token.name for known in tokens):
             raise InvalidInput(f"a token named {token.name} exists: revoke it, or choose another --name")
         tokens.append(token)
 
 
 def revoke_token(path: Path, name: str) -> None:
-    """Remove from the file. Raises MissingData, or NotFound if no token has this name."""
+    """Remove a token from the file. Raises MissingData without a file, NotFound if no token has this name."""
     if not path.exists():
         raise MissingData(f"there is no {path}: no token was made")
     with _changing(path) as tokens:
-        kept = [one for one in tokens if one.name != name]
+        kept = [token for token in tokens if token.name != name]
         if len(kept) == len(tokens):
             raise NotFound(f"no token is named {name[:100]!r}: `gmvaluator token list` shows them")
         tokens[:] = kept
@@ -128,10 +136,10 @@ def _check(token: Token) -> None:
             raise InvalidInput(f"token {token.name}: {moment} names no time zone; write it as UTC, with Z")
 
 
-def _parsed(text: bytes) -> tuple[Token, ...]:
-    if len(text) > MAX_FILE_BYTES:
+def _parse(data: bytes) -> tuple[Token, ...]:
+    if len(data) > MAX_FILE_BYTES:
         raise ValueError(f"it has over {MAX_FILE_BYTES:,} bytes")
-    rows = json.loads(text)["tokens"]
+    rows = json.loads(data)["tokens"]
     if len(rows) > MAX_TOKENS:
         raise ValueError(f"it has over {MAX_TOKENS:,} tokens")
     tokens = tuple(_token(row) for row in rows)
@@ -149,7 +157,10 @@ def _token(row: Any) -> Token:
 
 @contextmanager
 def _changing(path: Path) -> Iterator[list[Token]]:
-    """The file's tokens, written back if nothing was raised; one program at a time changes them."""
+    """Yield the file's tokens for changes, and write them if the block ends without an exception.
+
+    Only one process changes the file at a time.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(path.with_name(path.name + ".lock"), mode=0o644):
         tokens = list(read_tokens(path)) if path.exists() else []
@@ -165,5 +176,5 @@ def _write(path: Path, tokens: Sequence[Token]) -> None:
 
 
 def now_utc() -> str:
-    """The time as the file writes it."""
+    """Return the current time as the file stores it."""
     return datetime.now(UTC).isoformat(timespec="seconds")

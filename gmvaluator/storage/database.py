@@ -1,7 +1,4 @@
-"""A database as a program holds it: read-only connections and, in a writer, the writing one.
-
-Where a program's catalogue and ledger are: files in the data folder, or schemas of one PostgreSQL database.
-"""
+"""Databases of the catalogue and the ledger: SQLite files in the data folder, or schemas of one PostgreSQL database."""
 
 from __future__ import annotations
 
@@ -21,7 +18,7 @@ from gmvaluator.storage.schema import SchemaRevision, check_revision, migrate
 
 @dataclass(frozen=True, slots=True)
 class DataLocation:
-    """The data folder, and the database that replaces its SQLite files.
+    """A data folder, and the database used instead of its SQLite files.
 
     database_url: postgresql://USER:PASSWORD@HOST/NAME; empty for `catalogue.sqlite` and `ledger.sqlite` in the
     folder. Keys, policies and thumbnails are in the folder either way.
@@ -32,23 +29,24 @@ class DataLocation:
 
 
 def as_location(place: Path | DataLocation) -> DataLocation:
-    """A bare folder means its SQLite files."""
+    """Return the location of a folder, with SQLite files, or the location itself."""
     return place if isinstance(place, DataLocation) else DataLocation(place)
 
 
 class Database:
-    """Engines over one SQLite file or one schema of PostgreSQL, at its revision. `reader` serves any thread.
+    """One SQLite file or one schema of PostgreSQL, at its revision.
 
-    name: where it is, for messages; never a password.
+    It has a `reader` engine, which is thread-safe, and a `writer` engine if it was opened to write. name: file or
+    schema, for messages; never contains a password.
     """
 
     def __init__(self, location: Path | str, schema: SchemaRevision, write: bool) -> None:
-        """Open a file (a Path) or the schema of that name at a PostgreSQL URL; a writer makes or upgrades it first.
+        """Open a file (a Path), or the schema of that name at a PostgreSQL URL; to write, create or upgrade it first.
 
-        A file has one writing process, which locks it; PostgreSQL may have many. Raises AlreadyHeld if another
-        process writes the file, MissingData if a reader finds nothing, PreconditionFailed if the schema is another
-        version's or the folder cannot be used, InvalidInput if the URL is none, Unavailable if the server cannot be
-        reached, Failure if the database is damaged.
+        A file has one writing process, which locks it; PostgreSQL may have many. Raises AlreadyHeld if another process
+        writes the file, MissingData if nothing is there to read, PreconditionFailed if the schema is of another version
+        or the folder cannot be used, InvalidInput if the URL is invalid, Unavailable if the server cannot be reached,
+        Failure if the database is damaged.
         """
         self.location = location
         self._writer: Engine | None = None
@@ -75,18 +73,18 @@ class Database:
 
     @property
     def writer(self) -> Engine:
-        """Engine over the writing connection. Raises PreconditionFailed if it was opened for reading."""
+        """The engine over the writing connection. Raises PreconditionFailed if the database was opened for reading."""
         if self._writer is None:
             raise PreconditionFailed(f"{self.name} was opened for reading: open it with write=True")
         return self._writer
 
     def close(self) -> None:
-        """Close all connections, then let another writer in. Calling it again does nothing."""
+        """Close all connections, then release the writer lock. Calling it again does nothing."""
         self._resources.close()
 
 
 def location_in(place: DataLocation, file_name: str) -> Path | str:
-    """What `Database` opens for a part of a place: its file in the folder, or the place's URL."""
+    """Return what `Database` opens: the file in the data folder, or the URL of PostgreSQL."""
     return place.database_url or place.folder / file_name
 
 
@@ -98,7 +96,7 @@ def _reading_engine(location: Path | str, schema: SchemaRevision) -> Engine:
 
 @contextmanager
 def _file_errors(name: str) -> Iterator[None]:
-    """The one place where what SQLite or the file system says about opening a file becomes ours."""
+    """Translate errors of SQLite and of the file system about opening a file; no other place does."""
     try:
         yield
     except DBAPIError as error:
@@ -113,7 +111,7 @@ def _file_errors(name: str) -> Iterator[None]:
 
 @contextmanager
 def _server_errors(name: str) -> Iterator[None]:
-    """The same for what PostgreSQL says."""
+    """Translate errors of PostgreSQL about opening a schema."""
     try:
         yield
     except DBAPIError as error:

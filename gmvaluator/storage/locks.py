@@ -1,4 +1,4 @@
-"""One writer per database file: a lock that the kernel releases when its holder ends, however it ends."""
+"""The writer lock: one writing process per database file; the kernel releases the lock when the process ends."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ _MAX_COMMAND_CHARACTERS = 200
 
 
 class WriterLock:
-    """Holds `FILE.lock` from construction until `release` or the end of the process.
+    """An exclusive lock on `FILE.lock`, held from construction until `release` or the end of the process.
 
-    Raises AlreadyHeld, naming the holder's process id and command, if another one holds it. The lock file stays
-    behind: removing it would let two processes lock two files of one name.
+    Raises AlreadyHeld, with the holder's process id and command, if another process holds it. The lock file contains
+    both, and is never removed.
     """
 
     def __init__(self, file: Path) -> None:
@@ -35,15 +35,15 @@ class WriterLock:
             raise
 
     def release(self) -> None:
-        """Let another writer in. Calling it again does nothing."""
+        """Unlock. Calling it again does nothing."""
         self._lock.close()
 
 
 def holder(file: Path) -> str:
-    """Who signed the lock of `file` last, for people: "process 4711 (gmvaluator serve)"."""
+    """Return the last holder of the lock of `file`, for messages: "process 4711 (gmvaluator serve)"."""
     try:
-        signature = json.loads(_lock_path(file).read_text(encoding="utf-8"))
-        return f"process {signature['pid']} ({signature['command']})"
+        entry = json.loads(_lock_path(file).read_text(encoding="utf-8"))
+        return f"process {entry['pid']} ({entry['command']})"
     except (OSError, ValueError, KeyError, TypeError):
         return "another process"
 

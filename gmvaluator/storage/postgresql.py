@@ -1,7 +1,7 @@
-"""PostgreSQL as the product opens it: a schema for each part, snapshots for readers, one writing transaction at a time.
+"""PostgreSQL engines: one schema for each part, snapshots for readers, one writing transaction at a time.
 
-A writing transaction begins by taking the schema's advisory lock and holds it until its commit, so that sequences
-commit in their order and no reader's cursor skips one, however many programs write.
+A writing transaction first takes the schema's advisory lock and holds it until its commit. So sequence numbers commit
+in order, and a reader that remembers the last one never skips a row, however many programs write.
 """
 
 from __future__ import annotations
@@ -17,16 +17,16 @@ from sqlalchemy.exc import ArgumentError
 from gmvaluator.errors import InvalidInput, Unavailable
 
 READERS = 8
-"""Reading connections at most per opened schema; a ninth reading thread waits."""
+"""Limit of reading connections per opened schema; further reading threads wait."""
 
 LOCK_TIMEOUT_MS = 60_000
-"""How long a writing transaction waits for another program's before it gives up."""
+"""Timeout of a writing transaction that waits for another program's, milliseconds."""
 
 IDLE_TIMEOUT_MS = 60_000
-"""After this long without a word inside a transaction the server ends it, and lets the next writer in."""
+"""After this many idle milliseconds inside a transaction the server aborts it, which releases the lock."""
 
-_AWAY = ("08", "53300", "57P")
-"""What codes of errors begin with that say: no connection, no connection left, the server is ending or starting."""
+_UNAVAILABLE = ("08", "53300", "57P")
+"""Prefixes of SQLSTATE codes: connection failure, too many connections, server shutting down or starting."""
 
 _READING = "SET SESSION CHARACTERISTICS AS TRANSACTION ISOLATION LEVEL REPEATABLE READ, READ ONLY"
 _WRITING = (
@@ -40,27 +40,27 @@ _LOCK = text("SELECT pg_advisory_xact_lock(hashtextextended('gmvaluator.' || :sc
 
 
 def writing_engine(url: str, schema: str) -> Engine:
-    """Engine over one connection that may write `schema`, which is made if it is not there.
+    """Return an engine over the connection that writes `schema`, which is created if it is absent.
 
-    Every transaction begins by waiting for its turn. Raises InvalidInput if `url` is none of PostgreSQL's.
+    Every transaction starts by waiting for the schema's lock. Raises InvalidInput if `url` is not a PostgreSQL URL.
     """
     engine = _engine(url, schema, 1, _WRITING)
     event.listen(engine, "begin", _lock(schema))
     with engine.begin() as connection:
         if connection.execute(text("SELECT to_regnamespace(:schema)"), {"schema": schema}).scalar() is None:
             connection.exec_driver_sql(f"CREATE SCHEMA {schema}")
-    # The dialect found out on its first connection, when there may have been no schema, what it is called.
+    # The dialect asked for its default schema on the first connection, when there may have been none.
     engine.dialect.default_schema_name = schema
     return engine
 
 
 def reading_engine(url: str, schema: str) -> Engine:
-    """Engine over connections that cannot write; each transaction is one snapshot. Raises InvalidInput."""
+    """Return an engine over read-only connections; each transaction is one snapshot. Raises InvalidInput."""
     return _engine(url, schema, READERS, (_READING,))
 
 
 def checked_url(url: str) -> URL:
-    """`url` for SQLAlchemy. Raises InvalidInput, without showing the password."""
+    """Parse a PostgreSQL URL for SQLAlchemy. Raises InvalidInput, without the password in the message."""
     try:
         parsed = make_url(url)
     except (ArgumentError, ValueError):
@@ -81,17 +81,18 @@ def _engine(url: str, schema: str, connections: int, settings: tuple[str, ...]) 
 
     # First, before the dialect asks the connection what its default schema is.
     event.listen(engine, "connect", prepare, insert=True)
-    event.listen(engine, "handle_error", _say_unavailable)
+    event.listen(engine, "handle_error", _raise_unavailable)
     return engine
 
 
-def _say_unavailable(context: ExceptionContext) -> None:
-    """Raises Unavailable in place of what says that the server has gone, whoever was asking."""
+def _raise_unavailable(context: ExceptionContext) -> None:
+    """Raise Unavailable instead of any error that means that the server cannot be reached."""
     error = context.original_exception
     if context.is_pre_ping or not isinstance(error, psycopg.Error):
-        return  # a connection of the pool that was cut meanwhile is replaced
+        return  # the pool replaces a connection that was cut meanwhile
+    # libpq reports a failed connection attempt without a code.
     lost = isinstance(error, psycopg.OperationalError) and error.sqlstate is None
-    if context.is_disconnect or lost or (error.sqlstate or "").startswith(_AWAY):
+    if context.is_disconnect or lost or (error.sqlstate or "").startswith(_UNAVAILABLE):
         raise Unavailable(
             f"PostgreSQL cannot be reached ({str(error).strip()}): ask again once it is back, or check DATABASE_URL"
         )

@@ -1,11 +1,4 @@
-"""Schema revisions: a writer brings its database up to date, a reader checks that it is.
-
-Tables whose rows stay as they were written: the database itself refuses to change or remove them.
-
-The one statement whose spelling differs between SQLite and PostgreSQL: insert what is not there yet.
-
-Instants as the databases keep them: UTC text of fixed width, which sorts as time does on every engine.
-"""
+"""Schemas: revisions and migrations, append-only tables, inserts that skip existing rows, and instants as text."""
 
 from __future__ import annotations
 
@@ -25,9 +18,9 @@ _VERSION_TABLE = "alembic_version"
 
 @dataclass(frozen=True, slots=True)
 class SchemaRevision:
-    """What a database must look like: `revision` is the newest of the Alembic scripts in `migrations`.
+    """The schema that a database must have; `revision` is the newest of the Alembic scripts in `migrations`.
 
-    Revisions are numbered "0001", "0002", …, so that an older one is told from a newer one without the scripts.
+    Revisions are numbered "0001", "0002", …, so that an older one can be told from a newer one without the scripts.
     """
 
     name: str
@@ -36,7 +29,7 @@ class SchemaRevision:
 
 
 def migrate(engine: Engine, schema: SchemaRevision) -> None:
-    """Bring the database to `schema`, in one transaction; does nothing, quickly, where it already is.
+    """Upgrade the database to `schema` in one transaction; cheap if it is up to date.
 
     Raises PreconditionFailed if a newer gmvaluator wrote the database.
     """
@@ -48,7 +41,7 @@ def migrate(engine: Engine, schema: SchemaRevision) -> None:
 
 
 def check_revision(engine: Engine, schema: SchemaRevision) -> None:
-    """Raise PreconditionFailed, saying what to do, unless the database is at `schema`; MissingData if it is empty."""
+    """Raise PreconditionFailed unless the database is at `schema`, MissingData if it is empty."""
     with engine.connect() as connection:
         stored = stored_revision(connection)
     if stored == schema.revision:
@@ -64,7 +57,7 @@ def check_revision(engine: Engine, schema: SchemaRevision) -> None:
 
 
 def stored_revision(connection: Connection) -> str | None:
-    """Revision that the database says it is at; None if it has no schema yet."""
+    """Return the revision of the database, or None if it has no schema yet."""
     if not inspect(connection).has_table(_VERSION_TABLE):
         return None
     revision: str | None = connection.execute(select(column("version_num")).select_from(table(_VERSION_TABLE))).scalar()
@@ -91,7 +84,7 @@ def _upgrade(connection: Connection, schema: SchemaRevision) -> None:
 
 
 def forbid_changes(table: Table) -> None:
-    """Have triggers made with `table` that refuse UPDATE and DELETE, and TRUNCATE where there is one."""
+    """Create triggers together with `table` that refuse UPDATE and DELETE, and TRUNCATE on PostgreSQL."""
     refusal = f"{table.name} are append-only: post a correction instead"
     sqlite = [
         f"CREATE TRIGGER {table.name}_no_{operation.lower()} BEFORE {operation} ON {table.name} "
@@ -106,34 +99,37 @@ def forbid_changes(table: Table) -> None:
     ]
     for dialect, statements in (("sqlite", sqlite), ("postgresql", postgresql)):
         for statement in statements:
-            made: ExecutableDDLElement = DDL(statement)  # type: ignore[no-untyped-call]
-            event.listen(table, "after_create", made.execute_if(dialect=dialect))
+            trigger: ExecutableDDLElement = DDL(statement)  # type: ignore[no-untyped-call]
+            event.listen(table, "after_create", trigger.execute_if(dialect=dialect))
 
 
 def insert_missing(connection: Connection, table: Table) -> Any:
-    """Insert that skips rows which collide with a key of `table`."""
+    """Return an INSERT that skips rows whose key exists in `table`."""
     return upserting_insert(connection.dialect, table).on_conflict_do_nothing()
 
 
 def upserting_insert(dialect: Dialect, table: Table) -> Any:
-    """The dialect's own insert, which knows ON CONFLICT."""
+    """Return the dialect's own INSERT, which supports ON CONFLICT."""
     return sqlite.insert(table) if dialect.name == "sqlite" else postgresql.insert(table)
 
 
 BEGINNING = "0001-01-01T00:00:00.000000Z"
-"""Before every instant: "since ever"."""
+"""Sorts before every instant: valid without a beginning."""
 
 END = "9999-12-31T23:59:59.999999Z"
-"""After every instant: "until further notice"."""
+"""Sorts after every instant: valid without an end."""
 
 
 def utc_text(instant: datetime) -> str:
-    """`2026-01-31T12:00:00.000000Z`, 27 characters. Raises InvalidInput if `instant` has no time zone."""
+    """Format an instant as UTC text of fixed width, which sorts by time on every database.
+
+    27 characters, `2026-01-31T12:00:00.000000Z`. Raises InvalidInput if `instant` has no time zone.
+    """
     if instant.tzinfo is None:
         raise InvalidInput(f"{instant.isoformat()} has no time zone: give one, such as +00:00")
     return instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
 
 def from_utc_text(text: str) -> datetime:
-    """Inverse of `utc_text`."""
+    """Parse the output of `utc_text`."""
     return datetime.fromisoformat(text)

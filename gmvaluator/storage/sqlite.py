@@ -1,12 +1,8 @@
-"""SQLite as the product opens it: WAL, every commit synced, one writing connection, read-only readers.
+"""SQLite engines and maintenance: WAL, one writing connection, read-only readers, online backup, and rewriting.
 
-SQLite before 3.51.3 can corrupt a WAL database when two connections write and checkpoint at the same time. Here
-only the one connection of `writing_engine` does either, whatever the version: processes are kept apart by
-`writer_lock`, and a connection of `reading_engine` opens the file read-only, so it cannot checkpoint.
-
-Online backup of a SQLite database: one snapshot, taken while its writer goes on, checked before it is kept.
-
-Writing a database anew, so that rows which were removed leave no bytes behind.
+Every commit is synced. SQLite before 3.51.3 can corrupt a WAL database when two connections write and checkpoint at the
+same time. Here only the one connection of `writing_engine` does either, whatever the version: `WriterLock` keeps other
+processes out, and connections of `reading_engine` open the file read-only, so they cannot checkpoint.
 """
 
 from __future__ import annotations
@@ -24,13 +20,13 @@ from gmvaluator.errors import Conflict, Failure, MissingData, PreconditionFailed
 from gmvaluator.files import sync
 
 MINIMUM_VERSION = (3, 32, 0)
-"""First SQLite that takes more than 999 values in a statement: a batch's look-ups have up to 5,000."""
+"""First SQLite that allows more than 999 values in a statement; a batch's queries have up to 5,000."""
 
 BUSY_TIMEOUT_MS = 5_000
-"""How long a connection waits for another one's lock before it gives up."""
+"""Timeout of a connection that waits for another one's lock, milliseconds."""
 
 READERS = 8
-"""Read-only connections at most per open file; a ninth reading thread waits."""
+"""Limit of read-only connections per open file; further reading threads wait."""
 
 _WRITER_PRAGMAS = (
     "synchronous=FULL",
@@ -43,10 +39,10 @@ _READER_PRAGMAS = ("query_only=ON", f"busy_timeout={BUSY_TIMEOUT_MS}")
 
 
 def writing_engine(file: Path) -> Engine:
-    """Engine over the one connection that may write `file`; the caller holds its writer lock.
+    """Return an engine over the only connection that writes `file`; the caller holds its writer lock.
 
-    Every transaction begins as a writer (BEGIN IMMEDIATE). Not for two threads at a time. Raises
-    PreconditionFailed if SQLite is too old or the file system cannot do WAL.
+    Every transaction takes the write lock at once (BEGIN IMMEDIATE). Not thread-safe. Raises PreconditionFailed if
+    SQLite is too old or the file system does not support WAL.
     """
     _check_version()
     engine = create_engine("sqlite://", creator=lambda: _connect_writer(file), poolclass=StaticPool)
@@ -54,7 +50,7 @@ def writing_engine(file: Path) -> Engine:
 
 
 def reading_engine(file: Path) -> Engine:
-    """Engine over read-only connections to `file`, one per reading thread; each transaction is one snapshot."""
+    """Return an engine over read-only connections to `file`, one per reading thread; a transaction is a snapshot."""
     _check_version()
     engine = create_engine(
         "sqlite://",
@@ -84,7 +80,7 @@ def _connect_writer(file: Path) -> sqlite3.Connection:
 
 def _open(file: Path, mode: str, pragmas: tuple[str, ...]) -> sqlite3.Connection:
     address = f"file:{quote(str(file.absolute()))}?mode={mode}"
-    # isolation_level None: transactions are begun by `_begin_with`, never by the driver behind our back.
+    # isolation_level None: `_begin_with` starts transactions, never the driver on its own.
     connection = sqlite3.connect(address, uri=True, check_same_thread=False, isolation_level=None)
     _set(connection, pragmas)
     return connection
@@ -102,10 +98,10 @@ def _begin_with(engine: Engine, statement: str) -> Engine:
 
 
 def back_up(file: Path, target: Path) -> int:
-    """Copy the database `file` into the new file `target`; its size in bytes.
+    """Copy the database `file` to the new file `target`; return its size in bytes.
 
-    The copy is one moment of the database, whole and durable when this returns; the writer is not stopped. Raises
-    Conflict if `target` exists, MissingData if `file` does not, Failure if the copy is not sound.
+    The copy is one snapshot, complete, checked and durable on return; writers are not blocked. Raises Conflict if
+    `target` exists, MissingData if `file` does not, Failure if the copy fails the integrity check.
     """
     if target.exists():
         raise Conflict(f"{target} exists: a backup never overwrites, name a new file")
@@ -125,9 +121,9 @@ def back_up(file: Path, target: Path) -> int:
 def _copy(file: Path, copy: Path) -> None:
     address = f"file:{quote(str(file.absolute()))}?mode=ro"
     with closing(sqlite3.connect(address, uri=True)) as source, closing(sqlite3.connect(copy)) as target:
-        # All pages in one step: a reader's snapshot, which in WAL mode no writer has to wait for.
+        # All pages in one step: one snapshot, which in WAL mode blocks no writer.
         source.backup(target, pages=-1)
-        # One file, without a log beside it.
+        # One file, without a write-ahead log next to it.
         target.execute("PRAGMA journal_mode=DELETE")
         (verdict,) = target.execute("PRAGMA integrity_check(1)").fetchone()
     if verdict != "ok":
@@ -150,10 +146,10 @@ def _errors(file: Path, target: Path) -> Iterator[None]:
 
 
 def rewrite(writer: Engine, tables: Sequence[str]) -> bool:
-    """Rewrite a SQLite file and empty its log, or rewrite `tables` on PostgreSQL; not within a transaction.
+    """Rewrite a SQLite file and empty its log, or rewrite `tables` on PostgreSQL, so that no deleted row leaves bytes.
 
-    False if SQLite's log could not be emptied because somebody was reading: what it still holds goes when the next
-    writer opens the file, or when this is called again.
+    Not within a transaction. False if SQLite's log could not be emptied because of a reader: its content goes when the
+    next writer opens the file, or when this is called again.
     """
     if writer.dialect.name != "sqlite":
         with writer.connect().execution_options(isolation_level="AUTOCOMMIT") as connection:
