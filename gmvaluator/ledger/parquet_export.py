@@ -32,11 +32,12 @@ class _Table:
     plain: Callable[[Any], Sequence[Any]] = tuple
 
 
-def export(book: Ledger, folder: Path) -> dict[str, Any]:
+def export(book: Ledger, folder: Path, batch_rows: int = BATCH_ROWS) -> dict[str, Any]:
     """Write `postings`, `entries`, `evidence`, `decisions`, `checkpoints` and `balances` as Parquet files.
 
     All files are of the same snapshot. Returns the number of rows of each and the head. Raises Conflict if the folder
-    is not empty, and PreconditionFailed if it cannot be written.
+    is not empty, and PreconditionFailed if it cannot be written. batch_rows: number of rows in memory at a time, a
+    twentieth of it for evidence, whose rows are large.
     """
     try:
         folder.mkdir(parents=True, exist_ok=True)
@@ -44,20 +45,20 @@ def export(book: Ledger, folder: Path) -> dict[str, Any]:
             raise Conflict(f"{folder} is not empty: name a new folder")
         with book.snapshot() as connection:
             head = read_head(connection)
-            rows = {name: _write(connection, folder / f"{name}.parquet", name) for name in _tables()}
+            rows = {name: _write(connection, folder / f"{name}.parquet", name, batch_rows) for name in _tables()}
     except OSError as error:
         raise PreconditionFailed(f"{folder} cannot be written ({error.strerror}): name another folder") from error
     return {"folder": str(folder), "rows": rows, "head": {"sequence": head.sequence, "hash": head.hash}}
 
 
-def _write(connection: Connection, file: Path, name: str) -> int:
+def _write(connection: Connection, file: Path, name: str, batch_rows: int) -> int:
     # Imported here, because no other command of the ledger needs pyarrow.
     import pyarrow as pa
     import pyarrow.parquet as pq
 
     table = _tables()[name]
     schema = _schema(table.columns)
-    size = BATCH_ROWS // 20 if name == "evidence" else BATCH_ROWS
+    size = batch_rows // 20 if name == "evidence" else batch_rows
     row_count = 0
     with pq.ParquetWriter(file, schema, compression="zstd") as writer:
         for batch in _batches(connection, table.query, size):

@@ -1,14 +1,13 @@
-"""Backups are taken while a writer posts, and restored as a drill; exports hold every row."""
+"""Backups taken while a writer posts and restored, and exports to Parquet."""
 
 import threading
-import time
 from pathlib import Path
 
 import pyarrow.parquet as pq
 import pytest
 
 from gmvaluator.errors import Conflict, Failure, MissingData, PreconditionFailed
-from gmvaluator.ledger.parquet_export import BATCH_ROWS, export
+from gmvaluator.ledger.parquet_export import export
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.ledger.verification import check_backup, replay
@@ -19,8 +18,8 @@ from tests.support.scenes import OCTOBER, attribute, record, work
 
 
 def test_a_backup_taken_while_posting_is_restored_whole(tmp_path: Path) -> None:
-    """The drill: back up under load, lose the ledger, restore, send again what came after; nothing is doubled."""
-    data, stop = tmp_path / "data", threading.Event()
+    """Back up under load, lose the ledger, restore it, and post again what came after: nothing is doubled."""
+    data, stop, under_load = tmp_path / "data", threading.Event(), threading.Event()
     posted: list[int] = []
 
     def post() -> None:
@@ -30,13 +29,13 @@ def test_a_backup_taken_while_posting_is_restored_whole(tmp_path: Path) -> None:
                     return
                 ledger.post([sample_posting(number, contributors=20)])
                 posted.append(number)
+                if len(posted) == 20:
+                    under_load.set()
 
     writer = threading.Thread(target=post)
     writer.start()
     try:
-        while len(posted) < 20:
-            assert writer.is_alive()
-            time.sleep(0.005)
+        assert under_load.wait(60)
         heads = []
         for number in range(3):
             known = len(posted)
@@ -75,23 +74,23 @@ def test_a_backup_never_overwrites_and_says_what_is_wrong(tmp_path: Path) -> Non
     assert (tmp_path / "copy.sqlite").read_bytes() == b"keep me"
 
 
-def test_an_export_holds_every_row(place: DataLocation, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("gmvaluator.ledger.parquet_export.BATCH_ROWS", 40)
-    assert BATCH_ROWS == 20_000
+def test_an_export_holds_every_row(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, "ada"))
     attribute(place, "g1", [1], OCTOBER)
     with open_ledger(place, write=True) as ledger:
         ledger.post([sample_posting(number, contributors=9) for number in range(30)])
-        found = export(ledger, tmp_path / "out")
+        report = export(ledger, tmp_path / "out", batch_rows=40)
         stored = list(ledger.every_posting())
         head = ledger.head()
         with pytest.raises(Conflict, match="not empty"):
             export(ledger, tmp_path / "out")
     tables = {path.stem: pq.read_table(path).to_pylist() for path in (tmp_path / "out").iterdir()}
-    assert {name: len(rows) for name, rows in tables.items()} == found["rows"]
-    assert found["head"] == {"sequence": head.sequence, "hash": head.hash}
+    assert {name: len(rows) for name, rows in tables.items()} == report["rows"]
+    assert report["head"] == {"sequence": head.sequence, "hash": head.hash}
     assert [row["hash"] for row in tables["postings"]] == [posting.hash for posting in stored]
     lines = [(row["sequence"], row["account"], row["amount_micros"]) for row in tables["entries"]]
-    assert lines == [(one.sequence, entry.account, entry.amount_micros) for one in stored for entry in one.entries]
+    assert lines == [
+        (posting.sequence, entry.account, entry.amount_micros) for posting in stored for entry in posting.entries
+    ]
     assert [row["json"].encode() for row in tables["evidence"]] == [posting.evidence_json for posting in stored]
     assert sum(row["balance_micros"] for row in tables["balances"]) == 0

@@ -1,4 +1,4 @@
-"""Checkpoints and decisions: whatever is done to their rows, `verify` names it; a key handed out exposes a forger."""
+"""Tampering with decisions and checkpoints: `verify` names each change, and the operator's key exposes forgeries."""
 
 import json
 import sqlite3
@@ -28,7 +28,7 @@ TERMS = Terms("EUR", 2, 25_000_000, None, 0)
 
 
 def fill(place: DataLocation) -> None:
-    """Two generations, one reversed, September and October closed: postings 4 and 5 close."""
+    """Post two generations, reverse one, and close September and October by postings 4 and 5."""
     record(place, work(1, "ada"))
     with open_ledger(place, write=True) as book, open_catalogue(place) as rights:
         original = attribute(place, "g1", [1], SEPTEMBER, book=book)
@@ -47,7 +47,7 @@ def sound_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def verified_after(sound_folder: Path, tmp_path: Path) -> Callable[..., Verification]:
-    """Copy the sound ledger, tamper with it past the triggers, verify it."""
+    """Return a function that copies the sound ledger, tampers with it without the triggers, and verifies it."""
 
     def verify(script: str, **options: object) -> Verification:
         ledger_file(tmp_path).write_bytes(ledger_file(sound_folder).read_bytes())
@@ -96,14 +96,14 @@ def test_a_closed_ledger_passes_with_the_operators_key(
 def test_tampering_is_found_and_named(
     verified_after: Callable[..., Verification], script: str, sequence: int, what: str
 ) -> None:
-    found = verified_after(script)
-    assert found.first is not None
-    assert found.first.sequence == sequence
-    assert what in found.first.what
+    report = verified_after(script)
+    assert report.first is not None
+    assert report.first.sequence == sequence
+    assert what in report.first.what
 
 
 def rewrite_history(folder: Path) -> None:
-    """What somebody does who may write the file but has no key: a whole chain of other amounts, well hashed."""
+    """Rewrite the whole chain with valid hashes, as somebody can who may write the file but has no key."""
     with open_ledger(folder) as book:
         stored = list(book.every_posting())
     connection = sqlite3.connect(ledger_file(folder))
@@ -129,9 +129,9 @@ def test_a_rewritten_history_needs_the_operators_key(sound_folder: Path, tmp_pat
     kept = Signed(row.statement, row.signature, row.public_key)
     rewrite_history(tmp_path)
     with open_ledger(tmp_path) as book:
-        found = book.verify()
-        assert found.first is not None
-        assert "history was rewritten" in found.first.what
+        report = book.verify()
+        assert report.first is not None
+        assert "history was rewritten" in report.first.what
     forge(tmp_path)
     key = Signer(sound_folder / "keys").public_key()
     with open_ledger(tmp_path) as book:
@@ -141,7 +141,7 @@ def test_a_rewritten_history_needs_the_operators_key(sound_folder: Path, tmp_pat
 
 
 def forge(folder: Path) -> None:
-    """Sign the rewritten history with a key of one's own."""
+    """Sign the rewritten history with another key."""
     connection = sqlite3.connect(ledger_file(folder))
     with open_ledger(folder) as book:
         for posting in book.every_posting():

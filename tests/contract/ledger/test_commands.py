@@ -1,4 +1,4 @@
-"""`gmvaluator ledger` and `gmvaluator generators`: data on stdout, exit codes, what people see."""
+"""Commands `gmvaluator ledger` and `gmvaluator generators`: JSON on stdout, exit codes and text for people."""
 
 import json
 import sqlite3
@@ -43,7 +43,7 @@ def data(tmp_path: Path) -> Path:
     candidates = [ScoredCandidate(sample_work(number), 0, 900_000) for number in range(5)]
     with open_catalogue(tmp_path, write=True) as catalogue:
         catalogue.record(works)
-        cards = catalogue.works([one.training_image_id for one in candidates], SAMPLE_TIME)
+        cards = catalogue.works([candidate.training_image_id for candidate in candidates], SAMPLE_TIME)
     with open_ledger(tmp_path, write=True) as book:
         book.post([build_posting(valued, load_policy("paper@1"), candidates, cards)])
     return tmp_path
@@ -61,14 +61,14 @@ def as_json(command: Any, *arguments: str) -> dict[str, Any]:
 
 
 def test_totals_reconcile_and_name_the_owners(data: Path) -> None:
-    found = as_json(ledger, "totals", "--data", str(data))
-    owners = found.pop("owners")
+    totals = as_json(ledger, "totals", "--data", str(data))
+    owners = totals.pop("owners")
     assert {owner["display_name"]: (owner["credit_micros"], owner["works"]) for owner in owners} == {
         NAMES[0]: (400_000, 2),
         NAMES[1]: (400_000, 2),
     }
-    assert found.pop("head")["sequence"] == 1
-    assert found == {
+    assert totals.pop("head")["sequence"] == 1
+    assert totals == {
         "issued_micros": 1_000_000,
         "owners_micros": 800_000,
         "unattributed_micros": 0,
@@ -88,15 +88,19 @@ def test_totals_for_people_show_six_decimals_and_take_names_as_text(data: Path) 
 
 
 def test_explain_says_why(data: Path) -> None:
-    found = as_json(ledger, "explain", "generation-1", "--data", str(data))
-    assert found["replay_equal"] is True
-    assert [one["credit_micros"] for one in found["contributors"]] == [200_000] * 5
-    assert {one["key"] for one in found["contributors"]} == {f"work-{number}" for number in range(5)}
-    assert {payment["display_name"] for one in found["contributors"] for payment in one["payments"]} == {
+    explained = as_json(ledger, "explain", "generation-1", "--data", str(data))
+    assert explained["replay_equal"] is True
+    assert [contributor["credit_micros"] for contributor in explained["contributors"]] == [200_000] * 5
+    assert {contributor["key"] for contributor in explained["contributors"]} == {
+        f"work-{number}" for number in range(5)
+    }
+    assert {
+        payment["display_name"] for contributor in explained["contributors"] for payment in contributor["payments"]
+    } == {
         *NAMES,
         "suspense",
     }
-    assert found["evidence"]["policy"]["policy"] == "paper@1"
+    assert explained["evidence"]["policy"]["policy"] == "paper@1"
     output = run(ledger, "explain", "generation-1", "--data", str(data)).stdout
     assert "policy paper@1 (depth 200, k 50, temperature 1)" in output
     assert "0.200000" in output
@@ -111,9 +115,9 @@ def test_explain_of_nothing(data: Path) -> None:
 def test_replay_and_verify_pass_on_a_sound_ledger(data: Path) -> None:
     assert as_json(ledger, "replay", "--data", str(data)) == {"replayed": 1, "equal": 1, "different": []}
     assert as_json(ledger, "replay", "generation-1", "--data", str(data))["equal"] == 1
-    found = as_json(ledger, "verify", "--data", str(data))
-    assert found["ok"] is True
-    head = f"{found['head']['sequence']}:{found['head']['hash']}"
+    report = as_json(ledger, "verify", "--data", str(data))
+    assert report["ok"] is True
+    head = f"{report['head']['sequence']}:{report['head']['hash']}"
     assert as_json(ledger, "verify", "--head", head, "--data", str(data))["problem"] is None
     assert head in run(ledger, "verify", "--data", str(data)).stdout
     assert read_verification(data) is None
@@ -148,8 +152,8 @@ def test_a_head_that_is_none_is_refused(data: Path) -> None:
 
 def test_without_a_catalogue_owners_are_shown_by_account(data: Path) -> None:
     (data / "catalogue.sqlite").unlink()
-    found = as_json(ledger, "totals", "--data", str(data))
-    assert all(owner["display_name"] == f"owner:{owner['owner_id']}" for owner in found["owners"])
+    totals = as_json(ledger, "totals", "--data", str(data))
+    assert all(owner["display_name"] == f"owner:{owner['owner_id']}" for owner in totals["owners"])
     assert as_json(ledger, "explain", "generation-1", "--data", str(data))["contributors"][0]["key"] == ""
 
 

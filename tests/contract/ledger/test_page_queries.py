@@ -1,4 +1,4 @@
-"""Small questions of the ledger, which pages ask, answer what all entries say; on both engines."""
+"""Queries of the dashboard's pages, compared with sums over all entries; on both engines."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -23,7 +23,7 @@ from gmvaluator.ledger.page_queries import (
     top_owners,
     work_earnings,
 )
-from gmvaluator.ledger.records import Entry
+from gmvaluator.ledger.records import Entry, sum_by_account
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.storage.schema import from_utc_text
@@ -43,7 +43,10 @@ def book(place: DataLocation) -> Iterator[Ledger]:
 def test_top_owners_are_the_highest_balances(book: Ledger) -> None:
     every = list(book.owner_balances(limit=1_000).balances)
     with book.snapshot() as connection:
-        assert top_owners(connection, 3) == sorted(every, key=lambda one: (-one.balance_micros, one.account))[:3]
+        assert (
+            top_owners(connection, 3)
+            == sorted(every, key=lambda balance: (-balance.balance_micros, balance.account))[:3]
+        )
         assert count_owners(connection) == len(every)
         assert balances_of(connection, [every[0].account, "owner:nobody"]) == {
             every[0].account: every[0].balance_micros,
@@ -54,12 +57,9 @@ def test_top_owners_are_the_highest_balances(book: Ledger) -> None:
 def test_sums_between_are_those_of_the_postings(book: Ledger) -> None:
     postings = list(book.every_posting())
     accounts = {entry.account for posting in postings for entry in posting.entries}
-    wanted: dict[str, int] = {}
-    for posting in postings[3:8]:
-        for entry in posting.entries:
-            wanted[entry.account] = wanted.get(entry.account, 0) + entry.amount_micros
+    expected = sum_by_account(entry for posting in postings[3:8] for entry in posting.entries)
     with book.snapshot() as connection:
-        assert sums_between(connection, 3, 8, accounts) == wanted
+        assert sums_between(connection, 3, 8, accounts) == expected
         assert count_attributions(connection, 3, 8) == 5
 
 
@@ -68,31 +68,32 @@ def test_a_sequence_is_found_by_its_time(book: Ledger) -> None:
     with book.snapshot() as connection:
         assert posted_at(connection, 5) == times[4]
         assert posted_at(connection, COUNT + 1) is None
-        asked = [times[0] - timedelta(seconds=1), *times, times[-1] + timedelta(days=1)]
-        found = sequences_at(connection, asked, 0, COUNT)
-    assert found == [sum(time <= instant for time in times) for instant in asked]
+        instants = [times[0] - timedelta(seconds=1), *times, times[-1] + timedelta(days=1)]
+        sequences = sequences_at(connection, instants, 0, COUNT)
+    assert sequences == [sum(time <= instant for time in times) for instant in instants]
 
 
 def test_newest_come_first(book: Ledger) -> None:
     with book.snapshot() as connection:
-        assert [one.sequence for one in newest_attributions(connection, 3)] == [12, 11, 10]
-        assert [one.sequence for one in newest_attributions(connection, 3, after=11)] == [12]
+        assert [posting.sequence for posting in newest_attributions(connection, 3)] == [12, 11, 10]
+        assert [posting.sequence for posting in newest_attributions(connection, 3, after=11)] == [12]
         qualities = newest_qualities(connection, 2)
         assert qualities == [
-            (one.sequence, one.evidence.quality_millionths / 1_000_000) for one in newest_attributions(connection, 2)
+            (posting.sequence, posting.evidence.quality_millionths / 1_000_000)
+            for posting in newest_attributions(connection, 2)
         ]
 
 
 def test_what_an_account_earned_is_its_entries(book: Ledger) -> None:
     postings = list(book.every_posting())
     account = next(entry.account for entry in postings[3].entries if entry.account.startswith("owner:"))
-    own = [(one, entry) for one in postings for entry in one.entries if entry.account == account]
+    own = [(posting, entry) for posting in postings for entry in posting.entries if entry.account == account]
     with book.snapshot() as connection:
         earned = account_earnings(connection, account, 100, 3)
         balance = balances_of(connection, [account])[account]
     assert sum(earned.by_day.values()) == sum(entry.amount_micros for _, entry in own) == balance
-    assert sum(one.credit_micros for one in earned.works) == balance
-    sequences = sorted({one.sequence for one, _ in own}, reverse=True)
+    assert sum(work.credit_micros for work in earned.works) == balance
+    sequences = sorted({posting.sequence for posting, _ in own}, reverse=True)
     assert [use.sequence for use in earned.paid_generations] == sequences[:3]
     assert earned.generation_count == len(sequences)
 
@@ -100,36 +101,37 @@ def test_what_an_account_earned_is_its_entries(book: Ledger) -> None:
 def test_what_a_work_earned_is_its_entries(book: Ledger) -> None:
     postings = list(book.every_posting())
     work = next(entry.training_image_id for entry in postings[3].entries if entry.training_image_id)
-    own = [(one, entry) for one in postings for entry in one.entries if entry.training_image_id == work]
+    own = [(posting, entry) for posting in postings for entry in posting.entries if entry.training_image_id == work]
     with book.snapshot() as connection:
         earned = work_earnings(connection, work, 100)
         accounts = accounts_of_work(connection, work)
         assert work_earnings(connection, sample_work(999), 5).paid_generations == []
     assert sum(accounts.values()) == sum(entry.amount_micros for _, entry in own) == sum(earned.by_day.values())
-    assert {use.sequence for use in earned.paid_generations} == {one.sequence for one, _ in own}
+    assert {use.sequence for use in earned.paid_generations} == {posting.sequence for posting, _ in own}
     amounts = [use.credit_micros for use in earned.paid_generations]
     assert amounts == sorted(amounts, reverse=True)
 
 
 def test_postings_are_found_by_sequence(book: Ledger) -> None:
     with book.snapshot() as connection:
-        found = posting_at(connection, 4)
-        assert found is not None
-        assert found.sequence == 4
+        posting = posting_at(connection, 4)
+        assert posting is not None
+        assert posting.sequence == 4
         assert posting_at(connection, 99) is None
 
 
 def test_the_nearest_generations_of_a_work_are_those_of_the_evidence(book: Ledger) -> None:
     work = sample_work(3)
-    wanted = sorted(
-        (one.distance_millionths, -posting.sequence, one.credit_micros)
+    expected = sorted(
+        (contribution.distance_millionths, -posting.sequence, contribution.credit_micros)
         for posting in book.every_posting()
-        for one in posting.evidence.contributions
-        if one.training_image_id == work
+        for contribution in posting.evidence.contributions
+        if contribution.training_image_id == work
     )
     with book.snapshot() as connection:
         every = nearest_generations(connection, work, 100)
-        assert [(one.distance_millionths, -one.sequence, one.credit_micros) for one in every.generations] == wanted
+        nearest = [(near.distance_millionths, -near.sequence, near.credit_micros) for near in every.generations]
+        assert nearest == expected
         assert every.complete
         assert nearest_generations(connection, work, 1).generations == every.generations[:1]
         bounded = nearest_generations(connection, sample_work(0), 100, max_read=1)
@@ -141,14 +143,14 @@ def test_a_work_that_is_listed_and_not_paid_is_found_too(place: DataLocation) ->
     with open_ledger(place, write=True) as ledger:
         worthless = replace(sample_posting(1), generation_id=generation_id("worthless"))
         evidence = worthless.evidence
-        unpaid = [replace(one, credit_micros=0, payments=()) for one in evidence.contributions]
-        nobody = replace(
+        unpaid = [replace(contribution, credit_micros=0, payments=()) for contribution in evidence.contributions]
+        unattributed = replace(
             evidence, contributions=tuple(unpaid), unattributed_micros=evidence.issued_micros, unattributed_share=1.0
         )
         entries = (
             Entry("issuance", None, -evidence.issued_micros), Entry("unattributed", None, evidence.issued_micros)
         )  # fmt: skip
-        ledger.post([replace(worthless, evidence=nobody, entries=entries)])
+        ledger.post([replace(worthless, evidence=unattributed, entries=entries)])
         with ledger.snapshot() as connection:
-            (found,) = nearest_generations(connection, unpaid[0].training_image_id, 5).generations
-    assert (found.sequence, found.credit_micros, found.distance_millionths) == (1, 0, unpaid[0].distance_millionths)
+            (near,) = nearest_generations(connection, unpaid[0].training_image_id, 5).generations
+    assert (near.sequence, near.credit_micros, near.distance_millionths) == (1, 0, unpaid[0].distance_millionths)

@@ -1,4 +1,4 @@
-"""Posting: exactly once per key, whole or not at all, and readable by anyone meanwhile."""
+"""Posting: exactly once per key, atomic, and readable by others at the same time."""
 
 import threading
 from collections.abc import Iterator
@@ -57,8 +57,7 @@ def unbalanced(posting: NewPosting) -> NewPosting:
 def test_what_was_posted_is_found_with_its_evidence(ledger: Ledger) -> None:
     new = sample_posting(1)
     stored = posted(ledger.post([new])[0])
-    found = ledger.find("local", new.generation_id)
-    assert found == stored
+    assert ledger.find("local", new.generation_id) == stored
     assert stored.sequence == 1
     assert stored.header.previous_hash == GENESIS_HASH
     assert stored.entries == new.entries
@@ -71,8 +70,11 @@ def test_what_was_posted_is_found_with_its_evidence(ledger: Ledger) -> None:
 def test_postings_are_chained_in_the_order_of_the_batch(ledger: Ledger) -> None:
     outcomes = ledger.post([sample_posting(number) for number in range(3)]) + ledger.post([sample_posting(3)])
     made = [posted(outcome) for outcome in outcomes]
-    assert [one.sequence for one in made] == [1, 2, 3, 4]
-    assert [one.header.previous_hash for one in made] == [GENESIS_HASH, *(one.hash for one in made[:-1])]
+    assert [posting.sequence for posting in made] == [1, 2, 3, 4]
+    assert [posting.header.previous_hash for posting in made] == [
+        GENESIS_HASH,
+        *(posting.hash for posting in made[:-1]),
+    ]
     assert ledger.head() == Head(4, made[-1].hash)
 
 
@@ -169,26 +171,26 @@ def test_a_hundred_concurrent_repeats_leave_one_posting(ledger: Ledger) -> None:
 
 def test_readers_see_whole_postings_only_while_one_writes(ledger: Ledger, place: DataLocation) -> None:
     done = threading.Event()
-    seen: list[int] = []
+    counts: list[int] = []
 
     def read() -> None:
         with open_ledger(place) as reader:
             while not done.is_set():
                 totals = reader.totals()
                 assert totals.reconciles
-                assert [one.sequence for one in reader.postings_after(0, 1_000)][: totals.postings] == list(
+                assert [posting.sequence for posting in reader.postings_after(0, 1_000)][: totals.postings] == list(
                     range(1, totals.postings + 1)
                 )
-                seen.append(totals.postings)
+                counts.append(totals.postings)
 
     with ThreadPoolExecutor(3) as pool:
         readers = [pool.submit(read) for _ in range(3)]
         for number in range(0, 120, 4):
-            ledger.post([sample_posting(one) for one in range(number, number + 4)])
+            ledger.post([sample_posting(seed) for seed in range(number, number + 4)])
         done.set()
         for future in readers:
             future.result()
-    assert all(count % 4 == 0 for count in seen)
+    assert all(count % 4 == 0 for count in counts)
     assert ledger.totals().postings == 120
 
 
@@ -228,9 +230,9 @@ def test_works_paid_counts_different_works(ledger: Ledger) -> None:
 
 def test_postings_after_a_sequence_come_in_order_without_gaps(ledger: Ledger) -> None:
     ledger.post([sample_posting(number) for number in range(10)])
-    assert [one.sequence for one in ledger.postings_after(3, 4)] == [4, 5, 6, 7]
+    assert [posting.sequence for posting in ledger.postings_after(3, 4)] == [4, 5, 6, 7]
     assert ledger.postings_after(10) == []
-    assert [one.sequence for one in ledger.every_posting()] == list(range(1, 11))
+    assert [posting.sequence for posting in ledger.every_posting()] == list(range(1, 11))
     assert sum(ledger.postings_after(0, 1)[0].changes().values()) == 0
     assert sum(ledger.postings_after(1, 1)[0].changes().values()) == 7919
     for limit in (0, 1_001):
@@ -284,10 +286,10 @@ def test_a_file_has_one_writer(tmp_path: Path) -> None:
 
 
 def test_many_readers_and_none_of_them_writes(ledger: Ledger, place: DataLocation) -> None:
-    with open_ledger(place) as one, open_ledger(place) as other:
-        assert one.totals() == other.totals()
+    with open_ledger(place) as first, open_ledger(place) as second:
+        assert first.totals() == second.totals()
         with pytest.raises(PreconditionFailed, match="write=True"):
-            one.post([sample_posting(1)])
+            first.post([sample_posting(1)])
 
 
 def test_a_missing_ledger_says_what_to_do(place: DataLocation) -> None:

@@ -1,4 +1,4 @@
-"""Both databases: what the migrations make is what the code says, and its revision is the newest."""
+"""Schemas of ledger and catalogue: the migrations make what the code declares, and its revision is the newest."""
 
 import shutil
 from collections.abc import Iterator
@@ -49,7 +49,7 @@ FROM pg_proc WHERE pronamespace = current_schema()::regnamespace
 
 
 def objects(engine: Engine) -> dict[str, str]:
-    """Everything in a database by name, as the SQL that would make it, less its spacing."""
+    """Return the objects of a database by name, as the SQL that would make them, without spaces."""
     query = text(SQLITE_OBJECTS if engine.dialect.name == "sqlite" else POSTGRES_OBJECTS)
     with engine.connect() as connection:
         return {name: "".join(sql.split()) for name, sql in connection.execute(query)}

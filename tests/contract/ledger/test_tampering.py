@@ -1,4 +1,4 @@
-"""Whatever is done to the file behind the ledger's back, `verify` finds it and names the row."""
+"""Tampering with the database file: `verify` finds each change and names the row."""
 
 import sqlite3
 import zlib
@@ -26,7 +26,7 @@ def sound_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def verified_after(sound_file: bytes, tmp_path: Path) -> Callable[..., Verification]:
-    """Copy the sound ledger, tamper with it past the triggers, verify it."""
+    """Return a function that copies the sound ledger, tampers with it without the triggers, and verifies it."""
 
     def verify(tamper: Tampering, expected: Head | None = None) -> Verification:
         ledger_file(tmp_path).write_bytes(sound_file)
@@ -45,10 +45,10 @@ def verified_after(sound_file: bytes, tmp_path: Path) -> Callable[..., Verificat
 
 
 def test_a_sound_copy_passes(verified_after: Callable[..., Verification]) -> None:
-    found = verified_after(lambda _: None)
-    assert found.ok
-    assert found.postings == 10
-    assert found.text().startswith("10 postings")
+    report = verified_after(lambda _: None)
+    assert report.ok
+    assert report.postings == 10
+    assert report.text().startswith("10 postings")
 
 
 def sql(statement: str) -> Tampering:
@@ -128,19 +128,19 @@ def rewritten_evidence(connection: sqlite3.Connection) -> None:
 def test_tampering_is_found_and_the_first_row_named(
     verified_after: Callable[..., Verification], tamper: Tampering, sequence: int, line: int | None, what: str
 ) -> None:
-    found = verified_after(tamper)
-    assert found.first is not None
-    assert not found.ok
-    assert (found.first.sequence, found.first.line) == (sequence, line)
-    assert what in found.first.what
-    assert found.text().startswith(f"posting {sequence}")
+    report = verified_after(tamper)
+    assert report.first is not None
+    assert not report.ok
+    assert (report.first.sequence, report.first.line) == (sequence, line)
+    assert what in report.first.what
+    assert report.text().startswith(f"posting {sequence}")
 
 
 CUT_TAIL = sql(
     "DELETE FROM evidence WHERE sequence > 8; DELETE FROM entries WHERE sequence > 8;"
     "DELETE FROM postings WHERE sequence > 8;"
 )
-MEND_HEAD = (
+REPAIR_HEAD = (
     "UPDATE head SET sequence = 8, hash = (SELECT hash FROM postings WHERE sequence = 8),"
     " issued_micros = (SELECT sum(issued_micros) FROM postings); DELETE FROM balances;"
     "INSERT INTO balances SELECT account, sum(amount_micros) FROM entries GROUP BY account;"
@@ -148,25 +148,25 @@ MEND_HEAD = (
 
 
 def test_a_cut_tail_is_seen_by_the_head(verified_after: Callable[..., Verification]) -> None:
-    found = verified_after(CUT_TAIL)
-    assert found.first is not None
-    assert found.first.sequence == 9
-    assert "missing" in found.first.what
+    report = verified_after(CUT_TAIL)
+    assert report.first is not None
+    assert report.first.sequence == 9
+    assert "missing" in report.first.what
 
 
-def test_a_cut_tail_with_a_mended_head_is_seen_by_a_head_that_was_handed_out(
+def test_a_cut_tail_with_a_repaired_head_is_seen_by_a_head_that_was_handed_out(
     verified_after: Callable[..., Verification],
 ) -> None:
     handed_out = verified_after(lambda _: None).head
 
-    def cut_and_mend(connection: sqlite3.Connection) -> None:
+    def cut_and_repair_head(connection: sqlite3.Connection) -> None:
         CUT_TAIL(connection)
-        connection.executescript(MEND_HEAD)
+        connection.executescript(REPAIR_HEAD)
 
-    assert verified_after(cut_and_mend).ok
-    found = verified_after(cut_and_mend, handed_out)
-    assert found.first is not None
-    assert found.first.sequence == 9
+    assert verified_after(cut_and_repair_head).ok
+    report = verified_after(cut_and_repair_head, handed_out)
+    assert report.first is not None
+    assert report.first.sequence == 9
     rewritten = verified_after(lambda _: None, Head(6, "0" * 64))
     assert rewritten.first is not None
     assert rewritten.first.sequence == 6
@@ -203,8 +203,8 @@ def test_a_ledger_without_its_head_is_refused(sound_file: bytes, tmp_path: Path)
         ledger.totals()
 
 
-def damage_is_told(folder: Path) -> bool:
-    """Whether checking names a row, or refuses in our own words; any other exception goes through."""
+def damage_is_reported(folder: Path) -> bool:
+    """Return whether `verify` names a row or raises an error of the product; other exceptions pass through."""
     try:
         with open_ledger(folder) as ledger:
             return not ledger.verify().ok
@@ -217,4 +217,4 @@ def test_a_file_whose_pages_are_damaged_is_refused(sound_file: bytes, tmp_path: 
     damaged = bytearray(sound_file)
     damaged[start : start + 40_000] = b"\xff" * min(40_000, len(damaged) - start)
     ledger_file(tmp_path).write_bytes(damaged)
-    assert damage_is_told(tmp_path)
+    assert damage_is_reported(tmp_path)

@@ -1,4 +1,4 @@
-"""Near-copies are one contributor: what they earn together, who of them is paid, and that a replay finds the same."""
+"""Allocation among near-duplicates: what a group earns, which members are paid, and recomputation from evidence."""
 
 from collections.abc import Sequence
 from dataclasses import replace
@@ -54,99 +54,105 @@ def posted(
         profile=SAMPLE_PROFILE,
         quality_millionths=quality,
     )
-    return build_posting(valued, policy, candidates, {one.training_image_id: one for one in cards})
+    return build_posting(valued, policy, candidates, {card.training_image_id: card for card in cards})
 
 
-def credit(posting: NewPosting) -> dict[str, int]:
-    sums = posting.sums
-    return {account: amount for account, amount in sums.items() if account != ISSUANCE}
+def credits_by_account(posting: NewPosting) -> dict[str, int]:
+    return {account: amount for account, amount in posting.sums.items() if account != ISSUANCE}
 
 
 def by_work(posting: NewPosting) -> dict[TrainingImageId, int]:
-    return {one.training_image_id: one.credit_micros for one in posting.evidence.contributions}
+    return {
+        contribution.training_image_id: contribution.credit_micros for contribution in posting.evidence.contributions
+    }
 
 
-def test_copies_by_the_owner_earn_nothing_extra() -> None:
+def test_near_duplicates_of_one_owner_earn_nothing_extra() -> None:
     alone = posted([near(1, 100_000), near(2, 150_000)], [card(1, A, 1), card(2, B, 2)])
     copies = [near(number, 100_000 + number, 1) for number in range(10, 35)]
     copied = posted(
         [near(1, 100_000, 1), *copies, near(2, 150_000)],
         [card(1, A, 1), card(2, B, 2), *(card(number, A, number) for number in range(10, 35))],
     )
-    assert credit(copied) == credit(alone)
-    assert len({one.rank for one in copied.evidence.contributions}) == 2
-    assert credit(posted([near(1, 100_000), *copies, near(2, 150_000)], [card(1, A, 1), card(2, B, 2), *(
+    assert credits_by_account(copied) == credits_by_account(alone)
+    assert len({contribution.rank for contribution in copied.evidence.contributions}) == 2
+    assert credits_by_account(posted([near(1, 100_000), *copies, near(2, 150_000)], [card(1, A, 1), card(2, B, 2), *(
         card(number, A, number) for number in range(10, 35))], PAPER))[A] > 900_000  # fmt: skip
 
 
-def test_within_one_owner_the_nearer_copy_earns_more() -> None:
-    found = by_work(posted([near(1, 100_000, 1), near(2, 150_000, 1)], [card(1, A, 1), card(2, A, 2)]))
-    assert found[sample_work(1)] == pytest.approx(found[sample_work(2)] * 2.718, rel=0.001)
+def test_nearer_member_of_one_owner_earns_more() -> None:
+    earned = by_work(posted([near(1, 100_000, 1), near(2, 150_000, 1)], [card(1, A, 1), card(2, A, 2)]))
+    assert earned[sample_work(1)] == pytest.approx(earned[sample_work(2)] * 2.718, rel=0.001)
 
 
-def test_among_owners_the_earliest_claim_is_paid_and_the_others_compete() -> None:
+def test_earliest_claim_is_paid_and_other_owners_compete() -> None:
     posting = posted(
         [near(1, 100_000, 2), near(2, 150_000, 2), near(3, 120_000, 2)], [card(1, B, 9), card(2, A, 4), card(3, C, 7)]
     )
-    assert credit(posting) == {A: 1_000_000}
-    competing = {one.training_image_id: one.competing for one in posting.evidence.contributions}
+    assert credits_by_account(posting) == {A: 1_000_000}
+    competing = {
+        contribution.training_image_id: contribution.competing for contribution in posting.evidence.contributions
+    }
     assert competing == {sample_work(1): True, sample_work(2): False, sample_work(3): True}
-    assert {one.group for one in posting.evidence.contributions} == {sample_work(2)}
+    assert {contribution.group for contribution in posting.evidence.contributions} == {sample_work(2)}
 
 
-def test_a_disputed_first_claim_is_held_and_a_later_copy_does_not_profit() -> None:
+def test_disputed_earliest_claim_is_held_and_later_claims_do_not_profit() -> None:
     posting = posted([near(1, 100_000, 1), near(2, 100_000, 1)], [card(1, "held", 1), card(2, B, 2)])
     assert by_work(posting) == {sample_work(1): 1_000_000, sample_work(2): 0}
-    assert credit(posting) == {"held": 1_000_000}
+    assert credits_by_account(posting) == {"held": 1_000_000}
 
 
-def test_works_that_nobody_claims_wait_until_somebody_does() -> None:
+def test_unclaimed_group_is_paid_into_suspense_until_a_member_is_claimed() -> None:
     cards = [card(1, "suspense", None), card(2, "suspense", None)]
     assert by_work(posted([near(1, 9, 2), near(2, 8, 2)], cards)) == {sample_work(1): 0, sample_work(2): 1_000_000}
-    assert credit(posted([near(1, 9, 2), near(2, 8, 2)], [cards[0], card(2, B, 5)])) == {B: 1_000_000}
+    assert credits_by_account(posted([near(1, 9, 2), near(2, 8, 2)], [cards[0], card(2, B, 5)])) == {B: 1_000_000}
 
 
 def test_groups_are_formed_before_the_cut_at_k() -> None:
     candidates = [near(number, 100_000, 1) for number in (1, 2, 3, 4)] + [near(5, 200_000), near(6, 300_000)]
     posting = posted([*candidates, near(7, 400_000)], [card(number, A, number) for number in range(1, 7)])
-    assert [one.rank for one in posting.evidence.contributions] == [1, 1, 1, 1, 2, 3]
+    assert [contribution.rank for contribution in posting.evidence.contributions] == [1, 1, 1, 1, 2, 3]
     assert [miss.training_image_id for miss in posting.evidence.near_misses] == [sample_work(7)]
 
 
-def test_a_policy_may_go_by_the_first_of_a_group() -> None:
+def test_policy_may_weigh_a_group_by_its_first_member() -> None:
     candidates = [near(1, 300_000, 1), near(2, 100_000, 1), near(3, 200_000)]
     cards = [card(1, A, 1), card(2, A, 2), card(3, B, 3)]
     nearest, first = posted(candidates, cards), posted(candidates, cards, replace(GROUPED, groups="first"))
-    assert credit(nearest)[A] > 800_000 > 200_000 > credit(first)[A]
+    assert credits_by_account(nearest)[A] > 800_000 > 200_000 > credits_by_account(first)[A]
 
 
-def test_the_papers_policy_knows_no_groups() -> None:
+def test_paper_policy_has_no_groups() -> None:
     candidates, cards = [near(1, 100_000, 1), near(2, 100_000, 1)], [card(1, A, 1), card(2, B, 2)]
     posting = posted(candidates, cards, PAPER)
-    assert credit(posting) == {A: 500_000, B: 500_000}
+    assert credits_by_account(posting) == {A: 500_000, B: 500_000}
     assert b"group" not in posting.evidence_json
     assert b"competing" not in posting.evidence_json
 
 
-def test_what_is_too_unsure_is_held_for_those_who_have_the_rights() -> None:
+def test_uncertain_credit_is_held_for_the_rights_holders() -> None:
     candidates, cards = [near(1, 100_000), near(2, 130_000)], [card(1, A, 1), card(2, B, 2)]
     posting = posted(candidates, cards, UNSURE)
-    assert credit(posting) == {"held": 1_000_000}
-    assert [one.rights for one in posting.evidence.contributions] == [((A, 1_000_000),), ((B, 1_000_000),)]
+    assert credits_by_account(posting) == {"held": 1_000_000}
+    assert [contribution.rights for contribution in posting.evidence.contributions] == [
+        ((A, 1_000_000),),
+        ((B, 1_000_000),),
+    ]
     sure = posted([near(1, 10_000), near(2, 1_900_000)], cards, UNSURE)
-    assert credit(sure)[A] > 990_000
+    assert credits_by_account(sure)[A] > 990_000
 
 
 candidates = st.lists(
     st.tuples(st.integers(0, 60), st.integers(0, 800_000), st.integers(0, 12)),
     max_size=40,
-    unique_by=lambda one: one[0],
+    unique_by=lambda candidate: candidate[0],
 )
 
 
 @pytest.mark.parametrize("policy", [GROUPED, replace(GROUPED, groups="first"), UNSURE])
 @given(candidates, st.integers(0, 1_000_000), st.randoms(use_true_random=False))
-def test_evidence_alone_gives_the_same_entries(
+def test_entries_are_recomputed_from_evidence_alone(
     policy: Policy, numbers: list[tuple[int, int, int]], quality: int, random: object
 ) -> None:
     scored = [near(number, distance, group) for number, distance, group in numbers]
@@ -158,12 +164,15 @@ def test_evidence_alone_gives_the_same_entries(
     assert stored == posting.evidence
     assert recompute_entries(stored) == posting.entries
     assert sum(entry.amount_micros for entry in posting.entries) == 0
-    assert sum(one.credit_micros for one in stored.contributions) + stored.unattributed_micros == stored.issued_micros
+    assert (
+        sum(contribution.credit_micros for contribution in stored.contributions) + stored.unattributed_micros
+        == stored.issued_micros
+    )
     random.shuffle(scored)  # type: ignore[attr-defined]
     assert posted(scored, cards, policy, quality) == posting
 
 
-def test_another_policy_values_the_same_groups_again() -> None:
+def test_revaluation_by_another_policy_keeps_the_groups() -> None:
     candidates = [near(1, 100_000, 1), near(2, 110_000, 1), near(3, 150_000)]
     cards = [card(1, A, 1), card(2, B, 2), card(3, C, 3)]
     evidence = posted(candidates, cards).evidence

@@ -1,4 +1,4 @@
-"""The ledger's one writer: nobody waits for ever, whatever breaks and whenever."""
+"""The ledger's writer thread: no call waits without end, whatever fails and whenever."""
 
 import asyncio
 import threading
@@ -16,7 +16,7 @@ WAIT_S = 10.0
 
 
 class FakeLedger:
-    """Answers with the posting itself; `on_post` may wait or raise."""
+    """Reports every posting as posted; `on_post` may wait or raise before that."""
 
     def __init__(self, on_post: Callable[[], None] = lambda: None) -> None:
         self._on_post = on_post
@@ -32,11 +32,22 @@ class FakeLedger:
         self.closed = True
 
 
-def held_by(gate: threading.Event) -> Callable[[], None]:
-    def wait() -> None:
-        gate.wait(WAIT_S)
+class Gate:
+    """Called in a commit, it waits until it is opened; `reached` is set once a commit waits."""
 
-    return wait
+    def __init__(self, error: Exception | None = None) -> None:
+        self._opened = threading.Event()
+        self._error = error
+        self.reached = threading.Event()
+
+    def __call__(self) -> None:
+        self.reached.set()
+        self._opened.wait(WAIT_S)
+        if self._error is not None:
+            raise self._error
+
+    def open(self) -> None:
+        self._opened.set()
 
 
 def writer_of(ledger: FakeLedger, failures: list[GmvaluatorError] | None = None, waiting: int = 1024) -> LedgerWriter:
@@ -45,70 +56,72 @@ def writer_of(ledger: FakeLedger, failures: list[GmvaluatorError] | None = None,
     return writer
 
 
+async def first_commit_waits(writer: LedgerWriter, gate: Gate) -> asyncio.Task[object]:
+    """Post a first posting, and return its task once the writer thread waits in its commit."""
+    post = asyncio.create_task(writer.post(sample_posting(0)))
+    assert await asyncio.to_thread(gate.reached.wait, WAIT_S)
+    return post  # type: ignore[return-value]
+
+
 async def close(writer: LedgerWriter) -> None:
     await asyncio.wait_for(asyncio.to_thread(writer.close), WAIT_S)
 
 
 async def test_postings_that_wait_together_are_committed_together() -> None:
-    gate = threading.Event()
-    ledger = FakeLedger(held_by(gate))
+    gate = Gate()
+    ledger = FakeLedger(gate)
     writer = writer_of(ledger)
-    posts = [asyncio.create_task(writer.post(sample_posting(number))) for number in range(20)]
-    await asyncio.sleep(0.05)
-    gate.set()
-    await asyncio.gather(*posts)
+    first = await first_commit_waits(writer, gate)
+    posts = [asyncio.create_task(writer.post(sample_posting(number))) for number in range(1, 20)]
+    # Each task puts its posting into the queue before it first waits.
+    await asyncio.sleep(0)
+    gate.open()
+    await asyncio.gather(first, *posts)
     await close(writer)
-    assert sum(ledger.batches) == 20
-    assert len(ledger.batches) <= 3
+    assert ledger.batches == [1, 19]
     assert ledger.closed
 
 
 @pytest.mark.parametrize("error", [LedgerFailed("disk"), OSError("disk"), ZeroDivisionError()])
-async def test_any_error_of_a_commit_is_told_to_all_who_wait_and_ends_the_writing(error: Exception) -> None:
+async def test_error_of_a_commit_is_raised_in_all_waiting_calls_and_stops_the_writer(error: Exception) -> None:
     def fail() -> None:
         raise error
 
     failures: list[GmvaluatorError] = []
     writer = writer_of(FakeLedger(fail), failures)
     posts = [writer.post(sample_posting(number)) for number in range(5)]
-    answers = await asyncio.wait_for(asyncio.gather(*posts, return_exceptions=True), WAIT_S)
-    assert all(isinstance(answer, LedgerFailed) for answer in answers)
+    results = await asyncio.wait_for(asyncio.gather(*posts, return_exceptions=True), WAIT_S)
+    assert all(isinstance(result, LedgerFailed) for result in results)
     with pytest.raises(LedgerFailed):
         await asyncio.wait_for(writer.post(sample_posting(9)), WAIT_S)
     await close(writer)
     assert len(failures) == 1
 
 
-async def test_closing_while_the_last_commit_fails_does_not_hang() -> None:
-    gate = threading.Event()
-
-    def wait_and_fail() -> None:
-        gate.wait(WAIT_S)
-        raise LedgerFailed("disk")
-
-    writer = writer_of(FakeLedger(wait_and_fail))
-    post = asyncio.create_task(writer.post(sample_posting(1)))
-    await asyncio.sleep(0.05)
+async def test_close_returns_although_the_last_commit_fails() -> None:
+    gate = Gate(LedgerFailed("disk"))
+    writer = writer_of(FakeLedger(gate))
+    post = await first_commit_waits(writer, gate)
     closing = asyncio.create_task(close(writer))
-    await asyncio.sleep(0.05)
-    gate.set()
+    await asyncio.sleep(0)
+    gate.open()
     await closing
     with pytest.raises(LedgerFailed):
         await post
 
 
-async def test_closing_commits_what_waits() -> None:
+async def test_close_commits_the_waiting_postings() -> None:
     writer = writer_of(FakeLedger())
     posts = [asyncio.create_task(writer.post(sample_posting(number))) for number in range(200)]
     await asyncio.sleep(0)
     await close(writer)
-    assert all(isinstance(answer, Posted) for answer in await asyncio.gather(*posts))
+    assert all(isinstance(result, Posted) for result in await asyncio.gather(*posts))
     with pytest.raises(Unavailable):
         await writer.post(sample_posting(1))
 
 
 @pytest.mark.parametrize("error", [LedgerFailed("held"), PermissionError("no")])
-def test_a_ledger_that_cannot_be_opened_says_so_at_the_start(error: Exception) -> None:
+def test_start_raises_what_opening_the_ledger_raises(error: Exception) -> None:
     def refuse() -> FakeLedger:
         raise error
 
@@ -116,12 +129,13 @@ def test_a_ledger_that_cannot_be_opened_says_so_at_the_start(error: Exception) -
         LedgerWriter(refuse, lambda failure: None).start()
 
 
-async def test_too_many_waiting_postings_are_refused() -> None:
-    gate = threading.Event()
-    writer = writer_of(FakeLedger(held_by(gate)), waiting=3)
-    posts = [asyncio.create_task(writer.post(sample_posting(number))) for number in range(10)]
-    await asyncio.sleep(0.05)
-    gate.set()
-    answers = await asyncio.gather(*posts, return_exceptions=True)
+async def test_postings_above_the_limit_of_the_queue_are_rejected() -> None:
+    gate = Gate()
+    writer = writer_of(FakeLedger(gate), waiting=3)
+    first = await first_commit_waits(writer, gate)
+    posts = [asyncio.create_task(writer.post(sample_posting(number))) for number in range(1, 10)]
+    await asyncio.sleep(0)
+    gate.open()
+    results = await asyncio.gather(first, *posts, return_exceptions=True)
     await close(writer)
-    assert sum(isinstance(answer, Overloaded) for answer in answers) in (6, 7)
+    assert sum(isinstance(result, Overloaded) for result in results) == 6

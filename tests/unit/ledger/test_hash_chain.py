@@ -1,4 +1,4 @@
-"""The hash chain's formats: pinned, because every stored hash depends on them."""
+"""The hash chain's formats, pinned because every stored hash depends on them."""
 
 from dataclasses import replace
 from typing import Any
@@ -59,4 +59,4 @@ def test_entries_differ_by_order_account_work_and_amount() -> None:
         [first._replace(amount_micros=first.amount_micros + 1), second, *rest],
         [second, *rest],
     ]
-    assert len({entries_digest(one) for one in [entries, *variants]}) == len(variants) + 1
+    assert len({entries_digest(variant) for variant in [entries, *variants]}) == len(variants) + 1

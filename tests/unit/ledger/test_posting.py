@@ -1,4 +1,4 @@
-"""From a valued image to a posting: sums, orders, rights and evidence."""
+"""Building postings: sums, independence of order, rights and evidence."""
 
 from dataclasses import replace
 from datetime import UTC, datetime
@@ -22,7 +22,7 @@ PAPER = load_policy("paper@1")
 candidates = st.lists(
     st.tuples(st.integers(0, 500), st.integers(0, 2_000_000), st.integers(-1_000_000, 1_000_000)),
     max_size=70,
-    unique_by=lambda one: one[0],
+    unique_by=lambda candidate: candidate[0],
 )
 qualities = st.integers(0, 1_000_000)
 
@@ -76,13 +76,15 @@ def test_evidence_keeps_each_contributor_in_rank_order_with_payments_that_sum(
     numbers: list[tuple[int, int, int]], quality: int
 ) -> None:
     evidence = posting_of(numbers, quality).evidence
-    assert [one.rank for one in evidence.contributions] == list(range(1, len(evidence.contributions) + 1))
-    distances = [one.distance_millionths for one in evidence.contributions]
+    assert [contribution.rank for contribution in evidence.contributions] == list(
+        range(1, len(evidence.contributions) + 1)
+    )
+    distances = [contribution.distance_millionths for contribution in evidence.contributions]
     distances += [miss.distance_millionths for miss in evidence.near_misses]
     assert distances == sorted(distances)
-    for one in evidence.contributions:
-        assert sum(payment.credit_micros for payment in one.payments) == one.credit_micros
-        assert sum(payment.share_ppm for payment in one.payments) == 1_000_000
+    for contribution in evidence.contributions:
+        assert sum(payment.credit_micros for payment in contribution.payments) == contribution.credit_micros
+        assert sum(payment.share_ppm for payment in contribution.payments) == 1_000_000
 
 
 @given(candidates, qualities)
@@ -135,7 +137,7 @@ def test_without_candidates_all_is_unattributed() -> None:
 def test_a_worthless_image_has_evidence_but_no_entries() -> None:
     posting = posting_of([(1, 0, 0), (2, 0, 0)], 0)
     assert posting.entries == ()
-    assert [one.credit_micros for one in posting.evidence.contributions] == [0, 0]
+    assert [contribution.credit_micros for contribution in posting.evidence.contributions] == [0, 0]
 
 
 def test_rights_that_were_not_looked_up_or_do_not_sum_are_refused() -> None:
