@@ -166,6 +166,7 @@ class Grouper:
             self.store.set_group(alone, ALONE)
         for first in dict.fromkeys(first for work, first in chosen.items() if work != first):
             members = [work for work, other in chosen.items() if other == first and work != first]
+            # The first too, as it may have been marked as alone.
             self.store.set_group([first, *members], str(first))
             result.joined += len(members)
             result.groups.add(first)

@@ -176,6 +176,7 @@ class Indexer:
 
     def _write(self, batch: Batch, vectors: Sequence[ImageVectors], log: ShardLog) -> Written | None:
         """Write a batch; return None, without writing, if a batch before this one failed."""
+        # Progress is a single position: a later batch would move it past the rows of the failed one.
         if self._failed:
             return None
         try:

@@ -82,6 +82,7 @@ class Report:
     def add(self, counts: Counts, left_out: Sequence[LeftOut] = ()) -> None:
         """Add a batch, or the counts of a shard that an earlier run indexed."""
         self.counts.add(counts)
+        # Bounded, as a source of millions may be all rejects.
         self.left_out.extend(left_out[: SHOWN - len(self.left_out)])
 
     def as_dict(self) -> dict[str, Any]:

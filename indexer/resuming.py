@@ -54,6 +54,7 @@ class SourceRun:
     def begin(cls, runs: RunStore, store: PointStore, data_set: str, name: str, left_out: LeftOutFile) -> SourceRun:
         """Resume the run `name` if it did not finish and the index still holds its last works; else begin one."""
         last = runs.last_index_run(data_set, name)
+        # Compared with the run's own works: the newest works of the data set may be in another collection.
         if last is not None and not last.finished and not _holds(store, runs.latest_works(data_set, _shards_of(last))):
             runs.advance_index_run(last.run_id, last.position, last.counts, finished=True)
         run = runs.begin_index_run(data_set, name)
@@ -65,6 +66,7 @@ class SourceRun:
     def shards(self, source: Source) -> Iterator[tuple[Shard, ShardRun]]:
         """Yield every shard with its progress, in order; read a shard from its progress' position on."""
         for shard in source.shards:
+            # The name holds the fingerprint, so a shard whose rows may have changed is read from its first row.
             name = f"{_shards_of(self.run)}{shard.name} @ {shard.fingerprint}"
             last = self.runs.last_index_run(self.run.data_set, name)
             row = last if last is not None else self.runs.begin_index_run(self.run.data_set, name)

@@ -45,6 +45,7 @@ class Target:
     @contextmanager
     def open(self) -> Iterator[VectorStore]:
         """Open the collection, which need not exist yet."""
+        # Imported here, as the client of the index takes a second to load that --help need not cost.
         from gmvaluator.index.opening import open_store
 
         store = open_store(

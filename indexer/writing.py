@@ -106,10 +106,12 @@ class Writer:
             else:
                 points.append(Point(image.training_image_id, *image_vectors, payload=payload(image.work)))
                 works.append(image.work)
+                # Before the point, so that every work that is found has its thumbnail.
                 self._store_thumbnail(image)
         if points:
             self.store.upsert(points)
         known = list(self._known(batch))
+        # New points have the data set in their payload already.
         fresh = {point.training_image_id for point in points}
         self.store.join_data_set(sorted({work.training_image_id for work in known} - fresh), self.data_set)
         refused = self._withdraw(self.catalogue.record(works + known).refused)

@@ -101,6 +101,7 @@ class Live:
                 polled_at = began
                 await self.poll()
             took = time.monotonic() - began
+            # The sleep is at least as long as keeps reading within BUSY_SHARE of the time.
             await asyncio.sleep(max(self._update_s - took, took / BUSY_SHARE - took))
 
     async def poll(self) -> None:

@@ -67,6 +67,7 @@ class NearDuplicates:
             self._stores.clear()
 
     def _opened(self) -> list[QdrantStore]:
+        # Pages run in threads: one of them opens the index, and the others wait for it.
         with self._lock:
             exists = isinstance(self._index, str) or self._index.is_dir()
             if not self._stores and exists and self._catalogue is not None:

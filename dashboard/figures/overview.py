@@ -90,6 +90,7 @@ class OverviewReader:
         }
 
     def _feed_is_due(self, head: int, now: datetime) -> bool:
+        # A few new images are shown at once, many at intervals.
         few = 0 <= head - self._feed_head <= FEED
         if not few and timedelta(0) <= now - self._feed_read_at < FEED_EVERY:
             return False
@@ -106,6 +107,7 @@ class OverviewReader:
         self._qualities = {sequence: self._qualities[sequence] for sequence in newest}
 
     def _read_feed(self, connection: Connection) -> None:
+        # Cards of posted images never change: only those of new images are read.
         known = max(self._cards, default=0)
         fresh = newest_attributions(connection, FEED, after=known)
         self._cards |= {card["sequence"]: card for card in feed(self._data, fresh)}

@@ -98,6 +98,7 @@ def check_posting(caller: Caller, posting: StoredPosting) -> None:
 
 def _posting(data: DataAccess, text: str) -> StoredPosting:
     """Read the posting of a sequence from a path. Raises InvalidInput, NotFound."""
+    # Bounded, as a larger number does not fit into the database's integers.
     if not text.isascii() or not text.isdigit() or len(text) > 15:
         raise InvalidInput("a posting is named by its number")
     with data.ledger.snapshot() as connection:

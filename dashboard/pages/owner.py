@@ -67,6 +67,7 @@ async def dispute(request: Request) -> Response:
     """Open a dispute through the attributor, which holds the disputed credits."""
     fields = await read_form(request)
     caller = session(request).caller
+    # Owners may claim only for themselves; other roles name the claimant, if there is one.
     claimant = f"owner:{caller.owner_id}" if caller.only_account else fields.get("claimant", "").strip()
     opened = await asyncio.to_thread(
         attributor_client(request).open_dispute,

@@ -65,6 +65,7 @@ def _concerns(data: DataAccess, work: TrainingImageId, caller: Caller) -> bool:
 
 def _figures(data: DataAccess, work: TrainingImageId, caller: Caller) -> dict[str, Any]:
     if caller.only_account is not None and not _concerns(data, work, caller):
+        # The same error as on another owner's page.
         check_owner(caller, "another")
     with data.ledger.snapshot() as connection:
         earned = work_earnings(connection, work, 1)

@@ -106,6 +106,7 @@ class Session:
 
     def check_csrf(self, given: str) -> None:
         """Raises Forbidden unless the form carries this session's CSRF secret."""
+        # In constant time, so that the secret cannot be guessed character by character.
         if not hmac.compare_digest(self.csrf.encode(), given.encode()):
             raise Forbidden("this form is from an old page: go back, load the page again, and send it once more")
 
@@ -150,6 +151,7 @@ class Sessions:
         return self._authenticator.authenticate(token)
 
     def _sealed(self, token: str) -> str:
+        # The cookie holds the whole session: it outlives a restart, and two dashboards of one folder share it.
         return self._fernet.encrypt(json.dumps([token, secrets.token_urlsafe(_CSRF_BYTES)]).encode()).decode()
 
 

@@ -79,6 +79,7 @@ def rebuild(
     Example: gmvaluator index rebuild --quantisation pq-x32 --hnsw-m 32
     """
     target = Target(place.folder, index_url, collection)
+    # Opened for writing to lock out indexers: points that they wrote now would be missing from the copy.
     with open_catalogue(place, write=True) as catalogue, target.open_existing() as store:
         before = CollectionMetadata.from_dict(collection, store.info().metadata)
         click.echo(f"rebuilding collection {collection!r}", err=True)

@@ -77,6 +77,7 @@ def remove(
             _print_purged(_purge(writable, target), as_json)
         return
     listed = [*(f"{_OWNER}{owner}" for owner in owners), *(_lines(file) if file is not None else ())]
+    # Read only: the catalogue is locked for writing after the confirmation, which may take its time.
     with open_catalogue(place) as catalogue:
         selected = catalogue.removals(_selection(catalogue, keys, sha256s, listed, data_set))
     if not selected.works:

@@ -189,6 +189,7 @@ def export(
         rows += len(shard)
         advance(len(shard))
     (unfinished / PROFILE_FILE).write_text(json.dumps(profile.as_dict(), indent=2) + "\n", encoding="utf-8")
+    # Last, so that an export that was killed leaves no folder that looks complete.
     unfinished.rename(folder)
     return rows
 

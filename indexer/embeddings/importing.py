@@ -192,6 +192,7 @@ class EmbeddingImporter:
         present = self.store.existing(sorted({row.point.training_image_id for row in rows}))
         for row in rows:
             image = row.point.training_image_id
+            # The first row of a new image becomes its point; later ones only add their data sets.
             if image not in present and fresh.setdefault(image, row.point) is row.point:
                 continue
             for work in row.works:

@@ -110,6 +110,7 @@ class Worker:
             rows = self._results([self._reader.read(item) for item in batch])
             yield RangeBatch(row_range, position, tuple(rows), False)
             position += len(rows)
+        # An empty batch marks the end, as the number of rows of a range may be unknown before it is read.
         yield RangeBatch(row_range, position, (), True)
 
     def _results(self, reads: Sequence[ReadImage | LeftOut]) -> list[EmbeddedWork | LeftOut]:

@@ -45,6 +45,7 @@ class Columns:
 
     def __init__(self, names: Iterable[str]) -> None:
         self._names = list(names)
+        # Reversed, so that the first of several names that differ in case alone wins.
         lower = {name.lower(): name for name in reversed(self._names)}
         self._of_download = lower.keys() >= _IMG2DATASET
         self._ours = {

@@ -52,6 +52,7 @@ class OptOutList:
         Raises MissingData, InvalidInput.
         """
         try:
+            # With or without a byte order mark, which some editors write.
             lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
         except OSError as error:
             raise MissingData(f"the opt-out list {path} cannot be read: {error.strerror}") from error

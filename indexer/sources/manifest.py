@@ -113,6 +113,7 @@ def _jsonl_item(root: Root, manifest: str, line: bytes, number: int) -> Item:
     if row is None:
         where = f"{manifest} row {number}"
         return Unreadable(where, f"{where} is no JSON object in UTF-8")
+    # Columns of the row itself: keys of JSON objects may differ from row to row.
     return _row_item(root, manifest, Columns(row), row, number)
 
 

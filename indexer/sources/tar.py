@@ -90,6 +90,7 @@ def _samples(root: Root, name: str) -> Iterator[tuple[str, dict[str, bytes | str
 
 def _members(root: Root, name: str) -> Iterator[tuple[str, str, bytes | str]]:
     try:
+        # As a stream, "r|*": it is read once, in order, and a remote file need not seek.
         with root.open(name) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
             for member in archive:
                 if member.isfile():
