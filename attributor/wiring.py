@@ -81,7 +81,7 @@ class Parts:
         """
         generators = await asyncio.to_thread(self.catalogue.generators)
         for collection in sorted({generator.collection for generator in generators}):
-            observe_collection(await self.collections.look_again(collection))
+            observe_collection(await self.collections.refresh(collection))
 
 
 def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], None]) -> Parts:

@@ -1,4 +1,4 @@
-"""What an attribution is while it is made: the stages of section 8 of the wire contract, without the wire."""
+"""Types of an attribution: its request, stages, contributors and timings (section 8 of the wire contract)."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from gmvaluator.ports import Float32Array
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """What a client's own models made of an image: (D,) recall, (Q · P,) perceptual, quality in [0, 1]."""
+    """An embedding that a client computed: (D,) recall, (Q · P,) perceptual, quality in [0, 1], higher is better."""
 
     profile_hash: str
     facts: ImageFacts
@@ -27,9 +27,10 @@ class Embedded:
 
 @dataclass(frozen=True, slots=True)
 class ImageRequest:
-    """One generated image to be valued. policy: NAME@N instead of the generator's own, for previews.
+    """A request to value one generated image.
 
     image: the image's file; None if the client sent `embedded` in its place.
+    policy: NAME@N in place of the generator's own, for previews; "" for the generator's own.
     """
 
     generator_identity: str
@@ -42,7 +43,7 @@ class ImageRequest:
 
     @property
     def image_sha256(self) -> str:
-        """Of the file, 64 hex digits."""
+        """SHA-256 of the file, 64 hex digits."""
         if self.embedded is not None:
             return self.embedded.facts.sha256
         assert self.image is not None
@@ -55,7 +56,7 @@ class ImageRequest:
 
 
 class Stage(Enum):
-    """How far an attribution has come; a later stage replaces an earlier one."""
+    """Stage of an attribution; a later stage replaces an earlier one."""
 
     RECALLED = "recalled"
     RERANKED = "reranked"
@@ -63,7 +64,7 @@ class Stage(Enum):
 
 
 class Payee(NamedTuple):
-    """One account paid for a contributor; `credit_micros` only at FINAL."""
+    """An account that is paid for a contributor. share_ppm: in millionths. credit_micros: at FINAL only."""
 
     account: str
     display_name: str
@@ -72,10 +73,12 @@ class Payee(NamedTuple):
 
 
 class Contributor(NamedTuple):
-    """One training image's part. share in [0, 1]; perceptual_distance from RERANKED, credit_micros at FINAL.
+    """A training image's part in an attribution.
 
-    duplicate_group: the first of its near-copies, where several were valued as one; competing: another's claim among
-    them is earlier. share_low, share_high: interval of the share, of the whole group's where there is one, at FINAL.
+    clip_similarity: higher is nearer. share: in [0, 1]. perceptual_distance: lower is nearer; from RERANKED on.
+    duplicate_group: the first of its near-duplicates, where several were valued as one. competing: another claim
+    within that group is earlier, so this work is not paid. credit_micros, share_low, share_high: at FINAL; the last
+    two are the interval of the share, or of the group's share.
     """
 
     training_image_id: TrainingImageId
@@ -94,7 +97,7 @@ class Contributor(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Timings:
-    """Milliseconds by stage; what was not reached is 0."""
+    """Milliseconds by stage; 0 for stages that were not reached."""
 
     queue_ms: float = 0.0
     decode_ms: float = 0.0
@@ -107,13 +110,13 @@ class Timings:
     lookup_ms: float = 0.0
 
     def as_dict(self) -> dict[str, float]:
-        """Name to milliseconds, to three decimals."""
+        """Return name to milliseconds, rounded to three decimals."""
         return {name: round(getattr(self, name), 3) for name in self.__dataclass_fields__}
 
 
 @dataclass(frozen=True, slots=True)
 class Attribution:
-    """One stage's answer; see the message of the same name in proto/ for each field's unit and range."""
+    """The result of one stage; the message of the same name in proto/ defines each field's unit and range."""
 
     generation_id: str
     model_version: str
@@ -133,21 +136,21 @@ class Attribution:
 
 
 class Stopwatch:
-    """Collects a request's timings; monotonic."""
+    """Collects a request's timings, by the monotonic clock."""
 
     def __init__(self) -> None:
         self._start = self._lap = time.monotonic()
         self._timings = Timings()
 
     def lap(self, name: str) -> None:
-        """Book the time since the last lap under `name`."""
-        self.book(**{name: (time.monotonic() - self._lap) * 1000})
+        """Record the time since the last lap as `name`, and begin a new lap."""
+        self.record(**{name: (time.monotonic() - self._lap) * 1000})
 
-    def book(self, **measured_ms: float) -> None:
-        """Book times measured elsewhere, or none, and begin a new lap."""
+    def record(self, **measured_ms: float) -> None:
+        """Record times that were measured elsewhere, or none, and begin a new lap."""
         self._lap = time.monotonic()
         self._timings = replace(self._timings, **measured_ms)
 
     def read(self) -> Timings:
-        """Timings so far, `total_ms` included."""
+        """Return the timings so far, `total_ms` included."""
         return replace(self._timings, total_ms=(time.monotonic() - self._start) * 1000)

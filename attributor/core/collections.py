@@ -1,4 +1,4 @@
-"""The collections that are searched: opened once each, and checked against the profile in use."""
+"""The index collections in use: each is opened once, and checked against the profile in use."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from gmvaluator.profile import ProfileIdentity
 
 
 def require_built(info: CollectionInfo) -> None:
-    """Raises PreconditionFailed if most points are not indexed: every search would read them all."""
+    """Raise PreconditionFailed if most points are not indexed, since each search would then scan all of them."""
     if 2 * info.indexed_points < info.points:
         raise PreconditionFailed(
             f"collection {info.name!r} is not built: {info.indexed_points:,} of {info.points:,} points are indexed; "
@@ -21,7 +21,7 @@ def require_built(info: CollectionInfo) -> None:
 
 
 class OpenCollections:
-    """Opens a collection when it is first asked for; a wrong one is refused each time it is asked for."""
+    """Opens each collection at its first use. A collection that is refused is opened again at its next use."""
 
     def __init__(self, open_collection: Callable[[str], CandidateSearch], identity: ProfileIdentity) -> None:
         self._open_collection = open_collection
@@ -31,19 +31,23 @@ class OpenCollections:
         self._opening = asyncio.Lock()
 
     async def search(self, collection: str) -> CandidateSearch:
-        """Raises MissingIndex, ProfileMismatch, PreconditionFailed if it is not built, or IndexUnavailable."""
-        found = self._searches.get(collection)
-        if found is not None:
-            return found
+        """Return the search of a collection.
+
+        Raises MissingIndex, ProfileMismatch, PreconditionFailed if it is not built, or IndexUnavailable.
+        """
+        search = self._searches.get(collection)
+        if search is not None:
+            return search
+        # Opened once, however many calls need it first.
         async with self._opening:
             if collection not in self._searches:
-                self._searches[collection] = await self._checked(collection)
+                self._searches[collection] = await self._open(collection)
             return self._searches[collection]
 
-    async def look_again(self, collection: str) -> CollectionInfo:
-        """State of a collection as it is now: its searches follow the settings that `index verify` chose since.
+    async def refresh(self, collection: str) -> CollectionInfo:
+        """Read a collection's state; its searches then use the settings that `index verify` chose last.
 
-        Raises what `search` raises. One that is another profile's by now, under the same name, is not searched again.
+        Raises what `search` raises. A collection that was replaced by one of another profile is closed.
         """
         search = await self.search(collection)
         info = await search.info()
@@ -58,17 +62,17 @@ class OpenCollections:
         return info
 
     async def measured_recall(self, collection: str) -> float | None:
-        """What `index verify` had found when the collection was looked at last; None if nobody had asked."""
+        """Return the recall in (0, 1] that `index verify` had measured when the state was last read, or None."""
         await self.search(collection)
         return self._recalls[collection]
 
     async def close(self) -> None:
-        """Let go of the index."""
+        """Close the collections."""
         for search in self._searches.values():
             await search.close()
         self._searches.clear()
 
-    async def _checked(self, collection: str) -> CandidateSearch:
+    async def _open(self, collection: str) -> CandidateSearch:
         search = await asyncio.to_thread(self._open_collection, collection)
         try:
             info = await search.info()

@@ -240,7 +240,7 @@ class Pipeline:
             stopwatch.lap("rerank_ms")
             yield reranked_stage(request, policy, reranked.paid, cards, stopwatch.read()), None
             # The time until the caller took RERANKED is no part of quality.
-            stopwatch.book()
+            stopwatch.record()
 
             quality = await scoring
             await self.scheduler.yield_turn()
@@ -275,7 +275,7 @@ class Pipeline:
         stopwatch.lap("decode_ms")
         with as_model_failure():
             features = await self.worker.embed(decoded.inputs)
-        stopwatch.book(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
+        stopwatch.record(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
         return _EmbeddedImage(decoded.facts, features, decoded.inputs, decoded.thumbnail)
 
     def _embedded_by_client(self, embedded: Embedded) -> _EmbeddedImage:
@@ -370,7 +370,7 @@ class Pipeline:
         if self.keeper is not None and to_post.thumbnail is not None:
             # Before the posting, so that a reader of the posting finds its thumbnail.
             await self._run(self.keeper.keep, to_post.posting.evidence.image.sha256, to_post.thumbnail)
-        stopwatch.book()
+        stopwatch.record()
         posted = await self.writer.post(to_post.posting)
         stopwatch.lap("post_ms")
         if isinstance(posted, Replayed):

@@ -1,4 +1,4 @@
-"""What each stage answers, from what the pipeline knows by then."""
+"""Builders of the Attribution of each stage."""
 
 from __future__ import annotations
 
@@ -21,23 +21,26 @@ def recalled_stage(
     cards: Mapping[TrainingImageId, WorkCard],
     timings: Timings,
 ) -> Attribution:
-    """The k nearest by recall; shares are provisional, made from 1 - clip_similarity by the same policy."""
+    """Build RECALLED: the k nearest by recall, with provisional shares.
+
+    The policy computes the shares from 1 - clip_similarity in place of the perceptual distance.
+    """
     nearest = recalled[: policy.k]
     provisional, unattributed = policy.provisional_shares(
-        [distance_millionths(1 - one.clip_similarity) for one in nearest]
+        [distance_millionths(1 - candidate.clip_similarity) for candidate in nearest]
     )
     contributors = tuple(
         Contributor(
-            training_image_id=one.training_image_id,
-            clip_similarity=one.clip_similarity,
+            training_image_id=candidate.training_image_id,
+            clip_similarity=candidate.clip_similarity,
             share=share,
-            key=cards[one.training_image_id].key,
-            title=cards[one.training_image_id].title,
-            payees=_payees(cards[one.training_image_id]),
+            key=cards[candidate.training_image_id].key,
+            title=cards[candidate.training_image_id].title,
+            payees=_payees(cards[candidate.training_image_id]),
         )
-        for one, share in zip(nearest, provisional, strict=True)
+        for candidate, share in zip(nearest, provisional, strict=True)
     )
-    return _answer(request, policy.reference, Stage.RECALLED, contributors, unattributed, timings)
+    return _attribution(request, policy.reference, Stage.RECALLED, contributors, unattributed, timings)
 
 
 def reranked_stage(
@@ -47,27 +50,27 @@ def reranked_stage(
     cards: Mapping[TrainingImageId, WorkCard],
     timings: Timings,
 ) -> Attribution:
-    """The contributors with their distances, final shares and payees; near-copies follow each other."""
+    """Build RERANKED: contributors with distances, final shares and payees; near-duplicates follow each other."""
     shares, unattributed = policy.shares([group.distance_millionths for group in paid])
     contributors = tuple(
         contributor
         for group, share in zip(paid, shares, strict=True)
         for contributor in _reranked_group(policy, group, share, cards)
     )
-    return _answer(request, policy.reference, Stage.RERANKED, contributors, unattributed, timings)
+    return _attribution(request, policy.reference, Stage.RERANKED, contributors, unattributed, timings)
 
 
 def final_stage(
     request: ImageRequest, evidence: Evidence, cards: Mapping[TrainingImageId, WorkCard], timings: Timings
 ) -> Attribution:
-    """Quality and credits; `sequence` and `head_hash` are added once the posting is durable."""
+    """Build FINAL, with quality and credits; `sequence` and `head_hash` are set once the posting is durable."""
     return _final(request.generation_id, evidence, cards, timings)
 
 
 def stored_attribution(
     stored: StoredPosting, cards: Mapping[TrainingImageId, WorkCard], timings: Timings
 ) -> Attribution:
-    """FINAL as it was posted, marked as a replay. Names are those of today; amounts and accounts never change."""
+    """Build FINAL of a stored posting, marked as a replay. Names are today's; amounts and accounts never change."""
     return _final(
         stored.header.generation_id,
         stored.evidence,
@@ -79,7 +82,7 @@ def stored_attribution(
     )
 
 
-def _answer(
+def _attribution(
     request: ImageRequest,
     policy: str,
     stage: Stage,
@@ -112,7 +115,7 @@ def _final(
         generation_id=generation_id,
         model_version=evidence.model_version,
         stage=Stage.FINAL,
-        contributors=tuple(_paid(one, cards[one.training_image_id]) for one in evidence.contributions),
+        contributors=tuple(_paid(paid, cards[paid.training_image_id]) for paid in evidence.contributions),
         unattributed_share=evidence.unattributed_share,
         policy=str(evidence.policy["policy"]),
         quality=evidence.quality_millionths / MILLION,
@@ -130,27 +133,28 @@ def _final(
 def _reranked_group(
     policy: Policy, group: Group, share: float, cards: Mapping[TrainingImageId, WorkCard]
 ) -> list[Contributor]:
-    own = [cards[one.training_image_id] for one in group.members]
-    if len(own) == 1:
-        return [_reranked(group.members[0], share, own[0])]
-    titles = [ownership_of(card) for card in own]
-    parts, paid = member_weights(group, titles, policy), paid_members(group, titles)
+    """Divide a group's share between its members."""
+    group_cards = [cards[member.training_image_id] for member in group.members]
+    if len(group_cards) == 1:
+        return [_reranked(group.members[0], share, group_cards[0])]
+    ownerships = [ownership_of(card) for card in group_cards]
+    weights, paid = member_weights(group, ownerships, policy), paid_members(group, ownerships)
     return [
-        _reranked(one, share * part / sum(parts), card)._replace(
-            duplicate_group=group.name, competing=place not in paid
+        _reranked(member, share * weight / sum(weights), card)._replace(
+            duplicate_group=group.name, competing=position not in paid
         )
-        for place, (one, part, card) in enumerate(zip(group.members, parts, own, strict=True))
+        for position, (member, weight, card) in enumerate(zip(group.members, weights, group_cards, strict=True))
     ]
 
 
-def _reranked(one: ScoredCandidate, share: float, card: WorkCard) -> Contributor:
+def _reranked(candidate: ScoredCandidate, share: float, card: WorkCard) -> Contributor:
     return Contributor(
-        training_image_id=one.training_image_id,
-        clip_similarity=one.clip_similarity_millionths / MILLION,
+        training_image_id=candidate.training_image_id,
+        clip_similarity=candidate.clip_similarity_millionths / MILLION,
         share=share,
         key=card.key,
         title=card.title,
-        perceptual_distance=one.distance_millionths / MILLION,
+        perceptual_distance=candidate.distance_millionths / MILLION,
         payees=_payees(card),
     )
 
@@ -159,28 +163,30 @@ def _payees(card: WorkCard) -> tuple[Payee, ...]:
     return _payees_of(card.beneficiaries)
 
 
+# Cached by beneficiaries, which many works share: equal tuples stay one object, and so do their serialized messages.
 @lru_cache(maxsize=100_000)
 def _payees_of(beneficiaries: tuple[Beneficiary, ...]) -> tuple[Payee, ...]:
     return tuple(Payee(payee.account, payee.display_name, payee.share_ppm) for payee in beneficiaries)
 
 
-def _paid(one: Contribution, card: WorkCard) -> Contributor:
+def _paid(contribution: Contribution, card: WorkCard) -> Contributor:
     names = {payee.account: payee.display_name for payee in card.beneficiaries}
-    low, high = (None, None) if one.interval is None else (bound / MILLION for bound in one.interval)
+    interval = contribution.interval
+    low, high = (None, None) if interval is None else (bound / MILLION for bound in interval)
     return Contributor(
-        training_image_id=one.training_image_id,
-        clip_similarity=one.clip_similarity_millionths / MILLION,
-        share=one.share,
+        training_image_id=contribution.training_image_id,
+        clip_similarity=contribution.clip_similarity_millionths / MILLION,
+        share=contribution.share,
         key=card.key,
         title=card.title,
-        perceptual_distance=one.distance_millionths / MILLION,
-        credit_micros=one.credit_micros,
+        perceptual_distance=contribution.distance_millionths / MILLION,
+        credit_micros=contribution.credit_micros,
         payees=tuple(
             Payee(payment.account, names.get(payment.account, ""), payment.share_ppm, payment.credit_micros)
-            for payment in one.payments
+            for payment in contribution.payments
         ),
-        duplicate_group=one.group,
-        competing=one.competing,
+        duplicate_group=contribution.group,
+        competing=contribution.competing,
         share_low=low,
         share_high=high,
     )

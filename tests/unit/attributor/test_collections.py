@@ -1,4 +1,4 @@
-"""Collections that are searched: looked at again now and then, which blocks nobody, and left when they are others."""
+"""Open collections: refreshed without blocking the event loop, and closed when another profile has replaced them."""
 
 import asyncio
 import threading
@@ -23,19 +23,19 @@ def filled() -> tuple[MemoryIndex, OpenCollections]:
     return index, OpenCollections(lambda name: MemorySearch(index), FAKE_IDENTITY)
 
 
-async def test_a_name_that_leads_to_another_profiles_collection_by_now_is_searched_no_more() -> None:
+async def test_a_collection_replaced_by_another_profiles_is_closed() -> None:
     index, collections = filled()
-    await collections.look_again("works")
+    await collections.refresh("works")
     index.metadata = CollectionMetadata(replace(FAKE_IDENTITY, recall_model="another"))
     with pytest.raises(ProfileMismatch):
-        await collections.look_again("works")
+        await collections.refresh("works")
     with pytest.raises(ProfileMismatch):
         await collections.search("works")
     index.metadata = CollectionMetadata(FAKE_IDENTITY)
-    assert (await collections.look_again("works")).name == "works"
+    assert (await collections.refresh("works")).name == "works"
 
 
-async def test_the_loop_turns_while_the_catalogue_is_read() -> None:
+async def test_the_event_loop_runs_while_the_catalogue_is_read() -> None:
     gate = threading.Event()
 
     def generators() -> list[Generator]:
