@@ -1,4 +1,4 @@
-"""Which models a program is to use: a profile, and the variants of it that the operator chose."""
+"""The operator's choice of models: a profile, and variants of it."""
 
 from __future__ import annotations
 
@@ -9,12 +9,12 @@ from pathlib import Path
 from gmvaluator.errors import InvalidInput
 
 DEFAULT_MODELS = "~/.cache/gmvaluator/models"
-"""Where weights lie unless GMV_MODELS_DIR or `--models` says otherwise."""
+"""Default folder of weight files; GMV_MODELS_DIR and `--models` override it."""
 
 
 @dataclass(frozen=True, slots=True)
 class ProfileChoice:
-    """A profile by name, with its variants; an empty variant is the profile's own. Light: imports no model code.
+    """A profile by name, with its variants; an empty variant means the profile's own. Imports no model code.
 
     models: folder of weight files. recall: "ARCHITECTURE:TAG", "ARCHITECTURE:/path/to/checkpoint" or "vgg16".
     rerank: "dreamsim:TYPE", "lpips:NETWORK" or "none". quality: a metric of pyiqa, "lite" or "off". crops: how many
@@ -30,22 +30,24 @@ class ProfileChoice:
     precision: str = ""
 
     def arguments(self) -> list[str]:
-        """Command-line arguments that make the same choice in another process."""
-        chosen = {one.name: getattr(self, one.name) for one in fields(self) if getattr(self, one.name) != one.default}
-        return [text for name, value in chosen.items() for text in (f"--{name}", str(value))]
+        """Return command-line arguments that make the same choice in another process."""
+        values = {field.name: getattr(self, field.name) for field in fields(self)}
+        defaults = {field.name: field.default for field in fields(self)}
+        chosen = {name: value for name, value in values.items() if value != defaults[name]}
+        return [argument for name, value in chosen.items() for argument in (f"--{name}", str(value))]
 
     def as_text(self) -> str:
-        """JSON, for another process."""
+        """Return JSON, to be passed to another process."""
         return json.dumps({**asdict(self), "models": str(self.models)})
 
     @classmethod
     def from_text(cls, text: str) -> ProfileChoice:
-        """Inverse of `as_text`."""
+        """Parse the JSON of `as_text`."""
         value = json.loads(text)
         return cls(**{**value, "models": Path(value["models"])})
 
     def check_no_variant(self) -> None:
-        """Raises InvalidInput if a variant was chosen: the profile has none."""
+        """Raise InvalidInput if a variant was chosen, for a profile that has none."""
         for name in ("recall", "rerank", "quality", "crops"):
             if getattr(self, name):
                 raise InvalidInput(
@@ -54,5 +56,5 @@ class ProfileChoice:
 
 
 def as_choice(profile: str | ProfileChoice) -> ProfileChoice:
-    """A name stands for that profile without variants."""
+    """Return the choice of a profile without variants for a name, and a choice unchanged."""
     return profile if isinstance(profile, ProfileChoice) else ProfileChoice(profile)

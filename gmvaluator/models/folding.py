@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 from torch.nn.utils.fusion import fuse_conv_bn_eval
 
-_HAS_ONEDNN = torch.backends.mkldnn.is_available()  # type: ignore[no-untyped-call]
+from gmvaluator.models.fast_layers import onednn_computes
 
 
 class FoldedConvolution(nn.Module):
@@ -35,10 +35,11 @@ class FoldedConvolution(nn.Module):
         self.padding = side // 2
         self.stride = convolution.stride[0]
         self.groups = convolution.groups
+        self.on_onednn = onednn_computes(dtype)
 
     def forward(self, inputs: Tensor) -> Tensor:
         """(B, C, H, W) channels-last to (B, C', H / stride, W / stride)."""
-        if inputs.is_cpu and _HAS_ONEDNN:
+        if inputs.is_cpu and self.on_onednn:
             # conv2d picks another, slower kernel for 1 x 1 on one thread and fewer than 16 rows: the last bits of a
             # row, and so its credits, would depend on the batch.
             padding, stride = [self.padding] * 2, [self.stride] * 2

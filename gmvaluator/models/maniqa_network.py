@@ -1,4 +1,4 @@
-"""MANIQA's network made ready for inference: crops in, one weighted sum a crop out."""
+"""MANIQA's network fused for inference: crops in, one weighted sum a crop out."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from torch.nn import functional
 from gmvaluator.models.fast_layers import DTYPES, FusedLinear, fused_patches, optimize_blocks
 
 _READ_BLOCKS = (6, 7, 8, 9)
-"""Blocks of the ViT-B/8 whose outputs are read; what lies behind them is not computed."""
+"""Blocks of the ViT-B/8 whose outputs are read; later blocks are not computed."""
 
 
 class ManiqaNetwork(nn.Module):
-    """The package's forward pass, crop by crop. Its quality of an image is sum(w s) / sum(w) over all its crops."""
+    """The package's forward pass, crop by crop. An image's quality is sum(w s) / sum(w) over all its crops."""
 
     def __init__(self, network: Any, precision: str) -> None:
-        """network: pyiqa's MANIQA in eval mode, on its device; it is taken apart."""
+        """Take `network` apart and fuse its layers; network: pyiqa's MANIQA in eval mode, on its device."""
         super().__init__()
         dtype = DTYPES[precision]
         self.vit = network.vit
@@ -28,8 +28,8 @@ class ManiqaNetwork(nn.Module):
         self.attention_1 = nn.ModuleList(_TokenAttention(block, dtype) for block in network.tablock1)
         self.attention_2 = nn.ModuleList(_TokenAttention(block, dtype) for block in network.tablock2)
         for stage in (network.swintransformer1, network.swintransformer2):
-            _ready_layers(stage, dtype)
-        self.conv_1, self.conv_2 = _ReadyConvolution(network.conv1, dtype), _ReadyConvolution(network.conv2, dtype)
+            _fuse_layers(stage, dtype)
+        self.conv_1, self.conv_2 = _Convolution(network.conv1, dtype), _Convolution(network.conv2, dtype)
         self.swin_1, self.swin_2 = network.swintransformer1, network.swintransformer2
         self.score, self.weight = network.fc_score, network.fc_weight
 
@@ -43,14 +43,14 @@ class ManiqaNetwork(nn.Module):
         return torch.stack([(weight * score).sum(1), weight.sum(1)], dim=1)
 
     def _vit_features(self, crops: Tensor) -> Tensor:
-        """(N, 3, 224, 224) to (N, 3072, 784): patch tokens of four blocks above each other."""
+        """Compute patch tokens of four blocks above each other: (N, 3, 224, 224) to (N, 3072, 784)."""
         tokens = self.vit.norm_pre(self.vit._pos_embed(self.vit.patch_embed(crops)))
-        read = []
+        outputs = []
         for number, block in enumerate(self.vit.blocks):
             tokens = block(tokens)
             if number in _READ_BLOCKS:
-                read.append(tokens[:, 1:])
-        return torch.cat(read, dim=2).transpose(1, 2).contiguous()
+                outputs.append(tokens[:, 1:])  # Without the class token.
+        return torch.cat(outputs, dim=2).transpose(1, 2).contiguous()
 
     @staticmethod
     def _stage(channels: Tensor, attention: nn.ModuleList, convolution: nn.Module, swin: nn.Module) -> Tensor:
@@ -64,23 +64,23 @@ class ManiqaNetwork(nn.Module):
 
 
 class _TokenAttention(nn.Module):
-    """Attention among channels, each seen as its vector over the patches. (N, C, P) float32 to the same."""
+    """Attention among channels, each a vector over the patches. (N, C, P) float32 to the same."""
 
     def __init__(self, block: Any, dtype: torch.dtype) -> None:
         super().__init__()
         self.dtype = dtype
-        parts = [getattr(block, name) for name in ("c_q", "c_k", "c_v")]
-        self.qkv = nn.ModuleList(FusedLinear(part.weight, part.bias, dtype) for part in parts)
+        linears = [getattr(block, name) for name in ("c_q", "c_k", "c_v")]
+        self.qkv = nn.ModuleList(FusedLinear(linear.weight, linear.bias, dtype) for linear in linears)
 
     def forward(self, channels: Tensor) -> Tensor:
         low = channels.to(self.dtype)
-        query, key, value = (part(low)[:, None] for part in self.qkv)
+        query, key, value = (linear(low)[:, None] for linear in self.qkv)
         attended = functional.scaled_dot_product_attention(query, key, value)[:, 0]
-        # The package transposes to (N, P, C) and reads that memory as (N, C, P); its weights were trained so.
+        # The package transposes to (N, P, C) and reads that memory as (N, C, P); its weights were trained like that.
         return attended.transpose(1, 2).reshape(channels.shape) + channels
 
 
-class _ReadyWrapped(nn.Module):
+class _LinearLayer(nn.Module):
     """A linear layer between float32 neighbours."""
 
     def __init__(self, linear: nn.Linear, dtype: torch.dtype) -> None:
@@ -93,7 +93,7 @@ class _ReadyWrapped(nn.Module):
         return outputs.float()
 
 
-class _ReadyConvolution(nn.Module):
+class _Convolution(nn.Module):
     """A convolution between float32 neighbours, channels last."""
 
     def __init__(self, convolution: nn.Conv2d, dtype: torch.dtype) -> None:
@@ -106,11 +106,12 @@ class _ReadyConvolution(nn.Module):
         return outputs.float()
 
 
-def _ready_layers(module: nn.Module, dtype: torch.dtype) -> None:
+def _fuse_layers(module: nn.Module, dtype: torch.dtype) -> None:
+    """Replace, in place, the linear layers and convolutions of a Swin stage."""
     for name, child in module.named_children():
         if isinstance(child, nn.Linear):
-            setattr(module, name, _ReadyWrapped(child, dtype))
+            setattr(module, name, _LinearLayer(child, dtype))
         elif isinstance(child, nn.Conv2d):
-            setattr(module, name, _ReadyConvolution(child, dtype))
+            setattr(module, name, _Convolution(child, dtype))
         else:
-            _ready_layers(child, dtype)
+            _fuse_layers(child, dtype)

@@ -1,7 +1,7 @@
 """A profile's models on several devices, for programs that embed many images: each device has an owner thread.
 
-Every batch is cut into one part a device. Parity between devices is not exact: GPUs of one kind agree in all that this
-product rounds to, a mixture of kinds may not, as two machines may not.
+Every batch is split into one part a device. Devices do not agree to the bit: GPUs of one kind agree after the rounding
+that this product applies; a mixture of kinds may not, as two machines may not.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ Out = TypeVar("Out")
 
 
 class MultiDeviceModels:
-    """`ports.Models` on one device or more. One thread calls it; it calls each device's models in their own."""
+    """`ports.Models` on one device or more. One thread calls it; each device's models have a thread."""
 
     def __init__(self, loads: Sequence[Callable[[], Models]]) -> None:
-        """loads: one a device; each is called on the thread that will own its models. Raises what they raise."""
+        """Load the models; loads: one a device, called in the thread that will own its models. Raises like them."""
         self._owners = [ThreadPoolExecutor(1, thread_name_prefix=f"device-{number}") for number in range(len(loads))]
         try:
             loading = [owner.submit(load) for owner, load in zip(self._owners, loads, strict=True)]
-            self._models = [one.result() for one in loading]
+            self._models = [future.result() for future in loading]
         except BaseException:
             self.close()
             raise
@@ -47,16 +47,16 @@ class MultiDeviceModels:
         return self._models[0].identity
 
     def prepare(self, image: Image) -> Prepared:
-        """See `ports.Models`."""
+        """Implement `ports.Models`."""
         return self._models[0].prepare(image)
 
     def prepare_work(self, image: Image) -> Sequence[Prepared]:
-        """See `ports.Models`."""
+        """Implement `ports.Models`."""
         return self._models[0].prepare_work(image)
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
-        """See `ports.Models`. A row at fault is named by its place in its device's part."""
-        parts = self._spread(lambda models, part: models.embed(part), inputs)
+        """Implement `ports.Models`. An error names a row by its place in its device's part."""
+        parts = self._split(lambda models, part: models.embed(part), inputs)
         qualities = [part.quality for part in parts if part.quality is not None]
         return Embeddings(
             np.concatenate([part.recall for part in parts]),
@@ -65,19 +65,19 @@ class MultiDeviceModels:
         )
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
-        """See `ports.Models`."""
-        parts = self._spread(lambda models, part: models.embed_works(part), inputs)
+        """Implement `ports.Models`."""
+        parts = self._split(lambda models, part: models.embed_works(part), inputs)
         return WorkEmbeddings(
             np.concatenate([part.recall for part in parts]), np.concatenate([part.perceptual for part in parts])
         )
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
-        """See `ports.Models`."""
-        return np.concatenate(self._spread(lambda models, part: models.quality(part), inputs))
+        """Implement `ports.Models`."""
+        return np.concatenate(self._split(lambda models, part: models.quality(part), inputs))
 
     def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
-        """See `ports.Models`. An image belongs to a device by its place, so go on with all that are not done."""
-        parts = self._spread(lambda models, part: models.quality_slice(part), inputs)
+        """Implement `ports.Models`. An image's place selects its device: continue with the same inputs, in order."""
+        parts = self._split(lambda models, part: models.quality_slice(part), inputs)
         return [quality for part in parts for quality in part]
 
     def close(self) -> None:
@@ -85,23 +85,28 @@ class MultiDeviceModels:
         for owner in self._owners:
             owner.shutdown()
 
-    def _spread(self, call: Callable[[Models, Sequence[In]], Out], inputs: Sequence[In]) -> list[Out]:
-        """Each device's answer to its part, in the order of the inputs. Raises the first error, once all are done."""
+    def _split(self, call: Callable[[Models, Sequence[In]], Out], inputs: Sequence[In]) -> list[Out]:
+        """Call each device's models with its part; return the results in the order of the inputs.
+
+        Raises the first error, once every device is idle.
+        """
         if not inputs:
             raise ModelFailed("no images were given: ask the models with one at least")
         share = -(-len(inputs) // len(self._models))
         parts = [inputs[start : start + share] for start in range(0, len(inputs), share)]
-        asked = [
+        futures = [
             owner.submit(call, models, part)
             for owner, models, part in zip(self._owners, self._models, parts, strict=False)
         ]
-        for one in asked:
-            one.exception()  # wait: nobody may still be at work when an error goes up
-        return [one.result() for one in asked]
+        # Wait for all before raising: the caller may retry at once, and a model serves one thread at a time.
+        for future in futures:
+            future.exception()
+        return [future.result() for future in futures]
 
 
 def load_on_every_device(profile: str | ProfileChoice, device: str, threads: int | None = None) -> Models:
-    """`load_models`, on every GPU if `device` is auto and there are several. Raises as it does."""
+    """Load a profile's models, on every GPU if `device` is auto and there are several. Raises like `load_models`."""
+    # Here, so that importing this module imports no torch.
     from gmvaluator.models.device import device_names
 
     names = device_names(device)

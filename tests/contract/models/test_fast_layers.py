@@ -1,4 +1,4 @@
-"""Blocks made ready for inference compute what the packages' own blocks compute."""
+"""Fused blocks compute the same as the packages' own blocks."""
 
 from collections.abc import Callable
 from typing import Any
@@ -10,7 +10,7 @@ from dreamsim.feature_extraction.vision_transformer import VisionTransformer as 
 from open_clip.transformer import LayerNorm, QuickGELU, Transformer
 from torch import Tensor, nn
 
-from gmvaluator.models import fast_layers as ready
+from gmvaluator.models import fast_layers
 from gmvaluator.models.fast_layers import FusedBlock, FusedPatches, Int8Linear, fused_patches, optimize_blocks
 
 WIDTH, HEADS, TOKENS = 64, 4, 17
@@ -46,10 +46,10 @@ KINDS: dict[str, Callable[[], Any]] = {
 @pytest.fixture(params=KINDS)
 def blocks(request: pytest.FixtureRequest) -> nn.ModuleList:
     torch.manual_seed(7)
-    made = KINDS[request.param]().eval().requires_grad_(False)
-    for parameter in made.parameters():
+    built = KINDS[request.param]().eval().requires_grad_(False)
+    for parameter in built.parameters():
         nn.init.normal_(parameter, std=0.2)
-    return nn.ModuleList(made)
+    return nn.ModuleList(built)
 
 
 @pytest.fixture
@@ -70,11 +70,11 @@ def test_every_block_is_replaced_and_computes_the_same(blocks: nn.ModuleList, to
     torch.testing.assert_close(through(blocks, tokens), expected, rtol=1e-5, atol=1e-5)
 
 
-def test_a_device_without_that_kernel_library_gets_the_same_sums(
+def test_a_device_without_onednn_gets_the_same_sums(
     blocks: nn.ModuleList, tokens: Tensor, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     expected = through(blocks, tokens)
-    monkeypatch.setattr(ready, "_HAS_ONEDNN", False)
+    monkeypatch.setattr(fast_layers, "_HAS_ONEDNN", False)
     optimize_blocks(blocks, "fp32")
     torch.testing.assert_close(through(blocks, tokens), expected, rtol=1e-5, atol=1e-5)
 
@@ -82,18 +82,18 @@ def test_a_device_without_that_kernel_library_gets_the_same_sums(
 def test_the_first_token_is_the_same_where_only_it_is_read(blocks: nn.ModuleList, tokens: Tensor) -> None:
     expected = through(blocks, tokens)[:, 0]
     optimize_blocks(blocks, "fp32", first_token_only=True)
-    found = through(blocks, tokens)
-    assert found.shape == (2, 1, WIDTH)
-    torch.testing.assert_close(found[:, 0], expected, rtol=1e-5, atol=1e-5)
+    outputs = through(blocks, tokens)
+    assert outputs.shape == (2, 1, WIDTH)
+    torch.testing.assert_close(outputs[:, 0], expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("precision", ["bf16", "int8"])
 def test_lower_precision_stays_near(blocks: nn.ModuleList, tokens: Tensor, precision: str) -> None:
     expected = through(blocks, tokens).flatten(1)
     optimize_blocks(blocks, precision)
-    found = through(blocks, tokens)
-    assert found.dtype == torch.float32
-    assert (1 - torch.cosine_similarity(found.flatten(1), expected)).max() < 1e-3
+    outputs = through(blocks, tokens)
+    assert outputs.dtype == torch.float32
+    assert (1 - torch.cosine_similarity(outputs.flatten(1), expected)).max() < 1e-3
 
 
 @pytest.mark.parametrize("precision", ["fp32", "int8"])
@@ -104,17 +104,17 @@ def test_a_batch_equals_singles(blocks: nn.ModuleList, tokens: Tensor, precision
     torch.testing.assert_close(together, alone, rtol=1e-5, atol=1e-5)
 
 
-def test_int8_rounds_each_token_by_itself_and_lets_nan_through() -> None:
-    """A token with a large value neither coarsens its neighbours nor hides that another is broken."""
+def test_int8_rounds_each_token_by_itself_and_keeps_nan() -> None:
+    """A token with a large value neither coarsens its neighbours nor hides another's NaN."""
     torch.manual_seed(3)
     weight, bias = torch.randn(32, WIDTH) / WIDTH**0.5, torch.randn(32)
     tokens = torch.randn(3, WIDTH)
     tokens[1] *= 1e4
     tokens[2, 0] = torch.nan
-    found = Int8Linear(weight, bias)(tokens).float()
+    outputs = Int8Linear(weight, bias)(tokens).float()
     expected = nn.functional.linear(tokens, weight, bias)
-    assert (found[:2] - expected[:2]).norm(dim=1).div(expected[:2].norm(dim=1)).max() < 0.02
-    assert found[2].isnan().all()
+    assert (outputs[:2] - expected[:2]).norm(dim=1).div(expected[:2].norm(dim=1)).max() < 0.02
+    assert outputs[2].isnan().all()
 
 
 def test_int8_of_zeros_is_the_bias() -> None:
@@ -128,9 +128,9 @@ def test_patches_are_the_convolution_s(side: int, bias: bool) -> None:
     torch.manual_seed(3)
     convolution = nn.Conv2d(3, 10, side, side, bias=bias).requires_grad_(False)
     pixels = torch.randn(2, 3, side * 3, side * 5)
-    made = fused_patches(convolution, "fp32")
-    assert isinstance(made, FusedPatches)
-    torch.testing.assert_close(made(pixels), convolution(pixels), rtol=1e-5, atol=1e-5)
+    fused = fused_patches(convolution, "fp32")
+    assert isinstance(fused, FusedPatches)
+    torch.testing.assert_close(fused(pixels), convolution(pixels), rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize(
@@ -143,16 +143,16 @@ def test_a_convolution_that_does_more_is_left_alone(options: dict[str, Any]) -> 
 
 @pytest.mark.parametrize("change", ["normalised queries", "tanh approximation", "unmerged adapter"])
 def test_blocks_with_options_unknown_to_us_are_left_alone(change: str, tokens: Tensor) -> None:
-    made: Any = nn.ModuleList(timm_blocks(qk_norm=change == "normalised queries")).eval()
+    vit: Any = nn.ModuleList(timm_blocks(qk_norm=change == "normalised queries")).eval()
     if change == "tanh approximation":
-        for block in made:
+        for block in vit:
             block.mlp.act = nn.GELU(approximate="tanh")
     if change == "unmerged adapter":
         from peft.tuners.lora import Linear, LoraConfig
 
-        for block in made:
+        for block in vit:
             block.attn.qkv = Linear(block.attn.qkv, "default", LoraConfig(r=2), r=2)
-    expected = through(made, tokens)
-    assert optimize_blocks(made, "fp32") == 0
-    assert not any(isinstance(block, FusedBlock) for block in made)
-    torch.testing.assert_close(through(made, tokens), expected)
+    expected = through(vit, tokens)
+    assert optimize_blocks(vit, "fp32") == 0
+    assert not any(isinstance(block, FusedBlock) for block in vit)
+    torch.testing.assert_close(through(vit, tokens), expected)

@@ -16,7 +16,7 @@ from PIL import Image
 from evaluation.training.augment import KINDS, distort
 from gmvaluator.errors import InvalidImage, MissingWeights, ModelFailed, PreconditionFailed
 from gmvaluator.images import decode_image
-from gmvaluator.models import folding, lite, lite_network
+from gmvaluator.models import fast_layers, lite, lite_network
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.lite import CHUNK_ROWS, LiteModels
 from gmvaluator.models.lite_views import SIDE_PX, prepare
@@ -85,7 +85,7 @@ def test_rows_are_independent_of_the_pass_they_are_in(models: Models) -> None:
         np.testing.assert_array_equal(single.perceptual[0], whole.perceptual[row])
 
 
-def test_seen_whole_alone_an_image_has_its_recall_vector(models: Models) -> None:
+def test_an_image_embedded_whole_has_its_recall_vector(models: Models) -> None:
     assert isinstance(models, LiteModels)
     inputs = [models.prepare(Image.new("RGB", (90, 60), colour)) for colour in ("red", "navy", "olive")]
     np.testing.assert_allclose(models.embed_whole(inputs), models.embed(inputs).recall, atol=1e-5)
@@ -102,12 +102,12 @@ def test_folding_changes_no_sum() -> None:
     torch.testing.assert_close(pooled[:, -1280:], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_device_without_that_kernel_library_gets_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_device_without_onednn_gets_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
     models = load_models("lite")
     inputs = [models.prepare(image) for image in one_of_each_owner()[:2]]
     expected = models.embed(inputs)
-    monkeypatch.setattr(folding, "_HAS_ONEDNN", False)
-    np.testing.assert_allclose(models.embed(inputs).perceptual, expected.perceptual, rtol=0, atol=1e-4)
+    monkeypatch.setattr(fast_layers, "_HAS_ONEDNN", False)
+    np.testing.assert_allclose(load_models("lite").embed(inputs).perceptual, expected.perceptual, rtol=0, atol=1e-4)
 
 
 def test_the_whole_image_is_kept_on_white() -> None:
