@@ -1,4 +1,9 @@
-"""Certificates for tests: an authority, and what it signs, valid for an hour on loopback."""
+"""Certificates for tests of TLS on loopback: an authority, and certificates that it signs, valid for an hour.
+
+authority = Authority(tmp_path)
+certificate, key = authority.issue("attributor")
+Connection("127.0.0.1:50051", authority=authority.path)
+"""
 
 from __future__ import annotations
 
@@ -15,7 +20,10 @@ _VALID = timedelta(hours=1)
 
 
 class Authority:
-    """Signs certificates; its own is in FOLDER/NAME.pem."""
+    """A certificate authority.
+
+    path: its certificate, FOLDER/NAME.pem.
+    """
 
     def __init__(self, folder: Path, name: str = "authority") -> None:
         self._folder = folder
@@ -26,7 +34,10 @@ class Authority:
         self.path.write_bytes(self._own.public_bytes(serialization.Encoding.PEM))
 
     def issue(self, name: str) -> tuple[Path, Path]:
-        """FOLDER/NAME.pem and FOLDER/NAME.key, good for localhost and 127.0.0.1; replaces those that are there."""
+        """Write FOLDER/NAME.pem and FOLDER/NAME.key for localhost and 127.0.0.1, and return both paths.
+
+        Files of the same name are replaced.
+        """
         key = ec.generate_private_key(ec.SECP256R1())
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
         names = [x509.DNSName("localhost"), x509.IPAddress(ipaddress.ip_address("127.0.0.1"))]

@@ -1,4 +1,12 @@
-"""An index in memory that answers exactly: the slow plain twin of the real one."""
+"""A vector index in memory that searches exactly: the slow reference of the real one.
+
+index = MemoryIndex()
+store, search = MemoryStore(index), MemorySearch(index)
+store.create(EXAMPLE_IDENTITY)
+store.upsert(example_points(100))
+store.build()
+candidates = await search.recall(vector, depth=10)
+"""
 
 from __future__ import annotations
 
@@ -39,7 +47,7 @@ _EMPTY = np.empty(0, dtype=np.float32)
 
 
 def example_points(count: int, identity: ProfileIdentity = EXAMPLE_IDENTITY, seed: int = 0) -> list[Point]:
-    """Points in clusters of about ten, as images have them; the odd ones are in data set "odd" too."""
+    """Return points in clusters of about ten, as images form them; every second one is in data set "odd" too."""
     random = np.random.default_rng(seed)
     centres = random.normal(size=(max(1, count // 10), identity.recall_dim))
     recall = centres[random.integers(len(centres), size=count)] + random.normal(size=(count, identity.recall_dim))
@@ -61,7 +69,7 @@ def _unit(vector: npt.NDArray[np.float64]) -> Float32Array:
 
 
 class MemoryIndex:
-    """What a `MemoryStore` writes and a `MemorySearch` reads; give one to both. Not thread-safe."""
+    """A collection that a `MemoryStore` writes and a `MemorySearch` reads; pass one to both. Not thread-safe."""
 
     def __init__(self, name: str = "works") -> None:
         self.name = name
@@ -70,20 +78,20 @@ class MemoryIndex:
         self.indexed: set[TrainingImageId] = set()
 
     def info(self) -> CollectionInfo:
-        """State of the collection. Raises MissingIndex."""
+        """Return the state of the collection. Raises MissingIndex."""
         metadata = self.described()
         ready = len(self.indexed) == len(self.points)
         return CollectionInfo(self.name, len(self.points), len(self.indexed), ready, metadata.as_dict())
 
     def described(self) -> CollectionMetadata:
-        """What the collection was made with. Raises MissingIndex."""
+        """Return the metadata that the collection was created with. Raises MissingIndex."""
         if self.metadata is None:
             raise MissingIndex(f"there is no collection {self.name!r}: index images first")
         return self.metadata
 
 
 class MemoryStore:
-    """ports.VectorStore on a `MemoryIndex`."""
+    """`ports.VectorStore` on a `MemoryIndex`."""
 
     def __init__(self, index: MemoryIndex) -> None:
         self._index = index
@@ -106,31 +114,31 @@ class MemoryStore:
         self._index.indexed.difference_update(point.training_image_id for point in points)
 
     def existing(self, ids: Sequence[TrainingImageId]) -> set[TrainingImageId]:
-        return {one for one in ids if one in self._index.points}
+        return {work for work in ids if work in self._index.points}
 
     def remove(self, ids: Sequence[TrainingImageId]) -> None:
-        for one in ids:
-            self._index.points.pop(one, None)
-            self._index.indexed.discard(one)
+        for work in ids:
+            self._index.points.pop(work, None)
+            self._index.indexed.discard(work)
 
     def join_data_set(self, ids: Sequence[TrainingImageId], data_set: str) -> None:
-        for point in [self._index.points[one] for one in ids if one in self._index.points]:
+        for point in self.fetch(ids):
             names = [*point.payload.get(KEY_DATA_SET, ()), data_set]
             payload = {**point.payload, KEY_DATA_SET: list(dict.fromkeys(names))}
             self._index.points[point.training_image_id] = replace(point, payload=payload)
 
     def ungroup(self, firsts: Sequence[TrainingImageId]) -> None:
-        names = {str(one) for one in firsts}
-        for one, point in self._index.points.items():
+        names = {str(work) for work in firsts}
+        for work, point in self._index.points.items():
             if point.payload.get(KEY_GROUP) in names:
                 payload = {name: value for name, value in point.payload.items() if name != KEY_GROUP}
-                self._index.points[one] = replace(point, payload=payload)
+                self._index.points[work] = replace(point, payload=payload)
 
     def ungrouped(self) -> list[TrainingImageId]:
-        return sorted(one for one, point in self._index.points.items() if KEY_GROUP not in point.payload)
+        return sorted(work for work, point in self._index.points.items() if KEY_GROUP not in point.payload)
 
     def fetch(self, ids: Sequence[TrainingImageId]) -> list[Point]:
-        return [self._index.points[one] for one in ids if one in self._index.points]
+        return [self._index.points[work] for work in ids if work in self._index.points]
 
     def neighbours(self, vectors: Sequence[Float32Array], limit: int) -> list[list[Candidate]]:
         return [
@@ -139,7 +147,7 @@ class MemoryStore:
                     Candidate(point.training_image_id, _cosine(vector, point.recall), point.payload)
                     for point in self._index.points.values()
                 ),
-                key=lambda one: (-one.clip_similarity, one.training_image_id),
+                key=lambda candidate: (-candidate.clip_similarity, candidate.training_image_id),
             )[:limit]
             for vector in vectors
         ]
@@ -154,10 +162,10 @@ class MemoryStore:
         if work not in points or KEY_GROUP not in points[work].payload:
             return None
         group = points[work].payload[KEY_GROUP]
-        return sorted(one for one in points if group and points[one].payload.get(KEY_GROUP) == group)[:limit]
+        return sorted(id_ for id_ in points if group and points[id_].payload.get(KEY_GROUP) == group)[:limit]
 
     def defer_indexing(self) -> None:
-        """What is written is never indexed before `build`."""
+        """Do nothing: points are never indexed before `build`."""
 
     def build(self) -> None:
         self._index.described()
@@ -165,16 +173,16 @@ class MemoryStore:
 
     def scan(self, with_vectors: bool = False) -> Iterator[Point]:
         self._index.described()
-        for one in sorted(self._index.points):
-            point = self._index.points[one]
-            yield point if with_vectors else Point(one, _EMPTY, _EMPTY, point.payload)
+        for work in sorted(self._index.points):
+            point = self._index.points[work]
+            yield point if with_vectors else Point(work, _EMPTY, _EMPTY, point.payload)
 
     def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is open."""
 
 
 class MemorySearch:
-    """ports.CandidateSearch on a `MemoryIndex`."""
+    """`ports.CandidateSearch` on a `MemoryIndex`."""
 
     def __init__(self, index: MemoryIndex) -> None:
         self._index = index
@@ -183,23 +191,25 @@ class MemorySearch:
         query = checked_vector(vector, self._index.described().profile.recall_dim, "the query")
         points = [point for point in self._index.points.values() if _within(point, data_sets)]
         candidates = [Candidate(point.training_image_id, _cosine(query, point.recall)) for point in points]
-        return sorted(candidates, key=lambda one: (-one.clip_similarity, one.training_image_id))[:depth]
+        candidates.sort(key=lambda candidate: (-candidate.clip_similarity, candidate.training_image_id))
+        return candidates[:depth]
 
     async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
         dimension = self._index.described().profile.perceptual_dim
         queries = [checked_vector(vector, dimension, "the query") for vector in vectors]
-        points = [self._index.points[one] for one in set(ids) if one in self._index.points]
+        points = [self._index.points[work] for work in set(ids) if work in self._index.points]
         neighbours = [
             Neighbour(point.training_image_id, min(max(1 - _nearest_views(queries, point), 0.0), 2.0))
             for point in points
         ]
-        return sorted(neighbours, key=lambda one: (one.perceptual_distance, one.training_image_id))[:k]
+        neighbours.sort(key=lambda neighbour: (neighbour.perceptual_distance, neighbour.training_image_id))
+        return neighbours[:k]
 
     async def info(self) -> CollectionInfo:
         return self._index.info()
 
     async def close(self) -> None:
-        """Nothing is held."""
+        """Do nothing: no resource is open."""
 
 
 def _nearest_views(queries: Sequence[Float32Array], point: Point) -> float:

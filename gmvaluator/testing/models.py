@@ -1,4 +1,8 @@
-"""Models without weights: colours as embeddings. Fast, deterministic, and near for images that are alike."""
+"""Models without weights for tests: colours as embeddings. Fast, deterministic, and near for similar images.
+
+models = FakeModels()
+recall = models.embed([models.prepare(image)]).recall  # (1, 64)
+"""
 
 from __future__ import annotations
 
@@ -28,9 +32,10 @@ FAKE_IDENTITY = ProfileIdentity(
 
 
 class FakeModels:
-    """`ports.Models` for tests. quality: mean brightness, or None from `embed` if `separate_quality`.
+    """`ports.Models` for tests; quality is the mean brightness.
 
-    Counts batches in `batches`; `on_batch` is called with each batch and may raise or wait.
+    separate_quality: `embed` returns no quality, as profiles with a quality model do. on_batch: called with each batch
+    (B, 3, 8, 8); may raise or wait. batches: size of each batch that was embedded.
     """
 
     def __init__(self, separate_quality: bool = False, on_batch: Callable[[Float32Array], None] | None = None) -> None:
@@ -43,12 +48,12 @@ class FakeModels:
         return FAKE_IDENTITY
 
     def prepare(self, image: Image.Image) -> Prepared:
-        """RGB image to (3, 8, 8) float32 in [0, 1]."""
+        """Turn an RGB image into (3, 8, 8) float32 in [0, 1]."""
         small = image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
         return Prepared.shared(np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255))
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
-        """B images to unit vectors of 64 and 192 dimensions."""
+        """Embed B images as unit vectors of 64 and 192 dimensions."""
         self.batches.append(len(inputs))
         rows = _stacked(inputs)
         if self.on_batch is not None:
@@ -59,22 +64,22 @@ class FakeModels:
         return Embeddings(_unit(padded), self._perceptual(rows)[:, None], quality)
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
-        """RGB image to two views: the whole, and its upper left quarter."""
+        """Turn an RGB image into two views: the whole, and its upper left quarter."""
         quarter = image.crop((0, 0, max(image.width // 2, 1), max(image.height // 2, 1)))
         return [self.prepare(image), self.prepare(quarter)]
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
-        """B images of two views to unit vectors of 64 and 192 dimensions."""
-        views = [self._perceptual(_stacked([one[place] for one in inputs])) for place in range(VIEWS)]
-        return WorkEmbeddings(self.embed([one[0] for one in inputs]).recall, np.stack(views, axis=1))
+        """Embed B images of two views as unit vectors of 64 and 192 dimensions."""
+        views = [self._perceptual(_stacked([work[place] for work in inputs])) for place in range(VIEWS)]
+        return WorkEmbeddings(self.embed([work[0] for work in inputs]).recall, np.stack(views, axis=1))
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
-        """B images to (B,) in [0, 1]."""
+        """Score B images: (B,) in [0, 1]."""
         return self._brightness(_stacked(inputs))
 
     def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
-        """All at once."""
-        return [float(one) for one in self.quality(inputs)]
+        """Score all images at once."""
+        return [float(quality) for quality in self.quality(inputs)]
 
     def _perceptual(self, rows: Float32Array) -> Float32Array:
         return _unit(rows.reshape(len(rows), -1) + 0.01)
@@ -87,7 +92,7 @@ class FakeModels:
 
 
 def _stacked(inputs: Sequence[Prepared]) -> Float32Array:
-    stacked: Float32Array = np.stack([one.recall for one in inputs])
+    stacked: Float32Array = np.stack([prepared.recall for prepared in inputs])
     return stacked
 
 

@@ -1,4 +1,8 @@
-"""A PostgreSQL server of one's own, for tests and benchmarks: no root, no network, gone when it is closed."""
+"""A temporary PostgreSQL server for tests and benchmarks: without root, without network, removed when it is closed.
+
+with PostgresServer() as server:
+    url = server.new_database()
+"""
 
 from __future__ import annotations
 
@@ -28,9 +32,9 @@ _POLL_S = 0.02
 class PostgresServer:
     """A server on a Unix socket in a temporary folder. Use as a context manager, or `close` it.
 
-    durable: False saves the fsyncs, for tests that no power loss can happen to. parent: where the folder is made; its
-    path must be short, since that of a socket is. Raises MissingData if this machine
-    has no PostgreSQL, Unavailable if it does not start.
+    durable: False skips fsync, for tests that do not simulate a loss of power. parent: folder of the temporary folder;
+    its path must be short, because that of a socket is limited. Raises MissingData if this machine has no PostgreSQL,
+    Unavailable if it does not start.
     """
 
     def __init__(self, durable: bool = False, parent: Path | None = None) -> None:
@@ -53,20 +57,20 @@ class PostgresServer:
             raise
 
     def new_database(self) -> str:
-        """URL of a database that holds nothing yet."""
+        """Create an empty database and return its URL."""
         name = f"test_{next(self._numbers)}"
         with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
             connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0'.encode())
         return self._url(name)
 
     def drop_database(self, url: str) -> None:
-        """Remove a database that `new_database` made, whoever is still connected."""
+        """Remove a database that `new_database` made; open connections to it are ended."""
         name = url.removeprefix("postgresql://postgres@/").partition("?")[0]
         with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
             connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
 
     def start(self) -> None:
-        """Start the server; after `kill`, until it has recovered. Raises Unavailable."""
+        """Start the server and wait until it accepts connections, recovered after `kill`. Raises Unavailable."""
         deadline = time.monotonic() + START_TIMEOUT_S
         while True:
             self._process = self._spawn()
@@ -78,7 +82,7 @@ class PostgresServer:
                 return
 
     def kill(self) -> None:
-        """kill -9; its connections end by themselves. Only what a durable server acknowledged is there afterwards."""
+        """Kill the server with SIGKILL; its connections end. Only what a durable server acknowledged survives."""
         assert self._process is not None
         self._process.kill()
         self._process.wait()
@@ -107,7 +111,7 @@ class PostgresServer:
         return f"postgresql://postgres@/{database}?host={self._run}"
 
     def _executable(self, binaries: Path) -> Path:
-        """`binaries`, or a copy of them where the user we run as cannot reach them."""
+        """Return `binaries`, or a copy of them if the server's user has no access to them."""
         if self._user is None or all(parent.stat().st_mode & 0o001 for parent in binaries.parents):
             return binaries
         shutil.copytree(binaries.parent, self._folder / "install", symlinks=True)
@@ -116,7 +120,7 @@ class PostgresServer:
     def _initialise(self) -> None:
         command = [self._binaries / "initdb", "--pgdata", self._run / "data", "--username", "postgres"]
         options = ["--auth", "trust", "--no-sync", "--encoding", "UTF8", "--locale", "C.UTF-8"]
-        done = subprocess.run(  # noqa: S603 - our own words
+        done = subprocess.run(  # noqa: S603 - arguments of our own
             [*map(str, command), *options],
             user=self._user, cwd=self._run, env=_environment(), capture_output=True, text=True, check=False,
         )  # fmt: skip
@@ -127,15 +131,18 @@ class PostgresServer:
         settings = {"listen_addresses": "", "unix_socket_directories": str(self._run), "max_connections": "200"}
         if not self._durable:
             settings |= {"fsync": "off", "synchronous_commit": "off", "full_page_writes": "off"}
-        words = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
+        options = [word for name, value in settings.items() for word in ("-c", f"{name}={value}")]
         with (self._folder / "log").open("wb") as log:
-            return subprocess.Popen(  # noqa: S603 - our own words
-                [str(self._binaries / "postgres"), "-D", str(self._run / "data"), *words],
+            return subprocess.Popen(  # noqa: S603 - arguments of our own
+                [str(self._binaries / "postgres"), "-D", str(self._run / "data"), *options],
                 user=self._user, cwd=self._run, env=_environment(), stdin=subprocess.DEVNULL, stdout=log, stderr=log,
             )  # fmt: skip
 
     def _wait(self, deadline: float) -> None:
-        """Raises _StillInUse while processes of a server that was killed are ending, Unavailable otherwise."""
+        """Wait until the server accepts connections.
+
+        Raises _StillInUse while processes of a killed server are still ending, Unavailable for other failures.
+        """
         while True:
             try:
                 psycopg.connect(self._url("postgres")).close()
@@ -153,13 +160,13 @@ class PostgresServer:
 
 
 class _StillInUse(Exception):
-    """The memory or the socket of the server that was killed is held by what is left of it."""
+    """The memory or the socket of a killed server is held by its remaining processes."""
 
 
 def find_binaries() -> Path:
-    """Folder of initdb and postgres: the Python package's, else the newest that the system has.
+    """Return the folder of initdb and postgres: the Python package's, else the newest of the system.
 
-    Raises MissingData, saying what to install.
+    Raises MissingData, naming what to install.
     """
     for folder in _candidates():
         if (folder / "initdb").is_file() and (folder / "postgres").is_file():
@@ -172,9 +179,9 @@ def _candidates() -> Iterator[Path]:
     if package is not None and package.origin is not None:
         yield from (path / "bin" for path in _newest_first(Path(package.origin).parent, "pginstall*"))
     yield from (path / "bin" for path in _newest_first(Path("/usr/lib/postgresql"), "*"))
-    found = shutil.which("postgres")
-    if found is not None:
-        yield Path(found).resolve().parent
+    postgres = shutil.which("postgres")
+    if postgres is not None:
+        yield Path(postgres).resolve().parent
 
 
 def _newest_first(folder: Path, pattern: str) -> list[Path]:
@@ -182,5 +189,5 @@ def _newest_first(folder: Path, pattern: str) -> list[Path]:
 
 
 def _environment() -> dict[str, str]:
-    """The caller's environment, less what would steer PostgreSQL."""
+    """Return the environment without variables that configure PostgreSQL."""
     return {name: value for name, value in os.environ.items() if not name.startswith(("PG", "LC_", "LANG"))}

@@ -1,6 +1,7 @@
-"""Postings for tests: made by the real `build_posting` from seeded numbers, so that they are what the ledger gets.
+"""Sample postings and rights for tests of programs that read or write a ledger.
 
-An in-memory catalogue of rights for tests: `ports.RightsReader` without a database.
+`sample_posting` builds postings with the real `build_posting` from seeded numbers, so that they equal what the ledger
+receives. `FakeRights` is `ports.RightsReader` in memory.
 """
 
 from __future__ import annotations
@@ -37,17 +38,17 @@ _OWNERS = 7
 
 
 def sample_work(number: int) -> TrainingImageId:
-    """Id of the training image whose bytes are the number."""
+    """Return the id of the training image whose bytes are the number."""
     return training_image_id(hashlib.sha256(str(number).encode()).hexdigest())
 
 
 def sample_owner(number: int) -> OwnerId:
-    """An owner; the same number is the same owner."""
+    """Return an owner's id; the same number is the same owner."""
     return OwnerId(uuid.UUID(int=number + 1, version=4))
 
 
 def sample_card(number: int) -> WorkCard:
-    """Rights in `sample_work(number)`: mostly one owner, sometimes two, suspense or held."""
+    """Return the rights in `sample_work(number)`: mostly one owner, sometimes two, suspense or held."""
     first, second = sample_owner(number % _OWNERS), sample_owner((number + 1) % _OWNERS)
     rights: Sequence[tuple[OwnerId | None, str, int]] = [(first, f"owner:{first}", 1_000_000)]
     if number % 5 == 1:
@@ -69,7 +70,7 @@ def sample_posting(
     image: str | None = None,
     contributors: int = 5,
 ) -> NewPosting:
-    """Posting `number`: the same arguments make the same posting. image: stands for the image's bytes."""
+    """Build posting `number`; the same arguments make the same posting. image: stands for the image's bytes."""
     chosen = random.Random(number).sample(range(100), contributors)  # noqa: S311 - a fixture, not a secret
     valued = ValuedImage(
         generator_identity=identity,
@@ -82,8 +83,8 @@ def sample_posting(
         quality_millionths=(number * 7919) % 1_000_001,
         timings_ms={"embed_ms": 7.25},
     )
-    candidates = [ScoredCandidate(sample_work(one), 10_000 * place, 900_000) for place, one in enumerate(chosen)]
-    cards = {sample_work(one): sample_card(one) for one in chosen}
+    candidates = [ScoredCandidate(sample_work(work), 10_000 * rank, 900_000) for rank, work in enumerate(chosen)]
+    cards = {sample_work(work): sample_card(work) for work in chosen}
     return build_posting(valued, load_policy("paper@1"), candidates, cards)
 
 
@@ -91,7 +92,7 @@ _UNKNOWN = Beneficiary("suspense", None, "(owner unknown)", 1_000_000)
 
 
 class FakeRights:
-    """Answers from what it was given; the rights of a work do not change with time."""
+    """`ports.RightsReader` of given generators and cards; the rights of a work do not change with time."""
 
     def __init__(self, generators: Iterable[Generator] = (), cards: Iterable[WorkCard] = ()) -> None:
         self._generators = {generator.model_version: generator for generator in generators}
@@ -103,11 +104,11 @@ class FakeRights:
         generators: Iterable[Generator],
         owner_of: Mapping[TrainingImageId, OwnerId],
     ) -> FakeRights:
-        """Every work belongs to one owner, who is called by the first characters of the UUID."""
+        """Return rights in which every work has one owner, named by the first characters of the UUID."""
         return cls(generators, (_sole(work, owner_id) for work, owner_id in owner_of.items()))
 
     def generator(self, model_version: str) -> Generator:
-        """The generator of this name. Raises UnknownGenerator."""
+        """Return the generator of this name. Raises UnknownGenerator."""
         try:
             return self._generators[model_version]
         except KeyError:
@@ -115,11 +116,11 @@ class FakeRights:
             raise UnknownGenerator(f"no generator {model_version!r} is registered (known: {known})") from None
 
     def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:  # noqa: ARG002
-        """Cards of `ids`; a work it was not given is paid to suspense."""
-        return {one: self._cards.get(one, WorkCard(one, "", "", (_UNKNOWN,))) for one in ids}
+        """Return the cards of `ids`; an unknown work is paid to suspense."""
+        return {work: self._cards.get(work, WorkCard(work, "", "", (_UNKNOWN,))) for work in ids}
 
     def cached_works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard] | None:  # noqa: ARG002
-        """Remembers nothing: `works` is asked."""
+        """Return None: nothing is cached, so the caller reads `works`."""
         return None
 
 

@@ -1,8 +1,10 @@
-"""Profile `stub`: models of a fixed cost that need no weights, to measure and to strain the service around them.
+"""Models of a fixed cost without weights: profile `stub`, for load tests of the programs that call models.
 
-`stub:batch_ms=20,image_ms=1` spends 20 ms on a batch and 1 ms on each of its images, asleep, as a device would be from
-its process's point of view. `apart=1`: quality is a model of its own.
-`fragile=1`: a black image ends their process.
+    gmvaluator index add FOLDER --profile stub
+    gmvaluator serve --profile stub:batch_ms=20,image_ms=1
+
+`batch_ms` and `image_ms`: time that a batch and each of its images take, asleep, as if a device computed. `apart=1`:
+quality is a model of its own. `fragile=1`: a black image ends the models' process.
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ IDENTITY = ProfileIdentity(
 
 @dataclass(frozen=True, slots=True)
 class Cost:
-    """What a stub does beside answering; see the module."""
+    """Options of the stub; see the module."""
 
     batch_ms: float = 0.0
     image_ms: float = 0.0
@@ -45,7 +47,7 @@ class Cost:
 
 
 class StubModels:
-    """`ports.Models`: the same image gives the same vectors, in any batch."""
+    """`ports.Models`; the same image gives the same vectors, in any batch."""
 
     def __init__(self, cost: Cost) -> None:
         self._cost = cost
@@ -57,36 +59,36 @@ class StubModels:
         return IDENTITY
 
     def prepare(self, image: Image.Image) -> Prepared:
-        """RGB image to (3, 8, 8) float32 in [0, 1]."""
+        """Turn an RGB image into (3, 8, 8) float32 in [0, 1]."""
         return prepare(image)
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
-        """B images to two unit vectors of 512 dimensions, and brightness as quality."""
-        stacked = np.stack([one.recall for one in inputs])
+        """Embed B images as two unit vectors of 512 dimensions, with brightness as quality."""
+        stacked = np.stack([prepared.recall for prepared in inputs])
         if self._cost.fragile and not stacked.any():
-            os._exit(9)
+            os._exit(9)  # As a crash in native code would: no exception handler runs.
         time.sleep((self._cost.batch_ms + self._cost.image_ms * len(inputs)) / 1000)
         pixels = stacked.reshape(len(stacked), -1).astype(np.float64) + 0.01
-        # One row at a time: a product of matrices may round a row by the others beside it.
+        # One row at a time: the rounding of a row in a matrix product may depend on the other rows.
         recall, perceptual = (np.stack([_unit(row @ matrix) for row in pixels]) for matrix in self._projections)
         return Embeddings(recall, perceptual[:, None], None if self._cost.apart else _brightness(stacked))
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
-        """RGB image to its one view."""
+        """Turn an RGB image into its only view."""
         return [prepare(image)]
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
-        """B images of one view to unit vectors of 512 dimensions."""
-        found = self.embed([view for (view,) in inputs])
-        return WorkEmbeddings(found.recall, found.perceptual)
+        """Embed B images of one view as unit vectors of 512 dimensions."""
+        embeddings = self.embed([view for (view,) in inputs])
+        return WorkEmbeddings(embeddings.recall, embeddings.perceptual)
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
-        """B images to (B,) float32 in [0, 1]."""
-        return _brightness(np.stack([one.quality for one in inputs]))
+        """Score B images: (B,) float32 in [0, 1]."""
+        return _brightness(np.stack([prepared.quality for prepared in inputs]))
 
     def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
-        """All at once."""
-        return [float(one) for one in self.quality(inputs)]
+        """Score all images at once."""
+        return [float(quality) for quality in self.quality(inputs)]
 
 
 def _brightness(stacked: Float32Array) -> Float32Array:
@@ -95,13 +97,13 @@ def _brightness(stacked: Float32Array) -> Float32Array:
 
 
 def prepare(image: Image.Image) -> Prepared:
-    """What `StubModels.prepare` does."""
+    """Turn an RGB image into (3, 8, 8) float32 in [0, 1]; needs no models."""
     small = image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
     return Prepared.shared(np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255))
 
 
 def cost_of(options: str) -> Cost:
-    """`batch_ms=20,image_ms=1` read. Raises UnknownProfile."""
+    """Parse options such as `batch_ms=20,image_ms=1`. Raises UnknownProfile."""
     cost = Cost()
     for option in filter(None, options.split(",")):
         name, _, value = option.partition("=")
@@ -113,7 +115,7 @@ def cost_of(options: str) -> Cost:
 
 
 def load(options: str) -> StubModels:
-    """The models that `options` describes. Raises UnknownProfile."""
+    """Return models with these options. Raises UnknownProfile."""
     return StubModels(cost_of(options))
 
 
