@@ -1,6 +1,6 @@
-"""Writes `statements/`: one owner's statement in every form, from a ledger in which everything has happened.
+"""Golden statements: one owner's statement in every format, from a ledger with every kind of posting.
 
-Run it after a change of form that is meant: python -m tests.golden.write_statements
+Run `python -m tests.golden.write_statements` after an intended change of a format.
 """
 
 import tempfile
@@ -30,11 +30,11 @@ OCTOBER = Period(2026, 10)
 
 
 class GoldenNames:
-    """Names that a careless page would run."""
+    """Names that run scripts or formulae if a format does not escape them."""
 
     def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
         known = {sample_work(number): number for number in range(100)}
-        return {one: WorkCard(one, f"key-{known[one]}", f"=Work <b>{known[one]}</b> & more", ()) for one in ids}
+        return {work: WorkCard(work, f"key-{known[work]}", f"=Work <b>{known[work]}</b> & more", ()) for work in ids}
 
     def display_names(self, owner_ids: Collection[OwnerId]) -> dict[OwnerId, str]:
         return dict.fromkeys(owner_ids, 'Ada <script>alert("x")</script> Lovelace')

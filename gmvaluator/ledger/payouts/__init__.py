@@ -1,1 +1,1 @@
-"""Months of the ledger: closing, signed checkpoints, payouts and royalty statements."""
+"""Money paid for credits: terms, closing of periods, payouts and royalty statements."""

@@ -1,4 +1,4 @@
-"""A quarter in the life of finance, on the command line: rights, releases, disputes, closing, paying, forgetting."""
+"""The ledger's and the catalogue's commands in a finance workflow, from an import of rights to payouts and erasure."""
 
 import csv
 import io
@@ -21,20 +21,20 @@ TERMS = ("--currency", "EUR", "--rate", "0.25", "--pool", "100", "--threshold", 
 
 
 def run(*words: object) -> Result:
-    """`gmvaluator WORDS`, in this process; an error of ours is raised."""
+    """Run `gmvaluator WORDS` in this process; errors of the product are raised."""
     return CliRunner().invoke(program, [str(word) for word in words], catch_exceptions=False)
 
 
 def gmvaluator(*words: object) -> Any:
-    """`gmvaluator WORDS --json`, which has to succeed; its data."""
-    done = run(*words, "--json")
-    assert done.exit_code == 0, done.output
-    return json.loads(done.stdout)
+    """Run `gmvaluator WORDS --json`, which has to succeed, and return its data."""
+    result = run(*words, "--json")
+    assert result.exit_code == 0, result.output
+    return json.loads(result.stdout)
 
 
 @pytest.fixture
 def data(tmp_path: Path) -> Path:
-    """Ada's work in August and September, and one whose owner nobody has named yet."""
+    """Data with Ada's work 1, credited in August and September, and work 2 without a known owner."""
     place = DataLocation(tmp_path / "data")
     record(place, work(1, "ada"), work(2, None))
     attribute(place, "a1", [1, 2], AUGUST)
@@ -43,7 +43,7 @@ def data(tmp_path: Path) -> Path:
     return place.folder
 
 
-def test_from_rights_to_money(data: Path, tmp_path: Path) -> None:
+def test_import_release_dispute_close_and_pay(data: Path, tmp_path: Path) -> None:
     here = ("--data", data)
     rights = tmp_path / "rights.csv"
     rights.write_text(
@@ -68,7 +68,7 @@ def test_from_rights_to_money(data: Path, tmp_path: Path) -> None:
     assert gmvaluator("ledger", "dispute", "list", "--open", *here) == {"disputes": []}
 
     closed = gmvaluator("ledger", "close", "2026-08", *TERMS, *here)
-    # What was released or awarded to Ben belongs to the month of today; what went from Ada to him is not hers any more.
+    # Credits released or awarded to Ben belong to the current month, and Ada no longer has what was awarded to him.
     assert (closed["payees"], closed["payable_minor"]) == (1, 18)
     again = gmvaluator("ledger", "close", "2026-08", *TERMS, *here)
     assert again["hash"] == closed["hash"]
@@ -97,7 +97,7 @@ def test_corrections_are_explained(data: Path) -> None:
     again = gmvaluator("ledger", "reattribute", "a1", "--policy", "paper@1", "--reason", "it was none", *here)
     assert again["issued_micros"] == 1_000_000
     explained = gmvaluator("ledger", "explain", "a1", *here)
-    assert [one["kind"] for one in explained["decisions"]] == ["reversal", "reattribution"]
+    assert [decision["kind"] for decision in explained["decisions"]] == ["reversal", "reattribution"]
     assert gmvaluator("ledger", "explain", "reversal/1/1", *here)["reason"] == "a test image"
     shown = run("ledger", "explain", "a1", *here).stdout
     assert "reason: a test image" in shown
@@ -105,7 +105,7 @@ def test_corrections_are_explained(data: Path) -> None:
     assert (replayed["replayed"], replayed["different"]) == (5, [])
 
 
-def test_a_checkpoint_kept_elsewhere_and_the_public_key_are_checked(data: Path, tmp_path: Path) -> None:
+def test_verify_checks_an_external_checkpoint_and_the_public_key(data: Path, tmp_path: Path) -> None:
     here = ("--data", data)
     gmvaluator("ledger", "close", "2026-08", *TERMS, *here)
     key = gmvaluator("ledger", "public-key", *here)["public_key"]
@@ -122,7 +122,7 @@ def test_a_checkpoint_kept_elsewhere_and_the_public_key_are_checked(data: Path, 
         run(*words)
 
 
-def test_copies_and_forgetting(data: Path, tmp_path: Path) -> None:
+def test_backups_export_and_erasure(data: Path, tmp_path: Path) -> None:
     here = ("--data", data)
     assert gmvaluator("ledger", "backup", tmp_path / "ledger.sqlite", *here)["head"]["sequence"] == 3
     with pytest.raises(Conflict, match="never overwrites"):
@@ -137,5 +137,5 @@ def test_copies_and_forgetting(data: Path, tmp_path: Path) -> None:
     assert Signed.from_dict(receipt["receipt"]).genuine(gmvaluator("ledger", "public-key", *here)["public_key"])
     after = gmvaluator("ledger", "totals", *here)
     assert {**after, "owners": []} == {**before, "owners": []}
-    assert {one["display_name"] for one in after["owners"]} == {"(forgotten)"}
+    assert {owner["display_name"] for owner in after["owners"]} == {"(forgotten)"}
     assert gmvaluator("ledger", "verify", *here)["ok"]
