@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from gmvaluator.files import FileLock, atomic_file, atomic_write, create_once
+from tests.support.races import link_together
 
 
 class PowerLossError(Exception):
@@ -109,14 +110,7 @@ def test_the_first_creator_wins_and_every_other_reads_its_content(tmp_path: Path
 def test_creators_that_race_end_with_the_same_content(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """All of them find no file, and come to the link together."""
     racers = 4
-    together = threading.Barrier(racers)
-    real = os.link
-
-    def link(source: Path, target: Path) -> None:
-        together.wait(30)
-        real(source, target)
-
-    monkeypatch.setattr(os, "link", link)
+    link_together(monkeypatch, racers)
     with ThreadPoolExecutor(racers) as pool:
         results = set(pool.map(lambda number: create_once(tmp_path / "key", bytes([number]) * 32), range(racers)))
     assert results == {(tmp_path / "key").read_bytes()}

@@ -1,4 +1,4 @@
-"""Identifiers: fixed for ever, and nothing evil passes as one."""
+"""Identifiers: stable, and safe to show and to store."""
 
 import uuid
 

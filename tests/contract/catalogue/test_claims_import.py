@@ -1,4 +1,4 @@
-"""Importing rights: splits that sum to one, sales that change the future only, rejects that are listed."""
+"""Import of claims: splits sum to one, sales change the future only, rejected rows are listed."""
 
 from pathlib import Path
 
@@ -18,14 +18,14 @@ HEAD = "sha256,owner_id,owner_name,share_ppm,valid_from,valid_to,origin\n"
 def paid(place: DataLocation, number: int, at: object = NOVEMBER) -> dict[str, int]:
     with open_catalogue(place) as catalogue:
         (card,) = catalogue.works([sample_work(number)], at).values()  # type: ignore[arg-type]
-    return {one.display_name: one.share_ppm for one in card.beneficiaries}
+    return {payee.display_name: payee.share_ppm for payee in card.beneficiaries}
 
 
 def test_a_split_is_recorded_once(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, None))
     text = HEAD + "".join(f"{sha256_of(1)},{name},{name.title()},{share},,,\n" for name, share in SPLIT.items())
-    found = import_rights(place, tmp_path, text)
-    assert (found.rows, found.added, found.rejected) == (3, 3, [])
+    result = import_rights(place, tmp_path, text)
+    assert (result.rows, result.added, result.rejected) == (3, 3, [])
     assert paid(place, 1) == {"Ada": 333_333, "Ben": 333_333, "Cleo": 333_334}
     again = import_rights(place, tmp_path, text)
     assert (again.rows, again.unchanged, again.works) == (3, 3, set())
@@ -36,30 +36,30 @@ SPLIT = {"ada": 333_333, "ben": 333_333, "cleo": 333_334}
 
 def test_a_sale_changes_what_comes_after_it(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, "ada"))
-    found = import_rights(
+    result = import_rights(
         place,
         tmp_path,
         HEAD
         + f"{sha256_of(1)},ada,,1000000,,2026-10-01,data_set:paintings\n"
         + f"{sha256_of(1)},ben,Ben,1000000,2026-10-01,,contract-9\n",
     )
-    assert (found.changed, found.added, found.rejected) == (1, 1, [])
+    assert (result.changed, result.added, result.rejected) == (1, 1, [])
     assert paid(place, 1, SEPTEMBER) == {"Ada <Artist>": 1_000_000}
     assert paid(place, 1, OCTOBER) == {"Ben": 1_000_000}
     with open_catalogue(place) as catalogue:
         shown = rights_as_dict(catalogue, find_work(catalogue, "work-1"), OCTOBER)
-    assert [(one["display_name"], one["origin"]) for one in shown["claims"]] == [
+    assert [(claim["display_name"], claim["origin"]) for claim in shown["claims"]] == [
         ("Ben", "contract-9"),
         ("Ada <Artist>", "data_set:paintings"),
     ]
-    assert [one["valid_to"][:4] for one in shown["former_claims"]] == ["9999"]
+    assert [claim["valid_to"][:4] for claim in shown["former_claims"]] == ["9999"]
 
 
 def test_a_competing_claim_is_withdrawn(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, "ada"), work(1, "ben", "posters"))
     assert paid(place, 1) == {"(held: claims compete)": 1_000_000}
-    found = import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ben,,0,,,data_set:posters\n")
-    assert (found.withdrawn, found.rejected) == (1, [])
+    result = import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ben,,0,,,data_set:posters\n")
+    assert (result.withdrawn, result.rejected) == (1, [])
     assert paid(place, 1) == {"Ada <Artist>": 1_000_000}
     again = import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ben,,0,,,data_set:posters\n")
     assert "not there" in again.rejected[0].reason
@@ -89,18 +89,18 @@ def test_a_competing_claim_is_withdrawn(place: DataLocation, tmp_path: Path) -> 
 def test_a_bad_row_is_rejected_and_stops_nothing(place: DataLocation, tmp_path: Path, rows: str, reason: str) -> None:
     record(place, work(1, None), work(2, None))
     hashes = [sha256_of(1), *[""] * 8, sha256_of(99)]
-    found = import_rights(place, tmp_path, HEAD + rows.format(*hashes) + f"{sha256_of(2)},ben,Ben,1000000,,,\n")
-    assert reason in found.rejected[0].reason
-    assert found.rejected[0].line == 2
-    assert (found.rows, found.added) == (len(found.rejected) + 1, 1)
+    result = import_rights(place, tmp_path, HEAD + rows.format(*hashes) + f"{sha256_of(2)},ben,Ben,1000000,,,\n")
+    assert reason in result.rejected[0].reason
+    assert result.rejected[0].line == 2
+    assert (result.rows, result.added) == (len(result.rejected) + 1, 1)
     assert paid(place, 1) == {"(owner unknown)": 1_000_000}
     assert paid(place, 2) == {"Ben": 1_000_000}
 
 
 def test_less_than_one_is_taken_on_purpose(place: DataLocation, tmp_path: Path) -> None:
     record(place, work(1, None))
-    found = import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ada,Ada,250000,,,\n", partial=True)
-    assert found.added == 1
+    result = import_rights(place, tmp_path, HEAD + f"{sha256_of(1)},ada,Ada,250000,,,\n", partial=True)
+    assert result.added == 1
     assert paid(place, 1) == {"Ada": 250_000, "(owner unknown)": 750_000}
 
 
@@ -108,8 +108,8 @@ def test_a_work_is_named_by_its_key_in_a_data_set(place: DataLocation, tmp_path:
     record(place, work(1, None), work(2, None), work(2, None, "posters"))
     head = "data_set,key,owner_id,owner_contact,share_ppm\n"
     rows = "paintings,work-1,ada,ada@example.org,1000000\nposters,work-1,ada,,1000000\nposters,work-2,ben,,1000000\n"
-    found = import_rights(place, tmp_path, head + rows)
-    assert (found.added, [one.line for one in found.rejected]) == (2, [3])
+    result = import_rights(place, tmp_path, head + rows)
+    assert (result.added, [row.line for row in result.rejected]) == (2, [3])
     assert paid(place, 1) == {"ada": 1_000_000}
     with open_catalogue(place) as catalogue:
         assert find_work(catalogue, "work-2", "posters") == sample_work(2)
@@ -124,8 +124,8 @@ def test_a_key_of_several_works_names_none(place: DataLocation, tmp_path: Path) 
         catalogue.record([work(2, None).__class__(sample_work(3), sha256_of(3), 8, 8, "paintings", "work-1", "")])
     with open_catalogue(place) as catalogue, pytest.raises(InvalidInput, match="several"):
         find_work(catalogue, "work-1")
-    found = import_rights(place, tmp_path, "data_set,key,owner_id,share_ppm\npaintings,work-1,ada,1000000\n")
-    assert "2 works" in found.rejected[0].reason
+    result = import_rights(place, tmp_path, "data_set,key,owner_id,share_ppm\npaintings,work-1,ada,1000000\n")
+    assert "2 works" in result.rejected[0].reason
 
 
 @pytest.mark.parametrize(

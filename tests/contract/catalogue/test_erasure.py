@@ -1,4 +1,4 @@
-"""Forgetting a person: no byte of the name is left anywhere, and not a micro-credit or a hash has changed."""
+"""Erasure of an owner: no byte of the name is left anywhere, and no amount or hash has changed."""
 
 import json
 from pathlib import Path
@@ -23,7 +23,7 @@ CANARIES = ("canary-manifest-77", "Canary Lovelace-Name", "canary@contact.exampl
 
 @pytest.fixture
 def filled(place: DataLocation, tmp_path: Path) -> DataLocation:
-    """A work of the canary's, with name, contact and manifest id, that a generation paid."""
+    """A work whose owner has a canary name, contact and manifest id, and which a generation paid."""
     owner = OwnerReference(CANARIES[0], CANARIES[1])
     record(place, NewWork(sample_work(1), sha256_of(1), 8, 8, "paintings", "work-1", "", owner=owner), work(2, "ben"))
     head = "sha256,owner_id,owner_name,owner_contact,share_ppm\n"
@@ -34,7 +34,7 @@ def filled(place: DataLocation, tmp_path: Path) -> DataLocation:
 
 
 def found_in(folder: Path, needles: list[bytes]) -> list[tuple[str, bytes]]:
-    """Files that hold one of `needles`, in any case."""
+    """Return the files that contain one of `needles`, in any case."""
     files = [path for path in folder.rglob("*") if path.is_file()]
     return [(path.name, needle) for path in files for needle in needles if needle.lower() in path.read_bytes().lower()]
 

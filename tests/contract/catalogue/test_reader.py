@@ -1,4 +1,4 @@
-"""`ports.RightsReader`: one suite over the catalogue and the fake."""
+"""Contract of `ports.RightsReader`, for the catalogue and the fake."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -22,16 +22,16 @@ STRANGER = training_image_id(sha256_hex(b"nobody indexed this"))
 
 
 def fake_rights(place: DataLocation) -> Iterator[RightsReader]:
-    owners = {one: sample_owner(number % 3) for number, one in enumerate(IDS)}
+    owners = {work: sample_owner(number % 3) for number, work in enumerate(IDS)}
     yield FakeRights.with_owners([GENERATOR], owners)
 
 
 def catalogue(place: DataLocation) -> Iterator[RightsReader]:
     works = [
         NewWork(
-            one, sha256, 8, 8, "paintings", sha256, "", owner=OwnerReference(str(number % 3), f"owner {number % 3}")
+            work, sha256, 8, 8, "paintings", sha256, "", owner=OwnerReference(str(number % 3), f"owner {number % 3}")
         )
-        for number, (one, sha256) in enumerate(zip(IDS, SHA256S, strict=True))
+        for number, (work, sha256) in enumerate(zip(IDS, SHA256S, strict=True))
     ]
     with open_catalogue(place, write=True) as opened:
         opened.record(works)
@@ -56,11 +56,11 @@ def test_an_unknown_generator_lists_the_known(rights: RightsReader) -> None:
 
 
 def test_every_id_is_answered_with_rights_that_sum_to_the_whole(rights: RightsReader) -> None:
-    asked = [*IDS[:50], STRANGER]
-    cards = rights.works(asked, NOW)
-    assert set(cards) == set(asked)
-    for one, card in cards.items():
-        assert card.training_image_id == one
+    ids = [*IDS[:50], STRANGER]
+    cards = rights.works(ids, NOW)
+    assert set(cards) == set(ids)
+    for work, card in cards.items():
+        assert card.training_image_id == work
         assert sum(beneficiary.share_ppm for beneficiary in card.beneficiaries) == 1_000_000
 
 
@@ -73,7 +73,7 @@ def test_an_owner_has_an_account_and_a_name(rights: RightsReader) -> None:
 
 def test_works_of_one_owner_are_paid_to_one_account(rights: RightsReader) -> None:
     cards = rights.works(IDS, NOW)
-    accounts = [cards[one].beneficiaries[0].account for one in IDS]
+    accounts = [cards[work].beneficiaries[0].account for work in IDS]
     assert accounts[0] == accounts[3] != accounts[1]
     assert len(set(accounts)) == 3
 

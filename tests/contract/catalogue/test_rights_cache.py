@@ -1,4 +1,4 @@
-"""Rights kept in memory say what the catalogue says, also just after it was changed and at any other time."""
+"""Cached rights equal the catalogue's, also right after a change and at any other time."""
 
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -22,9 +22,9 @@ def work(number: int, owner: str) -> NewWork:
     )
 
 
-def test_what_is_remembered_is_what_is_stored(tmp_path: Path) -> None:
+def test_cached_works_are_the_stored_ones(tmp_path: Path) -> None:
     works = [work(number, f"o{number % 3}") for number in range(9)]
-    ids = [one.training_image_id for one in works]
+    ids = [new.training_image_id for new in works]
     with open_catalogue(tmp_path, write=True) as writing, open_catalogue(tmp_path) as reading:
         rights = CachedRights(reading)
         assert rights.cached_works(ids, NOW) is None
@@ -36,20 +36,20 @@ def test_what_is_remembered_is_what_is_stored(tmp_path: Path) -> None:
         assert rights.works(ids, NOW) == reading.works(ids, NOW) == rights.cached_works(ids, NOW)
 
 
-def test_an_owner_who_is_forgotten_is_forgotten_here(tmp_path: Path) -> None:
-    one = work(1, "alice")
+def test_an_erased_owner_is_erased_in_the_cache(tmp_path: Path) -> None:
+    new = work(1, "alice")
     with open_catalogue(tmp_path, write=True) as writing, open_catalogue(tmp_path) as reading:
-        writing.record([one])
+        writing.record([new])
         rights = CachedRights(reading)
-        (payee,) = rights.works([one.training_image_id], NOW)[one.training_image_id].beneficiaries
+        (payee,) = rights.works([new.training_image_id], NOW)[new.training_image_id].beneficiaries
         assert payee.display_name == "Ms alice"
         assert payee.owner_id is not None
         writing.erase_owner(payee.owner_id)
-        (after,) = rights.works([one.training_image_id], NOW)[one.training_image_id].beneficiaries
+        (after,) = rights.works([new.training_image_id], NOW)[new.training_image_id].beneficiaries
         assert (after.display_name, after.account) == ("(forgotten)", payee.account)
 
 
-def test_a_generator_that_is_changed_is_seen_changed(tmp_path: Path) -> None:
+def test_a_changed_generator_is_read_again(tmp_path: Path) -> None:
     with open_catalogue(tmp_path, write=True) as writing, open_catalogue(tmp_path) as reading:
         rights = CachedRights(reading)
         with pytest.raises(UnknownGenerator):

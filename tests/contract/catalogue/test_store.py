@@ -1,4 +1,4 @@
-"""The catalogue: recording twice changes nothing, owners are found again and can be forgotten, runs resume."""
+"""The catalogue: recording is idempotent, owners are found again and can be erased, runs resume."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -49,12 +49,12 @@ def work(number: int, data_set: str = "paintings", owner: OwnerReference | None 
 
 
 def paid(catalogue: Catalogue, number: int, at: datetime = NOW) -> tuple[Beneficiary, ...]:
-    one = work(number).training_image_id
-    return catalogue.works([one], at)[one].beneficiaries
+    work_id = work(number).training_image_id
+    return catalogue.works([work_id], at)[work_id].beneficiaries
 
 
 def accounts(catalogue: Catalogue, number: int, at: datetime = NOW) -> dict[str, int]:
-    return {one.account: one.share_ppm for one in paid(catalogue, number, at)}
+    return {payee.account: payee.share_ppm for payee in paid(catalogue, number, at)}
 
 
 def owner_id_of(catalogue: Catalogue, number: int) -> OwnerId:
@@ -77,8 +77,8 @@ def test_a_second_data_set_adds_a_source_and_a_claim_never_a_work(catalogue: Cat
     catalogue.record([work(1)])
     assert catalogue.record([work(1, "posters", key="other-key")]) == Recorded(0, 1, 1, ())
     assert catalogue.data_sets() == ["paintings", "posters"]
-    one = work(1).training_image_id
-    assert catalogue.works([one], NOW)[one].key == "work-1"
+    work_id = work(1).training_image_id
+    assert catalogue.works([work_id], NOW)[work_id].key == "work-1"
     assert list(accounts(catalogue, 1).values()) == [1_000_000]
 
 
@@ -124,7 +124,7 @@ def test_names_and_manifest_ids_are_nowhere_in_the_files(tmp_path: Path) -> None
         assert not any(b"anary" in path.read_bytes() for path in files)
 
 
-def test_a_forgotten_owner_keeps_the_account_but_has_no_name(catalogue: Catalogue, place: DataLocation) -> None:
+def test_an_erased_owner_keeps_the_account_but_has_no_name(catalogue: Catalogue, place: DataLocation) -> None:
     catalogue.record([work(1), work(2, owner=BEN)])
     ada = owner_id_of(catalogue, 1)
     with open_catalogue(place) as other_process:
@@ -196,7 +196,7 @@ def test_generators_are_registered_once_and_changed_on_purpose(catalogue: Catalo
     assert catalogue.generator("demo-1") == demo
     catalogue.add_generator(wider, replace=True)
     catalogue.add_generator(replace(demo, model_version="another"))
-    assert [one.model_version for one in catalogue.generators()] == ["another", "demo-1"]
+    assert [generator.model_version for generator in catalogue.generators()] == ["another", "demo-1"]
     assert catalogue.generator("demo-1") == wider
 
 

@@ -1,4 +1,4 @@
-"""What only PostgreSQL can do, and only a server can do to us: many writers, lost connections, bad addresses."""
+"""PostgreSQL only: concurrent writers, lost connections, invalid URLs."""
 
 import itertools
 from collections.abc import Iterator
@@ -37,7 +37,7 @@ def test_many_writers_post_each_key_once_and_no_cursor_skips(server_place: DataL
         with open_ledger(server_place, write=True) as ledger:
             for round_ in range(ROUNDS):
                 # Every writer posts three of its own, and one that all of them post.
-                numbers = [1_000 * (writer + 1) + 3 * round_ + one for one in range(3)]
+                numbers = [1_000 * (writer + 1) + 3 * round_ + offset for offset in range(3)]
                 batch = [sample_posting(number) for number in [*numbers, round_]]
                 kinds += [type(outcome) for outcome in ledger.post(batch)]
         return kinds
@@ -46,7 +46,7 @@ def test_many_writers_post_each_key_once_and_no_cursor_skips(server_place: DataL
         seen: list[int] = []
         with open_ledger(server_place) as reader:
             while len(seen) < WRITERS * ROUNDS * 3 + ROUNDS:
-                seen += [one.sequence for one in reader.postings_after(seen[-1] if seen else 0)]
+                seen += [posting.sequence for posting in reader.postings_after(seen[-1] if seen else 0)]
         return seen
 
     with ThreadPoolExecutor(WRITERS + 1) as pool:

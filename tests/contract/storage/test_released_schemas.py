@@ -1,4 +1,4 @@
-"""Databases as released versions wrote them are brought forward, on both engines, and nothing in them changes.
+"""Databases of released versions are upgraded on both engines, without changing their content.
 
 `released/PART-REVISION.ENGINE.sql` holds a filled database of each released schema; add one with every release.
 """
@@ -25,7 +25,7 @@ REVISIONS = sorted({path.name.partition(".")[0].rpartition("-")[2] for path in R
 
 @pytest.fixture(params=REVISIONS)
 def released(request: pytest.FixtureRequest, place: DataLocation) -> DataLocation:
-    """A place that a released version filled: three works by two owners, three postings."""
+    """A data location filled by a released version: three works by two owners, three postings."""
     engine = "postgresql" if place.database_url else "sqlite"
     for part in ("catalogue", "ledger"):
         load(place, part, (RELEASED / f"{part}-{request.param}.{engine}.sql").read_text(encoding="utf-8"))
@@ -45,7 +45,7 @@ def load(place: DataLocation, part: str, script: str) -> None:
     file.close()
 
 
-def test_a_released_ledger_is_brought_forward_whole(released: DataLocation) -> None:
+def test_a_released_ledger_is_upgraded_without_loss(released: DataLocation) -> None:
     with open_ledger(released, write=True) as ledger:
         assert ledger.verify().ok
         assert ledger.totals().reconciles
@@ -55,7 +55,7 @@ def test_a_released_ledger_is_brought_forward_whole(released: DataLocation) -> N
         assert ledger.verify().ok
 
 
-def test_a_released_catalogue_is_brought_forward_whole(released: DataLocation) -> None:
+def test_a_released_catalogue_is_upgraded_without_loss(released: DataLocation) -> None:
     with open_catalogue(released, write=True) as catalogue:
         assert (catalogue.counts().works, catalogue.counts().owners) == (3, 2)
         assert catalogue.generator("demo-1").data_sets == ("paintings",)
@@ -64,7 +64,7 @@ def test_a_released_catalogue_is_brought_forward_whole(released: DataLocation) -
         assert paid == ["(owner unknown)", "Owner 1", "Owner 0"]
 
 
-def test_a_reader_waits_for_a_writer_to_bring_it_forward(released: DataLocation) -> None:
+def test_a_reader_asks_for_a_writer_to_upgrade_it(released: DataLocation) -> None:
     with pytest.raises(PreconditionFailed, match="gmvaluator serve"):
         open_ledger(released)
     open_ledger(released, write=True).close()

@@ -41,7 +41,7 @@ def test_without_a_file_everyone_is_local(tmp_path: Path) -> None:
     assert LOCAL.only_account is None
 
 
-def test_a_token_lets_in_under_its_role_and_binding(tmp_path: Path) -> None:
+def test_a_token_authenticates_its_role_and_binding(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     generator, owner = made(path, generator="farm-of-ann"), made(path, "ann", Role.OWNER, owner=OWNER)
     authenticator = Authenticator(path)
@@ -58,7 +58,7 @@ def test_other_tokens_are_refused(tmp_path: Path, wrong: str | None) -> None:
         Authenticator(tmp_path / "tokens.json").authenticate(wrong)
 
 
-def test_what_the_file_holds_opens_nothing(tmp_path: Path) -> None:
+def test_a_hash_from_the_file_is_no_token(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     secret = made(path)
     text = path.read_text(encoding="utf-8")
@@ -68,7 +68,7 @@ def test_what_the_file_holds_opens_nothing(tmp_path: Path) -> None:
         Authenticator(path).authenticate(json.loads(text)["tokens"][0]["sha256"])
 
 
-def test_a_running_door_takes_up_new_and_revoked_tokens(tmp_path: Path) -> None:
+def test_new_and_revoked_tokens_take_effect_at_once(tmp_path: Path) -> None:
     path = tmp_path / "tokens.json"
     authenticator = Authenticator(path)
     assert authenticator.anonymous_allowed
@@ -81,7 +81,7 @@ def test_a_running_door_takes_up_new_and_revoked_tokens(tmp_path: Path) -> None:
         authenticator.authenticate(first)
 
 
-def test_a_file_that_vanishes_shuts_everyone_out(tmp_path: Path) -> None:
+def test_deleting_the_file_rejects_everyone(tmp_path: Path) -> None:
     path, problems = tmp_path / "tokens.json", list[str]()
     secret = made(path)
     authenticator = Authenticator(path, on_problem=problems.append)
@@ -92,7 +92,7 @@ def test_a_file_that_vanishes_shuts_everyone_out(tmp_path: Path) -> None:
     assert len(problems) == 1
 
 
-def test_a_spoilt_file_changes_nothing_and_is_told_once(tmp_path: Path) -> None:
+def test_a_malformed_file_changes_nothing_and_is_reported_once(tmp_path: Path) -> None:
     path, problems = tmp_path / "tokens.json", list[str]()
     secret = made(path)
     authenticator = Authenticator(path, on_problem=problems.append)
@@ -111,7 +111,7 @@ def test_an_expired_token_is_refused(tmp_path: Path) -> None:
         Authenticator(path).authenticate(past)
 
 
-def test_a_file_that_has_to_be_there_is_missed(tmp_path: Path) -> None:
+def test_a_required_file_has_to_exist(tmp_path: Path) -> None:
     with pytest.raises(MissingData, match="gmvaluator token new"):
         Authenticator(tmp_path / "tokens.json", required=True)
 
@@ -159,7 +159,7 @@ def test_a_malformed_file_is_refused_at_the_start(tmp_path: Path, content: objec
 
 
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"[" * 100_000, b'{"tokens": [NaN]}'])
-def test_what_is_no_json_is_refused_at_the_start(tmp_path: Path, content: bytes) -> None:
+def test_a_file_that_is_not_json_is_refused_at_the_start(tmp_path: Path, content: bytes) -> None:
     path = tmp_path / "tokens.json"
     path.write_bytes(content)
     with pytest.raises(PreconditionFailed):
@@ -202,7 +202,7 @@ def test_requiring_a_role_names_it() -> None:
     [("127.0.0.1:1", True), ("127.9.9.9:1", True), ("[::1]:1", True), ("localhost:1", True), ("0.0.0.0:1", False),
      ("[::]:1", False), ("10.0.0.1:1", False), ("127.evil.example:1", False), ("example.org:1", False)],
 )  # fmt: skip
-def test_loopback_is_told_from_what_others_reach(address: str, loopback: bool) -> None:
+def test_loopback_addresses_are_recognised(address: str, loopback: bool) -> None:
     assert is_loopback(address) is loopback
 
 

@@ -1,4 +1,4 @@
-"""Secrets by value or in a file: one of the two, bounded, and never in a message."""
+"""Secrets from a variable or a file: not both, bounded, and never in a message."""
 
 from pathlib import Path
 from typing import Any
@@ -87,7 +87,7 @@ def where(place: DataLocation) -> None:
     click.echo(place.database_url)
 
 
-def said(*words: str, **environment: str) -> str:
+def printed(*words: str, **environment: str) -> str:
     done: Any = CliRunner().invoke(where, words, env=environment, standalone_mode=False)
     if isinstance(done.exception, GmvaluatorError):
         raise done.exception
@@ -98,12 +98,12 @@ def said(*words: str, **environment: str) -> str:
 def test_a_command_takes_its_database_from_a_file(tmp_path: Path, file: Path) -> None:
     url = tmp_path / "url"
     url.write_text("postgresql://me@db/g\n", encoding="utf-8")
-    assert said() == ""
-    assert said(DATABASE_URL_FILE=str(url)) == "postgresql://me@db/g"
-    assert said(DATABASE_URL_FILE=str(url), DATABASE_PASSWORD_FILE=str(file)).startswith("postgresql://me:s3cret")
-    assert said("--database", "postgresql://you@db/g", DATABASE_URL_FILE=str(url)) == "postgresql://you@db/g"
+    assert printed() == ""
+    assert printed(DATABASE_URL_FILE=str(url)) == "postgresql://me@db/g"
+    assert printed(DATABASE_URL_FILE=str(url), DATABASE_PASSWORD_FILE=str(file)).startswith("postgresql://me:s3cret")
+    assert printed("--database", "postgresql://you@db/g", DATABASE_URL_FILE=str(url)) == "postgresql://you@db/g"
     with pytest.raises(InvalidInput, match="both set"):
-        said(DATABASE_URL="postgresql://you@db/g", DATABASE_URL_FILE=str(url))
+        printed(DATABASE_URL="postgresql://you@db/g", DATABASE_URL_FILE=str(url))
 
 
 def test_programs_of_our_own_get_none_of_it(monkeypatch: pytest.MonkeyPatch, file: Path) -> None:

@@ -1,7 +1,6 @@
 """The signing key: created once, complete or absent, the same for every process."""
 
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pytest
 
 from gmvaluator.auth.signing import KEY_FILE, Signed, Signer
 from gmvaluator.errors import MissingData
+from tests.support.races import link_together
 
 
 def test_a_signature_is_genuine_for_its_statement_and_key_only(tmp_path: Path) -> None:
@@ -27,14 +27,7 @@ def test_the_public_key_is_there_once_something_was_signed(tmp_path: Path) -> No
 
 
 def test_two_first_signers_race_and_sign_with_the_same_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = threading.Barrier(2)
-    real = os.link
-
-    def link(source: Path, target: Path) -> None:
-        together.wait(30)
-        real(source, target)
-
-    monkeypatch.setattr(os, "link", link)
+    link_together(monkeypatch, 2)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: Signer(tmp_path).sign(b"{}"), range(2))
     assert first.public_key == second.public_key == Signer(tmp_path).public_key()

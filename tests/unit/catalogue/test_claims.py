@@ -1,4 +1,4 @@
-"""Who is paid for a work: claims settle the same whatever their order, and always to the whole."""
+"""Rights from claims: the same in any order, and always a whole."""
 
 import random as standard_random
 
@@ -48,7 +48,7 @@ def test_claims_of_one_origin_share() -> None:
     assert shared == {f"owner:{ADA}": 250_000, f"owner:{BEN}": 750_000}
 
 
-def test_what_nobody_claims_goes_to_suspense() -> None:
+def test_an_unclaimed_part_goes_to_suspense() -> None:
     assert settled(Claim("rights:c", ADA, 400_000)) == {f"owner:{ADA}": 400_000, SUSPENSE: 600_000}
 
 

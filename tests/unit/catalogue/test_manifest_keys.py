@@ -1,4 +1,4 @@
-"""The secret that finds owners again is made once, whoever comes first."""
+"""The secret behind lookups of owners is created once, also by concurrent writers."""
 
 from pathlib import Path
 from unittest.mock import patch
@@ -17,8 +17,8 @@ WORK = NewWork(
 )  # fmt: skip
 
 
-def test_one_who_comes_second_uses_the_secret_of_the_first(tmp_path: Path) -> None:
-    """Both look before either has made it, and the first records owners before the second gets to write."""
+def test_the_second_writer_uses_the_secret_of_the_first(tmp_path: Path) -> None:
+    """Both check before either has created it, and the first records owners before the second can write."""
     with open_catalogue(tmp_path, write=True) as catalogue:
         catalogue.record([WORK])
         with patch.object(Vault, "has_secret", side_effect=[False, True]), patch.object(Vault, "create_secret") as make:
@@ -26,7 +26,7 @@ def test_one_who_comes_second_uses_the_secret_of_the_first(tmp_path: Path) -> No
         make.assert_not_called()
 
 
-def test_a_lost_secret_is_not_made_anew_while_there_are_owners(tmp_path: Path) -> None:
+def test_a_lost_secret_is_not_created_again_while_there_are_owners(tmp_path: Path) -> None:
     with open_catalogue(tmp_path, write=True) as catalogue:
         catalogue.record([WORK])
         with patch.object(Vault, "has_secret", return_value=False), pytest.raises(PreconditionFailed, match="backup"):

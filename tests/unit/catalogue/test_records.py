@@ -1,4 +1,4 @@
-"""What the catalogue takes in is checked at its border."""
+"""Validation of records for the catalogue."""
 
 from dataclasses import replace
 

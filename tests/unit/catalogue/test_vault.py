@@ -1,4 +1,4 @@
-"""Keys per owner: private, durable, and the only way to read a name."""
+"""Keys of owners: private, durable, and the only way to read a name."""
 
 import stat
 from pathlib import Path
@@ -31,7 +31,7 @@ def test_a_name_is_read_back_by_its_owners_key_only(vault: Vault) -> None:
         vault.decrypt(ADA, "contact", sealed)
 
 
-def test_the_same_name_is_never_sealed_twice_alike(vault: Vault) -> None:
+def test_two_ciphertexts_of_one_name_differ(vault: Vault) -> None:
     assert vault.encrypt(ADA, "name", "Ada") != vault.encrypt(ADA, "name", "Ada")
 
 
@@ -43,7 +43,7 @@ def test_key_files_are_private(vault: Vault, tmp_path: Path) -> None:
     assert {stat.S_IMODE(file.stat().st_mode) for file in files} == {0o600}
 
 
-def test_destroying_the_key_forgets_the_owner_and_no_other(vault: Vault) -> None:
+def test_destroying_a_key_erases_its_owner_and_no_other(vault: Vault) -> None:
     ada, ben = vault.encrypt(ADA, "name", "Ada"), vault.encrypt(BEN, "name", "Ben")
     vault.destroy_key(ADA)
     vault.destroy_key(ADA)

@@ -1,13 +1,13 @@
 """The key that seals session cookies: created once, the same for every process."""
 
 import os
-import threading
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
 from dashboard.web.access import KEY_FILE, session_key
+from tests.support.races import link_together
 
 
 def test_the_key_is_private_and_stays(tmp_path: Path) -> None:
@@ -17,14 +17,7 @@ def test_the_key_is_private_and_stays(tmp_path: Path) -> None:
 
 
 def test_two_first_users_race_and_get_the_same_key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    together = threading.Barrier(2)
-    real = os.link
-
-    def link(source: Path, target: Path) -> None:
-        together.wait(30)
-        real(source, target)
-
-    monkeypatch.setattr(os, "link", link)
+    link_together(monkeypatch, 2)
     with ThreadPoolExecutor(2) as pool:
         first, second = pool.map(lambda _: session_key(tmp_path), range(2))
     assert first == second == session_key(tmp_path)

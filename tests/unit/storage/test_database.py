@@ -21,7 +21,7 @@ from gmvaluator.storage.locks import WriterLock, holder
 from gmvaluator.storage.schema import BEGINNING, END, from_utc_text, utc_text
 
 
-def test_a_second_writer_is_told_who_holds_the_file(tmp_path: Path) -> None:
+def test_a_second_writer_gets_the_name_of_the_holder(tmp_path: Path) -> None:
     file = tmp_path / "some.sqlite"
     lock = WriterLock(file)
     with pytest.raises(AlreadyHeld, match=r"process \d+ \(.+\)"):
@@ -46,7 +46,7 @@ def test_the_kernel_releases_the_lock_of_a_dead_writer(tmp_path: Path) -> None:
     WriterLock(file).release()
 
 
-def test_an_unreadable_signature_is_another_process(tmp_path: Path) -> None:
+def test_an_unreadable_lock_file_names_another_process(tmp_path: Path) -> None:
     (tmp_path / "some.sqlite.lock").write_text("[]")
     assert holder(tmp_path / "some.sqlite") == "another process"
 
@@ -136,7 +136,7 @@ def test_instants_are_utc_text_of_one_width() -> None:
 
 
 @given(st.datetimes(timezones=st.just(UTC)), st.datetimes(timezones=st.just(UTC)))
-def test_text_sorts_as_time_does(one: datetime, other: datetime) -> None:
-    assert from_utc_text(utc_text(one)) == one
-    assert (utc_text(one) < utc_text(other)) == (one < other)
-    assert BEGINNING <= utc_text(one) <= END
+def test_text_sorts_as_time_does(instant: datetime, other: datetime) -> None:
+    assert from_utc_text(utc_text(instant)) == instant
+    assert (utc_text(instant) < utc_text(other)) == (instant < other)
+    assert BEGINNING <= utc_text(instant) <= END

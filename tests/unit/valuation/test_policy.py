@@ -114,9 +114,9 @@ def test_provisional_shares_are_the_shares(
     tmp_path_factory: pytest.TempPathFactory, rest: str, distances: list[int]
 ) -> None:
     policy = load_policy("mine@1", written(tmp_path_factory.mktemp("policy"), GROWING + rest))
-    (shares, nobody), (rough, nobody_roughly) = policy.shares(distances), policy.provisional_shares(distances)
+    (shares, unattributed), (rough, rough_unattributed) = policy.shares(distances), policy.provisional_shares(distances)
     assert rough == pytest.approx(shares, abs=1e-9)
-    assert nobody_roughly == pytest.approx(nobody, abs=1e-9)
+    assert rough_unattributed == pytest.approx(unattributed, abs=1e-9)
 
 
 def test_a_virtual_contributor_is_one_contributor_more(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""Intervals hold the share, grow with what is not known, and are not needed to replay."""
+"""Intervals contain the share, grow with uncertainty, and are not needed to replay."""
 
 from decimal import Decimal
 from typing import Any
@@ -24,21 +24,21 @@ SPREAD = [replicate(0.03 + 0.001 * place, -4 + 0.05 * place) for place in range(
 def policy(replicates: list[dict[str, Any]] | None = None, **more: Any) -> Policy:
     uncertainty = {"replicates": SPREAD if replicates is None else replicates, **more}
     residual = {"bias": "-3.5", "ranks": {"1": "12"}}
-    said = {"policy": "mine@1", "depth": 20, "k": 10, "temperature": "0.04", "residual": residual}
-    return Policy.from_parameters({**said, "uncertainty": uncertainty})
+    settings = {"policy": "mine@1", "depth": 20, "k": 10, "temperature": "0.04", "residual": residual}
+    return Policy.from_parameters({**settings, "uncertainty": uncertainty})
 
 
-def intervals(distances: list[int], hidden: Uncounted = NOTHING, *, by: Policy | None = None) -> Intervals:
-    found = (by or policy()).intervals(distances, hidden)
-    assert found is not None
-    return found
+def intervals(distances: list[int], uncounted: Uncounted = NOTHING, *, by: Policy | None = None) -> Intervals:
+    bounds = (by or policy()).intervals(distances, uncounted)
+    assert bounds is not None
+    return bounds
 
 
 @given(st.lists(st.integers(0, 2 * MILLION), min_size=1, max_size=10).map(sorted))
 def test_an_interval_holds_its_share(distances: list[int]) -> None:
-    shares, nobody = policy().shares(distances)
-    found = intervals(distances)
-    for share, (low, high) in zip((*shares, nobody), (*found.contributors, found.unattributed), strict=True):
+    shares, unattributed = policy().shares(distances)
+    bounds = intervals(distances)
+    for share, (low, high) in zip((*shares, unattributed), (*bounds.contributors, bounds.unattributed), strict=True):
         assert 0 <= low <= share * MILLION + 1e-6
         assert share * MILLION - 1e-6 <= high <= MILLION
 
@@ -52,8 +52,8 @@ def test_fits_that_agree_leave_no_doubt() -> None:
 def test_what_was_not_counted_widens_an_interval_below_only() -> None:
     near = [100_000, 150_000, 200_000]
     plain = intervals(near)
-    for hidden in (Uncounted(cut=[210_000]), Uncounted(unlisted=150), Uncounted(recall=0.9)):
-        wider = intervals(near, hidden)
+    for uncounted in (Uncounted(cut=[210_000]), Uncounted(unlisted=150), Uncounted(recall=0.9)):
+        wider = intervals(near, uncounted)
         assert wider.contributors[0][0] < plain.contributors[0][0]
         assert [high for _, high in wider.contributors] == [high for _, high in plain.contributors]
 
@@ -66,13 +66,13 @@ def test_what_lies_far_after_the_cut_hides_little() -> None:
 
 @pytest.mark.parametrize("growth", ["0", "0.7"])
 def test_replicates_weigh_as_the_policy_does(growth: str) -> None:
-    said = {"temperature": "0.05", "temperature_growth": growth, "residual": {"bias": "-3", "ranks": {"1": "9"}}}
-    both = {"policy": "mine@1", "depth": 20, "k": 10, **said, "uncertainty": {"replicates": [said, said]}}
+    settings = {"temperature": "0.05", "temperature_growth": growth, "residual": {"bias": "-3", "ranks": {"1": "9"}}}
+    both = {"policy": "mine@1", "depth": 20, "k": 10, **settings, "uncertainty": {"replicates": [settings, settings]}}
     for low, high in intervals([100_000, 150_000, 400_000], by=Policy.from_parameters(both)).contributors:
         assert high - low <= 2
 
 
-def test_a_missed_neighbour_may_take_from_nobody() -> None:
+def test_a_missed_neighbour_lowers_the_unattributed_share() -> None:
     assert intervals([600_000], Uncounted(recall=0.5)).unattributed[0] < 0.6 * intervals([600_000]).unattributed[0]
 
 
@@ -88,17 +88,17 @@ def test_evidence_names_the_replicates_and_keeps_the_limit() -> None:
 
 
 def test_another_fit_has_another_hash() -> None:
-    one, other = policy().uncertainty, policy(SPREAD[:-1]).uncertainty
-    assert one is not None
+    first, other = policy().uncertainty, policy(SPREAD[:-1]).uncertainty
+    assert first is not None
     assert other is not None
-    assert one.sha256 != other.sha256
+    assert first.sha256 != other.sha256
 
 
 def test_a_policy_without_refits_says_nothing() -> None:
-    said = {"policy": "mine@1", "depth": 20, "k": 10, "temperature": "0.04"}
-    assert Policy.from_parameters(said).intervals([100_000], Uncounted()) is None
+    settings = {"policy": "mine@1", "depth": 20, "k": 10, "temperature": "0.04"}
+    assert Policy.from_parameters(settings).intervals([100_000], Uncounted()) is None
     assert intervals([600_000, 700_000], by=Policy.from_parameters({
-        **said,
+        **settings,
         "residual": {"distance": "0.5"},
         "uncertainty": {"replicates": [{"temperature": "0.05", "residual": {"distance": "0.4"}}] * 2},
     })).unattributed[1] > 900_000  # fmt: skip
@@ -120,19 +120,19 @@ def test_a_policy_without_refits_says_nothing() -> None:
     ],
 )
 def test_an_uncertainty_that_cannot_be_used_is_refused(uncertainty: Any) -> None:
-    said = {"policy": "mine@1", "depth": 20, "k": 10, "temperature": "0.04", "uncertainty": uncertainty}
+    settings = {"policy": "mine@1", "depth": 20, "k": 10, "temperature": "0.04", "uncertainty": uncertainty}
     with pytest.raises(InvalidPolicy, match="mine@1"):
-        Policy.from_parameters(said)
+        Policy.from_parameters(settings)
 
 
 @pytest.mark.parametrize("groups", ["all", True, ""])
 def test_a_way_of_grouping_that_is_unknown_is_refused(groups: Any) -> None:
-    said = {"policy": "mine@1", "depth": 20, "k": 10, "temperature": "0.04", "groups": groups}
+    settings = {"policy": "mine@1", "depth": 20, "k": 10, "temperature": "0.04", "groups": groups}
     with pytest.raises(InvalidPolicy, match="groups"):
-        Policy.from_parameters(said)
+        Policy.from_parameters(settings)
 
 
 def test_the_papers_policy_says_what_it_always_said() -> None:
-    said = {"policy": "paper@1", "depth": 200, "k": 50, "temperature": "1"}
-    assert Policy.from_parameters(said).parameters() == said
-    assert Policy.from_parameters(said).temperature == Decimal(1)
+    settings = {"policy": "paper@1", "depth": 200, "k": 50, "temperature": "1"}
+    assert Policy.from_parameters(settings).parameters() == settings
+    assert Policy.from_parameters(settings).temperature == Decimal(1)

@@ -90,8 +90,8 @@ def test_no_part_is_rounded_up_before_one_with_a_larger_remainder(amount: int, v
     total, parts = sum(values), divide(amount, values, names_of(values))
     remainders = [amount * weight % total for weight in values]
     up = [part - amount * weight // total for part, weight in zip(parts, values, strict=True)]
-    raised = [remainder for remainder, one in zip(remainders, up, strict=True) if one]
-    kept = [remainder for remainder, one in zip(remainders, up, strict=True) if not one]
+    raised = [remainder for remainder, is_up in zip(remainders, up, strict=True) if is_up]
+    kept = [remainder for remainder, is_up in zip(remainders, up, strict=True) if not is_up]
     assert min(raised, default=total) >= max(kept, default=0)
 
 
