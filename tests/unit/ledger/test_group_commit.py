@@ -60,7 +60,7 @@ async def first_commit_waits(writer: LedgerWriter, gate: Gate) -> asyncio.Task[o
     """Post a first posting, and return its task once the writer thread waits in its commit."""
     post = asyncio.create_task(writer.post(sample_posting(0)))
     assert await asyncio.to_thread(gate.reached.wait, WAIT_S)
-    return post  # type: ignore[return-value]
+    return post
 
 
 async def close(writer: LedgerWriter) -> None:
