@@ -145,6 +145,7 @@ def read_image(path: Path) -> bytes:
     """Return the bytes of a file, cut at one byte over the size limit. Raises MissingData if it cannot be read."""
     try:
         with path.open("rb") as file:
+            # One byte over the limit is enough for the attributor to refuse the image with its own message.
             return file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
         raise MissingData(f"{path} cannot be read: {error.strerror}") from error

@@ -75,6 +75,7 @@ def new(
     )
     add_token(path, created)
     click.echo(json.dumps({**asdict(created), "token": secret, "file": str(path)}) if as_json else secret)
+    # The note goes to stderr, so that a script can capture the token alone from stdout.
     if not as_json:
         click.echo(f"{_line(created)}; only its hash is stored, in {path}: save the token now", err=True)
 

@@ -36,6 +36,8 @@ MEASURED: dict[str, tuple[str, str]] = {
 }
 """Source of each measured constant: a file of docs/results without its ending, and the figure's name in it."""
 
+# docs/results/sizing.json has only the ViT-B/8, and without its attention, a fused operation on CPUs that the FLOP
+# counter there does not count.
 COUNTED: dict[str, tuple[float, str]] = {
     "maniqa_crop_operations": (
         277e9,

@@ -58,7 +58,7 @@ class Plan:
         return max(self.nodes_by, key=lambda name: self.nodes_by[name])
 
     def assumptions(self) -> list[str]:
-        """Return what the plan assumes and nobody measured, a sentence each."""
+        """Return what the plan assumes without a measurement, a sentence each."""
         request = self.request
         lines = [
             f"the disk's share that building needs: {BUILD_HEADROOM - 1:.0%}",

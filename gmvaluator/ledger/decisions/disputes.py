@@ -27,6 +27,7 @@ MAX_AWARDS = 100
 """Owners among whom one dispute's credits can be divided."""
 
 _POSTINGS_PER_QUERY = 500
+# A slash separates the parts of a decision's id, of which a dispute's id is one.
 _DISPUTE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]*")
 
 

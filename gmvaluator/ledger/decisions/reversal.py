@@ -76,6 +76,7 @@ def reverse(book: Ledger, original: StoredPosting, reason: str, decided_at: date
     """
     with book.snapshot() as connection:
         current = _undisputed(connection, original)
+        # Nothing left means that it was reversed before, or issued nothing.
         if not current.amounts:
             return _reversal_of(connection, original)
     facts = {"generation_id": current.generation_id, "found": amounts_to_json(current.amounts)}
@@ -99,6 +100,7 @@ def reattribute(
     """
     with book.snapshot() as connection:
         current = _undisputed(connection, original)
+        # The evidence knows nothing of later decisions: valued again as it is, it would undo awards and releases.
         require_no_award(connection, current.sequence, current.generation_id)
         released = released_rights(connection, current.sequence)
     again = revalue(original.evidence, policy, cards, released).evidence
@@ -117,6 +119,7 @@ def _next_links(current: CurrentAmounts) -> Links:
 
 
 def _new(current: CurrentAmounts, decision: Decision, decided_at: datetime) -> NewDecision:
+    # The id contains the revision, so that of two decisions made from the same state only one can be posted.
     new_id = decision_id(decision.kind, current.sequence, current.revision + 1)
     return NewDecision(new_id, decided_at, decision, decision_entries(decision))
 

@@ -110,6 +110,7 @@ def read_movements(
 def _add_credits(
     connection: Connection, condition: ColumnElement[bool], period: Period, by_account: dict[str, Movements]
 ) -> None:
+    # A generation posted after its own month was closed is credited in the open month, and shown as late.
     late = case((postings.c.generated_at < utc_text(period.start), entries.c.amount_micros), else_=0)
     query = (
         select_with_postings(

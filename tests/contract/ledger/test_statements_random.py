@@ -6,12 +6,12 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import pairwise
 from pathlib import Path
+from typing import Any
 
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from gmvaluator.auth.signing import Signer
-from gmvaluator.ids import OwnerId
 from gmvaluator.ledger.calendar import Period, read_calendar
 from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, open_dispute
 from gmvaluator.ledger.decisions.disputes import Scope, read_unsettled_disputes
@@ -102,5 +102,5 @@ def check_statements(book: Ledger) -> None:
     assert is_sound(book)
 
 
-def without_zeros(amounts: Mapping[OwnerId | None, int]) -> dict[OwnerId | None, int]:
+def without_zeros(amounts: Mapping[Any, int]) -> dict[Any, int]:
     return {owner: amount for owner, amount in amounts.items() if amount}
