@@ -1,4 +1,4 @@
-"""The dashboard as people see it: a real browser, a real uvicorn, a real attributor."""
+"""Acceptance tests of the dashboard with a real browser, uvicorn and attributor."""
 
 import re
 import shutil
@@ -42,13 +42,13 @@ def shown(served: Attributor, sender: AttributorClient) -> Iterator[Dashboard]:
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Browser]:
-    with chromium() as found:
-        yield found
+    with chromium() as running:
+        yield running
 
 
 @pytest.fixture
 def page(browser: Browser) -> Iterator[Page]:
-    """A page on which any script error, or anything the policy blocks, fails the test."""
+    """A page; any script error, or anything that the content security policy blocks, fails the test."""
     context = browser.new_context(viewport={"width": 1280, "height": 900})
     opened = context.new_page()
     problems: list[str] = []
@@ -65,7 +65,7 @@ def send(client: AttributorClient, images: list[bytes], prefix: str) -> None:
 
 
 def shows_the_ledger(page: Page, data: Path) -> None:
-    """The page comes to show what `ledger totals` says, to the last micro-credit."""
+    """Wait until the page shows the figures of `ledger totals`, to the last micro-credit."""
     totals = gmvaluator("ledger", "totals", "--data", data)
     expect(page.locator("#sequence")).to_have_text(str(totals["postings"]))
     for kind in KINDS:
@@ -92,7 +92,7 @@ def test_totals_are_the_ledgers_while_images_flow(
     expect(page.locator("#chart canvas")).to_be_visible()
 
 
-def test_after_a_cut_the_page_goes_on_from_where_the_ledger_is(
+def test_a_page_that_was_disconnected_catches_up(
     served: Attributor, sender: AttributorClient, images: list[bytes], page: Page
 ) -> None:
     running = Dashboard(served.data)
@@ -108,7 +108,7 @@ def test_after_a_cut_the_page_goes_on_from_where_the_ledger_is(
         shows_the_ledger(page, served.data)
 
 
-def test_kept_pictures_are_shown_beside_their_credits(
+def test_stored_pictures_are_shown_with_their_credits(
     shown: Dashboard, sender: AttributorClient, images: list[bytes], page: Page
 ) -> None:
     send(sender, images[16:17], "kept")
@@ -141,7 +141,7 @@ def test_operations_are_live(shown: Dashboard, sender: AttributorClient, images:
 
 
 @pytest.mark.parametrize("theme", ["light", "dark"])
-def test_nothing_serious_stands_in_the_way_of_a_screen_reader(
+def test_there_is_no_serious_accessibility_problem(
     shown: Dashboard, sender: AttributorClient, images: list[bytes], browser: Browser, theme: str
 ) -> None:
     send(sender, images[:2], "axe")
@@ -175,7 +175,7 @@ def test_the_keyboard_reaches_everything(shown: Dashboard, page: Page) -> None:
     expect(page.locator("main")).to_be_focused()
 
 
-def test_what_is_typed_is_shown_and_never_run(shown: Dashboard, page: Page) -> None:
+def test_a_hostile_query_is_shown_and_never_run(shown: Dashboard, page: Page) -> None:
     page.goto(f"{shown.url}/search")
     page.fill("#q", HOSTILE)
     page.get_by_role("button", name="Search").click()
@@ -248,7 +248,7 @@ def test_a_dropped_picture_is_compared_and_posts_nothing(
     assert gmvaluator("ledger", "totals", "--data", served.data)["postings"] == before
 
 
-def test_it_ends_when_it_is_told_to_though_browsers_watch(served: Attributor, browser: Browser) -> None:
+def test_sigterm_ends_it_while_browsers_are_connected(served: Attributor, browser: Browser) -> None:
     running = Dashboard(served.data)
     opened = browser.new_page()
     opened.goto(f"{running.url}/overview")

@@ -1,4 +1,4 @@
-"""Starting the dashboard, and a real Chromium to look at it with."""
+"""The dashboard as a subprocess, and a real Chromium."""
 
 import json
 import shutil
@@ -19,7 +19,7 @@ NO_CHROMIUM = "no Chromium is installed: apt-get install chromium (make test doe
 
 
 class Dashboard:
-    """`gmvaluator dashboard` on a free port; `url` once it says where it is."""
+    """`gmvaluator dashboard` on a free port; returns once it prints its `url`."""
 
     def __init__(self, data: Path, *words: str, port: int = 0) -> None:
         command = [sys.executable, "-m", "gmvaluator", "dashboard", "--data", str(data), "--json", *words]
@@ -35,7 +35,7 @@ class Dashboard:
         return int(self.url.rpartition(":")[2])
 
     def stop(self) -> int:
-        """SIGTERM; the exit code."""
+        """Send SIGTERM and return the exit code."""
         if self.process.poll() is None:
             self.process.send_signal(signal.SIGTERM)
         code = self.process.wait(30)
@@ -55,7 +55,7 @@ def dashboard(data: Path, *words: str, port: int = 0) -> Iterator[Dashboard]:
 
 @contextmanager
 def chromium() -> Iterator[Browser]:
-    """Debian's Chromium; the test is skipped, saying why, where there is none."""
+    """Start Debian's Chromium; skip the test, with the reason, if there is none."""
     path = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
     if path is None:
         pytest.skip(NO_CHROMIUM)
@@ -68,12 +68,13 @@ def chromium() -> Iterator[Browser]:
 
 
 def serious(page: Page) -> list[str]:
-    """What axe-core calls serious or critical on a page. Run by the debugger, whom our policy does not bind."""
+    """Return the serious and critical problems that axe-core finds on a page."""
+    # `evaluate` runs through the debugger, to which the content security policy does not apply.
     page.evaluate(AXE.read_text(encoding="utf-8"))
-    found = page.evaluate("async () => (await axe.run()).violations")
+    violations = page.evaluate("async () => (await axe.run()).violations")
     return [
-        f"{one['id']}: {node['html'][:200]}"
-        for one in found
-        if one["impact"] in ("serious", "critical")
-        for node in one["nodes"][:3]
+        f"{violation['id']}: {node['html'][:200]}"
+        for violation in violations
+        if violation["impact"] in ("serious", "critical")
+        for node in violation["nodes"][:3]
     ]
