@@ -1,7 +1,4 @@
-"""`gmvaluator serve`: the attributor.
-
-The command's options, made of the fields of its settings.
-"""
+"""Command `gmvaluator serve`, whose options are generated from the fields of AttributorSettings."""
 
 from __future__ import annotations
 
@@ -28,54 +25,56 @@ from gmvaluator.storage.database import DataLocation
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _UNITS = ("_ms", "_s")
+"""Suffixes of fields that their options lack."""
 
 
 def settings_options(command: Command) -> Command:
-    """One option and one GMV_* variable for each setting, handed over as one `settings`."""
-    own = [one for one in fields(AttributorSettings) if "help" in one.metadata]
+    """Add an option with a GMV_* variable for each setting; the command gets all of them as `settings`."""
+    settings_fields = [field for field in fields(AttributorSettings) if "help" in field.metadata]
 
     @wraps(command)
     def with_settings(*args: Any, place: DataLocation, index_url: str, choice: ProfileChoice, **options: Any) -> Any:
-        chosen = {one.name: options.pop(one.name) for one in own}
+        values = {field.name: options.pop(field.name) for field in settings_fields}
         settings = AttributorSettings(
-            place.folder, index=index_url, profile=choice, database_url=place.database_url, **chosen
+            place.folder, index=index_url, profile=choice, database_url=place.database_url, **values
         )
         return command(*args, settings=settings, **options)
 
     decorated = place_option(index_option(choice_options(with_settings)))
-    for one in reversed(own):
-        decorated = _option(one)(decorated)
+    # click lists options in the order of decorators, from the outermost.
+    for field in reversed(settings_fields):
+        decorated = _option(field)(decorated)
     return cast(Command, decorated)
 
 
-def _option(one: Field[Any]) -> Callable[[Any], Any]:
-    name = option_name(one.name)
-    kind = _kind(one)
-    flag = f"--{name}/--no-{name}" if kind is bool and one.default is None else f"--{name}"
+def _option(field: Field[Any]) -> Callable[[Any], Any]:
+    name = option_name(field.name)
+    kind = _kind(field)
+    flag = f"--{name}/--no-{name}" if kind is bool and field.default is None else f"--{name}"
     return click.option(
         flag,
-        one.name,
-        default=one.default,
-        type=None if kind is bool else _type(kind, one.metadata["limits"], one.metadata["choices"]),
+        field.name,
+        default=field.default,
+        type=None if kind is bool else _type(kind, field.metadata["limits"], field.metadata["choices"]),
         is_flag=kind is bool,
         envvar="GMV_" + name.upper().replace("-", "_"),
-        show_default=one.default not in (None, "", False),
-        help=one.metadata["help"],
+        show_default=field.default not in (None, "", False),
+        help=field.metadata["help"],
     )
 
 
 def option_name(field_name: str) -> str:
-    """`max_delay_ms` is `max-delay`: the unit stands in the help."""
+    """Return the option of a field: `max_delay_ms` becomes `max-delay`, since the help names the unit."""
     for unit in _UNITS:
         field_name = field_name.removesuffix(unit)
     return field_name.replace("_", "-")
 
 
-def _kind(one: Field[Any]) -> Any:
-    """The field's type, without None."""
-    kind = typing.get_type_hints(AttributorSettings)[one.name]
+def _kind(field: Field[Any]) -> Any:
+    """Return the field's type without None."""
+    kind = typing.get_type_hints(AttributorSettings)[field.name]
     if isinstance(kind, types.UnionType):
-        return next(part for part in typing.get_args(kind) if part is not type(None))
+        return next(member for member in typing.get_args(kind) if member is not type(None))
     return kind
 
 
@@ -112,16 +111,16 @@ def serve(settings: AttributorSettings, as_json: bool) -> None:
     log_to_stderr()
 
     def announce(bound: str, metrics: str) -> None:
-        where = {"address": bound} | ({"metrics": metrics} if metrics else {})
-        said = f"SERVING on {bound}" + (f", metrics on {metrics}" if metrics else "")
-        click.echo(json.dumps(where) if as_json else said)
+        addresses = {"address": bound} | ({"metrics": metrics} if metrics else {})
+        text = f"SERVING on {bound}" + (f", metrics on {metrics}" if metrics else "")
+        click.echo(json.dumps(addresses) if as_json else text)
         sys.stdout.flush()
 
     asyncio.run(run(settings, announce))
 
 
 def log_to_stderr() -> None:
-    """Each line one JSON object; stdout is for what a command answers."""
+    """Write the log to stderr, one JSON object a line; stdout is for the command's results."""
     from attributor.ops.metrics import dropped_log_lines
 
     log_to(sys.stderr, dropped_log_lines.inc)

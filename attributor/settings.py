@@ -1,6 +1,6 @@
-"""Settings of the attributor: built once in main, frozen, nothing read at import.
+"""Settings of the attributor.
 
-The command's options, the environment variables and docs/reference/settings.md are made from these fields.
+The command's options, the environment variables and docs/reference/settings.md are generated from the fields.
 """
 
 from __future__ import annotations
@@ -21,18 +21,19 @@ DEFAULT_ADDRESS = "127.0.0.1:50051"
 def _setting(
     default: Any, help_text: str, limits: tuple[float, float] | None = None, choices: tuple[str, ...] = ()
 ) -> Any:
-    """A field that is an option too. help_text: unit, and what changes if it is raised. limits: both allowed."""
+    """Declare a field that is an option. help_text: its unit, and the effect of raising it. limits: both inclusive."""
     return field(default=default, metadata={"help": help_text, "limits": limits, "choices": choices})
 
 
 @dataclass(frozen=True, slots=True)
 class AttributorSettings:
-    """How one attributor process runs.
+    """Settings of one attributor process; built once in main and passed on.
 
-    data: folder of catalogue, ledger and, unless `index` says otherwise, index.
-    database_url: of the PostgreSQL that holds catalogue and ledger; empty for the SQLite files in `data`.
+    data: folder of the catalogue, the ledger and the embedded index.
+    database_url: PostgreSQL with catalogue and ledger; empty for the SQLite files in `data`.
     index: URL of a Qdrant server; empty for the embedded engine in data/index.
-    profile: models that embed and score. The others say it themselves.
+    profile: models that embed and score.
+    The other fields are documented by their help.
     """
 
     data: Path
@@ -87,17 +88,17 @@ class AttributorSettings:
 
     @property
     def max_message_bytes(self) -> int:
-        """Limit of the transport: well above the limit of an image, so that ours answers and says what to do."""
+        """gRPC's limit of a message: above our own of an image, whose error tells what to do."""
         return 3 * MAX_IMAGE_BYTES
 
     @property
     def place(self) -> DataLocation:
-        """Where catalogue and ledger are."""
+        """Location of catalogue and ledger."""
         return DataLocation(self.data, self.database_url)
 
     @property
     def tokens_file(self) -> Path:
-        """Where the hashes of tokens are, or will be."""
+        """Path of the file of token hashes, whether or not it exists."""
         return self.tokens or self.data / TOKENS_FILE
 
     @property

@@ -1,4 +1,4 @@
-"""Kept thumbnails: found by the image's hash, bounded in bytes and age, and never the reason why a call fails."""
+"""The thumbnail store: files by the image's hash, bounds in bytes and age, and errors that fail no call."""
 
 import io
 import os
@@ -13,6 +13,7 @@ from attributor.ops.thumbnails import ThumbnailStore
 from gmvaluator.images import THUMBNAIL_PX, generated_path
 from gmvaluator.ports import Prepared
 from tests.support.decoders import decode_here
+from tests.support.waiting import until
 
 HASHES = [f"{number:064x}" for number in range(10)]
 DAY_S = 86_400.0
@@ -22,46 +23,42 @@ def kept(folder: Path) -> list[str]:
     return sorted(path.stem for path in folder.glob("*/*.webp"))
 
 
-def test_one_is_found_by_its_hash_and_by_its_user_alone(tmp_path: Path) -> None:
-    keeper = ThumbnailStore(tmp_path / "generated", 1_000, DAY_S)
-    keeper.start()
-    keeper.keep(HASHES[0], b"x" * 10)
-    keeper.keep(HASHES[0], b"y" * 10)
-    keeper.close()
+def test_a_thumbnail_is_named_by_its_hash_and_readable_by_its_user_alone(tmp_path: Path) -> None:
+    store = ThumbnailStore(tmp_path / "generated", 1_000, DAY_S)
+    store.start()
+    store.keep(HASHES[0], b"x" * 10)
+    store.keep(HASHES[0], b"y" * 10)
+    store.close()
     path = generated_path(tmp_path / "generated", HASHES[0])
     assert path.read_bytes() == b"y" * 10
     assert stat.S_IMODE(path.stat().st_mode) == 0o600
     assert stat.S_IMODE((tmp_path / "generated").stat().st_mode) == 0o700
-    assert [one.name for one in path.parent.iterdir()] == [path.name]
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
-def test_what_is_too_old_goes_and_then_the_oldest(tmp_path: Path) -> None:
-    keeper = ThumbnailStore(tmp_path, max_bytes=50, max_age_s=DAY_S)
+def test_expired_files_are_deleted_and_then_the_oldest(tmp_path: Path) -> None:
+    store = ThumbnailStore(tmp_path, max_bytes=50, max_age_s=DAY_S)
     now = time.time()
-    for number, one in enumerate(HASHES):
-        keeper.keep(one, b"x" * 10)
+    for number, sha256 in enumerate(HASHES):
+        store.keep(sha256, b"x" * 10)
         age_s = 2 * DAY_S if number < 2 else 100 - number
-        os.utime(generated_path(tmp_path, one), (now - age_s, now - age_s))
-    assert keeper.sweep(now) == 6
+        os.utime(generated_path(tmp_path, sha256), (now - age_s, now - age_s))
+    assert store.sweep(now) == 6
     assert kept(tmp_path) == HASHES[6:]
-    assert keeper.sweep(now) == 0
-    assert keeper.sweep(now + 2 * DAY_S) == 4
+    assert store.sweep(now) == 0
+    assert store.sweep(now + 2 * DAY_S) == 4
 
 
-def test_too_much_is_swept_without_being_asked(tmp_path: Path) -> None:
-    keeper = ThumbnailStore(tmp_path, max_bytes=45, max_age_s=DAY_S)
-    keeper.start()
-    for one in HASHES:
-        keeper.keep(one, b"x" * 10)
-    deadline = time.monotonic() + 20
-    while len(kept(tmp_path)) > 4 and time.monotonic() < deadline:
-        keeper._wake.set()
-        time.sleep(0.02)
-    keeper.close()
-    assert len(kept(tmp_path)) == 4
+def test_a_folder_above_its_limit_is_swept_in_the_background(tmp_path: Path) -> None:
+    store = ThumbnailStore(tmp_path, max_bytes=45, max_age_s=DAY_S)
+    store.start()
+    for sha256 in HASHES:
+        store.keep(sha256, b"x" * 10)
+    until(lambda: len(kept(tmp_path)) == 4)
+    store.close()
 
 
-def test_what_cannot_be_written_is_told_and_raises_nothing(tmp_path: Path) -> None:
+def test_a_failed_write_is_reported_and_raises_nothing(tmp_path: Path) -> None:
     problems: list[str] = []
     (tmp_path / HASHES[0][:2]).write_text("in the way")
     ThumbnailStore(tmp_path, 1_000, DAY_S, problems.append).keep(HASHES[0], b"x")
@@ -69,7 +66,7 @@ def test_what_cannot_be_written_is_told_and_raises_nothing(tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("file_format", ["JPEG", "PNG", "WEBP"])
-def test_a_thumbnail_is_made_anew_and_carries_nothing(file_format: str) -> None:
+def test_a_thumbnail_carries_no_metadata(file_format: str) -> None:
     exif = Image.Exif()
     exif[0x010E] = "a secret prompt"
     buffer = io.BytesIO()
