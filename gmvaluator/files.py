@@ -64,7 +64,7 @@ def create_once(path: Path, data: bytes, mode: int = 0o600) -> bytes:
                 file.write(data)
                 file.flush()
                 os.fsync(file.fileno())
-            # A link fails if the name exists; a rename would replace the key of whoever was first.
+            # A link fails if the name exists; a rename would replace the key that the first creator wrote.
             with suppress(FileExistsError):
                 os.link(temporary, path)
         finally:

@@ -84,6 +84,7 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
     """Read a token file. Raises MissingData if it does not exist, PreconditionFailed if it cannot be used."""
     try:
         with path.open("rb") as file:
+            # One byte over the limit shows that the file is too long, without reading all of it.
             data = file.read(MAX_FILE_BYTES + 1)
     except FileNotFoundError as error:
         raise MissingData(f"there is no {path}: make a token by `gmvaluator token new`") from error
@@ -92,7 +93,7 @@ def read_tokens(path: Path) -> tuple[Token, ...]:
     try:
         return _parse(data)
     except (ValueError, TypeError, KeyError, RecursionError, InvalidInput) as error:
-        raise PreconditionFailed(f"{path} is no file of tokens: {error}; mend it or restore a copy"[:400]) from error
+        raise PreconditionFailed(f"{path} is no file of tokens: {error}; fix it or restore a copy"[:400]) from error
 
 
 def add_token(path: Path, token: Token) -> None:
@@ -143,6 +144,7 @@ def _parse(data: bytes) -> tuple[Token, ...]:
     if len(rows) > MAX_TOKENS:
         raise ValueError(f"it has over {MAX_TOKENS:,} tokens")
     tokens = tuple(_token(row) for row in rows)
+    # Two entries with one hash would be one token with two roles.
     for field in ("name", "sha256"):
         if len({getattr(token, field) for token in tokens}) != len(tokens):
             raise ValueError(f"a {field} stands in it twice")
@@ -162,6 +164,7 @@ def _changing(path: Path) -> Iterator[list[Token]]:
     Only one process changes the file at a time.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
+    # A file next to it, as the token file itself is replaced: a lock would stay on the old one.
     with FileLock(path.with_name(path.name + ".lock"), mode=0o644):
         tokens = list(read_tokens(path)) if path.exists() else []
         yield tokens

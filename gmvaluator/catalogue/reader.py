@@ -280,6 +280,7 @@ class CatalogueReader:
         self, connection: Connection, ids: Sequence[TrainingImageId]
     ) -> tuple[dict[TrainingImageId, list[_DatedClaim]], dict[OwnerId, str]]:
         """Return all claims by work, whenever they are valid, and the names of their owners."""
+        # An outer join: an erased owner still has its claims, and no name.
         of_name = and_(owner_references.c.owner_id == claims.c.owner_id, owner_references.c.kind == NAME)
         query = (
             select(claims, owner_references.c.ciphertext)

@@ -70,6 +70,7 @@ def _matches(text: str) -> ColumnElement[bool]:
     work = _uuid(text)
     if work is not None:
         return sources.c.training_image_id == work
+    # autoescape: % and _ in the text are not wildcards.
     contains = [
         func.lower(column).contains(text.lower(), autoescape=True) for column in (sources.c.key, sources.c.title)
     ]

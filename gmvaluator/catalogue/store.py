@@ -163,6 +163,8 @@ class Catalogue(CatalogueReader):
                 result.rejected.append(row)
         with self._writing() as connection:
             grouped = list(group_by_work(connection, valid_rows, result).items())
+        # A transaction for each batch: a large file does not block other writers until its end, and running the same
+        # import again completes one that was interrupted.
         for start in range(0, len(grouped), MAX_BATCH):
             with self._writing() as connection:
                 importer = ClaimImporter(connection, self._vault, _now(), partial)

@@ -88,6 +88,7 @@ class Vault:
 
     def encrypt(self, owner_id: OwnerId, kind: str, text: str) -> bytes:
         """Encrypt `text` with the owner's key. Raises PreconditionFailed if the owner was erased."""
+        # Random nonces of 96 bits are safe for 2^32 messages of a key; an owner has a handful.
         nonce = secrets.token_bytes(_NONCE_BYTES)
         return nonce + AESGCM(self._key(owner_id)).encrypt(nonce, text.encode(), _context(owner_id, kind))
 

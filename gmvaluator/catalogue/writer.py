@@ -138,6 +138,7 @@ def delete_references(connection: Connection, owner_id: OwnerId, forgotten_at: s
 
 
 def _unique(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    # A batch may hold one image several times, under several keys.
     return list({row["training_image_id"]: row for row in rows}.values())
 
 

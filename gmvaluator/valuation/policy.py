@@ -219,6 +219,7 @@ def load_policy(reference: str, folder: Path | None = None) -> Policy:
 
     Raises InvalidPolicy if there is none or if it cannot be used.
     """
+    # Checked before it becomes a file name: no reference leads out of the folder.
     if not _REFERENCE.fullmatch(reference):
         raise InvalidPolicy(f"{reference!r} is no policy: use NAME@N, such as paper@1")
     for source in filter(None, (folder, _PACKAGED)):
@@ -232,6 +233,7 @@ def load_policy(reference: str, folder: Path | None = None) -> Policy:
 def _read(path: Path, reference: str) -> Policy:
     try:
         value = tomllib.loads(path.read_text(encoding="utf-8"))
+    # RecursionError: tomllib calls itself for every nested list.
     except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
         raise InvalidPolicy(f"policy file {path.name} is not TOML: {error}") from error
     if value.get("policy") != reference:
@@ -241,6 +243,7 @@ def _read(path: Path, reference: str) -> Policy:
 
 def _bounded(value: Mapping[str, Any], setting: str, high: int, reference: str) -> int:
     number = value.get(setting)
+    # In Python a bool is an int, and `k = true` is a mistake.
     if not isinstance(number, int) or isinstance(number, bool) or not 1 <= number <= high:
         raise InvalidPolicy(f"policy {reference} has {setting} = {number!r}: give a whole number from 1 to {high}")
     return number

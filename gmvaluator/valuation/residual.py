@@ -95,6 +95,7 @@ class Gate:
     def _logit(self, distances: Sequence[int]) -> Decimal:
         ordered = sorted(distances)
         far = MAX_DISTANCE * MILLION
+        # In millionths until the end: sums and products of integers and six decimals are exact.
         logit = self.bias * MILLION
         for rank, coefficient in self.ranks:
             logit += coefficient * (ordered[rank - 1] if rank <= len(ordered) else far)

@@ -32,6 +32,7 @@ _WEIGHT_SCALE = 10**30
 MAX_LOGIT = 60
 """Logits beyond ±60 count as ±60."""
 
+# A context of its own: precision and rounding of the thread's context must not change a credit.
 _CONTEXT = decimal.Context(prec=36, rounding=decimal.ROUND_HALF_EVEN, Emin=-999999, Emax=999999)
 
 
@@ -74,6 +75,7 @@ def similarity_weights(
         raise InvalidValuation(f"a temperature of {temperature} cannot be used: it must be above 0")
     if not growth.is_finite() or growth < 0:
         raise InvalidValuation(f"a temperature's growth of {growth} cannot be used: it must be 0 or above")
+    # A common factor cancels in the shares; this one keeps the largest weight at 10^30 whatever the distances.
     nearest = min(distances)
     if growth:
         return [_growing_weight(distance, nearest, temperature, growth) for distance in distances]
