@@ -89,7 +89,7 @@ def _stored_problems(
 
 def _kept_problems(connection: Connection, signed: Signed, public_key: str | None) -> Iterator[Problem]:
     period, stated_sequence, posting_hash = _named_posting(signed)
-    # Whoever forges a checkpoint may put anything into its fields.
+    # The fields of a forged checkpoint may hold any value.
     sequence = stated_sequence if isinstance(stated_sequence, int) else 0
     if not signed.genuine(public_key):
         yield Problem(sequence, None, f"the checkpoint given for {period} is not signed by the operator's key")

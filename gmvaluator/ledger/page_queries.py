@@ -139,7 +139,10 @@ def sequences_at(connection: Connection, instants: Sequence[datetime], low: int,
 
 @dataclass(frozen=True, slots=True)
 class WorkEarnings:
-    """What an account earned by one work. generations: number of postings that concern the work, decisions included."""
+    """The credits of an account, or of all accounts, for one work.
+
+    generations: number of postings that concern the work, decisions included.
+    """
 
     training_image_id: TrainingImageId
     credit_micros: int

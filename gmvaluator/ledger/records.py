@@ -215,12 +215,12 @@ class Encoded:
 
     @cached_property
     def entries_digest(self) -> str:
-        """See `hash_chain.entries_digest`."""
+        """The digest of the entries, see `hash_chain.entries_digest`."""
         return entries_digest(self.entries)
 
     @cached_property
     def evidence_digest(self) -> str:
-        """See `hash_chain.evidence_digest`."""
+        """The digest of the evidence, see `hash_chain.evidence_digest`."""
         return evidence_digest(self.evidence_json)
 
     @cached_property

@@ -48,7 +48,7 @@ class Head:
 
 @dataclass(frozen=True, slots=True)
 class Totals:
-    """All balances by kind of account. reconciles: the accounts hold what the headers say was issued."""
+    """The balances by kind of account. reconciles: the accounts hold what the headers say was issued."""
 
     issued_micros: int
     owners_micros: int

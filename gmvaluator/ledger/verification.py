@@ -126,7 +126,7 @@ class _Check:
         if self.last.sequence < self.head.sequence:
             yield Problem(self.last.sequence + 1, None, f"posting is missing: the head is at {self.head.sequence}")
         if self.last.sequence > self.head.sequence:
-            yield Problem(self.head.sequence + 1, None, "posting lies after the head: it was inserted")
+            yield Problem(self.head.sequence + 1, None, "posting is after the head: it was inserted")
         if self.last.hash != self.head.hash:
             yield Problem(self.last.sequence, None, "posting is not the one that the head names: it was replaced")
 
@@ -269,7 +269,7 @@ def decision_problems(connection: Connection) -> Iterator[Problem]:
 
 def _decision_difference(posted_kind: str, row: dict[str, object], body: bytes) -> str | None:
     if posted_kind == ATTRIBUTION:
-        return "decision stands beside a generation's posting: it was inserted"
+        return "decision has the sequence of a generation's posting: it was inserted"
     if row["kind"] is None:
         return "decision's links are missing: they were removed"
     decision = Decision.from_json(zlib.decompress(body))
