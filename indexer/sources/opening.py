@@ -32,6 +32,9 @@ _MAX_SHARDS = 1_000_000
 """Files that one pattern may name."""
 
 _RANGE = re.compile(r"(-?[0-9]+|[A-Za-z])\.\.(-?[0-9]+|[A-Za-z])(?:\.\.(-?[0-9]+))?")
+_MAX_DIGITS = 18
+"""Digits of a number in a range; more are over any limit of names, and int() refuses thousands of them."""
+
 _LETTERS = string.ascii_uppercase + string.ascii_lowercase
 
 
@@ -95,6 +98,8 @@ def _range_size(text: str) -> int | None:
     match = _RANGE.fullmatch(text)
     if match is None or match[1].isalpha() != match[2].isalpha():
         return None
+    if max(map(len, match.groups(""))) > _MAX_DIGITS:
+        return _MAX_SHARDS + 1
     first, last = (_LETTERS.index(end) if end.isalpha() else int(end) for end in (match[1], match[2]))
     return abs(last - first) // (abs(int(match[3] or 1)) or 1) + 1
 

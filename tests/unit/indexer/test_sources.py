@@ -123,7 +123,13 @@ def test_locations_that_cannot_be_used_are_refused(location: str) -> None:
 
 @pytest.mark.parametrize(
     "pattern",
-    ["{0..999999999999}.tar", "{0..999}/{0..1000}.tar", "{a,b,{0..1000000}}.tar", "{a..z}{a..z}{a..z}{a..z}{a,b,c}"],
+    [
+        "{0..999999999999}.tar",
+        "{0..999}/{0..1000}.tar",
+        "{a,b,{0..1000000}}.tar",
+        "{a..z}{a..z}{a..z}{a..z}{a,b,c}",
+        "{0.." + "9" * 5_000 + "}.tar",
+    ],
 )
 def test_a_pattern_of_too_many_names_is_refused_before_it_is_expanded(
     pattern: str, monkeypatch: pytest.MonkeyPatch
