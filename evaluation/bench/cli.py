@@ -21,7 +21,7 @@ INDEX_SECTIONS = ("indexing", "embeddings", "queries", "compressions", "growth")
 
 @click.group()
 def bench() -> None:
-    """Measure speed and cost, as JSON, with the baseline in the same run.
+    """Measure speed, as JSON, with the baseline in the same run.
 
     Example: gmvaluator bench serve --json
     """

@@ -1,6 +1,7 @@
-"""The baseline: a plain sqlite3 loop that writes the same rows, in the same batches, with the same settings.
+"""Postings and baseline of the ledger benchmark.
 
-Seeded postings for the ledger's benchmark, made by the real `build_posting`: 50 contributors each.
+Postings are seeded and made by `build_posting`, with 50 contributors each. The baseline is a plain sqlite3 loop that
+writes the same rows as the ledger, in the same batches and with the same settings.
 """
 
 from __future__ import annotations
@@ -31,15 +32,30 @@ from gmvaluator.valuation.policy import load_policy
 
 TABLES = ("postings", "entries", "evidence")
 
-ADD = "INSERT INTO balances VALUES "
-ADDING = " ON CONFLICT (account) DO UPDATE SET balance_micros = balance_micros + excluded.balance_micros"
+INSERT_BALANCES = "INSERT INTO balances VALUES "
+ADD_TO_BALANCE = " ON CONFLICT (account) DO UPDATE SET balance_micros = balance_micros + excluded.balance_micros"
+# Many rows per statement are faster than `executemany`; the ledger does the same.
 PARAMETERS = 990
-"""Of one statement at most: many rows a statement is faster than `executemany`, so the baseline does it too."""
+"""Parameters of one statement, at most."""
+
+
+CONTRIBUTORS = 50
+WORKS = 10_000
+OWNERS = 1_000
+TEMPLATES = 400
+"""Postings with different contributors and amounts; further ones repeat these under other ids."""
+
+_AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
+_PROFILE = ProfileIdentity("bench", "recall", "perceptual", "quality", 512, 384, "fp32", {"backbone": "0" * 64})
 
 
 @dataclass(frozen=True, slots=True)
 class Batch:
-    """Rows of one commit, ready for the driver: by table, the balances' changes, and the head after it."""
+    """Rows of a commit, ready for the driver.
+
+    rows: by table. sums: change of each account's balance. head: sequence, hash and issued micro-credits after the
+    commit.
+    """
 
     rows: dict[str, list[tuple[Any, ...]]]
     sums: list[tuple[str, int]]
@@ -47,23 +63,26 @@ class Batch:
 
 
 def rows_of(folder: Path, batches: Sequence[int]) -> list[Batch]:
-    """The rows of a ledger, cut into the commits that wrote them."""
+    """Read the rows of the ledger in `folder`, divided into the commits that wrote them.
+
+    batches: postings per commit.
+    """
     connection = sqlite3.connect(ledger_file(folder))
     issued = 0
-    found: list[Batch] = []
+    commits: list[Batch] = []
     for after, upto in pairwise([0, *accumulate(batches)]):
         rows = {table: _between(connection, table, after, upto) for table in TABLES}
         sums: dict[str, int] = {}
         for _, _, account, _, amount in rows["entries"]:
             sums[account] = sums.get(account, 0) + amount
         issued -= sums["issuance"]
-        found.append(Batch(rows, sorted(sums.items()), (upto, rows["postings"][-1][-1], issued)))
+        commits.append(Batch(rows, sorted(sums.items()), (upto, rows["postings"][-1][-1], issued)))
     connection.close()
-    return found
+    return commits
 
 
-def write_bare(folder: Path, batches: Sequence[Batch]) -> float:
-    """Seconds that writing them into a new, empty ledger takes."""
+def write_rows(folder: Path, batches: Sequence[Batch]) -> float:
+    """Write the batches into a new, empty ledger by a plain sqlite3 loop; return the seconds that it took."""
     open_ledger(folder, write=True).close()
     engine = sqlite.writing_engine(ledger_file(folder))
     connection: sqlite3.Connection = engine.raw_connection().dbapi_connection  # type: ignore[assignment]
@@ -72,8 +91,8 @@ def write_bare(folder: Path, batches: Sequence[Batch]) -> float:
     for batch in batches:
         connection.execute("BEGIN IMMEDIATE")
         for table in TABLES:
-            _many(connection, insert[table], batch.rows[table])
-        _many(connection, ADD, batch.sums, ADDING)
+            _insert_many(connection, insert[table], batch.rows[table])
+        _insert_many(connection, INSERT_BALANCES, batch.sums, ADD_TO_BALANCE)
         connection.execute("UPDATE head SET sequence = ?, hash = ?, issued_micros = ?", batch.head)
         connection.execute("COMMIT")
     seconds = time.perf_counter() - began
@@ -82,18 +101,18 @@ def write_bare(folder: Path, batches: Sequence[Batch]) -> float:
 
 
 def fsync_ms(folder: Path, count: int = 200) -> list[float]:
-    """How long this disk takes to make one page more of a file durable."""
+    """Return the latencies of `count` fsyncs, each after another page was appended to a file in `folder`."""
     descriptor = os.open(folder / "fsync", os.O_WRONLY | os.O_CREAT | os.O_TRUNC, 0o600)
-    taken_ms: list[float] = []
+    latencies_ms: list[float] = []
     try:
         for _ in range(count):
             os.write(descriptor, os.urandom(4096))
             began = time.perf_counter()
             os.fsync(descriptor)
-            taken_ms.append(1_000 * (time.perf_counter() - began))
+            latencies_ms.append(1_000 * (time.perf_counter() - began))
     finally:
         os.close(descriptor)
-    return taken_ms
+    return latencies_ms
 
 
 def _between(connection: sqlite3.Connection, table: str, after: int, upto: int) -> list[tuple[Any, ...]]:
@@ -105,31 +124,23 @@ def _insert(table: str) -> str:
     return f"INSERT INTO {table} VALUES "  # noqa: S608 - our own names
 
 
-def _many(connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[Any, ...]], adding: str = "") -> None:
+def _insert_many(
+    connection: sqlite3.Connection, insert: str, rows: Sequence[tuple[Any, ...]], on_conflict: str = ""
+) -> None:
     width = len(rows[0])
     for start in range(0, len(rows), PARAMETERS // width):
         part = rows[start : start + PARAMETERS // width]
         values = ", ".join([f"({', '.join('?' * width)})"] * len(part))
-        connection.execute(insert + values + adding, list(chain.from_iterable(part)))
-
-
-CONTRIBUTORS = 50
-WORKS = 10_000
-OWNERS = 1_000
-TEMPLATES = 400
-"""Images that differ in contributors and amounts; further ones repeat them under ids of their own."""
-
-_AT = datetime(2026, 1, 31, 12, tzinfo=UTC)
-_PROFILE = ProfileIdentity("bench", "recall", "perceptual", "quality", 512, 384, "fp32", {"backbone": "0" * 64})
+        connection.execute(insert + values + on_conflict, list(chain.from_iterable(part)))
 
 
 def owner(number: int) -> OwnerId:
-    """An owner; the same number is the same owner."""
+    """Return the id of owner `number`, which is the same in every run."""
     return OwnerId(uuid.UUID(int=random.Random(number).getrandbits(128), version=4))  # noqa: S311
 
 
 def postings(count: int, first: int = 0) -> Iterator[NewPosting]:
-    """Postings `first` to `first + count`, encoded as the pipeline hands them over."""
+    """Yield postings `first` to `first + count`, encoded as by the pipeline."""
     templates = [_template(number) for number in range(min(count, TEMPLATES))]
     for number in range(first, first + count):
         posting = replace(templates[number % len(templates)], generation_id=GenerationId(f"image-{number}"))
@@ -138,18 +149,19 @@ def postings(count: int, first: int = 0) -> Iterator[NewPosting]:
 
 
 def wide_postings(count: int, entries: int, owners: int) -> Iterator[NewPosting]:
-    """Postings with `entries` lines each, dealt to `owners` owners in turn: many rows, quickly."""
+    """Yield `count` postings of `entries` entries each, distributed over `owners` owners. They are made quickly."""
     accounts = [owner_account(owner(number)) for number in range(owners)]
     evidence = _template(0).evidence
     works = [_work(number) for number in range(WORKS)]
     for number in range(count):
-        lines = [
+        paid = [
             Entry(accounts[(number * 7 + line) % owners], works[(number + line) % WORKS], 1 + (number + line) % 97)
             for line in range(entries - 1)
         ]
-        issued = sum(line.amount_micros for line in lines)
-        whole = (Entry(ISSUANCE, None, -issued), *lines)
-        yield NewPosting("bench", generation_id(f"wide-{number}"), _AT, whole, replace(evidence, issued_micros=issued))
+        issued = sum(credit.amount_micros for credit in paid)
+        all_entries = (Entry(ISSUANCE, None, -issued), *paid)
+        evidence_of_all = replace(evidence, issued_micros=issued)
+        yield NewPosting("bench", generation_id(f"wide-{number}"), _AT, all_entries, evidence_of_all)
 
 
 def _template(number: int) -> NewPosting:
@@ -165,8 +177,8 @@ def _template(number: int) -> NewPosting:
         quality_millionths=500_000 + number,
         timings_ms={"decode_ms": 2.5, "embed_ms": 7.25, "recall_ms": 1.125, "rerank_ms": 0.5, "quality_ms": 3.0},
     )
-    candidates = [ScoredCandidate(_work(one), 4_000 * place, 900_000) for place, one in enumerate(chosen)]
-    return build_posting(valued, load_policy("paper@1"), candidates, {_work(one): _card(one) for one in chosen})
+    candidates = [ScoredCandidate(_work(work), 4_000 * rank, 900_000) for rank, work in enumerate(chosen)]
+    return build_posting(valued, load_policy("paper@1"), candidates, {_work(work): _card(work) for work in chosen})
 
 
 def _work(number: int) -> TrainingImageId:

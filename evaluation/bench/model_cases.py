@@ -1,7 +1,7 @@
-"""The models that `bench models` measures: each as its package's own plain loop, and as this product runs it.
+"""Models of `gmvaluator bench models`, each as its package's plain loop and as the product runs it.
 
-Published weights come from model hubs; these are seeded random ones of the same shapes, the same in every process.
-Time and memory do not depend on the values; what a lower precision moves does, so a deviation is of these weights.
+Weights are seeded random values in the published shapes, the same in every process, so that nothing is downloaded. Time
+and memory do not depend on the values. The deviation of a lower precision does, so it describes these weights.
 """
 
 from __future__ import annotations
@@ -30,20 +30,20 @@ _CLIP_MEAN, _CLIP_DEVIATION = (0.48145466, 0.4578275, 0.40821073), (0.26862954, 
 
 
 def images(count: int) -> list[Pixels]:
-    """Smooth seeded pictures: noise of a coarse grid, enlarged."""
+    """Return `count` smooth seeded images: noise on a coarse grid, enlarged."""
     coarse = torch.rand(count, 3, 14, 14, generator=torch.Generator().manual_seed(SEED))
     smooth = functional.interpolate(coarse, size=(SIDE_PX, SIDE_PX), mode="bicubic").clamp(0, 1)
     return list((smooth * 255).to(torch.uint8).numpy())
 
 
 def plain(name: str) -> Model:
-    """The package's own loop, as its documentation shows it."""
+    """Return the model as the loop that its package documents."""
     return {"clip": _plain_clip, "dreamsim": _plain_dreamsim, "maniqa": _plain_maniqa, "lite": _plain_lite}[name]()
 
 
 def product(name: str, precision: str) -> Model:
-    """The same model as the product runs it."""
-    makers = {"clip": _ready_clip, "dreamsim": _ready_dreamsim, "maniqa": _ready_maniqa, "lite": _ready_lite}
+    """Return the model as the product runs it."""
+    makers = {"clip": _product_clip, "dreamsim": _product_dreamsim, "maniqa": _product_maniqa, "lite": _product_lite}
     return makers[name](precision)
 
 
@@ -73,7 +73,7 @@ def _plain_clip() -> Model:
     return lambda inputs: _unit(model.encode_image(_normal(inputs)))
 
 
-def _ready_clip(precision: str) -> Model:
+def _product_clip(precision: str) -> Model:
     from gmvaluator.models.device import Runtime
     from gmvaluator.models.known_models import openclip_spec
     from gmvaluator.models.openclip import OpenClip, openclip_preparer
@@ -83,7 +83,7 @@ def _ready_clip(precision: str) -> Model:
 
 
 def _seeded_dreamsim() -> Any:
-    """What `dreamsim.dreamsim(dreamsim_type="open_clip_vitb32")` makes, its checkpoints replaced by seeded values."""
+    """Return the model of `dreamsim.dreamsim(dreamsim_type="open_clip_vitb32")` with seeded weights."""
     from unittest.mock import patch
 
     from dreamsim import PerceptualModel
@@ -98,13 +98,13 @@ def _seeded_dreamsim() -> Any:
     settings = LoraConfig(r=16, lora_alpha=16, lora_dropout=0.3, bias="none", target_modules=["qkv"])
     adapted = get_peft_model(model, settings)
     for name, parameter in adapted.named_parameters():
-        if "lora_B" in name:  # peft begins with zeros there, as if nothing had been trained
+        if "lora_B" in name:  # peft initialises these with zeros, so that the adapter would do nothing
             nn.init.normal_(parameter, std=0.02)
     return adapted.eval().requires_grad_(False)
 
 
 def _open_clip_as_dino(patch_size: int, *_: object, **__: object) -> tuple[nn.Module, Tensor]:
-    """What dreamsim's function of this name makes of its checkpoint."""
+    """Replace dreamsim's `load_open_clip_as_dino`, which reads a checkpoint, by seeded weights."""
     from dreamsim.feature_extraction.vision_transformer import vit_base
 
     vit = vit_base(patch_size=patch_size)
@@ -123,7 +123,7 @@ def _plain_dreamsim() -> Model:
     return lambda inputs: _unit(model.embed(_batch(inputs)))
 
 
-def _ready_dreamsim(precision: str) -> Model:
+def _product_dreamsim(precision: str) -> Model:
     model = _seeded_dreamsim().merge_and_unload()
     optimize_transformer(model.extractor_list[0].model, precision)
     return lambda inputs: _unit(model.embed(_batch(inputs)))
@@ -137,7 +137,7 @@ def _seeded_maniqa() -> Any:
 
 
 def _plain_maniqa() -> Model:
-    """One crop an image, which of an image of 224 pixels is the whole."""
+    """Return MANIQA with one crop per image, which is the whole of an image of 224 pixels."""
     network = _seeded_maniqa()
     network.test_sample = 1
 
@@ -149,7 +149,7 @@ def _plain_maniqa() -> Model:
     return score
 
 
-def _ready_maniqa(precision: str) -> Model:
+def _product_maniqa(precision: str) -> Model:
     from gmvaluator.models.device import Runtime
     from gmvaluator.models.maniqa import Maniqa
     from gmvaluator.models.quality_memory import QualityMemory
@@ -158,18 +158,18 @@ def _ready_maniqa(precision: str) -> Model:
     adapter = Maniqa(_seeded_maniqa(), Runtime(torch.device("cpu"), precision), crops=1, memory=memory)
 
     def score(inputs: Sequence[Pixels]) -> Float32Array:
-        memory.clear()  # Otherwise the second turn would only look up the first turn's scores.
+        memory.clear()  # otherwise later batches would look up the scores of the first
         crops = [image[np.newaxis] for image in inputs]
-        found = adapter.quality_slice(crops)
-        while None in found:
-            found = adapter.quality_slice(crops)
-        return np.array(found, np.float32)
+        qualities = adapter.quality_slice(crops)
+        while None in qualities:
+            qualities = adapter.quality_slice(crops)
+        return np.array(qualities, np.float32)
 
     return score
 
 
 def _not_enlarged() -> Any:
-    """Hand pyiqa's network its crops as they are: it would enlarge images of exactly a crop's size by one pixel."""
+    """Keep pyiqa from enlarging images of exactly a crop's size by one pixel."""
     from unittest.mock import patch
 
     from pyiqa.archs import maniqa_arch
@@ -178,7 +178,7 @@ def _not_enlarged() -> Any:
 
 
 def _plain_lite() -> Model:
-    """timm's network as timm builds it, with the profile's weights and heads."""
+    """Return timm's network as timm builds it, with the profile's weights and heads."""
     from gmvaluator.models import lite_network
     from gmvaluator.models.profiles import profile_identity
 
@@ -189,7 +189,7 @@ def _plain_lite() -> Model:
 
 
 def timm_backbone() -> Any:
-    """timm's EfficientNet-Lite0 with the weights of profile `lite`: pixels in [-1, 1] to its last layer's means."""
+    """Return timm's EfficientNet-Lite0 with the weights of `lite`: pixels in [-1, 1] to its last layer's means."""
     import timm
 
     from gmvaluator.models import lite_network
@@ -203,12 +203,12 @@ def timm_backbone() -> Any:
 
 
 def _timm_views(net: Any, heads: nn.Module, inputs: Sequence[Pixels]) -> Float32Array:
-    """(B, 2 * 514): the whole image and itself out of focus."""
+    """Return (B, 2 * 514): the vectors of the whole image and of a blurred copy."""
     from gmvaluator.models import lite_network, lite_views
 
     pixels = _batch(inputs) * 2 - 1
-    seen, blurred = _timm_lite(net, heads, pixels), _timm_lite(net, heads, lite_network.blur(pixels))
-    return np.concatenate([lite_views.pad_whole(seen), lite_views.weight_blurs(blurred)], axis=1)
+    sharp, blurred = _timm_lite(net, heads, pixels), _timm_lite(net, heads, lite_network.blur(pixels))
+    return np.concatenate([lite_views.pad_whole(sharp), lite_views.weight_blurs(blurred)], axis=1)
 
 
 def _timm_lite(net: Any, heads: nn.Module, pixels: Tensor) -> Float32Array:
@@ -227,14 +227,14 @@ def _timm_lite(net: Any, heads: nn.Module, pixels: Tensor) -> Float32Array:
     return vectors
 
 
-def _ready_lite(precision: str) -> Model:
+def _product_lite(precision: str) -> Model:
     from gmvaluator.models.choice import ProfileChoice
     from gmvaluator.models.profiles import load_models
 
     models = load_models(ProfileChoice("lite", precision=precision))
 
     def embed(inputs: Sequence[Pixels]) -> Float32Array:
-        scaled = (one.astype(np.float32) / np.float32(127.5) - np.float32(1) for one in inputs)
-        return models.embed([Prepared.shared(one) for one in scaled]).perceptual.reshape(len(inputs), -1)
+        scaled = (pixels.astype(np.float32) / np.float32(127.5) - np.float32(1) for pixels in inputs)
+        return models.embed([Prepared.shared(pixels) for pixels in scaled]).perceptual.reshape(len(inputs), -1)
 
     return embed

@@ -1,10 +1,9 @@
-"""`gmvaluator bench models`: each model beside its package's own plain loop, turn by turn.
+"""`gmvaluator bench models`: speed of each model as the product runs it, compared with its package's plain loop.
 
-One model in a process of its own, which computes a batch whenever it is told to.
-
-`python -m evaluation.bench.models NAME plain|PRECISION THREADS`. A line {"batch": B} on stdin is answered by
-{"seconds": ...} on stdout; {"vectors": B} by what the model makes of B images. The first answer, unasked, tells the
-time of the first call; the end of stdin is answered by the peak of this process's memory.
+Each variant of a model runs in a process of its own, `python -m evaluation.bench.models NAME plain|PRECISION
+THREADS`. The process first prints the time of its first call. It then answers each line {"batch": B} on stdin with
+{"seconds": ...}, and {"vectors": B} with the model's outputs for B images. At the end of stdin it prints its peak
+memory.
 """
 
 from __future__ import annotations
@@ -27,6 +26,8 @@ from gmvaluator.models.process_setup import prepare_process
 
 BATCHES = (1, 8, 32)
 COMPARED_IMAGES = 4
+"""Images on which outputs are compared."""
+
 NAMES = {
     "clip": "open_clip ViT-B-32",
     "dreamsim": "dreamsim open_clip_vitb32",
@@ -42,18 +43,19 @@ PRECISIONS: Mapping[str, Sequence[str]] = {
 
 
 def bench_models(threads: int, seconds: float, names: Sequence[str] = tuple(NAMES)) -> dict[str, Any]:
-    """Figures by model, precision and batch, and the same as the list `models`.
+    """Measure each model; return figures by model, precision and batch size, and the same as the list `models`.
 
-    Plain loop and product take turns, each in a process of its own with the same threads and malloc thresholds, for
-    about `seconds` a batch size, and once at least. ratio_to_plain_loop: medians of plain by product time. deviation:
-    of vectors 1 - cosine, of a quality the difference, between plain and product, the largest over a few images.
+    Plain loop and product alternate, each in a process of its own with the same threads and malloc thresholds, for
+    about `seconds` per batch size, and at least once. ratio_to_plain_loop: median time of the plain loop divided by
+    that of the product. deviation: largest difference between the outputs of both over a few images, 1 - cosine for
+    vectors and the absolute difference for qualities.
     """
     rows = [row for name in names for row in _measure(name, threads, seconds)]
     return {"models": rows, **_flat(rows)}
 
 
 def _flat(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
-    """One figure a name, as every report has them."""
+    """Return the rows as figures with one name each, as in every report."""
     figures = ("images_per_s", "ratio_to_plain_loop", "deviation")
     return {
         f"{row['key']}_{row['precision']}_batch_{row['batch']}_{figure}": row[figure]
@@ -64,12 +66,12 @@ def _flat(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any]:
 
 def _measure(name: str, threads: int, seconds: float) -> list[dict[str, Any]]:
     with ExitStack() as stack:
-        plain = stack.enter_context(_Turns(name, "plain", threads))
-        ready = {kind: stack.enter_context(_Turns(name, kind, threads)) for kind in PRECISIONS[name]}
+        plain = stack.enter_context(_ModelProcess(name, "plain", threads))
+        product = {kind: stack.enter_context(_ModelProcess(name, kind, threads)) for kind in PRECISIONS[name]}
         expected = plain.vectors(COMPARED_IMAGES)
-        deviation = {kind: _deviation(expected, turns.vectors(COMPARED_IMAGES)) for kind, turns in ready.items()}
-        times = {batch: _race({"plain": plain, **ready}, batch, seconds) for batch in BATCHES}
-        peaks = {kind: turns.end() for kind, turns in ready.items()}
+        deviation = {kind: _deviation(expected, process.vectors(COMPARED_IMAGES)) for kind, process in product.items()}
+        times = {batch: _median_times({"plain": plain, **product}, batch, seconds) for batch in BATCHES}
+        peaks = {kind: process.end() for kind, process in product.items()}
         plain_peak_rss_mb = plain.end()
     return [
         {
@@ -80,7 +82,7 @@ def _measure(name: str, threads: int, seconds: float) -> list[dict[str, Any]]:
             "device": "cpu",
             "images_per_s": batch / times[batch][kind],
             "ratio_to_plain_loop": times[batch]["plain"] / times[batch][kind],
-            "first_call_ms": ready[kind].first_call_ms,
+            "first_call_ms": product[kind].first_call_ms,
             "peak_rss_mb": peaks[kind],
             "plain_images_per_s": batch / times[batch]["plain"],
             "plain_peak_rss_mb": plain_peak_rss_mb,
@@ -91,58 +93,60 @@ def _measure(name: str, threads: int, seconds: float) -> list[dict[str, Any]]:
     ]
 
 
-def _race(runners: Mapping[str, _Turns], batch: int, seconds: float) -> dict[str, float]:
-    """Median seconds of a batch by runner; the turns alternate, so that a busy moment hits all alike."""
-    taken: dict[str, list[float]] = {name: [] for name in runners}
+def _median_times(processes: Mapping[str, _ModelProcess], batch: int, seconds: float) -> dict[str, float]:
+    """Return the median seconds of a batch by process."""
+    # The processes alternate, so that a busy moment affects all of them.
+    times: dict[str, list[float]] = {name: [] for name in processes}
     started = time.monotonic()
-    while not taken["plain"] or time.monotonic() - started < seconds:
-        for name, turns in runners.items():
-            taken[name].append(turns.turn(batch))
-    return {name: statistics.median(values) for name, values in taken.items()}
+    while not times["plain"] or time.monotonic() - started < seconds:
+        for name, process in processes.items():
+            times[name].append(process.run_batch(batch))
+    return {name: statistics.median(values) for name, values in times.items()}
 
 
-def _deviation(expected: Any, found: Any) -> float:
-    one, other = np.asarray(expected, np.float64), np.asarray(found, np.float64)
-    if one.ndim == 1:
-        return float(np.abs(one - other).max())
-    cosine = (one * other).sum(axis=1) / np.linalg.norm(one, axis=1) / np.linalg.norm(other, axis=1)
+def _deviation(expected: Any, actual: Any) -> float:
+    """Return the largest deviation of qualities (B,) or vectors (B, D)."""
+    plain, product = np.asarray(expected, np.float64), np.asarray(actual, np.float64)
+    if plain.ndim == 1:
+        return float(np.abs(plain - product).max())
+    cosine = (plain * product).sum(axis=1) / np.linalg.norm(plain, axis=1) / np.linalg.norm(product, axis=1)
     return float(np.maximum(1 - cosine, 0).max())
 
 
-class _Turns:
-    """One process of `model_turns`; ends with the context."""
+class _ModelProcess:
+    """A process that runs one variant of a model; it is killed at the end of the context."""
 
     def __init__(self, name: str, kind: str, threads: int) -> None:
-        words = [sys.executable, "-m", "evaluation.bench.models", name, kind, str(threads)]
-        self._what = f"{name} {kind}"
-        self._process = subprocess.Popen(words, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own program
+        command = [sys.executable, "-m", "evaluation.bench.models", name, kind, str(threads)]
+        self._name = f"{name} {kind}"
+        self._process = subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)  # noqa: S603 - our own program
         self.first_call_ms: float = self._answer()["first_call_ms"]
 
-    def __enter__(self) -> _Turns:
+    def __enter__(self) -> _ModelProcess:
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
         self._process.kill()
         self._process.communicate()
 
-    def turn(self, batch: int) -> float:
-        """Seconds of one forward pass of `batch` images."""
-        seconds: float = self._ask({"batch": batch})["seconds"]
+    def run_batch(self, batch: int) -> float:
+        """Run one forward pass of `batch` images; return its seconds."""
+        seconds: float = self._request({"batch": batch})["seconds"]
         return seconds
 
     def vectors(self, count: int) -> Any:
-        """What it makes of `count` images."""
-        return self._ask({"vectors": count})["vectors"]
+        """Return the model's outputs for `count` images."""
+        return self._request({"vectors": count})["vectors"]
 
     def end(self) -> float:
-        """Stop it; its peak of memory in MiB."""
+        """Stop the process; return its peak memory in MiB."""
         assert self._process.stdin is not None
         self._process.stdin.close()
         peak: float = self._answer()["peak_rss_mb"]
         self._process.stdin = None
         return peak
 
-    def _ask(self, value: dict[str, Any]) -> dict[str, Any]:
+    def _request(self, value: dict[str, Any]) -> dict[str, Any]:
         assert self._process.stdin is not None
         self._process.stdin.write(json.dumps(value) + "\n")
         self._process.stdin.flush()
@@ -152,13 +156,13 @@ class _Turns:
         assert self._process.stdout is not None
         line = self._process.stdout.readline()
         if not line:
-            raise Failure(f"the process that measures {self._what} ended; its message is above")
+            raise Failure(f"the process that measures {self._name} ended; its message is above")
         value: dict[str, Any] = json.loads(line)
         return value
 
 
 def main() -> None:
-    """See the module."""
+    """Run one variant of a model; see the module for the protocol."""
     name, kind, threads = sys.argv[1:]
     prepare_process()
     import torch
@@ -172,25 +176,25 @@ def main() -> None:
         pictures = images(32)
         started = time.perf_counter()
         model(pictures[:1])
-        _say(channel, {"first_call_ms": (time.perf_counter() - started) * 1000})
+        _reply(channel, {"first_call_ms": (time.perf_counter() - started) * 1000})
         for line in sys.stdin:
-            ask = json.loads(line)
-            if "vectors" in ask:
-                _say(channel, {"vectors": model(pictures[: ask["vectors"]]).tolist()})
+            request = json.loads(line)
+            if "vectors" in request:
+                _reply(channel, {"vectors": model(pictures[: request["vectors"]]).tolist()})
                 continue
             started = time.perf_counter()
-            model(pictures[: ask["batch"]])
-            _say(channel, {"seconds": time.perf_counter() - started})
-    _say(channel, {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
+            model(pictures[: request["batch"]])
+            _reply(channel, {"seconds": time.perf_counter() - started})
+    _reply(channel, {"peak_rss_mb": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024})
 
 
 def _own_stdout() -> Any:
-    """stdout for answers alone: packages print to it when they load."""
+    """Return stdout for the replies, and redirect prints to stderr: packages print when they load."""
     channel, sys.stdout = sys.stdout, sys.stderr
     return channel
 
 
-def _say(channel: Any, value: dict[str, Any]) -> None:
+def _reply(channel: Any, value: dict[str, Any]) -> None:
     channel.write(json.dumps(value) + "\n")
     channel.flush()
 

@@ -1,6 +1,7 @@
-"""`python -m evaluation.bench.sizing`: bytes and operations that `gmvaluator plan` multiplies.
+"""Bytes and operations that `gmvaluator plan` multiplies, measured: `python -m evaluation.bench.sizing [FILE]`.
 
-Bytes a point are the difference between a larger and a smaller index: what an engine allots in advance drops out.
+Bytes per point are the difference between a larger and a smaller index, which excludes what an engine allocates in
+advance.
 """
 
 from __future__ import annotations
@@ -46,14 +47,14 @@ POSTINGS, CONTRIBUTORS = 2_000, 50
 WORKS = 5_000
 IMAGE = 224
 IDENTITY = ProfileIdentity("sizing", "random clusters", "random", "none", 512, 512, "fp32", {}, perceptual_views=10)
-"""Profile lite's dimensions and views."""
+"""A profile with the dimensions and views of `lite`."""
 
 PARTS = ("graph", "codes", "recall", "perceptual", "payload", "ids")
 
 
 def main() -> None:
-    """Print the report, or write it to the file that is named."""
-    figures = {**index_figures(SMALL, LARGE), **ledger_figures(), **catalogue_figures(), **picture_figures()}
+    """Print the report, or write it to the file named on the command line."""
+    figures = {**index_figures(SMALL, LARGE), **ledger_figures(), **catalogue_figures(), **thumbnail_figures()}
     figures |= operations()
     text = json.dumps(report(figures, shlex.join(["python", "-m", "evaluation.bench.sizing"])), indent=2)
     if sys.argv[1:]:
@@ -63,7 +64,7 @@ def main() -> None:
 
 
 def index_figures(small: int, large: int) -> dict[str, float]:
-    """Bytes a point by part of the index, and rates of writing and building."""
+    """Return the bytes per point by part of the index, and the rates of writing and building."""
     # The engine ends after its last user has left, and may still close a file then.
     with tempfile.TemporaryDirectory(prefix="sizing-", ignore_cleanup_errors=True) as name:
         folder = Path(name)
@@ -80,14 +81,14 @@ def index_figures(small: int, large: int) -> dict[str, float]:
             built_s = time.monotonic() - started
             second = _bytes_by_part(folder)
     points = large - small
-    found = {f"{part}_bytes_per_point": (second[part] - first[part]) / points for part in PARTS}
+    by_part = {f"{part}_bytes_per_point": (second[part] - first[part]) / points for part in PARTS}
     return {
         "small_index_points": small,
         "large_index_points": large,
         "recall_dim": IDENTITY.recall_dim,
         "perceptual_dim": IDENTITY.perceptual_dim,
         "perceptual_views": IDENTITY.perceptual_views,
-        **found,
+        **by_part,
         "upsert_points_per_s": points / written_s,
         "build_points_per_s": large / built_s,
     }
@@ -99,7 +100,7 @@ def _upsert(store: QdrantStore, start: int, end: int) -> None:
 
 
 def _points(start: int, count: int) -> list[Point]:
-    """Points around 200 centres, with the payload that an indexed image has."""
+    """Return points around 200 centres, with the payload of an indexed image."""
     centres = np.random.default_rng(0).normal(size=(200, IDENTITY.recall_dim))
     random = np.random.default_rng(start + 1)
     recall = centres[random.integers(len(centres), size=count)] + random.normal(size=(count, IDENTITY.recall_dim))
@@ -125,16 +126,16 @@ def _payload(sha: str) -> dict[str, object]:
 
 
 def _bytes_by_part(folder: Path) -> Counter[str]:
-    """Bytes of the generation in use by part; what is no part is the write-ahead log and settings."""
+    """Return the bytes of the served generation by part; "other" is the write-ahead log and settings."""
     collection = folder / "works"
     generation = collection / (collection / "CURRENT").read_text(encoding="utf-8").strip()
-    found: Counter[str] = Counter()
+    sizes: Counter[str] = Counter()
     for path in generation.rglob("*"):
         if path.is_file():
-            # Files are allotted in advance: what counts is what was written into them.
+            # Files are allocated in advance; only what was written to them counts.
             status = path.stat()
-            found[_part(path.relative_to(generation).as_posix())] += min(status.st_size, 512 * status.st_blocks)
-    return found
+            sizes[_part(path.relative_to(generation).as_posix())] += min(status.st_size, 512 * status.st_blocks)
+    return sizes
 
 
 def _part(path: str) -> str:
@@ -150,20 +151,22 @@ def _part(path: str) -> str:
 
 
 def ledger_figures() -> dict[str, float]:
-    """Bytes of SQLite a posting of fifty contributors takes, evidence and chain included."""
+    """Return the bytes of SQLite per posting of fifty contributors, with evidence and hash chain."""
     with tempfile.TemporaryDirectory(prefix="sizing-") as name:
         folder = Path(name)
         sizes = []
         for start in (0, POSTINGS):
             with open_ledger(folder, write=True) as ledger:
                 for number in range(start, start + POSTINGS, 100):
-                    ledger.post([sample_posting(one, contributors=CONTRIBUTORS) for one in range(number, number + 100)])
+                    ledger.post(
+                        [sample_posting(posting, contributors=CONTRIBUTORS) for posting in range(number, number + 100)]
+                    )
             sizes.append(ledger_file(folder).stat().st_size)
     return {"ledger_bytes_per_posting": (sizes[1] - sizes[0]) / POSTINGS, "contributors": CONTRIBUTORS}
 
 
 def catalogue_figures() -> dict[str, float]:
-    """Bytes of SQLite a work with one owner's claim takes."""
+    """Return the bytes of SQLite per work with one owner's claim."""
     with tempfile.TemporaryDirectory(prefix="sizing-") as name:
         folder = Path(name)
         sizes = []
@@ -181,14 +184,14 @@ def _work(number: int) -> NewWork:
     return NewWork(training_image_id(sha), sha, 512, 512, "pictures", key, title, owner=owner)
 
 
-def picture_figures() -> dict[str, float]:
-    """Bytes of a thumbnail of the sample's clip art, and of its photographs."""
-    found = {}
+def thumbnail_figures() -> dict[str, float]:
+    """Return the mean bytes of a thumbnail of the sample's clip art and of photographs."""
+    figures = {}
     for name, folder in (("drawing", "openclipart"), ("photograph", "foreign")):
         paths = _images(sample_folder(folder))[:200]
         sizes = [len(thumbnail(decode_image(path.read_bytes()))) for path in paths]
-        found[f"thumbnail_{name}_bytes"] = sum(sizes) / len(sizes)
-    return found
+        figures[f"thumbnail_{name}_bytes"] = sum(sizes) / len(sizes)
+    return figures
 
 
 def _images(folder: Path) -> Sequence[Path]:
@@ -196,25 +199,25 @@ def _images(folder: Path) -> Sequence[Path]:
 
 
 def operations() -> dict[str, float]:
-    """Floating-point operations of a pass on one image of 224 x 224; a multiplication and its addition are two."""
+    """Return the floating-point operations of a forward pass on an image of 224 x 224; a multiply-add is two."""
     import open_clip
     import timm
     import torch
     from torch.utils.flop_counter import FlopCounterMode
 
-    torch.backends.mha.set_fastpath_enabled(False)  # its fused operation would not be counted
+    torch.backends.mha.set_fastpath_enabled(False)  # the counter does not count its fused operation
     vit = open_clip.create_model("ViT-B-32").visual
     networks = {
         "lite": timm.create_model("tf_efficientnet_lite0"),
         "vit_b_32": vit,
         "vit_b_8": timm.create_model("vit_base_patch8_224"),
     }
-    found = {}
+    figures = {}
     for name, network in networks.items():
         with FlopCounterMode(display=False) as counter, torch.no_grad():
             network.eval()(torch.zeros(1, 3, IMAGE, IMAGE))
-        found[f"{name}_operations"] = float(counter.get_total_flops())
-    return found
+        figures[f"{name}_operations"] = float(counter.get_total_flops())
+    return figures
 
 
 if __name__ == "__main__":
