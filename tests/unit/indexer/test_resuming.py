@@ -165,8 +165,9 @@ def test_rows_left_out_are_in_the_file_once_each(left_out: LeftOutFile) -> None:
     _, log = next(begin(runs, left_out).shards(SOURCE))
     log.advance(2, Counts(2, 1, 0, 0, 1), [(1, LeftOut("first", "x"))])
     left_out.write("a", [(3, LeftOut("written, and then killed", "x"))])
-    with left_out.path.open("a") as file:
-        file.write('{"shard": "a", "posi')
+    with left_out.path.open("ab") as file:
+        # Killed within a character: neither a line of JSON nor text.
+        file.write('{"shard": "a", "key": "ü'.encode()[:-1])
     _, log = next(begin(runs, left_out).shards(SOURCE))
     log.advance(4, Counts(2, 1, 0, 1, 0), [(3, LeftOut("second", "y", "opt_out"))])
     rows = [json.loads(line) for line in left_out.path.read_text().splitlines()]
