@@ -1,6 +1,6 @@
 """Golden outputs of models with seeded weights, one small file a model.
 
-`GMV_WRITE_GOLDEN=1 pytest …` writes them anew from what the tests see: look at the difference before you keep it.
+`GMV_WRITE_GOLDEN=1 pytest …` rewrites them from the tests' outputs: inspect the difference before you commit it.
 """
 
 import os
@@ -11,11 +11,14 @@ import numpy.typing as npt
 
 FOLDER = Path(__file__).parent / "models"
 KEPT_NUMBERS = 64
-"""Of each row, spread evenly: enough to notice a change."""
+"""Numbers stored of each row, spread evenly: enough to notice a change."""
 
 
 def check_golden(name: str, values: npt.ArrayLike) -> None:
-    """Rows (N, ...) are what was stored under `name`, to 1e-4: other processors and versions of torch sum otherwise."""
+    """Compare rows (N, ...) with those stored under `name`.
+
+    Tolerance 1e-4, because processors and versions of torch sum in different orders.
+    """
     rows = np.asarray(values, np.float32)
     rows = rows.reshape(len(rows), -1)
     rows = rows[:, :: -(-rows.shape[1] // KEPT_NUMBERS)]

@@ -1,4 +1,4 @@
-"""Writes `lite.npz`: what profile `lite` makes of three works.
+"""Writer of `lite.npz`: the outputs of profile `lite` for three works.
 
 Run it after a refit: python -m tests.golden.write_lite
 """
@@ -17,15 +17,15 @@ KEYS = ("animals-birds-dove-symbol", "animals-bugs-ant", "computer-bb-back")
 def main() -> None:
     models = load_models("lite")
     images = [decode_image((sample_folder("openclipart") / "images" / f"{key}.webp").read_bytes()) for key in KEYS]
-    made = models.embed([models.prepare(image) for image in images])
-    assert made.quality is not None
+    embeddings = models.embed([models.prepare(image) for image in images])
+    assert embeddings.quality is not None
     np.savez(
         Path(__file__).parent / "lite.npz",
         profile=np.array(models.identity.hash),
         keys=np.array(KEYS),
-        recall=made.recall,
-        perceptual=made.perceptual,
-        quality=made.quality,
+        recall=embeddings.recall,
+        perceptual=embeddings.perceptual,
+        quality=embeddings.quality,
     )
 
 

@@ -15,7 +15,7 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
     """Every connection is refused, and every look-up of a name."""
 
     def refuse(*_: object, **__: object) -> None:
-        raise AssertionError("the network was asked for")
+        raise AssertionError("the network was used")
 
     for name in ("connect", "connect_ex", "sendto"):
         monkeypatch.setattr(socket.socket, name, refuse)
@@ -26,8 +26,8 @@ def no_network(monkeypatch: pytest.MonkeyPatch) -> None:
 def pictures() -> list[Image.Image]:
     """Square, wide, high, small and noisy ones."""
     paths = sorted((sample_folder("openclipart") / "images").glob("*.webp"))[::300]
-    found = [decode_image(path.read_bytes()) for path in paths]
+    images = [decode_image(path.read_bytes()) for path in paths]
     noise = Image.effect_noise((224, 224), 80).convert("RGB").filter(ImageFilter.GaussianBlur(3))
     pixel = random.Random(1)
     speckled = Image.frombytes("RGB", (97, 313), pixel.randbytes(97 * 313 * 3))
-    return [*found, noise, speckled]
+    return [*images, noise, speckled]

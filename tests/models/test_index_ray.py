@@ -30,14 +30,14 @@ TARS, IMAGES = 4, 40
 
 @pytest.fixture(scope="module")
 def pictures(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Four tar shards of pictures with their owners; in each one opts out, one is a copy, one is broken."""
+    """Write four tar shards of pictures with owners; in each, one opts out, one is a copy and one is broken."""
     folder = tmp_path_factory.mktemp("tars")
     for tar in range(TARS):
         with tarfile.open(folder / f"{tar:05}.tar", "w") as file:
             for number in range(IMAGES):
-                key, said = f"{tar:02}{number:03}", {"owner_id": f"owner {number % 3}", "noai": number == 7}
+                key, metadata = f"{tar:02}{number:03}", {"owner_id": f"owner {number % 3}", "noai": number == 7}
                 add(file, f"{key}.png", picture(tar, 0 if number == 9 else number) if number != 11 else b"broken")
-                add(file, f"{key}.json", json.dumps(said).encode())
+                add(file, f"{key}.json", json.dumps(metadata).encode())
     return folder
 
 
@@ -75,7 +75,8 @@ def stored(data: Path) -> dict[str, Any]:
     store = open_store(data / "index")
     try:
         return {
-            str(one.training_image_id): (one.payload, one.recall.tobytes()) for one in store.scan(with_vectors=True)
+            str(point.training_image_id): (point.payload, point.recall.tobytes())
+            for point in store.scan(with_vectors=True)
         }
     finally:
         store.close()
@@ -83,12 +84,12 @@ def stored(data: Path) -> dict[str, Any]:
 
 def test_it_does_what_the_threads_do(pictures: Path, tmp_path: Path) -> None:
     threads, ray = tmp_path / "threads", tmp_path / "ray"
-    expected, found = index(pictures, threads), index(pictures, ray, *RAY)
-    assert [found[name] for name in COUNTS] == [expected[name] for name in COUNTS]
-    assert [found[name] for name in COUNTS] == [160, 148, 4, 4, 4, 0]
-    one, other = stored(threads), stored(ray)
-    assert one.keys() == other.keys()
-    assert [vector for _, vector in one.values()] == [other[key][1] for key in one]
+    expected, report = index(pictures, threads), index(pictures, ray, *RAY)
+    assert [report[name] for name in COUNTS] == [expected[name] for name in COUNTS]
+    assert [report[name] for name in COUNTS] == [160, 148, 4, 4, 4, 0]
+    by_threads, by_ray = stored(threads), stored(ray)
+    assert by_threads.keys() == by_ray.keys()
+    assert [vector for _, vector in by_threads.values()] == [by_ray[key][1] for key in by_threads]
     assert len(list((ray / "thumbnails").rglob("*.webp"))) == 148
     with open_catalogue(threads) as first, open_catalogue(ray) as second:
         assert first.counts() == second.counts()
@@ -109,7 +110,7 @@ def test_a_run_that_was_killed_goes_on_where_it_was(pictures: Path, tmp_path: Pa
             assert time.monotonic() < deadline
             time.sleep(0.05)
         process.kill()
-    found = index(pictures, data, *RAY)
-    assert found["reconciles"]
-    assert (found["read"], found["points"] + found["duplicates"]) == (160, 152)
+    report = index(pictures, data, *RAY)
+    assert report["reconciles"]
+    assert (report["read"], report["points"] + report["duplicates"]) == (160, 152)
     assert len(stored(data)) == 148

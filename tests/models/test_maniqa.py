@@ -47,11 +47,11 @@ def prepared(image: Image.Image, crops: int) -> Pixels:
 
 
 def quality(model: Maniqa, inputs: list[Pixels]) -> list[float]:
-    """All slices."""
-    found = model.quality_slice(inputs)
-    while None in found:
-        found = model.quality_slice(inputs)
-    return [quality for quality in found if quality is not None]
+    """Score the inputs completely, slice by slice."""
+    qualities = model.quality_slice(inputs)
+    while None in qualities:
+        qualities = model.quality_slice(inputs)
+    return [value for value in qualities if value is not None]
 
 
 @pytest.fixture(scope="module")
@@ -74,17 +74,17 @@ def test_the_crops_are_pyiqa_s(package: Any, all_crops: Maniqa, size: tuple[int,
     image = picture(*size)
     normal = (as_pyiqa_reads(image) - package.default_mean) / package.default_std
     expected = uniform_crop(normal, crop_size=224, crop_num=20)
-    found = torch.cat([*all_crops.crops(prepared(image, 20), 0, 20)])
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-6)
+    crops = torch.cat([*all_crops.crops(prepared(image, 20), 0, 20)])
+    torch.testing.assert_close(crops, expected, rtol=0, atol=1e-6)
 
 
 def test_the_quality_is_pyiqa_s(package: Any, all_crops: Maniqa) -> None:
     image = picture(320, 260)
     expected = float(package(as_pyiqa_reads(image))[0, 0])
-    (found,) = quality(all_crops, [prepared(image, 20)])
+    (value,) = quality(all_crops, [prepared(image, 20)])
     assert 0 < expected < 1
-    assert found == pytest.approx(expected, abs=1e-5)
-    check_golden("maniqa", np.array([found], np.float32))
+    assert value == pytest.approx(expected, abs=1e-5)
+    check_golden("maniqa", np.array([value], np.float32))
 
 
 def test_fewer_crops_are_pyiqa_s_quality_of_those(package: Any, state: dict[str, torch.Tensor]) -> None:
@@ -99,8 +99,8 @@ def test_fewer_crops_are_pyiqa_s_quality_of_those(package: Any, state: dict[str,
         )
         expected = float(package(pixels)[0, 0])
     package.test_sample = 20
-    (found,) = quality(adapter(state, 3), [prepared(image, 3)])
-    assert found == pytest.approx(expected, abs=1e-5)
+    (value,) = quality(adapter(state, 3), [prepared(image, 3)])
+    assert value == pytest.approx(expected, abs=1e-5)
 
 
 def test_images_that_share_passes_have_the_quality_they_have_alone(state: dict[str, torch.Tensor]) -> None:
@@ -109,15 +109,15 @@ def test_images_that_share_passes_have_the_quality_they_have_alone(state: dict[s
     first = together.quality_slice(inputs)
     assert first[0] is not None  # three of its crops in the first pass, and one of the second image's
     assert first[1:] == [None, None]
-    alone = [quality(adapter(state, 3), [one])[0] for one in inputs[:2]]
+    alone = [quality(adapter(state, 3), [pixels])[0] for pixels in inputs[:2]]
     np.testing.assert_allclose(quality(together, inputs)[:2], alone, rtol=0, atol=1e-5)
 
 
 def test_the_same_pixels_are_scored_once(state: dict[str, torch.Tensor], monkeypatch: pytest.MonkeyPatch) -> None:
     model, pixels = adapter(state, 1), prepared(picture(300, 300), 1)
-    (one,) = quality(model, [pixels])
+    (value,) = quality(model, [pixels])
     monkeypatch.setattr(model, "_network", None)
-    assert quality(model, [pixels.copy(), pixels]) == [one, one]
+    assert quality(model, [pixels.copy(), pixels]) == [value, value]
 
 
 def test_what_is_not_finite_is_refused_and_not_remembered(state: dict[str, torch.Tensor]) -> None:
@@ -138,13 +138,13 @@ def test_lower_precision_stays_near(state: dict[str, torch.Tensor], precision: s
 
 
 def test_timm_s_backbone_is_not_downloaded(monkeypatch: pytest.MonkeyPatch) -> None:
-    asked: list[bool] = []
+    pretrained_options: list[bool] = []
 
     def create(name: str, pretrained: bool, **_: object) -> Any:
-        asked.append(pretrained)
+        pretrained_options.append(pretrained)
         raise InterruptedError(name)
 
     monkeypatch.setattr(timm, "create_model", create)
     with pytest.raises(InterruptedError, match="vit_base_patch8_224"):
         build("maniqa-pipal")
-    assert asked == [False]
+    assert pretrained_options == [False]

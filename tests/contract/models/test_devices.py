@@ -78,17 +78,17 @@ def test_auto_takes_every_gpu_and_a_name_takes_one(monkeypatch: pytest.MonkeyPat
 
 @pytest.mark.parametrize("count", [1, 2, 3, 7, 8])
 def test_rows_come_back_in_order_from_any_number_of_devices(count: int) -> None:
-    one, several = FakeModels(), MultiDeviceModels([FakeModels, FakeModels, FakeModels])
-    inputs = [one.prepare(image) for image in images(count)]
-    alone, together = one.embed(inputs), several.embed(inputs)
+    single, several = FakeModels(), MultiDeviceModels([FakeModels, FakeModels, FakeModels])
+    inputs = [single.prepare(image) for image in images(count)]
+    alone, together = single.embed(inputs), several.embed(inputs)
     np.testing.assert_array_equal(together.recall, alone.recall)
     np.testing.assert_array_equal(together.perceptual, alone.perceptual)
     assert together.quality is not None
-    np.testing.assert_array_equal(together.quality, one.quality(inputs))
-    np.testing.assert_array_equal(several.quality(inputs), one.quality(inputs))
-    assert several.quality_slice(inputs) == one.quality_slice(inputs)
+    np.testing.assert_array_equal(together.quality, single.quality(inputs))
+    np.testing.assert_array_equal(several.quality(inputs), single.quality(inputs))
+    assert several.quality_slice(inputs) == single.quality_slice(inputs)
     works = [several.prepare_work(image) for image in images(count)]
-    np.testing.assert_array_equal(several.embed_works(works).perceptual, one.embed_works(works).perceptual)
+    np.testing.assert_array_equal(several.embed_works(works).perceptual, single.embed_works(works).perceptual)
     several.close()
 
 

@@ -63,20 +63,20 @@ def test_a_work_is_nearest_to_its_own_derivative(models: Models) -> None:
     works = models.embed([models.prepare(image) for image in images])
     mirrored = [image.transpose(Image.Transpose.FLIP_LEFT_RIGHT) for image in images]
     queries = models.embed([models.prepare(image) for image in mirrored])
-    for vectors, asked in ((works.recall, queries.recall), (works.perceptual[:, 0], queries.perceptual[:, 0])):
-        assert (np.argmax(asked @ vectors.T, axis=1) == np.arange(len(images))).mean() > 0.9
+    for vectors, rows in ((works.recall, queries.recall), (works.perceptual[:, 0], queries.perceptual[:, 0])):
+        assert (np.argmax(rows @ vectors.T, axis=1) == np.arange(len(images))).mean() > 0.9
 
 
 @pytest.mark.parametrize("kind", KINDS)
 def test_clean_images_lie_above_their_distorted_copies(models: Models, kind: str) -> None:
-    """One work of each of 26 artists, none of whom the head has seen; all works are in docs/results."""
+    """Return one work of each of 26 artists on whose works the head was not trained; docs/results covers all works."""
     clean = one_of_each_owner()
     distorted = [distort(kind, 3, image, random.Random(number)) for number, image in enumerate(clean)]
     assert (qualities(models, clean) > qualities(models, distorted)).mean() >= 0.9
 
 
 def test_rows_are_independent_of_the_pass_they_are_in(models: Models) -> None:
-    """To the bit, on one machine: credits do not depend on who else is asking."""
+    """To the bit, on one machine: credits do not depend on other callers' images."""
     inputs = [models.prepare(image) for image in one_of_each_owner()[: CHUNK_ROWS + 3]]
     whole = models.embed(inputs)
     for row in (0, CHUNK_ROWS - 1, CHUNK_ROWS + 2):
@@ -142,7 +142,7 @@ def test_a_broken_row_is_named(models: Models) -> None:
 )
 def test_inputs_of_another_shape_are_refused(models: Models, inputs: list[npt.NDArray[Any]]) -> None:
     with pytest.raises(ModelFailed, match="from prepare"):
-        models.embed([Prepared.shared(one) for one in inputs])
+        models.embed([Prepared.shared(pixels) for pixels in inputs])
 
 
 @pytest.mark.parametrize("role", ["backbone", "heads"])

@@ -61,8 +61,8 @@ def test_the_squared_distance_is_the_package_s(models: Path) -> None:
     with torch.inference_mode():
         features = loaded(models).embed(pixels)
         expected = network(batch[:1].expand(2, -1, -1, -1), batch[1:], normalize=True).flatten().numpy()
-    found = np.square(features[0] - features[1:]).sum(axis=1, dtype=np.float64)
-    np.testing.assert_allclose(found, expected, rtol=0, atol=1e-5)
+    distances = np.square(features[0] - features[1:]).sum(axis=1, dtype=np.float64)
+    np.testing.assert_allclose(distances, expected, rtol=0, atol=1e-5)
     assert expected.min() > 1e-3
     check_golden("lpips-alex", features[:2])
 
@@ -82,8 +82,8 @@ def test_the_index_holds_the_recall_vector_in_its_place() -> None:
         specs_of(ProfileChoice("paper", rerank="lpips:resnet"))
 
 
-class Asked:
-    """The models of a profile that compares mean colours. Counts what it embeds."""
+class MeanColours:
+    """Models of a profile that compares mean colours; `count` images were embedded."""
 
     def __init__(self) -> None:
         self.count = 0
@@ -117,52 +117,54 @@ def executor() -> Iterator[ThreadPoolExecutor]:
         yield pool
 
 
-def reranking(asked: Asked, thumbnails: Path, executor: ThreadPoolExecutor, kept: int = 1_000) -> PixelReranking:
+def reranking(
+    models: MeanColours, thumbnails: Path, executor: ThreadPoolExecutor, cache_bytes: int = 1_000
+) -> PixelReranking:
     search = MemorySearch(MemoryIndex())
-    return PixelReranking(search, thumbnails, asked.prepare, asked.embed, executor, max_kept_bytes=kept)
+    return PixelReranking(search, thumbnails, models.prepare, models.embed, executor, max_cache_bytes=cache_bytes)
 
 
 async def test_candidates_are_ordered_by_the_squared_distance(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
-    asked = Asked()
-    search = reranking(asked, thumbnails, executor)
-    query = asked.prepare(decode_image(thumbnail_path(thumbnails, work(2)).read_bytes())).perceptual
-    found = await search.rerank(query, [work(number) for number in range(4)], 3)
-    assert [one.training_image_id for one in found[:1]] == [work(2)]
-    assert found[0].perceptual_distance == 0
-    assert len(found) == 3
-    assert found[1].perceptual_distance == pytest.approx((60 / 255) ** 2, abs=0.02)
+    models = MeanColours()
+    search = reranking(models, thumbnails, executor)
+    query = models.prepare(decode_image(thumbnail_path(thumbnails, work(2)).read_bytes())).perceptual
+    neighbours = await search.rerank(query, [work(number) for number in range(4)], 3)
+    assert [neighbour.training_image_id for neighbour in neighbours[:1]] == [work(2)]
+    assert neighbours[0].perceptual_distance == 0
+    assert len(neighbours) == 3
+    assert neighbours[1].perceptual_distance == pytest.approx((60 / 255) ** 2, abs=0.02)
 
 
 async def test_features_are_kept_and_bounded(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
-    asked = Asked()
-    search = reranking(asked, thumbnails, executor, kept=2 * 12)
+    models = MeanColours()
+    search = reranking(models, thumbnails, executor, cache_bytes=2 * 12)
     query = np.zeros(3, np.float32)
     await search.rerank(query, [work(0), work(1)], 2)
     await search.rerank(query, [work(0), work(1)], 2)
-    assert asked.count == 2
+    assert models.count == 2
     await search.rerank(query, [work(2)], 1)
     await search.rerank(query, [work(0)], 1)
-    assert asked.count == 4
+    assert models.count == 4
 
 
 async def test_a_work_without_thumbnail_is_named(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
     with pytest.raises(MissingData, match=str(work(9))):
-        await reranking(Asked(), thumbnails, executor).rerank(np.zeros(3, np.float32), [work(9)], 1)
+        await reranking(MeanColours(), thumbnails, executor).rerank(np.zeros(3, np.float32), [work(9)], 1)
 
 
 async def test_a_work_whose_thumbnail_was_cut_off_is_named(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
     thumbnail_path(thumbnails, work(3)).write_bytes(b"")
     with pytest.raises(MissingData, match=str(work(3))):
-        await reranking(Asked(), thumbnails, executor).rerank(np.zeros(3, np.float32), [work(3)], 1)
+        await reranking(MeanColours(), thumbnails, executor).rerank(np.zeros(3, np.float32), [work(3)], 1)
 
 
 async def test_a_vector_that_is_no_such_feature_is_refused(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
     with pytest.raises(InvalidVector, match="send the image itself"):
-        await reranking(Asked(), thumbnails, executor).rerank(np.zeros(5, np.float32), [work(0)], 1)
+        await reranking(MeanColours(), thumbnails, executor).rerank(np.zeros(5, np.float32), [work(0)], 1)
 
 
 async def test_many_queries_at_once_leave_nothing_out(thumbnails: Path, executor: ThreadPoolExecutor) -> None:
-    search = reranking(Asked(), thumbnails, executor, kept=12)  # room for one
+    search = reranking(MeanColours(), thumbnails, executor, cache_bytes=12)  # Room for one image.
     everything = [work(number) for number in range(4)]
     answers = await asyncio.gather(*(search.rerank(np.zeros(3, np.float32), everything, 4) for _ in range(5)))
     assert all(answer == answers[0] and len(answer) == 4 for answer in answers)

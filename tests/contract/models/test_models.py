@@ -64,18 +64,18 @@ def test_a_batch_equals_singles(models: Models, inputs: list[Prepared], batch: i
 
 def test_neighbours_in_a_batch_do_not_matter(models: Models, inputs: list[Prepared]) -> None:
     order = np.random.default_rng(1).permutation(COUNT)
-    one, other = models.embed(inputs), models.embed([inputs[row] for row in order])
-    np.testing.assert_allclose(other.recall, one.recall[order], rtol=0, atol=1e-5)
-    np.testing.assert_allclose(other.perceptual, one.perceptual[order], rtol=0, atol=1e-5)
+    in_order, shuffled = models.embed(inputs), models.embed([inputs[row] for row in order])
+    np.testing.assert_allclose(shuffled.recall, in_order.recall[order], rtol=0, atol=1e-5)
+    np.testing.assert_allclose(shuffled.perceptual, in_order.perceptual[order], rtol=0, atol=1e-5)
 
 
 def test_inputs_are_left_as_they_were_and_need_not_be_writeable(models: Models, inputs: list[Prepared]) -> None:
-    locked = [Prepared.shared(one.recall.copy()) for one in inputs[:2]]
-    for one in locked:
-        one.recall.flags.writeable = False
+    locked = [Prepared.shared(prepared.recall.copy()) for prepared in inputs[:2]]
+    for prepared in locked:
+        prepared.recall.flags.writeable = False
     models.embed(locked)
-    for one, original in zip(locked, inputs, strict=False):
-        np.testing.assert_array_equal(one.recall, original.recall)
+    for prepared, original in zip(locked, inputs, strict=False):
+        np.testing.assert_array_equal(prepared.recall, original.recall)
 
 
 def test_a_row_that_is_not_finite_fails_the_batch(models: Models, inputs: list[Prepared]) -> None:
@@ -103,8 +103,8 @@ def test_a_work_s_views_are_the_identity_s_and_the_whole_is_nearest_to_itself(
     assert works.recall.shape == (1, identity.recall_dim)
     assert works.perceptual.shape == (1, identity.perceptual_views, identity.perceptual_dim)
     np.testing.assert_allclose(np.linalg.norm(works.perceptual, axis=-1), 1, atol=1e-6)
-    asked = models.embed([models.prepare(image)])
-    np.testing.assert_allclose(works.recall, asked.recall, rtol=0, atol=1e-5)
-    assert (asked.perceptual[0] @ works.perceptual[0].T).max() == pytest.approx(1, abs=1e-5)
+    query = models.embed([models.prepare(image)])
+    np.testing.assert_allclose(works.recall, query.recall, rtol=0, atol=1e-5)
+    assert (query.perceptual[0] @ works.perceptual[0].T).max() == pytest.approx(1, abs=1e-5)
     others = models.embed(inputs[1:]).perceptual @ works.perceptual[0].T
     assert others.max() < 1

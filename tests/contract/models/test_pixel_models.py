@@ -28,7 +28,7 @@ class Means:
     """The mean of each channel, of no particular norm."""
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
-        return np.stack([one.mean(axis=(1, 2)) for one in inputs]).astype(np.float32)
+        return np.stack([pixels.mean(axis=(1, 2)) for pixels in inputs]).astype(np.float32)
 
 
 @pytest.fixture

@@ -27,8 +27,8 @@ def test_the_pixels_are_torchvision_s(size: tuple[int, int]) -> None:
     image = picture(*size)
     expected = VGG16_Weights.IMAGENET1K_V1.transforms()(image)
     mean, deviation = (torch.tensor(values)[:, None, None] for values in (VGG16_MEAN, VGG16_DEVIATION))
-    found = (torch.tensor(Vgg16Transform()(image)).float() / 255 - mean) / deviation
-    torch.testing.assert_close(found, expected, rtol=0, atol=1e-5)
+    pixels = (torch.tensor(Vgg16Transform()(image)).float() / 255 - mean) / deviation
+    torch.testing.assert_close(pixels, expected, rtol=0, atol=1e-5)
 
 
 def test_the_vector_is_torchvision_s_last_hidden_layer() -> None:
@@ -45,10 +45,10 @@ def test_the_vector_is_torchvision_s_last_hidden_layer() -> None:
     normal = torch.stack([VGG16_Weights.IMAGENET1K_V1.transforms()(picture(width, 240)) for width in (240, 300)])
     with torch.inference_mode():
         hidden = network.classifier[:-1](network.avgpool(network.features(normal)).flatten(1))
-        found = adapter.Vgg16(network, Runtime(torch.device("cpu"))).embed(pixels)
-    np.testing.assert_allclose(found, functional.normalize(hidden, dim=1).numpy(), rtol=0, atol=1e-5)
+        rows = adapter.Vgg16(network, Runtime(torch.device("cpu"))).embed(pixels)
+    np.testing.assert_allclose(rows, functional.normalize(hidden, dim=1).numpy(), rtol=0, atol=1e-5)
     assert pixels[0].shape == (3, VGG16_SIDE_PX, VGG16_SIDE_PX)
-    check_golden("vgg16-narrow", found)
+    check_golden("vgg16-narrow", rows)
 
 
 def test_its_checkpoint_is_torchvision_s_file() -> None:

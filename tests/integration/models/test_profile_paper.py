@@ -1,4 +1,4 @@
-"""Profile `paper` as it is put together: variants, identity, one resize for two models, faults of one image."""
+"""Composition of profile `paper`: variants, identity, one resize for two models, errors of single images."""
 
 import json
 import math
@@ -120,15 +120,15 @@ def test_every_released_type_is_known(kind: str) -> None:
 
 
 class Halves:
-    """A preparer that notes how often it was asked."""
+    """A preparer that counts its images."""
 
     square_resize = (224, "bicubic")
 
     def __init__(self) -> None:
-        self.asked = 0
+        self.count = 0
 
     def __call__(self, image: Image.Image) -> Pixels:
-        self.asked += 1
+        self.count += 1
         return Squash()(image)
 
 
@@ -136,7 +136,7 @@ class Means:
     """An embedder by the mean of each channel; not finite for a black image."""
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
-        means = np.stack([one.mean(axis=(1, 2)) for one in inputs]).astype(np.float32)
+        means = np.stack([pixels.mean(axis=(1, 2)) for pixels in inputs]).astype(np.float32)
         with np.errstate(invalid="ignore"):
             unit: Float32Array = means / np.linalg.norm(means, axis=1, keepdims=True)
         return unit
@@ -147,7 +147,7 @@ def test_two_models_share_the_pixels_of_a_square_image_and_of_no_other() -> None
     preparation = Preparation(recall, perceptual, None)
     square = preparation.query(Image.new("RGB", (300, 300), "teal"))
     assert square.perceptual is square.recall
-    assert (recall.asked, perceptual.asked) == (1, 0)
+    assert (recall.count, perceptual.count) == (1, 0)
     wide = preparation.query(Image.new("RGB", (300, 299), "teal"))
     assert wide.perceptual is not wide.recall
     assert square.quality is NOTHING
@@ -169,8 +169,8 @@ def test_a_row_that_is_not_finite_is_named_and_the_model_with_it() -> None:
 
 def test_without_a_perceptual_model_the_recall_vector_re_ranks() -> None:
     models = composed()
-    found = models.embed_works([models.prepare_work(Image.new("RGB", (9, 8), "red"))])
-    np.testing.assert_array_equal(found.perceptual[:, 0], found.recall)
+    embeddings = models.embed_works([models.prepare_work(Image.new("RGB", (9, 8), "red"))])
+    np.testing.assert_array_equal(embeddings.perceptual[:, 0], embeddings.recall)
     embeddings = models.embed([models.prepare(Image.new("RGB", (9, 8), "red"))])
     assert embeddings.quality is not None
     np.testing.assert_array_equal(embeddings.quality, [1])

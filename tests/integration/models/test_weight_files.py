@@ -1,4 +1,4 @@
-"""Weight files are recorded once and then only loaded as recorded; what is wrong with one is said."""
+"""Weight files are recorded once and loaded only as recorded; errors name the file and its fault."""
 
 import json
 import pickle

@@ -1,4 +1,4 @@
-"""Views: what is drawn is covered by windows, and weighing a view keeps its vector a unit vector."""
+"""Windows cover the drawn box, and weighting a view keeps its vector a unit vector."""
 
 import numpy as np
 import pytest
@@ -53,12 +53,12 @@ def test_a_very_large_image_is_reduced() -> None:
 
 
 def test_windows_cover_what_is_drawn() -> None:
-    """A mark in each corner of the drawing and in its middle is seen by one window at least."""
+    """A mark in each corner of the drawing and in its middle is in at least one window."""
     for corner in ((30, 20), (88, 20), (30, 78), (88, 78), (59, 49)):
         image = drawing((30, 20, 90, 80))
         image.paste("red", (*corner, corner[0] + 2, corner[1] + 2))
-        seen = [window for window in views_of(image)[1:] if (np.asarray(window) == (255, 0, 0)).all(axis=2).any()]
-        assert seen
+        with_mark = [window for window in views_of(image)[1:] if (np.asarray(window) == (255, 0, 0)).all(axis=2).any()]
+        assert with_mark
 
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 900), (900, 3), (8, 8)])
@@ -70,9 +70,9 @@ def test_any_image_has_its_views(size: tuple[int, int]) -> None:
 
 def test_a_weight_view_has_so_much_of_its_cosine_and_is_a_unit_vector() -> None:
     rows = np.random.default_rng(1).normal(size=(2, 5)).astype(np.float32)
-    asked, work = rows / np.linalg.norm(rows, axis=1, keepdims=True)
-    cosine = asked @ work
-    plain, blurred = pad_whole(asked[None])[0], weight_blurs(asked[None])[0]
+    query, work = rows / np.linalg.norm(rows, axis=1, keepdims=True)
+    cosine = query @ work
+    plain, blurred = pad_whole(query[None])[0], weight_blurs(query[None])[0]
     stored, window = pad_whole(work[None])[0], weight_windows(work[None])[0]
     for vector in (plain, blurred, stored, window):
         assert np.linalg.norm(vector) == pytest.approx(1, abs=1e-6)
