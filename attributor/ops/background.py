@@ -30,4 +30,4 @@ async def background_task(work: Coroutine[Any, Any, None]) -> AsyncGenerator[Non
 
 def _log_error(task: asyncio.Task[None]) -> None:
     if not task.cancelled() and (error := task.exception()) is not None:
-        _log.error("background task failed", task=task.get_coro().__qualname__, exc_info=error)
+        _log.error("background task failed", task=repr(task.get_coro()), exc_info=error)

@@ -86,15 +86,16 @@ class _BoundedHandler(QueueHandler):
 
     def __init__(self, records: SimpleQueue[Any], max_lines: int, losses: _Losses) -> None:
         super().__init__(records)
+        self._records = records
         self._max_lines = max_lines
         self._losses = losses
 
     def enqueue(self, record: logging.LogRecord) -> None:
         # The queue itself has no bound, so that the listener's sentinel fits into a full one.
-        if self.queue.qsize() >= self._max_lines:
+        if self._records.qsize() >= self._max_lines:
             self._losses.add(1)
         else:
-            self.queue.put_nowait(record)
+            self._records.put_nowait(record)
 
 
 class _BatchListener(QueueListener):
@@ -105,17 +106,18 @@ class _BatchListener(QueueListener):
 
     def __init__(self, records: SimpleQueue[Any], stream: Stream, losses: _Losses) -> None:
         super().__init__(records)
+        self._records = records
         self._stream = stream
         self._losses = losses
         self._batch: list[str] = []
 
     def dequeue(self, block: bool) -> Any:
-        if self.queue.empty():
+        if self._records.empty():
             self._write_batch()
             time.sleep(GATHER_S)
         record = super().dequeue(block)
-        if record is self._sentinel:
-            # `close` waits for this thread with a timeout, so the last batch has to be written here.
+        if not isinstance(record, logging.LogRecord):
+            # The sentinel. `close` waits for this thread with a timeout, so the last batch has to be written here.
             self._write_batch()
         return record
 

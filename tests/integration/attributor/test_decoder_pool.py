@@ -1,4 +1,4 @@
-"""Decoding in processes: the same pixels, and what a crash, a hang and a bomb leave behind."""
+"""The decoder pool: the same pixels as in this process, and recovery from crashes, hangs and bombs."""
 
 import asyncio
 import io
@@ -22,7 +22,7 @@ from tests.support.decoders import decode_here
 
 
 def as_array(image: Image.Image) -> Prepared:
-    """Stands for `Models.prepare`: the pixels, of a large image every hundredth."""
+    """Return the pixels, of a large image every hundredth; in place of `Models.prepare`."""
     step = 100 if image.width > 1_000 else 1
     return Prepared.shared(np.asarray(image, np.uint8)[::step, ::step].astype(np.float32))
 
@@ -37,7 +37,7 @@ GOOD = encoded(Image.effect_noise((33, 21), 60).convert("RGB"))
 
 
 def shared_memory_kb() -> int:
-    """Of this process: pages of slots that are in use."""
+    """Return the shared memory of this process: pages of slots that are in use."""
     lines = Path("/proc/self/status").read_text(encoding="ascii").splitlines()
     return next(int(line.split()[1]) for line in lines if line.startswith("RssShmem"))
 
@@ -70,9 +70,9 @@ async def test_pixels_and_facts_are_those_of_decoding_here(pool: DecoderPool, fi
 async def test_many_at_once_do_not_mix(pool: DecoderPool) -> None:
     sizes = [(width, height) for width in range(20, 60, 5) for height in (30, 31)]
     files = [encoded(Image.new("RGB", size, (size[0], size[1], 7))) for size in sizes]
-    answers = await asyncio.gather(*(pool.decode(EncodedImage.parse(data)) for data in files))
-    assert [(one.facts.width, one.facts.height) for one in answers] == sizes
-    assert [tuple(one.inputs.recall[0, 0]) for one in answers] == [(*size, 7) for size in sizes]
+    images = await asyncio.gather(*(pool.decode(EncodedImage.parse(data)) for data in files))
+    assert [(decoded.facts.width, decoded.facts.height) for decoded in images] == sizes
+    assert [tuple(decoded.inputs.recall[0, 0]) for decoded in images] == [(*size, 7) for size in sizes]
 
 
 @pytest.mark.parametrize("data", [b"", b"GIF89a", GOOD[:-40], GOOD[:30]])
@@ -86,7 +86,7 @@ async def test_refusals_are_those_of_decoding_here(pool: DecoderPool, data: byte
     assert await good(pool)
 
 
-async def test_a_process_ended_from_outside_costs_nobody_an_image(pool: DecoderPool) -> None:
+async def test_a_process_killed_from_outside_costs_no_image(pool: DecoderPool) -> None:
     before = pool.counts.restarts
     for process_id in pool.process_ids:
         os.kill(process_id, signal.SIGKILL)
@@ -94,7 +94,7 @@ async def test_a_process_ended_from_outside_costs_nobody_an_image(pool: DecoderP
     assert pool.counts.restarts > before
 
 
-def test_a_hanging_process_is_given_up() -> None:
+def test_a_hanging_process_times_out() -> None:
     process = DecoderProcess()
     os.kill(process.process_id, signal.SIGSTOP)
     with pytest.raises(Exception, match="in time"):
@@ -102,23 +102,22 @@ def test_a_hanging_process_is_given_up() -> None:
     process.close()
 
 
-async def test_a_process_that_was_held_up_costs_nobody_an_image() -> None:
-    hasty = DecoderPool(as_array, 1, timeout_s=5)
-    hasty.start()
-    os.kill(hasty.process_ids[0], signal.SIGSTOP)
-    assert await good(hasty)
-    assert hasty.counts.restarts == 1
-    hasty.close()
+async def test_a_stopped_process_costs_no_image() -> None:
+    pool = DecoderPool(as_array, 1, timeout_s=5)
+    pool.start()
+    os.kill(pool.process_ids[0], signal.SIGSTOP)
+    assert await good(pool)
+    assert pool.counts.restarts == 1
+    pool.close()
 
 
 async def test_an_image_that_hangs_twice_is_refused_and_the_next_one_is_served(monkeypatch: pytest.MonkeyPatch) -> None:
-    pool = DecoderPool(as_array, 1, timeout_s=0.3)
+    pool = DecoderPool(as_array, 1, timeout_s=20)
     pool.start()
     with monkeypatch.context() as patched:
         patched.setattr(DecoderProcess, "decode", late)
         with pytest.raises(InvalidImage, match="in time"):
             await pixels(pool)
-    pool._timeout_s = 20
     assert await good(pool)
     assert pool.counts.restarts == 2
     pool.close()
@@ -128,8 +127,8 @@ def late(*_: object) -> None:
     raise DecoderLate("decoding it did not end in time")
 
 
-def test_what_needs_more_memory_than_a_process_may_take_is_too_large() -> None:
-    """A bomb that every check lets pass meets the bound of the process."""
+def test_an_image_that_needs_more_memory_than_the_limit_is_too_large() -> None:
+    """A bomb that passes every check meets the memory limit of the process."""
     program = (
         "import attributor.workers.decoder_child as c, io; from PIL import Image;"
         "from gmvaluator.images import decode_image;"
@@ -141,7 +140,7 @@ def test_what_needs_more_memory_than_a_process_may_take_is_too_large() -> None:
     assert "does not fit into memory" in done.stdout
 
 
-async def test_after_a_large_image_the_memory_is_given_back(pool: DecoderPool) -> None:
+async def test_after_a_large_image_the_memory_is_returned(pool: DecoderPool) -> None:
     data = encoded(Image.new("RGB", (5_000, 5_000), "teal"))
     assert (await pool.decode(EncodedImage.parse(data))).inputs.recall.shape == (50, 50, 3)
     with pytest.raises(ImageTooLarge):

@@ -1,4 +1,4 @@
-"""The models in a process of their own: the same answers, and one that dies is replaced while its callers are told."""
+"""Models in a child process: the same results as in this process, and a replacement for one that dies."""
 
 import asyncio
 import contextlib
@@ -35,7 +35,7 @@ def process(profile: str = "stub") -> Iterator[ModelProcess]:
         models.close()
 
 
-def test_it_answers_as_the_models_themselves_in_batches_of_any_size() -> None:
+def test_results_equal_those_of_this_process_in_batches_of_any_size() -> None:
     own = load_models("stub")
     with process() as apart:
         assert apart.identity == own.identity
@@ -49,20 +49,20 @@ def test_it_answers_as_the_models_themselves_in_batches_of_any_size() -> None:
         assert np.array_equal(own.prepare(image).recall, apart.prepare(image).recall)
 
 
-def test_a_slice_of_quality_is_answered_as_the_models_answer_it() -> None:
+def test_slices_of_quality_equal_those_of_this_process() -> None:
     own = load_models("stub:apart=1")
     with process("stub:apart=1") as apart:
         assert list(apart.quality_slice(inputs(3))) == list(own.quality_slice(inputs(3)))
 
 
-def test_what_the_models_raise_is_raised_and_they_live_on() -> None:
+def test_errors_of_the_models_are_raised_and_do_not_end_the_process() -> None:
     with process() as apart:
         with pytest.raises(ModelFailed):
             apart.embed([Prepared.shared(np.zeros(3, np.float32))] * 2)
         assert len(apart.embed(inputs(2)).recall) == 2
 
 
-def test_models_that_cannot_be_loaded_say_so() -> None:
+def test_models_that_cannot_be_loaded_raise() -> None:
     with pytest.raises(UnknownProfile):
         ModelProcess("stub:batch_ms=soon")
     with pytest.raises(UnknownProfile):
@@ -77,7 +77,7 @@ def test_it_ends_when_it_is_closed() -> None:
         apart.embed(inputs(1))
 
 
-async def test_a_process_that_dies_is_replaced_and_its_callers_are_told() -> None:
+async def test_a_process_that_dies_is_replaced_and_its_callers_get_unavailable() -> None:
     worker = ModelWorker(lambda: ModelProcess("stub:fragile=1"))
     worker.start()
     black, grey = plain(0), plain(0.5)
@@ -94,15 +94,15 @@ async def test_a_process_that_dies_is_replaced_and_its_callers_are_told() -> Non
         worker.close()
 
 
-async def test_quality_in_a_process_of_its_own_keeps_no_embedding_waiting() -> None:
+async def test_quality_in_a_separate_process_runs_next_to_embedding() -> None:
     embedding = ModelWorker(lambda: ModelProcess("stub:apart=1"))
     scoring = ModelWorker(lambda: ModelProcess("stub:apart=1", niceness=10), max_batch=1)
     embedding.start()
     scoring.start()
     try:
         assert embedding.quality_apart
-        one = embedding.models.prepare(Image.new("RGB", (8, 8), "white"))
-        scored, embedded = await asyncio.gather(scoring.quality(one), embedding.embed(one))
+        inputs = embedding.models.prepare(Image.new("RGB", (8, 8), "white"))
+        scored, embedded = await asyncio.gather(scoring.quality(inputs), embedding.embed(inputs))
         assert scored == pytest.approx(1.0)
         assert embedded.quality is None
         assert psutil.Process(scoring.models.process_id).nice() == min(psutil.Process().nice() + 10, 19)  # type: ignore[attr-defined]

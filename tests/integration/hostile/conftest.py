@@ -1,4 +1,4 @@
-"""One attributor for the whole set; after every request of a test the next good one is served as ever."""
+"""One attributor for all tests of this folder; after each test the next good request must be served as before."""
 
 import io
 import subprocess
@@ -35,7 +35,7 @@ GOOD = encoded(Image.effect_noise((48, 40), 70).convert("RGB"))
 
 
 class Target:
-    """The attributor under attack."""
+    """The attributor that is attacked."""
 
     def __init__(self, address: str, process: psutil.Process) -> None:
         self.address = address
@@ -44,7 +44,7 @@ class Target:
         self._usual_bytes = 0
 
     def call(self, method: str, request: bytes | Any, service: str = "Attribution") -> tuple[str, list[bytes]]:
-        """Status and answers of any method; a message, or its bytes as they are."""
+        """Call any method with a message, or raw bytes; return the status and the responses."""
         data = request if isinstance(request, bytes) else request.SerializeToString()
         answers: list[bytes] = []
         stub: Any = self.channel.unary_stream(f"/gmvaluator.v1.{service}Service/{method}")
@@ -55,13 +55,13 @@ class Target:
         return "OK", answers
 
     def attribute(self, image: bytes, generation: str = "", model_version: str = MODEL_VERSION) -> str:
-        """Status of sending an image."""
+        """Send an image; return the status."""
         name = generation or f"t:{uuid.uuid4()}"
         request = v1.AttributeRequest(generation_id=name, model_version=model_version, image=image)
         return self.call("Attribute", request)[0]
 
     def attribute_all(self, images: list[bytes]) -> list[str]:
-        """Statuses of sending many images at once."""
+        """Send many images at once; return the statuses."""
         stub: Any = self.channel.unary_stream("/gmvaluator.v1.AttributionService/Attribute")
         calls = []
         for image in images:
@@ -70,24 +70,24 @@ class Target:
         return [_status(call) for call in calls]
 
     def final(self, image: bytes) -> v1.Attribution:
-        """FINAL of a preview."""
+        """Return FINAL of a preview."""
         status, answers = self.call("Preview", v1.PreviewRequest(model_version=MODEL_VERSION, image=image))
         assert status == "OK"
         return v1.PreviewResponse.FromString(answers[-1]).attribution
 
     def memory_bytes(self) -> int:
-        """Resident in the attributor and its children."""
+        """Return the resident memory of the attributor and its children."""
         family = [self.process, *self.process.children(recursive=True)]
-        return sum(one.memory_info().rss for one in family)
+        return sum(process.memory_info().rss for process in family)
 
     def settle(self) -> None:
-        """Remember how much memory is usual."""
+        """Record the usual memory."""
         for _ in range(20):
             assert self.attribute(GOOD) == "OK"
         self._usual_bytes = self.memory_bytes()
 
     def check_unaffected(self) -> None:
-        """The next good request is served, and memory is as it was."""
+        """Check that the next good request is served, and that memory is back to normal."""
         assert self.attribute(GOOD) == "OK"
         deadline = time.monotonic() + SETTLES_S
         while self.memory_bytes() - self._usual_bytes > MEMORY_BYTES:
@@ -95,9 +95,9 @@ class Target:
             time.sleep(0.1)
 
     def memory_by_process(self) -> dict[str, int]:
-        """Megabytes, for a message."""
+        """Return megabytes by process, for a failure message."""
         family = [self.process, *self.process.children(recursive=True)]
-        return {" ".join(one.cmdline()[-4:]): one.memory_info().rss // 1_000_000 for one in family}
+        return {" ".join(process.cmdline()[-4:]): process.memory_info().rss // 1_000_000 for process in family}
 
 
 def _status(call: Any) -> str:
@@ -111,7 +111,7 @@ def _status(call: Any) -> str:
 
 @contextmanager
 def served(data: Path) -> Iterator[Target]:
-    """An attributor on a folder; it has to end well, and may not have broken on anything."""
+    """Run an attributor on a folder; it must exit with 0 and have logged no unexpected error."""
     command = [sys.executable, "-m", "tests.integration.hostile.program", str(data)]
     with (data / "log").open("wb") as log:
         process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=own_environment())
@@ -136,6 +136,6 @@ def attributor(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Target]:
 
 @pytest.fixture
 def target(attributor: Target) -> Iterator[Target]:
-    """The attributor, which is looked at after the test."""
+    """Yield the attributor, and check it after the test."""
     yield attributor
     attributor.check_unaffected()

@@ -1,4 +1,4 @@
-"""Building blocks of image files, good and evil."""
+"""Building blocks of valid and hostile image files."""
 
 import struct
 import zlib
@@ -51,5 +51,5 @@ def jpeg_with(jpeg: bytes, extra: bytes) -> bytes:
 
 def jpeg_of_size(jpeg: bytes, width: int, height: int) -> bytes:
     """A JPEG whose header claims another size."""
-    at = next(place for place in range(len(jpeg)) if jpeg[place] == 0xFF and jpeg[place + 1] in (0xC0, 0xC2))
+    at = next(index for index in range(len(jpeg)) if jpeg[index] == 0xFF and jpeg[index + 1] in (0xC0, 0xC2))
     return jpeg[: at + 5] + struct.pack(">HH", height, width) + jpeg[at + 9 :]

@@ -1,7 +1,7 @@
-"""The attributor as it is, over models that take no time and an index in memory: `python -m ...program DATA`.
+"""An attributor with fake models and an index in memory: `python -m tests.integration.hostile.program DATA`.
 
-Everything that meets what comes from outside is real: the port, the interceptor, the servicers, admission, the decoders'
-processes and a durable ledger.
+All that untrusted input reaches is real: the port, interceptors, servicers, admission, decoder processes and a
+durable ledger.
 """
 
 import asyncio
@@ -38,7 +38,7 @@ GENERATORS = [Generator(name, "works", ("set",), "paper@1") for name in ("demo",
 
 
 class OneCollection:
-    """Any name is this collection."""
+    """Returns the same search for every name."""
 
     def __init__(self) -> None:
         self._index = MemoryIndex()
@@ -65,14 +65,14 @@ class OneCollection:
 
 
 class HostileParts(Parts):
-    """Has no catalogue whose collections could be checked."""
+    """Parts without a catalogue, so there are no collections to check."""
 
     async def check_collections(self) -> None:
         return None
 
 
 class Names:
-    """Nobody has a name."""
+    """A catalogue without names."""
 
     def display_names(self, owner_ids: object) -> dict[Any, str]:
         return {}
@@ -87,7 +87,7 @@ def _picture(seed: int) -> Image.Image:
 
 
 def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], None]) -> Parts:
-    """In place of `attributor.wiring.wire`."""
+    """Replace `attributor.wiring.wire`."""
     with ExitStack() as stack:
         writer = LedgerWriter(lambda: open_ledger(settings.place, write=True), on_failure)
         writer.start()
@@ -105,9 +105,9 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         collections = OneCollection()
         parts = (worker, decoder, collections, rights, ledger, writer, executor, settings.policies)
         pipeline = Pipeline(*parts, on_final=observe_final)
-        desk = DisputeService(ledger, rights, writer)
+        disputes = DisputeService(ledger, rights, writer)
         return HostileParts(
-            pipeline, decoder, cast(Any, collections), cast(Any, Names()), ledger, desk, stack.pop_all()
+            pipeline, decoder, cast(Any, collections), cast(Any, Names()), ledger, disputes, stack.pop_all()
         )
 
 

@@ -1,4 +1,4 @@
-"""Clients that are slow, half open, rude, or gone: the next good one is served."""
+"""Slow, half-open, malformed and broken connections: the next good client is served."""
 
 import socket
 import time

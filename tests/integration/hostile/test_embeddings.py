@@ -1,4 +1,4 @@
-"""Embeddings in place of images: numbers at the client's word, each of which is looked at before it counts."""
+"""Embeddings in place of images: numbers that a client claims, each of which is checked."""
 
 import hashlib
 import struct
@@ -134,12 +134,12 @@ def test_on_a_stream_a_bad_embedding_fails_alone(target: Target) -> None:
         response_deserializer=v1.AttributeStreamResponse.FromString,
     )
     sent = [request(embedding()), request(embedding(recall=np.full(64, NAN))), request(embedding())]
-    wrapped = [v1.AttributeStreamRequest(request=v1.AttributeRequest.FromString(one)) for one in sent]
-    answers = list(stub(iter([one.SerializeToString() for one in wrapped]), timeout=60))
-    assert [one.failure.code for one in answers if one.HasField("failure")] == [
+    wrapped = [v1.AttributeStreamRequest(request=v1.AttributeRequest.FromString(data)) for data in sent]
+    answers = list(stub(iter([message.SerializeToString() for message in wrapped]), timeout=60))
+    assert [answer.failure.code for answer in answers if answer.HasField("failure")] == [
         grpc.StatusCode.INVALID_ARGUMENT.value[0]
     ]
-    assert sum(one.attribution.stage == v1.STAGE_FINAL for one in answers) == 2
+    assert sum(answer.attribution.stage == v1.STAGE_FINAL for answer in answers) == 2
 
 
 @pytest.fixture(scope="module")

@@ -1,4 +1,4 @@
-"""Files that are no image, too much of one, or an unusual one."""
+"""Files that are no image, an oversized one, or an unusual one."""
 
 import base64
 import gzip
@@ -259,7 +259,7 @@ def cmyk() -> tuple[bytes, Array]:
     """Of one colour, which JPEG keeps; Pillow's and Adobe's CMYK is stored inverted."""
     data = encoded(Image.new("CMYK", (16, 12), (10, 200, 60, 40)), "JPEG", quality=100)
     cyan, magenta, yellow, black = 10, 200, 60, 40
-    colour = [round((255 - one) * (255 - black) / 255) for one in (cyan, magenta, yellow)]
+    colour = [round((255 - ink) * (255 - black) / 255) for ink in (cyan, magenta, yellow)]
     return data, np.full((12, 16, 3), colour, np.uint8)
 
 

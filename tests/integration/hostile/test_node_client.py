@@ -1,4 +1,4 @@
-"""A client that is not ours: Node's grpc-js, with the contract loaded when it runs."""
+"""A client of another implementation: Node's grpc-js, which loads the contract at run time."""
 
 import json
 import shutil
@@ -38,9 +38,9 @@ def test_nodes_client_gets_stages_credits_replays_and_refusals(target: Target, m
         ["node", HERE / "node_client.js", *words], capture_output=True, text=True, check=False, timeout=100
     )
     assert done.returncode == 0, done.stderr
-    found = json.loads(done.stdout)
-    assert found["stages"] == ["STAGE_RECALLED", "STAGE_RERANKED", "STAGE_FINAL"]
-    assert found["credits_micros"] == found["issued_micros"] > 0
-    assert found["replayed"] == [True]
-    assert found["refused"] == "INVALID_ARGUMENT"
-    assert found["balances"] > 0
+    result = json.loads(done.stdout)
+    assert result["stages"] == ["STAGE_RECALLED", "STAGE_RERANKED", "STAGE_FINAL"]
+    assert result["credits_micros"] == result["issued_micros"] > 0
+    assert result["replayed"] == [True]
+    assert result["refused"] == "INVALID_ARGUMENT"
+    assert result["balances"] > 0

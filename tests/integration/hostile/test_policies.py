@@ -1,4 +1,4 @@
-"""Policies that an operator mistyped, or somebody else wrote."""
+"""Policy files with errors, or with hostile content."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""Requests that are malformed, lie, or say what must not be believed."""
+"""Malformed and malicious requests."""
 
 import socket
 import threading
@@ -25,11 +25,11 @@ def good_request(**changes: object) -> bytes:
 
 
 def varint(number: int) -> bytes:
-    found = b""
+    encoded_bytes = b""
     while number > 127:
-        found += bytes([number & 127 | 128])
+        encoded_bytes += bytes([number & 127 | 128])
         number >>= 7
-    return found + bytes([number])
+    return encoded_bytes + bytes([number])
 
 
 def field(number: int, body: bytes) -> bytes:

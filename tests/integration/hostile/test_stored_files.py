@@ -1,4 +1,4 @@
-"""Files of ledger and index that were swapped, cut or scribbled over: refused or found, never believed, never a crash."""
+"""Ledger and index files that were swapped, truncated or overwritten: refused or reported, never a crash."""
 
 import shutil
 import sqlite3
@@ -107,12 +107,12 @@ def test_a_spoilt_ledger_is_refused_or_found_by_verify(ledgers: tuple[Path, Path
     SPOILT[name](path)
     try:
         with open_ledger(tmp_path) as ledger:
-            found = ledger.verify()
+            verification = ledger.verify()
     except GmvaluatorError:
         return
     # Noise may hit a page that nothing uses.
-    unused = name.startswith("scribbled") and found.postings == 40
-    assert not found.ok or unused or path.read_bytes() == whole
+    unused = name.startswith("scribbled") and verification.postings == 40
+    assert not verification.ok or unused or path.read_bytes() == whole
 
 
 def test_a_swapped_ledger_does_not_have_the_head_that_was_handed_out(

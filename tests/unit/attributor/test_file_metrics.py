@@ -32,7 +32,7 @@ def test_the_expiry_of_each_certificate_is_exposed(tmp_path: Path) -> None:
     server, client_ca = (scraped(settings, name, use=use) for use in ("server", "client_ca"))
     assert server is not None
     assert client_ca == pytest.approx(server, abs=60)
-    certificate.write_text("spoilt", encoding="utf-8")
+    certificate.write_text("damaged", encoding="utf-8")
     assert scraped(settings, name, use="server") == 0
     assert scraped(AttributorSettings(tmp_path), name, use="server") is None
 

@@ -1,4 +1,4 @@
-"""Every method has its roles: the table is held against the services' descriptors, and against a server."""
+"""Permissions: the table of roles against the services' descriptors, and against a server."""
 
 import asyncio
 import importlib
@@ -34,33 +34,34 @@ OWNER = new_owner_id()
 
 
 def contracts() -> list[ModuleType]:
-    """Every generated module of ours, and those of the two services that come with gRPC."""
-    ours = [f"gmvaluator.v1.{found.name}" for found in pkgutil.iter_modules(gmvaluator.v1.__path__)]
+    """Return our generated modules, and those of the two services that come with gRPC."""
+    ours = [f"gmvaluator.v1.{module.name}" for module in pkgutil.iter_modules(gmvaluator.v1.__path__)]
     generated = [importlib.import_module(name) for name in ours if name.endswith("_pb2")]
     return [*generated, health_pb2, reflection_pb2]
 
 
 def methods() -> list[str]:
-    services = [one for module in contracts() for one in cast(Any, module).DESCRIPTOR.services_by_name.values()]
-    return [f"/{one.containing_service.full_name}/{one.name}" for service in services for one in service.methods]
+    descriptors = [cast(Any, module).DESCRIPTOR for module in contracts()]
+    services = [service for descriptor in descriptors for service in descriptor.services_by_name.values()]
+    return [f"/{service.full_name}/{method.name}" for service in services for method in service.methods]
 
 
 def test_every_method_of_every_service_is_in_one_of_the_tables() -> None:
     assert sorted(methods()) == sorted([*PERMISSIONS, *PUBLIC])
 
 
-def test_every_service_says_whether_it_serves() -> None:
+def test_every_service_has_a_health_status() -> None:
     ours = {name.split("/")[1] for name in PERMISSIONS if name.startswith("/gmvaluator.")}
     assert set(SERVICES) == {"", *ours}
 
 
 @pytest.mark.parametrize("method", PERMISSIONS)
-def test_every_method_is_open_to_somebody_and_closed_to_somebody(method: str) -> None:
+def test_every_method_is_open_to_some_role_and_closed_to_another(method: str) -> None:
     assert PERMISSIONS[method]
     assert set(Role) - PERMISSIONS[method]
 
 
-def test_a_method_that_is_in_no_table_is_open_to_nobody() -> None:
+def test_a_method_in_no_table_is_closed_to_every_role() -> None:
     with pytest.raises(Forbidden, match="nobody"):
         check_call(LOCAL, "/gmvaluator.v1.AttributionService/Forgotten")
 
@@ -81,7 +82,7 @@ class OneLedger:
 
 
 class NoNames:
-    """Nobody has a name."""
+    """A catalogue without names."""
 
     def display_names(self, owner_ids: object) -> dict[Any, str]:
         return {}
@@ -89,7 +90,7 @@ class NoNames:
 
 @pytest.fixture
 def tokens(tmp_path: Path) -> dict[Role, str]:
-    """A token of each role, in tmp_path/tokens.json."""
+    """Create a token of each role, in tmp_path/tokens.json."""
     secrets = {role: new_token() for role in Role}
     for role, secret in secrets.items():
         bound = {"owner": str(OWNER)} if role is Role.OWNER else {}
@@ -100,14 +101,14 @@ def tokens(tmp_path: Path) -> dict[Role, str]:
 
 @pytest.fixture
 async def channel(tmp_path: Path, tokens: dict[Role, str]) -> AsyncIterator[grpc.aio.Channel]:
-    """To a server with all services over an empty system, which asks for tokens."""
-    service, stopping = CallGate(Admission(8, 10**9)), asyncio.Event()
+    """Connect to a server with all services over an empty system, which requires tokens."""
+    gate, stopping = CallGate(Admission(8, 10**9)), asyncio.Event()
     server = grpc.aio.server(interceptors=[Authentication(Authenticator(tmp_path / "tokens.json"))])
-    add_AttributionServiceServicer_to_server(AttributionServicer(service, stopping), server)
-    add_RoyaltyServiceServicer_to_server(RoyaltyServicer(service, stopping), server)
+    add_AttributionServiceServicer_to_server(AttributionServicer(gate, stopping), server)
+    add_RoyaltyServiceServicer_to_server(RoyaltyServicer(gate, stopping), server)
     health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
     reflection.enable_server_reflection(SERVICES[1:], server)
-    service.open(Backends(cast(Any, None), cast(Any, OneLedger()), cast(Any, NoNames()), cast(Any, None)))
+    gate.open(Backends(cast(Any, None), cast(Any, OneLedger()), cast(Any, NoNames()), cast(Any, None)))
     stopping.set()
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
@@ -117,7 +118,7 @@ async def channel(tmp_path: Path, tokens: dict[Role, str]) -> AsyncIterator[grpc
 
 
 async def status(channel: grpc.aio.Channel, method: str, token: str | None) -> grpc.StatusCode:
-    """Of a call with one empty message, whatever the shape of the method."""
+    """Return the status of a call with one empty message, whatever the shape of the method."""
     metadata = () if token is None else (("authorization", f"Bearer {token}"),)
     call = cast(Any, channel).unary_stream(method)(b"", metadata=metadata, timeout=20)
     try:
@@ -175,7 +176,7 @@ def test_an_owner_disputes_in_its_own_name_alone() -> None:
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:50051"])
-def test_an_open_door_is_for_loopback_alone(tmp_path: Path, address: str) -> None:
+def test_calls_without_tokens_are_for_loopback_alone(tmp_path: Path, address: str) -> None:
     with pytest.raises(PreconditionFailed, match="--insecure"):
         load_authenticator(AttributorSettings(tmp_path, address=address))
     assert load_authenticator(AttributorSettings(tmp_path, address=address, insecure=True)).anonymous_allowed

@@ -189,8 +189,10 @@ async def test_a_hundred_concurrent_repeats_leave_one_posting(bench: Bench) -> N
 async def test_batching_changes_no_credit(bench: Bench) -> None:
     together = await asyncio.gather(*(bench.stages(request(seed, f"a{seed}")) for seed in range(20)))
     alone = [await bench.stages(request(seed, f"b{seed}")) for seed in range(20)]
-    for one, other in zip(together, alone, strict=True):
-        assert [c.credit_micros for c in one[-1].contributors] == [c.credit_micros for c in other[-1].contributors]
+    for batched, single in zip(together, alone, strict=True):
+        assert [work.credit_micros for work in batched[-1].contributors] == [
+            work.credit_micros for work in single[-1].contributors
+        ]
 
 
 async def test_another_image_or_generator_under_a_used_id_is_refused(bench: Bench) -> None:

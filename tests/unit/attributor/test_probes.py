@@ -1,4 +1,4 @@
-"""What probes ask: a port that answers health alone, and the command that asks it."""
+"""Health probes: the port that serves health alone, and the command `gmvaluator health`."""
 
 import asyncio
 from types import SimpleNamespace
@@ -23,39 +23,39 @@ async def checker() -> health.aio.HealthServicer:
     return made
 
 
-async def asked(port: int, *words: str) -> tuple[int, str]:
-    """Exit code and answer of `gmvaluator health`."""
+async def probe(port: int, *words: str) -> tuple[int, str]:
+    """Run `gmvaluator health`; return its exit code and output."""
     arguments = ["--server", f"127.0.0.1:{port}", *words]
     done: Any = await asyncio.to_thread(CliRunner().invoke, command, arguments)
     return done.exit_code, done.output.strip()
 
 
-async def test_a_probe_hears_what_the_server_says_of_itself(checker: health.aio.HealthServicer) -> None:
+async def test_a_probe_reads_the_health_of_the_server(checker: health.aio.HealthServicer) -> None:
     async with serve_probes("127.0.0.1:0", checker) as port:
-        assert await asked(port) == (1, "NOT_SERVING")
+        assert await probe(port) == (1, "NOT_SERVING")
         await set_health(checker, SERVING)
-        assert await asked(port) == (0, "SERVING")
+        assert await probe(port) == (0, "SERVING")
         idle = asyncio.Event()
         idle.set()
         await drain(SimpleNamespace(close=lambda: None, idle=idle), checker, 1.0)  # type: ignore[arg-type]
-        assert await asked(port) == (1, "NOT_SERVING")
-        assert await asked(port, "--service", LIVENESS) == (0, "SERVING")
-        assert (await asked(port, "--service", "unknown"))[0] == 1
-    code, text = await asked(port, "--timeout", "0.5")
+        assert await probe(port) == (1, "NOT_SERVING")
+        assert await probe(port, "--service", LIVENESS) == (0, "SERVING")
+        assert (await probe(port, "--service", "unknown"))[0] == 1
+    code, text = await probe(port, "--timeout", "0.5")
     assert code == 1
     assert "UNAVAILABLE" in text or "DEADLINE_EXCEEDED" in text
 
 
 async def test_a_probe_may_wait_until_it_serves(checker: health.aio.HealthServicer) -> None:
     async with serve_probes("127.0.0.1:0", checker) as port:
-        assert await asked(port, "--wait", "0.3") == (1, "NOT_SERVING")
-        waiting = asyncio.create_task(asked(port, "--wait", "60"))
+        assert await probe(port, "--wait", "0.3") == (1, "NOT_SERVING")
+        waiting = asyncio.create_task(probe(port, "--wait", "60"))
         await asyncio.sleep(0.3)
         await set_health(checker, SERVING)
         assert await waiting == (0, "SERVING")
 
 
-async def test_the_port_answers_nothing_else(checker: health.aio.HealthServicer) -> None:
+async def test_the_port_serves_nothing_else(checker: health.aio.HealthServicer) -> None:
     async with (
         serve_probes("127.0.0.1:0", checker) as port,
         grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel,

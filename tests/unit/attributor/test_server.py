@@ -1,4 +1,4 @@
-"""What the attributor's port answers before anything is warm, and to whom it describes itself."""
+"""The attributor's port before the models are loaded: health and reflection."""
 
 import asyncio
 from collections.abc import AsyncIterator
@@ -22,9 +22,9 @@ from gmvaluator.auth.tokens import Token, add_token, new_token, token_sha256
 
 @asynccontextmanager
 async def listening(settings: AttributorSettings) -> AsyncIterator[grpc.aio.Channel]:
-    """A channel to a server that has nothing behind it yet."""
-    service = CallGate(Admission(8, 10**9))
-    server, _, address = await listen(settings, service, asyncio.Event(), load_authenticator(settings), None)
+    """Yield a channel to a server whose gate is not open yet."""
+    gate = CallGate(Admission(8, 10**9))
+    server, _, address = await listen(settings, gate, asyncio.Event(), load_authenticator(settings), None)
     async with grpc.aio.insecure_channel(address, options=[("grpc.enable_http_proxy", 0)]) as channel:
         yield channel
     await server.stop(None)
@@ -36,21 +36,21 @@ def settings(tmp_path: Path) -> AttributorSettings:
 
 
 def with_a_token(settings: AttributorSettings) -> tuple[AttributorSettings, tuple[tuple[str, str], ...]]:
-    """Settings that ask for a token, and an operator's metadata."""
+    """Return settings that require a token, and an operator's metadata."""
     token = new_token()
     add_token(settings.tokens_file, Token("operator", Role.OPERATOR, token_sha256(token), "2026-01-01T00:00:00+00:00"))
     return settings, (("authorization", f"Bearer {token}"),)
 
 
 async def described(channel: grpc.aio.Channel, metadata: Any = ()) -> list[str]:
-    """Services that reflection names."""
+    """Return the services that reflection lists."""
     stub: Any = reflection_pb2_grpc.ServerReflectionStub(cast(Any, channel))
-    asked = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
-    answers = [answer async for answer in stub.ServerReflectionInfo(asked, metadata=metadata, timeout=20)]
+    requests = iter([reflection_pb2.ServerReflectionRequest(list_services="")])
+    answers = [answer async for answer in stub.ServerReflectionInfo(requests, metadata=metadata, timeout=20)]
     return [service.name for answer in answers for service in answer.list_services_response.service]
 
 
-async def test_until_it_is_warm_no_service_says_that_it_serves(settings: AttributorSettings) -> None:
+async def test_until_it_is_warm_no_service_is_serving(settings: AttributorSettings) -> None:
     async with listening(settings) as channel:
         stub: Any = health_pb2_grpc.HealthStub(channel)
         for service in SERVICES:
@@ -58,12 +58,12 @@ async def test_until_it_is_warm_no_service_says_that_it_serves(settings: Attribu
             assert answer.status == health_pb2.HealthCheckResponse.NOT_SERVING
 
 
-async def test_it_describes_itself_where_everybody_may_do_everything(settings: AttributorSettings) -> None:
+async def test_reflection_is_on_without_tokens(settings: AttributorSettings) -> None:
     async with listening(settings) as channel:
         assert set(SERVICES[1:]) <= set(await described(channel))
 
 
-async def test_it_does_not_describe_itself_where_tokens_are_asked_for(settings: AttributorSettings) -> None:
+async def test_reflection_is_off_with_tokens(settings: AttributorSettings) -> None:
     closed, operator = with_a_token(settings)
     async with listening(closed) as channel:
         with pytest.raises(grpc.aio.AioRpcError) as refused:

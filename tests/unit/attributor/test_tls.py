@@ -1,4 +1,4 @@
-"""TLS and mTLS over a real port: who can connect, and what a changed file does to a running server."""
+"""TLS and mTLS over a real port: who can connect, and reloading of changed files."""
 
 import shutil
 from collections.abc import AsyncIterator, Callable
@@ -61,7 +61,7 @@ async def test_clients_that_know_the_authority_connect_and_others_do_not(authori
         assert not await answers(Connection(address))
 
 
-async def test_clients_without_a_certificate_are_shut_out_where_one_is_asked_for(
+async def test_clients_without_a_certificate_are_refused_where_one_is_required(
     authority: Authority, tmp_path: Path
 ) -> None:
     certificate, key = authority.issue("client")
@@ -72,13 +72,13 @@ async def test_clients_without_a_certificate_are_shut_out_where_one_is_asked_for
         assert not await answers(Connection(address, authority=authority.path, certificate=strange, key=strange_key))
 
 
-async def test_a_new_certificate_is_taken_up_and_a_spoilt_one_is_not(authority: Authority, tmp_path: Path) -> None:
+async def test_a_new_certificate_is_loaded_and_a_damaged_one_is_not(authority: Authority, tmp_path: Path) -> None:
     problems: list[str] = []
     other = Authority(tmp_path, "other")
     certificate, key = authority.issue("server")
     async with serving(TlsFiles(certificate, key), problems.append) as address:
         assert await answers(Connection(address, authority=authority.path))
-        certificate.write_text("spoilt", encoding="ascii")
+        certificate.write_text("damaged", encoding="ascii")
         assert await answers(Connection(address, authority=authority.path))
         assert len(problems) == 1
         fresh = other.issue("fresh")
