@@ -47,7 +47,7 @@ def usable_device(name: str) -> torch.device:
     """
     if not _KNOWN.fullmatch(name):
         raise PreconditionFailed(f"device {name!r} is not known: give auto, cpu, cuda, cuda:N or mps, or use cpu")
-    chosen = _best() if name == "auto" else name
+    chosen = best_device() if name == "auto" else name
     try:
         # Allocating shows faults (a driver, a device that is full or taken) that the name alone does not.
         return torch.zeros(1, device=chosen).device
@@ -61,7 +61,8 @@ def device_names(name: str) -> list[str]:
     return [f"cuda:{number}" for number in range(count)] or [name]
 
 
-def _best() -> str:
+def best_device() -> str:
+    """Return the name of the first GPU's kind, cuda or mps; cpu if there is none."""
     if torch.cuda.is_available():
         return "cuda"
     return "mps" if torch.backends.mps.is_available() else "cpu"

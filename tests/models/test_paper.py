@@ -38,7 +38,7 @@ def models(choice: ProfileChoice) -> Models:
 
 
 def test_golden_outputs(models: Models, pictures: list[Image.Image]) -> None:
-    """DreamSim's types and MANIQA have their own, beside the tests of each."""
+    """DreamSim's types and MANIQA have their own, next to the tests of each."""
     inputs = [models.prepare(picture) for picture in pictures[:2]]
     check_golden("openclip-ViT-B-32", models.embed(inputs).recall)
 

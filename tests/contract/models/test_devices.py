@@ -43,10 +43,10 @@ def test_auto_without_a_gpu_is_the_cpu(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_auto_prefers_cuda_then_mps(monkeypatch: pytest.MonkeyPatch) -> None:
     gpus(monkeypatch, 1)
-    assert runtime._best() == "cuda"
+    assert runtime.best_device() == "cuda"
     gpus(monkeypatch, 0)
     monkeypatch.setattr(torch.backends.mps, "is_available", lambda: True)
-    assert runtime._best() == "mps"
+    assert runtime.best_device() == "mps"
 
 
 def test_a_device_that_is_not_there_is_refused_with_a_way_out(monkeypatch: pytest.MonkeyPatch) -> None:

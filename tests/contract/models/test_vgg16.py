@@ -1,4 +1,4 @@
-"""Recall by VGG-16, beside torchvision with the same seeded weights."""
+"""Recall by VGG-16, next to torchvision with the same seeded weights."""
 
 from pathlib import Path
 

@@ -169,8 +169,8 @@ def test_a_row_that_is_not_finite_is_named_and_the_model_with_it() -> None:
 
 def test_without_a_perceptual_model_the_recall_vector_re_ranks() -> None:
     models = composed()
-    embeddings = models.embed_works([models.prepare_work(Image.new("RGB", (9, 8), "red"))])
-    np.testing.assert_array_equal(embeddings.perceptual[:, 0], embeddings.recall)
+    works = models.embed_works([models.prepare_work(Image.new("RGB", (9, 8), "red"))])
+    np.testing.assert_array_equal(works.perceptual[:, 0], works.recall)
     embeddings = models.embed([models.prepare(Image.new("RGB", (9, 8), "red"))])
     assert embeddings.quality is not None
     np.testing.assert_array_equal(embeddings.quality, [1])
