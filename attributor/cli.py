@@ -100,9 +100,11 @@ def serve(settings: AttributorSettings, as_json: bool) -> None:
 
     Example: gmvaluator serve --data ./gmvaluator-data --address 127.0.0.1:50051
     """
+    # gRPC would take an address that it does not understand for another one, without an error.
     check_address(settings.address)
     for option, address in (("--metrics", settings.metrics), ("--health", settings.health)):
         check_address(address or DEFAULT_ADDRESS, option)
+    # Imported here, since `--help` must not load grpc and the models.
     from attributor.server import serve as run
     from gmvaluator.models.process_setup import prepare_process
 

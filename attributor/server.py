@@ -74,11 +74,13 @@ async def serve(settings: AttributorSettings, announce: Callable[[str, str], Non
     Raises what wiring raises (ProfileMismatch, AlreadyHeld, MissingData), and LedgerFailed if the ledger's writer
     stopped: then the process has to end, and recovers at its next start.
     """
+    # Early: a thread that has allocated keeps the arena that it was given.
     use_few_arenas()
     shutdown, forced = _shutdown_signals()
     failures: list[GmvaluatorError] = []
     loop = asyncio.get_running_loop()
 
+    # Called from the threads of the models and of the ledger's writer.
     def on_failure(error: GmvaluatorError) -> None:
         failures.append(error)
         loop.call_soon_threadsafe(shutdown.set)
@@ -98,6 +100,7 @@ async def serve(settings: AttributorSettings, announce: Callable[[str, str], Non
                     shutdown, forced, settings, gate, parts, health_servicer, lambda: announce(address, metrics)
                 )
         finally:
+            # The server first: calls that it cuts off still use the parts.
             await server.stop(0 if forced.is_set() else LAST_STAGE_S)
             if not wiring.cancelled() and wiring.done() and wiring.exception() is None:
                 await wiring.result().close()
@@ -114,6 +117,7 @@ async def _serve_until(
     health_servicer: health.aio.HealthServicer,
     announce: Callable[[], None],
 ) -> None:
+    # A missing or wrong index ends the start here, before health is SERVING.
     await parts.check_collections()
     REGISTRY.register(RuntimeCollector(lambda: _runtime_state(gate, parts)))
     REGISTRY.register(file_metrics(settings))

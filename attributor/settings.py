@@ -42,7 +42,7 @@ class AttributorSettings:
     database_url: str = field(default="", repr=False)
 
     address: str = _setting(DEFAULT_ADDRESS, "HOST:PORT to listen on; port 0: any that is free.")
-    device: str = _setting("cpu", "Where the models run: auto, cpu, cuda, cuda:N or mps.")
+    device: str = _setting("cpu", "Device of the models: auto, cpu, cuda, cuda:N or mps.")
     max_batch: int = _setting(
         32, "Images a forward pass; raised, it costs memory and the first image's time.", (1, 1_024)
     )
@@ -73,13 +73,13 @@ class AttributorSettings:
     insecure: bool = _setting(False, "Listen beyond loopback though without tokens or without TLS.")
     reflection: bool | None = _setting(None, "Server reflection; default: only without tokens and without TLS.")
     keep_images: str = _setting(
-        NONE, "Of generated images that were posted: nothing, or a thumbnail for the dashboard.", choices=CHOICES
+        NONE, "Storage of posted images: none, or a thumbnail for the dashboard.", choices=CHOICES
     )
     keep_images_days: float = _setting(
-        30.0, "Days after which a kept thumbnail is deleted; raised, more is known of people's images.", (0.01, 3_650)
+        30.0, "Days after which a stored thumbnail is deleted; raised, more is known of people's images.", (0.01, 3_650)
     )
     keep_images_mib: int = _setting(
-        1_024, "MiB of all kept thumbnails, about 8 KiB each; the oldest go first.", (1, 1_048_576)
+        1_024, "MiB of all stored thumbnails, about 8 KiB each; the oldest are deleted first.", (1, 1_048_576)
     )
     metrics: str = _setting("", "HOST:PORT of Prometheus metrics over HTTP; default: none.")
     health: str = _setting(

@@ -95,6 +95,7 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         writer = LedgerWriter(lambda: open_ledger(settings.place, write=True), on_failure)
         writer.start()
         stack.callback(writer.close)
+        # A connection of its own, so that readers do not wait for the transactions of the writer.
         ledger = stack.enter_context(open_ledger(settings.place))
         worker = ModelWorker(
             lambda: ModelProcess(settings.profile, settings.device, settings.model_threads or None),

@@ -78,7 +78,7 @@ class OpenCollections:
             info = await search.info()
             require_profile(info, self._identity)
             require_built(info)
-        except BaseException:
+        except BaseException:  # also when the call that opens it is cancelled
             await search.close()
             raise
         self._recalls[collection] = measured_recall(info.metadata)

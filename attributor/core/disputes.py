@@ -46,6 +46,7 @@ class DisputeService:
         self._rights = rights
         self._writer = writer
         self._max_holds = max_holds
+        # Two calls that computed their holds from the same balances would hold the same credits twice.
         self._holding = asyncio.Lock()
 
     async def open(self, request: royalty_v1.OpenDisputeRequest) -> royalty_v1.OpenDisputeResponse:

@@ -128,6 +128,7 @@ def observe_credits(issued_micros: int, unattributed_micros: int, image_quality:
 def observe_collection(info: CollectionInfo) -> None:
     """Expose a collection's recall, if `gmvaluator index verify` measured it, and its growth since then."""
     for name, value in (info.metadata.get("measured") or {}).items():
+        # The bounds of its interval, such as recall_at_50_low, are no samples of this gauge.
         if re.fullmatch(r"recall_at_\d+", name):
             index_recall.labels(info.name).set(value)
     growth = growth_since_verified(info)

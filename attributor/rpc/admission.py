@@ -161,6 +161,7 @@ class Admission:
         """Give free capacity to waiting calls, one of each client in turn."""
         for client in list(self._waiting):
             queue = self._waiting[client]
+            # Done means cancelled: the caller has disconnected.
             while queue and queue[0][1].done():
                 queue.popleft()
             if queue and self._fits(client, queue[0][0]):
@@ -172,6 +173,7 @@ class Admission:
                 del self._waiting[client]
 
     def _forget_idle(self) -> None:
+        # Clients without a token are named by their connection: the table would grow with each.
         since = self._clock() - DEMAND_S
         idle = [name for name, state in self._clients.items() if state.calls == 0 and state.demanded_at <= since]
         for name in idle:

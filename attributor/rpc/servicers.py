@@ -98,6 +98,7 @@ class AttributionServicer(AttributionServiceServicer):
             caller = current_caller()
             checked = checked_request(request, caller)
             with self._gate.admit(client_of(context, caller), checked.pixels) as pipeline:
+                # Closed with the call: a generator that is only dropped runs on until it is garbage collected.
                 async with aclosing(pipeline.attribute(checked)) as stages:
                     async for stage in stages:
                         yield attribution_v1.AttributeResponse(attribution=attribution_message(stage))
@@ -204,6 +205,7 @@ class RoyaltyServicer(RoyaltyServiceServicer):
             if sequence < 0:
                 raise InvalidInput(f"after_sequence {sequence} is refused: begin at 0")
             with self._gate.watch() as ledger:
+                # Polled: another process may write the ledger, and cannot signal this one.
                 while not self._stopping.is_set():
                     postings = await asyncio.to_thread(ledger.postings_after, sequence, WATCH_PAGE)
                     for posting in postings:

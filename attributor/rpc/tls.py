@@ -77,10 +77,12 @@ class _Reloader:
 
     def reload_if_changed(self) -> grpc.ServerCertificateConfiguration | None:
         """Return the configuration if the files have changed, else None."""
+        # Handshakes run concurrently.
         with self._lock:
             stamps = _stamps(self._files)
             if stamps == self._stamps:
                 return None
+            # Set first, so that files which cannot be used are reported once and not at each handshake.
             self._stamps = stamps
             try:
                 return self._files.read()

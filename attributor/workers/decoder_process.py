@@ -111,6 +111,8 @@ class DecoderProcess:
         self._slot = Slot.create()
         self._socket, theirs = socket.socketpair()
         descriptors = theirs.fileno(), self._slot.descriptor
+        # A new interpreter and not a fork, which would copy locks that other threads hold. -P: nothing is imported from
+        # the working directory. The environment has no secrets, since the child parses hostile files.
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", "-m", "attributor.workers.decoder_child", *map(str, descriptors)],
             pass_fds=descriptors,

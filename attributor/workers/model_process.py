@@ -82,6 +82,7 @@ class ModelProcess:
             str(threads or 0),
             str(niceness),
         ]
+        # A new interpreter and not a fork, which would copy locks that other threads hold.
         self._process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", "-m", "attributor.workers.model_child", *arguments],
             pass_fds=(theirs.fileno(), self._inputs.descriptor),
