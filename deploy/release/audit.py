@@ -1,10 +1,8 @@
-"""Checks of the dependencies that need no network.
+"""Audit of the product's dependencies: `python -m deploy.release.audit`.
 
-Known vulnerabilities of what is pinned, by pip-audit, where an advisory service can be reached.
-
-pip-audit calls an environment clean though it could look up none of its packages. Here what was not looked up is said.
-
-`python -m deploy.release.audit`: what the product is made of, checked with and without a network.
+Some checks need no network: versions, pins and licences. Known vulnerabilities are looked up by pip-audit if an
+advisory service can be reached. pip-audit reports an environment as clean even if it could look up none of its
+packages; here packages that were not looked up are reported.
 """
 
 from __future__ import annotations
@@ -32,42 +30,55 @@ from deploy.release.sbom import (
 )
 
 Pins = dict[NormalizedName, str]
-"""Name to version."""
+"""Versions by name."""
 
 _LOWER = ("==", ">=", "~=", ">")
 _WITH_TORCH = ("cuda-", "nvidia-", "triton", "setuptools")
-"""What torch alone brings, for which its own requirements are pins: not in constraints.txt."""
+"""Prefixes of distributions that torch requires at exact versions, which constraints.txt need not pin."""
+
+CHECK = "no known vulnerabilities"
+SERVICES = ("pypi", "osv")
+TIMEOUT_S = 300
+"""Timeout of one lookup, in seconds."""
+
+_SHOWN = 5
+"""Names of unknown packages in a message, at most."""
 
 
 def offline() -> Iterator[Finding]:
-    """Every check, one after the other."""
+    """Run the checks that need no network, one after the other."""
     yield consistent()
     yield Finding.of("every requirement has a lower bound", map(bound_problem, every_requirement()))
     pins = constraints()
-    yield Finding.of("pins are within the requirements", (pin_problem(one, pins) for one in every_requirement()))
-    installed = {name: one.version for name, one in runtime().items()}
+    yield Finding.of(
+        "pins are within the requirements", (pin_problem(requirement, pins) for requirement in every_requirement())
+    )
+    installed = {name: distribution.version for name, distribution in runtime().items()}
     yield Finding.of("what is installed is what is pinned", installed_problems(installed, pins))
     rules, bill = LicenceRules.read(), bill_of_materials()
-    problems = (rules.problem(canonicalize_name(one["name"]), licences_of(one)) for one in bill["components"])
+    problems = (
+        rules.problem(canonicalize_name(component["name"]), licences_of(component)) for component in bill["components"]
+    )
     yield Finding.of("licences are allowed", problems)
 
 
 def consistent() -> Finding:
-    """pip's own look at what is installed."""
+    """Check the installed distributions by `pip check`."""
     done = subprocess.run([sys.executable, "-m", "pip", "check"], capture_output=True, text=True, check=False)
     lines = done.stdout.strip().splitlines() or [done.stderr.strip()]
     return Finding("what is installed fits together", tuple(lines) if done.returncode else ())
 
 
 def bound_problem(requirement: Requirement) -> str | None:
-    """Without a lower bound pip may go back years to find something that fits."""
-    if any(one.operator in _LOWER for one in requirement.specifier):
+    """Return the problem of a requirement without a lower bound, or None."""
+    # Without a lower bound pip may go back years to find a version that fits.
+    if any(specifier.operator in _LOWER for specifier in requirement.specifier):
         return None
     return f"{requirement} has no lower bound: give the oldest version that was tried"
 
 
 def pin_problem(requirement: Requirement, pins: Pins) -> str | None:
-    """A requirement is pinned, at a version that it allows."""
+    """Return the problem of a requirement that is not pinned at a version it allows, or None."""
     pin = pins.get(canonicalize_name(requirement.name))
     if pin is None:
         return f"{requirement.name} is not pinned: add it to constraints.txt"
@@ -77,7 +88,7 @@ def pin_problem(requirement: Requirement, pins: Pins) -> str | None:
 
 
 def installed_problems(installed: Pins, pins: Pins) -> Iterator[str]:
-    """Everything needed to run is pinned, and installed as pinned."""
+    """Yield the distributions that are not pinned, or not installed as pinned."""
     for name, version in installed.items():
         pin = pins.get(name)
         if pin is None and not name.startswith(_WITH_TORCH):
@@ -86,17 +97,11 @@ def installed_problems(installed: Pins, pins: Pins) -> Iterator[str]:
             yield f"{name} {version} is installed, {pin} is pinned: install by `make setup`"
 
 
-CHECK = "no known vulnerabilities"
-SERVICES = ("pypi", "osv")
-TIMEOUT_S = 300
-_SHOWN = 5
-
-
 def advisories(installed: Mapping[str, str]) -> Finding:
-    """Ask one service after the other until one knows the packages."""
+    """Look up known vulnerabilities, at one service after the other until one knows all packages."""
     problems = []
     for service in SERVICES:
-        report = _asked(service, installed)
+        report = _audit_report(service, installed)
         finding = Finding(CHECK, (), report) if isinstance(report, str) else read_report(report)
         if not finding.unchecked or finding.wrong:
             return finding
@@ -105,30 +110,31 @@ def advisories(installed: Mapping[str, str]) -> Finding:
 
 
 def read_report(report: Mapping[str, Any]) -> Finding:
-    """What pip-audit's JSON says."""
+    """Convert pip-audit's JSON report."""
     packages = report["dependencies"]
     wrong = [
-        f"{one['name']} {one['version']}: {found['id']}, mended in {', '.join(found['fix_versions']) or 'no version'}"
-        for one in packages
-        for found in one.get("vulns", ())
+        f"{package['name']} {package['version']}: {advisory['id']}, "
+        f"fixed in {', '.join(advisory['fix_versions']) or 'no version'}"
+        for package in packages
+        for advisory in package.get("vulns", ())
     ]
-    skipped = [one["name"] for one in packages if "skip_reason" in one]
+    skipped = [package["name"] for package in packages if "skip_reason" in package]
     if not skipped:
         return Finding(CHECK, tuple(wrong))
     names = ", ".join(skipped[:_SHOWN]) + (", ..." if len(skipped) > _SHOWN else "")
     return Finding(CHECK, tuple(wrong), f"{len(skipped)} of {len(packages)} packages are not known there ({names})")
 
 
-def _asked(service: str, installed: Mapping[str, str]) -> dict[str, Any] | str:
-    """pip-audit's report, or why there is none."""
+def _audit_report(service: str, installed: Mapping[str, str]) -> dict[str, Any] | str:
+    """Return pip-audit's report by one service, or the reason why there is none."""
     with tempfile.TemporaryDirectory() as folder:
-        wanted, target = Path(folder) / "pins.txt", Path(folder) / "report.json"
-        wanted.write_text("".join(f"{name}=={version}\n" for name, version in installed.items()), encoding="utf-8")
-        words = ["--requirement", str(wanted), "--no-deps", "--disable-pip", "--vulnerability-service", service]
-        words += ["--progress-spinner", "off", "--format", "json", "--output", str(target)]
+        pins, target = Path(folder) / "pins.txt", Path(folder) / "report.json"
+        pins.write_text("".join(f"{name}=={version}\n" for name, version in installed.items()), encoding="utf-8")
+        arguments = ["--requirement", str(pins), "--no-deps", "--disable-pip", "--vulnerability-service", service]
+        arguments += ["--progress-spinner", "off", "--format", "json", "--output", str(target)]
         try:
             done = subprocess.run(  # noqa: S603 - our own words
-                [sys.executable, "-m", "pip_audit", *words],
+                [sys.executable, "-m", "pip_audit", *arguments],
                 capture_output=True, text=True, check=False, timeout=TIMEOUT_S,
             )  # fmt: skip
         except subprocess.TimeoutExpired:
@@ -136,23 +142,23 @@ def _asked(service: str, installed: Mapping[str, str]) -> dict[str, Any] | str:
         if not target.exists():
             lines = done.stderr.strip().splitlines()
             return lines[-1][:200] if lines else f"pip-audit ended with {done.returncode}"
-        found: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
-    return found
+        report: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+    return report
 
 
 @click.command()
-@click.option("--require-advisories", is_flag=True, help="Fail also if vulnerabilities could not be looked up.")
-@click.option("--offline", "only_offline", is_flag=True, help="Ask nobody.")
+@click.option("--require-advisories", is_flag=True, help="Also fail if vulnerabilities could not be looked up.")
+@click.option("--offline", "only_offline", is_flag=True, help="Skip the check that needs a network.")
 def main(require_advisories: bool, only_offline: bool) -> None:
-    """Print each check; exit 1 if something is wrong."""
+    """Run each check and print its result; exit with 1 if something is wrong."""
     findings = []
     for finding in offline():
         click.echo(finding.text())
         findings.append(finding)
     if not only_offline:
-        found = advisories({name: one.version for name, one in runtime().items()})
-        click.echo(found.text())
-        findings.append(found)
+        finding = advisories({name: distribution.version for name, distribution in runtime().items()})
+        click.echo(finding.text())
+        findings.append(finding)
     unchecked = any(finding.unchecked for finding in findings)
     sys.exit(1 if any(finding.wrong for finding in findings) or (require_advisories and unchecked) else 0)
 

@@ -1,12 +1,7 @@
-"""The product's software bill of materials: `python -m deploy.release.sbom`, CycloneDX 1.6 as JSON.
+"""Software bill of materials of the product (CycloneDX 1.6, JSON): `python -m deploy.release.sbom`.
 
-It lists what is needed to run as it is installed here, with licences, and not what tests and tools need.
-
-Which distributions the product needs to run, as they are installed here.
-
-Licences of dependencies: what they are, and whether the product may depend on them.
-
-What a check found: that all is well, that something is wrong, or that it could not be checked.
+It lists the installed distributions that the product needs to run, with their licences, but not those that tests and
+tools need. The module also has the rules for licences, and the type of a check's result.
 """
 
 from __future__ import annotations
@@ -31,11 +26,13 @@ from packaging.utils import NormalizedName, canonicalize_name
 from gmvaluator import __version__
 
 ROOT = Path(__file__).parents[2]
+_LICENCES = Path(__file__).parent / "licences.toml"
+_OPERATORS = re.compile(r"\s+(?:AND|OR|WITH)\s+|[()]")
 
 
 @dataclass(frozen=True, slots=True)
 class Installed:
-    """One distribution, and those it needs. Names are canonical."""
+    """An installed distribution and the names of those it needs. Names are canonical."""
 
     name: NormalizedName
     version: str
@@ -44,52 +41,57 @@ class Installed:
 
 
 def project() -> dict[str, Any]:
-    """The table [project] of pyproject.toml."""
-    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
-    return found
+    """Return the table [project] of pyproject.toml."""
+    table: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
+    return table
 
 
 def runtime_requirements() -> list[Requirement]:
-    """What pyproject.toml asks for without extras."""
+    """Return the requirements in pyproject.toml without extras."""
     return [Requirement(line) for line in project()["dependencies"]]
 
 
 def every_requirement() -> list[Requirement]:
-    """What it asks for with all extras, without the product itself."""
+    """Return the requirements with all extras, without the product itself."""
     extras = [line for lines in project()["optional-dependencies"].values() for line in lines]
-    found = [*runtime_requirements(), *map(Requirement, extras)]
-    return [one for one in found if canonicalize_name(one.name) != project()["name"]]
+    requirements = [*runtime_requirements(), *map(Requirement, extras)]
+    own_name = project()["name"]
+    return [requirement for requirement in requirements if canonicalize_name(requirement.name) != own_name]
 
 
 def runtime() -> dict[NormalizedName, Installed]:
-    """Everything that is needed to run, by name. Raises PackageNotFoundError if something is not installed."""
-    found: dict[NormalizedName, Installed] = {}
+    """Return every distribution that the product needs to run, by name, sorted.
+
+    Raises PackageNotFoundError if one is not installed.
+    """
+    installed: dict[NormalizedName, Installed] = {}
     done: set[tuple[NormalizedName, frozenset[str]]] = set()
-    waiting = runtime_requirements()
-    while waiting:
-        wanted = waiting.pop()
-        name, extras = canonicalize_name(wanted.name), frozenset(wanted.extras)
+    pending = runtime_requirements()
+    while pending:
+        requirement = pending.pop()
+        name, extras = canonicalize_name(requirement.name), frozenset(requirement.extras)
         if (name, extras) in done:
             continue
         done.add((name, extras))
         distribution = metadata.distribution(name)
         needs = list(_applicable(distribution.requires or (), extras))
-        before = found[name].needs if name in found else ()
-        names = sorted({*before, *(canonicalize_name(one.name) for one in needs)})
-        found[name] = Installed(name, distribution.version, tuple(names), distribution)
-        waiting.extend(needs)
-    return dict(sorted(found.items()))
+        # The same distribution may be needed again with other extras.
+        known = installed[name].needs if name in installed else ()
+        names = sorted({*known, *(canonicalize_name(need.name) for need in needs)})
+        installed[name] = Installed(name, distribution.version, tuple(names), distribution)
+        pending.extend(needs)
+    return dict(sorted(installed.items()))
 
 
 def constraints() -> dict[NormalizedName, str]:
-    """Name to version, as constraints.txt pins them."""
+    """Return the versions pinned in constraints.txt, by name."""
     lines = (ROOT / "constraints.txt").read_text(encoding="utf-8").splitlines()
     pins = (line.partition("==") for line in lines if "==" in line and not line.startswith("#"))
     return {canonicalize_name(name): version.strip() for name, _, version in pins}
 
 
 def _applicable(lines: Iterable[str], extras: frozenset[str]) -> Iterator[Requirement]:
-    """Requirements that count on this machine, with these extras."""
+    """Yield the requirements whose markers apply to this machine and these extras."""
     for line in lines:
         requirement = Requirement(line)
         marker = requirement.marker
@@ -97,76 +99,82 @@ def _applicable(lines: Iterable[str], extras: frozenset[str]) -> Iterator[Requir
             yield requirement
 
 
-_FILE = Path(__file__).parent / "licences.toml"
-_WORDS = re.compile(r"\s+(?:AND|OR|WITH)\s+|[()]")
-
-
 @dataclass(frozen=True, slots=True)
 class LicenceRules:
-    """What licences.toml says."""
+    """The rules of licences.toml.
+
+    allowed: licences that the product may depend on. stated: licence by package, for packages that declare none.
+    exceptions: reason by pattern of package names that are not checked.
+    """
 
     allowed: frozenset[str]
     stated: Mapping[str, str]
     exceptions: Mapping[str, str]
 
     @classmethod
-    def read(cls, path: Path = _FILE) -> LicenceRules:
-        found = tomllib.loads(path.read_text(encoding="utf-8"))
-        return cls(frozenset(found["allowed"]), found["stated"], found["exceptions"])
+    def read(cls, path: Path = _LICENCES) -> LicenceRules:
+        """Read the rules from a file."""
+        rules = tomllib.loads(path.read_text(encoding="utf-8"))
+        return cls(frozenset(rules["allowed"]), rules["stated"], rules["exceptions"])
 
     def complete(self, component: dict[str, Any]) -> None:
-        """Give a CycloneDX component that names no licence the one that is known by hand."""
-        known = self.stated.get(component["name"].lower().replace("_", "-"))
-        if known is not None and not component.get("licenses"):
-            kind = "name" if known.startswith("LicenseRef-") else "id"
-            component["licenses"] = [{"license": {kind: known, "acknowledgement": "concluded"}}]
+        """Add the stated licence to a CycloneDX component that declares none."""
+        stated = self.stated.get(component["name"].lower().replace("_", "-"))
+        if stated is not None and not component.get("licenses"):
+            kind = "name" if stated.startswith("LicenseRef-") else "id"
+            component["licenses"] = [{"license": {kind: stated, "acknowledgement": "concluded"}}]
 
     def problem(self, name: str, licences: Sequence[str]) -> str | None:
-        """What is wrong with a package's licences; None if nothing is. One that is allowed is enough where it has
-        several: packages state theirs once as an expression and once as a classifier."""
+        """Return the problem of a package's licences, or None."""
         if any(fnmatch(name, pattern) for pattern in self.exceptions):
             return None
         if not licences:
             return f"{name} names no licence: look it up, and put it into deploy/release/licences.toml under [stated]"
+        # One allowed licence is enough: packages declare theirs both as an expression and as a classifier.
         if any(self._allows(licence) for licence in licences):
             return None
         return f"{name} has {' and '.join(licences)}: not among those that deploy/release/licences.toml allows"
 
     def _allows(self, licence: str) -> bool:
-        parts = [licence] if licence.startswith("License ::") else _WORDS.split(licence)
+        parts = [licence] if licence.startswith("License ::") else _OPERATORS.split(licence)
         return all(part.strip() in self.allowed for part in parts if part.strip())
 
 
 def licences_of(component: Mapping[str, Any]) -> list[str]:
-    """Licences of a CycloneDX component: expressions, SPDX identifiers or names."""
-    found = component.get("licenses", ())
+    """Return the licences of a CycloneDX component, as expressions, SPDX identifiers or names."""
     return [
-        one["expression"] if "expression" in one else one["license"].get("id") or one["license"]["name"]
-        for one in found
+        entry["expression"] if "expression" in entry else entry["license"].get("id") or entry["license"]["name"]
+        for entry in component.get("licenses", ())
     ]
 
 
-@click.command()
-@click.option(
-    "--output", default="dist/gmvaluator.cdx.json", show_default=True, type=click.Path(dir_okay=False, path_type=Path)
-)
-@click.option("--validate/--no-validate", default=True, show_default=True, help="By CycloneDX's schema; 20 seconds.")
-def main(output: Path, validate: bool) -> None:
-    """Write the bill of materials."""
-    text = json.dumps(bill_of_materials(), indent=2)
-    if validate:
-        problem = schema_problem(text)
-        if problem is not None:
-            raise click.ClickException(f"what was made is no CycloneDX: {problem}")
-    output.parent.mkdir(parents=True, exist_ok=True)
-    output.write_text(text + "\n", encoding="utf-8")
-    click.echo(f"{output}: {len(json.loads(text)['components'])} components")
+@dataclass(frozen=True, slots=True)
+class Finding:
+    """The result of a check.
+
+    wrong: problems, one line each. unchecked: why the check, or a part of it, could not be made; empty otherwise.
+    """
+
+    check: str
+    wrong: tuple[str, ...] = ()
+    unchecked: str = ""
+
+    @classmethod
+    def of(cls, check: str, wrong: Iterable[str | None]) -> Finding:
+        """Make a finding from problems; None stands for no problem."""
+        return cls(check, tuple(problem for problem in wrong if problem is not None))
+
+    def text(self) -> str:
+        """Return the finding as text: a status, the check, and a line for each problem."""
+        word = "WRONG      " if self.wrong else "NOT CHECKED" if self.unchecked else "ok         "
+        head = f"{word}  {self.check}" + (f": {self.unchecked}" if self.unchecked else "")
+        return "\n".join([head, *(f"             {problem}" for problem in self.wrong)])
 
 
 def bill_of_materials() -> dict[str, Any]:
-    """The environment as cyclonedx-py describes it, cut to what the product needs, with licences completed."""
+    """Return cyclonedx-py's description of the environment, reduced to what the product needs, with all licences."""
     bill, needed, rules = _environment(), runtime(), LicenceRules.read()
-    components = {canonicalize_name(one["name"]): one for one in bill["components"]}
+    components = {canonicalize_name(component["name"]): component for component in bill["components"]}
     kept = {name: components[name] for name in needed}
     for component in kept.values():
         rules.complete(component)
@@ -177,7 +185,7 @@ def bill_of_materials() -> dict[str, Any]:
 
 
 def schema_problem(text: str) -> str | None:
-    """What CycloneDX's schema finds wrong; None if nothing."""
+    """Return the first violation of CycloneDX's schema in `text`, or None."""
     from cyclonedx.schema import SchemaVersion
     from cyclonedx.validation.json import JsonStrictValidator
 
@@ -188,45 +196,48 @@ def schema_problem(text: str) -> str | None:
 def _environment() -> dict[str, Any]:
     with tempfile.TemporaryDirectory() as folder:
         target = Path(folder) / "environment.json"
-        words = ["-m", "cyclonedx_py", "environment", "--pyproject", str(ROOT / "pyproject.toml"), "--no-validate"]
-        words += ["--output-reproducible", "--spec-version", "1.6", "--output-file", str(target), sys.executable]
-        subprocess.run([sys.executable, *words], check=True, stderr=subprocess.DEVNULL)  # noqa: S603 - our own words
-        found: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
-    return found
+        arguments = ["-m", "cyclonedx_py", "environment", "--pyproject", str(ROOT / "pyproject.toml"), "--no-validate"]
+        arguments += ["--output-reproducible", "--spec-version", "1.6", "--output-file", str(target), sys.executable]
+        subprocess.run([sys.executable, *arguments], check=True, stderr=subprocess.DEVNULL)  # noqa: S603 - our own words
+        bill: dict[str, Any] = json.loads(target.read_text(encoding="utf-8"))
+    return bill
 
 
 def _dependencies(
     root: str, components: dict[NormalizedName, dict[str, Any]], needed: dict[NormalizedName, Installed]
 ) -> list[dict[str, Any]]:
+    """Return the dependencies of the product, whose reference is `root`, and of each component."""
     reference = {name: component["bom-ref"] for name, component in components.items()}
-    own = sorted({reference[canonicalize_name(one.name)] for one in runtime_requirements()})
+    own = sorted({reference[canonicalize_name(requirement.name)] for requirement in runtime_requirements()})
     rest = [
-        {"ref": reference[name], "dependsOn": [reference[need] for need in one.needs]} if one.needs
+        {"ref": reference[name], "dependsOn": [reference[need] for need in distribution.needs]} if distribution.needs
         else {"ref": reference[name]}
-        for name, one in needed.items()
+        for name, distribution in needed.items()
     ]  # fmt: skip
     return [{"ref": root, "dependsOn": own}, *rest]
 
 
+@click.command()
+@click.option(
+    "--output", default="dist/gmvaluator.cdx.json", show_default=True, type=click.Path(dir_okay=False, path_type=Path)
+)
+@click.option(
+    "--validate/--no-validate",
+    default=True,
+    show_default=True,
+    help="Validate by CycloneDX's schema, which takes 20 seconds.",
+)
+def main(output: Path, validate: bool) -> None:
+    """Write the software bill of materials."""
+    text = json.dumps(bill_of_materials(), indent=2)
+    if validate:
+        problem = schema_problem(text)
+        if problem is not None:
+            raise click.ClickException(f"what was made is no CycloneDX: {problem}")
+    output.parent.mkdir(parents=True, exist_ok=True)
+    output.write_text(text + "\n", encoding="utf-8")
+    click.echo(f"{output}: {len(json.loads(text)['components'])} components")
+
+
 if __name__ == "__main__":
     main()
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """One check. wrong: what is, a line each. unchecked: why it could not be checked, or what of it could not."""
-
-    check: str
-    wrong: tuple[str, ...] = ()
-    unchecked: str = ""
-
-    @classmethod
-    def of(cls, check: str, wrong: Iterable[str | None]) -> Finding:
-        """From problems, of which None says that there is none."""
-        return cls(check, tuple(one for one in wrong if one is not None))
-
-    def text(self) -> str:
-        """For people: a word in front, then a line for each problem."""
-        word = "WRONG      " if self.wrong else "NOT CHECKED" if self.unchecked else "ok         "
-        head = f"{word}  {self.check}" + (f": {self.unchecked}" if self.unchecked else "")
-        return "\n".join([head, *(f"             {one}" for one in self.wrong)])

@@ -116,7 +116,7 @@ def test_a_vulnerability_is_found_and_what_was_not_looked_up_is_said() -> None:
     known = {"name": "a", "version": "1", "vulns": [{"id": "PYSEC-1", "fix_versions": ["2"], "aliases": []}]}
     clean, unknown = {"name": "b", "version": "1", "vulns": []}, {"name": "c", "skip_reason": "not found"}
     assert read_report({"dependencies": [clean]}) == Finding("no known vulnerabilities")
-    assert "PYSEC-1, mended in 2" in read_report({"dependencies": [known, clean]}).text()
+    assert "PYSEC-1, fixed in 2" in read_report({"dependencies": [known, clean]}).text()
     half = read_report({"dependencies": [clean, unknown]})
     assert half.text().startswith("NOT CHECKED")
     assert "1 of 2" in half.unchecked
