@@ -36,7 +36,7 @@ demo: setup
 	$(BIN)/gmvaluator demo
 
 test: setup browser promtool
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 10
 
 # Models of full size with seeded weights, and indexing by Ray: about 6 GB of memory and fifteen minutes.
 test-models: setup
