@@ -9,6 +9,7 @@ import pytest
 
 from gmvaluator.errors import MissingWeights, UnknownProfile
 from gmvaluator.ids import sha256_hex
+from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.process_setup import raise_malloc_thresholds
 from gmvaluator.models.profiles import DATA, known_profiles, load_models, profile_identity
 from gmvaluator.models.weight_files import read_pinned
@@ -21,6 +22,26 @@ def test_the_identity_is_read_without_model_code() -> None:
         "sys.exit('torch' in sys.modules or 'timm' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", program], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    "choice",
+    [
+        ProfileChoice("lite"),
+        ProfileChoice("stub"),
+        ProfileChoice("paper", recall="vgg16", rerank="lpips:alex", quality="maniqa"),
+    ],
+    ids=lambda choice: choice.profile,
+)
+def test_inputs_are_prepared_without_torch(choice: ProfileChoice) -> None:
+    """A process that only prepares inputs starts fast and stays small, for every family but open_clip's."""
+    program = (
+        "import sys; from PIL import Image; from gmvaluator.models.choice import ProfileChoice; "
+        "from gmvaluator.models.profiles import input_maker; "
+        "input_maker(ProfileChoice.from_text(sys.argv[1]))(Image.new('RGB', (300, 260))); "
+        "sys.exit('torch' in sys.modules)"
+    )
+    assert subprocess.run([sys.executable, "-c", program, choice.as_text()], check=False).returncode == 0
 
 
 def test_the_known_profiles_are_named() -> None:
