@@ -199,5 +199,5 @@ def to_pictures(drawn: npt.NDArray[np.floating]) -> npt.NDArray[np.uint8]:
 
 def _perceptual(embedder: Embedder, before: npt.NDArray[np.floating], after: npt.NDArray[np.floating]) -> Values:
     """Return the (J,) perceptual distance of each image before and after."""
-    one, other = (embedder.small(to_pictures(drawn), "moved digits").perceptual for drawn in (before, after))
-    return np.asarray(1 - (one.astype(np.float64) * other).sum(axis=1))
+    first, second = (embedder.small(to_pictures(drawn), "moved digits").perceptual for drawn in (before, after))
+    return np.asarray(1 - (first.astype(np.float64) * second).sum(axis=1))

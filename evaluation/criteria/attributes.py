@@ -66,8 +66,8 @@ def attributes(embedder: Embedder, count: int) -> Section:
     if derived:
         embedded = embedder.images(pictures, "derivatives of clip art")
         recall, perceptual = (
-            distances(one, other)
-            for one, other in ((embedded.recall, embeddings.recall), (embedded.perceptual, embeddings.perceptual))
+            distances(queries, works)
+            for queries, works in ((embedded.recall, embeddings.recall), (embedded.perceptual, embeddings.perceptual))
         )
         answers[DERIVED] = (derived, _rows(derived, recall, perceptual))
     return _section(len(works), answers)
@@ -120,7 +120,8 @@ def _rows(questions: Sequence[Question], recall: Values, perceptual: Values) -> 
     chance = np.random.default_rng(_SEED).random(recall.shape)
     chance[~np.isfinite(recall)] = np.inf
     return {
-        name: nearest(one, depth).rows for name, one in ((RANDOM, chance), (RECALL, recall), (RERANKED, perceptual))
+        name: nearest(matrix, depth).rows
+        for name, matrix in ((RANDOM, chance), (RECALL, recall), (RERANKED, perceptual))
     }
 
 
