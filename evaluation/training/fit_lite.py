@@ -53,7 +53,7 @@ from gmvaluator.models.lite_views import (
     prepare,
 )
 from gmvaluator.models.process_setup import raise_malloc_thresholds
-from gmvaluator.models.profiles import DATA
+from gmvaluator.models.specs import DATA
 from gmvaluator.profile import ProfileIdentity
 
 if TYPE_CHECKING:

@@ -17,7 +17,7 @@ from typing import Any
 
 from gmvaluator.errors import InvalidInput, UnknownModel
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.specs import Fetcher, ModelSpec, ProfileSpecs, WeightFile
+from gmvaluator.models.specs import DATA, Fetcher, ModelSpec, ProfileSpecs, WeightFile
 
 RECALL_ROLE = "recall"
 QUALITY_ROLE = "quality"
@@ -273,7 +273,6 @@ def vgg16_spec() -> ModelSpec:
     return ModelSpec("torchvision vgg16", "vgg16", VGG16_DIM, (file,))
 
 
-_DATA = Path(__file__).parent / "data"
 _LITE_LICENCE = "Apache-2.0 (see lite.LICENSE.md)"
 
 
@@ -281,7 +280,7 @@ def lite_quality_spec() -> ModelSpec:
     """Return the specification of the quality head of profile `lite`, on its own backbone."""
     names = {"backbone": "lite-backbone.safetensors", "heads": "lite.safetensors"}
     files = tuple(
-        WeightFile(f"quality/{role}", str(_DATA / name), "local", "shipped with gmvaluator", _LITE_LICENCE, 7)
+        WeightFile(f"quality/{role}", str(DATA / name), "local", "shipped with gmvaluator", _LITE_LICENCE, 7)
         for role, name in names.items()
     )
     return ModelSpec("lite head", "lite", 0, files)

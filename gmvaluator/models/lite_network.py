@@ -19,7 +19,7 @@ from torch.nn import functional
 
 from gmvaluator.models.fast_layers import DTYPES
 from gmvaluator.models.folding import fold
-from gmvaluator.models.profiles import DATA
+from gmvaluator.models.specs import DATA
 from gmvaluator.models.weight_files import read_pinned
 from gmvaluator.ports import Float32Array
 from gmvaluator.profile import ProfileIdentity

@@ -8,21 +8,18 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
 from gmvaluator.errors import InvalidInput, UnknownProfile
 from gmvaluator.models.choice import ProfileChoice, as_choice
 from gmvaluator.models.known_models import specs_of
+from gmvaluator.models.specs import DATA
 from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Models, Prepared
 from gmvaluator.profile import ProfileIdentity
 
 if TYPE_CHECKING:
     from PIL.Image import Image
-
-DATA = Path(__file__).parent / "data"
-"""Folder of `NAME.json`, a shipped profile's identity with the pinned hash of every weight file, and of our weights."""
 
 STUB = "stub"
 """Profile `stub`, or `stub:OPTIONS`: the load-test models of `gmvaluator.testing.stub_models`; it is not listed."""

@@ -7,6 +7,9 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
+DATA = Path(__file__).parent / "data"
+"""Folder of `NAME.json`, a shipped profile's identity with the pinned hash of every weight file, and of our weights."""
+
 Fetcher = Literal["open_clip", "dreamsim", "url", "local"]
 """How `models fetch` gets a file: a package's own loader, a plain address, or not at all."""
 

@@ -11,7 +11,8 @@ from gmvaluator.errors import MissingWeights, UnknownProfile
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.process_setup import raise_malloc_thresholds
-from gmvaluator.models.profiles import DATA, known_profiles, load_models, profile_identity
+from gmvaluator.models.profiles import known_profiles, load_models, profile_identity
+from gmvaluator.models.specs import DATA
 from gmvaluator.models.weight_files import read_pinned
 from gmvaluator.profile import ProfileIdentity
 
