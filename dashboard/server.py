@@ -32,13 +32,17 @@ GRACE_S = 2
 
 MAX_CONNECTIONS = 2_000
 MAX_WRONG_TOKENS_PER_MINUTE = 30
-"""Wrong tokens of all browsers together; tokens are too long to guess within any such limit."""
+"""Limit of wrong tokens per minute, of all browsers together; tokens are too long to guess within any such limit."""
 
 _log = structlog.get_logger("dashboard")
 
 
 def serve(settings: DashboardSettings, announce: Callable[[str], None]) -> None:
-    """Serve until a signal; `announce` is called with the URL. Raises what `wired` raises, or PreconditionFailed."""
+    """Run the dashboard until SIGTERM or SIGINT.
+
+    announce: called with the URL once the server accepts connections. Raises what `wired` raises, or
+    PreconditionFailed.
+    """
     with wired(settings) as context, listening(settings.address, settings.send_timeout_s) as listener:
         config = configuration(context)
         server = _AnnouncingServer(config, lambda: announce(_url(listener)))

@@ -15,7 +15,7 @@ from gmvaluator.ledger.results import Totals
 from gmvaluator.valuation.weights import MICROS_PER_CREDIT
 
 POINTS = 240
-"""Points that are kept."""
+"""Maximum number of points that are kept."""
 
 STEP_S = 5.0
 """Seconds between two points; the newest is replaced until then."""
@@ -24,7 +24,7 @@ BACKFILL_POINTS = 60
 """Points read from the ledger at the start."""
 
 MAX_BACKFILL_POSTINGS = 20_000
-"""Newest postings that are read at the start."""
+"""Maximum number of postings, the newest, that are read at the start."""
 
 SERIES = 5
 """Owners with a band of their own in the chart; the others share one."""

@@ -20,7 +20,7 @@ TIMEOUT_S = 2.0
 """Seconds to wait for the attributor's metrics."""
 
 MAX_BYTES = 2 * 1024 * 1024
-"""Bytes read of the attributor's metrics."""
+"""Maximum number of bytes read of the attributor's metrics."""
 
 STAGES = ("lookup", "decode", "queue", "embed", "recall", "rerank", "quality", "post", "total")
 QUANTILES = (0.5, 0.99)

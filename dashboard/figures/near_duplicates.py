@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     from gmvaluator.index.store import QdrantStore
 
 MAX_MEMBERS = 60
-"""Near-duplicates shown on the page of a work."""
+"""Maximum number of near-duplicates shown on the page of a work."""
 RETRY_S = 30.0
 """Seconds before an index that could not be reached is queried again, so that not every page waits for it."""
 

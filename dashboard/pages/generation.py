@@ -86,7 +86,7 @@ async def generated_image(request: Request) -> Response:
 
 
 def check_posting(caller: Caller, posting: StoredPosting) -> None:
-    """Raises Forbidden unless the caller may see the posting."""
+    """Raise Forbidden unless the caller may see the posting."""
     if reads_all(caller):
         return
     if caller.has(Role.GENERATOR, Role.EMBEDDER) and caller.generator_identity == posting.header.generator_identity:

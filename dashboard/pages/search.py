@@ -25,7 +25,7 @@ from gmvaluator.images import MAX_IMAGE_BYTES
 
 MAX_QUERY_CHARACTERS = 200
 MAX_RESULTS = 20
-"""Owners, and works, that a search shows."""
+"""Maximum number of owners, and of works, that a search shows."""
 
 SHOWN = 12
 """Contributors that a preview shows."""

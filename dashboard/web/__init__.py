@@ -1,1 +1,1 @@
-"""What every page needs of the web: sessions, access, forms, the template environment and settings."""
+"""Web infrastructure that all pages share: sessions, access, forms, the template environment and settings."""

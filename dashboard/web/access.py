@@ -59,7 +59,7 @@ PAGES = (("overview", "Overview"), ("finance", "Finance"), ("operations", "Opera
 
 
 def check_route(caller: Caller, route: str) -> None:
-    """Raises Forbidden unless `caller` may open the route."""
+    """Raise Forbidden unless `caller` may open the route."""
     caller.require(*ACCESS[route], to=f"open {route.replace('_', ' ')}")
 
 
@@ -74,7 +74,7 @@ def reads_all(caller: Caller) -> bool:
 
 
 def check_owner(caller: Caller, account: str) -> None:
-    """Raises Forbidden if the caller is an owner and the account is another owner's."""
+    """Raise Forbidden if the caller is an owner and the account is another owner's."""
     if caller.only_account not in (None, account):
         raise Forbidden("this is another owner's: an owner sees only their own")
 
@@ -105,7 +105,7 @@ class Session:
     csrf: str
 
     def check_csrf(self, given: str) -> None:
-        """Raises Forbidden unless the form carries this session's CSRF secret."""
+        """Raise Forbidden unless the form carries this session's CSRF secret."""
         # In constant time, so that the secret cannot be guessed character by character.
         if not hmac.compare_digest(self.csrf.encode(), given.encode()):
             raise Forbidden("this form is from an old page: go back, load the page again, and send it once more")
@@ -125,7 +125,7 @@ class Sessions:
         return self._authenticator.anonymous_allowed
 
     def begin(self, token: str) -> str:
-        """Return a cookie for a token. Raises Unauthenticated."""
+        """Begin a session: authenticate a token and return the session cookie. Raises Unauthenticated."""
         self._authenticator.authenticate(token)
         return self._sealed(token)
 

@@ -18,7 +18,7 @@ CALL_S = 30.0
 """Timeout of a call, in seconds."""
 
 MAX_CLIENTS = 64
-"""Clients, one per token, whose connections are kept."""
+"""Maximum number of clients, one per token, whose connections are kept."""
 
 
 def attributor_client(request: Request, own_name: bool = True) -> AttributorClient:

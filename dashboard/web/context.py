@@ -25,7 +25,7 @@ from gmvaluator.auth.roles import LOCAL
 from gmvaluator.errors import InvalidInput, Unauthenticated
 
 MAX_FORM_BYTES = 16 * 1024
-"""Bytes of a form's body."""
+"""Maximum size of a form's body, in bytes."""
 
 MAX_FORM_FIELDS = 20
 LOOPBACK_NAMES = ("localhost", "127.0.0.1", "[::1]")
