@@ -21,7 +21,7 @@ from gmvaluator.files import atomic_file
 from gmvaluator.ids import sha256_hex
 
 _VERSION = "small-vae-3"
-"""Raise it when the generator's training changes, because results on disk belong to the old one."""
+"""Version of the generator's training. Raise it when the training changes: results on disk belong to the old one."""
 
 Values = npt.NDArray[np.float64]
 
@@ -125,7 +125,7 @@ def _without(taken: npt.NDArray[np.intp], works: int) -> Kept:
 
 
 def moved(laboratory: Laboratory, chosen: Mapping[str, list[Kept]]) -> list[Moved]:
-    """Retrain for every choice and image."""
+    """Retrain on the kept works of every choice and image; return how far each image moves."""
     everything = np.ones(len(laboratory.pictures), dtype=bool)
     base = laboratory.without(everything)
     moves = []

@@ -34,7 +34,7 @@ Output = Callable[[SmallVae, dict[str, Tensor], Tensor], Tensor]
 
 
 def loss(model: SmallVae, parameters: dict[str, Tensor], picture: Tensor) -> Tensor:
-    """TRAK's f: the bound at the mean latent."""
+    """Compute TRAK's f: the bound at the mean latent."""
     logits, mean, log_variance = functional_call(model, parameters, (picture, torch.zeros(LATENT)))
     misfit = torch.nn.functional.binary_cross_entropy_with_logits(logits, picture, reduction="sum")
     bound: Tensor = misfit + (mean**2 + log_variance.exp() - 1 - log_variance).sum() / 2
@@ -42,7 +42,7 @@ def loss(model: SmallVae, parameters: dict[str, Tensor], picture: Tensor) -> Ten
 
 
 def squared_output(model: SmallVae, parameters: dict[str, Tensor], picture: Tensor) -> Tensor:
-    """D-TRAK's f: the squared norm of the model's output."""
+    """Compute D-TRAK's f: the squared norm of the model's output."""
     logits, _, _ = functional_call(model, parameters, (picture, torch.zeros(LATENT)))
     norm: Tensor = (logits**2).sum()
     return norm
@@ -80,7 +80,7 @@ def gradients(model: SmallVae, output: Output, pictures: Tensor) -> Tensor:
 
 
 def gradients_one_by_one(model: SmallVae, output: Output, pictures: Tensor) -> Tensor:
-    """The plain twin of `gradients`: one backward pass a picture."""
+    """Compute what `gradients` computes, by one backward pass per picture."""
     rows = []
     for picture in pictures:
         parameters = {name: value.detach().requires_grad_() for name, value in model.named_parameters()}

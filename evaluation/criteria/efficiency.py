@@ -54,7 +54,7 @@ class PlainPipeline:
     pair."""
 
     pairs = 50
-    """Re-ranked, as many as are paid."""
+    """Number of works that are re-ranked: as many as are paid."""
 
     def __init__(self, models: Models, pictures: Pictures, recall: Float32Array) -> None:
         """pictures: (N, 28, 28), with recall vectors `recall` (N, D)."""

@@ -44,7 +44,7 @@ CLEAN, NOISY, FOREIGN = 0, 1, 2
 NAMES = ("clean digits", "noisy digits", "foreign: clip art")
 _NOISE_SIGMA = 110
 _EPOCHS_FACTOR = 3
-"""There are fewer pictures than in C1, so each is seen more often for about as many training steps."""
+"""Factor on the epochs: there are fewer pictures than in C1, so each is seen more often, for about as many steps."""
 
 _POLICIES = ("paper@1", CALIBRATED)
 

@@ -38,7 +38,7 @@ class Classifier(nn.Module):
         )  # fmt: skip
 
     def forward(self, pictures: Tensor) -> Tensor:
-        """(B, 1, 28, 28) in [0, 1] to logits (B, 10)."""
+        """Map (B, 1, 28, 28) in [0, 1] to logits (B, 10)."""
         logits: Tensor = self.layers(pictures)
         return logits
 

@@ -1,4 +1,7 @@
-"""What 25 near-duplicates of a work earn those who add them, through the real index, grouping, rights and valuation."""
+"""Inflation benchmark: what 25 near-duplicates of a work earn those who add them.
+
+The copies pass through the real index, grouping, rights and valuation.
+"""
 
 from __future__ import annotations
 

@@ -38,7 +38,7 @@ class Denoiser(nn.Module):
         self.outward = nn.Sequential(nn.LayerNorm(_WIDTH), nn.Linear(_WIDTH, size))
 
     def forward(self, noisy: Tensor, time: Tensor) -> Tensor:
-        """(B, L) at times (B,) in [0, 1] to velocities (B, L)."""
+        """Map noisy latents (B, L) at times (B,) in [0, 1] to velocities (B, L)."""
         angles = time[:, None] * self.get_buffer("frequencies")
         time_embedding = self.time(torch.cat([angles.sin(), angles.cos()], dim=1))
         hidden = self.inward(noisy)
@@ -63,7 +63,7 @@ class _Block(nn.Module):
         nn.init.zeros_(self.second.bias)
 
     def forward(self, hidden: Tensor, time_embedding: Tensor) -> Tensor:
-        """(B, WIDTH) and (B, TIME) to (B, WIDTH)."""
+        """Map (B, WIDTH) and (B, TIME) to (B, WIDTH)."""
         changed: Tensor = self.second(
             functional.silu(self.first(self.norm(hidden)) + self.time_embedding(time_embedding))
         )

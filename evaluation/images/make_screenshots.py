@@ -26,11 +26,11 @@ if TYPE_CHECKING:
 SIZES = {"desktop": (1280, 900), "phone": (390, 844)}
 ANSWER_MS = 60_000
 SETTLE_MS = 1_500
-"""Wait for the chart, and for figures that are polled every two seconds."""
+"""Time to wait for the chart, and for figures that are polled every two seconds, in milliseconds."""
 
 
 def take(url: str, folder: Path, chromium: str) -> list[Path]:
-    """Photograph every page at every size; return the files."""
+    """Take a screenshot of every page at every size; return the files."""
     from playwright.sync_api import sync_playwright
 
     with sync_playwright() as playwright:

@@ -31,7 +31,7 @@ SIDE_PX = 256
 """Longest side of a work as it is used, as in the sample."""
 
 MAX_PIXELS = 25_000_000
-"""Larger works are left out: a few posters and flags of up to 600 megapixels."""
+"""Limit of a work's pixels: larger works, a few posters and flags of up to 600 megapixels, are left out."""
 
 SAMPLE_ARTISTS = (
     *("abiclipart", "balin", "benji park", "biele", "caleb moore", "clementz", "codifiedivining", "danny allen"),
@@ -54,7 +54,7 @@ FIT_ARTISTS = (
 """
 
 MAX_PER_ARTIST = 400
-"""One artist has 1,375 works, most of them signs of one series."""
+"""Limit of works by one artist: one of them has 1,375, most of them signs of one series."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""What the real index returns for every query image: recalled and re-ranked works with their distances."""
+"""Observations of the real index: for every query image, the recalled and re-ranked works with their distances."""
 
 from __future__ import annotations
 

@@ -27,7 +27,7 @@ WAYS = (("off", MILLION, MILLION), ("capped", 500_000, 800_000), ("on", 0, MILLI
 
 @dataclass(frozen=True, slots=True)
 class Effect:
-    """How one way to count quality differs from `on`.
+    """The difference that one way to count quality makes, compared with `on`.
 
     issued: credits an image. moved: share of the owners' credit that goes to another owner. largest: largest relative
     change of an owner's part, among owners with at least 1 % of the credit.

@@ -46,7 +46,7 @@ class PolicyShares:
 
     @property
     def to_sources(self) -> Values:
-        """(N,) total share of the true sources."""
+        """Total share of the true sources of each observation, (N,)."""
         return np.array(
             [
                 sum(division.shares.get(source, 0.0) for source in observation.sources)
@@ -56,7 +56,7 @@ class PolicyShares:
 
     @property
     def unattributed(self) -> Values:
-        """(N,) unattributed share."""
+        """Unattributed share of each observation, (N,)."""
         return np.array([division.unattributed for division in self.divisions])
 
 

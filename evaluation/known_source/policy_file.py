@@ -1,4 +1,4 @@
-"""Fit a policy on an index and write it as a TOML file that records its data and its likelihoods."""
+"""Calibration: a policy is fitted on an index and written as a TOML file that records its data and likelihoods."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from gmvaluator.valuation.policy import Policy, load_policy
 
 @dataclass(frozen=True, slots=True)
 class Fitted:
-    """What the file records about the fit. Log-likelihoods are means over images; those of `paper` are for scale."""
+    """A fit, as the policy's file records it. Log-likelihoods are means over images; those of `paper` are for scale."""
 
     data_sha256: str
     images: int

@@ -58,7 +58,7 @@ On the first draw, of seed 424_242, its handling of near-duplicates had been cho
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """How many images of each kind a split has.
+    """Numbers of images of each kind in a split.
 
     split: `fit` or `test`. owners: artists whose works are changed. kinds: recipes of one source. per_cell: images of
     each kind and strength. noise: sourceless images made of noise. reconstructed: reconstructions of each strength.

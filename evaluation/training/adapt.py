@@ -1,4 +1,4 @@
-"""Adapt the backbone with a contrastive loss: an image near its derivatives, all other works apart.
+"""Adaptation of the backbone with a contrastive loss: an image near its derivatives, all other works apart.
 
 The loss is SSCD's (arXiv 2202.10261): InfoNCE between a derivative and its work, against every training work, and an
 entropy term that keeps each work away from its nearest neighbour.

@@ -20,7 +20,7 @@ from torch.nn import functional
 
 
 def derive_batch(images: Tensor, others: Tensor, side_px: int, rng: torch.Generator) -> Tensor:
-    """A derivative of each image, (B, 3, side_px, side_px), strong or mild by chance.
+    """Make a derivative of each image, (B, 3, side_px, side_px), strong or mild by chance.
 
     images: (B, 3, S, S) float32 in [0, 1], white paper; S above side_px keeps cuts sharp. others: the same shape: what
     may be blended in or laid into a corner. rng: decides everything.
@@ -221,7 +221,7 @@ def _parameter(kind: str, strength: float) -> float:
 
 
 def _blur(image: Image.Image, radius_px: float, rng: random.Random) -> Image.Image:
-    """Blur."""
+    """Blur by a Gaussian."""
     del rng
     return image.filter(ImageFilter.GaussianBlur(radius_px))
 

@@ -23,7 +23,7 @@ POOLED_BLOCKS = (2, 4, 6)
 """Blocks whose spatial mean the head receives, with the last layer's: 40 + 112 + 320 + 1280 = 1752."""
 
 FROZEN_BLOCKS = 3
-"""The stem and this many blocks are not trained."""
+"""Number of first blocks that, like the stem, are not trained."""
 
 POOLED_DIM = 1752
 _CHUNK = 64

@@ -107,7 +107,7 @@ class QualityHead(nn.Module):
         self.output = nn.Linear(HIDDEN_UNITS, 1)
 
     def forward(self, standard: Tensor) -> Tensor:
-        """(..., F) to (...,) logits."""
+        """Map (..., F) to (...,) logits."""
         thinned = functional.dropout(standard, _DROPOUT, self.training)
         hidden = functional.dropout(functional.gelu(self.hidden(thinned)), _DROPOUT, self.training)
         logits: Tensor = self.output(hidden).squeeze(-1)
@@ -146,7 +146,7 @@ def _train(head: QualityHead, standard: Tensor, target: Tensor) -> None:
 
 
 def loss(logits: Tensor, target: Tensor) -> Tensor:
-    """Distance to the targets, and order within each work: (W, C) logits and targets to a scalar.
+    """Compute the loss of (W, C) logits: their distance to the targets, and the order within each work; a scalar.
 
     The second term requires the better of two copies of one work to lead in proportion to how much better it is.
     """

@@ -1,4 +1,4 @@
-"""Measure how well a profile finds the true sources of known derivatives, by exact search over the whole sample.
+"""Validation of a profile: how well it finds the true sources of derivatives, by exact search of the whole sample.
 
     python -m evaluation.training.validation --json > docs/results/lite-retrieval.json
 
@@ -74,7 +74,7 @@ def example_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
 
 
 def fresh_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
-    """Make every kind and strength, `FRESH_ROUNDS` times, from sources drawn over all test artists."""
+    """Make derivatives of every kind and strength, `FRESH_ROUNDS` times, from sources drawn over all test artists."""
     folder = sample_folder("openclipart")
     rng = random.Random(FRESH_SEED)  # noqa: S311 - must be reproducible
     draw = draw_sources([work for work in read_works(folder).values() if work.owner_id in TEST_OWNERS], rng)
