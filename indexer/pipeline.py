@@ -34,7 +34,7 @@ BATCH_VIEWS = 64
 """Views embedded in one batch. As model input a view of `lite` takes 600 KB, and several batches are in memory."""
 
 MAX_BATCH_IMAGES = 32
-"""Images in one batch, however few views each has."""
+"""Maximum number of images in one batch, however few views each has."""
 
 WORKERS = 2
 """Threads that read and decode."""

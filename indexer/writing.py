@@ -40,7 +40,7 @@ class WorkRecorder(Protocol):
         """Return those of `keys` in a data set that have a tombstone."""
 
     def record(self, batch: Sequence[NewWork]) -> Recorded:
-        """Record works; the result names those refused because they have a tombstone by now."""
+        """Record works; return the counts, and the works that were refused because they have a tombstone by now."""
 
 
 class ShardLog(Protocol):

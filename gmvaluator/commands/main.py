@@ -45,7 +45,7 @@ _OVERVIEW = f"{__name__}.overview"
 """Key in the context's `meta` that is set while the help of the program itself is printed."""
 
 MAX_FILE_BYTES = 1024 * 1024
-"""Bytes read of a settings file."""
+"""Maximum number of bytes read of a settings file."""
 
 
 class LazyGroup(click.RichGroup):

@@ -22,7 +22,7 @@ CHECKPOINT_FORMAT = 1
 
 
 def checkpoint_of(closing: StoredPosting, period: str, signer: Signer) -> Signed:
-    """Sign that the period closed with this posting, and so with everything before it."""
+    """Return a signed statement that the period closed with this posting, and so with everything before it."""
     return signer.sign(
         canonical_json(
             {

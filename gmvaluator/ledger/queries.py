@@ -27,7 +27,7 @@ _AFTER_OWNERS = OWNER_PREFIX[:-1] + chr(ord(OWNER_PREFIX[-1]) + 1)
 
 
 def is_owner(account: ColumnElement[str]) -> ColumnElement[bool]:
-    """Return the condition that a column of account names holds the account of an owner."""
+    """Return the SQL condition that `account`, a column of account names, holds an owner's account."""
     return (account > OWNER_PREFIX) & (account < _AFTER_OWNERS)
 
 

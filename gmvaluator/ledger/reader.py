@@ -1,4 +1,4 @@
-"""Reading the ledger: loading postings with a check of their hashes, the head, balances and totals.
+"""Read access to the ledger: postings, whose hashes are checked as they are loaded, the head, balances and totals.
 
 Each method of `LedgerReader` reads one snapshot on a read-only connection and may be called from any thread.
 """

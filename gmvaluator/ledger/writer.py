@@ -1,4 +1,4 @@
-"""Writing the ledger: a batch of postings in one transaction, each in its own savepoint, each key only once.
+"""Writers of the ledger: a batch of postings in one transaction, each in its own savepoint, each key only once.
 
 `BatchWriter` checks postings, chains them and keeps the balances. `RowWriter` inserts rows on the driver's own cursor.
 """
@@ -44,7 +44,7 @@ MAX_AMOUNT_MICROS = 10**15
 """Maximum amount of one entry, a billion credits: small enough that no sum exceeds 64 bits."""
 
 AnyPosting = NewPosting | NewDecision
-"""Everything that can be posted."""
+"""A posting to write: of a generated image, or of a decision."""
 
 Row = tuple[Any, ...]
 """Values in the order of a table's columns, as the driver accepts them."""

@@ -89,7 +89,9 @@ class Plan:
 
 
 def make_plan(request: PlanRequest, constants: Constants) -> Plan:
-    """Nodes by resource: replicas x bytes / (a node's x FILLED); load / (a node's x BUSY); at least replicas.
+    """Compute the nodes, compute and storage that a deployment needs.
+
+    Nodes by resource: replicas x bytes / (a node's x FILLED); load / (a node's x BUSY); at least replicas.
 
     Replicas answer queries too, so that they multiply the bytes and share the load.
     """
@@ -139,7 +141,7 @@ _CHEAPER = {
     "cores": "fewer, larger segments, which fewer views allow: every query searches all of them",
     "reads": "more page cache, fewer views, or less oversampling",
 }
-"""What would reduce the need for each resource."""
+"""Advice for each resource: what would reduce the need for it."""
 
 
 def cost_drivers(plan: Plan) -> list[str]:

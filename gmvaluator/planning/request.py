@@ -1,4 +1,4 @@
-"""What a deployment is planned for: works, vectors, load and machines."""
+"""The request of a plan: works, vectors, load and machines."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ class Vectors:
 # `paper` is planned with `--rerank dreamsim:open_clip_vitb32`, the variant whose speed was measured. Its default, an
 # ensemble of three larger networks, has 1,792 dimensions and about twelve times the operations.
 PROFILES = {"lite": Vectors(512, 514, 10), "paper": Vectors(512, 512, 1)}
-"""Vectors of each profile; a test compares them with the profiles themselves."""
+"""Vectors of one work in each profile; a test compares these figures with the profiles' own."""
 
 
 @dataclass(frozen=True, slots=True)

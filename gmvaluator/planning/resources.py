@@ -47,7 +47,9 @@ class IndexSize:
 
 
 def index_size(request: PlanRequest, constants: Constants) -> IndexSize:
-    """RAM = N (codes + graph + ids + cache_share recall); disk = 1.3 N (the first 3 + recall + perceptual + payload).
+    """Compute the bytes and segments of the index.
+
+    RAM = N (codes + graph + ids + cache_share recall); disk = 1.3 N (the first 3 + recall + perceptual + payload).
 
     recall = 4 D, perceptual = 4 P V, codes = 4 D / ratio: arithmetic, for D, P and V of the profile (float32;
     gmvaluator/index/schema.py and quantisation.py). graph (HNSW links of m = 16, compressed), ids and payload: measured
@@ -66,7 +68,9 @@ def index_size(request: PlanRequest, constants: Constants) -> IndexSize:
 
 
 def segments_of(points: int, largest_vector_bytes: int) -> int:
-    """Segments = N x bytes of the largest named vector / max_segment_size, rounded up.
+    """Return the number of segments of an index.
+
+    Segments = N x bytes of the largest named vector / max_segment_size, rounded up.
 
     Qdrant merges segments until the storage of one of their vectors would exceed max_segment_size, which the product
     sets to 64 GiB (MAX_SEGMENT_KB). Each segment has its own graph and codes, and every query searches all of them.
@@ -89,7 +93,9 @@ class SearchLoad:
 
 
 def search_load(request: PlanRequest, index: IndexSize, constants: Constants) -> SearchLoad:
-    """cores = qps (S t ln(N/S) / ln(N0) + r); reads = qps (S depth oversampling (1 - cache_share) + depth pages).
+    """Compute the load that the queries put on the index.
+
+    cores = qps (S t ln(N/S) / ln(N0) + r); reads = qps (S depth oversampling (1 - cache_share) + depth pages).
 
     S segments of N/S points. t: median of one recall query over N0 points (docs/results/index-verify.json), a search of
     one thread; a graph's search grows with the logarithm of its points (Malkov and Yashunin 2018, section 4.2.1).
@@ -126,7 +132,9 @@ class ModelCompute:
 
 
 def model_compute(request: PlanRequest, constants: Constants) -> ModelCompute:
-    """index_hours = N / works_per_s / 3600; serving_units = qps / queries_per_s.
+    """Compute the units that the models need for indexing and for serving.
+
+    index_hours = N / works_per_s / 3600; serving_units = qps / queries_per_s.
 
     On a core: as measured, one thread, fp32, batch 32 (docs/results/bench-models.json). On a GPU: peak x utilisation /
     operations of the passes (docs/results/sizing.json), or --gpu-images-per-s. Decoding takes its share of the time

@@ -47,7 +47,7 @@ class FakeAttributor(AttributionServiceServicer, RoyaltyServiceServicer):
         self._lock = threading.Lock()
 
     def fail_next(self, code: grpc.StatusCode, **metadata: str) -> None:
-        """End one more `Attribute` call with this status; underscores in names of metadata become hyphens."""
+        """Make one more `Attribute` call fail with this status; underscores in names of metadata become hyphens."""
         self.failures.append((code, tuple((name.replace("_", "-"), value) for name, value in metadata.items())))
 
     def Attribute(  # noqa: N802 - gRPC names methods

@@ -25,10 +25,10 @@ from indexer.target import Target
 _SHA256 = re.compile(r"[0-9a-fA-F]{64}")
 _OWNER = "owner:"
 _MAX_LINE = 10_000
-"""Characters of one line of a list."""
+"""Maximum length of one line of a list, in characters."""
 
 _SHOWN = 20
-"""Works that the command prints."""
+"""Maximum number of works that the command prints."""
 
 
 @click.command()

@@ -18,10 +18,10 @@ from gmvaluator.report import report
 from indexer.target import Target
 
 MAX_HELD_OUT = 10_000
-"""Queries of a file of held-out embeddings."""
+"""Maximum number of queries in a file of held-out embeddings."""
 
 SAMPLED = 200
-"""Points of the collection that are queries, by default."""
+"""Default number of points of the collection that serve as queries."""
 
 
 @click.command()

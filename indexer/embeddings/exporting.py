@@ -120,7 +120,7 @@ def embedded_shards(folder: Path) -> list[EmbeddedShard]:
 
 
 def check_stated(folder: Path, identity: ProfileIdentity) -> None:
-    """Raises ProfileMismatch if the folder names a profile other than `identity`; it need not name one."""
+    """Raise ProfileMismatch if the folder names a profile other than `identity`; it need not name one."""
     try:
         stated = ProfileIdentity.from_dict(json.loads((folder / PROFILE_FILE).read_text(encoding="utf-8")))
     except FileNotFoundError:

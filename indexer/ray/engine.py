@@ -98,7 +98,7 @@ def row_ranges(unfinished: UnfinishedShard) -> Iterator[RowRange]:
 
 
 def check_index_shared(embedded: bool) -> None:
-    """Raises PreconditionFailed if the index is embedded, and so on this machine alone, and Ray runs on a cluster."""
+    """Raise PreconditionFailed if the index is embedded, and so on this machine alone, and Ray runs on a cluster."""
     if embedded and os.environ.get(_ADDRESS):
         raise PreconditionFailed(
             f"{_ADDRESS} names a cluster, and an embedded index is one machine's: give --index URL"

@@ -152,7 +152,7 @@ def _same_shards(job: WorkerJob) -> Sequence[Shard]:
 def _reachable_store(job: WorkerJob) -> VectorStore | None:
     """Open the index; return None if this worker cannot reach it or has no access.
 
-    Without it a worker embeds again what is indexed already, and the writer discards the vectors.
+    Without the index a worker embeds images again that are indexed already, and the writer discards their vectors.
     """
     from gmvaluator.index.opening import open_store
 

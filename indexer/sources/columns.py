@@ -11,7 +11,7 @@ from indexer.sources.consent import opt_out_signal
 from indexer.sources.item import Item, SourceItem, Unreadable
 
 MAX_FIELD_CHARACTERS = 10_000
-"""Characters of one field of a row."""
+"""Maximum length of one field of a row, in characters."""
 
 ALIASES = {
     "file_name": ("file_name", "filename", "path", "image", "image_path", "file_path", "filepath", "file"),

@@ -20,7 +20,7 @@ BLOCK_ROWS = 10_000
 """Rows of one shard of a CSV or JSONL manifest."""
 
 MAX_LINE_BYTES = 16 * 1024 * 1024
-"""Bytes of one line; a file without line breaks must not fill the memory."""
+"""Maximum size of one line, in bytes; a file without line breaks must not fill the memory."""
 
 Position = tuple[int, int]
 """First row of a block, and the byte offset at which it begins."""

@@ -1,4 +1,4 @@
-"""Opening a source: choosing the reader by what is stored at a path or URL, and reading trees of image files."""
+"""Opening of sources: the reader is chosen by what is stored at a path or URL. Includes trees of image files."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ SHARD_FILES = 10_000
 _MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
 _LOOSE_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
 _MAX_SHARDS = 1_000_000
-"""Files that one pattern may name."""
+"""Maximum number of files that one pattern may name."""
 
 _RANGE = re.compile(r"(-?[0-9]+|[A-Za-z])\.\.(-?[0-9]+|[A-Za-z])(?:\.\.(-?[0-9]+))?")
 _MAX_DIGITS = 18
@@ -172,7 +172,7 @@ def _reader(root: Root, files: Sequence[str]) -> Callable[[], Source] | None:
 
 
 def _refuse_loose(root: Root, files: Sequence[str], shards: str) -> None:
-    """Raises InvalidInput if image files are stored next to the shards: they would be skipped unnoticed."""
+    """Raise InvalidInput if image files are stored next to the shards: they would be skipped unnoticed."""
     loose = sum(name.lower().endswith(_LOOSE_IMAGES) for name in files)
     if loose:
         raise InvalidInput(f"{root.url} holds {shards} and {loose} image files: index one kind at a time, by a pattern")

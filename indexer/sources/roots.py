@@ -48,7 +48,7 @@ class Root(Protocol):
         """Return a text that differs once the file may have changed."""
 
     def require_reachable(self, name: str, error: Exception) -> None:
-        """Raises Unavailable if the error of the file `name` would occur for every other file too."""
+        """Raise Unavailable if the error of the file `name` would occur for every other file too."""
 
 
 def read_file(root: Root, name: str) -> bytes:

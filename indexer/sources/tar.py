@@ -20,10 +20,10 @@ ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
 _IMAGES = ("jpg", "jpeg", "png", "webp", "img")
 _TEXTS = {"txt": "title", "text": "title", "caption": "title", "cls": "category"}
 _MAX_METADATA_BYTES = 1024 * 1024
-"""Bytes of a sample's text or JSON, and of an extended header."""
+"""Maximum size of a sample's text or JSON, and of an extended header, in bytes."""
 
 _MAX_MEMBERS = 32
-"""Members of one sample; later ones are ignored."""
+"""Maximum number of members of one sample; later ones are ignored."""
 
 _EXTENDED = (
     tarfile.GNUTYPE_LONGNAME,
@@ -109,7 +109,7 @@ def _rest(name: str, error: Exception) -> tuple[str, str, str]:
 
 
 def _check_end(archive: tarfile.TarFile) -> None:
-    """Raises ReadError if the end marker is missing: an archive cut between two members is otherwise valid."""
+    """Raise ReadError if the end marker is missing: an archive cut between two members is otherwise valid."""
     if archive.fileobj is None or archive.fileobj.tell() - archive.offset < tarfile.BLOCKSIZE:
         raise tarfile.ReadError("it has no end marker")
 

@@ -24,7 +24,7 @@ from gmvaluator.valuation.weights import MILLION
 MAX_DISPUTE_ID_CHARACTERS = 100
 
 MAX_AWARDS = 100
-"""Owners among whom one dispute's credits can be divided."""
+"""Maximum number of owners among whom one dispute's credits can be divided."""
 
 _POSTINGS_PER_QUERY = 500
 # A slash separates the parts of a decision's id, of which a dispute's id is one.
@@ -89,7 +89,7 @@ class Dispute:
 
     @property
     def open(self) -> bool:
-        """Whether it is not decided yet."""
+        """Whether the dispute is not decided yet."""
         return self.decided_at is None
 
     def as_dict(self) -> dict[str, Any]:
