@@ -37,7 +37,10 @@ class Outcome:
 
 @dataclass
 class Laboratory:
-    """pictures: (N, 784) all works. chosen: (J, 8) latents. originals: (J, 784), drawn by the full model."""
+    """A generator, and its retrainings without some works, whose outcomes are cached in `folder`.
+
+    pictures: (N, 784) all works. chosen: (J, 8) latents. originals: (J, 784), drawn by the full model.
+    """
 
     pictures: Tensor
     chosen: Tensor
@@ -54,7 +57,7 @@ class Laboratory:
         self.originals = draw(self.full, self.chosen)
 
     def model(self, seed: int) -> SmallVae:
-        """The model trained on every work."""
+        """Train a model on every work."""
         return train(self.pictures, np.ones(len(self.pictures), dtype=bool), seed, self.epochs)
 
     def without(self, kept: Kept, seed: int | None = None) -> Outcome:

@@ -77,8 +77,11 @@ Values = npt.NDArray[np.float64]
 
 @dataclass(frozen=True, slots=True)
 class Distances:
-    """copies: kind to (N,) distance of each work to its copy. others, own: (M,) between works of different owners and
-    of one owner; all pairs, which are no copies of each other though some look alike."""
+    """Perceptual distances of works to their copies and to other works.
+
+    copies: kind to (N,) distance of each work to its copy. others, own: (M,) between works of different owners and
+    of one owner; all pairs, which are no copies of each other though some look alike.
+    """
 
     copies: dict[str, Values]
     others: Values

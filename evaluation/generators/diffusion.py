@@ -26,7 +26,7 @@ _FASTEST = 200
 
 
 class Denoiser(nn.Module):
-    """Predicts the velocity, which separates noise from latents, from noisy latents and a time."""
+    """A network that predicts the velocity, which separates noise from latents, from noisy latents and a time."""
 
     def __init__(self, size: int) -> None:
         """size: L, the number of latents."""

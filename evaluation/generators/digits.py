@@ -37,7 +37,10 @@ Labels = npt.NDArray[np.int64]
 
 @dataclass(frozen=True, slots=True)
 class Labelled:
-    """images: (N, 28, 28) uint8, bright on black. labels: (N,) classes 0 to 9. In a fixed random order."""
+    """A data set of labelled pictures in a fixed random order.
+
+    images: (N, 28, 28) uint8, bright on black. labels: (N,) classes 0 to 9.
+    """
 
     name: str
     images: Pictures
@@ -95,7 +98,7 @@ _CHUNK = 32
 
 @dataclass
 class Embedder:
-    """Embeds pictures with a profile; the models are loaded when the first picture is not on disk.
+    """An embedder of pictures by the models of a profile; they are loaded when the first picture is not on disk.
 
     Every picture is embedded whole, training images too: windows of 28 pixels would show nothing.
     """
@@ -165,7 +168,10 @@ Rows = npt.NDArray[np.intp]
 
 @dataclass(frozen=True, slots=True)
 class Near:
-    """rows: (J, K) training images of each of J generated images, nearest first. distances: (J, K), 1 - cosine."""
+    """The nearest training images of each of J generated images, nearest first.
+
+    rows: (J, K) numbers of the training images. distances: (J, K), 1 - cosine.
+    """
 
     rows: Rows
     distances: Values

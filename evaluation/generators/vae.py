@@ -23,7 +23,7 @@ _LEAST_VARIANCE = 1e-3
 
 
 class Mixture(nn.Module):
-    """p(z) = Σ_k w_k N(z; mean_k, F_k F_kᵀ) over L numbers; standard normal until it is fitted."""
+    """A Gaussian mixture over L numbers, p(z) = Σ_k w_k N(z; mean_k, F_k F_kᵀ); standard normal until it is fitted."""
 
     def __init__(self, size: int) -> None:
         """size: L."""
@@ -68,7 +68,7 @@ _CHUNK = 500
 
 
 class Vae(nn.Module):
-    """Encodes to a normal distribution over `LATENT` numbers, and decodes from it."""
+    """A VAE that encodes a picture to a normal distribution over `LATENT` numbers, and decodes from it."""
 
     def __init__(self) -> None:
         super().__init__()

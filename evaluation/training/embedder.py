@@ -79,7 +79,7 @@ def _fold(module: nn.Module) -> None:
 
 
 class Embedder(nn.Module):
-    """EfficientNet-Lite0 to unit vectors of 512. Norms keep their published statistics."""
+    """EfficientNet-Lite0 with a linear head, to unit vectors of 512. Norms keep their published statistics."""
 
     def __init__(self, state: Mapping[str, Tensor]) -> None:
         """state: 296 tensors in the order of timm's own."""

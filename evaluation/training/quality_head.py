@@ -55,7 +55,10 @@ TextureOf = Callable[[Sequence[Image.Image]], Tensor]
 
 @dataclass(frozen=True, slots=True)
 class Examples:
-    """texture (W, C, F): W works with C copies each. target (W, C) in [0, 1]. fit (W,): works used for training."""
+    """Examples for the quality head: copies of works with their target quality.
+
+    texture (W, C, F): W works with C copies each. target (W, C) in [0, 1]. fit (W,): works used for training.
+    """
 
     texture: Tensor
     target: Tensor

@@ -215,7 +215,10 @@ class Scores:
 
 @dataclass(frozen=True, slots=True)
 class Validation:
-    """index: (N, 3, S, S) uint8 works. present: derivatives, rows their works. absent: of works not in the index."""
+    """A set of works to search, and derivatives as queries.
+
+    index: (N, 3, S, S) uint8 works. present: derivatives, rows their works. absent: of works not in the index.
+    """
 
     index: Tensor
     present: Tensor
