@@ -101,7 +101,7 @@ class FileLock:
     """
 
     def __init__(self, path: Path, mode: int = 0o600) -> None:
-        """Raises OSError if the file cannot be opened."""
+        """Open the file, and create it if it is absent. Raises OSError if that fails."""
         # Opened once: if the folder is deleted and created again, this lock stays on the file that was there.
         self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode)
 

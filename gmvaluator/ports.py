@@ -195,7 +195,7 @@ class VectorStore(Protocol):
 
 
 class CandidateSearch(Protocol):
-    """Searches in a collection of the index, for the attributor. Asynchronous."""
+    """Search access to a collection of the index, for the attributor. Asynchronous."""
 
     async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
         """Return the `depth` nearest works by `recall` vector, nearest first; of `data_sets` only, if given."""

@@ -72,7 +72,10 @@ class Grouped:
 
 @dataclass(frozen=True)
 class Grouper:
-    """One run over one collection. threshold: the largest perceptual distance of a near-duplicate, in [0, 2]."""
+    """One run of near-duplicate grouping over one collection.
+
+    threshold: the largest perceptual distance of a near-duplicate, in [0, 2].
+    """
 
     store: VectorStore
     order: WorkOrder

@@ -56,7 +56,7 @@ def batch_images(identity: ProfileIdentity) -> int:
 
 @dataclass
 class Indexer:
-    """Indexes shards of images into one collection.
+    """The indexing pipeline of shards of images into one collection.
 
     A point is in the index before the catalogue records its work, and both before progress is recorded. A run that was
     killed resumes at the recorded position: it repeats at most the batches in flight, and indexes nothing twice.

@@ -45,7 +45,7 @@ class DecodedImage:
 
 @dataclass(frozen=True, slots=True)
 class ItemReader:
-    """Reads items and decodes them. Thread-safe.
+    """A reader and decoder of items. Thread-safe.
 
     prepare: returns the model inputs of an image's views. opt_outs: images to leave out. heed_signals: whether an
     opt-out signal of the source leaves an item out too.

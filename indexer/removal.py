@@ -52,7 +52,7 @@ class Purged:
 
 @dataclass(frozen=True, slots=True)
 class Remover:
-    """Removes works from the named collections, the thumbnails and the catalogue."""
+    """A removal of works from the named collections, the thumbnails and the catalogue."""
 
     catalogue: Catalogue
     open_store: OpenStore

@@ -76,7 +76,7 @@ class Batch:
 
 @dataclass
 class Writer:
-    """Writes batches of one data set.
+    """A writer of batches of one data set.
 
     A point is in the index before the catalogue records its work, and both before progress is recorded.
     """

@@ -35,7 +35,7 @@ UNKNOWN = DuplicateGroup([], False)
 
 
 class NearDuplicates:
-    """Looks up groups in the index of a data folder or at a Qdrant server. Thread-safe."""
+    """The groups of near-duplicates in the index of a data folder or at a Qdrant server. Thread-safe."""
 
     def __init__(self, index: str | Path, catalogue: Catalogue | None) -> None:
         self._index = index

@@ -39,7 +39,7 @@ QUALITIES = 20
 
 
 class OverviewReader:
-    """Reads the state of the overview. Not thread-safe.
+    """A reader of the state of the overview. Not thread-safe.
 
     It caches what cannot change (cards and qualities of posted images, points of the past) and reads every amount.
     """

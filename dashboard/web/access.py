@@ -112,7 +112,7 @@ class Session:
 
 
 class Sessions:
-    """Creates and reads session cookies. Thread-safe."""
+    """The sessions of all browsers, each stored in its cookie alone. Thread-safe."""
 
     def __init__(self, authenticator: Authenticator, key: bytes, session_s: int) -> None:
         self._authenticator = authenticator

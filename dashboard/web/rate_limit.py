@@ -9,7 +9,7 @@ from collections.abc import Callable
 
 
 class RateLimit:
-    """Counts events of the last `period_s` seconds, all clients together. Thread-safe."""
+    """A limit on the events of the last `period_s` seconds, all clients together. Thread-safe."""
 
     def __init__(self, limit: int, period_s: float = 60.0, clock: Callable[[], float] = time.monotonic) -> None:
         self._limit = limit

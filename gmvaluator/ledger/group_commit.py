@@ -35,7 +35,7 @@ class _Job:
 
 
 class LedgerWriter:
-    """Posts to the ledger from many coroutines with group commit; `post` returns after its commit is durable.
+    """A writer of the ledger for many coroutines, with group commit; `post` returns after its commit is durable.
 
     An error that is not about one posting stops the writer: all waiting calls raise it, nothing more is written,
     `on_failure` is called once, and the process has to end and recover at its next start.

@@ -61,7 +61,7 @@ class NotPostable(LedgerCorrupt):
 
 
 class BatchWriter:
-    """Posts one batch on a connection that is in a transaction.
+    """A writer of one batch of postings on a connection that is in a transaction.
 
     The caller commits before it reports the outcomes, because nothing is durable before.
     """
@@ -195,7 +195,7 @@ def now_utc() -> datetime:
 
 
 class RowWriter:
-    """Writes rows on a connection that is in a transaction, with few statements.
+    """A writer of rows on a connection that is in a transaction, with few statements.
 
     SQLAlchemy builds the SQL of each kind of statement once, and the driver's cursor executes it: executing through
     SQLAlchemy costs more than SQLite itself does. On SQLite many rows in one statement also release the interpreter

@@ -91,7 +91,7 @@ class MemoryIndex:
 
 
 class MemoryStore:
-    """`ports.VectorStore` on a `MemoryIndex`."""
+    """A vector store (`ports.VectorStore`) that writes to a `MemoryIndex`."""
 
     def __init__(self, index: MemoryIndex) -> None:
         self._index = index
@@ -182,7 +182,7 @@ class MemoryStore:
 
 
 class MemorySearch:
-    """`ports.CandidateSearch` on a `MemoryIndex`."""
+    """A search (`ports.CandidateSearch`) of a `MemoryIndex`."""
 
     def __init__(self, index: MemoryIndex) -> None:
         self._index = index

@@ -47,7 +47,7 @@ class Cost:
 
 
 class StubModels:
-    """`ports.Models`; the same image gives the same vectors, in any batch."""
+    """Models (`ports.Models`) of a fixed cost; the same image gives the same vectors, in any batch."""
 
     def __init__(self, cost: Cost) -> None:
         self._cost = cost

@@ -46,7 +46,7 @@ Entry = ImportedRow | LeftOut
 
 @dataclass
 class EmbeddingImporter:
-    """Imports shards of embeddings into one collection.
+    """An importer of shards of embeddings into one collection.
 
     files: the shards' files, by the names of the source's shards. own_data_sets: whether rows that name data sets keep
     them.

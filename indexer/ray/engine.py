@@ -176,7 +176,7 @@ class _PendingShard:
 
 @dataclass(frozen=True, slots=True)
 class OrderedWriter:
-    """Writes results in the order of each shard's rows.
+    """A writer of results in the order of each shard's rows.
 
     Progress is one position per shard, before which every row is done: rows out of order would make it false.
     """
