@@ -21,7 +21,7 @@ def require_built(info: CollectionInfo) -> None:
 
 
 class OpenCollections:
-    """Opens each collection at its first use. A collection that is refused is opened again at its next use."""
+    """Collections, each opened at its first use. One that is refused is opened again at its next use."""
 
     def __init__(self, open_collection: Callable[[str], CandidateSearch], identity: ProfileIdentity) -> None:
         self._open_collection = open_collection

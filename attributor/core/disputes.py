@@ -1,4 +1,4 @@
-"""Opening of disputes: checks the request, posts the opening, and holds the disputed credits.
+"""Opening of disputes: the request is checked, the opening is posted, and the disputed credits are held.
 
 All postings go through the ledger's one writer. One call holds `MAX_HOLDS` generations at most.
 """
@@ -21,7 +21,7 @@ from gmvaluator.ports import RightsReader
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 
 MAX_HOLDS = 500
-"""Generations whose credits one call holds at most."""
+"""Maximum number of generations whose credits one call holds."""
 
 
 class DecisionWriter(Protocol):
@@ -31,7 +31,7 @@ class DecisionWriter(Protocol):
 
 
 class DisputeService:
-    """Opens disputes. Reading blocks and runs in threads; writing goes through the ledger's writer.
+    """The service that opens disputes. Reading blocks and runs in threads; writing goes through the ledger's writer.
 
     Calls hold credits one after another, so that each sees the holds of the one before. This does not cover other
     attributors on the same ledger (PostgreSQL): a hold that another attributor posted first is computed again, once;

@@ -10,7 +10,7 @@ ROUNDS = 4
 
 
 class LoopScheduler:
-    """Resumes waiting coroutines one at a time, in order, one every `ROUNDS` rounds of the event loop.
+    """A scheduler that resumes waiting coroutines in order, one every `ROUNDS` rounds of the event loop.
 
     A batch ends for all its images at once, and each then needs some milliseconds of the loop. If all of them were
     resumed in one round, a refusal or a health probe would wait for all of them.

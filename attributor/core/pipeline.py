@@ -34,10 +34,10 @@ from gmvaluator.valuation.weights import MILLION, distance_millionths, quality_m
 Out = TypeVar("Out")
 
 MAX_QUERY_VIEWS = 8
-"""Perceptual views of one image that a client may send."""
+"""Maximum number of perceptual views of one image that a client may send."""
 
 _load_policy = lru_cache(maxsize=64)(load_policy)
-"""Cached, since a policy's file never changes: a change is a new version."""
+"""`load_policy` with a cache: a policy's file never changes, because a change is a new version."""
 
 
 def _checked_views(values: Float32Array, dimension: int) -> Float32Array:
@@ -155,7 +155,7 @@ class _ToPost(NamedTuple):
 
 @dataclass(frozen=True)
 class Pipeline:
-    """Values images: `attribute` posts the credits, `preview` computes them only.
+    """The attribution pipeline: `attribute` posts an image's credits, `preview` only computes them.
 
     Blocking work runs in `executor`; the models have a process of their own, and the ledger's writer a thread.
     policies: folder of the operator's policies.

@@ -17,13 +17,13 @@ from typing import Any, Protocol
 import structlog
 
 MAX_LINES = 10_000
-"""Lines that may wait to be written; further lines are dropped and counted."""
+"""Maximum number of lines that wait to be written; further lines are dropped and counted."""
 
 GATHER_S = 0.02
 """Time for which lines gather before they are written together."""
 
 BATCH_LINES = 1_000
-"""Lines written together at most."""
+"""Maximum number of lines that are written together."""
 
 CLOSE_S = 2.0
 """Time that the end of the process may wait for lines to be written."""
@@ -40,7 +40,7 @@ class Stream(Protocol):
 
 
 class LogWriter:
-    """Queues the lines that its `handler` receives, and writes them in order from a thread.
+    """A writer of the lines that its `handler` receives: they are queued, and written in order from a thread.
 
     At most `max_lines` wait. A failed write loses its lines: there is nowhere else to report it.
     """
@@ -64,7 +64,7 @@ class LogWriter:
 
 
 class _Losses:
-    """Counts dropped lines; any thread may call it."""
+    """A counter of dropped lines; any thread may call it."""
 
     def __init__(self, on_dropped: Callable[[int], None]) -> None:
         self._on_dropped = on_dropped
@@ -82,7 +82,7 @@ class _Losses:
 
 
 class _BoundedHandler(QueueHandler):
-    """Drops records while the queue is full."""
+    """A logging handler that puts records into a queue, and drops them while it is full."""
 
     def __init__(self, records: SimpleQueue[Any], max_lines: int, losses: _Losses) -> None:
         super().__init__(records)
@@ -99,9 +99,10 @@ class _BoundedHandler(QueueHandler):
 
 
 class _BatchListener(QueueListener):
-    """Writes the records of a queue to a stream, those that came within `GATHER_S` at once.
+    """A listener that writes a queue's records to a stream, all that arrive within `GATHER_S` in one write.
 
-    One write a record would wake this thread for each, and it would compete with the event loop for the interpreter.
+    Separate writes would wake this thread for every record, and it would compete with the event loop for the
+    interpreter.
     """
 
     def __init__(self, records: SimpleQueue[Any], stream: Stream, losses: _Losses) -> None:
@@ -154,7 +155,7 @@ def _dropped_line(lines: int) -> str:
 
 
 class _LibraryHandler(logging.Handler):
-    """Passes what libraries log with the standard `logging` on to structlog."""
+    """A logging handler that passes records of libraries, which use the standard `logging`, on to structlog."""
 
     def emit(self, record: logging.LogRecord) -> None:
         structlog.get_logger(record.name).log(record.levelno, record.getMessage(), exc_info=record.exc_info)

@@ -213,7 +213,7 @@ _COUNTERS = {
 
 
 class RuntimeCollector(Collector):
-    """Exposes a `RuntimeState` that is read at each scrape."""
+    """A Prometheus collector of a `RuntimeState`, which is read at each scrape."""
 
     def __init__(self, read: Callable[[], RuntimeState]) -> None:
         """read: called from the threads that serve scrapes."""
@@ -228,7 +228,7 @@ class RuntimeCollector(Collector):
 
 
 class FileMetricsCollector(Collector):
-    """Exposes what files say at each scrape: expiry of certificates and the last verification of the ledger.
+    """A Prometheus collector of figures in files: expiry of certificates and the last verification of the ledger.
 
     The files are small and other processes write them, so they are read again each time.
     """

@@ -27,7 +27,7 @@ _SMOOTHING = 0.1
 
 @dataclass(slots=True)
 class _Client:
-    """What one client has in flight. demanded_at: clock time when it was last refused or had to wait, in seconds."""
+    """The calls in flight of one client. demanded_at: clock time of its last refusal or wait, in seconds."""
 
     calls: int = 0
     pixels: int = 0
@@ -36,14 +36,14 @@ class _Client:
 
 @dataclass(slots=True)
 class AdmissionCounts:
-    """Decisions since the start."""
+    """Numbers of admitted and refused calls since the start."""
 
     admitted: int = 0
     refused: int = 0
 
 
 class Admission:
-    """Bounds the calls in flight and their pixels; belongs to one event loop.
+    """Admission control, which bounds the calls in flight and their pixels; it belongs to one event loop.
 
     `admit` refuses at once, for unary calls; `wait` queues, for streams, and serves the waiting clients round-robin.
     While several clients compete, each may hold an equal part. A call that is larger than the whole bound is admitted

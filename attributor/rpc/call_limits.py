@@ -24,13 +24,13 @@ WATCH_PAGE = 200
 """Postings read at once for a watcher."""
 
 MAX_WATCHERS = 64
-"""Concurrent WatchRoyalties calls."""
+"""Maximum number of concurrent WatchRoyalties calls."""
 
 MAX_STREAMS = 128
-"""Concurrent AttributeStream calls, at most half of them of one client: each may hold one waiting image in memory."""
+"""Maximum number of concurrent AttributeStream calls, half of it for one client: each may hold a waiting image."""
 
 MAX_QUERIES = 64
-"""Concurrent calls without an image."""
+"""Maximum number of concurrent calls without an image."""
 
 
 class RoyaltyReader(Protocol):
@@ -54,7 +54,7 @@ class Backends:
 
 
 class ConcurrencyLimit:
-    """Admits at most `maximum` calls at once, and at most `per_client` of one client; belongs to one event loop."""
+    """A limit of `maximum` calls at once, and `per_client` of one client; it belongs to one event loop."""
 
     def __init__(self, maximum: int, refusal: str, per_client: int | None = None) -> None:
         """refusal: text of the error; may name {maximum}, {held} by all clients, and {own} of this client."""
@@ -85,7 +85,7 @@ class ConcurrencyLimit:
 
 
 class CallGate:
-    """Accepts calls between `open` and `close`, a bounded number at once.
+    """A gate that accepts calls between `open` and `close`, a bounded number at once.
 
     `Admission` bounds calls with an image by calls and pixels; the other calls are bounded by number only.
     """

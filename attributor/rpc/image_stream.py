@@ -15,7 +15,7 @@ from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 
 MAX_IMAGES = 32
-"""Images of one stream in flight; no more are read until one of them is done."""
+"""Maximum number of images of one stream in flight; no more are read until one of them is done."""
 
 MAX_UNREAD = 64
 """Responses that wait for a slow reader; then the images stop at their next response (back-pressure)."""

@@ -46,13 +46,13 @@ class ReaderStalled(Unavailable):
 
 @dataclass(frozen=True, slots=True)
 class _Unparsed:
-    """Stands for a message that could not be parsed, or was too large to be."""
+    """A message that could not be parsed, or was too large for it."""
 
     error: InvalidInput
 
 
 class MessageInterceptor(grpc.aio.ServerInterceptor):
-    """Wraps the methods of gmvaluator's services, so that each message is read and written with a timeout."""
+    """An interceptor of gmvaluator's services that reads and writes each message with a timeout."""
 
     async def intercept_service(
         self,
@@ -174,7 +174,10 @@ def current_caller() -> Caller:
 
 
 class Authentication(grpc.aio.ServerInterceptor):
-    """Refuses a call unless its token's role allows it; `current_caller` then returns the token's holder."""
+    """An interceptor that refuses a call unless its token's role allows it.
+
+    While a call that is allowed runs, `current_caller` returns the token's holder.
+    """
 
     def __init__(self, authenticator: Authenticator) -> None:
         self._authenticator = authenticator

@@ -25,7 +25,7 @@ from gmvaluator.v1.attribution_pb2_grpc import AttributionServiceServicer
 from gmvaluator.v1.royalty_pb2_grpc import RoyaltyServiceServicer
 
 MAX_PAGE = 1_000
-"""Accounts in one page of GetRoyalties."""
+"""Maximum number of accounts in one page of GetRoyalties."""
 
 WATCH_POLL_S = 0.25
 """Interval at which a watcher with nothing to read queries the ledger again."""

@@ -15,13 +15,13 @@ from cryptography.hazmat.primitives import serialization
 from gmvaluator.errors import PreconditionFailed
 
 MAX_FILE_BYTES = 1024 * 1024
-"""Bytes that are read of a PEM file at most."""
+"""Maximum number of bytes that are read of a PEM file."""
 
 _Fetcher = Callable[[], grpc.ServerCertificateConfiguration]
-"""The type in the stubs, which lack that None means "no change"."""
+"""Type of a certificate fetcher in grpc's stubs, which omit that it may return None for "no change"."""
 
 _Stamps = tuple[tuple[int, int, int], ...]
-"""Of each file: time of modification in nanoseconds, size in bytes, inode."""
+"""Modification time in nanoseconds, size in bytes and inode of each file."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +67,7 @@ class TlsFiles:
 
 
 class _Reloader:
-    """Called by gRPC before each handshake, from gRPC's threads."""
+    """A reader of changed PEM files, which gRPC calls before each handshake, from its own threads."""
 
     def __init__(self, files: TlsFiles, on_problem: Callable[[str], None]) -> None:
         self._files = files

@@ -85,7 +85,7 @@ class DecoderCounts:
 
 
 class DecoderPool:
-    """Implements `Decoder` with `processes` processes, each served by a thread of its own.
+    """A `Decoder` with `processes` processes, each served by a thread of its own.
 
     A file whose header was refused never reaches a process. A process may be killed from outside, or be slow with the
     whole machine, so an image whose process was lost or late is retried once in a new process; if that fails as well,

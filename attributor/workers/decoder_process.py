@@ -30,16 +30,16 @@ START_TIMEOUT_S = 60.0
 """Time for a process to start."""
 
 MAX_MESSAGE_BYTES = 1_000
-"""Bytes of an error message that are read from the process."""
+"""Maximum number of bytes of an error message that are read from the process."""
 
 REQUEST = struct.Struct("<I")
-"""Length of the file, in bytes."""
+"""A request to the decoder: length of the file, in bytes."""
 
 REPLY = struct.Struct("<BIIH")
-"""Outcome, width, height, and length of the message that follows, in bytes."""
+"""Header of a reply: outcome, width and height in pixels, and length of the error message that follows, in bytes."""
 
 DECODED, REFUSED, TOO_LARGE = range(3)
-"""Outcomes."""
+"""Outcomes in a reply."""
 
 _ADD_SEALS = 1033
 """F_ADD_SEALS; `fcntl` has the name only where Python was built with recent kernel headers."""

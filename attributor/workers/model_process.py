@@ -59,7 +59,7 @@ def array_view(memory: mmap.mmap | None, location: BufferSlice) -> Array:
 
 
 class ModelProcess:
-    """Implements `ports.QueryModels` in a child process. One thread calls `embed`, `quality` and `close`.
+    """Models (`ports.QueryModels`) in a child process. One thread calls `embed`, `quality` and `close`.
 
     Every method that computes raises Unavailable once the process has ended: then a new one has to be made.
     """

@@ -62,7 +62,7 @@ _Row = tuple[Float32Array, Float32Array, float | None]
 
 
 class ModelWorker:
-    """Owns the models in a thread; a batch is all that waits when the thread is free, up to `max_batch`.
+    """A thread that owns the models; a batch is all that waits when the thread is free, up to `max_batch`.
 
     Delay: a batch that is not full waits up to `max_delay_s` for images that are announced by `coming`, for no others.
     Order: embedding goes before quality, and between its slices; an image whose quality is not done returns to the
