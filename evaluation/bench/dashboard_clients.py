@@ -29,7 +29,7 @@ TAIL_BYTES = 64
 
 @dataclass(slots=True)
 class Received:
-    """What a client received: each new highest sequence number with its time, and the number of messages."""
+    """The messages of one client: each new highest sequence number with its time, and the number of messages."""
 
     arrivals: list[tuple[int, float]] = field(default_factory=list)
     messages: int = 0

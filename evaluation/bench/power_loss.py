@@ -85,7 +85,7 @@ class Event:
 
 
 class Recorder:
-    """Records the events of the files in one folder."""
+    """A recorder of the events of the files in one folder."""
 
     def __init__(self, folder: Path) -> None:
         self.events: list[Event] = []

@@ -144,7 +144,7 @@ def _source_hits(result: PrecisionResult, derivatives: Sequence[Derivative]) -> 
 
 
 def _as_often(exact: npt.NDArray[np.bool_], low: npt.NDArray[np.bool_]) -> bool:
-    """Return whether `low` finds no fewer, within two standard errors of the paired difference."""
+    """Return whether `low` finds no fewer sources than `exact`, within two standard errors of the paired difference."""
     difference = low.astype(np.float64) - exact
     return bool(difference.mean() + 2 * difference.std() / np.sqrt(len(difference)) >= 0)
 

@@ -36,7 +36,7 @@ _PLAIN = (
 
 
 def write_page(report: Row, page: Path) -> None:
-    """Put the tables between the page's marks, and draw the plots beside the report. Raises InvalidInput."""
+    """Write the tables into the page, between BEGIN and END. Raises InvalidInput if it lacks one of these lines."""
     text = page.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise InvalidInput(f"{page} has no place for the figures: put the lines {BEGIN!r} and {END!r} into it")
@@ -45,7 +45,7 @@ def write_page(report: Row, page: Path) -> None:
 
 
 def write_plots(figures: Row, folder: Path) -> None:
-    """`bench-index-recall.svg` and, of two numbers of points or more, `bench-index-growth.svg`."""
+    """Draw `bench-index-recall.svg` and, if there are several numbers of points, `bench-index-growth.svg`."""
     if figures.get("compressions"):
         svg = draw(lambda axes: _recall(axes, figures["compressions"]), 6.8, 3.8)
         (folder / "bench-index-recall.svg").write_text(svg + "\n", encoding="utf-8")
@@ -151,7 +151,7 @@ def _table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
 
 
 def main() -> None:
-    """REPORT PAGE: write the page's tables, and the plots beside the report."""
+    """Write the tables into PAGE, and the plots next to REPORT; the arguments are REPORT and PAGE."""
     source, page = Path(sys.argv[1]), Path(sys.argv[2])
     report = json.loads(source.read_bytes())
     write_page(report, page)

@@ -1,1 +1,1 @@
-"""`gmvaluator bench serve`: what the service adds to its models, and how it bears load."""
+"""`gmvaluator bench serve`: what the service adds to its models, and how it behaves under load."""
