@@ -68,7 +68,7 @@ class _Settings:
 
 
 class QdrantSearch:
-    """Implement `ports.CandidateSearch` on a Qdrant server or an embedded engine, for one event loop.
+    """A search (`ports.CandidateSearch`) on a Qdrant server or an embedded engine, for one event loop.
 
     A query that finds the embedded engine dead restarts it and is sent again; other failures are retried as in
     `resilient_client`.

@@ -53,7 +53,7 @@ _EMPTY = np.empty(0, dtype=np.float32)
 
 
 class QdrantStore:
-    """Implement `ports.VectorStore` on a Qdrant server or an embedded engine.
+    """A vector store (`ports.VectorStore`) on a Qdrant server or an embedded engine.
 
     Thread-safe. Every operation is idempotent, as `IndexConnection` requires.
     """

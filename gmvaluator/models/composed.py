@@ -182,7 +182,7 @@ Model_co = TypeVar("Model_co", covariant=True)
 
 
 class Loader(Protocol[Model_co]):
-    """A family's function `load`."""
+    """The function `load` of a model family, which loads one model."""
 
     def __call__(self, spec: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime) -> Model_co:
         """Load the model of `spec` from `folder` onto the runtime's device; hashes: SHA-256 by the files' roles.

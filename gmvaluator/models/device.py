@@ -114,7 +114,7 @@ def unit_range(inputs: Sequence[npt.NDArray[Any]], runtime: Runtime) -> Tensor:
 
 
 class Normalisation:
-    """Normalise pixels: (pixels - mean) / standard deviation, each of a channel."""
+    """A normalisation of pixels: (pixels - mean) / standard deviation, each of a channel."""
 
     def __init__(self, mean: Sequence[float], deviation: Sequence[float], device: torch.device) -> None:
         self._mean = torch.tensor(mean, dtype=torch.float32, device=device)[:, None, None]

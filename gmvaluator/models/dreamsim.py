@@ -107,14 +107,14 @@ class Backbone:
 
 
 class DreamSim:
-    """`composed.Embedder` of one backbone or more."""
+    """DreamSim as a `composed.Embedder` of one backbone or more."""
 
     def __init__(self, backbones: Sequence[Backbone], runtime: Runtime) -> None:
         self._backbones = backbones
         self._runtime = runtime
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
-        """Turn B arrays from the preparer into (B, D) float32, unit norm."""
+        """Embed B arrays from the preparer as (B, D) float32, unit norm."""
         pixels = unit_range(inputs, self._runtime)
         joined = torch.cat([backbone.feature(pixels).float() for backbone in self._backbones], dim=1)
         rows: Float32Array = functional.normalize(joined - joined.mean(dim=1, keepdim=True), dim=1).cpu().numpy()

@@ -77,7 +77,7 @@ class FusedBlock(nn.Module):
         self.output = _fused_linear(output, precision)
 
     def forward(self, tokens: Tensor, *_: Any, **__: Any) -> Tensor:
-        """(B, N, C) float32 to the same, or to (B, 1, C) if `first_token_only`. Masks are ignored."""
+        """Map (B, N, C) float32 to the same, or to (B, 1, C) if `first_token_only`. Masks are ignored."""
         attended = self._attention(self.norm_1(tokens))
         if self.first_token_only:
             tokens = tokens[:, :1]

@@ -38,7 +38,7 @@ class FoldedConvolution(nn.Module):
         self.on_onednn = onednn_computes(dtype)
 
     def forward(self, inputs: Tensor) -> Tensor:
-        """(B, C, H, W) channels-last to (B, C', H / stride, W / stride)."""
+        """Map (B, C, H, W) channels-last to (B, C', H / stride, W / stride)."""
         if inputs.is_cpu and self.on_onednn:
             # conv2d picks another, slower kernel for 1 x 1 on one thread and fewer than 16 rows: the last bits of a
             # row, and so its credits, would depend on the batch.

@@ -26,7 +26,7 @@ from gmvaluator.ports import Float32Array
 
 
 class Lpips:
-    """`composed.Embedder`, except that rows are not of unit norm."""
+    """The features of LPIPS, as a `composed.Embedder` whose rows are not of unit norm."""
 
     def __init__(self, network: Any, runtime: Runtime) -> None:
         """Put the network on its device; network: lpips.LPIPS with its weights."""
@@ -36,7 +36,7 @@ class Lpips:
         self._roots = [layer.model[-1].weight.clamp(min=0).sqrt() for layer in self._network.lins]
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
-        """Turn B arrays from the preparer into (B, D) float32."""
+        """Embed B arrays from the preparer as (B, D) float32."""
         pixels = 2 * unit_range(inputs, self._runtime) - 1
         layers = self._network.net(self._network.scaling_layer(pixels))
         features: Float32Array = (

@@ -35,7 +35,7 @@ SLICE_CROPS, SLICE_CROPS_ON_ACCELERATOR = 4, 40
 
 
 class Maniqa:
-    """`composed.QualityModel`. It remembers scores by the image's content, complete or partial."""
+    """MANIQA as a `composed.QualityModel`. It remembers scores by the image's content, complete or partial."""
 
     def __init__(
         self, network: Any, runtime: Runtime, crops: int = ALL_CROPS, memory: QualityMemory | None = None

@@ -15,7 +15,10 @@ _READ_BLOCKS = (6, 7, 8, 9)
 
 
 class ManiqaNetwork(nn.Module):
-    """The package's forward pass, crop by crop. An image's quality is sum(w s) / sum(w) over all its crops."""
+    """MANIQA's network, which computes the package's forward pass crop by crop.
+
+    An image's quality is sum(w s) / sum(w) over all its crops.
+    """
 
     def __init__(self, network: Any, precision: str) -> None:
         """Take `network` apart and fuse its layers; network: pyiqa's MANIQA in eval mode, on its device."""
@@ -34,7 +37,7 @@ class ManiqaNetwork(nn.Module):
         self.score, self.weight = network.fc_score, network.fc_weight
 
     def forward(self, crops: Tensor) -> Tensor:
-        """(N, 3, 224, 224) float32, normalised, to (N, 2): sum of weight times score, and sum of weights."""
+        """Map (N, 3, 224, 224) float32, normalised, to (N, 2): sum of weight times score, and sum of weights."""
         features = self._vit_features(crops)
         hidden = self._stage(features, self.attention_1, self.conv_1, self.swin_1)
         hidden = self._stage(hidden, self.attention_2, self.conv_2, self.swin_2)
@@ -54,7 +57,7 @@ class ManiqaNetwork(nn.Module):
 
     @staticmethod
     def _stage(channels: Tensor, attention: nn.ModuleList, convolution: nn.Module, swin: nn.Module) -> Tensor:
-        """(N, C, P) or (N, C, h, w) to (N, C', h, w)."""
+        """Map (N, C, P) or (N, C, h, w) to (N, C', h, w)."""
         channels = channels.flatten(2)
         for block in attention:
             channels = block(channels)

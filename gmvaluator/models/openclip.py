@@ -54,7 +54,7 @@ class OpenClipTransform:
         return self._square_resize
 
     def __call__(self, image: Image.Image) -> npt.NDArray[Any]:
-        """RGB image to (3, S, S) uint8."""
+        """Convert an RGB image to (3, S, S) uint8."""
         return pixels_of(self._geometry(image))
 
 
@@ -99,7 +99,7 @@ _TEXT_TOWER = ("transformer", "token_embedding", "text", "text_decoder")
 
 
 class OpenClip:
-    """`composed.Embedder`."""
+    """The image tower of a CLIP model of open_clip, as a `composed.Embedder`."""
 
     def __init__(self, model: Any, transform: OpenClipTransform, runtime: Runtime) -> None:
         """Take over the image tower; model: one of open_clip's, with its weights."""
@@ -121,7 +121,7 @@ class OpenClip:
             tower.conv1 = fused_patches(tower.conv1, precision)
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
-        """Turn B arrays from the preparer into (B, D) float32, unit norm."""
+        """Embed B arrays from the preparer as (B, D) float32, unit norm."""
         features: Tensor = self._model.encode_image(self._normalise(unit_range(inputs, self._runtime)))
         rows: Float32Array = functional.normalize(features.float(), dim=-1).cpu().numpy()
         return rows

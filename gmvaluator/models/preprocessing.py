@@ -32,7 +32,7 @@ NOTHING: Pixels = np.empty(0, np.uint8)
 
 
 class Preparer(Protocol):
-    """Makes one model's input from an image. Thread-safe."""
+    """A preparer of one model's input from an image. Thread-safe."""
 
     @property
     def square_resize(self) -> tuple[int, str] | None:
@@ -99,7 +99,7 @@ class Squash:
         return SQUASH_SIDE_PX, "bicubic"
 
     def __call__(self, image: Image.Image) -> npt.NDArray[Any]:
-        """RGB image to (3, 224, 224) uint8."""
+        """Convert an RGB image to (3, 224, 224) uint8."""
         return pixels_of(image.resize((SQUASH_SIDE_PX, SQUASH_SIDE_PX), Image.Resampling.BICUBIC))
 
 
@@ -115,7 +115,7 @@ class Vgg16Transform:
     square_resize = None
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """RGB image to (3, 224, 224) uint8."""
+        """Convert an RGB image to (3, 224, 224) uint8."""
         shorter = min(image.size)
         width, height = (int(VGG16_RESIZED_PX * side / shorter) for side in image.size)
         left, top = round((width - VGG16_SIDE_PX) / 2), round((height - VGG16_SIDE_PX) / 2)
@@ -129,7 +129,7 @@ class LitePreparer:
     square_resize = None
 
     def __call__(self, image: Image.Image) -> Pixels:
-        """RGB image to (3, 224, 224) float32 in [-1, 1]."""
+        """Convert an RGB image to (3, 224, 224) float32 in [-1, 1]."""
         return prepare(image)
 
 
@@ -146,7 +146,7 @@ class BoundedPixels:
     square_resize = None
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """RGB image to (3, H, W) uint8; an image within the bounds keeps its size."""
+        """Convert an RGB image to (3, H, W) uint8; an image within the bounds keeps its size."""
         scale = min(max(1.0, MIN_SIDE_PX / min(image.size)), MAX_SIDE_PX / max(image.size))
         if scale == 1.0:
             return pixels_of(image)
@@ -165,7 +165,7 @@ class Crops:
         self.count = count
 
     def __call__(self, image: Image.Image) -> npt.NDArray[np.uint8]:
-        """RGB image to (3, H, W) uint8, or to its crops (N, 3, 224, 224)."""
+        """Convert an RGB image to (3, H, W) uint8, or to its crops (N, 3, 224, 224)."""
         return crops_if_smaller(np.asarray(image).transpose(2, 0, 1), self.count)
 
 

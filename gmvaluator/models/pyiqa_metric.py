@@ -27,7 +27,7 @@ from gmvaluator.models.weight_files import ModelsFolder
 
 
 class PyiqaQuality:
-    """`composed.QualityModel`; one image a pass, because their sizes differ."""
+    """A metric of pyiqa as a `composed.QualityModel`; one image a pass, because their sizes differ."""
 
     def __init__(self, network: nn.Module, runtime: Runtime, worst: float, best: float) -> None:
         """Put the network on its device; worst, best: values of the metric that become 0 and 1."""

@@ -25,7 +25,7 @@ from gmvaluator.ports import Float32Array
 
 
 class Vgg16:
-    """`composed.Embedder`."""
+    """VGG-16 without its last layer, as a `composed.Embedder`."""
 
     def __init__(self, network: nn.Module, runtime: Runtime) -> None:
         """Take over the network, without its last layer; network: torchvision's, with its weights."""
@@ -37,7 +37,7 @@ class Vgg16:
         self._normalise = Normalisation(VGG16_MEAN, VGG16_DEVIATION, runtime.device)
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
-        """Turn B arrays from the preparer into (B, 4096) float32, unit norm."""
+        """Embed B arrays from the preparer as (B, 4096) float32, unit norm."""
         pixels = self._normalise(unit_range(inputs, self._runtime))
         features = self._network(pixels.to(dtype=self._dtype, memory_format=torch.channels_last))
         rows: Float32Array = functional.normalize(features.float(), dim=-1).cpu().numpy()

@@ -53,7 +53,7 @@ class Description:
 
 
 class Generations:
-    """Reads and changes the files of a collection. After a crash at any point the folder can be opened."""
+    """The files of a collection, and their changes. After a crash at any point the folder can be opened."""
 
     def __init__(self, folder: Path) -> None:
         self.folder = folder

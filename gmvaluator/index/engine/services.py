@@ -42,10 +42,10 @@ from gmvaluator.index.engine.wire_settings import (
 
 _log = logging.getLogger(__name__)
 _MAX_POINTS = 10_000
-"""Points per upsert."""
+"""Maximum number of points per upsert."""
 
 _MAX_QUERIES = 1_000
-"""Queries per batch."""
+"""Maximum number of queries per batch."""
 
 _Method = Callable[[Any, Any], Any]
 

@@ -23,7 +23,7 @@ _CACHED_IDS = 50_000
 _MAX_LIMIT = 10_000
 _DEFAULT_LIMIT = 10
 _MAX_VECTORS = 1_024
-"""Vectors of one name per point."""
+"""Maximum number of vectors of one name per point."""
 
 _Vectors = Mapping[str, VectorSettings]
 
