@@ -27,7 +27,7 @@ _Stamp = tuple[int, int, int]
 
 
 class Authenticator:
-    """Authenticates callers by the tokens in a file. Thread-safe; each call costs one `stat`.
+    """An authenticator of callers by the tokens in a file. Thread-safe; each call costs one `stat`.
 
     The file is read again when it changes. If it cannot be parsed then, the tokens read before stay valid, and
     `on_problem` is called once for that state of the file. required: a missing file raises MissingData now, and

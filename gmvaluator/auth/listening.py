@@ -16,7 +16,7 @@ _ADDRESS = re.compile(r"(?:[A-Za-z0-9._-]+|\[[0-9a-fA-F:.]+\]):(\d{1,5})")
 
 
 def check_address(address: str, option: str = "--address") -> None:
-    """Raises InvalidInput, naming the option, unless `address` is HOST:PORT."""
+    """Raise InvalidInput, naming the option, unless `address` is HOST:PORT."""
     # Checked here, as gRPC listens on another port without an error if it cannot parse the address.
     match = _ADDRESS.fullmatch(address)
     if match is None or int(match[1]) > MAX_PORT:

@@ -75,7 +75,7 @@ class Signed:
 
 
 class Signer:
-    """Signs with the key in a folder; the first signature creates the key."""
+    """A signer with the key in a folder; the first signature creates the key."""
 
     def __init__(self, folder: Path) -> None:
         self._path = folder / KEY_FILE

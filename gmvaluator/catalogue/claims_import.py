@@ -213,7 +213,7 @@ class ImportedClaims:
 
 
 class ClaimImporter:
-    """Imports rows within the transaction of a connection; the caller commits."""
+    """An importer of rows within the transaction of a connection; the caller commits."""
 
     def __init__(self, connection: Connection, vault: Vault, recorded_at: str, partial: bool) -> None:
         self._connection = connection

@@ -56,7 +56,7 @@ CLAIMS_COMPETE = "(held: claims compete)"
 
 _MAX_CACHED_NAMES = 100_000
 _FOREVER = "~"
-"""Sorts after every UTC text."""
+"""Text that sorts after every UTC text."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Writing works and owners: a batch in one transaction; recording the same batch again changes nothing."""
+"""Writer of works and owners: a batch in one transaction; recording the same batch again changes nothing."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ OwnerKey = tuple[str, str]
 
 
 class BatchRecorder:
-    """Writes works within the transaction of a connection; the caller commits."""
+    """A writer of works within the transaction of a connection; the caller commits."""
 
     def __init__(self, connection: Connection, vault: Vault, recorded_at: str) -> None:
         self._connection = connection

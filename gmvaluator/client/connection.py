@@ -184,7 +184,7 @@ class _SendToken(
     grpc.StreamUnaryClientInterceptor,
     grpc.StreamStreamClientInterceptor,
 ):
-    """Adds the token to every call of a blocking channel."""
+    """An interceptor that adds the token to every call of a blocking channel."""
 
     def __init__(self, metadata: Callable[[], tuple[tuple[str, str], ...]]) -> None:
         self._metadata = metadata

@@ -114,10 +114,10 @@ def upserting_insert(dialect: Dialect, table: Table) -> Any:
 
 
 BEGINNING = "0001-01-01T00:00:00.000000Z"
-"""Sorts before every instant: valid without a beginning."""
+"""Text that sorts before every instant: the start of an interval without a beginning."""
 
 END = "9999-12-31T23:59:59.999999Z"
-"""Sorts after every instant: valid without an end."""
+"""Text that sorts after every instant: the end of an interval without one."""
 
 
 def utc_text(instant: datetime) -> str:

@@ -15,7 +15,7 @@ _SHA256 = re.compile(r"[0-9a-f]{64}")
 
 
 def read_decimal(text: Any, setting: str, reference: str) -> Decimal:
-    """Parse a decimal string: at most 10,000 in size, at most six decimals. Raises InvalidPolicy."""
+    """Parse a decimal string of at most 10,000 in absolute value, with at most six decimals. Raises InvalidPolicy."""
     value = _decimal(text)
     if not value.is_finite() or abs(value) > _MAX_SIZE or value != round(value, 6):
         raise InvalidPolicy(

@@ -31,7 +31,7 @@ from gmvaluator.valuation.weights import (
 )
 
 GROUP_WEIGHTS = ("nearest", "first")
-"""Which member gives a group of near-duplicates its distance: the nearest candidate, or the one indexed first."""
+"""Members that may give a group of near-duplicates its distance: the nearest candidate, or the one indexed first."""
 
 _PACKAGED = Path(__file__).parent / "policies"
 _REFERENCE = re.compile(r"[a-z][a-z0-9-]{0,39}@[1-9][0-9]{0,5}")
@@ -154,7 +154,7 @@ class Policy:
         )
 
     def check_profile(self, profile_hash: str) -> None:
-        """Raises PreconditionFailed if the policy is for the distances of another profile."""
+        """Raise PreconditionFailed if the policy is for the distances of another profile."""
         if self.profile not in (None, profile_hash):
             raise PreconditionFailed(
                 f"policy {self.reference} was fitted to profile {self.profile}, and the one in use is {profile_hash}: "

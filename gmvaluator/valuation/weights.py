@@ -20,13 +20,13 @@ from decimal import Decimal
 from gmvaluator.errors import InvalidValuation
 
 MICROS_PER_CREDIT = 1_000_000
-"""One generated image of quality 1 issues one credit, of this many micro-credits."""
+"""Micro-credits in one credit, which one generated image of quality 1 issues."""
 
 MILLION = 1_000_000
-"""Distances and quality are kept in millionths, so that what is stored is what was valued."""
+"""Scale of distances and quality, which are kept in millionths, so that what is stored is what was valued."""
 
 MAX_DISTANCE = 2
-"""A perceptual distance is 1 - cosine, in [0, 2]."""
+"""Largest perceptual distance: it is 1 - cosine, in [0, 2]."""
 
 _WEIGHT_SCALE = 10**30
 MAX_LOGIT = 60

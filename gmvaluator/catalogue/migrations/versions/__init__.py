@@ -1,1 +1,1 @@
-"""One script a revision."""
+"""Migration scripts, one for each revision."""
