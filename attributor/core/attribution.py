@@ -136,7 +136,7 @@ class Attribution:
 
 
 class Stopwatch:
-    """Collects a request's timings, by the monotonic clock."""
+    """A stopwatch of a request's stages, by the monotonic clock."""
 
     def __init__(self) -> None:
         self._start = self._lap = time.monotonic()

@@ -83,7 +83,7 @@ class PostingWriter(Protocol):
 
 
 class ImageKeeper(Protocol):
-    """Stores thumbnails of posted images; blocks, but briefly, and raises nothing."""
+    """A store of thumbnails of posted images; it blocks, but briefly, and raises nothing."""
 
     def keep(self, sha256: str, thumbnail: bytes) -> None: ...
 

@@ -21,10 +21,10 @@ from gmvaluator.images import decode_image, thumbnail_path
 from gmvaluator.ports import Candidate, CandidateSearch, CollectionInfo, Float32Array, Neighbour, Prepared
 
 MAX_CACHE_BYTES = 1024**3
-"""Size of the cache of candidates' features: about 550 works."""
+"""Maximum size of the cache of candidates' features, in bytes: about 550 works."""
 
 MAX_QUEUED = 64
-"""Candidates in the models' queue at once, which must have room for queries, too."""
+"""Maximum number of candidates in the models' queue at once, which must have room for queries, too."""
 
 MAX_DISTANCE = 2.0
 """Upper bound of perceptual distances; greater ones count as this."""
@@ -33,7 +33,7 @@ _NOTHING = np.empty(0, np.uint8)
 
 
 class PixelReranking:
-    """Implements `ports.CandidateSearch` on top of another: `rerank` compares features by their squared distance."""
+    """A search (`ports.CandidateSearch`) on top of another: `rerank` compares features by their squared distance."""
 
     def __init__(
         self,

@@ -18,7 +18,7 @@ MAX_IMAGES = 32
 """Maximum number of images of one stream in flight; no more are read until one of them is done."""
 
 MAX_UNREAD = 64
-"""Responses that wait for a slow reader; then the images stop at their next response (back-pressure)."""
+"""Limit of responses that wait for a slow reader; then the images stop at their next response (back-pressure)."""
 
 Request = attribution_v1.AttributeStreamRequest
 Response = attribution_v1.AttributeStreamResponse

@@ -26,7 +26,7 @@ from gmvaluator.errors import GmvaluatorError, ImageTooLarge, InvalidInput, Unau
 from gmvaluator.images import MAX_IMAGE_BYTES
 
 MAX_REQUEST_BYTES = MAX_IMAGE_BYTES + 1024 * 1024
-"""An image and its fields; a larger request is refused unparsed, since parsing copies it twice."""
+"""Limit of a request: an image and its fields, in bytes. A larger one is refused unparsed: parsing copies it twice."""
 
 WRITE_TIMEOUT_S = 60.0
 """Time that a caller may take to read a message; then the call ends and frees its slot."""

@@ -84,7 +84,7 @@ def checked_request(request: attribution_v1.AttributeRequest, caller: Caller) ->
 
 
 class AttributionServicer(AttributionServiceServicer):
-    """Implements AttributionService with the pipeline."""
+    """The servicer of AttributionService, which calls the pipeline."""
 
     def __init__(self, gate: CallGate, stopping: asyncio.Event) -> None:
         """stopping: set when shutdown begins; open streams and watchers then end."""
@@ -154,7 +154,7 @@ class AttributionServicer(AttributionServiceServicer):
 
 
 class RoyaltyServicer(RoyaltyServiceServicer):
-    """Implements RoyaltyService with the ledger.
+    """The servicer of RoyaltyService, which reads the ledger and opens disputes.
 
     A watcher is served from the ledger itself and from no side channel, so it sees every posting, once and in order.
     """

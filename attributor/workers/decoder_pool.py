@@ -69,7 +69,7 @@ class EncodedImage(NamedTuple):
 
 
 class Decoder(Protocol):
-    """Decodes images without blocking the event loop, however slow or hostile they are."""
+    """A decoder of images that never blocks the event loop, however slow or hostile the images are."""
 
     async def decode(self, image: EncodedImage, with_thumbnail: bool = False) -> Decoded:
         """Return the models' inputs. Raises InvalidImage or ImageTooLarge."""

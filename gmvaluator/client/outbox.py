@@ -37,7 +37,7 @@ from gmvaluator.storage.locks import WriterLock
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 
 MAX_BYTES = 4 * 1024**3
-"""Default bound of the images that wait."""
+"""Default limit of the images that wait, in bytes."""
 
 SENDERS = 4
 """Default number of images that are sent at the same time."""

@@ -31,7 +31,7 @@ from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point
 
 _MAX_PASSES = 10
-"""Passes over the old collection before a rebuild gives up because others keep writing."""
+"""Maximum number of passes over the old collection; then a rebuild gives up because others keep writing."""
 
 _BATCH_POINTS = 256
 

@@ -22,7 +22,7 @@ from gmvaluator.index.location import Access, Endpoint
 from gmvaluator.index.qdrant import connect, translate_errors
 
 MAX_ATTEMPTS = 4
-"""Attempts per call, the first included."""
+"""Maximum number of attempts per call, the first included."""
 
 FIRST_BACKOFF_S = 0.1
 """Mean backoff after the first attempt, in seconds."""

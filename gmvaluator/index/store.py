@@ -43,7 +43,7 @@ BATCH_FLOATS = 512 * 1024
 _PAGE_POINTS = 256
 _POLL_FIRST_S, _POLL_LAST_S = 0.02, 0.25
 _MAX_BUILDS = 3
-"""Builds before `build` gives up; each one is followed by another if points arrived meanwhile."""
+"""Maximum number of builds before `build` gives up; each one is followed by another if points arrived meanwhile."""
 
 _SETTLE_S = 5.0
 """Seconds for which a server's GREEN status is not trusted while points are unindexed."""

@@ -24,7 +24,7 @@ from gmvaluator.valuation.uncertainty import Interval, Uncounted
 from gmvaluator.valuation.weights import MILLION, divide, similarity_weights
 
 MAX_NEAR_MISSES = 10
-"""Number of contributors after the cut at k that the evidence keeps, nearest first."""
+"""Maximum number of contributors after the cut at k that the evidence keeps, nearest first."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,7 +11,7 @@ import numpy as np
 from gmvaluator.models.preprocessing import Pixels
 
 MAX_IMAGES = 10_000
-"""Images remembered, about 2 MB; the least recently used is dropped first."""
+"""Maximum number of images remembered, about 2 MB; the least recently used is dropped first."""
 
 
 @dataclass(slots=True)

@@ -30,7 +30,7 @@ MAX_DISTANCE = 2
 
 _WEIGHT_SCALE = 10**30
 MAX_LOGIT = 60
-"""Logits beyond ±60 count as ±60."""
+"""Largest magnitude of a logit: logits beyond ±60 count as ±60."""
 
 # A context of its own: precision and rounding of the thread's context must not change a credit.
 _CONTEXT = decimal.Context(prec=36, rounding=decimal.ROUND_HALF_EVEN, Emin=-999999, Emax=999999)

@@ -35,7 +35,7 @@ _COUNT_WAIT_S = 1.0
 """Seconds for which `state` waits for a write before it returns the last counts."""
 
 MAX_BACKLOG_BYTES = 256 * 1024 * 1024
-"""Size of the writes remembered during one build; further writes are refused until it ends."""
+"""Maximum size of the writes remembered during one build, in bytes; further writes are refused until it ends."""
 
 
 # The counts below are read from a shard's files, because qdrant-edge's own `indexed_vectors_count` includes points that
