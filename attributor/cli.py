@@ -25,7 +25,7 @@ from gmvaluator.storage.database import DataLocation
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 _UNITS = ("_ms", "_s")
-"""Suffixes of fields that their options lack."""
+"""Unit suffixes of field names, which the option names omit."""
 
 
 def settings_options(command: Command) -> Command:
@@ -64,7 +64,7 @@ def _option(field: Field[Any]) -> Callable[[Any], Any]:
 
 
 def option_name(field_name: str) -> str:
-    """Return the option of a field: `max_delay_ms` becomes `max-delay`, since the help names the unit."""
+    """Return the option name of a field, without the unit, which the help names: `max-delay` for `max_delay_ms`."""
     for unit in _UNITS:
         field_name = field_name.removesuffix(unit)
     return field_name.replace("_", "-")

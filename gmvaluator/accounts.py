@@ -7,19 +7,19 @@ import uuid
 from gmvaluator.ids import OwnerId
 
 ISSUANCE = "issuance"
-"""Source of all credits: its balance is minus everything that was issued."""
+"""Account that all credits are issued from: its balance is minus everything that was issued."""
 
 UNATTRIBUTED = "unattributed"
-"""Receives the part of a credit that no contributor earns."""
+"""Account for the part of a credit that no contributor earns."""
 
 SUSPENSE = "suspense"
-"""Receives the credits of works whose owner is unknown, until one is registered."""
+"""Account for the credits of works without a known owner, until an owner is registered."""
 
 HELD = "held"
-"""Receives the credits of works that several parties claim, until the claims are settled."""
+"""Account for the credits of works that several parties claim, until the claims are settled."""
 
 PAID = "paid"
-"""Receives what has been paid out in money."""
+"""Account for credits that have been paid out in money."""
 
 OWNER_PREFIX = "owner:"
 """An owner's account is this prefix and the owner's UUID."""

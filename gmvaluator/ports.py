@@ -52,7 +52,7 @@ class Prepared:
 
     @classmethod
     def shared(cls, inputs: npt.NDArray[Any]) -> Prepared:
-        """Return the inputs of a profile whose models all take the same array."""
+        """Create an instance with one array as the input of every model."""
         return cls(inputs, inputs, inputs)
 
 

@@ -1,4 +1,4 @@
-"""Reading and decoding: from a source's item to bytes, and from bytes to the inputs of the models."""
+"""Reading of a source's items, and decoding of their bytes into catalogue works, thumbnails and model inputs."""
 
 from __future__ import annotations
 
@@ -84,7 +84,7 @@ class ItemReader:
         return ReadImage(item, data, sha256)
 
     def decode(self, read: ReadImage) -> DecodedImage | LeftOut:
-        """Decode an image, within limits and upright, and prepare the model inputs."""
+        """Decode an image to upright RGB, unless it exceeds the size limits, and prepare the model inputs."""
         try:
             image = decode_image(read.data)
             work = self._work(read, image.width, image.height)

@@ -1,7 +1,7 @@
-"""Progress of indexing, stored in the catalogue, so that a run that was stopped or killed resumes.
+"""Checkpoints of indexing in the catalogue, from which a run that was stopped or killed is resumed.
 
-A run of a source is one row of the catalogue's index runs, and so is each of its shards. A finished run is never
-resumed: the next run reads every row again, and finds the images indexed.
+The catalogue's table of index runs has one row for each run over a source, and one for each of its shards. A finished
+run is never resumed: the next run reads every row again, and finds that the images are indexed already.
 """
 
 from __future__ import annotations

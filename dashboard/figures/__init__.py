@@ -1,1 +1,1 @@
-"""Figures that the pages show: the live overview, histories, cards of works and near-duplicates."""
+"""Data that the pages show: the live overview, balance history, cards of generated images, near-duplicates, metrics."""

@@ -18,7 +18,7 @@ POINTS = 240
 """Maximum number of points that are kept."""
 
 STEP_S = 5.0
-"""Seconds between two points; the newest is replaced until then."""
+"""Seconds between two points of the chart; until they have passed, a new reading replaces the newest point."""
 
 BACKFILL_POINTS = 60
 """Points read from the ledger at the start."""
@@ -27,10 +27,10 @@ MAX_BACKFILL_POSTINGS = 20_000
 """Maximum number of postings, the newest, that are read at the start."""
 
 SERIES = 5
-"""Owners with a band of their own in the chart; the others share one."""
+"""Maximum number of owners with a band of their own in the chart; the others share one."""
 
 LIVE_WINDOW = timedelta(minutes=15)
-"""Time that the chart shows."""
+"""Time span of the chart."""
 
 IDLE = timedelta(minutes=1)
 """Time without a posting after which the chart stops instead of drawing a flat line."""

@@ -25,7 +25,7 @@ RETRY_S = 30.0
 
 
 class DuplicateGroup(NamedTuple):
-    """The other works of a group. known: False if the work was not checked yet or the index cannot be queried."""
+    """The near-duplicates of a work. known: False if it was not checked yet or the index cannot be queried."""
 
     members: list[TrainingImageId]
     known: bool
@@ -45,7 +45,7 @@ class NearDuplicates:
         self._failed_at = -RETRY_S
 
     def lookup(self, work: TrainingImageId) -> DuplicateGroup:
-        """Return the group of a work, in any collection."""
+        """Return the near-duplicates of a work, from the first collection that knows them."""
         if time.monotonic() - self._failed_at < RETRY_S:
             return UNKNOWN
         try:

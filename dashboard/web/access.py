@@ -85,7 +85,7 @@ def only_own(caller: Caller) -> bool:
 
 
 def names_for(caller: Caller, names: Mapping[str, str]) -> dict[str, str]:
-    """Return the names of accounts for a caller; for an owner the names of other owners are replaced."""
+    """Return the account names that `caller` may see: an owner gets `ANOTHER` for every account but their own."""
     hidden = only_own(caller)
     return {account: ANOTHER if hidden and account != caller.only_account else name for account, name in names.items()}
 

@@ -148,7 +148,7 @@ def works_of(short: bool) -> dict[str, Work]:
 
 
 def index_sample(data: Path, profile: str, short: bool = False) -> Path:
-    """Index the sample, or its short part, into `data` through the CLI; return the location of the index."""
+    """Index the sample, or the part of it for a short run, into `data` by the CLI; return the index's location."""
     source = _part(data / "part") if short else sample_folder("openclipart")
     run_command("index", "add", str(source), "--data", str(data), "--profile", profile)
     return data / "index"

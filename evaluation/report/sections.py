@@ -66,8 +66,8 @@ class Gallery:
 class Section:
     """The results of one benchmark.
 
-    figures: flat names with units in them; plain numbers, for `results.json`. text: paragraphs of plain text: what
-    was measured, and what the figures do and do not show. details: further plain JSON for `results.json`.
+    figures: numbers for `results.json`, by flat names that include the unit. text: paragraphs of plain text on what was
+    measured, and what the figures do and do not show. details: further JSON-serializable values for `results.json`.
     """
 
     title: str

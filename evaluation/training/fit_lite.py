@@ -61,7 +61,7 @@ if TYPE_CHECKING:
 
 
 def write_curve(curves: Mapping[str, Sequence[Watch]], folder: Path) -> None:
-    """Write `lite-training.csv` and `lite-training.svg`, the stages one after the other."""
+    """Write the training curves to `lite-training.csv` and `lite-training.svg`, the stages one after the other."""
     with (folder / "lite-training.csv").open("w", encoding="utf-8", newline="") as lines:
         writer = csv.DictWriter(lines, ["stage", *(field.name for field in fields(Watch))], lineterminator="\n")
         writer.writeheader()
@@ -98,7 +98,7 @@ POOL_SEED = 1
 
 
 def identity_of(backbone_sha256: str, heads_sha256: str) -> ProfileIdentity:
-    """Identity of profile `lite` with these weights."""
+    """Return the identity of profile `lite` with these weights."""
     embedding = "tf_efficientnet_lite0/stages-3-5-7-last/adapted-2"
     windows = f"{GRID}x{GRID}-windows-{WINDOW_SHARE}-contrast-{MIN_CONTRAST}-weigh-{WINDOW_WEIGHT}"
     views = f"{windows}/blur-{BLUR_SIGMA_PX}-weighs-{BLUR_WEIGHT}"
@@ -116,7 +116,7 @@ def identity_of(backbone_sha256: str, heads_sha256: str) -> ProfileIdentity:
 
 
 def adapt(works: Sequence[Work], folder: Path) -> tuple[Embedder, dict[str, list[Watch]]]:
-    """The trained embedder and the curve of each stage; artists that are held out serve validation alone."""
+    """Train the embedder; return it and the curve of each stage. Artists that are held out serve validation alone."""
     trained = [work for work in works if not held_out(work.artist)]
     held = [work for work in works if held_out(work.artist)]
     validation = make_validation(held, trained, TRAINED_PX, VALIDATION_SEED)
@@ -139,7 +139,7 @@ def _stacked(works: Sequence[Work], side_px: int) -> Tensor:
 
 
 def texture_of(backbone: Backbone, images: Sequence[Image.Image]) -> Tensor:
-    """(N, 1024) of RGB images, in passes of the size the product uses."""
+    """Return the texture features (N, 1024) of N RGB images, in batches of the size that the product uses."""
     inputs = np.stack([prepare(image) for image in images])
     with torch.inference_mode():
         passes = [
@@ -150,7 +150,7 @@ def texture_of(backbone: Backbone, images: Sequence[Image.Image]) -> Tensor:
 
 
 def half_precision(state: dict[str, Tensor]) -> dict[str, Tensor]:
-    """Kernels as float16; the norms' small tensors as they are."""
+    """Convert the kernels to float16; keep the small tensors of the norms as they are."""
     return {name: (value.half() if value.ndim == 4 else value).contiguous() for name, value in state.items()}
 
 

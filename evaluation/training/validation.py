@@ -2,11 +2,11 @@
 
     python -m evaluation.training.validation --json > docs/results/lite-retrieval.json
 
-Two sets are measured, both made of works by test artists, since the models were trained on the fit artists':
-`examples` are images of `examples/generated`; `fresh` are made on the spot with other seeds, by every recipe. An
-image's rank is that of its nearest true source; `both` counts composed images whose two sources are found.
+Two test sets are measured, both derived from works of the test artists, as the models were trained on works of the fit
+artists: `examples`, from `examples/generated`, and `fresh`, generated during the run by every recipe with other seeds.
+An image's rank is that of its nearest true source; `both` counts composed images whose two sources are both found.
 
-`Validation` is what training is chosen by: works of held-out artists, derived by the recipes for fitting.
+`Validation` is the set by which training is chosen: works of held-out artists, derived by the recipes for fitting.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ from gmvaluator.errors import InvalidInput, MissingData, PreconditionFailed
 from gmvaluator.storage.database import DataLocation
 
 _SHOWN_REJECTS = 20
-"""Rejected lines that `rights import` prints without --json."""
+"""Maximum number of rejected lines that `rights import` prints without --json."""
 
 
 @click.group()

@@ -84,7 +84,7 @@ def new(
 @tokens_option
 @json_option
 def list_(path: Path, as_json: bool) -> None:
-    """List the tokens by name, without the tokens themselves, which are not stored.
+    """List the names, roles and dates of the tokens; the tokens themselves are not stored.
 
     Example: gmvaluator token list --json
     """

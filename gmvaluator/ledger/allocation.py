@@ -146,7 +146,7 @@ def _group_name(candidate: ScoredCandidate, policy: Policy) -> TrainingImageId:
 
 
 def _group_distance(name: TrainingImageId, members: Sequence[ScoredCandidate], policy: Policy) -> int:
-    """Return the nearest member's distance, or the first's if the policy weighs by it and it is a candidate."""
+    """Return the distance of the first work if `policy.groups` is "first" and it is a candidate, else the nearest."""
     if policy.groups == "first":
         for member in members:
             if member.training_image_id == name:

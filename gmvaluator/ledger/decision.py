@@ -54,7 +54,7 @@ class Links:
     period: str | None = None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return column to value."""
+        """Return the values by column."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 

@@ -10,7 +10,7 @@ from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.ledger.schema import decisions, entries, postings
 
 amount_sum = cast(func.sum(entries.c.amount_micros), BigInteger)
-"""Micro-credits of a group of entries; without the cast PostgreSQL returns a decimal."""
+"""Sum of the amounts of a group of entries, in micro-credits; without the cast PostgreSQL returns a decimal."""
 
 concerned_sequence = func.coalesce(decisions.c.about_sequence, entries.c.sequence)
 """Sequence of the posting whose amounts an entry moves: a decision's entries count to the posting it is about."""

@@ -287,7 +287,7 @@ class PostingHeader:
     previous_hash: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return column to value."""
+        """Return the values by column."""
         return dict(zip(self.__dataclass_fields__, self.values(), strict=True))
 
     def values(self) -> tuple[Any, ...]:

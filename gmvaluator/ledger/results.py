@@ -83,7 +83,7 @@ class BalancePage:
 
 @dataclass(frozen=True, slots=True)
 class Replay:
-    """The entries recomputed from a posting's evidence. equal: they are exactly those that were posted."""
+    """The entries recomputed from a posting's evidence. equal: whether they are identical to the posted ones."""
 
     entries: tuple[Entry, ...]
     equal: bool
@@ -127,7 +127,7 @@ class Verification:
         )
 
     def as_dict(self) -> dict[str, Any]:
-        """Return the result as plain data."""
+        """Return the result as a JSON-serializable dict."""
         return {
             "ok": self.ok,
             "postings": self.postings,

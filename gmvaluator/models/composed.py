@@ -29,7 +29,7 @@ class Embedder(Protocol):
     """A recall or perceptual model; one owner thread calls it."""
 
     def embed(self, inputs: Sequence[Pixels]) -> Float32Array:
-        """Turn B inputs into (B, D) float32 of unit norm. Each row depends on its own input alone."""
+        """Embed B inputs as (B, D) float32 of unit norm. Each row depends on its own input alone."""
 
 
 class QualityModel(Protocol):
@@ -67,11 +67,11 @@ class ComposedModels:
         return self._identity
 
     def prepare(self, image: Image.Image) -> Prepared:
-        """Turn an RGB image into the input of every model. Raises InvalidImage if it is not RGB."""
+        """Preprocess an RGB image for every model. Raises InvalidImage if it is not RGB."""
         return self._preparation.query(image)
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
-        """Turn an RGB training image into the input of its only view, the whole; without a quality input."""
+        """Preprocess an RGB training image as one view, the whole image, for the embedding models alone."""
         return [self._preparation.work(image)]
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:

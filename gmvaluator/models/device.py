@@ -1,7 +1,7 @@
-"""The device of a process's models: its name, its precision, its memory, and moving pixels onto it.
+"""Selection of the device that models run on, its precision, retries when memory runs out, and transfer of pixels.
 
-A batch that does not fit into the device's memory is retried once in two halves. Pixels stay bytes until they reach
-the device, where they are scaled to a model's range: a quarter of the transfer.
+A batch that does not fit into the device's memory is retried once in two halves. Pixels are transferred as uint8, a
+quarter of the bytes of float32, and scaled to a model's range on the device.
 """
 
 from __future__ import annotations

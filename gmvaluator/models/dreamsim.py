@@ -101,7 +101,7 @@ class Backbone:
     normalise: Normalisation
 
     def feature(self, pixels: Tensor) -> Tensor:
-        """Turn (B, 3, 224, 224) float32 in [0, 1] into (B, 768) or, projected, (B, 512)."""
+        """Compute the features of (B, 3, 224, 224) float32 in [0, 1]: (B, 768), or (B, 512) if projected."""
         feature: Tensor = self.network(self.normalise(pixels))
         return feature if self.projection is None else feature @ self.projection
 

@@ -74,7 +74,7 @@ class LiteModels:
         return self._identity
 
     def prepare(self, image: Image.Image) -> Prepared:
-        """Turn an RGB image of any size into (3, 224, 224) float32 in [-1, 1]: the whole image, centred on white.
+        """Preprocess an RGB image of any size to (3, 224, 224) float32 in [-1, 1]: the whole image, centred on white.
 
         Raises InvalidImage if the image is not RGB.
         """
@@ -97,7 +97,7 @@ class LiteModels:
         return self._passes(_stacked([prepared.recall for prepared in inputs]))[0]
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
-        """Turn an RGB training image into the inputs of its ten views. Raises InvalidImage."""
+        """Preprocess the ten views of an RGB training image. Raises InvalidImage if it is not RGB."""
         first = self.prepare(image)
         return [first, *(self.prepare(view) for view in views_of(image)[1:])]
 

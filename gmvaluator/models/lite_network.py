@@ -98,7 +98,7 @@ class Heads(nn.Module):
             self.register_buffer(name, tensors[name].to(torch.float64))
 
     def forward(self, features: Features) -> tuple[Tensor, Tensor]:
-        """Turn features into embedding (B, 512) and quality (B,), float32."""
+        """Compute the embeddings (B, 512) and the qualities (B,), both float32, from the features of B images."""
         return self._embedding(features.pooled.double()), self._quality(features.texture.double())
 
     def _embedding(self, pooled: Tensor) -> Tensor:

@@ -72,7 +72,7 @@ class Maniqa:
             return np.concatenate([self._pass(crops) for crops in slices]).astype(np.float64)
 
     def _pass(self, crops: Sequence[Tensor]) -> Float32Array:
-        """Turn N crops into (N, 2): weighted quality and weight of each."""
+        """Return (N, 2) of N crops: the weighted quality and the weight of each."""
         sums: Float32Array = self._network(torch.cat([*crops])).float().cpu().numpy()
         return sums
 

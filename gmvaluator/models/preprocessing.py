@@ -39,7 +39,7 @@ class Preparer(Protocol):
         """(S, filter) if a square image is resized to S x S and not changed otherwise; else None."""
 
     def __call__(self, image: Image.Image) -> Pixels:
-        """Turn an RGB image of any size into the input that the model's module describes."""
+        """Preprocess an RGB image of any size to the input that the model's module describes."""
 
 
 class Preparation:
@@ -53,12 +53,12 @@ class Preparation:
         self._shares_squares = square is not None and perceptual is not None and perceptual.square_resize == square
 
     def query(self, image: Image.Image) -> Prepared:
-        """Turn an RGB image into every model's input. Raises InvalidImage if it is not RGB."""
+        """Preprocess an RGB image for every model. Raises InvalidImage if it is not RGB."""
         vectors = self.work(image)
         return Prepared(vectors.recall, vectors.perceptual, self._quality(image) if self._quality else NOTHING)
 
     def work(self, image: Image.Image) -> Prepared:
-        """Turn an RGB training image into the inputs of the models that make vectors. Raises InvalidImage."""
+        """Preprocess an RGB training image for the embedding models alone. Raises InvalidImage if it is not RGB."""
         if image.mode != "RGB":
             raise InvalidImage(f"an image of mode {image.mode} was given: decode it to RGB first")
         recall = self._recall(image)

@@ -1,4 +1,7 @@
-"""A bounded memory of images' qualities by content: the same image costs no second pass, a partial score continues."""
+"""An LRU cache of quality scores by image content: a repeated image needs no second forward pass.
+
+Partial scores are cached too, so that a later request continues where the last one ended.
+"""
 
 from __future__ import annotations
 
@@ -11,7 +14,7 @@ import numpy as np
 from gmvaluator.models.preprocessing import Pixels
 
 MAX_IMAGES = 10_000
-"""Maximum number of images remembered, about 2 MB; the least recently used is dropped first."""
+"""Maximum number of images in the cache, about 2 MB; the least recently used is evicted first."""
 
 
 @dataclass(slots=True)
@@ -31,14 +34,14 @@ class PartialScore:
 
 
 class QualityMemory:
-    """A bounded map of `PartialScore` by content. It belongs to one model of one precision."""
+    """An LRU cache of `PartialScore` by the hash of an image's pixels, for one model at one precision."""
 
     def __init__(self, max_images: int = MAX_IMAGES) -> None:
         self._max_images = max_images
         self._scores: OrderedDict[bytes, PartialScore] = OrderedDict()
 
     def lookup(self, pixels: Pixels) -> PartialScore:
-        """Return the score of the image with these pixels, to be added to; a new one for an unknown image."""
+        """Return the cached score of the image with these pixels, or a new empty one; the caller adds crops to it."""
         key = content_hash(pixels)
         score = self._scores.setdefault(key, PartialScore(key))
         self._scores.move_to_end(key)

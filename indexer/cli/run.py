@@ -176,7 +176,7 @@ def _index(reader: ShardReader, run: SourceRun, source: Source, stopping: thread
 def _index_with_ray(
     writer: Writer, job: WorkerJob, run: SourceRun, source: Source, stopping: threading.Event
 ) -> tuple[Report, bool]:
-    """Index like `_index`, with the workers of Ray embedding many shards at once."""
+    """Do the same as `_index`, but embed many shards in parallel on Ray workers."""
     with _reported(source.rows) as (report, advance):
         unfinished = []
         for number, (shard, log) in enumerate(run.shards(source)):

@@ -1,4 +1,4 @@
-"""Opening of sources: the reader is chosen by what is stored at a path or URL. Includes trees of image files."""
+"""Opening of sources, with a reader chosen by what is stored at a path or URL, and the reader of image folders."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ from indexer.sources.tar import tar_source
 
 MANIFEST_NAME = "manifest.csv"
 SHARD_FILES = 10_000
-"""Files of one shard of a tree of image files."""
+"""Maximum number of files in one shard of a folder of image files."""
 
 _MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
 _LOOSE_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
@@ -129,7 +129,10 @@ def _file(location: str) -> Source:
 
 
 def _files(locations: Sequence[str]) -> Source:
-    """Open the files that a pattern names: in one folder, all of one kind, and all present."""
+    """Open the tar shards, or the Parquet files with embedded images, that a brace pattern names.
+
+    Raises MissingData if one does not exist, InvalidInput if they are in several folders or of different kinds.
+    """
     folders = {_split(location)[0] for location in locations}
     if len(folders) > 1:
         raise InvalidInput(f"the pattern names files in {len(folders)} folders: index one folder at a time")

@@ -1,6 +1,6 @@
 """Real images and their embeddings for the index benchmark.
 
-Embeddings take most of a long run. They are cached on disk in chunks, so that a stopped run can be resumed.
+Computing the embeddings takes most of a long run, so they are cached on disk in chunks: a stopped run can be resumed.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from gmvaluator.ports import Embeddings, Float32Array
 from gmvaluator.samples import sample_folder
 
 MAX_IMAGES = 4_000
-"""Images taken from one source, at most."""
+"""Maximum number of images taken from one source."""
 
 SUFFIXES = frozenset({".jpg", ".jpeg", ".png", ".webp"})
 _SEED = 20_000

@@ -142,7 +142,7 @@ def _shares(calls: Sequence[dict[str, Any]]) -> dict[str, float]:
 
 
 def sustained(data: Path, images: Path, lags: Lags, per_second: float, seconds: float) -> dict[str, Any]:
-    """Measure throughput and latency of an open loop at `per_second`. Errors are calls without FINAL."""
+    """Measure throughput and latency under open-loop load of `per_second`. Errors are calls that got no FINAL."""
     count = round(per_second * seconds)
     with serving(data, "--profile", SUSTAINED) as running:
         send(running, images, 64, "--concurrency", "8")
@@ -160,7 +160,7 @@ def sustained(data: Path, images: Path, lags: Lags, per_second: float, seconds: 
 
 
 def while_indexing(data: Path, images: Path, lags: Lags, per_second: float, seconds: float) -> dict[str, Any]:
-    """Measure the same while `index add` writes to the served collection and rebuilds it."""
+    """Measure p99 latency and errors while `index add` writes to the served collection and rebuilds it."""
     with serving(data, "--profile", SUSTAINED) as running:
         command = ("index", "add", str(sample_folder("openclipart")), "--data-set", DATA_SET, "--data", str(data))
         with ThreadPoolExecutor(1) as executor:

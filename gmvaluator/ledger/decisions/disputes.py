@@ -49,7 +49,7 @@ class Scope:
             raise InvalidInput("a dispute needs a training image or a generation: name one of them, or both")
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data, for evidence."""
+        """Return a JSON-serializable dict, as stored in the evidence of a decision."""
         return {
             "training_image_id": None if self.training_image_id is None else str(self.training_image_id),
             "generation_sequence": self.generation_sequence,
@@ -93,7 +93,7 @@ class Dispute:
         return self.decided_at is None
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return a JSON-serializable dict."""
         return {
             "dispute_id": self.dispute_id,
             "status": "open" if self.open else "upheld" if self.award else "rejected",

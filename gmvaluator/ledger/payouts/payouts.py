@@ -37,7 +37,7 @@ class Payout:
     status: str
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data."""
+        """Return a JSON-serializable dict."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
 

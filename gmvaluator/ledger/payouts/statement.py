@@ -220,7 +220,7 @@ class Statement:
         return self.movements.closing_micros - self.payable_micros
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data, in a fixed order."""
+        """Return a JSON-serializable dict, in a fixed order."""
         movements = self.movements
         return {
             "statement": f"{self.period}/{self.owner_id}",

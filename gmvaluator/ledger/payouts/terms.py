@@ -47,7 +47,7 @@ class Terms:
         _check("the threshold", self.threshold_micros, MAX_MINOR)
 
     def as_dict(self) -> dict[str, Any]:
-        """Return plain data, for evidence."""
+        """Return a JSON-serializable dict, as stored in the evidence of a decision."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
 
     @classmethod
