@@ -249,7 +249,7 @@ def test_the_indexers_parts_are_as_many_as_its_pods() -> None:
         script = script.replace(f"${variable}", value)
     words = script.replace('"', "").split()
     assert words[:2] == ["exec", "gmvaluator"]
-    part = parse(words[2:])["part"]
+    part = parse(words[2:])["partition"]
     assert (part.index, part.count) == (spec["completions"] - 1, spec["completions"])
 
 

@@ -181,5 +181,5 @@ def test_quality_off_issues_a_whole_credit_and_moves_what_it_held_back() -> None
 
 def test_a_gallery_shows_the_source_and_who_was_credited() -> None:
     row = gallery(apply_policy(by_policy(SHARP), [present()]), best=True).rows[0]
-    assert row[0].caption == "crop, strength 1; 0% to nobody"
+    assert row[0].caption == "crop, strength 1; 0% unattributed"
     assert [tile.caption for tile in row[1:3]] == ["source: 100%", "100%"]

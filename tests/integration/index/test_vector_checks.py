@@ -78,10 +78,10 @@ async def test_a_similarity_that_is_no_number_pays_nobody(opened: QdrantStore, m
         return ask
 
     with monkeypatch.context() as patched:
-        patched.setattr(search_module.QdrantSearch, "_ask", answering(one))
+        patched.setattr(search_module.QdrantSearch, "_call", answering(one))
         with pytest.raises(IndexFailed, match="no numbers"):
             await search.recall(point.recall, 3)
-        patched.setattr(search_module.QdrantSearch, "_ask", answering(several))
+        patched.setattr(search_module.QdrantSearch, "_call", answering(several))
         with pytest.raises(IndexFailed, match="no numbers"):
             await search.rerank(point.perceptual, [point.training_image_id], 3)
     await search.close()
