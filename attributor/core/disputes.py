@@ -10,6 +10,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Protocol
 
+from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id
 from gmvaluator.ledger.decision import NewDecision
@@ -96,7 +97,7 @@ class DisputeService:
         sequence = None
         if request.generation_id:
             sequence = self._ledger.posting_of_generation(generation_id(request.generation_id)).sequence
-        claimant = _uuid(request.claimant.removeprefix("owner:"), "claimant")
+        claimant = _uuid(request.claimant.removeprefix(OWNER_PREFIX), "claimant")
         return Scope(
             None if work is None else TrainingImageId(work),
             sequence,

@@ -31,7 +31,7 @@ import rich_click as click
 
 from evaluation.bench.ledger_baseline import CONTRIBUTORS
 from evaluation.bench.ledger_baseline import postings as made_postings
-from gmvaluator.accounts import owner_account
+from gmvaluator.accounts import OWNER_PREFIX, owner_account
 from gmvaluator.commands.processes import dashboard as running_dashboard
 from gmvaluator.errors import Failure
 from gmvaluator.ids import GenerationId, OwnerId
@@ -317,7 +317,7 @@ def spread(count: int, prefix: str) -> Iterator[NewPosting]:
 
 
 def _reassigned(line: int, entry: Entry, number: int) -> Entry:
-    if not entry.account.startswith("owner:"):
+    if not entry.account.startswith(OWNER_PREFIX):
         return entry
     return entry._replace(account=owner(number * CONTRIBUTORS + line))
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
+from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.commands.corrections import identity_option, reason_option
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.errors import InvalidInput
@@ -157,7 +158,7 @@ def _work(text: str | None) -> TrainingImageId | None:
 
 
 def _owner(text: str) -> OwnerId:
-    return OwnerId(_uuid(text.removeprefix("owner:"), "an owner's id"))
+    return OwnerId(_uuid(text.removeprefix(OWNER_PREFIX), "an owner's id"))
 
 
 def _part(text: str) -> tuple[OwnerId, int]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from click.exceptions import Exit
 
+from gmvaluator.accounts import OWNER_PREFIX, owner_account
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.errors import InvalidInput, PreconditionFailed
 from gmvaluator.ids import OwnerId
@@ -109,7 +110,7 @@ def payout(period: str, owner: str | None, reason: str, place: DataLocation, as_
     from gmvaluator.ledger.payouts.payouts import pay
     from gmvaluator.ledger.store import decision_time, open_ledger
 
-    month, account = Period.parse(period), None if owner is None else f"owner:{_owner(owner)}"
+    month, account = Period.parse(period), None if owner is None else owner_account(_owner(owner))
     with open_ledger(place, write=True) as book:
         payouts = pay(book, month, checked_reason(reason), decision_time(), account)
     blocked = [payout for payout in payouts if payout.status == "blocked"]
@@ -229,7 +230,7 @@ def statement(owner: str, period: str, form: str, out: Path | None, place: DataL
 def _owner(text: str) -> OwnerId:
     """Parse an owner's UUID, or its account `owner:<uuid>`. Raises InvalidInput."""
     try:
-        return OwnerId(uuid.UUID(text.removeprefix("owner:")))
+        return OwnerId(uuid.UUID(text.removeprefix(OWNER_PREFIX)))
     except ValueError:
         raise InvalidInput(
             f"{text[:60]!r} is no owner: give the UUID, which `gmvaluator ledger totals --json` lists"

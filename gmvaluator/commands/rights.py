@@ -9,6 +9,7 @@ from typing import Any
 
 import rich_click as click
 
+from gmvaluator.accounts import owner_account
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.errors import InvalidInput, MissingData, PreconditionFailed
 from gmvaluator.storage.database import DataLocation
@@ -100,7 +101,7 @@ def forget(owner: str, yes: bool, place: DataLocation, as_json: bool) -> None:
     if not yes:
         click.confirm(f"Forget owner {owner_id} permanently?", abort=True, err=True)
     with open_catalogue(place, write=True) as catalogue:
-        signed = erase_owner(catalogue, owner_id, place.folder, _ledger_state(place, f"owner:{owner_id}"))
+        signed = erase_owner(catalogue, owner_id, place.folder, _ledger_state(place, owner_account(owner_id)))
     receipt = signed.value
     if as_json:
         click.echo(json.dumps({**receipt, "receipt": signed.as_dict()}))

@@ -12,6 +12,7 @@ import uuid
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
+from gmvaluator.accounts import owner_account
 from gmvaluator.errors import UnknownGenerator
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id, training_image_id
 from gmvaluator.ledger.allocation import ScoredCandidate
@@ -50,9 +51,9 @@ def sample_owner(number: int) -> OwnerId:
 def sample_card(number: int) -> WorkCard:
     """Return the rights in `sample_work(number)`: mostly one owner, sometimes two, suspense or held."""
     first, second = sample_owner(number % _OWNERS), sample_owner((number + 1) % _OWNERS)
-    rights: Sequence[tuple[OwnerId | None, str, int]] = [(first, f"owner:{first}", 1_000_000)]
+    rights: Sequence[tuple[OwnerId | None, str, int]] = [(first, owner_account(first), 1_000_000)]
     if number % 5 == 1:
-        rights = [(first, f"owner:{first}", 333_333), (second, f"owner:{second}", 666_667)]
+        rights = [(first, owner_account(first), 333_333), (second, owner_account(second), 666_667)]
     elif number % 11 == 2:
         rights = [(None, "suspense", 1_000_000)]
     elif number % 13 == 3:
@@ -126,4 +127,4 @@ class FakeRights:
 
 def _sole(work: TrainingImageId, owner_id: OwnerId) -> WorkCard:
     name = f"owner {str(owner_id)[:8]}"
-    return WorkCard(work, str(work), "", (Beneficiary(f"owner:{owner_id}", owner_id, name, 1_000_000),))
+    return WorkCard(work, str(work), "", (Beneficiary(owner_account(owner_id), owner_id, name, 1_000_000),))
