@@ -263,4 +263,4 @@ class OwnerNames(Protocol):
     """Names of owners."""
 
     def display_names(self, owner_ids: Sequence[OwnerId]) -> dict[OwnerId, str]:
-        """Return the name of each owner, or a placeholder if it was erased or is unknown."""
+        """Return the name of each owner; an erased or unknown owner is "(forgotten)"."""

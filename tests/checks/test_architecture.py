@@ -97,7 +97,7 @@ def test_no_string_names_a_module_of_a_higher_room(folder: str) -> None:
 
 
 def is_higher(name: str, folder: str) -> bool:
-    """Whether the module of this dotted name lies in a room that is built on `folder`, or among the tests."""
+    """Return whether the named module is in a folder that imports `folder`, or in the tests."""
     if name.startswith("tests."):
         return True
     path = paths_by_name().get(name) or paths_by_name().get(name.rpartition(".")[0])
