@@ -11,6 +11,7 @@ tests/contract/models/test_private_operators.py says what to check at a new rele
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from typing import Any
 
@@ -143,15 +144,48 @@ class FusedLinear(nn.Module):
 
 
 _LARGEST = 127
-_OFFSET = 128
-"""Zero point of the inputs, which are unsigned bytes: oneDNN has no fast kernel for signed ones without AMX."""
+"""Largest absolute value of a rounded weight."""
+
+
+@functools.cache
+def _largest_input() -> int:
+    """Return the largest absolute value of a rounded input: 127, or 63 on processors whose sums of bytes saturate.
+
+    Without VNNI, oneDNN adds two products in 16 bits, which 2 * 255 * 127 exceeds and 2 * 127 * 127 does not.
+    """
+    rows, weight = torch.full((16, 64), 2 * _LARGEST, dtype=torch.uint8), torch.full((64, 64), _LARGEST)
+    packed = torch.ops.onednn.qlinear_prepack(weight.to(torch.int8), None)
+    sums = _byte_sums(rows, 0, packed, torch.ones(64), torch.zeros(64, dtype=torch.int64), torch.float32)
+    return _LARGEST if bool((sums == 64 * 2 * _LARGEST * _LARGEST).all()) else _LARGEST // 2
+
+
+def _byte_sums(
+    rows: Tensor, zero_point: int, packed: Tensor, scales: Tensor, zero_points: Tensor, dtype: torch.dtype
+) -> Tensor:
+    """Multiply unsigned bytes with packed weights: (N, I) to (N, O) of `dtype`, scaled by each output's scale."""
+    sums: Tensor = torch.ops.onednn.qlinear_pointwise(
+        rows,
+        1.0,  # Input scale: each row has its own, which the caller multiplies in.
+        zero_point,
+        packed,
+        scales,
+        zero_points,
+        None,
+        1.0,
+        0,
+        dtype,
+        "none",
+        [],
+        "",
+    )
+    return sums
 
 
 class Int8Linear(nn.Module):
     """A linear layer in eight bits for CPUs, followed by an activation if `activation` is "gelu" or "swish".
 
     (..., I) of any floating type to (..., O) bfloat16. oneDNN packs the weights, so it cannot be moved afterwards.
-    oneDNN multiplies bytes, with VNNI twice as fast as bf16.
+    With VNNI, oneDNN multiplies bytes twice as fast as bf16; without, inputs are rounded to seven bits.
 
     Weights are rounded once, each output's row by its own largest value (symmetric). Inputs are rounded in each call,
     each token by its own largest value, so a row's result does not depend on the rest of the batch. Sums are 32-bit
@@ -169,28 +203,20 @@ class Int8Linear(nn.Module):
         rounded = (weight / self.scales[:, None]).round().to(torch.int8)
         self.packed = torch.ops.onednn.qlinear_prepack(rounded, None)
         self.zero_points = torch.zeros(len(weight), dtype=torch.int64)
+        self.largest_input = _largest_input()
+        # Without AVX-512 oneDNN writes sums as bfloat16 by its reference code only, hundreds of times slower.
+        self.sums_dtype = torch.bfloat16 if onednn_computes(torch.bfloat16) else torch.float32
 
     def forward(self, inputs: Tensor) -> Tensor:
         rows = inputs.reshape(-1, inputs.shape[-1]).float()
         largest = _largest(rows)
-        # By way of int32: PyTorch's conversion of floats to unsigned bytes is several times slower.
-        rounded = (rows * (_LARGEST / largest)).add_(_OFFSET + 0.5).to(torch.int32).to(torch.uint8)
-        sums = torch.ops.onednn.qlinear_pointwise(
-            rounded,
-            1.0,  # Input scale: each row has its own, multiplied in below.
-            _OFFSET,
-            self.packed,
-            self.scales,
-            self.zero_points,
-            None,
-            1.0,
-            0,
-            torch.bfloat16,
-            "none",
-            [],
-            "",
-        )
-        outputs = torch.addcmul(self.bias, sums, (largest / _LARGEST).to(torch.bfloat16))
+        # Inputs are unsigned: oneDNN has no fast kernel for signed bytes without AMX. By way of int32: PyTorch's
+        # conversion of floats to unsigned bytes is several times slower.
+        offset = self.largest_input + 1
+        rounded = (rows * (self.largest_input / largest)).add_(offset + 0.5).to(torch.int32).to(torch.uint8)
+        sums = _byte_sums(rounded, offset, self.packed, self.scales, self.zero_points, self.sums_dtype)
+        scales = (largest / self.largest_input).to(torch.bfloat16)
+        outputs = torch.addcmul(self.bias, sums.to(torch.bfloat16), scales)
         return _activated(outputs, self.activation).view(*inputs.shape[:-1], -1)
 
 

@@ -117,6 +117,13 @@ def test_int8_rounds_each_token_by_itself_and_keeps_nan() -> None:
     assert outputs[2].isnan().all()
 
 
+def test_int8_sums_of_the_largest_bytes_do_not_saturate() -> None:
+    """Neighbouring inputs at the end of the range overflow the 16 bits in which processors without VNNI add pairs."""
+    weight, tokens = torch.full((64, 256), 0.5), torch.full((20, 256), 3.0)
+    outputs = Int8Linear(weight, torch.zeros(64))(tokens)
+    torch.testing.assert_close(outputs.float(), tokens @ weight.T, rtol=0.01, atol=0)
+
+
 def test_int8_of_zeros_is_the_bias() -> None:
     bias = torch.arange(4.0)
     assert Int8Linear(torch.zeros(4, WIDTH), bias)(torch.zeros(2, WIDTH)).tolist() == [bias.tolist()] * 2
