@@ -31,9 +31,7 @@ FORMATS = ("text", "csv", "json", "html")
 @click.option(
     "--minor-digits",
     type=click.IntRange(0, 4),
-    default=2,
-    show_default=True,
-    help="Decimals of the currency's minor unit.",
+    help="Decimals of the minor unit, only for a code that ISO 4217 gives none.",
 )
 @click.option("--rate", help="Money for one credit, such as 0.25; default: divide the pool.")
 @click.option("--pool", help="Most money that all owners share, such as 1000.00.")
@@ -44,7 +42,7 @@ FORMATS = ("text", "csv", "json", "html")
 def close(
     period: str,
     currency: str,
-    minor_digits: int,
+    minor_digits: int | None,
     rate: str | None,
     pool: str | None,
     threshold: str,
@@ -61,20 +59,16 @@ def close(
     from gmvaluator.auth.signing import Signer
     from gmvaluator.catalogue.store import KEY_FOLDER, open_if_present
     from gmvaluator.ledger.calendar import Period
-    from gmvaluator.ledger.payouts.closing import NotClosable
+    from gmvaluator.ledger.payouts.closing import NotClosable, closing_digits
     from gmvaluator.ledger.payouts.closing import close as close_period
-    from gmvaluator.ledger.payouts.terms import Terms, scaled_decimal
+    from gmvaluator.ledger.payouts.terms import Terms
     from gmvaluator.ledger.store import decision_time, open_ledger
 
     month = Period.parse(period)
-    terms = Terms(
-        currency,
-        minor_digits,
-        None if rate is None else scaled_decimal(rate, minor_digits + 6, "the rate"),
-        None if pool is None else scaled_decimal(pool, minor_digits, "the pool"),
-        scaled_decimal(threshold, 6, "the threshold"),
-    )
     with open_ledger(place, write=True) as book, open_if_present(place) as rights:
+        with book.snapshot() as connection:
+            digits = closing_digits(connection, month, currency, minor_digits)
+        terms = Terms.parse(currency, digits, rate, pool, threshold)
         try:
             signer = Signer(place.folder / KEY_FOLDER)
             closed = close_period(book, month, terms, signer, rights, decision_time(), carry_disputes)

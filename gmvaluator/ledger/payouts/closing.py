@@ -19,6 +19,7 @@ from gmvaluator.ledger.decision import CLOSE, Decision, Links, NewDecision, deci
 from gmvaluator.ledger.decisions.dispute_holds import hold_all
 from gmvaluator.ledger.decisions.disputes import read_unsettled_disputes
 from gmvaluator.ledger.decisions.release import RightsAt, due_releases
+from gmvaluator.ledger.payouts.currencies import minor_digits
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.queries import amount_sum, entries_and_postings, is_owner, sums_by_account
 from gmvaluator.ledger.reader import read_head
@@ -140,6 +141,19 @@ def checklist(
     carried = carry_disputes and all(dispute.open for dispute in disputes)
     detail = f"{len(disputes)} not settled ({ids}): decide them, or carry them over" if disputes else "none is open"
     yield Check("disputes", not disputes or carried, detail)
+
+
+def closing_digits(connection: Connection, period: Period, currency: str, chosen: int | None = None) -> int:
+    """Return the decimals of the currency's minor unit in which a period is closed. Raises InvalidInput.
+
+    chosen: as for `minor_digits`. A period that was closed before keeps the decimals that were signed, whatever the
+    table of currencies is now, so that repeating its closing gives the same answer.
+    """
+    for closing in closings(connection, period):
+        signed = Terms.from_dict(closing.decision.facts["terms"])
+        if signed.currency == currency and chosen in (None, signed.minor_digits):
+            return signed.minor_digits
+    return minor_digits(currency, chosen)
 
 
 def payable_lines(closing: Closing) -> list[tuple[str, int, int]]:

@@ -46,6 +46,20 @@ class Terms:
         _check("the pool", self.pool_minor, MAX_MINOR)
         _check("the threshold", self.threshold_micros, MAX_MINOR)
 
+    @classmethod
+    def parse(cls, currency: str, minor_digits: int, rate: str | None, pool: str | None, threshold: str) -> Terms:
+        """Parse terms as people write them: rate and pool in the currency, threshold in credits.
+
+        Raises InvalidInput.
+        """
+        return cls(
+            currency,
+            minor_digits,
+            None if rate is None else scaled_decimal(rate, minor_digits + 6, "the rate"),
+            None if pool is None else scaled_decimal(pool, minor_digits, f"the pool in {currency}"),
+            scaled_decimal(threshold, 6, "the threshold"),
+        )
+
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-serializable dict, as stored in the evidence of a decision."""
         return {name: getattr(self, name) for name in self.__dataclass_fields__}
@@ -97,7 +111,8 @@ def scaled_decimal(text: str, digits: int, what: str) -> int:
     # Decimal alone would also accept signs, exponents, underscores and NaN, and round numbers of more than 28 digits.
     scaled = Decimal(text).scaleb(digits) if _DECIMAL.fullmatch(text) else None
     if scaled is None or scaled != scaled.to_integral_value():
-        raise InvalidInput(f"{what} {text[:40]!r} is refused: give a decimal number with at most {digits} decimals")
+        decimals = f"a decimal number with at most {digits} decimals" if digits else "a whole number"
+        raise InvalidInput(f"{what} {text[:40]!r} is refused: give {decimals}")
     return int(scaled)
 
 
