@@ -21,7 +21,7 @@ from types import TracebackType
 from typing import TypeVar
 
 from gmvaluator.client.connection import Connection
-from gmvaluator.client.requests import DEADLINE_S, Content, Retries, check_size
+from gmvaluator.client.requests import DEADLINE_S, Content, Retries, check_size, with_zone
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import (
     Conflict,
@@ -240,10 +240,11 @@ class Outbox:
     ) -> None:
         """Store an image, or its embedding, for delivery; return once it is on disk, without waiting for the network.
 
-        generated_at: now, if absent. Raises InvalidInput, Overloaded if `max_bytes` wait, Conflict if this id waits
-        with another image, Failure if the disk fails.
+        generated_at: a time with its zone; now, if absent. Raises InvalidInput, Overloaded if `max_bytes` wait,
+        Conflict if this id waits with another image, Failure if the disk fails.
         """
-        number = self._file.add(image, checked_id(generation_id), model_version, generated_at or datetime.now(UTC))
+        moment = datetime.now(UTC) if generated_at is None else with_zone(generated_at)
+        number = self._file.add(image, checked_id(generation_id), model_version, moment)
         with self._changed:
             if number not in self._undelivered:
                 self._undelivered.add(number)

@@ -44,7 +44,10 @@ Content = bytes | attribution_v1.Embedding
 def attribute_request(
     content: Content, generation_id: str, model_version: str, generated_at: datetime | None
 ) -> attribution_v1.AttributeRequest:
-    """Build a request of Attribute or AttributeStream. Raises ImageTooLarge before anything is sent."""
+    """Build a request of Attribute or AttributeStream.
+
+    Raises ImageTooLarge, and InvalidInput for a time without a zone, before anything is sent.
+    """
     request = attribution_v1.AttributeRequest(
         generation_id=generation_id, model_version=model_version, generated_at=_stamp(generated_at)
     )
@@ -145,11 +148,23 @@ WATCH_RETRIES = Retries(attempts=1_000_000_000)
 """Retries of a watch that resumes: it reconnects for as long as it takes."""
 
 
+def with_zone(moment: datetime) -> datetime:
+    """Return `moment`. Raises InvalidInput unless it is a datetime with a time zone."""
+    # Timestamp would take a time without a zone for UTC, and astimezone for local time. Near the end of a month either
+    # would credit another month than the caller meant.
+    if not isinstance(moment, datetime) or moment.utcoffset() is None:
+        raise InvalidInput(
+            f"generated_at {str(moment)[:40]!r} has no time zone: give a datetime with one, such as "
+            "datetime.now(timezone.utc)"
+        )
+    return moment
+
+
 def _stamp(moment: datetime | None) -> Timestamp | None:
     if moment is None:
         return None
     stamp = Timestamp()
-    stamp.FromDatetime(moment)
+    stamp.FromDatetime(with_zone(moment))
     return stamp
 
 

@@ -95,7 +95,7 @@ class AttributorClient:
         """Value one image, or its embedding, and post its credits; yield RECALLED, RERANKED and FINAL as they arrive.
 
         A call that fails with an error that may be retried (see `Retries`) is retried until the deadline; a stage may
-        then arrive twice. generated_at: now, by the attributor's clock, if absent.
+        then arrive twice. generated_at: a time with its zone; now, by the attributor's clock, if absent.
         """
         request = attribute_request(image, generation_id, model_version, generated_at)
         for response in self._with_retries(self._attribution.Attribute, request, deadline_s):

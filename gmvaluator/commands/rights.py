@@ -176,7 +176,7 @@ def _instant(text: str | None) -> datetime:
         moment = datetime.fromisoformat(text)
     except ValueError:
         moment = None
-    if moment is None or moment.tzinfo is None:
+    if moment is None or moment.utcoffset() is None:
         raise InvalidInput(f"--at {text[:40]!r} is refused: give a time with its zone, 2026-11-01T12:00:00+00:00")
     return moment
 

@@ -125,7 +125,7 @@ def utc_text(instant: datetime) -> str:
 
     27 characters, `2026-01-31T12:00:00.000000Z`. Raises InvalidInput if `instant` has no time zone.
     """
-    if instant.tzinfo is None:
+    if instant.utcoffset() is None:
         raise InvalidInput(f"{instant.isoformat()} has no time zone: give one, such as +00:00")
     return instant.astimezone(UTC).replace(tzinfo=None).isoformat(timespec="microseconds") + "Z"
 
