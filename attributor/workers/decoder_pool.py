@@ -19,7 +19,8 @@ from PIL import Image
 from attributor.workers.decoder_process import DecoderLost, DecoderProcess
 from gmvaluator.errors import InvalidImage, Unavailable
 from gmvaluator.ids import sha256_hex
-from gmvaluator.images import Header, check_image, thumbnail
+from gmvaluator.image_headers import Header
+from gmvaluator.images import check_image, thumbnail
 from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ports import Prepared
 

@@ -12,7 +12,7 @@ from PIL import Image, ImageCms
 
 from gmvaluator.images import decode_image
 from tests.integration.hostile.conftest import GOOD, Target, encoded
-from tests.integration.hostile.files import PNG, chunk, jpeg_of_size, jpeg_with, png, riff, segment, vp8l, vp8x
+from tests.support.image_files import PNG, chunk, jpeg_of_size, jpeg_with, png, riff, segment, vp8l, vp8x
 
 INVALID, OK = "INVALID_ARGUMENT", "OK"
 NOISE = Image.effect_noise((24, 20), 60).convert("RGB")

@@ -1,10 +1,20 @@
 """Building blocks of valid and hostile image files."""
 
+import io
 import struct
 import zlib
 from collections.abc import Iterable
 
+from PIL import Image
+
 PNG = b"\x89PNG\r\n\x1a\n"
+
+
+def encoded(image: Image.Image, file_format: str = "PNG", **options: object) -> bytes:
+    """The image as a file."""
+    buffer = io.BytesIO()
+    image.save(buffer, file_format, **options)
+    return buffer.getvalue()
 
 
 def chunk(kind: bytes, body: bytes = b"") -> bytes:

@@ -1,0 +1,86 @@
+"""The end of an image file: what follows it is no part of the image, and a file that is cut short is no image."""
+
+import random
+
+import pytest
+from PIL import Image
+
+from gmvaluator.errors import InvalidImage
+from gmvaluator.image_headers import MAX_SCANS
+from gmvaluator.images import check_image, decode_image
+from tests.support.image_files import chunk, encoded
+
+NOISE = Image.effect_noise((48, 40), 60).convert("RGB")
+FILES = {
+    "JPEG": encoded(NOISE, "JPEG"),
+    "progressive JPEG": encoded(NOISE, "JPEG", progressive=True),
+    "JPEG with restarts": encoded(NOISE, "JPEG", restart_marker_blocks=2),
+    "PNG": encoded(NOISE, "PNG"),
+    "WebP": encoded(NOISE, "WEBP"),
+    "lossless WebP": encoded(NOISE, "WEBP", lossless=True),
+}
+MIB = 1024 * 1024
+RANDOM = random.Random(3)
+VIDEO = b"MotionPhoto_Data\0\0\0\x18ftypmp42\0\0\0\0mp42isom" + RANDOM.randbytes(8 * MIB)
+BEHIND = {
+    "a phone's video": VIDEO,
+    "zeros": bytes(300 * 1024),
+    "marker bytes": b"\xff\xda" * 1_000 + b"\xff\xd9",
+    "another image": FILES["PNG"],
+    "the same image": FILES["JPEG"],
+    "a line": b"\r\n",
+    "text": b"<html>" * 10_000,
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND)
+@pytest.mark.parametrize("name", FILES)
+def test_whatever_follows_an_image_is_no_part_of_it(name: str, behind: str) -> None:
+    assert decode_image(FILES[name] + BEHIND[behind]).tobytes() == decode_image(FILES[name]).tobytes()
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_an_image_cut_at_any_byte_is_refused(name: str) -> None:
+    for length in {*range(0, len(FILES[name]), 61), *range(len(FILES[name]) - 60, len(FILES[name]))}:
+        with pytest.raises(InvalidImage):
+            decode_image(FILES[name][:length])
+
+
+@pytest.mark.parametrize("behind", ["zeros", "another image", "the same image", "a phone's video", "text"])
+@pytest.mark.parametrize("name", ["JPEG", "progressive JPEG", "JPEG with restarts", "PNG"])
+def test_an_image_that_is_cut_short_is_refused_although_something_follows_it(name: str, behind: str) -> None:
+    whole = FILES[name]
+    with pytest.raises(InvalidImage, match=r"cut short|truncated or damaged|segments"):
+        decode_image(whole[: len(whole) // 2] + BEHIND[behind])
+
+
+def test_the_header_check_alone_tells_that_a_png_is_cut_short() -> None:
+    with pytest.raises(InvalidImage, match="PNG was cut short"):
+        check_image(FILES["PNG"][:-1])
+
+
+def test_segments_that_hold_marker_bytes_are_no_scans() -> None:
+    depth_map = b"".join(b"\xff\xe2\xff\xff" + b"\xff\xda" * 32_766 + b"\0" for _ in range(3))
+    jpeg = FILES["JPEG"]
+    assert decode_image(jpeg[:2] + depth_map + jpeg[2:]).tobytes() == decode_image(jpeg).tobytes()
+
+
+def test_more_scans_than_any_encoder_writes_are_refused() -> None:
+    scan = b"\xff\xda\0\x0c" + bytes(10)
+    with pytest.raises(InvalidImage, match=f"{MAX_SCANS} scans"):
+        decode_image(FILES["JPEG"][:-2] + scan * MAX_SCANS + b"\xff\xd9")
+
+
+def test_empty_segments_between_frame_and_scan_are_bounded() -> None:
+    scan = FILES["JPEG"].index(b"\xff\xda")
+    slow = FILES["JPEG"][:scan] + b"\xff\xfe\0\x02" * 30_000 + FILES["JPEG"][scan:]
+    with pytest.raises(InvalidImage, match="segments"):
+        decode_image(slow)
+
+
+def test_chunks_are_counted_up_to_the_end_only() -> None:
+    end = FILES["PNG"].index(b"IEND") - 4
+    empty = chunk(b"prVt") * 30_000
+    assert decode_image(FILES["PNG"] + empty).size == NOISE.size
+    with pytest.raises(InvalidImage, match="chunks"):
+        decode_image(FILES["PNG"][:end] + empty + FILES["PNG"][end:])
