@@ -25,6 +25,7 @@ from gmvaluator.catalogue.writer import BatchRecorder, OwnerKey
 from gmvaluator.errors import GmvaluatorError, InvalidManifest
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.storage.schema import BEGINNING, END, utc_text
+from gmvaluator.text import written_text
 
 MAX_ROWS = 1_000_000
 """Limit of rows in a file."""
@@ -85,10 +86,8 @@ def read_claims(file: Path, default_origin: str) -> Iterator[ClaimRow | Rejected
 
 
 def checked_origin(text: str) -> str:
-    """Return a valid origin of claims: 1-200 printable characters. Raises InvalidManifest."""
-    if not 1 <= len(text) <= MAX_ORIGIN_CHARACTERS or not text.isprintable():
-        raise InvalidManifest(f"origin {text[:40]!r} is refused: give 1-{MAX_ORIGIN_CHARACTERS} printable characters")
-    return text
+    """Return a valid origin of claims: one line of 1-200 characters. Raises InvalidInput."""
+    return written_text("origin", text, MAX_ORIGIN_CHARACTERS)
 
 
 def _check_columns(names: Sequence[str], file: Path) -> None:
@@ -115,8 +114,11 @@ def _claim(row: Mapping[str | None, str | None], line: int, default_origin: str)
         return ClaimRow(
             line,
             _work(fields),
-            OwnerReference(_text(fields, "owner_id"), _text(fields, "owner_name")),
-            _text(fields, "owner_contact"),
+            OwnerReference(fields.get("owner_id", ""), fields.get("owner_name", "")),
+            # A postal address has lines.
+            written_text(
+                "owner_contact", fields.get("owner_contact", ""), MAX_FIELD_CHARACTERS, lines=True, required=False
+            ),
             _share(fields["share_ppm"]),
             valid_from,
             valid_to,
@@ -134,13 +136,6 @@ def _fields(row: Mapping[str | None, str | None]) -> dict[str, str]:
         if len(value) > MAX_FIELD_CHARACTERS:
             raise InvalidManifest(f"{name} has over {MAX_FIELD_CHARACTERS:,} characters")
     return fields
-
-
-def _text(fields: Mapping[str, str], name: str) -> str:
-    text = fields.get(name, "")
-    if not text.isprintable():
-        raise InvalidManifest(f"{name} holds characters that cannot be printed")
-    return text
 
 
 def _work(fields: Mapping[str, str]) -> WorkName:

@@ -36,11 +36,12 @@ from gmvaluator.catalogue.schema import (
     works,
 )
 from gmvaluator.catalogue.vault import Vault
-from gmvaluator.catalogue.writer import NAME
+from gmvaluator.catalogue.writer import NAME, find_owners
 from gmvaluator.errors import InvalidInput, NotFound, UnknownGenerator
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.ports import Beneficiary, Generator, WorkCard
 from gmvaluator.storage.schema import utc_text
+from gmvaluator.text import normal_identifier
 
 MAX_IDS = 10_000
 """Limit of ids in one query."""
@@ -175,13 +176,12 @@ class CatalogueReader:
 
     def owner_of_manifest_id(self, manifest_id: str, namespace: str = "") -> OwnerId:
         """Return the owner with this id in manifests of `namespace`. Raises NotFound."""
-        lookup = self._vault.lookup(namespace, manifest_id)
+        key = namespace, normal_identifier(manifest_id)
         with self._engine.connect() as connection:
-            query = select(owner_references.c.owner_id).where(owner_references.c.lookup == lookup)
-            owner_id = connection.execute(query).scalar()
-        if owner_id is None:
+            known = find_owners(connection, self._vault, [key])
+        if key not in known:
             raise NotFound("no owner is known by this id: give the UUID, or the manifest's owner_id as it was imported")
-        return OwnerId(owner_id)
+        return known[key]
 
     def snapshot(self) -> AbstractContextManager[Connection]:
         """Return a read-only connection, for the queries of other modules."""

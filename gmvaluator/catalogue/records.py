@@ -8,6 +8,7 @@ from dataclasses import dataclass
 
 from gmvaluator.errors import InvalidInput, InvalidManifest
 from gmvaluator.ids import TrainingImageId, training_image_id
+from gmvaluator.text import normal_identifier, written_text
 
 MAX_CHARACTERS = 10_000
 """Limit of each text, such as a key, a URI or a label."""
@@ -26,6 +27,7 @@ _MODEL_VERSION = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:/@+=-]{0,199}")
 class OwnerReference:
     """An owner in a manifest. An empty display_name is replaced by the manifest_id.
 
+    manifest_id: normalised, so that one id in two spellings is one owner; see `text.normal_identifier`.
     namespace: "" if manifest ids mean the same owner in every manifest; otherwise a prefix that separates the ids of
     one provider from those of another.
     """
@@ -35,8 +37,11 @@ class OwnerReference:
     namespace: str = ""
 
     def __post_init__(self) -> None:
-        for name in ("manifest_id", "display_name", "namespace"):
-            _bounded(f"an owner's {name}", getattr(self, name), MAX_CHARACTERS)
+        _bounded("an owner's namespace", self.namespace, MAX_CHARACTERS)
+        for name, what in (("manifest_id", "an owner's owner_id"), ("display_name", "an owner's name")):
+            text = written_text(what, getattr(self, name), MAX_CHARACTERS, required=False)
+            object.__setattr__(self, name, text)  # a frozen dataclass has no other way to normalise its fields
+        object.__setattr__(self, "manifest_id", normal_identifier(self.manifest_id))
         if not self.manifest_id:
             raise InvalidManifest("an owner needs an owner_id: leave the owner out where it is unknown")
 

@@ -13,9 +13,12 @@ from gmvaluator.catalogue.schema import claims, data_sets, owner_references, own
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.ids import OwnerId, new_owner_id
 from gmvaluator.storage.schema import BEGINNING, END, insert_missing
+from gmvaluator.text import other_spellings
 
 MAX_BATCH = 5_000
 """Limit of works in one transaction."""
+
+_LOOKUPS_PER_QUERY = 1_000
 
 MANIFEST_ID, NAME, CONTACT = "manifest_id", "name", "contact"
 """Kinds of references to an owner."""
@@ -70,12 +73,7 @@ class BatchRecorder:
 
     def known_owners(self, keys: Iterable[OwnerKey]) -> dict[OwnerKey, OwnerId]:
         """Return the owners of those of `keys` that were recorded before and not erased since."""
-        lookups = {self._vault.lookup(*key): key for key in keys}
-        if not lookups:
-            return {}
-        query = select(owner_references.c.lookup, owner_references.c.owner_id)
-        rows = self._connection.execute(query.where(owner_references.c.lookup.in_(lookups)))
-        return {lookups[row.lookup]: OwnerId(row.owner_id) for row in rows}
+        return find_owners(self._connection, self._vault, keys)
 
     def set_contact(self, owner_id: OwnerId, contact: str) -> None:
         """Store an owner's contact, encrypted, in place of an earlier one. Does nothing for an erased owner."""
@@ -127,6 +125,27 @@ class BatchRecorder:
             for work in accepted
             if work.owner is not None
         ]
+
+
+def find_owners(connection: Connection, vault: Vault, keys: Iterable[OwnerKey]) -> dict[OwnerKey, OwnerId]:
+    """Return the owners of those of `keys` that are recorded; keys have normal identifiers.
+
+    An owner that was recorded before identifiers were normalised is found by the spelling of that time.
+    """
+    spellings = {
+        vault.lookup(namespace, spelling): (rank, (namespace, identifier))
+        for namespace, identifier in keys
+        for rank, spelling in enumerate((identifier, *other_spellings(identifier)))
+    }
+    ranked: dict[OwnerKey, tuple[int, OwnerId]] = {}
+    query = select(owner_references.c.lookup, owner_references.c.owner_id)
+    lookups = list(spellings)
+    for start in range(0, len(lookups), _LOOKUPS_PER_QUERY):
+        part = lookups[start : start + _LOOKUPS_PER_QUERY]
+        for row in connection.execute(query.where(owner_references.c.lookup.in_(part))):
+            rank, key = spellings[row.lookup]
+            ranked[key] = min(ranked.get(key, (rank, OwnerId(row.owner_id))), (rank, OwnerId(row.owner_id)))
+    return {key: owner_id for key, (_, owner_id) in ranked.items()}
 
 
 def delete_references(connection: Connection, owner_id: OwnerId, forgotten_at: str) -> int:

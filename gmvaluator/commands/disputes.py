@@ -138,7 +138,7 @@ def list_(only_open: bool, place: DataLocation, as_json: bool) -> None:
 
 
 def _show(disputes: list[Dispute], as_json: bool) -> None:
-    from gmvaluator.ledger.explain import printable
+    from gmvaluator.text import printable
     from gmvaluator.valuation.weights import credits_text
 
     for entry in disputes:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib
+import io
 import signal
 import sys
 import tomllib
@@ -15,6 +16,7 @@ import rich_click as click
 
 from gmvaluator import __version__
 from gmvaluator.errors import GmvaluatorError, InvalidInput, MissingData, exit_code_of
+from gmvaluator.text import read_text
 
 # Importing every command costs seconds (torch, gRPC, SQLAlchemy), so that the group knows them by name only. The
 # summaries repeat the commands' own, because `gmvaluator --help` must not import the commands either.
@@ -112,6 +114,10 @@ def main() -> NoReturn:
     """
     # SIGTERM raises SystemExit, as Ctrl-C raises KeyboardInterrupt, so that files are closed and children are stopped.
     signal.signal(signal.SIGTERM, _exit_by_signal)
+    for stream in (sys.stdout, sys.stderr):
+        # A name may hold characters that the terminal's encoding lacks: print "?" for them rather than fail.
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")
     try:
         code = gmvaluator(standalone_mode=False)
     except GmvaluatorError as error:
@@ -136,14 +142,10 @@ def read_defaults(path: Path, name: str, command: click.Command) -> dict[str, An
     Raises MissingData if the file cannot be read, InvalidInput if it is not TOML or names a setting that the command
     does not have.
     """
+    text = read_text(path, str(path), MAX_FILE_BYTES)
     try:
-        with path.open("rb") as file:
-            text = file.read(MAX_FILE_BYTES)
-    except OSError as error:
-        raise MissingData(f"{path} cannot be read: {error.strerror}") from error
-    try:
-        table = tomllib.loads(text.decode()).get(name, {})
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+        table = tomllib.loads(text).get(name, {})
+    except (tomllib.TOMLDecodeError, RecursionError) as error:
         raise InvalidInput(f"{path} is no TOML: {error}") from error
     return _defaults(table, command, f"{path}, table {name}")
 

@@ -214,9 +214,11 @@ def statement(owner: str, period: str, form: str, out: Path | None, place: DataL
         return
     with open_ledger(place) as book, open_if_present(place) as names:
         (statement,) = statements(book, month, names, _owner(owner))
-        text = _text(statement, "json" if as_json else form)
+        form = "json" if as_json else form
+        text = _text(statement, form)
     if out is None:
-        click.echo(text, nl=False)
+        # A statement is the same bytes wherever it is exported; only text is for the terminal, in its encoding.
+        click.echo(text if form == "text" else text.encode(), nl=False)
     else:
         _write(out, text)
 

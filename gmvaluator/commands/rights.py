@@ -182,7 +182,7 @@ def _instant(text: str | None) -> datetime:
 
 
 def _print_import(result: dict[str, Any]) -> None:
-    from gmvaluator.ledger.explain import printable
+    from gmvaluator.text import printable
 
     for reject in result["rejects"][:_SHOWN_REJECTS]:
         click.echo(f"line {reject['line']}: {printable(reject['reason'])}", err=True)
@@ -198,7 +198,8 @@ def _print_import(result: dict[str, Any]) -> None:
 def _print_rights(shown: dict[str, Any]) -> None:
     from rich.table import Table
 
-    from gmvaluator.ledger.explain import plain_console, printable
+    from gmvaluator.ledger.explain import plain_console
+    from gmvaluator.text import printable
 
     console = plain_console()
     console.print(f"{printable(shown['title'] or shown['key'])} {shown['training_image_id']}", soft_wrap=True)

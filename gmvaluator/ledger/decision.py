@@ -15,10 +15,10 @@ from functools import cached_property
 from typing import Any
 
 from gmvaluator.accounts import ISSUANCE
-from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import GenerationId, generation_id
 from gmvaluator.ledger.hash_chain import canonical_json
 from gmvaluator.ledger.records import Encoded, Entry, HeaderFacts
+from gmvaluator.text import written_text
 
 DECIDER = "@ledger"
 """generator_identity of every decision; identities of generators may not begin with @."""
@@ -136,12 +136,5 @@ def decision_id(*parts: object) -> GenerationId:
 
 
 def checked_reason(text: str) -> str:
-    """Return a reason stripped of surrounding spaces.
-
-    Raises InvalidInput unless it has 1-2,000 characters and no control characters except line breaks.
-    """
-    reason = text.strip()
-    plain = all(character.isprintable() or character == "\n" for character in reason)
-    if not 1 <= len(reason) <= MAX_REASON_CHARACTERS or not plain:
-        raise InvalidInput(f"the reason is refused: give 1-{MAX_REASON_CHARACTERS:,} printable characters")
-    return reason
+    """Return a reason of 1-2,000 characters, which may have several lines; see `written_text`. Raises InvalidInput."""
+    return written_text("the reason", text, MAX_REASON_CHARACTERS, lines=True)

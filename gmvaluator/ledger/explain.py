@@ -29,6 +29,7 @@ from gmvaluator.ports import WorkCard
 from gmvaluator.storage.data_folder import thumbnails_folder
 from gmvaluator.storage.database import DataLocation, as_location
 from gmvaluator.storage.schema import from_utc_text
+from gmvaluator.text import printable
 from gmvaluator.valuation.weights import MILLION, credits_text
 
 _PIPE_COLUMNS = 250
@@ -66,11 +67,6 @@ def plain_console() -> Console:
     if not console.is_terminal:
         console.width = _PIPE_COLUMNS
     return console
-
-
-def printable(text: str) -> str:
-    """Return `text` with control characters replaced, so that it cannot control a terminal."""
-    return "".join(character if character.isprintable() else "\N{REPLACEMENT CHARACTER}" for character in text)
 
 
 def print_summary(totals: dict[str, Any]) -> None:

@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from gmvaluator.accounts import UNATTRIBUTED
-from gmvaluator.errors import InvalidPolicy, PreconditionFailed
+from gmvaluator.errors import InvalidInput, InvalidPolicy, PreconditionFailed
+from gmvaluator.text import decode_text
 from gmvaluator.valuation.parameters import is_sha256, read_decimal, read_growth, read_temperature
 from gmvaluator.valuation.residual import Residual, read_residual
 from gmvaluator.valuation.uncertainty import Intervals, Uncertainty, Uncounted, read_uncertainty
@@ -232,9 +233,9 @@ def load_policy(reference: str, folder: Path | None = None) -> Policy:
 
 def _read(path: Path, reference: str) -> Policy:
     try:
-        value = tomllib.loads(path.read_text(encoding="utf-8"))
+        value = tomllib.loads(decode_text(path.read_bytes(), f"policy file {path.name}"))
     # RecursionError: tomllib calls itself for every nested list.
-    except (tomllib.TOMLDecodeError, UnicodeDecodeError, RecursionError) as error:
+    except (tomllib.TOMLDecodeError, InvalidInput, RecursionError) as error:
         raise InvalidPolicy(f"policy file {path.name} is not TOML: {error}") from error
     if value.get("policy") != reference:
         raise InvalidPolicy(f"policy file {path.name} says policy = {value.get('policy')!r}: name and file must agree")

@@ -6,6 +6,7 @@ import csv
 import html
 import io
 import json
+import re
 from collections.abc import Iterator
 from functools import cache
 from pathlib import Path
@@ -14,8 +15,8 @@ from typing import Any
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
 
-from gmvaluator.ledger.explain import printable
 from gmvaluator.ledger.payouts.statement import Statement
+from gmvaluator.text import printable
 from gmvaluator.valuation.weights import credits_text
 
 _TEMPLATES = Path(__file__).with_name("templates")
@@ -38,8 +39,11 @@ _COLUMNS = (
 )
 """Columns of the CSV format."""
 
-_FORMULA_STARTS = ("=", "+", "-", "@", "\t", "\r")
-"""First characters by which a spreadsheet takes a cell of text for a formula."""
+_FORMULA = re.compile(r"""^(?=[\t\r])|(^|[;|\t\r\n])(?=[\s"']*[=+\-@\uff1d\uff0b\uff0d\uff20])""")
+"""Where a spreadsheet takes text for a formula: at the start of a cell, and after what separates cells elsewhere.
+
+In many languages a spreadsheet separates the cells of a CSV file by semicolons. Full-width signs begin formulas too.
+"""
 
 
 def statement_page(statement: Statement) -> str:
@@ -138,6 +142,6 @@ def _lines(statement: dict[str, Any]) -> Iterator[dict[str, Any]]:
 
 def _cell(value: Any) -> Any:
     # A quote in front makes a spreadsheet show the text: a title must not run in the payee's spreadsheet.
-    if isinstance(value, str) and value.startswith(_FORMULA_STARTS):
-        return "'" + value
+    if isinstance(value, str):
+        return _FORMULA.sub(r"\g<0>'", value)
     return "" if value is None else value

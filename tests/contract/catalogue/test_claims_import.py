@@ -80,7 +80,7 @@ def test_a_competing_claim_is_withdrawn(place: DataLocation, tmp_path: Path) -> 
         ("{0},ada,,1000000,2026-10-01T00:00:00,,\n", "no time zone"),
         ("{0},ada,,1000000,2026-10-01,2026-10-01,\n", "not before"),
         ("{0},ada,,1000000,,\n", "cells"),
-        ("{0},a\tb,,1000000,,,\n", "cannot be printed"),
+        ("{0},a\x07b,,1000000,,,\n", "a control character"),
         ("abc,ada,,1000000,,,\n", "64 hex digits"),
         (",ada,,1000000,,,\n", "names no work"),
         ("{9},ada,,1000000,,,\n", "no such work"),

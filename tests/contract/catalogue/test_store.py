@@ -106,6 +106,29 @@ def test_the_same_manifest_owner_is_found_in_a_later_import(place: DataLocation)
         assert owner_id_of(second, 3) != ada
 
 
+@pytest.mark.parametrize(
+    ("first", "later"),
+    [("zo\u00eb", "zoe\u0308"), ("zoe\u0308", "zo\u00eb"), ("7", "7.0"), ("7.0", "7"), ("a b", "a\u00a0 b")],
+)
+def test_one_identifier_in_two_spellings_is_one_owner(catalogue: Catalogue, first: str, later: str) -> None:
+    catalogue.record([work(1, owner=OwnerReference(first, "Zoë"))])
+    catalogue.record([work(1, "posters", owner=OwnerReference(later, "Zoë"))])
+    assert list(accounts(catalogue, 1).values()) == [1_000_000]
+    assert catalogue.owner_of_manifest_id(first) == catalogue.owner_of_manifest_id(later) == owner_id_of(catalogue, 1)
+
+
+@pytest.mark.parametrize(("stored", "now"), [("zoe\u0308", "zo\u00eb"), ("7.0", "7")])
+def test_an_owner_of_a_catalogue_with_spellings_as_they_came_is_found(
+    catalogue: Catalogue, monkeypatch: pytest.MonkeyPatch, stored: str, now: str
+) -> None:
+    with monkeypatch.context() as earlier:
+        earlier.setattr("gmvaluator.catalogue.records.normal_identifier", str)
+        catalogue.record([work(1, owner=OwnerReference(stored, "Zoë"))])
+    catalogue.record([work(1, "posters", owner=OwnerReference(now, "Zoë"))])
+    assert list(accounts(catalogue, 1).values()) == [1_000_000]
+    assert catalogue.owner_of_manifest_id(stored) == owner_id_of(catalogue, 1)
+
+
 def test_the_newest_name_of_an_owner_counts(catalogue: Catalogue) -> None:
     catalogue.record([work(1, owner=OwnerReference("ada", ""))])
     assert paid(catalogue, 1)[0].display_name == "ada"

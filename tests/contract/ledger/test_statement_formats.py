@@ -6,6 +6,7 @@ import json
 from collections import Counter
 from dataclasses import replace
 from html.parser import HTMLParser
+from unittest.mock import patch
 
 import pytest
 
@@ -33,6 +34,18 @@ def test_csv_lines_sum_to_the_closing_balance(statement: Statement) -> None:
     assert lines == sums["closing"] == sums["payable"] + sums["carry-over"]
     assert {"opening", "credit", "adjustment", "hold", "payout"} <= sums.keys()
     assert all(row["title"].startswith("'=") for row in rows if row["section"] == "credit")
+
+
+@pytest.mark.parametrize("separator", [",", ";", "\t", "|"])
+@pytest.mark.parametrize("sign", ["=", "+", "-", "@", "\N{FULLWIDTH EQUALS SIGN}"])
+def test_no_cell_is_a_formula_whatever_separates_cells(statement: Statement, separator: str, sign: str) -> None:
+    titles = [f"{sign}1+1", f"Sunset{separator}{sign}1+1", f'Sunset{separator} "{sign}1+1"', f"\t{sign}1"]
+    plain = statement.as_dict()
+    plain["credits"] = [{**plain["credits"][0], "title": title} for title in titles]
+    with patch.object(Statement, "as_dict", return_value=plain):
+        text = statement_csv(statement)
+    cells = [cell for row in csv.reader(io.StringIO(text, newline=""), delimiter=separator) for cell in row]
+    assert not [cell for cell in cells if cell.strip(' \t"').startswith(sign) and not cell.lstrip("-").isdigit()]
 
 
 def test_json_sections_sum_to_the_closing_balance(statement: Statement) -> None:
