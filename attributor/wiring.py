@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import structlog
 
@@ -15,6 +15,7 @@ from attributor.core.collections import OpenCollections
 from attributor.core.disputes import DisputeService
 from attributor.core.pipeline import Pipeline
 from attributor.core.pixel_reranking import PixelReranking
+from attributor.ops.bindings import BindingLog
 from attributor.ops.metrics import (
     POSTED,
     PREVIEW,
@@ -66,6 +67,7 @@ class Parts:
     ledger: Ledger
     disputes: DisputeService
     stack: ExitStack
+    bindings: BindingLog = field(default_factory=BindingLog)
 
     async def close(self) -> None:
         """Close all that was opened, in reverse order; the ledger's writer goes after everything that posts."""
@@ -75,11 +77,12 @@ class Parts:
             self.stack.close()
 
     async def check_collections(self) -> None:
-        """Open the collection of every generator, so that a wrong index ends the start and not a call.
+        """Log every generator and open its collection, so that a wrong index ends the start and not a call.
 
         Raises MissingIndex, ProfileMismatch or IndexUnavailable.
         """
         generators = await asyncio.to_thread(self.catalogue.generators)
+        self.bindings.observe(generators)
         for collection in sorted({generator.collection for generator in generators}):
             observe_collection(await self.collections.refresh(collection))
 

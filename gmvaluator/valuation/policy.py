@@ -231,6 +231,13 @@ def load_policy(reference: str, folder: Path | None = None) -> Policy:
     raise InvalidPolicy(f"there is no policy {reference}; known: {', '.join(known)}")
 
 
+def shipped_policy(profile_hash: str) -> str | None:
+    """Return the newest shipped policy that was calibrated for a profile; None if there is none."""
+    policies = [_read(path, path.stem) for path in _PACKAGED.glob("*@*.toml")]
+    calibrated = [policy for policy in policies if policy.profile == profile_hash]
+    return max(calibrated, key=lambda policy: policy.version).reference if calibrated else None
+
+
 def _read(path: Path, reference: str) -> Policy:
     try:
         value = tomllib.loads(decode_text(path.read_bytes(), f"policy file {path.name}"))

@@ -37,7 +37,7 @@ def indexed(shared: Path, sample: Path) -> Path:
 
     def index(data: Path) -> None:
         gmvaluator("index", "add", sample, "--data-set", "sample", "--data", data)
-        gmvaluator("generators", "add", MODEL_VERSION, "--data-set", "sample", "--data", data)
+        gmvaluator("generators", "add", MODEL_VERSION, "--data-set", "sample", "--policy", "paper@1", "--data", data)
 
     return made_once(shared / "indexed", index)
 

@@ -208,7 +208,7 @@ def test_a_hostile_title_is_shown_and_never_run(
     manifest.write_text("\n".join([lines[0], *few]) + "\n", encoding="utf-8")
     data = tmp_path / "data"
     gmvaluator("index", "add", folder, "--data-set", "sample", "--data", data)
-    gmvaluator("generators", "add", MODEL_VERSION, "--data-set", "sample", "--data", data)
+    gmvaluator("generators", "add", MODEL_VERSION, "--data-set", "sample", "--policy", "paper@1", "--data", data)
     with Attributor(data) as running, dashboard(data, "--server", running.address) as shown:
         with AttributorClient(Connection(running.address)) as client:
             send(client, images[:2], "hostile")

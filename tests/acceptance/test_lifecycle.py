@@ -156,7 +156,7 @@ def test_an_indexer_that_is_interrupted_says_how_to_go_on_and_its_index_is_not_s
     verified = run("index", "verify", "--k", "5", "--data", data, "--json")
     assert verified.returncode == 1
     assert json.loads(verified.stdout)["figures"]["quantised_share"] < 1
-    gmvaluator("generators", "add", MODEL_VERSION, "--data-set", sample.name, "--data", data)
+    gmvaluator("generators", "add", MODEL_VERSION, "--data-set", sample.name, "--policy", "paper@1", "--data", data)
     refused = run("serve", "--data", data, "--address", "127.0.0.1:0")
     assert refused.returncode == 2
     assert "index add" in refused.stderr

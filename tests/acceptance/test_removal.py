@@ -28,7 +28,7 @@ def test_it_serves_on_and_pays_a_removed_work_no_more(pictures: Path, tmp_path: 
     data, wanted = tmp_path / "data", (pictures / "canary-30.png").read_bytes()
     removed = str(training_image_id(sha256_hex(wanted)))
     gmvaluator("index", "add", pictures, "--data", data, "--data-set", "set", "--profile", "stub")
-    gmvaluator("generators", "add", "demo-1", "--data-set", "set", "--data", data)
+    gmvaluator("generators", "add", "demo-1", "--data-set", "set", "--policy", "paper@1", "--data", data)
     with Attributor(data, "--profile", "stub") as attributor, AttributorClient(attributor.address) as client:
         *_, before = client.attribute(wanted, "before", "demo-1")
         assert removed in {one.training_image_id for one in before.contributors}

@@ -68,7 +68,7 @@ class Machine:
         command = programs / "gmvaluator"
         command.write_text(f'#!/bin/sh\nexec "{sys.executable}" -m gmvaluator "$@"\n', encoding="utf-8")
         command.chmod(0o755)
-        environment = {**own_environment(), **self.names, "GMV_PROFILE": "stub"}
+        environment = {**own_environment(), **self.names, "GMV_PROFILE": "stub", "GMV_POLICY": "paper@1"}
         environment["PATH"] = os.pathsep.join([str(programs), str(find_binaries()), os.environ["PATH"]])
         script = script.replace(ADDRESS, f"127.0.0.1:{free_port()}")
         done = subprocess.run(

@@ -119,7 +119,9 @@ def index_works(source: Path, data: Path, environment: dict[str, str]) -> None:
     (data / "some.csv").write_text("".join(lines[: WORKS + 1]), encoding="utf-8")
     manifest = ("--manifest", data / "some.csv", "--data-set", "sample", "--no-group", "--profile", PROFILE)
     run_to_end(environment, "index", "add", source, *manifest, "--data", data)
-    run_to_end(environment, "generators", "add", MODEL_VERSION, "--data-set", "sample", "--data", data)
+    run_to_end(
+        environment, "generators", "add", MODEL_VERSION, "--data-set", "sample", "--policy", "paper@1", "--data", data
+    )
 
 
 def run_to_end(environment: dict[str, str], *words: object) -> None:

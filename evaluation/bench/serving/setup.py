@@ -61,7 +61,7 @@ def sample_data(folder: Path, profile: Sequence[str], works: int | None = None) 
     if works is not None:
         source = _part_of(source, folder / f"first-{works}", works)
     run_command("index", "add", str(source), "--data-set", DATA_SET, "--data", str(data), *profile)
-    run_command("generators", "add", MODEL_VERSION, "--data-set", DATA_SET, "--data", str(data))
+    run_command("generators", "add", MODEL_VERSION, "--data-set", DATA_SET, "--policy", "paper@1", "--data", str(data))
     return data
 
 

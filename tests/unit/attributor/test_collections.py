@@ -7,6 +7,7 @@ from types import SimpleNamespace
 from typing import Any, cast
 
 import pytest
+import structlog
 
 from attributor.core.collections import OpenCollections
 from attributor.wiring import Parts
@@ -51,3 +52,18 @@ async def test_the_event_loop_runs_while_the_catalogue_is_read() -> None:
     gate.set()
     await checking
     assert await collections.measured_recall("works") is None
+
+
+async def test_generators_are_logged_with_their_policies_when_they_change() -> None:
+    _, collections = filled()
+    registered = [Generator("m", "works", ("set",), "calibrated@2")]
+    catalogue = cast(Any, SimpleNamespace(generators=lambda: list(registered)))
+    nothing = cast(Any, None)
+    parts = Parts(nothing, nothing, collections, catalogue, nothing, nothing, nothing)
+    with structlog.testing.capture_logs() as logged:
+        await parts.check_collections()
+        await parts.check_collections()
+        registered[0] = replace(registered[0], policy="paper@1")
+        await parts.check_collections()
+    bound = [(line["model_version"], line["policy"]) for line in logged if line["event"] == "generator"]
+    assert bound == [("m", "calibrated@2"), ("m", "paper@1")]
