@@ -13,6 +13,7 @@ from gmvaluator.files import atomic_write
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import thumbnail_path
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, KEY_LABELS, KEY_SHA256, KEY_TITLE, KEY_URI
+from gmvaluator.index.vectors import with_checksum
 from gmvaluator.ports import Float32Array, Point, VectorStore
 from indexer.reading import DecodedImage
 from indexer.report import REMOVED, Counts, LeftOut
@@ -104,7 +105,8 @@ class Writer:
                 self._failed[image.training_image_id] = str(image_vectors)
                 batch.left_out.append((position, LeftOut(image.work.key, str(image_vectors))))
             else:
-                points.append(Point(image.training_image_id, *image_vectors, payload=payload(image.work)))
+                point = Point(image.training_image_id, *image_vectors, payload=payload(image.work))
+                points.append(with_checksum(point))
                 works.append(image.work)
                 # Before the point, so that every work that is found has its thumbnail.
                 self._store_thumbnail(image)

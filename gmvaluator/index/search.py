@@ -6,9 +6,8 @@ import asyncio
 import time
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from itertools import chain, count
-from math import isfinite
 from typing import Any, TypeVar
 from uuid import UUID
 
@@ -19,15 +18,20 @@ from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 from gmvaluator.concurrency import shield_to_completion
 from gmvaluator.errors import IndexFailed, IndexUnavailable
 from gmvaluator.ids import TrainingImageId
+from gmvaluator.index.engine.checksums import CHECKED, NORM_TOLERANCE
 from gmvaluator.index.location import Access, Endpoint
 from gmvaluator.index.qdrant import collection_info, search_parameters, translate_errors
 from gmvaluator.index.resilient_client import backoff_s, is_retryable
 from gmvaluator.index.schema import KEY_DATA_SET, PERCEPTUAL, RECALL, CollectionMetadata
-from gmvaluator.index.vectors import checked_vector
+from gmvaluator.index.server_checks import ServerChecks
+from gmvaluator.index.vectors import checked_vector, damaged_work
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour
 
 CALL_TIMEOUT_S = 10.0
 """Deadline of one query including its retries, in seconds; a query usually takes 2 ms."""
+
+_MAX_SIMILARITY = 1.0 + NORM_TOLERANCE
+"""Upper limit of the cosine of two vectors of unit norm, with the error of their norms; nan exceeds it."""
 
 MAX_DISTANCE = 2.0
 """Upper limit of perceptual distances, which are 1 - cosine."""
@@ -60,11 +64,15 @@ class _Connection:
 
 @dataclass(frozen=True, slots=True)
 class _Settings:
-    """Dimensions and search parameters of the collection, as read from its metadata."""
+    """Dimensions and search parameters of the collection, as read from its metadata.
+
+    checks_vectors: the index itself checks the stored vectors that it compares.
+    """
 
     recall_dim: int
     perceptual_dim: int
     parameters: messages.SearchParams
+    checks_vectors: bool
 
 
 class QdrantSearch:
@@ -87,6 +95,7 @@ class QdrantSearch:
         self._connection: _Connection | None = None
         self._retired: list[_Connection] = []
         self._settings: _Settings | None = None
+        self._server_checks = ServerChecks(collection)
 
     async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
         """Return the `depth` nearest training images by `recall` vector (D,), nearest first.
@@ -114,12 +123,15 @@ class QdrantSearch:
     async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
         """Return the k of `ids` nearest to any of `vectors` (Q, P), nearest first; ties in id order.
 
-        Every stored image of `ids` is compared exactly. Raises the same errors as `recall`.
+        Every stored image of `ids` is compared exactly. Raises the same errors as `recall`, and IndexFailed if the
+        stored vectors of one of them are damaged.
         """
         settings = await self._get_settings()
         views = [checked_vector(vector, settings.perceptual_dim, "the query") for vector in vectors]
         if not ids or k < 1:
             return []
+        if not settings.checks_vectors:
+            await self._check_works(ids)
         requests = [self._comparison(view, ids, k) for view in views]
         results = zip(requests, await self._query_batch(requests), strict=True)
         # Each of the k nearest to all views together is among the k nearest to one of the views.
@@ -130,6 +142,12 @@ class QdrantSearch:
             if neighbour.perceptual_distance < known.perceptual_distance:
                 nearest[neighbour.training_image_id] = neighbour
         return sorted(nearest.values(), key=_by_distance)[:k]
+
+    async def _check_works(self, ids: Sequence[TrainingImageId]) -> None:
+        """Raise IndexFailed if the stored vectors of one of `ids` are damaged."""
+        for request in self._server_checks.requests(ids):
+            response = await self._call(partial(_get, request))
+            self._server_checks.check(request, response.result)
 
     def _comparison(self, data: Float32Array, ids: Sequence[TrainingImageId], k: int) -> messages.QueryPoints:
         """Build the query for the k of `ids` nearest to one view, and `_TIES` more."""
@@ -197,9 +215,15 @@ class QdrantSearch:
     async def info(self) -> CollectionInfo:
         """Return the collection's current state, not cached. Raises MissingIndex, IndexUnavailable."""
         request = messages.GetCollectionInfoRequest(collection_name=self._collection)
-        response = await self._call(lambda connection, options: connection.collections.Get(request, **options))
+        calls: list[Any] = []
+
+        def get(connection: _Connection, options: Mapping[str, Any]) -> Any:
+            calls.append(connection.collections.Get(request, **options))
+            return calls[-1]
+
+        response = await self._call(get)
         info = collection_info(self._collection, GrpcToRest.convert_collection_info(response.result))
-        self._settings = _settings_of(info)
+        self._settings = _settings_of(info, CHECKED in tuple(await calls[-1].trailing_metadata()))
         return info
 
     async def close(self) -> None:
@@ -230,11 +254,9 @@ class QdrantSearch:
             results = [batch_result.result for batch_result in response.result]
         if len(results) != len(requests):
             raise IndexFailed(f"{self._subject} answered {len(results)} of {len(requests)} queries: see its log")
-        if not all(isfinite(point.score) for point in chain.from_iterable(results)):
-            raise IndexFailed(
-                f"collection {self._collection!r} answers similarities that are no numbers: one of its vectors was "
-                "written past the product; `gmvaluator index export` names it"
-            )
+        impossible = [point for point in chain.from_iterable(results) if not abs(point.score) <= _MAX_SIMILARITY]
+        if impossible:
+            raise damaged_work(impossible[0].id.uuid, f"their similarity to an image is {impossible[0].score:.6g}")
         return results
 
     async def _call(self, call: Callable[[_Connection, Mapping[str, Any]], Awaitable[_Response]]) -> _Response:
@@ -290,10 +312,14 @@ def _open(endpoint: Endpoint) -> _Connection:
     return _Connection(endpoint, channel, points, collections)
 
 
-def _settings_of(info: CollectionInfo) -> _Settings:
+def _get(request: messages.GetPoints, connection: _Connection, options: Mapping[str, Any]) -> Any:
+    return connection.points.Get(request, **options)
+
+
+def _settings_of(info: CollectionInfo, checks_vectors: bool) -> _Settings:
     metadata = CollectionMetadata.from_dict(info.name, info.metadata)
     parameters = RestToGrpc.convert_search_params(search_parameters(metadata.search))
-    return _Settings(metadata.profile.recall_dim, metadata.profile.perceptual_dim, parameters)
+    return _Settings(metadata.profile.recall_dim, metadata.profile.perceptual_dim, parameters, checks_vectors)
 
 
 def _nearest(data: Float32Array) -> messages.Query:

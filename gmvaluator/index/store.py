@@ -8,7 +8,6 @@ from typing import Any
 from uuid import UUID
 
 import numpy as np
-import numpy.typing as npt
 from qdrant_client import grpc as messages
 from qdrant_client import models
 
@@ -32,7 +31,8 @@ from gmvaluator.index.schema import (
     duplicate_group,
     require_profile,
 )
-from gmvaluator.index.vectors import all_fit, checked_vector, checked_vectors, point_message
+from gmvaluator.index.stored_points import checked_views, point_of, record_id
+from gmvaluator.index.vectors import all_fit, checked_vector, point_message
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
 
@@ -49,7 +49,6 @@ _SETTLE_S = 5.0
 """Seconds for which a server's GREEN status is not trusted while points are unindexed."""
 
 _BYTES_PER_FLOAT = 4
-_EMPTY = np.empty(0, dtype=np.float32)
 
 
 class QdrantStore:
@@ -156,7 +155,7 @@ class QdrantStore:
 
     def _existing_page(self, ids: list[str]) -> list[TrainingImageId]:
         records = self._call(lambda client: client.retrieve(self._collection, ids, with_payload=False))
-        return [_record_id(record) for record in records]
+        return [record_id(record) for record in records]
 
     def remove(self, ids: Sequence[TrainingImageId]) -> None:
         """Delete those of `ids` that are stored.
@@ -242,13 +241,17 @@ class QdrantStore:
 
     def scan(self, with_vectors: bool = False) -> Iterator[Point]:
         """Iterate over all points in id order. Vectors are empty arrays unless `with_vectors`."""
-        profile = self.metadata().profile
-        limit = _points_per_call(profile, _PAGE_POINTS) if with_vectors else _PAGE_POINTS
+        profile = self.metadata().profile if with_vectors else None
+        for record in self.records(with_vectors):
+            yield point_of(record, profile)
+
+    def records(self, with_vectors: bool) -> Iterator[models.Record]:
+        """Iterate over all points in id order, without checks of their vectors."""
+        limit = _points_per_call(self.metadata().profile, _PAGE_POINTS) if with_vectors else _PAGE_POINTS
         offset: Any = None
         while True:
             records, offset = self._page(offset, with_vectors, limit)
-            for record in records:
-                yield _point(record, profile if with_vectors else None)
+            yield from records
             if offset is None:
                 return
 
@@ -276,7 +279,7 @@ class QdrantStore:
         offset: Any = None
         while True:
             records, offset = self._page(offset, False, _PAGE_POINTS, [KEY_GROUP])
-            works.extend(_record_id(record) for record in records if KEY_GROUP not in (record.payload or {}))
+            works.extend(record_id(record) for record in records if KEY_GROUP not in (record.payload or {}))
             if offset is None:
                 return works
 
@@ -285,13 +288,13 @@ class QdrantStore:
         profile = self.metadata().profile
         points: list[Point] = []
         for page in _pages(ids, _points_per_call(profile, _PAGE_POINTS)):
-            points.extend(_point(record, profile) for record in self._records(page))
+            points.extend(point_of(record, profile) for record in self._records(page))
         return points
 
     def fetch_payloads(self, ids: Sequence[TrainingImageId]) -> list[Point]:
         """Return those of `ids` that are stored, with empty vectors, in one call; for at most a page of ids."""
         records = self._records([str(image_id) for image_id in ids], with_vectors=False)
-        return [_point(record, None) for record in records]
+        return [point_of(record, None) for record in records]
 
     def _records(self, ids: list[str], with_vectors: bool = True) -> list[models.Record]:
         return self._call(
@@ -309,7 +312,7 @@ class QdrantStore:
         ]
         answers = self._call(lambda client: client.query_batch_points(self._collection, requests)) if requests else []
         return [
-            [Candidate(_record_id(point), point.score, point.payload or {}) for point in answer.points]
+            [Candidate(record_id(point), point.score, point.payload or {}) for point in answer.points]
             for answer in answers
         ]
 
@@ -337,7 +340,7 @@ class QdrantStore:
                 self._collection, models.Filter(must=[match]), limit=limit, with_payload=False, with_vectors=False
             )
         )
-        return [_record_id(member) for member in members]
+        return [record_id(member) for member in members]
 
     def points_from(self, ids: Sequence[UUID]) -> Iterator[Point]:
         """For each of `ids`, yield the stored point with that id or the next higher one, with its vectors."""
@@ -346,7 +349,7 @@ class QdrantStore:
             records, _ = self._page(str(first), True, limit=1)
             if not records:  # past the last point: wrap around
                 records, _ = self._page(None, True, limit=1)
-            yield from (_point(record, profile) for record in records)
+            yield from (point_of(record, profile) for record in records)
 
     def nearest(
         self, vector: Float32Array, limit: int, search: SearchSettings, exact: bool = False
@@ -359,7 +362,7 @@ class QdrantStore:
                 self._collection, query, using=RECALL, limit=limit, search_params=parameters, with_payload=False
             )
         )
-        return [(_record_id(point), point.score) for point in answer.points]
+        return [(record_id(point), point.score) for point in answer.points]
 
     def close(self) -> None:
         """Close the connection. An embedded engine ends after its last user. Idempotent."""
@@ -369,10 +372,6 @@ class QdrantStore:
 def _pages(ids: Sequence[TrainingImageId], size: int = _PAGE_POINTS) -> Iterator[list[str]]:
     for start in range(0, len(ids), size):
         yield [str(image_id) for image_id in ids[start : start + size]]
-
-
-def _record_id(record: models.Record | models.ScoredPoint) -> TrainingImageId:
-    return TrainingImageId(UUID(str(record.id)))
 
 
 def _points_per_call(profile: ProfileIdentity, limit: int) -> int:
@@ -389,24 +388,8 @@ def _check(points: Sequence[Point], profile: ProfileIdentity) -> None:
     for point in points:
         subject = f"training image {point.training_image_id}"
         checked_vector(point.recall, profile.recall_dim, f"the {RECALL} vector of {subject}")
-        _checked_views(point.perceptual, profile, f"the {PERCEPTUAL} vectors of {subject}")
+        checked_views(point.perceptual, profile, f"the {PERCEPTUAL} vectors of {subject}")
 
 
 def _vectors(point: Point) -> tuple[Float32Array, Float32Array]:
     return np.asarray(point.recall, np.float32), np.asarray(point.perceptual, np.float32)
-
-
-def _point(record: models.Record, profile: ProfileIdentity | None) -> Point:
-    """Convert a stored point. profile: of its vectors; None if they were not requested. Raises InvalidVector."""
-    image_id = _record_id(record)
-    payload = record.payload or {}
-    if profile is None:
-        return Point(image_id, _EMPTY, _EMPTY, payload)
-    vectors: Any = record.vector or {}
-    recall = checked_vector(vectors.get(RECALL, ()), profile.recall_dim, f"the stored {RECALL} vector of {image_id}")
-    perceptual = _checked_views(vectors.get(PERCEPTUAL, ()), profile, f"the stored {PERCEPTUAL} vectors of {image_id}")
-    return Point(image_id, recall, perceptual, payload)
-
-
-def _checked_views(vectors: npt.ArrayLike, profile: ProfileIdentity, subject: str) -> Float32Array:
-    return checked_vectors(vectors, profile.perceptual_views, profile.perceptual_dim, subject)

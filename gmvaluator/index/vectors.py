@@ -6,18 +6,21 @@ Every vector is validated before it is written and after it is read.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 from qdrant_client import grpc as messages
 from qdrant_client.conversions.conversion import payload_to_grpc
 
-from gmvaluator.errors import InvalidVector
+from gmvaluator.errors import IndexFailed, InvalidVector
+from gmvaluator.index.engine.checksums import CHECKSUM, NORM_TOLERANCE, vectors_checksum
 from gmvaluator.index.schema import PERCEPTUAL, RECALL
 from gmvaluator.ports import Float32Array, Point
 
-NORM_TOLERANCE = 1e-3
-"""Largest accepted difference of a vector's norm from 1."""
+_EXACT_TOLERANCE = 2e-7
+"""Difference of a squared norm from 1 below which a server stores a vector of the cosine distance as it is."""
 
 
 def all_fit(vectors: Sequence[npt.ArrayLike], shape: tuple[int, ...]) -> bool:
@@ -60,6 +63,35 @@ def checked_vector(vector: npt.ArrayLike, dimension: int, subject: str) -> Float
     return array
 
 
+def with_checksum(point: Point) -> Point:
+    """Return `point` with vectors that an index stores bit by bit, and their checksum in the payload."""
+    recall, perceptual = _exactly_unit(point.recall), _exactly_unit(point.perceptual)
+    checksum = vectors_checksum({RECALL: recall, PERCEPTUAL: perceptual})
+    return replace(point, recall=recall, perceptual=perceptual, payload={**point.payload, CHECKSUM: checksum})
+
+
+def _exactly_unit(vectors: npt.ArrayLike) -> Float32Array:
+    rows = np.asarray(vectors, dtype=np.float32)
+    norms = _norms(rows)
+    if (
+        not rows.size
+        or not np.isfinite(norms).all()
+        or not norms.all()
+        or (abs(norms**2 - 1) <= _EXACT_TOLERANCE).all()
+    ):
+        return rows  # what has no norm is refused when it is written
+    unit: Float32Array = (rows / norms[..., None]).astype(np.float32)
+    return unit
+
+
+def damaged_work(work: object, reason: str) -> IndexFailed:
+    """Return the error about a work whose stored vectors are damaged."""
+    return IndexFailed(
+        f"the stored vectors of work {work} are damaged ({reason}): restore the index from a backup; "
+        "`gmvaluator index verify --deep` lists all that are"
+    )
+
+
 def _norms(rows: Float32Array) -> npt.NDArray[np.float64]:
     wide = rows.astype(np.float64)
     norms: npt.NDArray[np.float64] = np.sqrt(np.einsum("...d,...d->...", wide, wide))
@@ -96,6 +128,26 @@ def dense_wire(vector: Float32Array) -> bytes:
     # The bytes are copied whole: appending the numbers one by one takes most of the time of an upsert.
     data = vector.astype("<f4", copy=False).tobytes()
     return _DATA_TAG + _varint(len(data)) + data
+
+
+def dense_row(vector: Any) -> Float32Array:
+    """Return the one vector (D,) in a Vector or VectorOutput message."""
+    return _numbers(vector.dense if vector.HasField("dense") else vector)
+
+
+def dense_rows(vector: Any) -> Float32Array:
+    """Return the list of vectors (V, D) in a Vector or VectorOutput message; (0,) if it has none."""
+    rows = [_numbers(part) for part in vector.multi_dense.vectors]
+    return np.stack(rows) if len({len(row) for row in rows}) == 1 else np.empty(0, np.float32)
+
+
+def _numbers(message: Any) -> Float32Array:
+    """Return the numbers of a message's field `data`."""
+    # The packed numbers are copied as bytes: reading them one by one takes most of the time of a check.
+    count, wire = len(message.data), message.SerializeToString()
+    if len(wire) == len(_DATA_TAG + _varint(4 * count)) + 4 * count and wire.startswith(_DATA_TAG):
+        return np.frombuffer(wire, "<f4", offset=len(wire) - 4 * count)
+    return np.asarray(message.data, np.float32)
 
 
 def _varint(number: int) -> bytes:

@@ -21,6 +21,7 @@ import numpy as np
 
 from gmvaluator.errors import InvalidInput, PreconditionFailed
 from gmvaluator.ids import TrainingImageId
+from gmvaluator.index.engine.checksums import CHECKSUM
 from gmvaluator.index.opening import open_search, open_store
 from gmvaluator.index.schema import (
     DEFAULT_COLLECTION,
@@ -54,11 +55,12 @@ class Query:
     """A query of the measurement.
 
     vector: (D,) float32, unit norm. source: the stored point that it was taken from, which is excluded from its
-    results, or None for a held-out query.
+    results, or None for a held-out query. has_checksum: its stored vectors have a checksum.
     """
 
     vector: Float32Array
     source: TrainingImageId | None
+    has_checksum: bool = True
 
 
 def verify(
@@ -107,7 +109,7 @@ def _sampled(store: QdrantStore, sample: int, seed: int) -> list[Query]:
     # Ids are hashes of the images' bytes, so the point after a random id is a random image.
     ids = sorted(uuid.UUID(bytes=random.bytes(16)) for _ in range(sample))
     points = {point.training_image_id: point for point in store.points_from(ids)}
-    return [Query(point.recall, image_id) for image_id, point in points.items()]
+    return [Query(point.recall, image_id, CHECKSUM in point.payload) for image_id, point in points.items()]
 
 
 def _held_out(store: QdrantStore, queries: Sequence[Float32Array]) -> list[Query]:
@@ -127,6 +129,7 @@ def _measure(store: QdrantStore, queries: Sequence[Query], k: int, target: float
         "growth_since_verified": growth_since_verified(info),
         "queries": len(queries),
         "held_out_queries": sum(query.source is None for query in queries),
+        "sampled_without_checksum": sum(not query.has_checksum for query in queries),
         "k": k,
         **_with_interval(f"recall_at_{k}", trial.recalls(settings)),
         **_with_interval(f"recall_at_{k}_unrescored", trial.recalls(UNRESCORED)),

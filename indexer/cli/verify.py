@@ -5,20 +5,26 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import rich_click as click
 
 from gmvaluator.commands.options import collection_option, data_option, index_option, json_option
-from gmvaluator.errors import InvalidInput, MissingData
+from gmvaluator.errors import IndexFailed, InvalidInput, MissingData
 from gmvaluator.index.schema import GROWTH_LIMIT, RECALL_FLOOR, RECALL_TARGET, outgrown
 from gmvaluator.ports import CollectionInfo, Float32Array
 from gmvaluator.report import report
 from indexer.target import Target
 
+if TYPE_CHECKING:
+    from gmvaluator.index.deep_check import DeepCheck
+
 MAX_HELD_OUT = 10_000
 """Maximum number of queries in a file of held-out embeddings."""
+
+MAX_NAMED = 100
+"""Damaged works that are named."""
 
 SAMPLED = 200
 """Default number of points of the collection that serve as queries."""
@@ -43,6 +49,9 @@ SAMPLED = 200
 @click.option(
     "--floor", default=RECALL_FLOOR, show_default=True, type=click.FloatRange(0, 1), help="Below it, exit with 1."
 )
+@click.option(
+    "--deep", is_flag=True, help="Also compare all stored vectors with their checksums; reads the whole collection."
+)
 @data_option
 @index_option
 @collection_option
@@ -54,6 +63,7 @@ def verify(
     seed: int,
     target: float,
     floor: float,
+    deep: bool,
     data: Path,
     index_url: str,
     collection: str,
@@ -62,14 +72,18 @@ def verify(
     """Measure the share of the true nearest neighbours that the compressed index finds.
 
     The cheapest search settings that reach the target are stored in the collection, and the attributor uses them. Exits
-    with 1 if recall is below the floor, or if a point is not quantised.
+    with 1 if recall is below the floor, if a point is not quantised, or if stored vectors are damaged.
 
     Example: gmvaluator index verify --json
     """
     vectors = [] if held_out is None else read_queries(held_out)
-    figures = measure(Target(data, index_url, collection), queries, vectors, k, seed, target)
+    place = Target(data, index_url, collection)
+    if deep:
+        checked = check_deeply(place)
+    figures = measure(place, queries, vectors, k, seed, target) | (checked.figures() if deep else {})
     if as_json:
         more = f" --held-out {held_out}" if held_out else ""
+        more += " --deep" if deep else ""
         command = f"gmvaluator index verify --queries {queries}{more} --k {k} --seed {seed} --target {target} --json"
         click.echo(json.dumps(report(figures, command), indent=2))
     else:
@@ -77,6 +91,22 @@ def verify(
             click.echo(f"{name}: {value:.4g}" if isinstance(value, float) else f"{name}: {value}")
     if not trusted(figures, k, floor):
         sys.exit(1)
+
+
+def check_deeply(target: Target) -> DeepCheck:
+    """Check the stored vectors of every work; name the damaged ones, and raise IndexFailed if there are any."""
+    from gmvaluator.index.deep_check import check_vectors
+
+    with target.open_existing():
+        checked = check_vectors(target.location, target.collection, api_key=target.api_key)
+    for work, reason in list(checked.damaged.items())[:MAX_NAMED]:
+        click.echo(f"work {work}: {reason}", err=True)
+    if checked.damaged:
+        raise IndexFailed(
+            f"the stored vectors of {len(checked.damaged):,} of {checked.works:,} works are damaged: restore the index "
+            "from a backup, or index the images anew into another --collection"
+        )
+    return checked
 
 
 def measure(
@@ -108,6 +138,9 @@ def trusted(figures: dict[str, Any], k: int, floor: float) -> bool:
                    "larger --hnsw-m (gmvaluator index rebuild)", err=True)  # fmt: skip
     if figures["quantised_share"] < 1:
         click.echo("some points are not quantised: run `gmvaluator index add` again to build the index", err=True)
+    if figures["sampled_without_checksum"]:
+        click.echo("works that an earlier release indexed have no checksum of their vectors, so damage to them may not "
+                   "be found: index the images anew into another --collection to have one", err=True)  # fmt: skip
     if recall < floor:
         click.echo(f"recall at {k} is {recall:.4f}, below the floor of {floor}", err=True)
     return bool(figures["quantised_share"] == 1 and recall >= floor)

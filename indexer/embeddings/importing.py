@@ -13,7 +13,7 @@ from gmvaluator.catalogue.records import MAX_PIXELS_A_SIDE, NewWork, OwnerRefere
 from gmvaluator.errors import GmvaluatorError, InvalidManifest
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.index.schema import KEY_DATA_SET
-from gmvaluator.index.vectors import checked_vector, checked_vectors
+from gmvaluator.index.vectors import checked_vector, checked_vectors, with_checksum
 from gmvaluator.ports import Point, VectorStore
 from gmvaluator.profile import ProfileIdentity
 from indexer.embeddings.exporting import EmbeddedShard
@@ -198,7 +198,7 @@ class EmbeddingImporter:
             for work in row.works:
                 joining.setdefault(work.data_set, set()).add(image)
         if fresh:
-            self.store.upsert(list(fresh.values()))
+            self.store.upsert([with_checksum(point) for point in fresh.values()])
         for data_set, ids in joining.items():
             self.store.join_data_set(sorted(ids), data_set)
         refused = self.catalogue.record([work for row in rows for work in row.works]).refused

@@ -13,7 +13,7 @@ import logging
 import os
 import threading
 import uuid
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
@@ -21,9 +21,11 @@ from typing import Any, NoReturn, TypeVar
 import qdrant_edge as edge
 
 from gmvaluator.index.engine.build import Builder, BuildStopped
+from gmvaluator.index.engine.checksums import CHECKSUM
 from gmvaluator.index.engine.files import remove_tree
 from gmvaluator.index.engine.generations import Description, Generations, Rebuild
 from gmvaluator.index.engine.settings import CollectionSettings, VectorSettings
+from gmvaluator.index.engine.vector_checks import VectorChecks
 
 _log = logging.getLogger(__name__)
 _Result = TypeVar("_Result")
@@ -113,6 +115,7 @@ class Collection:
         self._shard = edge.EdgeShard.load(str(self._current), self._description.settings.edge_config())
         self._shard_lock = threading.Lock()
         self._write_lock = threading.Lock()
+        self._checks: VectorChecks | None = None
         self._dirty = True
         self._counted: tuple[int, int, int] | None = None
         self._last_counted = (0, 0, 0)
@@ -144,6 +147,21 @@ class Collection:
         """Return the result of `call` on the served shard."""
         with self._shard_lock:
             return call(self._shard)
+
+    def damaged(self, ids: Sequence[int | uuid.UUID]) -> dict[int | uuid.UUID, str]:
+        """Return those of `ids` whose stored vectors are damaged, each with what is wrong.
+
+        A point that was written since the last flush may be checked as it was before.
+        """
+        with self._shard_lock:  # a build removes the files of the shard that it replaces
+            if self._checks is None:
+                self._checks = VectorChecks(self._current, self.settings, self._retrieve)
+            checks = self._checks
+        return checks.damaged(ids)
+
+    def _retrieve(self, ids: Sequence[int | uuid.UUID], with_vectors: bool) -> Sequence[edge.Record]:
+        checksum = edge.PayloadSelector.Include([CHECKSUM])
+        return self.read(lambda shard: shard.retrieve(list(ids), checksum, with_vectors))
 
     def write(self, operation: edge.UpdateOperation, size_bytes: int) -> None:
         """Apply `operation`; return once it is in the write-ahead log. Raises BacklogFull."""
@@ -189,7 +207,7 @@ class Collection:
             self.read(lambda shard: shard.flush())
         except Exception as error:  # noqa: BLE001 - qdrant-edge raises bare Exception
             fail_fast(f"{self._files.folder.name}: the flush failed: {error}")
-        self._dirty = False
+        self._dirty, self._checks = False, None
 
     def state(self) -> State:
         """Return the current counts, or the previous ones while a build blocks writes."""
@@ -277,7 +295,7 @@ class Collection:
             self._switch(folder, rebuild)
             old, old_folder = self._shard, self._current
             with self._shard_lock:
-                self._shard, self._current = fresh, folder
+                self._shard, self._current, self._checks = fresh, folder, None
             self._dirty, self._counted = False, None
             self._backlog, self._backlog_bytes = [], 0
         try:

@@ -6,13 +6,14 @@ from __future__ import annotations
 import functools
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import grpc
 import qdrant_edge as edge
 from qdrant_client import grpc as messages
 
+from gmvaluator.index.engine.checksums import CHECKED
 from gmvaluator.index.engine.collection import BacklogFull, Collection, fail_fast
 from gmvaluator.index.engine.generations import Description
 from gmvaluator.index.engine.registry import Registry
@@ -20,6 +21,7 @@ from gmvaluator.index.engine.supported_api import Refused, invalid, require_supp
 from gmvaluator.index.engine.wire_points import (
     add_records,
     add_scored,
+    compared_ids,
     filter_of,
     from_payload,
     ids_of,
@@ -70,6 +72,7 @@ def _rpc(method: _Method) -> Callable[[Any, Any, grpc.ServicerContext], Any]:
             # After a panic the state in memory cannot be trusted.
             fail_fast(f"{method.__name__} panicked: {panic}")
         else:
+            context.set_trailing_metadata((CHECKED,))
             if "time" in response.DESCRIPTOR.fields_by_name:
                 response.time = time.perf_counter() - start
             return response
@@ -210,6 +213,7 @@ class PointsService(messages.PointsServicer):
     @_rpc
     def Query(self, request: messages.QueryPoints) -> messages.QueryResponse:
         response = messages.QueryResponse()
+        self._check_compared([request], request.collection_name)
         self._query(request, request.collection_name, response.result)
         return response
 
@@ -218,9 +222,22 @@ class PointsService(messages.PointsServicer):
         if len(request.query_points) > _MAX_QUERIES:
             raise invalid(f"{len(request.query_points)} queries in one call are refused: send {_MAX_QUERIES} at most")
         response = messages.QueryBatchResponse()
+        self._check_compared(request.query_points, request.collection_name)
         for query in request.query_points:
             self._query(query, request.collection_name, response.result.add().result)
         return response
+
+    def _check_compared(self, requests: Sequence[messages.QueryPoints], name: str) -> None:
+        """Raise Refused (DATA_LOSS) if a point that the queries compare exactly has damaged vectors."""
+        compared = compared_ids(requests)
+        damaged = self._registry.get(name).damaged(compared) if compared else {}
+        if damaged:
+            point, reason = min(damaged.items(), key=str)
+            _log.error("damaged vectors: %s", ", ".join(map(str, damaged)))
+            text = (
+                f"the stored vectors of {len(damaged)} of {len(compared)} points are damaged, as of {point}: {reason}"
+            )
+            raise Refused(grpc.StatusCode.DATA_LOSS, text)
 
     def _query(self, request: messages.QueryPoints, name: str, result: Any) -> None:
         collection = self._registry.get(name)

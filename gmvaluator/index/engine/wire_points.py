@@ -216,6 +216,17 @@ def _condition(value: messages.Condition) -> Any:
     raise invalid("a filter has an empty condition")
 
 
+def compared_ids(requests: Iterable[messages.QueryPoints]) -> list[Any]:
+    """Return the distinct ids that exact queries name as those to compare. Raises Refused."""
+    conditions: list[messages.HasIdCondition] = []
+    for request in requests:
+        for condition in request.filter.must if request.params.exact else ():
+            # The queries for the views of one image name the same ids.
+            if condition.HasField("has_id") and condition.has_id not in conditions:
+                conditions.append(condition.has_id)
+    return list(dict.fromkeys(point for condition in conditions for point in ids_of(condition.has_id)))
+
+
 def _match(value: messages.Match) -> Any:
     kind = value.WhichOneof("match_value")
     if kind == "keywords":

@@ -58,9 +58,9 @@ def test_a_stored_vector_that_is_broken_is_named(
     monkeypatch.setattr(IndexConnection, "call", broken)
     monkeypatch.setattr(opened, "_call", opened.connection.call)
     ids = sorted(point.training_image_id for point in example_points(20))
-    with pytest.raises(InvalidVector, match=str(ids[0])):
+    with pytest.raises(IndexFailed, match=str(ids[0])):
         opened.fetch(ids[:1])
-    with pytest.raises(InvalidVector, match=str(ids[0])):
+    with pytest.raises(IndexFailed, match=str(ids[0])):
         list(opened.scan(with_vectors=True))
 
 
@@ -79,10 +79,10 @@ async def test_a_similarity_that_is_no_number_pays_nobody(opened: QdrantStore, m
 
     with monkeypatch.context() as patched:
         patched.setattr(search_module.QdrantSearch, "_call", answering(one))
-        with pytest.raises(IndexFailed, match="no numbers"):
+        with pytest.raises(IndexFailed, match="similarity to an image is nan"):
             await search.recall(point.recall, 3)
         patched.setattr(search_module.QdrantSearch, "_call", answering(several))
-        with pytest.raises(IndexFailed, match="no numbers"):
+        with pytest.raises(IndexFailed, match="similarity to an image is nan"):
             await search.rerank(point.perceptual, [point.training_image_id], 3)
     await search.close()
 

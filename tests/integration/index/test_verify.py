@@ -140,7 +140,7 @@ def test_an_index_that_outgrew_its_verification_is_held_against_the_same_target(
     def found(wanted: float, recall: float) -> dict[str, object]:
         asked_for.append(wanted)
         return {"k": 50, "recall_at_50": recall, "recall_target": wanted, "quantised_share": 1.0,
-                "target_reached": False, "growth_since_verified": 0.25}  # fmt: skip
+                "sampled_without_checksum": 0, "target_reached": False, "growth_since_verified": 0.25}  # fmt: skip
 
     for recall, trusted in ((0.99, True), (0.5, False)):
         store.record(store.metadata().with_search(SearchSettings(), {"points": 800, "recall_target": 0.995}))

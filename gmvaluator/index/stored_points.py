@@ -1,0 +1,56 @@
+"""Points as qdrant-client returns them: their conversion, and the checks of their stored vectors."""
+
+from __future__ import annotations
+
+from typing import Any
+from uuid import UUID
+
+import numpy as np
+import numpy.typing as npt
+from qdrant_client import models
+
+from gmvaluator.errors import InvalidVector
+from gmvaluator.ids import TrainingImageId
+from gmvaluator.index.engine.checksums import CHECKSUM, damage
+from gmvaluator.index.schema import PERCEPTUAL, RECALL
+from gmvaluator.index.vectors import checked_vector, checked_vectors, damaged_work
+from gmvaluator.ports import Float32Array, Point
+from gmvaluator.profile import ProfileIdentity
+
+_EMPTY = np.empty(0, dtype=np.float32)
+
+
+def record_id(record: models.Record | models.ScoredPoint) -> TrainingImageId:
+    """Return the id of a stored point."""
+    return TrainingImageId(UUID(str(record.id)))
+
+
+def point_of(record: models.Record, profile: ProfileIdentity | None) -> Point:
+    """Convert a stored point. profile: of its vectors; None if they were not requested. Raises IndexFailed."""
+    image_id, payload = record_id(record), record.payload or {}
+    if profile is None:
+        return Point(image_id, _EMPTY, _EMPTY, payload)
+    if reason := record_damage(record, profile):
+        raise damaged_work(image_id, reason)
+    recall, perceptual = _stored_vectors(record, profile)
+    return Point(image_id, recall, perceptual, payload)
+
+
+def record_damage(record: models.Record, profile: ProfileIdentity) -> str:
+    """Return what is wrong with the vectors of a stored point; empty if nothing is."""
+    try:
+        recall, perceptual = _stored_vectors(record, profile)
+    except InvalidVector as error:
+        return str(error)
+    return damage({RECALL: recall, PERCEPTUAL: perceptual}, (record.payload or {}).get(CHECKSUM))
+
+
+def checked_views(vectors: npt.ArrayLike, profile: ProfileIdentity, subject: str) -> Float32Array:
+    """Return a training image's perceptual vectors as (V, P) float32. Raises InvalidVector about `subject`."""
+    return checked_vectors(vectors, profile.perceptual_views, profile.perceptual_dim, subject)
+
+
+def _stored_vectors(record: models.Record, profile: ProfileIdentity) -> tuple[Float32Array, Float32Array]:
+    vectors: Any = record.vector or {}
+    recall = checked_vector(vectors.get(RECALL, ()), profile.recall_dim, f"the {RECALL} vector")
+    return recall, checked_views(vectors.get(PERCEPTUAL, ()), profile, f"the {PERCEPTUAL} vectors")
