@@ -1,6 +1,6 @@
 """Opening of disputes: the request is checked, the opening is posted, and the disputed credits are held.
 
-All postings go through the ledger's one writer. One call holds `MAX_HOLDS` generations at most.
+All decisions go through the ledger's one writer. One call holds `MAX_HOLDS` generations at most.
 """
 
 from __future__ import annotations
@@ -11,13 +11,13 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from gmvaluator.accounts import OWNER_PREFIX
-from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound
+from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id
-from gmvaluator.ledger.decision import NewDecision
-from gmvaluator.ledger.decisions.dispute_holds import due_holds
-from gmvaluator.ledger.decisions.disputes import Dispute, Scope, opening_decision, read_dispute
+from gmvaluator.ledger.decisions.dispute_holds import Opened, decide_opening, search_holds
+from gmvaluator.ledger.decisions.disputes import Dispute, Scope
+from gmvaluator.ledger.group_commit import Decide, Result
 from gmvaluator.ledger.reader import LedgerReader
-from gmvaluator.ledger.results import Posted, Replayed
+from gmvaluator.ledger.transaction import LedgerTransaction
 from gmvaluator.ports import RightsReader
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 
@@ -28,15 +28,14 @@ MAX_HOLDS = 500
 class DecisionWriter(Protocol):
     """Writing side of the ledger."""
 
-    async def post(self, posting: NewDecision) -> Posted | Replayed: ...
+    async def decide(self, decision: Decide[Result]) -> Result: ...
 
 
 class DisputeService:
-    """The service that opens disputes. Reading blocks and runs in threads; writing goes through the ledger's writer.
+    """The service that opens disputes. Searching blocks and runs in threads; deciding goes through the ledger's writer.
 
-    Calls hold credits one after another, so that each sees the holds of the one before. This does not cover other
-    attributors on the same ledger (PostgreSQL): a hold that another attributor posted first is computed again, once;
-    and two holds that debit one account at the same moment, for different generations, may overdraw it.
+    What a dispute holds is decided in the transaction that posts it, whatever calls, attributors and commands do at the
+    same time.
     """
 
     def __init__(
@@ -47,8 +46,6 @@ class DisputeService:
         self._rights = rights
         self._writer = writer
         self._max_holds = max_holds
-        # Two calls that computed their holds from the same balances would hold the same credits twice.
-        self._holding = asyncio.Lock()
 
     async def open(self, request: royalty_v1.OpenDisputeRequest) -> royalty_v1.OpenDisputeResponse:
         """Open the dispute, unless it is open already, and hold the disputed credits.
@@ -57,35 +54,20 @@ class DisputeService:
         """
         now = datetime.now(UTC)
         scope = await asyncio.to_thread(self._scope, request)
-        opened = await self._writer.post(opening_decision(request.dispute_id, scope, request.reason, now))
-        # A caller that cancels now must not release the lock while its holds are being posted.
-        more_to_hold = await asyncio.shield(self._hold(request.dispute_id, now))
-        current = await asyncio.to_thread(self._read, request.dispute_id)
+        concerned = await asyncio.to_thread(self._search, scope)
+
+        def decide(transaction: LedgerTransaction) -> Opened:
+            first = concerned[: self._max_holds]
+            return decide_opening(transaction, request.dispute_id, scope, request.reason, now, first)
+
+        opened = await self._writer.decide(decide)
         return royalty_v1.OpenDisputeResponse(
-            dispute_id=current.dispute_id,
-            status=_status(current),
-            held_micros=current.held_micros,
-            sequence=opened.posting.sequence,
-            more_to_hold=more_to_hold,
+            dispute_id=opened.dispute.dispute_id,
+            status=_status(opened.dispute),
+            held_micros=opened.dispute.held_micros,
+            sequence=opened.sequence,
+            more_to_hold=opened.dispute.open and len(concerned) > self._max_holds,
         )
-
-    async def _hold(self, dispute_id: str, now: datetime) -> bool:
-        """Post the holds that are due; return True if more are due than one call posts."""
-        async with self._holding:
-            try:
-                return await self._hold_once(dispute_id, now)
-            except GenerationConflict:
-                # Another attributor posted one of these holds first: with it in the ledger the rest is computed again.
-                return await self._hold_once(dispute_id, now)
-
-    async def _hold_once(self, dispute_id: str, now: datetime) -> bool:
-        due = await asyncio.to_thread(self._due, dispute_id, now)
-        posts = (self._writer.post(hold) for hold in due[: self._max_holds])
-        # Every post ends before an error is raised: none goes on after the lock is released.
-        for outcome in await asyncio.gather(*posts, return_exceptions=True):
-            if isinstance(outcome, BaseException):
-                raise outcome
-        return len(due) > self._max_holds
 
     def _scope(self, request: royalty_v1.OpenDisputeRequest) -> Scope:
         work = _uuid(request.training_image_id, "training_image_id")
@@ -104,13 +86,9 @@ class DisputeService:
             None if claimant is None else OwnerId(claimant),
         )
 
-    def _due(self, dispute_id: str, now: datetime) -> list[NewDecision]:
+    def _search(self, scope: Scope) -> list[int]:
         with self._ledger.snapshot() as connection:
-            return due_holds(connection, read_dispute(connection, dispute_id), now, limit=self._max_holds + 1)
-
-    def _read(self, dispute_id: str) -> Dispute:
-        with self._ledger.snapshot() as connection:
-            return read_dispute(connection, dispute_id)
+            return search_holds(connection, scope, self._max_holds + 1)
 
 
 def _status(record: Dispute) -> royalty_v1.DisputeStatus.ValueType:

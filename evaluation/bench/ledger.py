@@ -32,7 +32,7 @@ from evaluation.bench.ledger_baseline import (
 from evaluation.bench.ledger_kills import run_kills_in_process
 from evaluation.bench.power_loss import run_power_loss
 from gmvaluator.errors import Failure, GmvaluatorError
-from gmvaluator.ledger.group_commit import LedgerWriter
+from gmvaluator.ledger.group_commit import Decide, LedgerWriter, Result
 from gmvaluator.ledger.reader import MAX_PAGE, LedgerReader
 from gmvaluator.ledger.records import NewPosting
 from gmvaluator.ledger.results import Outcome
@@ -68,6 +68,9 @@ class Recorded:
     def post(self, batch: Sequence[AnyPosting]) -> Sequence[Outcome]:
         self.batches.append(len(batch))
         return self.ledger.post(batch)
+
+    def decide(self, decision: Decide[Result]) -> Result:
+        return self.ledger.decide(decision)
 
     def close(self) -> None:
         self.ledger.close()

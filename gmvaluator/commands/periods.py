@@ -37,6 +37,9 @@ FORMATS = ("text", "csv", "json", "html")
 @click.option("--pool", help="Most money that all owners share, such as 1000.00.")
 @click.option("--threshold", default="0", show_default=True, help="Credits below which a balance is carried over.")
 @click.option("--carry-disputes", is_flag=True, help="Close with open disputes; their credits stay held.")
+@click.option(
+    "--confirm-over", is_flag=True, help="Close although nothing was posted after PERIOD: the clock is right."
+)
 @place_option
 @json_option
 def close(
@@ -47,6 +50,7 @@ def close(
     pool: str | None,
     threshold: str,
     carry_disputes: bool,
+    confirm_over: bool,
     place: DataLocation,
     as_json: bool,
 ) -> None:
@@ -71,7 +75,7 @@ def close(
         terms = Terms.parse(currency, digits, rate, pool, threshold)
         try:
             signer = Signer(place.folder / KEY_FOLDER)
-            closed = close_period(book, month, terms, signer, rights, decision_time(), carry_disputes)
+            closed = close_period(book, month, terms, signer, rights, decision_time(), carry_disputes, confirm_over)
         except NotClosable as error:
             _show_checks(error.checks, period, as_json)
             raise Exit(1) from None

@@ -37,12 +37,13 @@ def checkpoint_of(closing: StoredPosting, period: str, signer: Signer) -> Signed
     )
 
 
-def store_checkpoint(connection: Connection, period: str, sequence: int, signed: Signed) -> None:
-    """Store a period's checkpoint, unless the period has one."""
+def store_checkpoint(connection: Connection, period: str, sequence: int, signed: Signed) -> Signed:
+    """Store a closed period's checkpoint unless it has one, and return the stored one."""
     stored = connection.execute(select(checkpoints.c.sequence).where(checkpoints.c.period == period)).first()
     if stored is None:
         row = {"period": period, "sequence": sequence, "statement": signed.statement}
         connection.execute(insert(checkpoints), {**row, "signature": signed.signature, "public_key": signed.public_key})
+    return read_checkpoint(connection, period)
 
 
 def read_checkpoint(connection: Connection, period: str) -> Signed:
@@ -72,6 +73,8 @@ def checkpoint_problems(
             continue
         signed = Signed(bytes(row.statement), row.signature, row.public_key)
         yield from _stored_problems(signed, public_key, period, sequence, posting_hash)
+        if row.sequence != sequence:
+            yield Problem(sequence, None, f"checkpoint of {period} has the sequence {row.sequence}: it was changed")
     for period in sorted(stored.keys() - closed.keys()):
         yield Problem(stored[period].sequence, None, f"checkpoint of {period} has no closing: it was inserted")
     for signed in kept:

@@ -1,5 +1,7 @@
 """Group commit: one writer thread for the ledger, which commits all waiting postings in one transaction.
 
+Decisions are made in the same thread, each in a transaction of its own.
+
 A durable commit costs a disk flush, whatever its size. Committing postings together lets many callers share one.
 """
 
@@ -9,12 +11,18 @@ import queue
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Any, Protocol, TypeVar
 
 from gmvaluator.concurrency import Waiter, deliver_all
 from gmvaluator.errors import GmvaluatorError, LedgerFailed, Overloaded, Unavailable
 from gmvaluator.ledger.results import Outcome, Posted, Refused, Replayed
+from gmvaluator.ledger.transaction import LedgerTransaction
 from gmvaluator.ledger.writer import AnyPosting
+
+Result = TypeVar("Result")
+
+Decide = Callable[[LedgerTransaction], Result]
+"""A decision: it reads its facts and posts what follows from them; see `Ledger.decide`."""
 
 MAX_COMMIT = 64
 """Maximum number of postings in one commit."""
@@ -25,13 +33,24 @@ class WritableLedger(Protocol):
 
     def post(self, batch: Sequence[AnyPosting]) -> Sequence[Outcome]: ...
 
+    def decide(self, decision: Decide[Result]) -> Result: ...
+
     def close(self) -> None: ...
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class _Posting:
     posting: AnyPosting
     waiter: Waiter[Posted | Replayed]
+
+
+@dataclass(frozen=True, slots=True)
+class _Decision:
+    decide: Decide[Any]
+    waiter: Waiter[Any]
+
+
+_Job = _Posting | _Decision
 
 
 class LedgerWriter:
@@ -69,16 +88,28 @@ class LedgerWriter:
 
         Raises GenerationConflict, LedgerFailed, Overloaded, and Unavailable after `close`.
         """
+        waiter: Waiter[Posted | Replayed] = Waiter()
+        self._put(_Posting(posting, waiter))
+        return await waiter.answer()
+
+    async def decide(self, decision: Decide[Result]) -> Result:
+        """Make a decision in the writer's thread, in a transaction of its own; return its result once it is durable.
+
+        It is made even if the caller is cancelled meanwhile. Raises what it raises, and what `post` raises.
+        """
+        waiter: Waiter[Result] = Waiter()
+        self._put(_Decision(decision, waiter))
+        return await waiter.answer()
+
+    def _put(self, job: _Job) -> None:
         if self._stop_reason is not None:
             raise self._stop_reason
-        job = _Job(posting, Waiter())
         if self._jobs.qsize() >= self._max_waiting:
             raise Overloaded(f"{self._max_waiting} postings wait for the ledger: send the image again later")
         self._jobs.put(job)
         if self._stop_reason is not None:
             # The thread ended between the check and the put, and may have missed this job.
             job.waiter.deliver(self._stop_reason)
-        return await job.waiter.answer()
 
     def close(self) -> None:
         """Commit the waiting postings, close the ledger and stop the thread."""
@@ -119,13 +150,12 @@ class LedgerWriter:
 
     def _commit(self, ledger: WritableLedger, jobs: list[_Job]) -> None:
         try:
-            outcomes = ledger.post([job.posting for job in jobs])
+            _post(ledger, [job for job in jobs if isinstance(job, _Posting)])
+            for job in jobs:
+                if isinstance(job, _Decision):
+                    job.waiter.deliver(_decided(ledger, job.decide))
         except Exception as error:  # noqa: BLE001 - every waiting call must return, and nothing may be written after this
             self._stop(_as_product_error(error), jobs)
-            return
-        results = [outcome.error if isinstance(outcome, Refused) else outcome for outcome in outcomes]
-        # One wake-up of the event loop for the whole commit, instead of one for each posting.
-        deliver_all([(job.waiter, result) for job, result in zip(jobs, results, strict=True)])
 
     def _stop(self, error: GmvaluatorError, jobs: list[_Job]) -> None:
         self._stop_reason = error
@@ -139,6 +169,25 @@ class LedgerWriter:
             job = self._jobs.get_nowait()
             if job is not None and self._stop_reason is not None:
                 job.waiter.deliver(self._stop_reason)
+
+
+def _post(ledger: WritableLedger, jobs: Sequence[_Posting]) -> None:
+    if not jobs:
+        return
+    outcomes = ledger.post([job.posting for job in jobs])
+    results = [outcome.error if isinstance(outcome, Refused) else outcome for outcome in outcomes]
+    # One wake-up of the event loop for the whole commit, instead of one for each posting.
+    deliver_all([(job.waiter, result) for job, result in zip(jobs, results, strict=True)])
+
+
+def _decided(ledger: WritableLedger, decide: Decide[Any]) -> Any:
+    """Return the result of a decision, or the error by which it was refused. Raises LedgerFailed."""
+    try:
+        return ledger.decide(decide)
+    except LedgerFailed:
+        raise
+    except GmvaluatorError as refusal:
+        return refusal
 
 
 def _as_product_error(error: Exception) -> GmvaluatorError:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import replace
 from datetime import UTC, datetime
 from itertools import chain
@@ -15,13 +16,19 @@ from sqlalchemy import Connection
 from sqlalchemy.exc import DBAPIError
 
 from gmvaluator.auth.signing import Signed
-from gmvaluator.errors import InvalidInput, LedgerCorrupt, LedgerFailed, MissingData
-from gmvaluator.ledger.checkpoints import checkpoint_problems, read_checkpoint, store_checkpoint
-from gmvaluator.ledger.decision import NewDecision
+from gmvaluator.errors import (
+    GmvaluatorError,
+    InvalidInput,
+    LedgerCorrupt,
+    LedgerFailed,
+    MissingData,
+    Unavailable,
+)
+from gmvaluator.ledger.checkpoints import checkpoint_problems
 from gmvaluator.ledger.reader import LedgerReader
-from gmvaluator.ledger.records import StoredPosting
-from gmvaluator.ledger.results import Head, Outcome, Refused, Verification
+from gmvaluator.ledger.results import Head, Outcome, Verification
 from gmvaluator.ledger.schema import REVISION
+from gmvaluator.ledger.transaction import LedgerTransaction
 from gmvaluator.ledger.verification import decision_problems, verify
 from gmvaluator.ledger.writer import MAX_BATCH, AnyPosting, BatchWriter, now_utc
 from gmvaluator.storage.database import Database, DataLocation, as_location, location_in
@@ -74,26 +81,31 @@ class Ledger(LedgerReader):
         """
         if len(batch) > MAX_BATCH:
             raise InvalidInput(f"{len(batch)} postings are too many for one batch: send {MAX_BATCH} at most")
-        return self._write(lambda connection: BatchWriter(connection, now_utc()).post(batch))
+        with self._writing() as connection:
+            return BatchWriter(connection, now_utc()).post(batch)
 
-    def store_checkpoint(self, period: str, sequence: int, signed: Signed) -> Signed:
-        """Store a closed period's checkpoint unless it has one, and return the stored one.
+    def decide(self, decision: Callable[[LedgerTransaction], Result]) -> Result:
+        """Make a decision in one writing transaction and return its result, once its postings are durable.
 
-        Raises LedgerFailed as `post` does.
+        decision: reads its facts and posts what follows from them in the transaction, which is undone if it raises. It
+        is called once and must not call this ledger. Raises what it raises, and LedgerFailed as `post` does.
         """
-        self._write(lambda connection: store_checkpoint(connection, period, sequence, signed))
-        with self.snapshot() as connection:
-            return read_checkpoint(connection, period)
+        with self._writing() as connection:
+            return decision(LedgerTransaction(connection))
 
-    def _write(self, work: Callable[[Connection], Result]) -> Result:
+    @contextmanager
+    def _writing(self) -> Iterator[Connection]:
+        """Open the one writing transaction, and commit it at the end of the block."""
         with self._write_lock:
             if self._failure is not None:
                 raise LedgerFailed(f"the ledger stopped after an error ({self._failure}): restart to recover")
-            writer = self._database.writer
             try:
-                with writer.begin() as connection:
-                    return work(connection)
+                with self._database.writer.begin() as connection:
+                    yield connection
             except Exception as error:
+                if isinstance(error, GmvaluatorError) and not isinstance(error, Unavailable):
+                    # The decision was refused and undone; the database itself did not fail.
+                    raise
                 # The commit may or may not have happened. A failed fsync may have dropped the pages that it failed on,
                 # and a second one would succeed without them. So nothing is retried on this connection: a restart reads
                 # what is durable, and sending the same ids again is safe.
@@ -132,20 +144,6 @@ class Ledger(LedgerReader):
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.close()
-
-
-def post_decisions(book: Ledger, new: Sequence[NewDecision]) -> list[StoredPosting]:
-    """Post decisions and return the stored ones, also those that were posted before; durable when this returns.
-
-    Raises the error of the first decision that is refused; the others of its batch are posted.
-    """
-    stored: list[StoredPosting] = []
-    for start in range(0, len(new), MAX_BATCH):
-        for outcome in book.post(new[start : start + MAX_BATCH]):
-            if isinstance(outcome, Refused):
-                raise outcome.error
-            stored.append(outcome.posting)
-    return stored
 
 
 def decision_time() -> datetime:

@@ -10,6 +10,7 @@ from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.ids import OwnerId, generation_id, sha256_hex
 from gmvaluator.ledger.allocation import ScoredCandidate
+from gmvaluator.ledger.decision import NewDecision
 from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts, StoredPosting
 from gmvaluator.ledger.results import Posted
@@ -76,6 +77,11 @@ def _posted(book: Ledger, posting: object) -> StoredPosting:
     (outcome,) = book.post([posting])  # type: ignore[list-item]
     assert isinstance(outcome, Posted)
     return outcome.posting
+
+
+def post_decisions(book: Ledger, new: Sequence[NewDecision]) -> list[StoredPosting]:
+    """Post decisions as they are, whatever the ledger holds."""
+    return book.decide(lambda transaction: transaction.post(new))
 
 
 def import_rights(place: DataLocation, folder: Path, text: str, partial: bool = False) -> ImportedClaims:

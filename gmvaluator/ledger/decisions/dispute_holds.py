@@ -6,13 +6,13 @@ A hold moves credits from owners' accounts to `held`; there is one posting for e
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from datetime import datetime, timedelta
+from dataclasses import dataclass
+from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
 
 from sqlalchemy import ColumnElement, Connection, select
 
 from gmvaluator.accounts import HELD, OWNER_PREFIX, owner_account
-from gmvaluator.errors import PreconditionFailed
 from gmvaluator.ledger.calendar import Period, read_calendar
 from gmvaluator.ledger.current_amounts import CurrentAmounts, disputed_amounts, read_current_amounts
 from gmvaluator.ledger.decision import HOLD, SETTLEMENT, Decision, Links, NewDecision, checked_reason, decision_id
@@ -29,7 +29,7 @@ from gmvaluator.ledger.decisions.disputes import (
 from gmvaluator.ledger.queries import amount_sum, concerned_sequence, entries_and_decisions, is_owner
 from gmvaluator.ledger.reader import read_balance
 from gmvaluator.ledger.schema import decisions, entries, postings
-from gmvaluator.ledger.store import post_decisions
+from gmvaluator.ledger.transaction import LedgerTransaction
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger
@@ -45,11 +45,12 @@ def due_holds(
     within: ColumnElement[bool] | None = None,
     limit: int | None = None,
     postings_per_query: int = POSTINGS_PER_QUERY,
+    concerned: Sequence[int] | None = None,
 ) -> list[NewDecision]:
     """Return the holds that a dispute still needs, the newest generation first; none if everything possible is held.
 
     within: condition on `postings`, which restricts the credits to hold. limit: number of holds to return; no
-    generation is read after it is reached.
+    generation is read after it is reached. concerned: the postings to look at, found by `search_holds`; None for all.
 
     Credits that were paid out cannot be held: no more is taken from an account than its balance, from its newest
     credits first.
@@ -58,8 +59,8 @@ def due_holds(
         return []
     balances_left: dict[str, int] = {}
     holds: list[NewDecision] = []
-    concerned = _concerned_postings(connection, dispute.scope)
-    for current in _read_newest_first(connection, concerned, within, postings_per_query):
+    ascending = _concerned_postings(connection, dispute.scope) if concerned is None else sorted(concerned)
+    for current in _read_newest_first(connection, ascending, within, postings_per_query):
         lines = dict(_amounts_to_hold(connection, current, dispute.scope, balances_left))
         if lines:
             holds.append(_hold(dispute, current, lines, decided_at))
@@ -122,64 +123,101 @@ def _hold(
     return NewDecision(hold_id, decided_at, decision, decision_entries(decision))
 
 
+def search_holds(connection: Connection, scope: Scope, limit: int | None = None) -> list[int]:
+    """Return the postings of which a dispute about `scope` would hold credits now, at most `limit`, the newest first.
+
+    Reads all entries if the scope is a work. A decision looks at these postings only, and decides anew what it holds.
+    """
+    dispute = Dispute("", "", "", scope, held_micros=0)
+    holds = due_holds(connection, dispute, datetime.now(UTC), limit=limit)
+    return [hold.decision.links.about_sequence for hold in holds if hold.decision.links.about_sequence is not None]
+
+
+@dataclass(frozen=True, slots=True)
+class Opened:
+    """An opened dispute. sequence: the posting that opened it, now or before."""
+
+    dispute: Dispute
+    sequence: int
+
+
+def decide_opening(
+    transaction: LedgerTransaction,
+    dispute_id: str,
+    scope: Scope,
+    reason: str,
+    decided_at: datetime,
+    concerned: Sequence[int],
+) -> Opened:
+    """Open a dispute and hold its credits of the postings `concerned`, both in one transaction.
+
+    Raises GenerationConflict if the id was used for another dispute.
+    """
+    (opening,) = transaction.post([opening_decision(dispute_id, scope, reason, decided_at)])
+    return Opened(decide_hold(transaction, dispute_id, decided_at, concerned), opening.sequence)
+
+
+def decide_hold(
+    transaction: LedgerTransaction, dispute_id: str, decided_at: datetime, concerned: Sequence[int]
+) -> Dispute:
+    """Hold what the dispute still needs of the postings `concerned`, and return the dispute. Raises NotFound."""
+    dispute = read_dispute(transaction.connection, dispute_id)
+    transaction.post(due_holds(transaction.connection, dispute, decided_at, concerned=concerned))
+    return read_dispute(transaction.connection, dispute_id)
+
+
 def open_dispute(book: Ledger, dispute_id: str, scope: Scope, reason: str, decided_at: datetime) -> Dispute:
     """Open a dispute and hold what it is about; repeating the call holds credits that were posted since.
 
     Raises GenerationConflict if the id was used for another dispute.
     """
-    post_decisions(book, [opening_decision(dispute_id, scope, reason, decided_at)])
-    return hold(book, dispute_id, decided_at)
+    with book.snapshot() as connection:
+        concerned = search_holds(connection, scope)
+    return book.decide(
+        lambda transaction: decide_opening(transaction, dispute_id, scope, reason, decided_at, concerned).dispute
+    )
 
 
 def hold(book: Ledger, dispute_id: str, decided_at: datetime) -> Dispute:
     """Hold credits that were posted since the last hold. Raises NotFound."""
     with book.snapshot() as connection:
-        due = due_holds(connection, read_dispute(connection, dispute_id), decided_at)
-    post_decisions(book, due)
-    with book.snapshot() as connection:
-        return read_dispute(connection, dispute_id)
+        concerned = search_holds(connection, read_dispute(connection, dispute_id).scope)
+    return book.decide(lambda transaction: decide_hold(transaction, dispute_id, decided_at, concerned))
 
 
-def hold_all(book: Ledger, decided_at: datetime, period: Period | None = None) -> int:
+def hold_all(transaction: LedgerTransaction, decided_at: datetime, period: Period | None = None) -> int:
     """Post the holds that open disputes still need, and return their number.
 
     period: only credits that belong to it or an earlier one are held, and the holds are dated at its end at the
     latest, so that they belong to it as well.
     """
+    connection = transaction.connection
     dated_at = decided_at if period is None else min(decided_at, period.end - timedelta(microseconds=1))
-    with book.snapshot() as connection:
-        undecided = [dispute for dispute in read_unsettled_disputes(connection) if dispute.open]
+    within = None if period is None else read_calendar(connection).upto(period)
     posted = 0
-    for dispute in undecided:
-        # A snapshot for each dispute: two disputes may be about the same credits, of which the first leaves less.
-        with book.snapshot() as connection:
-            within = None if period is None else read_calendar(connection).upto(period)
-            due = due_holds(connection, dispute, dated_at, within)
-        posted += len(post_decisions(book, due))
+    # One after another: two disputes may be about the same credits, of which the first leaves less.
+    for dispute in read_unsettled_disputes(connection):
+        posted += len(transaction.post(due_holds(connection, dispute, dated_at, within)))
     return posted
 
 
 def decide_dispute(book: Ledger, dispute_id: str, award: Award | None, reason: str, decided_at: datetime) -> Dispute:
     """Decide a dispute: award what it holds, or return it to the accounts it came from if `award` is None.
 
-    Credits that were posted since the last hold are held first. Repeating the call completes an interrupted decision.
-    Raises NotFound, and GenerationConflict if it was decided otherwise before.
+    Credits that were posted since the last hold are held first. Repeating the call changes nothing. Raises NotFound,
+    and GenerationConflict if it was decided otherwise before.
     """
     reason = checked_reason(reason)
     with book.snapshot() as connection:
-        dispute = read_dispute(connection, dispute_id)
-    if dispute.open:
-        hold(book, dispute_id, decided_at)
-    post_decisions(book, [verdict_decision(dispute_id, award, reason, decided_at)])
-    with book.snapshot() as connection:
-        due = _settlements(connection, dispute_id, award, reason, decided_at)
-    post_decisions(book, due)
-    with book.snapshot() as connection:
-        settled = read_dispute(connection, dispute_id)
-    # A hold that was posted between the two snapshots is not settled by this call.
-    if settled.held_micros:
-        raise PreconditionFailed(f"dispute {dispute_id} still holds credits: decide it once more")
-    return settled
+        concerned = search_holds(connection, read_dispute(connection, dispute_id).scope)
+
+    def decide(transaction: LedgerTransaction) -> Dispute:
+        decide_hold(transaction, dispute_id, decided_at, concerned)
+        transaction.post([verdict_decision(dispute_id, award, reason, decided_at)])
+        transaction.post(_settlements(transaction.connection, dispute_id, award, reason, decided_at))
+        return read_dispute(transaction.connection, dispute_id)
+
+    return book.decide(decide)
 
 
 def _settlements(

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from datetime import datetime
+from functools import partial
 from itertools import groupby
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -32,7 +33,7 @@ from gmvaluator.ledger.decision_effects import (
     negate_amounts,
     release_amounts,
 )
-from gmvaluator.ledger.store import post_decisions
+from gmvaluator.ledger.transaction import LedgerTransaction
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.schema import from_utc_text
 
@@ -65,24 +66,22 @@ class Release:
 
 def due_releases(
     connection: Connection,
+    sequences: Sequence[int],
     rights: RightsAt,
     reason: str,
     decided_at: datetime,
-    after: int = 0,
     unsure: bool = False,
     works_per_query: int = WORKS_PER_QUERY,
-) -> tuple[list[Release], int | None]:
-    """Return the releases due in the page of postings after `after`, and the `after` of the next page; None at the end.
+) -> list[Release]:
+    """Return the releases that are due among the postings `sequences`.
 
     unsure: release credits that a policy held back as too uncertain, too. Raises InvalidInput for a bad reason.
     """
-    sequences = postings_to_release(connection, after, POSTINGS_PER_PAGE)
     states = read_current_amounts(connection, sequences)
     disputed = disputed_amounts(connection) if states else {}
     held_back = {} if unsure else held_back_works(connection, sequences)
     catalogue = _BatchedRights(rights, works_per_query)
-    releases = list(_releases(states, disputed, held_back, catalogue, checked_reason(reason), decided_at))
-    return releases, sequences[-1] if len(sequences) == POSTINGS_PER_PAGE else None
+    return list(_releases(states, disputed, held_back, catalogue, checked_reason(reason), decided_at))
 
 
 def _releases(
@@ -158,6 +157,19 @@ def _release(current: CurrentAmounts, works: list[dict[str, Any]], reason: str, 
     return Release(NewDecision(release_id, decided_at, decision, decision_entries(decision)), current.generation_id)
 
 
+def pages_to_release(book: Ledger) -> Iterator[list[int]]:
+    """Yield pages of postings, ascending, whose credit is partly in suspense or held, as of each page's snapshot."""
+    after = 0
+    while True:
+        with book.snapshot() as connection:
+            sequences = postings_to_release(connection, after, POSTINGS_PER_PAGE)
+        if sequences:
+            yield sequences
+        if len(sequences) < POSTINGS_PER_PAGE:
+            return
+        after = sequences[-1]
+
+
 def release_all(
     book: Ledger,
     rights: RightsAt,
@@ -171,10 +183,18 @@ def release_all(
 
     unsure: release credits that a policy held back as too uncertain, too.
     """
-    after: int | None = 0
-    while after is not None:
-        with book.snapshot() as connection:
-            releases, after = due_releases(connection, rights, reason, decided_at, after, unsure, works_per_query)
-        if releases and not dry_run:
-            post_decisions(book, [release.decision for release in releases])
-        yield from releases
+
+    def due(connection: Connection, sequences: Sequence[int]) -> list[Release]:
+        return due_releases(connection, sequences, rights, reason, decided_at, unsure, works_per_query)
+
+    def decide(transaction: LedgerTransaction, sequences: Sequence[int]) -> list[Release]:
+        releases = due(transaction.connection, sequences)
+        transaction.post([release.decision for release in releases])
+        return releases
+
+    for sequences in pages_to_release(book):
+        if dry_run:
+            with book.snapshot() as connection:
+                yield from due(connection, sequences)
+        else:
+            yield from book.decide(partial(decide, sequences=sequences))

@@ -31,7 +31,7 @@ from gmvaluator.ledger.decisions.revaluation import revalue
 from gmvaluator.ledger.reader import load_postings, postings_where
 from gmvaluator.ledger.records import ATTRIBUTION, StoredPosting
 from gmvaluator.ledger.schema import decisions, postings
-from gmvaluator.ledger.store import post_decisions
+from gmvaluator.ledger.transaction import LedgerTransaction
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.storage.schema import from_utc_text
@@ -74,14 +74,17 @@ def reverse(book: Ledger, original: StoredPosting, reason: str, decided_at: date
     Raises InvalidInput if the posting is a decision, PreconditionFailed while a dispute holds part of its credits, and
     NotFound if it issued nothing.
     """
-    with book.snapshot() as connection:
-        current = _undisputed(connection, original)
+
+    def decide(transaction: LedgerTransaction) -> StoredPosting:
+        current = _undisputed(transaction.connection, original)
         # Nothing left means that it was reversed before, or issued nothing.
         if not current.amounts:
-            return _reversal_of(connection, original)
-    facts = {"generation_id": current.generation_id, "found": amounts_to_json(current.amounts)}
-    decision = Decision(REVERSAL, checked_reason(reason), facts, _next_links(current))
-    return post_decisions(book, [_new(current, decision, decided_at)])[0]
+            return _reversal_of(transaction.connection, original)
+        facts = {"generation_id": current.generation_id, "found": amounts_to_json(current.amounts)}
+        decision = Decision(REVERSAL, checked_reason(reason), facts, _next_links(current))
+        return transaction.post([_new(current, decision, decided_at)])[0]
+
+    return book.decide(decide)
 
 
 def reattribute(
@@ -98,20 +101,22 @@ def reattribute(
     which `policy` may pay. Raises InvalidInput if the posting is a decision, and PreconditionFailed while a dispute
     holds part of its credits, or if one ended with an award.
     """
-    with book.snapshot() as connection:
-        current = _undisputed(connection, original)
+
+    def decide(transaction: LedgerTransaction) -> StoredPosting:
+        current = _undisputed(transaction.connection, original)
         # The evidence knows nothing of later decisions: valued again as it is, it would undo awards and releases.
-        require_no_award(connection, current.sequence, current.generation_id)
-        released = released_rights(connection, current.sequence)
-    again = revalue(original.evidence, policy, cards, released).evidence
-    facts = {
-        "generation_id": current.generation_id,
-        "found": amounts_to_json(current.amounts),
-        "evidence": json.loads(again.to_json()),
-    }
-    decision = Decision(REATTRIBUTION, checked_reason(reason), facts, _next_links(current))
-    new = replace(_new(current, decision, decided_at), described=again.header_facts)
-    return post_decisions(book, [new])[0]
+        require_no_award(transaction.connection, current.sequence, current.generation_id)
+        released = released_rights(transaction.connection, current.sequence)
+        again = revalue(original.evidence, policy, cards, released).evidence
+        facts = {
+            "generation_id": current.generation_id,
+            "found": amounts_to_json(current.amounts),
+            "evidence": json.loads(again.to_json()),
+        }
+        decision = Decision(REATTRIBUTION, checked_reason(reason), facts, _next_links(current))
+        return transaction.post([replace(_new(current, decision, decided_at), described=again.header_facts)])[0]
+
+    return book.decide(decide)
 
 
 def _next_links(current: CurrentAmounts) -> Links:

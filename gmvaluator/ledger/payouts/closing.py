@@ -3,28 +3,29 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
 from dataclasses import dataclass
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
-from sqlalchemy import Connection, not_, select
+from sqlalchemy import ColumnElement, Connection, not_, select, true
 
 from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.auth.signing import Signed, Signer
 from gmvaluator.errors import Conflict, PreconditionFailed
 from gmvaluator.ledger.calendar import Calendar, Closing, Period, closings, read_calendar
-from gmvaluator.ledger.checkpoints import checkpoint_of
+from gmvaluator.ledger.checkpoints import checkpoint_of, store_checkpoint
 from gmvaluator.ledger.decision import CLOSE, Decision, Links, NewDecision, decision_id
 from gmvaluator.ledger.decisions.dispute_holds import hold_all
 from gmvaluator.ledger.decisions.disputes import read_unsettled_disputes
-from gmvaluator.ledger.decisions.release import RightsAt, due_releases
+from gmvaluator.ledger.decisions.release import RightsAt, due_releases, pages_to_release
 from gmvaluator.ledger.payouts.currencies import minor_digits
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.queries import amount_sum, entries_and_postings, is_owner, sums_by_account
-from gmvaluator.ledger.reader import read_head
+from gmvaluator.ledger.reader import read_head, read_totals
+from gmvaluator.ledger.records import ATTRIBUTION
 from gmvaluator.ledger.schema import decisions, entries, postings
-from gmvaluator.ledger.store import post_decisions
+from gmvaluator.ledger.transaction import LedgerTransaction
+from gmvaluator.storage.schema import utc_text
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger
@@ -35,8 +36,13 @@ def balances_at(connection: Connection, calendar: Calendar, period: Period) -> d
     return sums_by_account(connection, calendar.upto(period), source=entries_and_postings)
 
 
-def disputed_since(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
-    """Return, by owner's account, what disputes took after a period from its credits and have not returned."""
+def disputed_since(
+    connection: Connection, calendar: Calendar, period: Period, within: ColumnElement[bool] | None = None
+) -> dict[str, int]:
+    """Return, by owner's account, what disputes took after a period from its credits and have not returned.
+
+    within: condition on `decisions`, which restricts those that are counted.
+    """
     upto = calendar.upto(period)
     # Without correlate(None) the subquery would take `postings` from the enclosing query instead of its own.
     sequences = select(postings.c.sequence).where(upto).correlate(None)
@@ -49,6 +55,7 @@ def disputed_since(connection: Connection, calendar: Calendar, period: Period) -
         )
         .where(
             decisions.c.dispute_id.is_not(None),
+            true() if within is None else within,
             not_(upto),
             decisions.c.about_sequence.in_(sequences),
             is_owner(entries.c.account),
@@ -102,45 +109,50 @@ def close(
     rights: RightsAt | None,
     decided_at: datetime,
     carry_disputes: bool = False,
+    confirmed_over: bool = False,
 ) -> Closed:
     """Close a period on `terms` and sign it; repeating the call with the same terms returns the same closing.
 
     rights: source of current rights, None if there is no catalogue. carry_disputes: close although disputes are open.
-    Raises NotClosable, or Conflict if the period was closed on other terms.
+    confirmed_over: close although the ledger holds no later generation that shows that the period is over.
+
+    Raises NotClosable, or Conflict if the period was closed on other terms; then nothing is posted.
     """
     with book.snapshot() as connection:
-        earlier = closings(connection, period)
-    if earlier:
-        return _closed_before(book, earlier[0], period, terms, signer)
-    # Disputed credits must not become payable: hold those that were posted since the last hold.
-    hold_all(book, decided_at, period)
-    checks = list(checklist(book, period, rights, decided_at, carry_disputes))
-    if not all(check.ok for check in checks):
-        raise NotClosable(period, checks)
-    post_decisions(book, [_closing(book, period, terms, checks, decided_at)])
-    return _signed(book, period, signer, checks)
+        closed_before = bool(closings(connection, period))
+    # Read before the lock is taken, because both take minutes in a large ledger, and neither can become wrong by what
+    # others post: rows that were hashed never change, and rights are no facts of the ledger.
+    prepared = [] if closed_before else [_verified(book), _nothing_to_release(book, rights, decided_at)]
+
+    def decide(transaction: LedgerTransaction) -> Closed:
+        connection = transaction.connection
+        if earlier := closings(connection, period):
+            return _closed_before(connection, earlier[0], period, terms, signer)
+        calendar = read_calendar(connection)
+        checks = [_over(connection, period, decided_at, confirmed_over), _in_order(calendar, period)]
+        # Disputed credits must not become payable: hold those that were posted since the last hold.
+        hold_all(transaction, decided_at, period)
+        checks += [_balanced(connection), *prepared, _disputes(connection, carry_disputes)]
+        if not all(check.ok for check in checks):
+            raise NotClosable(period, checks)
+        transaction.post([_closing(connection, period, terms, checks, decided_at)])
+        return _signed(connection, period, signer, checks)
+
+    return book.decide(decide)
 
 
-def checklist(
-    book: Ledger, period: Period, rights: RightsAt | None, now: datetime, carry_disputes: bool
-) -> Iterator[Check]:
-    """Yield the points that have to be met before a period is closed."""
-    with book.snapshot() as connection:
-        last, disputes = read_calendar(connection).last_closed, read_unsettled_disputes(connection)
-    over = period.end <= now
-    yield Check("over", over, f"ended {period.end.date()}" if over else f"it ends on {period.end.date()}")
-    in_order = last is None or period == last.next()
-    yield Check("in order", in_order, "it is next" if in_order else f"close {last.next() if last else period} first")
-    totals = book.totals()
-    yield Check("balanced", totals.reconciles, f"{totals.issued_micros:,} micro-credits were issued")
-    verified = book.verify()
-    yield Check("verified", verified.ok, verified.text())
-    yield _nothing_to_release(book, rights, now)
+def _balanced(connection: Connection) -> Check:
+    totals = read_totals(connection)
+    return Check("balanced", totals.reconciles, f"{totals.issued_micros:,} micro-credits were issued")
+
+
+def _disputes(connection: Connection, carry: bool) -> Check:
+    disputes = read_unsettled_disputes(connection)
     ids = ", ".join(dispute.dispute_id for dispute in disputes[:5])
     # A decided dispute that still holds credits was interrupted: completing it is not a matter of waiting.
-    carried = carry_disputes and all(dispute.open for dispute in disputes)
+    carried = carry and all(dispute.open for dispute in disputes)
     detail = f"{len(disputes)} not settled ({ids}): decide them, or carry them over" if disputes else "none is open"
-    yield Check("disputes", not disputes or carried, detail)
+    return Check("disputes", not disputes or carried, detail)
 
 
 def closing_digits(connection: Connection, period: Period, currency: str, chosen: int | None = None) -> int:
@@ -156,17 +168,52 @@ def closing_digits(connection: Connection, period: Period, currency: str, chosen
     return minor_digits(currency, chosen)
 
 
+def _over(connection: Connection, period: Period, now: datetime, confirmed: bool) -> Check:
+    """Return whether the period is over, by the clock of this machine and by the ledger's own times."""
+    if now < period.end:
+        return Check("over", False, f"it ends on {period.end.date()}")
+    query = select(postings.c.posted_at).where(postings.c.kind == ATTRIBUTION)
+    newest = connection.execute(query.order_by(postings.c.sequence.desc()).limit(1)).scalar()
+    # A month that is closed too early by a wrong clock stays closed, and its later generations go to the next one.
+    if (newest is None or newest < utc_text(period.end)) and not confirmed:
+        posted = "nothing was posted yet" if newest is None else f"the newest generation was posted on {newest[:10]}"
+        return Check("over", False, f"{posted}, before the end of {period}: check the clock, then use --confirm-over")
+    return Check("over", True, f"ended {period.end.date()}")
+
+
+def _in_order(calendar: Calendar, period: Period) -> Check:
+    first, last = calendar.first_closed, calendar.last_closed
+    if first is None or last is None or period == last.next():
+        return Check("in order", True, "it is next")
+    if period < first:
+        return Check("in order", False, f"it is part of {first}, the first period that was closed")
+    return Check("in order", False, f"close {last.next()} first")
+
+
 def payable_lines(closing: Closing) -> list[tuple[str, int, int]]:
     """Return (account, micro-credits, minor units) for each account that a closed period made payable."""
     return [(account, balance, minor) for account, balance, minor in closing.decision.facts["payable"]]
 
 
-def _closing(book: Ledger, period: Period, terms: Terms, checks: list[Check], decided_at: datetime) -> NewDecision:
-    with book.snapshot() as connection:
-        through = read_head(connection).sequence
-        calendar = read_calendar(connection)
-        balances, disputed = balances_at(connection, calendar, period), disputed_since(connection, calendar, period)
-        carried = [dispute.dispute_id for dispute in read_unsettled_disputes(connection)]
+def _closing(
+    connection: Connection, period: Period, terms: Terms, checks: list[Check], decided_at: datetime
+) -> NewDecision:
+    calendar = read_calendar(connection)
+    facts: dict[str, Any] = {
+        "closed_through": read_head(connection).sequence,
+        **closed_amounts(
+            balances_at(connection, calendar, period), disputed_since(connection, calendar, period), terms
+        ),
+        "terms": terms.as_dict(),
+        "checks": [check.name for check in checks],
+        "carried_disputes": [dispute.dispute_id for dispute in read_unsettled_disputes(connection)],
+    }
+    decision = Decision(CLOSE, f"period {period} is over", facts, Links(period=str(period)))
+    return NewDecision(decision_id(CLOSE, period), decided_at, decision)
+
+
+def closed_amounts(balances: dict[str, int], disputed: dict[str, int], terms: Terms) -> dict[str, Any]:
+    """Return the facts "balances" and "payable" of a closing. disputed: see `disputed_since`."""
     # A dispute may have taken credits of this period since it ended; those must not be paid as well.
     owners = {
         account: amount - disputed.get(account, 0)
@@ -174,40 +221,37 @@ def _closing(book: Ledger, period: Period, terms: Terms, checks: list[Check], de
         if account.startswith(OWNER_PREFIX)
     }
     payable = terms.payable(owners)
-    facts: dict[str, Any] = {
-        "closed_through": through,
-        "terms": terms.as_dict(),
+    return {
         "balances": by_kind(balances),
         "payable": [[account, owners[account], minor] for account, minor in sorted(payable.items()) if minor],
-        "checks": [check.name for check in checks],
-        "carried_disputes": carried,
     }
-    decision = Decision(CLOSE, f"period {period} is over", facts, Links(period=str(period)))
-    return NewDecision(decision_id(CLOSE, period), decided_at, decision)
 
 
-def _closed_before(book: Ledger, closing: Closing, period: Period, terms: Terms, signer: Signer) -> Closed:
+def _closed_before(connection: Connection, closing: Closing, period: Period, terms: Terms, signer: Signer) -> Closed:
     original = Terms.from_dict(closing.decision.facts["terms"])
     if original != terms:
         different = [name for name, value in terms.as_dict().items() if original.as_dict()[name] != value]
         raise Conflict(f"period {period} was closed on other terms ({', '.join(different)}), which cannot be changed")
-    return _signed(book, period, signer, [])
+    return _signed(connection, period, signer, [])
 
 
-def _signed(book: Ledger, period: Period, signer: Signer, checks: list[Check]) -> Closed:
-    with book.snapshot() as connection:
-        (closing,) = closings(connection, period)
+def _signed(connection: Connection, period: Period, signer: Signer, checks: list[Check]) -> Closed:
+    (closing,) = closings(connection, period)
     signed = checkpoint_of(closing.posting, str(period), signer)
-    return Closed(closing, book.store_checkpoint(str(period), closing.posting.sequence, signed), checks)
+    return Closed(closing, store_checkpoint(connection, str(period), closing.posting.sequence, signed), checks)
+
+
+def _verified(book: Ledger) -> Check:
+    verified = book.verify()
+    return Check("verified", verified.ok, verified.text())
 
 
 def _nothing_to_release(book: Ledger, rights: RightsAt | None, now: datetime) -> Check:
     if rights is None:
         return Check("released", True, "there is no catalogue to release by")
-    after: int | None = 0
-    while after is not None:
+    for sequences in pages_to_release(book):
         with book.snapshot() as connection:
-            due, after = due_releases(connection, rights, "checklist", now, after)
+            due = due_releases(connection, sequences, rights, "checklist", now)
         if due:
             return Check("released", False, f"rights in generation {due[0].generation_id} are known: release them")
     return Check("released", True, "nothing in suspense or held has known rights")

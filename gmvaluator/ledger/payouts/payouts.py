@@ -17,7 +17,7 @@ from gmvaluator.ledger.decision_effects import decision_entries
 from gmvaluator.ledger.decisions.dispute_holds import hold_all
 from gmvaluator.ledger.payouts.closing import payable_lines
 from gmvaluator.ledger.schema import balances, decisions, postings
-from gmvaluator.ledger.store import post_decisions
+from gmvaluator.ledger.transaction import LedgerTransaction
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger
@@ -47,20 +47,25 @@ def pay(book: Ledger, period: Period, reason: str, decided_at: datetime, account
     Raises PreconditionFailed if the period is not the newest closed one, because what earlier ones left unpaid was
     carried over into it, and NotFound if the period made nothing payable to the account.
     """
+    return book.decide(lambda transaction: _pay(transaction, period, reason, decided_at, account))
+
+
+def _pay(
+    transaction: LedgerTransaction, period: Period, reason: str, decided_at: datetime, account: str | None
+) -> list[Payout]:
     # Disputed credits must not be paid: hold those that were posted since the last hold.
-    hold_all(book, decided_at)
-    with book.snapshot() as connection:
-        closing = _newest_closing(connection, period)
-        payable = [line for line in payable_lines(closing) if account in (None, line[0])]
-        if not payable and account is not None:
-            raise NotFound(f"period {period} made nothing payable to {account}")
-        planned = list(_planned(connection, period, payable))
+    hold_all(transaction, decided_at)
+    closing = _newest_closing(transaction.connection, period)
+    payable = [line for line in payable_lines(closing) if account in (None, line[0])]
+    if not payable and account is not None:
+        raise NotFound(f"period {period} made nothing payable to {account}")
+    payouts = list(_planned(transaction.connection, period, payable))
     # Dated within the next month at the latest, so that its closing counts the payout and does not make the same
     # credits payable once more.
     dated_at = min(decided_at, period.next().end - timedelta(microseconds=1))
-    due = [_decision(closing, period, payout, reason, dated_at) for payout in planned if payout.status == "posted"]
-    post_decisions(book, due)
-    return planned
+    due = [_decision(closing, period, payout, reason, dated_at) for payout in payouts if payout.status == "posted"]
+    transaction.post(due)
+    return payouts
 
 
 def _newest_closing(connection: Connection, period: Period) -> Closing:

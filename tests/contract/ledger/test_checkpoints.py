@@ -5,13 +5,14 @@ import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import NoReturn
 
 import pytest
 from sqlalchemy import text
 
 from gmvaluator.auth.signing import Signed, Signer, checked_public_key
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.errors import InvalidInput, MissingData
+from gmvaluator.errors import InvalidInput, MissingData, PreconditionFailed
 from gmvaluator.ledger.calendar import Period
 from gmvaluator.ledger.checkpoints import checkpoint_of
 from gmvaluator.ledger.decisions.reversal import reverse
@@ -20,7 +21,7 @@ from gmvaluator.ledger.payouts.closing import close
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.results import Verification
 from gmvaluator.ledger.schema import REVISION
-from gmvaluator.ledger.store import FILE_NAME, Ledger, ledger_file, open_ledger
+from gmvaluator.ledger.store import FILE_NAME, ledger_file, open_ledger
 from gmvaluator.storage.database import Database, DataLocation, location_in
 from tests.support.scenes import DECEMBER, OCTOBER, SEPTEMBER, attribute, record, work
 
@@ -35,7 +36,7 @@ def fill(place: DataLocation) -> None:
         attribute(place, "g2", [1], OCTOBER, book=book)
         reverse(book, original, "test image", OCTOBER)
         for period in (Period(2026, 9), Period(2026, 10)):
-            close(book, period, TERMS, Signer(place.folder / "keys"), rights, DECEMBER)
+            close(book, period, TERMS, Signer(place.folder / "keys"), rights, DECEMBER, confirmed_over=True)
 
 
 @pytest.fixture(scope="module")
@@ -168,16 +169,31 @@ def test_the_database_refuses_to_change_decisions_and_checkpoints(place: DataLoc
         assert book.verify(public_key=Signer(place.folder / "keys").public_key()).ok
 
 
-def test_a_close_that_was_cut_off_before_its_signature_is_signed_the_next_time(
-    place: DataLocation, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_a_close_that_is_not_signed_is_not_posted(place: DataLocation, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> NoReturn:
+        raise PreconditionFailed("the key cannot be read")
+
     with monkeypatch.context() as patched:
-        patched.setattr(Ledger, "store_checkpoint", lambda *_: (_ for _ in ()).throw(OSError("power went")))
-        with pytest.raises(OSError, match="power"):
+        patched.setattr(Signer, "sign", refuse)
+        with pytest.raises(PreconditionFailed, match="key"):
             fill(place)
     with open_ledger(place, write=True) as book, open_catalogue(place) as rights:
+        assert book.head().sequence == 3
+        close(book, Period(2026, 9), TERMS, Signer(place.folder / "keys"), rights, DECEMBER, confirmed_over=True)
+        assert book.verify().ok
+
+
+def test_a_closing_without_its_checkpoint_is_signed_the_next_time(sound_folder: Path, tmp_path: Path) -> None:
+    place = DataLocation(tmp_path)
+    ledger_file(tmp_path).write_bytes(ledger_file(sound_folder).read_bytes())
+    connection = sqlite3.connect(ledger_file(tmp_path))
+    guard = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'checkpoints_no_delete'").fetchone()[0]
+    connection.executescript("DROP TRIGGER checkpoints_no_delete; DELETE FROM checkpoints WHERE period = '2026-10'")
+    connection.execute(guard)
+    connection.close()
+    with open_ledger(place, write=True) as book:
         assert "no checkpoint" in book.verify().text()
-        close(book, Period(2026, 9), TERMS, Signer(place.folder / "keys"), rights, DECEMBER)
+        close(book, Period(2026, 10), TERMS, Signer(sound_folder / "keys"), None, DECEMBER)
         assert book.verify().ok
 
 

@@ -15,7 +15,7 @@ from gmvaluator.ledger.decisions.disputes import Scope, checked_award
 from gmvaluator.ledger.decisions.release import release_all
 from gmvaluator.ledger.decisions.revaluation import compare
 from gmvaluator.ledger.decisions.reversal import reattribute, reverse
-from gmvaluator.ledger.store import open_ledger, post_decisions
+from gmvaluator.ledger.store import open_ledger
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_posting, sample_work
@@ -29,6 +29,7 @@ from tests.support.scenes import (
     import_rights,
     is_sound,
     owner_named,
+    post_decisions,
     record,
     sha256_of,
     work,

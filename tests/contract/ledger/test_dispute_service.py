@@ -9,10 +9,8 @@ import pytest
 
 from attributor.core.disputes import DisputeService
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
-from gmvaluator.errors import GenerationConflict
-from gmvaluator.ledger.decision import HOLD, NewDecision
-from gmvaluator.ledger.group_commit import LedgerWriter
-from gmvaluator.ledger.results import Posted, Replayed
+from gmvaluator.errors import GenerationConflict, InvalidInput
+from gmvaluator.ledger.group_commit import Decide, LedgerWriter, Result
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_work
@@ -65,53 +63,7 @@ async def test_concurrent_disputes_hold_the_same_credits_once(office: Office) ->
     assert office.ledger.verify().ok
 
 
-async def test_cancelled_call_keeps_the_lock_until_its_holds_are_posted(office: Office) -> None:
-    slow = SlowWriter(office.writer)
-    office.service = DisputeService(office.ledger, office.catalogue, slow)
-    leaving = asyncio.create_task(office.open("case-1"))
-    await asyncio.wait_for(slow.holding.wait(), 10)
-    leaving.cancel()
-    await asyncio.gather(leaving, return_exceptions=True)
-    staying = asyncio.create_task(office.open("case-2"))
-    await asyncio.sleep(0.05)
-    slow.gate.set()
-    assert (await staying).held_micros == 0
-    assert office.held() == 5 * PAID
-
-
-class SlowWriter:
-    """A writer that posts holds once its gate is set."""
-
-    def __init__(self, writer: LedgerWriter) -> None:
-        self.writer = writer
-        self.holding, self.gate = asyncio.Event(), asyncio.Event()
-
-    async def post(self, posting: NewDecision) -> Posted | Replayed:
-        if posting.decision.kind == HOLD:
-            self.holding.set()
-            await self.gate.wait()
-        return await self.writer.post(posting)
-
-
-class OvertakenWriter:
-    """A writer before whose first hold another service posts one."""
-
-    def __init__(self, writer: LedgerWriter, other: DisputeService) -> None:
-        self.writer = writer
-        self.other = other
-        self.overtaken = False
-
-    async def post(self, posting: NewDecision) -> Posted | Replayed:
-        if posting.decision.kind == HOLD and not self.overtaken:
-            self.overtaken = True
-            request = royalty_v1.OpenDisputeRequest(dispute_id="case-1", generation_id="g4", reason="mine")
-            await self.other.open(request)
-        return await self.writer.post(posting)
-
-
-async def test_hold_is_computed_again_if_another_attributor_posted_one_first(
-    office: Office, place: DataLocation
-) -> None:
+async def test_dispute_that_was_overtaken_holds_what_the_other_left(office: Office, place: DataLocation) -> None:
     with open_catalogue(place) as catalogue:
         late = DisputeService(office.ledger, catalogue, OvertakenWriter(office.writer, office.service))
         request = royalty_v1.OpenDisputeRequest(
@@ -119,6 +71,27 @@ async def test_hold_is_computed_again_if_another_attributor_posted_one_first(
         )
         assert (await late.open(request)).held_micros == 4 * PAID
     assert office.held() == 5 * PAID
+
+
+class OvertakenWriter:
+    """A writer before whose first decision another service opens a dispute."""
+
+    def __init__(self, writer: LedgerWriter, other: DisputeService) -> None:
+        self.writer = writer
+        self.other = other
+
+    async def decide(self, decision: Decide[Result]) -> Result:
+        request = royalty_v1.OpenDisputeRequest(dispute_id="case-1", generation_id="g4", reason="mine")
+        await self.other.open(request)
+        return await self.writer.decide(decision)
+
+
+async def test_refused_dispute_leaves_nothing(office: Office) -> None:
+    before = office.ledger.head()
+    request = royalty_v1.OpenDisputeRequest(dispute_id="a b", training_image_id=str(sample_work(1)), reason="mine")
+    with pytest.raises(InvalidInput, match="dispute id"):
+        await office.service.open(request)
+    assert office.ledger.head() == before
 
 
 async def test_call_posts_a_bounded_number_of_holds(office: Office) -> None:

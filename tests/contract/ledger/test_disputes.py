@@ -19,10 +19,21 @@ from gmvaluator.ledger.decisions.disputes import (
     read_disputes,
     read_unsettled_disputes,
 )
-from gmvaluator.ledger.store import Ledger, open_ledger, post_decisions
+from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_owner, sample_work
-from tests.support.scenes import DECEMBER, NOVEMBER, OCTOBER, attribute, balances, is_sound, owner_named, record, work
+from tests.support.scenes import (
+    DECEMBER,
+    NOVEMBER,
+    OCTOBER,
+    attribute,
+    balances,
+    is_sound,
+    owner_named,
+    post_decisions,
+    record,
+    work,
+)
 
 
 @pytest.fixture
@@ -48,7 +59,7 @@ def test_disputed_work_is_held_and_awarded(filled: DataLocation) -> None:
         assert balances(book) == {"held": 2_500_250, account(filled, "ben"): 499_750}
         attribute(filled, "g4", [1], NOVEMBER, book=book)
         assert hold(book, "case-1", NOVEMBER).held_micros == 3_500_250
-        assert hold_all(book, NOVEMBER) == 0
+        assert book.decide(lambda transaction: hold_all(transaction, NOVEMBER)) == 0
         award = checked_award([(owner_named(filled, "cleo"), 700_000), (owner_named(filled, "ada"), 300_000)])
         decided = decide_dispute(book, "case-1", award, "shown by sketches", DECEMBER)
         assert (decided.open, decided.held_micros, decided.as_dict()["status"]) == (False, 0, "upheld")

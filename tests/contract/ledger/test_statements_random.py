@@ -65,7 +65,7 @@ def apply_event(book: Ledger, folder: Path, event: str, number: int, month: int)
     elif event == "close" and last != MONTHS[-1]:
         terms = Terms("EUR", 2, 10_000_000 * number, 40 if number == 3 else None, 300_000)
         period = MONTHS[0] if last is None else last.next()
-        close(book, period, terms, Signer(folder / "keys"), None, END, carry_disputes=True)
+        close(book, period, terms, Signer(folder / "keys"), None, END, carry_disputes=True, confirmed_over=True)
     elif event == "pay" and last is not None:
         pay(book, last, "paid", at)
 

@@ -6,13 +6,17 @@ from collections.abc import Callable, Sequence
 
 import pytest
 
-from gmvaluator.errors import GmvaluatorError, LedgerFailed, Overloaded, Unavailable
-from gmvaluator.ledger.group_commit import LedgerWriter
+from gmvaluator.errors import GenerationConflict, GmvaluatorError, LedgerFailed, Overloaded, Unavailable
+from gmvaluator.ledger.group_commit import Decide, LedgerWriter, Result
 from gmvaluator.ledger.results import Outcome, Posted
+from gmvaluator.ledger.transaction import LedgerTransaction
 from gmvaluator.ledger.writer import AnyPosting
 from gmvaluator.testing.postings import sample_posting
 
 WAIT_S = 10.0
+
+TRANSACTION = LedgerTransaction(None)  # type: ignore[arg-type]
+"""A transaction for decisions that neither read nor post."""
 
 
 class FakeLedger:
@@ -27,6 +31,10 @@ class FakeLedger:
         self.batches.append(len(batch))
         self._on_post()
         return [Posted(posting) for posting in batch]  # type: ignore[arg-type]
+
+    def decide(self, decision: Decide[Result]) -> Result:
+        self.batches.append(0)
+        return decision(TRANSACTION)
 
     def close(self) -> None:
         self.closed = True
@@ -95,6 +103,44 @@ async def test_error_of_a_commit_is_raised_in_all_waiting_calls_and_stops_the_wr
     with pytest.raises(LedgerFailed):
         await asyncio.wait_for(writer.post(sample_posting(9)), WAIT_S)
     await close(writer)
+    assert len(failures) == 1
+
+
+async def test_decisions_are_made_one_by_one_in_the_writers_thread() -> None:
+    ledger = FakeLedger()
+    writer = writer_of(ledger)
+    threads = await asyncio.gather(*(writer.decide(lambda _: threading.current_thread().name) for _ in range(3)))
+    await close(writer)
+    assert threads == ["ledger-writer"] * 3
+    assert ledger.batches == [0, 0, 0]
+
+
+async def test_refused_decision_stops_nobody_else() -> None:
+    def refuse(_: LedgerTransaction) -> None:
+        raise GenerationConflict("another dispute has this id")
+
+    failures: list[GmvaluatorError] = []
+    writer = writer_of(FakeLedger(), failures)
+    refused, posted, decided = await asyncio.gather(
+        writer.decide(refuse), writer.post(sample_posting(1)), writer.decide(lambda _: 7), return_exceptions=True
+    )
+    await close(writer)
+    assert isinstance(refused, GenerationConflict)
+    assert isinstance(posted, Posted)
+    assert (decided, failures) == (7, [])
+
+
+async def test_failed_write_of_a_decision_stops_the_writer() -> None:
+    def fail(_: LedgerTransaction) -> None:
+        raise LedgerFailed("disk")
+
+    failures: list[GmvaluatorError] = []
+    writer = writer_of(FakeLedger(), failures)
+    calls = [writer.decide(fail), writer.post(sample_posting(1)), writer.decide(lambda _: 7)]
+    results = await asyncio.wait_for(asyncio.gather(*calls, return_exceptions=True), WAIT_S)
+    await close(writer)
+    assert isinstance(results[0], LedgerFailed)
+    assert isinstance(results[2], LedgerFailed)
     assert len(failures) == 1
 
 
