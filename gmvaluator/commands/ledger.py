@@ -191,13 +191,16 @@ def replay(generation: str | None, identity: str | None, place: DataLocation, as
 def verify(
     head: str | None, public_key: str | None, kept: tuple[Path, ...], record: bool, place: DataLocation, as_json: bool
 ) -> None:
-    """Verify every row and checkpoint, and name the first that was changed, removed, inserted or re-ordered.
+    """Verify every row, checkpoint, closing and payout, and name the first that is not as it must be.
+
+    Rows must not be changed, removed, inserted or re-ordered; owners must be paid what closings made payable.
 
     The exit code is 1 if there is one.
 
     Example: gmvaluator ledger verify --head 42:9c0e...
     """
     from gmvaluator.auth.signing import checked_public_key
+    from gmvaluator.ledger.payouts.audit import verify_with_payments
     from gmvaluator.ledger.results import Head
     from gmvaluator.ledger.store import open_ledger
     from gmvaluator.ledger.verification import record_verification
@@ -207,7 +210,7 @@ def verify(
     checkpoints = [_read_checkpoint(file) for file in kept]
     try:
         with open_ledger(place) as book:
-            result = book.verify(expected, key, checkpoints)
+            result = verify_with_payments(book, expected, key, checkpoints)
     except Failure:
         # A ledger that cannot be read has to raise the alarm of one that fails, so that this is recorded as well.
         if record:

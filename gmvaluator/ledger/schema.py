@@ -157,7 +157,7 @@ signature: Ed25519, 128 hex digits; public_key: 64 hex digits.
 """
 
 # Triggers refuse to update or delete these rows, for every client of the database.
-_IMMUTABLE = (postings, entries, evidence, decisions, checkpoints)
+IMMUTABLE = (postings, entries, evidence, decisions, checkpoints)
 
-for _table in _IMMUTABLE:
+for _table in IMMUTABLE:
     forbid_changes(_table)

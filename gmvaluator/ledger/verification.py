@@ -19,17 +19,18 @@ from typing import Any
 
 from sqlalchemy import Connection, Engine, String, select, type_coerce
 
-from gmvaluator.accounts import ISSUANCE
+from gmvaluator.accounts import ISSUANCE, OWNER_PREFIX
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
 from gmvaluator.files import atomic_write
 from gmvaluator.ledger import hash_chain
-from gmvaluator.ledger.decision import Decision, Links
+from gmvaluator.ledger.decision import PAYOUT, Decision, Links
 from gmvaluator.ledger.decision_effects import decision_entries
 from gmvaluator.ledger.posting import recompute_entries
 from gmvaluator.ledger.reader import HEADER_COLUMNS, LedgerReader, read_head
 from gmvaluator.ledger.records import ATTRIBUTION, Entry, Evidence, PostingHeader, StoredPosting
 from gmvaluator.ledger.results import Head, Problem, Replay, Verification
 from gmvaluator.ledger.schema import REVISION, balances, decisions, entries, evidence, head, postings
+from gmvaluator.ledger.triggers import trigger_problems
 from gmvaluator.storage.schema import check_revision
 from gmvaluator.storage.sqlite import reading_engine
 
@@ -94,6 +95,7 @@ class _Check:
             yield from sorted(problems, key=lambda problem: problem.sequence)
         yield from self._end_of_chain()
         yield from self._balances()
+        yield from trigger_problems(self.connection, self.last.sequence)
 
     def _posting(self, page: _Page, header: PostingHeader, stored_hash: str) -> Iterator[Problem]:
         lines, body = page.lines.pop(header.sequence, {}), page.bodies.pop(header.sequence, None)
@@ -106,6 +108,15 @@ class _Check:
         self.issued_micros += header.issued_micros
         for entry in lines.values():
             self.sums[entry.account] += entry.amount_micros
+        if header.kind == PAYOUT:
+            yield from self._overpaid(header.sequence, lines)
+
+    def _overpaid(self, sequence: int, lines: dict[int, Entry]) -> Iterator[Problem]:
+        # Reversals of paid credits leave a debt, which is sound; a payout that makes one pays more than was earned.
+        for line, entry in lines.items():
+            if entry.account.startswith(OWNER_PREFIX) and self.sums[entry.account] < 0:
+                what = f"payout leaves {entry.account} at {self.sums[entry.account]}: it was paid more than it earned"
+                yield Problem(sequence, line, what)
 
     def _link(self, header: PostingHeader, stored_hash: str) -> Iterator[Problem]:
         sequence = header.sequence
@@ -133,8 +144,12 @@ class _Check:
     def _balances(self) -> Iterator[Problem]:
         stored = {row.account: row.balance_micros for row in self.connection.execute(select(*balances.c))}
         for account in sorted(stored.keys() | self.sums.keys()):
-            if stored.get(account, 0) != self.sums[account]:
-                what = f"balance of {account} is {stored.get(account, 0)}, its entries sum to {self.sums[account]}"
+            if account not in stored:
+                yield Problem(self.last.sequence, None, f"balance of {account} is missing: it was removed")
+            elif account not in self.sums:
+                yield Problem(self.last.sequence, None, f"balance of {account} has no entries: it was inserted")
+            elif stored[account] != self.sums[account]:
+                what = f"balance of {account} is {stored[account]}, its entries sum to {self.sums[account]}"
                 yield Problem(self.last.sequence, None, what)
         issued = self.connection.execute(select(head.c.issued_micros)).scalar_one()
         if issued != self.issued_micros:

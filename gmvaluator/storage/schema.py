@@ -85,22 +85,27 @@ def _upgrade(connection: Connection, schema: SchemaRevision) -> None:
 
 def forbid_changes(table: Table) -> None:
     """Create triggers together with `table` that refuse UPDATE and DELETE, and TRUNCATE on PostgreSQL."""
-    refusal = f"{table.name} are append-only: post a correction instead"
-    sqlite = [
-        f"CREATE TRIGGER {table.name}_no_{operation.lower()} BEFORE {operation} ON {table.name} "
-        f"BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
-        for operation in ("UPDATE", "DELETE")
-    ]
-    postgresql = [
-        f"CREATE FUNCTION refuse_change_of_{table.name}() RETURNS trigger LANGUAGE plpgsql AS $$ "
-        f"BEGIN RAISE EXCEPTION '{refusal}'; END $$",
-        f"CREATE TRIGGER {table.name}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table.name} "
-        f"FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_{table.name}()",
-    ]
-    for dialect, statements in (("sqlite", sqlite), ("postgresql", postgresql)):
-        for statement in statements:
+    for dialect in ("sqlite", "postgresql"):
+        for statement in change_guards(table.name, dialect):
             trigger: ExecutableDDLElement = DDL(statement)  # type: ignore[no-untyped-call]
             event.listen(table, "after_create", trigger.execute_if(dialect=dialect))
+
+
+def change_guards(table_name: str, dialect: str) -> list[str]:
+    """Return the statements that create a table's triggers against changes, and on PostgreSQL first their function."""
+    refusal = f"{table_name} are append-only: post a correction instead"
+    if dialect == "sqlite":
+        return [
+            f"CREATE TRIGGER {table_name}_no_{operation.lower()} BEFORE {operation} ON {table_name} "
+            f"BEGIN SELECT RAISE(ABORT, '{refusal}'); END"
+            for operation in ("UPDATE", "DELETE")
+        ]
+    return [
+        f"CREATE FUNCTION refuse_change_of_{table_name}() RETURNS trigger LANGUAGE plpgsql AS $$ "
+        f"BEGIN RAISE EXCEPTION '{refusal}'; END $$",
+        f"CREATE TRIGGER {table_name}_no_change BEFORE UPDATE OR DELETE OR TRUNCATE ON {table_name} "
+        f"FOR EACH STATEMENT EXECUTE FUNCTION refuse_change_of_{table_name}()",
+    ]
 
 
 def insert_missing(connection: Connection, table: Table) -> Any:

@@ -56,18 +56,18 @@ class PostgresServer:
             self.close()
             raise
 
-    def new_database(self) -> str:
-        """Create an empty database and return its URL."""
+    def new_database(self, like: str = "") -> str:
+        """Create a database and return its URL: an empty one, or a copy of the one at the URL `like`, which is idle."""
         name = f"test_{next(self._numbers)}"
+        template = _name_of(like) if like else "template0"
         with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
-            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE template0'.encode())
+            connection.execute(f'CREATE DATABASE "{name}" TEMPLATE "{template}"'.encode())
         return self._url(name)
 
     def drop_database(self, url: str) -> None:
         """Remove a database that `new_database` made; open connections to it are ended."""
-        name = url.removeprefix("postgresql://postgres@/").partition("?")[0]
         with psycopg.connect(self._url("postgres"), autocommit=True) as connection:
-            connection.execute(f'DROP DATABASE "{name}" WITH (FORCE)'.encode())
+            connection.execute(f'DROP DATABASE "{_name_of(url)}" WITH (FORCE)'.encode())
 
     def start(self) -> None:
         """Start the server and wait until it accepts connections, recovered after `kill`. Raises Unavailable."""
@@ -161,6 +161,10 @@ class PostgresServer:
 
 class _StillInUse(Exception):
     """The memory or the socket of a killed server is held by its remaining processes."""
+
+
+def _name_of(url: str) -> str:
+    return url.removeprefix("postgresql://postgres@/").partition("?")[0]
 
 
 def find_binaries() -> Path:

@@ -12,7 +12,7 @@ from gmvaluator.ids import OwnerId, generation_id, sha256_hex
 from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.ledger.decision import NewDecision
 from gmvaluator.ledger.posting import ValuedImage, build_posting
-from gmvaluator.ledger.records import ImageFacts, StoredPosting
+from gmvaluator.ledger.records import ImageFacts, NewPosting, StoredPosting
 from gmvaluator.ledger.results import Posted
 from gmvaluator.ledger.store import Ledger, open_ledger
 from gmvaluator.ledger.verification import replay
@@ -59,6 +59,22 @@ def attribute(
     policy: Policy = PAPER,
 ) -> StoredPosting:
     """Post one generation to which `works` contributed, nearest first, with the rights of its time."""
+    posting = valued_generation(place, name, works, at, quality, policy)
+    if book is None:
+        with open_ledger(place, write=True) as opened:
+            return _posted(opened, posting)
+    return _posted(book, posting)
+
+
+def valued_generation(
+    place: DataLocation,
+    name: str,
+    works: Sequence[int],
+    at: datetime,
+    quality: int = 1_000_000,
+    policy: Policy = PAPER,
+) -> NewPosting:
+    """Return the posting that `attribute` posts."""
     valued = ValuedImage(
         "local", generation_id(name), at, ImageFacts(hashlib.sha256(name.encode()).hexdigest(), 64, 64, 1_000),
         "demo-1", "works", SAMPLE_PROFILE, quality, {},
@@ -66,15 +82,11 @@ def attribute(
     candidates = [ScoredCandidate(sample_work(number), 1_000 * rank, 900_000) for rank, number in enumerate(works)]
     with open_catalogue(place) as catalogue:
         cards = catalogue.works([sample_work(number) for number in works], at)
-    posting = build_posting(valued, policy, candidates, cards)
-    if book is None:
-        with open_ledger(place, write=True) as opened:
-            return _posted(opened, posting)
-    return _posted(book, posting)
+    return build_posting(valued, policy, candidates, cards)
 
 
-def _posted(book: Ledger, posting: object) -> StoredPosting:
-    (outcome,) = book.post([posting])  # type: ignore[list-item]
+def _posted(book: Ledger, posting: NewPosting) -> StoredPosting:
+    (outcome,) = book.post([posting])
     assert isinstance(outcome, Posted)
     return outcome.posting
 

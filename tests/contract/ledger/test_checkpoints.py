@@ -1,7 +1,6 @@
 """Tampering with decisions and checkpoints: `verify` names each change, and the operator's key exposes forgeries."""
 
 import json
-import sqlite3
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -24,6 +23,7 @@ from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.store import FILE_NAME, ledger_file, open_ledger
 from gmvaluator.storage.database import Database, DataLocation, location_in
 from tests.support.scenes import DECEMBER, OCTOBER, SEPTEMBER, attribute, record, work
+from tests.support.tampering import without_triggers
 
 TERMS = Terms("EUR", 2, 25_000_000, None, 0)
 
@@ -48,15 +48,12 @@ def sound_folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def verified_after(sound_folder: Path, tmp_path: Path) -> Callable[..., Verification]:
-    """Return a function that copies the sound ledger, tampers with it without the triggers, and verifies it."""
+    """Return a function that copies the sound ledger, tampers with it behind its triggers, and verifies it."""
 
     def verify(script: str, **options: object) -> Verification:
         ledger_file(tmp_path).write_bytes(ledger_file(sound_folder).read_bytes())
-        connection = sqlite3.connect(ledger_file(tmp_path))
-        for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-            connection.execute(f"DROP TRIGGER {name}")
-        connection.executescript(script)
-        connection.close()
+        with without_triggers(ledger_file(tmp_path)) as connection:
+            connection.executescript(script)
         with open_ledger(tmp_path) as book:
             return book.verify(**options)  # type: ignore[arg-type]
 
@@ -79,6 +76,7 @@ def test_a_closed_ledger_passes_with_the_operators_key(
         ("DELETE FROM checkpoints WHERE period = '2026-10'", 5, "no checkpoint"),
         ("UPDATE checkpoints SET signature = '00' WHERE period = '2026-09'", 4, "not signed"),
         ("UPDATE checkpoints SET statement = x'7b7d' WHERE period = '2026-09'", 4, "not signed"),
+        ("UPDATE checkpoints SET sequence = 3 WHERE period = '2026-09'", 4, "has the sequence 3: it was changed"),
         ("UPDATE checkpoints SET period = '2026-08' WHERE period = '2026-09'", 4, "no checkpoint"),
         ("INSERT INTO checkpoints SELECT '2026-08', 1, statement, signature, public_key FROM checkpoints LIMIT 1",
          1, "no closing"),
@@ -107,20 +105,16 @@ def rewrite_history(folder: Path) -> None:
     """Rewrite the whole chain with valid hashes, as somebody can who may write the file but has no key."""
     with open_ledger(folder) as book:
         stored = list(book.every_posting())
-    connection = sqlite3.connect(ledger_file(folder))
-    for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall():
-        connection.execute(f"DROP TRIGGER {name}")
     before = GENESIS_HASH
-    for posting in stored:
-        header = replace(posting.header, previous_hash=before, posted_at="2020-01-01T00:00:00.000000Z")
-        before = header.chain_hash()
-        connection.execute(
-            "UPDATE postings SET previous_hash = ?, hash = ?, posted_at = ? WHERE sequence = ?",
-            (header.previous_hash, before, header.posted_at, posting.sequence),
-        )
-    connection.execute("UPDATE head SET hash = ?", (before,))
-    connection.commit()
-    connection.close()
+    with without_triggers(ledger_file(folder)) as connection:
+        for posting in stored:
+            header = replace(posting.header, previous_hash=before, posted_at="2020-01-01T00:00:00.000000Z")
+            before = header.chain_hash()
+            connection.execute(
+                "UPDATE postings SET previous_hash = ?, hash = ?, posted_at = ? WHERE sequence = ?",
+                (header.previous_hash, before, header.posted_at, posting.sequence),
+            )
+        connection.execute("UPDATE head SET hash = ?", (before,))
 
 
 def test_a_rewritten_history_needs_the_operators_key(sound_folder: Path, tmp_path: Path) -> None:
@@ -143,8 +137,7 @@ def test_a_rewritten_history_needs_the_operators_key(sound_folder: Path, tmp_pat
 
 def forge(folder: Path) -> None:
     """Sign the rewritten history with another key."""
-    connection = sqlite3.connect(ledger_file(folder))
-    with open_ledger(folder) as book:
+    with without_triggers(ledger_file(folder)) as connection, open_ledger(folder) as book:
         for posting in book.every_posting():
             if posting.header.kind == "close":
                 period = posting.header.generation_id.removeprefix("close/")
@@ -153,8 +146,6 @@ def forge(folder: Path) -> None:
                     "UPDATE checkpoints SET statement = ?, signature = ?, public_key = ? WHERE period = ?",
                     (signed.statement, signed.signature, signed.public_key, period),
                 )
-    connection.commit()
-    connection.close()
 
 
 def test_the_database_refuses_to_change_decisions_and_checkpoints(place: DataLocation) -> None:
@@ -186,11 +177,8 @@ def test_a_close_that_is_not_signed_is_not_posted(place: DataLocation, monkeypat
 def test_a_closing_without_its_checkpoint_is_signed_the_next_time(sound_folder: Path, tmp_path: Path) -> None:
     place = DataLocation(tmp_path)
     ledger_file(tmp_path).write_bytes(ledger_file(sound_folder).read_bytes())
-    connection = sqlite3.connect(ledger_file(tmp_path))
-    guard = connection.execute("SELECT sql FROM sqlite_master WHERE name = 'checkpoints_no_delete'").fetchone()[0]
-    connection.executescript("DROP TRIGGER checkpoints_no_delete; DELETE FROM checkpoints WHERE period = '2026-10'")
-    connection.execute(guard)
-    connection.close()
+    with without_triggers(ledger_file(tmp_path)) as connection:
+        connection.execute("DELETE FROM checkpoints WHERE period = '2026-10'")
     with open_ledger(place, write=True) as book:
         assert "no checkpoint" in book.verify().text()
         close(book, Period(2026, 10), TERMS, Signer(sound_folder / "keys"), None, DECEMBER)

@@ -11,6 +11,7 @@ from gmvaluator.errors import GmvaluatorError, LedgerCorrupt
 from gmvaluator.ledger.results import Head, Verification
 from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.testing.postings import sample_posting
+from tests.support.tampering import without_triggers
 
 Tampering = Callable[[sqlite3.Connection], object]
 
@@ -26,18 +27,12 @@ def sound_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
 
 @pytest.fixture
 def verified_after(sound_file: bytes, tmp_path: Path) -> Callable[..., Verification]:
-    """Return a function that copies the sound ledger, tampers with it without the triggers, and verifies it."""
+    """Return a function that copies the sound ledger, tampers with it behind its triggers, and verifies it."""
 
     def verify(tamper: Tampering, expected: Head | None = None) -> Verification:
         ledger_file(tmp_path).write_bytes(sound_file)
-        connection = sqlite3.connect(ledger_file(tmp_path))
-        triggers = connection.execute("SELECT name FROM sqlite_master WHERE type = 'trigger'").fetchall()
-        assert len(triggers) == 10
-        for (name,) in triggers:
-            connection.execute(f"DROP TRIGGER {name}")
-        tamper(connection)
-        connection.commit()
-        connection.close()
+        with without_triggers(ledger_file(tmp_path)) as connection:
+            tamper(connection)
         with open_ledger(tmp_path) as ledger:
             return ledger.verify(expected)
 
@@ -120,6 +115,7 @@ def rewritten_evidence(connection: sqlite3.Connection) -> None:
         (sql("UPDATE balances SET balance_micros = balance_micros + 1 WHERE account = 'held'"), 10, None, "balance"),
         (sql("DELETE FROM balances WHERE account = 'issuance'"), 10, None, "balance of issuance"),
         (sql("INSERT INTO balances VALUES ('owner:x', 1)"), 10, None, "balance of owner:x"),
+        (sql("INSERT INTO balances VALUES ('owner:x', 0)"), 10, None, "balance of owner:x has no entries: it was ins"),
         (sql("UPDATE head SET issued_micros = 1"), 10, None, "head"),
         (sql("UPDATE head SET sequence = 9"), 10, None, "after the head"),
         (sql("UPDATE head SET hash = 'x'"), 10, None, "head"),
@@ -134,6 +130,33 @@ def test_tampering_is_found_and_the_first_row_named(
     assert (report.first.sequence, report.first.line) == (sequence, line)
     assert what in report.first.what
     assert report.text().startswith(f"posting {sequence}")
+
+
+@pytest.mark.parametrize(
+    ("statement", "what"),
+    [
+        ("DROP TRIGGER entries_no_update", "trigger entries_no_update is missing: it was dropped"),
+        (
+            "DROP TRIGGER entries_no_update; CREATE TRIGGER entries_no_update BEFORE UPDATE ON entries"
+            " WHEN OLD.sequence > 5"
+            " BEGIN SELECT RAISE(ABORT, 'entries are append-only: post a correction instead'); END",
+            "trigger entries_no_update is not what the ledger made: it was changed or disabled",
+        ),
+        (
+            "CREATE TRIGGER skim AFTER INSERT ON balances BEGIN UPDATE balances SET balance_micros = 0; END",
+            "trigger skim is not the ledger's: it was added",
+        ),
+    ],
+)
+def test_dropped_changed_and_foreign_triggers_are_found(
+    sound_file: bytes, tmp_path: Path, statement: str, what: str
+) -> None:
+    ledger_file(tmp_path).write_bytes(sound_file)
+    connection = sqlite3.connect(ledger_file(tmp_path))
+    connection.executescript(statement)
+    connection.close()
+    with open_ledger(tmp_path) as ledger:
+        assert ledger.verify().text() == f"posting 10: {what}"
 
 
 CUT_TAIL = sql(
