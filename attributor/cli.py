@@ -91,8 +91,9 @@ def _type(kind: Any, limits: tuple[float, float] | None, choices: tuple[str, ...
 
 @click.command()
 @settings_options
+@click.option("--new-ledger", is_flag=True, help="Begin another ledger, because the data folder's own is gone.")
 @json_option
-def serve(settings: AttributorSettings, as_json: bool) -> None:
+def serve(settings: AttributorSettings, new_ledger: bool, as_json: bool) -> None:
     """Run the attributor, a gRPC service: generated images in, credits out.
 
     SIGTERM drains: health says NOT_SERVING, calls in flight end, then the process does; a second SIGTERM ends it
@@ -111,6 +112,8 @@ def serve(settings: AttributorSettings, as_json: bool) -> None:
     prepare_process()
 
     log_to_stderr()
+    if new_ledger:
+        _begin_ledger(settings)
 
     def announce(bound: str, metrics: str) -> None:
         addresses = {"address": bound} | ({"metrics": metrics} if metrics else {})
@@ -119,6 +122,12 @@ def serve(settings: AttributorSettings, as_json: bool) -> None:
         sys.stdout.flush()
 
     asyncio.run(run(settings, announce))
+
+
+def _begin_ledger(settings: AttributorSettings) -> None:
+    from gmvaluator.ledger.store import open_ledger
+
+    open_ledger(settings.place, write=True, new=True).close()
 
 
 def log_to_stderr() -> None:

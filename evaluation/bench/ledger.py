@@ -72,6 +72,9 @@ class Recorded:
     def decide(self, decision: Decide[Result]) -> Result:
         return self.ledger.decide(decision)
 
+    def check_in_place(self) -> None:
+        self.ledger.check_in_place()
+
     def close(self) -> None:
         self.ledger.close()
 

@@ -27,6 +27,9 @@ Decide = Callable[[LedgerTransaction], Result]
 MAX_COMMIT = 64
 """Maximum number of postings in one commit."""
 
+CHECK_S = 1.0
+"""Seconds without a job after which the writer checks that its ledger is still there."""
+
 
 class WritableLedger(Protocol):
     """The writing side of a ledger; all calls come from the writer thread."""
@@ -34,6 +37,8 @@ class WritableLedger(Protocol):
     def post(self, batch: Sequence[AnyPosting]) -> Sequence[Outcome]: ...
 
     def decide(self, decision: Decide[Result]) -> Result: ...
+
+    def check_in_place(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -126,7 +131,7 @@ class LedgerWriter:
         finally:
             self._ready.set()
         try:
-            while self._stop_reason is None and (jobs := self._next_jobs()):
+            while self._stop_reason is None and (jobs := self._next_jobs(ledger)):
                 self._commit(ledger, jobs)
         finally:
             self._stop_reason = self._stop_reason or Unavailable(
@@ -135,10 +140,10 @@ class LedgerWriter:
             self._fail_waiting()
             ledger.close()
 
-    def _next_jobs(self) -> list[_Job]:
+    def _next_jobs(self, ledger: WritableLedger) -> list[_Job]:
         """Wait for one job and take all others that wait; return an empty list to stop."""
         jobs: list[_Job] = []
-        job = self._jobs.get()
+        job = self._first_job(ledger)
         while job is not None:
             jobs.append(job)
             if len(jobs) >= MAX_COMMIT or self._jobs.empty():
@@ -147,6 +152,19 @@ class LedgerWriter:
         # The stop signal was taken with jobs before it: put it back, to be found alone after they are committed.
         self._jobs.put(None)
         return jobs
+
+    def _first_job(self, ledger: WritableLedger) -> _Job | None:
+        """Wait for a job; None to stop, also because the ledger is no longer there."""
+        while True:
+            try:
+                return self._jobs.get(timeout=CHECK_S)
+            except queue.Empty:
+                # A service whose ledger is gone says so without waiting for an image.
+                try:
+                    ledger.check_in_place()
+                except GmvaluatorError as error:
+                    self._stop(error, [])
+                    return None
 
     def _commit(self, ledger: WritableLedger, jobs: list[_Job]) -> None:
         try:

@@ -22,8 +22,10 @@ from gmvaluator.errors import (
     LedgerCorrupt,
     LedgerFailed,
     MissingData,
+    PreconditionFailed,
     Unavailable,
 )
+from gmvaluator.files import create_once
 from gmvaluator.ledger.checkpoints import checkpoint_problems
 from gmvaluator.ledger.reader import LedgerReader
 from gmvaluator.ledger.results import Head, Outcome, Verification
@@ -37,24 +39,57 @@ Result = TypeVar("Result")
 
 FILE_NAME = "ledger.sqlite"
 
+BEGUN_FILE_NAME = "ledger.begun"
+"""File in a data folder which shows that the folder has had a ledger, so that a lost one is not begun again."""
+
+_BEGUN = b"This folder has a ledger. If ledger.sqlite is gone, restore it from a backup.\n"
+
 
 def ledger_file(data_dir: Path) -> Path:
     """Return the path of the ledger's file in a data folder."""
     return data_dir / FILE_NAME
 
 
-def open_ledger(place: Path | DataLocation, write: bool = False) -> Ledger:
+def open_ledger(place: Path | DataLocation, write: bool = False, new: bool = False) -> Ledger:
     """Open the ledger at a location or in a data folder; a writer creates or upgrades it first.
 
-    Raises AlreadyHeld if another process writes its file, MissingData if a reader finds no ledger, PreconditionFailed
-    if its schema is of another version, Failure if the file is damaged, and Unavailable if PostgreSQL is unavailable.
+    new: begin another ledger in a data folder whose own is gone.
+
+    Raises AlreadyHeld if another process writes its file, MissingData if a reader finds no ledger or a writer finds
+    that the folder's own is gone, PreconditionFailed if its schema is of another version or no new one can be begun,
+    Failure if the file is damaged, and Unavailable if PostgreSQL is unavailable.
     """
     location = location_in(as_location(place), FILE_NAME)
-    if not write and isinstance(location, Path) and not location.is_file():
+    if isinstance(location, Path):
+        _check_present(location, write, new)
+    elif new:
+        raise InvalidInput("a new ledger is begun in a data folder only: leave out --new-ledger")
+    ledger = Ledger(Database(location, REVISION, write))
+    if write and isinstance(location, Path):
+        create_once(location.with_name(BEGUN_FILE_NAME), _BEGUN, mode=0o644)
+    return ledger
+
+
+def _check_present(file: Path, write: bool, new: bool) -> None:
+    """Check that a ledger is there, unless its folder never had one. An empty file is none."""
+    present = file.is_file() and file.stat().st_size > 0
+    log = file.with_name(file.name + "-wal")
+    if new and present:
+        raise PreconditionFailed(f"there is a ledger in {file.parent} already: leave out --new-ledger")
+    if new and log.exists():
+        # SQLite would remove it, and with it what the lost ledger committed last.
+        raise PreconditionFailed(f"{log} belongs to the ledger that is gone: move it to where that ledger is")
+    if present or new:
+        return
+    if file.with_name(BEGUN_FILE_NAME).exists():
         raise MissingData(
-            f"there is no ledger in {location.parent}: attribute an image first, or name the folder by --data"
+            f"the ledger of {file.parent} is gone: restore {file.name} from a backup, or begin another by "
+            "`gmvaluator serve --new-ledger`"
         )
-    return Ledger(Database(location, REVISION, write))
+    if not write:
+        raise MissingData(
+            f"there is no ledger in {file.parent}: attribute an image first, or name the folder by --data"
+        )
 
 
 class Ledger(LedgerReader):
@@ -102,6 +137,8 @@ class Ledger(LedgerReader):
             try:
                 with self._database.writer.begin() as connection:
                     yield connection
+                # What was committed to a file that is gone is lost, and must not be acknowledged.
+                self._database.check_in_place()
             except Exception as error:
                 if isinstance(error, GmvaluatorError) and not isinstance(error, Unavailable):
                     # The decision was refused and undone; the database itself did not fail.
@@ -113,6 +150,10 @@ class Ledger(LedgerReader):
                 raise LedgerFailed(
                     f"the ledger {self._database.name} could not be written ({self._failure}): restart"
                 ) from error
+
+    def check_in_place(self) -> None:
+        """Raise Unavailable if the ledger's file was removed, renamed or replaced since it was opened."""
+        self._database.check_in_place()
 
     def verify(
         self, expected: Head | None = None, public_key: str | None = None, kept: Sequence[Signed] = ()

@@ -7,7 +7,7 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from sqlalchemy import Engine
+from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
 from gmvaluator.errors import Failure, MissingData, PreconditionFailed, Unavailable
@@ -50,6 +50,7 @@ class Database:
         """
         self.location = location
         self._writer: Engine | None = None
+        self._files: sqlite.OpenFiles | None = None
         in_file = isinstance(location, Path)
         self.name = str(location) if in_file else f"schema {schema.name} of PostgreSQL"
         with ExitStack() as undo, _file_errors(self.name) if in_file else _server_errors(self.name):
@@ -69,7 +70,18 @@ class Database:
             writer = postgresql.writing_engine(self.location, schema.name)
         undo.callback(writer.dispose)
         migrate(writer, schema)
+        if isinstance(self.location, Path):
+            self._files = sqlite.OpenFiles(self.location)
+            event.listen(writer, "commit", lambda _: self.check_in_place())
         return writer
+
+    def check_in_place(self) -> None:
+        """Raise Unavailable if the file that is written was removed, renamed or replaced since it was opened.
+
+        Checked before every commit. What is acknowledged has to be checked after its commit as well.
+        """
+        if self._files is not None:
+            self._files.check()
 
     @property
     def writer(self) -> Engine:

@@ -14,9 +14,10 @@ from pathlib import Path
 from urllib.parse import quote
 
 from sqlalchemy import Connection, Engine, create_engine, event
-from sqlalchemy.pool import QueuePool, StaticPool
+from sqlalchemy.exc import DisconnectionError
+from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 
-from gmvaluator.errors import Conflict, Failure, MissingData, PreconditionFailed
+from gmvaluator.errors import Conflict, Failure, MissingData, PreconditionFailed, Unavailable
 from gmvaluator.files import sync
 
 MINIMUM_VERSION = (3, 32, 0)
@@ -59,7 +60,55 @@ def reading_engine(file: Path) -> Engine:
         pool_size=READERS,
         max_overflow=0,
     )
+    _follow_file(engine, file)
     return _begin_with(engine, "BEGIN")
+
+
+class OpenFiles:
+    """The files of a database as they were opened: itself, its log and the log's index, by device and inode.
+
+    A process goes on writing a file that was removed, renamed or replaced, and the next one does not find what it
+    wrote. `writing_engine` has to have run a transaction before, which creates the log.
+    """
+
+    def __init__(self, file: Path) -> None:
+        self._opened = {path: _identity(path) for path in (file, _beside(file, "-wal"), _beside(file, "-shm"))}
+
+    def check(self) -> None:
+        """Raise Unavailable, naming the file, if one is no longer where it was opened."""
+        for path, identity in self._opened.items():
+            if _identity(path) != identity:
+                raise Unavailable(f"{path} was removed, renamed or replaced while it was open: put it back")
+
+
+def _beside(file: Path, ending: str) -> Path:
+    return file.with_name(file.name + ending)
+
+
+def _identity(path: Path) -> tuple[int, int] | None:
+    try:
+        status = path.stat()
+    except FileNotFoundError:
+        return None
+    return status.st_dev, status.st_ino
+
+
+def _follow_file(engine: Engine, file: Path) -> None:
+    """Replace pooled connections to a file that was removed or replaced meanwhile, when they are used next."""
+
+    def remember(_: object, entry: ConnectionPoolEntry) -> None:
+        entry.info["file"] = _identity(file)
+
+    def check(_: object, entry: ConnectionPoolEntry, __: object) -> None:
+        now = _identity(file)
+        if now is None:
+            # Not MissingData: a caller whose image is refused for good drops it.
+            raise Unavailable(f"{file} was removed or renamed while it was open: put it back")
+        if now != entry.info["file"]:
+            raise DisconnectionError
+
+    event.listen(engine, "connect", remember)
+    event.listen(engine, "checkout", check)
 
 
 def _check_version() -> None:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Sequence
 import pytest
 
 from gmvaluator.errors import GenerationConflict, GmvaluatorError, LedgerFailed, Overloaded, Unavailable
+from gmvaluator.ledger import group_commit
 from gmvaluator.ledger.group_commit import Decide, LedgerWriter, Result
 from gmvaluator.ledger.results import Outcome, Posted
 from gmvaluator.ledger.transaction import LedgerTransaction
@@ -26,6 +27,7 @@ class FakeLedger:
         self._on_post = on_post
         self.batches: list[int] = []
         self.closed = False
+        self.gone = False
 
     def post(self, batch: Sequence[AnyPosting]) -> list[Outcome]:
         self.batches.append(len(batch))
@@ -35,6 +37,10 @@ class FakeLedger:
     def decide(self, decision: Decide[Result]) -> Result:
         self.batches.append(0)
         return decision(TRANSACTION)
+
+    def check_in_place(self) -> None:
+        if self.gone:
+            raise Unavailable("ledger.sqlite was removed")
 
     def close(self) -> None:
         self.closed = True
@@ -142,6 +148,20 @@ async def test_failed_write_of_a_decision_stops_the_writer() -> None:
     assert isinstance(results[0], LedgerFailed)
     assert isinstance(results[2], LedgerFailed)
     assert len(failures) == 1
+
+
+async def test_idle_writer_stops_when_its_ledger_is_gone(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(group_commit, "CHECK_S", 0.001)
+    stopped = threading.Event()
+    ledger = FakeLedger()
+    writer = LedgerWriter(lambda: ledger, lambda _: stopped.set())
+    writer.start()
+    assert isinstance(await writer.post(sample_posting(1)), Posted)
+    ledger.gone = True
+    assert await asyncio.to_thread(stopped.wait, WAIT_S)
+    with pytest.raises(Unavailable, match="removed"):
+        await writer.post(sample_posting(2))
+    await close(writer)
 
 
 async def test_close_returns_although_the_last_commit_fails() -> None:

@@ -1,0 +1,119 @@
+"""A ledger's file that is removed, renamed or replaced: nothing is acknowledged, and no other begins in silence."""
+
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from sqlalchemy import event
+
+from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.errors import InvalidInput, LedgerFailed, MissingData, PreconditionFailed, Unavailable
+from gmvaluator.ledger.store import BEGUN_FILE_NAME, ledger_file, open_ledger
+from gmvaluator.storage.database import DataLocation
+from gmvaluator.testing.postings import sample_posting
+from tests.support.scenes import record, work
+
+
+def removed(file: Path) -> None:
+    file.unlink()
+
+
+def renamed(file: Path) -> None:
+    file.rename(file.with_name("elsewhere"))
+
+
+def replaced(file: Path) -> None:
+    shutil.copy(file, file.with_name("copy"))
+    file.with_name("copy").replace(file)
+
+
+LOSSES = pytest.mark.parametrize("lose", [removed, renamed, replaced])
+
+
+@LOSSES
+@pytest.mark.parametrize("ending", ["", "-wal", "-shm"])
+def test_nothing_is_posted_to_a_file_that_is_gone(tmp_path: Path, lose: Callable[[Path], None], ending: str) -> None:
+    file = ledger_file(tmp_path)
+    with open_ledger(tmp_path, write=True) as book:
+        book.post([sample_posting(1)])
+        lose(file.with_name(file.name + ending))
+        with pytest.raises(Unavailable, match="removed, renamed or replaced"):
+            book.check_in_place()
+        with pytest.raises(LedgerFailed, match="removed, renamed or replaced while it was open: put it back"):
+            book.post([sample_posting(2)])
+        with pytest.raises(LedgerFailed, match="stopped after an error"):
+            book.decide(lambda _: None)
+
+
+@LOSSES
+def test_what_was_committed_to_a_file_that_is_gone_is_not_acknowledged(
+    tmp_path: Path, lose: Callable[[Path], None]
+) -> None:
+    with open_ledger(tmp_path, write=True) as book:
+        # After the check that precedes the commit, and before the commit itself.
+        event.listen(book._database.writer, "commit", lambda _: lose(ledger_file(tmp_path)))
+        with pytest.raises(LedgerFailed, match="removed, renamed or replaced"):
+            book.post([sample_posting(1)])
+
+
+def test_catalogue_that_is_gone_takes_no_more_works(tmp_path: Path) -> None:
+    record(DataLocation(tmp_path), work(1, "ada"))
+    with open_catalogue(tmp_path, write=True) as catalogue:
+        (tmp_path / "catalogue.sqlite").unlink()
+        with pytest.raises(Unavailable, match="removed, renamed or replaced"):
+            catalogue.record([work(2, "ada")])
+
+
+def test_reader_follows_a_file_that_was_replaced_and_says_that_it_is_gone(tmp_path: Path) -> None:
+    for name, count in (("old", 1), ("new", 2)):
+        with open_ledger(tmp_path / name, write=True) as book:
+            book.post([sample_posting(number) for number in range(count)])
+    with open_ledger(tmp_path / "old") as reader:
+        assert reader.totals().postings == 1
+        ledger_file(tmp_path / "new").replace(ledger_file(tmp_path / "old"))
+        assert reader.totals().postings == 2
+        ledger_file(tmp_path / "old").unlink()
+        with pytest.raises(Unavailable, match="was removed or renamed while it was open"):
+            reader.totals()
+
+
+def emptied(file: Path) -> None:
+    file.write_bytes(b"")
+
+
+@pytest.mark.parametrize("lose", [removed, renamed, emptied])
+def test_folder_whose_ledger_is_gone_begins_no_other_in_silence(tmp_path: Path, lose: Callable[[Path], None]) -> None:
+    with open_ledger(tmp_path, write=True) as book:
+        book.post([sample_posting(1)])
+    lose(ledger_file(tmp_path))
+    for write in (True, False):
+        with pytest.raises(MissingData, match=r"is gone: restore ledger\.sqlite from a backup, or begin another"):
+            open_ledger(tmp_path, write=write)
+    with open_ledger(tmp_path, write=True, new=True) as book:
+        assert book.totals().postings == 0
+
+
+def test_new_ledger_takes_the_place_of_none(tmp_path: Path) -> None:
+    open_ledger(tmp_path, write=True, new=True).close()
+    with pytest.raises(PreconditionFailed, match="already: leave out --new-ledger"):
+        open_ledger(tmp_path, write=True, new=True)
+    with pytest.raises(InvalidInput, match="leave out --new-ledger"):
+        open_ledger(DataLocation(tmp_path, "postgresql://nobody@/nothing"), write=True, new=True)
+
+
+def test_log_of_a_lost_ledger_is_not_removed(tmp_path: Path) -> None:
+    log = tmp_path / "ledger.sqlite-wal"
+    log.write_bytes(b"committed")
+    with pytest.raises(PreconditionFailed, match="belongs to the ledger that is gone"):
+        open_ledger(tmp_path, write=True, new=True)
+    assert log.read_bytes() == b"committed"
+
+
+def test_ledger_of_an_older_version_is_known_from_its_next_start(tmp_path: Path) -> None:
+    open_ledger(tmp_path, write=True).close()
+    (tmp_path / BEGUN_FILE_NAME).unlink()
+    open_ledger(tmp_path, write=True).close()
+    ledger_file(tmp_path).unlink()
+    with pytest.raises(MissingData, match="--new-ledger"):
+        open_ledger(tmp_path, write=True)
