@@ -43,10 +43,11 @@ test-models: setup
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[ray]'
 	$(BIN)/python -m pytest -m models tests/models
 
-# The ledger under 1,000 kills, 500 power losses and 100,000 cases against an oracle, then the attributor ended 300 times
-# under load: about half an hour.
+# The ledger under 1,000 kills, 500 power losses and 100,000 cases against an oracle, 200 histories of concurrent decisions
+# against another, then the attributor ended 300 times under load: about an hour.
 crash: setup
 	$(BIN)/python -m tests.crash ledger --output docs/results/ledger-crash.json
+	$(BIN)/python -m tests.crash decisions --output docs/results/ledger-decisions.json
 	$(BIN)/python -m tests.crash serving --keep build/serving-crash --output docs/results/serving-crash.json
 	rm -rf build/serving-crash
 	$(BIN)/python -m tests.crash index --output docs/results/index-crash.json

@@ -1,4 +1,4 @@
-"""Command line of the crash tests: `python -m tests.crash ledger|serving|index`; `make crash` runs all three."""
+"""Command line of the crash tests: `python -m tests.crash ledger|decisions|serving|index`; `make crash` runs all."""
 
 from __future__ import annotations
 
@@ -15,7 +15,9 @@ from evaluation.bench.ledger_kills import run_kills_in_process
 from evaluation.bench.power_loss import run_power_loss
 from gmvaluator.report import write_report
 from gmvaluator.storage.database import DataLocation
+from gmvaluator.testing.postgresql import PostgresServer
 from tests.crash import index, serving
+from tests.crash.decisions import check_decisions
 from tests.crash.oracle import check_history
 
 HISTORY = 400
@@ -52,6 +54,23 @@ def crash_ledger(kills: int, images: int, cases: int, seed: int, output: Path | 
     if output is not None:
         click.echo(f"{kills} kills, {images} power losses and {cases} cases: {output}", err=True)
     if not _ledger_passed(figures):
+        sys.exit(1)
+
+
+@crash.command("decisions")
+@click.option("--histories", default=100, show_default=True, type=click.IntRange(1, 100_000), help="On each database.")
+@click.option("--commands", default=60, show_default=True, type=click.IntRange(1, 10_000), help="Of each person.")
+@_seed
+@_output
+def crash_decisions(histories: int, commands: int, seed: int, output: Path | None) -> None:
+    """Let three people release, dispute, correct, close and pay at random, at the same time, and ask an oracle.
+
+    Example: python -m tests.crash decisions --histories 5
+    """
+    figures = _decision_figures(histories, commands, seed)
+    options = f"--histories {histories} --commands {commands} --seed {seed}"
+    write_report(figures, f"python -m tests.crash decisions {options}", output)
+    if figures["decisions_wrong"]:
         sys.exit(1)
 
 
@@ -108,6 +127,16 @@ def _oracle_figures(cases: int, seed: int) -> dict[str, Any]:
         with tempfile.TemporaryDirectory(prefix="gmvaluator-oracle-") as folder:
             failures += check_history(DataLocation(Path(folder)), 1_000 * seed + number, HISTORY)
     return {"oracle_cases": histories * HISTORY, "oracle_histories": histories, "oracle_wrong": failures[:10]}
+
+
+def _decision_figures(histories: int, commands: int, seed: int) -> dict[str, Any]:
+    wrong: list[str] = []
+    with PostgresServer() as server:
+        for number in range(1_000 * seed, 1_000 * seed + histories):
+            for url in ("", server.new_database()):
+                with tempfile.TemporaryDirectory(prefix="gmvaluator-decisions-") as folder:
+                    wrong += check_decisions(DataLocation(Path(folder), url), number, commands)
+    return {"decisions_histories": 2 * histories, "decisions_wrong": wrong[:10]}
 
 
 def _ledger_passed(figures: dict[str, Any]) -> bool:
