@@ -257,10 +257,3 @@ class RightsReader(Protocol):
 
         An id that is not in the catalogue has a card too, which is paid to "suspense".
         """
-
-
-class OwnerNames(Protocol):
-    """Names of owners."""
-
-    def display_names(self, owner_ids: Sequence[OwnerId]) -> dict[OwnerId, str]:
-        """Return the name of each owner; an erased or unknown owner is "(forgotten)"."""

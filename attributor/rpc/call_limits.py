@@ -7,15 +7,13 @@ from collections import Counter
 from collections.abc import AsyncIterator, Iterator
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
-from typing import Protocol
 
 from attributor.core.disputes import DisputeService
 from attributor.core.pipeline import Pipeline
 from attributor.rpc.admission import Admission
+from gmvaluator.catalogue.store import Catalogue
 from gmvaluator.errors import Overloaded, Unavailable
-from gmvaluator.ledger.records import StoredPosting
-from gmvaluator.ledger.results import BalancePage
-from gmvaluator.ports import OwnerNames
+from gmvaluator.ledger.reader import LedgerReader
 
 DEFAULT_PAGE = 100
 """Accounts in a page of balances, if the caller sets no size."""
@@ -33,23 +31,13 @@ MAX_QUERIES = 64
 """Maximum number of concurrent calls without an image."""
 
 
-class RoyaltyReader(Protocol):
-    """Reading side of the ledger; blocks, but briefly."""
-
-    def balance(self, account: str) -> BalancePage: ...
-
-    def balances(self, after: str = "", limit: int = DEFAULT_PAGE) -> BalancePage: ...
-
-    def postings_after(self, sequence: int, limit: int = WATCH_PAGE) -> list[StoredPosting]: ...
-
-
 @dataclass(frozen=True, slots=True)
 class Backends:
     """The parts that serve calls once the attributor is warm."""
 
     pipeline: Pipeline
-    ledger: RoyaltyReader
-    names: OwnerNames
+    ledger: LedgerReader
+    names: Catalogue
     disputes: DisputeService
 
 
@@ -164,7 +152,7 @@ class CallGate:
             yield backends
 
     @contextmanager
-    def watch(self) -> Iterator[RoyaltyReader]:
+    def watch(self) -> Iterator[LedgerReader]:
         """Admit one watcher of the ledger. Raises Unavailable, or Overloaded if there are too many.
 
         Watchers do not count as in flight: a drain does not wait for them, since each ends when the drain begins.
