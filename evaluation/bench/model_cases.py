@@ -16,6 +16,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from gmvaluator.models import lite_views, lite_weights
 from gmvaluator.models.dreamsim import optimize_transformer
 from gmvaluator.ports import Float32Array, Prepared
 
@@ -179,11 +180,10 @@ def _not_enlarged() -> Any:
 
 def _plain_lite() -> Model:
     """Return timm's network as timm builds it, with the profile's weights and heads."""
-    from gmvaluator.models import lite_network
     from gmvaluator.models.profiles import profile_identity
 
-    heads = lite_network.Heads(
-        lite_network.pinned_tensors(lite_network.HEADS_FILE, profile_identity("lite").weights["heads"])
+    heads = lite_weights.Heads(
+        lite_weights.pinned_tensors(lite_weights.HEADS_FILE, profile_identity("lite").weights["heads"])
     )
     return partial(_timm_views, timm_backbone(), heads)
 
@@ -192,39 +192,33 @@ def timm_backbone() -> Any:
     """Return timm's EfficientNet-Lite0 with the weights of `lite`: pixels in [-1, 1] to its last layer's means."""
     import timm
 
-    from gmvaluator.models import lite_network
     from gmvaluator.models.profiles import profile_identity
 
     net: Any = timm.create_model("tf_efficientnet_lite0", pretrained=False, num_classes=0)
-    net.load_state_dict(
-        lite_network.pinned_tensors(lite_network.BACKBONE_FILE, profile_identity("lite").weights["backbone"])
-    )
+    state = lite_weights.pinned_tensors(lite_weights.BACKBONE_FILE, profile_identity("lite").weights["backbone"])
+    net.load_state_dict({name: torch.from_numpy(tensor) for name, tensor in state.items()})
     return net.eval().requires_grad_(False)
 
 
-def _timm_views(net: Any, heads: nn.Module, inputs: Sequence[Pixels]) -> Float32Array:
+def _timm_views(net: Any, heads: lite_weights.Heads, inputs: Sequence[Pixels]) -> Float32Array:
     """Return (B, 2 * 514): the vectors of the whole image and of a blurred copy."""
-    from gmvaluator.models import lite_network, lite_views
-
     pixels = _batch(inputs) * 2 - 1
-    sharp, blurred = _timm_lite(net, heads, pixels), _timm_lite(net, heads, lite_network.blur(pixels))
+    softened = torch.from_numpy(lite_weights.blur(pixels.numpy()))
+    sharp, blurred = _timm_lite(net, heads, pixels), _timm_lite(net, heads, softened)
     return np.concatenate([lite_views.pad_whole(sharp), lite_views.weight_blurs(blurred)], axis=1)
 
 
-def _timm_lite(net: Any, heads: nn.Module, pixels: Tensor) -> Float32Array:
-    from gmvaluator.models import lite_network
-
+def _timm_lite(net: Any, heads: lite_weights.Heads, pixels: Tensor) -> Float32Array:
     hidden = net.bn1(net.conv_stem(pixels))
     stages = []
     for number, block in enumerate(net.blocks):
         hidden = block(hidden)
-        if number in lite_network.STAGE_BLOCKS:
+        if number in lite_weights.STAGE_BLOCKS:
             stages.append(hidden)
     pooled = [stage.mean(dim=(2, 3)) for stage in [*stages[-3:], net.bn2(net.conv_head(hidden))]]
     texture = [value for stage in stages for value in (stage.mean((2, 3)), stage.std((2, 3), correction=0))]
-    embedding, _ = heads(lite_network.Features(torch.cat(pooled, dim=1), torch.cat(texture, dim=1)))
-    vectors: Float32Array = embedding.numpy()
-    return vectors
+    embedding, _ = heads(lite_weights.Features(torch.cat(pooled, dim=1).numpy(), torch.cat(texture, dim=1).numpy()))
+    return embedding
 
 
 def _product_lite(precision: str) -> Model:

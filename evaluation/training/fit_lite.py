@@ -35,14 +35,7 @@ from evaluation.training.quality_head import fit_quality, held_out, make_example
 from evaluation.training.validation import make_validation
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.lite import CHUNK_ROWS, EMBEDDING_DIM, PERCEPTUAL_DIM
-from gmvaluator.models.lite_network import (
-    BACKBONE_FILE,
-    BLUR_SIGMA_PX,
-    HEAD_TENSORS,
-    HEADS_FILE,
-    Backbone,
-    to_tensor,
-)
+from gmvaluator.models.lite_network import Backbone
 from gmvaluator.models.lite_views import (
     BLUR_WEIGHT,
     GRID,
@@ -52,6 +45,7 @@ from gmvaluator.models.lite_views import (
     WINDOW_WEIGHT,
     prepare,
 )
+from gmvaluator.models.lite_weights import BACKBONE_FILE, BLUR_SIGMA_PX, HEAD_TENSORS, HEADS_FILE
 from gmvaluator.models.process_setup import raise_malloc_thresholds
 from gmvaluator.models.specs import DATA
 from gmvaluator.profile import ProfileIdentity
@@ -143,7 +137,7 @@ def texture_of(backbone: Backbone, images: Sequence[Image.Image]) -> Tensor:
     inputs = np.stack([prepare(image) for image in images])
     with torch.inference_mode():
         passes = [
-            backbone(to_tensor(inputs[row : row + CHUNK_ROWS], torch.device("cpu"))).texture
+            backbone(torch.from_numpy(inputs[row : row + CHUNK_ROWS]).to(memory_format=torch.channels_last))[1]
             for row in range(0, len(inputs), CHUNK_ROWS)
         ]
     return torch.cat(passes)

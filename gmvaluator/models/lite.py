@@ -9,29 +9,16 @@ on drawings; see docs/explanation/models.md.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
-from typing import Any
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
-import safetensors.torch
-import torch
+import safetensors.numpy
 from PIL import Image
-from torch import Tensor, nn
 
 from gmvaluator.errors import ModelFailed
 from gmvaluator.models.choice import ProfileChoice
-from gmvaluator.models.device import Runtime, usable_device
-from gmvaluator.models.lite_network import (
-    HEADS_FILE,
-    Backbone,
-    Heads,
-    blur,
-    load_backbone,
-    pinned_tensors,
-    to_tensor,
-)
 from gmvaluator.models.lite_views import (
     EXTRA_DIM,
     SIDE_PX,
@@ -42,11 +29,15 @@ from gmvaluator.models.lite_views import (
     weight_blurs,
     weight_windows,
 )
+from gmvaluator.models.lite_weights import BACKBONE_FILE, HEADS_FILE, Features, Heads, blur, pinned_tensors
 from gmvaluator.models.preprocessing import Pixels
 from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
+
+if TYPE_CHECKING:
+    from gmvaluator.models.device import Runtime
 
 EMBEDDING_DIM = 512
 """Length of recall vectors."""
@@ -57,17 +48,19 @@ PERCEPTUAL_DIM = EMBEDDING_DIM + EXTRA_DIM
 CHUNK_ROWS = 8
 """Rows of one forward pass. Larger passes save no time on a CPU, take more memory, and do not fit its caches."""
 
-_Change = Callable[[Tensor], Tensor]
+Backbone = Callable[[Float32Array], Features]
+"""A network that computes the features of (B, 3, 224, 224) float32 in [-1, 1]; raises ModelFailed."""
+
+_Change = Callable[[Float32Array], Float32Array]
 
 
 class LiteModels:
     """`ports.Models` for profile `lite`."""
 
-    def __init__(self, identity: ProfileIdentity, backbone: Backbone, heads: Heads, device: torch.device) -> None:
+    def __init__(self, identity: ProfileIdentity, backbone: Backbone, heads: Heads) -> None:
         self._identity = identity
-        self._device = device
-        self._backbone = backbone.to(device)
-        self._heads = heads.to(device)
+        self._backbone = backbone
+        self._heads = heads
 
     @property
     def identity(self) -> ProfileIdentity:
@@ -123,17 +116,14 @@ class LiteModels:
         self, inputs: Float32Array, chunk: int = CHUNK_ROWS, change: _Change | None = None
     ) -> tuple[Float32Array, Float32Array]:
         """Return embedding and quality of the rows after `change`, `chunk` rows a forward pass."""
-        with _translated(), torch.inference_mode():
-            chunks = [self._pass(inputs[row : row + chunk], change) for row in range(0, len(inputs), chunk)]
+        chunks = [self._pass(inputs[row : row + chunk], change) for row in range(0, len(inputs), chunk)]
         embedding, quality = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         # Below float32 an input that is not finite may give a finite output (see `folding`), so inputs are checked too.
         _check_finite(len(inputs), inputs, embedding, quality)
         return embedding, quality
 
-    def _pass(self, inputs: Float32Array, change: _Change | None) -> tuple[Float32Array, ...]:
-        images = to_tensor(inputs, self._device)
-        features = self._backbone(images if change is None else change(images))
-        return tuple(output.cpu().numpy() for output in self._heads(features))
+    def _pass(self, inputs: Float32Array, change: _Change | None) -> tuple[Float32Array, Float32Array]:
+        return self._heads(self._backbone(inputs if change is None else change(inputs)))
 
 
 def load(
@@ -141,16 +131,30 @@ def load(
 ) -> LiteModels:
     """Load the profile's models; see `profiles.load_models`."""
     choice.check_no_variant()
+    heads = Heads(pinned_tensors(HEADS_FILE, identity.weights["heads"]))
+    state = pinned_tensors(BACKBONE_FILE, identity.weights["backbone"])
+    return LiteModels(identity, _load_backbone(state, identity.precision, device, threads), heads)
+
+
+def _load_backbone(state: Mapping[str, npt.NDArray[Any]], precision: str, device: str, threads: int | None) -> Backbone:
+    if device == "cpu" and precision == "fp32":
+        from gmvaluator.models.lite_onnx import OnnxBackbone
+
+        return OnnxBackbone(state, threads)
+    import torch
+
+    from gmvaluator.models.device import Runtime, usable_device
+    from gmvaluator.models.lite_network import TorchBackbone
+
     if threads is not None:
         torch.set_num_threads(threads)
-    heads = Heads(pinned_tensors(HEADS_FILE, identity.weights["heads"]))
-    return LiteModels(identity, load_backbone(identity), heads, usable_device(device))
+    return TorchBackbone(state, Runtime(usable_device(device), precision))
 
 
-def _with_blur(images: Tensor) -> Tensor:
-    """Turn (B, C, H, W) into (2 B, C, H, W), channels last: each image, followed by its blurred copy."""
-    both = torch.stack([images, blur(images)], dim=1).flatten(0, 1)
-    return both.contiguous(memory_format=torch.channels_last)
+def _with_blur(images: Float32Array) -> Float32Array:
+    """Turn (B, C, H, W) into (2 B, C, H, W): each image, followed by its blurred copy."""
+    both = np.stack([images, blur(images)], axis=1)
+    return both.reshape(-1, *images.shape[1:])
 
 
 def _stacked(inputs: Sequence[npt.NDArray[Any]]) -> Float32Array:
@@ -173,25 +177,15 @@ def _check_finite(count: int, *outputs: Float32Array) -> None:
         raise ModelFailed(f"row {int(np.argmin(rows))} of the batch gave numbers that are not finite")
 
 
-@contextmanager
-def _translated() -> Iterator[None]:
-    """Translate torch's exceptions into ModelFailed."""
-    try:
-        yield
-    except RuntimeError as error:
-        raise ModelFailed(f"the lite models failed: {error}") from error
-
-
 class LiteQuality:
     """`composed.QualityModel` by the head of profile `lite`; a batch is one pass."""
 
-    def __init__(self, backbone: nn.Module, heads: nn.Module, runtime: Runtime) -> None:
-        self._backbone, self._heads = backbone.to(runtime.device), heads.to(runtime.device)
-        self._device = runtime.device
+    def __init__(self, backbone: Backbone, heads: Heads) -> None:
+        self._backbone, self._heads = backbone, heads
 
     def quality_slice(self, inputs: Sequence[Pixels]) -> list[float | None]:
         """Score all images in one pass, so that no slice is left. See the protocol."""
-        _, quality = self._heads(self._backbone(to_tensor(np.stack(inputs), self._device)))
+        _, quality = self._heads(self._backbone(np.stack(inputs)))
         return [float(value) for value in quality]
 
 
@@ -199,5 +193,7 @@ def load_lite_quality(
     spec: ModelSpec, folder: ModelsFolder, hashes: Mapping[str, str], runtime: Runtime
 ) -> LiteQuality:
     """Load the model of `spec`; see `composed.Loader`. Raises MissingWeights."""
-    backbone, heads = (safetensors.torch.load_file(folder.verified(file, hashes[file.role])) for file in spec.files)
-    return LiteQuality(Backbone(backbone, runtime.precision), Heads(heads), runtime)
+    from gmvaluator.models.lite_network import TorchBackbone
+
+    backbone, heads = (safetensors.numpy.load_file(folder.verified(file, hashes[file.role])) for file in spec.files)
+    return LiteQuality(TorchBackbone(backbone, runtime), Heads(heads))

@@ -106,7 +106,9 @@ class MultiDeviceModels:
 
 def load_on_every_device(profile: str | ProfileChoice, device: str, threads: int | None = None) -> Models:
     """Load a profile's models, on every GPU if `device` is auto and there are several. Raises like `load_models`."""
-    # Here, so that importing this module imports no torch.
+    if device != "auto":
+        return load_models(profile, device, threads)
+    # Here, so that neither importing this module nor a named device imports torch.
     from gmvaluator.models.device import device_names
 
     names = device_names(device)

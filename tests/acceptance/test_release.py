@@ -25,6 +25,7 @@ WORKS, IMAGES = 12, 2
 CARRIED = (
     "gmvaluator/v1/attribution.proto",
     "gmvaluator/models/data/lite.safetensors",
+    "gmvaluator/models/data/lite.onnx",
     "gmvaluator/valuation/policies/calibrated@2.toml",
     "gmvaluator/examples/openclipart/manifest.csv",
     "dashboard/templates/overview.html",

@@ -31,7 +31,8 @@ from evaluation.training.quality_head import COPIES, figures_of, rank_correlatio
 from evaluation.training.validation import Derivative, Validation, make_validation, reranked_ranks, source_ranks
 from evaluation.training.validation import figures_of as retrieval_figures
 from gmvaluator.images import decode_image
-from gmvaluator.models.lite_network import HEAD_TENSORS, Backbone
+from gmvaluator.models.lite_network import Backbone
+from gmvaluator.models.lite_weights import HEAD_TENSORS
 from gmvaluator.ports import Embeddings, WorkEmbeddings
 from gmvaluator.samples import sample_folder
 
@@ -201,7 +202,7 @@ def test_what_was_trained_is_what_the_product_computes() -> None:
     tensors = embedder.head_tensors()
     pixels = works[:4].float() / 127.5 - 1
     with torch.inference_mode():
-        pooled = Backbone(state)(pixels.contiguous(memory_format=torch.channels_last)).pooled
+        pooled, _ = Backbone(state)(pixels.contiguous(memory_format=torch.channels_last))
     assert torch.cosine_similarity(pooled, embedder.pooled(pixels).detach()).min() > 0.999
     assert set(tensors) <= set(HEAD_TENSORS)
 

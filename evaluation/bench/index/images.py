@@ -24,7 +24,7 @@ from gmvaluator.files import atomic_file
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import decode_image
 from gmvaluator.models.profiles import load_models, profile_identity
-from gmvaluator.ports import Embeddings, Float32Array
+from gmvaluator.ports import Embeddings, Float32Array, Prepared
 from gmvaluator.samples import sample_folder
 
 MAX_IMAGES = 4_000
@@ -170,11 +170,11 @@ class _SinglePass:
     """The recall model of profile `lite` alone: one forward pass per image, where a work takes ten and a query two."""
 
     def __init__(self) -> None:
-        from gmvaluator.models.lite_network import HEADS_FILE, Heads, load_backbone, pinned_tensors
+        from gmvaluator.models.lite import LiteModels
 
-        identity = profile_identity(PROFILE)
-        self._backbone = load_backbone(identity)
-        self._heads = Heads(pinned_tensors(HEADS_FILE, identity.weights["heads"]))
+        models = load_models(PROFILE)
+        assert isinstance(models, LiteModels)
+        self._models = models
         self._reported = time.monotonic()
 
     def chunk(self, image: Callable[[int], Image.Image], numbers: range, count: int) -> Float32Array:
@@ -183,19 +183,9 @@ class _SinglePass:
 
         with ThreadPoolExecutor(_DECODERS) as pool:
             batches = [pool.map(lambda number: prepare(image(number)), batch) for batch in _batches(numbers)]
-            parts = [self._embed(np.stack(list(inputs))) for inputs in batches]
+            parts = [self._models.embed_whole([Prepared.shared(pixels) for pixels in batch]) for batch in batches]
         self._report(min(numbers.stop, count), count)
         return np.concatenate(parts)
-
-    def _embed(self, inputs: Float32Array) -> Float32Array:
-        import torch
-
-        from gmvaluator.models.lite import CHUNK_ROWS
-        from gmvaluator.models.lite_network import to_tensor
-
-        with torch.inference_mode():
-            tensors = torch.split(to_tensor(inputs, torch.device("cpu")), CHUNK_ROWS)
-            return np.concatenate([self._heads(self._backbone(tensor))[0].numpy() for tensor in tensors])
 
     def _report(self, done: int, count: int) -> None:
         if time.monotonic() - self._reported > _REPORT_S or done == count:

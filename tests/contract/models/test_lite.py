@@ -3,24 +3,30 @@
 import csv
 import dataclasses
 import random
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import pytest
+import scipy.ndimage
 import timm
 import torch
 from PIL import Image
 
 from evaluation.training.augment import KINDS, distort
+from evaluation.training.lite_graph import lite_graph, shipped_shapes
 from gmvaluator.errors import InvalidImage, MissingWeights, ModelFailed, PreconditionFailed
 from gmvaluator.images import decode_image
-from gmvaluator.models import fast_layers, lite, lite_network
+from gmvaluator.models import lite, lite_network, lite_onnx, lite_weights
 from gmvaluator.models.choice import ProfileChoice
+from gmvaluator.models.device import Runtime
 from gmvaluator.models.lite import CHUNK_ROWS, LiteModels
 from gmvaluator.models.lite_views import SIDE_PX, prepare
 from gmvaluator.models.profiles import load_models, profile_identity
+from gmvaluator.models.specs import DATA
 from gmvaluator.ports import Float32Array, Models, Prepared
 from gmvaluator.samples import sample_folder
 
@@ -98,16 +104,59 @@ def test_folding_changes_no_sum() -> None:
     inputs = torch.rand(2, 3, SIDE_PX, SIDE_PX, generator=torch.Generator().manual_seed(1)) * 2 - 1
     with torch.inference_mode():
         expected = plain.forward_features(inputs).mean(dim=(2, 3))
-        pooled = backbone(inputs.to(memory_format=torch.channels_last)).pooled
+        pooled, _ = backbone(inputs.to(memory_format=torch.channels_last))
     torch.testing.assert_close(pooled[:, -1280:], expected, rtol=1e-4, atol=1e-5)
 
 
-def test_a_device_without_onednn_gets_the_same_sums(monkeypatch: pytest.MonkeyPatch) -> None:
-    models = load_models("lite")
-    inputs = [models.prepare(image) for image in one_of_each_owner()[:2]]
-    expected = models.embed(inputs)
-    monkeypatch.setattr(fast_layers, "_HAS_ONEDNN", False)
-    np.testing.assert_allclose(load_models("lite").embed(inputs).perceptual, expected.perceptual, rtol=0, atol=1e-4)
+def pinned_backbone() -> dict[str, npt.NDArray[Any]]:
+    return lite_weights.pinned_tensors(lite_weights.BACKBONE_FILE, profile_identity("lite").weights["backbone"])
+
+
+def test_onnx_runtime_computes_what_torch_does(models: Models) -> None:
+    """Golden vectors are torch's: both backbones agree on the features, and so on everything after them."""
+    inputs = np.stack([models.prepare(image).recall for image in one_of_each_owner()[:3]])
+    runtime = lite_onnx.OnnxBackbone(pinned_backbone(), threads=1)(inputs)
+    torch_backbone = lite_network.TorchBackbone(pinned_backbone(), Runtime(torch.device("cpu")))(inputs)
+    for got, expected in ((runtime.pooled, torch_backbone.pooled), (runtime.texture, torch_backbone.texture)):
+        np.testing.assert_allclose(got, expected, rtol=1e-4, atol=2e-4)
+    heads = lite_weights.Heads(
+        lite_weights.pinned_tensors(lite_weights.HEADS_FILE, profile_identity("lite").weights["heads"])
+    )
+    for got, expected in zip(heads(runtime), heads(torch_backbone), strict=True):
+        np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+def test_the_shipped_graph_is_the_one_that_its_tool_writes() -> None:
+    expected = lite_graph(shipped_shapes()).SerializeToString(deterministic=True)
+    assert (DATA / lite_onnx.GRAPH_FILE).read_bytes() == expected
+
+
+def test_a_cpu_needs_no_torch() -> None:
+    program = (
+        "import sys\n"
+        "from PIL import Image\n"
+        "from gmvaluator.models.multi_device import load_on_every_device\n"
+        "models = load_on_every_device('lite', 'cpu', 1)\n"
+        "models.embed([models.prepare(Image.new('RGB', (64, 64)))])\n"
+        "assert not {'torch', 'timm'} & set(sys.modules)\n"
+    )
+    subprocess.run([sys.executable, "-c", program], check=True, timeout=120)
+
+
+@pytest.mark.parametrize("damage", ["absent", "cut short", "another file"])
+def test_a_damaged_graph_is_one_error(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, damage: str) -> None:
+    graph = (DATA / lite_onnx.GRAPH_FILE).read_bytes()
+    if damage != "absent":
+        (tmp_path / lite_onnx.GRAPH_FILE).write_bytes(graph[:999] if damage == "cut short" else b"not a graph")
+    monkeypatch.setattr(lite_onnx, "DATA", tmp_path)
+    with pytest.raises(MissingWeights, match="reinstall gmvaluator"):
+        lite_onnx.OnnxBackbone(pinned_backbone(), threads=1)
+
+
+def test_the_blur_is_a_gaussian_that_repeats_edges() -> None:
+    pixels = np.random.default_rng(4).random((2, 3, 30, 40), np.float32)
+    expected = scipy.ndimage.gaussian_filter(pixels, lite_weights.BLUR_SIGMA_PX, mode="nearest", radius=11, axes=(2, 3))
+    np.testing.assert_allclose(lite_weights.blur(pixels), expected, rtol=0, atol=1e-6)
 
 
 def test_the_whole_image_is_kept_on_white() -> None:
@@ -154,7 +203,7 @@ def test_other_weights_than_the_pinned_are_refused(role: str) -> None:
 
 
 def test_absent_weights_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(lite_network, "DATA", tmp_path)
+    monkeypatch.setattr(lite_weights, "DATA", tmp_path)
     with pytest.raises(MissingWeights, match="reinstall gmvaluator"):
         load_models("lite")
 
@@ -164,11 +213,13 @@ def test_an_unusable_device_is_refused() -> None:
         load_models("lite", device="abacus")
 
 
-def test_torch_s_failure_becomes_ours(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
-    def fail(*_: object) -> None:
-        raise torch.OutOfMemoryError("no memory")
+def test_torch_s_failure_becomes_ours() -> None:
+    backbone = lite_network.TorchBackbone(pinned_backbone(), Runtime(torch.device("cpu")))
+    with pytest.raises(ModelFailed, match="lite models failed"):
+        backbone(np.zeros((1, 4, SIDE_PX, SIDE_PX), np.float32))
 
-    assert isinstance(models, LiteModels)
-    monkeypatch.setattr(models, "_pass", fail)
-    with pytest.raises(ModelFailed, match="no memory"):
-        models.embed([Prepared.shared(np.zeros((3, SIDE_PX, SIDE_PX), np.float32))])
+
+def test_onnx_runtime_s_failure_becomes_ours() -> None:
+    backbone = lite_onnx.OnnxBackbone(pinned_backbone(), threads=1)
+    with pytest.raises(ModelFailed, match="lite models failed"):
+        backbone(np.zeros((1, 4, SIDE_PX, SIDE_PX), np.float32))
