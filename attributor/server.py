@@ -20,6 +20,7 @@ from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection
 
 from attributor.ops.background import background_task
+from attributor.ops.descriptors import allow_connections
 from attributor.ops.memory import give_back_growth, use_few_arenas
 from attributor.ops.metrics import (
     REGISTRY,
@@ -32,7 +33,9 @@ from attributor.ops.metrics import (
 )
 from attributor.rpc.admission import Admission
 from attributor.rpc.call_limits import Backends, CallGate
+from attributor.rpc.health import HealthServicer
 from attributor.rpc.interceptors import Authentication, MessageInterceptor
+from attributor.rpc.places import MAX_CONNECTION_CALLS, WaitingCalls
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
 from attributor.rpc.tls import TlsFiles, certificate_expiry
 from attributor.settings import AttributorSettings
@@ -58,11 +61,19 @@ LAST_STAGE_S = 2.0
 """Time that calls get after the drain to end with a status, before they are cut off."""
 
 KEEPALIVE_MS = 300_000
-SPARE_CALLS = 512
-"""Concurrent calls allowed in addition to `max_in_flight`: health (a client of several attributors watches it all the
-time), readers, watchers, and calls that are being refused."""
+"""Interval of the pings that find connections whose other end is gone."""
 
-_CONCURRENT_PROBES = 16
+IDLE_MS = 900_000
+"""Time after which a connection without a call is closed; clients connect again by themselves."""
+
+HANDSHAKE_MS = 10_000
+"""Time that a connection may take for its handshakes, TLS included."""
+
+SPARE_CALLS = 256
+"""Calls on one connection in addition to `max_in_flight`: readers, watchers, and calls that are being refused."""
+
+PROBE_CONNECTIONS = 64
+"""Maximum number of connections to the port for probes."""
 
 _log = structlog.get_logger("attributor")
 
@@ -71,11 +82,12 @@ async def serve(settings: AttributorSettings, announce: Callable[[str, str], Non
     """Run until SIGTERM or SIGINT.
 
     announce: called with the address, and that of the metrics or "", once health is SERVING.
-    Raises what wiring raises (ProfileMismatch, AlreadyHeld, MissingData), and LedgerFailed if the ledger's writer
-    stopped: then the process has to end, and recovers at its next start.
+    Raises what wiring raises (ProfileMismatch, AlreadyHeld, MissingData), PreconditionFailed if it cannot listen, and
+    LedgerFailed if the ledger's writer stopped: then the process has to end, and recovers at its next start.
     """
     # Early: a thread that has allocated keeps the arena that it was given.
     use_few_arenas()
+    allow_connections(settings.max_connections)
     shutdown, forced = _shutdown_signals()
     failures: list[GmvaluatorError] = []
     loop = asyncio.get_running_loop()
@@ -114,7 +126,7 @@ async def _serve_until(
     settings: AttributorSettings,
     gate: CallGate,
     parts: Parts,
-    health_servicer: health.aio.HealthServicer,
+    health_servicer: HealthServicer,
     announce: Callable[[], None],
 ) -> None:
     # A missing or wrong index ends the start here, before health is SERVING.
@@ -125,7 +137,7 @@ async def _serve_until(
     # All that exists now stays: the garbage collector then looks at the objects of requests only.
     gc.collect()
     gc.freeze()
-    await set_health(health_servicer, health_pb2.HealthCheckResponse.SERVING)
+    set_health(health_servicer, health_pb2.HealthCheckResponse.SERVING)
     announce()
     async with (
         background_task(measure_loop_lag()),
@@ -164,30 +176,31 @@ async def listen(
     shutdown: asyncio.Event,
     authenticator: Authenticator,
     credentials: grpc.ServerCredentials | None,
-) -> tuple[grpc.aio.Server, health.aio.HealthServicer, str]:
+) -> tuple[grpc.aio.Server, HealthServicer, str]:
     """Start the server; return it, its health, which is NOT_SERVING, and its address.
 
     Raises PreconditionFailed if the address cannot be listened on.
     """
+    calls = settings.max_in_flight + SPARE_CALLS
+    # No maximum_concurrent_rpcs: it would count every call alike, and the first to come would keep the others out.
     server = grpc.aio.server(
-        interceptors=[Authentication(authenticator), MessageInterceptor()],
-        options=[
-            ("grpc.max_receive_message_length", settings.max_message_bytes),
-            # Otherwise a second attributor could bind the same port, and the kernel would divide connections.
-            ("grpc.so_reuseport", 0),
-            ("grpc.keepalive_time_ms", KEEPALIVE_MS),
-            # One connection must not be able to use all the calls that the server allows.
-            ("grpc.max_concurrent_streams", settings.max_in_flight + SPARE_CALLS // 2),
+        interceptors=[
+            Authentication(authenticator),
+            MessageInterceptor(WaitingCalls(max_callers=calls, max_watches=settings.max_connections)),
         ],
-        maximum_concurrent_rpcs=settings.max_in_flight + SPARE_CALLS,
+        options=[
+            *_connection_options(settings.max_connections),
+            ("grpc.max_receive_message_length", settings.max_message_bytes),
+            ("grpc.max_concurrent_streams", calls),
+        ],
     )
-    health_servicer = health.aio.HealthServicer()
+    health_servicer = HealthServicer()
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     add_AttributionServiceServicer_to_server(AttributionServicer(gate, shutdown), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(gate, shutdown), server)
     if settings.reflection or (settings.reflection is None and authenticator.anonymous_allowed and credentials is None):
         reflection.enable_server_reflection((*SERVICES[1:], reflection.SERVICE_NAME, health.SERVICE_NAME), server)
-    await set_health(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
+    set_health(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
     try:
         port = (
             server.add_insecure_port(settings.address)
@@ -200,6 +213,18 @@ async def listen(
         ) from error
     await server.start()
     return server, health_servicer, f"{settings.address.rpartition(':')[0]}:{port}"
+
+
+def _connection_options(max_connections: int) -> list[tuple[str, int]]:
+    """Return the channel options of a port that bound its connections."""
+    return [
+        # Otherwise a second attributor could bind the same port, and the kernel would divide connections.
+        ("grpc.so_reuseport", 0),
+        ("grpc.max_allowed_incoming_connections", max_connections),
+        ("grpc.server_handshake_timeout_ms", HANDSHAKE_MS),
+        ("grpc.max_connection_idle_ms", IDLE_MS),
+        ("grpc.keepalive_time_ms", KEEPALIVE_MS),
+    ]
 
 
 def load_authenticator(settings: AttributorSettings) -> Authenticator:
@@ -235,17 +260,21 @@ def tls_credentials(settings: AttributorSettings) -> grpc.ServerCredentials | No
 
 
 @asynccontextmanager
-async def serve_probes(address: str, health_servicer: health.aio.HealthServicer) -> AsyncGenerator[int, None]:
+async def serve_probes(address: str, health_servicer: HealthServicer) -> AsyncGenerator[int, None]:
     """Serve grpc.health.v1 alone at `address` within the block, and yield the port; an empty address opens none.
 
     The port is without TLS, which the gRPC probes of Kubernetes do not support. Raises PreconditionFailed if the
     address cannot be listened on.
     """
-    await health_servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
+    health_servicer.set(LIVENESS, health_pb2.HealthCheckResponse.SERVING)
     if not address:
         yield 0
         return
-    server = grpc.aio.server(options=[("grpc.so_reuseport", 0)], maximum_concurrent_rpcs=_CONCURRENT_PROBES)
+    waiting = WaitingCalls(max_callers=1, max_watches=PROBE_CONNECTIONS)
+    server = grpc.aio.server(
+        interceptors=[MessageInterceptor(waiting)],
+        options=[*_connection_options(PROBE_CONNECTIONS), ("grpc.max_concurrent_streams", MAX_CONNECTION_CALLS)],
+    )
     health_pb2_grpc.add_HealthServicer_to_server(health_servicer, server)
     try:
         port = server.add_insecure_port(address)
@@ -258,10 +287,10 @@ async def serve_probes(address: str, health_servicer: health.aio.HealthServicer)
         await server.stop(0)
 
 
-async def set_health(health_servicer: health.aio.HealthServicer, status: int) -> None:
+def set_health(health_servicer: HealthServicer, status: int) -> None:
     """Set the status of all `SERVICES`."""
     for name in SERVICES:
-        await health_servicer.set(name, status)
+        health_servicer.set(name, status)
 
 
 def _shutdown_signals() -> tuple[asyncio.Event, asyncio.Event]:
@@ -291,7 +320,7 @@ async def _unless_shut_down(wiring: asyncio.Task[Parts], shutdown: asyncio.Event
 
 async def drain(
     gate: CallGate,
-    health_servicer: health.aio.HealthServicer,
+    health_servicer: HealthServicer,
     drain_s: float,
     forced: asyncio.Event | None = None,
 ) -> bool:
@@ -299,7 +328,7 @@ async def drain(
 
     Return False if some are left after `drain_s`, or when `forced` is set.
     """
-    await set_health(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
+    set_health(health_servicer, health_pb2.HealthCheckResponse.NOT_SERVING)
     gate.close()
     waits = [asyncio.ensure_future(event.wait()) for event in (gate.idle, forced) if event is not None]
     await asyncio.wait(waits, timeout=drain_s, return_when=asyncio.FIRST_COMPLETED)

@@ -22,13 +22,13 @@ WATCH_PAGE = 200
 """Postings read at once for a watcher."""
 
 MAX_WATCHERS = 64
-"""Maximum number of concurrent WatchRoyalties calls."""
+"""Maximum number of concurrent WatchRoyalties calls, half of it for one client."""
 
 MAX_STREAMS = 128
 """Maximum number of concurrent AttributeStream calls, half of it for one client: each may hold a waiting image."""
 
 MAX_QUERIES = 64
-"""Maximum number of concurrent calls without an image."""
+"""Maximum number of concurrent calls without an image, half of it for one client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,7 +45,7 @@ class ConcurrencyLimit:
     """A limit of `maximum` calls at once, and `per_client` of one client; it belongs to one event loop."""
 
     def __init__(self, maximum: int, refusal: str, per_client: int | None = None) -> None:
-        """refusal: text of the error; may name {maximum}, {held} by all clients, and {own} of this client."""
+        """refusal: text of the error; may name {held} by all clients, and {own} by this client."""
         self._maximum = maximum
         self._refusal = refusal
         self._per_client = maximum if per_client is None else per_client
@@ -61,7 +61,7 @@ class ConcurrencyLimit:
         """Hold a slot for one call. Raises Overloaded if there is none."""
         own = self._held[client]
         if self.held >= self._maximum or own >= self._per_client:
-            raise Overloaded(self._refusal.format(maximum=self._maximum, held=self.held, own=own))
+            raise Overloaded(self._refusal.format(held=self.held, own=own))
         self._held[client] += 1
         try:
             yield
@@ -87,9 +87,15 @@ class CallGate:
     ) -> None:
         self._admission = admission
         self.watchers = ConcurrencyLimit(
-            max_watchers, "{maximum} watchers are connected: watch from one place and pass it on"
+            max_watchers,
+            "{held} watchers are connected, {own} of them yours: watch from one place and pass it on",
+            per_client=(max_watchers + 1) // 2,
         )
-        self._queries = ConcurrencyLimit(max_queries, "{maximum} questions are being answered: ask again later")
+        self._queries = ConcurrencyLimit(
+            max_queries,
+            "{held} questions are being answered, {own} of them yours: ask again later",
+            per_client=(max_queries + 1) // 2,
+        )
         self._streams = ConcurrencyLimit(
             max_streams,
             "{held} streams are open, {own} of them yours: send more images on each, or open this one later",
@@ -145,20 +151,25 @@ class CallGate:
             yield
 
     @contextmanager
-    def query(self) -> Iterator[Backends]:
-        """Admit one call without an image. Raises Unavailable, or Overloaded if there are too many."""
+    def query(self, client: str) -> Iterator[Backends]:
+        """Admit one call of a client without an image.
+
+        Raises Unavailable, or Overloaded if there are too many, or too many of this client.
+        """
         backends = self.backends
-        with self._queries.slot(), self._in_flight():
+        with self._queries.slot(client), self._in_flight():
             yield backends
 
     @contextmanager
-    def watch(self) -> Iterator[LedgerReader]:
-        """Admit one watcher of the ledger. Raises Unavailable, or Overloaded if there are too many.
+    def watch(self, client: str) -> Iterator[LedgerReader]:
+        """Admit one watcher of the ledger.
+
+        Raises Unavailable, or Overloaded if there are too many, or too many of this client.
 
         Watchers do not count as in flight: a drain does not wait for them, since each ends when the drain begins.
         """
         ledger = self.backends.ledger
-        with self.watchers.slot():
+        with self.watchers.slot(client):
             yield ledger
 
     @contextmanager

@@ -1,14 +1,14 @@
 """Server interceptors: authentication of calls, and reading and writing of messages.
 
 `Authentication` refuses a call before its message is read. `MessageInterceptor` reads and writes each message to its
-end, with a timeout, and answers bytes that are no message, or too many, with INVALID_ARGUMENT where gRPC itself would
-answer UNKNOWN.
+end, with a timeout and in a bounded number of places, and answers bytes that are no message, or too many, with
+INVALID_ARGUMENT where gRPC itself would answer UNKNOWN.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import aclosing
 from contextvars import ContextVar
 from dataclasses import dataclass
@@ -19,10 +19,19 @@ import structlog
 from google.protobuf.message import DecodeError
 
 from attributor.ops.metrics import observe_refusal
+from attributor.rpc.places import WaitingCalls, address_of
 from gmvaluator.auth.authenticator import Authenticator, bearer_token
-from gmvaluator.auth.roles import PUBLIC, Caller, check_call
+from gmvaluator.auth.roles import LOCAL, PUBLIC, Caller, check_call
 from gmvaluator.concurrency import shield_to_completion
-from gmvaluator.errors import GmvaluatorError, ImageTooLarge, InvalidInput, Unauthenticated, Unavailable, status_of
+from gmvaluator.errors import (
+    GmvaluatorError,
+    ImageTooLarge,
+    InvalidInput,
+    Overloaded,
+    Unauthenticated,
+    Unavailable,
+    status_of,
+)
 from gmvaluator.images import MAX_IMAGE_BYTES
 
 MAX_REQUEST_BYTES = MAX_IMAGE_BYTES + 1024 * 1024
@@ -34,10 +43,23 @@ WRITE_TIMEOUT_S = 60.0
 READ_TIMEOUT_S = 60.0
 """Time that a caller may take to send its request; then the call ends."""
 
-_OUR_SERVICES = "/gmvaluator."
+STREAM_TIMEOUT_S = 600.0
+"""Time that a caller may take to send the first image of a stream; generating it may take minutes."""
+
+PUBLIC_TIMEOUT_S = 5.0
+"""Time that a caller may take to send a request that needs no token."""
+
+MAX_PUBLIC_BYTES = 4 * 1024
+"""Limit of a request that needs no token, in bytes: it names a service."""
+
+PUSHBACK_MS = 250
+"""Retry delay sent with RESOURCE_EXHAUSTED where the error names none."""
+
+HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 _REFUSAL = "the request is no message of this method: use the contract of this release (proto/gmvaluator/v1)"
 
 Context = grpc.aio.ServicerContext[Any, Any]
+Method = Callable[[Any, Context], Any]
 
 
 class ReaderStalled(Unavailable):
@@ -52,7 +74,10 @@ class _Unparsed:
 
 
 class MessageInterceptor(grpc.aio.ServerInterceptor):
-    """An interceptor of gmvaluator's services that reads and writes each message with a timeout."""
+    """An interceptor that reads and writes each message with a timeout, and bounds the calls that wait."""
+
+    def __init__(self, waiting: WaitingCalls) -> None:
+        self._waiting = waiting
 
     async def intercept_service(
         self,
@@ -60,28 +85,62 @@ class MessageInterceptor(grpc.aio.ServerInterceptor):
         handler_call_details: grpc.HandlerCallDetails,
     ) -> Any:
         handler = await continuation(handler_call_details)
-        if handler is None or not handler_call_details.method.startswith(_OUR_SERVICES):
-            return handler
-        return _wrap(handler)
+        return None if handler is None else self._wrapped(handler, handler_call_details.method)
+
+    def _wrapped(self, handler: Any, path: str) -> Any:
+        """Return a handler that reads and writes messages itself; grpc.aio would do both for another shape."""
+        public = path in PUBLIC
+        method: Method = handler.stream_stream or handler.unary_stream or handler.unary_unary
+        if path == HEALTH_WATCH:
+            method = self._in_a_watch_place(method)
+
+        async def call(_: object, context: Context) -> Any:
+            try:
+                # Nothing here may keep the first image of a stream while the others are valued.
+                following = _requests if handler.request_streaming else _required
+                request = following(await self._first_message(context, public, handler.request_streaming), context)
+                return await _answer(method, request if handler.request_streaming else await request, context)
+            except (Overloaded, Unavailable) as error:
+                await _refuse(error, context)
+
+        parse = _parser(handler.request_deserializer, MAX_PUBLIC_BYTES if public else MAX_REQUEST_BYTES)
+        streams = handler.response_streaming
+        shape = grpc.stream_stream_rpc_method_handler if streams else grpc.stream_unary_rpc_method_handler
+        return shape(call, parse, handler.response_serializer)
+
+    def _in_a_watch_place(self, method: Method) -> Method:
+        async def watch(request: Any, context: Context) -> None:
+            connection = context.peer()
+            async with self._waiting.watches.place(address_of(connection), connection):
+                await _answer(method, request, context)
+
+        return watch
+
+    async def _first_message(self, context: Context, public: bool, streaming: bool) -> Any:
+        """Read the first message, or EOF. Raises Overloaded, or Unavailable if none comes in time."""
+        connection = context.peer()
+        owner, places = address_of(connection), self._waiting.strangers
+        if public:
+            self._waiting.connections.count(context)
+        else:
+            caller = _current_caller.get(LOCAL)
+            owner, places = owner if caller is LOCAL else caller.name, self._waiting.callers
+        timeout_s = PUBLIC_TIMEOUT_S if public else STREAM_TIMEOUT_S if streaming else READ_TIMEOUT_S
+        async with places.place(owner, connection):
+            try:
+                async with asyncio.timeout(timeout_s):
+                    return await _read(context)
+            except TimeoutError:
+                raise Unavailable(f"no request came within {timeout_s:.0f} s: send it at once") from None
 
 
-def _wrap(handler: Any) -> Any:
-    """Return a handler that reads and writes messages itself; grpc.aio would do both for a method of another shape."""
-    read, write = _parser(handler.request_deserializer), handler.response_serializer
-    if handler.request_streaming:
-        return grpc.stream_stream_rpc_method_handler(_stream_stream(handler.stream_stream), read, write)
-    if handler.response_streaming:
-        return grpc.stream_stream_rpc_method_handler(_unary_stream(handler.unary_stream), read, write)
-    return grpc.stream_unary_rpc_method_handler(_unary_unary(handler.unary_unary), read, write)
-
-
-def _parser(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
+def _parser(deserialize: Callable[[bytes], Any], max_bytes: int) -> Callable[[bytes], Any]:
     """Return a deserializer that raises nothing: grpc.aio would answer UNKNOWN."""
 
     def parse(data: bytes) -> Any:
-        if len(data) > MAX_REQUEST_BYTES:
+        if len(data) > max_bytes:
             return _Unparsed(
-                ImageTooLarge(f"the request has {len(data):,} bytes; the limit is {MAX_REQUEST_BYTES:,}: send less")
+                ImageTooLarge(f"the request has {len(data):,} bytes; the limit is {max_bytes:,}: send less")
             )
         try:
             return deserialize(data)
@@ -91,32 +150,17 @@ def _parser(deserialize: Callable[[bytes], Any]) -> Callable[[bytes], Any]:
     return parse
 
 
-def _unary_unary(method: Callable[[Any, Context], Awaitable[Any]]) -> Any:
-    async def wrapped(_: object, context: Context) -> Any:
-        return await method(await _request(context), context)
-
-    return wrapped
-
-
-def _unary_stream(method: Callable[[Any, Context], Any]) -> Any:
-    async def wrapped(_: object, context: Context) -> None:
-        request = await _request(context)
-        try:
-            async with aclosing(method(request, context)) as responses:
-                async for response in responses:
-                    await write_with_timeout(response, context)
-        except ReaderStalled as error:
-            # Outside the block above, which frees the call's slot: the status waits for the reader, too.
-            await _refuse(error, context)
-
-    return wrapped
-
-
-def _stream_stream(method: Callable[[AsyncIterator[Any], Context], Awaitable[None]]) -> Any:
-    async def wrapped(_: object, context: Context) -> None:
-        await method(_requests(context), context)
-
-    return wrapped
+async def _answer(method: Method, request: Any, context: Context) -> Any:
+    """Call a method and write what it yields, if it does; return its response otherwise."""
+    responses = method(request, context)
+    if not isinstance(responses, AsyncGenerator):
+        return await responses
+    # When a reader stalls, its error leaves this block first, which frees the call's slot: a status waits for the
+    # reader, too.
+    async with aclosing(responses):
+        async for response in responses:
+            await write_with_timeout(response, context)
+    return None
 
 
 async def write_with_timeout(message: Any, context: Context) -> None:
@@ -130,22 +174,17 @@ async def write_with_timeout(message: Any, context: Context) -> None:
         raise ReaderStalled(why) from None
 
 
-async def _request(context: Context) -> Any:
-    """Read the request of a unary call; end the call if none comes in time."""
-    try:
-        async with asyncio.timeout(READ_TIMEOUT_S):
-            request = await _read(context)
-    except TimeoutError:
-        await _refuse(Unavailable(f"no request came within {READ_TIMEOUT_S:.0f} s: send it at once"), context)
+async def _required(request: Any, context: Context) -> Any:
     if request is grpc.aio.EOF:
         # A caller that cancelled before it had sent its whole request ends here as well, and gets no status.
         await context.abort(grpc.StatusCode.INVALID_ARGUMENT, "the call ended without a request: send one")
     return request
 
 
-async def _requests(context: Context) -> AsyncIterator[Any]:
-    while (request := await _read(context)) is not grpc.aio.EOF:
+async def _requests(request: Any, context: Context) -> AsyncIterator[Any]:
+    while request is not grpc.aio.EOF:
         yield request
+        request = await _read(context)
 
 
 async def _read(context: Context) -> Any:
@@ -157,7 +196,15 @@ async def _read(context: Context) -> Any:
 
 async def _refuse(error: GmvaluatorError, context: Context) -> NoReturn:
     observe_refusal(error)
-    await context.abort(grpc.StatusCode[status_of(error)], str(error))
+    await context.abort(grpc.StatusCode[status_of(error)], str(error), trailing_metadata(error))
+
+
+def trailing_metadata(error: GmvaluatorError) -> tuple[tuple[str, str], ...]:
+    """Return the metadata that ends a refused call: the retry delay, if it was refused for overload."""
+    if not isinstance(error, Overloaded):
+        return ()
+    delay_ms = PUSHBACK_MS if error.retry_after_ms is None else error.retry_after_ms
+    return (("grpc-retry-pushback-ms", str(delay_ms)),)
 
 
 _AUTHORIZATION = "authorization"

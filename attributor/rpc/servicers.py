@@ -14,10 +14,10 @@ from attributor.core.attribution import ImageRequest
 from attributor.ops.metrics import observe_refusal
 from attributor.rpc.call_limits import DEFAULT_PAGE, WATCH_PAGE, Backends, CallGate
 from attributor.rpc.image_stream import ImageStream
-from attributor.rpc.interceptors import current_caller, write_with_timeout
+from attributor.rpc.interceptors import current_caller, trailing_metadata, write_with_timeout
 from attributor.rpc.messages import attribution_message, image_request, posting_message, preview_request
 from gmvaluator.auth.roles import LOCAL, Caller, Role
-from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, Overloaded, status_of
+from gmvaluator.errors import Failure, Forbidden, GmvaluatorError, InvalidInput, status_of
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS, generation_id
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
@@ -29,9 +29,6 @@ MAX_PAGE = 1_000
 
 WATCH_POLL_S = 0.25
 """Interval at which a watcher with nothing to read queries the ledger again."""
-
-PUSHBACK_MS = 250
-"""Retry delay sent with RESOURCE_EXHAUSTED where the error names none."""
 
 MAX_PAGE_TOKEN_CHARACTERS = 200
 
@@ -56,8 +53,7 @@ async def errors_as_status(context: Context, method: str, generation: str = "") 
     except GmvaluatorError as error:
         observe_refusal(error)
         _log.info("refused", method=method, generation_id=generation, error=str(error))
-        trailing = (("grpc-retry-pushback-ms", str(pushback_ms(error))),) if isinstance(error, Overloaded) else ()
-        await context.abort(grpc.StatusCode[status_of(error)], str(error), trailing)
+        await context.abort(grpc.StatusCode[status_of(error)], str(error), trailing_metadata(error))
     except (asyncio.CancelledError, grpc.aio.AbortError):
         raise
     except Exception as error:  # noqa: BLE001 - the border: a caller gets INTERNAL, the log gets the rest
@@ -69,11 +65,6 @@ async def errors_as_status(context: Context, method: str, generation: str = "") 
 def client_of(context: Context, caller: Caller) -> str:
     """Return the name by which admission shares capacity: the token's or, without tokens, the connection's."""
     return context.peer() if caller is LOCAL else caller.name
-
-
-def pushback_ms(error: Overloaded) -> int:
-    """Return the milliseconds after which the caller of a call refused for overload may retry."""
-    return PUSHBACK_MS if error.retry_after_ms is None else error.retry_after_ms
 
 
 def checked_request(request: attribution_v1.AttributeRequest, caller: Caller) -> ImageRequest:
@@ -135,8 +126,9 @@ class AttributionServicer(AttributionServiceServicer):
         self, request: attribution_v1.GetAttributionRequest, context: Context
     ) -> attribution_v1.GetAttributionResponse:
         async with errors_as_status(context, "GetAttribution", request.generation_id):
-            with self._gate.query() as backends:
-                identity = current_caller().generator_identity
+            caller = current_caller()
+            with self._gate.query(client_of(context, caller)) as backends:
+                identity = caller.generator_identity
                 attribution = await backends.pipeline.find(identity, generation_id(request.generation_id))
             return attribution_v1.GetAttributionResponse(attribution=attribution_message(attribution))
         raise AssertionError("errors_as_status() aborts")
@@ -173,9 +165,9 @@ class RoyaltyServicer(RoyaltyServiceServicer):
                 raise InvalidInput(f"page_size {size} is refused: ask for 1-{MAX_PAGE}, or 0 for {DEFAULT_PAGE}")
             if len(request.page_token) > MAX_PAGE_TOKEN_CHARACTERS:
                 raise InvalidInput("page_token is refused: give the next_page_token of the page before")
-            own_account = current_caller().only_account
-            with self._gate.query() as backends:
-                return await asyncio.to_thread(self._page, backends, request.page_token, size, own_account)
+            caller = current_caller()
+            with self._gate.query(client_of(context, caller)) as backends:
+                return await asyncio.to_thread(self._page, backends, request.page_token, size, caller.only_account)
         raise AssertionError("errors_as_status() aborts")
 
     def _page(
@@ -204,7 +196,7 @@ class RoyaltyServicer(RoyaltyServiceServicer):
             sequence = request.after_sequence
             if sequence < 0:
                 raise InvalidInput(f"after_sequence {sequence} is refused: begin at 0")
-            with self._gate.watch() as ledger:
+            with self._gate.watch(client_of(context, current_caller())) as ledger:
                 # Polled: another process may write the ledger, and cannot signal this one.
                 while not self._stopping.is_set():
                     postings = await asyncio.to_thread(ledger.postings_after, sequence, WATCH_PAGE)
@@ -218,8 +210,9 @@ class RoyaltyServicer(RoyaltyServiceServicer):
         self, request: royalty_v1.OpenDisputeRequest, context: Context
     ) -> royalty_v1.OpenDisputeResponse:
         async with errors_as_status(context, "OpenDispute", request.generation_id):
-            check_claimant(current_caller(), request.claimant)
-            with self._gate.query() as backends:
+            caller = current_caller()
+            check_claimant(caller, request.claimant)
+            with self._gate.query(client_of(context, caller)) as backends:
                 return await backends.disputes.open(request)
         raise AssertionError("errors_as_status() aborts")
 

@@ -10,13 +10,15 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 from attributor.core.attribution import Attribution, ImageRequest, Stage
 from attributor.rpc import image_stream, interceptors
 from attributor.rpc.admission import Admission
 from attributor.rpc.call_limits import Backends, CallGate
+from attributor.rpc.health import HealthServicer
 from attributor.rpc.interceptors import Authentication, MessageInterceptor
+from attributor.rpc.places import WaitingCalls
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer
 from attributor.server import SERVICES, drain, set_health
 from gmvaluator.auth.authenticator import Authenticator
@@ -83,7 +85,7 @@ class Running:
     gate: CallGate
     pipeline: HeldPipeline
     ledger: EmptyLedger
-    checker: health.aio.HealthServicer
+    checker: HealthServicer
     attribution: Any
     royalty: Any
     health: Any
@@ -120,12 +122,14 @@ async def collected(stream: Any) -> list[v1.AttributeResponse]:
 @asynccontextmanager
 async def running(max_in_flight: int = 8, **bounds: int) -> AsyncIterator[Running]:
     gate, stopping = CallGate(Admission(max_in_flight, 10**9), **bounds), asyncio.Event()
-    checker = health.aio.HealthServicer()
-    server = grpc.aio.server(interceptors=[Authentication(Authenticator(None)), MessageInterceptor()])
+    checker = HealthServicer()
+    server = grpc.aio.server(
+        interceptors=[Authentication(Authenticator(None)), MessageInterceptor(WaitingCalls(100, 100))]
+    )
     add_AttributionServiceServicer_to_server(AttributionServicer(gate, stopping), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(gate, stopping), server)
     health_pb2_grpc.add_HealthServicer_to_server(checker, server)
-    await set_health(checker, NOT_SERVING)
+    set_health(checker, NOT_SERVING)
     port = server.add_insecure_port("127.0.0.1:0")
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
@@ -147,7 +151,7 @@ async def test_before_it_is_warm_it_is_not_serving_and_refuses_calls() -> None:
 async def test_a_drain_refuses_new_calls_and_waits_for_those_in_flight() -> None:
     async with running() as server:
         server.open()
-        await set_health(server.checker, SERVING)
+        set_health(server.checker, SERVING)
         held = server.call()
         await until_async(lambda: server.gate.in_flight == 1)
         assert not await drain(server.gate, server.checker, 0.05)
@@ -186,7 +190,7 @@ async def test_cancelled_calls_free_their_slots() -> None:
 
 
 async def test_watchers_are_bounded_and_free_their_slots() -> None:
-    async with running(max_watchers=2) as server:
+    async with running(max_watchers=4) as server:
         server.open()
         watching = [server.royalty.WatchRoyalties(royalty_pb2.WatchRoyaltiesRequest()) for _ in range(2)]
         reads = [asyncio.ensure_future(watcher.read()) for watcher in watching]

@@ -10,6 +10,7 @@ import grpc
 import pytest
 
 from attributor.rpc.interceptors import MessageInterceptor, write_with_timeout
+from attributor.rpc.places import WaitingCalls
 from gmvaluator.concurrency import shield_to_completion
 from tests.support.waiting import let_tasks_run, until_async
 
@@ -30,6 +31,9 @@ class Wire:
     def open(self, *operations: str) -> None:
         for operation in operations:
             self.gates[operation].set()
+
+    def peer(self) -> str:
+        return "ipv4:192.0.2.1:40000"
 
     async def read(self) -> object:
         await self._pass("read")
@@ -72,7 +76,9 @@ async def wrapped_method(handler: Any) -> Run:
     async def continuation(_: object) -> Any:
         return handler
 
-    wrapped = await MessageInterceptor().intercept_service(continuation, cast(Any, SimpleNamespace(method=METHOD)))
+    wrapped = await MessageInterceptor(WaitingCalls(100, 100)).intercept_service(
+        continuation, cast(Any, SimpleNamespace(method=METHOD))
+    )
     method = wrapped.stream_stream or wrapped.stream_unary
     return lambda wire: method(None, wire)
 

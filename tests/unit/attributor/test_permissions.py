@@ -10,12 +10,13 @@ from typing import Any, cast
 
 import grpc
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 from grpc_reflection.v1alpha import reflection, reflection_pb2
 
 import gmvaluator.v1
 from attributor.rpc.admission import Admission
 from attributor.rpc.call_limits import Backends, CallGate
+from attributor.rpc.health import HealthServicer
 from attributor.rpc.interceptors import Authentication
 from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer, check_claimant
 from attributor.server import SERVICES, load_authenticator
@@ -106,7 +107,9 @@ async def channel(tmp_path: Path, tokens: dict[Role, str]) -> AsyncIterator[grpc
     server = grpc.aio.server(interceptors=[Authentication(Authenticator(tmp_path / "tokens.json"))])
     add_AttributionServiceServicer_to_server(AttributionServicer(gate, stopping), server)
     add_RoyaltyServiceServicer_to_server(RoyaltyServicer(gate, stopping), server)
-    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+    health = HealthServicer()
+    health.set("", health_pb2.HealthCheckResponse.SERVING)
+    health_pb2_grpc.add_HealthServicer_to_server(health, server)
     reflection.enable_server_reflection(SERVICES[1:], server)
     gate.open(Backends(cast(Any, None), cast(Any, OneLedger()), cast(Any, NoNames()), cast(Any, None)))
     stopping.set()

@@ -8,8 +8,9 @@ from typing import Any
 
 import grpc
 import pytest
-from grpc_health.v1 import health, health_pb2, health_pb2_grpc
+from grpc_health.v1 import health_pb2, health_pb2_grpc
 
+from attributor.rpc.health import HealthServicer
 from attributor.rpc.tls import TlsFiles
 from attributor.server import load_authenticator, tls_credentials
 from attributor.settings import AttributorSettings
@@ -28,7 +29,7 @@ def unheard(problem: str) -> None:
 async def serving(files: TlsFiles, on_problem: Callable[[str], None] = unheard) -> AsyncIterator[str]:
     """The address of a server that answers health."""
     server = grpc.aio.server()
-    health_pb2_grpc.add_HealthServicer_to_server(health.aio.HealthServicer(), server)
+    health_pb2_grpc.add_HealthServicer_to_server(HealthServicer(), server)
     credentials = files.credentials(on_problem)
     port = server.add_secure_port("127.0.0.1:0", credentials)
     await server.start()
