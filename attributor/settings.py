@@ -59,6 +59,9 @@ class AttributorSettings:
     )
     decoders: int = _setting(2, "Processes that decode images; each takes 40 MB, and decodes one at a time.", (1, 64))
     model_threads: int = _setting(0, "CPU threads of the models; 0: torch chooses.", (0, 256))
+    max_connections: int = _setting(
+        512, "Connections at once; more are closed at once. Raised, it costs a file descriptor each.", (8, 100_000)
+    )
     drain_s: float = _setting(
         25.0, "Seconds that calls in flight get to end after SIGTERM; a second SIGTERM ends the wait.", (0, 600)
     )
@@ -72,6 +75,10 @@ class AttributorSettings:
     )
     insecure: bool = _setting(False, "Listen beyond loopback though without tokens or without TLS.")
     reflection: bool | None = _setting(None, "Server reflection; default: only without tokens and without TLS.")
+    trust_clock: bool = _setting(
+        False,
+        "Post though the ledger's newest posting is dated after this machine's clock; for a clock that was ahead.",
+    )
     keep_images: str = _setting(
         NONE, "Storage of posted images: none, or a thumbnail for the dashboard.", choices=CHOICES
     )

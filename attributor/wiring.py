@@ -7,10 +7,12 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass, field
+from functools import partial
 
 import structlog
 
 from attributor.core.attribution import Attribution
+from attributor.core.clock import LedgerClock, newest_time
 from attributor.core.collections import OpenCollections
 from attributor.core.disputes import DisputeService
 from attributor.core.pipeline import Pipeline
@@ -125,8 +127,9 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         rights = CachedRights(catalogue)
         scorer = _scorer(settings, on_failure, stack) if worker.quality_apart else None
         parts = (worker, decoder, collections, rights, ledger, writer, executor, settings.policies, scorer)
-        pipeline = Pipeline(*parts, keeper=_thumbnail_store(settings, stack), on_final=observe_final)
-        disputes = DisputeService(ledger, catalogue, writer)
+        clock = LedgerClock((lambda: None) if settings.trust_clock else partial(newest_time, ledger))
+        pipeline = Pipeline(*parts, keeper=_thumbnail_store(settings, stack), on_final=observe_final, clock=clock)
+        disputes = DisputeService(ledger, catalogue, writer, clock=clock)
         return Parts(pipeline, decoder, collections, catalogue, ledger, disputes, stack.pop_all())
 
 

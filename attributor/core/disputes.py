@@ -10,6 +10,7 @@ import uuid
 from datetime import UTC, datetime
 from typing import Protocol
 
+from attributor.core.clock import LedgerClock
 from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id
@@ -39,20 +40,26 @@ class DisputeService:
     """
 
     def __init__(
-        self, ledger: LedgerReader, rights: RightsReader, writer: DecisionWriter, max_holds: int = MAX_HOLDS
+        self,
+        ledger: LedgerReader,
+        rights: RightsReader,
+        writer: DecisionWriter,
+        max_holds: int = MAX_HOLDS,
+        clock: LedgerClock | None = None,
     ) -> None:
-        """max_holds: generations whose credits one call holds at most."""
+        """max_holds: generations whose credits one call holds at most. clock: by default, this machine's."""
         self._ledger = ledger
         self._rights = rights
         self._writer = writer
         self._max_holds = max_holds
+        self._clock = clock or LedgerClock(lambda: None)
 
     async def open(self, request: royalty_v1.OpenDisputeRequest) -> royalty_v1.OpenDisputeResponse:
         """Open the dispute, unless it is open already, and hold the disputed credits.
 
         Raises InvalidInput, naming the field; NotFound; GenerationConflict if the id is another dispute's.
         """
-        now = datetime.now(UTC)
+        now = await asyncio.to_thread(self._clock.checked_now)
         scope = await asyncio.to_thread(self._scope, request)
         concerned = await asyncio.to_thread(self._search, scope)
 

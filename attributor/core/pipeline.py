@@ -13,11 +13,20 @@ from pathlib import Path
 from typing import Any, NamedTuple, Protocol, TypeVar
 
 from attributor.core.attribution import Attribution, Embedded, ImageRequest, Stopwatch
+from attributor.core.clock import LedgerClock
 from attributor.core.loop_fairness import LoopScheduler
 from attributor.core.responses import final_stage, recalled_stage, reranked_stage, stored_attribution
 from attributor.workers.decoder_pool import Decoder
 from attributor.workers.model_worker import Features, ModelWorker
-from gmvaluator.errors import InvalidInput, InvalidPolicy, InvalidVector, ModelFailed, NotFound, PreconditionFailed
+from gmvaluator.errors import (
+    Failure,
+    InvalidInput,
+    InvalidPolicy,
+    InvalidVector,
+    ModelFailed,
+    NotFound,
+    PreconditionFailed,
+)
 from gmvaluator.ids import GenerationId, TrainingImageId
 from gmvaluator.index.schema import duplicate_group
 from gmvaluator.index.vectors import checked_vector, checked_vectors
@@ -159,6 +168,7 @@ class Pipeline:
 
     Blocking work runs in `executor`; the models have a process of their own, and the ledger's writer a thread.
     policies: folder of the operator's policies.
+    clock: judges the times of images that are posted; by default, this machine's, whatever the ledger says.
     scorer: computes quality if that is a separate model; None: `worker` does, with its embeddings.
     keeper: stores thumbnails of posted images; None: none are stored.
     on_final: called with each FINAL of `attribute` and `preview`, before the caller gets it.
@@ -173,6 +183,7 @@ class Pipeline:
     executor: Executor
     policies: Path | None = None
     scorer: ModelWorker | None = None
+    clock: LedgerClock = field(default_factory=lambda: LedgerClock(lambda: None))
     scheduler: LoopScheduler = field(default_factory=LoopScheduler)
     keeper: ImageKeeper | None = None
     on_final: Callable[[Attribution], None] = lambda final: None  # noqa: ARG005
@@ -291,7 +302,10 @@ class Pipeline:
         return _EmbeddedImage(embedded.facts, Features(recall, perceptual, embedded.quality, 0.0, 0.0))
 
     def _look_up(self, request: ImageRequest) -> StoredPosting | _Context:
-        return self._posted_before(request) or self._context(request)
+        stored = self._posted_before(request)
+        if stored is None:
+            self.clock.check(request.generated_at)
+        return stored or self._context(request)
 
     def _context(self, request: ImageRequest) -> _Context:
         generator = self.rights.generator(request.model_version)
@@ -371,7 +385,7 @@ class Pipeline:
             # Before the posting, so that a reader of the posting finds its thumbnail.
             await self._run(self.keeper.keep, to_post.posting.evidence.image.sha256, to_post.thumbnail)
         stopwatch.record()
-        posted = await self.writer.post(to_post.posting)
+        posted = await self._posted(to_post.posting)
         stopwatch.lap("post_ms")
         if isinstance(posted, Replayed):
             # The same generation was posted while this one was being valued.
@@ -382,6 +396,13 @@ class Pipeline:
             head_hash=bytes.fromhex(posted.posting.hash),
             timings=stopwatch.read(),
         )
+
+    async def _posted(self, posting: NewPosting) -> Posted | Replayed:
+        try:
+            return await self.writer.post(posting)
+        except InvalidInput as error:
+            # The request was valid: what the ledger refuses was computed here.
+            raise Failure(f"the posting of {posting.generation_id} was refused: {error}") from error
 
     def _posted_before(self, request: ImageRequest) -> StoredPosting | None:
         """Return the posting of this generation id. Raises GenerationConflict if its image or generator differs."""

@@ -89,8 +89,8 @@ class DecoderPool:
     """A `Decoder` with `processes` processes, each served by a thread of its own.
 
     A file whose header was refused never reaches a process. A process may be killed from outside, or be slow with the
-    whole machine, so an image whose process was lost or late is retried once in a new process; if that fails as well,
-    the image is refused.
+    whole machine, so an image whose process was lost or late is retried once in a new process. If that fails as well,
+    the image is refused if it may be the cause, and the call is Unavailable otherwise.
     """
 
     def __init__(
@@ -111,7 +111,7 @@ class DecoderPool:
             self._idle.put(process)
 
     async def decode(self, image: EncodedImage, with_thumbnail: bool = False) -> Decoded:
-        """Implement `Decoder`; raises Unavailable, too, if no process can be started, or after `close`."""
+        """Implement `Decoder`; raises Unavailable, too, if no process starts or stays alive, or after `close`."""
         try:
             decoding = asyncio.get_running_loop().run_in_executor(self._threads, self._decode, image, with_thumbnail)
         except RuntimeError as error:
@@ -161,8 +161,10 @@ class DecoderPool:
                 except DecoderLost as error:
                     self._end(process, error)
                     process = None
-                    if fresh:
+                    if fresh and error.by_image:
                         raise InvalidImage(f"the image cannot be decoded: {error}") from error
+                    if fresh:
+                        raise Unavailable(f"no decoder stays alive ({error}): send the image again later") from error
                     fresh = True
         finally:
             self._idle.put(process)

@@ -9,11 +9,13 @@ import contextlib
 import fcntl
 import mmap
 import os
+import signal
 import socket
 import struct
 import subprocess
 import sys
 import time
+from pathlib import Path
 
 from PIL import Image
 
@@ -95,8 +97,20 @@ class Slot:
         os.close(self.descriptor)
 
 
+_BY_IMAGE = frozenset({signal.SIGSEGV, signal.SIGABRT, signal.SIGILL, signal.SIGFPE, signal.SIGSYS})
+"""Signals that decoding an image may cause. SIGKILL is the kernel's, short of memory, or a person's; SIGBUS comes when
+no page of shared memory is left."""
+
+
 class DecoderLost(Failure):
-    """The process died over an image, or did not decode it in time: it can no longer be used."""
+    """The process died over an image, or did not decode it in time: it can no longer be used.
+
+    by_image: False if the machine or a person ended or stopped it, which says nothing about the image.
+    """
+
+    def __init__(self, message: str, by_image: bool = True) -> None:
+        super().__init__(message)
+        self.by_image = by_image
 
 
 class DecoderLate(DecoderLost):
@@ -137,10 +151,15 @@ class DecoderProcess:
         Raises InvalidImage, ImageTooLarge, or DecoderLost: then only `close` works.
         """
         deadline = time.monotonic() + timeout_s
+        used_before_s = self._processor_time_s()
         self._slot.put_file(data)
         try:
             width, height = self._decoded_size(len(data), deadline)
             return self._slot.image(width, height)
+        except DecoderLate as error:
+            # A process that was stopped, or had to wait for processors or memory, says nothing about the image.
+            error.by_image = self._processor_time_s() - used_before_s > timeout_s / 2
+            raise
         finally:
             self._slot.give_back()
 
@@ -184,4 +203,15 @@ class DecoderProcess:
     def _lost(self) -> DecoderLost:
         with contextlib.suppress(subprocess.TimeoutExpired):
             self._process.wait(1)
-        return DecoderLost(f"the decoder's process ended (exit code {self._process.returncode})")
+        code = self._process.returncode
+        # A positive code is an exception of Python's; 0 is what closing our own end causes.
+        by_image = code is not None and (code > 0 or -code in _BY_IMAGE)
+        return DecoderLost(f"the decoder's process ended (exit code {code})", by_image)
+
+    def _processor_time_s(self) -> float:
+        """Return the processor time that the process has used, in seconds; 0 if it is gone."""
+        try:
+            fields = Path(f"/proc/{self._process.pid}/stat").read_text(encoding="ascii").rpartition(")")[2].split()
+        except OSError:
+            return 0.0
+        return (int(fields[11]) + int(fields[12])) / os.sysconf("SC_CLK_TCK")

@@ -15,7 +15,7 @@ from PIL import Image
 
 from attributor.workers.decoder_pool import DecoderPool, EncodedImage
 from attributor.workers.decoder_process import SLOT_BYTES, DecoderLate, DecoderProcess, Slot
-from gmvaluator.errors import ImageTooLarge, InvalidImage
+from gmvaluator.errors import ImageTooLarge, InvalidImage, Unavailable
 from gmvaluator.images import decode_image
 from gmvaluator.ports import Prepared
 from tests.support.decoders import decode_here
@@ -92,6 +92,36 @@ async def test_a_process_killed_from_outside_costs_no_image(pool: DecoderPool) -
         os.kill(process_id, signal.SIGKILL)
     assert all(await asyncio.gather(*(good(pool) for _ in range(6))))
     assert pool.counts.restarts > before
+
+
+@pytest.mark.parametrize(
+    ("number", "error"),
+    [
+        (signal.SIGKILL, Unavailable),
+        (signal.SIGBUS, Unavailable),
+        (signal.SIGSTOP, Unavailable),
+        (signal.SIGSEGV, InvalidImage),
+        (signal.SIGABRT, InvalidImage),
+    ],
+)
+async def test_an_image_is_blamed_only_for_what_it_may_have_caused(
+    number: signal.Signals, error: type[Exception], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    started = DecoderProcess.decode
+
+    def decode(process: DecoderProcess, data: bytes, _: float) -> Image.Image:
+        os.kill(process.process_id, number)
+        return started(process, data, 0.5 if number == signal.SIGSTOP else 20.0)
+
+    pool = DecoderPool(as_array, 1)
+    pool.start()
+    with monkeypatch.context() as patched:
+        patched.setattr(DecoderProcess, "decode", decode)
+        with pytest.raises(error):
+            await pixels(pool)
+    assert pool.counts.refused == (error is InvalidImage)
+    assert await good(pool)
+    pool.close()
 
 
 def test_a_hanging_process_times_out() -> None:

@@ -7,7 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import AsyncExitStack
 from dataclasses import dataclass, replace
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -15,10 +16,12 @@ import pytest
 from PIL import Image
 
 from attributor.core.attribution import Attribution, ImageRequest, Stage
+from attributor.core.clock import LedgerClock, newest_time
 from attributor.core.pipeline import Pipeline
 from attributor.workers.decoder_pool import EncodedImage
 from attributor.workers.model_worker import ModelWorker
 from gmvaluator.errors import (
+    Failure,
     GenerationConflict,
     IndexUnavailable,
     InvalidImage,
@@ -26,9 +29,11 @@ from gmvaluator.errors import (
     InvalidPolicy,
     ModelFailed,
     PreconditionFailed,
+    Unavailable,
     UnknownGenerator,
 )
 from gmvaluator.ids import GenerationId, TrainingImageId, new_owner_id, sha256_hex, training_image_id
+from gmvaluator.ledger import writer
 from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.records import NewPosting
 from gmvaluator.ledger.results import Posted, Replayed
@@ -127,15 +132,15 @@ async def bench(request: pytest.FixtureRequest, tmp_path: Path) -> AsyncIterator
         worker = ModelWorker(lambda: models)
         worker.start()
         stack.callback(worker.close)
-        writer = LedgerWriter(lambda: open_ledger(tmp_path, write=True), lambda error: None)
-        writer.start()
-        stack.callback(writer.close)
+        commits = LedgerWriter(lambda: open_ledger(tmp_path, write=True), lambda error: None)
+        commits.start()
+        stack.callback(commits.close)
         ledger = stack.enter_context(open_ledger(tmp_path))
         rights = FakeRights.with_owners([Generator("demo", "works", ("set",), "paper@1")], OWNERS)
         collections = OneCollection(MemorySearch(filled_index()))
         executor = stack.enter_context(ThreadPoolExecutor(2))
         decoder = ThreadDecoder(executor, models.prepare)
-        pipeline = Pipeline(worker, decoder, collections, rights, ledger, writer, executor)
+        pipeline = Pipeline(worker, decoder, collections, rights, ledger, commits, executor)
         yield Bench(pipeline, ledger, models, collections)
 
 
@@ -342,6 +347,25 @@ async def test_what_is_wrong_with_thumbnails_or_the_index_is_our_fault_not_the_c
     with pytest.raises(ModelFailed, match=str(error)):
         await bench.stages(request())
     assert bench.ledger.totals().postings == 0
+
+
+async def test_an_image_is_not_blamed_for_a_clock_that_is_behind_the_ledger(bench: Bench) -> None:
+    await bench.stages(request(1))
+    year_back = datetime.now(UTC) - timedelta(days=365)
+    clock = LedgerClock(partial(newest_time, bench.ledger), lambda: year_back)
+    bench.pipeline = replace(bench.pipeline, clock=clock)
+    with pytest.raises(Unavailable, match="NTP"):
+        await bench.stages(request(2, "g2"))
+    assert [stage.replayed for stage in await bench.stages(request(1))] == [True]
+    assert bench.ledger.totals().postings == 1
+
+
+async def test_what_the_ledger_refuses_is_our_fault_not_the_callers(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(writer, "MAX_ENTRIES", 1)
+    with pytest.raises(Failure, match="entries"):
+        await bench.stages(request())
 
 
 async def test_a_policy_that_cannot_be_used_is_the_fault_of_who_chose_it(bench: Bench) -> None:
