@@ -79,6 +79,11 @@ class AttributorSettings:
         False,
         "Post though the ledger's newest posting is dated after this machine's clock; for a clock that was ahead.",
     )
+    max_disputes_per_month: int = _setting(
+        20,
+        "Disputes that one owner may open with its own token in a calendar month; raised, more credits wait.",
+        (0, 10_000),
+    )
     keep_images: str = _setting(
         NONE, "Storage of posted images: none, or a thumbnail for the dashboard.", choices=CHOICES
     )

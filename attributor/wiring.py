@@ -129,7 +129,7 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
         parts = (worker, decoder, collections, rights, ledger, writer, executor, settings.policies, scorer)
         clock = LedgerClock((lambda: None) if settings.trust_clock else partial(newest_time, ledger))
         pipeline = Pipeline(*parts, keeper=_thumbnail_store(settings, stack), on_final=observe_final, clock=clock)
-        disputes = DisputeService(ledger, catalogue, writer, clock=clock)
+        disputes = DisputeService(ledger, catalogue, writer, clock=clock, max_per_month=settings.max_disputes_per_month)
         return Parts(pipeline, decoder, collections, catalogue, ledger, disputes, stack.pop_all())
 
 

@@ -11,11 +11,12 @@ from datetime import UTC, datetime
 from typing import Protocol
 
 from attributor.core.clock import LedgerClock
+from attributor.core.standing import MAX_PER_MONTH, ClaimsReader, Standing
 from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id
 from gmvaluator.ledger.decisions.dispute_holds import Opened, decide_opening, search_holds
-from gmvaluator.ledger.decisions.disputes import Dispute, Scope
+from gmvaluator.ledger.decisions.disputes import Dispute, Scope, checked_dispute_id
 from gmvaluator.ledger.group_commit import Decide, Result
 from gmvaluator.ledger.reader import LedgerReader
 from gmvaluator.ledger.transaction import LedgerTransaction
@@ -24,6 +25,10 @@ from gmvaluator.v1 import royalty_pb2 as royalty_v1
 
 MAX_HOLDS = 500
 """Maximum number of generations whose credits one call holds."""
+
+
+class DisputedRights(RightsReader, ClaimsReader, Protocol):
+    """Reading side of the catalogue."""
 
 
 class DecisionWriter(Protocol):
@@ -42,25 +47,47 @@ class DisputeService:
     def __init__(
         self,
         ledger: LedgerReader,
-        rights: RightsReader,
+        rights: DisputedRights,
         writer: DecisionWriter,
         max_holds: int = MAX_HOLDS,
         clock: LedgerClock | None = None,
+        max_per_month: int = MAX_PER_MONTH,
     ) -> None:
-        """max_holds: generations whose credits one call holds at most. clock: by default, this machine's."""
+        """max_holds: generations whose credits one call holds at most. clock: by default, this machine's.
+
+        max_per_month: disputes that one owner may open by itself in a calendar month.
+        """
         self._ledger = ledger
         self._rights = rights
         self._writer = writer
         self._max_holds = max_holds
+        self._counting = asyncio.Lock()
+        self._standing = Standing(ledger, rights, max_per_month)
         self._clock = clock or LedgerClock(lambda: None)
 
-    async def open(self, request: royalty_v1.OpenDisputeRequest) -> royalty_v1.OpenDisputeResponse:
+    async def open(
+        self, request: royalty_v1.OpenDisputeRequest, owner_id: OwnerId | None = None
+    ) -> royalty_v1.OpenDisputeResponse:
         """Open the dispute, unless it is open already, and hold the disputed credits.
 
-        Raises InvalidInput, naming the field; NotFound; GenerationConflict if the id is another dispute's.
+        owner_id: the owner who opens it in its own name, with the limits of `Standing`; None for people who act for
+        others. Raises InvalidInput, naming the field; NotFound; GenerationConflict if the id is another dispute's;
+        Unavailable; and for owners what `Standing.checked_scope` raises.
         """
         now = await asyncio.to_thread(self._clock.checked_now)
         scope = await asyncio.to_thread(self._scope, request)
+        if owner_id is None:
+            return await self._open(request, scope, now)
+        # One after another, as each call counts the disputes that were opened before it.
+        async with self._counting:
+            scope = await asyncio.to_thread(
+                self._standing.checked_scope, owner_id, checked_dispute_id(request.dispute_id), scope, now
+            )
+            return await self._open(request, scope, now)
+
+    async def _open(
+        self, request: royalty_v1.OpenDisputeRequest, scope: Scope, now: datetime
+    ) -> royalty_v1.OpenDisputeResponse:
         concerned = await asyncio.to_thread(self._search, scope)
 
         def decide(transaction: LedgerTransaction) -> Opened:

@@ -213,7 +213,8 @@ class RoyaltyServicer(RoyaltyServiceServicer):
             caller = current_caller()
             check_claimant(caller, request.claimant)
             with self._gate.query(client_of(context, caller)) as backends:
-                return await backends.disputes.open(request)
+                owner_id = caller.owner_id if caller.only_account else None
+                return await backends.disputes.open(request, owner_id)
         raise AssertionError("errors_as_status() aborts")
 
     async def _pause(self) -> None:

@@ -27,6 +27,7 @@ from gmvaluator.catalogue.removal import (
 from gmvaluator.catalogue.schema import (
     claims,
     data_sets,
+    former_claims,
     generators,
     index_runs,
     owner_references,
@@ -173,6 +174,16 @@ class CatalogueReader:
         with self._engine.connect() as connection:
             ciphertexts = {row.owner_id: row.ciphertext for row in connection.execute(query)}
         return {owner_id: self._name(owner_id, ciphertexts.get(owner_id)) for owner_id in owner_ids}
+
+    def claimed_works(self, owner_id: OwnerId, ids: Collection[TrainingImageId]) -> set[TrainingImageId]:
+        """Return those of `ids` (10,000 at most) that the owner claims or claimed, whatever others claim."""
+        _check_count(ids)
+        found: set[TrainingImageId] = set()
+        with self._engine.connect() as connection:
+            for table in (claims, former_claims):
+                query = select(table.c.training_image_id).where(table.c.owner_id == owner_id)
+                found.update(connection.execute(query.where(table.c.training_image_id.in_(ids))).scalars())
+        return found
 
     def owner_of_manifest_id(self, manifest_id: str, namespace: str = "") -> OwnerId:
         """Return the owner with this id in manifests of `namespace`. Raises NotFound."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import uuid
+from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import rich_click as click
@@ -11,13 +12,14 @@ import rich_click as click
 from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.commands.corrections import identity_option, reason_option
 from gmvaluator.commands.options import json_option, place_option
-from gmvaluator.errors import InvalidInput
+from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.valuation.weights import MILLION
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.decisions.disputes import Dispute
+    from gmvaluator.ledger.store import Ledger
 
 
 @click.group()
@@ -82,7 +84,8 @@ def hold(dispute_id: str, place: DataLocation, as_json: bool) -> None:
 
 
 @dispute.command()
-@click.argument("dispute_id")
+@click.argument("dispute_ids", nargs=-1)
+@click.option("--claimant", help="Decide every open dispute in this owner's name, a UUID.")
 @click.option(
     "--award",
     "awards",
@@ -95,13 +98,21 @@ def hold(dispute_id: str, place: DataLocation, as_json: bool) -> None:
 @place_option
 @json_option
 def decide(
-    dispute_id: str, awards: tuple[str, ...], reject: bool, reason: str, place: DataLocation, as_json: bool
+    dispute_ids: tuple[str, ...],
+    claimant: str | None,
+    awards: tuple[str, ...],
+    reject: bool,
+    reason: str,
+    place: DataLocation,
+    as_json: bool,
 ) -> None:
-    """Decide DISPUTE_ID: award the held credits, or reject the dispute and return them.
+    """Decide DISPUTE_IDS alike: award the held credits, or reject the disputes and return them.
 
     The rights for later credits are set by `gmvaluator rights import`.
 
     Example: gmvaluator ledger dispute decide case-7 --award 5a1e...=1000000 --reason "shown by the sketches"
+
+    Example: gmvaluator ledger dispute decide --claimant 5a1e... --reject --reason "opened by a stolen token"
     """
     from gmvaluator.ledger.decisions.dispute_holds import decide_dispute
     from gmvaluator.ledger.decisions.disputes import checked_award
@@ -109,10 +120,30 @@ def decide(
 
     if reject == bool(awards):
         raise InvalidInput("decide by --award, which may be repeated, or by --reject")
+    if bool(dispute_ids) == bool(claimant):
+        raise InvalidInput("name the disputes to decide, or all of one owner by --claimant")
     award = None if reject else checked_award([_part(text) for text in awards])
     with open_ledger(place, write=True) as book:
-        decided = decide_dispute(book, dispute_id, award, reason, decision_time())
-    _show([decided], as_json)
+        chosen = _open_disputes(book, dispute_ids, None if claimant is None else _owner(claimant))
+        for dispute_id in chosen:
+            _show([decide_dispute(book, dispute_id, award, reason, decision_time())], as_json)
+
+
+def _open_disputes(book: Ledger, dispute_ids: Sequence[str], claimant: OwnerId | None) -> list[str]:
+    """Return the disputes to decide, each once.
+
+    Raises NotFound before any is decided, if one does not exist or the claimant has none that is open.
+    """
+    from gmvaluator.ledger.decisions.disputes import read_dispute, read_unsettled_disputes
+
+    with book.snapshot() as connection:
+        if claimant is None:
+            return [read_dispute(connection, name).dispute_id for name in dict.fromkeys(dispute_ids)]
+        unsettled = read_unsettled_disputes(connection)
+    chosen = [entry.dispute_id for entry in unsettled if entry.open and entry.scope.claimant == claimant]
+    if not chosen:
+        raise NotFound(f"no open dispute is in the name of {claimant}: see `gmvaluator ledger dispute list --open`")
+    return chosen
 
 
 @dispute.command("list")

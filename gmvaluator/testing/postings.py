@@ -9,7 +9,7 @@ from __future__ import annotations
 import hashlib
 import random
 import uuid
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from datetime import UTC, datetime
 
 from gmvaluator.accounts import owner_account
@@ -119,6 +119,11 @@ class FakeRights:
     def works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:  # noqa: ARG002
         """Return the cards of `ids`; an unknown work is paid to suspense."""
         return {work: self._cards.get(work, WorkCard(work, "", "", (_UNKNOWN,))) for work in ids}
+
+    def claimed_works(self, owner_id: OwnerId, ids: Collection[TrainingImageId]) -> set[TrainingImageId]:
+        """Return those of `ids` whose card names the owner."""
+        cards = {work: self._cards[work] for work in ids if work in self._cards}
+        return {work for work, card in cards.items() if owner_id in {right.owner_id for right in card.beneficiaries}}
 
     def cached_works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard] | None:  # noqa: ARG002
         """Return None: nothing is cached, so the caller reads `works`."""

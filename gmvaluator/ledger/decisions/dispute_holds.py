@@ -102,8 +102,7 @@ def _amounts_to_hold(
     """Yield what can be taken of one posting, by account and work, and reduce `balances_left` by it."""
     claimant = None if scope.claimant is None else owner_account(scope.claimant)
     for (account, work), amount in sorted(current.amounts.items(), key=str):
-        in_scope = scope.training_image_id in (None, work)
-        if not in_scope or amount <= 0 or not account.startswith(OWNER_PREFIX) or account == claimant:
+        if not scope.covers(work) or amount <= 0 or not account.startswith(OWNER_PREFIX) or account == claimant:
             continue
         if account not in balances_left:
             balances_left[account] = read_balance(connection, account)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import uuid
+import zlib
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from datetime import datetime
@@ -18,7 +19,8 @@ from gmvaluator.ledger.decision import DISPUTE, VERDICT, Decision, Links, NewDec
 from gmvaluator.ledger.queries import amount_sum
 from gmvaluator.ledger.reader import load_postings, postings_where
 from gmvaluator.ledger.records import StoredPosting
-from gmvaluator.ledger.schema import decisions, entries, postings
+from gmvaluator.ledger.schema import decisions, entries, evidence, postings
+from gmvaluator.storage.schema import utc_text
 from gmvaluator.valuation.weights import MILLION
 
 MAX_DISPUTE_ID_CHARACTERS = 100
@@ -35,7 +37,8 @@ _DISPUTE_ID = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+=-]*")
 class Scope:
     """The credits that a dispute is about: of one work, of one generation's posting, or of that work in that posting.
 
-    claimant: the owner who claims them, whose own credits are not held; None if no claimant is named.
+    claimant: the owner who claims them, whose own credits are not held; None if no claimant is named. works: the only
+    works of the posting that are disputed; empty for all.
 
     Raises InvalidInput if neither a work nor a posting is given.
     """
@@ -43,10 +46,17 @@ class Scope:
     training_image_id: TrainingImageId | None
     generation_sequence: int | None
     claimant: OwnerId | None = None
+    works: tuple[TrainingImageId, ...] = ()
 
     def __post_init__(self) -> None:
         if self.training_image_id is None and self.generation_sequence is None:
             raise InvalidInput("a dispute needs a training image or a generation: name one of them, or both")
+
+    def covers(self, work: TrainingImageId | None) -> bool:
+        """Return True if credits of this work are disputed, in a posting that is."""
+        if self.training_image_id is not None:
+            return work == self.training_image_id
+        return not self.works or work in self.works
 
     def as_dict(self) -> dict[str, Any]:
         """Return a JSON-serializable dict, as stored in the evidence of a decision."""
@@ -54,6 +64,8 @@ class Scope:
             "training_image_id": None if self.training_image_id is None else str(self.training_image_id),
             "generation_sequence": self.generation_sequence,
             "claimant": None if self.claimant is None else owner_account(self.claimant),
+            # Absent where it is empty: the evidence of disputes that were opened before this field has no such key.
+            **({"works": [str(work) for work in self.works]} if self.works else {}),
         }
 
     @classmethod
@@ -64,6 +76,7 @@ class Scope:
             None if work is None else TrainingImageId(uuid.UUID(work)),
             value["generation_sequence"],
             None if claimant is None else OwnerId(uuid.UUID(claimant.partition(":")[2])),
+            tuple(TrainingImageId(uuid.UUID(text)) for text in value.get("works", ())),
         )
 
 
@@ -163,6 +176,19 @@ def read_dispute(connection: Connection, dispute_id: str) -> Dispute:
     if not matches:
         raise NotFound(f"there is no dispute {dispute_id[:100]!r}: see `gmvaluator ledger dispute list`")
     return matches[0]
+
+
+def count_openings(connection: Connection, claimant: OwnerId, since: datetime) -> int:
+    """Return how many disputes in this owner's name were opened at `since` or later."""
+    query = (
+        select(evidence.c.body)
+        .join(decisions, decisions.c.sequence == evidence.c.sequence)
+        .join(postings, postings.c.sequence == evidence.c.sequence)
+        .where(decisions.c.kind == DISPUTE, postings.c.generated_at >= utc_text(since))
+    )
+    bodies = connection.execute(query).scalars()
+    opened = (Scope.from_dict(Decision.from_json(zlib.decompress(body)).facts) for body in bodies)
+    return sum(scope.claimant == claimant for scope in opened)
 
 
 def read_unsettled_disputes(connection: Connection) -> list[Dispute]:
