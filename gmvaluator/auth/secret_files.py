@@ -1,8 +1,13 @@
-"""Secrets from the environment: in the variable NAME, or in the file that NAME_FILE names, as containers do."""
+"""Secrets from the environment: in the variable NAME, or in the file that NAME_FILE names, as containers do.
+
+Editors and shells write such files in several encodings: a byte order mark says in which, and is no part of the secret.
+"""
 
 from __future__ import annotations
 
+import codecs
 import os
+import re
 from pathlib import Path
 from urllib.parse import quote, urlsplit
 
@@ -16,6 +21,34 @@ SECRETS = (DATABASE_URL, DATABASE_PASSWORD, QDRANT_API_KEY)
 
 MAX_SECRET_BYTES = 64 * 1024
 """Limit of a secret file, bytes."""
+
+
+_ENCODINGS = (
+    (codecs.BOM_UTF8, "utf-8-sig"),
+    (codecs.BOM_UTF16_LE, "utf-16"),
+    (codecs.BOM_UTF16_BE, "utf-16"),
+)
+"""Encodings by their byte order marks; PowerShell writes UTF-16 when output is redirected."""
+
+_TOKEN = re.compile(r"[!-~]{1,200}")
+
+
+def file_text(data: bytes) -> str:
+    """Return the text of a small file that a person or a program wrote. Raises UnicodeDecodeError."""
+    return data.decode(next((encoding for mark, encoding in _ENCODINGS if data.startswith(mark)), "utf-8"))
+
+
+def checked_token(text: str, where: str) -> str:
+    """Return a token without surrounding white space. where: its place, for the message.
+
+    Raises PreconditionFailed unless it is 1-200 visible ASCII characters, which is what a header can carry.
+    """
+    token = text.strip(" \t\r\n\ufeff")
+    if not _TOKEN.fullmatch(token):
+        raise PreconditionFailed(
+            f"{where} holds no token: it is one line of letters, digits, - and _, as `gmvaluator token new` printed it"
+        )
+    return token
 
 
 def secret(name: str) -> str:
@@ -62,7 +95,7 @@ def _content(name: str, path: Path) -> str:
     try:
         with path.open("rb") as file:
             data = file.read(MAX_SECRET_BYTES + 1)
-        text = data.decode("utf-8").strip()
+        text = file_text(data).strip()
     except OSError as error:
         raise PreconditionFailed(f"{name}_FILE: {path} cannot be read: {error.strerror}") from error
     except UnicodeDecodeError:

@@ -17,6 +17,7 @@ from typing import Any
 import grpc
 
 from gmvaluator.auth.authenticator import is_loopback
+from gmvaluator.auth.secret_files import MAX_SECRET_BYTES, checked_token, file_text
 from gmvaluator.client.requests import SERVICE
 from gmvaluator.errors import InvalidInput, PreconditionFailed
 
@@ -99,7 +100,7 @@ class Connection:
         """
         variables = os.environ if environment is None else environment
         return cls(
-            address=address or variables.get("GMV_SERVER", DEFAULT_SERVER),
+            address=address or variables.get("GMV_SERVER", DEFAULT_SERVER).strip(),
             token=variables.get("GMV_TOKEN", ""),
             token_file=_path(variables, "GMV_TOKEN_FILE"),
             tls=variables.get("GMV_TLS", "") == "1",
@@ -143,9 +144,14 @@ class Connection:
         return grpc.aio.insecure_channel(self.target, options=self.options())
 
     def metadata(self) -> tuple[tuple[str, str], ...]:
-        """Return the metadata of a call: the token. Raises PreconditionFailed if its file cannot be read."""
-        token = self.token or self._file_token()
-        return (("authorization", f"Bearer {token}"),) if token else ()
+        """Return the metadata of a call: the token.
+
+        Raises PreconditionFailed if its file cannot be read, or it is no token.
+        """
+        if not self._sends_token:
+            return ()
+        token = checked_token(self.token, "the token that was given (GMV_TOKEN)") if self.token else self._file_token()
+        return (("authorization", f"Bearer {token}"),)
 
     def options(self) -> list[tuple[str, Any]]:
         """Return the channel options; calls to loopback bypass a proxy that the environment may name."""
@@ -174,8 +180,12 @@ class Connection:
         return grpc.ssl_channel_credentials(_content(self.authority), _content(self.key), _content(self.certificate))
 
     def _file_token(self) -> str:
-        content = _content(self.token_file)
-        return "" if content is None else content.decode("ascii", "replace").strip()
+        content = _content(self.token_file) or b""
+        try:
+            text = file_text(content[:MAX_SECRET_BYTES])
+        except UnicodeDecodeError:
+            text = ""
+        return checked_token(text, str(self.token_file))
 
 
 class _SendToken(
