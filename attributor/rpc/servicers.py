@@ -71,6 +71,7 @@ def checked_request(request: attribution_v1.AttributeRequest, caller: Caller) ->
     """Check a request, and that this caller may make it. Raises InvalidInput or Forbidden."""
     if request.WhichOneof("content") == "embedding":
         caller.require(Role.EMBEDDER, to="send an embedding in place of an image")
+    caller.require_generator(request.model_version)
     return image_request(request, caller.generator_identity)
 
 
@@ -138,6 +139,7 @@ class AttributionServicer(AttributionServiceServicer):
     ) -> AsyncIterator[attribution_v1.PreviewResponse]:
         async with errors_as_status(context, "Preview"):
             caller = current_caller()
+            caller.require_generator(request.model_version)
             checked = preview_request(request, caller.generator_identity)
             with self._gate.admit(client_of(context, caller), checked.pixels) as pipeline:
                 async with aclosing(pipeline.preview(checked)) as stages:

@@ -47,12 +47,14 @@ class Caller:
 
     name: the token's, for logs. roles: one, or all of them for `LOCAL`. generator_identity: first half of the ledger's
     key of a generation, for generators. owner_id: the owner whose account the caller may see, for owners.
+    model_versions: generators whose images it may have valued; empty for every one.
     """
 
     name: str
     roles: frozenset[Role]
     generator_identity: str = ""
     owner_id: OwnerId | None = None
+    model_versions: tuple[str, ...] = ()
 
     def has(self, *roles: Role) -> bool:
         """Return True if the caller has one of `roles`."""
@@ -62,6 +64,15 @@ class Caller:
         """Raise Forbidden unless the caller has one of `roles`. to: the action, for the message."""
         if not self.has(*roles):
             raise Forbidden(f"{self.name} may not {to}: use a token of role {' or '.join(sorted(roles))}")
+
+    def require_generator(self, model_version: str) -> None:
+        """Raise Forbidden unless the caller may have images of this generator valued."""
+        if self.model_versions and model_version not in self.model_versions:
+            allowed = ", ".join(self.model_versions)[:200]
+            raise Forbidden(
+                f"{self.name} may not name generator {model_version[:60]!r}, only {allowed}: use a token of that "
+                "generator, or bind this one to it by `gmvaluator token bind`"
+            )
 
     @property
     def only_account(self) -> str | None:

@@ -14,7 +14,7 @@ import secrets
 import uuid
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -27,12 +27,16 @@ from gmvaluator.ids import OwnerId
 MAX_TOKENS = 1_000
 """Limit of tokens in a file."""
 
+MAX_MODEL_VERSIONS = 100
+"""Limit of generators that a token is bound to."""
+
 MAX_FILE_BYTES = 1024 * 1024
 """Limit of the token file, bytes."""
 
 MAX_TOKEN_CHARACTERS = 200
 """Limit of a token that a caller sends."""
 
+_MAX_MODEL_VERSION_CHARACTERS = 200
 _PREFIX = "gmv_"
 _TOKEN_BYTES = 32
 _NAME = re.compile(r"[A-Za-z0-9][A-Za-z0-9._:@+-]{0,99}")
@@ -45,7 +49,8 @@ class Token:
 
     name: given by the operator, unique in the file. sha256: 64 hex digits over the token's characters. created_at,
     expires_at: UTC, ISO 8601; an empty expires_at never expires. generator: generator identity, of generators and
-    embedders. owner: UUID, of owners.
+    embedders. owner: UUID, of owners. model_versions: generators whose images these may have valued; empty for every
+    one.
     """
 
     name: str
@@ -55,6 +60,7 @@ class Token:
     generator: str = ""
     owner: str = ""
     expires_at: str = ""
+    model_versions: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
         _check(self)
@@ -63,7 +69,7 @@ class Token:
     def caller(self) -> Caller:
         """The caller that the token authenticates."""
         owner = OwnerId(uuid.UUID(self.owner)) if self.owner else None
-        return Caller(self.name, frozenset({self.role}), self.generator, owner)
+        return Caller(self.name, frozenset({self.role}), self.generator, owner, self.model_versions)
 
     def expired(self, now: datetime) -> bool:
         """Return True from `expires_at` on."""
@@ -104,6 +110,21 @@ def add_token(path: Path, token: Token) -> None:
         tokens.append(token)
 
 
+def bind_token(path: Path, name: str, model_versions: Sequence[str]) -> Token:
+    """Bind a generator's token to generators, to every one if there are none, and return it.
+
+    Raises MissingData without a file, NotFound if no token has this name, InvalidInput for a token of another role.
+    """
+    if not path.exists():
+        raise MissingData(f"there is no {path}: no token was made")
+    with _changing(path) as tokens:
+        for index, token in enumerate(tokens):
+            if token.name == name:
+                tokens[index] = replace(token, model_versions=tuple(dict.fromkeys(model_versions)))
+                return tokens[index]
+    raise NotFound(f"no token is named {name[:100]!r}: `gmvaluator token list` shows them")
+
+
 def revoke_token(path: Path, name: str) -> None:
     """Remove a token from the file. Raises MissingData without a file, NotFound if no token has this name."""
     if not path.exists():
@@ -132,9 +153,23 @@ def _check(token: Token) -> None:
         raise InvalidInput(
             f"owner {token.owner[:60]!r} is refused: give the UUID as `gmvaluator rights show` prints it"
         )
+    _check_model_versions(token)
     for moment in filter(None, (token.created_at, token.expires_at)):
         if datetime.fromisoformat(moment).utcoffset() is None:
             raise InvalidInput(f"token {token.name}: {moment} names no time zone; write it as UTC, with Z")
+
+
+def _check_model_versions(token: Token) -> None:
+    if token.model_versions and token.role not in GENERATORS:
+        raise InvalidInput(f"token {token.name}: a model version is for role generator or embedder")
+    if len(token.model_versions) > MAX_MODEL_VERSIONS or not all(map(_is_model_version, token.model_versions)):
+        raise InvalidInput(
+            f"token {token.name}: give {MAX_MODEL_VERSIONS} model versions at most, of 1-200 printable characters each"
+        )
+
+
+def _is_model_version(text: str) -> bool:
+    return 1 <= len(text) <= _MAX_MODEL_VERSION_CHARACTERS and text.isprintable()
 
 
 def _parse(data: bytes) -> tuple[Token, ...]:
@@ -152,9 +187,13 @@ def _parse(data: bytes) -> tuple[Token, ...]:
 
 
 def _token(row: Any) -> Token:
-    if not isinstance(row, dict) or not all(isinstance(value, str) for value in row.values()):
-        raise ValueError("a token is an object, and its fields are all text")
-    return Token(**{**row, "role": Role(row["role"])})
+    if not isinstance(row, dict):
+        raise TypeError("a token is an object")
+    fields = dict(row)
+    versions = fields.pop("model_versions", [])
+    if not isinstance(versions, list) or not all(isinstance(value, str) for value in (*fields.values(), *versions)):
+        raise ValueError("a token's fields are all text, and model_versions is a list of texts")
+    return Token(**{**fields, "role": Role(fields["role"])}, model_versions=tuple(versions))
 
 
 @contextmanager

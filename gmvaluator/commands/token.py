@@ -1,4 +1,4 @@
-"""`gmvaluator token new|list|revoke`."""
+"""`gmvaluator token new|list|bind|revoke`."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Callable
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import wraps
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeVar, cast
 
@@ -15,17 +16,31 @@ import rich_click as click
 
 from gmvaluator.auth.authenticator import TOKENS_FILE
 from gmvaluator.auth.roles import GENERATORS, Role
-from gmvaluator.auth.tokens import Token, add_token, new_token, now_utc, read_tokens, revoke_token, token_sha256
-from gmvaluator.commands.options import data_option, json_option
+from gmvaluator.auth.tokens import (
+    Token,
+    add_token,
+    bind_token,
+    new_token,
+    now_utc,
+    read_tokens,
+    revoke_token,
+    token_sha256,
+)
+from gmvaluator.commands.options import data_option, database_option, json_option
+from gmvaluator.errors import InvalidInput
+from gmvaluator.storage.database import DataLocation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
 
 def tokens_option(command: Command) -> Command:
-    """Add `--data DIR` and `--tokens FILE`, passed on as one `path`."""
+    """Add `--data DIR` and `--tokens FILE`, passed on as `path` and, if the command takes it, `data`."""
+    takes_data = "data" in signature(command).parameters
 
     @wraps(command)
     def with_path(*args: Any, data: Path, tokens: Path | None, **options: Any) -> Any:
+        if takes_data:
+            options["data"] = data
         return command(*args, path=tokens or data / TOKENS_FILE, **options)
 
     option = click.option(
@@ -35,6 +50,16 @@ def tokens_option(command: Command) -> Command:
         help=f"File of token hashes; default: DATA/{TOKENS_FILE}.",
     )
     return cast(Command, data_option(option(with_path)))
+
+
+def model_version_option(command: Command) -> Command:
+    """Add `--model-version NAME`, which may be repeated, passed on as `model_versions`."""
+    return click.option(
+        "--model-version",
+        "model_versions",
+        multiple=True,
+        help="Generator whose images a generator's token may have valued; may be repeated; * for every one.",
+    )(command)
 
 
 @click.group()
@@ -49,35 +74,63 @@ def token() -> None:
 @click.option("--role", required=True, type=click.Choice([role.value for role in Role]), help="What the token permits.")
 @click.option("--name", help="Name in lists and logs; default: the role and a random number.")
 @click.option(
-    "--generator", default="", help="Generator identity in the ledger's keys; default for generators: the name."
+    "--generator",
+    default="",
+    help="Generator identity in the ledger's keys; default for generators: the one that posted before, or the name.",
 )
+@model_version_option
 @click.option("--owner", default="", metavar="UUID", help="Owner whose account it may read, for role owner.")
 @click.option("--expires-in-days", type=click.IntRange(1, 3650), help="Days until it expires; default: never.")
+@database_option
 @tokens_option
 @json_option
 def new(
-    role: str, name: str | None, generator: str, owner: str, expires_in_days: int | None, path: Path, as_json: bool
+    role: str,
+    name: str | None,
+    generator: str,
+    model_versions: tuple[str, ...],
+    owner: str,
+    expires_in_days: int | None,
+    database_url: str,
+    path: Path,
+    data: Path,
+    as_json: bool,
 ) -> None:
     """Create a token and print it once: the file holds only its hash. Running programs accept it at once.
+
+    A generator's token may post for the generators that are registered now, unless --model-version names others. It
+    takes over the identity that posted for them before, so that an image that is sent again is not paid again.
 
     Example: gmvaluator token new --role generator --name render-farm-1
     """
     secret, kind = new_token(), Role(role)
     name = name or f"{role}-{secrets.token_hex(4)}"
+    known = read_tokens(path) if path.exists() else ()
+    notes = [] if known else ["it is the first token: from now on calls without one are refused"]
+    if kind in GENERATORS:
+        from gmvaluator.commands.token_defaults import generator_binding
+
+        bound = generator_binding(DataLocation(data, database_url), name, generator, model_versions, known)
+        generator, model_versions = bound.identity, bound.model_versions
+        notes.extend(bound.notes)
     created = Token(
         name=name,
         role=kind,
         sha256=token_sha256(secret),
         created_at=now_utc(),
-        generator=generator or (name if kind in GENERATORS else ""),
+        generator=generator,
         owner=owner.lower(),
         expires_at="" if expires_in_days is None else _in_days(expires_in_days),
+        model_versions=model_versions,
     )
     add_token(path, created)
-    click.echo(json.dumps({**asdict(created), "token": secret, "file": str(path)}) if as_json else secret)
+    described = {**asdict(created), "token": secret, "file": str(path), "notes": notes}
+    click.echo(json.dumps(described) if as_json else secret)
     # The note goes to stderr, so that a script can capture the token alone from stdout.
     if not as_json:
         click.echo(f"{_line(created)}; only its hash is stored, in {path}: save the token now", err=True)
+        for note in notes:
+            click.echo(f"note: {note}", err=True)
 
 
 @token.command("list")
@@ -98,6 +151,22 @@ def list_(path: Path, as_json: bool) -> None:
 
 @token.command()
 @click.argument("name")
+@model_version_option
+@tokens_option
+@json_option
+def bind(name: str, model_versions: tuple[str, ...], path: Path, as_json: bool) -> None:
+    """Bind the generator's token NAME to the generators that --model-version names; running programs obey at once.
+
+    Example: gmvaluator token bind render-farm-1 --model-version sdxl-2026-01
+    """
+    if not model_versions:
+        raise InvalidInput("name the generators by --model-version, or every one by --model-version '*'")
+    bound = bind_token(path, name, () if "*" in model_versions else model_versions)
+    click.echo(json.dumps(asdict(bound)) if as_json else _line(bound))
+
+
+@token.command()
+@click.argument("name")
 @tokens_option
 @json_option
 def revoke(name: str, path: Path, as_json: bool) -> None:
@@ -114,6 +183,7 @@ def _in_days(days: int) -> str:
 
 
 def _line(token: Token) -> str:
-    bound = f" of {token.generator}" if token.generator else f" of owner:{token.owner}" if token.owner else ""
+    versions = f" for {', '.join(token.model_versions) or 'every generator'}" if token.generator else ""
+    bound = f" of {token.generator}{versions}" if token.generator else f" of owner:{token.owner}" if token.owner else ""
     until = f", until {token.expires_at}" if token.expires_at else ""
     return f"{token.name}: {token.role}{bound}, created {token.created_at}{until}"

@@ -18,7 +18,7 @@ from attributor.rpc.admission import Admission
 from attributor.rpc.call_limits import Backends, CallGate
 from attributor.rpc.health import HealthServicer
 from attributor.rpc.interceptors import Authentication
-from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer, check_claimant
+from attributor.rpc.servicers import AttributionServicer, RoyaltyServicer, check_claimant, checked_request
 from attributor.server import SERVICES, load_authenticator
 from attributor.settings import AttributorSettings
 from gmvaluator.auth.authenticator import Authenticator
@@ -27,6 +27,7 @@ from gmvaluator.auth.tokens import Token, add_token, new_token, now_utc, token_s
 from gmvaluator.errors import Forbidden, PreconditionFailed
 from gmvaluator.ids import new_owner_id
 from gmvaluator.ledger.results import Balance, BalancePage
+from gmvaluator.v1 import attribution_pb2 as v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
 from gmvaluator.v1.attribution_pb2_grpc import add_AttributionServiceServicer_to_server
 from gmvaluator.v1.royalty_pb2_grpc import RoyaltyServiceStub, add_RoyaltyServiceServicer_to_server
@@ -120,10 +121,10 @@ async def channel(tmp_path: Path, tokens: dict[Role, str]) -> AsyncIterator[grpc
     await server.stop(None)
 
 
-async def status(channel: grpc.aio.Channel, method: str, token: str | None) -> grpc.StatusCode:
-    """Return the status of a call with one empty message, whatever the shape of the method."""
+async def status(channel: grpc.aio.Channel, method: str, token: str | None, message: bytes = b"") -> grpc.StatusCode:
+    """Return the status of a call with one message, whatever the shape of the method."""
     metadata = () if token is None else (("authorization", f"Bearer {token}"),)
-    call = cast(Any, channel).unary_stream(method)(b"", metadata=metadata, timeout=20)
+    call = cast(Any, channel).unary_stream(method)(message, metadata=metadata, timeout=20)
     try:
         async for _ in call:
             break
@@ -176,6 +177,24 @@ def test_an_owner_disputes_in_its_own_name_alone() -> None:
     for claimant in ("", f"owner:{new_owner_id()}", "owner:", f"owner:owner:{OWNER}"):
         with pytest.raises(Forbidden, match="own name"):
             check_claimant(owner, claimant)
+
+
+@pytest.mark.parametrize(("model_version", "refused"), [("g1", False), ("g2", True), ("", True)])
+async def test_a_bound_token_names_no_other_generator(
+    channel: grpc.aio.Channel, tmp_path: Path, model_version: str, refused: bool
+) -> None:
+    secret = new_token()
+    bound = Token("farm", Role.GENERATOR, token_sha256(secret), now_utc(), generator="farm", model_versions=("g1",))
+    add_token(tmp_path / "tokens.json", bound)
+    images = v1.AttributeRequest(generation_id="g", model_version=model_version)
+    previews = v1.PreviewRequest(model_version=model_version)
+    for method, request in (("Attribute", images), ("Preview", previews)):
+        path = f"/gmvaluator.v1.AttributionService/{method}"
+        code = await status(channel, path, secret, cast(Any, request).SerializeToString())
+        assert (code is grpc.StatusCode.PERMISSION_DENIED) == refused
+    if refused:
+        with pytest.raises(Forbidden):
+            checked_request(images, bound.caller)  # as each image of a stream is checked
 
 
 @pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.1:50051"])
