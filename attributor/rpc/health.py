@@ -10,7 +10,6 @@ import grpc
 from grpc_health.v1 import health_pb2, health_pb2_grpc
 
 Context = grpc.aio.ServicerContext[Any, Any]
-Status = health_pb2.HealthCheckResponse.ServingStatus
 
 
 # The servicer of grpc_health writes to a watcher under the lock that each change of status takes.
@@ -18,17 +17,17 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
     """The status of each service by name; it belongs to one event loop."""
 
     def __init__(self) -> None:
-        self._statuses: dict[str, Status.ValueType] = {}
+        self._statuses: dict[str, int] = {}
         self._changed = asyncio.Event()
 
-    def set(self, service: str, status: Status.ValueType) -> None:
+    def set(self, service: str, status: int) -> None:
         """Set the status of a service, and tell its watchers."""
         self._statuses[service] = status
         # Each change has an event of its own, so that no watcher misses one between two waits.
         changed, self._changed = self._changed, asyncio.Event()
         changed.set()
 
-    async def Check(  # type: ignore[override]  # noqa: N802 - gRPC names methods, and its base class is synchronous
+    async def Check(  # noqa: N802 - gRPC names methods
         self, request: health_pb2.HealthCheckRequest, context: Context
     ) -> health_pb2.HealthCheckResponse:
         """Return the status of a service; NOT_FOUND if there is none of this name."""
@@ -37,7 +36,7 @@ class HealthServicer(health_pb2_grpc.HealthServicer):
             await context.abort(grpc.StatusCode.NOT_FOUND, "no service has this name: see docs/reference/protocol.md")
         return health_pb2.HealthCheckResponse(status=status)
 
-    async def Watch(  # type: ignore[override]  # noqa: N802
+    async def Watch(  # noqa: N802
         self,
         request: health_pb2.HealthCheckRequest,
         context: Context,  # noqa: ARG002

@@ -97,9 +97,10 @@ class MessageInterceptor(grpc.aio.ServerInterceptor):
         async def call(_: object, context: Context) -> Any:
             try:
                 # Nothing here may keep the first image of a stream while the others are valued.
-                following = _requests if handler.request_streaming else _required
-                request = following(await self._first_message(context, public, handler.request_streaming), context)
-                return await _answer(method, request if handler.request_streaming else await request, context)
+                first = self._first_message(context, public, handler.request_streaming)
+                if handler.request_streaming:
+                    return await _answer(method, _requests(await first, context), context)
+                return await _answer(method, await _required(await first, context), context)
             except (Overloaded, Unavailable) as error:
                 await _refuse(error, context)
 

@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, cast
 
 import grpc
 
@@ -113,7 +113,11 @@ class ConnectionCalls:
         if self._live[connection] >= self._maximum:
             raise Overloaded(f"this connection has {self._maximum} calls without a token: end some, or use a token")
         self._live[connection] += 1
-        context.add_done_callback(lambda _: self._uncount(connection))
+
+        def uncount(_: object) -> None:
+            self._uncount(connection)
+
+        context.add_done_callback(cast(Any, uncount))
 
     def _uncount(self, connection: str) -> None:
         self._live[connection] -= 1

@@ -95,7 +95,7 @@ def tokens(tmp_path: Path) -> dict[Role, str]:
     """Create a token of each role, in tmp_path/tokens.json."""
     secrets = {role: new_token() for role in Role}
     for role, secret in secrets.items():
-        bound = {"owner": str(OWNER)} if role is Role.OWNER else {}
+        bound: dict[str, Any] = {"owner": str(OWNER)} if role is Role.OWNER else {}
         bound = {"generator": f"id-{role}"} if role in (Role.GENERATOR, Role.EMBEDDER) else bound
         add_token(tmp_path / "tokens.json", Token(role.value, role, token_sha256(secret), now_utc(), **bound))
     return secrets

@@ -105,7 +105,7 @@ async def test_headers_without_a_message_stop_neither_probes_nor_calls(
 ) -> None:
     async with attributor(settings) as (address, _), AsyncExitStack() as stack:
         channels = [await stack.enter_async_context(channel_to(address)) for _ in range(3)]
-        calls = [channel.stream_stream(method)() for channel in channels for _ in range(200)]
+        calls: list[Any] = [channel.stream_stream(method)() for channel in channels for _ in range(200)]
         await asyncio.gather(*(call.wait_for_connection() for call in calls[::200]))
         assert await checked(address) == NOT_SERVING
         assert WARM_UP in await asked(address)
