@@ -15,10 +15,11 @@ from pathlib import Path
 from typing import NamedTuple
 
 import structlog
-from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, start_http_server
+from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Metric
 from prometheus_client.registry import Collector
 
+from attributor.ops.metrics_server import start_metrics_server
 from gmvaluator.errors import GmvaluatorError, PreconditionFailed
 from gmvaluator.index.schema import growth_since_verified, outgrown
 from gmvaluator.ledger.verification import read_verification
@@ -179,10 +180,9 @@ def serve_metrics(address: str) -> int:
     """
     host, _, port = address.rpartition(":")
     try:
-        server, _ = start_http_server(int(port), host.strip("[]"), REGISTRY)
+        return start_metrics_server(host.strip("[]"), int(port), REGISTRY)
     except OSError as error:
         raise PreconditionFailed(f"metrics cannot be served on {address}: {error.strerror}") from error
-    return int(server.server_port)
 
 
 class RuntimeState(NamedTuple):

@@ -1,6 +1,8 @@
 """Metrics: counts of answered and refused images, samples of a scrape, and the tasks that measure."""
 
 import asyncio
+import socket
+import threading
 import urllib.request
 from dataclasses import replace
 
@@ -8,6 +10,7 @@ import pytest
 import structlog
 
 from attributor.core.attribution import Attribution, Stage, Timings
+from attributor.ops import metrics_server
 from attributor.ops.background import background_task
 from attributor.ops.metrics import (
     REGISTRY,
@@ -23,6 +26,7 @@ from attributor.ops.metrics import (
 from attributor.wiring import observe_final
 from gmvaluator.errors import ImageTooLarge, PreconditionFailed
 from gmvaluator.ports import CollectionInfo
+from tests.support.waiting import until
 
 FINAL = Attribution(
     "g", "m", Stage.FINAL, (), 0.25, "paper@1", quality=0.75, issued_micros=750_000, unattributed_micros=187_500,
@@ -150,3 +154,19 @@ async def test_a_background_task_that_fails_is_logged_and_does_not_end_the_block
             await failed.wait()
     (line,) = lines
     assert (line["log_level"], line["exc_info"].args) == ("error", ("of the measurement",))
+
+
+def test_half_requests_keep_no_scrape_out() -> None:
+    port = serve_metrics("127.0.0.1:0")
+    before = threading.active_count()
+    silent = [socket.create_connection(("127.0.0.1", port), timeout=20) for _ in range(60)]
+    try:
+        for connection in silent[::2]:
+            connection.sendall(b"GET /metrics HTTP/1.1\r\nHost: x\r\n")
+        for _ in range(20):
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics", timeout=20) as response:
+                assert b"gmvaluator" in response.read()
+        until(lambda: threading.active_count() <= before + metrics_server.MAX_SCRAPES)
+    finally:
+        for connection in silent:
+            connection.close()
