@@ -43,7 +43,8 @@ def generator_binding(
         registered, posted = _registered(place), _posted(place)
     except GmvaluatorError as error:
         versions = tuple(version for version in model_versions if version != EVERY)
-        note = f"catalogue and ledger were not read ({error}): check --model-version and --generator yourself"
+        why = " ".join(str(error).split())
+        note = f"catalogue and ledger were not read ({why}): check --model-version and --generator yourself"
         return GeneratorBinding(identity or name, versions, (note, *_note_if_unbound(versions)))
     versions, notes = _versions(model_versions, registered)
     before = sorted({who for who, version in posted if not versions or version in versions})
