@@ -25,8 +25,8 @@ _TEXTS = (b"tEXt", b"zTXt", b"iTXt")
 _TEXT_OVERHEAD = 1_000
 """Bytes of a text chunk that are not counted: its key, and what compressing noise adds."""
 
-_PNG = b"\x89PNG\r\n\x1a\n"
-_NO_IMAGE = "the bytes are no JPEG, PNG or WebP image: convert the file and send it again"
+_PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
+NO_IMAGE = "the bytes are no JPEG, PNG or WebP image: convert the file and send it again"
 _CUT_SHORT = "the image cannot be decoded: the {} was cut short, its end is missing: send the whole file"
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
@@ -42,18 +42,23 @@ class Header(NamedTuple):
     height: int
 
 
+def is_readable(data: bytes) -> bool:
+    """Return whether the bytes begin as a JPEG, PNG or WebP does."""
+    return data.startswith((_PNG, _JPEG)) or (data[:4] == b"RIFF" and data[8:12] == b"WEBP")
+
+
 def read_header(data: bytes) -> Header:
     """Parse the header of a JPEG, PNG or WebP. Raises InvalidImage for anything else."""
     try:
         if data.startswith(_PNG):
             return _png(data)
-        if data.startswith(b"\xff\xd8\xff"):
+        if data.startswith(_JPEG):
             return _jpeg(data)
         if data[:4] == b"RIFF" and data[8:12] == b"WEBP":
             return _webp(data)
     except (struct.error, IndexError) as error:
         raise InvalidImage("the image cannot be decoded: it is truncated within its header") from error
-    raise InvalidImage(_NO_IMAGE)
+    raise InvalidImage(NO_IMAGE)
 
 
 def check_chunks(data: bytes) -> None:
@@ -132,7 +137,7 @@ def _webp(data: bytes) -> Header:
     elif kind == b"VP8 ":
         width, height = (side & 0x3FFF for side in struct.unpack_from("<HH", body, 6))
     else:
-        raise InvalidImage(_NO_IMAGE)
+        raise InvalidImage(NO_IMAGE)
     return Header("WEBP", width, height)
 
 

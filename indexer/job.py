@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from gmvaluator.models.choice import ProfileChoice
+from gmvaluator.training_images import DEFAULT_LIMITS, TrainingLimits
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Source
 
@@ -36,7 +37,7 @@ class IndexJob:
     location: a path or fsspec URL. manifest: a file of rows that name the images, or None. opt_outs: SHA-256s, keys
     and URLs to leave out. heed_signals: whether an opt-out signal of the source leaves an image out. own_data_sets:
     whether rows of an export keep the data sets that they name. group: whether to look for near-duplicates at the end.
-    bulk: whether a server defers its indexing until the end.
+    bulk: whether a server defers its indexing until the end. limits: of the images' bytes and pixels.
     """
 
     location: str
@@ -48,6 +49,7 @@ class IndexJob:
     own_data_sets: bool = False
     group: bool = True
     bulk: bool = False
+    limits: TrainingLimits = DEFAULT_LIMITS
 
 
 @dataclass(frozen=True, slots=True)

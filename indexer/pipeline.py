@@ -6,11 +6,10 @@ so that a slow step holds the ones before it back, and every row is counted.
 
 from __future__ import annotations
 
-import itertools
 import queue
 import threading
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import partial
@@ -21,6 +20,7 @@ from gmvaluator.errors import ModelFailed
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ports import Models, VectorStore
 from gmvaluator.profile import ProfileIdentity
+from gmvaluator.training_images import DEFAULT_LIMITS, TrainingLimits
 from indexer.reading import DecodedImage, ItemReader, ReadImage
 from indexer.report import REMOVED, Counts, LeftOut
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
@@ -41,6 +41,12 @@ WORKERS = 2
 
 BATCHES_AHEAD = 2
 """Batches that wait for the models, and batches that wait to be written; each at most this many."""
+
+READ_BYTES = 256 * 1024 * 1024
+"""Bytes of files that were read and wait to be decoded, beyond which no more files are read."""
+
+UNREAD = 2 * WORKERS
+"""Files that are being read, or wait for a thread to read them, at most."""
 
 _POLL_S = 0.1
 """Seconds after which a producer that waits for room checks whether its consumer has gone."""
@@ -69,6 +75,7 @@ class Indexer:
     data_set: str
     opt_outs: OptOutList = NO_OPT_OUTS
     heed_signals: bool = True
+    limits: TrainingLimits = DEFAULT_LIMITS
     _in_flight: set[TrainingImageId] = field(default_factory=set)
     """New works of batches that are read and not written yet."""
     _failed: bool = False
@@ -108,12 +115,12 @@ class Indexer:
                 self._settle(written, advance, 0)
 
     def _read(self, shard: Shard, start: int, pool: ThreadPoolExecutor) -> Generator[Batch, None, None]:
-        reader = ItemReader(self.data_set, self.models.prepare_work, self.opt_outs, self.heed_signals)
+        reader = ItemReader(self.data_set, self.models.prepare_work, self.opt_outs, self.heed_signals, self.limits)
         size = batch_images(self.models.identity)
         # The window covers two batches, so that the pool reads the next one while this one is classified.
-        reads = ordered_map(pool, reader.read, shard.start(start), window=2 * size)
+        reads = ordered_map(pool, reader.read, shard.start(start), 2 * size, read_bytes, READ_BYTES)
         position = start
-        for rows in batched(reads, size):
+        for rows in batched(reads, size, read_bytes, READ_BYTES):
             yield self._classify(Batch(position, len(rows)), rows, reader, pool)
             position += len(rows)
 
@@ -218,28 +225,60 @@ def _append(rows: list[Any], position: int, result: object, batch: Batch) -> boo
     return True
 
 
-def batched(items: Iterable[In], size: int) -> Iterator[list[In]]:
-    """Yield lists of `size` items; the last may be shorter."""
-    iterator = iter(items)
-    while batch := list(itertools.islice(iterator, size)):
+def _weightless(_: object) -> int:
+    return 0
+
+
+def batched(
+    items: Iterable[In], size: int, weigh: Callable[[In], int] = _weightless, max_weight: int = 0
+) -> Iterator[list[In]]:
+    """Yield lists of `size` items, or of fewer once they weigh `max_weight`; the last may be shorter."""
+    batch, weight = [], 0
+    for item in items:
+        batch.append(item)
+        weight += weigh(item)
+        if len(batch) >= size or weight > max_weight:
+            yield batch
+            batch, weight = [], 0
+    if batch:
         yield batch
 
 
 def ordered_map(
-    pool: Executor, function: Callable[[In], Out], items: Iterable[In], window: int
+    pool: Executor,
+    function: Callable[[In], Out],
+    items: Iterable[In],
+    window: int,
+    weigh: Callable[[Out], int] = _weightless,
+    max_weight: int = 0,
 ) -> Generator[Out, None, None]:
-    """Map items on a pool, in order, with at most `window` items submitted and not yet yielded."""
+    """Map items on a pool, in order, with at most `window` items submitted and not yet yielded.
+
+    max_weight: if given, nothing more is submitted while results that are not yet yielded weigh more, or while more
+    than `UNREAD` are still to come, whose weight is unknown.
+    """
     waiting: deque[Future[Out]] = deque()
     try:
         for item in items:
             waiting.append(pool.submit(function, item))
-            if len(waiting) >= window:
+            while len(waiting) >= window or (max_weight and _is_heavy(waiting, weigh, max_weight)):
                 yield waiting.popleft().result()
         while waiting:
             yield waiting.popleft().result()
     finally:
         for future in waiting:
             future.cancel()
+
+
+def _is_heavy(waiting: Collection[Future[Out]], weigh: Callable[[Out], int], max_weight: int) -> bool:
+    done = [future for future in waiting if future.done()]
+    weight = sum(weigh(future.result()) for future in done if future.exception() is None)
+    return weight > max_weight or len(waiting) - len(done) > UNREAD
+
+
+def read_bytes(row: ReadImage | LeftOut) -> int:
+    """Return the bytes of a file that was read."""
+    return len(row.data) if isinstance(row, ReadImage) else 0
 
 
 def ahead(items: Callable[[], Generator[Out, None, None]], size: int) -> Generator[Out, None, None]:

@@ -10,8 +10,9 @@ from PIL.Image import Image
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.errors import GmvaluatorError, InvalidImage, InvalidInput
 from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
-from gmvaluator.images import decode_image, image_size, thumbnail
+from gmvaluator.images import thumbnail
 from gmvaluator.ports import Prepared
+from gmvaluator.training_images import DEFAULT_LIMITS, TrainingLimits, decode_training_image, training_image_size
 from indexer.report import OPT_OUT, LeftOut
 from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, SourceItem, Unreadable
@@ -32,11 +33,15 @@ class ReadImage:
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
-    """A work for the catalogue, its thumbnail (WebP), and the model inputs of its views."""
+    """A work for the catalogue, its thumbnail (WebP), and the model inputs of its views.
+
+    first_of_several: whether the file has more frames or pages, of which this is the first.
+    """
 
     work: NewWork
     thumbnail: bytes
     inputs: Sequence[Prepared]
+    first_of_several: bool = False
 
     @property
     def training_image_id(self) -> TrainingImageId:
@@ -48,13 +53,14 @@ class ItemReader:
     """A reader and decoder of items. Thread-safe.
 
     prepare: returns the model inputs of an image's views. opt_outs: images to leave out. heed_signals: whether an
-    opt-out signal of the source leaves an item out too.
+    opt-out signal of the source leaves an item out too. limits: of the images' bytes and pixels.
     """
 
     data_set: str
     prepare: Callable[[Image], Sequence[Prepared]]
     opt_outs: OptOutList = NO_OPT_OUTS
     heed_signals: bool = True
+    limits: TrainingLimits = DEFAULT_LIMITS
 
     def read(self, item: Item) -> ReadImage | LeftOut:
         """Read an item, unless its owner opted out or it cannot be read."""
@@ -86,16 +92,17 @@ class ItemReader:
     def decode(self, read: ReadImage) -> DecodedImage | LeftOut:
         """Decode an image to upright RGB, unless it exceeds the size limits, and prepare the model inputs."""
         try:
-            image = decode_image(read.data)
+            image = decode_training_image(read.data, self.limits)
             work = self._work(read, image.width, image.height)
-            return DecodedImage(work, thumbnail(image), self.prepare(image))
+            inputs = self.prepare(image.pixels)
+            return DecodedImage(work, thumbnail(image.pixels), inputs, image.first_of_several)
         except GmvaluatorError as error:
             return LeftOut(read.item.key, str(error))
 
     def describe(self, read: ReadImage) -> NewWork | LeftOut:
         """Return the work of an image that is indexed already, from its header alone."""
         try:
-            return self._work(read, *image_size(read.data))
+            return self._work(read, *training_image_size(read.data, self.limits))
         except GmvaluatorError as error:
             return LeftOut(read.item.key, str(error))
 

@@ -34,7 +34,8 @@ class Counts:
     """Numbers of rows; read == points + duplicates + opt_outs + rejects + removed, always.
 
     points: new points of the index. duplicates: images whose bytes are indexed already, by this run or an earlier one.
-    removed: images that were removed from the index before, and stay out.
+    removed: images that were removed from the index before, and stay out. first_frames: points that show the first of
+    several frames or pages.
     """
 
     read: int = 0
@@ -43,6 +44,7 @@ class Counts:
     opt_outs: int = 0
     rejects: int = 0
     removed: int = 0
+    first_frames: int = 0
 
     @classmethod
     def of(cls, read: int, points: int, duplicates: int, left_out: Iterable[LeftOut]) -> Counts:

@@ -121,6 +121,7 @@ class Writer:
         points = [point for point in points if point.training_image_id not in refused]
         known = [work for work in known if work.training_image_id not in refused]
         counts = Counts.of(batch.rows, len(points), len(known), (row for _, row in batch.left_out))
+        counts.first_frames = _first_frames(batch, points)
         left_out = sorted(batch.left_out, key=_position)
         indexed = [*(point.training_image_id for point in points), *(work.training_image_id for work in known)]
         log.advance(batch.start + batch.rows, counts, left_out, indexed)
@@ -159,6 +160,12 @@ def payload(work: NewWork) -> dict[str, Any]:
         KEY_LABELS: list(work.labels),
         KEY_DATA_SET: [work.data_set],
     }
+
+
+def _first_frames(batch: Batch, points: Sequence[Point]) -> int:
+    """Return how many of the points show the first of several frames."""
+    several = {image.training_image_id for _, image in batch.fresh if image.first_of_several}
+    return sum(point.training_image_id in several for point in points)
 
 
 def _removed(batch: Batch, refused: Collection[TrainingImageId]) -> list[tuple[int, LeftOut]]:

@@ -20,6 +20,7 @@ from gmvaluator.index.schema import DEFAULT_QUANTISATION, DEFAULT_SETTINGS, Inde
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.storage.database import DataLocation
+from gmvaluator.training_images import LIMIT_OF_PIXELS, MAX_BYTES, MAX_PIXELS, TrainingLimits
 from indexer.cli.progress import stopping_by_signal
 from indexer.cli.run import IndexResult, add_source
 from indexer.job import ENGINES, THREADS, IndexJob, ModelRuntime, Partition
@@ -66,6 +67,20 @@ _JOB_OPTIONS = (
         help="File of SHA-256s, keys or URLs to leave out.",
     ),
     click.option("--ignore-signals", is_flag=True, help="Index images whose source says noai or reserves TDM."),
+    click.option(
+        "--max-pixels",
+        type=click.IntRange(1, LIMIT_OF_PIXELS),
+        default=MAX_PIXELS,
+        show_default=True,
+        help="Pixels of an image; a quarter for WebP, AVIF and JPEG 2000.",
+    ),
+    click.option(
+        "--max-bytes",
+        type=click.IntRange(1, MAX_BYTES),
+        default=MAX_BYTES,
+        show_default=True,
+        help="Bytes of an image's file.",
+    ),
     click.option("--bulk", is_flag=True, help="Defer the indexing of a server until all images are written."),
     click.option("--group/--no-group", default=True, show_default=True, help="Look for near-duplicates at the end."),
 )
@@ -134,6 +149,8 @@ def job_options(command: Command) -> Command:
         ignore_signals: bool,
         group: bool,
         bulk: bool,
+        max_pixels: int,
+        max_bytes: int,
         **options: Any,
     ) -> Any:
         job = IndexJob(
@@ -146,6 +163,7 @@ def job_options(command: Command) -> Command:
             own_data_sets=data_set is None,
             group=group,
             bulk=bulk,
+            limits=TrainingLimits(max_pixels, max_bytes),
         )
         return command(*args, job=job, **options)
 
@@ -231,6 +249,8 @@ def _print(result: IndexResult, as_json: bool) -> None:
     for row in report.left_out[:SHOWN_LEFT_OUT]:
         click.echo(f"{row.kind.replace('_', '-')} {row.key}: {row.reason}")
     counts = report.counts
+    if counts.first_frames:
+        click.echo(f"{counts.first_frames:,} files have several frames or pages: the first of each was indexed")
     if counts.left_out:
         click.echo(f"{file.path} lists all {counts.left_out:,} that were left out")
     click.echo(

@@ -134,7 +134,7 @@ def _reader(
     source = job.partition.select(open_source(job.location, job.manifest))
     prepare_process()
     models = load_on_every_device(runtime.choice, runtime.device, runtime.threads)
-    indexer = Indexer(models, store, catalogue, thumbnails_folder(target.data), *settings)
+    indexer = Indexer(models, store, catalogue, thumbnails_folder(target.data), *settings, job.limits)
     return source, indexer, models.identity
 
 

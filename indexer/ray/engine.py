@@ -227,6 +227,6 @@ class OrderedWriter:
                 batch.left_out.append((position, LeftOut(row.work.key, _NO_LONGER_INDEXED)))
             else:
                 present.add(row.work.training_image_id)
-                batch.fresh.append((position, DecodedImage(row.work, row.thumbnail, ())))
+                batch.fresh.append((position, DecodedImage(row.work, row.thumbnail, (), row.first_of_several)))
                 vectors.append((row.recall, row.perceptual))
         return batch, vectors

@@ -20,7 +20,7 @@ from gmvaluator.errors import Conflict, ModelFailed, PreconditionFailed, Unavail
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ports import Float32Array, Models, VectorStore
 from indexer.job import IndexJob, ModelRuntime
-from indexer.pipeline import batch_images, batched, embed_images
+from indexer.pipeline import READ_BYTES, batch_images, batched, embed_images, read_bytes
 from indexer.reading import DecodedImage, ItemReader, ReadImage
 from indexer.report import LeftOut
 from indexer.sources.item import Shard
@@ -66,6 +66,7 @@ class EmbeddedWork:
     thumbnail: bytes = b""
     recall: Float32Array | None = None
     perceptual: Float32Array | None = None
+    first_of_several: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -91,7 +92,9 @@ class Worker:
         runtime = job.runtime
         self._models: Models = load_on_every_device(runtime.choice, runtime.device, runtime.threads)
         self._store = _reachable_store(job)
-        self._reader = ItemReader(job.job.data_set, self._models.prepare_work, job.job.opt_outs, job.job.heed_signals)
+        self._reader = ItemReader(
+            job.job.data_set, self._models.prepare_work, job.job.opt_outs, job.job.heed_signals, job.job.limits
+        )
         self._size = batch_images(self._models.identity)
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:
@@ -106,8 +109,8 @@ class Worker:
         count = None if row_range.stop is None else row_range.stop - row_range.start
         position = row_range.start
         items = islice(self._shards[row_range.shard].start(row_range.start), count)
-        for batch in batched(items, self._size):
-            rows = self._results([self._reader.read(item) for item in batch])
+        for reads in batched(map(self._reader.read, items), self._size, read_bytes, READ_BYTES):
+            rows = self._results(reads)
             yield RangeBatch(row_range, position, tuple(rows), False)
             position += len(rows)
         # An empty batch marks the end, as the number of rows of a range may be unknown before it is read.
@@ -133,7 +136,7 @@ class Worker:
 def _embedded(image: DecodedImage, vectors: ImageVectors) -> EmbeddedWork | LeftOut:
     if isinstance(vectors, ModelFailed):
         return LeftOut(image.work.key, str(vectors))
-    return EmbeddedWork(image.work, image.thumbnail, *vectors)
+    return EmbeddedWork(image.work, image.thumbnail, *vectors, image.first_of_several)
 
 
 def _same_shards(job: WorkerJob) -> Sequence[Shard]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import sha256_hex
-from gmvaluator.images import MAX_IMAGE_BYTES
+from gmvaluator.training_images import MAX_BYTES
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,4 +88,4 @@ class Source:
 
 def read_bounded(read: Callable[[int], bytes]) -> bytes:
     """Read at most one byte over the limit of an image file, so that the decoder rejects what is too large."""
-    return read(MAX_IMAGE_BYTES + 1)
+    return read(MAX_BYTES + 1)

@@ -14,6 +14,7 @@ from braceexpand import braceexpand
 
 from gmvaluator.errors import InvalidInput, InvalidManifest, MissingData
 from gmvaluator.ids import sha256_hex
+from gmvaluator.training_images import ENDINGS as IMAGE_ENDINGS
 from indexer.sources.img2dataset import STATS_ENDING, img2dataset_source
 from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
 from indexer.sources.manifest import manifest_source
@@ -27,7 +28,7 @@ SHARD_FILES = 10_000
 """Maximum number of files in one shard of a folder of image files."""
 
 _MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
-_LOOSE_IMAGES = (".jpg", ".jpeg", ".png", ".webp")
+_LOOSE_IMAGES = tuple(f".{ending}" for ending in (*IMAGE_ENDINGS, "heic", "heif"))
 _MAX_SHARDS = 1_000_000
 """Maximum number of files that one pattern may name."""
 

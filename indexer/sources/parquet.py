@@ -13,6 +13,7 @@ import pyarrow.parquet as pq
 
 from gmvaluator.errors import InvalidManifest
 from gmvaluator.images import MAX_IMAGE_BYTES
+from gmvaluator.training_images import MAX_BYTES
 from indexer.sources.columns import Columns, described, not_downloaded
 from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
 from indexer.sources.roots import Root, read_file
@@ -68,15 +69,15 @@ def _bounded(array: pa.Array) -> pa.Array:
     if pa.types.is_dictionary(kind):
         return pa.DictionaryArray.from_arrays(array.indices, _bounded(array.dictionary))
     if pa.types.is_binary(kind) or pa.types.is_large_binary(kind):
-        return pc.binary_slice(array, 0, MAX_IMAGE_BYTES + 1) if _too_long(array) else array
+        return pc.binary_slice(array, 0, MAX_BYTES + 1) if _too_long(array) else array
     if pa.types.is_string(kind) or pa.types.is_large_string(kind):
-        return pc.utf8_slice_codeunits(array, 0, MAX_IMAGE_BYTES + 1) if _too_long(array) else array
+        return pc.utf8_slice_codeunits(array, 0, MAX_BYTES + 1) if _too_long(array) else array
     return array
 
 
 def _too_long(array: pa.Array) -> bool:
     longest = pc.max(pc.binary_length(array)).as_py()
-    return longest is not None and longest > MAX_IMAGE_BYTES
+    return longest is not None and longest > MAX_BYTES
 
 
 def image_column(schema: pa.Schema) -> str | None:

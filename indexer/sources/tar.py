@@ -10,14 +10,15 @@ from itertools import islice
 from typing import IO, Self
 
 from gmvaluator.errors import InvalidInput, InvalidManifest
-from gmvaluator.images import MAX_IMAGE_BYTES
+from gmvaluator.training_images import ENDINGS as IMAGE_ENDINGS
+from gmvaluator.training_images import MAX_BYTES
 from indexer.sources.columns import Columns, described
 from indexer.sources.img2dataset import failed_downloads
 from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
 from indexer.sources.roots import Root, printable
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
-_IMAGES = ("jpg", "jpeg", "png", "webp", "img")
+_IMAGES = (*IMAGE_ENDINGS, "img")
 _TEXTS = {"txt": "title", "text": "title", "caption": "title", "cls": "category"}
 _MAX_METADATA_BYTES = 1024 * 1024
 """Maximum size of a sample's text or JSON, and of an extended header, in bytes."""
@@ -123,7 +124,7 @@ def _named(member: str) -> tuple[str, str]:
 
 def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
     ending = _named(member.name)[1]
-    limit = MAX_IMAGE_BYTES if ending in _IMAGES else _MAX_METADATA_BYTES
+    limit = MAX_BYTES if ending in _IMAGES else _MAX_METADATA_BYTES
     if member.size > limit:
         return f"{printable(member.name)} has {member.size:,} bytes; the limit is {limit:,}"
     content: IO[bytes] | None = archive.extractfile(member)

@@ -12,7 +12,7 @@ import rich_click as click
 from indexer.cli.add import parse_partition
 from indexer.cli.progress import progress
 from indexer.job import Partition
-from indexer.pipeline import ahead, ordered_map
+from indexer.pipeline import UNREAD, ahead, batched, ordered_map
 from indexer.report import Counts
 
 
@@ -104,3 +104,23 @@ def test_what_is_no_partition_is_refused(text: str) -> None:
 def test_each_partition_has_files_of_its_own() -> None:
     suffixes = [Partition(index, 3).suffix for index in range(3)]
     assert len({*suffixes, Partition().suffix}) == 4
+
+
+def test_no_more_is_read_while_what_was_read_is_heavy() -> None:
+    taken: list[int] = []
+
+    def source() -> Iterator[int]:
+        for number in range(100):
+            taken.append(number)
+            yield number
+
+    with ThreadPoolExecutor(2) as pool:
+        results = ordered_map(pool, lambda number: number, source(), 50, lambda number: 10, 30)
+        for number in range(100):
+            assert next(results) == number
+            assert len(taken) - number <= 4 + UNREAD
+        results.close()
+
+
+def test_a_batch_ends_once_it_is_heavy() -> None:
+    assert list(batched([1, 1, 5, 1, 1, 1, 1], 4, lambda item: item, 5)) == [[1, 1, 5], [1, 1, 1, 1]]

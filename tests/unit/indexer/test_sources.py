@@ -17,7 +17,6 @@ from PIL import Image
 
 from gmvaluator.errors import InvalidInput, InvalidManifest, MissingData, Unavailable
 from gmvaluator.ids import sha256_hex
-from gmvaluator.images import MAX_IMAGE_BYTES
 from indexer.reading import ItemReader, ReadImage
 from indexer.report import OPT_OUT, LeftOut
 from indexer.sources import opening, roots
@@ -311,10 +310,13 @@ def test_other_files_of_a_folder_are_another_source(tmp_path: Path) -> None:
     assert first == again != second
 
 
-def test_samples_without_a_usable_image_are_unreadable_and_the_rest_goes_on(tmp_path: Path) -> None:
+def test_samples_without_a_usable_image_are_unreadable_and_the_rest_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.sources.tar.MAX_BYTES", 50_000)
     members = {
         "0.txt": b"no image",
-        "1.jpg": bytes(MAX_IMAGE_BYTES + 1),
+        "1.jpg": bytes(50_001),
         "2.png": png(),
         "2.json": b"{",
         "3.png": png(),
@@ -401,6 +403,7 @@ def test_a_large_cell_that_every_row_shares_takes_the_memory_of_few(
 ) -> None:
     """A dictionary has it once in the file; it is cut, so that the decoder refuses it as too large."""
     monkeypatch.setattr("indexer.sources.parquet.MAX_IMAGE_BYTES", 10_000)
+    monkeypatch.setattr("indexer.sources.parquet.MAX_BYTES", 10_000)
     cell = os.urandom(400_000)
     rows = [{"bytes": cell, "path": "a.png"} if struct else cell] * 64
     pq.write_table(pa.table({"image": [*rows, None], "caption": ["A frog"] * 65}), tmp_path / "0.parquet")
