@@ -14,7 +14,7 @@ from starlette.datastructures import MutableHeaders
 from starlette.exceptions import HTTPException
 from starlette.middleware import Middleware
 from starlette.middleware.trustedhost import TrustedHostMiddleware
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route
 from starlette.staticfiles import StaticFiles
@@ -134,6 +134,7 @@ def application(context: AppContext) -> Starlette:
     handlers: dict[Any, Any] = {
         GmvaluatorError: _handle_error,
         HTTPException: _handle_http_exception,
+        ClientDisconnect: _handle_disconnect,
         Exception: _handle_unexpected,
     }
     app = Starlette(
@@ -165,6 +166,11 @@ async def _handle_http_exception(request: Request, error: HTTPException) -> Resp
     title = "Not found" if error.status_code == 404 else "Refused"
     text = "there is no such page: go to the overview, or search" if error.status_code == 404 else error.detail
     return error_response(request, error.status_code, title, text)
+
+
+async def _handle_disconnect(request: Request, error: ClientDisconnect) -> Response:  # noqa: ARG001
+    """Answer a request whose body did not arrive in time; its connection is closed already."""
+    return Response(status_code=408)
 
 
 async def _handle_unexpected(request: Request, error: Exception) -> Response:

@@ -30,7 +30,14 @@ from gmvaluator.storage.database import DataLocation
     help="File of token hashes, made by `gmvaluator token new`; default: DATA/tokens.json, if it exists.",
 )
 @click.option("--secure-cookies", is_flag=True, help="Behind a proxy that terminates TLS: sessions over HTTPS only.")
-@click.option("--insecure", is_flag=True, help="Listen beyond loopback without tokens.")
+@click.option("--insecure", is_flag=True, help="Listen beyond loopback without TLS, or without tokens.")
+@click.option(
+    "--connections-per-address",
+    default=200,
+    show_default=True,
+    type=click.IntRange(1, 2_000),
+    help="Connections of one address; raise it behind a proxy.",
+)
 @click.option("--open", "open_browser", is_flag=True, help="Open the overview in a browser.")
 @place_option
 @index_option
@@ -43,6 +50,7 @@ def dashboard(
     tokens: Path | None,
     secure_cookies: bool,
     insecure: bool,
+    connections_per_address: int,
     open_browser: bool,
     place: DataLocation,
     index_url: str,
@@ -68,6 +76,7 @@ def dashboard(
         tokens=tokens,
         secure_cookies=secure_cookies,
         insecure=insecure,
+        connections_per_address=connections_per_address,
     )
     _log_to_stderr()
 

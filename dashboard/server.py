@@ -6,6 +6,8 @@ import asyncio
 import socket
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import partial
+from typing import Any, cast
 
 import structlog
 import uvicorn
@@ -17,9 +19,12 @@ from dashboard.figures.live import Live
 from dashboard.figures.overview import OverviewReader
 from dashboard.web.access import Sessions, session_key
 from dashboard.web.connection import Connection
+from dashboard.web.connection_limit import MAX_CONNECTIONS, ConnectionLimit
 from dashboard.web.context import AppContext, environment
 from dashboard.web.rate_limit import RateLimit
 from dashboard.web.settings import DashboardSettings
+from dashboard.web.signed_out import FILE, SignedOut
+from gmvaluator.auth.authenticator import is_loopback
 from gmvaluator.auth.listening import load_authenticator
 from gmvaluator.catalogue.store import KEY_FOLDER
 from gmvaluator.errors import PreconditionFailed
@@ -30,7 +35,6 @@ SEND_BUFFER_BYTES = 32 * 1024
 GRACE_S = 2
 """Seconds that requests in flight have to finish at shutdown."""
 
-MAX_CONNECTIONS = 2_000
 MAX_WRONG_TOKENS_PER_MINUTE = 30
 """Limit of wrong tokens per minute, of all browsers together; tokens are too long to guess within any such limit."""
 
@@ -52,7 +56,9 @@ def serve(settings: DashboardSettings, announce: Callable[[str], None]) -> None:
 
 @contextmanager
 def wired(settings: DashboardSettings) -> Iterator[AppContext]:
-    """Open all parts of the dashboard. Raises MissingData, or PreconditionFailed for open access from other machines.
+    """Open all parts of the dashboard.
+
+    Raises MissingData, or PreconditionFailed for an address that other machines can reach, as it has no TLS.
 
     This is the one place that puts the concrete parts together.
     """
@@ -65,14 +71,27 @@ def wired(settings: DashboardSettings) -> Iterator[AppContext]:
         role="operator",
         right="see everything",
     )
+    _check_clear_text(settings)
+    signed_out = SignedOut(settings.place.folder / KEY_FOLDER / FILE, settings.session_s)
     with open_data(settings.place, settings.index_url) as data:
         yield AppContext(
             settings,
             data,
-            Sessions(authenticator, _key(settings), settings.session_s),
+            Sessions(authenticator, _key(settings), settings.session_s, signed_out),
             Live(OverviewReader(data).read, lambda: data.ledger.head().sequence, settings.update_s),
             environment(),
             RateLimit(MAX_WRONG_TOKENS_PER_MINUTE),
+        )
+
+
+def _check_clear_text(settings: DashboardSettings) -> None:
+    """Raise PreconditionFailed if browsers on other machines would send their tokens without TLS."""
+    # Sessions over HTTPS only are a promise that a proxy terminates TLS; without it nobody could stay signed in.
+    if not (is_loopback(settings.address) or settings.secure_cookies or settings.insecure):
+        raise PreconditionFailed(
+            f"{settings.address} can be reached from other machines, and tokens would be sent to it in the clear: "
+            "listen on 127.0.0.1, or say --secure-cookies if only a proxy that terminates TLS reaches it, or "
+            "--insecure if the network is trusted"
         )
 
 
@@ -89,13 +108,16 @@ def configuration(context: AppContext) -> uvicorn.Config:
     """Return uvicorn's configuration for the application."""
     return uvicorn.Config(
         application(context),
-        http=Connection,
+        # uvicorn calls it to make each connection; its type allows classes alone.
+        http=cast(Any, partial(Connection, limit=ConnectionLimit(context.settings.connections_per_address))),
+        ws="none",
         log_level="warning",
         access_log=False,
         server_header=False,
         date_header=False,
         proxy_headers=False,
-        limit_concurrency=MAX_CONNECTIONS,
+        # Never reached: at its own limit a connection without a whole request makes way.
+        limit_concurrency=MAX_CONNECTIONS + 1,
         timeout_graceful_shutdown=GRACE_S,
         timeout_keep_alive=15,
         h11_max_incomplete_event_size=64 * 1024,

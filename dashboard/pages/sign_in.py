@@ -38,10 +38,11 @@ async def sign_in(request: Request) -> Response:
 
 
 async def sign_out(request: Request) -> Response:
-    """End the session in this browser."""
+    """End the session, in every browser that has its cookie."""
     request.state.session = app_context(request).sessions.read(request.cookies.get(COOKIE))
     if request.state.session is not None:
         await read_form(request)
+        await asyncio.to_thread(app_context(request).sessions.end, request.state.session)
     response = RedirectResponse("/", 303)
     response.delete_cookie(COOKIE, path="/")
     return response

@@ -1,7 +1,8 @@
 """Access control: the roles that may open each route, and sessions of browsers.
 
 A session is a cookie that holds the token and a secret for forms (CSRF), encrypted and signed with a key from the data
-folder. Every request authenticates the token again, so that revoking a token ends its sessions at once.
+folder. Every request authenticates the token again, so that revoking a token ends its sessions at once; signing out
+ends one session, wherever its cookie was copied to.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from pathlib import Path
 
 from cryptography.fernet import Fernet, InvalidToken
 
+from dashboard.web.signed_out import SignedOut
 from gmvaluator.auth.authenticator import Authenticator
 from gmvaluator.auth.roles import Caller, Role
 from gmvaluator.errors import Forbidden, Unauthenticated
@@ -114,8 +116,9 @@ class Session:
 class Sessions:
     """The sessions of all browsers, each stored in its cookie alone. Thread-safe."""
 
-    def __init__(self, authenticator: Authenticator, key: bytes, session_s: int) -> None:
+    def __init__(self, authenticator: Authenticator, key: bytes, session_s: int, signed_out: SignedOut) -> None:
         self._authenticator = authenticator
+        self._signed_out = signed_out
         self._fernet = Fernet(key)
         self._session_s = session_s
 
@@ -134,17 +137,25 @@ class Sessions:
         return self._sealed("")
 
     def read(self, cookie: str | None) -> Session | None:
-        """Return the session of a cookie; None if it is missing, expired, invalid, or its token was revoked."""
+        """Return the session of a cookie; None if it is missing, expired, invalid, ended, or its token was revoked."""
         if not cookie:
             return None
         try:
             token, csrf = json.loads(self._fernet.decrypt(cookie.encode(), ttl=self._session_s))
         except (InvalidToken, ValueError):
             return None
+        if csrf in self._signed_out:
+            return None
         try:
             return Session(self._authenticator.authenticate(token or None), token, csrf)
         except Unauthenticated:
             return None
+
+    def end(self, session: Session) -> None:
+        """End a session, so that a copy of its cookie is worth nothing."""
+        if session.token:
+            # One without a token holds no right, and anyone can get one.
+            self._signed_out.add(session.csrf)
 
     def bearer(self, token: str | None) -> Caller:
         """Authenticate a bearer token, as Prometheus sends it. Raises Unauthenticated."""

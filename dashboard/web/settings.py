@@ -21,8 +21,11 @@ class DashboardSettings:
     index_url: of a Qdrant server, for groups of near-duplicates; empty for the engine in the data folder.
     metrics_url: of the attributor's Prometheus metrics; empty leaves the operations page without them.
     tokens: file of token hashes; None for DATA/tokens.json, if it exists. Without tokens only loopback is accepted.
-    secure_cookies: whether browsers send the session over HTTPS only; set it behind a proxy that terminates TLS.
-    insecure: whether to listen beyond loopback without tokens.
+    secure_cookies: whether browsers send the session over HTTPS only; set it behind a proxy that terminates TLS,
+    which may then reach an address beyond loopback.
+    insecure: whether to listen beyond loopback although there is no TLS, and perhaps no token.
+    connections_per_address: connections of one address, an IPv4 address or an IPv6 network of 64 bits. At the limit
+    one that waits for a request makes way; raise it behind a proxy, where every browser has the proxy's address.
     update_s: least seconds between two updates of a page; a higher value costs less.
     send_timeout_s: seconds after which the connection of a browser that does not read is closed.
     session_s: seconds that a session lasts, if its token is valid that long.
@@ -36,6 +39,7 @@ class DashboardSettings:
     tokens: Path | None = None
     secure_cookies: bool = False
     insecure: bool = False
+    connections_per_address: int = 200
     update_s: float = 0.25
     send_timeout_s: float = 30.0
     session_s: int = 12 * 3600

@@ -295,6 +295,25 @@ def test_forms_need_their_secret(app: Starlette, tokens: dict[str, str]) -> None
     assert client.post("/sign-out", data={"csrf": "wrong"}).status_code == 403
 
 
+def test_a_cookie_that_was_signed_out_is_worth_nothing_in_any_dashboard(data: Path, tokens: dict[str, str]) -> None:
+    settings = DashboardSettings(DataLocation(data))
+    with wired(settings) as first, wired(settings) as second:
+        here, other = (
+            signed_in(application(first), tokens["operator"]),
+            signed_in(application(first), tokens["operator"]),
+        )
+        copy = visitor(application(second))
+        copy.cookies.update(here.cookies)
+        assert copy.get("/overview", headers=HTML).status_code == 200
+        assert here.post("/sign-out", data={"csrf": csrf_of(here)}).status_code == 303
+        assert copy.get("/overview", headers=HTML).status_code == 303
+        assert other.get("/overview", headers=HTML).status_code == 200
+    with wired(settings) as later:
+        stolen = visitor(application(later))
+        stolen.cookies.update(copy.cookies)
+        assert stolen.get("/overview", headers=HTML).status_code == 303
+
+
 def test_a_form_sent_twice_opens_one_dispute(
     data: Path, monkeypatch: pytest.MonkeyPatch, tokens: dict[str, str]
 ) -> None:
@@ -395,6 +414,19 @@ def test_without_tokens_only_this_machine_has_access(tmp_path: Path) -> None:
         local = visitor(application(context))
         assert "as operator" in local.get("/overview", headers=HTML).text
         assert local.get("/overview", headers={**HTML, "host": "evil.example"}).status_code == 400
+
+
+@pytest.mark.parametrize("address", ["0.0.0.0:0", "[::]:0", "192.0.2.7:0", "studio.example:0"])
+def test_with_tokens_it_listens_beyond_loopback_only_where_it_is_told_to(
+    data: Path, tokens: dict[str, str], address: str
+) -> None:
+    assert tokens
+    settings = DashboardSettings(DataLocation(data), address=address)
+    with pytest.raises(PreconditionFailed, match="in the clear"), wired(settings):
+        pass
+    for chosen in (replace(settings, insecure=True), replace(settings, secure_cookies=True)):
+        with wired(chosen) as context:
+            assert not context.sessions.open
 
 
 @pytest.mark.parametrize(
