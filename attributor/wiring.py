@@ -121,7 +121,7 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
             return PixelReranking(search, thumbnails, models.prepare, worker.embed, executor)
 
         collections = OpenCollections(open_collection, models.identity)
-        decoder = DecoderPool(models.prepare, settings.decoders)
+        decoder = DecoderPool(models.prepare, settings.decoders, check_size=models.identity.check_size)
         stack.callback(decoder.close)
         decoder.start()
         rights = CachedRights(catalogue)

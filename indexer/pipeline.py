@@ -115,8 +115,10 @@ class Indexer:
                 self._settle(written, advance, 0)
 
     def _read(self, shard: Shard, start: int, pool: ThreadPoolExecutor) -> Generator[Batch, None, None]:
-        reader = ItemReader(self.data_set, self.models.prepare_work, self.opt_outs, self.heed_signals, self.limits)
-        size = batch_images(self.models.identity)
+        identity = self.models.identity
+        options = (self.opt_outs, self.heed_signals, self.limits, identity.check_size)
+        reader = ItemReader(self.data_set, self.models.prepare_work, *options)
+        size = batch_images(identity)
         # The window covers two batches, so that the pool reads the next one while this one is classified.
         reads = ordered_map(pool, reader.read, shard.start(start), 2 * size, read_bytes, READ_BYTES)
         position = start

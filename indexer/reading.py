@@ -53,7 +53,8 @@ class ItemReader:
     """A reader and decoder of items. Thread-safe.
 
     prepare: returns the model inputs of an image's views. opt_outs: images to leave out. heed_signals: whether an
-    opt-out signal of the source leaves an item out too. limits: of the images' bytes and pixels.
+    opt-out signal of the source leaves an item out too. limits: of the images' bytes and pixels. check_size:
+    refuses images by width and height.
     """
 
     data_set: str
@@ -61,6 +62,7 @@ class ItemReader:
     opt_outs: OptOutList = NO_OPT_OUTS
     heed_signals: bool = True
     limits: TrainingLimits = DEFAULT_LIMITS
+    check_size: Callable[[int, int], None] = lambda width, height: None  # noqa: ARG005
 
     def read(self, item: Item) -> ReadImage | LeftOut:
         """Read an item, unless its owner opted out or it cannot be read."""
@@ -93,6 +95,7 @@ class ItemReader:
         """Decode an image to upright RGB, unless it exceeds the size limits, and prepare the model inputs."""
         try:
             image = decode_training_image(read.data, self.limits)
+            self.check_size(image.width, image.height)
             work = self._work(read, image.width, image.height)
             inputs = self.prepare(image.pixels)
             return DecodedImage(work, thumbnail(image.pixels), inputs, image.first_of_several)

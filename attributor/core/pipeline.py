@@ -290,13 +290,18 @@ class Pipeline:
         return _EmbeddedImage(decoded.facts, features, decoded.inputs, decoded.thumbnail)
 
     def _embedded_by_client(self, embedded: Embedded) -> _EmbeddedImage:
-        """Check an embedding. Raises InvalidVector, naming the vector, or PreconditionFailed for another profile's."""
+        """Check an embedding.
+
+        Raises InvalidVector, naming the vector, InvalidImage for an image that is too small, or PreconditionFailed for
+        another profile's.
+        """
         identity = self.worker.models.identity
         if embedded.profile_hash != identity.hash:
             raise PreconditionFailed(
                 f"the embedding is of profile {embedded.profile_hash or 'nothing'}, and this attributor's is "
                 f"{identity.name}, {identity.hash}: compute it with the same version of gmvaluator"
             )
+        identity.check_size(embedded.facts.width, embedded.facts.height)
         recall = checked_vector(embedded.recall, identity.recall_dim, "embedding.recall")
         perceptual = _checked_views(embedded.perceptual, identity.perceptual_dim)
         return _EmbeddedImage(embedded.facts, Features(recall, perceptual, embedded.quality, 0.0, 0.0))

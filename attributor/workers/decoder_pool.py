@@ -94,10 +94,15 @@ class DecoderPool:
     """
 
     def __init__(
-        self, prepare: Callable[[Image.Image], Prepared], processes: int = 2, timeout_s: float = TIMEOUT_S
+        self,
+        prepare: Callable[[Image.Image], Prepared],
+        processes: int = 2,
+        timeout_s: float = TIMEOUT_S,
+        check_size: Callable[[int, int], None] = lambda width, height: None,  # noqa: ARG005
     ) -> None:
-        """prepare: `Models.prepare`; it runs in the pool's threads."""
+        """prepare: `Models.prepare`; it runs in the pool's threads. check_size: refuses images by width and height."""
         self._prepare = prepare
+        self._check_size = check_size
         self._count = processes
         self._timeout_s = timeout_s
         self._idle: queue.SimpleQueue[DecoderProcess | None] = queue.SimpleQueue()
@@ -141,6 +146,8 @@ class DecoderPool:
     def _decode(self, file: EncodedImage, with_thumbnail: bool) -> Decoded:
         try:
             file.check()
+            if file.header is not None:
+                self._check_size(file.header.width, file.header.height)
             image = self._image(file.data)
         except InvalidImage:
             self._increment("refused")

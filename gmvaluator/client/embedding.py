@@ -32,6 +32,7 @@ class ImageEmbedder:
     def embed(self, image: bytes) -> attribution_v1.Embedding:
         """Embed the file bytes of a JPEG, PNG or WebP, to be sent in their place. Raises InvalidImage, ModelFailed."""
         decoded = decode_image(image)
+        self._models.identity.check_size(decoded.width, decoded.height)
         inputs = [self._models.prepare(decoded)]
         with self._lock:
             embeddings = self._models.embed(inputs)

@@ -92,9 +92,9 @@ class Worker:
         runtime = job.runtime
         self._models: Models = load_on_every_device(runtime.choice, runtime.device, runtime.threads)
         self._store = _reachable_store(job)
-        self._reader = ItemReader(
-            job.job.data_set, self._models.prepare_work, job.job.opt_outs, job.job.heed_signals, job.job.limits
-        )
+        check_size = self._models.identity.check_size
+        options = (job.job.opt_outs, job.job.heed_signals, job.job.limits, check_size)
+        self._reader = ItemReader(job.job.data_set, self._models.prepare_work, *options)
         self._size = batch_images(self._models.identity)
 
     def __call__(self, batch: dict[str, Any]) -> Iterator[dict[str, Any]]:

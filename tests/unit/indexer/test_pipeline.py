@@ -15,6 +15,7 @@ from PIL import Image
 from gmvaluator.errors import IndexUnavailable, ModelFailed
 from gmvaluator.ids import sha256_hex
 from gmvaluator.ports import Float32Array, Point
+from gmvaluator.profile import SMALLEST_SIDE_PX
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
 from indexer.pipeline import Indexer, ahead, batched, ordered_map
@@ -341,3 +342,23 @@ def test_closing_stops_the_producer() -> None:
     next(produced)
     produced.close()
     assert closed == [True]
+
+
+def test_an_image_that_is_too_small_to_be_valued_is_rejected(
+    folder: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SMALLEST_SIDE_PX, FAKE_IDENTITY.name, 13)
+    picture(folder, "a.png", 3)
+    Image.new("RGB", (13, 13)).save(folder / "b.png")
+    report = index_folder(folder, store, RecordingCatalogue())
+    assert report.counts == Counts(2, 1, 0, 0, 1)
+    assert report.left_out[0].reason.startswith("the image is 16 x 12 pixels, too small to be valued")
+
+
+def test_a_file_of_several_frames_is_indexed_by_its_first_and_counted(folder: Path, store: MemoryStore) -> None:
+    pages = [Image.new("RGB", (16, 12), colour) for colour in ("red", "blue")]
+    pages[0].save(folder / "a.gif", save_all=True, append_images=pages[1:])
+    picture(folder, "b.png", 3)
+    report = index_folder(folder, store, RecordingCatalogue())
+    assert report.counts == Counts(2, 2, 0, 0, 0, first_frames=1)
+    assert report.as_dict()["first_frames"] == 1
