@@ -80,7 +80,7 @@ def bench_dashboard(clients: int, credits_per_s: int, seconds: float, past: int)
         fill(folder, past)
         flow.wait_until_prepared()
         trickle.wait_until_prepared()
-        with running_dashboard("--data", str(folder)) as url:
+        with running_dashboard("--data", str(folder), "--connections-per-address", "2000") as url:
             process = _process(folder)
             figures = first_paints(url, chromium)
             figures |= _watched(folder, url, process, flow, clients, seconds)
