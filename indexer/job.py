@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.training_images import DEFAULT_LIMITS, TrainingLimits
-from indexer.sources.consent import NO_OPT_OUTS, OptOutList
+from indexer.opt_outs import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Source
 
 THREADS, RAY = ENGINES = ("threads", "ray")
@@ -37,7 +37,8 @@ class IndexJob:
     location: a path or fsspec URL. manifest: a file of rows that name the images, or None. opt_outs: SHA-256s, keys
     and URLs to leave out. heed_signals: whether an opt-out signal of the source leaves an image out. own_data_sets:
     whether rows of an export keep the data sets that they name. group: whether to look for near-duplicates at the end.
-    bulk: whether a server defers its indexing until the end. limits: of the images' bytes and pixels.
+    bulk: whether a server defers its indexing until the end. strict: whether a run fails if an entry of
+    `opt_outs` names nothing. limits: of the images' bytes and pixels.
     """
 
     location: str
@@ -50,6 +51,7 @@ class IndexJob:
     group: bool = True
     bulk: bool = False
     limits: TrainingLimits = DEFAULT_LIMITS
+    strict: bool = False
 
 
 @dataclass(frozen=True, slots=True)

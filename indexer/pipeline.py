@@ -16,16 +16,17 @@ from functools import partial
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
+from gmvaluator.catalogue.tombstones import Record
 from gmvaluator.errors import ModelFailed
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ports import Models, VectorStore
 from gmvaluator.profile import ProfileIdentity
 from gmvaluator.training_images import DEFAULT_LIMITS, TrainingLimits
+from indexer.opt_outs import NO_OPT_OUTS, OptOutList
 from indexer.reading import DecodedImage, ItemReader, ReadImage
 from indexer.report import REMOVED, Counts, LeftOut
-from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Shard
-from indexer.writing import Batch, ImageVectors, ShardLog, WorkRecorder, Writer, Written
+from indexer.writing import Batch, Candidate, ImageVectors, ShardLog, WorkRecorder, Writer, Written, removal_reasons
 
 In = TypeVar("In")
 Out = TypeVar("Out")
@@ -151,17 +152,21 @@ class Indexer:
     ) -> tuple[list[tuple[int, ReadImage]], list[tuple[int, LeftOut]]]:
         """Split rows, with their positions, into images and rows to leave out, among them works removed before."""
         read = [row for row in rows if isinstance(row, ReadImage)]
-        reasons = self._writer.removed((row.sha256, row.item.key) for row in read)
+        reasons = removal_reasons(self.catalogue, (self._candidate(row) for row in read))
         images: list[tuple[int, ReadImage]] = []
         left_out: list[tuple[int, LeftOut]] = []
         for position, row in enumerate(rows, start=start):
             if isinstance(row, LeftOut):
                 left_out.append((position, row))
-            elif (reason := reasons.get((row.sha256, row.item.key))) is not None:
+            elif (reason := reasons.get(self._candidate(row))) is not None:
                 left_out.append((position, LeftOut(row.item.key, reason, REMOVED)))
             else:
                 images.append((position, row))
         return images, left_out
+
+    def _candidate(self, image: ReadImage) -> Candidate:
+        item = image.item
+        return Candidate(image.sha256, Record(self.data_set, item.key, item.uri, item.url))
 
     def _add_duplicates(
         self, batch: Batch, images: list[tuple[int, ReadImage]], present: set[TrainingImageId], reader: ItemReader

@@ -13,8 +13,8 @@ from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.images import thumbnail
 from gmvaluator.ports import Prepared
 from gmvaluator.training_images import DEFAULT_LIMITS, TrainingLimits, decode_training_image, training_image_size
+from indexer.opt_outs import NO_OPT_OUTS, OptOutList
 from indexer.report import OPT_OUT, LeftOut
-from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, SourceItem, Unreadable
 
 
@@ -67,12 +67,12 @@ class ItemReader:
     def read(self, item: Item) -> ReadImage | LeftOut:
         """Read an item, unless its owner opted out or it cannot be read."""
         if isinstance(item, Unreadable):
-            return LeftOut(item.key, item.reason)
-        if item.opt_out and self.heed_signals:
-            return LeftOut(item.key, f"its source says: {item.opt_out}", OPT_OUT)
-        listed = self.opt_outs.names_one_of(item.key, item.url, item.uri)
-        if listed:
-            return LeftOut(item.key, f"the opt-out list has {listed}", OPT_OUT)
+            listed = self.opt_outs.named(item.key)
+            return LeftOut(item.key, item.reason, listed=listed)
+        signal = f"its source says: {item.opt_out}" if item.opt_out and self.heed_signals else ""
+        named = self.opt_outs.named(item.key, item.url, item.uri)
+        if signal or named:
+            return self._opted_out(item, signal or f"the opt-out list has {named[0]}", named, bool(signal))
         try:
             return self._read(item)
         except InvalidInput as error:
@@ -80,13 +80,25 @@ class ItemReader:
         except OSError as error:
             return LeftOut(item.key, f"the file cannot be read: {error.strerror or error}")
 
+    def _opted_out(self, item: SourceItem, reason: str, named: tuple[str, ...], by_signal: bool) -> LeftOut:
+        """Return an item that is left out, with the hash of its bytes, by which an earlier run may have indexed it."""
+        try:
+            data = item.read()
+        except (InvalidInput, OSError):
+            data = b""
+        sha256 = sha256_hex(data) if data else ""
+        listed = (*named, *self.opt_outs.hashes(sha256, item.sha256, item.download_sha256))
+        by_key_alone = not by_signal and not set(listed) - set(self.opt_outs.named(item.key))
+        return LeftOut(item.key, reason, OPT_OUT, item.uri, item.url, sha256, listed, by_key_alone)
+
     def _read(self, item: SourceItem) -> ReadImage | LeftOut:
         data = item.read()
         sha256 = sha256_hex(data)
         # A list may name the hash that the source states, or that of the download before it was resized.
-        for known_sha256 in filter(None, (sha256, item.sha256, item.download_sha256)):
-            if self.opt_outs.has_sha256(known_sha256):
-                return LeftOut(item.key, f"the opt-out list has its SHA-256, {known_sha256}", OPT_OUT)
+        listed = self.opt_outs.hashes(sha256, item.sha256, item.download_sha256)
+        if listed:
+            reason = f"the opt-out list has its SHA-256, {listed[0]}"
+            return LeftOut(item.key, reason, OPT_OUT, item.uri, item.url, sha256, listed)
         if item.sha256 not in (None, sha256):
             raise InvalidImage(f"its SHA-256 is {sha256}, the manifest says {item.sha256}: correct one of them")
         return ReadImage(item, data, sha256)
@@ -120,6 +132,7 @@ class ItemReader:
             data_set=self.data_set,
             key=item.key,
             uri=item.uri,
+            url=item.url,
             title=item.title,
             license=item.license,
             labels=item.labels,

@@ -12,8 +12,8 @@ from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
 
-from gmvaluator.catalogue.removal import Removal
 from gmvaluator.catalogue.store import Catalogue
+from gmvaluator.catalogue.tombstones import Removal
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import thumbnail_path
 from gmvaluator.index.schema import KEY_SHA256
@@ -29,7 +29,7 @@ OpenStore = Callable[[str], AbstractContextManager[VectorStore]]
 
 @dataclass(slots=True)
 class Removed:
-    """Counts of what a run removed. points: of all collections; places: sources of the works in the catalogue."""
+    """Counts of what a run removed. points: of all collections; places: records of the works in the catalogue."""
 
     works: int = 0
     points: int = 0

@@ -1,4 +1,4 @@
-"""Counts of a run's rows, the file of rows left out, and indexed works whose owners have opted out."""
+"""Counts of a run's rows, and the file of rows left out."""
 
 from __future__ import annotations
 
@@ -9,9 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from gmvaluator.catalogue.reader import CatalogueReader
 from gmvaluator.files import atomic_file
-from indexer.sources.consent import OptOutList
 
 SHOWN = 1_000
 """Rows left out that a report lists; the file lists all."""
@@ -22,11 +20,20 @@ OPT_OUT, REJECT, REMOVED = "opt_out", "reject", "removed"
 
 @dataclass(frozen=True, slots=True)
 class LeftOut:
-    """A row that was not indexed, and the reason. kind: "opt_out", "reject" or "removed"."""
+    """A row that was not indexed, and the reason. kind: "opt_out", "reject" or "removed".
+
+    uri, url and sha256 are of an opt-out: which record it is, and which image it holds, or "". listed: what the opt-out
+    list has of it. by_key_alone: whether only its key is listed, which other records may have, too.
+    """
 
     key: str
     reason: str
     kind: str = REJECT
+    uri: str = ""
+    url: str = ""
+    sha256: str = ""
+    listed: tuple[str, ...] = ()
+    by_key_alone: bool = False
 
 
 @dataclass(slots=True)
@@ -93,7 +100,10 @@ class Report:
 
 
 class LeftOutFile:
-    """A file of JSON lines {shard, position, key, kind, reason}, one per row left out; each row once."""
+    """A file of JSON lines {shard, position, key, kind, reason}, one per row left out; each row once.
+
+    An opt-out's line also has its uri, url, sha256 and by_key_alone, and any line what the opt-out list has of it.
+    """
 
     def __init__(self, path: Path) -> None:
         self.path = path
@@ -110,14 +120,11 @@ class LeftOutFile:
         with self.path.open("rb") as old, atomic_file(self.path) as new:
             new.writelines(line for line in old if not _from(line, shard, position))
 
-    def keys(self, kind: str) -> Iterator[str]:
-        """Yield the keys of the rows of a kind."""
-        if not self.path.exists():
-            return
-        with self.path.open(encoding="utf-8") as file:
-            for row in map(json.loads, file):
-                if row["kind"] == kind:
-                    yield row["key"]
+    def rows(self) -> Iterator[dict[str, Any]]:
+        """Yield the rows."""
+        if self.path.exists():
+            with self.path.open(encoding="utf-8") as file:
+                yield from map(json.loads, file)
 
     def write(self, shard: str, rows: Sequence[tuple[int, LeftOut]]) -> None:
         """Append rows, each with its position in the shard."""
@@ -126,7 +133,11 @@ class LeftOutFile:
         with self.path.open("a", encoding="utf-8") as file:
             for position, row in rows:
                 line = {"shard": shard, "position": position, "key": row.key, "kind": row.kind, "reason": row.reason}
-                file.write(json.dumps(line, ensure_ascii=False) + "\n")
+                details = {name: value for name in _DETAILS if (value := getattr(row, name))}
+                file.write(json.dumps({**line, **details}, ensure_ascii=False) + "\n")
+
+
+_DETAILS = ("uri", "url", "sha256", "listed", "by_key_alone")
 
 
 def _from(line: bytes, shard: str, position: int) -> bool:
@@ -136,29 +147,3 @@ def _from(line: bytes, shard: str, position: int) -> bool:
     except ValueError:
         return True
     return bool(row["shard"] == shard and row["position"] >= position)
-
-
-@dataclass(frozen=True, slots=True)
-class StillIndexed:
-    """Works that are found and paid although they are opted out now. file: their SHA-256s, one per line."""
-
-    works: int
-    file: Path
-
-
-def still_indexed(
-    catalogue: CatalogueReader, data_set: str, opt_outs: OptOutList, left_out: LeftOutFile
-) -> StillIndexed | None:
-    """Find indexed works that the list names, or that this run left out as opted out; None if there are none.
-
-    An opt-out leaves out rows that are read and removes nothing: the works are listed in a file, which
-    `gmvaluator index remove --from` takes.
-    """
-    names = opt_outs.names | set(left_out.keys(OPT_OUT))
-    sha256s = sorted(catalogue.active_works(data_set, opt_outs.sha256s, names))
-    file = left_out.path.with_suffix(".still-indexed.txt")
-    if not sha256s:
-        file.unlink(missing_ok=True)
-        return None
-    file.write_text("".join(f"{sha256}\n" for sha256 in sha256s), encoding="utf-8")
-    return StillIndexed(len(sha256s), file)

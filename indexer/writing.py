@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from gmvaluator.catalogue.records import NewWork, Recorded
+from gmvaluator.catalogue.tombstones import Record
 from gmvaluator.errors import ModelFailed
 from gmvaluator.files import atomic_write
 from gmvaluator.ids import TrainingImageId
@@ -21,8 +22,11 @@ from indexer.report import REMOVED, Counts, LeftOut
 REMOVED_CONTENT = "it was removed from the index, and stays out"
 """Reason for leaving out an image whose bytes have a tombstone."""
 
-REMOVED_KEY = "an image of this key was removed from the index: give another image another key"
-"""Reason for leaving out an image whose key has a tombstone."""
+REMOVED_RECORD = (
+    "the image of this record was removed from the index: `gmvaluator index restore` takes that back, "
+    "and another image needs another key, file or URL"
+)
+"""Reason for leaving out an image whose record has a tombstone."""
 
 ImageVectors = tuple[Float32Array, Float32Array] | ModelFailed
 """The recall vector (D,) and perceptual vectors (V, P) of one image, or the error that prevented them."""
@@ -37,11 +41,33 @@ class WorkRecorder(Protocol):
     def tombstoned(self, sha256s: Collection[str]) -> set[str]:
         """Return those of `sha256s` that have a tombstone."""
 
-    def removed_keys(self, data_set: str, keys: Collection[str]) -> set[str]:
-        """Return those of `keys` in a data set that have a tombstone."""
+    def removed_among(self, records: Collection[Record]) -> set[Record]:
+        """Return those of `records` that have a tombstone."""
 
     def record(self, batch: Sequence[NewWork]) -> Recorded:
         """Record works; return the counts, and the works that were refused because they have a tombstone by now."""
+
+
+@dataclass(frozen=True, slots=True)
+class Candidate:
+    """An image that could be indexed, as tombstones know it."""
+
+    sha256: str
+    record: Record
+
+    @classmethod
+    def of(cls, work: NewWork) -> Candidate:
+        """Return the candidate of a work."""
+        return cls(work.sha256, Record(work.data_set, work.key, work.uri, work.url))
+
+
+def removal_reasons(catalogue: WorkRecorder, candidates: Iterable[Candidate]) -> dict[Candidate, str]:
+    """Return the reason for each of the candidates that was removed before."""
+    images = set(candidates)
+    tombstoned = catalogue.tombstoned({image.sha256 for image in images})
+    records = catalogue.removed_among({image.record for image in images})
+    by_record = {image: REMOVED_RECORD for image in images if image.record in records}
+    return by_record | {image: REMOVED_CONTENT for image in images if image.sha256 in tombstoned}
 
 
 class ShardLog(Protocol):
@@ -88,14 +114,6 @@ class Writer:
     data_set: str
     _failed: dict[TrainingImageId, str] = field(default_factory=dict)
     """Images that the models could not embed, with the reason."""
-
-    def removed(self, images: Iterable[tuple[str, str]]) -> dict[tuple[str, str], str]:
-        """Return the reason for each of the images, as (SHA-256, key), that was removed before."""
-        pairs = set(images)
-        tombstoned = self.catalogue.tombstoned({sha256 for sha256, _ in pairs})
-        keys = self.catalogue.removed_keys(self.data_set, {key for _, key in pairs})
-        by_key = {(sha256, key): REMOVED_KEY for sha256, key in pairs if key in keys}
-        return by_key | {(sha256, key): REMOVED_CONTENT for sha256, key in pairs if sha256 in tombstoned}
 
     def write(self, batch: Batch, vectors: Sequence[ImageVectors], log: ShardLog) -> Written:
         """Write thumbnails, points, catalogue and progress, in this order. vectors: one entry per `batch.fresh`."""

@@ -16,13 +16,14 @@ from gmvaluator.accounts import HELD
 from gmvaluator.catalogue.claims import Claim, Right, resolve_claims
 from gmvaluator.catalogue.records import IndexRun
 from gmvaluator.catalogue.removal import (
-    Removal,
+    OptedOut,
+    OptedOutWorks,
     Selected,
     Selection,
     active_works,
-    find_removed_keys,
+    known_names,
+    opted_out_works,
     select_removals,
-    unpurged,
 )
 from gmvaluator.catalogue.schema import (
     claims,
@@ -36,6 +37,7 @@ from gmvaluator.catalogue.schema import (
     tombstones,
     works,
 )
+from gmvaluator.catalogue.tombstones import Record, Removal, Restorable, removed_among, restorable, tombstoned, unpurged
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.catalogue.writer import NAME, find_owners
 from gmvaluator.errors import InvalidInput, NotFound, UnknownGenerator
@@ -211,24 +213,37 @@ class CatalogueReader:
         with self._engine.connect() as connection:
             return set(connection.execute(query).scalars())
 
-    def removed_keys(self, data_set: str, keys: Collection[str]) -> set[str]:
-        """Return those of `keys` (10,000 at most) under which a work of this data set was removed."""
-        _check_count(keys)
+    def removed_among(self, records: Collection[Record]) -> set[Record]:
+        """Return those of `records` (10,000 at most) that a removal named, and that stay out whatever they hold."""
+        _check_count(records)
         with self._engine.connect() as connection:
-            return find_removed_keys(connection, self._vault, data_set, keys)
+            return removed_among(connection, self._vault, records)
 
     def removals(self, selection: Selection) -> Selected:
         """Return the works that a selection matches."""
         with self._engine.connect() as connection:
             return select_removals(connection, self._vault, selection)
 
-    def active_works(self, data_set: str, sha256s: Collection[str], names: Collection[str]) -> set[str]:
-        """Return the SHA-256s of works without a tombstone, out of `sha256s` and of those with a key or URI in `names`.
-
-        data_set: where `names` are looked up.
-        """
+    def restorable(self, selection: Selection) -> Restorable:
+        """Return the tombstones that a selection matches."""
+        names = selection.keys | selection.names
         with self._engine.connect() as connection:
-            return active_works(connection, data_set, sha256s, names)
+            return restorable(connection, self._vault, selection.sha256s, names, selection.owners, selection.data_set)
+
+    def opted_out_works(self, data_set: str, opted_out: OptedOut) -> OptedOutWorks:
+        """Return indexed works whose owners opted out. data_set: where keys are looked up."""
+        with self._engine.connect() as connection:
+            return opted_out_works(connection, data_set, opted_out)
+
+    def known_names(self, data_set: str, names: Collection[str]) -> set[str]:
+        """Return those of `names` that are a key (in this data set), URI or URL of a work, indexed or removed."""
+        with self._engine.connect() as connection:
+            return known_names(connection, self._vault, data_set, names)
+
+    def known_or_removed(self, sha256s: Collection[str]) -> set[str]:
+        """Return those of `sha256s` whose images are in the catalogue, or were removed or kept out in advance."""
+        with self._engine.connect() as connection:
+            return active_works(connection, sha256s) | tombstoned(connection, sha256s)
 
     def unpurged(self) -> list[Removal]:
         """Return works that were removed since the last purge, without their sources."""

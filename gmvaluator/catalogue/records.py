@@ -48,7 +48,7 @@ class OwnerReference:
 
 @dataclass(frozen=True, slots=True)
 class NewWork:
-    """A training image and one source of it. owner: None if the manifest names none."""
+    """A training image and one source of it. owner: None if the manifest names none. url: web address, or ""."""
 
     training_image_id: TrainingImageId
     sha256: str
@@ -61,6 +61,7 @@ class NewWork:
     license: str = ""
     labels: tuple[str, ...] = ()
     owner: OwnerReference | None = None
+    url: str = ""
 
     def __post_init__(self) -> None:
         if self.training_image_id != training_image_id(self.sha256):
@@ -69,7 +70,7 @@ class NewWork:
             raise InvalidInput(f"{self.key}: {self.width}x{self.height} pixels is no size of an image")
         check_data_set(self.data_set)
         _bounded("a key", self.key, MAX_CHARACTERS)
-        for name in ("uri", "title", "license"):
+        for name in ("uri", "url", "title", "license"):
             _bounded(f"{self.key}: the {name}", getattr(self, name), MAX_CHARACTERS)
         if len(self.labels) > MAX_LABELS:
             raise InvalidManifest(f"{self.key}: {len(self.labels)} labels are more than {MAX_LABELS}")

@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from gmvaluator.storage.schema import SchemaRevision, forbid_changes
 
-REVISION = SchemaRevision("catalogue", "0004", Path(__file__).parent / "migrations")
+REVISION = SchemaRevision("catalogue", "0005", Path(__file__).parent / "migrations")
 
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 _Instant = String(27)
@@ -64,9 +64,13 @@ sources = Table(
     Column("license", Text, nullable=False),
     Column("labels", JSON, nullable=False),
     Column("added_at", _Instant, nullable=False),
+    Column("url", Text, nullable=False, server_default=""),
     UniqueConstraint("training_image_id", "data_set", "key", name="sources_key"),
 )
-"""Occurrences of works in data sets. The first source gives the key and title that are displayed."""
+"""Records of works in data sets. The first source gives the key and title that are displayed.
+
+Records of several shards may share a key. uri: file, shard and row. url: web address that the record states, or "".
+"""
 
 owners = Table(
     "owners",
@@ -157,7 +161,26 @@ removed_keys = Table(
     Column("lookup", _Sha256, primary_key=True),
     Column("recorded_at", _Instant, nullable=False),
 )
-"""Sources of removed images. lookup: keyed hash of data set and key, which reveals neither."""
+"""Keys of images that were removed by an older version; each keeps out every record of its data set and key.
+
+lookup: keyed hash of data set and key, which reveals neither.
+"""
+
+removed_records = Table(
+    "removed_records",
+    metadata,
+    Column("lookup", _Sha256, primary_key=True),
+    Column("sha256", _Sha256, primary_key=True),
+    Column("key_lookup", _Sha256),
+    Column("recorded_at", _Instant, nullable=False),
+    Index("removed_records_key", "key_lookup"),
+    Index("removed_records_content", "sha256"),
+)
+"""Records and web addresses that a removal named; whatever image they hold next stays out.
+
+lookup: keyed hash of data set, key and URI, or of a URL. sha256: image that was removed. key_lookup: keyed hash of data
+set and key, by which a removal can be found; NULL for a URL.
+"""
 
 index_runs = Table(
     "index_runs",

@@ -16,7 +16,7 @@ from sqlalchemy import Connection, insert, select, update
 from gmvaluator.catalogue.claims_import import ClaimImporter, ClaimRow, ImportedClaims, RejectedRow, group_by_work
 from gmvaluator.catalogue.reader import CatalogueReader, index_run
 from gmvaluator.catalogue.records import IndexRun, NewWork, Recorded, check_data_set, check_model_version
-from gmvaluator.catalogue.removal import Removal, add_tombstones, erase_sources, record_purge
+from gmvaluator.catalogue.removal import erase_sources
 from gmvaluator.catalogue.schema import (
     REVISION,
     data_sets,
@@ -26,6 +26,7 @@ from gmvaluator.catalogue.schema import (
     owners,
     sources,
 )
+from gmvaluator.catalogue.tombstones import Removal, Restorable, add_tombstones, record_purge, take_back
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.catalogue.writer import MAX_BATCH, BatchRecorder, delete_references
 from gmvaluator.errors import Conflict, InvalidInput, MissingData, NotFound, PreconditionFailed
@@ -134,12 +135,17 @@ class Catalogue(CatalogueReader):
                 )
 
     def add_tombstones(self, removals: Sequence[Removal], reason: str) -> None:
-        """Prevent works from being recorded again, by their content and by their sources."""
+        """Prevent works from being recorded again, and what the removals named from being read again."""
         with self._writing() as connection:
             add_tombstones(connection, self._vault, removals, reason, _now())
 
+    def take_back(self, tombs: Restorable) -> int:
+        """Delete tombstones, so that the images can be indexed again; return the number of images."""
+        with self._writing() as connection:
+            return take_back(connection, tombs)
+
     def erase_sources(self, ids: Collection[TrainingImageId]) -> int:
-        """Delete key, URI, title and labels of works; return the number of sources. Claims and payments stay."""
+        """Delete key, URI, URL, title and labels of works; return the number of sources. Claims and payments stay."""
         with self._writing() as connection:
             return erase_sources(connection, ids)
 

@@ -41,8 +41,10 @@ class BatchRecorder:
         accepted = [work for work in batch if work.sha256 not in refused]
         self._add(data_sets, [{"name": name, "added_at": self._at} for name in {work.data_set for work in accepted}])
         owner_ids = self.owners({work.owner for work in accepted if work.owner is not None})
+        added = self._add(works, _unique(_work_row(work, self._at) for work in accepted))
+        self._refresh_places(accepted)
         return Recorded(
-            works=self._add(works, _unique(_work_row(work, self._at) for work in accepted)),
+            works=added,
             sources=self._add(sources, [_source_row(work, self._at) for work in accepted]),
             claims=self._add(claims, self._claim_rows(accepted, owner_ids)),
             refused=tuple(work.training_image_id for work in batch if work.sha256 in refused),
@@ -55,6 +57,24 @@ class BatchRecorder:
         statement = insert_missing(self._connection, table).execution_options(preserve_rowcount=True)
         added: int = self._connection.execute(statement, rows).rowcount
         return added
+
+    def _refresh_places(self, batch: Sequence[NewWork]) -> None:
+        """Store the newest URI and URL of known sources, whose folder may have moved or which had no URL before.
+
+        A source whose URL is another is another record of the same image, and stays as it is.
+        """
+        columns = (sources.c.training_image_id, sources.c.data_set, sources.c.key, sources.c.uri, sources.c.url)
+        known = select(*columns).where(sources.c.training_image_id.in_({work.training_image_id for work in batch}))
+        stored = {row[:3]: (row.uri, row.url) for row in self._connection.execute(known)}
+        for work in batch:
+            name = work.training_image_id, work.data_set, work.key
+            uri, url = stored.get(name, (work.uri, work.url))
+            newest = work.uri, work.url or url
+            if newest != (uri, url) and url in ("", newest[1]):
+                this = (sources.c.training_image_id == name[0]) & (sources.c.data_set == name[1])
+                values = {"uri": newest[0], "url": newest[1]}
+                self._connection.execute(update(sources).where(this & (sources.c.key == name[2])).values(values))
+                stored[name] = newest
 
     def _tombstoned(self, batch: Sequence[NewWork]) -> set[str]:
         query = select(tombstones.c.sha256).where(tombstones.c.sha256.in_({work.sha256 for work in batch}))
@@ -177,6 +197,7 @@ def _source_row(work: NewWork, at: str) -> dict[str, Any]:
         "data_set": work.data_set,
         "key": work.key,
         "uri": work.uri,
+        "url": work.url,
         "title": work.title,
         "license": work.license,
         "labels": list(work.labels),

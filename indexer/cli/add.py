@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 import re
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path, PurePosixPath
@@ -24,7 +24,7 @@ from gmvaluator.training_images import LIMIT_OF_PIXELS, MAX_BYTES, MAX_PIXELS, T
 from indexer.cli.progress import stopping_by_signal
 from indexer.cli.run import IndexResult, add_source
 from indexer.job import ENGINES, THREADS, IndexJob, ModelRuntime, Partition
-from indexer.sources.consent import NO_OPT_OUTS, OptOutList
+from indexer.opt_outs import NO_OPT_OUTS, OptOutList, OptOutReport
 from indexer.target import Target
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -66,6 +66,7 @@ _JOB_OPTIONS = (
         type=click.Path(dir_okay=False, path_type=Path),
         help="File of SHA-256s, keys or URLs to leave out.",
     ),
+    click.option("--strict", is_flag=True, help="Exit with 1 if an entry of the --opt-out list names nothing."),
     click.option("--ignore-signals", is_flag=True, help="Index images whose source says noai or reserves TDM."),
     click.option(
         "--max-pixels",
@@ -146,6 +147,7 @@ def job_options(command: Command) -> Command:
         data_set: str | None,
         partition: Partition,
         opt_out: Path | None,
+        strict: bool,
         ignore_signals: bool,
         group: bool,
         bulk: bool,
@@ -164,6 +166,7 @@ def job_options(command: Command) -> Command:
             group=group,
             bulk=bulk,
             limits=TrainingLimits(max_pixels, max_bytes),
+            strict=strict,
         )
         return command(*args, job=job, **options)
 
@@ -222,7 +225,8 @@ def add(job: IndexJob, runtime: ModelRuntime, target: Target, as_json: bool) -> 
     SOURCE is a path or an fsspec URL: a folder of images, a CSV, JSONL or Parquet manifest, WebDataset tar shards,
     Parquet with embedded images, the output of img2dataset, or embeddings in clip-retrieval's layout. Running it again
     adds what is new and nothing twice; after a stop it resumes. Exits with 1 if a collection that was verified has
-    grown by a fifth and its recall is now below the floor.
+    grown by a fifth and its recall is now below the floor, and, with --strict, if an entry of the opt-out list names
+    nothing.
 
     Example: gmvaluator index add ./pictures --data-set paintings --data ./gmvaluator-data
     """
@@ -231,7 +235,7 @@ def add(job: IndexJob, runtime: ModelRuntime, target: Target, as_json: bool) -> 
     _print(result, as_json)
     if result.stopped:
         sys.exit(130)
-    if not result.trusted:
+    if not result.trusted or (job.strict and result.opt_outs.unmatched is not None):
         sys.exit(1)
 
 
@@ -258,21 +262,46 @@ def _print(result: IndexResult, as_json: bool) -> None:
         f"+ {counts.opt_outs:,} opt-outs + {counts.rejects:,} rejects + {counts.removed:,} removed before; "
         f"collection {info.name!r} holds {info.points:,} points, {info.indexed_points:,} of them quantised"
     )
-    if result.still_indexed is not None:
-        click.echo(
-            f"{result.still_indexed.works:,} works whose owners opted out were indexed before, and are found and paid "
-            f"still: take them out by `gmvaluator index remove --from {result.still_indexed.file}`"
+    for line in _opt_out_lines(result.opt_outs):
+        click.echo(line)
+
+
+def _opt_out_lines(opt_outs: OptOutReport) -> Iterator[str]:
+    """Yield what to tell about opt-outs."""
+    unmatched, still = opt_outs.unmatched, opt_outs.still_indexed
+    if unmatched is not None:
+        yield from unmatched.first
+        yield (
+            f"{unmatched.entries:,} entries of the opt-out list name nothing that was read or is indexed; "
+            f"{unmatched.file} lists them"
+        )
+    if opt_outs.shared_keys:
+        yield (
+            f"{len(opt_outs.shared_keys):,} keys of the opt-out list are of several records, which were all left out: "
+            f"name the one that is meant by its URL or SHA-256; the first key is {opt_outs.shared_keys[0]}"
+        )
+    if still is not None and still.works:
+        yield (
+            f"{still.works:,} works whose owners opted out were indexed before, and are found and paid "
+            f"still: take them out by `gmvaluator index remove --from {still.file}`"
+        )
+    if still is not None and still.shared:
+        yield (
+            f"{still.shared:,} works are opted out by one of their records and not by another, and stay: "
+            f"{still.shared_file} lists them"
         )
 
 
 def _as_dict(result: IndexResult) -> dict[str, Any]:
-    opted_out = result.still_indexed
+    opt_outs = result.opt_outs
     return {
         **result.report.as_dict(),
         "left_out_file": str(result.left_out.path),
         "stopped": result.stopped,
         "seconds": result.seconds,
-        "still_indexed": None if opted_out is None else {"works": opted_out.works, "file": str(opted_out.file)},
+        "still_indexed": None if opt_outs.still_indexed is None else opt_outs.still_indexed.as_dict(),
+        "opt_outs_unmatched": None if opt_outs.unmatched is None else opt_outs.unmatched.as_dict(),
+        "opt_out_keys_shared": list(opt_outs.shared_keys[:SHOWN_LEFT_OUT]),
         "collection": collection_dict(result.collection),
     }
 

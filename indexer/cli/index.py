@@ -15,7 +15,7 @@ from gmvaluator.index.schema import CollectionMetadata, IndexSettings, growth_si
 from gmvaluator.storage.database import DataLocation
 from indexer.cli.add import SettingsChange, add, collection_dict, settings_options
 from indexer.cli.group import group
-from indexer.cli.remove import remove
+from indexer.cli.remove import remove, restore
 from indexer.cli.verify import verify
 from indexer.embeddings.exporting import export as write_embeddings
 from indexer.removal import without_removed
@@ -106,6 +106,7 @@ index.add_command(export)
 index.add_command(group)
 index.add_command(rebuild)
 index.add_command(remove)
+index.add_command(restore)
 index.add_command(verify)
 
 

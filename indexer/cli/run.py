@@ -26,10 +26,11 @@ from indexer.cli.verify import verify_if_outgrown
 from indexer.embeddings.exporting import check_stated, embedded_shards, is_embeddings
 from indexer.embeddings.importing import EmbeddingImporter, embeddings_source
 from indexer.job import RAY, IndexJob, ModelRuntime
+from indexer.opt_outs import OptOutReport, opt_out_report
 from indexer.pipeline import Advance, Indexer
 from indexer.ray.engine import UnfinishedShard, check_index_shared, index_with_ray
 from indexer.ray.worker import WorkerJob
-from indexer.report import Counts, LeftOut, LeftOutFile, Report, StillIndexed, still_indexed
+from indexer.report import Counts, LeftOut, LeftOutFile, Report
 from indexer.resuming import SourceRun
 from indexer.sources.item import Shard, Source
 from indexer.sources.opening import open_source
@@ -41,8 +42,8 @@ from indexer.writing import ShardLog, Writer
 class IndexResult:
     """The outcome of a run and the collection's state after it.
 
-    stopped: whether a signal ended the run early. seconds: durations of `indexing` and of `building`. still_indexed:
-    works that are opted out and that an earlier run indexed, or None. trusted: whether the collection's recall holds.
+    stopped: whether a signal ended the run early. seconds: durations of `indexing` and of `building`. opt_outs: how
+    opt-outs were obeyed. trusted: whether the collection's recall holds.
     """
 
     report: Report
@@ -50,7 +51,7 @@ class IndexResult:
     left_out: LeftOutFile
     stopped: bool
     seconds: dict[str, float]
-    still_indexed: StillIndexed | None = None
+    opt_outs: OptOutReport
     trusted: bool = True
 
 
@@ -75,7 +76,8 @@ def add_source(job: IndexJob, target: Target, runtime: ModelRuntime, stopping: t
         left_out = LeftOutFile(target.data / "left-out" / f"{job.data_set}{job.partition.suffix}.jsonl")
         run = SourceRun.begin(catalogue, store, job.data_set, _run_name(job, target, identity, source), left_out)
         began, trusted = time.monotonic(), True
-        report, complete = read(run, source, stopping)
+        report, read_all = read(run, source, stopping)
+        complete = read_all
         seconds = {"indexing": time.monotonic() - began}
         if complete and job.group:
             complete = group_if_measured(store, catalogue, identity.name, stopping)
@@ -85,8 +87,8 @@ def add_source(job: IndexJob, target: Target, runtime: ModelRuntime, stopping: t
             store.build()
             seconds["building"] = time.monotonic() - began
             trusted = verify_if_outgrown(target, store.info())
-        opted_out = still_indexed(catalogue, job.data_set, job.opt_outs, left_out)
-        return IndexResult(report, store.info(), left_out, not complete, seconds, opted_out, trusted)
+        opt_outs = opt_out_report(catalogue, job.data_set, job.opt_outs, left_out, read_all)
+        return IndexResult(report, store.info(), left_out, not complete, seconds, opt_outs, trusted)
 
 
 def _run_name(job: IndexJob, target: Target, identity: ProfileIdentity, source: Source) -> str:
@@ -110,8 +112,9 @@ def _engine(
         return partial(_index, reader), source, identity
     source, identity = _source_for_ray(job, target, runtime)
     writer = Writer(store, catalogue, thumbnails_folder(target.data), job.data_set)
-    # Workers only read: they get no password of the database.
-    worker_job = WorkerJob(job, replace(target, database_url=""), runtime, target.api_key, source.digest)
+    # Workers only read: they get no password of the database, and the list without its lines.
+    slim = replace(job, opt_outs=replace(job.opt_outs, lines=()))
+    worker_job = WorkerJob(slim, replace(target, database_url=""), runtime, target.api_key, source.digest)
     return partial(_index_with_ray, writer, worker_job), source, identity
 
 

@@ -17,12 +17,12 @@ from gmvaluator.index.vectors import checked_vector, checked_vectors, with_check
 from gmvaluator.ports import Point, VectorStore
 from gmvaluator.profile import ProfileIdentity
 from indexer.embeddings.exporting import EmbeddedShard
+from indexer.opt_outs import NO_OPT_OUTS, OptOutList
 from indexer.pipeline import Advance, ahead
 from indexer.report import OPT_OUT, REMOVED, Counts, LeftOut
 from indexer.sources.columns import Columns, described
-from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, Shard, Source
-from indexer.writing import REMOVED_CONTENT, REMOVED_KEY, ShardLog, WorkRecorder, payload
+from indexer.writing import Candidate, ShardLog, WorkRecorder, payload, removal_reasons
 
 BATCH_ROWS = 1_024
 """Rows of one batch; a batch costs a few commits, whatever its size."""
@@ -103,23 +103,25 @@ class EmbeddingImporter:
         try:
             fields = columns.fields(row, where)
             key = fields.get("key") or where
-            refusal = self._refusal(fields)
-            if refusal:
-                return LeftOut(key, refusal, OPT_OUT)
+            refused = self._refused(fields, key)
+            if refused is not None:
+                return refused
             works = [self._work(fields, key, data_set) for data_set in self._data_sets(row)]
             return ImportedRow(works, self._point(works, *vectors))
         except GmvaluatorError as error:
             return LeftOut(key, str(error))
 
-    def _refusal(self, fields: dict[str, str]) -> str:
-        """Return the reason why an opt-out leaves the row out, or ""."""
-        if fields["opt_out"] and self.heed_signals:
-            return f"its source says: {fields['opt_out']}"
-        names = (fields.get("key", ""), fields.get("url", ""), fields.get("file_name", ""))
-        listed = self.opt_outs.names_one_of(*names)
-        if listed or self.opt_outs.has_sha256(fields.get("sha256", "").lower()):
-            return f"the opt-out list has {listed or 'its SHA-256'}"
-        return ""
+    def _refused(self, fields: dict[str, str], key: str) -> LeftOut | None:
+        """Return the row as left out if an opt-out says so."""
+        uri, url, sha256 = fields.get("file_name", ""), fields.get("url", ""), fields.get("sha256", "").lower()
+        signal = f"its source says: {fields['opt_out']}" if fields["opt_out"] and self.heed_signals else ""
+        names = self.opt_outs.named(fields.get("key", ""), url, uri)
+        listed = (*names, *self.opt_outs.hashes(sha256))
+        if not (signal or listed):
+            return None
+        by_key_alone = not signal and not set(listed) - set(self.opt_outs.named(key))
+        reason = signal or f"the opt-out list has {names[0] if names else 'its SHA-256'}"
+        return LeftOut(key, reason, OPT_OUT, uri or url, url, sha256, listed, by_key_alone)
 
     def _data_sets(self, row: dict[str, object]) -> list[str]:
         own = row.get(KEY_DATA_SET) if self.own_data_sets else None
@@ -140,6 +142,7 @@ class EmbeddingImporter:
             data_set=data_set,
             key=key,
             uri=fields.get("file_name", "") or description["url"],
+            url=description["url"],
             title=description["title"],
             license=description["license"],
             labels=description["labels"],
@@ -176,14 +179,8 @@ class EmbeddingImporter:
     def _removed(self, rows: Sequence[ImportedRow]) -> dict[TrainingImageId, str]:
         """Return the reason for each work that was removed before."""
         works = [work for row in rows for work in row.works]
-        tombstoned = self.catalogue.tombstoned({work.sha256 for work in works})
-        keys = {
-            (name, key)
-            for name in {work.data_set for work in works}
-            for key in self.catalogue.removed_keys(name, {work.key for work in works if work.data_set == name})
-        }
-        by_key = {work.training_image_id: REMOVED_KEY for work in works if (work.data_set, work.key) in keys}
-        return by_key | {work.training_image_id: REMOVED_CONTENT for work in works if work.sha256 in tombstoned}
+        reasons = removal_reasons(self.catalogue, map(Candidate.of, works))
+        return {work.training_image_id: reasons[image] for work in works if (image := Candidate.of(work)) in reasons}
 
     def _upsert(self, rows: Sequence[ImportedRow]) -> int:
         """Write rows and return the number of new points; an image that is indexed already joins further data sets."""

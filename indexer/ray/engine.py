@@ -21,7 +21,7 @@ from indexer.ray.worker import RESULT, EmbeddedWork, RangeBatch, RowRange, Worke
 from indexer.reading import DecodedImage
 from indexer.report import REMOVED, LeftOut
 from indexer.sources.item import Shard
-from indexer.writing import Batch, ImageVectors, ShardLog, Writer
+from indexer.writing import Batch, Candidate, ImageVectors, ShardLog, Writer, removal_reasons
 
 RANGE_ROWS = 512
 """Rows of one range, where a shard's rows can be counted; a shard of unknown length is one range."""
@@ -213,13 +213,13 @@ class OrderedWriter:
         """Sort rows into new, known and left out, by the state of the index and the catalogue at this moment."""
         batch = Batch(result.start, len(result.rows))
         works = [row.work for row in result.rows if isinstance(row, EmbeddedWork)]
-        reasons = self.writer.removed((work.sha256, work.key) for work in works)
+        reasons = removal_reasons(self.writer.catalogue, map(Candidate.of, works))
         present = self.writer.store.existing(sorted({work.training_image_id for work in works}))
         vectors: list[ImageVectors] = []
         for position, row in enumerate(result.rows, start=result.start):
             if isinstance(row, LeftOut):
                 batch.left_out.append((position, row))
-            elif (reason := reasons.get((row.work.sha256, row.work.key))) is not None:
+            elif (reason := reasons.get(Candidate.of(row.work))) is not None:
                 batch.left_out.append((position, LeftOut(row.work.key, reason, REMOVED)))
             elif row.work.training_image_id in present:
                 batch.known.append((position, row.work))

@@ -3,6 +3,7 @@
 from collections.abc import Collection, Mapping, Sequence
 
 from gmvaluator.catalogue.records import NewWork, Recorded
+from gmvaluator.catalogue.tombstones import Record
 from gmvaluator.ids import TrainingImageId
 from indexer.report import Counts, LeftOut
 
@@ -23,8 +24,8 @@ class RecordingCatalogue:
     def tombstoned(self, sha256s: Collection[str]) -> set[str]:
         return self._tombstones & set(sha256s)
 
-    def removed_keys(self, data_set: str, keys: Collection[str]) -> set[str]:
-        return self._removed_keys & set(keys)
+    def removed_among(self, records: Collection[Record]) -> set[Record]:
+        return {record for record in records if record.key in self._removed_keys}
 
     def record(self, batch: Sequence[NewWork]) -> Recorded:
         refused = tuple(work.training_image_id for work in batch if work.sha256 in self.removed_late)

@@ -1,5 +1,6 @@
 """Whatever is indexed and removed in whatever order: what was removed once is never found again, and rows add up."""
 
+import shutil
 import tempfile
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -52,14 +53,15 @@ class Indexed:
         Image.new("RGB", (4, 4), (colour * 60, 10, 10)).save(path)
         return path.read_bytes()
 
-    def add(self, files: Mapping[int, int], name: str) -> None:
-        counts = self._index(files, self.root / name)
+    def add(self, files: Mapping[int, int]) -> None:
+        counts = self._index(files, self.root / "source")
         out = {key for key, colour in files.items() if key in self.removed_keys or colour in self.removed_colours}
         assert (counts.removed, counts.read, counts.reconciles) == (len(out), len(files), True)
         for key in files.keys() - out:
             self.places.setdefault(files[key], set()).add(key)
 
     def _index(self, files: Mapping[int, int], source: Path) -> Counts:
+        shutil.rmtree(source, ignore_errors=True)
         source.mkdir()
         for key, colour in files.items():
             (source / f"{key}.png").write_bytes(self.pictures[colour])
@@ -78,8 +80,10 @@ class Indexed:
         remover = Remover(self.catalogue, self._open, ["works"], self.root / "thumbnails")
         remover.run(self.catalogue.removals(selection).works, "removed")
         self.removed_colours |= gone
+        if by == "key" and gone:
+            self.removed_keys.add(value)
         for colour in gone:
-            self.removed_keys |= self.places.pop(colour, set())
+            self.places.pop(colour, None)
 
     @contextmanager
     def _open(self, _name: str) -> Iterator[VectorStore]:
@@ -96,9 +100,9 @@ class Indexed:
 def test_nothing_comes_back_in_any_order(steps: Sequence[dict[int, int] | tuple[str, int]]) -> None:
     with tempfile.TemporaryDirectory() as name, open_catalogue(Path(name) / "data", write=True) as catalogue:
         indexed = Indexed(Path(name), catalogue)
-        for number, step in enumerate(steps):
+        for step in steps:
             if isinstance(step, dict):
-                indexed.add(step, f"source-{number}")
+                indexed.add(step)
             else:
                 indexed.remove(*step)
             indexed.check()

@@ -18,9 +18,9 @@ from gmvaluator.ports import Float32Array, Point
 from gmvaluator.profile import SMALLEST_SIDE_PX
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
+from indexer.opt_outs import OptOutList
 from indexer.pipeline import Indexer, ahead, batched, ordered_map
 from indexer.report import Counts, Report
-from indexer.sources.consent import OptOutList
 from indexer.sources.item import Source
 from indexer.sources.opening import open_source
 from tests.support.indexing import Killed, RecordingCatalogue, RecordingLog

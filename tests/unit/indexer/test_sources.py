@@ -17,10 +17,10 @@ from PIL import Image
 
 from gmvaluator.errors import InvalidInput, InvalidManifest, MissingData, Unavailable
 from gmvaluator.ids import sha256_hex
+from indexer.opt_outs import NO_OPT_OUTS, OptOutList
 from indexer.reading import ItemReader, ReadImage
 from indexer.report import OPT_OUT, LeftOut
 from indexer.sources import opening, roots
-from indexer.sources.consent import NO_OPT_OUTS, OptOutList
 from indexer.sources.item import Item, Source, SourceItem, Unreadable
 from indexer.sources.opening import open_source
 
