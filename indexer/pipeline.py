@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 from gmvaluator.catalogue.tombstones import Record
-from gmvaluator.errors import ModelFailed
+from gmvaluator.errors import InvalidManifest, ModelFailed
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ports import Models, VectorStore
 from gmvaluator.profile import ProfileIdentity
@@ -166,7 +166,11 @@ class Indexer:
 
     def _candidate(self, image: ReadImage) -> Candidate:
         item = image.item
-        return Candidate(image.sha256, Record(self.data_set, item.key, item.uri, item.url))
+        try:
+            owner = image.owner
+        except InvalidManifest:
+            owner = None  # the decoder rejects the row with this reason
+        return Candidate(image.sha256, Record(self.data_set, item.key, item.uri, item.url), owner)
 
     def _add_duplicates(
         self, batch: Batch, images: list[tuple[int, ReadImage]], present: set[TrainingImageId], reader: ItemReader

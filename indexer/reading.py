@@ -30,6 +30,12 @@ class ReadImage:
     def training_image_id(self) -> TrainingImageId:
         return training_image_id(self.sha256)
 
+    @property
+    def owner(self) -> OwnerReference | None:
+        """The owner whom the source names. Raises InvalidManifest if the name or id is too long."""
+        item = self.item
+        return OwnerReference(item.owner, item.owner_name or item.owner) if item.owner else None
+
 
 @dataclass(frozen=True, slots=True)
 class DecodedImage:
@@ -123,7 +129,6 @@ class ItemReader:
 
     def _work(self, read: ReadImage, width: int, height: int) -> NewWork:
         item = read.item
-        owner = OwnerReference(item.owner, item.owner_name or item.owner) if item.owner else None
         return NewWork(
             training_image_id=read.training_image_id,
             sha256=read.sha256,
@@ -136,5 +141,5 @@ class ItemReader:
             title=item.title,
             license=item.license,
             labels=item.labels,
-            owner=owner,
+            owner=read.owner,
         )

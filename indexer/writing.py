@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Protocol
 
-from gmvaluator.catalogue.records import NewWork, Recorded
+from gmvaluator.catalogue.records import NewWork, OwnerReference, Recorded
 from gmvaluator.catalogue.tombstones import Record
 from gmvaluator.errors import ModelFailed
 from gmvaluator.files import atomic_write
@@ -28,6 +28,9 @@ REMOVED_RECORD = (
 )
 """Reason for leaving out an image whose record has a tombstone."""
 
+REMOVED_OWNER = "its owner was erased, and is not recorded again"
+"""Reason for leaving out a new image whose owner has a tombstone."""
+
 ImageVectors = tuple[Float32Array, Float32Array] | ModelFailed
 """The recall vector (D,) and perceptual vectors (V, P) of one image, or the error that prevented them."""
 
@@ -44,6 +47,12 @@ class WorkRecorder(Protocol):
     def removed_among(self, records: Collection[Record]) -> set[Record]:
         """Return those of `records` that have a tombstone."""
 
+    def erased_owners(self, owners: Collection[OwnerReference]) -> set[OwnerReference]:
+        """Return those of `owners` that have a tombstone."""
+
+    def known(self, sha256s: Collection[str]) -> set[str]:
+        """Return those of `sha256s` whose images are in the catalogue."""
+
     def record(self, batch: Sequence[NewWork]) -> Recorded:
         """Record works; return the counts, and the works that were refused because they have a tombstone by now."""
 
@@ -54,11 +63,12 @@ class Candidate:
 
     sha256: str
     record: Record
+    owner: OwnerReference | None = None
 
     @classmethod
     def of(cls, work: NewWork) -> Candidate:
         """Return the candidate of a work."""
-        return cls(work.sha256, Record(work.data_set, work.key, work.uri, work.url))
+        return cls(work.sha256, Record(work.data_set, work.key, work.uri, work.url), work.owner)
 
 
 def removal_reasons(catalogue: WorkRecorder, candidates: Iterable[Candidate]) -> dict[Candidate, str]:
@@ -66,8 +76,13 @@ def removal_reasons(catalogue: WorkRecorder, candidates: Iterable[Candidate]) ->
     images = set(candidates)
     tombstoned = catalogue.tombstoned({image.sha256 for image in images})
     records = catalogue.removed_among({image.record for image in images})
+    erased = catalogue.erased_owners({image.owner for image in images if image.owner is not None})
+    theirs = {image for image in images if image.owner in erased}
+    # What is known stays, with the claims that it has.
+    known = catalogue.known({image.sha256 for image in theirs}) if theirs else set()
+    by_owner = {image: REMOVED_OWNER for image in theirs if image.sha256 not in known}
     by_record = {image: REMOVED_RECORD for image in images if image.record in records}
-    return by_record | {image: REMOVED_CONTENT for image in images if image.sha256 in tombstoned}
+    return by_owner | by_record | {image: REMOVED_CONTENT for image in images if image.sha256 in tombstoned}
 
 
 class ShardLog(Protocol):

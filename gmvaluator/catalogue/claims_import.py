@@ -216,6 +216,7 @@ class ClaimImporter:
         self._at = recorded_at
         self._partial = partial
         self._known: dict[OwnerKey, OwnerId] = {}
+        self._erased: set[OwnerKey] = set()
         self._recorded: set[OwnerReference] = set()
         self._new: list[dict[str, Any]] = []
 
@@ -227,6 +228,7 @@ class ClaimImporter:
             batch = grouped[start : start + _WORKS_PER_QUERY]
             keys = {_owner_key(row) for _, rows in batch for row in rows} - self._known.keys()
             self._known |= self._recorder.known_owners(keys)
+            self._erased |= self._recorder.erased(keys)
             stored = self._claims_on([work for work, _ in batch])
             for work, rows in batch:
                 self._import_work(work, rows, stored.get(work, {}), result)
@@ -273,6 +275,8 @@ class ClaimImporter:
         # Placeholders: rejected rows must not create their owners.
         new_owners: dict[OwnerKey, uuid.UUID] = {}
         for row in rows:
+            if _owner_key(row) in self._erased:
+                return f"line {row.line} names an owner who was erased, and who is not recorded again"
             owner = known.get(_owner_key(row)) or new_owners.setdefault(_owner_key(row), uuid.uuid4())
             key = owner, row.origin, row.valid_from
             if key in line_of:

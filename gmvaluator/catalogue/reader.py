@@ -14,7 +14,7 @@ from sqlalchemy import Connection, Engine, PoolProxiedConnection, Row, and_, fun
 
 from gmvaluator.accounts import HELD
 from gmvaluator.catalogue.claims import Claim, Right, resolve_claims
-from gmvaluator.catalogue.records import IndexRun
+from gmvaluator.catalogue.records import IndexRun, OwnerReference
 from gmvaluator.catalogue.removal import (
     OptedOut,
     OptedOutWorks,
@@ -39,7 +39,7 @@ from gmvaluator.catalogue.schema import (
 )
 from gmvaluator.catalogue.tombstones import Record, Removal, Restorable, removed_among, restorable, tombstoned, unpurged
 from gmvaluator.catalogue.vault import Vault
-from gmvaluator.catalogue.writer import NAME, find_owners
+from gmvaluator.catalogue.writer import NAME, erased_among, find_owners
 from gmvaluator.errors import InvalidInput, NotFound, UnknownGenerator
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.ports import Beneficiary, Generator, WorkCard
@@ -192,9 +192,21 @@ class CatalogueReader:
         key = namespace, normal_identifier(manifest_id)
         with self._engine.connect() as connection:
             known = find_owners(connection, self._vault, [key])
+            erased = not known and erased_among(connection, self._vault, [key])
+        if erased:
+            raise NotFound("the owner with this id was erased, and the id leads nowhere: give the UUID")
         if key not in known:
             raise NotFound("no owner is known by this id: give the UUID, or the manifest's owner_id as it was imported")
         return known[key]
+
+    def erased_owners(self, owners: Collection[OwnerReference]) -> set[OwnerReference]:
+        """Return those of `owners` (10,000 at most) who were erased."""
+        _check_count(owners)
+        if not owners:
+            return set()
+        with self._engine.connect() as connection:
+            keys = erased_among(connection, self._vault, {(owner.namespace, owner.manifest_id) for owner in owners})
+        return {owner for owner in owners if (owner.namespace, owner.manifest_id) in keys}
 
     def snapshot(self) -> AbstractContextManager[Connection]:
         """Return a read-only connection, for the queries of other modules."""

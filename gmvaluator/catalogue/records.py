@@ -80,7 +80,7 @@ class NewWork:
 
 @dataclass(frozen=True, slots=True)
 class Recorded:
-    """Numbers of rows that a batch added. refused: works that were removed before, and stay out."""
+    """Numbers of rows that a batch added. refused: works that were removed before, or whose owner was erased."""
 
     works: int
     sources: int

@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from gmvaluator.storage.schema import SchemaRevision, forbid_changes
 
-REVISION = SchemaRevision("catalogue", "0005", Path(__file__).parent / "migrations")
+REVISION = SchemaRevision("catalogue", "0006", Path(__file__).parent / "migrations")
 
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 _Instant = String(27)
@@ -95,6 +95,14 @@ owner_references = Table(
 
 lookup: keyed hash of the manifest's owner_id, by which later imports find the owner.
 """
+
+erased_owners = Table(
+    "erased_owners",
+    metadata,
+    Column("lookup", _Sha256, primary_key=True),
+    Column("recorded_at", _Instant, nullable=False),
+)
+"""Tombstones of owners who were erased and must not be recorded again. lookup: as in `owner_references`."""
 
 claims = Table(
     "claims",

@@ -28,13 +28,14 @@ from gmvaluator.catalogue.schema import (
 )
 from gmvaluator.catalogue.tombstones import Removal, Restorable, add_tombstones, record_purge, take_back
 from gmvaluator.catalogue.vault import Vault
-from gmvaluator.catalogue.writer import MAX_BATCH, BatchRecorder, delete_references
+from gmvaluator.catalogue.writer import MAX_BATCH, BatchRecorder, delete_references, find_owners, keep_owner_out
 from gmvaluator.errors import Conflict, InvalidInput, MissingData, NotFound, PreconditionFailed
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.ports import Generator
 from gmvaluator.storage.database import Database, DataLocation, as_location, location_in
 from gmvaluator.storage.schema import insert_missing, utc_text
 from gmvaluator.storage.sqlite import rewrite
+from gmvaluator.text import normal_identifier
 from gmvaluator.valuation.policy import load_policy
 
 FILE_NAME = "catalogue.sqlite"
@@ -180,7 +181,8 @@ class Catalogue(CatalogueReader):
     def erase_owner(self, owner_id: OwnerId) -> int:
         """Make an owner's name, contact and manifest id permanently unreadable; return the number deleted.
 
-        Works, claims and credits keep the owner's UUID. Raises NotFound.
+        Works, claims and credits keep the owner's UUID. A tombstone, the keyed hash of the manifest id, prevents that
+        an import records the owner under another UUID. Raises NotFound.
         """
         with self._writing() as connection:
             if connection.execute(select(owners.c.owner_id).where(owners.c.owner_id == owner_id)).first() is None:
@@ -188,6 +190,17 @@ class Catalogue(CatalogueReader):
             # First: whatever fails after this, the references cannot be decrypted any more.
             self._vault.destroy_key(owner_id)
             return delete_references(connection, owner_id, _now())
+
+    def keep_owner_out(self, manifest_id: str, namespace: str = "") -> None:
+        """Prevent the owner with this manifest id, who is not known, from being recorded by an import.
+
+        Raises Conflict if the owner is known.
+        """
+        with self._writing() as connection:
+            key = namespace, normal_identifier(manifest_id)
+            if find_owners(connection, self._vault, [key]):
+                raise Conflict("the owner with this id is known: forget the owner without --in-advance")
+            keep_owner_out(connection, self._vault.lookup(*key), _now())
 
     def rewrite(self) -> bool:
         """Rewrite the database, so that no deleted row leaves bytes in it; see `storage.sqlite.rewrite`."""

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select, update
 
 from gmvaluator.catalogue.claims import WHOLE_PPM
 from gmvaluator.catalogue.records import NewWork, OwnerReference, Recorded
-from gmvaluator.catalogue.schema import claims, data_sets, owner_references, owners, sources, tombstones, works
+from gmvaluator.catalogue.schema import (
+    claims,
+    data_sets,
+    erased_owners,
+    owner_references,
+    owners,
+    sources,
+    tombstones,
+    works,
+)
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.ids import OwnerId, new_owner_id
 from gmvaluator.storage.schema import BEGINNING, END, insert_missing
@@ -36,9 +46,17 @@ class BatchRecorder:
         self._at = recorded_at
 
     def record(self, batch: Sequence[NewWork]) -> Recorded:
-        """Add the works, sources, owners and claims that are new. Works with a tombstone are refused."""
-        refused = self._tombstoned(batch)
-        accepted = [work for work in batch if work.sha256 not in refused]
+        """Add the works, sources, owners and claims that are new. Works with a tombstone are refused.
+
+        A new work whose owner was erased is refused, too; a known one gets no claim of that owner.
+        """
+        removed = self._tombstoned(batch)
+        present = [work for work in batch if work.sha256 not in removed]
+        erased = self.erased({_owner_key(work.owner) for work in present if work.owner is not None})
+        accepted = self._without_new_works_of(erased, present)
+        if erased:
+            accepted = [replace(work, owner=None) if _is_of(work, erased) else work for work in accepted]
+        kept = {work.sha256 for work in accepted}
         self._add(data_sets, [{"name": name, "added_at": self._at} for name in {work.data_set for work in accepted}])
         owner_ids = self.owners({work.owner for work in accepted if work.owner is not None})
         added = self._add(works, _unique(_work_row(work, self._at) for work in accepted))
@@ -47,7 +65,7 @@ class BatchRecorder:
             works=added,
             sources=self._add(sources, [_source_row(work, self._at) for work in accepted]),
             claims=self._add(claims, self._claim_rows(accepted, owner_ids)),
-            refused=tuple(work.training_image_id for work in batch if work.sha256 in refused),
+            refused=tuple(work.training_image_id for work in batch if work.sha256 not in kept),
         )
 
     def _add(self, table: Table, rows: Sequence[dict[str, Any]]) -> int:
@@ -76,12 +94,21 @@ class BatchRecorder:
                 self._connection.execute(update(sources).where(this & (sources.c.key == name[2])).values(values))
                 stored[name] = newest
 
+    def _without_new_works_of(self, erased: Collection[OwnerKey], batch: Sequence[NewWork]) -> list[NewWork]:
+        """Return the batch without works that only erased owners have, and that the catalogue does not know."""
+        if not erased:
+            return list(batch)
+        others = {work.sha256 for work in batch if not _is_of(work, erased)}
+        hashes = {work.sha256 for work in batch} - others
+        known = set(self._connection.execute(select(works.c.sha256).where(works.c.sha256.in_(hashes))).scalars())
+        return [work for work in batch if work.sha256 in known | others]
+
     def _tombstoned(self, batch: Sequence[NewWork]) -> set[str]:
         query = select(tombstones.c.sha256).where(tombstones.c.sha256.in_({work.sha256 for work in batch}))
         return set(self._connection.execute(query).scalars())
 
     def owners(self, references: Iterable[OwnerReference]) -> dict[OwnerKey, OwnerId]:
-        """Return the owner of each (namespace, manifest id); create those that are new."""
+        """Return the owner of each (namespace, manifest id); create those that are new. None of them may be erased."""
         names = {(reference.namespace, reference.manifest_id): reference.display_name for reference in references}
         known = self.known_owners(names)
         for key, name in names.items():
@@ -90,6 +117,10 @@ class BatchRecorder:
             else:
                 known[key] = self._new_owner(self._vault.lookup(*key), key[1], name or key[1])
         return known
+
+    def erased(self, keys: Iterable[OwnerKey]) -> set[OwnerKey]:
+        """Return those of `keys` whose owners were erased."""
+        return erased_among(self._connection, self._vault, keys)
 
     def known_owners(self, keys: Iterable[OwnerKey]) -> dict[OwnerKey, OwnerId]:
         """Return the owners of those of `keys` that were recorded before and not erased since."""
@@ -152,11 +183,7 @@ def find_owners(connection: Connection, vault: Vault, keys: Iterable[OwnerKey]) 
 
     An owner that was recorded before identifiers were normalised is found by the spelling of that time.
     """
-    spellings = {
-        vault.lookup(namespace, spelling): (rank, (namespace, identifier))
-        for namespace, identifier in keys
-        for rank, spelling in enumerate((identifier, *other_spellings(identifier)))
-    }
+    spellings = _spellings(vault, keys)
     ranked: dict[OwnerKey, tuple[int, OwnerId]] = {}
     query = select(owner_references.c.lookup, owner_references.c.owner_id)
     lookups = list(spellings)
@@ -168,12 +195,52 @@ def find_owners(connection: Connection, vault: Vault, keys: Iterable[OwnerKey]) 
     return {key: owner_id for key, (_, owner_id) in ranked.items()}
 
 
+def erased_among(connection: Connection, vault: Vault, keys: Iterable[OwnerKey]) -> set[OwnerKey]:
+    """Return those of `keys` whose owners were erased."""
+    # Without any erasure, which is usual, nothing need be hashed.
+    if connection.execute(select(erased_owners.c.lookup).limit(1)).first() is None:
+        return set()
+    erased: set[OwnerKey] = set()
+    spellings = _spellings(vault, keys)
+    lookups = list(spellings)
+    for start in range(0, len(lookups), _LOOKUPS_PER_QUERY):
+        part = lookups[start : start + _LOOKUPS_PER_QUERY]
+        rows = connection.execute(select(erased_owners.c.lookup).where(erased_owners.c.lookup.in_(part)))
+        erased.update(spellings[lookup][1] for lookup in rows.scalars())
+    return erased
+
+
+def _spellings(vault: Vault, keys: Iterable[OwnerKey]) -> dict[str, tuple[int, OwnerKey]]:
+    """Return the lookup of every spelling of the keys, with its rank and the key."""
+    return {
+        vault.lookup(namespace, spelling): (rank, (namespace, identifier))
+        for namespace, identifier in keys
+        for rank, spelling in enumerate((identifier, *other_spellings(identifier)))
+    }
+
+
+def keep_owner_out(connection: Connection, lookup: str, at: str) -> None:
+    """Add the tombstone of an owner, so that no import records the owner again."""
+    connection.execute(insert_missing(connection, erased_owners), {"lookup": lookup, "recorded_at": at})
+
+
 def delete_references(connection: Connection, owner_id: OwnerId, forgotten_at: str) -> int:
-    """Delete the references of an owner, but not its UUID; return the number deleted."""
+    """Replace the references of an owner by a tombstone, but keep its UUID; return the number deleted."""
+    lookups = select(owner_references.c.lookup).where(owner_references.c.owner_id == owner_id)
+    for lookup in connection.execute(lookups.where(owner_references.c.lookup.is_not(None))).scalars().all():
+        keep_owner_out(connection, lookup, forgotten_at)
     removed = connection.execute(owner_references.delete().where(owner_references.c.owner_id == owner_id)).rowcount
     first_time = (owners.c.owner_id == owner_id) & owners.c.forgotten_at.is_(None)
     connection.execute(update(owners).where(first_time).values(forgotten_at=forgotten_at))
     return removed
+
+
+def _owner_key(owner: OwnerReference) -> OwnerKey:
+    return owner.namespace, owner.manifest_id
+
+
+def _is_of(work: NewWork, owners: Collection[OwnerKey]) -> bool:
+    return work.owner is not None and _owner_key(work.owner) in owners
 
 
 def _unique(rows: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:

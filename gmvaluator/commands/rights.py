@@ -84,18 +84,23 @@ def show(work: str, data_set: str | None, at: str | None, place: DataLocation, a
 @rights.command()
 @click.argument("owner")
 @click.option("--yes", is_flag=True, help="Do not ask for confirmation.")
+@click.option("--in-advance", is_flag=True, help="OWNER is a manifest id that is not known: keep it out of imports.")
 @place_option
 @json_option
-def forget(owner: str, yes: bool, place: DataLocation, as_json: bool) -> None:
+def forget(owner: str, yes: bool, in_advance: bool, place: DataLocation, as_json: bool) -> None:
     """Erase the name, contact and manifest id of OWNER permanently, in backups too, and print a signed receipt.
 
-    OWNER is a UUID or a manifest id. Sums, shares and the ledger's chain stay as they are. This cannot be undone.
+    OWNER is a UUID or a manifest id. Sums, shares and the ledger's chain stay as they are. No later import records the
+    owner again: a keyed hash of the manifest id is kept for that. This cannot be undone.
 
     Example: gmvaluator rights forget 5a1e0c3b-0000-4000-8000-000000000001 --yes
     """
     from gmvaluator.catalogue.erasure import erase_owner, find_owner
     from gmvaluator.catalogue.store import open_catalogue
 
+    if in_advance:
+        _keep_out(place, owner, as_json)
+        return
     with open_catalogue(place) as existing:
         owner_id = find_owner(existing, owner)
     if not yes:
@@ -149,6 +154,17 @@ def _release(place: DataLocation, catalogue: Any, reason: str) -> dict[str, int]
     entries = [entry for release in releases for entry in release.decision.entries]
     moved = sum(-entry.amount_micros for entry in entries if entry.amount_micros < 0)
     return {"generations": len(releases), "moved_micros": moved}
+
+
+def _keep_out(place: DataLocation, manifest_id: str, as_json: bool) -> None:
+    """Keep an owner who is not known out of imports, as one who was erased in a backup or by an older version."""
+    from gmvaluator.catalogue.store import open_catalogue
+
+    with open_catalogue(place) as existing:
+        existing.counts()
+    with open_catalogue(place, write=True) as catalogue:
+        catalogue.keep_owner_out(manifest_id)
+    click.echo(json.dumps({"kept_out": True}) if as_json else "no import will record an owner with this id")
 
 
 def _ledger_state(place: DataLocation, account: str) -> dict[str, Any] | None:

@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import os
+import re
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 from gmvaluator.errors import AlreadyHeld
 from gmvaluator.files import FileLock
 
 _MAX_COMMAND_CHARACTERS = 200
+_COMMAND_WORDS = 2
+"""Words of a command, such as `rights forget`."""
+
+_COMMAND_WORD = re.compile(r"[a-z][a-z-]*")
 
 
 class WriterLock:
@@ -28,8 +35,7 @@ class WriterLock:
                 raise AlreadyHeld(
                     f"{file} is being written by {holder(file)}: let it finish or stop it, then try again"
                 )
-            command = " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])[:_MAX_COMMAND_CHARACTERS]
-            self._lock.write(json.dumps({"pid": os.getpid(), "command": command}).encode())
+            self._lock.write(json.dumps({"pid": os.getpid(), "command": _command(sys.argv)}).encode())
         except BaseException:
             self._lock.close()
             raise
@@ -37,6 +43,12 @@ class WriterLock:
     def release(self) -> None:
         """Unlock. Calling it again does nothing."""
         self._lock.close()
+
+
+def _command(words: Sequence[str]) -> str:
+    """Return the program and its command, without arguments: they may name an owner who is erased later."""
+    names = itertools.takewhile(_COMMAND_WORD.fullmatch, words[1 : 1 + _COMMAND_WORDS])
+    return " ".join([Path(words[0]).name, *names])[:_MAX_COMMAND_CHARACTERS]
 
 
 def holder(file: Path) -> str:

@@ -2,7 +2,7 @@
 
 from collections.abc import Collection, Mapping, Sequence
 
-from gmvaluator.catalogue.records import NewWork, Recorded
+from gmvaluator.catalogue.records import NewWork, OwnerReference, Recorded
 from gmvaluator.catalogue.tombstones import Record
 from gmvaluator.ids import TrainingImageId
 from indexer.report import Counts, LeftOut
@@ -12,12 +12,14 @@ class RecordingCatalogue:
     """A catalogue in memory.
 
     tombstones: SHA-256s removed before the run. removed_keys: keys removed before it, of every data set. removed_late:
-    SHA-256s to refuse when they are recorded, as if another process removed them meanwhile.
+    SHA-256s to refuse when they are recorded, as if another process removed them meanwhile. erased: manifest ids of
+    owners who were erased.
     """
 
     def __init__(self, tombstones: Collection[str] = (), removed_keys: Collection[str] = ()) -> None:
         self.works: list[NewWork] = []
         self.removed_late: set[str] = set()
+        self.erased: set[str] = set()
         self._tombstones = set(tombstones)
         self._removed_keys = set(removed_keys)
 
@@ -26,6 +28,12 @@ class RecordingCatalogue:
 
     def removed_among(self, records: Collection[Record]) -> set[Record]:
         return {record for record in records if record.key in self._removed_keys}
+
+    def erased_owners(self, owners: Collection[OwnerReference]) -> set[OwnerReference]:
+        return {owner for owner in owners if owner.manifest_id in self.erased}
+
+    def known(self, sha256s: Collection[str]) -> set[str]:
+        return {work.sha256 for work in self.works} & set(sha256s)
 
     def record(self, batch: Sequence[NewWork]) -> Recorded:
         refused = tuple(work.training_image_id for work in batch if work.sha256 in self.removed_late)

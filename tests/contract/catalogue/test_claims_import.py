@@ -10,7 +10,7 @@ from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.errors import InvalidInput, InvalidManifest, NotFound
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_work
-from tests.support.scenes import NOVEMBER, OCTOBER, SEPTEMBER, import_rights, owner_named, record, sha256_of, work
+from tests.support.scenes import NOVEMBER, OCTOBER, SEPTEMBER, import_rights, record, sha256_of, work
 
 HEAD = "sha256,owner_id,owner_name,share_ppm,valid_from,valid_to,origin\n"
 
@@ -148,13 +148,3 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
         list(read_claims(tmp_path / "rights.csv", "test"))
     with pytest.raises(InvalidManifest):
         list(read_claims(tmp_path / "none.csv", "test"))
-
-
-def test_a_forgotten_owner_is_another_when_imported_again(place: DataLocation, tmp_path: Path) -> None:
-    record(place, work(1, "ada"), work(2, None))
-    ada = owner_named(place, "ada")
-    with open_catalogue(place, write=True) as catalogue:
-        assert catalogue.erase_owner(ada) == 2
-        assert catalogue.rewrite()
-    import_rights(place, tmp_path, HEAD + f"{sha256_of(2)},ada,Ada,1000000,,,\n")
-    assert owner_named(place, "ada") != ada

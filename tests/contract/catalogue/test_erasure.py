@@ -1,17 +1,20 @@
 """Erasure of an owner: no byte of the name is left anywhere, and no amount or hash has changed."""
 
 import json
+from dataclasses import replace
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
 
 from gmvaluator.auth.signing import Signed, Signer
+from gmvaluator.catalogue.claims_import import read_claims
 from gmvaluator.catalogue.erasure import erase_owner, find_owner
 from gmvaluator.catalogue.reader import ERASED_NAME
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.catalogue.vault import Vault
-from gmvaluator.errors import NotFound, PreconditionFailed
+from gmvaluator.errors import Conflict, NotFound, PreconditionFailed
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.storage.sqlite import back_up
@@ -98,3 +101,40 @@ def test_nobody_is_forgotten_by_mistake(filled: DataLocation) -> None:
             erase_owner(catalogue, sample_owner(99), filled.folder, None)
         with pytest.raises(NotFound):
             find_owner(catalogue, "nobody")
+
+
+def test_an_erased_owner_does_not_come_back_by_indexing(place: DataLocation) -> None:
+    """What is known stays with its claims; new works are refused, unless somebody else has them, too."""
+    record(place, work(1, "ada"))
+    with open_catalogue(place, write=True) as catalogue:
+        ada = catalogue.owner_of_manifest_id("ada")
+        erase_owner(catalogue, ada, place.folder, None)
+        before = catalogue.counts()
+        again = catalogue.record([work(1, "ada"), work(2, "ada"), work(3, "ada"), replace(work(3, "ben"), key="copy")])
+        assert again.refused == (work(2, "ada").training_image_id,)
+        after = catalogue.counts()
+        assert (after.owners, after.claims, after.works) == (before.owners + 1, before.claims + 1, before.works + 1)
+        moment = datetime.now(UTC)
+        (card,) = catalogue.works([work(1, "ada").training_image_id], moment).values()
+        assert [(payee.owner_id, payee.share_ppm) for payee in card.beneficiaries] == [(ada, 1_000_000)]
+        owners = [OwnerReference("ada", "Ada"), OwnerReference("ben", "Ben")]
+        assert catalogue.erased_owners(owners) == {owners[0]}
+        with pytest.raises(NotFound, match="was erased"):
+            find_owner(catalogue, "ada")
+
+
+def test_an_erased_owner_does_not_come_back_by_an_import_of_rights(place: DataLocation, tmp_path: Path) -> None:
+    record(place, work(1, "ben"), work(2, "ben"))
+    with open_catalogue(place, write=True) as catalogue:
+        catalogue.keep_owner_out("ada")
+        with pytest.raises(Conflict):
+            catalogue.keep_owner_out("ben")
+        file = tmp_path / "rights.csv"
+        file.write_text(
+            "sha256,owner_id,share_ppm\n"
+            f"{sha256_of(1)},ada,1000000\n{sha256_of(1)},ada,0\n{sha256_of(2)},cleo,1000000\n"
+        )
+        result = catalogue.import_claims(read_claims(file, "rights"))
+        assert (result.added, [row.line for row in result.rejected]) == (1, [2, 3])
+        assert all("was erased" in row.reason and "ada" not in row.reason for row in result.rejected)
+        assert catalogue.counts().owners == 2

@@ -137,6 +137,23 @@ def test_another_image_under_a_removed_key_stays_out(folder: Path, store: Memory
     assert "another key" in report.left_out[0].reason
 
 
+def test_new_works_of_an_erased_owner_stay_out(folder: Path, store: MemoryStore) -> None:
+    """Those that are known stay, and so does what another owner has."""
+    for number, name in enumerate(("a.png", "b.png", "c.png")):
+        picture(folder, name, number)
+    (folder / "manifest.csv").write_text("file_name,owner_id\na.png,ada\n")
+    catalogue = RecordingCatalogue()
+    index_folder(folder, store, catalogue)
+    catalogue.erased.add("ada")
+    (folder / "manifest.csv").write_text("file_name,owner_id\na.png,ada\nb.png,ada\nc.png,ben\n")
+    report = index_folder(folder, store, catalogue)
+    assert report.counts == Counts(3, 1, 1, 0, 0, 1)
+    (row,) = report.left_out
+    assert (row.key, row.kind) == ("b.png", "removed")
+    assert "owner was erased" in row.reason
+    assert "ada" not in row.reason
+
+
 def test_a_work_that_is_removed_while_in_flight_is_not_indexed(folder: Path, store: MemoryStore) -> None:
     """Its tombstone is written after the image is read and before the work is recorded."""
     picture(folder, "a.png", 1)

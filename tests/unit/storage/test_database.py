@@ -31,6 +31,25 @@ def test_a_second_writer_gets_the_name_of_the_holder(tmp_path: Path) -> None:
     WriterLock(file).release()
 
 
+@pytest.mark.parametrize(
+    ("words", "command"),
+    [
+        (["/bin/gmvaluator", "rights", "forget", "ada", "--yes"], "gmvaluator rights forget"),
+        (["/bin/gmvaluator", "index", "remove", "--owner", "ada"], "gmvaluator index remove"),
+        (["/bin/gmvaluator", "serve", "--data", "ada"], "gmvaluator serve"),
+        (["/bin/gmvaluator", "--config=ada", "serve"], "gmvaluator"),
+    ],
+)
+def test_a_lock_file_has_the_command_without_arguments(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, words: list[str], command: str
+) -> None:
+    """They may name an owner who is erased later."""
+    monkeypatch.setattr("sys.argv", words)
+    file = tmp_path / "some.sqlite"
+    WriterLock(file).release()
+    assert holder(file).endswith(f"({command})")
+
+
 def test_the_kernel_releases_the_lock_of_a_dead_writer(tmp_path: Path) -> None:
     file = tmp_path / "some.sqlite"
     script = "import os, sys; from pathlib import Path; from gmvaluator.storage.locks import WriterLock\n"
