@@ -17,15 +17,19 @@ _FIRST_RECONNECT_MS, _RECONNECT_MS = 100, 3_000
 """Initial and maximum backoff of gRPC's reconnection to a server. gRPC's defaults are 1 s, longer than all retries of a
 call together, and 120 s."""
 
+_UNIX = "unix"
 _HOST_PORT = re.compile(r"[A-Za-z0-9._-]+:\d{1,5}")
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """The address and credentials of a gRPC server that implements Qdrant's API."""
+    """The address and credentials of a gRPC server that implements Qdrant's API.
+
+    port: of a host; of the host "unix", the path of a Unix socket.
+    """
 
     host: str
-    port: int
+    port: int | str
     tls: bool
     api_key: str | None = field(repr=False)
 
@@ -37,7 +41,7 @@ class Endpoint:
     def channel_options(self) -> dict[str, int]:
         """Options for a gRPC channel to this endpoint."""
         # gRPC sends even loopback traffic to a proxy that the environment configures.
-        loopback = self.host in ("localhost", "127.0.0.1", "::1")
+        loopback = self.host in ("localhost", "127.0.0.1", "::1", _UNIX)
         direct = {"grpc.enable_http_proxy": 0} if loopback else {}
         pauses = {"initial": _FIRST_RECONNECT_MS, "max": _RECONNECT_MS}
         return {**direct, **{f"grpc.{name}_reconnect_backoff_ms": pause for name, pause in pauses.items()}}
@@ -87,18 +91,18 @@ class EmbeddedAccess:
 
     @property
     def endpoint(self) -> Endpoint:
-        return _loopback(self._lease.contact)
+        return _endpoint(self._lease.contact)
 
     def renew(self, broken: Endpoint) -> Endpoint:
         contact = self._lease.contact
-        return _loopback(self._lease.renew(contact) if _loopback(contact) == broken else contact)
+        return _endpoint(self._lease.renew(contact) if _endpoint(contact) == broken else contact)
 
     def close(self) -> None:
         self._lease.close()
 
 
-def _loopback(contact: Contact) -> Endpoint:
-    return Endpoint("127.0.0.1", contact.port, False, contact.api_key)
+def _endpoint(contact: Contact) -> Endpoint:
+    return Endpoint(_UNIX, str(contact.socket), False, contact.api_key)
 
 
 def open_access(location: str | Path, api_key: str | None = None) -> Access:

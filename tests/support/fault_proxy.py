@@ -110,7 +110,8 @@ class CuttingProxy:
                 client, _ = self._listening.accept()
             except OSError:
                 return
-            server = socket.create_connection((self._upstream.host, self._upstream.port))
+            server = socket.socket(socket.AF_UNIX)
+            server.connect(str(self._upstream.port))
             self._open += [client, server]
             budget = self._after_bytes if self.cut < self._cuts else None
             for source, target, limit in ((client, server, None), (server, client, budget)):

@@ -5,7 +5,11 @@ An index folder has these files:
     users.lock    held shared by every program that uses the index; the engine takes it exclusively before it ends
     start.lock    held exclusively by a program that looks for an engine or starts one
     engine.lock   held exclusively by the engine while it runs
-    engine.json   port and API key of the engine; readable by its owner only
+    engine.json   socket and API key of the engine; readable by its owner only
+    .socket/      the engine's socket; accessible to its owner only
+
+The engine listens on a Unix socket and not on a port, which any user of the machine could take over once the engine has
+died: that user would be sent the API key, and could direct all credits.
 
 The locks are flocks, which the kernel releases however a process ends. Python opens files as non-inheritable, so a
 child process never keeps one.
@@ -29,6 +33,7 @@ import grpc
 import gmvaluator
 from gmvaluator.errors import IndexUnavailable
 from gmvaluator.files import FileLock, atomic_write
+from gmvaluator.index.engine.sockets import require_own_socket
 
 USERS_LOCK = "users.lock"
 START_LOCK = "start.lock"
@@ -39,15 +44,15 @@ LOG = "engine.log"
 
 @dataclass(frozen=True, slots=True)
 class Contact:
-    """Port, API key and process id of a running engine on this machine."""
+    """Socket, API key and process id of a running engine on this machine."""
 
-    port: int
+    socket: Path
     api_key: str = field(repr=False)
     pid: int
 
     def write(self, folder: Path) -> None:
         """Write engine.json atomically, readable by its owner only."""
-        value = {"port": self.port, "api_key": self.api_key, "pid": self.pid}
+        value = {"socket": str(self.socket), "api_key": self.api_key, "pid": self.pid}
         atomic_write(folder / CONTACT, json.dumps(value).encode(), mode=0o600)
 
     @classmethod
@@ -55,7 +60,7 @@ class Contact:
         """Read engine.json; return None if it is absent or malformed."""
         try:
             value = json.loads((folder / CONTACT).read_bytes())
-            return cls(int(value["port"]), str(value["api_key"]), int(value["pid"]))
+            return cls(Path(value["socket"]), str(value["api_key"]), int(value["pid"]))
         except (FileNotFoundError, ValueError, KeyError, TypeError):
             return None
 
@@ -135,8 +140,10 @@ class EngineLease:
         """Return the contact of the running engine once it answers, or None if it ended meanwhile."""
         while time.monotonic() < deadline and self._alive():
             contact = Contact.read(self._folder)
-            if contact is not None and _answers(contact):
-                return contact
+            if contact is not None:
+                require_own_socket(contact.socket)
+                if _answers(contact):
+                    return contact
             time.sleep(_POLL_S)
         return None
 
@@ -145,11 +152,12 @@ class EngineLease:
 
         Raises IndexUnavailable if the engine ends during its start.
         """
-        (self._folder / CONTACT).unlink(missing_ok=True)
+        killed = Contact.read(self._folder)
         process = _spawn(self._folder)
         while time.monotonic() < deadline:
             contact = Contact.read(self._folder)
-            if contact is not None:
+            if contact is not None and contact != killed:
+                require_own_socket(contact.socket)
                 return contact
             status = process.poll()
             if status is not None:
@@ -185,8 +193,8 @@ def _spawn(folder: Path) -> subprocess.Popen[bytes]:
 
 def _answers(contact: Contact) -> bool:
     """Return whether the engine answers a health check."""
-    # A listening port proves nothing: it outlives a killed process for a moment.
-    with grpc.insecure_channel(f"127.0.0.1:{contact.port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
+    # A socket proves nothing: its file outlives a killed process.
+    with grpc.insecure_channel(f"unix:{contact.socket}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         health_check: grpc.UnaryUnaryMultiCallable[bytes, bytes] = channel.unary_unary("/qdrant.Qdrant/HealthCheck")
         try:
             health_check(b"", timeout=_CALL_TIMEOUT_S, metadata=(("api-key", contact.api_key),))

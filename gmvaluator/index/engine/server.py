@@ -25,6 +25,7 @@ from gmvaluator.files import FileLock
 from gmvaluator.index.engine.launcher import CONTACT, ENGINE_LOCK, LOG, USERS_LOCK, Contact
 from gmvaluator.index.engine.registry import Registry
 from gmvaluator.index.engine.services import CollectionsService, HealthService, PointsService
+from gmvaluator.index.engine.sockets import new_socket, remove_socket
 from gmvaluator.index.engine.wire_settings import FLUSH_INTERVAL_S
 
 _log = logging.getLogger(__name__)
@@ -68,8 +69,9 @@ def _refuse(_request: Any, context: grpc.ServicerContext) -> None:
 class Engine:
     """An engine that serves one folder.
 
-    With a port it is a permanent server: it listens there, accepts `api_key`, and runs until SIGTERM or SIGINT. Without
-    one it takes any free port, generates a key, and also ends after its last user.
+    It listens on a Unix socket that only its own user can reach. With a port it is a permanent server: it listens there
+    too, accepts `api_key`, and runs until SIGTERM or SIGINT. Without one it generates a key, and also ends after its
+    last user.
     """
 
     def __init__(self, folder: Path, port: int = 0, api_key: str = "") -> None:
@@ -86,21 +88,24 @@ class Engine:
         ):
             if not alone.acquire(timeout_s=_LOCK_WAIT_S):
                 return ALREADY_RUNNING
-            (self._folder / CONTACT).unlink(missing_ok=True)  # that of an engine that was killed
+            killed = Contact.read(self._folder)
+            (self._folder / CONTACT).unlink(missing_ok=True)
+            socket = new_socket(self._folder, None if killed is None else killed.socket)
             signal.signal(signal.SIGTERM, self._on_signal)
             signal.signal(signal.SIGINT, self._on_signal)
             registry = Registry(self._folder)
-            server = self._serve(registry)
+            server = self._serve(registry, socket)
             try:
                 self._wait(registry, users)
             finally:
                 Contact.remove_own(self._folder)
                 server.stop(_GRACE_S).wait()
+                remove_socket(self._folder, socket)
                 registry.close()
         _log.info("ended")
         return 0
 
-    def _serve(self, registry: Registry) -> grpc.Server:
+    def _serve(self, registry: Registry, socket: Path) -> grpc.Server:
         size = [("grpc.max_receive_message_length", MAX_MESSAGE_BYTES), ("grpc.max_send_message_length", -1)]
         server = grpc.server(
             ThreadPoolExecutor(_THREADS),
@@ -110,10 +115,12 @@ class Engine:
         messages.add_QdrantServicer_to_server(HealthService(__version__), server)  # type: ignore[no-untyped-call]
         messages.add_CollectionsServicer_to_server(CollectionsService(registry), server)  # type: ignore[no-untyped-call]
         messages.add_PointsServicer_to_server(PointsService(registry), server)  # type: ignore[no-untyped-call]
-        port = server.add_insecure_port(f"127.0.0.1:{self._port}")
+        server.add_insecure_port(f"unix:{socket}")
+        if self._port:
+            server.add_insecure_port(f"127.0.0.1:{self._port}")
         server.start()
-        Contact(port, self._api_key, os.getpid()).write(self._folder)
-        _log.info("serving %s on port %d, process %d", ", ".join(registry.names()) or "nothing", port, os.getpid())
+        Contact(socket, self._api_key, os.getpid()).write(self._folder)
+        _log.info("serving %s on %s, process %d", ", ".join(registry.names()) or "nothing", socket, os.getpid())
         return server
 
     def _wait(self, registry: Registry, users: FileLock) -> None:

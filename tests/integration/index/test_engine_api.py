@@ -3,6 +3,7 @@
 import uuid
 from collections.abc import Iterator
 from contextlib import closing
+from dataclasses import replace
 from typing import Any
 
 import grpc
@@ -13,9 +14,9 @@ from qdrant_client import grpc as messages
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.index.engine.services import CollectionsService, HealthService, PointsService
 from gmvaluator.index.engine.supported_api import CALLS
-from gmvaluator.index.location import EmbeddedAccess, Endpoint
-from gmvaluator.index.opening import open_store
+from gmvaluator.index.location import EmbeddedAccess, Endpoint, ServerAccess
 from gmvaluator.index.qdrant import connect
+from gmvaluator.index.store import QdrantStore
 
 SMALL = {"recall": models.VectorParams(size=4, distance=models.Distance.COSINE)}
 
@@ -80,7 +81,7 @@ def test_a_wrong_key_is_refused(endpoint: Endpoint) -> None:
                     messages.ListCollectionsRequest(), metadata=() if key is None else (("api-key", key),), timeout=10
                 )
     with (
-        closing(open_store(f"http://{endpoint.target}", api_key="wrong")) as store,
+        closing(QdrantStore(ServerAccess(replace(endpoint, api_key="wrong")), "works")) as store,
         pytest.raises(PreconditionFailed, match="QDRANT_API_KEY"),
     ):
         store.info()

@@ -4,6 +4,7 @@ import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
 import threading
@@ -110,7 +111,7 @@ def test_a_stale_contact_is_not_trusted(tmp_path: Path) -> None:
     assert (tmp_path / CONTACT).exists()
     with closing(open_store(tmp_path)) as store:
         store.create(EXAMPLE_IDENTITY)
-    for stale in (json.dumps({"port": 1, "api_key": "x", "pid": 1}), "{"):
+    for stale in (json.dumps({"socket": "/nowhere/x", "api_key": "x", "pid": 1}), "{"):
         wait_until(lambda: not alive(tmp_path))
         (tmp_path / CONTACT).write_text(stale)
         with closing(open_store(tmp_path)) as store:
@@ -146,6 +147,51 @@ def test_the_contact_is_for_its_owner_only(tmp_path: Path) -> None:
     assert (tmp_path / CONTACT).stat().st_mode & 0o777 == 0o600
     assert lease.contact.api_key not in repr(lease.contact)
     lease.close()
+
+
+def listening_inodes() -> set[str]:
+    """Inodes of the sockets on this machine that listen on TCP."""
+    tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
+    return {fields[9] for table in tables for fields in map(str.split, table) if fields[3] == "0A"}
+
+
+def test_nobody_else_can_take_the_place_of_an_engine_that_died(tmp_path: Path) -> None:
+    """It listens on no port, and its socket is where only its user can put one."""
+    with closing(EngineLease(tmp_path)) as lease:
+        contact = lease.contact
+        assert contact.socket.is_socket()
+        assert contact.socket.parent.stat().st_mode & 0o777 == 0o700
+        files = Path(f"/proc/{contact.pid}/fd").iterdir()
+        sockets = {str(file.readlink()).removeprefix("socket:[").rstrip("]") for file in files}
+        assert not sockets & listening_inodes()
+        kill(lease)
+        renewed = lease.renew(contact)
+        assert renewed.socket != contact.socket
+        assert not contact.socket.exists()
+
+
+def test_a_socket_that_others_could_have_made_is_sent_nothing(tmp_path: Path) -> None:
+    open_folder = tmp_path / "open"
+    open_folder.mkdir(mode=0o755)
+    with socket.socket(socket.AF_UNIX) as listening, FileLock(tmp_path / ENGINE_LOCK):
+        listening.bind(str(open_folder / "s"))
+        listening.listen()
+        listening.settimeout(0)
+        Contact(open_folder / "s", "secret", os.getpid()).write(tmp_path)
+        with pytest.raises(IndexUnavailable, match="open to other users"):
+            EngineLease(tmp_path, timeout_s=5)
+        with pytest.raises(BlockingIOError):
+            listening.accept()
+
+
+def test_a_folder_whose_path_is_too_long_for_a_socket_works(tmp_path: Path) -> None:
+    folder = tmp_path / ("long" * 25)
+    with closing(EngineLease(folder)) as lease:
+        elsewhere = lease.contact.socket.parent
+        assert folder not in elsewhere.parents
+        assert elsewhere.stat().st_mode & 0o777 == 0o700
+    wait_until(lambda: not alive(folder))
+    assert not elsewhere.exists()
 
 
 def test_a_folder_that_cannot_be_used_is_named(tmp_path: Path) -> None:

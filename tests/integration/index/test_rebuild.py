@@ -30,6 +30,7 @@ from gmvaluator.index.schema import KEY_GROUP, CollectionMetadata, IndexSettings
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
+from tests.support.fault_proxy import fault_proxy
 
 POINTS = 60
 CANARY = replace(
@@ -173,10 +174,11 @@ class Killed(Exception):
 
 
 @pytest.fixture
-def server(folder: Path, store: QdrantStore) -> tuple[str, str]:
+def server(store: QdrantStore) -> Iterator[tuple[str, str]]:
     """An engine reached as a server is: by address and key; on one, aliases are what is served."""
     assert store.endpoint.api_key is not None
-    return store.endpoint.target, store.endpoint.api_key
+    with fault_proxy(store.endpoint) as proxy:
+        yield proxy.endpoint.target, store.endpoint.api_key
 
 
 def test_a_server_s_collection_is_swapped_by_its_alias(folder: Path, server: tuple[str, str]) -> None:

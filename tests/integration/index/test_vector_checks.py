@@ -12,18 +12,22 @@ from qdrant_client import grpc as messages
 
 from gmvaluator.errors import IndexFailed, InvalidVector
 from gmvaluator.index import search as search_module
-from gmvaluator.index.opening import open_search, open_store
+from gmvaluator.index.location import ServerAccess
+from gmvaluator.index.opening import open_store
 from gmvaluator.index.resilient_client import IndexConnection
+from gmvaluator.index.search import QdrantSearch
+from gmvaluator.index.server_checks import ServerChecks
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
+from tests.support.fault_proxy import fault_proxy
 
 
 @pytest.fixture(params=["embedded", "server"])
 def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantStore]:
     """Twenty points on an engine, which is reached by its folder, and as a server is by its address."""
     folder = tmp_path_factory.mktemp("index")
-    with closing(open_store(folder)) as embedded:
-        location: Any = folder if request.param == "embedded" else embedded.endpoint.target
+    with closing(open_store(folder)) as embedded, fault_proxy(embedded.endpoint) as proxy:
+        location: Any = folder if request.param == "embedded" else proxy.endpoint.target
         with closing(open_store(location, "border", api_key=embedded.endpoint.api_key)) as store:
             store.create(EXAMPLE_IDENTITY)
             store.upsert(example_points(20))
@@ -64,11 +68,14 @@ def test_a_stored_vector_that_is_broken_is_named(
         list(opened.scan(with_vectors=True))
 
 
-async def test_a_similarity_that_is_no_number_pays_nobody(opened: QdrantStore, monkeypatch: pytest.MonkeyPatch) -> None:
-    search = open_search(opened.endpoint.target, "border", api_key=opened.endpoint.api_key)
+@pytest.mark.parametrize("score", [float("nan"), float("inf"), 1.002, -1.002])
+async def test_a_similarity_that_cannot_be_pays_nobody(
+    opened: QdrantStore, score: float, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    search = QdrantSearch(ServerAccess(opened.endpoint), "border")
     point = example_points(1)[0]
     assert await search.recall(point.recall, 3)
-    one = SimpleNamespace(result=[messages.ScoredPoint(score=0.5), messages.ScoredPoint(score=float("nan"))])
+    one = SimpleNamespace(result=[messages.ScoredPoint(score=0.5), messages.ScoredPoint(score=score)])
     several = SimpleNamespace(result=[one] * len(point.perceptual))
 
     def answering(answer: object) -> Any:
@@ -78,11 +85,12 @@ async def test_a_similarity_that_is_no_number_pays_nobody(opened: QdrantStore, m
         return ask
 
     with monkeypatch.context() as patched:
+        patched.setattr(ServerChecks, "requests", lambda *_: ())
         patched.setattr(search_module.QdrantSearch, "_call", answering(one))
-        with pytest.raises(IndexFailed, match="similarity to an image is nan"):
+        with pytest.raises(IndexFailed, match="similarity to an image is"):
             await search.recall(point.recall, 3)
         patched.setattr(search_module.QdrantSearch, "_call", answering(several))
-        with pytest.raises(IndexFailed, match="similarity to an image is nan"):
+        with pytest.raises(IndexFailed, match="similarity to an image is"):
             await search.rerank(point.perceptual, [point.training_image_id], 3)
     await search.close()
 
