@@ -1,4 +1,4 @@
-"""Atomic file writes and file locks.
+"""Atomic file writes, private files and folders, and file locks.
 
 The one place that knows how a file is replaced so that a crash, a full disk or a second process never leaves half of
 it, and how processes exclude each other by a lock that the kernel releases.
@@ -73,6 +73,22 @@ def create_once(path: Path, data: bytes, mode: int = 0o600) -> bytes:
     return path.read_bytes()
 
 
+def private_folder(folder: Path) -> None:
+    """Create a folder, and those above it that are missing, for this process's user alone.
+
+    A folder that exists is left as it is. Raises OSError.
+    """
+    for missing in reversed([path for path in folder.parents if not path.exists()]):
+        missing.mkdir(mode=0o700, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+
+
+def private_file(path: Path) -> None:
+    """Create an empty file for this process's user alone, unless it exists. Raises OSError."""
+    with suppress(FileExistsError):
+        os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600))
+
+
 def sync(path: Path) -> None:
     """Make a file's content, or the names in a folder, durable."""
     descriptor = os.open(path, os.O_RDONLY)
@@ -100,10 +116,14 @@ class FileLock:
     does not inherit the lock, unless it is forked without exec. Not for two threads at a time.
     """
 
-    def __init__(self, path: Path, mode: int = 0o600) -> None:
+    def __init__(self, path: Path) -> None:
         """Open the file, and create it if it is absent. Raises OSError if that fails."""
         # Opened once: if the folder is deleted and created again, this lock stays on the file that was there.
-        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, mode)
+        self._descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
+        # A file that can be opened can be locked, and earlier releases made locks that everybody could open.
+        status = os.fstat(self._descriptor)
+        if status.st_mode & 0o077 and status.st_uid == os.geteuid():
+            os.fchmod(self._descriptor, 0o600)
 
     def acquire(self, *, shared: bool = False, timeout_s: float | None = 0.0) -> bool:
         """Lock the file; False if others held it for `timeout_s`: 0 tries once, None waits without limit.

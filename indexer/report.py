@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
-from gmvaluator.files import atomic_file
+from gmvaluator.files import atomic_file, atomic_write, private_folder
 
 SHOWN = 1_000
 """Rows left out that a report lists; the file lists all."""
@@ -110,14 +110,14 @@ class LeftOutFile:
 
     def clear(self) -> None:
         """Empty the file, for a run that reads every row."""
-        self.path.parent.mkdir(parents=True, exist_ok=True)
-        self.path.write_text("", encoding="utf-8")
+        private_folder(self.path.parent)
+        atomic_write(self.path, b"", mode=0o600)
 
     def rewind(self, shard: str, position: int) -> None:
         """Delete rows of a shard from `position` on, which are about to be read again."""
         if not self.path.exists():
             self.clear()
-        with self.path.open("rb") as old, atomic_file(self.path) as new:
+        with self.path.open("rb") as old, atomic_file(self.path, mode=0o600) as new:
             new.writelines(line for line in old if not _from(line, shard, position))
 
     def rows(self) -> Iterator[dict[str, Any]]:

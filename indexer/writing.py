@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from gmvaluator.catalogue.records import NewWork, OwnerReference, Recorded
 from gmvaluator.catalogue.tombstones import Record
 from gmvaluator.errors import ModelFailed
-from gmvaluator.files import atomic_write
+from gmvaluator.files import atomic_write, private_folder
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import thumbnail_path
 from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, KEY_LABELS, KEY_SHA256, KEY_TITLE, KEY_URI
@@ -179,8 +179,8 @@ class Writer:
 
     def _store_thumbnail(self, image: DecodedImage) -> None:
         path = thumbnail_path(self.thumbnails, image.training_image_id)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        atomic_write(path, image.thumbnail, durable=False)  # can be made again from the image
+        private_folder(path.parent)
+        atomic_write(path, image.thumbnail, mode=0o600, durable=False)  # can be made again from the image
 
 
 def payload(work: NewWork) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import NamedTuple
 
-from gmvaluator.files import atomic_write
+from gmvaluator.files import atomic_write, private_folder
 from gmvaluator.images import generated_path
 
 NONE, THUMBNAIL = "none", "thumbnail"
@@ -57,7 +57,7 @@ class ThumbnailStore:
 
     def start(self) -> None:
         """Create the folder, readable by its user alone, and start sweeping. Raises OSError."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._folder)
         self._thread.start()
 
     def close(self) -> None:
@@ -105,7 +105,7 @@ class ThumbnailStore:
         return deleted
 
     def _write(self, path: Path, data: bytes) -> None:
-        path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(path.parent)
         # Not durable: a thumbnail is shown, never relied on, and a sync for each image would slow the calls down.
         atomic_write(path, data, mode=0o600, durable=False)
 

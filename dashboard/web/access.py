@@ -20,7 +20,7 @@ from dashboard.web.signed_out import SignedOut
 from gmvaluator.auth.authenticator import Authenticator
 from gmvaluator.auth.roles import Caller, Role
 from gmvaluator.errors import Forbidden, Unauthenticated
-from gmvaluator.files import create_once
+from gmvaluator.files import create_once, private_folder
 
 _READERS = frozenset({Role.OPERATOR, Role.FINANCE, Role.AUDITOR})
 _GENERATORS = frozenset({Role.GENERATOR, Role.EMBEDDER})
@@ -169,7 +169,7 @@ class Sessions:
 def session_key(folder: Path) -> bytes:
     """Return the key of session cookies; create it, readable by this user alone, if it is missing. Raises OSError."""
     path = folder / KEY_FILE
-    folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+    private_folder(folder)
     if path.is_file():
         return path.read_bytes()
     return create_once(path, Fernet.generate_key())

@@ -16,7 +16,7 @@ from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey, Ed25519PublicKey
 
 from gmvaluator.errors import InvalidInput, MissingData
-from gmvaluator.files import create_once
+from gmvaluator.files import create_once, private_folder
 
 KEY_FILE = "signing.key"
 """Name of the private key's file in the key folder."""
@@ -102,7 +102,7 @@ class Signer:
         pem = Ed25519PrivateKey.generate().private_bytes(
             serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, serialization.NoEncryption()
         )
-        self._path.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._path.parent)
         # Another process may create it at the same time: both have to sign with the one key that stays.
         return create_once(self._path, pem)
 

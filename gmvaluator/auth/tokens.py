@@ -21,7 +21,7 @@ from typing import Any
 
 from gmvaluator.auth.roles import GENERATORS, Caller, Role
 from gmvaluator.errors import InvalidInput, MissingData, NotFound, PreconditionFailed
-from gmvaluator.files import FileLock, atomic_write
+from gmvaluator.files import FileLock, atomic_write, private_folder
 from gmvaluator.ids import OwnerId
 
 MAX_TOKENS = 1_000
@@ -202,9 +202,9 @@ def _changing(path: Path) -> Iterator[list[Token]]:
 
     Only one process changes the file at a time.
     """
-    path.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(path.parent)
     # A file next to it, as the token file itself is replaced: a lock would stay on the old one.
-    with FileLock(path.with_name(path.name + ".lock"), mode=0o644):
+    with FileLock(path.with_name(path.name + ".lock")):
         tokens = list(read_tokens(path)) if path.exists() else []
         yield tokens
         _write(path, tokens)

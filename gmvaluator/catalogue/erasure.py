@@ -13,7 +13,7 @@ from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.auth.signing import Signed, Signer
 from gmvaluator.catalogue.reader import CatalogueReader
 from gmvaluator.catalogue.store import KEY_FOLDER, Catalogue
-from gmvaluator.files import atomic_write
+from gmvaluator.files import atomic_write, private_folder
 from gmvaluator.ids import OwnerId
 from gmvaluator.storage.schema import utc_text
 
@@ -52,7 +52,7 @@ def erase_owner(
     }
     signed = Signer(folder / KEY_FOLDER).sign(json.dumps(receipt, sort_keys=True, separators=(",", ":")).encode())
     file = folder / RECEIPT_FOLDER / f"forgotten-{owner_id}.json"
-    file.parent.mkdir(parents=True, exist_ok=True)
+    private_folder(file.parent)
     # Atomic: a second receipt replaces the first, which must not be lost with it.
-    atomic_write(file, json.dumps(signed.as_dict(), indent=2) + "\n")
+    atomic_write(file, json.dumps(signed.as_dict(), indent=2) + "\n", mode=0o600)
     return signed

@@ -16,7 +16,7 @@ from cryptography.exceptions import InvalidTag
 from cryptography.hazmat.primitives.ciphers.aead import AESGCM
 
 from gmvaluator.errors import Failure, PreconditionFailed
-from gmvaluator.files import atomic_write, create_once, sync
+from gmvaluator.files import atomic_write, create_once, private_folder, sync
 from gmvaluator.ids import OwnerId
 
 _KEY_BYTES = 32
@@ -33,7 +33,7 @@ class Vault:
 
     def create_secret(self) -> None:
         """Create the secret behind `lookup`, once for each catalogue."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._folder)
         # Never replaced: owners that were imported with the first secret could not be found with another.
         create_once(self._folder / _LOOKUP_FILE, secrets.token_bytes(_KEY_BYTES))
 
@@ -60,7 +60,7 @@ class Vault:
 
     def create_key(self, owner_id: OwnerId) -> None:
         """Create an owner's key. It is durable on return, before anything is encrypted with it."""
-        self._folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        private_folder(self._folder)
         atomic_write(self._key_path(owner_id), secrets.token_bytes(_KEY_BYTES), mode=0o600)
 
     def has_key(self, owner_id: OwnerId) -> bool:

@@ -32,6 +32,7 @@ from gmvaluator.errors import (
     PreconditionFailed,
     Unavailable,
 )
+from gmvaluator.files import private_file, private_folder
 from gmvaluator.ids import generation_id as checked_id
 from gmvaluator.storage.locks import WriterLock
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
@@ -80,12 +81,13 @@ class OutboxFile:
 
         Raises AlreadyHeld if another process has it open, Failure if the file cannot be used.
         """
-        folder.mkdir(parents=True, exist_ok=True, mode=0o700)
+        private_folder(folder)
         self._max_bytes = max_bytes
         self._lock = threading.Lock()
         self._file_lock = WriterLock(folder / FILE_NAME)
         try:
             with _disk_errors(folder):
+                private_file(folder / FILE_NAME)
                 self._file = sqlite3.connect(folder / FILE_NAME, check_same_thread=False, isolation_level=None)
                 # FULL and fullfsync: `submit` promises that the image survives a loss of power. Incremental vacuum:
                 # the file of an outbox that was full once gives its space back.

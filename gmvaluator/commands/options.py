@@ -14,7 +14,7 @@ from click.core import ParameterSource
 from gmvaluator.auth.secret_files import DATABASE_URL, secret, with_password
 from gmvaluator.client.connection import DEFAULT_SERVER, Connection
 from gmvaluator.models.choice import DEFAULT_MODELS, ProfileChoice
-from gmvaluator.storage.data_folder import DEFAULT_DATA
+from gmvaluator.storage.data_folder import DEFAULT_DATA, open_to_others
 from gmvaluator.storage.database import DataLocation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -28,8 +28,15 @@ def data_option(command: Command) -> Command:
         default=DEFAULT_DATA,
         envvar="GMV_DATA",
         show_default=True,
+        callback=_warn_if_open,
         help="Folder of index, catalogue, ledger and thumbnails.",
     )(command)
+
+
+def _warn_if_open(context: click.Context, parameter: click.Parameter, data: Path) -> Path:  # noqa: ARG001
+    if warning := open_to_others(data):
+        click.echo(f"gmvaluator: warning: {warning}", err=True)
+    return data
 
 
 def database_option(command: Command) -> Command:

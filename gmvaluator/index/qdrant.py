@@ -8,7 +8,7 @@ from __future__ import annotations
 import warnings
 from collections.abc import Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, cast
 
 import grpc
 from qdrant_client import QdrantClient, models
@@ -91,7 +91,8 @@ def connect(endpoint: Endpoint) -> QdrantClient:
         warnings.filterwarnings("ignore", message="Api key is used with an insecure connection")
         return QdrantClient(
             host=endpoint.host,
-            grpc_port=endpoint.port,  # type: ignore[arg-type] - qdrant-client joins host and port, as in unix:PATH
+            # qdrant-client joins host and port by a colon, as in unix:PATH.
+            grpc_port=cast(int, endpoint.port),
             https=endpoint.tls,
             api_key=endpoint.api_key,
             prefer_grpc=True,

@@ -2,7 +2,27 @@
 
 from __future__ import annotations
 
+import shlex
+import stat
 from pathlib import Path
+
+
+def open_to_others(folder: Path) -> str:
+    """Return a warning if users other than its owner may enter or read an existing folder; empty otherwise.
+
+    Who can open the files in it can lock them, and so stop the service.
+    """
+    try:
+        mode = stat.S_IMODE(folder.stat().st_mode)
+    except OSError:
+        return ""  # who uses the folder reports it
+    if not mode & 0o077:
+        return ""
+    return (
+        f"{folder} is open to other users of this machine (mode {mode:04o}), who can read it, or stop the service by "
+        f"locking its files: chmod -R go= {shlex.quote(str(folder))}"
+    )
+
 
 DEFAULT_DATA = "./gmvaluator-data"
 """Default of `--data`."""

@@ -11,6 +11,7 @@ from sqlalchemy import Engine, event
 from sqlalchemy.exc import DBAPIError
 
 from gmvaluator.errors import Failure, MissingData, PreconditionFailed, Unavailable
+from gmvaluator.files import private_folder
 from gmvaluator.storage import postgresql, sqlite
 from gmvaluator.storage.locks import WriterLock
 from gmvaluator.storage.schema import SchemaRevision, check_revision, migrate
@@ -63,7 +64,7 @@ class Database:
 
     def _open_writer(self, schema: SchemaRevision, undo: ExitStack) -> Engine:
         if isinstance(self.location, Path):
-            self.location.parent.mkdir(parents=True, exist_ok=True)
+            private_folder(self.location.parent)
             undo.callback(WriterLock(self.location).release)
             writer = sqlite.writing_engine(self.location)
         else:

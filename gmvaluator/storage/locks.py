@@ -28,8 +28,7 @@ class WriterLock:
     """
 
     def __init__(self, file: Path) -> None:
-        # Readable by everyone: another user's process has to be able to name the holder.
-        self._lock = FileLock(_lock_path(file), mode=0o644)
+        self._lock = FileLock(_lock_path(file))
         try:
             if not self._lock.acquire():
                 raise AlreadyHeld(

@@ -18,7 +18,7 @@ from sqlalchemy.exc import DisconnectionError
 from sqlalchemy.pool import ConnectionPoolEntry, QueuePool, StaticPool
 
 from gmvaluator.errors import Conflict, Failure, MissingData, PreconditionFailed, Unavailable
-from gmvaluator.files import sync
+from gmvaluator.files import private_file, sync
 
 MINIMUM_VERSION = (3, 32, 0)
 """First SQLite that allows more than 999 values in a statement; a batch's queries have up to 5,000."""
@@ -118,7 +118,8 @@ def _check_version() -> None:
 
 
 def _connect_writer(file: Path) -> sqlite3.Connection:
-    connection = _open(file, "rwc", ())
+    private_file(file)  # SQLite gives the files of its log the same permissions
+    connection = _open(file, "rw", ())
     (mode,) = connection.execute("PRAGMA journal_mode=WAL").fetchone()
     if mode != "wal":
         connection.close()

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gmvaluator.files import FileLock, atomic_file, atomic_write, create_once
+from gmvaluator.files import FileLock, atomic_file, atomic_write, create_once, private_file, private_folder
 from tests.support.races import link_together
 
 
@@ -184,3 +184,36 @@ def test_the_content_of_a_lock_file_names_its_holder(tmp_path: Path) -> None:
         lock.write(b"a long name")
         lock.write(b"short")
     assert (tmp_path / "lock").read_bytes() == b"short"
+
+
+def test_missing_folders_are_made_for_their_owner_alone(tmp_path: Path) -> None:
+    tmp_path.chmod(0o755)
+    folder = tmp_path / "data" / "index"
+    old = os.umask(0)
+    try:
+        private_folder(folder)
+        private_folder(folder)
+        private_file(folder / "a")
+    finally:
+        os.umask(old)
+    assert [path.stat().st_mode & 0o777 for path in (tmp_path, folder.parent, folder, folder / "a")] == [
+        0o755,
+        0o700,
+        0o700,
+        0o600,
+    ]
+    (folder / "a").write_text("kept")
+    private_file(folder / "a")
+    assert (folder / "a").read_text() == "kept"
+    with pytest.raises(OSError, match="exists"):
+        private_folder(folder / "a")
+
+
+def test_a_lock_can_be_opened_by_its_owner_alone(tmp_path: Path) -> None:
+    """An earlier release's, too, which everybody could open, and so lock."""
+    path = tmp_path / "lock"
+    for mode in (None, 0o666, 0o644):
+        if mode is not None:
+            path.chmod(mode)
+        FileLock(path).close()
+        assert path.stat().st_mode & 0o777 == 0o600

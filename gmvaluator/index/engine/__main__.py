@@ -4,6 +4,7 @@ Programs start it through `gmvaluator.index.engine.launcher`.
 """
 
 import importlib.util
+import os
 import sys
 
 # Importing qdrant_client runs its __init__, which builds a thousand models of the REST API. That takes a second, four
@@ -14,4 +15,5 @@ sys.modules["qdrant_client"] = importlib.util.module_from_spec(_spec)
 
 from gmvaluator.index.engine.server import main  # noqa: E402
 
+os.umask(0o077)  # qdrant-edge's files, too, are for this process's user alone
 sys.exit(main(sys.argv[1:]))

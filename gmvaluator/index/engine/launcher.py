@@ -32,7 +32,7 @@ import grpc
 
 import gmvaluator
 from gmvaluator.errors import IndexUnavailable
-from gmvaluator.files import FileLock, atomic_write
+from gmvaluator.files import FileLock, atomic_write, private_file, private_folder
 from gmvaluator.index.engine.sockets import require_own_socket
 
 USERS_LOCK = "users.lock"
@@ -90,7 +90,7 @@ class EngineLease:
         self._timeout_s = timeout_s
         self._lock = threading.Lock()
         try:
-            self._folder.mkdir(parents=True, exist_ok=True)
+            private_folder(self._folder)
             self._users = FileLock(self._folder / USERS_LOCK)
         except OSError as error:
             raise IndexUnavailable(f"the index folder {folder} cannot be used: {error}") from error
@@ -176,6 +176,7 @@ class EngineLease:
 def _spawn(folder: Path) -> subprocess.Popen[bytes]:
     """Start the engine process."""
     # It gets its own session, so that Ctrl-C in the user's terminal does not reach it.
+    private_file(folder / LOG)
     with (folder / LOG).open("ab") as log:
         process = subprocess.Popen(  # noqa: S603 - our own program
             [sys.executable, "-P", "-m", "gmvaluator.index.engine", str(folder)],

@@ -149,6 +149,20 @@ def test_the_contact_is_for_its_owner_only(tmp_path: Path) -> None:
     lease.close()
 
 
+def test_the_files_of_an_index_are_for_their_owner_alone(tmp_path: Path) -> None:
+    old = os.umask(0o022)
+    try:
+        with closing(open_store(tmp_path / "data" / "index")) as store:
+            store.create(EXAMPLE_IDENTITY)
+            store.upsert(example_points(20))
+            store.build()
+            files = [tmp_path / "data", *(tmp_path / "data").rglob("*")]
+            assert len(files) > 20
+            assert not [path for path in files if not path.is_socket() and path.stat().st_mode & 0o077]
+    finally:
+        os.umask(old)
+
+
 def listening_inodes() -> set[str]:
     """Inodes of the sockets on this machine that listen on TCP."""
     tables = [Path(f"/proc/net/{name}").read_text().splitlines()[1:] for name in ("tcp", "tcp6")]
