@@ -2,7 +2,7 @@
 
 Started by `attributor.workers.decoder_process`; it limits its own memory, so that a crash or an image that needs too
 much affects nothing else. It holds no secret and writes no file. Its parent reads numbers, pixels and a message from
-it, and parses none of them.
+it, and parses none of them. Nor can it open a socket, start a program or read a file that is not Python's own.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from pathlib import Path
 from PIL import Image
 
 from attributor.ops.memory import give_back
+from attributor.workers.confinement import confine
 from attributor.workers.decoder_process import DECODED, REFUSED, REPLY, REQUEST, TOO_LARGE, Slot
 from gmvaluator.errors import ImageTooLarge, InvalidImage
 from gmvaluator.images import decode_image
@@ -26,8 +27,6 @@ MEMORY_BYTES = 1024 * 1024 * 1024
 
 LARGE_BYTES = 64 * 1024
 """Size of a file from which memory is returned after it; smaller files hold no very large images."""
-
-READY = b"\x01"
 
 
 def main() -> None:
@@ -40,7 +39,7 @@ def main() -> None:
     # Before the limit, since the format plugins are modules that have to be loaded.
     Image.preinit()
     limit_resources()
-    parent.sendall(READY)
+    parent.sendall(bytes([confine()]))
     while request := parent.recv(REQUEST.size, socket.MSG_WAITALL):
         parent.sendall(_reply(slot, *REQUEST.unpack(request)))
 

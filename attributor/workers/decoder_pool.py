@@ -16,6 +16,7 @@ from typing import NamedTuple, Protocol
 import structlog
 from PIL import Image
 
+from attributor.workers.confinement import COMPLETE
 from attributor.workers.decoder_process import DecoderLost, DecoderProcess
 from gmvaluator.errors import InvalidImage, Unavailable
 from gmvaluator.ids import sha256_hex
@@ -114,6 +115,10 @@ class DecoderPool:
         """Start the processes; blocks. Raises Unavailable."""
         for process in self._threads.map(lambda _: _start_process(), range(self._count)):
             self._idle.put(process)
+        if process.confinement != COMPLETE:
+            _log.warning(
+                "decoders are not fully confined: the kernel lacks Landlock or seccomp", has=process.confinement
+            )
 
     async def decode(self, image: EncodedImage, with_thumbnail: bool = False) -> Decoded:
         """Implement `Decoder`; raises Unavailable, too, if no process starts or stays alive, or after `close`."""

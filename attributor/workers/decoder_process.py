@@ -19,7 +19,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from gmvaluator.auth.secret_files import own_environment
+from gmvaluator.environment import interpreter_environment
 from gmvaluator.errors import Failure, ImageTooLarge, InvalidImage
 from gmvaluator.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
 
@@ -131,11 +131,11 @@ class DecoderProcess:
             [sys.executable, "-P", "-m", "attributor.workers.decoder_child", *map(str, descriptors)],
             pass_fds=descriptors,
             stdin=subprocess.DEVNULL,
-            env=own_environment(),
+            env=interpreter_environment(),
         )
         theirs.close()
         try:
-            self._receive(1, time.monotonic() + START_TIMEOUT_S)
+            self.confinement = self._receive(1, time.monotonic() + START_TIMEOUT_S)[0]
         except DecoderLost:
             self.close()
             raise

@@ -31,6 +31,7 @@ from pathlib import Path
 import grpc
 
 import gmvaluator
+from gmvaluator.environment import interpreter_environment
 from gmvaluator.errors import IndexUnavailable
 from gmvaluator.files import FileLock, atomic_write, private_file, private_folder
 from gmvaluator.index.engine.sockets import require_own_socket
@@ -208,6 +209,6 @@ def _environment() -> dict[str, str]:
     """Return an environment in which a child process imports this same package, even if it is not installed."""
     root = str(Path(gmvaluator.__file__).resolve().parents[1])
     if root in site.getsitepackages():
-        return dict(os.environ)
+        return interpreter_environment()
     paths = [root, *filter(None, [os.environ.get("PYTHONPATH")])]
-    return {**os.environ, "PYTHONPATH": os.pathsep.join(paths)}
+    return {**interpreter_environment(), "PYTHONPATH": os.pathsep.join(paths)}

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image
+from PIL import ExifTags, Image, ImageCms
 
 from attributor.workers.decoder_pool import DecoderPool, EncodedImage
 from attributor.workers.decoder_process import SLOT_BYTES, DecoderLate, DecoderProcess, Slot
@@ -65,6 +65,20 @@ async def test_pixels_and_facts_are_those_of_decoding_here(pool: DecoderPool, fi
     there = await pool.decode(EncodedImage.parse(data))
     assert there.facts == here.facts
     assert np.array_equal(there.inputs.recall, here.inputs.recall)
+
+
+@pytest.mark.parametrize("file_format", ["PNG", "JPEG", "WEBP"])
+async def test_metadata_is_read_by_a_confined_process(pool: DecoderPool, file_format: str) -> None:
+    """Pillow imports some modules only when it meets metadata, and a confined process reads few files."""
+    image, exif = Image.effect_noise((40, 20), 60).convert("RGBA"), Image.Exif()
+    exif[ExifTags.Base.Orientation] = 6
+    exif[ExifTags.Base.XPTitle] = "title".encode("utf-16-le")
+    profile = ImageCms.ImageCmsProfile(ImageCms.createProfile("sRGB")).tobytes()
+    buffer = io.BytesIO()
+    image.convert("RGB" if file_format == "JPEG" else "RGBA").save(buffer, file_format, exif=exif, icc_profile=profile)
+    decoded = await pool.decode(EncodedImage.parse(buffer.getvalue()))
+    assert (decoded.facts.width, decoded.facts.height) == (20, 40)
+    assert np.array_equal(decoded.inputs.recall, decode_here(buffer.getvalue(), as_array).inputs.recall)
 
 
 async def test_many_at_once_do_not_mix(pool: DecoderPool) -> None:
