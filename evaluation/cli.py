@@ -6,12 +6,19 @@ import json
 import shlex
 import sys
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import rich_click as click
+from click.exceptions import Exit
 
-from gmvaluator.commands.options import data_option, index_option, json_option, profile_option
+from gmvaluator.commands.options import collection_option, index_option, json_option, place_option, profile_option
 from gmvaluator.report import report
 from gmvaluator.storage.data_folder import index_location
+from gmvaluator.storage.database import DataLocation
+
+if TYPE_CHECKING:
+    from evaluation.known_source.calibration import Calibration
+    from evaluation.known_source.policy_file import Extra
 
 FOLDER = click.Path(file_okay=False, path_type=Path)
 
@@ -164,7 +171,8 @@ def evaluate_all(
     "--hold-above", metavar="WIDTH", help="Hold back credits whose share has a wider interval than this, such as 0.5."
 )
 @click.option("--quick", is_flag=True, help="Use few images, only to check that it works; do not pay by the result.")
-@data_option
+@collection_option
+@place_option
 @index_option
 @profile_option
 @json_option
@@ -174,34 +182,71 @@ def calibrate(
     groups: str,
     hold_above: str | None,
     quick: bool,
-    data: Path,
+    collection: str,
+    place: DataLocation,
     index_url: str,
     profile: str,
     as_json: bool,
 ) -> None:
-    """Fit a policy to derivatives of works in an index that holds the sample, and write its file.
+    """Fit a policy to derivatives of your own works, and write its file unless it is worse than the one in use.
 
-    The works of half of the sample's artists are changed by known recipes, and the index is queried with each, and with
+    Works of the index are changed by known recipes, from their thumbnails, and the index is queried with each, and with
     foreign images, which have no source. The fit takes the temperature and the residual under which the known sources
-    are likeliest. The other artists, and three recipes, are kept for the test. The fit is repeated on resamples of
-    whole artists, which give the policy's intervals.
+    are likeliest. The works of half of the owners, and three recipes, are held out: on images made of them the policy
+    has to be at least as likely as the one that the collection's generators have now. The exit code is 1 if it is not.
+    The fit is repeated on resamples of whole owners, which give the policy's intervals.
 
     Example: gmvaluator calibrate --data ./gmvaluator-demo
     """
-    from evaluation.known_source.policy_file import Extra, calibrate_policy
-    from gmvaluator.models.process_setup import prepare_process
+    from evaluation.known_source.policy_file import Extra, check_new, check_reference
 
-    prepare_process()
+    # What cannot work is refused before the models are loaded, which takes seconds, and used, which takes minutes.
     extra = Extra(None if groups == "none" else groups, hold_above)
-    folder = out or data / "policies"
-    path, figures = calibrate_policy(reference, index_location(data, index_url), profile, quick, folder, extra)
+    check_reference(reference, extra)
+    path = (out or place.folder / "policies") / f"{reference}.toml"
+    check_new(path)
+    calibration = _calibrate(path, place, index_location(place.folder, index_url), collection, profile, quick, extra)
     if as_json:
-        click.echo(json.dumps({"policy": reference, "file": str(path), "figures": figures}, indent=2))
-        return
-    click.echo(f"wrote {path}")
+        figures = {"policy": reference, "file": None if calibration.file is None else str(calibration.file),
+                   "in_use": calibration.in_use, "figures": calibration.figures}  # fmt: skip
+        click.echo(json.dumps(figures, indent=2))
+    else:
+        _print_calibration(calibration, reference)
+    if calibration.file is None:
+        raise Exit(1)
+
+
+def _calibrate(
+    path: Path, place: DataLocation, location: str | Path, collection: str, profile: str, quick: bool, extra: Extra
+) -> Calibration:
+    from evaluation.known_source.own_works import policies_in_use, read_own_works
+    from gmvaluator.models.process_setup import prepare_process
+    from gmvaluator.models.profiles import load_models, profile_identity
+
+    identity = profile_identity(profile)
+    own = read_own_works(place, location, collection, identity)
+    in_use = policies_in_use(place, collection, identity)
+    prepare_process()
+    from evaluation.known_source.calibration import Index
+    from evaluation.known_source.calibration import calibrate as fit
+
+    return fit(path, Index(location, collection, load_models(profile)), own, in_use, quick, extra)
+
+
+def _print_calibration(calibration: Calibration, reference: str) -> None:
+    figures = dict(calibration.figures)
+    fitted, in_use = figures.pop("held_out_log_likelihood"), figures.pop("held_out_log_likelihood_in_use")
     for name, value in figures.items():
         click.echo(f"{name}: {value:.4g}")
-    click.echo(f"bind it by: gmvaluator generators add MODEL_VERSION --data-set NAME --policy {reference}")
+    click.echo(
+        f"log-likelihood of held-out works: {fitted:.4f} by {reference}, {in_use:.4f} by {calibration.in_use}, "
+        "which is in use"
+    )
+    if calibration.file is None:
+        click.echo(f"{reference} was not written: it explains held-out works worse")
+        return
+    click.echo(f"wrote {calibration.file}")
+    click.echo(f"bind it by: gmvaluator generators add MODEL_VERSION --data-set NAME --policy {reference} --replace")
 
 
 def print_report(value: dict[str, object], as_json: bool) -> None:

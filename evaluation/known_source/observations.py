@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import shutil
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -15,10 +15,11 @@ import numpy.typing as npt
 
 from evaluation.images.sample import Work, read_works
 from evaluation.known_source.queries import COPY, RECONSTRUCTION, Plan, Query, make_queries
+from gmvaluator.auth.secret_files import qdrant_api_key
 from gmvaluator.commands.processes import run_command
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.index.opening import open_search
-from gmvaluator.index.schema import KEY_GROUP, duplicate_group, require_profile
+from gmvaluator.index.schema import DEFAULT_COLLECTION, KEY_GROUP, duplicate_group, require_profile
 from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import Embeddings, Models
@@ -26,7 +27,6 @@ from gmvaluator.samples import sample_folder
 from gmvaluator.valuation.weights import distance_millionths
 
 DEPTH = 200
-COLLECTION = "works"
 _CHUNK = 32
 
 
@@ -71,16 +71,20 @@ def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
     )
 
 
-def search_all(location: str | Path, models: Models, queries: Sequence[Query]) -> list[Retrieval]:
+def search_all(
+    location: str | Path, models: Models, queries: Sequence[Query], collection: str = DEFAULT_COLLECTION
+) -> list[Retrieval]:
     """Recall and re-rank for each image.
 
     Raises MissingIndex, or ProfileMismatch if the index belongs to another profile, before anything is embedded.
     """
-    return asyncio.run(_search_all(location, models, queries))
+    return asyncio.run(_search_all(location, models, queries, collection))
 
 
-async def _search_all(location: str | Path, models: Models, queries: Sequence[Query]) -> list[Retrieval]:
-    search = open_search(location, COLLECTION, payload_keys=(KEY_GROUP,))
+async def _search_all(
+    location: str | Path, models: Models, queries: Sequence[Query], collection: str
+) -> list[Retrieval]:
+    search = open_search(location, collection, api_key=qdrant_api_key(), payload_keys=(KEY_GROUP,))
     try:
         require_profile(await search.info(), models.identity)
         embeddings = embed(models, queries)  # minutes, and nothing else waits for this loop
@@ -171,7 +175,13 @@ def observe(plan: Plan, location: str | Path, profile: str, short: bool = False)
     works = works_of(short)
     queries = make_queries(plan, list(works.values()), sample_folder("openclipart"))
     ids = {key: training_image_id(work.sha256) for key, work in works.items()}
-    retrievals = search_all(location, load_models(profile), queries)
+    return observed(queries, ids, search_all(location, load_models(profile), queries))
+
+
+def observed(
+    queries: Sequence[Query], ids: Mapping[str, TrainingImageId], retrievals: Sequence[Retrieval]
+) -> list[Observation]:
+    """Return the observations of queries and their answers. ids: of the works, by the keys that the queries name."""
     return [
         Observation(query, {ids[key]: weight for key, weight in query.sources}, answer)
         for query, answer in zip(queries, retrievals, strict=True)

@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import io
 import random
-from collections.abc import Iterator, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 from pathlib import Path
@@ -154,8 +154,14 @@ class Query:
     image: Image.Image
 
 
-def make_queries(plan: Plan, works: Sequence[Work], folder: Path) -> list[Query]:
-    """Make all images of a plan, the same each time. works: the sample's, whose files are in `folder`."""
+def make_queries(
+    plan: Plan, works: Sequence[Work], folder: Path, indexed: Collection[str] = frozenset()
+) -> list[Query]:
+    """Make all images of a plan, the same each time.
+
+    works: those that may be changed, whose files are in `folder`. indexed: SHA-256 of shipped foreign images that are
+    in the index and therefore have a source; they are left out.
+    """
     own = [work for work in works if work.owner_id in plan.owners]
     rng = random.Random(f"{plan.seed}/{plan.split}")  # noqa: S311 - must be reproducible
     maker = _Maker(draw_sources(own, rng), folder, rng)
@@ -169,7 +175,7 @@ def make_queries(plan: Plan, works: Sequence[Work], folder: Path) -> list[Query]
         for strength in STRENGTHS
         for _ in range(plan.composed)
     ]
-    queries += [*_foreign(plan.split), *(_noise(number, rng) for number in range(plan.noise))]
+    queries += [*_foreign(plan.split, indexed), *(_noise(number, rng) for number in range(plan.noise))]
     return [*queries, *_reconstructions(plan, own, folder)]
 
 
@@ -213,10 +219,10 @@ def _again(image: Image.Image, strength: int) -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
 
 
-def _foreign(split: str) -> Iterator[Query]:
+def _foreign(split: str, indexed: Collection[str]) -> Iterator[Query]:
     folder = sample_folder("foreign")
     for row in read_foreign(folder):
-        if row.split == split:
+        if row.split == split and row.sha256 not in indexed:
             image = decode_image((folder / row.file_name).read_bytes())
             yield Query(row.kind, 0, (), f"{row.kind}/{row.group}", image)
 

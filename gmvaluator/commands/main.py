@@ -37,7 +37,7 @@ _COMMANDS = {
     "token": ("gmvaluator.commands.token", "token", "Create, list and revoke the tokens of callers."),
     "plan": ("gmvaluator.commands.plan", "plan", "Estimate how many machines a deployment needs."),
     "models": ("gmvaluator.commands.models", "models", "List, fetch and verify the weights of profile paper."),
-    "calibrate": ("evaluation.cli", "calibrate", "Fit a policy to derivatives of known works."),
+    "calibrate": ("evaluation.cli", "calibrate", "Fit a policy to derivatives of your own works."),
     "evaluate": ("evaluation.cli", "evaluate", "Measure what the credits are worth, and write a report."),
     "bench": ("evaluation.bench.cli", "bench", "Measure speed, as JSON, with the baseline in the same run."),
 }
