@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from gmvaluator.accounts import OWNER_PREFIX
+from gmvaluator.commands.confirmation import Confirmation, confirmation_options, require_ledger
 from gmvaluator.commands.corrections import identity_option, reason_option
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.errors import InvalidInput, NotFound
@@ -18,7 +19,7 @@ from gmvaluator.storage.database import DataLocation
 from gmvaluator.valuation.weights import MILLION
 
 if TYPE_CHECKING:
-    from gmvaluator.ledger.decisions.disputes import Dispute
+    from gmvaluator.ledger.decisions.disputes import Award, Dispute
     from gmvaluator.ledger.store import Ledger
 
 
@@ -95,6 +96,7 @@ def hold(dispute_id: str, place: DataLocation, as_json: bool) -> None:
 )
 @click.option("--reject", is_flag=True, help="Return everything to the accounts it was held from.")
 @reason_option
+@confirmation_options
 @place_option
 @json_option
 def decide(
@@ -103,6 +105,7 @@ def decide(
     awards: tuple[str, ...],
     reject: bool,
     reason: str,
+    confirmation: Confirmation,
     place: DataLocation,
     as_json: bool,
 ) -> None:
@@ -123,10 +126,15 @@ def decide(
     if bool(dispute_ids) == bool(claimant):
         raise InvalidInput("name the disputes to decide, or all of one owner by --claimant")
     award = None if reject else checked_award([_part(text) for text in awards])
+    require_ledger(place)
     with open_ledger(place, write=True) as book:
         chosen = _open_disputes(book, dispute_ids, None if claimant is None else _owner(claimant))
-        for dispute_id in chosen:
-            _show([decide_dispute(book, dispute_id, award, reason, decision_time())], as_json)
+
+        def decision() -> list[Dispute]:
+            return [decide_dispute(book, dispute_id, award, reason, decision_time()) for dispute_id in chosen]
+
+        decided = confirmation.decide(book, place, decision, lambda _: [_verdict(name, award) for name in chosen])
+    _show(decided, as_json, confirmation.dry_run)
 
 
 def _open_disputes(book: Ledger, dispute_ids: Sequence[str], claimant: OwnerId | None) -> list[str]:
@@ -168,19 +176,26 @@ def list_(only_open: bool, place: DataLocation, as_json: bool) -> None:
             click.echo("no dispute")
 
 
-def _show(disputes: list[Dispute], as_json: bool) -> None:
+def _verdict(dispute_id: str, award: Award | None) -> str:
+    if award is None:
+        return f"dispute {dispute_id} is rejected: what it holds goes back"
+    parts = ", ".join(f"{account} {share:,} ppm" for account, share in award)
+    return f"dispute {dispute_id} is upheld: what it holds goes to {parts}"
+
+
+def _show(disputes: list[Dispute], as_json: bool, dry_run: bool = False) -> None:
     from gmvaluator.text import printable
     from gmvaluator.valuation.weights import credits_text
 
     for entry in disputes:
         plain = entry.as_dict()
         if as_json:
-            click.echo(json.dumps(plain))
+            click.echo(json.dumps({**plain, "dry_run": True} if dry_run else plain))
             continue
         about = plain["training_image_id"] or f"posting {plain['generation_sequence']}"
         click.echo(
             f"{plain['dispute_id']}: {plain['status']}, about {about}, holds {credits_text(plain['held_micros'])} "
-            f"credits; {printable(plain['reason'])}"
+            f"credits; {printable(plain['reason'])}{' (dry run: nothing was posted)' if dry_run else ''}"
         )
 
 

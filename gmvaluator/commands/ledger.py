@@ -14,7 +14,8 @@ from click.exceptions import Exit
 from gmvaluator.commands.corrections import compare, reattribute, release, reverse
 from gmvaluator.commands.disputes import dispute
 from gmvaluator.commands.options import json_option, place_option
-from gmvaluator.commands.periods import checkpoint, close, payout, public_key, statement
+from gmvaluator.commands.payouts import payout, payout_reference
+from gmvaluator.commands.periods import checkpoint, close, public_key, statement
 from gmvaluator.errors import Failure, InvalidInput, PreconditionFailed
 from gmvaluator.ledger.records import ATTRIBUTION
 from gmvaluator.storage.database import DataLocation
@@ -244,5 +245,5 @@ def _parse_head(text: str) -> tuple[int, str]:
 
 for _command in (backup, checkpoint, close, compare, dispute, export_, payout):
     ledger.add_command(_command)
-for _command in (public_key, reattribute, release, reverse, statement):
+for _command in (payout_reference, public_key, reattribute, release, reverse, statement):
     ledger.add_command(_command)

@@ -1,25 +1,26 @@
-"""`gmvaluator ledger close|payout|checkpoint|public-key|statement`."""
+"""`gmvaluator ledger close|checkpoint|public-key|statement`."""
 
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Iterable, Sequence
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 from click.exceptions import Exit
 
-from gmvaluator.accounts import OWNER_PREFIX, owner_account
+from gmvaluator.commands.confirmation import Confirmation, confirmation_options, require_ledger
 from gmvaluator.commands.options import json_option, place_option
+from gmvaluator.commands.payouts import parse_owner
 from gmvaluator.errors import InvalidInput, PreconditionFailed
-from gmvaluator.ids import OwnerId
 from gmvaluator.storage.database import DataLocation
 
 if TYPE_CHECKING:
     from gmvaluator.ledger.payouts.closing import Check, Closed
     from gmvaluator.ledger.payouts.statement import Statement
+    from gmvaluator.ledger.payouts.terms import Terms
 
 FORMATS = ("text", "csv", "json", "html")
 """Formats of a statement; the files of ALL have all but the first."""
@@ -40,6 +41,7 @@ FORMATS = ("text", "csv", "json", "html")
 @click.option(
     "--confirm-over", is_flag=True, help="Close although nothing was posted after PERIOD: the clock is right."
 )
+@confirmation_options
 @place_option
 @json_option
 def close(
@@ -51,6 +53,7 @@ def close(
     threshold: str,
     carry_disputes: bool,
     confirm_over: bool,
+    confirmation: Confirmation,
     place: DataLocation,
     as_json: bool,
 ) -> None:
@@ -69,58 +72,27 @@ def close(
     from gmvaluator.ledger.store import decision_time, open_ledger
 
     month = Period.parse(period)
-    with open_ledger(place, write=True) as book, open_if_present(place) as rights:
+    require_ledger(place)
+    with (
+        TemporaryDirectory() as scratch,
+        open_ledger(place, write=True) as book,
+        open_if_present(place) as rights,
+    ):
         with book.snapshot() as connection:
             digits = closing_digits(connection, month, currency, minor_digits)
         terms = Terms.parse(currency, digits, rate, pool, threshold)
+
+        def decide() -> Closed:
+            # The first signature makes the key, which a closing that is undone must not leave behind.
+            signer = Signer(Path(scratch) if book.rehearsing else place.folder / KEY_FOLDER)
+            return close_period(book, month, terms, signer, rights, decision_time(), carry_disputes, confirm_over)
+
         try:
-            signer = Signer(place.folder / KEY_FOLDER)
-            closed = close_period(book, month, terms, signer, rights, decision_time(), carry_disputes, confirm_over)
+            closed = confirmation.decide(book, place, decide, lambda closed: _describe_closing(period, closed))
         except NotClosable as error:
             _show_checks(error.checks, period, as_json)
             raise Exit(1) from None
-    if as_json:
-        click.echo(json.dumps({**_plain_closing(period, closed), "checkpoint": closed.checkpoint.as_dict()}))
-    else:
-        _show_checks(closed.checks, period, as_json=False)
-        plain = _plain_closing(period, closed)
-        click.echo(
-            f"period {period} is closed with posting {plain['sequence']}: {terms.money_text(plain['payable_minor'])} "
-            f"payable to {plain['payees']:,} owners; save its checkpoint elsewhere (`gmvaluator ledger checkpoint`)"
-        )
-
-
-@click.command()
-@click.argument("period")
-@click.option("--owner", help="Pay only this owner, a UUID.")
-@click.option("--reason", default="paid out", show_default=True, help="Why, such as the transfer's reference.")
-@place_option
-@json_option
-def payout(period: str, owner: str | None, reason: str, place: DataLocation, as_json: bool) -> None:
-    """Post the payouts of PERIOD, one for each owner; repeating the command posts nothing.
-
-    The exit code is 1 if an owner's balance has fallen below the payable amount since the period was closed.
-
-    Example: gmvaluator ledger payout 2026-10 --reason "SEPA batch 17"
-    """
-    from gmvaluator.ledger.calendar import Period
-    from gmvaluator.ledger.decision import checked_reason
-    from gmvaluator.ledger.payouts.payouts import pay
-    from gmvaluator.ledger.store import decision_time, open_ledger
-
-    month, account = Period.parse(period), None if owner is None else owner_account(_owner(owner))
-    with open_ledger(place, write=True) as book:
-        payouts = pay(book, month, checked_reason(reason), decision_time(), account)
-    blocked = [payout for payout in payouts if payout.status == "blocked"]
-    if as_json:
-        click.echo(json.dumps({"period": period, "payouts": [payout.as_dict() for payout in payouts]}))
-    else:
-        for payout in blocked:
-            click.echo(f"{payout.account}: its balance has fallen below what {period} made payable; nothing was posted")
-        posted = sum(payout.status == "posted" for payout in payouts)
-        click.echo(f"{posted:,} payouts posted, {len(payouts) - posted - len(blocked):,} were posted before")
-    if blocked:
-        raise Exit(1)
+    _print_closed(period, closed, confirmation.dry_run, as_json)
 
 
 @click.command()
@@ -157,6 +129,39 @@ def public_key(place: DataLocation, as_json: bool) -> None:
 
     key = Signer(place.folder / KEY_FOLDER).public_key()
     click.echo(json.dumps({"public_key": key, "algorithm": "Ed25519"}) if as_json else key)
+
+
+def _print_closed(period: str, closed: Closed, dry_run: bool, as_json: bool) -> None:
+    plain = _plain_closing(period, closed)
+    if as_json:
+        # A closing that was undone has no posting.
+        posted = {"checkpoint": closed.checkpoint.as_dict()}
+        undone = {"closed": False, "sequence": None, "hash": None}
+        click.echo(json.dumps({**plain, **(undone if dry_run else posted), "dry_run": dry_run}))
+        return
+    _show_checks(closed.checks, period, as_json=False)
+    if dry_run:
+        click.echo(f"{_describe_closing(period, closed)[0]}; nothing was posted")
+        return
+    money = _closing_terms(closed).money_text(plain["payable_minor"])
+    click.echo(
+        f"period {period} is closed with posting {plain['sequence']}: {money} payable to {plain['payees']:,} owners; "
+        "save its checkpoint elsewhere (`gmvaluator ledger checkpoint`)"
+    )
+
+
+def _describe_closing(period: str, closed: Closed) -> list[str]:
+    plain, terms = _plain_closing(period, closed), _closing_terms(closed)
+    return [
+        f"closing {period} makes {terms.money_text(plain['payable_minor'])} payable to {plain['payees']:,} owners "
+        f"(rate {terms.rate_text()}), and fixes its terms and balances"
+    ]
+
+
+def _closing_terms(closed: Closed) -> Terms:
+    from gmvaluator.ledger.payouts.terms import Terms
+
+    return Terms.from_dict(closed.closing.decision.facts["terms"])
 
 
 def _plain_closing(period: str, closed: Closed) -> dict[str, Any]:
@@ -217,7 +222,7 @@ def statement(owner: str, period: str, form: str, out: Path | None, place: DataL
         click.echo(json.dumps({"statements": written, "folder": str(out)}) if as_json else f"{written:,} statements")
         return
     with open_ledger(place) as book, open_if_present(place) as names:
-        (statement,) = statements(book, month, names, _owner(owner))
+        (statement,) = statements(book, month, names, parse_owner(owner))
         form = "json" if as_json else form
         text = _text(statement, form)
     if out is None:
@@ -225,16 +230,6 @@ def statement(owner: str, period: str, form: str, out: Path | None, place: DataL
         click.echo(text if form == "text" else text.encode(), nl=False)
     else:
         _write(out, text)
-
-
-def _owner(text: str) -> OwnerId:
-    """Parse an owner's UUID, or its account `owner:<uuid>`. Raises InvalidInput."""
-    try:
-        return OwnerId(uuid.UUID(text.removeprefix(OWNER_PREFIX)))
-    except ValueError:
-        raise InvalidInput(
-            f"{text[:60]!r} is no owner: give the UUID, which `gmvaluator ledger totals --json` lists"
-        ) from None
 
 
 def _write_all(statements: Iterable[Statement], folder: Path) -> int:

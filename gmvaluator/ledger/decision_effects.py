@@ -178,4 +178,5 @@ _ENTRIES_BY_KIND: dict[str, Callable[[Facts], tuple[Entry, ...]]] = {
     decisions.VERDICT: _nothing,
     decisions.PAYOUT: _paid_out,
     decisions.CLOSE: _nothing,
+    decisions.REFERENCE: _nothing,
 }

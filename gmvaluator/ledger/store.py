@@ -27,7 +27,8 @@ from gmvaluator.errors import (
 )
 from gmvaluator.files import create_once
 from gmvaluator.ledger.checkpoints import checkpoint_problems
-from gmvaluator.ledger.reader import LedgerReader
+from gmvaluator.ledger.reader import LedgerReader, read_head
+from gmvaluator.ledger.records import StoredPosting
 from gmvaluator.ledger.results import Head, Outcome, Verification
 from gmvaluator.ledger.schema import REVISION
 from gmvaluator.ledger.transaction import LedgerTransaction
@@ -103,6 +104,7 @@ class Ledger(LedgerReader):
         self._database = database
         self._write_lock = threading.Lock()
         self._failure: str | None = None
+        self._rehearsed: list[StoredPosting] | None = None
 
     def post(self, batch: Sequence[AnyPosting]) -> list[Outcome]:
         """Post a batch in one transaction, with a savepoint for each posting; returns once it is durable.
@@ -126,7 +128,33 @@ class Ledger(LedgerReader):
         is called once and must not call this ledger. Raises what it raises, and LedgerFailed as `post` does.
         """
         with self._writing() as connection:
-            return decision(LedgerTransaction(connection))
+            if self._rehearsed is None:
+                return decision(LedgerTransaction(connection))
+            before = read_head(connection).sequence
+            with connection.begin_nested() as undone:
+                transaction = LedgerTransaction(connection)
+                result = decision(transaction)
+                undone.rollback()
+            self._rehearsed += [posting for posting in transaction.posted if posting.sequence > before]
+            return result
+
+    @property
+    def rehearsing(self) -> bool:
+        """Whether decisions are undone now; see `rehearsal`."""
+        return self._rehearsed is not None
+
+    @contextmanager
+    def rehearsal(self) -> Iterator[list[StoredPosting]]:
+        """Undo the decisions that are made in this block; yield the list of the postings that they would have added.
+
+        They are made as they would be outside, in the writing transaction, so that what is shown is what would be
+        posted if nothing else were posted before.
+        """
+        self._rehearsed = []
+        try:
+            yield self._rehearsed
+        finally:
+            self._rehearsed = None
 
     @contextmanager
     def _writing(self) -> Iterator[Connection]:

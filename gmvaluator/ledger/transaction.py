@@ -22,10 +22,14 @@ from gmvaluator.ledger.writer import MAX_BATCH, BatchWriter
 
 
 class LedgerTransaction:
-    """A transaction that decisions are made in. connection: for reading; it sees what `post` has posted."""
+    """A transaction that decisions are made in.
+
+    connection: for reading; it sees what `post` has posted. posted: what `post` has returned, in order.
+    """
 
     def __init__(self, connection: Connection) -> None:
         self.connection = connection
+        self.posted: list[StoredPosting] = []
 
     def post(self, new: Sequence[NewDecision]) -> list[StoredPosting]:
         """Post decisions and return the stored ones, also those that were posted before.
@@ -40,4 +44,5 @@ class LedgerTransaction:
                 if isinstance(outcome, Refused):
                     raise outcome.error
                 stored.append(outcome.posting)
+        self.posted += stored
         return stored

@@ -11,7 +11,7 @@ from sqlalchemy import ColumnElement, Connection, not_, select, true
 
 from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.auth.signing import Signed, Signer
-from gmvaluator.errors import Conflict, PreconditionFailed
+from gmvaluator.errors import Conflict, NotFound, PreconditionFailed
 from gmvaluator.ledger.calendar import Calendar, Closing, Period, closings, read_calendar
 from gmvaluator.ledger.checkpoints import checkpoint_of, store_checkpoint
 from gmvaluator.ledger.decision import CLOSE, Decision, Links, NewDecision, decision_id
@@ -153,6 +153,13 @@ def _disputes(connection: Connection, carry: bool) -> Check:
     carried = carry and all(dispute.open for dispute in disputes)
     detail = f"{len(disputes)} not settled ({ids}): decide them, or carry them over" if disputes else "none is open"
     return Check("disputes", not disputes or carried, detail)
+
+
+def closing_terms(connection: Connection, period: Period) -> Terms:
+    """Return the terms on which a period was closed. Raises NotFound."""
+    for closing in closings(connection, period):
+        return Terms.from_dict(closing.decision.facts["terms"])
+    raise NotFound(f"period {period} is not closed")
 
 
 def closing_digits(connection: Connection, period: Period, currency: str, chosen: int | None = None) -> int:

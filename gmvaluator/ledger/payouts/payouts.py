@@ -60,9 +60,7 @@ def _pay(
     if not payable and account is not None:
         raise NotFound(f"period {period} made nothing payable to {account}")
     payouts = list(_planned(transaction.connection, period, payable))
-    # Dated within the next month at the latest, so that its closing counts the payout and does not make the same
-    # credits payable once more.
-    dated_at = min(decided_at, period.next().end - timedelta(microseconds=1))
+    dated_at = dated(period, decided_at)
     due = [_decision(closing, period, payout, reason, dated_at) for payout in payouts if payout.status == "posted"]
     transaction.post(due)
     return payouts
@@ -83,7 +81,7 @@ def _planned(connection: Connection, period: Period, payable: list[tuple[str, in
     posted = set(connection.execute(query).scalars())
     current = {row.account: row.balance_micros for row in connection.execute(select(*balances.c))}
     for account, amount, minor in payable:
-        if _payout_id(period, account) in posted:
+        if payout_id(period, account) in posted:
             yield Payout(account, amount, minor, "posted before")
         else:
             yield Payout(account, amount, minor, "posted" if current.get(account, 0) >= amount else "blocked")
@@ -99,9 +97,17 @@ def _decision(closing: Closing, period: Period, payout: Payout, reason: str, dec
         "minor_digits": terms["minor_digits"],
     }
     decision = Decision(PAYOUT, reason, facts, Links(period=str(period)))
-    payout_id = decision_id(*_payout_id(period, payout.account).split("/"))
-    return NewDecision(payout_id, decided_at, decision, decision_entries(decision))
+    new_id = decision_id(*payout_id(period, payout.account).split("/"))
+    return NewDecision(new_id, decided_at, decision, decision_entries(decision))
 
 
-def _payout_id(period: Period, account: str) -> str:
+def dated(period: Period, decided_at: datetime) -> datetime:
+    """Return the time of a payout of a period that is decided at `decided_at`."""
+    # Within the next month at the latest, so that its closing counts the payout and does not make the same credits
+    # payable once more.
+    return min(decided_at, period.next().end - timedelta(microseconds=1))
+
+
+def payout_id(period: Period, account: str) -> str:
+    """Return the id of the decision that pays an account what a period made payable."""
     return f"{PAYOUT}/{period}/{owner_of(account)}"

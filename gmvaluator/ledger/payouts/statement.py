@@ -18,6 +18,7 @@ from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.ledger.calendar import Calendar, Period, closings, read_calendar
 from gmvaluator.ledger.decision import HOLD, PAYOUT, SETTLEMENT, Decision
 from gmvaluator.ledger.payouts.closing import payable_lines
+from gmvaluator.ledger.payouts.references import newest_references
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.queries import amount_sum, entries_and_postings, is_owner, select_with_postings, sums_by_account
 from gmvaluator.ledger.reader import load_postings, postings_where
@@ -53,7 +54,10 @@ class WorkCredit:
 
 @dataclass(frozen=True, slots=True)
 class Movement:
-    """The amount that one decision moved on an account. about: id of the posting whose amounts it moved."""
+    """The amount that one decision moved on an account.
+
+    about: id of the posting whose amounts it moved. reference: of a payout, such as the bank's.
+    """
 
     sequence: int
     decision_id: str
@@ -64,6 +68,7 @@ class Movement:
     dispute_id: str | None
     amount_micros: int
     facts: Mapping[str, Any]
+    reference: str | None = None
 
 
 @dataclass(slots=True)
@@ -103,7 +108,7 @@ def read_movements(
     for name, amount in opening.items():
         by_account.setdefault(name, Movements()).opening_micros = amount
     _add_credits(connection, calendar.within(period) & accounts, period, by_account)
-    _add_decisions(connection, calendar.within(period) & accounts, by_account)
+    _add_decisions(connection, calendar.within(period) & accounts, calendar.upto(period), by_account)
     return dict(sorted(by_account.items()))
 
 
@@ -129,7 +134,9 @@ def _add_credits(
         movements.credits.sort(key=lambda work: (-work.credit_micros, str(work.training_image_id)))
 
 
-def _add_decisions(connection: Connection, condition: ColumnElement[bool], by_account: dict[str, Movements]) -> None:
+def _add_decisions(
+    connection: Connection, condition: ColumnElement[bool], upto: ColumnElement[bool], by_account: dict[str, Movements]
+) -> None:
     query = (
         select_with_postings(entries.c.account, entries.c.sequence, amount_sum)
         .where(condition, postings.c.kind != ATTRIBUTION)
@@ -140,8 +147,13 @@ def _add_decisions(connection: Connection, condition: ColumnElement[bool], by_ac
     rows = [(row[0], row[1], row[2]) for row in connection.execute(query)]
     # A payout batch is thousands of decisions: their evidence is loaded by pages of sequences, not one by one.
     described = _describe_decisions(connection, sorted({sequence for _, sequence, _ in rows}))
+    payouts = [sequence for sequence, decision in described.items() if decision["kind"] == PAYOUT]
+    # Only references of the period count, so that the statement of a closed one does not change.
+    references = newest_references(connection, payouts, upto)
     for account, sequence, amount in rows:
-        movement = Movement(sequence=sequence, amount_micros=amount, **described[sequence])
+        movement = Movement(
+            sequence=sequence, amount_micros=amount, **described[sequence], reference=references.get(sequence)
+        )
         _section(by_account.setdefault(account, Movements()), movement.kind).append(movement)
 
 
@@ -270,7 +282,9 @@ def _plain_movement(movement: Movement) -> dict[str, Any]:
 
 def _plain_payout(movement: Movement) -> dict[str, Any]:
     money = {name: movement.facts[name] for name in ("currency", "minor_digits", "amount_minor")}
-    return {**_plain_movement(movement), **money}
+    # Left out if there is none: statements that were handed out before there were references keep their bytes.
+    reference = {} if movement.reference is None else {"reference": movement.reference}
+    return {**_plain_movement(movement), **money, **reference}
 
 
 def statements(

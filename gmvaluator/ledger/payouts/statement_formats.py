@@ -75,8 +75,9 @@ def _escape(value: object) -> Markup:
 
 
 def _explained(movement: dict[str, Any]) -> str:
-    """Return a movement's reason with the generation and the dispute that it is about."""
-    about = [f"generation {movement['about']}"] if movement["about"] else []
+    """Return a movement's reason with the generation and the dispute that it is about, or a payout's reference."""
+    about = [f"reference {movement['reference']}"] if "reference" in movement else []
+    about += [f"generation {movement['about']}"] if movement["about"] else []
     about += [f"dispute {movement['dispute_id']}"] if movement["dispute_id"] else []
     return f"{movement['reason']} ({', '.join(about)})" if about else movement["reason"]
 
@@ -127,6 +128,7 @@ def _lines(statement: dict[str, Any]) -> Iterator[dict[str, Any]]:
                 "section": section.removesuffix("s"),
                 "time": movement["decided_at"],
                 **{name: movement[name] for name in names if name in movement},
+                **({"reason": _explained(movement)} if "reference" in movement else {}),
             }
     yield {"section": "closing", "amount_micros": statement["closing_micros"]}
     if statement["terms"] is not None:
