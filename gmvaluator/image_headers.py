@@ -8,6 +8,8 @@ from __future__ import annotations
 
 import re
 import struct
+import zlib
+from collections.abc import Iterator
 from typing import NamedTuple
 
 from gmvaluator.errors import InvalidImage
@@ -28,6 +30,14 @@ _TEXT_OVERHEAD = 1_000
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 NO_IMAGE = "the bytes are no JPEG, PNG or WebP image: convert the file and send it again"
 _CUT_SHORT = "the image cannot be decoded: the {} was cut short, its end is missing: send the whole file"
+
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
+"""Channels by a PNG's colour type."""
+
+_PNG_PASSES = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+"""First column and row of each pass of an interlaced PNG, and the steps to the next."""
+
+_PIECE_BYTES, _INFLATED_BYTES = 64 * 1024, 1024 * 1024
 
 _SOI, _EOI, _SOS = 0xD8, 0xD9, 0xDA
 _MARKER = re.compile(rb"\xff[^\x00\xd0-\xd7\xff]")
@@ -90,6 +100,44 @@ def check_segments(data: bytes) -> None:
             raise InvalidImage(f"the JPEG has over {MAX_SCANS} scans: write it again with any image program")
         position = match.end() + (_segment_bytes(data, match.end()) if marker >= 0xC0 else 0)
     raise InvalidImage(f"the JPEG has over {MAX_CHUNKS:,} segments: write it again with any image program")
+
+
+def check_png_rows(data: bytes) -> None:
+    """Raise InvalidImage if the compressed pixels of a PNG end before its last row; Pillow paints the rest black.
+
+    Inflates the pixels, so it takes as long as decoding. Memory: a MiB.
+    """
+    missing = _png_pixel_bytes(data)
+    inflater = zlib.decompressobj()
+    for piece in _png_pixel_pieces(data):
+        while piece and missing > 0 and not inflater.eof:
+            missing -= len(inflater.decompress(piece, _INFLATED_BYTES))
+            piece = inflater.unconsumed_tail
+        if missing <= 0:
+            return
+    # What zlib still holds is shorter than its window.
+    if missing > len(inflater.flush()):
+        raise InvalidImage(_CUT_SHORT.format("PNG"))
+
+
+def _png_pixel_pieces(data: bytes) -> Iterator[bytes]:
+    """Yield the compressed pixels of a PNG in small pieces, as zlib copies what it has not consumed yet."""
+    position = len(_PNG)
+    while position + 12 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"IDAT":
+            for start in range(position + 8, position + 8 + length, _PIECE_BYTES):
+                yield data[start : min(start + _PIECE_BYTES, position + 8 + length)]
+        position += 12 + length
+
+
+def _png_pixel_bytes(data: bytes) -> int:
+    """Return the bytes that the rows of a PNG have before compression, with a filter byte each."""
+    width, height, depth, colour, _, _, interlaced = struct.unpack_from(">IIBBBBB", data, 16)
+    bits = depth * _PNG_CHANNELS.get(colour, 1)
+    passes = _PNG_PASSES if interlaced else ((0, 0, 1, 1),)
+    sizes = [(-((left - width) // across), -((top - height) // down)) for left, top, across, down in passes]
+    return sum(rows * (1 + (columns * bits + 7) // 8) for columns, rows in sizes if columns > 0 and rows > 0)
 
 
 def _segment_bytes(data: bytes, position: int) -> int:

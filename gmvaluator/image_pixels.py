@@ -8,6 +8,7 @@ import math
 from PIL import ExifTags, Image, ImageChops, ImageOps
 
 from gmvaluator.errors import InvalidImage
+from gmvaluator.image_headers import check_png_rows
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -63,6 +64,9 @@ def upright_rgb(image: Image.Image, data: bytes, factor: int = 1) -> Image.Image
     Pillow's errors.
     """
     image.load()
+    if image.format == "PNG" and not any(image.crop((0, max(image.height - 2, 0), *image.size)).tobytes()):
+        # Black, or missing: Pillow takes pixels that end early for whole.
+        check_png_rows(data)
     pixels = _Pixels(image, data)
     flat = pixels.on_white((0, 0, *image.size)) if factor == 1 else _reduced(pixels, factor)
     transposition = _TRANSPOSITIONS.get(orientation(image))

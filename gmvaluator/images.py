@@ -129,7 +129,8 @@ def pillow_errors(no_image: str) -> Iterator[None]:
         raise ImageTooLarge("the image does not fit into memory: send a smaller one") from error
     except Exception as error:
         # Pillow's format plugins raise many types on damaged files, and no list of them stays complete.
-        raise InvalidImage(f"the image cannot be decoded, it may be truncated or damaged: {error}"[:300]) from error
+        reason = str(error) or type(error).__name__
+        raise InvalidImage(f"the image cannot be decoded, it may be truncated or damaged: {reason}"[:300]) from error
 
 
 def _check_frames(image: Image.Image) -> None:

@@ -1,6 +1,8 @@
 """The end of an image file: what follows it is no part of the image, and a file that is cut short is no image."""
 
 import random
+import struct
+import zlib
 
 import pytest
 from PIL import Image
@@ -8,7 +10,7 @@ from PIL import Image
 from gmvaluator.errors import InvalidImage
 from gmvaluator.image_headers import MAX_SCANS
 from gmvaluator.images import check_image, decode_image
-from tests.support.image_files import chunk, encoded
+from tests.support.image_files import PNG, chunk, encoded
 
 NOISE = Image.effect_noise((48, 40), 60).convert("RGB")
 FILES = {
@@ -84,3 +86,30 @@ def test_chunks_are_counted_up_to_the_end_only() -> None:
     assert decode_image(FILES["PNG"] + empty).size == NOISE.size
     with pytest.raises(InvalidImage, match="chunks"):
         decode_image(FILES["PNG"][:end] + empty + FILES["PNG"][end:])
+
+
+ROWS = {False: [9] * 9, True: [2, 2, 1, 1, 3, 2, 2, 2, 5, 5, 4, 4, 4, 4, 4, 9, 9, 9, 9]}
+"""Pixels of each row of a PNG of 9 x 9 pixels, plain and interlaced."""
+
+
+def black_png(missing_rows: int, interlaced: bool, behind: bytes = b"") -> bytes:
+    """A black PNG whose pixels are compressed in two chunks, without the last rows."""
+    header = struct.pack(">IIBBBBB", 9, 9, 8, 2, 0, 0, interlaced)
+    rows = ROWS[interlaced][: len(ROWS[interlaced]) - missing_rows]
+    pixels = zlib.compress(b"".join(bytes(1 + 3 * pixels) for pixels in rows) + behind)
+    return PNG + chunk(b"IHDR", header) + chunk(b"IDAT", pixels[:5]) + chunk(b"IDAT", pixels[5:]) + chunk(b"IEND")
+
+
+@pytest.mark.parametrize("interlaced", [False, True])
+def test_a_png_whose_pixels_end_early_is_refused_and_a_black_one_is_not(interlaced: bool) -> None:
+    assert decode_image(black_png(0, interlaced)).getpixel((8, 8)) == (0, 0, 0)
+    assert decode_image(black_png(0, interlaced, b"more")).size == (9, 9)
+    for missing in (1, 4, 8):
+        with pytest.raises(InvalidImage, match="cut short"):
+            decode_image(black_png(missing, interlaced))
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGB", "RGBA", "I;16"])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (33, 17)])
+def test_a_black_png_of_any_kind_is_whole(mode: str, size: tuple[int, int]) -> None:
+    assert decode_image(encoded(Image.new(mode, size))).size == size
