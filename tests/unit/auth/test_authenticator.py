@@ -5,6 +5,7 @@ import stat
 import uuid
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
 from click.testing import CliRunner
@@ -25,7 +26,7 @@ from gmvaluator.errors import (
 OWNER = str(uuid.UUID(int=7))
 
 
-def made(path: Path, name: str = "farm", role: Role = Role.GENERATOR, **bound: str) -> str:
+def made(path: Path, name: str = "farm", role: Role = Role.GENERATOR, **bound: Any) -> str:
     secret = new_token()
     if role is Role.GENERATOR:
         bound.setdefault("generator", name)
