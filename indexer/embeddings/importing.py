@@ -129,6 +129,8 @@ class EmbeddingImporter:
 
     def _work(self, fields: dict[str, str], key: str, data_set: str) -> NewWork:
         description = described(fields)
+        width, height = _pixels(fields, "width"), _pixels(fields, "height")
+        self.profile.check_size(width, height)
         sha256 = description["sha256"] or ""
         if len(sha256) != 64 or not _SHA256_DIGITS.issuperset(sha256):
             raise InvalidManifest("it has no sha256 of the image's file, by which works are known")
@@ -137,8 +139,8 @@ class EmbeddingImporter:
         return NewWork(
             training_image_id=training_image_id(sha256),
             sha256=sha256,
-            width=_pixels(fields, "width"),
-            height=_pixels(fields, "height"),
+            width=width,
+            height=height,
             data_set=data_set,
             key=key,
             uri=fields.get("file_name", "") or description["url"],

@@ -13,6 +13,7 @@ from gmvaluator.ids import training_image_id
 from gmvaluator.index.engine.checksums import CHECKSUM, vectors_checksum
 from gmvaluator.index.schema import PERCEPTUAL, RECALL
 from gmvaluator.ports import Float32Array, Point
+from gmvaluator.profile import SMALLEST_SIDE_PX
 from gmvaluator.testing.index import MemoryIndex, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY
 from indexer.embeddings.exporting import check_stated, embedded_shards, export, is_embeddings
@@ -114,6 +115,17 @@ def test_half_precision_embeddings_of_clip_retrieval_are_taken(tmp_path: Path) -
             np.save(path, np.load(path).astype(np.float16) * np.float16(3))
     (point, *_) = imported(tmp_path)[0].scan(with_vectors=True)
     assert np.linalg.norm(point.recall) == pytest.approx(1, abs=1e-5)
+
+
+def test_an_embedding_of_an_image_that_is_too_small_to_be_valued_is_a_reject(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setitem(SMALLEST_SIDE_PX, FAKE_IDENTITY.name, 9)
+    exported(tmp_path)
+    rewritten(tmp_path, width=[8, 9, 9, 9, 9], height=[9, 9, 9, 9, 9])
+    _, report, _ = imported(tmp_path)
+    assert report.counts == Counts(5, 4, 0, 0, 1)
+    assert "too small to be valued" in report.left_out[0].reason
 
 
 def test_rows_that_cannot_be_used_are_left_out_with_the_reason(tmp_path: Path) -> None:
