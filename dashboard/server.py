@@ -19,7 +19,7 @@ from dashboard.figures.live import Live
 from dashboard.figures.overview import OverviewReader
 from dashboard.web.access import Sessions, session_key
 from dashboard.web.connection import Connection
-from dashboard.web.connection_limit import MAX_CONNECTIONS, ConnectionLimit
+from dashboard.web.connection_limit import MAX_CONNECTIONS, ConnectionLimit, open_places
 from dashboard.web.context import AppContext, environment
 from dashboard.web.rate_limit import RateLimit
 from dashboard.web.settings import DashboardSettings
@@ -106,10 +106,11 @@ def _key(settings: DashboardSettings) -> bytes:
 
 def configuration(context: AppContext) -> uvicorn.Config:
     """Return uvicorn's configuration for the application."""
+    limit = ConnectionLimit(context.settings.connections_per_address, open_places())
     return uvicorn.Config(
         application(context),
         # uvicorn calls it to make each connection; its type allows classes alone.
-        http=cast(Any, partial(Connection, limit=ConnectionLimit(context.settings.connections_per_address))),
+        http=cast(Any, partial(Connection, limit=limit)),
         ws="none",
         log_level="warning",
         access_log=False,

@@ -83,6 +83,14 @@ class Connection(HttpToolsProtocol):
         super().on_response_complete()
         self._limit.touch(self, self._host)
 
+    def shutdown(self) -> None:
+        """Close the connection, after the response to a whole request."""
+        if self.cycle is not None and self.cycle.more_body and not self.cycle.response_complete:
+            # The rest of this request may never arrive.
+            self.close_now()
+        else:
+            super().shutdown()
+
     def close_now(self) -> None:
         """Close the connection at once, whatever is buffered."""
         # A reset: a normal close would wait, without end, until the browser has read what is buffered.

@@ -109,3 +109,12 @@ def test_a_stream_that_is_being_answered_keeps_its_place(tmp_path: Path) -> None
         assert not was_closed(stream)
         for connection in halves:
             connection.close()
+
+
+def test_a_half_request_does_not_hold_up_the_end(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
+    with served(tmp_path) as address:
+        connection = opened(address, HALVES["half a form"])
+        assert healthy(address)
+    assert is_closed(connection)
+    assert "Traceback" not in capfd.readouterr().err
+    connection.close()

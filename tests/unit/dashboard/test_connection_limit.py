@@ -1,8 +1,10 @@
 """The limit of connections: who makes way, and what counts as one address."""
 
+import resource
+
 import pytest
 
-from dashboard.web.connection_limit import ConnectionLimit, network_of
+from dashboard.web.connection_limit import ConnectionLimit, network_of, open_places
 
 
 class Connection:
@@ -75,3 +77,23 @@ def test_a_release_twice_counts_once() -> None:
 )
 def test_an_address_is_counted_by_its_network(host: str, network: str) -> None:
     assert network_of(host) == network
+
+
+@pytest.mark.parametrize(
+    ("soft", "hard", "places", "raised"),
+    [
+        (4_096, 4_096, 1_000, None),
+        (-1, -1, 1_000, None),
+        (256, 4_096, 1_000, (1_128, 4_096)),
+        (256, -1, 1_000, (1_128, -1)),
+        (256, 512, 384, (512, 512)),
+    ],
+)
+def test_there_are_as_many_places_as_the_process_may_open_files(
+    monkeypatch: pytest.MonkeyPatch, soft: int, hard: int, places: int, raised: tuple[int, int] | None
+) -> None:
+    limits: list[tuple[int, int]] = []
+    monkeypatch.setattr(resource, "getrlimit", lambda kind: (soft, hard))
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, pair: limits.append(pair))
+    assert open_places(1_000) == places
+    assert limits == ([raised] if raised else [])
