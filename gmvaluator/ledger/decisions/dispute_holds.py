@@ -5,7 +5,7 @@ A hold moves credits from owners' accounts to `held`; there is one posting for e
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
 from typing import TYPE_CHECKING
@@ -27,7 +27,7 @@ from gmvaluator.ledger.decisions.disputes import (
     verdict_decision,
 )
 from gmvaluator.ledger.queries import amount_sum, concerned_sequence, entries_and_decisions, is_owner
-from gmvaluator.ledger.reader import read_balance
+from gmvaluator.ledger.reader import read_balance, read_head
 from gmvaluator.ledger.schema import decisions, entries, postings
 from gmvaluator.ledger.transaction import LedgerTransaction
 
@@ -81,6 +81,15 @@ def _concerned_postings(connection: Connection, scope: Scope) -> list[int]:
         .having(amount_sum > 0)
     )
     return sorted(set(connection.execute(query).scalars()))
+
+
+def _touched_since(connection: Connection, scope: Scope, sequence: int) -> list[int]:
+    """Return the postings within the scope whose amounts changed after a posting, also by decisions about them."""
+    if scope.generation_sequence is not None:
+        return [scope.generation_sequence]
+    query = select(concerned_sequence).select_from(entries_and_decisions)
+    query = query.where(entries.c.sequence > sequence, entries.c.training_image_id == scope.training_image_id)
+    return list(connection.execute(query.distinct()).scalars())
 
 
 def _read_newest_first(
@@ -184,11 +193,36 @@ def hold(book: Ledger, dispute_id: str, decided_at: datetime) -> Dispute:
     return book.decide(lambda transaction: decide_hold(transaction, dispute_id, decided_at, concerned))
 
 
-def hold_all(transaction: LedgerTransaction, decided_at: datetime, period: Period | None = None) -> int:
+@dataclass(frozen=True, slots=True)
+class Searched:
+    """Postings that concern each open dispute, by its id, as of posting `through`."""
+
+    through: int
+    concerned: Mapping[str, Sequence[int]]
+
+    def concerning(self, connection: Connection, dispute: Dispute) -> Sequence[int] | None:
+        """Return the postings that concern a dispute now; None if it was opened since the search."""
+        if dispute.dispute_id not in self.concerned:
+            return None
+        since = _touched_since(connection, dispute.scope, self.through)
+        return sorted({*self.concerned[dispute.dispute_id], *since})
+
+
+def search_disputes(book: Ledger) -> Searched:
+    """Search for the postings that concern the open disputes. Reads all entries once for each dispute about a work."""
+    with book.snapshot() as connection:
+        undecided = [dispute for dispute in read_unsettled_disputes(connection) if dispute.open]
+        concerned = {dispute.dispute_id: _concerned_postings(connection, dispute.scope) for dispute in undecided}
+        return Searched(read_head(connection).sequence, concerned)
+
+
+def hold_all(
+    transaction: LedgerTransaction, searched: Searched, decided_at: datetime, period: Period | None = None
+) -> int:
     """Post the holds that open disputes still need, and return their number.
 
-    period: only credits that belong to it or an earlier one are held, and the holds are dated at its end at the
-    latest, so that they belong to it as well.
+    searched: made before the transaction, which is shorter for it. period: only credits that belong to it or an earlier
+    one are held, and the holds are dated at its end at the latest, so that they belong to it as well.
     """
     connection = transaction.connection
     dated_at = decided_at if period is None else min(decided_at, period.end - timedelta(microseconds=1))
@@ -196,7 +230,8 @@ def hold_all(transaction: LedgerTransaction, decided_at: datetime, period: Perio
     posted = 0
     # One after another: two disputes may be about the same credits, of which the first leaves less.
     for dispute in read_unsettled_disputes(connection):
-        posted += len(transaction.post(due_holds(connection, dispute, dated_at, within)))
+        concerned = searched.concerning(connection, dispute)
+        posted += len(transaction.post(due_holds(connection, dispute, dated_at, within, concerned=concerned)))
     return posted
 
 

@@ -15,7 +15,7 @@ from gmvaluator.errors import Conflict, NotFound, PreconditionFailed
 from gmvaluator.ledger.calendar import Calendar, Closing, Period, closings, read_calendar
 from gmvaluator.ledger.checkpoints import checkpoint_of, store_checkpoint
 from gmvaluator.ledger.decision import CLOSE, Decision, Links, NewDecision, decision_id
-from gmvaluator.ledger.decisions.dispute_holds import hold_all
+from gmvaluator.ledger.decisions.dispute_holds import hold_all, search_disputes
 from gmvaluator.ledger.decisions.disputes import read_unsettled_disputes
 from gmvaluator.ledger.decisions.release import RightsAt, due_releases, pages_to_release
 from gmvaluator.ledger.payouts.currencies import minor_digits
@@ -31,9 +31,35 @@ if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger
 
 
-def balances_at(connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
-    """Return every account's balance at the end of a period, zeros left out; reads all entries up to it."""
-    return sums_by_account(connection, calendar.upto(period), source=entries_and_postings)
+@dataclass(frozen=True, slots=True)
+class BalancesRead:
+    """Every account's balance at the end of a period, as far as it followed from the postings up to `through`."""
+
+    through: int
+    calendar: Calendar
+    balances: dict[str, int]
+
+    def now(self, connection: Connection, calendar: Calendar, period: Period) -> dict[str, int]:
+        """Return the balances at the end of the period as of now, zeros left out."""
+        if calendar != self.calendar:
+            return _balances_at(connection, calendar, period)
+        # Entries never change: only those that were posted since are read.
+        since = _balances_at(connection, calendar, period, self.through)
+        sums = Counter(self.balances)
+        sums.update(since)
+        return {account: amount for account, amount in sums.items() if amount}
+
+
+def read_balances(book: Ledger, period: Period) -> BalancesRead:
+    """Read the balances at the end of a period; reads all entries up to it."""
+    with book.snapshot() as connection:
+        calendar = read_calendar(connection)
+        return BalancesRead(read_head(connection).sequence, calendar, _balances_at(connection, calendar, period))
+
+
+def _balances_at(connection: Connection, calendar: Calendar, period: Period, after: int = 0) -> dict[str, int]:
+    conditions = calendar.upto(period), entries.c.sequence > after
+    return sums_by_account(connection, *conditions, source=entries_and_postings)
 
 
 def disputed_since(
@@ -119,23 +145,31 @@ def close(
     Raises NotClosable, or Conflict if the period was closed on other terms; then nothing is posted.
     """
     with book.snapshot() as connection:
-        closed_before = bool(closings(connection, period))
-    # Read before the lock is taken, because both take minutes in a large ledger, and neither can become wrong by what
-    # others post: rows that were hashed never change, and rights are no facts of the ledger.
-    prepared = [] if closed_before else [_verified(book), _nothing_to_release(book, rights, decided_at)]
+        earlier = closings(connection, period)
+    if earlier:
+        _check_terms(earlier[0], period, terms)
+        return book.decide(lambda transaction: _signed(transaction.connection, period, signer, []))
+    # Read before the lock is taken, because it takes minutes in a large ledger. Nothing of it becomes wrong by what
+    # others post: rows that were hashed never change, rights are no facts of the ledger, and the others are completed.
+    prepared = [_verified(book), _nothing_to_release(book, rights, decided_at)]
+    read, searched = read_balances(book, period), search_disputes(book)
 
     def decide(transaction: LedgerTransaction) -> Closed:
         connection = transaction.connection
-        if earlier := closings(connection, period):
-            return _closed_before(connection, earlier[0], period, terms, signer)
+        if closed := closings(connection, period):
+            _check_terms(closed[0], period, terms)
+            return _signed(connection, period, signer, [])
         calendar = read_calendar(connection)
         checks = [_over(connection, period, decided_at, confirmed_over), _in_order(calendar, period)]
         # Disputed credits must not become payable: hold those that were posted since the last hold.
-        hold_all(transaction, decided_at, period)
+        hold_all(transaction, searched, decided_at, period)
         checks += [_balanced(connection), *prepared, _disputes(connection, carry_disputes)]
         if not all(check.ok for check in checks):
             raise NotClosable(period, checks)
-        transaction.post([_closing(connection, period, terms, checks, decided_at)])
+        amounts = closed_amounts(
+            read.now(connection, calendar, period), disputed_since(connection, calendar, period), terms
+        )
+        transaction.post([_closing(connection, period, terms, amounts, checks, decided_at)])
         return _signed(connection, period, signer, checks)
 
     return book.decide(decide)
@@ -203,14 +237,16 @@ def payable_lines(closing: Closing) -> list[tuple[str, int, int]]:
 
 
 def _closing(
-    connection: Connection, period: Period, terms: Terms, checks: list[Check], decided_at: datetime
+    connection: Connection,
+    period: Period,
+    terms: Terms,
+    amounts: dict[str, Any],
+    checks: list[Check],
+    decided_at: datetime,
 ) -> NewDecision:
-    calendar = read_calendar(connection)
     facts: dict[str, Any] = {
+        **amounts,
         "closed_through": read_head(connection).sequence,
-        **closed_amounts(
-            balances_at(connection, calendar, period), disputed_since(connection, calendar, period), terms
-        ),
         "terms": terms.as_dict(),
         "checks": [check.name for check in checks],
         "carried_disputes": [dispute.dispute_id for dispute in read_unsettled_disputes(connection)],
@@ -234,12 +270,11 @@ def closed_amounts(balances: dict[str, int], disputed: dict[str, int], terms: Te
     }
 
 
-def _closed_before(connection: Connection, closing: Closing, period: Period, terms: Terms, signer: Signer) -> Closed:
+def _check_terms(closing: Closing, period: Period, terms: Terms) -> None:
     original = Terms.from_dict(closing.decision.facts["terms"])
     if original != terms:
         different = [name for name, value in terms.as_dict().items() if original.as_dict()[name] != value]
         raise Conflict(f"period {period} was closed on other terms ({', '.join(different)}), which cannot be changed")
-    return _signed(connection, period, signer, [])
 
 
 def _signed(connection: Connection, period: Period, signer: Signer, checks: list[Check]) -> Closed:

@@ -14,7 +14,7 @@ from gmvaluator.errors import NotFound, PreconditionFailed
 from gmvaluator.ledger.calendar import Closing, Period, closings, read_calendar
 from gmvaluator.ledger.decision import PAYOUT, Decision, Links, NewDecision, decision_id
 from gmvaluator.ledger.decision_effects import decision_entries
-from gmvaluator.ledger.decisions.dispute_holds import hold_all
+from gmvaluator.ledger.decisions.dispute_holds import Searched, hold_all, search_disputes
 from gmvaluator.ledger.payouts.closing import payable_lines
 from gmvaluator.ledger.schema import balances, decisions, postings
 from gmvaluator.ledger.transaction import LedgerTransaction
@@ -47,14 +47,20 @@ def pay(book: Ledger, period: Period, reason: str, decided_at: datetime, account
     Raises PreconditionFailed if the period is not the newest closed one, because what earlier ones left unpaid was
     carried over into it, and NotFound if the period made nothing payable to the account.
     """
-    return book.decide(lambda transaction: _pay(transaction, period, reason, decided_at, account))
+    searched = search_disputes(book)
+    return book.decide(lambda transaction: _pay(transaction, searched, period, reason, decided_at, account))
 
 
 def _pay(
-    transaction: LedgerTransaction, period: Period, reason: str, decided_at: datetime, account: str | None
+    transaction: LedgerTransaction,
+    searched: Searched,
+    period: Period,
+    reason: str,
+    decided_at: datetime,
+    account: str | None,
 ) -> list[Payout]:
     # Disputed credits must not be paid: hold those that were posted since the last hold.
-    hold_all(transaction, decided_at)
+    hold_all(transaction, searched, decided_at)
     closing = _newest_closing(transaction.connection, period)
     payable = [line for line in payable_lines(closing) if account in (None, line[0])]
     if not payable and account is not None:

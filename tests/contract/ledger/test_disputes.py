@@ -9,7 +9,14 @@ from gmvaluator.errors import GenerationConflict, InvalidInput, NotFound
 from gmvaluator.ids import OwnerId
 from gmvaluator.ledger.current_amounts import CurrentAmounts, read_current_amounts
 from gmvaluator.ledger.decisions import dispute_holds
-from gmvaluator.ledger.decisions.dispute_holds import decide_dispute, due_holds, hold, hold_all, open_dispute
+from gmvaluator.ledger.decisions.dispute_holds import (
+    decide_dispute,
+    due_holds,
+    hold,
+    hold_all,
+    open_dispute,
+    search_disputes,
+)
 from gmvaluator.ledger.decisions.disputes import (
     Dispute,
     Scope,
@@ -59,7 +66,8 @@ def test_disputed_work_is_held_and_awarded(filled: DataLocation) -> None:
         assert balances(book) == {"held": 2_500_250, account(filled, "ben"): 499_750}
         attribute(filled, "g4", [1], NOVEMBER, book=book)
         assert hold(book, "case-1", NOVEMBER).held_micros == 3_500_250
-        assert book.decide(lambda transaction: hold_all(transaction, NOVEMBER)) == 0
+        searched = search_disputes(book)
+        assert book.decide(lambda transaction: hold_all(transaction, searched, NOVEMBER)) == 0
         award = checked_award([(owner_named(filled, "cleo"), 700_000), (owner_named(filled, "ada"), 300_000)])
         decided = decide_dispute(book, "case-1", award, "shown by sketches", DECEMBER)
         assert (decided.open, decided.held_micros, decided.as_dict()["status"]) == (False, 0, "upheld")
@@ -114,6 +122,22 @@ def test_two_disputes_do_not_hold_the_same_credits_twice(filled: DataLocation) -
         assert hold(book, "case-2", DECEMBER).held_micros == 2_500_250
         decide_dispute(book, "case-2", None, "no", DECEMBER)
         assert balances(book) == before
+        assert is_sound(book)
+
+
+def test_what_was_posted_or_opened_since_a_search_is_held_too(filled: DataLocation) -> None:
+    with open_ledger(filled, write=True) as book:
+        open_dispute(book, "case-1", Scope(sample_work(1), None), "mine", NOVEMBER)
+        open_dispute(book, "case-2", Scope(sample_work(2), None), "mine", NOVEMBER)
+        searched = search_disputes(book)
+        attribute(filled, "g4", [1], NOVEMBER, book=book)
+        decide_dispute(book, "case-2", None, "nothing was shown", NOVEMBER)
+        open_dispute(book, "case-3", Scope(None, 4), "mine", NOVEMBER)
+        decide_dispute(book, "case-3", None, "nothing was shown", NOVEMBER)
+        post_decisions(book, [opening_decision("case-4", Scope(sample_work(2), None), "mine", NOVEMBER)])
+        assert book.decide(lambda transaction: hold_all(transaction, searched, NOVEMBER)) == 2
+        assert balances(book) == {"held": 4_000_000}
+        assert book.decide(lambda transaction: hold_all(transaction, searched, NOVEMBER)) == 0
         assert is_sound(book)
 
 

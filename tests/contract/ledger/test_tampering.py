@@ -5,11 +5,14 @@ import zlib
 from collections.abc import Callable
 from pathlib import Path
 
+import psycopg
 import pytest
 
 from gmvaluator.errors import GmvaluatorError, LedgerCorrupt
 from gmvaluator.ledger.results import Head, Verification
 from gmvaluator.ledger.store import ledger_file, open_ledger
+from gmvaluator.storage.database import DataLocation
+from gmvaluator.testing.postgresql import PostgresServer
 from gmvaluator.testing.postings import sample_posting
 from tests.support.tampering import without_triggers
 
@@ -157,6 +160,31 @@ def test_dropped_changed_and_foreign_triggers_are_found(
     connection.close()
     with open_ledger(tmp_path) as ledger:
         assert ledger.verify().text() == f"posting 10: {what}"
+
+
+ALLOWING = "RETURNS trigger LANGUAGE plpgsql AS $$ BEGIN RETURN NEW; END $$"
+
+
+def test_dropped_changed_and_foreign_triggers_are_found_on_postgresql(
+    postgres_server: PostgresServer, tmp_path: Path
+) -> None:
+    place = DataLocation(tmp_path, postgres_server.new_database())
+    with open_ledger(place, write=True) as ledger, psycopg.connect(place.database_url, autocommit=True) as server:
+        assert ledger.verify().ok
+        for change, undo, what in (
+            ("ALTER TABLE ledger.entries DISABLE TRIGGER USER", "ALTER TABLE ledger.entries ENABLE TRIGGER USER",
+             "trigger entries_no_change is not what the ledger made: it was changed or disabled"),
+            ("CREATE RULE keep AS ON UPDATE TO ledger.balances DO INSTEAD NOTHING", "DROP RULE keep ON ledger.balances",
+             "trigger keep is not the ledger's: it was added"),
+            (f"CREATE FUNCTION ledger.skim() {ALLOWING}", "DROP FUNCTION ledger.skim()",
+             "trigger skim is not the ledger's: it was added"),
+            (f"CREATE OR REPLACE FUNCTION ledger.refuse_change_of_entries() {ALLOWING}", "SELECT 1",
+             "trigger refuse_change_of_entries is not what the ledger made: it was changed or disabled"),
+            ("DROP TRIGGER entries_no_change ON ledger.entries", "SELECT 1", "trigger entries_no_change is missing"),
+        ):  # fmt: skip
+            server.execute(change.encode())
+            assert ledger.verify().text().startswith(f"posting 0: {what}")
+            server.execute(undo.encode())
 
 
 CUT_TAIL = sql(
