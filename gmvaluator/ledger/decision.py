@@ -40,8 +40,8 @@ DECISION_FORMAT = 1
 MAX_REASON_CHARACTERS = 2_000
 
 
-# The revision serves as an optimistic lock. It is unique for each posting in the database, so of two decisions that
-# were made from the same amounts the second is refused, and no row is locked while people decide.
+# Decisions are made under the lock of all writers (see `transaction`). The revision guards them a second time: it is
+# unique for each posting in the database, so of two decisions that were made from the same amounts one is refused.
 @dataclass(frozen=True, slots=True)
 class Links:
     """References of a decision to a posting, a dispute and a period; None for each that it does not concern.

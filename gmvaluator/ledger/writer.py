@@ -35,7 +35,7 @@ from gmvaluator.ledger.schema import (
 from gmvaluator.storage.schema import upserting_insert, utc_text
 
 MAX_BATCH = 1_000
-"""Maximum number of postings in one transaction."""
+"""Maximum number of postings in one batch."""
 
 MAX_ENTRIES = 10_000
 """Maximum number of entries of one posting."""
@@ -106,13 +106,13 @@ class BatchWriter:
         """Raise Conflict if a hold or payout takes more than an account has."""
         if posting.kind not in (HOLD, PAYOUT):
             return
-        # They were decided from a snapshot, and another decision may have taken the amount since.
+        # Decisions read balances under the lock of all writers; this guards the accounts a second time.
         for account, amount_micros in posting.sums.items():
             balance = self._balance(account)
             if amount_micros < 0 and balance + amount_micros < 0:
                 raise Conflict(
                     f"{posting.generation_id} takes {-amount_micros:,} micro-credits of {account}, which has "
-                    f"{balance:,}: another decision was posted meanwhile; run the command again"
+                    f"{balance:,}: run the command again"
                 )
 
     def _balance(self, account: str) -> int:
