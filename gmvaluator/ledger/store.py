@@ -67,7 +67,7 @@ def open_ledger(place: Path | DataLocation, write: bool = False, new: bool = Fal
         raise InvalidInput("a new ledger is begun in a data folder only: leave out --new-ledger")
     ledger = Ledger(Database(location, REVISION, write))
     if write and isinstance(location, Path):
-        create_once(location.with_name(BEGUN_FILE_NAME), _BEGUN, mode=0o644)
+        create_once(location.with_name(BEGUN_FILE_NAME), _BEGUN)
     return ledger
 
 

@@ -27,6 +27,7 @@ from gmvaluator.ledger.decisions.reversal import reattribute, reverse
 from gmvaluator.ledger.payouts.audit import verify_with_payments
 from gmvaluator.ledger.payouts.closing import close
 from gmvaluator.ledger.payouts.payouts import pay
+from gmvaluator.ledger.payouts.references import add_reference
 from gmvaluator.ledger.payouts.terms import Terms
 from gmvaluator.ledger.records import ATTRIBUTION, StoredPosting
 from gmvaluator.ledger.store import Ledger, open_ledger
@@ -62,7 +63,7 @@ class Person:
     def work(self, commands: int) -> None:
         """Give random commands; refusals are part of the work."""
         kinds = [self._attribute] * 4 + [self._dispute, self._hold, self._decide, self._release, self._correct]
-        kinds += [self._close] * 2 + [self._pay] * 2
+        kinds += [self._close] * 2 + [self._pay] * 2 + [self._reference]
         for number in range(commands):
             try:
                 self.chance.choice(kinds)(number)
@@ -122,6 +123,11 @@ class Person:
         if last is not None:
             payouts = pay(self.book, last, "SEPA", NOW)
             self.paid += [(str(last), payout.account) for payout in payouts if payout.status == "posted"]
+
+    def _reference(self, number: int) -> None:
+        last = self._last_closed()
+        if last is not None:
+            add_reference(self.book, last, f"batch {number}", NOW)
 
 
 @dataclass
