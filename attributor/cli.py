@@ -18,7 +18,15 @@ import rich_click as click
 from attributor.ops.log_writer import log_to
 from attributor.settings import DEFAULT_ADDRESS, AttributorSettings
 from gmvaluator.auth.listening import check_address
-from gmvaluator.commands.options import choice_options, index_option, json_option, place_option
+from gmvaluator.commands.options import (
+    ADVANCED,
+    choice_options,
+    index_option,
+    json_option,
+    place_option,
+    with_advanced_panel,
+)
+from gmvaluator.commands.parameters import FILE, FiniteRange
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.storage.database import DataLocation
 
@@ -26,6 +34,12 @@ Command = TypeVar("Command", bound=Callable[..., Any])
 
 _UNITS = ("_ms", "_s")
 """Unit suffixes of field names, which the option names omit."""
+
+
+_USUAL = frozenset(
+    ("address", "metrics", "health", "tokens", "insecure", "tls-cert", "tls-key", "keep-images", "device", "workers")
+)
+"""Options that stand in front in the help."""
 
 
 def settings_options(command: Command) -> Command:
@@ -59,6 +73,7 @@ def _option(field: Field[Any]) -> Callable[[Any], Any]:
         is_flag=kind is bool,
         envvar="GMV_" + name.upper().replace("-", "_"),
         show_default=field.default not in (None, "", False),
+        panel=None if name in _USUAL else ADVANCED,
         help=field.metadata["help"],
     )
 
@@ -82,14 +97,15 @@ def _type(kind: Any, limits: tuple[float, float] | None, choices: tuple[str, ...
     if choices:
         return click.Choice(choices)
     if kind is Path:
-        return click.Path(dir_okay=False, path_type=Path)
+        return FILE
     if limits is None:
         return kind
     low, high = limits
-    return click.IntRange(int(low), int(high)) if kind is int else click.FloatRange(low, high)
+    return click.IntRange(int(low), int(high)) if kind is int else FiniteRange(low, high)
 
 
 @click.command()
+@with_advanced_panel
 @settings_options
 @click.option("--new-ledger", is_flag=True, help="Begin another ledger, because the data folder's own is gone.")
 @json_option

@@ -14,7 +14,9 @@ import structlog
 from dashboard.web.settings import DEFAULT_ADDRESS, DashboardSettings
 from gmvaluator.auth.listening import check_address
 from gmvaluator.auth.secret_files import with_password
+from gmvaluator.client.addresses import target_of
 from gmvaluator.commands.options import index_option, json_option, place_option
+from gmvaluator.commands.parameters import FILE
 from gmvaluator.storage.database import DataLocation
 
 
@@ -25,7 +27,7 @@ from gmvaluator.storage.database import DataLocation
 @click.option("--metrics", default="", metavar="URL", help="The attributor's metrics, for the operations page.")
 @click.option(
     "--tokens",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     envvar="GMV_TOKENS",
     help="File of token hashes, made by `gmvaluator token new`; default: DATA/tokens.json, if it exists.",
 )
@@ -63,6 +65,8 @@ def dashboard(
     Example: gmvaluator dashboard --data ./gmvaluator-data --server 127.0.0.1:50051
     """
     check_address(address)
+    if server:
+        target_of(server)
     # Imported here, as starlette and SQLAlchemy take a second that --help need not cost.
     from dashboard.figures.metrics import checked_url
     from dashboard.server import serve

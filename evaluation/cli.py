@@ -12,6 +12,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from gmvaluator.commands.options import collection_option, index_option, json_option, place_option, profile_option
+from gmvaluator.commands.parameters import FOLDER, PathParameter
 from gmvaluator.report import report
 from gmvaluator.storage.data_folder import index_location
 from gmvaluator.storage.database import DataLocation
@@ -19,8 +20,6 @@ from gmvaluator.storage.database import DataLocation
 if TYPE_CHECKING:
     from evaluation.known_source.calibration import Calibration
     from evaluation.known_source.policy_file import Extra
-
-FOLDER = click.Path(file_okay=False, path_type=Path)
 
 
 @click.group()
@@ -35,7 +34,7 @@ def evaluate() -> None:
 @click.option("--policy", "policies", multiple=True, metavar="NAME@N", help="Compare this policy too; may be repeated.")
 @click.option(
     "--data",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=PathParameter(exists=True, file_okay=False),
     help="Query the index in this folder, which must hold the whole sample; default: make one, which takes minutes.",
 )
 @click.option("--quick", is_flag=True, help="Use few images, only to check that it works.")
@@ -157,7 +156,7 @@ def evaluate_all(
 @click.option("--policy", "reference", default="mine@1", show_default=True, metavar="NAME@N", help="Policy to write.")
 @click.option(
     "--out",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Folder for the policy's file; default: DATA/policies, where `serve` looks first.",
 )
 @click.option(

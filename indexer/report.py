@@ -11,7 +11,7 @@ from typing import Any
 
 from gmvaluator.files import atomic_file, atomic_write, private_folder
 
-SHOWN = 1_000
+SHOWN = 100
 """Rows left out that a report lists; the file lists all."""
 
 OPT_OUT, REJECT, REMOVED = "opt_out", "reject", "removed"

@@ -18,6 +18,7 @@ from dashboard.web.context import app_context, page, session
 from gmvaluator.auth.roles import Caller, Role
 from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ledger.explain import decision_explanation
+from gmvaluator.ledger.lookup import sequence_of
 from gmvaluator.ledger.page_queries import posting_at
 from gmvaluator.ledger.records import ATTRIBUTION, Evidence, StoredPosting
 from gmvaluator.ledger.verification import replay
@@ -108,6 +109,12 @@ def _posting(data: DataAccess, text: str) -> StoredPosting:
     return posting
 
 
+def _same_number(data: DataAccess, posting: StoredPosting) -> int | None:
+    """Return the sequence that the generation's id is the number of, if that is another posting, or None."""
+    sequence = sequence_of(data.ledger, posting.header.generation_id)
+    return None if sequence == posting.sequence else sequence
+
+
 def _explanation(data: DataAccess, posting: StoredPosting, caller: Caller, *, disputable: bool) -> dict[str, Any]:
     evidence = posting.evidence
     contributions, near_misses = evidence.contributions, evidence.near_misses
@@ -132,6 +139,7 @@ def _explanation(data: DataAccess, posting: StoredPosting, caller: Caller, *, di
         _hide_others(rows, near, str(caller.owner_id))
     return {
         **_facts(posting, evidence),
+        "same_number": _same_number(data, posting),
         "picture": generated_picture(data, posting) if may(caller, "generated_picture") else None,
         "may_see": may(caller, "generated_picture"),
         "contributors": rows,

@@ -50,6 +50,9 @@ async def overview(request: Request) -> Response:
 
 async def live_overview(request: Request) -> Response:
     """Stream the overview's state as server-sent events."""
+    if request.method == "HEAD":
+        # The stream of a GET has no end, and nobody would read it.
+        return Response(media_type="text/event-stream")
     context = app_context(request)
     updates = context.live.stream(_authorization(request))
     return Stream(updates, ping=PING_S, send_timeout=context.settings.send_timeout_s)

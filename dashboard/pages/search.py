@@ -22,6 +22,7 @@ from gmvaluator.catalogue.search import candidate_owners, find_works, has_image,
 from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.images import MAX_IMAGE_BYTES
+from gmvaluator.ledger.lookup import find_posting, sequence_of
 
 MAX_QUERY_CHARACTERS = 200
 MAX_RESULTS = 20
@@ -72,12 +73,17 @@ def _results(data: DataAccess, query: str, caller: Caller) -> dict[str, Any]:
 
 
 def _generation(data: DataAccess, query: str, caller: Caller) -> int | None:
-    """Return the sequence of a posting named by its number or its generation's id; None if there is none."""
-    if query.isascii() and query.isdigit() and len(query) < 16:
-        return int(query) if 1 <= int(query) <= data.ledger.head().sequence else None
+    """Return the sequence of a posting named by its generation's id, its number or an id's beginning, or None.
+
+    An id comes before a number, as people search for the ids of their own systems; the page of a generation whose id is
+    a number names the posting of that number.
+    """
     identity = None if reads_all(caller) or caller.only_account else caller.generator_identity
     try:
-        return data.ledger.posting_of_generation(query, identity).sequence
+        if caller.only_account:
+            # An owner could otherwise guess the ids of others character by character.
+            return sequence_of(data.ledger, query) or data.ledger.posting_of_generation(query).sequence
+        return find_posting(data.ledger, query, identity).sequence
     except (NotFound, InvalidInput):
         return None
 

@@ -83,7 +83,7 @@ def guarded(path: str, name: str, handler: Handler, method: str = "GET") -> Rout
 
 async def _as_local(request: Request, name: str, handler: Handler) -> Response:
     """Handle a request without tokens as the local operator; the cookie carries only the CSRF secret."""
-    if request.method != "GET":
+    if request.method not in ("GET", "HEAD"):
         raise Unauthenticated("this browser has no session yet: load the page once, then send the form")
     sessions = app_context(request).sessions
     cookie = sessions.anonymous()

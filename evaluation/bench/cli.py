@@ -12,6 +12,7 @@ import rich_click as click
 
 from evaluation.cli import print_report
 from gmvaluator.commands.options import choice_options, json_option, variant_options
+from gmvaluator.commands.parameters import ANY_PATH, FOLDER, FiniteRange, PathParameter
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.report import report
 
@@ -34,9 +35,9 @@ def bench() -> None:
 @click.option(
     "--points", default=100_000, show_default=True, type=click.IntRange(1_000), help="Points of the stubs' index."
 )
-@click.option("--per-second", default=60.0, show_default=True, type=click.FloatRange(1), help="Sustained load.")
-@click.option("--sustained", "sustained_s", default=300.0, show_default=True, type=click.FloatRange(1), help="Seconds.")
-@click.option("--overload", "overload_s", default=60.0, show_default=True, type=click.FloatRange(1), help="Seconds.")
+@click.option("--per-second", default=60.0, show_default=True, type=FiniteRange(1), help="Sustained load.")
+@click.option("--sustained", "sustained_s", default=300.0, show_default=True, type=FiniteRange(1), help="Seconds.")
+@click.option("--overload", "overload_s", default=60.0, show_default=True, type=FiniteRange(1), help="Seconds.")
 @click.option(
     "--calls",
     default=1_000,
@@ -46,7 +47,7 @@ def bench() -> None:
 )
 @click.option(
     "--keep",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     help="Folder of the stubs' index and seeded weights, which is reused.",
 )
 @click.option("--paper", "paper", default="", metavar="OPTIONS", help="Options that choose the models of `paper`.")
@@ -85,12 +86,10 @@ def serve(sections: tuple[str, ...], paper: str, as_json: bool, **sizes: Any) ->
     "--images",
     "places",
     multiple=True,
-    type=click.Path(path_type=Path),
+    type=ANY_PATH,
     help="Images in addition to the sample's: a folder, an .npz, or a folder with Fashion-MNIST's idx files.",
 )
-@click.option(
-    "--keep", type=click.Path(file_okay=False, path_type=Path), help="Folder of cached embeddings and figures."
-)
+@click.option("--keep", type=FOLDER, help="Folder of cached embeddings and figures.")
 @json_option
 def index(sections: tuple[str, ...], keep: Path | None, as_json: bool, **sizes: Any) -> None:
     """Measure indexing speed, and the recall, cost and size of each quantisation compared with FAISS.
@@ -125,7 +124,7 @@ def index(sections: tuple[str, ...], keep: Path | None, as_json: bool, **sizes: 
 @click.option(
     "--on",
     "folder",
-    type=click.Path(exists=True, file_okay=False, path_type=Path),
+    type=PathParameter(exists=True, file_okay=False),
     help="Folder on the disk to measure; default: the temporary folder.",
 )
 @json_option
@@ -145,9 +144,7 @@ def ledger(images: int, entries: int, kills: int, power_losses: int, folder: Pat
 @click.option(
     "--threads", default=2, show_default=True, type=click.IntRange(1, 256), help="CPU threads per forward pass."
 )
-@click.option(
-    "--seconds", default=10.0, show_default=True, type=click.FloatRange(0, 600), help="Seconds per batch size."
-)
+@click.option("--seconds", default=10.0, show_default=True, type=FiniteRange(0, 600), help="Seconds per batch size.")
 @click.option(
     "--model", "names", multiple=True, type=click.Choice(["clip", "dreamsim", "maniqa", "lite"]), help="Default: all."
 )
@@ -227,7 +224,7 @@ def crops(images: int, device: str, choice: ProfileChoice, as_json: bool) -> Non
     type=click.IntRange(500),
     help="Credits per second.",
 )
-@click.option("--seconds", default=30.0, show_default=True, type=click.FloatRange(5, 600), help="Seconds to measure.")
+@click.option("--seconds", default=30.0, show_default=True, type=FiniteRange(5, 600), help="Seconds to measure.")
 @click.option(
     "--past", default=1_000_000, show_default=True, type=click.IntRange(1_000), help="Earlier postings in the ledger."
 )

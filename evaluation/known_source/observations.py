@@ -17,8 +17,9 @@ from evaluation.images.sample import Work, read_works
 from evaluation.known_source.queries import COPY, RECONSTRUCTION, Plan, Query, make_queries
 from gmvaluator.auth.secret_files import qdrant_api_key
 from gmvaluator.commands.processes import run_command
+from gmvaluator.errors import MissingIndex, PreconditionFailed
 from gmvaluator.ids import TrainingImageId, training_image_id
-from gmvaluator.index.opening import open_search
+from gmvaluator.index.opening import open_search, open_store
 from gmvaluator.index.schema import DEFAULT_COLLECTION, KEY_GROUP, duplicate_group, require_profile
 from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.models.profiles import load_models
@@ -149,6 +150,26 @@ def works_of(short: bool) -> dict[str, Work]:
     """Return the sample's works by key; every `SHORT_EACH`th of them for a short run."""
     works = read_works(sample_folder("openclipart"))
     return dict(list(works.items())[:: SHORT_EACH if short else 1])
+
+
+def require_sample(location: str | Path, short: bool = False) -> None:
+    """Raise PreconditionFailed unless the index holds the works that the benchmark changes and looks for.
+
+    It takes a second, while the benchmark itself would fail only after minutes of embedding.
+    """
+    if isinstance(location, Path) and not location.is_dir():
+        raise MissingIndex(f"there is no index in {location.parent}: leave --data out, and one is made")
+    ids = [training_image_id(work.sha256) for work in works_of(short).values()]
+    store = open_store(location, DEFAULT_COLLECTION, api_key=qdrant_api_key())
+    try:
+        missing = len(set(ids) - store.existing(ids))
+    finally:
+        store.close()
+    if missing:
+        raise PreconditionFailed(
+            f"the index {location} lacks {missing:,} of the {len(ids):,} works of the sample, whose sources this "
+            "benchmark knows: leave --data out, and an index of them is made"
+        )
 
 
 def index_sample(data: Path, profile: str, short: bool = False) -> Path:

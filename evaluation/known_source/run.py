@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluation.known_source.fit import Examples, choose_gate, examples_of, fit_temperature, fit_virtual
-from evaluation.known_source.observations import Observation, index_sample, observe
+from evaluation.known_source.observations import Observation, index_sample, observe, require_sample
 from evaluation.known_source.owner_effects import quality_effects, quality_figures, quality_table
 from evaluation.known_source.policies import (
     Fits,
@@ -35,8 +35,12 @@ def known_source(
     """Run the benchmark and return its section of the report.
 
     policies: NAME@N to compare besides the paper's and the calibrated one. location: an index that holds the sample;
-    None to make one. Raises ProfileMismatch.
+    None to make one. Raises ProfileMismatch, InvalidPolicy, PreconditionFailed, before anything takes minutes.
     """
+    compared = [load_policy(reference) for reference in policies]
+    profile_identity(profile)
+    if location is not None:
+        require_sample(location, short)
     fit, test = _observed(profile, short, location)
     paper = load_policy(PAPER)
     known = examples_of(fit, replace(load_policy(CALIBRATED), groups=None))
@@ -51,7 +55,7 @@ def known_source(
         plain,
         *(apply_policy(row, test) for row in ablations(calibrated, fits)),
         main,
-        *(apply_policy(by_policy(load_policy(reference)), test) for reference in policies),
+        *(apply_policy(by_policy(policy), test) for policy in compared),
     ]
     section = known_source_section(test, rows, main, bare, plain)
     effects = quality_effects(calibrated, test)

@@ -149,7 +149,7 @@ def _check(token: Token) -> None:
         raise InvalidInput(f"generator {token.generator[:60]!r} is refused: use 1-100 of A-Z a-z 0-9 . _ : @ + -")
     if bool(token.owner) != (token.role is Role.OWNER):
         raise InvalidInput(f"token {token.name}: an owner's UUID is for role owner, and needed there")
-    if token.owner and str(uuid.UUID(token.owner)) != token.owner:
+    if token.owner and not _is_plain_uuid(token.owner):
         raise InvalidInput(
             f"owner {token.owner[:60]!r} is refused: give the UUID as `gmvaluator rights show` prints it"
         )
@@ -170,6 +170,13 @@ def _check_model_versions(token: Token) -> None:
 
 def _is_model_version(text: str) -> bool:
     return 1 <= len(text) <= _MAX_MODEL_VERSION_CHARACTERS and text.isprintable()
+
+
+def _is_plain_uuid(text: str) -> bool:
+    try:
+        return str(uuid.UUID(text)) == text
+    except ValueError:
+        return False
 
 
 def _parse(data: bytes) -> tuple[Token, ...]:

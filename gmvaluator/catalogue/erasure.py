@@ -3,15 +3,12 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Mapping
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.auth.signing import Signed, Signer
-from gmvaluator.catalogue.reader import CatalogueReader
 from gmvaluator.catalogue.store import KEY_FOLDER, Catalogue
 from gmvaluator.files import atomic_write, private_folder
 from gmvaluator.ids import OwnerId
@@ -19,14 +16,6 @@ from gmvaluator.storage.schema import utc_text
 
 RECEIPT_FOLDER = "receipts"
 RECEIPT_FORMAT = 1
-
-
-def find_owner(catalogue: CatalogueReader, text: str) -> OwnerId:
-    """Return the owner of a UUID, an account or a manifest's owner_id. Raises NotFound."""
-    try:
-        return OwnerId(uuid.UUID(text.removeprefix(OWNER_PREFIX)))
-    except ValueError:
-        return catalogue.owner_of_manifest_id(text)
 
 
 def erase_owner(

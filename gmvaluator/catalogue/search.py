@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import re
 import uuid
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from datetime import datetime
 from typing import Any
 
-from sqlalchemy import ColumnElement, Connection, func, or_, select
+from sqlalchemy import ColumnElement, Connection, Select, func, or_, select
 
 from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.catalogue.reader import CatalogueReader
@@ -18,6 +18,12 @@ from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.storage.schema import utc_text
 
 _NAMES_PER_QUERY = 5_000
+
+MAX_LISTED = 10
+"""Maximum number of works that a message about an ambiguous name lists."""
+
+MIN_PREFIX = 6
+"""Fewest characters of a shortened id or SHA-256."""
 
 MAX_OWNERS_READ = 100_000
 """Limit of owners whose names a search decrypts; in a larger catalogue some owners are found by UUID only."""
@@ -86,25 +92,37 @@ def _uuid(text: str) -> uuid.UUID | None:
 
 
 def find_work(catalogue: CatalogueReader, text: str, data_set: str | None = None) -> TrainingImageId:
-    """Return the work with this id, SHA-256 or key.
+    """Return the work with this id, SHA-256 or key, or with an id or SHA-256 that begins so.
 
-    data_set: where the key is looked up; None for everywhere. Raises NotFound, or InvalidInput for several works.
+    data_set: where the key is looked up; None for everywhere. Raises NotFound, or InvalidInput, listing their ids, for
+    several works.
     """
-    if re.fullmatch(r"[0-9a-f]{64}", text):
-        query = select(works.c.training_image_id).where(works.c.sha256 == text)
-    elif re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", text):
-        query = select(works.c.training_image_id).where(works.c.training_image_id == uuid.UUID(text))
-    else:
-        query = select(sources.c.training_image_id).where(sources.c.key == text).distinct()
-        if data_set is not None:
-            query = query.where(sources.c.data_set == data_set)
     with catalogue.snapshot() as connection:
-        works_found = connection.execute(query.limit(2)).scalars().all()
-    if not works_found:
-        raise NotFound(f"there is no work {text[:100]!r}: give its id, SHA-256 or key")
-    if len(works_found) > 1:
-        raise InvalidInput(f"several works have the key {text[:100]!r}: say which by --data-set, or give the SHA-256")
-    return TrainingImageId(works_found[0])
+        for query in _work_queries(text, data_set):
+            matches = connection.execute(query.distinct().limit(MAX_LISTED + 1)).scalars().all()
+            if len(matches) == 1:
+                return TrainingImageId(matches[0])
+            if matches:
+                listed = ", ".join(map(str, matches[:MAX_LISTED]))
+                raise InvalidInput(f"several works are {text[:100]!r}: give --data-set or one of these ids: {listed}")
+    raise NotFound(f"there is no work {text[:100]!r}: give its id, SHA-256 or key; `gmvaluator works list` shows them")
+
+
+def _work_queries(text: str, data_set: str | None) -> Iterator[Select[Any]]:
+    """Yield queries for the works that `text` may name, the surest first."""
+    plain = text.lower()
+    if re.fullmatch(r"[0-9a-f]{64}", plain):
+        yield select(works.c.training_image_id).where(works.c.sha256 == plain)
+    work = _uuid(plain)
+    if work is not None:
+        yield select(works.c.training_image_id).where(works.c.training_image_id == work)
+    with_key = select(sources.c.training_image_id).where(sources.c.key == text)
+    yield with_key if data_set is None else with_key.where(sources.c.data_set == data_set)
+    if re.fullmatch(rf"[0-9a-f-]{{{MIN_PREFIX},36}}", plain):
+        low, high = (uuid.UUID(plain.replace("-", "").ljust(32, digit)[:32]) for digit in "0f")
+        yield select(works.c.training_image_id).where(works.c.training_image_id.between(low, high))
+    if re.fullmatch(rf"[0-9a-f]{{{MIN_PREFIX},63}}", plain):
+        yield select(works.c.training_image_id).where(works.c.sha256.startswith(plain))
 
 
 def rights_as_dict(catalogue: CatalogueReader, work: TrainingImageId, at: datetime) -> dict[str, Any]:

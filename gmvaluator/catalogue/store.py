@@ -11,7 +11,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import Any
 
-from sqlalchemy import Connection, insert, select, update
+from sqlalchemy import Connection, delete, insert, select, update
 
 from gmvaluator.catalogue.claims_import import ClaimImporter, ClaimRow, ImportedClaims, RejectedRow, group_by_work
 from gmvaluator.catalogue.reader import CatalogueReader, index_run
@@ -134,6 +134,11 @@ class Catalogue(CatalogueReader):
                     f"generator {generator.model_version} is registered otherwise: see `gmvaluator generators list`, "
                     "and use --replace to change it"
                 )
+
+    def remove_generator(self, model_version: str) -> None:
+        """Remove a generator's registration. Does nothing if there is none."""
+        with self._writing() as connection:
+            connection.execute(delete(generators).where(generators.c.model_version == model_version))
 
     def add_tombstones(self, removals: Sequence[Removal], reason: str) -> None:
         """Prevent works from being recorded again, and what the removals named from being read again."""

@@ -6,7 +6,6 @@ drains gets no new calls, and one that died is retried every few seconds.
 
 from __future__ import annotations
 
-import ipaddress
 import json
 import os
 from collections.abc import Callable, Mapping
@@ -16,8 +15,8 @@ from typing import Any
 
 import grpc
 
-from gmvaluator.auth.authenticator import is_loopback
 from gmvaluator.auth.secret_files import MAX_SECRET_BYTES, checked_token, file_text
+from gmvaluator.client.addresses import DEFAULT_SERVER, all_loopback, is_balanced, target_of
 from gmvaluator.client.requests import SERVICE
 from gmvaluator.errors import InvalidInput, PreconditionFailed
 
@@ -27,49 +26,12 @@ RECONNECT_MS = 3_000
 _CONFIG = json.dumps({"loadBalancingConfig": [{"round_robin": {}}], "healthCheckConfig": {"serviceName": SERVICE}})
 
 
-def is_balanced(address: str) -> bool:
-    """Return True for `a:1,b:1` and `dns:///name:1`, which may name several attributors."""
-    return "," in address or address.startswith("dns:")
-
-
-def target_of(address: str) -> str:
-    """Return the gRPC target of an address: HOST:PORT, dns:///HOST:PORT, or IP:PORT,IP:PORT. Raises InvalidInput."""
-    if "," not in address:
-        return address
-    versions = {_ip_version(part) for part in address.split(",")}
-    if len(versions) > 1:
-        raise InvalidInput(f"{address[:200]!r} mixes IPv4 and IPv6: give addresses of one kind")
-    return f"ipv{versions.pop()}:{address}"
-
-
 def balancing_options(address: str) -> list[tuple[str, str | int]]:
     """Return the channel options of an address; load balancing only where it may name several attributors."""
     options: list[tuple[str, str | int]] = [("grpc.max_reconnect_backoff_ms", RECONNECT_MS)]
     if is_balanced(address):
         options.append(("grpc.service_config", _CONFIG))
     return options
-
-
-def all_loopback(address: str) -> bool:
-    """Return True if every part of `address` can be reached from this machine alone."""
-    return all(is_loopback(part) for part in address.split(","))
-
-
-def _ip_version(address: str) -> int:
-    host, _, port = address.rpartition(":")
-    try:
-        version: int = ipaddress.ip_address(host.strip("[]")).version
-    except ValueError:
-        version = 0
-    if not version or not port.isdigit():
-        raise InvalidInput(
-            f"{address[:100]!r} is no IP:PORT: give a list of these, or dns:///NAME:PORT for a name that stands for "
-            "several"
-        )
-    return version
-
-
-DEFAULT_SERVER = "127.0.0.1:50051"
 
 
 @dataclass(frozen=True, slots=True)
@@ -177,7 +139,9 @@ class Connection:
             )
 
     def _credentials(self) -> grpc.ChannelCredentials:
-        return grpc.ssl_channel_credentials(_content(self.authority), _content(self.key), _content(self.certificate))
+        authority, key, certificate = (_content(path) for path in (self.authority, self.key, self.certificate))
+        _check_pem(authority, key, certificate)
+        return grpc.ssl_channel_credentials(authority, key, certificate)
 
     def _file_token(self) -> str:
         content = _content(self.token_file) or b""
@@ -222,6 +186,25 @@ class _Details(grpc.ClientCallDetails):
 
 def _path(environment: Mapping[str, str], name: str) -> Path | None:
     return Path(environment[name]) if environment.get(name) else None
+
+
+def _check_pem(authority: bytes | None, key: bytes | None, certificate: bytes | None) -> None:
+    """Raise PreconditionFailed if gRPC could not use a file: it would only write to its own log and not connect."""
+    from cryptography import x509
+    from cryptography.hazmat.primitives import serialization
+
+    try:
+        if authority is not None:
+            x509.load_pem_x509_certificates(authority)
+        if key is None or certificate is None:
+            return
+        matches = x509.load_pem_x509_certificate(certificate).public_key() == (
+            serialization.load_pem_private_key(key, None).public_key()
+        )
+    except (ValueError, TypeError) as error:
+        raise PreconditionFailed(f"the TLS files cannot be used: {error}; give PEM, the key unencrypted") from error
+    if not matches:
+        raise PreconditionFailed("the client's key is not that of its certificate: give the pair")
 
 
 def _content(path: Path | None) -> bytes | None:

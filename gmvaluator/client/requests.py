@@ -13,6 +13,7 @@ from typing import Any
 import grpc
 from google.protobuf.timestamp_pb2 import Timestamp
 
+from gmvaluator.client.unreachable import explanation
 from gmvaluator.errors import (
     Conflict,
     Failure,
@@ -115,21 +116,26 @@ def check_size(image: bytes) -> None:
 class Retries:
     """The retry policy of a client. Only Overloaded and Unavailable are retried, with the same id: credited once.
 
-    attempts: calls in all; 1 never retries. If the server names a pause, that is used; otherwise the pause doubles
-    from `first_pause_s` to `longest_pause_s`. Up to half of it is taken off at random, so that clients that failed
-    together do not return together.
+    attempts: calls in all; 1 never retries. overload_attempts: the same where the server refuses for load alone; 0: as
+    many as `attempts`. If the server names a pause, that is used; otherwise the pause doubles from `first_pause_s` to
+    `longest_pause_s`. Up to half of it is taken off at random, so that clients that failed together do not return
+    together.
     """
 
     attempts: int = 5
     first_pause_s: float = 0.2
     longest_pause_s: float = 10.0
+    overload_attempts: int = 0
 
     def pause_s(self, error: GmvaluatorError, attempt: int, left_s: float) -> float | None:
         """Return the seconds to wait after the `attempt`-th call (from 1) failed; None to raise the error.
 
         left_s: seconds until the caller's deadline; a pause that would exceed it is None.
         """
-        if attempt >= self.attempts or not isinstance(error, Overloaded | Unavailable):
+        if not isinstance(error, Overloaded | Unavailable):
+            return None
+        attempts = self.overload_attempts if isinstance(error, Overloaded) else 0
+        if attempt >= (attempts or self.attempts):
             return None
         pushback_ms = error.retry_after_ms if isinstance(error, Overloaded) else None
         # gRPC's convention: a negative pushback forbids a retry.
@@ -179,6 +185,7 @@ _ERRORS: dict[grpc.StatusCode, type[GmvaluatorError]] = {
     grpc.StatusCode.UNAVAILABLE: Unavailable,
     grpc.StatusCode.DEADLINE_EXCEEDED: Unavailable,
     grpc.StatusCode.CANCELLED: Unavailable,
+    grpc.StatusCode.UNIMPLEMENTED: PreconditionFailed,
 }
 
 _BY_NUMBER = {code.value[0]: kind for code, kind in _ERRORS.items()}
@@ -200,8 +207,11 @@ def failure_of(failure: AttributeFailure, address: str) -> GmvaluatorError:
 
 
 def _error_of(error: grpc.RpcError, address: str) -> GmvaluatorError:
-    message = f"{error.details() or 'no details'} (attributor at {address})"
     kind = _ERRORS.get(error.code(), Failure)
+    unreached = explanation(error.code(), error.details() or "", address)
+    if unreached is not None:
+        return kind(unreached)
+    message = f"{error.details() or 'no details'} (attributor at {address})"
     if kind is Overloaded:
         return Overloaded(message, _pushback_ms(error))
     return kind(message)

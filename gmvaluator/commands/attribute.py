@@ -15,14 +15,21 @@ from google.protobuf.json_format import MessageToDict
 from rich.console import Console
 from rich.text import Text
 
-from gmvaluator.client.connection import DEFAULT_SERVER, Connection
+from gmvaluator.client.addresses import DEFAULT_SERVER
+from gmvaluator.client.connection import Connection
+from gmvaluator.client.requests import DEADLINE_S, Retries, translated
 from gmvaluator.client.sync import AttributorClient
+from gmvaluator.commands.failures import print_failure
 from gmvaluator.commands.options import connection_options
-from gmvaluator.errors import MissingData
+from gmvaluator.commands.parameters import ANY_PATH, FILE, FiniteRange
+from gmvaluator.errors import Conflict, GmvaluatorError, InvalidInput, MissingData
 from gmvaluator.ids import sha256_hex
 from gmvaluator.images import MAX_IMAGE_BYTES
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.valuation.weights import credits_text
+
+RETRIES = Retries(overload_attempts=1_000_000)
+"""An image is sent again while the attributor is overloaded, and five times while it cannot be reached."""
 
 _STAGE_NAMES = {
     attribution_v1.STAGE_RECALLED: "recalled",
@@ -48,6 +55,13 @@ def _readable(value: Any, name: str) -> Any:
     return base64.b64decode(value).hex() if name == "head_hash" else value
 
 
+def by_credit(attribution: attribution_v1.Attribution) -> list[attribution_v1.Contributor]:
+    """Return a stage's contributors by their credit, or share where credits are not known yet; largest first."""
+    final = attribution.stage == attribution_v1.STAGE_FINAL
+    # Stable: equal ones stay nearest first.
+    return sorted(attribution.contributors, key=lambda row: -(row.credit_micros if final else row.share))
+
+
 class StagePrinter:
     """Printer of the stages of a stream as they arrive, each with its time and its `top` nearest contributors."""
 
@@ -59,8 +73,8 @@ class StagePrinter:
         self._console.print(Text.assemble((name, "bold"), ("  " + note, "dim")), soft_wrap=True)
 
     def stage(self, attribution: attribution_v1.Attribution) -> None:
-        """Print one stage."""
-        for number, contributor in enumerate(attribution.contributors[: self._top]):
+        """Print one stage, with the contributors that have most of the credit first."""
+        for number, contributor in enumerate(by_credit(attribution)[: self._top]):
             line = self._line(attribution, contributor, number == 0)
             self._console.print(line, no_wrap=True, overflow="ellipsis")
         if not attribution.contributors:
@@ -89,28 +103,37 @@ class StagePrinter:
         return Text.assemble(f"  {label}  ", (f"{nearness}  {amount}  ", "cyan"), owner, contributor.key)
 
     def _summary(self, attribution: attribution_v1.Attribution) -> Text:
-        rest = max(len(attribution.contributors) - self._top, 0)
-        parts = [
-            f"and {rest} more",
+        rest = len(attribution.contributors) - self._top
+        parts = [f"and {rest} more"] if rest > 0 else []
+        parts += [
             f"quality {attribution.quality:.3f}",
             f"issued {credits_text(attribution.issued_micros)}",
+            f"unattributed {credits_text(attribution.unattributed_micros)} ({attribution.unattributed_share:.1%})",
         ]
         if attribution.replayed:
             parts.append("posted before")
         if attribution.HasField("sequence"):
-            parts.append(f"head {attribution.sequence}:{attribution.head_hash.hex()[:8]}")
+            parts.append(f"head {attribution.sequence}:{attribution.head_hash.hex()[:16]}")
         else:
             parts.append("nothing posted")
         return Text(" " * 11 + ", ".join(parts), style="dim")
 
 
 @click.command()
-@click.argument("images", nargs=-1, required=True, type=click.Path(path_type=Path))
+@click.argument("images", nargs=-1, required=True, type=ANY_PATH)
 @connection_options
 @click.option("--model-version", required=True, envvar="GMV_MODEL_VERSION", help="Generator that made the images.")
 @click.option("--generation-id", help="Id of the generation, for one image only; default: sha256: and the file's hash.")
 @click.option("--preview", is_flag=True, help="Value the images without posting credits.")
 @click.option("--top", default=3, show_default=True, type=click.IntRange(1, 1000), help="Contributors to show.")
+@click.option(
+    "--deadline",
+    "deadline_s",
+    default=DEADLINE_S,
+    show_default=True,
+    type=FiniteRange(0.1, 3600),
+    help="Seconds for one image. While the attributor is overloaded the image is sent again until then.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a stage on stdout.")
 def attribute(
     images: tuple[Path, ...],
@@ -119,36 +142,63 @@ def attribute(
     generation_id: str | None,
     preview: bool,
     top: int,
+    deadline_s: float,
     as_json: bool,
 ) -> None:
     """Send IMAGES to a running attributor and print each stage as it arrives.
 
-    Sending the same image again posts nothing, because its default id is its hash.
+    Sending the same image again posts nothing, because its default id is its hash. An image that is refused is named on
+    stderr, and the others are sent all the same; the exit code is then 1, or 2 if it was the only one.
 
     Example: gmvaluator attribute --model-version demo-1 examples/generated/*.webp
     """
     if generation_id is not None and len(images) > 1:
         raise click.UsageError("--generation-id names one generation: give one image with it")
     printer = StagePrinter(Console(), top)
-    with AttributorClient(connection) as client:
-        for path in images:
+    refused = 0
+    with AttributorClient(connection, deadline_s, RETRIES) as client:
+
+        def send(path: Path) -> None:
             data = read_image(path)
             generation = generation_id or f"sha256:{sha256_hex(data)}"
-            if preview:
-                stages = client.preview(data, model_version)
+            stages = (
+                client.preview(data, model_version) if preview else client.attribute(data, generation, model_version)
+            )
+            if as_json:
+                _print_json(path, stages)
             else:
-                stages = client.attribute(data, generation, model_version)
-            _print_json(path, stages) if as_json else _print_stages(printer, path, stages)
+                _print_stages(printer, path, "" if preview else generation, stages)
+
+        for number, path in enumerate(images):
+            try:
+                send(path)
+            except (InvalidInput, Conflict, MissingImage) as error:
+                if len(images) == 1:
+                    raise
+                refused += 1
+                print_failure(f"{path}: {error}")
+            except GmvaluatorError:
+                # The next images would meet the same error.
+                if number + 1 < len(images):
+                    print_failure(f"{path} and {len(images) - number - 1:,} images after it were not answered")
+                raise
+    if refused:
+        print_failure(f"{refused:,} of {len(images):,} images were refused")
+        raise Exit(1)
+
+
+class MissingImage(MissingData):
+    """A file that was named as an image cannot be read."""
 
 
 def read_image(path: Path) -> bytes:
-    """Return the bytes of a file, cut at one byte over the size limit. Raises MissingData if it cannot be read."""
+    """Return the bytes of a file, cut at one byte over the size limit. Raises MissingImage if it cannot be read."""
     try:
         with path.open("rb") as file:
             # One byte over the limit is enough for the attributor to refuse the image with its own message.
             return file.read(MAX_IMAGE_BYTES + 1)
     except OSError as error:
-        raise MissingData(f"{path} cannot be read: {error.strerror}") from error
+        raise MissingImage(f"{path} cannot be read: {error.strerror}") from error
 
 
 def _print_json(path: Path, stages: Iterator[attribution_v1.Attribution]) -> None:
@@ -156,9 +206,13 @@ def _print_json(path: Path, stages: Iterator[attribution_v1.Attribution]) -> Non
         click.echo(json.dumps({"file": str(path), **attribution_dict(stage)}))
 
 
-def _print_stages(printer: StagePrinter, path: Path, stages: Iterator[attribution_v1.Attribution]) -> None:
-    printer.heading(path.name)
-    for stage in stages:
+def _print_stages(
+    printer: StagePrinter, path: Path, generation: str, stages: Iterator[attribution_v1.Attribution]
+) -> None:
+    """Print the stages under the name of the image and the id of its generation; nothing if the image is refused."""
+    for number, stage in enumerate(stages):
+        if number == 0:
+            printer.heading(path.name, generation)
         printer.stage(stage)
 
 
@@ -170,14 +224,10 @@ _RETRY_S = 0.2
 
 @click.command()
 @click.option("--server", default=DEFAULT_SERVER, show_default=True, help="The attributor's HOST:PORT.")
-@click.option(
-    "--tls-ca", type=click.Path(dir_okay=False, path_type=Path), help="Use TLS, with this certificate authority (PEM)."
-)
+@click.option("--tls-ca", type=FILE, help="Use TLS, with this certificate authority (PEM).")
 @click.option("--service", default="", help="Service to query; default: the whole server.")
-@click.option("--timeout", default=3.0, show_default=True, type=click.FloatRange(0.1, 60), help="Seconds for a query.")
-@click.option(
-    "--wait", "wait_s", default=0.0, type=click.FloatRange(0, 3600), help="Seconds to retry until it is SERVING."
-)
+@click.option("--timeout", default=3.0, show_default=True, type=FiniteRange(0.1, 60), help="Seconds for a query.")
+@click.option("--wait", "wait_s", default=0.0, type=FiniteRange(0, 3600), help="Seconds to retry until it is SERVING.")
 def health(server: str, tls_ca: Path | None, service: str, timeout: float, wait_s: float) -> None:
     """Query an attributor's health by grpc.health.v1 and print the status; exit with 1 unless it is SERVING.
 
@@ -188,23 +238,28 @@ def health(server: str, tls_ca: Path | None, service: str, timeout: float, wait_
     ends_at = time.monotonic() + wait_s
     with Connection(server, authority=tls_ca).channel() as channel:
         while True:
-            status = _query_health(channel, server, service, timeout)
+            status, problem = _query_health(channel, server, service, timeout)
             if status == SERVING or time.monotonic() >= ends_at:
                 break
             time.sleep(_RETRY_S)
-    click.echo(status)
+    if problem is None:
+        click.echo(status)
+    else:
+        print_failure(f"{status}: {problem}")
     if status != SERVING:
         raise Exit(1)
 
 
-def _query_health(channel: Any, server: str, service: str, timeout_s: float) -> str:
-    """Return a status of the protocol, or the error of the call."""
+def _query_health(channel: Any, server: str, service: str, timeout_s: float) -> tuple[str, GmvaluatorError | None]:
+    """Return a status of the protocol, or the status of a failed call and its error."""
     import grpc
     from grpc_health.v1 import health_pb2, health_pb2_grpc
 
     stub = health_pb2_grpc.HealthStub(channel)
     try:
-        response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)  # type: ignore[attr-defined]
-    except grpc.RpcError as error:
-        return f"{server}: {error.code().name}: {error.details()}"
-    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status))
+        with translated(server):
+            response = stub.Check(health_pb2.HealthCheckRequest(service=service), timeout=timeout_s)  # type: ignore[attr-defined]
+    except GmvaluatorError as error:
+        cause = error.__cause__
+        return cause.code().name if isinstance(cause, grpc.RpcError) else type(error).__name__, error
+    return str(health_pb2.HealthCheckResponse.ServingStatus.Name(response.status)), None

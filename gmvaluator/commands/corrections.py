@@ -9,6 +9,7 @@ import rich_click as click
 
 from gmvaluator.commands.confirmation import Confirmation, confirmation_options, require_ledger
 from gmvaluator.commands.options import json_option, place_option
+from gmvaluator.commands.postings import named_posting
 from gmvaluator.storage.database import DataLocation
 
 if TYPE_CHECKING:
@@ -84,7 +85,7 @@ def reverse(
 
     require_ledger(place)
     with open_ledger(place, write=True) as book:
-        original, head = book.posting_of_generation(generation, identity), book.head()
+        original, head = named_posting(book, generation, identity), book.head()
 
         def decide() -> StoredPosting:
             return reverse_posting(book, original, reason, decision_time())
@@ -123,7 +124,7 @@ def reattribute(
     chosen = load_policy(policy, place.folder / POLICY_FOLDER)
     require_ledger(place)
     with open_ledger(place, write=True) as book:
-        original = book.posting_of_generation(generation, identity)
+        original = named_posting(book, generation, identity)
         cards = near_miss_cards(place, original)
 
         def decide() -> StoredPosting:

@@ -21,7 +21,8 @@ from gmvaluator.accounts import UNATTRIBUTED
 from gmvaluator.client.connection import Connection
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.commands.attribute import StagePrinter, attribution_dict
-from gmvaluator.commands.options import choice_options, json_option
+from gmvaluator.commands.options import choice_options, json_option, with_advanced_panel
+from gmvaluator.commands.parameters import FOLDER
 from gmvaluator.commands.processes import dashboard, observed_attributor, run_command
 from gmvaluator.errors import Failure
 from gmvaluator.ids import sha256_hex
@@ -39,9 +40,10 @@ WAIT_S = 120.0
 
 
 @click.command()
+@with_advanced_panel
 @click.option(
     "--data",
-    type=click.Path(file_okay=False, path_type=Path),
+    type=FOLDER,
     default="./gmvaluator-demo",
     show_default=True,
     help="Folder to create, or to continue in.",

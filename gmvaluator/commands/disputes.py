@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.commands.confirmation import Confirmation, confirmation_options, require_ledger
 from gmvaluator.commands.corrections import identity_option, reason_option
 from gmvaluator.commands.options import json_option, place_option
-from gmvaluator.errors import InvalidInput, NotFound
+from gmvaluator.commands.owners import owner_argument
+from gmvaluator.commands.postings import named_posting
+from gmvaluator.errors import InvalidInput, MissingData, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.valuation.weights import MILLION
@@ -33,9 +34,9 @@ def dispute() -> None:
 
 @dispute.command("open")
 @click.argument("dispute_id")
-@click.option("--work", help="Training image whose credits are disputed.")
+@click.option("--work", help="Training image whose credits are disputed: an id, SHA-256 or key.")
 @click.option("--generation", help="Generation whose credits are disputed.")
-@click.option("--claimant", help="Owner who claims the credits, a UUID; that owner's own credits are not held.")
+@click.option("--claimant", help="Owner who claims the credits, a UUID or name; that owner's own credits are not held.")
 @reason_option
 @identity_option
 @place_option
@@ -60,9 +61,11 @@ def open_(
     from gmvaluator.ledger.decisions.disputes import Scope
     from gmvaluator.ledger.store import decision_time, open_ledger
 
+    disputed = None if work is None else _work(work, place)
+    claims = None if claimant is None else owner_argument(claimant, place)
     with open_ledger(place, write=True) as book:
-        sequence = None if generation is None else book.posting_of_generation(generation, identity).sequence
-        scope = Scope(_work(work), sequence, None if claimant is None else _owner(claimant))
+        sequence = None if generation is None else named_posting(book, generation, identity).sequence
+        scope = Scope(disputed, sequence, claims)
         opened = open_dispute(book, dispute_id, scope, reason, decision_time())
     _show([opened], as_json)
 
@@ -125,10 +128,10 @@ def decide(
         raise InvalidInput("decide by --award, which may be repeated, or by --reject")
     if bool(dispute_ids) == bool(claimant):
         raise InvalidInput("name the disputes to decide, or all of one owner by --claimant")
-    award = None if reject else checked_award([_part(text) for text in awards])
+    award = None if reject else checked_award([_part(text, place) for text in awards])
     require_ledger(place)
     with open_ledger(place, write=True) as book:
-        chosen = _open_disputes(book, dispute_ids, None if claimant is None else _owner(claimant))
+        chosen = _open_disputes(book, dispute_ids, None if claimant is None else owner_argument(claimant, place))
 
         def decision() -> list[Dispute]:
             return [decide_dispute(book, dispute_id, award, reason, decision_time()) for dispute_id in chosen]
@@ -199,23 +202,26 @@ def _show(disputes: list[Dispute], as_json: bool, dry_run: bool = False) -> None
         )
 
 
-def _work(text: str | None) -> TrainingImageId | None:
-    return None if text is None else TrainingImageId(_uuid(text, "a training image's id"))
+def _work(text: str, place: DataLocation) -> TrainingImageId:
+    """Return the work that `text` names; without a catalogue only a UUID can name it. Raises NotFound, InvalidInput."""
+    from gmvaluator.catalogue.search import find_work
+    from gmvaluator.catalogue.store import open_catalogue
 
-
-def _owner(text: str) -> OwnerId:
-    return OwnerId(_uuid(text.removeprefix(OWNER_PREFIX), "an owner's id"))
-
-
-def _part(text: str) -> tuple[OwnerId, int]:
-    owner, _, share = text.partition("=")
-    if share and not (share.isascii() and share.isdigit() and len(share) <= 7):
-        raise InvalidInput(f"--award {text[:60]!r} is refused: give OWNER=PPM, the part as a whole number")
-    return _owner(owner), int(share) if share else MILLION
-
-
-def _uuid(text: str, what: str) -> uuid.UUID:
     try:
-        return uuid.UUID(text)
+        return TrainingImageId(uuid.UUID(text))
     except ValueError:
-        raise InvalidInput(f"{text[:60]!r} is not {what}: give a UUID") from None
+        pass
+    try:
+        with open_catalogue(place) as catalogue:
+            return find_work(catalogue, text)
+    except MissingData:
+        raise InvalidInput(f"{text[:60]!r} is not a training image's id: without a catalogue give a UUID") from None
+
+
+def _part(text: str, place: DataLocation) -> tuple[OwnerId, int]:
+    owner, equals, share = text.rpartition("=")
+    if not equals:
+        return owner_argument(text, place), MILLION
+    if not (share.isascii() and share.isdigit() and len(share) <= 7):
+        raise InvalidInput(f"--award {text[:60]!r} is refused: give OWNER=PPM, the part as a whole number")
+    return owner_argument(owner, place), int(share)

@@ -1,4 +1,4 @@
-"""`gmvaluator generators add|list`."""
+"""`gmvaluator generators add|list|remove`."""
 
 from __future__ import annotations
 
@@ -119,6 +119,25 @@ def _profile_of(location: str | Path, collection: str) -> ProfileIdentity:
         raise MissingIndex(f"there is no index in {location}: index the works first, or name a policy by --policy")
     with closing(open_store(location, collection, api_key=qdrant_api_key())) as store:
         return store.metadata().profile
+
+
+@generators.command()
+@click.argument("model_version")
+@place_option
+@json_option
+def remove(model_version: str, place: DataLocation, as_json: bool) -> None:
+    """Remove the generator MODEL_VERSION: its images are refused from now on; what was posted stays in the ledger.
+
+    Example: gmvaluator generators remove demo-1
+    """
+    from gmvaluator.catalogue.store import open_catalogue
+
+    # Opening for writing would create an empty catalogue; a wrong --data has to fail instead.
+    with open_catalogue(place) as existing:
+        existing.generator(model_version)
+    with open_catalogue(place, write=True) as catalogue:
+        catalogue.remove_generator(model_version)
+    click.echo(json.dumps({"removed": model_version}) if as_json else f"removed {model_version}")
 
 
 def _line(generator: Generator, place: DataLocation) -> str:

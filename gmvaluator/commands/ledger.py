@@ -1,4 +1,4 @@
-"""`gmvaluator ledger totals|explain|replay|verify|backup|export`, and the group with all other ledger commands."""
+"""`gmvaluator ledger totals|list|explain|replay|verify|backup|export`, and the group with all other ledger commands."""
 
 from __future__ import annotations
 
@@ -11,11 +11,15 @@ from typing import TYPE_CHECKING
 import rich_click as click
 from click.exceptions import Exit
 
+from gmvaluator.accounts import owner_account
 from gmvaluator.commands.corrections import compare, reattribute, release, reverse
 from gmvaluator.commands.disputes import dispute
-from gmvaluator.commands.options import json_option, place_option
+from gmvaluator.commands.options import json_option, limit_option, place_option
+from gmvaluator.commands.owners import owner_argument
+from gmvaluator.commands.parameters import FILE, FOLDER
 from gmvaluator.commands.payouts import payout, payout_reference
 from gmvaluator.commands.periods import checkpoint, close, public_key, statement
+from gmvaluator.commands.postings import instant, named_posting
 from gmvaluator.errors import Failure, InvalidInput, PreconditionFailed
 from gmvaluator.ledger.records import ATTRIBUTION
 from gmvaluator.storage.database import DataLocation
@@ -23,10 +27,14 @@ from gmvaluator.storage.database import DataLocation
 if TYPE_CHECKING:
     from gmvaluator.auth.signing import Signed
     from gmvaluator.ledger.records import StoredPosting
+    from gmvaluator.ledger.store import Ledger
+
+_HASH_DIGITS = 64
+"""Hex digits of a whole hash."""
 
 
 @click.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=FILE)
 @place_option
 @json_option
 def backup(file: Path, place: DataLocation, as_json: bool) -> None:
@@ -52,7 +60,7 @@ def backup(file: Path, place: DataLocation, as_json: bool) -> None:
 
 
 @click.command("export")
-@click.option("--out", type=click.Path(file_okay=False, path_type=Path), required=True, help="New or empty folder.")
+@click.option("--out", type=FOLDER, required=True, help="New or empty folder.")
 @place_option
 @json_option
 def export_(out: Path, place: DataLocation, as_json: bool) -> None:
@@ -103,13 +111,61 @@ def totals(place: DataLocation, as_json: bool) -> None:
         raise Exit(1)
 
 
+@ledger.command("list")
+@click.option("--owner", help="Only postings that moved this owner's credits: a UUID, a manifest's owner_id or a name.")
+@click.option("--generator", help="Only generations of this model version.")
+@click.option("--since", help="Only what was posted from this time on, such as 2026-11-01T00:00:00+00:00.")
+@click.option("--until", help="Only what was posted before this time.")
+@limit_option
+@place_option
+@json_option
+def list_(
+    owner: str | None,
+    generator: str | None,
+    since: str | None,
+    until: str | None,
+    limit: int,
+    place: DataLocation,
+    as_json: bool,
+) -> None:
+    """List the postings, newest first: sequence, time, kind, credits issued and the generation's id.
+
+    Example: gmvaluator ledger list --owner ada --since 2026-11-01T00:00:00+00:00
+    """
+    from gmvaluator.ledger.lookup import PostingFilter, list_postings
+    from gmvaluator.ledger.store import open_ledger
+    from gmvaluator.valuation.weights import credits_text
+
+    account = None if owner is None else owner_account(owner_argument(owner, place))
+    wanted = PostingFilter(account, generator, instant("--since", since), instant("--until", until))
+    with open_ledger(place) as book, book.snapshot() as connection:
+        listed = list_postings(connection, wanted, limit)
+    if as_json:
+        click.echo(json.dumps({"postings": listed}))
+        return
+    for row in listed:
+        issued = credits_text(row["issued_micros"])
+        start = f"{row['sequence']:>8}  {row['posted_at'][:19]}Z  {row['kind']:<11}  {issued:>10}"
+        click.echo(f"{start}  {row['model_version'] or '-'}  {row['generation_id']}")
+    if not listed:
+        click.echo("no posting is listed: nothing was posted, or the filters let nothing through")
+
+
 @ledger.command()
 @click.argument("generation")
 @click.option("--identity", help="Generator identity that posted it; needed only if several used this id.")
+@click.option(
+    "--all",
+    "everything",
+    is_flag=True,
+    help="Show contributors that earned a micro-credit or nothing, and all columns.",
+)
 @place_option
 @json_option
-def explain(generation: str, identity: str | None, place: DataLocation, as_json: bool) -> None:
+def explain(generation: str, identity: str | None, everything: bool, place: DataLocation, as_json: bool) -> None:
     """Explain the credits of GENERATION: each contributor's distance, share and credit, and the policy.
+
+    GENERATION is an id or its first characters, a sequence number, or the file that was attributed.
 
     Example: gmvaluator ledger explain demo-1:4f2a
     """
@@ -123,7 +179,7 @@ def explain(generation: str, identity: str | None, place: DataLocation, as_json:
     from gmvaluator.ledger.store import open_ledger
 
     with open_ledger(place) as book:
-        posting = book.posting_of_generation(generation, identity)
+        posting = named_posting(book, generation, identity)
         of_generation = posting.header.kind == ATTRIBUTION
         explained = explanation(posting, place) if of_generation else decision_explanation(posting)
         with book.snapshot() as connection:
@@ -131,7 +187,10 @@ def explain(generation: str, identity: str | None, place: DataLocation, as_json:
     if as_json:
         click.echo(json.dumps({**explained, "decisions": decisions}))
         return
-    (print_explanation if of_generation else print_decision)(explained)
+    if of_generation:
+        print_explanation(explained, everything)
+    else:
+        print_decision(explained)
     for decision in decisions:
         print_decision(decision)
 
@@ -156,7 +215,7 @@ def replay(generation: str | None, identity: str | None, place: DataLocation, as
         if generation is None:
             postings: Iterable[StoredPosting] = book.every_posting()
         else:
-            postings = [book.posting_of_generation(generation, identity)]
+            postings = [named_posting(book, generation, identity)]
         for posting in postings:
             replayed += 1
             if not recompute(posting).equal:
@@ -177,13 +236,13 @@ def replay(generation: str | None, identity: str | None, place: DataLocation, as
 
 
 @ledger.command()
-@click.option("--head", help="SEQUENCE:HASH saved earlier; the chain must still contain it.")
+@click.option("--head", help="SEQUENCE:HASH saved earlier, as `attribute` prints it; the chain must still contain it.")
 @click.option("--public-key", help="The operator's public key; checkpoints signed by another key are refused.")
 @click.option(
     "--checkpoint",
     "kept",
     multiple=True,
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="File of a checkpoint saved elsewhere; may be repeated.",
 )
 @click.option("--record", is_flag=True, help="Save the result in DATA, from where the attributor's metrics export it.")
@@ -206,11 +265,12 @@ def verify(
     from gmvaluator.ledger.store import open_ledger
     from gmvaluator.ledger.verification import record_verification
 
-    expected = None if head is None else Head(*_parse_head(head))
+    named = None if head is None else _parse_head(head)
     key = None if public_key is None else checked_public_key(public_key)
     checkpoints = [_read_checkpoint(file) for file in kept]
     try:
         with open_ledger(place) as book:
+            expected = None if named is None else Head(named[0], _full_hash(book, *named))
             result = verify_with_payments(book, expected, key, checkpoints)
     except Failure:
         # A ledger that cannot be read has to raise the alarm of one that fails, so that this is recorded as well.
@@ -237,10 +297,22 @@ def _read_checkpoint(file: Path) -> Signed:
 
 
 def _parse_head(text: str) -> tuple[int, str]:
-    match = re.fullmatch(r"([0-9]{1,18}):([0-9a-f]{64})", text)
+    """Return the sequence, and the hash or its first digits. Raises InvalidInput."""
+    match = re.fullmatch(r"([0-9]{1,18}):([0-9a-f]{8,64})", text)
     if match is None:
-        raise InvalidInput(f"--head {text[:90]!r} is refused: give SEQUENCE:HASH, the hash as 64 hex digits")
+        raise InvalidInput(f"--head {text[:90]!r} is refused: give SEQUENCE:HASH, at least 8 hex digits of the hash")
     return int(match[1]), match[2]
+
+
+def _full_hash(book: Ledger, sequence: int, digits: str) -> str:
+    """Return the hash of the posting if it begins with `digits`; else these, which verification then reports."""
+    from gmvaluator.ledger.page_queries import posting_at
+
+    if len(digits) == _HASH_DIGITS:
+        return digits
+    with book.snapshot() as connection:
+        posting = posting_at(connection, sequence)
+    return posting.hash if posting is not None and posting.hash.startswith(digits) else digits
 
 
 for _command in (backup, checkpoint, close, compare, dispute, export_, payout):

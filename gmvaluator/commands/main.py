@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import importlib
 import io
+import os
 import signal
 import sys
-import tomllib
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, NoReturn
 
 import rich_click as click
+from click.exceptions import NoArgsIsHelpError
 
 from gmvaluator import __version__
-from gmvaluator.errors import GmvaluatorError, InvalidInput, MissingData, exit_code_of
-from gmvaluator.text import read_text
+from gmvaluator.commands.config_file import OPTION, ConfigFile, config_first
+from gmvaluator.commands.failures import report_failure
+from gmvaluator.commands.parameters import FILE
+from gmvaluator.errors import GmvaluatorError, InvalidInput, MissingData, PreconditionFailed
 
 # Importing every command costs seconds (torch, gRPC, SQLAlchemy), so that the group knows them by name only. The
 # summaries repeat the commands' own, because `gmvaluator --help` must not import the commands either.
@@ -33,6 +36,10 @@ _COMMANDS = {
     "dashboard": ("dashboard.cli", "dashboard", "Show who earned what and why, live, in a browser."),
     "ledger": ("gmvaluator.commands.ledger", "ledger", "Read, check, correct and pay out the credits."),
     "rights": ("gmvaluator.commands.rights", "rights", "Record who owns which work, and forget people."),
+    "owners": ("gmvaluator.commands.owners", "owners", "List the owners of works, and show one."),
+    "works": ("gmvaluator.commands.works", "works", "List the works in the catalogue, and show one."),
+    "data-sets": ("gmvaluator.commands.works", "data_sets", "List the data sets that works were indexed into."),
+    "policies": ("gmvaluator.commands.policies", "policies", "List the policies that value images, and show one."),
     "generators": ("gmvaluator.commands.generators", "generators", "Register the image generators to attribute."),
     "token": ("gmvaluator.commands.token", "token", "Create, list and revoke the tokens of callers."),
     "plan": ("gmvaluator.commands.plan", "plan", "Estimate how many machines a deployment needs."),
@@ -45,9 +52,6 @@ _COMMANDS = {
 
 _OVERVIEW = f"{__name__}.overview"
 """Key in the context's `meta` that is set while the help of the program itself is printed."""
-
-MAX_FILE_BYTES = 1024 * 1024
-"""Maximum number of bytes read of a settings file."""
 
 
 class LazyGroup(click.RichGroup):
@@ -89,13 +93,18 @@ def _import(module: str, command: str) -> ModuleType:
 @click.version_option(__version__, prog_name="gmvaluator")
 @click.option(
     "--config",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     envvar="GMV_CONFIG",
-    help="TOML file with a table of settings for each command; options and environment variables take precedence.",
+    help="TOML file with a table of settings for each command; options and environment variables take precedence. "
+    "It may stand after the command too.",
 )
 @click.pass_context
 def gmvaluator(context: click.Context, config: Path | None) -> None:
     """Attribute generated images to training images by similarity, and credit the owners.
+
+    Catalogue and ledger are SQLite files in the data folder, or a PostgreSQL database that --database or DATABASE_URL
+    names, as postgresql://USER@HOST/NAME. Arguments are visible in the process list: give secrets by DATABASE_URL_FILE
+    and DATABASE_PASSWORD_FILE.
 
     Example: gmvaluator demo
     """
@@ -104,76 +113,70 @@ def gmvaluator(context: click.Context, config: Path | None) -> None:
         return
     command = gmvaluator.get_command(context, name)
     if command is not None:
-        context.default_map = {name: read_defaults(config, name, command)}
+        file = ConfigFile.read(config)
+        context.default_map = {name: file.defaults(name, command, _COMMANDS)}
 
 
 def main() -> NoReturn:
-    """Run the program and exit; an expected error is one line on stderr.
-
-    Exit codes: 2 for the caller's mistakes, 1 for other errors, 130 after Ctrl-C, 143 after SIGTERM.
-    """
+    """Run the program and exit; an error is one line on stderr. `failures` lists the exit codes; 143 after SIGTERM."""
+    # gRPC's C library writes to stderr what the one line says already.
+    os.environ.setdefault("GRPC_VERBOSITY", "NONE")
     # SIGTERM raises SystemExit, as Ctrl-C raises KeyboardInterrupt, so that files are closed and children are stopped.
     signal.signal(signal.SIGTERM, _exit_by_signal)
     for stream in (sys.stdout, sys.stderr):
         # A name may hold characters that the terminal's encoding lacks: print "?" for them rather than fail.
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")
+    sys.exit(run())
+
+
+def run(arguments: Sequence[str] | None = None) -> int:
+    """Run the program with `arguments`, default: those of the process, and return the exit code."""
+    words = config_first(sys.argv[1:] if arguments is None else arguments)
     try:
-        code = gmvaluator(standalone_mode=False)
-    except GmvaluatorError as error:
-        click.echo(f"gmvaluator: {error}", err=True)
-        sys.exit(exit_code_of(error))
-    except click.ClickException as error:
+        _check_arguments(words)
+        code = gmvaluator.main(words, prog_name="gmvaluator", standalone_mode=False)
+    except NoArgsIsHelpError as error:
+        # Not a mistake: the error's text is the help of a group.
         error.show()
-        sys.exit(error.exit_code)
-    except (click.Abort, KeyboardInterrupt):
-        click.echo("gmvaluator: stopped", err=True)
-        sys.exit(130)
-    sys.exit(code if isinstance(code, int) else 0)
+        return error.exit_code
+    except (Exception, KeyboardInterrupt) as error:  # noqa: BLE001 - every error becomes a line
+        return report_failure(error, _config_place(error, words))
+    return code if isinstance(code, int) else 0
+
+
+def _config_place(error: BaseException, words: Sequence[str]) -> str | None:
+    """Return the line of the settings file whose value an error is about, or None."""
+    if not isinstance(error, InvalidInput | PreconditionFailed | click.UsageError):
+        return None
+    path = words[1] if words[:1] == [OPTION] and len(words) > 1 else os.environ.get("GMV_CONFIG", "")
+    if words and words[0].startswith(f"{OPTION}="):
+        path = words[0].partition("=")[2]
+    try:
+        message = error.format_message() if isinstance(error, click.UsageError) else str(error)
+        named = words[2:] if words[:1] == [OPTION] else words
+        return ConfigFile.read(Path(path)).place_of(message, named) if path else None
+    except GmvaluatorError:
+        # The file itself cannot be read, which the error says already.
+        return None
+
+
+def _check_arguments(arguments: Sequence[str]) -> None:
+    """Raise InvalidInput for an argument that is no text, unless it is the name of a file, which may be any bytes."""
+    for argument in arguments:
+        if "\0" in argument:
+            raise InvalidInput(f"{argument[:60]!r} is refused: an argument cannot hold a NUL character")
+        if not _is_text(argument) and not os.path.lexists(argument.rpartition("=")[2]):
+            raise InvalidInput(f"{argument[:60]!r} is refused: it is not UTF-8, and no file has this name")
+
+
+def _is_text(argument: str) -> bool:
+    try:
+        argument.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _exit_by_signal(number: int, frame: object) -> NoReturn:  # noqa: ARG001
     sys.exit(128 + number)
-
-
-def read_defaults(path: Path, name: str, command: click.Command) -> dict[str, Any]:
-    """Return the settings of table `name` of a TOML file, by the command's parameter names.
-
-    Raises MissingData if the file cannot be read, InvalidInput if it is not TOML or names a setting that the command
-    does not have.
-    """
-    text = read_text(path, str(path), MAX_FILE_BYTES)
-    try:
-        table = tomllib.loads(text).get(name, {})
-    except (tomllib.TOMLDecodeError, RecursionError) as error:
-        raise InvalidInput(f"{path} is no TOML: {error}") from error
-    return _defaults(table, command, f"{path}, table {name}")
-
-
-def _defaults(table: Any, command: click.Command, where: str) -> dict[str, Any]:
-    """Return a table's settings by parameter name, those of subcommands nested."""
-    if not isinstance(table, Mapping):
-        raise InvalidInput(f"{where}: a table of settings is expected")
-    parameters = _parameters_by_option(command)
-    defaults: dict[str, Any] = {}
-    for key, value in table.items():
-        subcommand = command.get_command(click.Context(command), key) if isinstance(command, click.Group) else None
-        option = key.replace("_", "-")
-        if subcommand is not None:
-            defaults[key] = _defaults(value, subcommand, f"{where}.{key}")
-        elif option in parameters:
-            defaults[parameters[option]] = value
-        else:
-            raise InvalidInput(f"{where}: there is no setting {key!r}; known: {', '.join(sorted(parameters))}")
-    return defaults
-
-
-def _parameters_by_option(command: click.Command) -> dict[str, str]:
-    """Map option names without dashes in front to parameter names: `max-batch` to `max_batch`."""
-    return {
-        option.lstrip("-"): parameter.name
-        for parameter in command.params
-        if isinstance(parameter, click.Option) and parameter.name
-        for option in parameter.opts
-        if option.startswith("--")
-    }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable
 from dataclasses import fields, replace
 from functools import wraps
@@ -12,19 +13,33 @@ import rich_click as click
 from click.core import ParameterSource
 
 from gmvaluator.auth.secret_files import DATABASE_URL, secret, with_password
-from gmvaluator.client.connection import DEFAULT_SERVER, Connection
+from gmvaluator.client.addresses import DEFAULT_SERVER
+from gmvaluator.client.connection import Connection
+from gmvaluator.commands.parameters import FILE, FOLDER
+from gmvaluator.errors import InvalidInput
 from gmvaluator.models.choice import DEFAULT_MODELS, ProfileChoice
 from gmvaluator.storage.data_folder import DEFAULT_DATA, open_to_others
 from gmvaluator.storage.database import DataLocation
 
 Command = TypeVar("Command", bound=Callable[..., Any])
 
+ADVANCED = "Advanced options"
+"""Panel of a help page with the options that few need."""
+
+_HOST_AND_PORT = re.compile(r"[A-Za-z0-9._-]+:[0-9]{1,5}")
+
+
+def with_advanced_panel(command: Command) -> Command:
+    """Show the options of the panel ADVANCED below the others in the command's help."""
+    # Panels are shown in the order in which they are named, and those that are not named come first.
+    return click.option_panel("Options")(command)
+
 
 def data_option(command: Command) -> Command:
     """Add `--data DIR`, passed on as `data`."""
     return click.option(
         "--data",
-        type=click.Path(file_okay=False, path_type=Path),
+        type=FOLDER,
         default=DEFAULT_DATA,
         envvar="GMV_DATA",
         show_default=True,
@@ -48,8 +63,7 @@ def database_option(command: Command) -> Command:
         envvar=DATABASE_URL,
         metavar="URL",
         callback=_resolve_database_url,
-        help="PostgreSQL, postgresql://USER@HOST/NAME; default: the SQLite files in DATA. Prefer DATABASE_URL or "
-        "DATABASE_URL_FILE, and DATABASE_PASSWORD_FILE for a password: arguments are visible in the process list.",
+        help="PostgreSQL instead of the SQLite files in DATA; see `gmvaluator --help`.",
     )(command)
 
 
@@ -84,9 +98,20 @@ def index_option(command: Command) -> Command:
         "index_url",
         default="",
         envvar="QDRANT_URL",
+        callback=_check_index_url,
         help="URL of a Qdrant server (API key in QDRANT_API_KEY or QDRANT_API_KEY_FILE); default: the embedded engine "
         "in DATA/index.",
     )(command)
+
+
+def _check_index_url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
+    """Raise InvalidInput for what would be taken for a folder, such as a host without a port."""
+    if value and "://" not in value and not _HOST_AND_PORT.fullmatch(value):
+        raise InvalidInput(
+            f"the index {value[:100]!r} is no URL of a Qdrant server: give http://HOST:6334, or name the folder of an "
+            "embedded index by --data"
+        )
+    return value
 
 
 def collection_option(command: Command) -> Command:
@@ -128,7 +153,8 @@ def variant_options(command: Command) -> Command:
 
 _MODELS = click.option(
     "--models",
-    type=click.Path(file_okay=False, path_type=Path),
+    panel=ADVANCED,
+    type=FOLDER,
     default=DEFAULT_MODELS,
     envvar="GMV_MODELS_DIR",
     show_default=True,
@@ -136,6 +162,7 @@ _MODELS = click.option(
 )
 _RECALL = click.option(
     "--recall",
+    panel=ADVANCED,
     default="",
     envvar="GMV_RECALL",
     metavar="MODEL",
@@ -143,6 +170,7 @@ _RECALL = click.option(
 )
 _RERANK = click.option(
     "--rerank",
+    panel=ADVANCED,
     default="",
     envvar="GMV_RERANK",
     metavar="MODEL",
@@ -150,6 +178,7 @@ _RERANK = click.option(
 )
 _QUALITY = click.option(
     "--quality",
+    panel=ADVANCED,
     default="",
     envvar="GMV_QUALITY",
     metavar="MODEL",
@@ -157,14 +186,26 @@ _QUALITY = click.option(
 )
 _CROPS = click.option(
     "--crops",
+    panel=ADVANCED,
     default=0,
     type=click.IntRange(0, 20),
     envvar="GMV_CROPS",
     help="Crops of an image that MANIQA scores; 0: all 20; fewer are faster but change the score.",
 )
 _PRECISION = click.option(
-    "--precision", default="", envvar="GMV_PRECISION", help="What the models compute in: fp32, bf16 or int8."
+    "--precision",
+    panel=ADVANCED,
+    default="",
+    envvar="GMV_PRECISION",
+    help="What the models compute in: fp32, bf16 or int8.",
 )
+
+
+def limit_option(command: Command) -> Command:
+    """Add `--limit N`."""
+    return click.option(
+        "--limit", default=50, show_default=True, type=click.IntRange(1, 100_000), help="Rows to list at most."
+    )(command)
 
 
 def json_option(command: Command) -> Command:
@@ -172,7 +213,6 @@ def json_option(command: Command) -> Command:
     return click.option("--json", "as_json", is_flag=True, help="Print data on stdout, as JSON.")(command)
 
 
-_FILE = click.Path(dir_okay=False, path_type=Path)
 _CONNECTION_OPTIONS = (
     click.option(
         "--server",
@@ -183,16 +223,16 @@ _CONNECTION_OPTIONS = (
     ),
     click.option(
         "--token-file",
-        type=_FILE,
+        type=FILE,
         envvar="GMV_TOKEN_FILE",
         help="File with the token; or set the token itself in GMV_TOKEN (arguments are visible in the process list).",
     ),
     click.option("--tls", is_flag=True, envvar="GMV_TLS", help="Use TLS, with the system's certificate authorities."),
-    click.option("--tls-ca", type=_FILE, envvar="GMV_TLS_CA", help="Use TLS, with this certificate authority (PEM)."),
+    click.option("--tls-ca", type=FILE, envvar="GMV_TLS_CA", help="Use TLS, with this certificate authority (PEM)."),
     click.option(
-        "--tls-cert", type=_FILE, envvar="GMV_TLS_CERT", help="Client certificate (PEM), if the server requires one."
+        "--tls-cert", type=FILE, envvar="GMV_TLS_CERT", help="Client certificate (PEM), if the server requires one."
     ),
-    click.option("--tls-key", type=_FILE, envvar="GMV_TLS_KEY", help="Private key of the client certificate (PEM)."),
+    click.option("--tls-key", type=FILE, envvar="GMV_TLS_KEY", help="Private key of the client certificate (PEM)."),
     click.option("--tls-name", default="", envvar="GMV_TLS_NAME", help="Name to expect in the server's certificate."),
     click.option(
         "--insecure", is_flag=True, envvar="GMV_INSECURE", help="Allow a token to be sent without TLS beyond loopback."

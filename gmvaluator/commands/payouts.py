@@ -3,18 +3,16 @@
 from __future__ import annotations
 
 import json
-import uuid
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 import rich_click as click
 from click.exceptions import Exit
 
-from gmvaluator.accounts import OWNER_PREFIX, owner_account
+from gmvaluator.accounts import owner_account
 from gmvaluator.commands.confirmation import Confirmation, confirmation_options, require_ledger
 from gmvaluator.commands.options import json_option, place_option
-from gmvaluator.errors import InvalidInput
-from gmvaluator.ids import OwnerId
+from gmvaluator.commands.owners import owner_argument
 from gmvaluator.storage.database import DataLocation
 
 if TYPE_CHECKING:
@@ -49,7 +47,7 @@ def payout(
     from gmvaluator.ledger.payouts.payouts import pay
     from gmvaluator.ledger.store import decision_time, open_ledger
 
-    month, account = Period.parse(period), None if owner is None else owner_account(parse_owner(owner))
+    month, account = Period.parse(period), None if owner is None else owner_account(owner_argument(owner, place))
     why = checked_reason(reason)
     require_ledger(place)
     with open_ledger(place, write=True) as book:
@@ -86,7 +84,7 @@ def payout_reference(period: str, reference: str, owner: str | None, place: Data
     from gmvaluator.ledger.payouts.references import add_reference
     from gmvaluator.ledger.store import decision_time, open_ledger
 
-    month, account = Period.parse(period), None if owner is None else owner_account(parse_owner(owner))
+    month, account = Period.parse(period), None if owner is None else owner_account(owner_argument(owner, place))
     require_ledger(place)
     with open_ledger(place, write=True) as book:
         added = add_reference(book, month, reference, decision_time(), account)
@@ -133,13 +131,3 @@ def _describe_payouts(payouts: Sequence[Payout], terms: Terms) -> list[str]:
             f"{MINOR_DIGITS[terms.currency]} by ISO 4217: amount_minor counts other units than your bank does"
         )
     return lines
-
-
-def parse_owner(text: str) -> OwnerId:
-    """Parse an owner's UUID, or its account `owner:<uuid>`. Raises InvalidInput."""
-    try:
-        return OwnerId(uuid.UUID(text.removeprefix(OWNER_PREFIX)))
-    except ValueError:
-        raise InvalidInput(
-            f"{text[:60]!r} is no owner: give the UUID, which `gmvaluator ledger totals --json` lists"
-        ) from None

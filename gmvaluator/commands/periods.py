@@ -13,7 +13,8 @@ from click.exceptions import Exit
 
 from gmvaluator.commands.confirmation import Confirmation, confirmation_options, require_ledger
 from gmvaluator.commands.options import json_option, place_option
-from gmvaluator.commands.payouts import parse_owner
+from gmvaluator.commands.owners import owner_argument
+from gmvaluator.commands.parameters import ANY_PATH, FILE
 from gmvaluator.errors import InvalidInput, PreconditionFailed
 from gmvaluator.storage.database import DataLocation
 
@@ -97,7 +98,7 @@ def close(
 
 @click.command()
 @click.argument("period")
-@click.option("--out", type=click.Path(dir_okay=False, path_type=Path), help="File to write instead of stdout.")
+@click.option("--out", type=FILE, help="File to write instead of stdout.")
 @place_option
 def checkpoint(period: str, out: Path | None, place: DataLocation) -> None:
     """Print the signed checkpoint of PERIOD, to be saved outside the data folder for `ledger verify --checkpoint`.
@@ -198,15 +199,15 @@ def _plain_check(check: Check) -> dict[str, Any]:
 @click.option(
     "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Format to print."
 )
-@click.option("--out", type=click.Path(path_type=Path), help="File to write; a folder for ALL.")
+@click.option("--out", type=ANY_PATH, help="File to write; a folder for ALL.")
 @place_option
 @json_option
 def statement(owner: str, period: str, form: str, out: Path | None, place: DataLocation, as_json: bool) -> None:
-    """Print the royalty statement of OWNER, a UUID, for PERIOD.
+    """Print the royalty statement of OWNER (a UUID, a manifest's owner_id or a name) for PERIOD.
 
     OWNER may be ALL, which writes the statements of all owners as CSV, JSON and HTML files to the folder of --out.
 
-    Example: gmvaluator ledger statement 5a1e0c3b-… 2026-10 --format html --out statement.html
+    Example: gmvaluator ledger statement ada 2026-10 --format html --out statement.html
     """
     from gmvaluator.catalogue.store import open_if_present
     from gmvaluator.ledger.calendar import Period
@@ -222,7 +223,7 @@ def statement(owner: str, period: str, form: str, out: Path | None, place: DataL
         click.echo(json.dumps({"statements": written, "folder": str(out)}) if as_json else f"{written:,} statements")
         return
     with open_ledger(place) as book, open_if_present(place) as names:
-        (statement,) = statements(book, month, names, parse_owner(owner))
+        (statement,) = statements(book, month, names, owner_argument(owner, place))
         form = "json" if as_json else form
         text = _text(statement, form)
     if out is None:

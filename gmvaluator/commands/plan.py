@@ -8,6 +8,7 @@ from dataclasses import replace
 import rich_click as click
 
 from gmvaluator.commands.options import json_option
+from gmvaluator.commands.parameters import FiniteRange
 from gmvaluator.index.engine.quantisation import CHOICES
 from gmvaluator.index.schema import DEFAULT_QUANTISATION
 from gmvaluator.planning.constants import shipped
@@ -19,7 +20,7 @@ _NODE = Node()
 
 @click.command()
 @click.option("--images", required=True, type=click.IntRange(1, 10**12), help="Works in the index.")
-@click.option("--qps", required=True, type=click.FloatRange(0.001, 1e6), help="Generated images a second.")
+@click.option("--qps", required=True, type=FiniteRange(0.001, 1e6), help="Generated images a second.")
 @click.option("--profile", default="lite", show_default=True, type=click.Choice(list(PROFILES)), help="Models to use.")
 @click.option("--dim", type=click.IntRange(8, 65_536), help="Dimensions of a recall vector; default: the profile's.")
 @click.option(
@@ -36,11 +37,13 @@ _NODE = Node()
     help="Compression of the recall vectors.",
 )
 @click.option("--replicas", default=2, show_default=True, type=click.IntRange(1, 10), help="Replicas of the index.")
-@click.option("--node-ram", default=_NODE.ram_gib, show_default=True, type=click.FloatRange(1), help="GiB of a node.")
-@click.option("--node-disk", default=_NODE.disk_gib, show_default=True, type=click.FloatRange(1), help="GiB of a node.")
-@click.option("--node-cores", default=_NODE.cores, show_default=True, type=click.IntRange(1), help="Cores of a node.")
+@click.option("--node-ram", default=_NODE.ram_gib, show_default=True, type=FiniteRange(1, 1e6), help="GiB of a node.")
+@click.option("--node-disk", default=_NODE.disk_gib, show_default=True, type=FiniteRange(1, 1e9), help="GiB of a node.")
 @click.option(
-    "--node-iops", default=_NODE.iops, show_default=True, type=click.FloatRange(1), help="Random reads/s of its disk."
+    "--node-cores", default=_NODE.cores, show_default=True, type=click.IntRange(1, 10_000), help="Cores of a node."
+)
+@click.option(
+    "--node-iops", default=_NODE.iops, show_default=True, type=FiniteRange(1, 1e9), help="Random reads/s of its disk."
 )
 @click.option(
     "--gpu", default="l4", show_default=True, type=click.Choice([NO_GPU, *GPUS]), help="GPU that runs the models."
@@ -55,17 +58,17 @@ _NODE = Node()
 @click.option(
     "--gpu-images-per-s",
     default=0.0,
-    type=click.FloatRange(0),
+    type=FiniteRange(0, 1e6),
     help="Works/s that one GPU embeds, as you measured it; 0: estimate it.",
 )
 @click.option(
-    "--hours", default=24.0, show_default=True, type=click.FloatRange(0.1), help="Time to build the index in."
+    "--hours", default=24.0, show_default=True, type=FiniteRange(0.1, 1e6), help="Time to build the index in."
 )
 @click.option(
     "--cache-share",
     default=0.1,
     show_default=True,
-    type=click.FloatRange(0, 1),
+    type=FiniteRange(0, 1),
     help="Part of the recall vectors to keep in RAM.",
 )
 @json_option

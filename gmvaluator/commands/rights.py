@@ -11,7 +11,9 @@ import rich_click as click
 
 from gmvaluator.accounts import owner_account
 from gmvaluator.commands.options import json_option, place_option
-from gmvaluator.errors import InvalidInput, MissingData, PreconditionFailed
+from gmvaluator.commands.parameters import FILE
+from gmvaluator.commands.postings import instant
+from gmvaluator.errors import MissingData, PreconditionFailed
 from gmvaluator.storage.database import DataLocation
 
 _SHOWN_REJECTS = 20
@@ -27,7 +29,7 @@ def rights() -> None:
 
 
 @rights.command("import")
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=FILE)
 @click.option("--origin", help="Origin of rows that name none; default: rights:FILE.")
 @click.option("--partial", is_flag=True, help="Allow shares that sum to less than one; the rest goes to suspense.")
 @click.option("--release", is_flag=True, help="Then release credits in suspense and held to the owners now known.")
@@ -66,7 +68,7 @@ def import_(file: Path, origin: str | None, partial: bool, release: bool, place:
 @place_option
 @json_option
 def show(work: str, data_set: str | None, at: str | None, place: DataLocation, as_json: bool) -> None:
-    """Show who claims WORK (an id, a SHA-256 or a key), who claimed it before, and who is paid.
+    """Show who claims WORK (an id, a SHA-256, the beginning of one, or a key), who claimed it before, and who is paid.
 
     Example: gmvaluator rights show animals/dove --at 2026-01-01T00:00:00+00:00
     """
@@ -74,7 +76,9 @@ def show(work: str, data_set: str | None, at: str | None, place: DataLocation, a
     from gmvaluator.catalogue.store import open_catalogue
 
     with open_catalogue(place) as catalogue:
-        shown = rights_as_dict(catalogue, find_work(catalogue, work, data_set), _instant(at))
+        shown = rights_as_dict(
+            catalogue, find_work(catalogue, work, data_set), instant("--at", at) or datetime.now(UTC)
+        )
     if as_json:
         click.echo(json.dumps(shown))
     else:
@@ -90,12 +94,13 @@ def show(work: str, data_set: str | None, at: str | None, place: DataLocation, a
 def forget(owner: str, yes: bool, in_advance: bool, place: DataLocation, as_json: bool) -> None:
     """Erase the name, contact and manifest id of OWNER permanently, in backups too, and print a signed receipt.
 
-    OWNER is a UUID or a manifest id. Sums, shares and the ledger's chain stay as they are. No later import records the
-    owner again: a keyed hash of the manifest id is kept for that. This cannot be undone.
+    OWNER is a UUID, a manifest's owner_id or a name. Sums, shares and the ledger's chain stay as they are. No later
+    import records the owner again: a keyed hash of the manifest id is kept for that. This cannot be undone.
 
     Example: gmvaluator rights forget 5a1e0c3b-0000-4000-8000-000000000001 --yes
     """
-    from gmvaluator.catalogue.erasure import erase_owner, find_owner
+    from gmvaluator.catalogue.erasure import erase_owner
+    from gmvaluator.catalogue.listing import find_owner
     from gmvaluator.catalogue.store import open_catalogue
 
     if in_advance:
@@ -119,7 +124,7 @@ def forget(owner: str, yes: bool, in_advance: bool, place: DataLocation, as_json
 
 
 @rights.command()
-@click.argument("file", type=click.Path(dir_okay=False, path_type=Path))
+@click.argument("file", type=FILE)
 @place_option
 @json_option
 def backup(file: Path, place: DataLocation, as_json: bool) -> None:
@@ -183,18 +188,6 @@ def _ledger_state(place: DataLocation, account: str) -> dict[str, Any] | None:
                 }
     except MissingData:
         return None
-
-
-def _instant(text: str | None) -> datetime:
-    if text is None:
-        return datetime.now(UTC)
-    try:
-        moment = datetime.fromisoformat(text)
-    except ValueError:
-        moment = None
-    if moment is None or moment.utcoffset() is None:
-        raise InvalidInput(f"--at {text[:40]!r} is refused: give a time with its zone, 2026-11-01T12:00:00+00:00")
-    return moment
 
 
 def _print_import(result: dict[str, Any]) -> None:

@@ -27,6 +27,8 @@ from gmvaluator.auth.tokens import (
     token_sha256,
 )
 from gmvaluator.commands.options import data_option, database_option, json_option
+from gmvaluator.commands.owners import owner_argument
+from gmvaluator.commands.parameters import FILE
 from gmvaluator.errors import InvalidInput
 from gmvaluator.storage.database import DataLocation
 
@@ -45,7 +47,7 @@ def tokens_option(command: Command) -> Command:
 
     option = click.option(
         "--tokens",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=FILE,
         envvar="GMV_TOKENS",
         help=f"File of token hashes; default: DATA/{TOKENS_FILE}.",
     )
@@ -79,7 +81,12 @@ def token() -> None:
     help="Generator identity in the ledger's keys; default for generators: the one that posted before, or the name.",
 )
 @model_version_option
-@click.option("--owner", default="", metavar="UUID", help="Owner whose account it may read, for role owner.")
+@click.option(
+    "--owner",
+    default="",
+    metavar="OWNER",
+    help="Owner whose account it may read, for role owner: UUID, manifest's id or name.",
+)
 @click.option("--expires-in-days", type=click.IntRange(1, 3650), help="Days until it expires; default: never.")
 @database_option
 @tokens_option
@@ -113,13 +120,15 @@ def new(
         bound = generator_binding(DataLocation(data, database_url), name, generator, model_versions, known)
         generator, model_versions = bound.identity, bound.model_versions
         notes.extend(bound.notes)
+    if owner:
+        owner = str(owner_argument(owner, DataLocation(data, database_url)))
     created = Token(
         name=name,
         role=kind,
         sha256=token_sha256(secret),
         created_at=now_utc(),
         generator=generator,
-        owner=owner.lower(),
+        owner=owner,
         expires_at="" if expires_in_days is None else _in_days(expires_in_days),
         model_versions=model_versions,
     )

@@ -35,6 +35,13 @@ from gmvaluator.valuation.weights import MILLION, credits_text
 _PIPE_COLUMNS = 250
 """Width of tables in a pipe or a file."""
 
+MIN_SHOWN_MICROS = 2
+"""Least credit of a contributor that is shown without being asked for everything."""
+
+_COLUMNS = ("rank", "work", "paid to", "distance", "similarity", "share", "95 % interval", "credit")
+_RARE_COLUMNS = ("similarity", "95 % interval")
+"""Columns that a terminal of 80 characters has no room for."""
+
 _KINDS = ("owners", "unattributed", "suspense", "held", "paid")
 
 
@@ -125,22 +132,38 @@ def explanation(posting: StoredPosting, location: Path | DataLocation) -> dict[s
     }
 
 
-def print_explanation(explained: dict[str, Any]) -> None:
-    """Print the result of `explanation` for people: what was valued and how, then a row for each contributor."""
+def print_explanation(explained: dict[str, Any], everything: bool = False) -> None:
+    """Print the result of `explanation` for people: what was valued and how, then a row for each contributor.
+
+    Rows of a micro-credit or less, similarities and intervals are printed only if `everything` is set.
+    """
     console = plain_console()
-    table = Table("rank", "work", "paid to", "distance", "similarity", "share", "95 % interval", "credit", "thumbnail")
-    for column in (0, 3, 4, 5, 6, 7):
-        table.columns[column].justify = "right"
-    for contributor in explained["contributors"]:
-        table.add_row(*map(printable, _cells(contributor)))
+    contributors = explained["contributors"]
+    shown = [row for row in contributors if everything or row["credit_micros"] >= MIN_SHOWN_MICROS]
     for line in _heading(explained):
         console.print(line, soft_wrap=True)
-    if explained["contributors"]:
-        console.print(table)
+    if shown:
+        console.print(_contributor_table(shown, everything))
+    if len(shown) < len(contributors):
+        console.print(
+            f"{len(contributors) - len(shown):,} more earned a micro-credit or nothing: --all shows them",
+            soft_wrap=True,
+        )
     same = (
         "gives the same credits" if explained["replay_equal"] else "GIVES OTHER CREDITS: run `gmvaluator ledger verify`"
     )
     console.print(f"Computing it again from this evidence {same}.", soft_wrap=True)
+
+
+def _contributor_table(contributors: Sequence[dict[str, Any]], everything: bool) -> Table:
+    columns = _COLUMNS if everything else tuple(name for name in _COLUMNS if name not in _RARE_COLUMNS)
+    table = Table(*columns)
+    for column in table.columns:
+        column.justify = "left" if column.header in ("work", "paid to") else "right"
+    for contributor in contributors:
+        cells = _cells(contributor)
+        table.add_row(*(printable(cells[name]) for name in columns))
+    return table
 
 
 def _heading(explained: dict[str, Any]) -> list[str]:
@@ -167,24 +190,24 @@ def _interval_text(evidence: dict[str, Any]) -> str:
     return f" (a share of {low:.2%}-{high:.2%})"
 
 
-def _cells(contributor: dict[str, Any]) -> tuple[str, ...]:
+def _cells(contributor: dict[str, Any]) -> dict[str, str]:
+    """Return the cells of a contributor's row, by `_COLUMNS`."""
     payees = ", ".join(payment["display_name"] for payment in contributor["payments"])
     if contributor["held_for"]:
         payees += f" (too uncertain to pay {', '.join(right['display_name'] for right in contributor['held_for'])})"
     if contributor["competing"]:
         payees += " (competes: a near-duplicate was claimed earlier)"
     interval = contributor["share_interval"]
-    return (
-        str(contributor["rank"]),
-        contributor["key"] or contributor["training_image_id"],
-        payees,
-        f"{contributor['distance_millionths'] / MILLION:.6f}",
-        f"{contributor['clip_similarity_millionths'] / MILLION:.6f}",
-        f"{contributor['share']:.4%}",
-        "" if interval is None else f"{interval[0]:.2%}-{interval[1]:.2%}",
-        credits_text(contributor["credit_micros"]),
-        contributor["thumbnail"] or "",
-    )
+    return {
+        "rank": str(contributor["rank"]),
+        "work": contributor["key"] or contributor["training_image_id"],
+        "paid to": payees,
+        "distance": f"{contributor['distance_millionths'] / MILLION:.6f}",
+        "similarity": f"{contributor['clip_similarity_millionths'] / MILLION:.6f}",
+        "share": f"{contributor['share']:.4%}",
+        "95 % interval": "" if interval is None else f"{interval[0]:.2%}-{interval[1]:.2%}",
+        "credit": credits_text(contributor["credit_micros"]),
+    }
 
 
 def _contributor(

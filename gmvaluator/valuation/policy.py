@@ -223,12 +223,16 @@ def load_policy(reference: str, folder: Path | None = None) -> Policy:
     # Checked before it becomes a file name: no reference leads out of the folder.
     if not _REFERENCE.fullmatch(reference):
         raise InvalidPolicy(f"{reference!r} is no policy: use NAME@N, such as paper@1")
-    for source in filter(None, (folder, _PACKAGED)):
-        path = source / f"{reference}.toml"
-        if path.is_file():
-            return _read(path, reference)
-    known = sorted({path.stem for source in filter(None, (folder, _PACKAGED)) for path in source.glob("*@*.toml")})
-    raise InvalidPolicy(f"there is no policy {reference}; known: {', '.join(known)}")
+    files = policy_files(folder)
+    if reference in files:
+        return _read(files[reference], reference)
+    raise InvalidPolicy(f"there is no policy {reference}; known: {', '.join(sorted(files))}")
+
+
+def policy_files(folder: Path | None = None) -> dict[str, Path]:
+    """Return the file of each policy that can be named, by NAME@N; those of `folder` take precedence."""
+    sources = filter(None, (_PACKAGED, folder))
+    return {path.stem: path for source in sources for path in source.glob("*@*.toml") if path.is_file()}
 
 
 def shipped_policy(profile_hash: str) -> str | None:

@@ -14,7 +14,16 @@ from typing import Any, TypeVar, cast
 import rich_click as click
 
 from gmvaluator.catalogue.records import check_data_set
-from gmvaluator.commands.options import choice_options, collection_option, index_option, json_option, place_option
+from gmvaluator.commands.options import (
+    ADVANCED,
+    choice_options,
+    collection_option,
+    index_option,
+    json_option,
+    place_option,
+    with_advanced_panel,
+)
+from gmvaluator.commands.parameters import FILE
 from gmvaluator.index.engine.quantisation import CHOICES
 from gmvaluator.index.schema import DEFAULT_QUANTISATION, DEFAULT_SETTINGS, IndexSettings
 from gmvaluator.models.choice import ProfileChoice
@@ -45,6 +54,11 @@ def parse_partition(_context: click.Context, _parameter: click.Parameter, value:
     return Partition(int(match[1]), int(match[2]))
 
 
+def _advanced(*names: str, **settings: Any) -> Callable[[Any], Any]:
+    """Return the decorator of an option that the help shows below the others."""
+    return click.option(*names, panel=ADVANCED, **settings)
+
+
 _JOB_OPTIONS = (
     click.argument("source"),
     click.option(
@@ -63,7 +77,7 @@ _JOB_OPTIONS = (
     ),
     click.option(
         "--opt-out",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=FILE,
         help="File of SHA-256s, keys or URLs to leave out.",
     ),
     click.option("--strict", is_flag=True, help="Exit with 1 if an entry of the --opt-out list names nothing."),
@@ -95,32 +109,48 @@ _TARGET_OPTIONS = (
     ),
 )
 _RUNTIME_OPTIONS = (
-    click.option(
-        "--threads", default=0, type=click.IntRange(0, 256), help="CPU threads of the models; 0 lets torch choose."
+    _advanced(
+        "--threads",
+        default=0,
+        type=click.IntRange(0, 256),
+        help="CPU threads of the models; 0 lets torch choose.",
     ),
-    click.option(
-        "--device", default="cpu", show_default=True, help="auto, cpu, cuda, cuda:N or mps; auto takes every GPU."
+    _advanced(
+        "--device",
+        default="cpu",
+        show_default=True,
+        help="auto, cpu, cuda, cuda:N or mps; auto takes every GPU.",
     ),
-    click.option(
+    _advanced(
         "--engine",
         type=click.Choice(ENGINES),
         default=THREADS,
         show_default=True,
         help="Embed the images in threads of this process, or in workers of Ray.",
     ),
-    click.option(
-        "--ray-workers", default=0, type=click.IntRange(0, 4096), help="Workers of Ray; 0: one per CPU, or one per GPU."
+    _advanced(
+        "--ray-workers",
+        default=0,
+        type=click.IntRange(0, 4096),
+        help="Workers of Ray; 0: one per CPU, or one per GPU.",
     ),
 )
 _SETTINGS_OPTIONS = (
-    click.option("--hnsw-m", type=click.IntRange(4, 512), help="Edges per node of the graph; default: 16."),
-    click.option("--hnsw-ef-construct", type=click.IntRange(8, 10_000), help="Candidates for each edge; default: 128."),
-    click.option(
-        "--on-disk/--in-memory", "on_disk", default=None, help="Where original vectors are stored; default: on disk."
+    _advanced("--hnsw-m", type=click.IntRange(4, 512), help="Edges per node of the graph; default: 16."),
+    _advanced(
+        "--hnsw-ef-construct",
+        type=click.IntRange(8, 10_000),
+        help="Candidates for each edge; default: 128.",
     ),
-    click.option("--shard-number", type=click.IntRange(1, 1024), help="Shards of a Qdrant cluster's collection."),
-    click.option("--replication-factor", type=click.IntRange(1, 64), help="Copies of each shard of a cluster."),
-    click.option("--write-consistency-factor", type=click.IntRange(1, 64), help="Copies that confirm each write."),
+    _advanced(
+        "--on-disk/--in-memory",
+        "on_disk",
+        default=None,
+        help="Where original vectors are stored; default: on disk.",
+    ),
+    _advanced("--shard-number", type=click.IntRange(1, 1024), help="Shards of a Qdrant cluster's collection."),
+    _advanced("--replication-factor", type=click.IntRange(1, 64), help="Copies of each shard of a cluster."),
+    _advanced("--write-consistency-factor", type=click.IntRange(1, 64), help="Copies that confirm each write."),
 )
 
 
@@ -215,6 +245,7 @@ def _with(options: tuple[Callable[[Any], Any], ...], command: Callable[..., Any]
 
 
 @click.command()
+@with_advanced_panel
 @job_options
 @runtime_options
 @target_options
@@ -223,7 +254,14 @@ def add(job: IndexJob, runtime: ModelRuntime, target: Target, as_json: bool) -> 
     """Index the images at SOURCE, and build the compressed index.
 
     SOURCE is a path or an fsspec URL: a folder of images, a CSV, JSONL or Parquet manifest, WebDataset tar shards,
-    Parquet with embedded images, the output of img2dataset, or embeddings in clip-retrieval's layout. Running it again
+    Parquet with embedded images, the output of img2dataset, or embeddings in clip-retrieval's layout. A manifest says
+    whose the images are, for example:
+
+    \b
+        file_name,owner_id,title,license
+        cats/007.png,ada,Cat on a chair,CC-BY-4.0
+
+    Running it again
     adds what is new and nothing twice; after a stop it resumes. Exits with 1 if a collection that was verified has
     grown by a fifth and its recall is now below the floor, and, with --strict, if an entry of the opt-out list names
     nothing.

@@ -11,6 +11,7 @@ from collections.abc import Callable
 import rich_click as click
 
 from gmvaluator.commands.options import collection_option, index_option, json_option, place_option
+from gmvaluator.commands.parameters import FiniteRange
 from gmvaluator.ports import VectorStore
 from gmvaluator.storage.database import DataLocation
 from indexer.cli.progress import LINE_EVERY_S, stopping_by_signal
@@ -24,7 +25,7 @@ MAX_UNINDEXED = 20_000
 @click.command()
 @click.option(
     "--threshold",
-    type=click.FloatRange(0, 2),
+    type=FiniteRange(0, 2),
     help="Largest perceptual distance of a near-duplicate; default: as measured for the profile.",
 )
 @place_option

@@ -9,7 +9,15 @@ from pathlib import Path
 import rich_click as click
 
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.commands.options import collection_option, data_option, index_option, json_option, place_option
+from gmvaluator.commands.options import (
+    collection_option,
+    data_option,
+    index_option,
+    json_option,
+    place_option,
+    with_advanced_panel,
+)
+from gmvaluator.commands.parameters import FOLDER
 from gmvaluator.index.engine.quantisation import CHOICES
 from gmvaluator.index.schema import CollectionMetadata, IndexSettings, growth_since_verified, measured_recall
 from gmvaluator.storage.database import DataLocation
@@ -23,7 +31,7 @@ from indexer.target import Target
 
 
 @click.command()
-@click.argument("folder", type=click.Path(file_okay=False, path_type=Path))
+@click.argument("folder", type=FOLDER)
 @place_option
 @index_option
 @collection_option
@@ -55,6 +63,7 @@ def export(folder: Path, place: DataLocation, index_url: str, collection: str, a
 
 
 @click.command()
+@with_advanced_panel
 @click.option(
     "--quantisation", type=click.Choice(CHOICES), help="Compression of the vectors searched; default: unchanged."
 )

@@ -33,7 +33,7 @@ from indexer.ray.worker import WorkerJob
 from indexer.report import Counts, LeftOut, LeftOutFile, Report
 from indexer.resuming import SourceRun
 from indexer.sources.item import Shard, Source
-from indexer.sources.opening import open_source
+from indexer.sources.opening import loose_images, open_source
 from indexer.target import Target
 from indexer.writing import ShardLog, Writer
 
@@ -134,7 +134,7 @@ def _reader(
     from gmvaluator.models.multi_device import load_on_every_device
     from gmvaluator.models.process_setup import prepare_process
 
-    source = job.partition.select(open_source(job.location, job.manifest))
+    source = job.partition.select(_opened(job))
     prepare_process()
     models = load_on_every_device(runtime.choice, runtime.device, runtime.threads)
     indexer = Indexer(models, store, catalogue, thumbnails_folder(target.data), *settings, job.limits)
@@ -146,7 +146,16 @@ def _source_for_ray(job: IndexJob, target: Target, runtime: ModelRuntime) -> tup
     if is_embeddings(job.location):
         raise InvalidInput("embeddings are written, not computed: leave --engine ray out")
     check_index_shared(embedded=not target.index_url)
-    return job.partition.select(open_source(job.location, job.manifest)), profile_identity(runtime.choice)
+    return job.partition.select(_opened(job)), profile_identity(runtime.choice)
+
+
+def _opened(job: IndexJob) -> Source:
+    """Open the job's images; print what is read where a folder holds images in two forms."""
+    source = open_source(job.location, job.manifest)
+    loose = loose_images(source)
+    if loose:
+        click.echo(f"{source.name} holds {loose:,} image files next to its shards: both are read", err=True)
+    return source
 
 
 @contextmanager

@@ -10,10 +10,11 @@ from typing import Any, TypeVar, cast
 
 import rich_click as click
 
-from gmvaluator.catalogue.erasure import find_owner
+from gmvaluator.catalogue.listing import find_owner
 from gmvaluator.catalogue.reader import CatalogueReader
 from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.catalogue.removal import Selection
+from gmvaluator.commands.parameters import FILE
 from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId
 from indexer.name_list import Entry, Unmatched, parse_list, read_list, write_unmatched
@@ -105,7 +106,7 @@ _OPTIONS = (
     click.option(
         "--from",
         "file",
-        type=click.Path(dir_okay=False, path_type=Path),
+        type=FILE,
         help="File with one entry per line: a SHA-256, owner:ID, a URL, or else a key.",
     ),
     click.option("--data-set", help="Data set of the keys; default: every data set."),

@@ -11,6 +11,7 @@ import numpy as np
 import rich_click as click
 
 from gmvaluator.commands.options import collection_option, data_option, index_option, json_option
+from gmvaluator.commands.parameters import FILE, FiniteRange
 from gmvaluator.errors import IndexFailed, InvalidInput, MissingData
 from gmvaluator.index.schema import GROWTH_LIMIT, RECALL_FLOOR, RECALL_TARGET, outgrown
 from gmvaluator.ports import CollectionInfo, Float32Array
@@ -34,7 +35,7 @@ SAMPLED = 200
 @click.option("--queries", default=SAMPLED, show_default=True, type=click.IntRange(10, 10_000), help="Sampled queries.")
 @click.option(
     "--held-out",
-    type=click.Path(dir_okay=False, path_type=Path),
+    type=FILE,
     help="A .npy of recall embeddings (Q, D) that are not in the index, as further queries.",
 )
 @click.option("--k", default=50, show_default=True, type=click.IntRange(1, 1000), help="Neighbours compared.")
@@ -43,12 +44,10 @@ SAMPLED = 200
     "--target",
     default=RECALL_TARGET,
     show_default=True,
-    type=click.FloatRange(0, 1, min_open=True),
+    type=FiniteRange(0, 1, min_open=True),
     help="Recall that the search settings are chosen to reach.",
 )
-@click.option(
-    "--floor", default=RECALL_FLOOR, show_default=True, type=click.FloatRange(0, 1), help="Below it, exit with 1."
-)
+@click.option("--floor", default=RECALL_FLOOR, show_default=True, type=FiniteRange(0, 1), help="Below it, exit with 1.")
 @click.option(
     "--deep", is_flag=True, help="Also compare all stored vectors with their checksums; reads the whole collection."
 )

@@ -27,6 +27,9 @@ MANIFEST_NAME = "manifest.csv"
 SHARD_FILES = 10_000
 """Maximum number of files in one shard of a folder of image files."""
 
+_FILES = "files "
+"""Beginning of the names of shards that are blocks of image files."""
+
 _MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
 _LOOSE_IMAGES = tuple(f".{ending}" for ending in (*IMAGE_ENDINGS, "heic", "heif"))
 _MAX_SHARDS = 1_000_000
@@ -164,35 +167,41 @@ def _reader(root: Root, files: Sequence[str]) -> Callable[[], Source] | None:
     tars = [name for name in files if name.endswith(TAR_ENDINGS)]
     parquets = [name for name in files if name.endswith(".parquet")]
     if tars:
-        _refuse_loose(root, files, f"{len(tars)} tar shards")
         by_img2dataset = any(name.endswith(STATS_ENDING) for name in files)
-        return lambda: tar_source(root, tars, parquets if by_img2dataset else ())
+        return lambda: _with_loose(root, files, tar_source(root, tars, parquets if by_img2dataset else ()))
     if parquets and image_column(parquet_schema(root, parquets[0])[0]) is not None:
-        _refuse_loose(root, files, f"{len(parquets)} Parquet files with images")
-        return lambda: images_source(root, parquets)
+        return lambda: _with_loose(root, files, images_source(root, parquets))
     if parquets and any(name.endswith(STATS_ENDING) for name in files):
         return lambda: img2dataset_source(root, parquets, files)
     return None
 
 
-def _refuse_loose(root: Root, files: Sequence[str], shards: str) -> None:
-    """Raise InvalidInput if image files are stored next to the shards: they would be skipped unnoticed."""
-    loose = sum(name.lower().endswith(_LOOSE_IMAGES) for name in files)
-    if loose:
-        raise InvalidInput(f"{root.url} holds {shards} and {loose} image files: index one kind at a time, by a pattern")
+def _with_loose(root: Root, files: Sequence[str], source: Source) -> Source:
+    """Return the source of shards with the image files that are stored next to them, which come last."""
+    loose = [name for name in files if name.lower().endswith(_LOOSE_IMAGES)]
+    return replace(source, shards=[*source.shards, *_file_shards(root, loose)])
+
+
+def loose_images(source: Source) -> int:
+    """Return the number of image files that are read next to shards; 0 for a folder of image files alone."""
+    counts = [shard.rows or 0 for shard in source.shards if shard.name.startswith(_FILES)]
+    return sum(counts) if len(counts) < len(source.shards) else 0
 
 
 def folder_source(root: Root) -> Source:
     """Open every file below `root`, sorted by path, whatever its ending: what is no image is rejected, and counted."""
-    entries = sorted(root.files(), key=_key)
+    return Source(root.url, _file_shards(root, sorted(root.files(), key=_key)))
+
+
+def _file_shards(root: Root, entries: Sequence[str | Unreadable]) -> list[Shard]:
     blocks = [entries[start : start + SHARD_FILES] for start in range(0, len(entries), SHARD_FILES)]
-    return Source(root.url, [_shard(root, number, block) for number, block in enumerate(blocks)])
+    return [_shard(root, number, block) for number, block in enumerate(blocks)]
 
 
 def _shard(root: Root, number: int, block: Sequence[str | Unreadable]) -> Shard:
     # The fingerprint covers names alone: reading the state of millions of files takes longer than it saves.
     names = hashlib.sha256("\0".join(map(_key, block)).encode("utf-8", "surrogateescape")).hexdigest()
-    return Shard(f"files {number}", names[:16], len(block), partial(_items, root, block))
+    return Shard(f"{_FILES}{number}", names[:16], len(block), partial(_items, root, block))
 
 
 def _items(root: Root, block: Sequence[str | Unreadable], start: int) -> Iterator[Item]:

@@ -94,6 +94,8 @@ def _remote(location: str) -> Root:
         raise InvalidInput(f"{location} needs a package that is not installed: {error}") from error
     except ValueError as error:
         raise InvalidInput(f"{location}: {error}; known: {', '.join(sorted(fsspec.available_protocols()))}") from error
+    except Exception as error:
+        raise InvalidInput(f"{location} cannot be opened ({_reason(error)}): check the address") from error
     root = RemoteRoot(filesystem, path.rstrip("/"), protocol)
     with root.reached():
         if not filesystem.isdir(path):
@@ -210,8 +212,17 @@ class RemoteRoot:
         """Translate errors of the remote filesystem into Unavailable."""
         try:
             yield
-        except (OSError, ValueError, TimeoutError) as error:
-            raise Unavailable(f"{self.url} cannot be read ({error}): check its address and your access") from error
+        except GmvaluatorError:
+            raise
+        except Exception as error:
+            raise Unavailable(
+                f"{self.url} cannot be read ({_reason(error)}): check its address, your access and the network"
+            ) from error
+
+
+def _reason(error: Exception) -> str:
+    """Return the first line of an error's text, or its type's name if it has none."""
+    return (str(error).strip().splitlines() or [type(error).__name__])[0][:300]
 
 
 def printable(name: str) -> str:

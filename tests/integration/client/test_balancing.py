@@ -9,8 +9,9 @@ import grpc
 import pytest
 from grpc_health.v1 import health, health_pb2, health_pb2_grpc
 
+from gmvaluator.client.addresses import target_of
 from gmvaluator.client.aio import AsyncAttributorClient
-from gmvaluator.client.connection import Connection, target_of
+from gmvaluator.client.connection import Connection
 from gmvaluator.client.requests import SERVICE, Retries
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import InvalidInput

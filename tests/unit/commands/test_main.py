@@ -9,7 +9,8 @@ import click
 import pytest
 from click.testing import CliRunner
 
-from gmvaluator.commands.main import gmvaluator, main, read_defaults
+from gmvaluator.commands.config_file import ConfigFile
+from gmvaluator.commands.main import gmvaluator, main
 from gmvaluator.errors import InvalidInput, MissingData, exit_code_of
 
 
@@ -46,7 +47,7 @@ def test_settings_may_begin_with_a_byte_order_mark(tmp_path: Path) -> None:
     file.write_bytes(b'\xef\xbb\xbf[health]\r\nserver = "127.0.0.1:1"\r\n')
     command = gmvaluator.get_command(click.Context(gmvaluator), "health")
     assert command is not None
-    assert read_defaults(file, "health", command) == {"server": "127.0.0.1:1"}
+    assert ConfigFile.read(file).defaults("health", command, ["health"]) == {"server": "127.0.0.1:1"}
     file.write_bytes('[health]\nserver = "x"\n'.encode("utf-16"))
     with pytest.raises(InvalidInput, match="save it as UTF-8"):
-        read_defaults(file, "health", command)
+        ConfigFile.read(file)

@@ -2,6 +2,7 @@
 
 import threading
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -76,3 +77,26 @@ def test_the_catalogue_is_not_read_on_the_event_loop(place: DataLocation, monkey
     assert page.status_code == 200
     assert threads
     assert all(name.startswith("asyncio_") for name in threads)
+
+
+@pytest.mark.parametrize(("query", "sequence"), [("7001", 2), ("0003", 3), ("2", 4), ("1", 1), ("4", 4), ("job-7", 5)])
+def test_a_search_finds_a_generation_by_its_id_before_a_posting_by_its_number(
+    tmp_path: Path, query: str, sequence: int
+) -> None:
+    location = DataLocation(tmp_path)
+    with open_ledger(location, write=True) as ledger:
+        ledger.post([sample_posting(1)])
+        ledger.post([sample_posting(n, generation=id_) for n, id_ in enumerate(("7001", "0003", "2", "job-77"), 2)])
+    with wired(DashboardSettings(location)) as context:
+        client = TestClient(application(context), base_url="http://127.0.0.1", follow_redirects=False)
+        assert client.get("/search", params={"q": query}).headers["location"] == f"/generations/{sequence}"
+        assert 'href="/generations/2"' in client.get("/generations/4").text
+
+
+@pytest.mark.parametrize("path", ["/", "/overview", "/search", "/health", "/metrics", "/operations", "/live/overview"])
+def test_a_head_request_is_answered_as_a_get_is(place: DataLocation, path: str) -> None:
+    with wired(DashboardSettings(place)) as context:
+        client = TestClient(application(context), base_url="http://127.0.0.1", follow_redirects=False)
+        answer = client.head(path)
+    assert answer.status_code < 400
+    assert answer.content == b""

@@ -175,3 +175,13 @@ def test_rows_left_out_are_in_the_file_once_each(left_out: LeftOutFile) -> None:
         ("first", 1, "reject"),
         ("second", 3, "opt_out"),
     ]
+
+
+def test_a_report_lists_the_first_hundred_rows_left_out_and_counts_all() -> None:
+    report = Report()
+    rows = [LeftOut(str(number), "it is no image") for number in range(250)]
+    for start in (0, 125):
+        report.add(Counts.of(125, 0, 0, rows[start : start + 125]), rows[start : start + 125])
+    plain = report.as_dict()
+    assert [row["key"] for row in plain["left_out"]] == [str(number) for number in range(100)]
+    assert plain["rejects"] == 250
