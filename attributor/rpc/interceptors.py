@@ -55,6 +55,7 @@ MAX_PUBLIC_BYTES = 4 * 1024
 PUSHBACK_MS = 250
 """Retry delay sent with RESOURCE_EXHAUSTED where the error names none."""
 
+_OUR_SERVICES = "/gmvaluator."
 HEALTH_WATCH = "/grpc.health.v1.Health/Watch"
 _REFUSAL = "the request is no message of this method: use the contract of this release (proto/gmvaluator/v1)"
 
@@ -90,12 +91,16 @@ class MessageInterceptor(grpc.aio.ServerInterceptor):
     def _wrapped(self, handler: Any, path: str) -> Any:
         """Return a handler that reads and writes messages itself; grpc.aio would do both for another shape."""
         public = path in PUBLIC
+        # Health and reflection have no other limit, and their streams may stay open for ever.
+        counted = not path.startswith(_OUR_SERVICES)
         method: Method = handler.stream_stream or handler.unary_stream or handler.unary_unary
         if path == HEALTH_WATCH:
             method = self._in_a_watch_place(method)
 
         async def call(_: object, context: Context) -> Any:
             try:
+                if counted:
+                    self._waiting.connections.count(context)
                 # Nothing here may keep the first image of a stream while the others are valued.
                 first = self._first_message(context, public, handler.request_streaming)
                 if handler.request_streaming:
@@ -121,9 +126,7 @@ class MessageInterceptor(grpc.aio.ServerInterceptor):
         """Read the first message, or EOF. Raises Overloaded, or Unavailable if none comes in time."""
         connection = context.peer()
         owner, places = address_of(connection), self._waiting.strangers
-        if public:
-            self._waiting.connections.count(context)
-        else:
+        if not public:
             caller = _current_caller.get(LOCAL)
             owner, places = owner if caller is LOCAL else caller.name, self._waiting.callers
         timeout_s = PUBLIC_TIMEOUT_S if public else STREAM_TIMEOUT_S if streaming else READ_TIMEOUT_S

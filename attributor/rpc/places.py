@@ -17,11 +17,11 @@ import grpc
 
 from gmvaluator.errors import Overloaded
 
-MAX_STRANGERS = 32
+MAX_STRANGERS = 64
 """Maximum number of calls without a token whose message is awaited."""
 
 MAX_CONNECTION_CALLS = 16
-"""Maximum number of calls without a token on one connection; a client that balances its calls watches one service."""
+"""Maximum number of calls of health and reflection on one connection; a client that balances its calls has one."""
 
 Context = grpc.aio.ServicerContext[Any, Any]
 
@@ -111,7 +111,7 @@ class ConnectionCalls:
         """Count a call until it has ended. Raises Overloaded if its connection has `maximum` already."""
         connection = context.peer()
         if self._live[connection] >= self._maximum:
-            raise Overloaded(f"this connection has {self._maximum} calls without a token: end some, or use a token")
+            raise Overloaded(f"this connection has {self._maximum} calls of health or reflection: end some first")
         self._live[connection] += 1
 
         def uncount(_: object) -> None:

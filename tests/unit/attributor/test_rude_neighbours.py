@@ -11,6 +11,7 @@ from typing import Any
 import grpc
 import pytest
 from grpc_health.v1 import health_pb2, health_pb2_grpc
+from grpc_reflection.v1alpha import reflection_pb2, reflection_pb2_grpc
 
 from attributor.rpc import interceptors
 from attributor.rpc.admission import Admission
@@ -143,6 +144,18 @@ async def test_signed_in_callers_are_answered_while_strangers_wait(settings: Att
 async def test_a_request_without_a_token_is_small(settings: AttributorSettings) -> None:
     async with attributor(settings) as (address, _), channel_to(address) as channel:
         assert await first_outcome(watch(channel, "x" * 5_000)) is CODE.INVALID_ARGUMENT
+
+
+async def test_streams_of_reflection_are_bounded(settings: AttributorSettings) -> None:
+    async with attributor(settings) as (address, _), channel_to(address) as channel:
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        calls = [stub.ServerReflectionInfo() for _ in range(60)]
+        for call in calls:
+            await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
+        outcomes = await asyncio.gather(*map(first_outcome, calls))
+        assert 1 <= sum(isinstance(outcome, reflection_pb2.ServerReflectionResponse) for outcome in outcomes) <= 16
+        for call in calls:
+            call.cancel()
 
 
 async def test_the_port_for_probes_answers_though_watches_fill_it() -> None:
