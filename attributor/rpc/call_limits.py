@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import asynccontextmanager, contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from attributor.core.disputes import DisputeService
 from attributor.core.pipeline import Pipeline
@@ -72,6 +72,55 @@ class ConcurrencyLimit:
                 del self._held[client]
 
 
+@dataclass(slots=True, eq=False)
+class OpenStream:
+    """One stream in its slot. idle: whether it has no image in flight now. gives_way: set when it has to end."""
+
+    client: str
+    idle: Callable[[], bool] = lambda: False
+    gives_way: asyncio.Event = field(default_factory=asyncio.Event)
+
+
+class StreamLimit:
+    """A limit of `maximum` streams at once, half of them of one client; it belongs to one event loop.
+
+    A client that leaves streams open keeps nobody out: when all slots are taken, an idle stream of the client with the
+    most gives way to a client with fewer.
+    """
+
+    def __init__(self, maximum: int) -> None:
+        self._maximum = maximum
+        self._open: dict[OpenStream, None] = {}
+
+    @contextmanager
+    def slot(self, client: str) -> Iterator[OpenStream]:
+        """Hold a slot for one stream. Raises Overloaded if there is none."""
+        counts = Counter(stream.client for stream in self._open)
+        own = counts[client]
+        full = len(self._open) >= self._maximum and not self._made_room(counts, own)
+        if full or own >= (self._maximum + 1) // 2:
+            raise Overloaded(
+                f"{len(self._open)} streams are open, {own} of them yours: send more images on each, or open this one "
+                "later"
+            )
+        stream = OpenStream(client)
+        self._open[stream] = None
+        try:
+            yield stream
+        finally:
+            self._open.pop(stream, None)
+
+    def _made_room(self, counts: Counter[str], own: int) -> bool:
+        """End the oldest idle stream of the client with the most, if that has more than the newcomer will have."""
+        idle = [stream for stream in self._open if counts[stream.client] > own + 1 and stream.idle()]
+        if not idle:
+            return False
+        stream = max(idle, key=lambda candidate: counts[candidate.client])
+        del self._open[stream]
+        stream.gives_way.set()
+        return True
+
+
 class CallGate:
     """A gate that accepts calls between `open` and `close`, a bounded number at once.
 
@@ -96,11 +145,7 @@ class CallGate:
             "{held} questions are being answered, {own} of them yours: ask again later",
             per_client=(max_queries + 1) // 2,
         )
-        self._streams = ConcurrencyLimit(
-            max_streams,
-            "{held} streams are open, {own} of them yours: send more images on each, or open this one later",
-            per_client=(max_streams + 1) // 2,
-        )
+        self._streams = StreamLimit(max_streams)
         self.in_flight = 0
         self.idle = asyncio.Event()
         self.idle.set()
@@ -141,14 +186,14 @@ class CallGate:
                 yield pipeline
 
     @contextmanager
-    def stream(self, client: str) -> Iterator[None]:
+    def stream(self, client: str) -> Iterator[OpenStream]:
         """Admit one stream of a client; each of its images is admitted by `wait`.
 
         Raises Unavailable, or Overloaded if there are too many streams, or too many of this client.
         """
         _ = self.backends
-        with self._streams.slot(client):
-            yield
+        with self._streams.slot(client) as stream:
+            yield stream
 
     @contextmanager
     def query(self, client: str) -> Iterator[Backends]:

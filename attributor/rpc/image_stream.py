@@ -10,7 +10,7 @@ from typing import Any
 import grpc
 import structlog
 
-from gmvaluator.errors import Conflict, Failure, GmvaluatorError, InvalidInput, Unavailable, status_of
+from gmvaluator.errors import Conflict, Failure, GmvaluatorError, InvalidInput, Overloaded, Unavailable, status_of
 from gmvaluator.ids import MAX_GENERATION_ID_CHARACTERS
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 
@@ -31,13 +31,22 @@ _log = structlog.get_logger("attributor")
 class ImageStream:
     """The state of one stream. An image that fails fails alone; its error is a response of its own."""
 
-    def __init__(self, stages: Stages, stopping: asyncio.Event) -> None:
-        """stages: raises what Attribute raises. stopping: set when shutdown begins; then no more images are read."""
+    def __init__(self, stages: Stages, stopping: asyncio.Event, gives_way: asyncio.Event | None = None) -> None:
+        """stages: raises what Attribute raises. stopping: set when shutdown begins; then no more images are read.
+
+        gives_way: set when another stream takes this one's slot; likewise.
+        """
         self._stages = stages
         self._stopping = stopping
+        self._gives_way = gives_way or asyncio.Event()
         self._slots = asyncio.Semaphore(MAX_IMAGES)
         self._responses: asyncio.Queue[Response | None] = asyncio.Queue(MAX_UNREAD)
         self._in_flight: dict[str, asyncio.Task[None]] = {}
+
+    @property
+    def idle(self) -> bool:
+        """Whether no image is in flight, and every response was taken."""
+        return not self._in_flight and self._responses.empty()
 
     async def answer(self, requests: AsyncIterator[Request], write: Callable[[Response], Awaitable[None]]) -> None:
         """Write all responses. Raises what `responses` and `write` raise.
@@ -51,7 +60,8 @@ class ImageStream:
     async def responses(self, requests: AsyncIterator[Request]) -> AsyncGenerator[Response, None]:
         """Yield responses until the caller has closed its side and every image is answered.
 
-        Raises Unavailable if the attributor stops; images in flight are answered first.
+        Raises Unavailable if the attributor stops, Overloaded if the stream gives way; images in flight are answered
+        first.
         """
         reading = asyncio.create_task(self._read(requests))
         try:
@@ -63,7 +73,7 @@ class ImageStream:
 
     async def _read(self, requests: AsyncIterator[Request]) -> None:
         """Start each image that arrives; put None once all are answered."""
-        stopped = asyncio.create_task(self._stopping.wait())
+        stopped = asyncio.create_task(self._told_to_end())
         try:
             while (request := await self._next(requests, stopped)) is not None:
                 await self._start(request.request)
@@ -71,11 +81,21 @@ class ImageStream:
                 await asyncio.wait(list(self._in_flight.values()))
             if self._stopping.is_set():
                 raise Unavailable("the attributor is stopping: send what had no FINAL again, with the same ids")
+            if self._gives_way.is_set():
+                raise Overloaded("every stream is taken, and this one was idle: open it again when there is an image")
         finally:
             stopped.cancel()
             # Whoever cancelled this task reads no more responses, and a full queue would block it here.
             if not asyncio.current_task().cancelling():  # type: ignore[union-attr]
                 await self._responses.put(None)
+
+    async def _told_to_end(self) -> None:
+        waits = [asyncio.ensure_future(event.wait()) for event in (self._stopping, self._gives_way)]
+        try:
+            await asyncio.wait(waits, return_when=asyncio.FIRST_COMPLETED)
+        finally:
+            for wait in waits:
+                wait.cancel()
 
     async def _next(self, requests: AsyncIterator[Request], stopped: asyncio.Task[Any]) -> Request | None:
         """Read a request; return None at the end of the stream, or when the attributor stops."""

@@ -107,12 +107,12 @@ class AttributionServicer(AttributionServiceServicer):
             ) -> AsyncIterator[attribution_v1.Attribution]:
                 return self._waiting_stages(checked_request(request, caller), client, on_admitted)
 
-            with self._gate.stream(client):
+            with self._gate.stream(client) as opened:
                 # Inside, too: a caller that reads nothing gets no status either, and keeps its slot until it reads.
                 async with errors_as_status(context, "AttributeStream"):
-                    await ImageStream(stages, self._stopping).answer(
-                        request_iterator, lambda response: write_with_timeout(response, context)
-                    )
+                    stream = ImageStream(stages, self._stopping, opened.gives_way)
+                    opened.idle = lambda: stream.idle
+                    await stream.answer(request_iterator, lambda response: write_with_timeout(response, context))
 
     async def _waiting_stages(
         self, checked: ImageRequest, client: str, on_admitted: Callable[[], None]

@@ -90,6 +90,7 @@ class Running:
     royalty: Any
     health: Any
     channel: grpc.aio.Channel
+    address: str
 
     def open(self) -> None:
         names = SimpleNamespace(display_names=lambda ids: {})
@@ -100,7 +101,7 @@ class Running:
         request = v1.AttributeRequest(generation_id=f"g{number}", model_version="m", image=b"x")
         return asyncio.ensure_future(collected(self.attribution.Attribute(request)))
 
-    def stream(self) -> Any:
+    def stream(self, stub: Any = None) -> Any:
         """Send one image on a stream that stays open."""
 
         async def requests() -> AsyncIterator[v1.AttributeStreamRequest]:
@@ -108,7 +109,7 @@ class Running:
             yield v1.AttributeStreamRequest(request=image)
             await asyncio.Event().wait()
 
-        return self.attribution.AttributeStream(requests())
+        return (stub or self.attribution).AttributeStream(requests())
 
     async def status(self) -> int:
         answer = await self.health.Check(health_pb2.HealthCheckRequest(service=SERVICES[1]))
@@ -134,7 +135,7 @@ async def running(max_in_flight: int = 8, **bounds: int) -> AsyncIterator[Runnin
     await server.start()
     async with grpc.aio.insecure_channel(f"127.0.0.1:{port}", options=[("grpc.enable_http_proxy", 0)]) as channel:
         stubs = AttributionServiceStub(channel), RoyaltyServiceStub(channel), health_pb2_grpc.HealthStub(channel)
-        yield Running(gate, HeldPipeline(), EmptyLedger(), checker, *stubs, channel)
+        yield Running(gate, HeldPipeline(), EmptyLedger(), checker, *stubs, channel, f"127.0.0.1:{port}")
     stopping.set()
     await server.stop(1)
 
@@ -231,6 +232,40 @@ async def test_one_client_may_open_half_of_the_streams() -> None:
             raise AssertionError("admitted")
     with gate.stream("c"):
         assert gate.in_flight == 0
+
+
+async def test_an_idle_stream_gives_way_to_a_client_with_fewer() -> None:
+    async with running(max_streams=4) as server:
+        server.open()
+        server.pipeline.gate.set()
+        streams = [server.stream() for _ in range(2)]
+        async with grpc.aio.insecure_channel(
+            server.address, options=[("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+        ) as other:
+            stub: Any = AttributionServiceStub(other)
+            streams += [server.stream(stub) for _ in range(2)]
+            for stream in streams:
+                assert (await stream.read()).attribution.stage == v1.STAGE_FINAL
+            async with grpc.aio.insecure_channel(
+                server.address, options=[("grpc.enable_http_proxy", 0), ("grpc.use_local_subchannel_pool", 1)]
+            ) as third:
+                newcomer = server.stream(cast(Any, AttributionServiceStub(third)))
+                assert (await newcomer.read()).attribution.stage == v1.STAGE_FINAL
+                with pytest.raises(grpc.aio.AioRpcError, match="idle") as ended:
+                    await streams[0].read()
+                assert ended.value.code() is grpc.StatusCode.RESOURCE_EXHAUSTED
+                for stream in (*streams, newcomer):
+                    stream.cancel()
+
+
+async def test_a_stream_with_an_image_in_flight_gives_way_to_nobody() -> None:
+    gate = CallGate(Admission(1, 10**9), max_streams=2)
+    gate.open(Backends(cast(Any, None), cast(Any, None), cast(Any, None), cast(Any, None)))
+    with gate.stream("a"), gate.stream("b") as idle:
+        idle.idle = lambda: True
+        with pytest.raises(Overloaded), gate.stream("c"):  # of which each other client has one
+            raise AssertionError("admitted")
+    assert not idle.gives_way.is_set()
 
 
 async def test_a_stream_whose_reader_stalls_is_ended_without_being_read(monkeypatch: pytest.MonkeyPatch) -> None:
