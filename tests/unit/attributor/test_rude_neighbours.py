@@ -6,7 +6,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import grpc
 import pytest
@@ -148,7 +148,7 @@ async def test_a_request_without_a_token_is_small(settings: AttributorSettings) 
 
 async def test_streams_of_reflection_are_bounded(settings: AttributorSettings) -> None:
     async with attributor(settings) as (address, _), channel_to(address) as channel:
-        stub: Any = reflection_pb2_grpc.ServerReflectionStub(channel)
+        stub: Any = reflection_pb2_grpc.ServerReflectionStub(cast(Any, channel))
         calls = [stub.ServerReflectionInfo() for _ in range(60)]
         for call in calls:
             await call.write(reflection_pb2.ServerReflectionRequest(list_services=""))
