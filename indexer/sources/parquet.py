@@ -20,6 +20,13 @@ from indexer.sources.roots import Root, read_file
 
 ROWS_AT_ONCE = 64
 """Rows that are read into memory together, at most."""
+
+FILES_AT_ONCE = 6
+"""Files of the largest accepted size that fit into the memory for the rows that are read together."""
+
+MAX_EXPANSION = 100
+"""Limit of a large column's size in memory divided by its stored size."""
+
 _IMAGE_COLUMNS = ("image", "jpg", "jpeg", "png", "webp", "img", "bytes", "image_bytes", "content", "image_content")
 
 
@@ -47,17 +54,27 @@ def parquet_rows(root: Root, name: str, skip: int, columns: Sequence[str] | None
 
 
 def _rows_at_once(group: pq.RowGroupMetaData, where: str) -> int:
-    """Return how many rows fit into memory together. Raises InvalidManifest if a cell must be over the limit.
+    """Return how many rows fit into memory together.
 
-    Each row is assumed to hold the column's largest cell: a dictionary stores a cell once that all rows repeat.
+    Each row is assumed to hold a whole column: a dictionary stores a cell once that all rows repeat. Raises
+    InvalidManifest if a cell must be over the limit, or if the group was built to fill the memory.
     """
-    largest = max((group.column(number).total_uncompressed_size for number in range(group.num_columns)), default=0)
+    memory_bytes = FILES_AT_ONCE * MAX_IMAGE_BYTES
+    columns = [group.column(number) for number in range(group.num_columns)]
+    for column in columns:
+        stored, largest = column.total_compressed_size, column.total_uncompressed_size
+        if largest > max(memory_bytes, MAX_EXPANSION * stored):
+            raise InvalidManifest(
+                f"{where} has a column of {stored:,} bytes that expands to {largest:,}: images do not compress so far; "
+                "write it in smaller row groups"
+            )
+    largest = max((column.total_uncompressed_size for column in columns), default=0)
     if largest > max(ROWS_AT_ONCE, group.num_rows) * MAX_IMAGE_BYTES:
         raise InvalidManifest(
             f"{where} has a column of {largest:,} bytes for {group.num_rows:,} rows; "
             f"the limit is {MAX_IMAGE_BYTES:,} a row"
         )
-    return max(1, min(ROWS_AT_ONCE, ROWS_AT_ONCE * MAX_IMAGE_BYTES // max(1, largest)))
+    return max(1, min(ROWS_AT_ONCE, memory_bytes // max(1, largest)))
 
 
 def _bounded(array: pa.Array) -> pa.Array:

@@ -6,6 +6,7 @@ import os
 import tarfile
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import fsspec
 import pyarrow as pa
@@ -17,12 +18,14 @@ from PIL import Image
 
 from gmvaluator.errors import InvalidInput, InvalidManifest, MissingData, Unavailable
 from gmvaluator.ids import sha256_hex
+from gmvaluator.images import MAX_IMAGE_BYTES
 from indexer.opt_outs import NO_OPT_OUTS, OptOutList
 from indexer.reading import ItemReader, ReadImage
 from indexer.report import OPT_OUT, LeftOut
 from indexer.sources import opening, roots
 from indexer.sources.item import Item, Source, SourceItem, Unreadable
 from indexer.sources.opening import loose_images, open_source
+from indexer.sources.parquet import FILES_AT_ONCE, parquet_rows
 
 
 def png(colour: int = 0) -> bytes:
@@ -569,3 +572,41 @@ def test_workers_together_have_every_shard_once(tmp_path: Path) -> None:
     assert sorted(key for part in parts for key in part) == [f"{number}.tar/{number}" for number in range(7)]
     with pytest.raises(InvalidInput):
         source.partition(3, 3)
+
+
+def test_rows_that_repeat_a_large_cell_are_read_a_few_at_a_time(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A file of a kilobyte: a dictionary stores the cell once."""
+    cell = pa.array([bytes(MAX_IMAGE_BYTES)], pa.binary())
+    table = pa.table({"image": pa.DictionaryArray.from_arrays(pa.array([0] * 64, pa.int32()), cell)})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd")
+    sizes: list[int] = []
+    read = pq.ParquetFile.iter_batches
+
+    def recorded(self: pq.ParquetFile, rows: int, **options: Any) -> Iterator[pa.RecordBatch]:
+        sizes.append(rows)
+        yield from read(self, rows, **options)
+
+    monkeypatch.setattr(pq.ParquetFile, "iter_batches", recorded)
+    rows = parquet_rows(roots.open_root(str(tmp_path)), "a.parquet", 0)
+    assert len(next(rows)["image"]) == MAX_IMAGE_BYTES
+    assert sizes[0] <= FILES_AT_ONCE
+
+
+def test_a_column_that_was_built_to_fill_the_memory_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("indexer.sources.parquet.MAX_IMAGE_BYTES", 100_000)
+    table = pa.table({"image": pa.array([bytes(1_000_000), *[b""] * 60], pa.binary())})
+    pq.write_table(table, tmp_path / "a.parquet", compression="zstd", use_dictionary=False)
+    with pytest.raises(InvalidManifest, match="expands to"):
+        next(parquet_rows(roots.open_root(str(tmp_path)), "a.parquet", 0))
+
+
+@pytest.mark.parametrize(
+    "location", ["github://", "reference://", "reference:///x", "simplecache::github://x", "zip://x"]
+)
+def test_an_address_that_leaves_something_out_is_named_in_one_line(location: str) -> None:
+    with pytest.raises(InvalidInput, match="cannot be opened") as caught:
+        roots.open_root(location)
+    assert str(caught.value).startswith(location)
+    assert "\n" not in str(caught.value)
