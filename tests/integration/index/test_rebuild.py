@@ -31,6 +31,7 @@ from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 from tests.support.fault_proxy import fault_proxy
+from tests.support.live_files import stored_files
 
 POINTS = 60
 CANARY = replace(
@@ -69,8 +70,7 @@ def store(folder: Path) -> Iterator[QdrantStore]:
 
 def traces(folder: Path) -> list[str]:
     """Files that hold a byte sequence of the canary's."""
-    files = [path for path in folder.rglob("*") if path.is_file()]
-    return [path.name for path in files if any(needle in path.read_bytes() for needle in NEEDLES)]
+    return [path.name for path, content in stored_files(folder) if any(needle in content for needle in NEEDLES)]
 
 
 def require_whole(store: QdrantStore) -> None:
