@@ -1,164 +1,176 @@
-"""WebDataset tar shards: members of one sample are adjacent and share a name up to the first dot."""
+"""WebDataset tar shards: members of one sample share a name up to the first dot; `tar_survey` handles odd orders."""
 
 from __future__ import annotations
 
 import json
-import tarfile
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from functools import partial
 from itertools import islice
-from typing import IO, Self
+from typing import Any
 
-from gmvaluator.errors import InvalidInput, InvalidManifest
-from gmvaluator.training_images import ENDINGS as IMAGE_ENDINGS
+from gmvaluator.errors import InvalidManifest
 from gmvaluator.training_images import MAX_BYTES
 from indexer.sources.columns import Columns, described
+from indexer.sources.consent import opt_out_signal
+from indexer.sources.ignored_columns import IgnoredColumns
 from indexer.sources.img2dataset import failed_downloads
-from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
-from indexer.sources.roots import Root, printable
+from indexer.sources.item import IMAGE_ENDINGS, Item, Shard, Source, SourceItem, Unreadable
+from indexer.sources.roots import Root
+from indexer.sources.tar_archive import DamagedArchive, Member, read_members
+from indexer.sources.tar_survey import MAX_METADATA_BYTES, TEXTS, Name, Survey, is_metadata, survey
 
 ENDINGS = (".tar", ".tar.gz", ".tgz", ".tar.zst")
-_IMAGES = (*IMAGE_ENDINGS, "img")
-_TEXTS = {"txt": "title", "text": "title", "caption": "title", "cls": "category"}
-_MAX_METADATA_BYTES = 1024 * 1024
-"""Maximum size of a sample's text or JSON, and of an extended header, in bytes."""
-
-_MAX_MEMBERS = 32
-"""Maximum number of members of one sample; later ones are ignored."""
-
-_EXTENDED = (
-    tarfile.GNUTYPE_LONGNAME,
-    tarfile.GNUTYPE_LONGLINK,
-    tarfile.XHDTYPE,
-    tarfile.XGLTYPE,
-    tarfile.SOLARIS_XHDTYPE,
-)
-"""Types of headers that describe other members; `tarfile` reads each of them into memory."""
-
-
-class _Member(tarfile.TarInfo):
-    """A member of an archive; a damaged header, or one that would fill the memory, raises ReadError.
-
-    `tarfile` itself takes a damaged header for the archive's end, and the rest would be lost without notice.
-    """
-
-    @classmethod
-    def frombuf(cls, buf: bytes | bytearray, encoding: str, errors: str) -> Self:
-        try:
-            member = super().frombuf(buf, encoding, errors)
-        except tarfile.HeaderError as error:
-            if len(buf) == tarfile.BLOCKSIZE and any(buf):
-                raise tarfile.ReadError(f"a member's header is no header: {error}") from error
-            raise
-        if member.type in _EXTENDED and not 0 <= member.size <= _MAX_METADATA_BYTES:
-            raise tarfile.ReadError(f"a header has {member.size:,} bytes; the limit is {_MAX_METADATA_BYTES:,}")
-        return member
 
 
 def tar_source(root: Root, names: Sequence[str], parquets: Sequence[str] = ()) -> Source:
     """Return a source of tar shards; the number of their samples is known only after reading.
 
     parquets: Parquet files of img2dataset, which list the downloads that are missing from the tars of the same name.
-
-    Raises InvalidInput if a shard's compression cannot be read.
     """
-    zstd = [name for name in names if name.endswith(".zst")]
-    if zstd and "zst" not in tarfile.TarFile.OPEN_METH:
-        raise InvalidInput(f"{root.uri(zstd[0])} cannot be read by this Python: decompress it by `unzstd`, or use 3.14")
-    shards = [Shard(name, root.fingerprint(name), None, partial(_items, root, name)) for name in names]
+    ignored = IgnoredColumns()
+    shards = [Shard(name, root.fingerprint(name), None, partial(_items, root, name, ignored)) for name in names]
     stems = {name[: -len(ending)] for name in names for ending in ENDINGS if name.endswith(ending)}
     failed = [failed_downloads(root, name) for name in parquets if name.removesuffix(".parquet") in stems]
-    return Source(root.url, [*shards, *failed])
+    return Source(root.url, [*shards, *failed], ignored)
 
 
-def _items(root: Root, name: str, start: int) -> Iterator[Item]:
-    return islice((_item(root, name, key, members) for key, members in _samples(root, name)), start, None)
+def _items(root: Root, shard: str, ignored: IgnoredColumns, start: int) -> Iterator[Item]:
+    return islice(_Shard(root, shard, survey(root, shard), ignored).items(), start, None)
 
 
-def _samples(root: Root, name: str) -> Iterator[tuple[str, dict[str, bytes | str]]]:
-    """Yield the key and the members of each sample, by ending; for an unreadable member the reason, as text."""
-    key, members = "", dict[str, bytes | str]()
-    for member_key, ending, data in _members(root, name):
-        if member_key != key:
-            if members:
-                yield key, members
-            key, members = member_key, {}
-        if len(members) < _MAX_MEMBERS:
-            members[ending] = data
-    if members:
-        yield key, members
+@dataclass(slots=True)
+class _Sample:
+    """Adjacent members of one name, by ending. members: bytes, or as text the reason why they cannot be used."""
+
+    name: Name
+    members: dict[str, bytes | str] = field(default_factory=dict)
 
 
-def _members(root: Root, name: str) -> Iterator[tuple[str, str, bytes | str]]:
-    try:
-        # As a stream, "r|*": it is read once, in order, and a remote file need not seek.
-        with root.open(name) as file, tarfile.open(fileobj=file, mode="r|*", tarinfo=_Member) as archive:
-            for member in archive:
-                if member.isfile():
-                    yield *_named(member.name), _content(archive, member)
-            _check_end(archive)
-    except (tarfile.TarError, EOFError, RecursionError) as error:
-        yield _rest(name, error)
-    except OSError as error:
-        root.require_reachable(name, error)
-        yield _rest(name, error)
+@dataclass(frozen=True, slots=True)
+class _Shard:
+    """A tar shard whose names were surveyed."""
+
+    root: Root
+    shard: str
+    survey: Survey
+    ignored: IgnoredColumns
+
+    def items(self) -> Iterator[Item]:
+        """Yield an item for each image, and one for each sample that has none."""
+        sample: _Sample | None = None
+        used: set[Name] = set()
+        try:
+            for member in read_members(self.root, self.shard, _limit):
+                name = Name.of(member.part, member.name)
+                if sample is not None and sample.name.sample != name.sample:
+                    yield from self._sample_items(sample)
+                    sample = None
+                if name.sample in self.survey.odd:
+                    yield from self._odd_item(name, member, used)
+                else:
+                    sample = sample or _Sample(name)
+                    sample.members[name.ending] = member.problem if member.data is None else member.data
+            if sample is not None:
+                yield from self._sample_items(sample)
+        except DamagedArchive as error:
+            # What was read before the damage stays; the rest is one reject, so that it is counted.
+            if sample is not None:
+                yield from self._sample_items(sample)
+            reason = f"the shard ends early or is damaged: {error}"
+            yield Unreadable(f"{self.shard} (the rest of the shard)", reason)
+
+    def _sample_items(self, sample: _Sample) -> Iterator[Item]:
+        """Yield the items of a sample whose members are adjacent; the first image has the sample's key."""
+        endings = [ending for ending in IMAGE_ENDINGS if ending in sample.members]
+        if not endings:
+            yield self._without_image(sample.name, sample.members)
+        for number, ending in enumerate(endings):
+            key = sample.name.key(ending if number else "")
+            yield self._item(key, ending, sample.members[ending], sample.members)
+        for ending in sample.members:
+            if endings and "." in ending and ending.rpartition(".")[2] in IMAGE_ENDINGS:
+                reason = f"it belongs to the sample whose image is .{endings[0]}: to index it too, rename it"
+                yield Unreadable(f"{self.shard}/{sample.name.key(ending)}", reason)
+
+    def _odd_item(self, name: Name, member: Member, used: set[Name]) -> Iterator[Item]:
+        """Yield the item of an image whose metadata the survey has collected."""
+        odd = self.survey.odd[name.sample]
+        if name.is_image:
+            # The first image of a name has it as its key; the others have the ending too.
+            own = Name(name.part, name.folder, name.stem_of_file, "")
+            key = own.key(name.file_ending if own in used else "")
+            used.add(own)
+            data = member.problem if member.data is None else member.data
+            yield self._item(key, name.ending, data, odd.metadata)
+        elif not odd.images and name.sample not in used:
+            used.add(name.sample)
+            yield self._without_image(name, odd.metadata)
+
+    def _without_image(self, name: Name, members: Mapping[str, Any]) -> Item:
+        has = ", ".join(sorted(members)) or name.ending
+        reason = f"sample {name.key()} of {self.shard} has {has}, but no image ({', '.join(IMAGE_ENDINGS)})"
+        return Unreadable(name.key(), reason)
+
+    def _item(self, key: str, ending: str, data: bytes | str, members: Mapping[str, bytes | str]) -> Item:
+        """Return the item of one image. members: the metadata of its sample, and maybe other members."""
+        if isinstance(data, str):
+            return Unreadable(key, data or "the member cannot be read")
+        if self.survey.has_lost(members):
+            return Unreadable(
+                key, f"{self.shard} is damaged, and this image's metadata may be in the part that is lost"
+            )
+        try:
+            fields = _fields(members, ending, f"{self.shard}: {key}", self.ignored)
+        except InvalidManifest as error:
+            return Unreadable(key, str(error))
+        # Samples of different shards often have the same name, and a key has to be unique in its data set.
+        key_of_all = fields.get("key") or f"{self.shard}/{key}"
+        uri = f"{self.root.uri(self.shard)}#{key}.{ending}"
+        return SourceItem(key_of_all, uri, partial(bytes, data), **described(fields))
 
 
-def _rest(name: str, error: Exception) -> tuple[str, str, str]:
-    """Return one reject for the rest of a damaged shard, so that it is counted; what was read before it stays."""
-    return f"{name} (the rest of the shard)", "jpg", f"the shard ends early or is damaged: {error}"
+def _limit(name: str) -> int:
+    ending = Name.of(0, name).ending
+    if ending.rpartition(".")[2] in IMAGE_ENDINGS:
+        return MAX_BYTES
+    return MAX_METADATA_BYTES if is_metadata(ending) else 0
 
 
-def _check_end(archive: tarfile.TarFile) -> None:
-    """Raise ReadError if the end marker is missing: an archive cut between two members is otherwise valid."""
-    if archive.fileobj is None or archive.fileobj.tell() - archive.offset < tarfile.BLOCKSIZE:
-        raise tarfile.ReadError("it has no end marker")
+def _fields(members: Mapping[str, bytes | str], ending: str, where: str, ignored: IgnoredColumns) -> dict[str, str]:
+    """Return the fields of an image's JSON and texts. Raises InvalidManifest if one of them cannot be read.
 
-
-def _named(member: str) -> tuple[str, str]:
-    """Split `a/b.c/000.seg.png` into the sample `a/b.c/000` and its member `seg.png`."""
-    folder, _, base = printable(member).rpartition("/")
-    stem, _, ending = base.partition(".")
-    return f"{folder}/{stem}".lstrip("/") if folder else stem, ending.lower()
-
-
-def _content(archive: tarfile.TarFile, member: tarfile.TarInfo) -> bytes | str:
-    ending = _named(member.name)[1]
-    limit = MAX_BYTES if ending in _IMAGES else _MAX_METADATA_BYTES
-    if member.size > limit:
-        return f"{printable(member.name)} has {member.size:,} bytes; the limit is {limit:,}"
-    content: IO[bytes] | None = archive.extractfile(member)
-    return content.read() if content is not None else ""
-
-
-def _item(root: Root, shard: str, key: str, members: Mapping[str, bytes | str]) -> Item:
-    ending = next((ending for ending in _IMAGES if ending in members), None)
-    if ending is None:
-        return Unreadable(key, f"sample {key} of {shard} has no image ({', '.join(_IMAGES)})")
-    data = members[ending]
-    if isinstance(data, str):
-        return Unreadable(key, data)
-    fields = _fields(members, f"{shard}: {key}")
-    if isinstance(fields, str):
-        return Unreadable(key, fields)
-    # Samples of different shards often have the same name, and a key has to be unique in its data set.
-    key_of_all = fields.get("key") or f"{shard}/{key}"
-    return SourceItem(key_of_all, f"{root.uri(shard)}#{key}.{ending}", partial(bytes, data), **described(fields))
-
-
-def _fields(members: Mapping[str, bytes | str], where: str) -> dict[str, str] | str:
-    """Return the fields of a sample's texts and JSON, or the reason why they cannot be read."""
-    fields = {}
-    try:
-        document = _json(members.get("json", b"{}"), where)
-        fields = Columns(document).fields(document, where)
-        for ending, ours in _TEXTS.items():
-            text = members.get(ending)
-            if isinstance(text, bytes) and not fields.get(ours):
-                fields[ours] = text.decode("utf-8", "replace").strip()[:_MAX_METADATA_BYTES]
-    except InvalidManifest as error:
-        return str(error)
+    For `000.png` the JSON is `000.png.json` or `000.json`; for `a.1.png`, an image of sample `a`, it is `a.1.png.json`,
+    `a.1.json` or `a.json`. Whatever JSON of an image refuses training refuses it.
+    """
+    inner = ending.rpartition(".")[0]
+    documents = {name: _json(data, where) for name, data in members.items() if _describes(name, inner)}
+    names = (f"{ending}.json", f"{inner}.json", "json")
+    own = next((name for name in names if name in documents), None)
+    if own is None and len(documents) == 1:
+        own = next(iter(documents))
+    document = documents[own] if own is not None else {}
+    columns = Columns(document)
+    columns.note_ignored(ignored)
+    fields = columns.fields(document, where)
+    for signal in filter(None, map(_signal, documents.values())):
+        fields["opt_out"] = fields["opt_out"] or signal
+    for text_ending, ours in TEXTS.items():
+        data = members.get(f"{inner}.{text_ending}" if inner else text_ending, members.get(text_ending, b""))
+        if isinstance(data, str):
+            raise InvalidManifest(data)
+        if not fields.get(ours):
+            fields[ours] = data.removeprefix(b"\xef\xbb\xbf").decode("utf-8", "replace").strip()
     return fields
+
+
+def _describes(name: str, inner: str) -> bool:
+    """Return whether the member `name` is JSON of an image; inner: its ending without the last part, often ""."""
+    return name.rpartition(".")[2] == "json" and (not inner or name == "json" or name.startswith(f"{inner}."))
+
+
+def _signal(document: Mapping[str, object]) -> str:
+    return opt_out_signal({name: str(value) for name, value in document.items() if value is not None})
 
 
 def _json(data: bytes | str, where: str) -> dict[str, object]:
