@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import queue
 import threading
+import time
 from collections import deque
 from collections.abc import Callable, Collection, Generator, Iterable, Iterator, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
@@ -48,6 +49,12 @@ READ_BYTES = 256 * 1024 * 1024
 
 UNREAD = 2 * WORKERS
 """Files that are being read, or wait for a thread to read them, at most."""
+
+READERS = "decode"
+"""Prefix of the names of the threads that read and decode."""
+
+STOP_WAIT_S = 10.0
+"""Seconds that a stop waits for a source that does not answer, such as a file system behind a broken network."""
 
 _POLL_S = 0.1
 """Seconds after which a producer that waits for room checks whether its consumer has gone."""
@@ -100,8 +107,9 @@ class Indexer:
         """
         self._in_flight.clear()
         self._failed = False
-        with ThreadPoolExecutor(WORKERS, "decode") as pool, ThreadPoolExecutor(1, "write") as writer:
-            batches = ahead(partial(self._read, shard, start, pool), BATCHES_AHEAD)
+        pool, patience = ThreadPoolExecutor(WORKERS, READERS), _Patience(stopping)
+        with ThreadPoolExecutor(1, "write") as writer:
+            batches = ahead(partial(self._read, shard, start, pool), BATCHES_AHEAD, patience.is_over)
             written: deque[Future[Written | None]] = deque()
             try:
                 for batch in batches:
@@ -110,9 +118,11 @@ class Indexer:
                     self._settle(written, advance, BATCHES_AHEAD)
                     if stopping():
                         return False
-                return True
+                return not patience.is_over()
             finally:
                 batches.close()
+                # A read that does not return must not hold up a stop.
+                pool.shutdown(wait=not patience.is_over(), cancel_futures=True)
                 self._settle(written, advance, 0)
 
     def _read(self, shard: Shard, start: int, pool: ThreadPoolExecutor) -> Generator[Batch, None, None]:
@@ -213,6 +223,22 @@ class Indexer:
                 advance(*result)
 
 
+class _Patience:
+    """How long a stop waits for a source that does not answer: a batch is read within seconds, or never."""
+
+    def __init__(self, stopping: Callable[[], bool]) -> None:
+        self._stopping = stopping
+        self._since: float | None = None
+
+    def is_over(self) -> bool:
+        """Return whether the stop was asked for at least `STOP_WAIT_S` ago, as far as this was called since."""
+        if not self._stopping():
+            return False
+        if self._since is None:
+            self._since = time.monotonic()
+        return time.monotonic() - self._since >= STOP_WAIT_S
+
+
 def embed_images(models: Models, images: Sequence[DecodedImage]) -> list[ImageVectors]:
     """Return each image's vectors or ModelFailed; a batch that fails is halved until the image at fault is alone."""
     if not images:
@@ -292,23 +318,28 @@ def read_bytes(row: ReadImage | LeftOut) -> int:
     return len(row.data) if isinstance(row, ReadImage) else 0
 
 
-def ahead(items: Callable[[], Generator[Out, None, None]], size: int) -> Generator[Out, None, None]:
+def ahead(
+    items: Callable[[], Generator[Out, None, None]], size: int, give_up: Callable[[], bool] = lambda: False
+) -> Generator[Out, None, None]:
     """Yield items that a thread produces, at most `size` of them before they are consumed.
 
     An exception of the producer is raised here. Closing this generator closes the producer's, after its current item.
+    give_up: whether to wait no longer for an item, and to leave the producer alone.
     """
     producer = _Producer(items, size)
     producer.start()
     try:
         while True:
-            produced = producer.get()
+            produced = producer.get(give_up)
+            if produced is None:
+                return
             if produced.error is not None:
                 raise produced.error
             if not produced.item:
                 return
             yield produced.item[0]
     finally:
-        producer.close()
+        producer.close(give_up)
 
 
 @dataclass(frozen=True, slots=True)
@@ -343,14 +374,20 @@ class _Producer(threading.Thread, Generic[Out]):
             # Here, as a generator must be closed by the thread that runs it.
             source.close()
 
-    def get(self) -> _Produced[Out]:
-        """Wait for the next item, error or end."""
-        return self._queue.get()
+    def get(self, give_up: Callable[[], bool]) -> _Produced[Out] | None:
+        """Wait for the next item, error or end; return None once `give_up` says so."""
+        while True:
+            try:
+                return self._queue.get(timeout=_POLL_S)
+            except queue.Empty:
+                if give_up():
+                    return None
 
-    def close(self) -> None:
-        """Stop the producer and wait for its thread."""
+    def close(self, give_up: Callable[[], bool]) -> None:
+        """Stop the producer and wait for its thread, unless `give_up` says not to."""
         self._closing.set()
-        self.join()
+        while self.is_alive() and not give_up():
+            self.join(_POLL_S)
 
     def _put(self, produced: _Produced[Out]) -> None:
         # A plain `put` would block forever once the consumer has gone with the queue full.

@@ -12,9 +12,13 @@ from typing import Protocol
 
 from gmvaluator.catalogue.records import IndexRun
 from gmvaluator.errors import IndexFailed
-from gmvaluator.ids import TrainingImageId
+from gmvaluator.ids import TrainingImageId, sha256_hex
 from indexer.report import Counts, LeftOut, LeftOutFile
 from indexer.sources.item import Shard, Source
+from indexer.sources.roots import printable
+
+_MAX_NAME_BYTES = 1_000
+"""Limit of the name of a run or of a shard, in bytes."""
 
 
 class RunStore(Protocol):
@@ -53,6 +57,7 @@ class SourceRun:
     @classmethod
     def begin(cls, runs: RunStore, store: PointStore, data_set: str, name: str, left_out: LeftOutFile) -> SourceRun:
         """Resume the run `name` if it did not finish and the index still holds its last works; else begin one."""
+        name = _short(name)
         last = runs.last_index_run(data_set, name)
         # Compared with the run's own works: the newest works of the data set may be in another collection.
         if last is not None and not last.finished and not _holds(store, runs.latest_works(data_set, _shards_of(last))):
@@ -67,7 +72,7 @@ class SourceRun:
         """Yield every shard with its progress, in order; read a shard from its progress' position on."""
         for shard in source.shards:
             # The name holds the fingerprint, so a shard whose rows may have changed is read from its first row.
-            name = f"{_shards_of(self.run)}{shard.name} @ {shard.fingerprint}"
+            name = _shards_of(self.run) + _short(f"{shard.name} @ {shard.fingerprint}")
             last = self.runs.last_index_run(self.run.data_set, name)
             row = last if last is not None else self.runs.begin_index_run(self.run.data_set, name)
             if last is not None and not last.finished:
@@ -126,6 +131,12 @@ class ShardRun:
         self._row = self._runs.advance_index_run(
             self._row.run_id, self._row.position, self.counts.as_dict(), finished=True
         )
+
+
+def _short(name: str) -> str:
+    """Return a name that PostgreSQL can index; a long one, as of a deep path, ends in its hash."""
+    text = printable(name)
+    return name if len(text.encode()) <= _MAX_NAME_BYTES else f"{text[:200]} ... {sha256_hex(text.encode())}"
 
 
 def _shards_of(run: IndexRun) -> str:

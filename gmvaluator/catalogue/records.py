@@ -13,6 +13,9 @@ from gmvaluator.text import normal_identifier, written_text
 MAX_CHARACTERS = 10_000
 """Limit of each text, such as a key, a URI or a label."""
 
+MAX_KEY_BYTES = 2_000
+"""Limit of a key, bytes of UTF-8: PostgreSQL indexes no text of over 2,700."""
+
 MAX_LABELS = 1_000
 """Limit of a work's labels."""
 
@@ -69,7 +72,7 @@ class NewWork:
         if not (1 <= self.width <= MAX_PIXELS_A_SIDE and 1 <= self.height <= MAX_PIXELS_A_SIDE):
             raise InvalidInput(f"{self.key}: {self.width}x{self.height} pixels is no size of an image")
         check_data_set(self.data_set)
-        _bounded("a key", self.key, MAX_CHARACTERS)
+        check_key(self.key)
         for name in ("uri", "url", "title", "license"):
             _bounded(f"{self.key}: the {name}", getattr(self, name), MAX_CHARACTERS)
         if len(self.labels) > MAX_LABELS:
@@ -111,6 +114,17 @@ def check_data_set(name: str) -> str:
             "and begin with a letter or digit"
         )
     return name
+
+
+def check_key(key: str) -> str:
+    """Return a valid key of an image in its data set: at most 2,000 bytes of UTF-8. Raises InvalidManifest."""
+    size = len(key.encode("utf-8", "surrogatepass"))
+    if size > MAX_KEY_BYTES:
+        raise InvalidManifest(
+            f"a key of {size:,} bytes is refused: the limit is {MAX_KEY_BYTES:,}, so name the image by a shorter one"
+        )
+    _bounded("a key", key, MAX_KEY_BYTES)
+    return key
 
 
 def check_model_version(name: str) -> str:

@@ -8,6 +8,7 @@ from typing import Any
 
 from gmvaluator.errors import InvalidManifest
 from indexer.sources.consent import opt_out_signal
+from indexer.sources.ignored_columns import IgnoredColumns
 from indexer.sources.item import Item, SourceItem, Unreadable
 
 MAX_FIELD_CHARACTERS = 10_000
@@ -34,8 +35,17 @@ ALIASES = {
 _IMG2DATASET = {"status", "original_width"}
 """Columns that identify a table of img2dataset, whose sha256 is of the download, not of the file it wrote."""
 
+_ONLY_IMG2DATASET = ("status", "error_message")
+"""Columns that mean something only in a table of img2dataset; in others they are of a workflow of its own."""
+
+_FAILED = "failed_to_"
+"""Begin of img2dataset's status of an image that it did not write."""
+
 _DISALLOWED = "disallowed"
 """Word in img2dataset's error message for a site whose X-Robots-Tag refuses the download."""
+
+_EXACT = 2**53
+"""Floats below it are exact if they are whole."""
 
 _SURROGATE = re.compile("[\ud800-\udfff]")
 
@@ -48,9 +58,18 @@ class Columns:
         # Reversed, so that the first of several names that differ in case alone wins.
         lower = {name.lower(): name for name in reversed(self._names)}
         self._of_download = lower.keys() >= _IMG2DATASET
+        by_img2dataset = self._of_download or lower.keys() >= set(_ONLY_IMG2DATASET)
         self._ours = {
-            ours: lower[alias] for ours, aliases in ALIASES.items() for alias in reversed(aliases) if alias in lower
+            ours: lower[alias]
+            for ours, aliases in ALIASES.items()
+            if by_img2dataset or ours not in _ONLY_IMG2DATASET
+            for alias in reversed(aliases)
+            if alias in lower
         }
+
+    def note_ignored(self, ignored: IgnoredColumns) -> None:
+        """Note the columns that are not read although they look like an owner or an opt-out."""
+        ignored.note(self._names, "owner" in self._ours)
 
     def __contains__(self, ours: str) -> bool:
         return ours in self._ours
@@ -101,7 +120,7 @@ def not_downloaded(key: str, fields: Mapping[str, str]) -> Item | None:
     if _DISALLOWED in message:
         # A refusal by the site is an opt-out, which is counted apart from broken downloads.
         return SourceItem(key, fields.get("url", ""), bytes, **{**described(fields), "opt_out": message[:200]})
-    if fields.get("status", "success") != "success":
+    if fields.get("status", "").startswith(_FAILED):
         return Unreadable(key, f"it was not downloaded: {message[:200]}")
     return None
 
@@ -119,6 +138,9 @@ def _text(value: Any) -> str:
     """
     if value is None or isinstance(value, (bytes, dict)) or value != value:  # NaN is not equal to itself
         return ""
+    if isinstance(value, float) and value.is_integer() and abs(value) < _EXACT:
+        # pandas makes floats of a column of integers that has a gap.
+        return str(int(value))
     if isinstance(value, (list, tuple)):
         return ";".join(_text(part) for part in value)
     return _SURROGATE.sub("\N{REPLACEMENT CHARACTER}", str(value)).strip()

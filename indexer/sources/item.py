@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import sha256_hex
-from gmvaluator.training_images import MAX_BYTES
+from gmvaluator.training_images import ENDINGS, MAX_BYTES
+from indexer.sources.ignored_columns import IgnoredColumns
+
+IMAGE_ENDINGS = (*ENDINGS, "img", "heic", "heif", "jxl")
+"""Endings of files that are taken for images; whether one is read is decided by its content."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,10 +65,14 @@ class Shard:
 
 @dataclass(frozen=True, slots=True)
 class Source:
-    """Shards, in the same order in every run. name: the URL or path by which the source was opened."""
+    """Shards, in the same order in every run. name: the URL or path by which the source was opened.
+
+    ignored: columns that were not read; those of tars are known only after reading.
+    """
 
     name: str
     shards: Sequence[Shard]
+    ignored: IgnoredColumns = field(default_factory=IgnoredColumns, compare=False)
 
     @property
     def rows(self) -> int | None:
@@ -83,7 +91,7 @@ class Source:
         """Return the shards of partition `index` (from 0) of `count`; each shard is in exactly one partition."""
         if not 0 <= index < count:
             raise InvalidInput(f"there is no worker {index} of {count}: give 0/{count} to {count - 1}/{count}")
-        return Source(self.name, self.shards[index::count])
+        return replace(self, shards=self.shards[index::count])
 
 
 def read_bounded(read: Callable[[int], bytes]) -> bytes:

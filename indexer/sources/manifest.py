@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -10,10 +11,12 @@ from functools import partial
 from itertools import islice
 from typing import Any, BinaryIO
 
-from gmvaluator.errors import InvalidManifest
+from gmvaluator.errors import InvalidInput, InvalidManifest
+from gmvaluator.text import check_utf8_mark
 from indexer.sources.columns import ALIASES, Columns, described
+from indexer.sources.ignored_columns import IgnoredColumns
 from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
-from indexer.sources.parquet import parquet_rows, parquet_schema
+from indexer.sources.parquet import parquet_rows, parquet_schema, rest_of_shard
 from indexer.sources.roots import Root, read_file
 
 BLOCK_ROWS = 10_000
@@ -37,7 +40,8 @@ def manifest_source(root: Root, folder: Root, manifest: str) -> Source:
     if form is None:
         raise InvalidManifest(f"{manifest} is no manifest: give a .csv, .jsonl or .parquet file")
     name = f"{root.url} by {folder.uri(manifest)}"
-    return Source(name, [*form(root, folder, manifest)])
+    ignored = IgnoredColumns()
+    return Source(name, [*form(root, folder, manifest, ignored)], ignored)
 
 
 def _row_item(root: Root, manifest: str, columns: Columns, row: Mapping[str, Any], number: int) -> Item:
@@ -56,10 +60,11 @@ def _named_file(root: Root, manifest: str, number: int, fields: Mapping[str, str
     return SourceItem(key, root.uri(file_name), partial(read_file, root, file_name), **described(fields))
 
 
-def _csv(root: Root, folder: Root, manifest: str) -> Iterator[Shard]:
+def _csv(root: Root, folder: Root, manifest: str, ignored: IgnoredColumns) -> Iterator[Shard]:
     with _parsed(manifest), folder.open(manifest) as file:
+        _skip_mark(file, manifest)
         header = _header(file)
-        row_item = partial(_row_item, root, manifest, _checked(Columns(header), manifest))
+        row_item = partial(_row_item, root, manifest, _checked(Columns(header), manifest, ignored))
         blocks, rows = _blocks(_csv_offsets(file))
 
     def start(first: Position, count: int, skip: int) -> Iterator[Item]:
@@ -90,13 +95,15 @@ def _csv_item(
     return row_item(dict(zip(header, row, strict=True)), number)
 
 
-def _jsonl(root: Root, folder: Root, manifest: str) -> Iterator[Shard]:
+def _jsonl(root: Root, folder: Root, manifest: str, ignored: IgnoredColumns) -> Iterator[Shard]:
     with _parsed(manifest), folder.open(manifest) as file:
+        _skip_mark(file, manifest)
         blocks, rows = _blocks(_line_offsets(file))
         file.seek(0)
+        _skip_mark(file, manifest)
         names = {name: None for line in islice(_raw_lines(file), 100) for name in _object(line) or ()}
     if rows:
-        _checked(Columns(names), manifest)
+        _checked(Columns(names), manifest, ignored)
 
     def start(first: Position, count: int, skip: int) -> Iterator[Item]:
         with _parsed(manifest), folder.open(manifest) as file:
@@ -117,13 +124,16 @@ def _jsonl_item(root: Root, manifest: str, line: bytes, number: int) -> Item:
     return _row_item(root, manifest, Columns(row), row, number)
 
 
-def _parquet(root: Root, folder: Root, manifest: str) -> Iterator[Shard]:
+def _parquet(root: Root, folder: Root, manifest: str, ignored: IgnoredColumns) -> Iterator[Shard]:
     schema, rows = parquet_schema(folder, manifest)
-    row_item = partial(_row_item, root, manifest, _checked(Columns(schema.names), manifest))
+    row_item = partial(_row_item, root, manifest, _checked(Columns(schema.names), manifest, ignored))
 
     def start(skip: int) -> Iterator[Item]:
-        for number, row in enumerate(parquet_rows(folder, manifest, skip), start=skip + 1):
-            yield row_item(row, number)
+        try:
+            for number, row in enumerate(parquet_rows(folder, manifest, skip), start=skip + 1):
+                yield row_item(row, number)
+        except InvalidManifest as error:
+            yield rest_of_shard(manifest, error)
 
     yield Shard("rows", folder.fingerprint(manifest), rows, start)
 
@@ -149,7 +159,17 @@ def _blocks(offsets: Iterable[int]) -> tuple[list[Position], int]:
 
 def _header(file: BinaryIO) -> list[str]:
     line = next(csv.reader(_lines(file), strict=True), [])
-    return [name.removeprefix("\ufeff").strip() for name in line]
+    return [name.strip() for name in line]
+
+
+def _skip_mark(file: BinaryIO, manifest: str) -> None:
+    """Move past a byte order mark at the start. Raises InvalidManifest if it is that of another encoding."""
+    start = file.read(4)
+    try:
+        check_utf8_mark(start, manifest)
+    except InvalidInput as error:
+        raise InvalidManifest(str(error)) from error
+    file.seek(len(codecs.BOM_UTF8) if start.startswith(codecs.BOM_UTF8) else 0)
 
 
 def _csv_offsets(file: BinaryIO) -> Iterator[int]:
@@ -198,8 +218,9 @@ def _object(line: bytes) -> dict[str, Any] | None:
     return document if isinstance(document, dict) else None
 
 
-def _checked(columns: Columns, manifest: str) -> Columns:
-    """Return the columns. Raises InvalidManifest if none names files."""
+def _checked(columns: Columns, manifest: str, ignored: IgnoredColumns) -> Columns:
+    """Return the columns, and note those that are not read. Raises InvalidManifest if none names files."""
+    columns.note_ignored(ignored)
     if "file_name" in columns:
         return columns
     aliases = ", ".join(ALIASES["file_name"])

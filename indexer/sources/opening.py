@@ -14,12 +14,11 @@ from braceexpand import braceexpand
 
 from gmvaluator.errors import InvalidInput, InvalidManifest, MissingData
 from gmvaluator.ids import sha256_hex
-from gmvaluator.training_images import ENDINGS as IMAGE_ENDINGS
 from indexer.sources.img2dataset import STATS_ENDING, img2dataset_source
-from indexer.sources.item import Item, Shard, Source, SourceItem, Unreadable
+from indexer.sources.item import IMAGE_ENDINGS, Item, Shard, Source, SourceItem, Unreadable
 from indexer.sources.manifest import manifest_source
-from indexer.sources.parquet import image_column, images_source, parquet_schema
-from indexer.sources.roots import Root, open_root, printable, read_file
+from indexer.sources.parquet_images import have_images, images_source, unread_columns
+from indexer.sources.roots import Root, is_remote, is_there, local_path, open_root, printable, read_file
 from indexer.sources.tar import ENDINGS as TAR_ENDINGS
 from indexer.sources.tar import tar_source
 
@@ -31,9 +30,12 @@ _FILES = "files "
 """Beginning of the names of shards that are blocks of image files."""
 
 _MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
-_LOOSE_IMAGES = tuple(f".{ending}" for ending in (*IMAGE_ENDINGS, "heic", "heif"))
-_MAX_SHARDS = 1_000_000
+_LOOSE_IMAGES = tuple(f".{ending}" for ending in IMAGE_ENDINGS if ending != "img")
+_MAX_SHARDS = 250_000
 """Maximum number of files that one pattern may name."""
+
+_LISTED = 1_000
+"""Number of files that a pattern may name without its first file being looked for at once."""
 
 _RANGE = re.compile(r"(-?[0-9]+|[A-Za-z])\.\.(-?[0-9]+|[A-Za-z])(?:\.\.(-?[0-9]+))?")
 _MAX_DIGITS = 18
@@ -53,6 +55,9 @@ def open_source(location: str, manifest: str | None = None) -> Source:
         raise InvalidInput(f"{location} is refused, as it would run a command: give a path or a URL")
     if manifest is not None:
         return _by_manifest(open_root(location), manifest)
+    # What is there is meant, whatever its name looks like: a folder may be called `x.parquet` or `{a,b}`.
+    if not is_remote(location) and is_there(local_path(location)) and local_path(location).is_dir():
+        return _folder(open_root(location))
     names = _expanded(location)
     if len(names) > 1 or names[0].endswith(TAR_ENDINGS):
         return _files(names)
@@ -62,15 +67,33 @@ def open_source(location: str, manifest: str | None = None) -> Source:
 
 
 def _expanded(location: str) -> list[str]:
-    """Return the names that a pattern with braces stands for. Raises InvalidInput if they are too many."""
+    """Return the names that a pattern with braces stands for; a file of this very name is that file.
+
+    Raises InvalidInput if they are too many.
+    """
+    if "{" not in location or (not is_remote(location) and is_there(local_path(location))):
+        return [location]
     # braceexpand makes the list of a whole range before it yields the first name, so a typo in a range would cost
     # seconds and gigabytes: count first.
-    if count_names(location) > _MAX_SHARDS:
+    count = count_names(location)
+    if count > _MAX_SHARDS:
         raise InvalidInput(f"{location} names over {_MAX_SHARDS:,} files: index them in parts")
     try:
-        return list(braceexpand(location))
+        names = iter(braceexpand(location))
+        first = next(names)
     except ValueError as error:
         raise InvalidInput(f"{location} has a brace without its partner: write {{00000..00041}}") from error
+    if count > _LISTED:
+        # A typo in the range of a large pattern is told after one look, not after a million.
+        _require_file(first, count)
+    return [first, *names]
+
+
+def _require_file(location: str, count: int) -> None:
+    folder, name = _split(location)
+    root = open_root(folder, [name])
+    if not root.is_file(name):
+        raise MissingData(f"the first of {count:,} files, {root.uri(name)}, does not exist")
 
 
 def count_names(pattern: str) -> int:
@@ -116,7 +139,7 @@ def _split(location: str) -> tuple[str, str]:
 def _by_manifest(root: Root, manifest: str) -> Source:
     folder, name = _split(manifest)
     try:
-        manifest_root = open_root(folder)
+        manifest_root = open_root(folder, [name])
     except MissingData as error:
         raise InvalidManifest(f"there is no manifest {manifest}") from error
     return manifest_source(root, manifest_root, name)
@@ -124,10 +147,10 @@ def _by_manifest(root: Root, manifest: str) -> Source:
 
 def _file(location: str) -> Source:
     folder, name = _split(location)
-    root = open_root(folder)
+    root = open_root(folder, [name])
     if not root.is_file(name):
         raise MissingData(f"{location} does not exist")
-    if name.endswith(".parquet") and image_column(parquet_schema(root, name)[0]) is not None:
+    if name.endswith(".parquet") and have_images(root, [name]):
         return images_source(root, [name])
     return manifest_source(root, root, name)
 
@@ -140,8 +163,8 @@ def _files(locations: Sequence[str]) -> Source:
     folders = {_split(location)[0] for location in locations}
     if len(folders) > 1:
         raise InvalidInput(f"the pattern names files in {len(folders)} folders: index one folder at a time")
-    root = open_root(folders.pop())
     names = [_split(location)[1] for location in locations]
+    root = open_root(folders.pop(), names)
     missing = [name for name in names if not root.is_file(name)]
     if missing:
         raise MissingData(f"{len(missing)} of {len(names)} files do not exist, the first is {root.uri(missing[0])}")
@@ -169,10 +192,13 @@ def _reader(root: Root, files: Sequence[str]) -> Callable[[], Source] | None:
     if tars:
         by_img2dataset = any(name.endswith(STATS_ENDING) for name in files)
         return lambda: _with_loose(root, files, tar_source(root, tars, parquets if by_img2dataset else ()))
-    if parquets and image_column(parquet_schema(root, parquets[0])[0]) is not None:
+    if parquets and have_images(root, parquets):
         return lambda: _with_loose(root, files, images_source(root, parquets))
     if parquets and any(name.endswith(STATS_ENDING) for name in files):
         return lambda: img2dataset_source(root, parquets, files)
+    if parquets and len(parquets) == len(files):
+        unread = unread_columns(root, parquets[0]) or "none has a name of images"
+        raise InvalidManifest(f"{root.url} holds Parquet files without a column of images that can be read ({unread})")
     return None
 
 

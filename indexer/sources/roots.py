@@ -5,10 +5,13 @@ Names of files are relative to the root, and a name that leads out of it is refu
 
 from __future__ import annotations
 
+import errno
 import os
 import posixpath
+import stat
 import time
-from collections.abc import Iterator
+import unicodedata
+from collections.abc import Collection, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -51,6 +54,25 @@ class Root(Protocol):
         """Raise Unavailable if the error of the file `name` would occur for every other file too."""
 
 
+class WatchedFile:
+    """A file for a reader whose errors of the content are OSErrors, too. failure: the error of the file itself."""
+
+    def __init__(self, file: BinaryIO) -> None:
+        self.failure: OSError | None = None
+        self._file = file
+
+    def read(self, *size: int) -> bytes:
+        """Read bytes."""
+        try:
+            return self._file.read(*size)
+        except OSError as error:
+            self.failure = error
+            raise
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._file, name)
+
+
 def read_file(root: Root, name: str) -> bytes:
     """Read an image file, up to one byte over the decoder's limit; retry a remote file twice.
 
@@ -75,13 +97,35 @@ def read_file(root: Root, name: str) -> bytes:
     raise AssertionError("unreachable")
 
 
-def open_root(location: str) -> Root:
-    """Open a local folder or an fsspec URL of a folder. Raises MissingData, or InvalidInput for a bad URL."""
-    if "://" not in location or location.startswith("file://"):
-        folder = Path(location.removeprefix("file://"))
+def is_remote(location: str) -> bool:
+    """Return whether a location is a URL of another file system than this machine's."""
+    return "://" in location and not location.startswith("file://")
+
+
+def local_path(location: str) -> Path:
+    """Return the path of a location that is not remote."""
+    return Path(location.removeprefix("file://"))
+
+
+def is_there(path: Path) -> bool:
+    """Return whether a path exists; one that no file can have, such as a pattern of thousands of digits, does not."""
+    try:
+        return path.exists()
+    except (OSError, ValueError):
+        return False
+
+
+def open_root(location: str, named: Collection[str] = ()) -> Root:
+    """Open a local folder or an fsspec URL of a folder.
+
+    named: files that the user names, which may be links out of the folder, as in the cache of Hugging Face. Raises
+    MissingData, or InvalidInput for a bad URL.
+    """
+    if not is_remote(location):
+        folder = local_path(location)
         if not folder.is_dir():
             raise MissingData(f"{location} is no folder: give the folder that holds the images")
-        return LocalRoot(folder)
+        return LocalRoot(folder, frozenset(named))
     return _remote(location)
 
 
@@ -105,9 +149,10 @@ def _remote(location: str) -> Root:
 
 @dataclass(frozen=True, slots=True)
 class LocalRoot:
-    """A folder of this machine; symbolic links that lead out of it are refused."""
+    """A folder of this machine; symbolic links that lead out of it are refused, except those in `named`."""
 
     folder: Path
+    named: frozenset[str] = frozenset()
 
     @property
     def url(self) -> str:
@@ -132,7 +177,7 @@ class LocalRoot:
     def refusal(self, name: str) -> str:
         if printable(name) != name:
             return "its name is not UTF-8: rename it"
-        if "\0" in name or not self._inside(self.folder / name):
+        if "\0" in name or not (name in self.named or self._inside(self._path(name))):
             return f"it leads outside {self.folder}"
         return ""
 
@@ -143,16 +188,34 @@ class LocalRoot:
             return False  # a cycle of symbolic links
 
     def open(self, name: str) -> BinaryIO:
-        return (self.folder / name).open("rb")
+        # Without waiting: opening a named pipe waits for its writer, maybe for ever.
+        descriptor = os.open(self._path(name), os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        try:
+            if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+                raise OSError(errno.EINVAL, "it is no regular file")
+            return os.fdopen(descriptor, "rb")
+        except BaseException:
+            os.close(descriptor)
+            raise
+
+    def _path(self, name: str) -> Path:
+        """Return where a file is: macOS spells names in NFD, and manifests written elsewhere name them in NFC."""
+        path = self.folder / name
+        if not name.isascii() and not is_there(path):
+            for form in ("NFC", "NFD"):
+                other = self.folder / unicodedata.normalize(form, name)
+                if is_there(other):
+                    return other
+        return path
 
     def uri(self, name: str) -> str:
-        return (self.folder / name).resolve().as_uri()
+        return self._path(name).resolve().as_uri()
 
     def is_file(self, name: str) -> bool:
-        return not self.refusal(name) and (self.folder / name).is_file()
+        return not self.refusal(name) and self._path(name).is_file()
 
     def fingerprint(self, name: str) -> str:
-        status = (self.folder / name).stat()
+        status = self._path(name).stat()
         return f"{status.st_size}-{status.st_mtime_ns}"
 
     def require_reachable(self, name: str, error: Exception) -> None:

@@ -4,7 +4,7 @@ from dataclasses import replace
 
 import pytest
 
-from gmvaluator.catalogue.records import NewWork, OwnerReference, check_data_set, check_model_version
+from gmvaluator.catalogue.records import NewWork, OwnerReference, check_data_set, check_key, check_model_version
 from gmvaluator.errors import InvalidInput, InvalidManifest
 from gmvaluator.ids import sha256_hex, training_image_id
 
@@ -54,3 +54,10 @@ def test_values_out_of_bounds_are_refused(change: dict[str, object]) -> None:
 def test_an_owner_needs_an_id() -> None:
     with pytest.raises(InvalidManifest, match="leave the owner out"):
         OwnerReference("", "Ada")
+
+
+def test_a_key_is_as_long_as_postgresql_can_index() -> None:
+    assert check_key("ü" * 1_000) == "ü" * 1_000
+    for key in ("ü" * 1_001, "k" * 2_001):
+        with pytest.raises(InvalidManifest, match="name the image by a shorter one"):
+            check_key(key)

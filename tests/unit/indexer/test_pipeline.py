@@ -21,7 +21,7 @@ from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
 from indexer.opt_outs import OptOutList
 from indexer.pipeline import Indexer, ahead, batched, ordered_map
 from indexer.report import Counts, Report
-from indexer.sources.item import Source
+from indexer.sources.item import Shard, Source, SourceItem
 from indexer.sources.opening import open_source
 from tests.support.indexing import Killed, RecordingCatalogue, RecordingLog
 
@@ -379,3 +379,25 @@ def test_a_file_of_several_frames_is_indexed_by_its_first_and_counted(folder: Pa
     report = index_folder(folder, store, RecordingCatalogue())
     assert report.counts == Counts(2, 2, 0, 0, 0, first_frames=1)
     assert report.as_dict()["first_frames"] == 1
+
+
+def test_a_stop_does_not_wait_for_a_source_that_does_not_answer(
+    folder: Path, store: MemoryStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("indexer.pipeline.STOP_WAIT_S", 0.0)
+    reading, answered = threading.Event(), threading.Event()
+
+    def read() -> bytes:
+        reading.set()
+        answered.wait(60)
+        return b""
+
+    items = [SourceItem("a", "file:///a", read)]
+    shard = Shard("files 0", "x", 1, lambda _: iter(items))
+    indexer = Indexer(FakeModels(), store, RecordingCatalogue(), folder / "thumbnails", "art")
+    log = RecordingLog()
+    try:
+        assert indexer.run(shard, 0, log, stopping=reading.is_set) is False
+    finally:
+        answered.set()
+    assert log.position == 0

@@ -185,3 +185,13 @@ def test_a_report_lists_the_first_hundred_rows_left_out_and_counts_all() -> None
     plain = report.as_dict()
     assert [row["key"] for row in plain["left_out"]] == [str(number) for number in range(100)]
     assert plain["rejects"] == 250
+
+
+def test_names_of_runs_are_short_enough_to_be_indexed(tmp_path: Path) -> None:
+    runs, deep = Runs(), "folder/" * 500
+    shards = [Shard(f"{deep}{number}.tar", "fingerprint", 1, lambda _: iter(())) for number in range(2)]
+    for _ in range(2):
+        run = SourceRun.begin(runs, Points(True), "art", f"collection {deep}", LeftOutFile(tmp_path / "left.jsonl"))
+        assert [shard.name for shard, _ in run.shards(Source("source", shards))] == [shard.name for shard in shards]
+    assert len(runs.rows) == 3
+    assert max(len(row.source) for row in runs.rows) < 1_000
