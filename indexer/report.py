@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, fields
 from pathlib import Path
 from typing import Any
 
+from gmvaluator.errors import MissingData
 from gmvaluator.files import atomic_file, atomic_write, private_folder
 
 SHOWN = 100
@@ -97,6 +98,10 @@ class Report:
     def as_dict(self) -> dict[str, Any]:
         rows = [{"key": row.key, "reason": row.reason, "kind": row.kind} for row in self.left_out]
         return {**self.counts.as_dict(), "reconciles": self.counts.reconciles, "left_out": rows}
+
+
+class NothingToIndex(MissingData):
+    """The source holds nothing that could be indexed."""
 
 
 class LeftOutFile:

@@ -6,7 +6,7 @@ import threading
 from collections.abc import Collection, Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
-from datetime import datetime
+from datetime import UTC, datetime
 from typing import NamedTuple
 from uuid import UUID
 
@@ -14,6 +14,8 @@ from sqlalchemy import Connection, Engine, PoolProxiedConnection, Row, and_, fun
 
 from gmvaluator.accounts import HELD
 from gmvaluator.catalogue.claims import Claim, Right, resolve_claims
+from gmvaluator.catalogue.corrections import data_set_origin
+from gmvaluator.catalogue.ownership import Ownership, count_ownership, held_works
 from gmvaluator.catalogue.records import IndexRun, OwnerReference
 from gmvaluator.catalogue.removal import (
     OptedOut,
@@ -306,6 +308,25 @@ class CatalogueReader:
             query = select(works.c.training_image_id, works.c.width, works.c.height)
             rows = connection.execute(query.where(works.c.training_image_id.in_(ids)))
             return {row[0]: (row[1], row[2], licences.get(row[0], "")) for row in rows}
+
+    def ownership(self, data_set: str | None = None) -> Ownership:
+        """Count the works of a data set, or of all, that have an owner now, or whose claims compete."""
+        with self._engine.connect() as connection:
+            return count_ownership(connection, utc_text(datetime.now(UTC)), data_set)
+
+    def corrections(self, data_set: str, since: datetime) -> int:
+        """Return how many claims of a data set were replaced since then by other owners that its records name."""
+        query = select(func.count()).select_from(former_claims)
+        of_data_set = former_claims.c.origin == data_set_origin(data_set)
+        with self._engine.connect() as connection:
+            return connection.execute(
+                query.where(of_data_set, former_claims.c.replaced_at >= utc_text(since))
+            ).scalar_one()
+
+    def held_works(self, ids: Collection[TrainingImageId]) -> set[TrainingImageId]:
+        """Return those of `ids` that are held now, because their claims compete."""
+        with self._engine.connect() as connection:
+            return held_works(connection, utc_text(datetime.now(UTC)), ids)
 
     def last_index_run(self, data_set: str, source: str) -> IndexRun | None:
         """Return the newest run of a source into a data set; None if it was never indexed."""

@@ -82,6 +82,7 @@ class Catalogue(CatalogueReader):
         super().__init__(database.reader, vault)
         self._database = database
         self._policies = policies
+        self._opened_at = _now()
         self._write_lock = threading.Lock()
 
     def prepare_keys(self) -> None:
@@ -100,12 +101,13 @@ class Catalogue(CatalogueReader):
     def record(self, batch: Sequence[NewWork]) -> Recorded:
         """Add works with their sources, owners and claims in one transaction; existing rows are left alone.
 
-        Works with a tombstone are refused. Raises InvalidInput if the batch is over 5,000.
+        A record that names another owner than before this catalogue was opened replaces the claim from now on. Works
+        with a tombstone are refused. Raises InvalidInput if the batch is over 5,000.
         """
         if len(batch) > MAX_BATCH:
             raise InvalidInput(f"{len(batch)} works are too many for one batch: send {MAX_BATCH} at most")
         with self._writing() as connection:
-            return BatchRecorder(connection, self._vault, _now()).record(batch)
+            return BatchRecorder(connection, self._vault, _now(), self._opened_at).record(batch)
 
     def add_data_set(self, name: str) -> None:
         """Add a data set before its first work. Idempotent."""

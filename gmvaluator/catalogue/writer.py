@@ -8,10 +8,9 @@ from typing import Any
 
 from sqlalchemy import Connection, Table, insert, select, update
 
-from gmvaluator.catalogue.claims import WHOLE_PPM
+from gmvaluator.catalogue.corrections import OwnerStatements, named_owners
 from gmvaluator.catalogue.records import NewWork, OwnerReference, Recorded
 from gmvaluator.catalogue.schema import (
-    claims,
     data_sets,
     erased_owners,
     owner_references,
@@ -22,7 +21,7 @@ from gmvaluator.catalogue.schema import (
 )
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.ids import OwnerId, new_owner_id
-from gmvaluator.storage.schema import BEGINNING, END, insert_missing
+from gmvaluator.storage.schema import BEGINNING, insert_missing
 from gmvaluator.text import other_spellings
 
 MAX_BATCH = 5_000
@@ -38,17 +37,22 @@ OwnerKey = tuple[str, str]
 
 
 class BatchRecorder:
-    """A writer of works within the transaction of a connection; the caller commits."""
+    """A writer of works within the transaction of a connection; the caller commits.
 
-    def __init__(self, connection: Connection, vault: Vault, recorded_at: str) -> None:
+    run_began: rows since then are of the same run, UTC text.
+    """
+
+    def __init__(self, connection: Connection, vault: Vault, recorded_at: str, run_began: str = BEGINNING) -> None:
         self._connection = connection
         self._vault = vault
         self._at = recorded_at
+        self._run_began = run_began
 
     def record(self, batch: Sequence[NewWork]) -> Recorded:
-        """Add the works, sources, owners and claims that are new. Works with a tombstone are refused.
+        """Add the works, sources, owners and claims that are new; replace claims of owners that were corrected.
 
-        A new work whose owner was erased is refused, too; a known one gets no claim of that owner.
+        Works with a tombstone are refused. A new work whose owner was erased is refused, too; a known one gets no claim
+        of that owner.
         """
         removed = self._tombstoned(batch)
         present = [work for work in batch if work.sha256 not in removed]
@@ -61,10 +65,11 @@ class BatchRecorder:
         owner_ids = self.owners({work.owner for work in accepted if work.owner is not None})
         added = self._add(works, _unique(_work_row(work, self._at) for work in accepted))
         self._refresh_places(accepted)
+        statements = OwnerStatements(self._connection, self._at, self._run_began, accepted)
         return Recorded(
             works=added,
-            sources=self._add(sources, [_source_row(work, self._at) for work in accepted]),
-            claims=self._add(claims, self._claim_rows(accepted, owner_ids)),
+            sources=self._add(sources, [_source_row(work, self._at, owner_ids) for work in accepted]),
+            claims=statements.apply(named_owners(accepted, owner_ids)),
             refused=tuple(work.training_image_id for work in batch if work.sha256 not in kept),
         )
 
@@ -162,21 +167,6 @@ class BatchRecorder:
         ciphertext = self._vault.encrypt(owner_id, kind, text)
         return {"owner_id": owner_id, "kind": kind, "ciphertext": ciphertext, "recorded_at": self._at}
 
-    def _claim_rows(self, accepted: Sequence[NewWork], owner_ids: Mapping[OwnerKey, OwnerId]) -> list[dict[str, Any]]:
-        return [
-            {
-                "training_image_id": work.training_image_id,
-                "owner_id": owner_ids[work.owner.namespace, work.owner.manifest_id],
-                "share_ppm": WHOLE_PPM,
-                "valid_from": BEGINNING,
-                "valid_to": END,
-                "origin": f"data_set:{work.data_set}",
-                "recorded_at": self._at,
-            }
-            for work in accepted
-            if work.owner is not None
-        ]
-
 
 def find_owners(connection: Connection, vault: Vault, keys: Iterable[OwnerKey]) -> dict[OwnerKey, OwnerId]:
     """Return the owners of those of `keys` that are recorded; keys have normal identifiers.
@@ -258,7 +248,8 @@ def _work_row(work: NewWork, at: str) -> dict[str, Any]:
     }
 
 
-def _source_row(work: NewWork, at: str) -> dict[str, Any]:
+def _source_row(work: NewWork, at: str, owner_ids: Mapping[OwnerKey, OwnerId]) -> dict[str, Any]:
+    owner = work.owner
     return {
         "training_image_id": work.training_image_id,
         "data_set": work.data_set,
@@ -268,5 +259,6 @@ def _source_row(work: NewWork, at: str) -> dict[str, Any]:
         "title": work.title,
         "license": work.license,
         "labels": list(work.labels),
+        "owner_id": None if owner is None else owner_ids[owner.namespace, owner.manifest_id],
         "added_at": at,
     }

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -52,13 +53,19 @@ def import_(file: Path, origin: str | None, partial: bool, release: bool, place:
     with open_catalogue(place) as existing:
         existing.counts()
     with open_catalogue(place, write=True) as catalogue:
-        result: dict[str, Any] = {"file": str(file), **catalogue.import_claims(rows, partial).as_dict()}
+        imported = catalogue.import_claims(rows, partial)
+        result: dict[str, Any] = {"file": str(file), **imported.as_dict()}
+        result["held"] = len(catalogue.held_works(imported.works))
         if release:
             result["released"] = _release(place, catalogue, f"rights imported from {file.name}")
     if as_json:
         click.echo(json.dumps(result))
     else:
         _print_import(result)
+    if result["rejected"] == result["rows"]:
+        what = "every row was rejected" if result["rows"] else "the file has no row below its header"
+        click.echo(f"gmvaluator: nothing was imported from {file}: {what}", err=True)
+        sys.exit(1)
 
 
 @rights.command()
@@ -199,6 +206,12 @@ def _print_import(result: dict[str, Any]) -> None:
         click.echo(f"... and {result['rejected'] - _SHOWN_REJECTS:,} more: see --json", err=True)
     names = ("added", "changed", "unchanged", "withdrawn", "rejected")
     click.echo(f"{result['rows']:,} rows = " + " + ".join(f"{result[name]:,} {name}" for name in names))
+    if result["held"]:
+        click.echo(
+            f"{result['held']:,} of these works are now held: claims compete (see `gmvaluator rights show WORK`). "
+            "If this file corrects another one, import it with the origin of that one (--origin), with a row of "
+            "share_ppm 0 for each claim that no longer holds"
+        )
     if result.get("released"):
         released = result["released"]
         click.echo(f"released {released['moved_micros']:,} micro-credits of {released['generations']:,} generations")

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from dataclasses import fields, replace
 from functools import wraps
 from pathlib import Path, PurePosixPath
-from typing import Any, TypeVar, cast
+from typing import Any, NoReturn, TypeVar, cast
 
 import rich_click as click
 
@@ -29,11 +31,14 @@ from gmvaluator.index.schema import DEFAULT_QUANTISATION, DEFAULT_SETTINGS, Inde
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import CollectionInfo
 from gmvaluator.storage.database import DataLocation
+from gmvaluator.text import printable
 from gmvaluator.training_images import LIMIT_OF_PIXELS, MAX_BYTES, MAX_PIXELS, TrainingLimits
 from indexer.cli.progress import stopping_by_signal
-from indexer.cli.run import IndexResult, add_source
+from indexer.cli.run import LOOKED_FOR, IndexResult, add_source
 from indexer.job import ENGINES, THREADS, IndexJob, ModelRuntime, Partition
 from indexer.opt_outs import NO_OPT_OUTS, OptOutList, OptOutReport
+from indexer.pipeline import READERS
+from indexer.report import Counts, NothingToIndex
 from indexer.target import Target
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -261,20 +266,40 @@ def add(job: IndexJob, runtime: ModelRuntime, target: Target, as_json: bool) -> 
         file_name,owner_id,title,license
         cats/007.png,ada,Cat on a chair,CC-BY-4.0
 
-    Running it again
-    adds what is new and nothing twice; after a stop it resumes. Exits with 1 if a collection that was verified has
-    grown by a fifth and its recall is now below the floor, and, with --strict, if an entry of the opt-out list names
-    nothing.
+    Running it again adds what is new and nothing twice; after a stop it resumes. Exits with 1 if nothing of the source
+    could be indexed, if a collection that was verified has grown by a fifth and its recall is now below the floor, and,
+    with --strict, if an entry of the opt-out list names nothing.
 
     Example: gmvaluator index add ./pictures --data-set paintings --data ./gmvaluator-data
     """
-    with stopping_by_signal() as stopping:
-        result = add_source(job, target, runtime, stopping)
+    try:
+        with stopping_by_signal() as stopping:
+            result = add_source(job, target, runtime, stopping)
+    except NothingToIndex as error:
+        click.echo(f"gmvaluator: {error}", err=True)
+        sys.exit(1)
     _print(result, as_json)
     if result.stopped:
-        sys.exit(130)
+        _leave(130)
+    if nothing_usable(result.report.counts, job.partition):
+        click.echo(f"gmvaluator: no row of {job.location} could be indexed: {LOOKED_FOR}", err=True)
+        sys.exit(1)
     if not result.trusted or (job.strict and result.opt_outs.unmatched is not None):
         sys.exit(1)
+
+
+def _leave(code: int) -> NoReturn:
+    """Exit; at once if a thread still waits for a source that does not answer, for which Python would wait too."""
+    if any(thread.name.startswith(READERS) for thread in threading.enumerate()):
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
+    sys.exit(code)
+
+
+def nothing_usable(counts: Counts, partition: Partition) -> bool:
+    """Return whether every row was a reject, or there was none; a partition of a source may well have none."""
+    return counts.read == counts.rejects and (counts.read > 0 or partition.count == 1)
 
 
 def default_data_set(source: str) -> str:
@@ -300,6 +325,14 @@ def _print(result: IndexResult, as_json: bool) -> None:
         f"+ {counts.opt_outs:,} opt-outs + {counts.rejects:,} rejects + {counts.removed:,} removed before; "
         f"collection {info.name!r} holds {info.points:,} points, {info.indexed_points:,} of them quantised"
     )
+    click.echo(str(result.owners.ownership))
+    if result.owners.corrected:
+        click.echo(
+            f"{result.owners.corrected:,} claims ended, as their rows name another owner now, who is paid from now on; "
+            "`gmvaluator rights show WORK` shows the former ones"
+        )
+    for column, meant in result.owners.ignored_columns.items():
+        click.echo(f"column {printable(column)!r} was not read: did you mean {meant}?")
     for line in _opt_out_lines(result.opt_outs):
         click.echo(line)
 
@@ -335,6 +368,7 @@ def _as_dict(result: IndexResult) -> dict[str, Any]:
     return {
         **result.report.as_dict(),
         "left_out_file": str(result.left_out.path),
+        "owners": result.owners.as_dict(),
         "stopped": result.stopped,
         "seconds": result.seconds,
         "still_indexed": None if opt_outs.still_indexed is None else opt_outs.still_indexed.as_dict(),

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import rich_click as click
 
-from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.catalogue.store import open_catalogue, open_if_present
 from gmvaluator.commands.options import (
     collection_option,
-    data_option,
     index_option,
     json_option,
     place_option,
@@ -120,22 +119,26 @@ index.add_command(verify)
 
 
 @index.command("info")
-@data_option
+@place_option
 @index_option
 @collection_option
 @json_option
-def show_info(data: Path, index_url: str, collection: str, as_json: bool) -> None:
+def show_info(place: DataLocation, index_url: str, collection: str, as_json: bool) -> None:
     """Show what the index holds, and by which profile it was built.
 
     Example: gmvaluator index info --json
     """
-    with Target(data, index_url, collection).open_existing() as store:
+    with Target(place.folder, index_url, collection).open_existing() as store:
         info = store.info()
+    with open_if_present(place) as catalogue:
+        owners = None if catalogue is None else catalogue.ownership()
     if as_json:
-        click.echo(json.dumps(collection_dict(info)))
+        click.echo(json.dumps({**collection_dict(info), "owners": None if owners is None else owners.as_dict()}))
         return
     profile = info.metadata.get("profile", {})
     click.echo(f"collection {info.name}: {info.points:,} points, {info.indexed_points:,} quantised")
+    if owners is not None:
+        click.echo(f"catalogue: {owners}")
     click.echo(f"profile {profile.get('name')}: recall {profile.get('recall_dim')} dimensions, "
                f"perceptual {profile.get('perceptual_dim')}")  # fmt: skip
     metadata = CollectionMetadata.from_dict(info.name, info.metadata)

@@ -7,12 +7,14 @@ import time
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from datetime import UTC, datetime
 from functools import partial
 from pathlib import Path
-from typing import Protocol
+from typing import Any, Protocol
 
 import rich_click as click
 
+from gmvaluator.catalogue.ownership import Ownership
 from gmvaluator.catalogue.store import Catalogue, open_catalogue
 from gmvaluator.errors import InvalidInput
 from gmvaluator.models.profiles import profile_identity
@@ -30,20 +32,38 @@ from indexer.opt_outs import OptOutReport, opt_out_report
 from indexer.pipeline import Advance, Indexer
 from indexer.ray.engine import UnfinishedShard, check_index_shared, index_with_ray
 from indexer.ray.worker import WorkerJob
-from indexer.report import Counts, LeftOut, LeftOutFile, Report
+from indexer.report import Counts, LeftOut, LeftOutFile, NothingToIndex, Report
 from indexer.resuming import SourceRun
 from indexer.sources.item import Shard, Source
 from indexer.sources.opening import loose_images, open_source
+from indexer.sources.tar import ENDINGS as TAR_ENDINGS
 from indexer.target import Target
 from indexer.writing import ShardLog, Writer
+
+
+@dataclass(frozen=True, slots=True)
+class OwnerReport:
+    """How many works of the data set have an owner, and what a run found out about them.
+
+    corrected: claims that ended because their record names another owner now. ignored_columns: what was probably meant
+    by columns that were not read.
+    """
+
+    ownership: Ownership
+    corrected: int
+    ignored_columns: dict[str, str]
+
+    def as_dict(self) -> dict[str, Any]:
+        """Return the report as JSON."""
+        return {**self.ownership.as_dict(), "corrected": self.corrected, "ignored_columns": self.ignored_columns}
 
 
 @dataclass(frozen=True, slots=True)
 class IndexResult:
     """The outcome of a run and the collection's state after it.
 
-    stopped: whether a signal ended the run early. seconds: durations of `indexing` and of `building`. opt_outs: how
-    opt-outs were obeyed. trusted: whether the collection's recall holds.
+    stopped: whether a signal ended the run early. seconds: durations of `indexing` and of `building`. owners: of the
+    data set's works. opt_outs: how opt-outs were obeyed. trusted: whether the collection's recall holds.
     """
 
     report: Report
@@ -51,8 +71,16 @@ class IndexResult:
     left_out: LeftOutFile
     stopped: bool
     seconds: dict[str, float]
+    owners: OwnerReport
     opt_outs: OptOutReport
     trusted: bool = True
+
+
+LOOKED_FOR = (
+    "looked for images, a manifest of them (manifest.csv, or FILE.csv, .jsonl, .parquet), tar shards "
+    f"({', '.join(TAR_ENDINGS)}), Parquet with images, and the output of img2dataset"
+)
+"""What a source may hold, for messages."""
 
 
 class ShardReader(Protocol):
@@ -68,6 +96,7 @@ def add_source(job: IndexJob, target: Target, runtime: ModelRuntime, stopping: t
         open_catalogue(DataLocation(target.data, target.database_url), write=True) as catalogue,
         target.open() as store,
     ):
+        began_at = datetime.now(UTC)
         read, source, identity = _engine(job, target, runtime, store, catalogue)
         store.create(identity)
         if job.bulk:
@@ -87,8 +116,11 @@ def add_source(job: IndexJob, target: Target, runtime: ModelRuntime, stopping: t
             store.build()
             seconds["building"] = time.monotonic() - began
             trusted = verify_if_outgrown(target, store.info())
+        owners = OwnerReport(
+            catalogue.ownership(job.data_set), catalogue.corrections(job.data_set, began_at), source.ignored.as_dict()
+        )
         opt_outs = opt_out_report(catalogue, job.data_set, job.opt_outs, left_out, read_all)
-        return IndexResult(report, store.info(), left_out, not complete, seconds, opt_outs, trusted)
+        return IndexResult(report, store.info(), left_out, not complete, seconds, owners, opt_outs, trusted)
 
 
 def _run_name(job: IndexJob, target: Target, identity: ProfileIdentity, source: Source) -> str:
@@ -134,7 +166,7 @@ def _reader(
     from gmvaluator.models.multi_device import load_on_every_device
     from gmvaluator.models.process_setup import prepare_process
 
-    source = job.partition.select(_opened(job))
+    source = _opened(job)
     prepare_process()
     models = load_on_every_device(runtime.choice, runtime.device, runtime.threads)
     indexer = Indexer(models, store, catalogue, thumbnails_folder(target.data), *settings, job.limits)
@@ -146,16 +178,21 @@ def _source_for_ray(job: IndexJob, target: Target, runtime: ModelRuntime) -> tup
     if is_embeddings(job.location):
         raise InvalidInput("embeddings are written, not computed: leave --engine ray out")
     check_index_shared(embedded=not target.index_url)
-    return job.partition.select(_opened(job)), profile_identity(runtime.choice)
+    return _opened(job), profile_identity(runtime.choice)
 
 
 def _opened(job: IndexJob) -> Source:
-    """Open the job's images; print what is read where a folder holds images in two forms."""
+    """Open the shards of the job's source; print what is read where a folder holds images in two forms.
+
+    Raises NothingToIndex if the source is known to be empty.
+    """
     source = open_source(job.location, job.manifest)
+    if source.rows == 0:
+        raise NothingToIndex(f"{job.location} holds nothing to index: {LOOKED_FOR}")
     loose = loose_images(source)
     if loose:
         click.echo(f"{source.name} holds {loose:,} image files next to its shards: both are read", err=True)
-    return source
+    return job.partition.select(source)
 
 
 @contextmanager

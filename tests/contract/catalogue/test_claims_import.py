@@ -3,10 +3,12 @@
 from pathlib import Path
 
 import pytest
+from click.testing import CliRunner
 
 from gmvaluator.catalogue.claims_import import read_claims
 from gmvaluator.catalogue.search import find_work, rights_as_dict
 from gmvaluator.catalogue.store import open_catalogue
+from gmvaluator.commands.main import gmvaluator
 from gmvaluator.errors import InvalidInput, InvalidManifest, NotFound
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_work
@@ -148,3 +150,35 @@ def test_a_file_of_another_form_is_refused(tmp_path: Path, text: str) -> None:
         list(read_claims(tmp_path / "rights.csv", "test"))
     with pytest.raises(InvalidManifest):
         list(read_claims(tmp_path / "none.csv", "test"))
+
+
+def imported(folder: Path, text: str, *options: str, name: str = "rights.csv") -> tuple[int, str]:
+    """Import a file by the command; return its exit code and what it printed."""
+    (folder / name).write_text(text, encoding="utf-8")
+    result = CliRunner().invoke(gmvaluator, ["rights", "import", str(folder / name), "--data", str(folder), *options])
+    return result.exit_code, result.output
+
+
+def test_an_import_that_changes_nothing_because_no_row_is_good_fails(tmp_path: Path) -> None:
+    record(DataLocation(tmp_path), work(1, None))
+    bad, good = f"{sha256_of(9)},ada,,1000000,,,\n", f"{sha256_of(1)},ada,,1000000,,,\n"
+    for text, said in ((HEAD + bad, "every row was rejected"), (HEAD, "no row below its header")):
+        code, output = imported(tmp_path, text)
+        assert code == 1
+        assert said in output
+    assert imported(tmp_path, HEAD + bad + good)[0] == 0
+    assert imported(tmp_path, HEAD + good)[0] == 0
+
+
+def test_an_import_says_how_many_works_it_leaves_held(tmp_path: Path) -> None:
+    record(DataLocation(tmp_path), work(1, None), work(2, None))
+    rows = "".join(f"{sha256_of(number)},ada,,1000000,,,\n" for number in (1, 2))
+    assert "held: claims compete" not in imported(tmp_path, HEAD + rows)[1]
+    corrected = rows.replace(f"{sha256_of(2)},ada", f"{sha256_of(2)},ben")
+    code, output = imported(tmp_path, HEAD + corrected, name="corrected.csv")
+    assert code == 0
+    assert "1 of these works are now held: claims compete" in output
+    assert "--origin" in output
+    withdrawn = f"{sha256_of(2)},ada,,0,,,rights:rights\n"
+    assert "held" not in imported(tmp_path, HEAD + withdrawn)[1]
+    assert paid(DataLocation(tmp_path), 2) == {"ben": 1_000_000}

@@ -89,6 +89,20 @@ def test_a_second_owner_makes_the_work_held(catalogue: Catalogue) -> None:
     assert accounts(catalogue, 2) == {"held": 1_000_000}
 
 
+def test_works_are_counted_by_whether_they_have_an_owner(catalogue: Catalogue) -> None:
+    catalogue.record([work(1), work(2, owner=None), work(3), work(4, "posters")])
+    catalogue.record([work(3, owner=BEN, key="copy")])
+    counted = catalogue.ownership("paintings")
+    assert (counted.works, counted.owned, counted.in_suspense, counted.held) == (3, 2, 1, 1)
+    assert str(counted) == "2 of 3 works have an owner, 1 are in suspense, 1 are held: claims compete"
+    assert catalogue.ownership().works == 4
+    catalogue.add_tombstones([Removal(work(2).training_image_id, work(2).sha256)], "removed")
+    assert catalogue.ownership("paintings").in_suspense == 0
+    assert catalogue.ownership("none").as_dict() == {"works": 0, "owned": 0, "held": 0, "in_suspense": 0}
+    ids = {work(number).training_image_id for number in range(5)}
+    assert catalogue.held_works(ids) == {work(3).training_image_id}
+
+
 def test_a_work_without_an_owner_is_in_suspense_until_one_is_named(catalogue: Catalogue) -> None:
     catalogue.record([work(1, owner=None)])
     assert accounts(catalogue, 1) == {"suspense": 1_000_000}
