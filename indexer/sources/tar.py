@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
+from functools import cached_property, partial
 from itertools import islice
 from typing import Any
 
@@ -47,7 +47,7 @@ class _Sample:
     members: dict[str, bytes | str] = field(default_factory=dict)
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class _Shard:
     """A tar shard whose names were surveyed."""
 
@@ -56,12 +56,17 @@ class _Shard:
     survey: Survey
     ignored: IgnoredColumns
 
+    @cached_property
+    def odd_names(self) -> set[tuple[str, str]]:
+        """Folder and stem of the samples that are read image by image."""
+        return {(name.folder, name.stem) for name in self.survey.odd}
+
     def items(self) -> Iterator[Item]:
         """Yield an item for each image, and one for each sample that has none."""
         sample: _Sample | None = None
         used: set[Name] = set()
         try:
-            for member in read_members(self.root, self.shard, _limit):
+            for member in read_members(self.root, self.shard, self._limit):
                 name = Name.of(member.part, member.name)
                 if sample is not None and sample.name.sample != name.sample:
                     yield from self._sample_items(sample)
@@ -80,17 +85,24 @@ class _Shard:
             reason = f"the shard ends early or is damaged: {error}"
             yield Unreadable(f"{self.shard} (the rest of the shard)", reason)
 
+    def _limit(self, member: str) -> int:
+        """Return how many bytes of a member are read; an image that belongs to the one of its sample is not needed."""
+        name = Name.of(0, member)
+        if name.is_image:
+            needed = "." not in name.ending or (name.sample.folder, name.stem) in self.odd_names
+            return MAX_BYTES if needed else 0
+        return MAX_METADATA_BYTES if is_metadata(name.ending) else 0
+
     def _sample_items(self, sample: _Sample) -> Iterator[Item]:
-        """Yield the items of a sample whose members are adjacent; the first image has the sample's key."""
-        endings = [ending for ending in IMAGE_ENDINGS if ending in sample.members]
-        if not endings:
+        """Yield the item of a sample whose members are adjacent, and rejects of images that belong to its image."""
+        image = next((ending for ending in IMAGE_ENDINGS if ending in sample.members), None)
+        if image is None:
             yield self._without_image(sample.name, sample.members)
-        for number, ending in enumerate(endings):
-            key = sample.name.key(ending if number else "")
-            yield self._item(key, ending, sample.members[ending], sample.members)
+            return
+        yield self._item(sample.name.key(), image, sample.members[image], sample.members)
         for ending in sample.members:
-            if endings and "." in ending and ending.rpartition(".")[2] in IMAGE_ENDINGS:
-                reason = f"it belongs to the sample whose image is .{endings[0]}: to index it too, rename it"
+            if "." in ending and ending.rpartition(".")[2] in IMAGE_ENDINGS:
+                reason = f"it belongs to the sample whose image is .{image}: to index it too, rename it"
                 yield Unreadable(f"{self.shard}/{sample.name.key(ending)}", reason)
 
     def _odd_item(self, name: Name, member: Member, used: set[Name]) -> Iterator[Item]:
@@ -128,13 +140,6 @@ class _Shard:
         key_of_all = fields.get("key") or f"{self.shard}/{key}"
         uri = f"{self.root.uri(self.shard)}#{key}.{ending}"
         return SourceItem(key_of_all, uri, partial(bytes, data), **described(fields))
-
-
-def _limit(name: str) -> int:
-    ending = Name.of(0, name).ending
-    if ending.rpartition(".")[2] in IMAGE_ENDINGS:
-        return MAX_BYTES
-    return MAX_METADATA_BYTES if is_metadata(ending) else 0
 
 
 def _fields(members: Mapping[str, bytes | str], ending: str, where: str, ignored: IgnoredColumns) -> dict[str, str]:

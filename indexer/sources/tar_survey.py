@@ -165,7 +165,8 @@ def _run(endings: list[str]) -> _Run:
     kinds = set(endings)
     images = sum(ending in IMAGE_ENDINGS for ending in endings)
     dotted = sum("." in ending and ending.rpartition(".")[2] in IMAGE_ENDINGS for ending in endings)
-    odd = len(kinds) < len(endings) or len(kinds) > _MAX_ADJACENT or (dotted > 0 and not images)
+    # Images of one sample are read one by one, as each may take hundreds of megabytes.
+    odd = len(kinds) < len(endings) or len(kinds) > _MAX_ADJACENT or images > 1 or (dotted > 0 and not images)
     return _Run(images, dotted, metadata_kinds(kinds), odd)
 
 
