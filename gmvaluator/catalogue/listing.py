@@ -25,7 +25,8 @@ _SHORT_ID = re.compile(r"[0-9a-f]{6,8}(-[0-9a-f-]{0,27})?")
 def find_owner(catalogue: CatalogueReader, text: str) -> OwnerId:
     """Return the owner of a UUID or its beginning, an account, a manifest's owner_id, or a name.
 
-    Raises NotFound, or InvalidInput, listing their UUIDs, if several owners have the name.
+    Raises NotFound, InvalidInput, listing their UUIDs, if several owners have the name, or PreconditionFailed if the
+    owner with this manifest id was erased.
     """
     plain = text.removeprefix(OWNER_PREFIX)
     try:

@@ -42,7 +42,7 @@ from gmvaluator.catalogue.schema import (
 from gmvaluator.catalogue.tombstones import Record, Removal, Restorable, removed_among, restorable, tombstoned, unpurged
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.catalogue.writer import NAME, erased_among, find_owners
-from gmvaluator.errors import InvalidInput, NotFound, UnknownGenerator
+from gmvaluator.errors import InvalidInput, NotFound, PreconditionFailed, UnknownGenerator
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.ports import Beneficiary, Generator, WorkCard
 from gmvaluator.storage.schema import utc_text
@@ -190,13 +190,16 @@ class CatalogueReader:
         return found
 
     def owner_of_manifest_id(self, manifest_id: str, namespace: str = "") -> OwnerId:
-        """Return the owner with this id in manifests of `namespace`. Raises NotFound."""
+        """Return the owner with this id in manifests of `namespace`.
+
+        Raises NotFound, or PreconditionFailed for an owner who was erased, so that no other is taken for them.
+        """
         key = namespace, normal_identifier(manifest_id)
         with self._engine.connect() as connection:
             known = find_owners(connection, self._vault, [key])
             erased = not known and erased_among(connection, self._vault, [key])
         if erased:
-            raise NotFound("the owner with this id was erased, and the id leads nowhere: give the UUID")
+            raise PreconditionFailed("the owner with this id was erased, and the id leads nowhere: give the UUID")
         if key not in known:
             raise NotFound("no owner is known by this id: give the UUID, or the manifest's owner_id as it was imported")
         return known[key]

@@ -15,7 +15,7 @@ from gmvaluator.catalogue.reader import CatalogueReader
 from gmvaluator.catalogue.records import check_data_set
 from gmvaluator.catalogue.removal import Selection
 from gmvaluator.commands.parameters import FILE
-from gmvaluator.errors import InvalidInput, NotFound
+from gmvaluator.errors import InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.ids import OwnerId
 from indexer.name_list import Entry, Unmatched, parse_list, read_list, write_unmatched
 
@@ -155,5 +155,5 @@ def _is_owner(entry: Entry) -> bool:
 def _owner(catalogue: CatalogueReader, entry: Entry) -> OwnerId:
     try:
         return find_owner(catalogue, entry.text.removeprefix(_OWNER))
-    except NotFound as error:
-        raise NotFound(f"line {entry.line} of the list: {error}" if entry.line else str(error)) from None
+    except (NotFound, PreconditionFailed, InvalidInput) as error:
+        raise type(error)(f"line {entry.line} of the list: {error}" if entry.line else str(error)) from None

@@ -286,7 +286,7 @@ def test_a_selection_that_means_nothing_is_refused(data: Path) -> None:
     refusals = {
         (): "nothing is named",
         ("--sha256", "abc"): "64 hexadecimal",
-        ("--owner", "nobody"): "no owner is known",
+        ("--owner", "nobody"): "no owner is 'nobody'",
         ("--key", "nothing.png"): "no work is meant",
     }
     for words, message in refusals.items():
