@@ -14,7 +14,7 @@ from click.exceptions import Exit
 from gmvaluator.commands.options import collection_option, index_option, json_option, place_option, profile_option
 from gmvaluator.commands.parameters import FOLDER, PathParameter
 from gmvaluator.report import report
-from gmvaluator.storage.data_folder import index_location
+from gmvaluator.storage.data_folder import index_location, require_index
 from gmvaluator.storage.database import DataLocation
 
 if TYPE_CHECKING:
@@ -204,7 +204,9 @@ def calibrate(
     check_reference(reference, extra)
     path = (out or place.folder / "policies") / f"{reference}.toml"
     check_new(path)
-    calibration = _calibrate(path, place, index_location(place.folder, index_url), collection, profile, quick, extra)
+    location = index_location(place.folder, index_url)
+    require_index(location)
+    calibration = _calibrate(path, place, location, collection, profile, quick, extra)
     if as_json:
         figures = {"policy": reference, "file": None if calibration.file is None else str(calibration.file),
                    "in_use": calibration.in_use, "figures": calibration.figures}  # fmt: skip

@@ -18,14 +18,14 @@ from evaluation.images.sample import Work, read_foreign
 from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.auth.secret_files import qdrant_api_key
 from gmvaluator.catalogue.store import POLICY_FOLDER, open_if_present
-from gmvaluator.errors import MissingIndex, PreconditionFailed
+from gmvaluator.errors import PreconditionFailed
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.images import thumbnail_path
 from gmvaluator.index.opening import open_store
 from gmvaluator.index.schema import require_profile
 from gmvaluator.profile import ProfileIdentity
 from gmvaluator.samples import sample_folder
-from gmvaluator.storage.data_folder import thumbnails_folder
+from gmvaluator.storage.data_folder import require_index, thumbnails_folder
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.valuation.policy import Policy, load_policy, shipped_policy
 
@@ -59,9 +59,7 @@ def read_own_works(place: DataLocation, location: str | Path, collection: str, i
     Raises MissingIndex, ProfileMismatch if another profile built the collection, and PreconditionFailed if too few
     works have a thumbnail.
     """
-    # Opening the embedded engine would create its folder.
-    if isinstance(location, Path) and not location.is_dir():
-        raise MissingIndex(f"there is no index in {location}: index your works first, or name the folder by --data")
+    require_index(location)
     foreign = {training_image_id(row.sha256): row.sha256 for row in read_foreign(sample_folder("foreign"))}
     with closing(open_store(location, collection, api_key=qdrant_api_key())) as store:
         require_profile(store.info(), identity)

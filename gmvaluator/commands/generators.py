@@ -11,9 +11,9 @@ from typing import TYPE_CHECKING
 import rich_click as click
 
 from gmvaluator.commands.options import collection_option, index_option, json_option, place_option
-from gmvaluator.errors import InvalidInput, InvalidPolicy, MissingIndex
+from gmvaluator.errors import InvalidInput, InvalidPolicy
 from gmvaluator.ports import Generator
-from gmvaluator.storage.data_folder import index_location
+from gmvaluator.storage.data_folder import index_location, require_index
 from gmvaluator.storage.database import DataLocation
 
 if TYPE_CHECKING:
@@ -99,7 +99,9 @@ def _calibrated_policy(place: DataLocation, index_url: str, collection: str) -> 
     """
     from gmvaluator.valuation.policy import shipped_policy
 
-    profile = _profile_of(index_location(place.folder, index_url), collection)
+    location = index_location(place.folder, index_url)
+    require_index(location)
+    profile = _profile_of(location, collection)
     policy = shipped_policy(profile.hash)
     if policy is None:
         raise InvalidInput(
@@ -114,9 +116,6 @@ def _profile_of(location: str | Path, collection: str) -> ProfileIdentity:
     from gmvaluator.auth.secret_files import qdrant_api_key
     from gmvaluator.index.opening import open_store
 
-    # Opening the embedded engine would create its folder.
-    if isinstance(location, Path) and not location.is_dir():
-        raise MissingIndex(f"there is no index in {location}: index the works first, or name a policy by --policy")
     with closing(open_store(location, collection, api_key=qdrant_api_key())) as store:
         return store.metadata().profile
 

@@ -6,6 +6,8 @@ import shlex
 import stat
 from pathlib import Path
 
+from gmvaluator.errors import MissingIndex
+
 
 def open_to_others(folder: Path) -> str:
     """Return a warning if users other than its owner may enter or read an existing folder; empty otherwise.
@@ -31,6 +33,12 @@ DEFAULT_DATA = "./gmvaluator-data"
 def index_location(data: Path, index_url: str) -> str | Path:
     """Return the location of the index: the server's URL, or the folder of the embedded engine if that is empty."""
     return index_url or data / "index"
+
+
+def require_index(location: str | Path) -> None:
+    """Raise MissingIndex if the index is a folder that does not exist; the embedded engine would create it."""
+    if isinstance(location, Path) and not location.is_dir():
+        raise MissingIndex(f"there is no index in {location}: index your works first, or name the folder by --data")
 
 
 def thumbnails_folder(data: Path) -> Path:
