@@ -130,6 +130,7 @@ async def _serve_until(
     announce: Callable[[], None],
 ) -> None:
     # A missing or wrong index ends the start here, before health is SERVING.
+    _log.info("starting", step="opening the index of every generator")
     await parts.check_collections()
     REGISTRY.register(RuntimeCollector(lambda: _runtime_state(gate, parts)))
     REGISTRY.register(file_metrics(settings))

@@ -96,12 +96,14 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
     Raises MissingData, AlreadyHeld, UnknownProfile, MissingWeights and what opening the ledger raises.
     """
     with ExitStack() as stack:
+        _log.info("starting", step="opening the catalogue and the ledger", data=str(settings.data))
         catalogue = stack.enter_context(open_catalogue(settings.place))
         writer = LedgerWriter(lambda: open_ledger(settings.place, write=True), on_failure)
         writer.start()
         stack.callback(writer.close)
         # A connection of its own, so that readers do not wait for the transactions of the writer.
         ledger = stack.enter_context(open_ledger(settings.place))
+        _log.info("starting", step="loading the models", device=settings.device)
         worker = ModelWorker(
             lambda: ModelProcess(settings.profile, settings.device, settings.model_threads or None),
             settings.max_batch,
@@ -121,6 +123,7 @@ def wire(settings: AttributorSettings, on_failure: Callable[[GmvaluatorError], N
             return PixelReranking(search, thumbnails, models.prepare, worker.embed, executor)
 
         collections = OpenCollections(open_collection, models.identity)
+        _log.info("starting", step="starting the decoders", decoders=settings.decoders)
         decoder = DecoderPool(models.prepare, settings.decoders, check_size=models.identity.check_size)
         stack.callback(decoder.close)
         decoder.start()

@@ -8,10 +8,11 @@ import threading
 import time
 import webbrowser
 from collections import Counter
-from collections.abc import Iterable, Mapping
-from contextlib import ExitStack, suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import rich_click as click
 from rich.console import Console
@@ -25,6 +26,7 @@ from gmvaluator.commands.options import choice_options, json_option, with_advanc
 from gmvaluator.commands.parameters import FOLDER
 from gmvaluator.commands.processes import dashboard, observed_attributor, run_command
 from gmvaluator.errors import Failure
+from gmvaluator.files import private_folder
 from gmvaluator.ids import sha256_hex
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.profiles import profile_identity
@@ -34,6 +36,12 @@ from gmvaluator.valuation.weights import credits_text, distance_millionths, divi
 
 DATA_SET = "openclipart"
 PAPER, CALIBRATED = "paper@1", "calibrated@2"
+
+SHOWN_IMAGES, SHOWN_ARTISTS = 6, 3
+"""Images and artists that are printed without --verbose."""
+
+LOG_NAME = "demo.log"
+"""File in the data folder for the messages of the programs that the demo runs."""
 
 WAIT_S = 120.0
 """Seconds to wait for the attributor to serve."""
@@ -53,11 +61,19 @@ WAIT_S = 120.0
 )
 @click.option("--works", default=0, type=click.IntRange(0), help="Index only the first WORKS images; 0: all.")
 @click.option("--images", "count", default=0, type=click.IntRange(0), help="Attribute only IMAGES images; 0: all.")
+@click.option("--verbose", is_flag=True, help="Print every image with its stages, all artists, and all progress.")
 @click.option("--open", "open_browser", is_flag=True, help="Show the dashboard in a browser, until Ctrl-C.")
 @choice_options
 @json_option
 def demo(
-    data: Path, top: int, works: int, count: int, open_browser: bool, choice: ProfileChoice, as_json: bool
+    data: Path,
+    top: int,
+    works: int,
+    count: int,
+    verbose: bool,
+    open_browser: bool,
+    choice: ProfileChoice,
+    as_json: bool,
 ) -> None:
     """Index 1,051 clip-art images, serve, attribute derived images, and print the credits per artist.
 
@@ -66,62 +82,123 @@ def demo(
 
     Example: gmvaluator demo --json > demo.json
     """
-    started = time.monotonic()
     # SIGTERM has to stop the programs that were started, too: let it unwind the stack as Ctrl-C does.
     signal.signal(signal.SIGTERM, signal.default_int_handler)
-    console = Console(stderr=as_json)
-    console.rule("1. Index the training images")
     profile = profile_identity(choice).hash  # fails on missing weights, before anything is created
-    chosen = ["--data", str(data), *choice.arguments()]
-    index = run_command("index", "add", *_source(data, works), "--data-set", DATA_SET, *chosen)
-    console.print(
-        f"{index['read']:,} images read: {index['points']:,} points, {index['duplicates']:,} duplicates, "
-        f"{index['rejects']:,} rejects; {index['collection']['indexed_points']:,} points are quantised"
-    )
-    model_version = f"demo-{choice.profile}"
-    policy = _policy_for(profile)
-    run_command("generators", "add", model_version, "--data-set", DATA_SET, "--policy", policy, "--data", str(data))
-    console.print(f"{model_version} is paid by {policy}; the paper's formula is shown for comparison")
-    if open_browser:
-        _measure_recall(data, console)
-    console.rule("2. Start the attributor")
-    with (
-        ExitStack() as programs,
-        observed_attributor(*chosen, "--keep-images", "thumbnail") as (address, metrics),
-        AttributorClient(Connection(address)) as client,
-    ):
-        client.wait_until_serving(WAIT_S)
-        console.print(f"SERVING on {address}")
-        if open_browser:
-            url = programs.enter_context(dashboard("--data", str(data), "--server", address, "--metrics", metrics))
-            console.print(f"the dashboard is at {url}")
-            webbrowser.open(url)
-        console.rule("3. Attribute the generated images")
-        before = _issued(client)
-        images = _attribute_all(client, model_version, count, StagePrinter(console, top))
-        added = _issued(client) - before
-        if open_browser:
-            _wait_for_interrupt(console)
-    console.rule("4. Credits per artist")
-    totals = run_command("ledger", "totals", "--data", str(data))
-    summary = _summary(images, totals, added)
-    paper = credits_by_account((image["stages"][-1] for image in images), load_policy(PAPER))
-    console.print(_table(totals, policy, paper))
-    console.print(_verdict(summary))
-    seconds = time.monotonic() - started
-    console.print(f"Everything is in {data.resolve()}; all processes are stopped; {seconds:.0f} s.")
-    console.print("A credit says that the images are similar, not that one caused the other.", style="dim")
+    with ExitStack() as files:
+        log = None if verbose else files.enter_context(_log_file(data))
+        demonstration = Demonstration(data, choice, profile, Console(stderr=as_json), top, verbose, log)
+        result = demonstration.run(works, count, open_browser)
     if as_json:
-        click.echo(json.dumps({**summary, "data": str(data.resolve()), "seconds": seconds, "index": index,
-                               "policy": policy, "paper_micros": paper, "owners": totals["owners"],
-                               "images": images}))  # fmt: skip
-    if not summary["reconciles"]:
+        click.echo(json.dumps(result))
+    if not result["reconciles"]:
         raise Failure("the credits do not reconcile: run `gmvaluator ledger verify`")
 
 
-def _measure_recall(data: Path, console: Console) -> None:
+@dataclass(frozen=True, slots=True)
+class Demonstration:
+    """One run of the demo. top: contributors to print of an image. log: where programs write; None: to our stderr."""
+
+    data: Path
+    choice: ProfileChoice
+    profile: str
+    console: Console
+    top: int
+    verbose: bool
+    log: IO[str] | None
+
+    def run(self, works: int, count: int, open_browser: bool) -> dict[str, Any]:
+        """Index, serve, attribute and print; return what --json prints."""
+        started, data, console, log = time.monotonic(), self.data, self.console, self.log
+        console.print("1. Indexing the training images, which takes a minute")
+        chosen = ["--data", str(data), *self.choice.arguments()]
+        index = run_command("index", "add", *_source(data, works), "--data-set", DATA_SET, *chosen, log=log)
+        console.print(
+            f"{index['read']:,} images read: {index['points']:,} points, {index['duplicates']:,} duplicates, "
+            f"{index['rejects']:,} rejects; {index['collection']['indexed_points']:,} points are quantised"
+        )
+        model_version, policy = f"demo-{self.choice.profile}", _policy_for(self.profile)
+        generator = ["generators", "add", model_version, "--data-set", DATA_SET, "--policy", policy]
+        run_command(*generator, "--data", str(data), log=log)
+        if open_browser:
+            _measure_recall(data, console, log)
+        console.print("2. Starting the attributor")
+        with (
+            ExitStack() as programs,
+            observed_attributor(*chosen, "--keep-images", "thumbnail", log=log) as (address, metrics),
+            AttributorClient(Connection(address)) as client,
+        ):
+            client.wait_until_serving(WAIT_S)
+            console.print(f"SERVING on {address}")
+            if open_browser:
+                url = programs.enter_context(dashboard("--data", str(data), "--server", address, "--metrics", metrics))
+                console.print(f"the dashboard is at {url}")
+                webbrowser.open(url)
+            console.print("3. Attributing the generated images")
+            before = _issued(client)
+            images = _attribute_all(client, model_version, count, self._printer())
+            added = _issued(client) - before
+            self._print_images(images)
+            if open_browser:
+                _wait_for_interrupt(console)
+        totals = run_command("ledger", "totals", "--data", str(data), log=log)
+        summary = _summary(images, totals, added)
+        paper = credits_by_account((image["stages"][-1] for image in images), load_policy(PAPER))
+        seconds = time.monotonic() - started
+        console.print(f"4. Credits per artist; {model_version} is paid by {policy}, {PAPER} is shown for comparison")
+        console.print(_table(totals, policy, paper, self.verbose))
+        console.print(_verdict(summary))
+        console.print(f"Everything is in {data.resolve()}; all processes are stopped; {seconds:.0f} s.", soft_wrap=True)
+        for line in _next_steps(data, model_version):
+            console.print(line, soft_wrap=True, highlight=False)
+        return {**summary, "data": str(data.resolve()), "seconds": seconds, "index": index, "policy": policy,
+                "paper_micros": paper, "owners": totals["owners"], "images": images}  # fmt: skip
+
+    def _printer(self) -> StagePrinter | None:
+        return StagePrinter(self.console, self.top) if self.verbose else None
+
+    def _print_images(self, images: Sequence[Mapping[str, Any]]) -> None:
+        """Print a few of the images, of different kinds, each with the contributor that earned most."""
+        if not self.verbose:
+            for image in images[:: max(len(images) // SHOWN_IMAGES, 1)][:SHOWN_IMAGES]:
+                self.console.print(image_line(image), soft_wrap=True, highlight=False, markup=False)
+
+
+@contextmanager
+def _log_file(data: Path) -> Iterator[IO[str]]:
+    """Open the file that the messages of the programs are appended to."""
+    path = data / LOG_NAME
+    private_folder(path.parent)
+    with path.open("a", encoding="utf-8") as file:
+        yield file
+
+
+def image_line(image: Mapping[str, Any]) -> str:
+    """Return one line about an image: its best paid contributor, and what is unattributed."""
+    final = image["stages"][-1]
+    best = max(final["contributors"], key=lambda row: row["credit_micros"], default=None)
+    unattributed = f"unattributed {final['unattributed_share']:.0%}"
+    if best is None or not best["credit_micros"]:
+        return f"   {image['file']}: {unattributed}"
+    artists = " & ".join(payee["display_name"] or payee["account"] for payee in best["payees"])
+    credit = credits_text(best["credit_micros"])
+    return f"   {image['file']}: {best['key']} by {artists} earns {credit} ({best['share']:.0%}), {unattributed}"
+
+
+def _next_steps(data: Path, model_version: str) -> list[str]:
+    return [
+        "A credit says that the images are similar, not that one caused the other. What to do next:",
+        f"   gmvaluator demo --data {data} --open          # the same in a browser, live",
+        f"   gmvaluator serve --data {data}                # then, in another terminal, with your own image:",
+        f"   gmvaluator attribute --model-version {model_version} IMAGE",
+        f"   gmvaluator ledger list --data {data}          # and `ledger explain` with an id of the list",
+        "   gmvaluator index add YOUR_PICTURES --data-set NAME   # an index of your own",
+    ]
+
+
+def _measure_recall(data: Path, console: Console, log: IO[str] | None) -> None:
     """Measure the index's recall, which the operations page of the dashboard shows."""
-    figures = run_command("index", "verify", "--data", str(data))["figures"]
+    figures = run_command("index", "verify", "--data", str(data), log=log)["figures"]
     console.print(f"the compressed index finds {figures['recall_at_50']:.1%} of the true 50 nearest")
 
 
@@ -138,17 +215,19 @@ def _source(data: Path, works: int) -> list[str]:
 
 
 def _attribute_all(
-    client: AttributorClient, model_version: str, count: int, printer: StagePrinter
+    client: AttributorClient, model_version: str, count: int, printer: StagePrinter | None
 ) -> list[dict[str, Any]]:
     """Attribute the sample's generated images, one call for each, as a generation server does; count: 0 for all."""
     images = []
     for path in sorted(sample_folder("generated").glob("*.webp"))[: count or None]:
         data = path.read_bytes()
         generation = f"{model_version}:{sha256_hex(data)[:32]}"
-        printer.heading(path.name, generation)
+        if printer is not None:
+            printer.heading(path.name, generation)
         stages = []
         for stage in client.attribute(data, generation, model_version):
-            printer.stage(stage)
+            if printer is not None:
+                printer.stage(stage)
             stages.append(attribution_dict(stage))
         images.append({"file": path.name, "stages": stages})
     return images
@@ -184,13 +263,18 @@ def _policy_for(profile: str) -> str:
     return CALIBRATED if load_policy(CALIBRATED).profile == profile else PAPER
 
 
-def _table(totals: dict[str, Any], policy: str, paper: dict[str, int]) -> Table:
+def _table(totals: dict[str, Any], policy: str, paper: dict[str, int], verbose: bool) -> Table:
     table = Table("artist", "works", f"credits by {policy}", f"had {PAPER} paid")
     for column in table.columns[1:]:
         column.justify = "right"
-    for owner in totals["owners"]:
+    for owner in totals["owners"] if verbose else totals["owners"][:SHOWN_ARTISTS]:
         by_paper = credits_text(paper.get(f"owner:{owner['owner_id']}", 0))
         table.add_row(owner["display_name"], str(owner["works"]), credits_text(owner["credit_micros"]), by_paper)
+    if not verbose and len(totals["owners"]) > SHOWN_ARTISTS:
+        rest = totals["owners"][SHOWN_ARTISTS:]
+        posted = sum(owner["credit_micros"] for owner in rest)
+        others_by_paper = sum(paper.get(f"owner:{owner['owner_id']}", 0) for owner in rest)
+        table.add_row(f"{len(rest)} others", "", credits_text(posted), credits_text(others_by_paper))
     table.add_section()
     by_paper = credits_text(paper.get(UNATTRIBUTED, 0))
     table.add_row("unattributed", "", credits_text(totals["unattributed_micros"]), by_paper)

@@ -18,15 +18,18 @@ STOP_S = 40.0
 """Seconds between SIGTERM and SIGKILL."""
 
 
-def run_command(*words: str) -> dict[str, Any]:
-    """Run `gmvaluator WORDS --json` to its end and return what it printed; its stderr goes to ours.
+def run_command(*words: str, log: IO[str] | None = None) -> dict[str, Any]:
+    """Run `gmvaluator WORDS --json` to its end and return what it printed; its stderr goes to `log`, default: ours.
 
     Raises Failure if it fails.
     """
     command = _command(*words, "--json")
-    process = subprocess.run(command, stdout=subprocess.PIPE, text=True, check=False, env=own_environment())  # noqa: S603 - our own program
+    process = subprocess.run(  # noqa: S603 - our own program
+        command, stdout=subprocess.PIPE, stderr=log, text=True, check=False, env=own_environment()
+    )
     if process.returncode != 0:
-        raise Failure(f"`gmvaluator {' '.join(words)}` ended with exit code {process.returncode}; its message is above")
+        what = f"`gmvaluator {' '.join(words)}` ended with exit code {process.returncode}"
+        raise Failure(f"{what}; its message is {_place(log)}")
     result: dict[str, Any] = json.loads(process.stdout)
     return result
 
@@ -43,12 +46,12 @@ def observed_attributor(*words: str, log: IO[str] | None = None) -> Iterator[tup
     environment = own_environment()
     with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=log, text=True, env=environment) as process:  # noqa: S603 - our own program
         try:
-            addresses = _read_announcement(process, "attributor")
+            addresses = _read_announcement(process, "attributor", log)
             yield addresses["address"], addresses["metrics"]
         finally:
             code = _stop(process)
         if code != 0:
-            raise Failure(f"the attributor ended with exit code {code}; its message is above")
+            raise Failure(f"the attributor ended with exit code {code}; its message is {_place(log)}")
 
 
 @contextmanager
@@ -69,12 +72,17 @@ def _command(*words: str) -> list[str]:
     return [sys.executable, "-m", "gmvaluator", *words]
 
 
-def _read_announcement(process: subprocess.Popen[str], program: str) -> dict[str, str]:
+def _place(log: IO[str] | None) -> str:
+    """Return where the message of a program is whose stderr is `log`."""
+    return "above" if log is None else f"in {log.name}"
+
+
+def _read_announcement(process: subprocess.Popen[str], program: str, log: IO[str] | None = None) -> dict[str, str]:
     """Return the JSON line that a program prints once it serves; raise Failure if it ends before."""
     assert process.stdout is not None
     line = process.stdout.readline()
     if not line:
-        raise Failure(f"the {program} ended with exit code {process.wait()}; its message is above")
+        raise Failure(f"the {program} ended with exit code {process.wait()}; its message is {_place(log)}")
     announcement: dict[str, str] = json.loads(line)
     return announcement
 

@@ -34,7 +34,7 @@ def opened_and_interrupted(folder: Path) -> tuple[dict[str, str], str]:
     browser.chmod(0o755)
     # Whoever runs the tests in the background has Ctrl-C ignored, and programs inherit that.
     command = ["env", "--default-signal=INT", sys.executable, "-m", "gmvaluator", "demo"]
-    command += ["--data", str(folder), "--works", str(WORKS), "--open"]
+    command += ["--data", str(folder), "--works", str(WORKS), "--open", "--verbose"]
     # A group of its own: Ctrl-C in a terminal reaches the programs that the demo started too.
     with subprocess.Popen(
         command, stdout=subprocess.PIPE, text=True, env=os.environ | {"BROWSER": f"{browser} %s"}, process_group=0
