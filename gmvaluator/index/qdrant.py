@@ -61,7 +61,10 @@ STATUS_ERRORS: dict[grpc.StatusCode, tuple[type[GmvaluatorError], str]] = {
     _Status.RESOURCE_EXHAUSTED: (Overloaded, "send it again after a pause"),
     _Status.INTERNAL: (IndexFailed, _SEE_LOG),
     _Status.UNKNOWN: (IndexFailed, _SEE_LOG),
-    _Status.DATA_LOSS: (IndexFailed, _SEE_LOG),
+    _Status.DATA_LOSS: (
+        IndexFailed,
+        "restore the index from a backup; `gmvaluator index verify --deep` lists all that is damaged",
+    ),
 }
 """The product's error, and the advice in its message, for each gRPC status of the index."""
 
