@@ -74,12 +74,10 @@ def open_ledger(place: Path | DataLocation, write: bool = False, new: bool = Fal
 def _check_present(file: Path, write: bool, new: bool) -> None:
     """Check that a ledger is there, unless its folder never had one. An empty file is none."""
     present = file.is_file() and file.stat().st_size > 0
-    log = file.with_name(file.name + "-wal")
     if new and present:
         raise PreconditionFailed(f"there is a ledger in {file.parent} already: leave out --new-ledger")
-    if new and log.exists():
-        # SQLite would remove it, and with it what the lost ledger committed last.
-        raise PreconditionFailed(f"{log} belongs to the ledger that is gone: move it to where that ledger is")
+    if new:
+        _keep_log(file)
     if present or new:
         return
     if file.with_name(BEGUN_FILE_NAME).exists():
@@ -91,6 +89,14 @@ def _check_present(file: Path, write: bool, new: bool) -> None:
         raise MissingData(
             f"there is no ledger in {file.parent}: attribute an image first, or name the folder by --data"
         )
+
+
+def _keep_log(file: Path) -> None:
+    """Rename the log of a ledger that is gone, which SQLite would remove, and with it what was committed last."""
+    for ending in ("-wal", "-shm"):
+        log = file.with_name(file.name + ending)
+        if log.exists():
+            log.rename(file.with_name(f"{file.name}-lost-{now_utc():%Y%m%dT%H%M%S.%fZ}{ending}"))
 
 
 class Ledger(LedgerReader):

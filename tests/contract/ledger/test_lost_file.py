@@ -102,12 +102,13 @@ def test_new_ledger_takes_the_place_of_none(tmp_path: Path) -> None:
         open_ledger(DataLocation(tmp_path, "postgresql://nobody@/nothing"), write=True, new=True)
 
 
-def test_log_of_a_lost_ledger_is_not_removed(tmp_path: Path) -> None:
-    log = tmp_path / "ledger.sqlite-wal"
-    log.write_bytes(b"committed")
-    with pytest.raises(PreconditionFailed, match="belongs to the ledger that is gone"):
-        open_ledger(tmp_path, write=True, new=True)
-    assert log.read_bytes() == b"committed"
+def test_log_of_a_lost_ledger_is_kept(tmp_path: Path) -> None:
+    (tmp_path / "ledger.sqlite-wal").write_bytes(b"committed")
+    (tmp_path / "ledger.sqlite-shm").write_bytes(b"index")
+    with open_ledger(tmp_path, write=True, new=True) as book:
+        assert book.totals().postings == 0
+    (kept,) = tmp_path.glob("ledger.sqlite-lost-*Z-wal")
+    assert kept.read_bytes() == b"committed"
 
 
 def test_ledger_of_an_older_version_is_known_from_its_next_start(tmp_path: Path) -> None:
