@@ -23,7 +23,7 @@ from gmvaluator.ledger.verification import LastVerification, read_verification
 from gmvaluator.testing.postings import SAMPLE_PROFILE, SAMPLE_TIME, sample_posting, sample_work
 from gmvaluator.valuation.policy import load_policy
 
-NAMES = ["[red]Ada[/red]", "Ben\x1b[31m"]
+NAMES = ["[red]Ada[/red]", "Ben [/]"]
 
 
 @pytest.fixture
@@ -84,7 +84,7 @@ def test_totals_for_people_show_six_decimals_and_take_names_as_text(data: Path) 
     output = run(ledger, "totals", "--data", str(data)).stdout
     assert "issued 1.000000 = owners 0.800000 + unattributed 0.000000 + suspense 0.200000" in output
     assert "[red]Ada[/red]" in output
-    assert "\x1b" not in output
+    assert "Ben [/]" in output
 
 
 def test_explain_says_why(data: Path) -> None:
@@ -165,7 +165,8 @@ def test_without_a_ledger_the_error_says_what_to_do(tmp_path: Path) -> None:
 def test_generators_are_added_and_listed(data: Path) -> None:
     folder = ("--data", str(data))
     assert "no generator is registered" in run(generators, "list", *folder).stdout
-    added = as_json(generators, "add", "demo-1", "--data-set", "paintings", "--data-set", "paintings", *folder)
+    words = ("--data-set", "paintings", "--data-set", "paintings", "--policy", "paper@1")
+    added = as_json(generators, "add", "demo-1", *words, *folder)
     assert added == {
         "model_version": "demo-1",
         "collection": "works",
