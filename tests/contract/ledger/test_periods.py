@@ -1,7 +1,7 @@
 """Closing of periods, statements, payouts and carry-over."""
 
 import json
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 
 import pytest
@@ -99,6 +99,20 @@ def test_balances_carry_over_until_they_are_paid(filled: DataLocation) -> None:
         assert figures(statements_of(book, filled, NOV)["ada"]) == (1_000_000, 0, 0, 0, -1_000_000, 0, 0, 0)
         assert book.totals().paid_micros == 2_500_250
         assert is_sound(book)
+
+
+def test_a_clock_that_is_ahead_closes_no_period_that_is_not_over(filled: DataLocation) -> None:
+    """The newest posting shows how late it is at least; the operator may vouch for a month without one after it."""
+    later, signer = Period(2099, 1), Signer(filled.folder / "keys")
+    ahead = datetime(2099, 3, 1, tzinfo=UTC)
+    with open_ledger(filled, write=True) as book, open_catalogue(filled) as rights:
+        with pytest.raises(NotClosable, match=r"over: .*check the clock, then use --confirm-over"):
+            close(book, later, TERMS, signer, rights, ahead)
+        assert book.verify().ok
+        closed = close(book, later, TERMS, signer, rights, ahead, confirmed_over=True)
+        assert all(check.ok for check in closed.checks)
+        with pytest.raises(NotClosable, match="over"):
+            close(book, Period(2099, 3), TERMS, signer, rights, ahead, confirmed_over=True)
 
 
 def test_credits_disputed_after_their_month_are_not_payable_with_it(filled: DataLocation) -> None:
