@@ -190,17 +190,24 @@ def _lines(connection: Connection, after: int, upto: int) -> dict[int, dict[int,
     return lines
 
 
+_NOT_CANONICAL = "not canonical: "
+"""Mark of a stored work that is not 32 hex digits."""
+
+
 @lru_cache(maxsize=_CACHED_WORKS)
 def _work(stored: Any) -> Any:
     """Return a training image's id from its stored form.
 
-    A value that is not the canonical form is returned as it is, so that the digest of its entries shows the change.
+    A value in any other form is returned marked, so that the digest of the posting's entries shows the change.
     """
-    try:
-        work = uuid.UUID(hex=stored) if isinstance(stored, str) else stored
-    except ValueError:
+    if not isinstance(stored, str):
         return stored
-    return stored if isinstance(stored, str) and work.hex != stored else work
+    try:
+        work = uuid.UUID(hex=stored)
+    except ValueError:
+        return _NOT_CANONICAL + stored
+    # A UUID with dashes has the digest of its hex digits, but queries by work would not find the entry.
+    return work if work.hex == stored else _NOT_CANONICAL + stored
 
 
 def _bodies(connection: Connection, after: int, upto: int) -> dict[int, bytes]:

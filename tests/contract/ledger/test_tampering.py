@@ -18,6 +18,11 @@ from tests.support.tampering import without_triggers
 
 Tampering = Callable[[sqlite3.Connection], object]
 
+WITH_DASHES = " || '-' || ".join(
+    f"substr(training_image_id, {start}, {count})" for start, count in ((1, 8), (9, 4), (13, 4), (17, 4), (21, 12))
+)
+"""The same work written as a UUID usually is, which no query finds."""
+
 
 @pytest.fixture(scope="module")
 def sound_file(tmp_path_factory: pytest.TempPathFactory) -> bytes:
@@ -73,6 +78,7 @@ def rewritten_evidence(connection: sqlite3.Connection) -> None:
     [
         (sql("UPDATE entries SET amount_micros = amount_micros + 1 WHERE sequence = 3 AND line = 2"), 3, 2, "changed"),
         (sql("UPDATE entries SET account = 'held' WHERE sequence = 3 AND line = 1"), 3, 1, "changed"),
+        (sql(f"UPDATE entries SET training_image_id = {WITH_DASHES} WHERE sequence = 3 AND line = 1"), 3, 1, "changed"),
         (sql("DELETE FROM entries WHERE sequence = 3 AND line = 2"), 3, 2, "removed"),
         (sql("DELETE FROM entries WHERE sequence = 3"), 3, 0, "removed"),
         (sql("INSERT INTO entries VALUES (3, 99, 'held', NULL, 5)"), 3, 99, "inserted"),
