@@ -82,10 +82,10 @@ class OpenStream:
 
 
 class StreamLimit:
-    """A limit of `maximum` streams at once, half of them of one client; it belongs to one event loop.
+    """A limit of `maximum` streams at once, at most half of them from one client; it belongs to one event loop.
 
-    A client that leaves streams open keeps nobody out: when all slots are taken, an idle stream of the client with the
-    most gives way to a client with fewer.
+    A client's idle streams keep no other client out: when all slots are taken, an idle stream of the client with the
+    most gives way to a client that has at least two fewer.
     """
 
     def __init__(self, maximum: int) -> None:

@@ -1,4 +1,4 @@
-"""The operations page: the attributor's throughput, latency and quality, from its metrics."""
+"""The operations page, with the attributor's throughput, latency and quality, and the dashboard's own metrics."""
 
 from __future__ import annotations
 

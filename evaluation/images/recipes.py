@@ -3,8 +3,9 @@
 Derivatives stand in for a generator's output wherever a benchmark needs ground truth. Every recipe takes one source
 (`compose` two) and a strength from 1 (plainly the source) to 4 (hard to recognise), and returns a 256 x 256 image.
 
-The split was fixed before anything was fitted. Models are trained and policies fitted on works of fit artists only;
-every quoted figure is of queries made from works of test artists, except the shipped examples, which say so.
+The split was fixed before anything was fitted. Of the sample's works, models are trained and policies fitted on those
+of fit artists only. Quoted figures are measured with queries made from those of test artists, except figures of the
+shipped examples, which say so.
 """
 
 from __future__ import annotations

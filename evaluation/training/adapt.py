@@ -113,7 +113,7 @@ class Training:
                 losses.clear()
 
     def _batches(self) -> Iterator[Tensor]:
-        """Yield the rows of works for each remaining step: every work once before any twice."""
+        """Yield the rows of `works` for each remaining step, in rounds of full batches; no work twice in a round."""
         per_round = len(self.works) // BATCH_WORKS
         while self.step < self.stage.stop:
             rng = torch.Generator().manual_seed(self.stage.seed * 1_000 + self.step // per_round)

@@ -128,7 +128,7 @@ def _is_plain(value: Any) -> bool:
 
 
 def _options_by_name(command: click.Command) -> dict[str, click.Option]:
-    """Map option names without dashes in front to options: `max-batch` to that of `--max-batch`."""
+    """Map the names of long options, without their leading dashes, to the options: `max-batch` to `--max-batch`."""
     return {
         name.lstrip("-"): parameter
         for parameter in command.params

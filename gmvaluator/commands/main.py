@@ -162,7 +162,7 @@ def _config_place(error: BaseException, words: Sequence[str]) -> str | None:
 
 
 def _check_arguments(arguments: Sequence[str]) -> None:
-    """Raise InvalidInput for an argument that is no text, unless it is the name of a file, which may be any bytes."""
+    """Raise InvalidInput for an argument that is not UTF-8, unless it names an existing file, or that holds a NUL."""
     for argument in arguments:
         if "\0" in argument:
             raise InvalidInput(f"{argument[:60]!r} is refused: an argument cannot hold a NUL character")

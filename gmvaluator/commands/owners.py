@@ -40,7 +40,7 @@ def owner_argument(text: str, place: DataLocation) -> OwnerId:
 
 @click.group()
 def owners() -> None:
-    """List the owners of works, and show what one owns and earned.
+    """List the owners of works, and show how many works one claims and the balance of its account.
 
     Example: gmvaluator owners list
     """

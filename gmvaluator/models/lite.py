@@ -105,7 +105,7 @@ class LiteModels:
         return WorkEmbeddings(embedding[::VIEWS].copy(), views.reshape(len(inputs), VIEWS, PERCEPTUAL_DIM))
 
     def quality(self, inputs: Sequence[Prepared]) -> Float32Array:
-        """Score B images from `prepare`: (B,) float32 in [0, 1]. Costs a forward pass; `embed` returns it for less."""
+        """Score B images from `prepare`: (B,) float32 in [0, 1]. Takes a forward pass; `embed` returns it as well."""
         return self._passes(_stacked([prepared.recall for prepared in inputs]))[1]
 
     def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:

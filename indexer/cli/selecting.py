@@ -72,7 +72,7 @@ class NamedWorks:
 
 
 def naming_options(command: Command) -> Command:
-    """Add options that name works; pass them on as one `named`: NamedWorks."""
+    """Add the options that name works to a command, which receives them as one argument, `named`, a NamedWorks."""
 
     @wraps(command)
     def with_named(

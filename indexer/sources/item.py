@@ -40,7 +40,7 @@ class SourceItem:
 
 @dataclass(frozen=True, slots=True)
 class Unreadable:
-    """A row or file that cannot be located, and the reason."""
+    """A row, file or folder, or the rest of a damaged shard, from which no image can be read, and the reason."""
 
     key: str
     reason: str

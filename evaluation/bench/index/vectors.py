@@ -70,7 +70,7 @@ class Vectors:
         return len(self.real) // self.pictures
 
     def rows(self, start: int, stop: int) -> Float32Array:
-        """Return vectors `start` to `stop`, (B, D) float32 of unit norm; each is the same in every range."""
+        """Return vectors `start` to `stop` - 1, (B, D) float32 of unit norm; a vector is the same in every range."""
         stop, real = min(stop, self.count), len(self.real)
         parts = [self.real[start:stop]]
         for block in range(max(start, real) // BLOCK, -(-stop // BLOCK)) if stop > real else ():
