@@ -35,8 +35,9 @@ promtool: $(STAMP)
 demo: setup
 	$(BIN)/gmvaluator demo
 
+# Files in order of their names, so that the few long ones, in tests/acceptance, begin first and not last.
 test: setup browser promtool
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --durations 10
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --durations 10
 
 # Models of full size with seeded weights, and indexing by Ray: about 6 GB of memory and fifteen minutes.
 test-models: setup
