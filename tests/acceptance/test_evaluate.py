@@ -9,7 +9,7 @@ from gmvaluator.valuation.policy import load_policy
 from tests.support.programs import gmvaluator, run
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_the_short_report_is_one_page_with_every_benchmark(tmp_path: Path) -> None:
     out = tmp_path / "report"
     result = gmvaluator("evaluate", "all", "--quick", "--out", out)
@@ -25,7 +25,7 @@ def test_the_short_report_is_one_page_with_every_benchmark(tmp_path: Path) -> No
     assert "known-source: done before" in again.stderr
 
 
-@pytest.mark.timeout(600)
+@pytest.mark.timeout(1800)
 def test_a_policy_is_fitted_to_an_index(data: Path) -> None:
     """The works of the index itself are changed, and its own policy is what the fit is compared with."""
     fitted = gmvaluator("calibrate", "--quick", "--policy", "mine@1", "--data", data)

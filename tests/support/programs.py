@@ -14,7 +14,7 @@ from gmvaluator.auth.secret_files import own_environment
 def run(*words: object) -> subprocess.CompletedProcess[str]:
     """`gmvaluator WORDS`, to its end."""
     command = [sys.executable, "-m", "gmvaluator", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=600, env=own_environment())
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800, env=own_environment())
 
 
 def gmvaluator(*words: object) -> Any:
