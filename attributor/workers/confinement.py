@@ -84,9 +84,12 @@ def confine() -> int:
 
 def _python_folders() -> list[Path]:
     """Return the folders that modules, which may be imported late, and shared libraries are read from."""
-    packages = (Path(module.__file__).parent for module in map(sys.modules.get, ("gmvaluator", "attributor", "PIL"))
-                if module is not None and module.__file__)  # fmt: skip
-    folders = [Path(sys.prefix), Path(sys.base_prefix), Path(os.__file__).parent, *packages]
+    modules = [module for name in ("gmvaluator", "attributor", "PIL") if (module := sys.modules.get(name))]
+    packages = [Path(module.__file__).parent for module in modules if module.__file__]
+    # Packages may be installed outside the prefix; their shared libraries are next to them, in folders such as
+    # pillow.libs. Not all of sys.path: a checkout in it may hold the operator's data as well.
+    installed = [Path(entry) for entry in sys.path if Path(entry).name in ("site-packages", "dist-packages")]
+    folders = [Path(sys.prefix), Path(sys.base_prefix), Path(os.__file__).parent, *packages, *installed]
     return [*folders, *map(Path, ("/lib", "/lib64", "/usr/lib", "/usr/share/zoneinfo"))]
 
 

@@ -36,8 +36,8 @@ def main() -> None:
         signal.signal(number, signal.SIG_IGN)
     parent = socket.socket(fileno=int(sys.argv[1]))
     slot = Slot(int(sys.argv[2]))
-    # Before the limit, since the format plugins are modules that have to be loaded.
-    Image.preinit()
+    # Before limits and confinement, since format plugins are modules with libraries of their own; preinit() lacks WebP.
+    Image.init()
     limit_resources()
     parent.sendall(bytes([confine()]))
     while request := parent.recv(REQUEST.size, socket.MSG_WAITALL):
