@@ -45,7 +45,7 @@ class ImageStream:
 
     @property
     def idle(self) -> bool:
-        """Whether no image is in flight, and every response was taken."""
+        """True if no image is in flight and every response was taken."""
         return not self._in_flight and self._responses.empty()
 
     async def answer(self, requests: AsyncIterator[Request], write: Callable[[Response], Awaitable[None]]) -> None:

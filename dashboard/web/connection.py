@@ -50,7 +50,7 @@ class Connection(HttpToolsProtocol):
 
     @property
     def answering(self) -> bool:
-        """Whether a whole request has arrived that is not answered yet."""
+        """True if a whole request has arrived that is not answered yet."""
         return self.cycle is not None and not self.cycle.response_complete and not self.cycle.more_body
 
     def connection_made(self, transport: Transport) -> None:  # type: ignore[override]

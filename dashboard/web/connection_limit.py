@@ -33,7 +33,7 @@ class Limited(Protocol):
 
     @property
     def answering(self) -> bool:
-        """Whether a whole request has arrived that is not answered yet."""
+        """True if a whole request has arrived that is not answered yet."""
 
     def close_now(self) -> None:
         """Close the connection at once."""

@@ -117,10 +117,11 @@ def _observe(plan: Plan, works: Sequence[Work], index: Index, own: OwnWorks) -> 
 def check_found(observations: Sequence[Observation]) -> None:
     """Raise PreconditionFailed if too few changed works are among the candidates of their own derivatives."""
     ranks = [rank for observation in observations for rank in observation.ranks]
-    found = sum(rank < DEPTH for rank in ranks)
-    if found < MIN_FOUND * len(ranks):
+    recalled = sum(rank < DEPTH for rank in ranks)
+    if recalled < MIN_FOUND * len(ranks):
         raise PreconditionFailed(
-            f"the index finds {found} of {len(ranks)} works from which images were made: a policy fitted to this would "
+            f"the index finds {recalled} of {len(ranks)} works from which images were made: a policy fitted to this "
+            "would "
             "leave everything unattributed; check the index by `gmvaluator index verify`"
         )
 

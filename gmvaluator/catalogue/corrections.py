@@ -35,7 +35,7 @@ def data_set_origin(data_set: str) -> str:
 
 @dataclass(slots=True)
 class _Known:
-    """What is stored of a work in a data set. owners: the owner that each source named last, by key; None: unclear."""
+    """The stored owners of a work in a data set. owners: each source's newest owner, by key; None: unclear."""
 
     owners: dict[str, OwnerId | None] = field(default_factory=dict)
     claims: list[Row[Any]] = field(default_factory=list)

@@ -1,4 +1,4 @@
-"""How many works have an owner, and how many are in suspense or held: counts over a catalogue or a data set."""
+"""Counts of works that have an owner, are in suspense or are held, in a catalogue or a data set."""
 
 from __future__ import annotations
 

@@ -182,12 +182,12 @@ class CatalogueReader:
     def claimed_works(self, owner_id: OwnerId, ids: Collection[TrainingImageId]) -> set[TrainingImageId]:
         """Return those of `ids` (10,000 at most) that the owner claims or claimed, whatever others claim."""
         _check_count(ids)
-        found: set[TrainingImageId] = set()
+        known_ids: set[TrainingImageId] = set()
         with self._engine.connect() as connection:
             for table in (claims, former_claims):
                 query = select(table.c.training_image_id).where(table.c.owner_id == owner_id)
-                found.update(connection.execute(query.where(table.c.training_image_id.in_(ids))).scalars())
-        return found
+                known_ids.update(connection.execute(query.where(table.c.training_image_id.in_(ids))).scalars())
+        return known_ids
 
     def owner_of_manifest_id(self, manifest_id: str, namespace: str = "") -> OwnerId:
         """Return the owner with this id in manifests of `namespace`.

@@ -55,7 +55,7 @@ class Selected:
 
 @dataclass(frozen=True, slots=True)
 class OptedOut:
-    """What a run knows of owners' opt-outs.
+    """Owners' opt-outs as far as a run has read them.
 
     sha256s: images that a list names. names: keys, URIs and URLs of a list. shared_keys: those of `names` that several
     records share as far as the run has seen. records: records that were left out, each with the SHA-256 of the image

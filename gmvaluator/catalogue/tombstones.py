@@ -99,7 +99,11 @@ def removed_among(connection: Connection, vault: Vault, records: Collection[Reco
 
 def removed_names(connection: Connection, vault: Vault, names: Collection[str], data_set: str | None) -> set[str]:
     """Return those of `names` that are a key or URL of a removal. data_set: of the keys; None for every one."""
-    return {name for name, found in _by_name(connection, vault, names, data_set).items() if found.sha256s or found.keys}
+    return {
+        name
+        for name, tombstones in _by_name(connection, vault, names, data_set).items()
+        if tombstones.sha256s or tombstones.keys
+    }
 
 
 def restorable(
@@ -113,15 +117,19 @@ def restorable(
     """Return the tombstones of images by SHA-256, by the key or URL that the removal named, or by owner."""
     with_hash = tombstoned(connection, sha256s)
     by_name = _by_name(connection, vault, names, data_set)
-    unmatched = {name for name, found in by_name.items() if not (found.sha256s or found.keys)}
+    unmatched = {name for name, tombstones in by_name.items() if not (tombstones.sha256s or tombstones.keys)}
     owned = {owner: tombstoned(connection, _owned_sha256s(connection, owner)) for owner in owners}
-    images = {sha256 for found in by_name.values() for sha256 in found.sha256s}
+    images = {sha256 for tombstones in by_name.values() for sha256 in tombstones.sha256s}
     return Restorable(
         tuple(sorted(with_hash.union(images, *owned.values()))),
-        tuple(sorted({key for found in by_name.values() for key in found.keys})),
+        tuple(sorted({key for tombstones in by_name.values() for key in tombstones.keys})),
         tuple(sorted(unmatched | (set(sha256s) - with_hash))),
         tuple(sorted(owner for owner, removed in owned.items() if not removed)),
-        {name: tuple(sorted(found.sha256s)) for name, found in by_name.items() if len(found.records) > 1},
+        {
+            name: tuple(sorted(tombstones.sha256s))
+            for name, tombstones in by_name.items()
+            if len(tombstones.records) > 1
+        },
     )
 
 
@@ -165,21 +173,21 @@ class _Named:
 
 
 def _by_name(connection: Connection, vault: Vault, names: Collection[str], data_set: str | None) -> dict[str, _Named]:
-    found = {name: _Named(set(), set(), set()) for name in names}
+    by_name = {name: _Named(set(), set(), set()) for name in names}
     if not names:
-        return found
+        return by_name
     query = select(data_sets.c.name)
     in_sets = [data_set] if data_set is not None else list(connection.execute(query).scalars())
     key_of = {_key_lookup(vault, name_of_set, name): name for name_of_set in in_sets for name in names}
     for row in _rows(connection, removed_records, removed_records.c.key_lookup, key_of):
-        found[key_of[row.key_lookup]].sha256s.add(row.sha256)
-        found[key_of[row.key_lookup]].records.add(row.lookup)
+        by_name[key_of[row.key_lookup]].sha256s.add(row.sha256)
+        by_name[key_of[row.key_lookup]].records.add(row.lookup)
     for row in _rows(connection, removed_keys, removed_keys.c.lookup, key_of):
-        found[key_of[row.lookup]].keys.add(row.lookup)
+        by_name[key_of[row.lookup]].keys.add(row.lookup)
     url_of = {_url_lookup(vault, name): name for name in names}
     for row in _rows(connection, removed_records, removed_records.c.lookup, url_of):
-        found[url_of[row.lookup]].sha256s.add(row.sha256)
-    return found
+        by_name[url_of[row.lookup]].sha256s.add(row.sha256)
+    return by_name
 
 
 def _rows(connection: Connection, table: Table, column: ColumnElement[Any], values: Iterable[str]) -> Iterator[Any]:

@@ -95,7 +95,7 @@ class ConfigFile:
     def line_of(self, path: Sequence[str], key: str) -> int | None:
         """Return the line of a setting or table, from 1, or None if it is not written in the usual way."""
         table: tuple[str, ...] = ()
-        wanted = key.replace("_", "-")
+        option = key.replace("_", "-")
         for number, line in enumerate(self.text.splitlines(), 1):
             header = _HEADER.fullmatch(line)
             if header is not None:
@@ -104,7 +104,7 @@ class ConfigFile:
                     return number
                 continue
             setting = _KEY.match(line)
-            if setting is not None and table == tuple(path) and setting[1].replace("_", "-") == wanted:
+            if setting is not None and table == tuple(path) and setting[1].replace("_", "-") == option:
                 return number
         return None
 

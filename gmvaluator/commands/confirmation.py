@@ -32,14 +32,14 @@ _SHOWN_ACCOUNTS = 20
 
 @dataclass(frozen=True, slots=True)
 class Confirmation:
-    """How a command is confirmed. dry_run: only show what would be posted. yes: post without a question."""
+    """The confirmation that a command needs. dry_run: only show what would be posted. yes: post without a question."""
 
     dry_run: bool
     yes: bool
 
     @property
     def asks(self) -> bool:
-        """Whether somebody is asked before anything is posted."""
+        """True if somebody is asked before anything is posted."""
         return not self.dry_run and not self.yes and _on_terminal()
 
     def decide(
