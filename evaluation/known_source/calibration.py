@@ -121,8 +121,7 @@ def check_found(observations: Sequence[Observation]) -> None:
     if recalled < MIN_FOUND * len(ranks):
         raise PreconditionFailed(
             f"the index finds {recalled} of {len(ranks)} works from which images were made: a policy fitted to this "
-            "would "
-            "leave everything unattributed; check the index by `gmvaluator index verify`"
+            "would leave everything unattributed; check the index by `gmvaluator index verify`"
         )
 
 
