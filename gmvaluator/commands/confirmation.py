@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, TypeVar, cast
 import rich_click as click
 from click.exceptions import Exit
 
-from gmvaluator.errors import MissingData
 from gmvaluator.storage.database import DataLocation
 
 if TYPE_CHECKING:
@@ -77,16 +76,6 @@ def confirmation_options(command: Command) -> Command:
     decorated = click.option("--yes", is_flag=True, help="Do not ask; without a terminal nothing is asked.")(decorated)
     decorated = click.option("--dry-run", is_flag=True, help="Only show what would be posted.")(decorated)
     return cast(Command, decorated)
-
-
-def require_ledger(place: DataLocation) -> None:
-    """Raise MissingData if there is no ledger; opening one for writing would create it."""
-    from gmvaluator.ledger.store import ledger_file
-
-    if not place.database_url and not ledger_file(place.folder).is_file():
-        raise MissingData(
-            f"there is no ledger in {place.folder}: attribute an image first, or name the folder by --data"
-        )
 
 
 def summary(postings: Sequence[StoredPosting], place: DataLocation) -> list[str]:

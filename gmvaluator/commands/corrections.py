@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import rich_click as click
 
-from gmvaluator.commands.confirmation import Confirmation, confirmation_options, require_ledger
+from gmvaluator.commands.confirmation import Confirmation, confirmation_options
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.commands.postings import named_posting
 from gmvaluator.storage.database import DataLocation
@@ -34,9 +34,8 @@ def release(reason: str, unsure: bool, confirmation: Confirmation, place: DataLo
     from gmvaluator.ledger.decisions.release import Release, release_all
     from gmvaluator.ledger.store import decision_time, open_ledger
 
-    require_ledger(place)
     dry_run = confirmation.dry_run
-    with open_catalogue(place) as catalogue, open_ledger(place, write=not dry_run) as book:
+    with open_catalogue(place) as catalogue, open_ledger(place, write=not dry_run, create=False) as book:
 
         def decide() -> list[Release]:
             return list(release_all(book, catalogue, reason, decision_time(), dry_run, unsure))
@@ -83,8 +82,7 @@ def reverse(
     from gmvaluator.ledger.decisions.reversal import reverse as reverse_posting
     from gmvaluator.ledger.store import decision_time, open_ledger
 
-    require_ledger(place)
-    with open_ledger(place, write=True) as book:
+    with open_ledger(place, write=True, create=False) as book:
         original, head = named_posting(book, generation, identity), book.head()
 
         def decide() -> StoredPosting:
@@ -122,8 +120,7 @@ def reattribute(
     from gmvaluator.valuation.policy import load_policy
 
     chosen = load_policy(policy, place.folder / POLICY_FOLDER)
-    require_ledger(place)
-    with open_ledger(place, write=True) as book:
+    with open_ledger(place, write=True, create=False) as book:
         original = named_posting(book, generation, identity)
         cards = near_miss_cards(place, original)
 

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING
 
 import rich_click as click
 
-from gmvaluator.commands.confirmation import Confirmation, confirmation_options, require_ledger
+from gmvaluator.commands.confirmation import Confirmation, confirmation_options
 from gmvaluator.commands.corrections import identity_option, reason_option
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.commands.owners import owner_argument
@@ -63,7 +63,7 @@ def open_(
 
     disputed = None if work is None else _work(work, place)
     claims = None if claimant is None else owner_argument(claimant, place)
-    with open_ledger(place, write=True) as book:
+    with open_ledger(place, write=True, create=False) as book:
         sequence = None if generation is None else named_posting(book, generation, identity).sequence
         scope = Scope(disputed, sequence, claims)
         opened = open_dispute(book, dispute_id, scope, reason, decision_time())
@@ -82,7 +82,7 @@ def hold(dispute_id: str, place: DataLocation, as_json: bool) -> None:
     from gmvaluator.ledger.decisions.dispute_holds import hold as hold_credits
     from gmvaluator.ledger.store import decision_time, open_ledger
 
-    with open_ledger(place, write=True) as book:
+    with open_ledger(place, write=True, create=False) as book:
         held = hold_credits(book, dispute_id, decision_time())
     _show([held], as_json)
 
@@ -129,8 +129,7 @@ def decide(
     if bool(dispute_ids) == bool(claimant):
         raise InvalidInput("name the disputes to decide, or all of one owner by --claimant")
     award = None if reject else checked_award([_part(text, place) for text in awards])
-    require_ledger(place)
-    with open_ledger(place, write=True) as book:
+    with open_ledger(place, write=True, create=False) as book:
         chosen = _open_disputes(book, dispute_ids, None if claimant is None else owner_argument(claimant, place))
 
         def decision() -> list[Dispute]:

@@ -10,7 +10,7 @@ import rich_click as click
 from click.exceptions import Exit
 
 from gmvaluator.accounts import owner_account
-from gmvaluator.commands.confirmation import Confirmation, confirmation_options, require_ledger
+from gmvaluator.commands.confirmation import Confirmation, confirmation_options
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.commands.owners import owner_argument
 from gmvaluator.storage.database import DataLocation
@@ -49,8 +49,7 @@ def payout(
 
     month, account = Period.parse(period), None if owner is None else owner_account(owner_argument(owner, place))
     why = checked_reason(reason)
-    require_ledger(place)
-    with open_ledger(place, write=True) as book:
+    with open_ledger(place, write=True, create=False) as book:
 
         def decide() -> list[Payout]:
             return pay(book, month, why, decision_time(), account)
@@ -85,8 +84,7 @@ def payout_reference(period: str, reference: str, owner: str | None, place: Data
     from gmvaluator.ledger.store import decision_time, open_ledger
 
     month, account = Period.parse(period), None if owner is None else owner_account(owner_argument(owner, place))
-    require_ledger(place)
-    with open_ledger(place, write=True) as book:
+    with open_ledger(place, write=True, create=False) as book:
         added = add_reference(book, month, reference, decision_time(), account)
     if as_json:
         click.echo(json.dumps({"period": period, "payouts": added.payouts, "added": added.posted}))

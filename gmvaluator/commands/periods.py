@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import rich_click as click
 from click.exceptions import Exit
 
-from gmvaluator.commands.confirmation import Confirmation, confirmation_options, require_ledger
+from gmvaluator.commands.confirmation import Confirmation, confirmation_options
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.commands.owners import owner_argument
 from gmvaluator.commands.parameters import ANY_PATH, FILE
@@ -73,10 +73,9 @@ def close(
     from gmvaluator.ledger.store import decision_time, open_ledger
 
     month = Period.parse(period)
-    require_ledger(place)
     with (
         TemporaryDirectory() as scratch,
-        open_ledger(place, write=True) as book,
+        open_ledger(place, write=True, create=False) as book,
         open_if_present(place) as rights,
     ):
         with book.snapshot() as connection:

@@ -21,11 +21,9 @@ from gmvaluator.errors import (
     InvalidInput,
     LedgerCorrupt,
     LedgerFailed,
-    MissingData,
-    PreconditionFailed,
     Unavailable,
 )
-from gmvaluator.files import create_once
+from gmvaluator.ledger.beginning import check_beginning, record_beginning
 from gmvaluator.ledger.checkpoints import checkpoint_problems
 from gmvaluator.ledger.reader import LedgerReader, read_head
 from gmvaluator.ledger.records import StoredPosting
@@ -40,63 +38,28 @@ Result = TypeVar("Result")
 
 FILE_NAME = "ledger.sqlite"
 
-BEGUN_FILE_NAME = "ledger.begun"
-"""File in a data folder which shows that the folder has had a ledger, so that a lost one is not begun again."""
-
-_BEGUN = b"This folder has a ledger. If ledger.sqlite is gone, restore it from a backup.\n"
-
 
 def ledger_file(data_dir: Path) -> Path:
     """Return the path of the ledger's file in a data folder."""
     return data_dir / FILE_NAME
 
 
-def open_ledger(place: Path | DataLocation, write: bool = False, new: bool = False) -> Ledger:
+def open_ledger(place: Path | DataLocation, write: bool = False, *, create: bool = True, new: bool = False) -> Ledger:
     """Open the ledger at a location or in a data folder; a writer creates or upgrades it first.
 
-    new: begin another ledger in a data folder whose own is gone.
+    create: a writer begins a ledger where there never was one. new: it begins another where the last one is gone.
 
-    Raises AlreadyHeld if another process writes its file, MissingData if a reader finds no ledger or a writer finds
-    that the folder's own is gone, PreconditionFailed if its schema is of another version or no new one can be begun,
-    Failure if the file is damaged, and Unavailable if PostgreSQL is unavailable.
+    Raises AlreadyHeld if another process writes its file, MissingData if there is no ledger and none may be begun,
+    PreconditionFailed if its schema is of another version or no new one can be begun, Failure if the file is damaged,
+    and Unavailable if PostgreSQL is unavailable.
     """
-    location = location_in(as_location(place), FILE_NAME)
-    if isinstance(location, Path):
-        _check_present(location, write, new)
-    elif new:
-        raise InvalidInput("a new ledger is begun in a data folder only: leave out --new-ledger")
+    data = as_location(place)
+    location = location_in(data, FILE_NAME)
+    check_beginning(data.folder, location, write and create, new)
     ledger = Ledger(Database(location, REVISION, write))
-    if write and isinstance(location, Path):
-        create_once(location.with_name(BEGUN_FILE_NAME), _BEGUN)
+    if write:
+        ledger.record_beginning(data.folder)
     return ledger
-
-
-def _check_present(file: Path, write: bool, new: bool) -> None:
-    """Check that a ledger is there, unless its folder never had one. An empty file is none."""
-    present = file.is_file() and file.stat().st_size > 0
-    if new and present:
-        raise PreconditionFailed(f"there is a ledger in {file.parent} already: leave out --new-ledger")
-    if new:
-        _keep_log(file)
-    if present or new:
-        return
-    if file.with_name(BEGUN_FILE_NAME).exists():
-        raise MissingData(
-            f"the ledger of {file.parent} is gone: restore {file.name} from a backup, or begin another by "
-            "`gmvaluator serve --new-ledger`"
-        )
-    if not write:
-        raise MissingData(
-            f"there is no ledger in {file.parent}: attribute an image first, or name the folder by --data"
-        )
-
-
-def _keep_log(file: Path) -> None:
-    """Rename the log of a ledger that is gone, which SQLite would remove, and with it what was committed last."""
-    for ending in ("-wal", "-shm"):
-        log = file.with_name(file.name + ending)
-        if log.exists():
-            log.rename(file.with_name(f"{file.name}-lost-{now_utc():%Y%m%dT%H%M%S.%fZ}{ending}"))
 
 
 class Ledger(LedgerReader):
@@ -184,6 +147,10 @@ class Ledger(LedgerReader):
                 raise LedgerFailed(
                     f"the ledger {self._database.name} could not be written ({self._failure}): restart"
                 ) from error
+
+    def record_beginning(self, folder: Path) -> None:
+        """Record in the data folder that there is a ledger; see `gmvaluator.ledger.beginning`."""
+        record_beginning(folder, self._database.writer)
 
     def check_in_place(self) -> None:
         """Raise Unavailable if the ledger's file was removed, renamed or replaced since it was opened."""

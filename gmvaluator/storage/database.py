@@ -54,7 +54,7 @@ class Database:
         self._files: sqlite.OpenFiles | None = None
         in_file = isinstance(location, Path)
         self.name = str(location) if in_file else f"schema {schema.name} of PostgreSQL"
-        with ExitStack() as undo, _file_errors(self.name) if in_file else _server_errors(self.name):
+        with ExitStack() as undo, _file_errors(self.name) if in_file else server_errors(self.name):
             if write:
                 self._writer = self._open_writer(schema, undo)
             self.reader = _reading_engine(location, schema)
@@ -123,7 +123,7 @@ def _file_errors(name: str) -> Iterator[None]:
 
 
 @contextmanager
-def _server_errors(name: str) -> Iterator[None]:
+def server_errors(name: str) -> Iterator[None]:
     """Translate errors of PostgreSQL about opening a schema."""
     try:
         yield

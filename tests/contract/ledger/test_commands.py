@@ -158,7 +158,7 @@ def test_without_a_catalogue_owners_are_shown_by_account(data: Path) -> None:
 
 
 def test_without_a_ledger_the_error_says_what_to_do(tmp_path: Path) -> None:
-    with pytest.raises(MissingData, match="attribute an image first"):
+    with pytest.raises(MissingData, match="`gmvaluator serve` begins one"):
         run(ledger, "totals", "--data", str(tmp_path))
 
 

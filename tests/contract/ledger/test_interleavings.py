@@ -63,9 +63,9 @@ def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
 def databases(postgres_server: PostgresServer, folders: dict[str, Path]) -> dict[str, str]:
     """The same ledgers on PostgreSQL."""
     made = {name: postgres_server.new_database() for name in folders}
-    with open_ledger(DataLocation(folders["open"], made["open"]), write=True) as book:
+    with open_ledger(DataLocation(folders["open"], made["open"]), write=True, new=True) as book:
         fill(book)
-    with open_ledger(DataLocation(folders["closed"], made["closed"]), write=True) as book:
+    with open_ledger(DataLocation(folders["closed"], made["closed"]), write=True, new=True) as book:
         fill_and_close(book, folders["closed"] / "keys")
     return made
 

@@ -1,16 +1,21 @@
 """A ledger's file that is removed, renamed or replaced: nothing is acknowledged, and no other begins in silence."""
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import psycopg
 import pytest
+from click.testing import CliRunner
 from sqlalchemy import event
 
 from gmvaluator.catalogue.store import open_catalogue
-from gmvaluator.errors import InvalidInput, LedgerFailed, MissingData, PreconditionFailed, Unavailable
-from gmvaluator.ledger.store import BEGUN_FILE_NAME, ledger_file, open_ledger
+from gmvaluator.commands.ledger import ledger as ledger_commands
+from gmvaluator.errors import LedgerFailed, MissingData, PreconditionFailed, Unavailable
+from gmvaluator.ledger.beginning import BEGUN_FILE_NAME
+from gmvaluator.ledger.store import ledger_file, open_ledger
 from gmvaluator.storage.database import DataLocation
+from gmvaluator.testing.postgresql import PostgresServer
 from gmvaluator.testing.postings import sample_posting
 from tests.support.scenes import record, work
 
@@ -98,8 +103,6 @@ def test_new_ledger_takes_the_place_of_none(tmp_path: Path) -> None:
     open_ledger(tmp_path, write=True, new=True).close()
     with pytest.raises(PreconditionFailed, match="already: leave out --new-ledger"):
         open_ledger(tmp_path, write=True, new=True)
-    with pytest.raises(InvalidInput, match="leave out --new-ledger"):
-        open_ledger(DataLocation(tmp_path, "postgresql://nobody@/nothing"), write=True, new=True)
 
 
 def test_log_of_a_lost_ledger_is_kept(tmp_path: Path) -> None:
@@ -118,3 +121,68 @@ def test_ledger_of_an_older_version_is_known_from_its_next_start(tmp_path: Path)
     ledger_file(tmp_path).unlink()
     with pytest.raises(MissingData, match="--new-ledger"):
         open_ledger(tmp_path, write=True)
+
+
+@pytest.fixture
+def server_place(postgres_server: PostgresServer, tmp_path: Path) -> Iterator[DataLocation]:
+    url = postgres_server.new_database()
+    yield DataLocation(tmp_path / "data", url)
+    postgres_server.drop_database(url)
+
+
+@pytest.mark.parametrize("same_folder", [True, False])
+def test_schema_that_is_gone_is_begun_anew_only_on_demand(server_place: DataLocation, same_folder: bool) -> None:
+    server_place.folder.mkdir()
+    with open_ledger(server_place, write=True) as book:
+        book.post([sample_posting(1)])
+    with psycopg.connect(server_place.database_url, autocommit=True) as server:
+        server.execute("DROP SCHEMA ledger CASCADE")
+    # Another attributor has a folder of its own, or cannot write in this one.
+    place = server_place if same_folder else DataLocation(server_place.folder / "none", server_place.database_url)
+    for write in (True, False):
+        with pytest.raises(MissingData, match=r"is gone: restore schema ledger of PostgreSQL from a backup, or begin"):
+            open_ledger(place, write=write)
+    with open_ledger(place, write=True, new=True) as book:
+        assert book.totals().postings == 0
+    with pytest.raises(PreconditionFailed, match="already: leave out --new-ledger"):
+        open_ledger(place, write=True, new=True)
+    open_ledger(place, write=True).close()
+
+
+def test_empty_database_takes_no_ledger_of_a_folder_that_had_one(server_place: DataLocation) -> None:
+    open_ledger(server_place.folder, write=True).close()
+    with pytest.raises(MissingData, match=r"is gone: .*; if .* another database, name it in DATABASE_URL"):
+        open_ledger(server_place, write=True)
+
+
+def test_folder_of_a_ledger_on_a_server_takes_no_other(server_place: DataLocation) -> None:
+    server_place.folder.mkdir()
+    open_ledger(server_place, write=True).close()
+    with pytest.raises(MissingData, match=r"is gone: .*; if .* another database, name it in DATABASE_URL"):
+        open_ledger(server_place.folder, write=True)
+
+
+COMMANDS = (
+    "close 2026-08 --currency EUR --rate 1",
+    "payout 2026-08",
+    "payout-reference 2026-08 batch-7",
+    "reverse x --reason y",
+    "reattribute x --policy paper@1 --reason y",
+    "dispute open case-7 --generation x --reason y",
+    "dispute hold case-7",
+    "dispute decide case-7 --reject --reason y",
+)
+
+
+@pytest.mark.parametrize("command", COMMANDS)
+def test_command_that_writes_begins_no_ledger(place: DataLocation, command: str) -> None:
+    data = place.folder / "data"
+    result = CliRunner().invoke(
+        ledger_commands, [*command.split(), "--data", str(data), "--database", place.database_url]
+    )
+    assert isinstance(result.exception, MissingData)
+    where = "schema ledger of PostgreSQL" if place.database_url else str(data)
+    assert str(result.exception).startswith(f"there is no ledger in {where}: `gmvaluator serve` begins one")
+    assert not data.exists()
+    with pytest.raises(MissingData, match="there is no ledger in"):
+        open_ledger(DataLocation(data, place.database_url))

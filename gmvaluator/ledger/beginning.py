@@ -1,0 +1,96 @@
+"""Whether a place has a ledger, or had one: a ledger that is lost is never begun anew in silence.
+
+What shows that there was a ledger outlives it: the file `ledger.begun` in the data folder, and on PostgreSQL an empty
+schema `ledger_begun`, for attributors whose data folder is read-only or their own.
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass
+from pathlib import Path
+
+from sqlalchemy import Engine, text
+
+from gmvaluator.errors import MissingData, PreconditionFailed
+from gmvaluator.files import create_once
+from gmvaluator.ledger.schema import REVISION
+from gmvaluator.ledger.writer import now_utc
+from gmvaluator.storage.database import server_errors
+from gmvaluator.storage.postgresql import reading_engine
+from gmvaluator.storage.schema import stored_revision
+
+BEGUN_FILE_NAME = "ledger.begun"
+BEGUN_SCHEMA = "ledger_begun"
+
+_BEGUN = b"This folder has a ledger. If it is gone, restore it from a backup.\n"
+
+
+@dataclass(frozen=True, slots=True)
+class _Evidence:
+    """present: there is a ledger. begun: there was one, and may still be."""
+
+    present: bool
+    begun: bool
+
+
+def check_beginning(folder: Path, location: Path | str, create: bool, new: bool) -> None:
+    """Check that a ledger is at `location`, a SQLite file or the URL of PostgreSQL, or that one may be begun there.
+
+    create: one may be begun where there never was any. new: one may be begun because the last is gone.
+
+    Raises MissingData if there is none that may be used, and PreconditionFailed if `new` is given though there is one.
+    """
+    # What shows that there was a ledger is made after it, and so it is looked for first.
+    begun = (folder / BEGUN_FILE_NAME).exists()
+    on_file = isinstance(location, Path)
+    evidence = _evidence_of_file(location) if isinstance(location, Path) else _evidence_on_server(location)
+    if new and evidence.present:
+        raise PreconditionFailed(f"there is a ledger of {folder} already: leave out --new-ledger")
+    if new and isinstance(location, Path):
+        _keep_log(location)
+    if evidence.present or new:
+        return
+    if begun or evidence.begun:
+        lost = "ledger.sqlite" if on_file else "schema ledger of PostgreSQL"
+        raise MissingData(
+            f"the ledger of {folder} is gone: restore {lost} from a backup, or begin another by "
+            "`gmvaluator serve --new-ledger`; if the ledger is in another database, name it in DATABASE_URL"
+        )
+    if not create:
+        where = folder if on_file else "schema ledger of PostgreSQL"
+        raise MissingData(f"there is no ledger in {where}: `gmvaluator serve` begins one, or name the folder by --data")
+
+
+def record_beginning(folder: Path, writer: Engine) -> None:
+    """Record that there is a ledger, where that outlives it; cheap if it is recorded already."""
+    if writer.dialect.name == "postgresql":
+        with writer.begin() as connection:
+            connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {BEGUN_SCHEMA}")
+        if not os.access(folder, os.W_OK):
+            return  # read-only, or none
+    create_once(folder / BEGUN_FILE_NAME, _BEGUN)
+
+
+def _evidence_of_file(file: Path) -> _Evidence:
+    """An empty file is no ledger."""
+    return _Evidence(file.is_file() and file.stat().st_size > 0, begun=False)
+
+
+def _evidence_on_server(url: str) -> _Evidence:
+    """Read both from one snapshot."""
+    engine = reading_engine(url, REVISION.name)
+    try:
+        with server_errors(f"schema {REVISION.name} of PostgreSQL"), engine.connect() as connection:
+            begun = connection.execute(text("SELECT to_regnamespace(:schema)"), {"schema": BEGUN_SCHEMA}).scalar()
+            return _Evidence(stored_revision(connection) is not None, begun is not None)
+    finally:
+        engine.dispose()
+
+
+def _keep_log(file: Path) -> None:
+    """Rename the log of a ledger that is gone, which SQLite would remove, and with it what was committed last."""
+    for ending in ("-wal", "-shm"):
+        log = file.with_name(file.name + ending)
+        if log.exists():
+            log.rename(file.with_name(f"{file.name}-lost-{now_utc():%Y%m%dT%H%M%S.%fZ}{ending}"))
