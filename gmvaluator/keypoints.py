@@ -1,0 +1,105 @@
+"""Local features of one image as arrays, and the bytes that the index keeps of a work's.
+
+Positions are fractions of the side of the square into which the whole image was fitted, so that features of images of
+any size and shape can be compared. A descriptor is SIFT's, of root-normalised gradients (Arandjelović and Zisserman,
+2012), projected on its principal components.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+import struct
+from dataclasses import dataclass
+from zlib import crc32
+
+import numpy as np
+import numpy.typing as npt
+
+from gmvaluator.errors import InvalidVector
+
+DESCRIPTOR_DIM = 32
+"""Numbers of a descriptor, one byte each."""
+
+MAX_KEYPOINTS = 300
+"""Most keypoints that are kept of a work, strongest first."""
+
+Float32 = npt.NDArray[np.float32]
+Int8 = npt.NDArray[np.int8]
+
+_RECORD = np.dtype(
+    [("x", "<u2"), ("y", "<u2"), ("size", "u1"), ("angle", "u1"), ("descriptor", "i1", (DESCRIPTOR_DIM,))]
+)
+"""A keypoint as stored, 38 bytes: position in 1/65,535 of the side, logarithm of the size, angle in 1/256 turn."""
+
+_CHECKSUM = struct.Struct("<I")
+_FINEST_SIZE = 1 / 1024
+_SIZE_STEPS = 25.5
+"""Steps of a stored size per doubling or halving; 255 steps reach 1,024 times the finest size."""
+
+
+@dataclass(frozen=True, slots=True)
+class LocalFeatures:
+    """The keypoints of an image, strongest first.
+
+    positions: (N, 2), x and y in [0, 1]. sizes: (N,), diameters in the same unit. angles: (N,), radians. descriptors:
+    (N, 32). mirrored: (N, 32), the descriptors that the mirrored image would have; empty for works, since only one side
+    of a comparison needs them.
+    """
+
+    positions: Float32
+    sizes: Float32
+    angles: Float32
+    descriptors: Int8
+    mirrored: Int8
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def to_bytes(self) -> bytes:
+        """Return the stored form: a CRC-32 of the rest, then 38 bytes a keypoint, without `mirrored`."""
+        records = np.zeros(len(self), _RECORD)
+        records["x"], records["y"] = np.rint(self.positions.clip(0, 1) * 65_535).T
+        steps = np.log2(np.maximum(self.sizes, _FINEST_SIZE) / _FINEST_SIZE) * _SIZE_STEPS
+        records["size"] = np.rint(steps).clip(0, 255)
+        records["angle"] = np.rint(self.angles / (2 * np.pi) * 256).astype(np.int64) % 256
+        records["descriptor"] = self.descriptors
+        return _CHECKSUM.pack(crc32(records.data)) + records.tobytes()
+
+    @classmethod
+    def from_bytes(cls, data: bytes) -> LocalFeatures:
+        """Parse the stored form. Raises InvalidVector if it is damaged."""
+        body = memoryview(data)[_CHECKSUM.size :]
+        count, rest = divmod(len(body), _RECORD.itemsize)
+        if len(data) < _CHECKSUM.size or rest or count > MAX_KEYPOINTS:
+            raise InvalidVector(
+                f"local features of {len(data)} bytes are not 4 bytes and up to {MAX_KEYPOINTS} keypoints of "
+                f"{_RECORD.itemsize} bytes"
+            )
+        if crc32(body) != _CHECKSUM.unpack_from(data)[0]:
+            raise InvalidVector("local features do not match their checksum")
+        records = np.frombuffer(body, _RECORD)
+        return cls(
+            np.stack([records["x"], records["y"]], axis=1).astype(np.float32) / np.float32(65_535),
+            (_FINEST_SIZE * 2.0 ** (records["size"] / _SIZE_STEPS)).astype(np.float32),
+            (records["angle"] * (2 * np.pi / 256)).astype(np.float32),
+            records["descriptor"],
+            np.empty((0, DESCRIPTOR_DIM), np.int8),
+        )
+
+    def to_text(self) -> str:
+        """Return the stored form as base64, for payloads, which are JSON."""
+        return base64.b64encode(self.to_bytes()).decode("ascii")
+
+    @classmethod
+    def from_text(cls, text: str) -> LocalFeatures:
+        """Parse the result of `to_text`. Raises InvalidVector."""
+        try:
+            return cls.from_bytes(base64.b64decode(text, validate=True))
+        except binascii.Error as error:
+            raise InvalidVector(f"local features are not base64: {error}") from error
+
+
+def no_features() -> LocalFeatures:
+    """Return the features of an image without a keypoint, such as a blank page."""
+    return LocalFeatures.from_bytes(_CHECKSUM.pack(crc32(b"")))
