@@ -1,11 +1,11 @@
-# make setup | demo | test | test-models | check | crash | fuzz | proto | client | dist | sbom | audit | clean
+# make setup | demo | test | test-models | test-server | check | crash | fuzz | proto | client | dist | sbom | audit | clean
 # Every target sets itself up; PYTHON names the interpreter that builds .venv (3.11 or newer).
 PYTHON ?= python3
 BIN := .venv/bin
 STAMP := .venv/.installed
 PROTOS := proto/gmvaluator/v1/attribution.proto proto/gmvaluator/v1/royalty.proto
 
-.PHONY: setup browser promtool demo test test-models check crash bench soak fuzz lint types imports protocol proto client dist sbom audit clean
+.PHONY: setup browser promtool demo test test-models test-server check crash bench soak fuzz lint types imports protocol proto client dist sbom audit clean
 
 setup: $(STAMP)
 
@@ -43,6 +43,11 @@ test: setup browser promtool
 test-models: setup
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[ray]'
 	$(BIN)/python -m pytest -m models tests/models
+
+# The suites of the index on a Qdrant server: the one at QDRANT_URL (key in QDRANT_API_KEY), which keeps none of their
+# collections, or one started from the program at GMVALUATOR_QDRANT_BINARY. Without either they are skipped and say so.
+test-server: setup
+	$(BIN)/python -m pytest -m server -r s tests/contract tests/integration tests/acceptance
 
 # The ledger under 1,000 kills, 500 power losses and 100,000 cases against an oracle, 200 histories of concurrent decisions
 # against another, then the attributor ended 300 times under load: about an hour.

@@ -1,4 +1,4 @@
-"""A proxy between a client and the engine that does to calls what networks and broken servers do."""
+"""A proxy between a client and an index that does to calls what networks and broken servers do."""
 
 from __future__ import annotations
 
@@ -110,8 +110,7 @@ class CuttingProxy:
                 client, _ = self._listening.accept()
             except OSError:
                 return
-            server = socket.socket(socket.AF_UNIX)
-            server.connect(str(self._upstream.port))
+            server = _connected(self._upstream)
             self._open += [client, server]
             budget = self._after_bytes if self.cut < self._cuts else None
             for source, target, limit in ((client, server, None), (server, client, budget)):
@@ -141,6 +140,14 @@ class CuttingProxy:
             thread.join()
         for one in (self._listening, *self._open):
             one.close()
+
+
+def _connected(upstream: Endpoint) -> socket.socket:
+    if isinstance(upstream.port, int):
+        return socket.create_connection((upstream.host, upstream.port))
+    server = socket.socket(socket.AF_UNIX)
+    server.connect(upstream.port)
+    return server
 
 
 def _shut(one: socket.socket) -> None:

@@ -1,9 +1,8 @@
 """One suite for ports.VectorStore and ports.CandidateSearch over every adapter.
 
-In memory, on the embedded engine over the wire, and on a Qdrant server where QDRANT_URL names one.
+In memory, on the embedded engine over the wire, and on a Qdrant server where there is one.
 """
 
-import os
 import uuid
 from collections.abc import AsyncIterator, Callable, Iterator, Sequence
 from contextlib import closing, contextmanager
@@ -15,9 +14,7 @@ import pytest
 
 from gmvaluator.errors import InvalidVector, MissingIndex, ProfileMismatch
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.index.collections import generations
 from gmvaluator.index.engine.launcher import EngineLease
-from gmvaluator.index.opening import open_search, open_store
 from gmvaluator.index.schema import ALONE, KEY_DATA_SET, duplicate_group
 from gmvaluator.ports import CandidateSearch, Float32Array, Point, VectorStore
 from gmvaluator.testing.index import (
@@ -28,10 +25,10 @@ from gmvaluator.testing.index import (
     example_points,
 )
 from indexer.near_duplicates import Grouper
+from tests.support.index_places import EMBEDDED_AND_SERVER, index_place, new_name
 
-SERVER = os.environ.get("QDRANT_URL", "")
 BUILT_POINTS = 400
-ADAPTERS = ["memory", "embedded", *(["server"] if SERVER else [])]
+ADAPTERS = ["memory", *EMBEDDED_AND_SERVER]
 
 
 @dataclass
@@ -60,33 +57,29 @@ def engine_folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 
 @contextmanager
-def place(adapter: str, engine_folder: Path) -> Iterator[Place]:
-    """A collection that does not exist yet."""
-    name = f"test-{uuid.uuid4()}"
-    if adapter == "memory":
-        memory = MemoryIndex(name)
+def new_place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    """A collection that does not exist yet, at the adapter that the fixture's parameter names."""
+    if request.param == "memory":
+        memory = MemoryIndex(new_name())
         yield Place(MemoryStore(memory), lambda: MemorySearch(memory))
         return
-    location, key = (engine_folder, None) if adapter == "embedded" else (SERVER, os.environ.get("QDRANT_API_KEY"))
-    with closing(open_store(location, name, api_key=key)) as store:
-        yield Place(store, lambda: open_search(location, name, api_key=key))
-        if adapter == "server":
-            for behind in generations(store.connection, name):
-                store.connection.call(lambda client, behind=behind: client.delete_collection(behind))  # type: ignore[misc]
+    folder = request.getfixturevalue("engine_folder") if request.param == "embedded" else None
+    with index_place(request, new_name(), folder) as made, closing(made.open_store()) as store:
+        yield Place(store, made.open_search)
 
 
 @pytest.fixture(params=ADAPTERS)
-async def index(request: pytest.FixtureRequest, engine_folder: Path) -> AsyncIterator[Index]:
+async def index(request: pytest.FixtureRequest) -> AsyncIterator[Index]:
     """A collection that does not exist yet."""
-    with place(request.param, engine_folder) as made:
+    with new_place(request) as made:
         search = made.open_search()
         yield Index(made.store, search)
         await search.close()
 
 
 @pytest.fixture(scope="module", params=ADAPTERS)
-def built_place(request: pytest.FixtureRequest, engine_folder: Path) -> Iterator[Place]:
-    with place(request.param, engine_folder) as made:
+def built_place(request: pytest.FixtureRequest) -> Iterator[Place]:
+    with new_place(request) as made:
         fill(made, BUILT_POINTS)
         yield made
 

@@ -1,4 +1,4 @@
-"""Between client and engine, over the wire: slow, cut, UNAVAILABLE, fewer hits, out of order.
+"""Between client and index, engine or server, over the wire: slow, cut, UNAVAILABLE, fewer hits, out of order.
 
 Deadlines hold; what is safe is tried again, a few times; and no answer is taken for whole that is a part.
 """
@@ -9,7 +9,6 @@ import threading
 from collections.abc import AsyncIterator, Iterator, Sequence
 from contextlib import asynccontextmanager, closing
 from dataclasses import replace
-from pathlib import Path
 from typing import Any
 
 import grpc
@@ -19,14 +18,14 @@ from qdrant_client import grpc as messages
 from gmvaluator.errors import IndexFailed, IndexUnavailable, Overloaded
 from gmvaluator.index import qdrant, resilient_client, search
 from gmvaluator.index.location import Endpoint, ServerAccess
-from gmvaluator.index.opening import open_search, open_store
-from gmvaluator.index.schema import DEFAULT_COLLECTION
 from gmvaluator.index.search import QdrantSearch
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Candidate, Neighbour
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 from tests.support.fault_proxy import Fault, FaultProxy, changing, cutting_proxy, failing, fault_proxy
+from tests.support.index_places import EMBEDDED_AND_SERVER, IndexPlace, index_place, new_name
 
+COLLECTION = new_name()
 POINTS = example_points(400)
 ONE = POINTS[7]
 DEPTH, K = 60, 20
@@ -34,19 +33,18 @@ UNAVAILABLE = grpc.StatusCode.UNAVAILABLE
 FOR_EVER = 1_000
 
 
-@pytest.fixture(scope="module")
-def engine(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    folder = tmp_path_factory.mktemp("engine")
-    with closing(open_store(folder)) as store:
+@pytest.fixture(scope="module", params=EMBEDDED_AND_SERVER)
+def place(request: pytest.FixtureRequest) -> Iterator[IndexPlace]:
+    with index_place(request, COLLECTION) as made, closing(made.open_store()) as store:
         store.create(EXAMPLE_IDENTITY)
         store.upsert(POINTS)
         store.build()
-        yield folder
+        yield made
 
 
 @pytest.fixture
-def direct(engine: Path) -> Iterator[QdrantStore]:
-    with closing(open_store(engine)) as store:
+def direct(place: IndexPlace) -> Iterator[QdrantStore]:
+    with closing(place.open_store()) as store:
         yield store
 
 
@@ -64,7 +62,7 @@ def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
 @asynccontextmanager
 async def searching(endpoint: Endpoint) -> AsyncIterator[QdrantSearch]:
     """A search that knows its collection, so that its next call is the query."""
-    one = QdrantSearch(ServerAccess(endpoint), DEFAULT_COLLECTION)
+    one = QdrantSearch(ServerAccess(endpoint), COLLECTION)
     await one.info()
     try:
         yield one
@@ -79,9 +77,9 @@ async def asked(one: QdrantSearch) -> tuple[list[Candidate], list[Neighbour]]:
 
 
 @pytest.fixture
-async def plain(engine: Path) -> tuple[list[Candidate], list[Neighbour]]:
-    """What the engine answers when nothing is in between."""
-    one = open_search(engine)
+async def plain(place: IndexPlace) -> tuple[list[Candidate], list[Neighbour]]:
+    """What the index answers when nothing is in between."""
+    one = place.open_search()
     try:
         return await asked(one)
     finally:
@@ -129,7 +127,7 @@ async def test_a_query_that_waited_for_the_engine_to_start_has_its_whole_time(
 ) -> None:
     monkeypatch.setattr(search, "CALL_TIMEOUT_S", 1.0)
     access = Restarting(replace(direct.endpoint, port=1), direct.endpoint)
-    one = QdrantSearch(access, DEFAULT_COLLECTION)
+    one = QdrantSearch(access, COLLECTION)
     first = asyncio.create_task(one.recall(ONE.recall, DEPTH))
     await asyncio.to_thread(access.starting.wait, 30)
     second = asyncio.create_task(one.recall(ONE.recall, DEPTH))
@@ -160,7 +158,7 @@ async def test_a_slow_index_runs_into_the_deadline_and_is_not_asked_again(
 def test_a_slow_index_runs_into_the_writers_deadline_too(proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("gmvaluator.index.store.CALL_TIMEOUT_S", 1.0)
     monkeypatch.setattr(qdrant, "CALL_TIMEOUT_S", 1)
-    with closing(QdrantStore(ServerAccess(proxy.endpoint), DEFAULT_COLLECTION)) as store:
+    with closing(QdrantStore(ServerAccess(proxy.endpoint), COLLECTION)) as store:
         store.metadata()
         proxy.fault = lambda _name, _context, forward: forward() if proxy.released.wait() else b""
         with pytest.raises(IndexUnavailable, match="DEADLINE_EXCEEDED"):
@@ -216,7 +214,7 @@ def test_a_write_that_was_made_but_not_acknowledged_is_repeated_and_makes_no_sec
 ) -> None:
     before = direct.info().points
     fresh = example_points(1, seed=99)
-    with closing(QdrantStore(ServerAccess(proxy.endpoint), DEFAULT_COLLECTION)) as store:
+    with closing(QdrantStore(ServerAccess(proxy.endpoint), COLLECTION)) as store:
         store.metadata()
         proxy.fault = failing(1, UNAVAILABLE, "Upsert", after=True)
         store.upsert(fresh)
@@ -226,7 +224,7 @@ def test_a_write_that_was_made_but_not_acknowledged_is_repeated_and_makes_no_sec
 
 
 def test_a_writer_gives_up_on_an_index_that_stays_away(proxy: FaultProxy) -> None:
-    with closing(QdrantStore(ServerAccess(proxy.endpoint), DEFAULT_COLLECTION)) as store:
+    with closing(QdrantStore(ServerAccess(proxy.endpoint), COLLECTION)) as store:
         store.metadata()
         proxy.fault = failing(FOR_EVER, UNAVAILABLE, "Upsert")
         with pytest.raises(IndexUnavailable, match="UNAVAILABLE"):

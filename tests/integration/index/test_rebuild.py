@@ -19,18 +19,26 @@ from qdrant_client import QdrantClient, models
 from gmvaluator.auth.secret_files import own_environment
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.index import rebuild as rebuilding
-from gmvaluator.index.collections import aliases, collection_names, generations, make_collection, point_alias
+from gmvaluator.index.collections import (
+    aliases,
+    collection_names,
+    generation_name,
+    generations,
+    make_collection,
+    point_alias,
+)
 from gmvaluator.index.engine.launcher import Contact
 from gmvaluator.index.location import open_access
 from gmvaluator.index.opening import list_collections, open_search, open_store
 from gmvaluator.index.qdrant import connect
-from gmvaluator.index.rebuild import rebuild
+from gmvaluator.index.rebuild import PointFilter, rebuild
 from gmvaluator.index.resilient_client import IndexConnection
 from gmvaluator.index.schema import KEY_GROUP, CollectionMetadata, IndexSettings
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 from tests.support.fault_proxy import fault_proxy
+from tests.support.index_places import EMBEDDED_AND_SERVER, IndexPlace, index_place, new_name
 from tests.support.live_files import stored_files
 
 POINTS = 60
@@ -173,35 +181,48 @@ class Killed(Exception):
     """The command ended here."""
 
 
-@pytest.fixture
-def server(store: QdrantStore) -> Iterator[tuple[str, str]]:
-    """An engine reached as a server is: by address and key; on one, aliases are what is served."""
-    assert store.endpoint.api_key is not None
-    with fault_proxy(store.endpoint) as proxy:
-        yield proxy.endpoint.target, store.endpoint.api_key
+@pytest.fixture(params=EMBEDDED_AND_SERVER)
+def served(request: pytest.FixtureRequest) -> Iterator[IndexPlace]:
+    """A server, or an engine reached as a server is: by address and key; on one, aliases are what is served."""
+    with index_place(request, new_name()) as place:
+        if request.param == "server":
+            yield place
+            return
+        with closing(place.open_store()) as store, fault_proxy(store.endpoint) as proxy:
+            yield IndexPlace(proxy.endpoint.target, place.collection, store.endpoint.api_key)
 
 
-def test_a_server_s_collection_is_swapped_by_its_alias(folder: Path, server: tuple[str, str]) -> None:
-    address, key = server
-    with closing(open_store(address, "served", api_key=key)) as served:
-        filled(served)
-        assert aliases(served.connection) == {"served": "served_1"}
-        rebuild(open_access(address, key), "served", "pq-x32")
-        assert aliases(served.connection) == {"served": "served_2"}
-        assert CollectionMetadata.from_dict("served", served.info().metadata).quantisation == "pq-x32"
-        require_whole(served)
-    assert list_collections(address, api_key=key) == ["served", "works"]
-    assert not (folder / "served_1").exists()
+def swap_in(place: IndexPlace, quantisation: str | None = None, kept: PointFilter = lambda points: points) -> None:
+    """Rebuild the collection at `place`."""
+    rebuild(open_access(place.location, place.api_key), place.collection, quantisation, kept=kept)
+
+
+def serving(place: IndexPlace, store: QdrantStore) -> str | None:
+    """The collection behind the name."""
+    return aliases(store.connection).get(place.collection)
+
+
+def test_a_server_s_collection_is_swapped_by_its_alias(served: IndexPlace) -> None:
+    name = served.collection
+    with closing(served.open_store()) as store:
+        filled(store)
+        assert serving(served, store) == f"{name}_1"
+        swap_in(served, "pq-x32")
+        assert serving(served, store) == f"{name}_2"
+        assert CollectionMetadata.from_dict(name, store.info().metadata).quantisation == "pq-x32"
+        require_whole(store)
+        assert list(generations(store.connection, name)) == [f"{name}_2"]
+    listed = list_collections(served.location, api_key=served.api_key)
+    assert (name in listed, f"{name}_2" in listed) == (True, False)
 
 
 def test_a_swap_killed_at_any_call_leaves_one_whole_and_can_be_repeated(
-    server: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    served: IndexPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The nth call to the server is the last that the command makes, for n until it ends by itself."""
-    address, key = server
     call = IndexConnection.call
-    with closing(open_store(address, "served", api_key=key)) as served:
-        filled(served)
+    with closing(served.open_store()) as store:
+        filled(store)
         calls = 0
         for last in range(1, 200, 13):
             calls = 0
@@ -216,47 +237,46 @@ def test_a_swap_killed_at_any_call_leaves_one_whole_and_can_be_repeated(
             with monkeypatch.context() as patched:
                 patched.setattr(IndexConnection, "call", counted)
                 try:
-                    rebuild(open_access(address, key), "served")
+                    swap_in(served)
                 except Killed:
                     pass
                 else:
                     break
-            assert {point.training_image_id for point in served.scan()} == {
+            assert {point.training_image_id for point in store.scan()} == {
                 point.training_image_id for point in example_points(POINTS)
             }
         assert 10 < calls <= last
-        require_whole(served)
-        assert len(aliases(served.connection)) == 1
+        require_whole(store)
+        assert serving(served, store) in generations(store.connection, served.collection)
+        assert len(generations(store.connection, served.collection)) == 1
 
 
-def test_a_collection_of_somebody_else_is_left_alone(server: tuple[str, str]) -> None:
+def test_a_collection_of_somebody_else_is_left_alone(served: IndexPlace) -> None:
     """Its name is that of a generation, and it is none."""
-    address, key = server
-    with closing(open_store(address, "served", api_key=key)) as served:
-        filled(served)
-        make_collection(served.connection, "served_5", CollectionMetadata(EXAMPLE_IDENTITY))
-        rebuild(open_access(address, key), "served")
-        assert aliases(served.connection) == {"served": "served_6"}
-        assert "served_5" in collection_names(served.connection)
+    with closing(served.open_store()) as store:
+        filled(store)
+        foreign = generation_name(served.collection, 5)
+        make_collection(store.connection, foreign, CollectionMetadata(EXAMPLE_IDENTITY))
+        swap_in(served)
+        assert serving(served, store) == generation_name(served.collection, 6)
+        assert foreign in collection_names(store.connection)
 
 
-def test_what_must_not_be_copied_is_not(server: tuple[str, str]) -> None:
-    address, key = server
+def test_what_must_not_be_copied_is_not(served: IndexPlace) -> None:
     first = example_points(1)[0].training_image_id
 
-    def kept(points: list[Point]) -> list[Point]:
+    def kept(points: Sequence[Point]) -> Sequence[Point]:
         return [point for point in points if point.training_image_id != first]
 
-    with closing(open_store(address, "served", api_key=key)) as served:
-        filled(served)
-        rebuild(open_access(address, key), "served", kept=kept)  # type: ignore[arg-type]
-        assert served.info().points == POINTS - 1
-        assert served.existing([first]) == set()
+    with closing(served.open_store()) as store:
+        filled(store)
+        swap_in(served, kept=kept)
+        assert store.info().points == POINTS - 1
+        assert store.existing([first]) == set()
 
 
-def test_what_others_write_around_the_swap_is_kept(server: tuple[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
+def test_what_others_write_around_the_swap_is_kept(served: IndexPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """They write to the old collection until the alias moves, and to the new one from then on."""
-    address, key = server
     points, (late,) = example_points(POINTS), example_points(1, seed=5)
     one, other, grouped, gone = (point.training_image_id for point in points[:4])
     buried: set[uuid.UUID] = set()
@@ -264,21 +284,21 @@ def test_what_others_write_around_the_swap_is_kept(server: tuple[str, str], monk
     def kept(batch: Sequence[Point]) -> Sequence[Point]:
         return [point for point in batch if point.training_image_id not in buried]
 
-    with closing(open_store(address, "served", api_key=key)) as served:
-        filled(served)
+    with closing(served.open_store()) as store:
+        filled(store)
 
         def swap(connection: IndexConnection, alias: str, collection: str) -> None:
-            served.upsert([late])
-            served.join_data_set([one, other], "before")
+            store.upsert([late])
+            store.join_data_set([one, other], "before")
             buried.add(gone)
-            served.remove([gone])
+            store.remove([gone])
             point_alias(connection, alias, collection)
-            served.join_data_set([one], "after")
-            served.set_group([grouped], "its group")
+            store.join_data_set([one], "after")
+            store.set_group([grouped], "its group")
 
         monkeypatch.setattr(rebuilding, "point_alias", swap)
-        rebuild(open_access(address, key), "served", kept=kept)
-        stored = {point.training_image_id: point.payload for point in served.scan()}
+        swap_in(served, kept=kept)
+        stored = {point.training_image_id: point.payload for point in store.scan()}
     assert stored.keys() == {point.training_image_id for point in [*points, late]} - {gone}
     assert stored[late.training_image_id] == late.payload
     assert set(stored[one]["data_set"]) == {*points[0].payload["data_set"], "before", "after"}
@@ -287,32 +307,34 @@ def test_what_others_write_around_the_swap_is_kept(server: tuple[str, str], monk
 
 
 def test_what_was_written_before_a_swap_that_was_killed_is_brought_by_the_next(
-    server: tuple[str, str], monkeypatch: pytest.MonkeyPatch
+    served: IndexPlace, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     (late,) = example_points(1, seed=5)
-    address, key = server
-    with closing(open_store(address, "served", api_key=key)) as served:
-        filled(served)
+    with closing(served.open_store()) as store:
+        filled(store)
 
         def swap(connection: IndexConnection, alias: str, collection: str) -> None:
-            served.upsert([late])
+            store.upsert([late])
             point_alias(connection, alias, collection)
             raise Killed
 
         with monkeypatch.context() as patched:
             patched.setattr(rebuilding, "point_alias", swap)
             with pytest.raises(Killed):
-                rebuild(open_access(address, key), "served")
-        assert served.existing([late.training_image_id]) == set()
-        rebuild(open_access(address, key), "served")
-        assert served.existing([late.training_image_id]) == {late.training_image_id}
-        assert served.info().points == POINTS + 1
-        assert len(generations(served.connection, "served")) == 1
+                swap_in(served)
+        assert store.existing([late.training_image_id]) == set()
+        swap_in(served)
+        assert store.existing([late.training_image_id]) == {late.training_image_id}
+        assert store.info().points == POINTS + 1
+        assert len(generations(store.connection, served.collection)) == 1
 
 
-def test_a_server_s_collection_without_an_alias_is_refused(server: tuple[str, str]) -> None:
-    with pytest.raises(PreconditionFailed, match="index export"):
-        rebuild(open_access(*server), "works")
+def test_a_server_s_collection_without_an_alias_is_refused(served: IndexPlace) -> None:
+    bare = generation_name(served.collection, 1)
+    with closing(served.open_store()) as store:
+        make_collection(store.connection, bare, CollectionMetadata(EXAMPLE_IDENTITY))
+        with pytest.raises(PreconditionFailed, match="index export"):
+            rebuild(open_access(served.location, served.api_key), bare)
 
 
 def test_an_alias_outlives_the_engine_and_goes_with_its_collection(folder: Path, store: QdrantStore) -> None:

@@ -1,7 +1,8 @@
 """Vectors are checked on their way out of the index as well: by whatever they got in, nobody is paid by them."""
 
 from collections.abc import Iterator, Mapping
-from contextlib import closing
+from contextlib import closing, contextmanager
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,18 +21,30 @@ from gmvaluator.index.server_checks import ServerChecks
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 from tests.support.fault_proxy import fault_proxy
+from tests.support.index_places import SERVER, IndexPlace, index_place, new_name
+
+COLLECTION = new_name()
 
 
-@pytest.fixture(params=["embedded", "server"])
-def opened(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[QdrantStore]:
-    """Twenty points on an engine, which is reached by its folder, and as a server is by its address."""
-    folder = tmp_path_factory.mktemp("index")
+@pytest.fixture(params=["embedded", "addressed", SERVER])
+def opened(request: pytest.FixtureRequest) -> Iterator[QdrantStore]:
+    """Twenty points: on an engine, reached by its folder and by its address as a server is, and on a server."""
+    with opened_place(request) as place, closing(place.open_store()) as store:
+        store.create(EXAMPLE_IDENTITY)
+        store.upsert(example_points(20))
+        yield store
+
+
+@contextmanager
+def opened_place(request: pytest.FixtureRequest) -> Iterator[IndexPlace]:
+    if request.param == "server":
+        with index_place(request, COLLECTION) as place:
+            yield place
+        return
+    folder: Path = request.getfixturevalue("tmp_path")
     with closing(open_store(folder)) as embedded, fault_proxy(embedded.endpoint) as proxy:
-        location: Any = folder if request.param == "embedded" else proxy.endpoint.target
-        with closing(open_store(location, "border", api_key=embedded.endpoint.api_key)) as store:
-            store.create(EXAMPLE_IDENTITY)
-            store.upsert(example_points(20))
-            yield store
+        location = folder if request.param == "embedded" else proxy.endpoint.target
+        yield IndexPlace(location, COLLECTION, embedded.endpoint.api_key)
 
 
 DAMAGES: Mapping[str, Any] = {
@@ -72,7 +85,7 @@ def test_a_stored_vector_that_is_broken_is_named(
 async def test_a_similarity_that_cannot_be_pays_nobody(
     opened: QdrantStore, score: float, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    search = QdrantSearch(ServerAccess(opened.endpoint), "border")
+    search = QdrantSearch(ServerAccess(opened.endpoint), COLLECTION)
     point = example_points(1)[0]
     assert await search.recall(point.recall, 3)
     one = SimpleNamespace(result=[messages.ScoredPoint(score=0.5), messages.ScoredPoint(score=score)])
@@ -104,7 +117,7 @@ def test_the_engine_refuses_what_is_not_finite_by_itself(opened: QdrantStore) ->
     )
 
     def write(client: QdrantClient) -> object:
-        return client.upsert("border", [struct], wait=True)
+        return client.upsert(COLLECTION, [struct], wait=True)
 
     with pytest.raises(InvalidVector.__mro__[1], match="finite"):
         opened.connection.call(write)

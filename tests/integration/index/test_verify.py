@@ -3,41 +3,48 @@
 from collections.abc import Iterator
 from contextlib import closing
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from gmvaluator.errors import InvalidVector, MissingIndex, PreconditionFailed
 from gmvaluator.index import verify as verification
 from gmvaluator.index.engine.quantisation import CHOICES
-from gmvaluator.index.opening import open_search, open_store
 from gmvaluator.index.schema import CollectionMetadata, SearchSettings, growth_since_verified, outgrown
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.index.verify import verify
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
 from indexer.cli import verify as verify_cli
 from indexer.target import Target
+from tests.support.index_places import EMBEDDED_AND_SERVER, IndexPlace, index_place, new_name
+
+COLLECTION = new_name()
 
 
-@pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
-    """An engine with a built collection of 1,000 points."""
-    folder = tmp_path_factory.mktemp("index")
-    with closing(open_store(folder)) as store:
+@pytest.fixture(scope="module", params=EMBEDDED_AND_SERVER)
+def place(request: pytest.FixtureRequest) -> Iterator[IndexPlace]:
+    """A built collection of 1,000 points."""
+    with index_place(request, COLLECTION) as made, closing(made.open_store()) as store:
         store.create(EXAMPLE_IDENTITY)
         store.upsert(example_points(1000))
         store.build()
-        yield folder
+        yield made
 
 
 @pytest.fixture
-def store(folder: Path) -> Iterator[QdrantStore]:
-    with closing(open_store(folder)) as opened:
+def store(place: IndexPlace) -> Iterator[QdrantStore]:
+    with closing(place.open_store()) as opened:
         yield opened
 
 
-def test_figures_are_of_the_index(folder: Path, store: QdrantStore) -> None:
+def verified(place: IndexPlace, **settings: Any) -> dict[str, Any]:
+    """The figures of a verification of the collection."""
+    return verify(place.location, place.collection, api_key=place.api_key, **settings)
+
+
+def test_figures_are_of_the_index(place: IndexPlace, store: QdrantStore) -> None:
     held_out = [point.recall for point in example_points(20, seed=7)]
-    figures = verify(folder, queries=held_out, sample=40, k=10)
+    figures = verified(place, queries=held_out, sample=40, k=10)
     assert (figures["points"], figures["quantised_points"], figures["quantised_share"]) == (1000, 1000, 1.0)
     assert 40 < figures["queries"] <= 60
     assert figures["recall_at_10"] >= 0.98
@@ -51,90 +58,96 @@ def test_figures_are_of_the_index(folder: Path, store: QdrantStore) -> None:
     assert measured["measured_at"].endswith("+00:00")
 
 
-async def test_search_uses_what_was_stored(folder: Path, store: QdrantStore) -> None:
+async def test_search_uses_what_was_stored(place: IndexPlace, store: QdrantStore) -> None:
     metadata = store.metadata()
     wide = SearchSettings(oversampling=32.0, hnsw_ef=2048)
     store.record(metadata.with_search(wide, {"recall_at_50": 1.0}))
-    search = open_search(folder)
-    stored = CollectionMetadata.from_dict("works", (await search.info()).metadata)
+    search = place.open_search()
+    stored = CollectionMetadata.from_dict(COLLECTION, (await search.info()).metadata)
     assert (stored.search, stored.measured) == (wide, {"recall_at_50": 1.0})
     await search.close()
     store.record(metadata)
 
 
-def test_the_cheapest_settings_that_reach_the_target_are_chosen(folder: Path, store: QdrantStore) -> None:
+def test_the_cheapest_settings_that_reach_the_target_are_chosen(place: IndexPlace, store: QdrantStore) -> None:
     """And each smaller step, asked alone, does not."""
-    figures = verify(folder, sample=60, k=10, target=0.97)
+    figures = verified(place, sample=60, k=10, target=0.97)
     chosen = SearchSettings(figures["oversampling"], figures["hnsw_ef"])
     assert figures["target_reached"]
     assert figures["recall_at_10_low"] >= 0.97
-    assert CollectionMetadata.from_dict("works", store.info().metadata).search == chosen
-    easier = verify(folder, sample=60, k=10, target=0.5)
+    assert CollectionMetadata.from_dict(COLLECTION, store.info().metadata).search == chosen
+    easier = verified(place, sample=60, k=10, target=0.5)
     assert (easier["oversampling"], easier["hnsw_ef"]) == (1.0, 64)
     assert easier["oversampling"] <= chosen.oversampling
 
 
 def test_a_target_that_nothing_reaches_is_said_so(
-    folder: Path, store: QdrantStore, monkeypatch: pytest.MonkeyPatch
+    place: IndexPlace, store: QdrantStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(verification, "OVERSAMPLINGS", (1.0,))
     monkeypatch.setattr(verification, "HNSW_EFS", (64,))
-    figures = verify(folder, sample=60, k=50, target=1.0)
+    figures = verified(place, sample=60, k=50, target=1.0)
     assert not figures["target_reached"]
     assert (figures["oversampling"], figures["hnsw_ef"]) == (1.0, 64)
 
 
-def test_sampled_and_held_out_queries_are_told_apart(folder: Path) -> None:
-    figures = verify(folder, queries=[point.recall for point in example_points(20, seed=7)], sample=30, k=10)
+def test_sampled_and_held_out_queries_are_told_apart(place: IndexPlace) -> None:
+    figures = verified(place, queries=[point.recall for point in example_points(20, seed=7)], sample=30, k=10)
     assert figures["held_out_queries"] == 20
     for name in ("recall_at_10_sampled", "recall_at_10_held_out"):
         assert figures[f"{name}_low"] <= figures[name] <= figures[f"{name}_high"]
-    assert "recall_at_10_held_out" not in verify(folder, sample=10, k=10)
+    assert "recall_at_10_held_out" not in verified(place, sample=10, k=10)
 
 
-def test_growth_since_it_was_verified_shows(folder: Path, store: QdrantStore) -> None:
+def test_growth_since_it_was_verified_shows(place: IndexPlace, store: QdrantStore) -> None:
     measured = {"recall_at_50": 1.0, "points": 800}
     store.record(store.metadata().with_search(SearchSettings(), measured))
     assert growth_since_verified(store.info()) == pytest.approx(0.25)
     assert outgrown(store.info())
-    assert verify(folder, sample=10, k=10)["growth_since_verified"] == pytest.approx(0.25)
+    assert verified(place, sample=10, k=10)["growth_since_verified"] == pytest.approx(0.25)
     assert not outgrown(store.info())
 
 
-def test_points_that_are_not_quantised_show(folder: Path, store: QdrantStore) -> None:
+def test_points_that_are_not_quantised_show(place: IndexPlace, store: QdrantStore) -> None:
     late = example_points(250, seed=3)
     store.upsert(late)
-    assert verify(folder, sample=5, k=10)["quantised_share"] == 0.8
+    assert verified(place, sample=5, k=10)["quantised_share"] == 0.8
     store.build()
-    assert verify(folder, sample=5, k=10)["quantised_share"] == 1.0
+    assert verified(place, sample=5, k=10)["quantised_share"] == 1.0
 
 
-def test_what_cannot_be_measured_is_refused(folder: Path) -> None:
+def test_what_cannot_be_measured_is_refused(place: IndexPlace) -> None:
     with pytest.raises(MissingIndex):
-        verify(folder, "absent")
+        verify(place.location, "absent", api_key=place.api_key)
     with pytest.raises(PreconditionFailed, match="needs more"):
-        verify(folder, k=2000)
+        verified(place, k=2000)
     with pytest.raises(InvalidVector, match="query 0"):
-        verify(folder, queries=[example_points(1)[0].perceptual])
+        verified(place, queries=[example_points(1)[0].perceptual])
+
+
+@pytest.fixture(params=EMBEDDED_AND_SERVER)
+def empty_place(request: pytest.FixtureRequest) -> Iterator[IndexPlace]:
+    with index_place(request, new_name()) as made:
+        yield made
 
 
 @pytest.mark.parametrize("quantisation", CHOICES)
-def test_every_quantisation_compresses_every_point_and_is_rescored(tmp_path: Path, quantisation: str) -> None:
-    with closing(open_store(tmp_path, quantisation=quantisation)) as store:
+def test_every_quantisation_compresses_every_point_and_is_rescored(empty_place: IndexPlace, quantisation: str) -> None:
+    with closing(empty_place.open_store(quantisation)) as store:
         store.create(EXAMPLE_IDENTITY)
         store.upsert(example_points(300))
         store.build()
         assert store.metadata().quantisation == quantisation
-        figures = verify(tmp_path, sample=20, k=10)
+        figures = verified(empty_place, sample=20, k=10)
     assert figures["quantisation"] == quantisation
     assert figures["quantised_share"] == 1.0
     assert figures["recall_at_10"] >= 0.98
 
 
 def test_an_index_that_outgrew_its_verification_is_held_against_the_same_target(
-    folder: Path, store: QdrantStore, monkeypatch: pytest.MonkeyPatch
+    place: IndexPlace, store: QdrantStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    target = Target(folder.parent, str(folder), "works")
+    target = Target(tmp_path, str(place.location), COLLECTION)
     asked_for: list[float] = []
 
     def found(wanted: float, recall: float) -> dict[str, object]:
