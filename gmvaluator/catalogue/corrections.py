@@ -17,6 +17,7 @@ from sqlalchemy import Connection, Row, delete, insert, select, update
 from gmvaluator.catalogue.claims import WHOLE_PPM
 from gmvaluator.catalogue.records import NewWork
 from gmvaluator.catalogue.schema import claims, former_claims, sources
+from gmvaluator.catalogue.source_rows import source_is
 from gmvaluator.ids import OwnerId
 from gmvaluator.storage.schema import BEGINNING, END
 
@@ -27,6 +28,9 @@ _FORMER_COLUMNS = (
 Place = tuple[UUID, str]
 """A work and a data set."""
 
+SourceName = tuple[str, int]
+"""The key and number of a source, which tell it from others of its place."""
+
 
 def data_set_origin(data_set: str) -> str:
     """Return the origin of claims that the records of a data set make."""
@@ -35,9 +39,9 @@ def data_set_origin(data_set: str) -> str:
 
 @dataclass(slots=True)
 class _Known:
-    """The stored owners of a work in a data set. owners: each source's newest owner, by key; None: unclear."""
+    """The stored owners of a work in a data set. owners: each source's newest owner; None: unclear."""
 
-    owners: dict[str, OwnerId | None] = field(default_factory=dict)
+    owners: dict[SourceName, OwnerId | None] = field(default_factory=dict)
     claims: list[Row[Any]] = field(default_factory=list)
 
 
@@ -55,25 +59,25 @@ class OwnerStatements:
         self._known = self._stored(batch)
         self._new: list[dict[str, Any]] = []
 
-    def apply(self, named: Mapping[tuple[Place, str], Sequence[OwnerId]]) -> int:
-        """Record the owners that each record names, by place and key; return the number of claims added."""
-        for (place, key), owners in named.items():
+    def apply(self, named: Mapping[tuple[Place, SourceName], Sequence[OwnerId]]) -> int:
+        """Record the owners that each source names; return the number of claims added."""
+        for (place, source), owners in named.items():
             known = self._known.setdefault(place, _Known())
             owner_id = owners[0] if len(set(owners)) == 1 else None
-            before = known.owners.get(key)
+            before = known.owners.get(source)
             if owner_id is not None and owner_id == before:
                 continue  # nothing changed, and a claim that was withdrawn since stays withdrawn
             if owner_id is None or self._is_of_this_run(place, before):
                 for each in owners:
                     self._claim(place, each, BEGINNING)
-                known.owners[key] = None
+                known.owners[source] = None
             else:
-                replaced = self._replaced(place, key, owner_id)
+                replaced = self._replaced(place, source, owner_id)
                 is_clear = before is not None or replaced is not None or self._is_alone(place, owner_id)
-                known.owners[key] = owner_id if is_clear or key not in known.owners else None
+                known.owners[source] = owner_id if is_clear or source not in known.owners else None
                 self._replace(place, replaced)
                 self._claim(place, owner_id, self._at if before is not None or replaced else BEGINNING)
-            self._store_owner(place, key, known.owners[key])
+            self._store_owner(place, source, known.owners[source])
         if self._new:
             self._connection.execute(insert(claims), self._new)
         return len(self._new)
@@ -84,10 +88,12 @@ class OwnerStatements:
         known: dict[Place, _Known] = {}
         if not ids:
             return known
-        query = select(sources.c.training_image_id, sources.c.data_set, sources.c.key, sources.c.owner_id)
+        columns = sources.c.training_image_id, sources.c.data_set, sources.c.key, sources.c.number, sources.c.owner_id
+        query = select(*columns)
         query = query.where(sources.c.training_image_id.in_(ids), sources.c.data_set.in_(data_sets))
         for row in self._connection.execute(query):
-            known.setdefault((row.training_image_id, row.data_set), _Known()).owners[row.key] = row.owner_id
+            place = row.training_image_id, row.data_set
+            known.setdefault(place, _Known()).owners[row.key, row.number] = row.owner_id
         origins = {data_set_origin(data_set): data_set for data_set in data_sets}
         of_works = select(claims).where(claims.c.training_image_id.in_(ids), claims.c.origin.in_(origins))
         for claim in self._connection.execute(of_works):
@@ -107,16 +113,16 @@ class OwnerStatements:
         """Return whether the records of the data set have named no other owner."""
         return all(row.owner_id == owner_id for row in self._valid(place))
 
-    def _replaced(self, place: Place, key: str, owner_id: OwnerId) -> OwnerId | None:
+    def _replaced(self, place: Place, source: SourceName, owner_id: OwnerId) -> OwnerId | None:
         """Return the owner whose claim ends because the record now names `owner_id`, or None."""
         known = self._known[place]
-        before = known.owners.get(key)
+        before = known.owners.get(source)
         if before is not None:
-            others = {owner for name, owner in known.owners.items() if name != key}
+            others = {owner for name, owner in known.owners.items() if name != source}
             return None if before in others or None in others else before
         # A source that was recorded before owners were kept: a single source's single owner was named by it.
         owners = {OwnerId(row.owner_id) for row in self._valid(place)}
-        if key in known.owners and len(known.owners) == 1 and len(owners) == 1 and owner_id not in owners:
+        if source in known.owners and len(known.owners) == 1 and len(owners) == 1 and owner_id not in owners:
             (owner,) = owners
             return None if self._is_of_this_run(place, owner) else owner
         return None
@@ -147,9 +153,8 @@ class OwnerStatements:
         row = {"training_image_id": work, "owner_id": owner_id, "share_ppm": WHOLE_PPM, "origin": origin}
         self._new.append({**row, **times})
 
-    def _store_owner(self, place: Place, key: str, owner_id: OwnerId | None) -> None:
-        this = (sources.c.training_image_id == place[0]) & (sources.c.data_set == place[1]) & (sources.c.key == key)
-        self._connection.execute(update(sources).where(this).values(owner_id=owner_id))
+    def _store_owner(self, place: Place, source: SourceName, owner_id: OwnerId | None) -> None:
+        self._connection.execute(update(sources).where(source_is(*place, *source)).values(owner_id=owner_id))
 
 
 def _names(row: Mapping[str, Any]) -> tuple[Any, ...]:
@@ -157,12 +162,12 @@ def _names(row: Mapping[str, Any]) -> tuple[Any, ...]:
 
 
 def named_owners(
-    batch: Iterable[NewWork], owner_ids: Mapping[tuple[str, str], OwnerId]
-) -> dict[tuple[Place, str], list[OwnerId]]:
-    """Return the owners that the records of a batch name, by place and key."""
-    named: dict[tuple[Place, str], list[OwnerId]] = {}
-    for work in batch:
+    batch: Iterable[tuple[NewWork, int]], owner_ids: Mapping[tuple[str, str], OwnerId]
+) -> dict[tuple[Place, SourceName], list[OwnerId]]:
+    """Return the owners that the records of a batch name, by source. batch: each with its source's number."""
+    named: dict[tuple[Place, SourceName], list[OwnerId]] = {}
+    for work, number in batch:
         if work.owner is not None:
             owner_id = owner_ids[work.owner.namespace, work.owner.manifest_id]
-            named.setdefault(((work.training_image_id, work.data_set), work.key), []).append(owner_id)
+            named.setdefault(((work.training_image_id, work.data_set), (work.key, number)), []).append(owner_id)
     return named

@@ -23,7 +23,7 @@ from sqlalchemy import (
 
 from gmvaluator.storage.schema import SchemaRevision, forbid_changes
 
-REVISION = SchemaRevision("catalogue", "0007", Path(__file__).parent / "migrations")
+REVISION = SchemaRevision("catalogue", "0008", Path(__file__).parent / "migrations")
 
 _Serial = BigInteger().with_variant(Integer, "sqlite")
 _Instant = String(27)
@@ -66,12 +66,14 @@ sources = Table(
     Column("added_at", _Instant, nullable=False),
     Column("url", Text, nullable=False, server_default=""),
     Column("owner_id", Uuid),
-    UniqueConstraint("training_image_id", "data_set", "key", name="sources_key"),
+    Column("number", Integer, nullable=False, server_default="0"),
+    UniqueConstraint("training_image_id", "data_set", "key", "number", name="sources_key"),
 )
 """Records of works in data sets. The first source gives the key and title that are displayed.
 
 Records of several shards may share a key. uri: file, shard and row. url: web address that the record states, or "".
-owner_id: the owner that the record named last; NULL if it named none, or if that is unclear.
+owner_id: the owner that the record named last; NULL if it named none, or if that is unclear. number: counts the records
+of one work, data set and key that state other URLs, from 0.
 """
 
 owners = Table(

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Iterable, Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -19,6 +19,7 @@ from gmvaluator.catalogue.schema import (
     tombstones,
     works,
 )
+from gmvaluator.catalogue.source_rows import refresh_sources
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.ids import OwnerId, new_owner_id
 from gmvaluator.storage.schema import BEGINNING, insert_missing
@@ -64,12 +65,12 @@ class BatchRecorder:
         self._add(data_sets, [{"name": name, "added_at": self._at} for name in {work.data_set for work in accepted}])
         owner_ids = self.owners({work.owner for work in accepted if work.owner is not None})
         added = self._add(works, _unique(_work_row(work, self._at) for work in accepted))
-        self._refresh_places(accepted)
+        numbers, new_sources = refresh_sources(self._connection, accepted, owner_ids, self._at)
         statements = OwnerStatements(self._connection, self._at, self._run_began, accepted)
         return Recorded(
             works=added,
-            sources=self._add(sources, [_source_row(work, self._at, owner_ids) for work in accepted]),
-            claims=statements.apply(named_owners(accepted, owner_ids)),
+            sources=self._add(sources, new_sources),
+            claims=statements.apply(named_owners(zip(accepted, numbers, strict=True), owner_ids)),
             refused=tuple(work.training_image_id for work in batch if work.sha256 not in kept),
         )
 
@@ -80,24 +81,6 @@ class BatchRecorder:
         statement = insert_missing(self._connection, table).execution_options(preserve_rowcount=True)
         added: int = self._connection.execute(statement, rows).rowcount
         return added
-
-    def _refresh_places(self, batch: Sequence[NewWork]) -> None:
-        """Store the newest URI and URL of known sources, whose folder may have moved or which had no URL before.
-
-        A source whose URL is another is another record of the same image, and stays as it is.
-        """
-        columns = (sources.c.training_image_id, sources.c.data_set, sources.c.key, sources.c.uri, sources.c.url)
-        known = select(*columns).where(sources.c.training_image_id.in_({work.training_image_id for work in batch}))
-        stored = {row[:3]: (row.uri, row.url) for row in self._connection.execute(known)}
-        for work in batch:
-            name = work.training_image_id, work.data_set, work.key
-            uri, url = stored.get(name, (work.uri, work.url))
-            newest = work.uri, work.url or url
-            if newest != (uri, url) and url in ("", newest[1]):
-                this = (sources.c.training_image_id == name[0]) & (sources.c.data_set == name[1])
-                values = {"uri": newest[0], "url": newest[1]}
-                self._connection.execute(update(sources).where(this & (sources.c.key == name[2])).values(values))
-                stored[name] = newest
 
     def _without_new_works_of(self, erased: Collection[OwnerKey], batch: Sequence[NewWork]) -> list[NewWork]:
         """Return the batch without works that only erased owners have, and that the catalogue does not know."""
@@ -244,21 +227,5 @@ def _work_row(work: NewWork, at: str) -> dict[str, Any]:
         "sha256": work.sha256,
         "width": work.width,
         "height": work.height,
-        "added_at": at,
-    }
-
-
-def _source_row(work: NewWork, at: str, owner_ids: Mapping[OwnerKey, OwnerId]) -> dict[str, Any]:
-    owner = work.owner
-    return {
-        "training_image_id": work.training_image_id,
-        "data_set": work.data_set,
-        "key": work.key,
-        "uri": work.uri,
-        "url": work.url,
-        "title": work.title,
-        "license": work.license,
-        "labels": list(work.labels),
-        "owner_id": None if owner is None else owner_ids[owner.namespace, owner.manifest_id],
         "added_at": at,
     }

@@ -1,6 +1,7 @@
 """Corrected owners: what a manifest says now replaces what it said, from now on, and competing claims stay held."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 
 import pytest
@@ -69,6 +70,16 @@ def test_another_data_set_and_another_record_still_compete(place: DataLocation) 
     for _ in range(2):
         assert index(place, [row("ada"), row("ben", key="copy.png")]) == 0
         assert paid(place) == HELD
+
+
+def test_record_with_another_url_is_another_record(place: DataLocation) -> None:
+    """Two downloads count from 0: what the second says of its own address corrects nothing of the first."""
+    first, second = (replace(row(owner), url=f"https://{owner}/a.png") for owner in ("ada", "ben"))
+    index(place, [first])
+    assert index(place, [second]) == 0
+    assert paid(place) == HELD
+    assert index(place, [replace(second, owner=first.owner)]) == 1
+    assert paid(place) == "Ada"
 
 
 @pytest.mark.parametrize("batches", [1, 2])

@@ -168,3 +168,28 @@ def test_names_and_hashes_that_are_known_are_told_from_others(catalogue: Catalog
     remove(catalogue, names=frozenset({ADA.url}))
     assert catalogue.known_names("set", {ADA.url, BEN.uri, "0000", "x"}) == {ADA.url, BEN.uri, "0000"}
     assert catalogue.known_or_removed({ADA.sha256, BEN.sha256, "0" * 64}) == {ADA.sha256, BEN.sha256}
+
+
+@pytest.mark.parametrize("batches", [1, 2])
+def test_every_url_of_one_key_and_content_is_known(catalogue: Catalogue, batches: int) -> None:
+    """A collector downloads one image from two addresses, and both times counts from 0."""
+    copy = replace(ADA, uri="file:///b/00000.tar#0000", url="https://y/cat.jpg")
+    for _ in range(2):
+        for batch in ([ADA, copy],) if batches == 1 else ([ADA], [copy]):
+            catalogue.record(batch)
+    assert catalogue.counts().sources == 2
+    assert catalogue.known_names("set", {ADA.url, copy.url}) == {ADA.url, copy.url}
+    works = catalogue.opted_out_works("set", OptedOut(names={copy.url}))
+    assert (works.exact, works.shared) == ((), (ADA.sha256,))
+    assert catalogue.opted_out_works("set", OptedOut(names={ADA.url, copy.url})).exact == (ADA.sha256,)
+    remove(catalogue, names=frozenset({copy.url}))
+    assert catalogue.removed_among([record(ADA), record(copy)]) == {record(copy)}
+
+
+def test_record_that_states_its_url_later_or_no_more_is_one_record(catalogue: Catalogue) -> None:
+    without = replace(ADA, url="")
+    moved = replace(without, uri="file:///elsewhere/00000.tar#0000")
+    catalogue.record([without, ADA])
+    catalogue.record([moved])
+    assert catalogue.counts().sources == 1
+    assert catalogue.known_names("set", {ADA.url, moved.uri, ADA.uri}) == {ADA.url, moved.uri}
