@@ -63,6 +63,11 @@ def normal_identifier(text: str) -> str:
     return plain if number is None else number[1]
 
 
+def unicode_forms(name: str) -> tuple[str, ...]:
+    """Return a name as it is, composed (NFC) and decomposed (NFD), each once: macOS names files in the latter."""
+    return tuple(dict.fromkeys((name, unicodedata.normalize("NFC", name), unicodedata.normalize("NFD", name))))
+
+
 def other_spellings(identifier: str) -> tuple[str, ...]:
     """Return spellings of a normal identifier under which it may have been stored before it was normalised."""
     decomposed = unicodedata.normalize("NFD", identifier)

@@ -15,6 +15,7 @@ from urllib.parse import urlsplit
 
 from gmvaluator.errors import InvalidInput, MissingData
 from gmvaluator.files import atomic_file
+from gmvaluator.text import unicode_forms
 
 MAX_LINE = 10_000
 """Maximum length of one line, in characters."""
@@ -118,9 +119,7 @@ def _entry(number: int, text: str, file: object) -> Entry:
         raise InvalidInput(f"line {number} of the list {file} is no SHA-256, {text[:80]!r}: give 64 hexadecimal digits")
     paths = [name for base in (text, bare) for name in _paths(base)]
     # The catalogue compares what it has stored, which is decomposed if it comes from a Mac.
-    names = dict.fromkeys(
-        written for name in paths for written in (*spellings(name), unicodedata.normalize("NFD", name))
-    )
+    names = dict.fromkeys(written for name in paths for written in (*spellings(name), *unicode_forms(name)))
     return Entry(number, text, names=tuple(names), is_comment=_COMMENT.match(text) is not None)
 
 

@@ -25,7 +25,7 @@ from gmvaluator.catalogue.writer import BatchRecorder, OwnerKey
 from gmvaluator.errors import GmvaluatorError, InvalidManifest
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.storage.schema import BEGINNING, END, utc_text
-from gmvaluator.text import written_text
+from gmvaluator.text import unicode_forms, written_text
 
 MAX_ROWS = 1_000_000
 """Limit of rows in a file."""
@@ -324,6 +324,18 @@ class ClaimImporter:
         self._connection.execute(insert(former_claims), {**values, "replaced_at": self._at})
 
 
+def split_rejected(rows: Iterable[ClaimRow | RejectedRow]) -> tuple[ImportedClaims, list[ClaimRow]]:
+    """Return the rows that can be imported, and the counts of an import that has rejected the others."""
+    result, valid = ImportedClaims(), list[ClaimRow]()
+    for row in rows:
+        if isinstance(row, ClaimRow):
+            valid.append(row)
+        else:
+            result.rows += 1
+            result.rejected.append(row)
+    return result, valid
+
+
 def group_by_work(
     connection: Connection, rows: Iterable[ClaimRow], result: ImportedClaims
 ) -> dict[TrainingImageId, list[ClaimRow]]:
@@ -353,11 +365,25 @@ def _resolve_names(
         for row in connection.execute(by_hash):
             matches[WorkName(sha256=row.sha256)].add(row.training_image_id)
         for data_set in sorted({name.data_set for name in batch if name.key}):
-            keys = [name.key for name in batch if name.data_set == data_set]
-            by_key = select(sources.c.key, sources.c.training_image_id)
-            for row in connection.execute(by_key.where(sources.c.data_set == data_set, sources.c.key.in_(keys))):
-                matches[WorkName(data_set=data_set, key=row.key)].add(row.training_image_id)
+            for name, ids in _with_keys(
+                connection, data_set, [name.key for name in batch if name.data_set == data_set]
+            ):
+                matches[WorkName(data_set=data_set, key=name)] = ids
         yield from matches.items()
+
+
+def _with_keys(
+    connection: Connection, data_set: str, keys: Sequence[str]
+) -> Iterator[tuple[str, set[TrainingImageId]]]:
+    """Yield each key with its works; those with the key in another Unicode normal form count if none is exactly so."""
+    forms = {form for key in keys for form in unicode_forms(key)}
+    query = select(sources.c.key, sources.c.training_image_id).where(sources.c.data_set == data_set)
+    stored: dict[str, set[TrainingImageId]] = {}
+    for row in connection.execute(query.where(sources.c.key.in_(forms))):
+        stored.setdefault(row.key, set()).add(row.training_image_id)
+    for key in keys:
+        others = set[TrainingImageId]().union(*(stored.get(form, ()) for form in unicode_forms(key)))
+        yield key, stored.get(key, others)
 
 
 def _key(row: Row[Any]) -> _Key:

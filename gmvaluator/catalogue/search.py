@@ -16,6 +16,7 @@ from gmvaluator.catalogue.schema import claims, former_claims, owners, sources, 
 from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.storage.schema import utc_text
+from gmvaluator.text import unicode_forms
 
 _NAMES_PER_QUERY = 5_000
 
@@ -78,7 +79,9 @@ def _matches(text: str) -> ColumnElement[bool]:
         return sources.c.training_image_id == work
     # autoescape: % and _ in the text are not wildcards.
     contains = [
-        func.lower(column).contains(text.lower(), autoescape=True) for column in (sources.c.key, sources.c.title)
+        func.lower(column).contains(form.lower(), autoescape=True)
+        for column in (sources.c.key, sources.c.title)
+        for form in unicode_forms(text)
     ]
     with_hash = select(works.c.training_image_id).where(works.c.sha256 == text.lower())
     return or_(*contains, sources.c.training_image_id.in_(with_hash))
@@ -116,8 +119,9 @@ def _work_queries(text: str, data_set: str | None) -> Iterator[Select[Any]]:
     work = _uuid(plain)
     if work is not None:
         yield select(works.c.training_image_id).where(works.c.training_image_id == work)
-    with_key = select(sources.c.training_image_id).where(sources.c.key == text)
-    yield with_key if data_set is None else with_key.where(sources.c.data_set == data_set)
+    for keys in ((text,), unicode_forms(text)):
+        with_key = select(sources.c.training_image_id).where(sources.c.key.in_(keys))
+        yield with_key if data_set is None else with_key.where(sources.c.data_set == data_set)
     if re.fullmatch(rf"[0-9a-f-]{{{MIN_PREFIX},36}}", plain):
         low, high = (uuid.UUID(plain.replace("-", "").ljust(32, digit)[:32]) for digit in "0f")
         yield select(works.c.training_image_id).where(works.c.training_image_id.between(low, high))

@@ -23,6 +23,7 @@ from gmvaluator.commands.postings import instant, named_posting
 from gmvaluator.errors import Failure, InvalidInput, PreconditionFailed
 from gmvaluator.ledger.records import ATTRIBUTION
 from gmvaluator.storage.database import DataLocation
+from gmvaluator.text import read_text
 
 if TYPE_CHECKING:
     from gmvaluator.auth.signing import Signed
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
     from gmvaluator.ledger.store import Ledger
 
 _HASH_DIGITS = 64
+_MAX_CHECKPOINT_BYTES = 1_000_000
 """Hex digits of a whole hash."""
 
 
@@ -290,15 +292,17 @@ def verify(
 def _read_checkpoint(file: Path) -> Signed:
     from gmvaluator.auth.signing import Signed
 
+    text = read_text(file, f"the checkpoint {file}", _MAX_CHECKPOINT_BYTES)
     try:
-        return Signed.from_dict(json.loads(file.read_text(encoding="utf-8")))
-    except (OSError, ValueError) as error:
+        return Signed.from_dict(json.loads(text))
+    except (ValueError, RecursionError) as error:
         raise InvalidInput(f"{file} is no checkpoint ({error}): write it by `gmvaluator ledger checkpoint`") from error
 
 
 def _parse_head(text: str) -> tuple[int, str]:
     """Return the sequence, and the hash or its first digits. Raises InvalidInput."""
-    match = re.fullmatch(r"([0-9]{1,18}):([0-9a-f]{8,64})", text)
+    # What a file saved by another program adds: a byte order mark and line ends.
+    match = re.fullmatch(r"([0-9]{1,18}):([0-9a-f]{8,64})", text.strip("\ufeff \t\r\n"))
     if match is None:
         raise InvalidInput(f"--head {text[:90]!r} is refused: give SEQUENCE:HASH, at least 8 hex digits of the hash")
     return int(match[1]), match[2]

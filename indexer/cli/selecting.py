@@ -17,6 +17,7 @@ from gmvaluator.catalogue.removal import Selection
 from gmvaluator.commands.parameters import FILE
 from gmvaluator.errors import InvalidInput, NotFound, PreconditionFailed
 from gmvaluator.ids import OwnerId
+from gmvaluator.text import unicode_forms
 from indexer.name_list import Entry, Unmatched, parse_list, read_list, write_unmatched
 
 Command = TypeVar("Command", bound=Callable[..., Any])
@@ -49,7 +50,7 @@ class NamedWorks:
         self._owners.update((entry.text, _owner(catalogue, entry)) for entry in self.entries if _is_owner(entry))
         return Selection(
             frozenset(entry.sha256 for entry in self.entries if entry.sha256),
-            frozenset(self.keys),
+            frozenset(form for key in self.keys for form in unicode_forms(key)),
             frozenset(name for entry in self.entries if not _is_owner(entry) for name in entry.names),
             frozenset(self._owners.values()),
             check_data_set(self.data_set) if self.data_set is not None else None,
@@ -61,7 +62,7 @@ class NamedWorks:
         An owner's manifest id is not repeated, as reports are kept.
         """
         nothing = set(names)
-        unmatched = [Entry(_OPTION, key) for key in self.keys if key in nothing]
+        unmatched = [Entry(_OPTION, key) for key in self.keys if nothing.issuperset(unicode_forms(key))]
         for entry in self.entries:
             if _is_owner(entry):
                 if self._owners[entry.text] in owners:

@@ -114,6 +114,19 @@ def test_verify_checks_an_external_checkpoint_and_the_public_key(data: Path, tmp
     words = ("ledger", "verify", "--public-key", key, "--checkpoint", kept, *here)
     assert gmvaluator(*words)["ok"]
     Signed.from_dict(json.loads(kept.read_text()))
+    saved = kept.read_text()
+    kept.write_text(f"\ufeff{saved}\r\n", encoding="utf-8")
+    assert gmvaluator(*words)["ok"]
+    kept.write_text(saved, encoding="utf-16")
+    with pytest.raises(InvalidInput, match="UTF-16"):
+        run(*words)
+    kept.write_text("[" * 100_000)
+    with pytest.raises(InvalidInput, match="is no checkpoint"):
+        run(*words)
+    kept.write_text(saved)
+    head = gmvaluator("ledger", "totals", *here)["head"]
+    named = f"\ufeff{head['sequence']}:{head['hash'][:12]}\r\n"
+    assert gmvaluator("ledger", "verify", "--head", named, *here)["ok"]
     kept.write_text(kept.read_text().replace("2026-08", "2026-07"))
     wrong = run(*words)
     assert (wrong.exit_code, "not signed by the operator's key" in wrong.stdout) == (1, True)
