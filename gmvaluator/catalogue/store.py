@@ -9,11 +9,18 @@ from dataclasses import asdict
 from datetime import UTC, datetime
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Any, cast
 
-from sqlalchemy import Connection, delete, insert, select, update
+from sqlalchemy import Connection, Engine, delete, insert, select, update
 
-from gmvaluator.catalogue.claims_import import ClaimImporter, ClaimRow, ImportedClaims, RejectedRow, group_by_work
+from gmvaluator.catalogue.claims_import import (
+    ClaimImporter,
+    ClaimRow,
+    ImportedClaims,
+    RejectedRow,
+    group_by_work,
+    split_rejected,
+)
 from gmvaluator.catalogue.reader import CatalogueReader, index_run
 from gmvaluator.catalogue.records import IndexRun, NewWork, Recorded, check_data_set, check_model_version
 from gmvaluator.catalogue.removal import erase_sources
@@ -27,7 +34,7 @@ from gmvaluator.catalogue.schema import (
     sources,
 )
 from gmvaluator.catalogue.tombstones import Removal, Restorable, add_tombstones, record_purge, take_back
-from gmvaluator.catalogue.vault import Vault
+from gmvaluator.catalogue.vault import RehearsalVault, Vault
 from gmvaluator.catalogue.writer import MAX_BATCH, BatchRecorder, delete_references, find_owners, keep_owner_out
 from gmvaluator.errors import Conflict, InvalidInput, MissingData, NotFound, PreconditionFailed
 from gmvaluator.ids import OwnerId, TrainingImageId
@@ -168,15 +175,9 @@ class Catalogue(CatalogueReader):
         A row replaces the claim of the same work, owner, origin and valid_from. The parts of a work by one origin have
         to sum to one whenever any is valid, or all rows of the work are rejected. partial: accept less than one.
         """
-        result, valid_rows = ImportedClaims(), []
-        for row in rows:
-            if isinstance(row, ClaimRow):
-                valid_rows.append(row)
-            else:
-                result.rows += 1
-                result.rejected.append(row)
+        result, valid = split_rejected(rows)
         with self._writing() as connection:
-            grouped = list(group_by_work(connection, valid_rows, result).items())
+            grouped = list(group_by_work(connection, valid, result).items())
         # A transaction for each batch: a large file does not block other writers until its end, and running the same
         # import again completes one that was interrupted.
         for start in range(0, len(grouped), MAX_BATCH):
@@ -184,6 +185,23 @@ class Catalogue(CatalogueReader):
                 importer = ClaimImporter(connection, self._vault, _now(), partial)
                 importer.import_batch(grouped[start : start + MAX_BATCH], result)
         return result
+
+    @contextmanager
+    def rehearsed_import(
+        self, rows: Iterable[ClaimRow | RejectedRow], partial: bool = False
+    ) -> Iterator[tuple[ImportedClaims, CatalogueReader]]:
+        """Import claims as `import_claims` does, and undo that at the end of the block.
+
+        Yields the counts, and a reader of the catalogue as it would be, for the thread of the block. Other writers wait
+        until its end.
+        """
+        result, valid = split_rejected(rows)
+        vault = RehearsalVault(self._vault.folder)
+        with self._write_lock, self._database.writer.connect() as connection, connection.begin() as undone:
+            grouped = list(group_by_work(connection, valid, result).items())
+            ClaimImporter(connection, vault, _now(), partial).import_batch(grouped, result)
+            yield result, CatalogueReader(cast(Engine, _WithinTransaction(connection)), vault)
+            undone.rollback()
 
     def erase_owner(self, owner_id: OwnerId) -> int:
         """Make an owner's name, contact and manifest id permanently unreadable; return the number deleted.
@@ -272,6 +290,19 @@ class Catalogue(CatalogueReader):
         if not generator.data_sets:
             raise InvalidInput(f"generator {generator.model_version} needs a data set: name those it was trained on")
         load_policy(generator.policy, self._policies)
+
+
+class _WithinTransaction:
+    """The part of an engine that a reader uses, over a connection whose changes are not committed."""
+
+    def __init__(self, connection: Connection) -> None:
+        self._connection = connection
+        self.dialect = connection.dialect
+
+    @contextmanager
+    def connect(self) -> Iterator[Connection]:
+        """Yield the connection, and leave its transaction open."""
+        yield self._connection
 
 
 def _refuse_unknown_data_sets(connection: Connection, generator: Generator) -> None:

@@ -31,6 +31,11 @@ class Vault:
     def __init__(self, folder: Path) -> None:
         self._folder = folder
 
+    @property
+    def folder(self) -> Path:
+        """The folder of the keys."""
+        return self._folder
+
     def create_secret(self) -> None:
         """Create the secret behind `lookup`, once for each catalogue."""
         private_folder(self._folder)
@@ -110,6 +115,25 @@ class Vault:
 
     def _key_path(self, owner_id: OwnerId) -> Path:
         return self._folder / f"{owner_id}.key"
+
+
+class RehearsalVault(Vault):
+    """A vault whose new keys are in memory alone, for owners whose recording is undone."""
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder)
+        self._new_keys: dict[OwnerId, bytes] = {}
+
+    def create_key(self, owner_id: OwnerId) -> None:
+        """Create an owner's key in memory."""
+        self._new_keys[owner_id] = secrets.token_bytes(_KEY_BYTES)
+
+    def has_key(self, owner_id: OwnerId) -> bool:
+        """Return whether the owner has a key, of either kind."""
+        return owner_id in self._new_keys or super().has_key(owner_id)
+
+    def _key(self, owner_id: OwnerId) -> bytes:
+        return self._new_keys.get(owner_id) or super()._key(owner_id)
 
 
 def _context(owner_id: OwnerId, kind: str) -> bytes:

@@ -4,21 +4,34 @@ from __future__ import annotations
 
 import json
 import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import rich_click as click
+from click.exceptions import Exit
 
 from gmvaluator.accounts import owner_account
+from gmvaluator.commands.confirmation import Confirmation, confirmation_options
 from gmvaluator.commands.options import json_option, place_option
 from gmvaluator.commands.parameters import FILE
 from gmvaluator.commands.postings import instant
 from gmvaluator.errors import MissingData, PreconditionFailed
+from gmvaluator.files import atomic_write, private_folder
 from gmvaluator.storage.database import DataLocation
+
+if TYPE_CHECKING:
+    from gmvaluator.catalogue.claims_import import ClaimRow, ImportedClaims, RejectedRow
+    from gmvaluator.catalogue.reader import CatalogueReader
+    from gmvaluator.catalogue.store import Catalogue
 
 _SHOWN_REJECTS = 20
 """Maximum number of rejected lines that `rights import` prints without --json."""
+
+_LISTED_REJECTS = 100
+"""Maximum number of rejected lines that `rights import` prints with --json."""
 
 
 @click.group()
@@ -34,38 +47,88 @@ def rights() -> None:
 @click.option("--origin", help="Origin of rows that name none; default: rights:FILE.")
 @click.option("--partial", is_flag=True, help="Allow shares that sum to less than one; the rest goes to suspense.")
 @click.option("--release", is_flag=True, help="Then release credits in suspense and held to the owners now known.")
+@confirmation_options
 @place_option
 @json_option
-def import_(file: Path, origin: str | None, partial: bool, release: bool, place: DataLocation, as_json: bool) -> None:
+def import_(
+    file: Path,
+    origin: str | None,
+    partial: bool,
+    release: bool,
+    confirmation: Confirmation,
+    place: DataLocation,
+    as_json: bool,
+) -> None:
     """Import rights from a CSV FILE.
 
     A row replaces the claim of the same work, owner, origin and valid_from. Columns: sha256 (or data_set and key),
     owner_id, share_ppm (0 withdraws the claim); optional: owner_name, owner_contact, valid_from, valid_to, origin.
 
+    Only what --release posts cannot be taken back: on a terminal it is shown and confirmed first. With --dry-run
+    nothing is imported either.
+
     Example: gmvaluator rights import rights.csv --release
     """
     from gmvaluator.catalogue.claims_import import checked_origin, read_claims
     from gmvaluator.catalogue.store import open_catalogue
+    from gmvaluator.ledger.store import has_ledger
 
     source = checked_origin(origin if origin is not None else f"rights:{file.stem}"[:200])
     rows = list(read_claims(file, source))
     # Opening for writing would create an empty catalogue; a wrong --data has to fail instead.
     with open_catalogue(place) as existing:
         existing.counts()
-    with open_catalogue(place, write=True) as catalogue:
-        imported = catalogue.import_claims(rows, partial)
-        result: dict[str, Any] = {"file": str(file), **imported.as_dict()}
-        result["held"] = len(catalogue.held_works(imported.works))
-        if release:
-            result["released"] = _release(place, catalogue, f"rights imported from {file.name}")
+    releasing = release and has_ledger(place)
+    with open_catalogue(place, write=True) as catalogue, _imported(catalogue, rows, partial, confirmation) as done:
+        imported, after = done
+        result = _import_result(file, imported, len(after.held_works(imported.works)), confirmation.dry_run, place)
+        if not as_json:
+            _print_import(result)
+        refused = False
+        if releasing:
+            try:
+                result["released"] = _release(place, after, f"rights imported from {file.name}", confirmation)
+            except Exit:
+                result["released"], refused = None, True
+        elif release:
+            result["released"] = None
     if as_json:
         click.echo(json.dumps(result))
-    else:
-        _print_import(result)
+    elif result.get("released"):
+        _print_released(result["released"], confirmation.dry_run)
+    if refused:
+        raise Exit(1)
     if result["rejected"] == result["rows"]:
         what = "every row was rejected" if result["rows"] else "the file has no row below its header"
         click.echo(f"gmvaluator: nothing was imported from {file}: {what}", err=True)
         sys.exit(1)
+
+
+@contextmanager
+def _imported(
+    catalogue: Catalogue, rows: Sequence[ClaimRow | RejectedRow], partial: bool, confirmation: Confirmation
+) -> Iterator[tuple[ImportedClaims, CatalogueReader]]:
+    """Import rows, or with --dry-run undo that at the end of the block; yield the counts and the catalogue then."""
+    if confirmation.dry_run:
+        with catalogue.rehearsed_import(rows, partial) as rehearsed:
+            yield rehearsed
+    else:
+        yield catalogue.import_claims(rows, partial), catalogue
+
+
+def _import_result(
+    file: Path, imported: ImportedClaims, held: int, dry_run: bool, place: DataLocation
+) -> dict[str, Any]:
+    """Return the result of an import, with the first rejected rows, and the file that lists all of them."""
+    result: dict[str, Any] = {"file": str(file), "dry_run": dry_run, **imported.as_dict(), "held": held}
+    rejects = result["rejects"]
+    rejected_file = place.folder / "left-out" / "rights.rejected.jsonl"
+    rejected_file.unlink(missing_ok=True)
+    if rejects:
+        private_folder(rejected_file.parent)
+        lines = "".join(f"{json.dumps(reject)}\n" for reject in rejects)
+        atomic_write(rejected_file, lines, mode=0o600, durable=False)
+    return {**result, "rejects": rejects[:_LISTED_REJECTS], "rejects_file": str(rejected_file) if rejects else None}
 
 
 @rights.command()
@@ -151,18 +214,18 @@ def backup(file: Path, place: DataLocation, as_json: bool) -> None:
     click.echo(json.dumps(result) if as_json else f"{file}: {size_bytes:,} bytes")
 
 
-def _release(place: DataLocation, catalogue: Any, reason: str) -> dict[str, int] | None:
-    """Release credits whose owners are known now; None if there is no ledger."""
-    from gmvaluator.ledger.decisions.release import release_all
+def _release(place: DataLocation, rights: CatalogueReader, reason: str, confirmation: Confirmation) -> dict[str, int]:
+    """Release credits whose owners are known now. Exits with 1 if the answer to the question is no."""
+    from gmvaluator.ledger.decisions.release import Release, release_all
     from gmvaluator.ledger.store import decision_time, open_ledger
 
-    try:
-        with open_ledger(place):
-            pass
-    except MissingData:
-        return None
-    with open_ledger(place, write=True) as book:
-        releases = list(release_all(book, catalogue, reason, decision_time()))
+    dry_run = confirmation.dry_run
+    with open_ledger(place, write=not dry_run, create=False) as book:
+
+        def decide() -> list[Release]:
+            return list(release_all(book, rights, reason, decision_time(), dry_run))
+
+        releases = decide() if dry_run else confirmation.decide(book, place, decide)
     entries = [entry for release in releases for entry in release.decision.entries]
     moved = sum(-entry.amount_micros for entry in entries if entry.amount_micros < 0)
     return {"generations": len(releases), "moved_micros": moved}
@@ -203,18 +266,23 @@ def _print_import(result: dict[str, Any]) -> None:
     for reject in result["rejects"][:_SHOWN_REJECTS]:
         click.echo(f"line {reject['line']}: {printable(reject['reason'])}", err=True)
     if result["rejected"] > _SHOWN_REJECTS:
-        click.echo(f"... and {result['rejected'] - _SHOWN_REJECTS:,} more: see --json", err=True)
+        click.echo(
+            f"... and {result['rejected'] - _SHOWN_REJECTS:,} more: see {printable(result['rejects_file'])}", err=True
+        )
     names = ("added", "changed", "unchanged", "withdrawn", "rejected")
-    click.echo(f"{result['rows']:,} rows = " + " + ".join(f"{result[name]:,} {name}" for name in names))
+    what = " (dry run: nothing was imported)" if result["dry_run"] else ""
+    click.echo(f"{result['rows']:,} rows = " + " + ".join(f"{result[name]:,} {name}" for name in names) + what)
     if result["held"]:
         click.echo(
             f"{result['held']:,} of these works are now held: claims compete (see `gmvaluator rights show WORK`). "
             "If this file corrects another one, import it with the origin of that one (--origin), with a row of "
             "share_ppm 0 for each claim that no longer holds"
         )
-    if result.get("released"):
-        released = result["released"]
-        click.echo(f"released {released['moved_micros']:,} micro-credits of {released['generations']:,} generations")
+
+
+def _print_released(released: dict[str, int], dry_run: bool) -> None:
+    what = "would release" if dry_run else "released"
+    click.echo(f"{what} {released['moved_micros']:,} micro-credits of {released['generations']:,} generations")
 
 
 def _print_rights(shown: dict[str, Any]) -> None:

@@ -34,24 +34,29 @@ class _Evidence:
     begun: bool
 
 
-def check_beginning(folder: Path, location: Path | str, create: bool, new: bool) -> None:
+def check_beginning(folder: Path, location: Path | str, create: bool, new: bool) -> bool:
     """Check that a ledger is at `location`, a SQLite file or the URL of PostgreSQL, or that one may be begun there.
 
     create: one may be begun where there never was any. new: one may be begun because the last is gone.
 
-    Raises MissingData if there is none that may be used, and PreconditionFailed if `new` is given though there is one.
+    Returns whether there is one. Raises MissingData if one is gone or none may be begun, and PreconditionFailed if
+    `new` is given though there is one.
     """
     # What shows that there was a ledger is made after it, and so it is looked for first.
     begun = (folder / BEGUN_FILE_NAME).exists()
-    on_file = isinstance(location, Path)
     evidence = _evidence_of_file(location) if isinstance(location, Path) else _evidence_on_server(location)
     if new and evidence.present:
         raise PreconditionFailed(f"there is a ledger of {folder} already: leave out --new-ledger")
     if new and isinstance(location, Path):
         _keep_log(location)
-    if evidence.present or new:
-        return
-    if begun or evidence.begun:
+    if not (evidence.present or new):
+        _check_absent(folder, isinstance(location, Path), begun or evidence.begun, create)
+    return evidence.present
+
+
+def _check_absent(folder: Path, on_file: bool, begun: bool, create: bool) -> None:
+    """Raise MissingData if there was a ledger, or if none may be begun."""
+    if begun:
         lost = "ledger.sqlite" if on_file else "schema ledger of PostgreSQL"
         raise MissingData(
             f"the ledger of {folder} is gone: restore {lost} from a backup, or begin another by "

@@ -62,6 +62,11 @@ def open_ledger(place: Path | DataLocation, write: bool = False, *, create: bool
     return ledger
 
 
+def has_ledger(place: DataLocation) -> bool:
+    """Return whether there is a ledger; False if there never was one. Raises MissingData if it is gone."""
+    return check_beginning(place.folder, location_in(place, FILE_NAME), create=True, new=False)
+
+
 class Ledger(LedgerReader):
     """An open ledger. Reads are safe from any thread; writes are serialised.
 

@@ -1,12 +1,16 @@
 """Import of claims: splits sum to one, sales change the future only, rejected rows are listed."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
+from typing import Literal
+from unicodedata import normalize
 
 import pytest
 from click.testing import CliRunner
 
 from gmvaluator.catalogue.claims_import import read_claims
-from gmvaluator.catalogue.search import find_work, rights_as_dict
+from gmvaluator.catalogue.search import find_work, find_works, rights_as_dict
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.commands.main import gmvaluator
 from gmvaluator.errors import InvalidInput, InvalidManifest, NotFound
@@ -182,3 +186,41 @@ def test_an_import_says_how_many_works_it_leaves_held(tmp_path: Path) -> None:
     withdrawn = f"{sha256_of(2)},ada,,0,,,rights:rights\n"
     assert "held" not in imported(tmp_path, HEAD + withdrawn)[1]
     assert paid(DataLocation(tmp_path), 2) == {"ben": 1_000_000}
+
+
+@pytest.mark.parametrize(("stored", "named"), [("NFD", "NFC"), ("NFC", "NFD")])
+def test_key_is_found_in_another_unicode_normal_form(
+    place: DataLocation, tmp_path: Path, stored: Literal["NFC", "NFD"], named: Literal["NFC", "NFD"]
+) -> None:
+    stored_key, named_key = (normalize(form, "Café/naïve.png") for form in (stored, named))
+    record(place, replace(work(1, None), key=stored_key))
+    result = import_rights(place, tmp_path, f"data_set,key,owner_id,share_ppm\npaintings,{named_key},ada,1000000\n")
+    assert (result.added, result.rejected) == (1, [])
+    with open_catalogue(place) as catalogue:
+        assert find_work(catalogue, named_key) == sample_work(1)
+        with catalogue.snapshot() as connection:
+            assert find_works(connection, named_key[:5], 10) == [sample_work(1)]
+
+
+def test_key_that_is_exactly_so_comes_before_its_other_forms(place: DataLocation, tmp_path: Path) -> None:
+    composed, decomposed = normalize("NFC", "é.png"), normalize("NFD", "é.png")
+    record(place, replace(work(1, None), key=composed), replace(work(2, None), key=decomposed))
+    import_rights(place, tmp_path, f"data_set,key,owner_id,share_ppm\npaintings,{decomposed},ada,1000000\n")
+    assert (paid(place, 1), paid(place, 2)) == ({"(owner unknown)": 1_000_000}, {"ada": 1_000_000})
+
+
+def test_json_lists_the_first_rejected_rows_and_a_file_all(tmp_path: Path) -> None:
+    place = DataLocation(tmp_path / "data")
+    record(place, work(1, None))
+    file = tmp_path / "rights.csv"
+    rows = f"{sha256_of(1)},ada,1000000\n" + "".join(f"nonsense-{number},ben,1\n" for number in range(150))
+    file.write_text("sha256,owner_id,share_ppm\n" + rows)
+    words = ["rights", "import", str(file), "--data", str(place.folder)]
+    imported = json.loads(CliRunner().invoke(gmvaluator, [*words, "--json"]).stdout)
+    assert (imported["rejected"], len(imported["rejects"])) == (150, 100)
+    rejects = [json.loads(line) for line in Path(imported["rejects_file"]).read_text().splitlines()]
+    assert (rejects[:100], len(rejects)) == (imported["rejects"], 150)
+    assert imported["rejects_file"] in CliRunner().invoke(gmvaluator, words).stderr
+    file.write_text(f"sha256,owner_id,share_ppm\n{sha256_of(1)},ada,1000000\n")
+    again = json.loads(CliRunner().invoke(gmvaluator, [*words, "--json"]).stdout)
+    assert (again["rejects"], again["rejects_file"], Path(imported["rejects_file"]).exists()) == ([], None, False)

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from click.testing import CliRunner, Result
 
-from gmvaluator.catalogue.store import KEY_FOLDER
+from gmvaluator.catalogue.store import KEY_FOLDER, open_catalogue
 from gmvaluator.commands import confirmation
 from gmvaluator.commands.main import gmvaluator as program
 from gmvaluator.errors import InvalidInput, MissingData, NotFound
@@ -200,3 +200,43 @@ def test_a_closed_statement_shows_no_later_reference(place: DataLocation) -> Non
     closed = ledger(place, "statement", ada, "2026-09", "--format", "json").stdout
     plain(place, "payout-reference", "2026-08", "SEPA 17")
     assert ledger(place, "statement", ada, "2026-09", "--format", "json").stdout == closed
+
+
+def rights_of_work_3(place: DataLocation, tmp_path: Path, *words: str, answer: str | None = None) -> Result:
+    """Import that work 3 is Cleo's, who is not known yet, and release; errors of the product are raised."""
+    file = tmp_path / "rights.csv"
+    file.write_text(f"sha256,owner_id,owner_name,share_ppm\n{sha256_of(3)},cleo,Cleo,1000000\n")
+    command = ["rights", "import", str(file), "--release", *words, "--data", str(place.folder)]
+    return CliRunner().invoke(program, command, input=answer, catch_exceptions=False)
+
+
+def test_dry_run_of_an_import_shows_its_release_and_changes_nothing(place: DataLocation, tmp_path: Path) -> None:
+    keys = sorted((place.folder / KEY_FOLDER).iterdir())
+    before = head(place)
+    shown = json.loads(rights_of_work_3(place, tmp_path, "--dry-run", "--json").stdout)
+    assert (shown["dry_run"], shown["added"], head(place)) == (True, 1, before)
+    assert sorted((place.folder / KEY_FOLDER).iterdir()) == keys
+    with open_catalogue(place) as catalogue:
+        assert catalogue.counts().owners == 2
+    done = json.loads(rights_of_work_3(place, tmp_path, "--json").stdout)
+    assert (done["dry_run"], done["added"], done["released"]) == (False, 1, shown["released"])
+    assert done["released"]["generations"] == 1
+
+
+@pytest.mark.usefixtures("on_terminal")
+def test_release_of_an_import_is_asked_first(place: DataLocation, tmp_path: Path) -> None:
+    before = head(place)
+    refused = rights_of_work_3(place, tmp_path, answer="n\n")
+    assert (refused.exit_code, "Postings cannot be taken back" in refused.stderr, head(place)) == (1, True, before)
+    assert "1 rows = 1 added" in refused.stdout
+    assert "Cleo" in refused.stderr
+    done = rights_of_work_3(place, tmp_path, "--yes")
+    assert (done.exit_code, "Go on?" in done.stderr, head(place).sequence) == (0, False, before.sequence + 1)
+
+
+def test_import_releases_nothing_beside_a_lost_ledger(place: DataLocation, tmp_path: Path) -> None:
+    (place.folder / "ledger.sqlite").unlink()
+    with pytest.raises(MissingData, match="is gone"):
+        rights_of_work_3(place, tmp_path)
+    with open_catalogue(place) as catalogue:
+        assert catalogue.counts().owners == 2
