@@ -11,6 +11,7 @@ from typing import Any
 
 from gmvaluator.errors import MissingData
 from gmvaluator.files import atomic_file, atomic_write, private_folder
+from indexer.sources.item import Shard
 
 SHOWN = 100
 """Rows left out that a report lists; the file lists all."""
@@ -73,6 +74,17 @@ class Counts:
         for name, value in other.as_dict().items():
             setattr(self, name, getattr(self, name) + value)
 
+    def without(self, part: Counts) -> Counts:
+        """Return these counts less those of `part`."""
+        parts = part.as_dict()
+        return Counts(**{name: value - parts[name] for name, value in self.as_dict().items()})
+
+    def __str__(self) -> str:
+        return (
+            f"{self.read:,} read = {self.points:,} points + {self.duplicates:,} duplicates "
+            f"+ {self.opt_outs:,} opt-outs + {self.rejects:,} rejects + {self.removed:,} removed before"
+        )
+
     def as_dict(self) -> dict[str, int]:
         return {field.name: getattr(self, field.name) for field in fields(self)}
 
@@ -84,10 +96,14 @@ class Counts:
 
 @dataclass(slots=True)
 class Report:
-    """The counts of a run, and the first `SHOWN` rows that it left out."""
+    """The counts of a run, and the first `SHOWN` rows that it left out.
+
+    loose: the part of `counts` that is of image files next to tar or Parquet shards; None if the source has none.
+    """
 
     counts: Counts = field(default_factory=Counts)
     left_out: list[LeftOut] = field(default_factory=list)
+    loose: Counts | None = None
 
     def add(self, counts: Counts, left_out: Sequence[LeftOut] = ()) -> None:
         """Add a batch, or the counts of a shard that an earlier run indexed."""
@@ -95,9 +111,25 @@ class Report:
         # Bounded, as a source of millions may be all rejects.
         self.left_out.extend(left_out[: SHOWN - len(self.left_out)])
 
+    def add_shard(self, shard: Shard, counts: Counts) -> None:
+        """Add the counts of a shard, which `counts` has already, to those of loose files if it consists of these."""
+        if shard.loose:
+            self.loose = self.loose or Counts()
+            self.loose.add(counts)
+
+    def by_form(self) -> dict[str, Counts]:
+        """Return the counts of "shards", and of the "image_files" next to them; empty for a source of one form."""
+        return {} if self.loose is None else {"shards": self.counts.without(self.loose), "image_files": self.loose}
+
     def as_dict(self) -> dict[str, Any]:
         rows = [{"key": row.key, "reason": row.reason, "kind": row.kind} for row in self.left_out]
-        return {**self.counts.as_dict(), "reconciles": self.counts.reconciles, "left_out": rows}
+        by_form = {form: counts.as_dict() for form, counts in self.by_form().items()}
+        return {
+            **self.counts.as_dict(),
+            "reconciles": self.counts.reconciles,
+            "by_form": by_form,
+            "left_out": rows,
+        }
 
 
 class NothingToIndex(MissingData):

@@ -48,6 +48,9 @@ SettingsChange = Callable[[IndexSettings], IndexSettings]
 SHOWN_LEFT_OUT = 20
 """Rows left out that the command prints; the file lists all of them."""
 
+_FORMS = {"shards": "in shards", "image_files": "image files next to them"}
+"""Words for the forms that the counts of a mixed source are divided by."""
+
 _PARTITION = re.compile(r"([0-9]{1,6})/([1-9][0-9]{0,5})")
 
 
@@ -320,10 +323,10 @@ def _print(result: IndexResult, as_json: bool) -> None:
         click.echo(f"{counts.first_frames:,} files have several frames or pages: the first of each was indexed")
     if counts.left_out:
         click.echo(f"{file.path} lists all {counts.left_out:,} that were left out")
+    for form, part in report.by_form().items():
+        click.echo(f"{_FORMS[form]}: {part}")
     click.echo(
-        f"{counts.read:,} read = {counts.points:,} points + {counts.duplicates:,} duplicates "
-        f"+ {counts.opt_outs:,} opt-outs + {counts.rejects:,} rejects + {counts.removed:,} removed before; "
-        f"collection {info.name!r} holds {info.points:,} points, {info.indexed_points:,} of them quantised"
+        f"{counts}; collection {info.name!r} holds {info.points:,} points, {info.indexed_points:,} of them quantised"
     )
     click.echo(str(result.owners.ownership))
     if result.owners.corrected:

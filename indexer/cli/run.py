@@ -22,6 +22,7 @@ from gmvaluator.ports import CollectionInfo, VectorStore
 from gmvaluator.profile import ProfileIdentity
 from gmvaluator.storage.data_folder import thumbnails_folder
 from gmvaluator.storage.database import DataLocation
+from gmvaluator.training_images import DEFAULT_LIMITS
 from indexer.cli.group import group_if_measured
 from indexer.cli.progress import progress
 from indexer.cli.verify import verify_if_outgrown
@@ -35,7 +36,7 @@ from indexer.ray.worker import WorkerJob
 from indexer.report import Counts, LeftOut, LeftOutFile, NothingToIndex, Report
 from indexer.resuming import SourceRun
 from indexer.sources.item import Shard, Source
-from indexer.sources.opening import loose_images, open_source
+from indexer.sources.opening import open_source
 from indexer.sources.tar import ENDINGS as TAR_ENDINGS
 from indexer.target import Target
 from indexer.writing import ShardLog, Writer
@@ -103,7 +104,7 @@ def add_source(job: IndexJob, target: Target, runtime: ModelRuntime, stopping: t
             store.defer_indexing()
         catalogue.add_data_set(job.data_set)
         left_out = LeftOutFile(target.data / "left-out" / f"{job.data_set}{job.partition.suffix}.jsonl")
-        run = SourceRun.begin(catalogue, store, job.data_set, _run_name(job, target, identity, source), left_out)
+        run = SourceRun.begin(catalogue, store, job.data_set, run_name(job, target, identity, source), left_out)
         began, trusted = time.monotonic(), True
         report, read_all = read(run, source, stopping)
         complete = read_all
@@ -123,12 +124,18 @@ def add_source(job: IndexJob, target: Target, runtime: ModelRuntime, stopping: t
         return IndexResult(report, store.info(), left_out, not complete, seconds, owners, opt_outs, trusted)
 
 
-def _run_name(job: IndexJob, target: Target, identity: ProfileIdentity, source: Source) -> str:
-    """Return the name under which the catalogue keeps the progress of this run."""
+def run_name(job: IndexJob, target: Target, identity: ProfileIdentity, source: Source) -> str:
+    """Return the name under which the catalogue keeps the progress of this run.
+
+    A run is resumed only by one that leaves out the same rows.
+    """
     name = f"{target.collection} {identity.hash[:16]} {source.name}{job.partition.suffix}"
     if job.opt_outs.digest:
-        # Rows that a run without this list indexed have to be read again.
         name += f" without {job.opt_outs.digest[:16]}"
+    if not job.heed_signals:
+        name += " ignoring signals"
+    if job.limits != DEFAULT_LIMITS:
+        name += f" up to {job.limits.pixels} px, {job.limits.size_bytes} bytes"
     return name
 
 
@@ -141,7 +148,7 @@ def _engine(
 ) -> tuple[_Read, Source, ProfileIdentity]:
     if runtime.engine != RAY:
         source, reader, identity = _reader(job, target, runtime, store, catalogue)
-        return partial(_index, reader), source, identity
+        return partial(index_shards, reader), source, identity
     source, identity = _source_for_ray(job, target, runtime)
     writer = Writer(store, catalogue, thumbnails_folder(target.data), job.data_set)
     # Workers only read: they get no password of the database, and the list without its lines.
@@ -189,9 +196,10 @@ def _opened(job: IndexJob) -> Source:
     source = open_source(job.location, job.manifest)
     if source.rows == 0:
         raise NothingToIndex(f"{job.location} holds nothing to index: {LOOKED_FOR}")
-    loose = loose_images(source)
-    if loose:
-        click.echo(f"{source.name} holds {loose:,} image files next to its shards: both are read", err=True)
+    if source.loose_files:
+        click.echo(
+            f"{source.name} holds {source.loose_files:,} image files next to its shards: both are read", err=True
+        )
     return job.partition.select(source)
 
 
@@ -208,16 +216,17 @@ def _reported(rows: int | None) -> Iterator[tuple[Report, Advance]]:
         yield report, advance
 
 
-def _index(reader: ShardReader, run: SourceRun, source: Source, stopping: threading.Event) -> tuple[Report, bool]:
+def index_shards(reader: ShardReader, run: SourceRun, source: Source, stopping: threading.Event) -> tuple[Report, bool]:
     """Index shard after shard, each from where the last run stopped; return once every batch begun is durable."""
     with _reported(source.rows) as (report, advance):
         for shard, log in run.shards(source):
             report.add(log.counts)
-            if log.finished:
-                continue
-            if not reader.run(shard, log.position, log, advance, stopping.is_set):
+            read_all = log.finished or reader.run(shard, log.position, log, advance, stopping.is_set)
+            report.add_shard(shard, log.counts)
+            if not read_all:
                 return report, False
-            log.finish()
+            if not log.finished:
+                log.finish()
     run.finish(report.counts)
     return report, True
 
@@ -225,14 +234,20 @@ def _index(reader: ShardReader, run: SourceRun, source: Source, stopping: thread
 def _index_with_ray(
     writer: Writer, job: WorkerJob, run: SourceRun, source: Source, stopping: threading.Event
 ) -> tuple[Report, bool]:
-    """Do the same as `_index`, but embed many shards in parallel on Ray workers."""
+    """Do the same as `index_shards`, but embed many shards in parallel on Ray workers."""
     with _reported(source.rows) as (report, advance):
-        unfinished = []
-        for number, (shard, log) in enumerate(run.shards(source)):
+        shards = list(run.shards(source))
+        for _, log in shards:
             report.add(log.counts)
-            if not log.finished:
-                unfinished.append(UnfinishedShard(number, shard, log.position, log, log.finish))
-        if not index_with_ray(job, unfinished, writer, advance, stopping.is_set):
+        unfinished = [
+            UnfinishedShard(number, shard, log.position, log, log.finish)
+            for number, (shard, log) in enumerate(shards)
+            if not log.finished
+        ]
+        read_all = index_with_ray(job, unfinished, writer, advance, stopping.is_set)
+        for shard, log in shards:
+            report.add_shard(shard, log.counts)
+        if not read_all:
             return report, False
     run.finish(report.counts)
     return report, True

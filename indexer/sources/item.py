@@ -54,13 +54,15 @@ class Shard:
     """A part of a source that one worker reads in order.
 
     name: the same in every run. fingerprint: differs once the shard's rows may have changed. rows: the number of items,
-    or None if it is known only after reading. start: returns the items from a position on.
+    or None if it is known only after reading. start: returns the items from a position on. loose: whether the rows are
+    image files that are stored next to the source's tar or Parquet shards.
     """
 
     name: str
     fingerprint: str
     rows: int | None
     start: Callable[[int], Iterator[Item]] = field(compare=False, repr=False)
+    loose: bool = False
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,6 +82,11 @@ class Source:
         counts = [shard.rows for shard in self.shards]
         known = [count for count in counts if count is not None]
         return sum(known) if len(known) == len(counts) else None
+
+    @property
+    def loose_files(self) -> int:
+        """The number of image files next to tar or Parquet shards; 0 for a folder of image files alone."""
+        return sum(shard.rows or 0 for shard in self.shards if shard.loose)
 
     @property
     def digest(self) -> str:

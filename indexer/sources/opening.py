@@ -26,9 +26,6 @@ MANIFEST_NAME = "manifest.csv"
 SHARD_FILES = 10_000
 """Maximum number of files in one shard of a folder of image files."""
 
-_FILES = "files "
-"""Beginning of the names of shards that are blocks of image files."""
-
 _MANIFEST_ENDINGS = (".csv", ".jsonl", ".ndjson", ".parquet")
 _LOOSE_IMAGES = tuple(f".{ending}" for ending in IMAGE_ENDINGS if ending != "img")
 _MAX_SHARDS = 250_000
@@ -205,13 +202,8 @@ def _reader(root: Root, files: Sequence[str]) -> Callable[[], Source] | None:
 def _with_loose(root: Root, files: Sequence[str], source: Source) -> Source:
     """Return the source of shards with the image files that are stored next to them, which come last."""
     loose = [name for name in files if name.lower().endswith(_LOOSE_IMAGES)]
-    return replace(source, shards=[*source.shards, *_file_shards(root, loose)])
-
-
-def loose_images(source: Source) -> int:
-    """Return the number of image files that are read next to shards; 0 for a folder of image files alone."""
-    counts = [shard.rows or 0 for shard in source.shards if shard.name.startswith(_FILES)]
-    return sum(counts) if len(counts) < len(source.shards) else 0
+    blocks = [replace(block, loose=True) for block in _file_shards(root, loose)]
+    return replace(source, shards=[*source.shards, *blocks])
 
 
 def folder_source(root: Root) -> Source:
@@ -227,7 +219,7 @@ def _file_shards(root: Root, entries: Sequence[str | Unreadable]) -> list[Shard]
 def _shard(root: Root, number: int, block: Sequence[str | Unreadable]) -> Shard:
     # The fingerprint covers names alone: reading the state of millions of files takes longer than it saves.
     names = hashlib.sha256("\0".join(map(_key, block)).encode("utf-8", "surrogateescape")).hexdigest()
-    return Shard(f"{_FILES}{number}", names[:16], len(block), partial(_items, root, block))
+    return Shard(f"files {number}", names[:16], len(block), partial(_items, root, block))
 
 
 def _items(root: Root, block: Sequence[str | Unreadable], start: int) -> Iterator[Item]:

@@ -1,7 +1,8 @@
 """Tests of resuming: an interrupted run resumes, and a finished run begins again."""
 
 import json
-from collections.abc import Collection, Iterator, Mapping, Sequence
+import threading
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -14,11 +15,17 @@ from gmvaluator.errors import IndexFailed
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.testing.index import MemoryIndex, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
-from indexer.pipeline import Indexer
+from gmvaluator.training_images import TrainingLimits
+from indexer.cli.run import index_shards, run_name
+from indexer.job import IndexJob
+from indexer.opt_outs import OptOutList
+from indexer.pipeline import Advance, Indexer
 from indexer.report import Counts, LeftOut, LeftOutFile, Report
 from indexer.resuming import SourceRun
 from indexer.sources.item import Item, Shard, Source, Unreadable
 from indexer.sources.opening import open_source
+from indexer.target import Target
+from indexer.writing import ShardLog
 
 WORK = training_image_id("0" * 64)
 
@@ -195,3 +202,51 @@ def test_names_of_runs_are_short_enough_to_be_indexed(tmp_path: Path) -> None:
         assert [shard.name for shard, _ in run.shards(Source("source", shards))] == [shard.name for shard in shards]
     assert len(runs.rows) == 3
     assert max(len(row.source) for row in runs.rows) < 1_000
+
+
+def test_a_run_that_leaves_out_other_rows_is_not_resumed(tmp_path: Path) -> None:
+    plain = IndexJob("pictures", None, "art")
+    opted_out = tmp_path / "list.txt"
+    opted_out.write_text("cats/007.png\n")
+    jobs = [
+        plain,
+        replace(plain, heed_signals=False),
+        replace(plain, limits=TrainingLimits(pixels=1_000)),
+        replace(plain, limits=TrainingLimits(size_bytes=1_000)),
+        replace(plain, opt_outs=OptOutList.read(opted_out)),
+    ]
+    target = Target(tmp_path, "", "works")
+    names = [run_name(job, target, FAKE_IDENTITY, SOURCE) for job in jobs]
+    assert len(set(names)) == len(jobs)
+    # Strictness and groups change what is printed and what follows, not which rows are indexed.
+    assert run_name(replace(plain, strict=True, group=False), target, FAKE_IDENTITY, SOURCE) == names[0]
+
+
+class CountingReader:
+    """A reader that indexes every row of a shard, and stops in the middle of the shard `stops_in`."""
+
+    def __init__(self, stops_in: str = "") -> None:
+        self._stops_in = stops_in
+
+    def run(self, shard: Shard, start: int, log: ShardLog, advance: Advance, stopping: Callable[[], bool]) -> bool:
+        end = 5 if shard.name == self._stops_in else 10
+        counts = Counts(end - start, end - start)
+        log.advance(end, counts, [])
+        advance(counts, [])
+        return end == 10
+
+
+def test_image_files_next_to_shards_are_counted_apart(left_out: LeftOutFile) -> None:
+    loose = replace(shard("files 0"), loose=True)
+    source, runs = Source("s", [shard("0.tar"), shard("1.tar"), loose]), Runs()
+    report, read_all = index_shards(CountingReader("files 0"), begin(runs, left_out), source, threading.Event())
+    assert not read_all
+    assert {form: counts.read for form, counts in report.by_form().items()} == {"shards": 20, "image_files": 5}
+    report, read_all = index_shards(CountingReader(), begin(runs, left_out), source, threading.Event())
+    assert read_all
+    assert {form: counts.read for form, counts in report.by_form().items()} == {"shards": 20, "image_files": 10}
+    assert report.counts.read == 30
+    assert report.as_dict()["by_form"]["image_files"] == Counts(10, 10).as_dict()
+    for one_form in (Source("s", [shard("0.tar")]), Source("s", [shard("files 0")])):
+        report, _ = index_shards(CountingReader(), begin(Runs(), left_out), one_form, threading.Event())
+        assert report.by_form() == {}

@@ -26,7 +26,7 @@ from indexer.reading import ItemReader, ReadImage
 from indexer.report import OPT_OUT, LeftOut
 from indexer.sources import opening, roots
 from indexer.sources.item import Item, Source, SourceItem, Unreadable
-from indexer.sources.opening import loose_images, open_source
+from indexer.sources.opening import open_source
 from indexer.sources.parquet import FILES_AT_ONCE, parquet_rows
 
 
@@ -460,22 +460,22 @@ def test_headers_without_end_end_a_tar(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("kind", ["tar", "parquet"])
-def test_image_files_next_to_shards_are_read_too_and_counted_apart(tmp_path: Path, kind: str) -> None:
+def test_image_files_next_to_shards_are_read_too(tmp_path: Path, kind: str) -> None:
     if kind == "tar":
         tar(tmp_path / "0.tar", {"0.png": png()})
     else:
         pq.write_table(pa.table({"image": [png()], "key": ["0"]}), tmp_path / "0.parquet")
-    assert loose_images(open_source(str(tmp_path))) == 0
+    assert open_source(str(tmp_path)).loose_files == 0
     touched(tmp_path, "loose.png")
     touched(tmp_path, "sub/other.JPG")
     source = open_source(str(tmp_path))
-    assert loose_images(source) == 2
+    assert source.loose_files == 2
     assert [item.key for item in read_items(tmp_path)][1:] == ["loose.png", "sub/other.JPG"]
 
 
 def test_a_folder_of_image_files_alone_has_none_next_to_shards(tmp_path: Path) -> None:
     touched(tmp_path, "loose.png")
-    assert loose_images(open_source(str(tmp_path))) == 0
+    assert open_source(str(tmp_path)).loose_files == 0
 
 
 @pytest.mark.parametrize("struct", [True, False])
