@@ -10,7 +10,8 @@ from typing import Any
 from sqlalchemy import Connection, distinct, func, select
 
 from gmvaluator.accounts import OWNER_PREFIX
-from gmvaluator.catalogue.reader import MAX_IDS, CatalogueReader
+from gmvaluator.catalogue.reader import CatalogueReader
+from gmvaluator.catalogue.rights import MAX_IDS
 from gmvaluator.catalogue.schema import claims, data_sets, generators, owners, sources, tombstones, works
 from gmvaluator.catalogue.search import candidate_owners
 from gmvaluator.errors import InvalidInput, NotFound

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 
-from gmvaluator.catalogue.reader import CatalogueReader, ChangeMark, DatedCard
+from gmvaluator.catalogue.rights import CatalogueRights, ChangeMark, DatedCard
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ports import Generator, WorkCard
 from gmvaluator.storage.schema import utc_text
@@ -30,7 +30,7 @@ class CachedRights:
     On PostgreSQL, which has no cheap change mark, nothing is cached. Thread-safe.
     """
 
-    def __init__(self, catalogue: CatalogueReader) -> None:
+    def __init__(self, catalogue: CatalogueRights) -> None:
         self._catalogue = catalogue
         self._cache = _Cache(None)
 

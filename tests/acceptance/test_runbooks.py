@@ -18,7 +18,7 @@ import pytest
 
 from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.auth.secret_files import own_environment
-from gmvaluator.catalogue.reader import ERASED_NAME
+from gmvaluator.catalogue.rights import ERASED_NAME
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.ids import OwnerId, sha256_hex, training_image_id
 from gmvaluator.ledger.results import Totals

@@ -11,8 +11,8 @@ from gmvaluator.auth.signing import Signed, Signer
 from gmvaluator.catalogue.claims_import import read_claims
 from gmvaluator.catalogue.erasure import erase_owner
 from gmvaluator.catalogue.listing import find_owner
-from gmvaluator.catalogue.reader import ERASED_NAME
 from gmvaluator.catalogue.records import NewWork, OwnerReference
+from gmvaluator.catalogue.rights import ERASED_NAME
 from gmvaluator.catalogue.store import open_catalogue
 from gmvaluator.catalogue.vault import Vault
 from gmvaluator.errors import Conflict, NotFound, PreconditionFailed

@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 from sqlalchemy import insert
 
-from gmvaluator.catalogue.reader import ERASED_NAME
 from gmvaluator.catalogue.records import NewWork, OwnerReference, Recorded
+from gmvaluator.catalogue.rights import ERASED_NAME
 from gmvaluator.catalogue.schema import REVISION, claims
 from gmvaluator.catalogue.store import FILE_NAME, Catalogue, open_catalogue
 from gmvaluator.catalogue.tombstones import Removal
