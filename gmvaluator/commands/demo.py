@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shlex
 import signal
+import sys
 import threading
 import time
 import webbrowser
@@ -12,10 +14,12 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
+from shutil import which
 from typing import IO, Any
 
 import rich_click as click
 from rich.console import Console
+from rich.progress import Progress, TimeElapsedColumn
 from rich.table import Table
 
 from gmvaluator.accounts import UNATTRIBUTED
@@ -40,6 +44,14 @@ PAPER, CALIBRATED = "paper@1", "calibrated@2"
 SHOWN_IMAGES, SHOWN_ARTISTS = 6, 3
 """Images and artists that are printed without --verbose."""
 
+DEFAULT_DEMO_DATA = "./gmvaluator-demo"
+"""Default of `--data`: not the other commands' default, so that the sample is never mixed with the user's works."""
+
+PROGRAM = "gmvaluator"
+
+KEY_CHARACTERS = 32
+"""Characters of a work's key that the line of an image shows at most, so that it fits a terminal."""
+
 LOG_NAME = "demo.log"
 """File in the data folder for the messages of the programs that the demo runs."""
 
@@ -52,7 +64,7 @@ WAIT_S = 120.0
 @click.option(
     "--data",
     type=FOLDER,
-    default="./gmvaluator-demo",
+    default=DEFAULT_DEMO_DATA,
     show_default=True,
     help="Folder to create, or to continue in.",
 )
@@ -109,59 +121,86 @@ class Demonstration:
 
     def run(self, works: int, count: int, open_browser: bool) -> dict[str, Any]:
         """Index, serve, attribute and print; return what --json prints."""
-        started, data, console, log = time.monotonic(), self.data, self.console, self.log
-        console.print("1. Indexing the training images, which takes a minute")
-        chosen = ["--data", str(data), *self.choice.arguments()]
-        index = run_command("index", "add", *_source(data, works), "--data-set", DATA_SET, *chosen, log=log)
-        console.print(
-            f"{index['read']:,} images read: {index['points']:,} points, {index['duplicates']:,} duplicates, "
-            f"{index['rejects']:,} rejects; {index['collection']['indexed_points']:,} points are quantised"
-        )
+        started, console = time.monotonic(), self.console
+        index = self._index(works)
         model_version, policy = f"demo-{self.choice.profile}", _policy_for(self.profile)
-        generator = ["generators", "add", model_version, "--data-set", DATA_SET, "--policy", policy]
-        run_command(*generator, "--data", str(data), log=log)
+        self._run("generators", "add", model_version, "--data-set", DATA_SET, "--policy", policy)
         if open_browser:
-            _measure_recall(data, console, log)
-        console.print("2. Starting the attributor")
-        with (
-            ExitStack() as programs,
-            observed_attributor(*chosen, "--keep-images", "thumbnail", log=log) as (address, metrics),
-            AttributorClient(Connection(address)) as client,
-        ):
-            client.wait_until_serving(WAIT_S)
-            console.print(f"SERVING on {address}")
-            if open_browser:
-                url = programs.enter_context(dashboard("--data", str(data), "--server", address, "--metrics", metrics))
-                console.print(f"the dashboard is at {url}")
-                webbrowser.open(url)
-            console.print("3. Attributing the generated images")
-            before = _issued(client)
-            images = _attribute_all(client, model_version, count, self._printer())
-            added = _issued(client) - before
-            self._print_images(images)
+            self._measure_recall()
+        with self._serving(open_browser) as client:
+            files = generated_images(count)
+            with self._step(f"Attributing {len(files)} generated images"):
+                before = _issued(client)
+                images = _attribute_all(client, model_version, files, self._printer())
+                added = _issued(client) - before
+            if not self.verbose:
+                for image in chosen_images(images):
+                    console.print(image_line(image), soft_wrap=True, highlight=False, markup=False)
             if open_browser:
                 _wait_for_interrupt(console)
-        totals = run_command("ledger", "totals", "--data", str(data), log=log)
+        totals = self._run("ledger", "totals")
         summary = _summary(images, totals, added)
         paper = credits_by_account((image["stages"][-1] for image in images), load_policy(PAPER))
-        seconds = time.monotonic() - started
-        console.print(f"4. Credits per artist; {model_version} is paid by {policy}, {PAPER} is shown for comparison")
         console.print(_table(totals, policy, paper, self.verbose))
-        console.print(_verdict(summary))
-        console.print(f"Everything is in {data.resolve()}; all processes are stopped; {seconds:.0f} s.", soft_wrap=True)
-        for line in _next_steps(data, model_version):
-            console.print(line, soft_wrap=True, highlight=False)
-        return {**summary, "data": str(data.resolve()), "seconds": seconds, "index": index, "policy": policy,
+        console.print(_verdict(summary, self.verbose), soft_wrap=True, highlight=False)
+        for line in next_steps(self.data, model_version):
+            console.print(line, soft_wrap=True, highlight=False, markup=False)
+        seconds = time.monotonic() - started
+        if self.verbose:
+            console.print(f"everything is in {self.data.resolve()}; {seconds:.0f} s", soft_wrap=True, highlight=False)
+        return {**summary, "data": str(self.data.resolve()), "seconds": seconds, "index": index, "policy": policy,
                 "paper_micros": paper, "owners": totals["owners"], "images": images}  # fmt: skip
+
+    def _index(self, works: int) -> dict[str, Any]:
+        """Index the sample, or its first `works` works if that is not 0; return the report of `index add`."""
+        with self._step(f"Indexing {works or 'all'} images of the sample, which takes a few minutes"):
+            source = _source(self.data, works)
+            index = self._run("index", "add", *source, "--data-set", DATA_SET, *self.choice.arguments())
+        if self.verbose:
+            self.console.print(
+                f"{index['read']:,} images read: {index['points']:,} points, {index['duplicates']:,} duplicates, "
+                f"{index['rejects']:,} rejects; {index['collection']['indexed_points']:,} points are quantised"
+            )
+        return index
+
+    @contextmanager
+    def _serving(self, open_browser: bool) -> Iterator[AttributorClient]:
+        """Run the attributor, and with `open_browser` the dashboard, and yield a client once it serves."""
+        words = ["--data", str(self.data)]
+        kept = [*words, *self.choice.arguments(), "--keep-images", "thumbnail"]
+        with ExitStack() as programs:
+            with self._step("Starting the attributor"):
+                address, metrics = programs.enter_context(observed_attributor(*kept, log=self.log))
+                client = programs.enter_context(AttributorClient(Connection(address)))
+                client.wait_until_serving(WAIT_S)
+            if open_browser:
+                url = programs.enter_context(dashboard(*words, "--server", address, "--metrics", metrics))
+                self.console.print(f"The dashboard is at {url}")
+                webbrowser.open(url)
+            yield client
+
+    def _measure_recall(self) -> None:
+        """Measure the index's recall, which the operations page of the dashboard shows."""
+        with self._step("Measuring the recall of the compressed index"):
+            figures = self._run("index", "verify")["figures"]
+        self.console.print(f"It finds {figures['recall_at_50']:.1%} of the true 50 nearest")
+
+    def _run(self, *words: str) -> dict[str, Any]:
+        return run_command(*words, "--data", str(self.data), log=self.log)
+
+    @contextmanager
+    def _step(self, text: str) -> Iterator[None]:
+        """Print what is done, and show a clock on a terminal while it is."""
+        self.console.print(text, highlight=False)
+        # With --verbose the programs write to the terminal themselves.
+        hidden = self.verbose or not self.console.is_terminal
+        clock = Progress(TimeElapsedColumn(), console=self.console, transient=True, disable=hidden)
+        with clock:
+            clock.add_task(text, total=None)
+            yield
 
     def _printer(self) -> StagePrinter | None:
         return StagePrinter(self.console, self.top) if self.verbose else None
-
-    def _print_images(self, images: Sequence[Mapping[str, Any]]) -> None:
-        """Print a few of the images, of different kinds, each with the contributor that earned most."""
-        if not self.verbose:
-            for image in images[:: max(len(images) // SHOWN_IMAGES, 1)][:SHOWN_IMAGES]:
-                self.console.print(image_line(image), soft_wrap=True, highlight=False, markup=False)
 
 
 @contextmanager
@@ -173,33 +212,53 @@ def _log_file(data: Path) -> Iterator[IO[str]]:
         yield file
 
 
+def chosen_images(images: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Return a few of the images, of all kinds; a kind is what follows the number in a file's name."""
+    kinds: dict[str, list[Mapping[str, Any]]] = {}
+    for image in images:
+        kinds.setdefault(str(image["file"]).split("-")[1], []).append(image)
+    of_kind = list(kinds.values())
+    chosen: dict[str, Mapping[str, Any]] = {}
+    for number in range(min(SHOWN_IMAGES, len(images))):
+        kind = of_kind[number % len(of_kind)]
+        # The images of a kind are of growing strength.
+        image = kind[number % len(kind)]
+        chosen[image["file"]] = image
+    return [chosen[file] for file in sorted(chosen)]
+
+
 def image_line(image: Mapping[str, Any]) -> str:
-    """Return one line about an image: its best paid contributor, and what is unattributed."""
+    """Return one line about an image: its best paid contributor with its share of the credit."""
     final = image["stages"][-1]
     best = max(final["contributors"], key=lambda row: row["credit_micros"], default=None)
-    unattributed = f"unattributed {final['unattributed_share']:.0%}"
+    start = f"   {image['file']:<22} "
     if best is None or not best["credit_micros"]:
-        return f"   {image['file']}: {unattributed}"
+        return f"{start}unattributed: no work is near"
     artists = " & ".join(payee["display_name"] or payee["account"] for payee in best["payees"])
-    credit = credits_text(best["credit_micros"])
-    return f"   {image['file']}: {best['key']} by {artists} earns {credit} ({best['share']:.0%}), {unattributed}"
+    key = best["key"] if len(best["key"]) <= KEY_CHARACTERS else best["key"][: KEY_CHARACTERS - 3] + "..."
+    return f"{start}{best['share']:4.0%} to {artists} for {key}"
 
 
-def _next_steps(data: Path, model_version: str) -> list[str]:
-    return [
-        "A credit says that the images are similar, not that one caused the other. What to do next:",
-        f"   gmvaluator demo --data {data} --open          # the same in a browser, live",
-        f"   gmvaluator serve --data {data}                # then, in another terminal, with your own image:",
-        f"   gmvaluator attribute --model-version {model_version} IMAGE",
-        f"   gmvaluator ledger list --data {data}          # and `ledger explain` with an id of the list",
-        "   gmvaluator index add YOUR_PICTURES --data-set NAME   # an index of your own",
-    ]
+def next_steps(data: Path, model_version: str) -> list[str]:
+    """Return the lines that suggest commands; each command can be given as it is printed."""
+    program, folder = shlex.quote(_program()), shlex.join(["--data", str(data)])
+    here = "" if data == Path(DEFAULT_DEMO_DATA) else f" {folder}"
+    commands = {
+        f"{program} demo --open{here}": "the same in a browser, live",
+        f"{program} serve {folder}": "serve this index; then, in another terminal,",
+        f"{program} attribute --model-version {model_version} IMAGE": "attribute an image of yours",
+        f"{program} index add FOLDER --data-set NAME": "index pictures of your own",
+    }
+    width = max(map(len, commands))
+    return ["WHAT TO DO NEXT", *(f"   {command:<{width}}  # {purpose}" for command, purpose in commands.items())]
 
 
-def _measure_recall(data: Path, console: Console, log: IO[str] | None) -> None:
-    """Measure the index's recall, which the operations page of the dashboard shows."""
-    figures = run_command("index", "verify", "--data", str(data), log=log)["figures"]
-    console.print(f"the compressed index finds {figures['recall_at_50']:.1%} of the true 50 nearest")
+def _program() -> str:
+    """Return how this program is called from here: by its name if that finds it, else as it was called now."""
+    called = sys.argv[0]
+    if Path(called).name != PROGRAM or which(PROGRAM) is not None:
+        return PROGRAM
+    return called
 
 
 def _source(data: Path, works: int) -> list[str]:
@@ -214,12 +273,17 @@ def _source(data: Path, works: int) -> list[str]:
     return [str(folder), "--manifest", str(manifest)]
 
 
+def generated_images(count: int) -> list[Path]:
+    """Return the sample's generated images, or the first `count` of them if that is not 0."""
+    return sorted(sample_folder("generated").glob("*.webp"))[: count or None]
+
+
 def _attribute_all(
-    client: AttributorClient, model_version: str, count: int, printer: StagePrinter | None
+    client: AttributorClient, model_version: str, files: Sequence[Path], printer: StagePrinter | None
 ) -> list[dict[str, Any]]:
-    """Attribute the sample's generated images, one call for each, as a generation server does; count: 0 for all."""
+    """Attribute images, one call for each, as a generation server does."""
     images = []
-    for path in sorted(sample_folder("generated").glob("*.webp"))[: count or None]:
+    for path in files:
         data = path.read_bytes()
         generation = f"{model_version}:{sha256_hex(data)[:32]}"
         if printer is not None:
@@ -264,7 +328,7 @@ def _policy_for(profile: str) -> str:
 
 
 def _table(totals: dict[str, Any], policy: str, paper: dict[str, int], verbose: bool) -> Table:
-    table = Table("artist", "works", f"credits by {policy}", f"had {PAPER} paid")
+    table = Table("artist", "works", f"paid by {policy}", f"{PAPER} would pay", box=None, padding=(0, 2, 0, 0))
     for column in table.columns[1:]:
         column.justify = "right"
     for owner in totals["owners"] if verbose else totals["owners"][:SHOWN_ARTISTS]:
@@ -274,22 +338,23 @@ def _table(totals: dict[str, Any], policy: str, paper: dict[str, int], verbose: 
         rest = totals["owners"][SHOWN_ARTISTS:]
         posted = sum(owner["credit_micros"] for owner in rest)
         others_by_paper = sum(paper.get(f"owner:{owner['owner_id']}", 0) for owner in rest)
-        table.add_row(f"{len(rest)} others", "", credits_text(posted), credits_text(others_by_paper))
-    table.add_section()
+        works = sum(owner["works"] for owner in rest)
+        table.add_row(f"{len(rest)} others", str(works), credits_text(posted), credits_text(others_by_paper))
     by_paper = credits_text(paper.get(UNATTRIBUTED, 0))
     table.add_row("unattributed", "", credits_text(totals["unattributed_micros"]), by_paper)
     return table
 
 
-def _verdict(summary: dict[str, Any]) -> str:
+def _verdict(summary: dict[str, Any], verbose: bool) -> str:
+    issued = f"{credits_text(summary['issued_micros'])} credits issued"
+    verdict = "reconciles to the last micro-credit" if summary["reconciles"] else "DOES NOT RECONCILE"
+    if not verbose:
+        return f"{issued}: {verdict}. They show similarity, not cause."
     parts = " + ".join(
         f"{name} {credits_text(summary[f'{name}_micros'])}" for name in ("owners", "unattributed", "suspense", "held")
     )
-    verdict = "reconciles to the last micro-credit" if summary["reconciles"] else "DOES NOT RECONCILE"
-    return (
-        f"issued {credits_text(summary['issued_micros'])} = {parts}; this run added "
-        f"{credits_text(summary['added_micros'])}, as its streams answered: {verdict}"
-    )
+    added = f"this run added {credits_text(summary['added_micros'])}, as its streams answered"
+    return f"{issued} = {parts}; {added}: {verdict}"
 
 
 def credits_by_account(finals: Iterable[Mapping[str, Any]], policy: Policy) -> dict[str, int]:

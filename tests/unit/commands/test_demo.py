@@ -1,15 +1,22 @@
-"""What the demo prints of an image, and what it suggests next."""
+"""What the demo prints of its images, and what it suggests next."""
 
+import shlex
+import sys
 from pathlib import Path
 from typing import Any
 
-from gmvaluator.commands.demo import _next_steps, image_line
+import pytest
+import rich_click as click
+
+from gmvaluator.commands import demo as module
+from gmvaluator.commands.demo import DEFAULT_DEMO_DATA, chosen_images, generated_images, image_line, next_steps
+from gmvaluator.commands.main import gmvaluator
 
 
-def image(*earned_micros: int) -> dict[str, Any]:
+def image(*earned_micros: int, key: str = "work") -> dict[str, Any]:
     contributors = [
         {
-            "key": f"work-{number}",
+            "key": f"{key}-{number}",
             "credit_micros": micros,
             "share": micros / 1e6,
             "payees": [{"display_name": f"Artist {number}", "account": "suspense"}],
@@ -21,13 +28,39 @@ def image(*earned_micros: int) -> dict[str, Any]:
 
 def test_an_image_is_one_line_with_the_contributor_that_earned_most() -> None:
     line = image_line(image(100_000, 600_000, 50_000))
-    assert line.strip() == "a.webp: work-1 by Artist 1 earns 0.600000 (60%), unattributed 25%"
+    assert line.split() == ["a.webp", "60%", "to", "Artist", "1", "for", "work-1"]
     for nothing in (image(), image(0, 0)):
-        assert image_line(nothing).strip() == "a.webp: unattributed 25%"
+        assert image_line(nothing).split() == ["a.webp", "unattributed:", "no", "work", "is", "near"]
+    assert len(image_line(image(600_000, key="long" * 100))) < 80
 
 
-def test_every_suggested_command_that_reads_the_demos_data_names_its_folder() -> None:
-    lines = [line for line in _next_steps(Path("./demo"), "demo-lite") if "gmvaluator" in line]
-    assert lines
-    for line in lines:
-        assert "--data demo" in line or "attribute" in line or "index add" in line
+def test_the_images_shown_are_of_every_kind() -> None:
+    images = [{"file": path.name} for path in generated_images(0)]
+    shown = chosen_images(images)
+    assert len(shown) == 6
+    assert {file["file"].split("-")[1] for file in shown} == {"crop", "hue", "mirror_blur", "outline", "compose"}
+    assert chosen_images([]) == []
+    assert chosen_images(images[:1]) == images[:1]
+
+
+@pytest.mark.parametrize("data", [Path(DEFAULT_DEMO_DATA), Path("my pictures/demo")])
+def test_every_suggested_command_can_be_given_and_finds_the_demos_data(data: Path) -> None:
+    suggested = [shlex.split(line, comments=True)[1:] for line in next_steps(data, "demo-lite")[1:]]
+    assert [words[0] for words in suggested] == ["demo", "serve", "attribute", "index"]
+    for words in suggested:
+        command: click.Command = gmvaluator
+        while isinstance(command, click.Group):
+            subcommand = command.get_command(click.Context(command), words.pop(0))
+            assert subcommand is not None
+            command = subcommand
+        options = command.make_context("suggested", [*words], resilient_parsing=True).params
+        # Only these two read what the demo made by itself.
+        if command.name in ("demo", "serve"):
+            assert Path(options["data"]) == data
+
+
+def test_a_suggested_command_names_the_program_as_it_was_called(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", [".venv/bin/gmvaluator", "demo"])
+    for on_path, program in ((None, ".venv/bin/gmvaluator"), ("/usr/bin/gmvaluator", "gmvaluator")):
+        monkeypatch.setattr(module, "which", lambda _, found=on_path: found)
+        assert next_steps(Path("x"), "demo-lite")[1].split()[0] == program
