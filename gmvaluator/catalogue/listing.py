@@ -5,9 +5,10 @@ from __future__ import annotations
 import re
 import uuid
 from collections.abc import Sequence
+from datetime import UTC, datetime
 from typing import Any
 
-from sqlalchemy import Connection, distinct, func, select
+from sqlalchemy import ColumnElement, Connection, distinct, func, select
 
 from gmvaluator.accounts import OWNER_PREFIX
 from gmvaluator.catalogue.reader import CatalogueReader
@@ -16,6 +17,7 @@ from gmvaluator.catalogue.schema import claims, data_sets, generators, owners, s
 from gmvaluator.catalogue.search import candidate_owners
 from gmvaluator.errors import InvalidInput, NotFound
 from gmvaluator.ids import OwnerId, TrainingImageId
+from gmvaluator.storage.schema import utc_text
 
 SHOWN = 10
 """Maximum number of owners that a message about an ambiguous name lists."""
@@ -65,7 +67,7 @@ def _names(catalogue: CatalogueReader, ids: Sequence[OwnerId]) -> dict[OwnerId, 
 
 
 def list_owners(catalogue: CatalogueReader, limit: int) -> list[dict[str, Any]]:
-    """Return at most `limit` owners, by name, with the number of works that they claim now."""
+    """Return at most `limit` owners, by name, with the number of works that they claim."""
     with catalogue.snapshot() as connection:
         ids = candidate_owners(connection, "")
         claimed = _works_claimed(connection)
@@ -77,8 +79,13 @@ def list_owners(catalogue: CatalogueReader, limit: int) -> list[dict[str, Any]]:
 
 
 def _works_claimed(connection: Connection) -> dict[uuid.UUID, int]:
-    query = select(claims.c.owner_id, func.count(distinct(claims.c.training_image_id))).group_by(claims.c.owner_id)
-    return {row[0]: row[1] for row in connection.execute(query)}
+    query = select(claims.c.owner_id, func.count(distinct(claims.c.training_image_id))).where(_has_not_ended())
+    return {row[0]: row[1] for row in connection.execute(query.group_by(claims.c.owner_id))}
+
+
+def _has_not_ended() -> ColumnElement[bool]:
+    """Return the condition that a claim is valid, or will be."""
+    return claims.c.valid_to > utc_text(datetime.now(UTC))
 
 
 def owner_summary(catalogue: CatalogueReader, owner: OwnerId) -> dict[str, Any]:
@@ -86,7 +93,7 @@ def owner_summary(catalogue: CatalogueReader, owner: OwnerId) -> dict[str, Any]:
     with catalogue.snapshot() as connection:
         row = connection.execute(select(owners).where(owners.c.owner_id == owner)).one_or_none()
         claimed = connection.execute(
-            select(func.count(distinct(claims.c.training_image_id))).where(claims.c.owner_id == owner)
+            select(func.count(distinct(claims.c.training_image_id))).where(claims.c.owner_id == owner, _has_not_ended())
         ).scalar_one()
     if row is None:
         raise NotFound(f"no owner {owner} is recorded: `gmvaluator owners list` shows names and UUIDs")
@@ -107,7 +114,7 @@ def list_works(
     if data_set is not None:
         query = query.where(sources.c.data_set == data_set)
     if owner is not None:
-        owned = select(claims.c.training_image_id).where(claims.c.owner_id == owner)
+        owned = select(claims.c.training_image_id).where(claims.c.owner_id == owner, _has_not_ended())
         query = query.where(sources.c.training_image_id.in_(owned))
     query = query.order_by(func.min(sources.c.source_id)).limit(limit)
     with catalogue.snapshot() as connection:
@@ -143,7 +150,8 @@ def _described(catalogue: CatalogueReader, ids: Sequence[TrainingImageId]) -> di
         for source in connection.execute(select(sources).where(of_these).order_by(sources.c.source_id)):
             place = {name: getattr(source, name) for name in ("data_set", "key", "uri", "title", "license")}
             rows[source.training_image_id]["sources"].append(place)
-        pairs = select(claims.c.training_image_id, claims.c.owner_id).where(claims.c.training_image_id.in_(ids))
+        pairs = select(claims.c.training_image_id, claims.c.owner_id)
+        pairs = pairs.where(claims.c.training_image_id.in_(ids), _has_not_ended())
         claimed = connection.execute(pairs.distinct()).all()
     names = _names(catalogue, sorted({OwnerId(row.owner_id) for row in claimed}))
     for row in sorted(claimed, key=lambda row: str(row.owner_id)):

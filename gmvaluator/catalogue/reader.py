@@ -108,13 +108,21 @@ class CatalogueReader(CatalogueRights):
     def removals(self, selection: Selection) -> Selected:
         """Return the works that a selection matches."""
         with self._engine.connect() as connection:
-            return select_removals(connection, self._vault, selection)
+            return select_removals(connection, self._vault, selection, utc_text(datetime.now(UTC)))
 
     def restorable(self, selection: Selection) -> Restorable:
         """Return the tombstones that a selection matches."""
         names = selection.keys | selection.names
         with self._engine.connect() as connection:
-            return restorable(connection, self._vault, selection.sha256s, names, selection.owners, selection.data_set)
+            return restorable(
+                connection,
+                self._vault,
+                selection.sha256s,
+                names,
+                selection.owners,
+                selection.data_set,
+                utc_text(datetime.now(UTC)),
+            )
 
     def opted_out_works(self, data_set: str, opted_out: OptedOut) -> OptedOutWorks:
         """Return indexed works whose owners opted out. data_set: where keys are looked up."""

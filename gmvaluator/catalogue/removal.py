@@ -79,15 +79,15 @@ class OptedOutWorks:
     shared: tuple[str, ...]
 
 
-def select_removals(connection: Connection, vault: Vault, selection: Selection) -> Selected:
-    """Return the works that a selection matches.
+def select_removals(connection: Connection, vault: Vault, selection: Selection, at: str) -> Selected:
+    """Return the works that a selection matches. at: now, UTC text; claims that have ended count for no owner.
 
     A SHA-256 always matches a work: one that is not indexed yet is kept out in advance.
     """
     matches = _matches(connection, selection)
-    owned_by = _owned(connection, selection.owners)
+    owned_by = _owned(connection, selection.owners, at)
     owned = {work for ids in owned_by.values() for work in ids}
-    shared = _shared(connection, owned, selection.owners)
+    shared = _shared(connection, owned, selection.owners, at)
     hashes = dict(_hashes(connection, {match.work for match in matches} | owned))
     hashes.update({training_image_id(sha256): sha256 for sha256 in selection.sha256s})
     before = tombstoned(connection, hashes.values())
@@ -246,20 +246,22 @@ def _record(row: Any) -> Record:
     return Record(row.data_set, row.key, row.uri, row.url)
 
 
-def _owned(connection: Connection, owners: Collection[OwnerId]) -> dict[OwnerId, set[TrainingImageId]]:
+def _owned(connection: Connection, owners: Collection[OwnerId], at: str) -> dict[OwnerId, set[TrainingImageId]]:
     """Return the works that each of `owners` claims; an owner without works is absent."""
     owned: dict[OwnerId, set[TrainingImageId]] = {}
     for part in parts(owners):
         query = select(claims.c.owner_id, claims.c.training_image_id).where(claims.c.owner_id.in_(part)).distinct()
-        for row in connection.execute(query):
+        for row in connection.execute(query.where(claims.c.valid_to > at)):
             owned.setdefault(OwnerId(row.owner_id), set()).add(TrainingImageId(row.training_image_id))
     return owned
 
 
-def _shared(connection: Connection, ids: Collection[TrainingImageId], owners: Collection[OwnerId]) -> set[UUID]:
+def _shared(
+    connection: Connection, ids: Collection[TrainingImageId], owners: Collection[OwnerId], at: str
+) -> set[UUID]:
     shared: set[UUID] = set()
     for part in parts(ids):
-        query = select(claims.c.training_image_id).where(claims.c.training_image_id.in_(part))
+        query = select(claims.c.training_image_id).where(claims.c.training_image_id.in_(part), claims.c.valid_to > at)
         shared.update(connection.execute(query.where(claims.c.owner_id.not_in(owners))).scalars())
     return shared
 

@@ -122,7 +122,7 @@ def _work_queries(text: str, data_set: str | None) -> Iterator[Select[Any]]:
     for keys in ((text,), unicode_forms(text)):
         with_key = select(sources.c.training_image_id).where(sources.c.key.in_(keys))
         yield with_key if data_set is None else with_key.where(sources.c.data_set == data_set)
-    if re.fullmatch(rf"[0-9a-f-]{{{MIN_PREFIX},36}}", plain):
+    if re.fullmatch(rf"[0-9a-f]{{{MIN_PREFIX}}}[0-9a-f-]{{,30}}", plain):
         low, high = (uuid.UUID(plain.replace("-", "").ljust(32, digit)[:32]) for digit in "0f")
         yield select(works.c.training_image_id).where(works.c.training_image_id.between(low, high))
     if re.fullmatch(rf"[0-9a-f]{{{MIN_PREFIX},63}}", plain):

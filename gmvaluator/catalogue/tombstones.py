@@ -113,12 +113,16 @@ def restorable(
     names: Collection[str],
     owners: Collection[OwnerId],
     data_set: str | None,
+    at: str,
 ) -> Restorable:
-    """Return the tombstones of images by SHA-256, by the key or URL that the removal named, or by owner."""
+    """Return the tombstones of images by SHA-256, by the key or URL that the removal named, or by owner.
+
+    at: now, UTC text; an owner whose claim has ended cannot take a removal back.
+    """
     with_hash = tombstoned(connection, sha256s)
     by_name = _by_name(connection, vault, names, data_set)
     unmatched = {name for name, tombstones in by_name.items() if not (tombstones.sha256s or tombstones.keys)}
-    owned = {owner: tombstoned(connection, _owned_sha256s(connection, owner)) for owner in owners}
+    owned = {owner: tombstoned(connection, _owned_sha256s(connection, owner, at)) for owner in owners}
     images = {sha256 for tombstones in by_name.values() for sha256 in tombstones.sha256s}
     return Restorable(
         tuple(sorted(with_hash.union(images, *owned.values()))),
@@ -202,8 +206,8 @@ def _stored(connection: Connection, column: ColumnElement[str], values: Iterable
     return stored
 
 
-def _owned_sha256s(connection: Connection, owner: OwnerId) -> set[str]:
-    of_owner = select(claims.c.training_image_id).where(claims.c.owner_id == owner)
+def _owned_sha256s(connection: Connection, owner: OwnerId, at: str) -> set[str]:
+    of_owner = select(claims.c.training_image_id).where(claims.c.owner_id == owner, claims.c.valid_to > at)
     query = select(works.c.sha256).where(works.c.training_image_id.in_(of_owner))
     return set(connection.execute(query).scalars())
 

@@ -6,6 +6,7 @@ from dataclasses import replace
 import pytest
 from sqlalchemy import insert
 
+from gmvaluator.catalogue.listing import describe_works, list_owners
 from gmvaluator.catalogue.records import NewWork, OwnerReference
 from gmvaluator.catalogue.removal import OptedOut, Selection
 from gmvaluator.catalogue.schema import removed_keys
@@ -86,6 +87,25 @@ def test_the_works_of_an_owner_are_kept_out_where_they_were(catalogue: Catalogue
     catalogue.record([ADA, BEN])
     remove(catalogue, owners=frozenset({catalogue.owner_of_manifest_id("ada")}))  # type: ignore[arg-type]
     assert catalogue.removed_among([record(ADA), record(BEN)]) == {record(ADA)}
+
+
+def test_an_owner_whose_claim_has_ended_decides_about_the_work_no_more(place: DataLocation) -> None:
+    """A later run corrected the owner, as a contract that begins later does."""
+    with open_catalogue(place, write=True) as before:
+        before.record([ADA, work("hers still", "a", key="0001")])
+    with open_catalogue(place, write=True) as catalogue:
+        catalogue.record([replace(ADA, owner=OwnerReference("ben", "ben"))])
+        ada, ben = (catalogue.owner_of_manifest_id(name) for name in ("ada", "ben"))
+        hers = catalogue.removals(Selection(owners=frozenset({ada})))
+        assert [(removal.sha256, hers.shared) for removal in hers.works] == [(sha256_hex(b"hers still"), 0)]
+        his = catalogue.removals(Selection(owners=frozenset({ben})))
+        assert ([removal.sha256 for removal in his.works], his.shared) == ([ADA.sha256], 0)
+        remove(catalogue, owners=frozenset({ben}))  # type: ignore[arg-type]
+        assert catalogue.restorable(Selection(owners=frozenset({ada}))).sha256s == ()
+        assert catalogue.restorable(Selection(owners=frozenset({ben}))).sha256s == (ADA.sha256,)
+        assert [(row["display_name"], row["works"]) for row in list_owners(catalogue, 9)] == [("ada", 1), ("ben", 1)]
+        (described,) = describe_works(catalogue, [ADA.training_image_id])
+        assert [owner["display_name"] for owner in described["owners"]] == ["ben"]
 
 
 def test_a_removal_is_taken_back_by_what_it_named(catalogue: Catalogue) -> None:
