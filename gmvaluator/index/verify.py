@@ -99,7 +99,8 @@ def _require_points(store: QdrantStore, k: int) -> None:
     info = store.info()
     if info.points <= k:
         raise PreconditionFailed(
-            f"collection {info.name!r} holds {info.points} points, recall at {k} needs more: index images first"
+            f"collection {info.name!r} holds {info.points} points, recall at {k} needs more: index more images, or "
+            "give a smaller --k"
         )
 
 

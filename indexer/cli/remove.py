@@ -164,13 +164,13 @@ def _print_restored(tombs: Restorable, unmatched: Unmatched | None, dry_run: boo
 
 
 def _summary(selected: Selected) -> str:
-    parts = [f"{len(selected.works):,} works are meant"]
+    parts = [f"works meant: {len(selected.works):,}"]
     if selected.removed_before:
-        parts.append(f"{selected.removed_before:,} were removed before")
+        parts.append(f"removed before: {selected.removed_before:,}")
     if selected.unknown:
-        parts.append(f"{len(selected.unknown):,} are not indexed, and are kept out in advance")
+        parts.append(f"not indexed, and kept out in advance: {len(selected.unknown):,}")
     if selected.shared:
-        parts.append(f"{selected.shared:,} are claimed by others too")
+        parts.append(f"claimed by others too: {selected.shared:,}")
     return "; ".join(parts)
 
 

@@ -117,8 +117,10 @@ def add_source(job: IndexJob, target: Target, runtime: ModelRuntime, stopping: t
             store.build()
             seconds["building"] = time.monotonic() - began
             trusted = verify_if_outgrown(target, store.info())
+        # The rows of an export may be of several data sets.
+        of_data_set = None if job.own_data_sets and is_embeddings(job.location) else job.data_set
         owners = OwnerReport(
-            catalogue.ownership(job.data_set), catalogue.corrections(job.data_set, began_at), source.ignored.as_dict()
+            catalogue.ownership(of_data_set), catalogue.corrections(job.data_set, began_at), source.ignored.as_dict()
         )
         opt_outs = opt_out_report(catalogue, job.data_set, job.opt_outs, left_out, read_all)
         return IndexResult(report, store.info(), left_out, not complete, seconds, owners, opt_outs, trusted)

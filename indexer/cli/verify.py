@@ -100,6 +100,8 @@ def check_deeply(target: Target) -> DeepCheck:
         checked = check_vectors(target.location, target.collection, api_key=target.api_key)
     for work, reason in list(checked.damaged.items())[:MAX_NAMED]:
         click.echo(f"work {work}: {reason}", err=True)
+    # Before recall is measured, which a small collection does not allow.
+    click.echo(f"{checked.works:,} works were read, {len(checked.damaged):,} are damaged", err=True)
     if checked.damaged:
         raise IndexFailed(
             f"the stored vectors of {len(checked.damaged):,} of {checked.works:,} works are damaged: restore the index "
