@@ -32,6 +32,10 @@ _RECORD = np.dtype(
 )
 """A keypoint as stored, 38 bytes: position in 1/65,535 of the side, logarithm of the size, angle in 1/256 turn."""
 
+GRID = 16
+"""Cells of `content` across, and down."""
+
+_CONTENT_BYTES = GRID * GRID // 8
 _CHECKSUM = struct.Struct("<I")
 _FINEST_SIZE = 1 / 1024
 _SIZE_STEPS = 25.5
@@ -44,7 +48,7 @@ class LocalFeatures:
 
     positions: (N, 2), x and y in [0, 1]. sizes: (N,), diameters in the same unit. angles: (N,), radians. descriptors:
     (N, 32). mirrored: (N, 32), the descriptors that the mirrored image would have; empty for works, since only one side
-    of a comparison needs them.
+    of a comparison needs them. content: the cells of a grid of 16 x 16 that show anything, (16, 16).
     """
 
     positions: Float32
@@ -52,39 +56,43 @@ class LocalFeatures:
     angles: Float32
     descriptors: Int8
     mirrored: Int8
+    content: npt.NDArray[np.bool_]
 
     def __len__(self) -> int:
         return len(self.positions)
 
     def to_bytes(self) -> bytes:
-        """Return the stored form: a CRC-32 of the rest, then 38 bytes a keypoint, without `mirrored`."""
+        """Return the stored form: a CRC-32 of the rest, `content`, then 38 bytes a keypoint, without `mirrored`."""
         records = np.zeros(len(self), _RECORD)
         records["x"], records["y"] = np.rint(self.positions.clip(0, 1) * 65_535).T
         steps = np.log2(np.maximum(self.sizes, _FINEST_SIZE) / _FINEST_SIZE) * _SIZE_STEPS
         records["size"] = np.rint(steps).clip(0, 255)
         records["angle"] = np.rint(self.angles / (2 * np.pi) * 256).astype(np.int64) % 256
         records["descriptor"] = self.descriptors
-        return _CHECKSUM.pack(crc32(records.data)) + records.tobytes()
+        body = np.packbits(self.content).tobytes() + records.tobytes()
+        return _CHECKSUM.pack(crc32(body)) + body
 
     @classmethod
     def from_bytes(cls, data: bytes) -> LocalFeatures:
         """Parse the stored form. Raises InvalidVector if it is damaged."""
         body = memoryview(data)[_CHECKSUM.size :]
-        count, rest = divmod(len(body), _RECORD.itemsize)
-        if len(data) < _CHECKSUM.size or rest or count > MAX_KEYPOINTS:
+        count, rest = divmod(len(body) - _CONTENT_BYTES, _RECORD.itemsize)
+        if count < 0 or rest or count > MAX_KEYPOINTS:
             raise InvalidVector(
-                f"local features of {len(data)} bytes are not 4 bytes and up to {MAX_KEYPOINTS} keypoints of "
-                f"{_RECORD.itemsize} bytes"
+                f"local features of {len(data)} bytes are not {_CHECKSUM.size + _CONTENT_BYTES} bytes and up to "
+                f"{MAX_KEYPOINTS} keypoints of {_RECORD.itemsize} bytes"
             )
         if crc32(body) != _CHECKSUM.unpack_from(data)[0]:
             raise InvalidVector("local features do not match their checksum")
-        records = np.frombuffer(body, _RECORD)
+        content = np.unpackbits(np.frombuffer(body, np.uint8, _CONTENT_BYTES)).astype(bool).reshape(GRID, GRID)
+        records = np.frombuffer(body, _RECORD, offset=_CONTENT_BYTES)
         return cls(
             np.stack([records["x"], records["y"]], axis=1).astype(np.float32) / np.float32(65_535),
             (_FINEST_SIZE * 2.0 ** (records["size"] / _SIZE_STEPS)).astype(np.float32),
             (records["angle"] * (2 * np.pi / 256)).astype(np.float32),
             records["descriptor"],
             np.empty((0, DESCRIPTOR_DIM), np.int8),
+            content,
         )
 
     def to_text(self) -> str:
@@ -101,5 +109,6 @@ class LocalFeatures:
 
 
 def no_features() -> LocalFeatures:
-    """Return the features of an image without a keypoint, such as a blank page."""
-    return LocalFeatures.from_bytes(_CHECKSUM.pack(crc32(b"")))
+    """Return the features of an image that shows nothing, such as a blank page."""
+    body = bytes(_CONTENT_BYTES)
+    return LocalFeatures.from_bytes(_CHECKSUM.pack(crc32(body)) + body)

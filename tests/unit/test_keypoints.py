@@ -17,6 +17,7 @@ def _features(count: int) -> LocalFeatures:
         rng.uniform(0, 2 * np.pi, count).astype(np.float32),
         rng.integers(-127, 128, (count, 32), np.int8),
         np.empty((0, 32), np.int8),
+        rng.random((16, 16)) < 0.5,
     )
 
 
@@ -28,6 +29,7 @@ def test_stored_features_are_those_that_were_given_up_to_their_precision() -> No
     turns = np.angle(np.exp(1j * (stored.angles - features.angles)))
     assert np.abs(turns).max() < 0.013
     np.testing.assert_array_equal(stored.descriptors, features.descriptors)
+    np.testing.assert_array_equal(stored.content, features.content)
 
 
 def test_a_work_takes_less_than_twelve_kilobytes() -> None:
@@ -46,7 +48,7 @@ def test_damage_is_found(place: int) -> None:
         LocalFeatures.from_bytes(bytes(data))
 
 
-@pytest.mark.parametrize("data", [b"", b"abc", b"x" * 40, bytes(4 + 38 * (MAX_KEYPOINTS + 1))])
+@pytest.mark.parametrize("data", [b"", b"abc", b"x" * 40, bytes(36 + 38 * (MAX_KEYPOINTS + 1))])
 def test_bytes_of_another_length_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidVector, match="local features of"):
         LocalFeatures.from_bytes(data)
