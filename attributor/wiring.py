@@ -84,7 +84,7 @@ class Parts:
         Raises MissingIndex, ProfileMismatch or IndexUnavailable.
         """
         generators = await asyncio.to_thread(self.catalogue.generators)
-        self.bindings.observe(generators)
+        await asyncio.to_thread(self.bindings.observe, generators, self.pipeline.policy_problem)
         for collection in sorted({generator.collection for generator in generators}):
             observe_collection(await self.collections.refresh(collection))
 

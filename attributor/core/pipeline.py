@@ -329,6 +329,14 @@ class Pipeline:
         except InvalidPolicy as error:
             raise PreconditionFailed(f"generator {generator.model_version} cannot be valued: {error}") from error
 
+    def policy_problem(self, generator: Generator) -> str:
+        """Return why a generator's own policy values no image of this profile; "" if it does."""
+        try:
+            self._bound_policy(generator).check_profile(self.worker.models.identity.hash)
+        except PreconditionFailed as error:
+            return str(error)
+        return ""
+
     async def _rerank(
         self, search: CandidateSearch, context: _Context, features: Features, recalled: Sequence[Candidate]
     ) -> _Reranked:

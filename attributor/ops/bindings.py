@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import structlog
 
@@ -17,8 +17,11 @@ class BindingLog:
     def __init__(self) -> None:
         self._logged: dict[str, Generator] = {}
 
-    def observe(self, generators: Sequence[Generator]) -> None:
-        """Log the generators that are new or changed since the last call."""
+    def observe(self, generators: Sequence[Generator], problem: Callable[[Generator], str]) -> None:
+        """Log the generators that are new or changed since the last call.
+
+        problem: returns why a generator's policy cannot be used, which is a warning, or "".
+        """
         for generator in generators:
             if self._logged.get(generator.model_version) != generator:
                 _log.info(
@@ -28,4 +31,6 @@ class BindingLog:
                     data_sets=generator.data_sets,
                     collection=generator.collection,
                 )
+                if why := problem(generator):
+                    _log.warning("no image of this generator can be valued", generator=generator.model_version, why=why)
         self._logged = {generator.model_version: generator for generator in generators}

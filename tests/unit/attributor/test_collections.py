@@ -46,7 +46,8 @@ async def test_the_event_loop_runs_while_the_catalogue_is_read() -> None:
     _, collections = filled()
     nothing = cast(Any, None)
     catalogue = cast(Any, SimpleNamespace(generators=generators))
-    parts = Parts(nothing, nothing, collections, catalogue, nothing, nothing, nothing)
+    pipeline = cast(Any, SimpleNamespace(policy_problem=lambda _: ""))
+    parts = Parts(pipeline, nothing, collections, catalogue, nothing, nothing, nothing)
     checking = asyncio.create_task(parts.check_collections())
     await asyncio.sleep(0)
     gate.set()
@@ -59,7 +60,9 @@ async def test_generators_are_logged_with_their_policies_when_they_change() -> N
     registered = [Generator("m", "works", ("set",), "calibrated@2")]
     catalogue = cast(Any, SimpleNamespace(generators=lambda: list(registered)))
     nothing = cast(Any, None)
-    parts = Parts(nothing, nothing, collections, catalogue, nothing, nothing, nothing)
+    problems = {"calibrated@2": "it was fitted to another profile", "paper@1": ""}
+    pipeline = cast(Any, SimpleNamespace(policy_problem=lambda generator: problems[generator.policy]))
+    parts = Parts(pipeline, nothing, collections, catalogue, nothing, nothing, nothing)
     with structlog.testing.capture_logs() as logged:
         await parts.check_collections()
         await parts.check_collections()
@@ -67,3 +70,5 @@ async def test_generators_are_logged_with_their_policies_when_they_change() -> N
         await parts.check_collections()
     bound = [(line["model_version"], line["policy"]) for line in logged if line["event"] == "generator"]
     assert bound == [("m", "calibrated@2"), ("m", "paper@1")]
+    warnings = [(line["generator"], line["why"]) for line in logged if line["log_level"] == "warning"]
+    assert warnings == [("m", "it was fitted to another profile")]

@@ -155,6 +155,17 @@ async def test_stages_lead_to_one_posting(bench: Bench) -> None:
     assert (totals.issued_micros, totals.reconciles) == (final.issued_micros, True)
 
 
+@pytest.mark.parametrize("bench", [False], indirect=True)
+@pytest.mark.parametrize(
+    ("policy", "problem"),
+    [("paper@1", ""), ("calibrated@2", "was fitted to profile"), ("absent@1", "generator demo cannot be valued")],
+)
+async def test_policy_of_another_profile_is_a_problem_before_any_image(bench: Bench, policy: str, problem: str) -> None:
+    found = bench.pipeline.policy_problem(Generator("demo", "works", ("set",), policy))
+    assert problem in found
+    assert bool(found) == bool(problem)
+
+
 async def test_provisional_credits_do_not_wait_for_re_ranking(bench: Bench) -> None:
     bench.collections.candidates = held = HeldRerank(filled_index())
     stages = bench.pipeline.attribute(request(7))
