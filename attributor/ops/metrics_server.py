@@ -4,12 +4,16 @@ from __future__ import annotations
 
 import socket
 import threading
+from collections.abc import Iterable
 from contextlib import suppress
-from typing import Any
+from typing import TYPE_CHECKING, Any
 from wsgiref.simple_server import WSGIRequestHandler, make_server
 
 from prometheus_client import CollectorRegistry, make_wsgi_app
 from prometheus_client.exposition import ThreadingWSGIServer
+
+if TYPE_CHECKING:
+    from wsgiref.types import StartResponse, WSGIApplication
 
 MAX_SCRAPES = 8
 """Maximum number of connections at once; one more closes the oldest, which may never have sent a request."""
@@ -61,9 +65,25 @@ class _Ipv6Server(_Server):
     address_family = socket.AF_INET6
 
 
+def _answering_head(application: WSGIApplication) -> WSGIApplication:
+    """Answer HEAD as GET, without the body: prometheus_client refuses it, and probes and proxies send it."""
+
+    def answer(environ: dict[str, Any], start_response: StartResponse) -> Iterable[bytes]:
+        if environ["REQUEST_METHOD"] != "HEAD":
+            return application(environ, start_response)
+        started: list[tuple[str, list[tuple[str, str]]]] = []
+        start: Any = lambda status, headers, _=None: started.append((status, headers))  # noqa: E731
+        body = b"".join(application({**environ, "REQUEST_METHOD": "GET"}, start))
+        ((status, headers),) = started
+        start_response(status, [*headers, ("Content-Length", str(len(body)))])
+        return []
+
+    return answer
+
+
 def start_metrics_server(host: str, port: int, registry: CollectorRegistry) -> int:
     """Serve the metrics of `registry` from a thread until the process ends; return the port. Raises OSError."""
     kind = _Ipv6Server if ":" in host else _Server
-    server = make_server(host, port, make_wsgi_app(registry), kind, handler_class=_Handler)
+    server = make_server(host, port, _answering_head(make_wsgi_app(registry)), kind, handler_class=_Handler)
     threading.Thread(target=server.serve_forever, name="metrics", daemon=True).start()
     return int(server.server_port)

@@ -92,6 +92,10 @@ def test_a_scrape_reads_the_current_state() -> None:
         port = serve_metrics("127.0.0.1:0")
         with urllib.request.urlopen(f"http://127.0.0.1:{port}/metrics") as answer:
             lines = answer.read().decode().splitlines()
+        asked = urllib.request.Request(f"http://127.0.0.1:{port}/metrics", method="HEAD")
+        with urllib.request.urlopen(asked) as answer:
+            assert (answer.status, answer.read()) == (200, b"")
+            assert int(answer.headers["Content-Length"]) > 0
     finally:
         REGISTRY.unregister(collector)
     for line in ("gmvaluator_queue_images 4.0", "gmvaluator_in_flight 0.0", "gmvaluator_undecodable_images_total 3.0"):
