@@ -33,16 +33,22 @@ def bench() -> None:
 @click.option("--count", default=600, show_default=True, type=click.IntRange(64, 1_000_000), help="Images per phase.")
 @click.option("--concurrency", default=32, show_default=True, type=click.IntRange(1, 256), help="Callers at full load.")
 @click.option(
-    "--points", default=100_000, show_default=True, type=click.IntRange(1_000), help="Points of the stubs' index."
+    "--points",
+    default=100_000,
+    show_default=True,
+    type=click.IntRange(1_000, 100_000_000),
+    help="Points of the stubs' index.",
 )
-@click.option("--per-second", default=60.0, show_default=True, type=FiniteRange(1), help="Sustained load.")
-@click.option("--sustained", "sustained_s", default=300.0, show_default=True, type=FiniteRange(1), help="Seconds.")
-@click.option("--overload", "overload_s", default=60.0, show_default=True, type=FiniteRange(1), help="Seconds.")
+@click.option("--per-second", default=60.0, show_default=True, type=FiniteRange(1, 100_000), help="Sustained load.")
+@click.option(
+    "--sustained", "sustained_s", default=300.0, show_default=True, type=FiniteRange(1, 86_400), help="Seconds."
+)
+@click.option("--overload", "overload_s", default=60.0, show_default=True, type=FiniteRange(1, 86_400), help="Seconds.")
 @click.option(
     "--calls",
     default=1_000,
     show_default=True,
-    type=click.IntRange(100),
+    type=click.IntRange(100, 1_000_000),
     help="Calls to cancel, and calls to time out.",
 )
 @click.option(
@@ -67,19 +73,27 @@ def serve(sections: tuple[str, ...], paper: str, as_json: bool, **sizes: Any) ->
 
 @bench.command()
 @click.option("--section", "sections", multiple=True, type=click.Choice(INDEX_SECTIONS), help="Default: all.")
-@click.option("--points", default=100_000, show_default=True, type=click.IntRange(256), help="Vectors of the tables.")
-@click.option("--embed", default=100_000, show_default=True, type=click.IntRange(100), help="Real images embedded.")
-@click.option("--questions", default=400, show_default=True, type=click.IntRange(10), help="Held-out queries.")
+@click.option(
+    "--points", default=100_000, show_default=True, type=click.IntRange(256, 100_000_000), help="Vectors of the tables."
+)
+@click.option(
+    "--embed", default=100_000, show_default=True, type=click.IntRange(100, 10_000_000), help="Real images embedded."
+)
+@click.option(
+    "--questions", default=400, show_default=True, type=click.IntRange(10, 1_000_000), help="Held-out queries."
+)
 @click.option(
     "--works", "images", default=240, show_default=True, type=click.IntRange(6, 525), help="Works indexed per round."
 )
-@click.option("--given", default=20_000, show_default=True, type=click.IntRange(100), help="Embeddings to import.")
+@click.option(
+    "--given", default=20_000, show_default=True, type=click.IntRange(100, 100_000_000), help="Embeddings to import."
+)
 @click.option(
     "--growth",
     multiple=True,
     default=(10_000, 100_000, 1_000_000),
     show_default=True,
-    type=click.IntRange(100),
+    type=click.IntRange(100, 100_000_000),
     help="Numbers of vectors in the growth curve.",
 )
 @click.option(
@@ -116,7 +130,7 @@ def index(sections: tuple[str, ...], keep: Path | None, as_json: bool, **sizes: 
     "--entries",
     default=10_000_000,
     show_default=True,
-    type=click.IntRange(10_000),
+    type=click.IntRange(10_000, 10_000_000_000),
     help="Entries behind the owners' totals.",
 )
 @click.option("--kills", default=50, show_default=True, type=click.IntRange(1, 100_000), help="Processes to kill.")
@@ -221,12 +235,16 @@ def crops(images: int, device: str, choice: ProfileChoice, as_json: bool) -> Non
     "credits_per_s",
     default=20_000,
     show_default=True,
-    type=click.IntRange(500),
+    type=click.IntRange(500, 100_000_000),
     help="Credits per second.",
 )
 @click.option("--seconds", default=30.0, show_default=True, type=FiniteRange(5, 600), help="Seconds to measure.")
 @click.option(
-    "--past", default=1_000_000, show_default=True, type=click.IntRange(1_000), help="Earlier postings in the ledger."
+    "--past",
+    default=1_000_000,
+    show_default=True,
+    type=click.IntRange(1_000, 1_000_000_000),
+    help="Earlier postings in the ledger.",
 )
 @json_option
 def dashboard(clients: int, credits_per_s: int, seconds: float, past: int, as_json: bool) -> None:

@@ -71,8 +71,12 @@ WAIT_S = 120.0
 @click.option(
     "--top", default=3, show_default=True, type=click.IntRange(1, 50), help="Contributors to show for each image."
 )
-@click.option("--works", default=0, type=click.IntRange(0), help="Index only the first WORKS images; 0: all.")
-@click.option("--images", "count", default=0, type=click.IntRange(0), help="Attribute only IMAGES images; 0: all.")
+@click.option(
+    "--works", default=0, type=click.IntRange(0, 1_000_000), help="Index only the first WORKS images; 0: all."
+)
+@click.option(
+    "--images", "count", default=0, type=click.IntRange(0, 1_000_000), help="Attribute only IMAGES images; 0: all."
+)
 @click.option("--verbose", is_flag=True, help="Print every image with its stages, all artists, and all progress.")
 @click.option("--open", "open_browser", is_flag=True, help="Show the dashboard in a browser, until Ctrl-C.")
 @choice_options

@@ -39,7 +39,7 @@ SAMPLED = 200
     help="A .npy of recall embeddings (Q, D) that are not in the index, as further queries.",
 )
 @click.option("--k", default=50, show_default=True, type=click.IntRange(1, 1000), help="Neighbours compared.")
-@click.option("--seed", default=0, type=click.IntRange(0), show_default=True, help="Seed of the sample.")
+@click.option("--seed", default=0, type=click.IntRange(0, 2**63 - 1), show_default=True, help="Seed of the sample.")
 @click.option(
     "--target",
     default=RECALL_TARGET,

@@ -123,6 +123,19 @@ def invocation(words: Words, command: click.Command, tested: click.Parameter, va
     return (*words, *options, *(("--", *arguments) if arguments else ()))
 
 
+def test_every_number_has_a_lower_and_an_upper_bound() -> None:
+    numbers = [
+        (words, parameter.name, parameter.type)
+        for words, command in walk(gmvaluator)
+        for parameter in command.params
+        if isinstance(parameter.type, IntParamType | FloatParamType)
+    ]
+    assert numbers
+    for words, name, kind in numbers:
+        assert isinstance(kind, click.IntRange | click.FloatRange), (words, name)
+        assert None not in (kind.min, kind.max), (words, name)
+
+
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_a_wrong_value_is_one_line_and_exit_code_2(
     words: Words, tmp_path: Path, capsys: pytest.CaptureFixture[str]
