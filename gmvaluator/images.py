@@ -10,6 +10,7 @@ chunk and allocates nothing. Pillow decodes whatever passes, and may still refus
 from __future__ import annotations
 
 import io
+import math
 import uuid
 import warnings
 from collections.abc import Iterator
@@ -96,9 +97,14 @@ def check_size(width: int, height: int, max_pixels: int = MAX_IMAGE_PIXELS) -> N
 
 
 def thumbnail(image: Image.Image) -> bytes:
-    """Return a WebP of at most 256 x 256 pixels with the same aspect ratio."""
+    """Return a WebP of at most 256 x 256 pixels with the same aspect ratio, as far as `check_size` accepts that."""
     small = image.copy()
     small.thumbnail((THUMBNAIL_PX, THUMBNAIL_PX), Image.Resampling.LANCZOS)
+    longer, shorter = max(small.size), min(small.size)
+    if longer > MAX_SIDE_RATIO * shorter:
+        # A single row of pixels is what is left of the narrowest images.
+        least = math.ceil(longer / MAX_SIDE_RATIO)
+        small = image.resize((max(small.width, least), max(small.height, least)), Image.Resampling.LANCZOS)
     buffer = io.BytesIO()
     small.save(buffer, "WEBP", quality=80, method=4)
     return buffer.getvalue()

@@ -90,5 +90,11 @@ def test_ribbons_are_refused() -> None:
         decode_image(encoded(Image.new("RGB", (2_000, 2))))
 
 
+@pytest.mark.parametrize("size", [(20_000, 100), (100, 20_000), (3_100, 17)])
+def test_thumbnail_of_a_narrow_image_can_be_read(size: tuple[int, int]) -> None:
+    width, height = decode_image(thumbnail(Image.new("RGB", size))).size
+    assert max(width, height) == 256
+
+
 def test_thumbnails_keep_the_aspect() -> None:
     assert decode_image(thumbnail(Image.new("RGB", (1_000, 500)))).size == (256, 128)
