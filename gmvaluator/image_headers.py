@@ -29,7 +29,7 @@ _TEXT_OVERHEAD = 1_000
 
 _PNG, _JPEG = b"\x89PNG\r\n\x1a\n", b"\xff\xd8\xff"
 NO_IMAGE = "the bytes are no JPEG, PNG or WebP image: convert the file and send it again"
-_CUT_SHORT = "the image cannot be decoded: the {} was cut short, its end is missing: send the whole file"
+CUT_SHORT = "the image cannot be decoded: the {} was cut short, its end is missing: send the whole file"
 
 _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}
 """Channels by a PNG's colour type."""
@@ -82,19 +82,20 @@ def check_chunks(data: bytes) -> None:
         _check_webp(data)
 
 
-def check_segments(data: bytes) -> None:
+def check_segments(data: bytes) -> int:
     """Check the segments and scans of a JPEG up to the image's end, behind which anything may follow.
 
-    Reads every byte of the coded pixels. Raises InvalidImage for a JPEG without its end, or one built to be slow.
+    Returns where the marker of the end is. Reads every byte of the coded pixels. Raises InvalidImage for a JPEG without
+    its end, or one built to be slow.
     """
     # Pillow decodes a JPEG that was cut short and padded, and paints what is missing grey.
     position, scans = 2, 0
     for _ in range(MAX_CHUNKS):
         match = _MARKER.search(data, position)
         if match is None or (marker := data[match.end() - 1]) == _SOI:
-            raise InvalidImage(_CUT_SHORT.format("JPEG"))
+            raise InvalidImage(CUT_SHORT.format("JPEG"))
         if marker == _EOI:
-            return
+            return match.start()
         scans += marker == _SOS
         if scans > MAX_SCANS:
             raise InvalidImage(f"the JPEG has over {MAX_SCANS} scans: write it again with any image program")
@@ -117,7 +118,7 @@ def check_png_rows(data: bytes) -> None:
             return
     # What zlib still holds is shorter than its window.
     if missing > len(inflater.flush()):
-        raise InvalidImage(_CUT_SHORT.format("PNG"))
+        raise InvalidImage(CUT_SHORT.format("PNG"))
 
 
 def _png_pixel_pieces(data: bytes) -> Iterator[bytes]:
@@ -146,7 +147,7 @@ def _segment_bytes(data: bytes, position: int) -> int:
     try:
         (length,) = struct.unpack_from(">H", data, position)
     except struct.error as error:
-        raise InvalidImage(_CUT_SHORT.format("JPEG")) from error
+        raise InvalidImage(CUT_SHORT.format("JPEG")) from error
     return max(length, 2)
 
 
@@ -162,7 +163,7 @@ def _check_png(data: bytes) -> None:
     position, text_bytes = len(_PNG), 0
     for _ in range(MAX_CHUNKS):
         if position + 12 > len(data):
-            raise InvalidImage(_CUT_SHORT.format("PNG"))
+            raise InvalidImage(CUT_SHORT.format("PNG"))
         length, kind = struct.unpack_from(">I4s", data, position)
         if kind == b"IEND":
             return

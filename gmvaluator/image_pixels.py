@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import io
 import math
 
 from PIL import ExifTags, Image, ImageChops, ImageOps
 
 from gmvaluator.errors import InvalidImage
-from gmvaluator.image_headers import check_png_rows
+from gmvaluator.image_headers import CUT_SHORT, check_png_rows, check_segments
 
 _TRANSPOSITIONS = {
     2: Image.Transpose.FLIP_LEFT_RIGHT,
@@ -31,6 +32,14 @@ _GREY, _RGB = 0, 2
 """Colour types of a PNG whose transparency is one value that a tRNS chunk names."""
 
 _TIFF_BITS, _TIFF_PHOTOMETRIC, _WHITE_IS_ZERO = 258, 262, 0
+
+_MISSING_GREYS = {127, 128}
+"""Values of the missing pixels of a JPEG, by its colours."""
+
+_JPEG_END = b"\xff\xd9"
+_NOISE = hashlib.sha512(b"behind the coded pixels").digest().replace(b"\xff", b"")
+_CODED_NOISE = _NOISE + b"".join(bytes((0xFF, 0xD0 + number)) + _NOISE for number in range(8))
+"""Bytes that decode to something else than grey, also where a restart marker has to come first."""
 
 _BAND_PIXELS = 4_000_000
 """Pixels of a large image that are converted at a time."""
@@ -67,12 +76,38 @@ def upright_rgb(image: Image.Image, data: bytes, factor: int = 1) -> Image.Image
     if image.format == "PNG" and not any(image.crop((0, max(image.height - 2, 0), *image.size)).tobytes()):
         # Black, or missing: Pillow takes pixels that end early for whole.
         check_png_rows(data)
+    if image.format == "JPEG" and _ends_grey(image):
+        _check_jpeg_rows(data)
     pixels = _Pixels(image, data)
     flat = pixels.on_white((0, 0, *image.size)) if factor == 1 else _reduced(pixels, factor)
     transposition = _TRANSPOSITIONS.get(orientation(image))
     if transposition is not None:
         return flat.transpose(transposition)
     return flat.copy() if flat is image else flat
+
+
+def _ends_grey(image: Image.Image) -> bool:
+    """Return whether the last pixel is of the grey that Pillow paints where the pixels of a JPEG are missing."""
+    last = image.getpixel((image.width - 1, image.height - 1))
+    return set(last if isinstance(last, tuple) else (last,)) <= _MISSING_GREYS
+
+
+def _check_jpeg_rows(data: bytes) -> None:
+    """Raise InvalidImage if the coded pixels of a sequential JPEG end before its last row.
+
+    Bytes put behind them change the picture only where pixels are missing. Both are decoded at an eighth of the size.
+    """
+    end = check_segments(data)
+    before, after = (_eighth(data[:end] + behind + _JPEG_END) for behind in (b"", _CODED_NOISE))
+    if ImageChops.difference(before, after).getbbox() is not None:
+        raise InvalidImage(CUT_SHORT.format("JPEG"))
+
+
+def _eighth(data: bytes) -> Image.Image:
+    with Image.open(io.BytesIO(data), formats=("JPEG",)) as image:
+        image.draft(None, (max(1, image.width // 8), max(1, image.height // 8)))
+        image.load()
+        return image.copy()
 
 
 def _reduced(pixels: _Pixels, factor: int) -> Image.Image:

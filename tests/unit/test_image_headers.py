@@ -10,6 +10,7 @@ from PIL import Image
 from gmvaluator.errors import InvalidImage
 from gmvaluator.image_headers import MAX_SCANS
 from gmvaluator.images import check_image, decode_image
+from gmvaluator.training_images import decode_training_image
 from tests.support.image_files import PNG, chunk, encoded
 
 NOISE = Image.effect_noise((48, 40), 60).convert("RGB")
@@ -113,3 +114,22 @@ def test_a_png_whose_pixels_end_early_is_refused_and_a_black_one_is_not(interlac
 @pytest.mark.parametrize("size", [(1, 1), (1, 9), (9, 1), (33, 17)])
 def test_a_black_png_of_any_kind_is_whole(mode: str, size: tuple[int, int]) -> None:
     assert decode_image(encoded(Image.new(mode, size))).size == size
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("options", [{}, {"subsampling": 0}, {"restart_marker_blocks": 3}], ids=str)
+def test_a_jpeg_that_is_cut_short_and_then_closed_is_refused(mode: str, options: dict[str, int]) -> None:
+    whole = encoded(Image.effect_noise((200, 160), 60).convert(mode), "JPEG", **options)
+    assert decode_image(whole).size == (200, 160)
+    for part in (0.5, 0.9, 0.98):
+        kept = whole[: int(len(whole) * part)].rstrip(b"\xff")
+        for read in (decode_image, decode_training_image):
+            with pytest.raises(InvalidImage, match="JPEG was cut short"):
+                read(kept + b"\xff\xd9" + VIDEO[:100])
+
+
+@pytest.mark.parametrize("mode", ["L", "RGB", "CMYK"])
+@pytest.mark.parametrize("size", [(1, 1), (8, 8), (17, 33), (6_000, 4_500)])
+def test_a_grey_jpeg_is_whole(mode: str, size: tuple[int, int]) -> None:
+    grey = Image.new(mode, size, (128,) * len(Image.new(mode, (1, 1)).getbands()) if mode != "L" else 128)
+    assert decode_training_image(encoded(grey, "JPEG")).pixels.getpixel((0, 0)) is not None
