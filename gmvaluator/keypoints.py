@@ -8,7 +8,6 @@ any size and shape can be compared. A descriptor is SIFT's, of root-normalised g
 from __future__ import annotations
 
 import base64
-import binascii
 import struct
 from dataclasses import dataclass
 from zlib import crc32
@@ -103,9 +102,10 @@ class LocalFeatures:
     def from_text(cls, text: str) -> LocalFeatures:
         """Parse the result of `to_text`. Raises InvalidVector."""
         try:
-            return cls.from_bytes(base64.b64decode(text, validate=True))
-        except binascii.Error as error:
+            data = base64.b64decode(text, validate=True)
+        except ValueError as error:
             raise InvalidVector(f"local features are not base64: {error}") from error
+        return cls.from_bytes(data)
 
 
 def no_features() -> LocalFeatures:

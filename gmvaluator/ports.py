@@ -175,7 +175,7 @@ class VectorStore(Protocol):
         """Return works that were not yet compared for near-duplicates."""
 
     def fetch(self, ids: Sequence[TrainingImageId]) -> list[Point]:
-        """Return those of `ids` that are stored, with their vectors."""
+        """Return those of `ids` that are stored, with their vectors and without their local features."""
 
     def neighbours(self, vectors: Sequence[Float32Array], limit: int) -> list[list[Candidate]]:
         """Return the `limit` nearest works of each `recall` vector, nearest first, with the group in the payload."""
@@ -196,7 +196,7 @@ class VectorStore(Protocol):
         """Index and quantise everything that was written; return once `info().ready`."""
 
     def scan(self, with_vectors: bool = False) -> Iterable[Point]:
-        """Yield every point, in id order; with empty vectors unless `with_vectors`."""
+        """Yield every point, in id order; with empty vectors and without local features unless `with_vectors`."""
 
     def close(self) -> None: ...
 

@@ -41,13 +41,15 @@ class ReadImage:
 class DecodedImage:
     """A work for the catalogue, its thumbnail (WebP), and the model inputs of its views.
 
-    first_of_several: whether the file has more frames or pages, of which this is the first.
+    first_of_several: whether the file has more frames or pages, of which this is the first. local_features: as text;
+    None for a profile without them.
     """
 
     work: NewWork
     thumbnail: bytes
     inputs: Sequence[Prepared]
     first_of_several: bool = False
+    local_features: str | None = None
 
     @property
     def training_image_id(self) -> TrainingImageId:
@@ -116,7 +118,9 @@ class ItemReader:
             self.check_size(image.width, image.height)
             work = self._work(read, image.width, image.height)
             inputs = self.prepare(image.pixels)
-            return DecodedImage(work, thumbnail(image.pixels), inputs, image.first_of_several)
+            local = next((view.local for view in inputs), None)
+            local_features = None if local is None else local.to_text()
+            return DecodedImage(work, thumbnail(image.pixels), inputs, image.first_of_several, local_features)
         except GmvaluatorError as error:
             return LeftOut(read.item.key, str(error))
 

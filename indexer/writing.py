@@ -13,7 +13,15 @@ from gmvaluator.errors import ModelFailed
 from gmvaluator.files import atomic_write, private_folder
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import thumbnail_path
-from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, KEY_LABELS, KEY_SHA256, KEY_TITLE, KEY_URI
+from gmvaluator.index.schema import (
+    KEY_DATA_SET,
+    KEY_KEY,
+    KEY_LABELS,
+    KEY_LOCAL_FEATURES,
+    KEY_SHA256,
+    KEY_TITLE,
+    KEY_URI,
+)
 from gmvaluator.index.vectors import with_checksum
 from gmvaluator.ports import Float32Array, Point, VectorStore
 from indexer.reading import DecodedImage
@@ -138,8 +146,8 @@ class Writer:
                 self._failed[image.training_image_id] = str(image_vectors)
                 batch.left_out.append((position, LeftOut(image.work.key, str(image_vectors))))
             else:
-                point = Point(image.training_image_id, *image_vectors, payload=payload(image.work))
-                points.append(with_checksum(point))
+                content = payload(image.work, image.local_features)
+                points.append(with_checksum(Point(image.training_image_id, *image_vectors, content)))
                 works.append(image.work)
                 # Before the point, so that every work that is found has its thumbnail.
                 self._store_thumbnail(image)
@@ -183,9 +191,13 @@ class Writer:
         atomic_write(path, image.thumbnail, mode=0o600, durable=False)  # can be made again from the image
 
 
-def payload(work: NewWork) -> dict[str, Any]:
-    """Return the payload that the index stores with a work's vectors."""
-    return {
+def payload(work: NewWork, local_features: str | None) -> dict[str, Any]:
+    """Return the payload that the index stores with a work's vectors.
+
+    local_features: their text, or None for a profile without them.
+    """
+    features = {} if local_features is None else {KEY_LOCAL_FEATURES: local_features}
+    return features | {
         KEY_SHA256: work.sha256,
         KEY_KEY: work.key,
         KEY_URI: work.uri,

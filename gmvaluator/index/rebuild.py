@@ -152,7 +152,7 @@ class _Swap:
             differing = [point for point in kept if payloads.get(point.training_image_id) != point.payload]
             if differing:
                 changed = True
-                target.upsert(source.fetch(_ids(differing)))
+                target.upsert(source.fetch(_ids(differing), local_features=True))
         return changed
 
     def _copy_late_writes(self, source: QdrantStore, target: QdrantStore) -> None:
@@ -160,7 +160,8 @@ class _Swap:
         for points in _batches(source.scan()):
             payloads = {point.training_image_id: point.payload for point in target.fetch_payloads(_ids(points))}
             kept = self._kept(points)
-            target.upsert(source.fetch([image_id for image_id in _ids(kept) if image_id not in payloads]))
+            missing = [image_id for image_id in _ids(kept) if image_id not in payloads]
+            target.upsert(source.fetch(missing, local_features=True))
             # Others write to the new collection by now, so its points take precedence; only data sets are merged.
             for point in kept:
                 data_sets = payloads.get(point.training_image_id, point.payload).get(KEY_DATA_SET, ())

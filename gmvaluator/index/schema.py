@@ -38,11 +38,13 @@ KEY_TITLE = "title"
 KEY_LABELS = "labels"
 KEY_DATA_SET = "data_set"
 KEY_GROUP = "duplicate_group"
+KEY_LOCAL_FEATURES = "local_features"
 """Payload keys.
 
 data_set is a list of names, by which recall can be filtered. duplicate_group is the id of the first image of a group of
 near-duplicates (in the payload of that first image too), `ALONE` for an image without near-duplicates, and absent until
-the image has been compared. Both keys have a payload index.
+the image has been compared. Both keys have a payload index. local_features is the text of the image's `LocalFeatures`,
+absent for a profile without them; it is larger than all else in a point, and only read where it is needed.
 """
 
 ALONE = ""

@@ -23,6 +23,7 @@ from gmvaluator.index.schema import (
     INDEXING_THRESHOLD_KB,
     KEY_DATA_SET,
     KEY_GROUP,
+    KEY_LOCAL_FEATURES,
     PERCEPTUAL,
     RECALL,
     CollectionMetadata,
@@ -49,6 +50,8 @@ _SETTLE_S = 5.0
 """Seconds for which a server's GREEN status is not trusted while points are unindexed."""
 
 _BYTES_PER_FLOAT = 4
+_PayloadSelector = bool | list[str] | models.PayloadSelectorExclude
+_WITHOUT_LOCAL_FEATURES = models.PayloadSelectorExclude(exclude=[KEY_LOCAL_FEATURES])
 
 
 class QdrantStore:
@@ -240,27 +243,28 @@ class QdrantStore:
         return waiting_bytes < INDEXING_THRESHOLD_KB * 1024 or time.monotonic() > settled_at
 
     def scan(self, with_vectors: bool = False) -> Iterator[Point]:
-        """Iterate over all points in id order. Vectors are empty arrays unless `with_vectors`."""
+        """Iterate over all points in id order; without vectors and local features unless `with_vectors`."""
         profile = self.metadata().profile if with_vectors else None
         for record in self.records(with_vectors):
             yield point_of(record, profile)
 
     def records(self, with_vectors: bool) -> Iterator[models.Record]:
-        """Iterate over all points in id order, without checks of their vectors."""
+        """Iterate over all points in id order, as `scan`, without checks of what is stored."""
         limit = _points_per_call(self.metadata().profile, _PAGE_POINTS) if with_vectors else _PAGE_POINTS
+        payload = True if with_vectors else _WITHOUT_LOCAL_FEATURES
         offset: Any = None
         while True:
-            records, offset = self._page(offset, with_vectors, limit)
+            records, offset = self._page(offset, with_vectors, limit, payload)
             yield from records
             if offset is None:
                 return
 
     def _page(
-        self, offset: Any, with_vectors: bool, limit: int, keys: bool | list[str] = True
+        self, offset: Any, with_vectors: bool, limit: int, payload: _PayloadSelector = _WITHOUT_LOCAL_FEATURES
     ) -> tuple[list[models.Record], Any]:
         return self._call(
             lambda client: client.scroll(
-                self._collection, limit=limit, offset=offset, with_payload=keys, with_vectors=with_vectors
+                self._collection, limit=limit, offset=offset, with_payload=payload, with_vectors=with_vectors
             )
         )
 
@@ -283,22 +287,23 @@ class QdrantStore:
             if offset is None:
                 return works
 
-    def fetch(self, ids: Sequence[TrainingImageId]) -> list[Point]:
-        """Return those of `ids` that are stored, with their vectors."""
+    def fetch(self, ids: Sequence[TrainingImageId], local_features: bool = False) -> list[Point]:
+        """Return those of `ids` that are stored, with their vectors, and their local features if requested."""
         profile = self.metadata().profile
+        payload = True if local_features else _WITHOUT_LOCAL_FEATURES
         points: list[Point] = []
         for page in _pages(ids, _points_per_call(profile, _PAGE_POINTS)):
-            points.extend(point_of(record, profile) for record in self._records(page))
+            points.extend(point_of(record, profile) for record in self._records(page, payload))
         return points
 
     def fetch_payloads(self, ids: Sequence[TrainingImageId]) -> list[Point]:
-        """Return those of `ids` that are stored, with empty vectors, in one call; for at most a page of ids."""
-        records = self._records([str(image_id) for image_id in ids], with_vectors=False)
+        """Return those of `ids` that are stored, as `scan`, in one call; for at most a page of ids."""
+        records = self._records([str(image_id) for image_id in ids], _WITHOUT_LOCAL_FEATURES, with_vectors=False)
         return [point_of(record, None) for record in records]
 
-    def _records(self, ids: list[str], with_vectors: bool = True) -> list[models.Record]:
+    def _records(self, ids: list[str], payload: _PayloadSelector, with_vectors: bool = True) -> list[models.Record]:
         return self._call(
-            lambda client: client.retrieve(self._collection, ids, with_payload=True, with_vectors=with_vectors)
+            lambda client: client.retrieve(self._collection, ids, with_payload=payload, with_vectors=with_vectors)
         )
 
     def neighbours(self, vectors: Sequence[Float32Array], limit: int) -> list[list[Candidate]]:

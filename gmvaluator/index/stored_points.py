@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 from uuid import UUID
 
@@ -12,8 +13,9 @@ from qdrant_client import models
 from gmvaluator.errors import InvalidVector
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.engine.checksums import CHECKSUM, damage
-from gmvaluator.index.schema import PERCEPTUAL, RECALL
+from gmvaluator.index.schema import KEY_LOCAL_FEATURES, PERCEPTUAL, RECALL
 from gmvaluator.index.vectors import checked_vector, checked_vectors, damaged_work
+from gmvaluator.keypoints import LocalFeatures
 from gmvaluator.ports import Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
 
@@ -43,6 +45,16 @@ def record_damage(record: models.Record, profile: ProfileIdentity) -> str:
     except InvalidVector as error:
         return str(error)
     return damage({RECALL: recall, PERCEPTUAL: perceptual}, (record.payload or {}).get(CHECKSUM))
+
+
+def stored_local_features(payload: Mapping[str, Any]) -> LocalFeatures | None:
+    """Return the local features in a stored point's payload; None if it has none. Raises InvalidVector."""
+    text = payload.get(KEY_LOCAL_FEATURES)
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise InvalidVector(f"local features are not text but {type(text).__name__}")
+    return LocalFeatures.from_text(text)
 
 
 def checked_views(vectors: npt.ArrayLike, profile: ProfileIdentity, subject: str) -> Float32Array:

@@ -22,12 +22,14 @@ from gmvaluator.index.schema import (
     KEY_DATA_SET,
     KEY_GROUP,
     KEY_KEY,
+    KEY_LOCAL_FEATURES,
     PERCEPTUAL,
     RECALL,
     CollectionMetadata,
     require_profile,
 )
 from gmvaluator.index.vectors import checked_vector, checked_vectors
+from gmvaluator.keypoints import DESCRIPTOR_DIM, GRID, MAX_KEYPOINTS, LocalFeatures
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour, Point
 from gmvaluator.profile import ProfileIdentity
 
@@ -61,6 +63,25 @@ def example_points(count: int, identity: ProfileIdentity = EXAMPLE_IDENTITY, see
         )
         for i in range(count)
     ]
+
+
+def example_features(keypoints: int = MAX_KEYPOINTS, seed: int = 0) -> LocalFeatures:
+    """Return local features of random keypoints, as precisely as an index stores them."""
+    random = np.random.default_rng(seed)
+    features = LocalFeatures(
+        positions=random.random((keypoints, 2), np.float32),
+        sizes=random.uniform(0.005, 0.5, keypoints).astype(np.float32),
+        angles=random.uniform(0, 2 * np.pi, keypoints).astype(np.float32),
+        descriptors=random.integers(-127, 128, (keypoints, DESCRIPTOR_DIM), np.int8),
+        mirrored=np.empty((0, DESCRIPTOR_DIM), np.int8),
+        content=random.random((GRID, GRID)) < 0.5,
+    )
+    return LocalFeatures.from_bytes(features.to_bytes())
+
+
+def with_local_features(point: Point, features: LocalFeatures) -> Point:
+    """Return `point` with `features` in its payload, as an index stores them."""
+    return replace(point, payload={**point.payload, KEY_LOCAL_FEATURES: features.to_text()})
 
 
 def _unit(vector: npt.NDArray[np.float64]) -> Float32Array:
@@ -122,7 +143,7 @@ class MemoryStore:
             self._index.indexed.discard(work)
 
     def join_data_set(self, ids: Sequence[TrainingImageId], data_set: str) -> None:
-        for point in self.fetch(ids):
+        for point in self._stored(ids):
             names = [*point.payload.get(KEY_DATA_SET, ()), data_set]
             payload = {**point.payload, KEY_DATA_SET: list(dict.fromkeys(names))}
             self._index.points[point.training_image_id] = replace(point, payload=payload)
@@ -138,13 +159,18 @@ class MemoryStore:
         return sorted(work for work, point in self._index.points.items() if KEY_GROUP not in point.payload)
 
     def fetch(self, ids: Sequence[TrainingImageId]) -> list[Point]:
+        return [_without_local_features(point) for point in self._stored(ids)]
+
+    def _stored(self, ids: Sequence[TrainingImageId]) -> list[Point]:
         return [self._index.points[work] for work in ids if work in self._index.points]
 
     def neighbours(self, vectors: Sequence[Float32Array], limit: int) -> list[list[Candidate]]:
         return [
             sorted(
                 (
-                    Candidate(point.training_image_id, _cosine(vector, point.recall), point.payload)
+                    Candidate(
+                        point.training_image_id, _cosine(vector, point.recall), _without_local_features(point).payload
+                    )
                     for point in self._index.points.values()
                 ),
                 key=lambda candidate: (-candidate.clip_similarity, candidate.training_image_id),
@@ -153,7 +179,7 @@ class MemoryStore:
         ]
 
     def set_group(self, ids: Sequence[TrainingImageId], group: str) -> None:
-        for point in self.fetch(ids):
+        for point in self._stored(ids):
             payload = {**point.payload, KEY_GROUP: group}
             self._index.points[point.training_image_id] = replace(point, payload=payload)
 
@@ -175,7 +201,7 @@ class MemoryStore:
         self._index.described()
         for work in sorted(self._index.points):
             point = self._index.points[work]
-            yield point if with_vectors else Point(work, _EMPTY, _EMPTY, point.payload)
+            yield point if with_vectors else replace(_without_local_features(point), recall=_EMPTY, perceptual=_EMPTY)
 
     def close(self) -> None:
         """Do nothing: no resource is open."""
@@ -210,6 +236,11 @@ class MemorySearch:
 
     async def close(self) -> None:
         """Do nothing: no resource is open."""
+
+
+def _without_local_features(point: Point) -> Point:
+    payload = {name: value for name, value in point.payload.items() if name != KEY_LOCAL_FEATURES}
+    return replace(point, payload=payload)
 
 
 def _nearest_views(queries: Sequence[Float32Array], point: Point) -> float:

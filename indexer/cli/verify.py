@@ -49,7 +49,9 @@ SAMPLED = 200
 )
 @click.option("--floor", default=RECALL_FLOOR, show_default=True, type=FiniteRange(0, 1), help="Below it, exit with 1.")
 @click.option(
-    "--deep", is_flag=True, help="Also compare all stored vectors with their checksums; reads the whole collection."
+    "--deep",
+    is_flag=True,
+    help="Also compare all stored vectors and local features with their checksums; reads the whole collection.",
 )
 @data_option
 @index_option
@@ -94,19 +96,22 @@ def verify(
 
 def check_deeply(target: Target) -> DeepCheck:
     """Check the stored vectors of every work; name the damaged ones, and raise IndexFailed if there are any."""
-    from gmvaluator.index.deep_check import check_vectors
+    from gmvaluator.index.deep_check import check_works
 
     with target.open_existing():
-        checked = check_vectors(target.location, target.collection, api_key=target.api_key)
+        checked = check_works(target.location, target.collection, api_key=target.api_key)
     for work, reason in list(checked.damaged.items())[:MAX_NAMED]:
         click.echo(f"work {work}: {reason}", err=True)
     # Before recall is measured, which a small collection does not allow.
     click.echo(f"{checked.works:,} works were read, {len(checked.damaged):,} are damaged", err=True)
     if checked.damaged:
         raise IndexFailed(
-            f"the stored vectors of {len(checked.damaged):,} of {checked.works:,} works are damaged: restore the index "
-            "from a backup, or index the images anew into another --collection"
+            f"the stored vectors or local features of {len(checked.damaged):,} of {checked.works:,} works are damaged: "
+            "restore the index from a backup, or index the images anew into another --collection"
         )
+    if 0 < checked.without_local_features < checked.works:
+        click.echo(f"{checked.without_local_features:,} works have no local features, so they are never found to be a "
+                   "part of an image: index the images anew into another --collection", err=True)  # fmt: skip
     return checked
 
 

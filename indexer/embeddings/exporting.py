@@ -17,7 +17,15 @@ import pyarrow.parquet as pq
 
 from gmvaluator.errors import Conflict, InvalidManifest, MissingData, ProfileMismatch
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.index.schema import KEY_DATA_SET, KEY_KEY, KEY_LABELS, KEY_SHA256, KEY_TITLE, KEY_URI
+from gmvaluator.index.schema import (
+    KEY_DATA_SET,
+    KEY_KEY,
+    KEY_LABELS,
+    KEY_LOCAL_FEATURES,
+    KEY_SHA256,
+    KEY_TITLE,
+    KEY_URI,
+)
 from gmvaluator.ports import Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
 from indexer.pipeline import batched
@@ -41,6 +49,7 @@ _FIELDS = [
     ("width", pa.int64()),
     ("height", pa.int64()),
     ("license", pa.string()),
+    (KEY_LOCAL_FEATURES, pa.string()),
 ]
 """Columns of an export's metadata."""
 
@@ -218,4 +227,5 @@ def _row(point: Point, known: tuple[int, int, str] | None) -> dict[str, Any]:
         "width": width,
         "height": height,
         "license": license_name,
+        KEY_LOCAL_FEATURES: payload.get(KEY_LOCAL_FEATURES),
     }

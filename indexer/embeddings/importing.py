@@ -12,8 +12,9 @@ import pyarrow.parquet as pq
 from gmvaluator.catalogue.records import MAX_PIXELS_A_SIDE, NewWork, OwnerReference
 from gmvaluator.errors import GmvaluatorError, InvalidManifest
 from gmvaluator.ids import TrainingImageId, training_image_id
-from gmvaluator.index.schema import KEY_DATA_SET
+from gmvaluator.index.schema import KEY_DATA_SET, KEY_LOCAL_FEATURES
 from gmvaluator.index.vectors import checked_vector, checked_vectors, with_checksum
+from gmvaluator.keypoints import LocalFeatures
 from gmvaluator.ports import Point, VectorStore
 from gmvaluator.profile import ProfileIdentity
 from indexer.embeddings.exporting import EmbeddedShard
@@ -101,13 +102,14 @@ class EmbeddingImporter:
     def _entry(self, columns: Columns, row: dict[str, object], where: str, *vectors: object) -> Entry:
         key = where
         try:
+            local_features = row.pop(KEY_LOCAL_FEATURES, None)
             fields = columns.fields(row, where)
             key = fields.get("key") or where
             refused = self._refused(fields, key)
             if refused is not None:
                 return refused
             works = [self._work(fields, key, data_set) for data_set in self._data_sets(row)]
-            return ImportedRow(works, self._point(works, *vectors))
+            return ImportedRow(works, self._point(works, _checked_features(local_features), *vectors))
         except GmvaluatorError as error:
             return LeftOut(key, str(error))
 
@@ -151,14 +153,14 @@ class EmbeddingImporter:
             owner=owner,
         )
 
-    def _point(self, works: list[NewWork], recall: object, perceptual: object) -> Point:
+    def _point(self, works: list[NewWork], local_features: str | None, recall: object, perceptual: object) -> Point:
         profile, work = self.profile, works[0]
         subject = f"training image {work.training_image_id}"
         return Point(
             work.training_image_id,
             checked_vector(recall, profile.recall_dim, f"the recall vector of {subject}"),  # type: ignore[arg-type]
             checked_vectors(perceptual, profile.perceptual_views, profile.perceptual_dim, subject),  # type: ignore[arg-type]
-            {**payload(work), KEY_DATA_SET: [work.data_set for work in works]},
+            {**payload(work, local_features), KEY_DATA_SET: [work.data_set for work in works]},
         )
 
     def _write(self, entries: Sequence[Entry]) -> tuple[Counts, list[tuple[int, LeftOut]], list[TrainingImageId]]:
@@ -215,6 +217,16 @@ def embeddings_source(files: Mapping[str, EmbeddedShard], profile: ProfileIdenti
 
 def _no_items(start: int) -> Iterator[Item]:
     raise AssertionError(f"embeddings hold no images to read, from {start} on")
+
+
+def _checked_features(text: object) -> str | None:
+    """Return local features as text; None if there are none. Raises InvalidManifest, InvalidVector."""
+    if text is None:
+        return None
+    if not isinstance(text, str):
+        raise InvalidManifest(f"its {KEY_LOCAL_FEATURES} are {type(text).__name__}, not text: export the index again")
+    LocalFeatures.from_text(text)
+    return text
 
 
 def _pixels(fields: dict[str, str], name: str) -> int:

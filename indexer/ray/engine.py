@@ -227,6 +227,7 @@ class OrderedWriter:
                 batch.left_out.append((position, LeftOut(row.work.key, _NO_LONGER_INDEXED)))
             else:
                 present.add(row.work.training_image_id)
-                batch.fresh.append((position, DecodedImage(row.work, row.thumbnail, (), row.first_of_several)))
+                image = DecodedImage(row.work, row.thumbnail, (), row.first_of_several, row.local_features)
+                batch.fresh.append((position, image))
                 vectors.append((row.recall, row.perceptual))
         return batch, vectors

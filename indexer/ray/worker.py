@@ -57,7 +57,7 @@ class RowRange:
 
 @dataclass(frozen=True, slots=True)
 class EmbeddedWork:
-    """A work with its thumbnail (WebP) and vectors.
+    """A work with its thumbnail (WebP), vectors, and local features as text.
 
     recall: (D,). perceptual: (V, P). Both are None if the work was indexed already when the worker looked it up.
     """
@@ -67,6 +67,7 @@ class EmbeddedWork:
     recall: Float32Array | None = None
     perceptual: Float32Array | None = None
     first_of_several: bool = False
+    local_features: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,7 +137,7 @@ class Worker:
 def _embedded(image: DecodedImage, vectors: ImageVectors) -> EmbeddedWork | LeftOut:
     if isinstance(vectors, ModelFailed):
         return LeftOut(image.work.key, str(vectors))
-    return EmbeddedWork(image.work, image.thumbnail, *vectors, image.first_of_several)
+    return EmbeddedWork(image.work, image.thumbnail, *vectors, image.first_of_several, image.local_features)
 
 
 def _same_shards(job: WorkerJob) -> Sequence[Shard]:

@@ -54,6 +54,7 @@ def test_bytes_of_another_length_are_refused(data: bytes) -> None:
         LocalFeatures.from_bytes(data)
 
 
-def test_text_that_is_no_base64_is_refused() -> None:
+@pytest.mark.parametrize("text", ["%%%", "abc", "ü"])
+def test_text_that_is_no_base64_is_refused(text: str) -> None:
     with pytest.raises(InvalidVector, match="not base64"):
-        LocalFeatures.from_text("%%%")
+        LocalFeatures.from_text(text)

@@ -15,14 +15,16 @@ import pytest
 from gmvaluator.errors import InvalidVector, MissingIndex, ProfileMismatch
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.engine.launcher import EngineLease
-from gmvaluator.index.schema import ALONE, KEY_DATA_SET, duplicate_group
-from gmvaluator.ports import CandidateSearch, Float32Array, Point, VectorStore
+from gmvaluator.index.schema import ALONE, KEY_DATA_SET, KEY_LOCAL_FEATURES, duplicate_group
+from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Point, VectorStore
 from gmvaluator.testing.index import (
     EXAMPLE_IDENTITY,
     MemoryIndex,
     MemorySearch,
     MemoryStore,
+    example_features,
     example_points,
+    with_local_features,
 )
 from indexer.near_duplicates import Grouper
 from tests.support.index_places import EMBEDDED_AND_SERVER, index_place, new_name
@@ -297,6 +299,23 @@ async def test_points_come_back_as_they_were_written(index: Index) -> None:
         np.testing.assert_allclose(one.recall, other.recall, atol=1e-6)
         np.testing.assert_allclose(one.perceptual, other.perceptual, atol=1e-6)
     assert all(not point.recall.size and point.payload for point in index.store.scan())
+
+
+async def test_local_features_are_read_only_where_they_are_needed(index: Index) -> None:
+    points = example_points(40)
+    featured = [with_local_features(point, example_features(9, seed)) for seed, point in enumerate(points)]
+    index.store.create(EXAMPLE_IDENTITY)
+    index.store.upsert(featured)
+    ids = [point.training_image_id for point in points]
+    index.store.join_data_set(ids[:2], "late")
+    index.store.set_group(ids[:2], str(ids[0]))
+    points_read: list[Point | Candidate] = [*index.store.scan(), *index.store.fetch(ids)]
+    points_read += index.store.neighbours([points[0].recall], 40)[0]
+    assert len(points_read) == 120
+    assert not [point for point in points_read if KEY_LOCAL_FEATURES in point.payload]
+    whole = {point.training_image_id: point.payload for point in index.store.scan(with_vectors=True)}
+    expected = {point.training_image_id: point.payload[KEY_LOCAL_FEATURES] for point in featured}
+    assert {work: payload[KEY_LOCAL_FEATURES] for work, payload in whole.items()} == expected
 
 
 async def test_existing_tells_known_ids_from_unknown(built: Index) -> None:

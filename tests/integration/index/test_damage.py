@@ -14,15 +14,16 @@ import qdrant_edge as edge
 
 from gmvaluator.errors import IndexFailed
 from gmvaluator.files import FileLock
-from gmvaluator.index.deep_check import check_vectors
+from gmvaluator.index.deep_check import check_works
 from gmvaluator.index.engine import stored_vectors
 from gmvaluator.index.engine.checksums import CHECKSUM
 from gmvaluator.index.engine.collection import Collection
 from gmvaluator.index.engine.launcher import ENGINE_LOCK
 from gmvaluator.index.opening import open_search, open_store
+from gmvaluator.index.schema import KEY_LOCAL_FEATURES
 from gmvaluator.index.vectors import with_checksum
 from gmvaluator.ports import Float32Array, Point
-from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
+from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_features, example_points, with_local_features
 
 BUILT = [with_checksum(point) for point in example_points(300)]
 LATE = [with_checksum(point) for point in example_points(5, seed=1)]
@@ -101,10 +102,10 @@ async def test_a_work_with_damaged_vectors_stops_the_posting(
         with pytest.raises(IndexFailed, match=f"{work.training_image_id}.*do not match their checksum"):
             await rerank(folder, query, [*others, work])
         await rerank(folder, query, others)
-        checked = check_vectors(folder)
+        checked = check_works(folder)
         assert list(checked.damaged) == [work.training_image_id]
     await rerank(folder, query, [*others, work])
-    assert not check_vectors(folder).damaged
+    assert not check_works(folder).damaged
 
 
 @pytest.mark.parametrize("damage", [flip_exponent, zero])
@@ -112,12 +113,34 @@ async def test_works_without_a_checksum_are_compared_and_their_norms_checked(
     folder: Path, damage: Callable[[Float32Array], Any]
 ) -> None:
     await rerank(folder, OLD[1].perceptual, OLD)
-    checked = check_vectors(folder)
-    assert checked.figures() == {"works_checked": 310, "works_without_checksum": 5, "works_damaged": 0}
+    checked = check_works(folder)
+    assert checked.figures() == {
+        "works_checked": 310,
+        "works_without_checksum": 5,
+        "works_without_local_features": 310,
+        "works_damaged": 0,
+    }
     with changed(folder, OLD[0].perceptual, damage):
         with pytest.raises(IndexFailed, match="unit norm"):
             await rerank(folder, OLD[1].perceptual, OLD)
-        assert list(check_vectors(folder).damaged) == [OLD[0].training_image_id]
+        assert list(check_works(folder).damaged) == [OLD[0].training_image_id]
+
+
+def test_damaged_local_features_are_found(folder: Path) -> None:
+    sound, cut, other, without = (replace(point, payload={}) for point in BUILT[:4])
+    points = [
+        with_local_features(sound, example_features()),
+        replace(cut, payload={KEY_LOCAL_FEATURES: example_features().to_text()[:-4]}),
+        replace(other, payload={KEY_LOCAL_FEATURES: 7}),
+        without,
+    ]
+    with closing(open_store(folder, "features")) as store:
+        store.create(EXAMPLE_IDENTITY)
+        store.upsert(points)
+    checked = check_works(folder, "features")
+    assert checked.damaged.keys() == {cut.training_image_id, other.training_image_id}
+    assert all("local features" in reason for reason in checked.damaged.values())
+    assert checked.figures()["works_without_local_features"] == 1
 
 
 async def test_a_server_that_does_not_check_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

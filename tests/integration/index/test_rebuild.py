@@ -33,21 +33,29 @@ from gmvaluator.index.opening import list_collections, open_search, open_store
 from gmvaluator.index.qdrant import connect
 from gmvaluator.index.rebuild import PointFilter, rebuild
 from gmvaluator.index.resilient_client import IndexConnection
-from gmvaluator.index.schema import KEY_GROUP, CollectionMetadata, IndexSettings
+from gmvaluator.index.schema import KEY_GROUP, KEY_LOCAL_FEATURES, CollectionMetadata, IndexSettings
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Point
-from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
+from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_features, example_points, with_local_features
 from tests.support.fault_proxy import fault_proxy
 from tests.support.index_places import EMBEDDED_AND_SERVER, IndexPlace, index_place, new_name
 from tests.support.live_files import stored_files
 
 POINTS = 60
+WORKS = [with_local_features(point, example_features(5, seed)) for seed, point in enumerate(example_points(POINTS))]
 CANARY = replace(
-    example_points(1, seed=77)[0], payload={"key": "canary-key-77", "title": "Canary title", "data_set": []}
+    example_points(1, seed=77)[0],
+    payload={
+        "key": "canary-key-77",
+        "title": "Canary title",
+        "data_set": [],
+        KEY_LOCAL_FEATURES: example_features(20, seed=77).to_text(),
+    },
 )
 NEEDLES = [
     b"canary-key-77",
     b"Canary title",
+    CANARY.payload[KEY_LOCAL_FEATURES].encode(),
     CANARY.recall.tobytes(),
     CANARY.perceptual[0].tobytes(),
     CANARY.training_image_id.bytes,
@@ -59,7 +67,7 @@ ENGINE_KILLS = 2
 def filled(store: QdrantStore) -> None:
     """A built collection that held the canary until it was removed."""
     store.create(EXAMPLE_IDENTITY)
-    store.upsert([*example_points(POINTS), CANARY])
+    store.upsert([*WORKS, CANARY])
     store.build()
     store.remove([CANARY.training_image_id])
 
@@ -84,7 +92,7 @@ def traces(folder: Path) -> list[str]:
 def require_whole(store: QdrantStore) -> None:
     """Exactly the points that were not removed, as they were written, and quantised."""
     stored = list(store.scan(with_vectors=True))
-    expected = sorted(example_points(POINTS), key=lambda point: point.training_image_id)
+    expected = sorted(WORKS, key=lambda point: point.training_image_id)
     assert [point.training_image_id for point in stored] == [point.training_image_id for point in expected]
     assert all((one.recall == other.recall).all() for one, other in zip(stored, expected, strict=True))
     assert [point.payload for point in stored] == [point.payload for point in expected]
@@ -278,6 +286,7 @@ def test_what_must_not_be_copied_is_not(served: IndexPlace) -> None:
 def test_what_others_write_around_the_swap_is_kept(served: IndexPlace, monkeypatch: pytest.MonkeyPatch) -> None:
     """They write to the old collection until the alias moves, and to the new one from then on."""
     points, (late,) = example_points(POINTS), example_points(1, seed=5)
+    features = example_features(9)
     one, other, grouped, gone = (point.training_image_id for point in points[:4])
     buried: set[uuid.UUID] = set()
 
@@ -288,7 +297,7 @@ def test_what_others_write_around_the_swap_is_kept(served: IndexPlace, monkeypat
         filled(store)
 
         def swap(connection: IndexConnection, alias: str, collection: str) -> None:
-            store.upsert([late])
+            store.upsert([with_local_features(late, features)])
             store.join_data_set([one, other], "before")
             buried.add(gone)
             store.remove([gone])
@@ -299,6 +308,8 @@ def test_what_others_write_around_the_swap_is_kept(served: IndexPlace, monkeypat
         monkeypatch.setattr(rebuilding, "point_alias", swap)
         swap_in(served, kept=kept)
         stored = {point.training_image_id: point.payload for point in store.scan()}
+        (copied,) = store.fetch([late.training_image_id], local_features=True)
+    assert copied.payload == with_local_features(late, features).payload
     assert stored.keys() == {point.training_image_id for point in [*points, late]} - {gone}
     assert stored[late.training_image_id] == late.payload
     assert set(stored[one]["data_set"]) == {*points[0].payload["data_set"], "before", "after"}

@@ -13,7 +13,7 @@ from gmvaluator.errors import Conflict, PreconditionFailed, Unavailable
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.ports import Float32Array
-from gmvaluator.testing.index import EXAMPLE_IDENTITY, MemoryIndex, MemoryStore
+from gmvaluator.testing.index import EXAMPLE_IDENTITY, MemoryIndex, MemoryStore, example_features
 from indexer.job import IndexJob, ModelRuntime
 from indexer.ray.engine import (
     RANGE_ROWS,
@@ -32,6 +32,7 @@ from indexer.writing import Writer
 from tests.support.indexing import RecordingCatalogue, RecordingLog
 
 BATCH = 3
+FEATURES = example_features(2).to_text()
 
 
 def unit(*shape: int) -> Float32Array:
@@ -45,7 +46,7 @@ def row(number: int) -> EmbeddedWork | LeftOut:
     sha256 = sha256_hex(b"0" if number % 7 == 6 else str(number).encode())
     work = NewWork(training_image_id(sha256), sha256, 4, 4, "set", f"key {number}", f"uri {number}")
     views = (EXAMPLE_IDENTITY.perceptual_views, EXAMPLE_IDENTITY.perceptual_dim)
-    return EmbeddedWork(work, b"webp", unit(EXAMPLE_IDENTITY.recall_dim), unit(*views))
+    return EmbeddedWork(work, b"webp", unit(EXAMPLE_IDENTITY.recall_dim), unit(*views), local_features=FEATURES)
 
 
 def items(start: int) -> Iterator[Item]:

@@ -11,10 +11,10 @@ import pytest
 from gmvaluator.errors import Conflict, InvalidManifest, MissingData, ProfileMismatch
 from gmvaluator.ids import training_image_id
 from gmvaluator.index.engine.checksums import CHECKSUM, vectors_checksum
-from gmvaluator.index.schema import PERCEPTUAL, RECALL
+from gmvaluator.index.schema import KEY_LOCAL_FEATURES, PERCEPTUAL, RECALL
 from gmvaluator.ports import Float32Array, Point
 from gmvaluator.profile import SMALLEST_SIDE_PX
-from gmvaluator.testing.index import MemoryIndex, MemoryStore
+from gmvaluator.testing.index import MemoryIndex, MemoryStore, example_features
 from gmvaluator.testing.models import FAKE_IDENTITY
 from indexer.embeddings.exporting import check_stated, embedded_shards, export, is_embeddings
 from indexer.embeddings.importing import EmbeddingImporter, embeddings_source
@@ -37,7 +37,7 @@ def filled(count: int = 5) -> MemoryStore:
     store.create(FAKE_IDENTITY)
     for number in range(count):
         sets = ["a", "b"] if number == 0 else ["a"]
-        payload = {
+        payload: dict[str, object] = {
             "sha256": sha(number),
             "key": f"k{number}",
             "uri": "",
@@ -45,6 +45,8 @@ def filled(count: int = 5) -> MemoryStore:
             "labels": ["x"],
             "data_set": sets,
         }
+        if number < 3:
+            payload[KEY_LOCAL_FEATURES] = example_features(number).to_text()
         recall, perceptual = unit((64,), number), unit((2, 192), 100 + number)
         store.upsert([Point(training_image_id(sha(number)), recall, perceptual, payload)])
     return store
@@ -99,6 +101,27 @@ def test_an_index_is_rebuilt_from_its_export(tmp_path: Path) -> None:
         np.testing.assert_allclose(old.perceptual, new.perceptual, atol=1e-6)
         assert {**old.payload, CHECKSUM: vectors_checksum(vectors)} == new.payload
     assert sorted({work.data_set for work in catalogue.works}) == ["a", "b"]
+
+
+def test_embeddings_without_local_features_are_imported(tmp_path: Path) -> None:
+    rewritten(exported(tmp_path), local_features=None)
+    store, report, _ = imported(tmp_path)
+    assert report.counts == Counts(5, 5, 0, 0, 0)
+    assert all(KEY_LOCAL_FEATURES not in point.payload for point in store.scan(with_vectors=True))
+
+
+@pytest.mark.parametrize("features", ["", "%%%", "ü", example_features(2).to_text().replace("A", "B")])
+def test_a_row_with_damaged_local_features_is_a_reject(tmp_path: Path, features: str) -> None:
+    rewritten(exported(tmp_path), local_features=[None, features, None, None, None])
+    _, report, _ = imported(tmp_path)
+    assert report.counts == Counts(5, 4, 0, 0, 1)
+    assert (report.left_out[0].key, report.left_out[0].reason[:14]) == ("k1", "local features")
+
+
+def test_local_features_that_are_no_text_are_rejects(tmp_path: Path) -> None:
+    rewritten(exported(tmp_path), local_features=[[1.0]] * 5)
+    _, report, _ = imported(tmp_path)
+    assert "local_features are list, not text" in report.left_out[0].reason
 
 
 def test_importing_again_adds_nothing_and_goes_on_from_a_position(tmp_path: Path) -> None:

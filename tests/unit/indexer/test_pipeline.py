@@ -3,6 +3,7 @@
 import io
 import threading
 from collections.abc import Callable, Generator, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,10 @@ from PIL import Image
 
 from gmvaluator.errors import IndexUnavailable, ModelFailed
 from gmvaluator.ids import sha256_hex
-from gmvaluator.ports import Float32Array, Point
+from gmvaluator.index.schema import KEY_LOCAL_FEATURES
+from gmvaluator.ports import Float32Array, Point, Prepared
 from gmvaluator.profile import SMALLEST_SIDE_PX
-from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
+from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore, example_features
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
 from indexer.opt_outs import OptOutList
 from indexer.pipeline import Indexer, ahead, batched, ordered_map
@@ -313,6 +315,26 @@ def test_points_carry_unit_vectors(folder: Path, store: MemoryStore) -> None:
     (point,) = store.scan(with_vectors=True)
     assert np.linalg.norm(point.recall) == pytest.approx(1, abs=1e-5)
     assert point.payload["data_set"] == ["set"]
+
+
+class KeypointModels(FakeModels):
+    """Fake models of a profile with local features."""
+
+    def prepare_work(self, image: Image.Image) -> list[Prepared]:
+        first, *others = super().prepare_work(image)
+        return [replace(first, local=example_features(7)), *others]
+
+
+@pytest.mark.parametrize(
+    ("models", "stored"), [(FakeModels(), []), (KeypointModels(), [example_features(7).to_text()])]
+)
+def test_points_carry_the_local_features_of_their_images(
+    folder: Path, store: MemoryStore, models: FakeModels, stored: list[str]
+) -> None:
+    picture(folder, "a.png", 1)
+    index_folder(folder, store, RecordingCatalogue(), models)
+    (point,) = store.scan(with_vectors=True)
+    assert [value for name, value in point.payload.items() if name == KEY_LOCAL_FEATURES] == stored
 
 
 @given(st.lists(st.integers(), max_size=100), st.integers(1, 20))
