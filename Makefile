@@ -44,7 +44,7 @@ test-models: setup
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --constraint constraints.txt --editable '.[ray]'
 	$(BIN)/python -m pytest -m models tests/models
 
-# The suites of the index on a Qdrant server: the one at QDRANT_URL (key in QDRANT_API_KEY), which keeps none of their
+# The suites of the index on a Qdrant server: one of your own at QDRANT_URL (key in QDRANT_API_KEY), which keeps none of their
 # collections, or one started from the program at GMVALUATOR_QDRANT_BINARY. Without either they are skipped and say so.
 test-server: setup
 	$(BIN)/python -m pytest -m server -r s tests/contract tests/integration tests/acceptance

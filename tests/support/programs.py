@@ -4,6 +4,7 @@ import json
 import signal
 import subprocess
 import sys
+from collections.abc import Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -11,15 +12,16 @@ from typing import Any
 from gmvaluator.auth.secret_files import own_environment
 
 
-def run(*words: object) -> subprocess.CompletedProcess[str]:
-    """`gmvaluator WORDS`, to its end."""
+def run(*words: object, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    """`gmvaluator WORDS`, to its end. environment: variables beside those of every program."""
     command = [sys.executable, "-m", "gmvaluator", *map(str, words)]
-    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800, env=own_environment())
+    variables = {**own_environment(), **(environment or {})}
+    return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800, env=variables)
 
 
-def gmvaluator(*words: object) -> Any:
+def gmvaluator(*words: object, environment: Mapping[str, str] | None = None) -> Any:
     """`gmvaluator WORDS --json`, which has to succeed; its data."""
-    done = run(*words, "--json")
+    done = run(*words, "--json", environment=environment)
     assert done.returncode == 0, done.stderr
     return json.loads(done.stdout)
 
@@ -27,11 +29,14 @@ def gmvaluator(*words: object) -> Any:
 class Attributor:
     """`gmvaluator serve` on a free port; `address` once it says that it serves."""
 
-    def __init__(self, data: Path, *words: str) -> None:
+    def __init__(self, data: Path, *words: str, environment: Mapping[str, str] | None = None) -> None:
         command = [sys.executable, "-m", "gmvaluator", "serve", "--data", str(data), "--address", "127.0.0.1:0"]
         self.data = data
         self.process = subprocess.Popen(
-            [*command, "--json", *words], stdout=subprocess.PIPE, text=True, env=own_environment()
+            [*command, "--json", *words],
+            stdout=subprocess.PIPE,
+            text=True,
+            env={**own_environment(), **(environment or {})},
         )
         assert self.process.stdout is not None
         line = self.process.stdout.readline()
