@@ -49,8 +49,8 @@ DEFAULT_DEMO_DATA = "./gmvaluator-demo"
 
 PROGRAM = "gmvaluator"
 
-KEY_CHARACTERS = 32
-"""Characters of a work's key that the line of an image shows at most, so that it fits a terminal."""
+LINE_CHARACTERS = 79
+"""Characters of the line of an image at most, so that it fits a terminal."""
 
 LOG_NAME = "demo.log"
 """File in the data folder for the messages of the programs that the demo runs."""
@@ -133,7 +133,7 @@ class Demonstration:
             self._measure_recall()
         with self._serving(open_browser) as client:
             files = generated_images(count)
-            with self._step(f"Attributing {len(files)} generated images"):
+            with self._step(f"Attributing {len(files)} generated images; a credit shows similarity, not cause"):
                 before = _issued(client)
                 images = _attribute_all(client, model_version, files, self._printer())
                 added = _issued(client) - before
@@ -239,8 +239,8 @@ def image_line(image: Mapping[str, Any]) -> str:
     if best is None or not best["credit_micros"]:
         return f"{start}unattributed: no work is near"
     artists = " & ".join(payee["display_name"] or payee["account"] for payee in best["payees"])
-    key = best["key"] if len(best["key"]) <= KEY_CHARACTERS else best["key"][: KEY_CHARACTERS - 3] + "..."
-    return f"{start}{best['share']:4.0%} to {artists} for {key}"
+    line = f"{start}{best['share']:4.0%} to {artists} for {best['key']}"
+    return line if len(line) <= LINE_CHARACTERS else f"{line[: LINE_CHARACTERS - 3]}..."
 
 
 def next_steps(data: Path, model_version: str) -> list[str]:
@@ -353,7 +353,7 @@ def _verdict(summary: dict[str, Any], verbose: bool) -> str:
     issued = f"{credits_text(summary['issued_micros'])} credits issued"
     verdict = "reconciles to the last micro-credit" if summary["reconciles"] else "DOES NOT RECONCILE"
     if not verbose:
-        return f"{issued}: {verdict}. They show similarity, not cause."
+        return f"{issued}; the ledger {verdict}"
     parts = " + ".join(
         f"{name} {credits_text(summary[f'{name}_micros'])}" for name in ("owners", "unattributed", "suspense", "held")
     )
