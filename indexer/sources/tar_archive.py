@@ -38,6 +38,10 @@ class DamagedArchive(Exception):
     """The archive ends early or is damaged; the members before it were yielded."""
 
 
+_DAMAGE = (tarfile.TarError, EOFError, RecursionError, ValueError, zlib.error, lzma.LZMAError, OSError)
+"""Errors of a damaged archive. `tarfile` raises a plain ValueError for numbers in headers of sparse files."""
+
+
 @dataclass(frozen=True, slots=True)
 class Member:
     """A file of an archive.
@@ -63,14 +67,14 @@ def read_members(root: Root, name: str, limit: Callable[[str], int]) -> Iterator
         with root.open(name) as file:
             source = _Start(file)
             with _decompressed(source) as plain:
-                yield from _members(plain, limit)
-    except (tarfile.TarError, EOFError, RecursionError, zlib.error, lzma.LZMAError, OSError) as error:
+                yield from _members(_Bounded(plain), limit)
+    except _DAMAGE as error:
         if isinstance(error, OSError) and (source is None or source.failure is not None):
             root.require_reachable(name, error)
         raise DamagedArchive(str(error)) from error
 
 
-def _members(plain: IO[bytes], limit: Callable[[str], int]) -> Iterator[Member]:
+def _members(plain: _Bounded, limit: Callable[[str], int]) -> Iterator[Member]:
     marks = _Marks()
     # As a stream, "r|": it is read once, in order, and a remote file need not seek. Past zeros, as what `cat` joined
     # goes on behind the end marker of the first archive.
@@ -149,6 +153,29 @@ def _header_type(marks: _Marks) -> type[tarfile.TarInfo]:
             return member
 
     return Header
+
+
+class _Bounded:
+    """A stream that raises EOFError if it is read on and on behind its end.
+
+    `tarfile` skips a member block by block, even if a header states more bytes than there are atoms.
+    """
+
+    def __init__(self, plain: IO[bytes]) -> None:
+        self._plain = plain
+        self._empty_reads = 0
+
+    def read(self, size: int) -> bytes:
+        """Read up to `size` bytes."""
+        data = self._plain.read(size)
+        self._empty_reads = 0 if data else self._empty_reads + 1
+        if self._empty_reads > _MAX_EMPTY_READS:
+            raise EOFError("a member is longer than the rest of it")
+        return data
+
+
+_MAX_EMPTY_READS = 16
+"""Reads behind the end that a whole archive may cause."""
 
 
 class _Start(io.RawIOBase):

@@ -272,3 +272,26 @@ def test_a_shard_is_read_on_from_any_position(tmp_path: Path) -> None:
     assert len(items) == 7
     for start in range(8):
         assert [item.key for item in shard.start(start)] == [item.key for item in items[start:]]
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"GNU.sparse.major": "1", "GNU.sparse.minor": "0", "GNU.sparse.name": "1.png", "GNU.sparse.realsize": "9"},
+        {"GNU.sparse.map": "0,abc", "GNU.sparse.size": "9"},
+        {"size": "9" * 30},
+    ],
+    ids=["sparse file", "map of a sparse file", "size"],
+)
+def test_numbers_of_a_header_that_cannot_be_end_a_tar(tmp_path: Path, headers: dict[str, str]) -> None:
+    """A reader may fail over the first two, and skip the third block by block for ever."""
+    buffer, image = io.BytesIO(), bytes(9)
+    with tarfile.open(fileobj=buffer, mode="w", format=tarfile.PAX_FORMAT) as archive:
+        for number, pax_headers in enumerate(({}, headers, {})):
+            entry = tarfile.TarInfo(f"{number}.png")
+            entry.size, entry.pax_headers = len(image), pax_headers
+            archive.addfile(entry, io.BytesIO(image))
+    items = items_of(tmp_path, buffer.getvalue())
+    assert isinstance(items[0], SourceItem)
+    assert all(isinstance(item, Unreadable) for item in items[1:])
+    assert items[-1].key == "0.tar (the rest of the shard)"
