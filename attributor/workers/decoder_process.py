@@ -121,19 +121,26 @@ class DecoderProcess:
     """A process that decodes one image at a time; one thread at a time calls `decode`."""
 
     def __init__(self) -> None:
-        """Start the process and wait until it is ready. Raises DecoderLost."""
+        """Start the process and wait until it is ready. Raises DecoderLost, or OSError if it cannot be started."""
         self._slot = Slot.create()
         self._socket, theirs = socket.socketpair()
         descriptors = theirs.fileno(), self._slot.descriptor
         # A new interpreter and not a fork, which would copy locks that other threads hold. -P: nothing is imported from
         # the working directory. The environment has no secrets, since the child parses hostile files.
-        self._process = subprocess.Popen(  # noqa: S603 - our own program
-            [sys.executable, "-P", "-m", "attributor.workers.decoder_child", *map(str, descriptors)],
-            pass_fds=descriptors,
-            stdin=subprocess.DEVNULL,
-            env=interpreter_environment(),
-        )
-        theirs.close()
+        try:
+            self._process = subprocess.Popen(  # noqa: S603 - our own program
+                [sys.executable, "-P", "-m", "attributor.workers.decoder_child", *map(str, descriptors)],
+                pass_fds=descriptors,
+                stdin=subprocess.DEVNULL,
+                env=interpreter_environment(),
+            )
+        except BaseException:
+            # Each image tries to start the process again, so what is left open would add up.
+            self._socket.close()
+            self._slot.close()
+            raise
+        finally:
+            theirs.close()
         try:
             self.confinement = self._receive(1, time.monotonic() + START_TIMEOUT_S)[0]
         except DecoderLost:

@@ -197,3 +197,12 @@ def test_a_slot_cannot_be_shrunk_under_its_reader() -> None:
     with pytest.raises(PermissionError):
         os.ftruncate(slot.descriptor, SLOT_BYTES - 1)
     slot.close()
+
+
+def test_a_process_that_cannot_be_started_leaves_nothing_open(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/nowhere/python")
+    before = len(list(Path("/proc/self/fd").iterdir()))
+    for _ in range(3):
+        with pytest.raises(OSError, match="nowhere"):
+            DecoderProcess()
+    assert len(list(Path("/proc/self/fd").iterdir())) == before
