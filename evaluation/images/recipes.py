@@ -63,7 +63,7 @@ def square(image: Image.Image) -> Image.Image:
 def _crop(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
     """Enlarge a window inside the drawn area to the full square."""
     kept_side = (0.8, 0.65, 0.5, 0.4)[strength - 1]
-    left, top, right, bottom = _drawn_box(sources[0])
+    left, top, right, bottom = drawn_box(sources[0])
     side_px = max(round(kept_side * max(right - left, bottom - top)), 24)
     x = _window_start(left, right, side_px, rng)
     y = _window_start(top, bottom, side_px, rng)
@@ -78,21 +78,21 @@ def _window_start(low: int, high: int, side_px: int, rng: random.Random) -> int:
     return min(max(round(start), 0), SIDE_PX - side_px)
 
 
-def _drawn_box(image: Image.Image) -> tuple[int, int, int, int]:
+def drawn_box(image: Image.Image) -> tuple[int, int, int, int]:
     """Return the bounds of everything that is not white; the whole image if all is white."""
     ink = ImageChops.invert(image.convert("L")).point([0] * _PAPER_TOLERANCE + [255] * (256 - _PAPER_TOLERANCE))
-    return ink.getbbox() or (0, 0, SIDE_PX, SIDE_PX)
+    return ink.getbbox() or (0, 0, *image.size)
 
 
 def _hue(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
     """Rotate the hues either way, and tint white paper and black ink, so that grey drawings change as well."""
     turn_degrees = (35, 75, 120, 180)[strength - 1] * (1 if rng.random() < 0.5 else -1)
     tint = (0.08, 0.18, 0.3, 0.45)[strength - 1]
-    paper = _vivid(rng.random())
-    ink = _vivid(rng.random())
-    pixels = _pixels(_turn_hue(sources[0], turn_degrees))
+    paper = vivid(rng.random())
+    ink = vivid(rng.random())
+    pixels = pixels_of(_turn_hue(sources[0], turn_degrees))
     light = pixels.mean(axis=2, keepdims=True) / 255
-    return _image(pixels * (1 - tint) + tint * (light * paper + (1 - light) * ink * 0.6))
+    return image_of(pixels * (1 - tint) + tint * (light * paper + (1 - light) * ink * 0.6))
 
 
 def _turn_hue(image: Image.Image, degrees: float) -> Image.Image:
@@ -102,7 +102,7 @@ def _turn_hue(image: Image.Image, degrees: float) -> Image.Image:
     return Image.merge("HSV", (turned, saturation, value)).convert("RGB")
 
 
-def _vivid(hue: float) -> Pixels:
+def vivid(hue: float) -> Pixels:
     """Return a saturated colour, (3,) in 0..255, for a hue in [0, 1)."""
     sextant: Pixels = np.abs((hue * 6 + np.array([0.0, 4.0, 2.0])) % 6 - 3) - 1
     return np.clip(sextant, 0, 1) * 255
@@ -122,10 +122,10 @@ def _outline(strength: int, sources: Sequence[Image.Image], rng: random.Random) 
     tones_bits = (3, 2, 1, 1)[strength - 1]
     fill = (1.0, 0.75, 0.4, 0.0)[strength - 1]
     smooth = sources[0].filter(ImageFilter.GaussianBlur(0.8 + 0.4 * rng.random()))
-    flat = _pixels(ImageOps.posterize(smooth, tones_bits)) * 255 / (256 - 2 ** (8 - tones_bits))
-    lines = _line_strength(_pixels(smooth), gain=2.0 + rng.random())
+    flat = pixels_of(ImageOps.posterize(smooth, tones_bits)) * 255 / (256 - 2 ** (8 - tones_bits))
+    lines = _line_strength(pixels_of(smooth), gain=2.0 + rng.random())
     paper = 255 - fill * (255 - np.clip(flat, 0, 255))
-    return _image(paper * (1 - lines[:, :, None]))
+    return image_of(paper * (1 - lines[:, :, None]))
 
 
 def _line_strength(pixels: Pixels, gain: float) -> Pixels:
@@ -152,7 +152,7 @@ def _side_by_side(strength: int, main: Image.Image, other: Image.Image, rng: ran
     main_x, other_x = (0, main_px) if rng.random() < 0.5 else (other_px, 0)
     result = Image.new("RGB", (SIDE_PX, SIDE_PX), _WHITE)
     for image, width_px, x in ((main, main_px, main_x), (other, other_px, other_x)):
-        drawn = image.crop(_drawn_box(image))
+        drawn = image.crop(drawn_box(image))
         result.paste(ImageOps.pad(drawn, (width_px, SIDE_PX), Image.Resampling.BICUBIC, color=_WHITE), (x, 0))
     return result
 
@@ -170,8 +170,8 @@ def _posterise(strength: int, sources: Sequence[Image.Image], rng: random.Random
     """Reduce each channel to few tones, with limits that differ between the channels."""
     tones = (5, 4, 3, 2)[strength - 1]
     offsets = np.array([rng.uniform(-0.25, 0.25) for _ in range(3)])
-    levels = np.clip(np.rint(_pixels(sources[0]) / 255 * (tones - 1) + offsets), 0, tones - 1)
-    return _image(levels * 255 / (tones - 1))
+    levels = np.clip(np.rint(pixels_of(sources[0]) / 255 * (tones - 1) + offsets), 0, tones - 1)
+    return image_of(levels * 255 / (tones - 1))
 
 
 def _perspective(strength: int, sources: Sequence[Image.Image], rng: random.Random) -> Image.Image:
@@ -214,14 +214,16 @@ def _halftone(strength: int, sources: Sequence[Image.Image], rng: random.Random)
         light = np.asarray(channel.filter(ImageFilter.BoxBlur(cell_px / 2)), dtype=np.float64) / 255
         radius = np.sqrt((1 - light) / 2) * 1.05
         inks.append(np.clip((distance - radius) * cell_px + 0.5, 0, 1) * 255)
-    return _image(np.stack(inks, axis=2))
+    return image_of(np.stack(inks, axis=2))
 
 
-def _pixels(image: Image.Image) -> Pixels:
+def pixels_of(image: Image.Image) -> Pixels:
+    """Return the levels of an RGB image, (H, W, 3) in 0..255."""
     return np.asarray(image, dtype=np.float64)
 
 
-def _image(pixels: Pixels) -> Image.Image:
+def image_of(pixels: Pixels) -> Image.Image:
+    """Return the image of these levels, rounded and cut off at 0 and 255."""
     return Image.fromarray(np.clip(np.rint(pixels), 0, 255).astype(np.uint8))
 
 

@@ -1,6 +1,7 @@
 """The query images of the benchmark with their known sources.
 
-The number of images of each kind and the seeds were fixed before anything was fitted or measured.
+The number of images of each kind and the seeds were fixed before anything was fitted or measured. Nothing may be
+fitted on, or chosen by, what TEST and THIRD show.
 
 Reconstructions come from a small linear autoencoder with tied weights, trained in seconds on the works of a split:
 the known source that resembles a generator's output most. Its best weights are the principal components (Baldi and
@@ -20,6 +21,9 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageStat
 
+from evaluation.images import compositions
+from evaluation.images.changes import FIT_KINDS, THIRD_KINDS, change
+from evaluation.images.compositions import FORMS
 from evaluation.images.recipes import (
     FIT_OWNERS,
     KINDS,
@@ -29,7 +33,6 @@ from evaluation.images.recipes import (
     TEST_OWNERS,
     WEIGHTS,
     compose_weighted,
-    derive,
     source_count,
     square,
 )
@@ -39,6 +42,8 @@ from gmvaluator.samples import sample_folder
 
 SINGLE_KINDS = tuple(kind for kind in KINDS if source_count(kind) == 1)
 """Recipes of one source that a fit may use."""
+
+RECIPES = (*KINDS, *TEST_KINDS)
 
 COPY = "copy"
 """The work itself: unchanged, as JPEG, as WebP, or at three quarters of the size."""
@@ -55,14 +60,19 @@ TEST_SEED = 20_261_125
 On the first draw, of seed 424_242, its handling of near-duplicates had been chosen with the test figures in view.
 """
 
+PARTS_SEED = 20_261_129
+THIRD_SEED = 20_261_130
+"""Seed of the third draw, made before any policy that pays parts of an image was fitted."""
+
 
 @dataclass(frozen=True, slots=True)
 class Plan:
     """Numbers of images of each kind in a split.
 
-    split: `fit` or `test`. owners: artists whose works are changed. kinds: recipes of one source. per_cell: images of
-    each kind and strength. noise: sourceless images made of noise. reconstructed: reconstructions of each strength.
-    seed: decides which works are drawn and how they are changed.
+    split: `fit` or `test`. owners: artists whose works are changed. kinds: changes of one source. per_cell: images of
+    each kind and strength. copies, composed, reconstructed: images of each strength; `composed` are of two and three
+    works by the recipe. per_form: compositions of each form of `compositions.FORMS`. noise: sourceless images made of
+    noise. seed: decides which works are drawn and how they are changed.
     """
 
     split: str
@@ -74,6 +84,7 @@ class Plan:
     noise: int
     reconstructed: int = 0
     seed: int = FIT_SEED
+    per_form: int = 0
 
 
 FIT = Plan("fit", FIT_OWNERS, SINGLE_KINDS, per_cell=25, copies=6, composed=6, noise=40)
@@ -88,8 +99,16 @@ TEST = Plan(
     reconstructed=16,
     seed=TEST_SEED,
 )
+PARTS_FIT = Plan("fit", FIT_OWNERS, FIT_KINDS, per_cell=5, copies=4, composed=0, noise=40, seed=PARTS_SEED, per_form=43)
+"""Images for fitting a policy that pays every work it sees in a part of an image."""
+
+THIRD = Plan("test", TEST_OWNERS, THIRD_KINDS, per_cell=8, copies=8, composed=0, noise=40, seed=THIRD_SEED, per_form=29)
+"""The third draw: changes of 15 kinds that nothing was fitted on, and compositions of two to six works."""
+
 SHORT_FIT = replace(FIT, per_cell=3, copies=1, composed=1, noise=6)
 SHORT_TEST = replace(TEST, per_cell=2, copies=2, composed=1, noise=6, reconstructed=2)
+SHORT_PARTS_FIT = replace(PARTS_FIT, per_cell=1, copies=1, noise=6, per_form=2)
+SHORT_THIRD = replace(THIRD, per_cell=1, copies=1, noise=6, per_form=2)
 
 CODE_NUMBERS = (160, 80, 40, 20)
 """Numbers that the code keeps of a work, at strengths 1 to 4."""
@@ -141,10 +160,10 @@ _MIN_CONTRAST = 12.0
 class Query:
     """One query image.
 
-    kind: a recipe, `copy`, `reconstruction`, `two`, `three`, or the kind of a foreign image. strength: 0 where there
-    is none. sources: keys of the works it was made from with their shares, which sum to one; empty for a foreign
-    image. group: label that is resampled as a whole for intervals: the main source's artist, or the foreign
-    photograph or artist.
+    kind: a change of one work, `copy`, `reconstruction`, `two`, `three`, a form of composition such as `grid-4`, or
+    the kind of a foreign image. strength: 0 where there is none. sources: keys of the works it was made from with their
+    shares, which sum to one; empty for a foreign image. group: label that is resampled as a whole for intervals: the
+    main source's artist, or the foreign photograph or artist.
     """
 
     kind: str
@@ -155,12 +174,17 @@ class Query:
 
 
 def make_queries(
-    plan: Plan, works: Sequence[Work], folder: Path, indexed: Collection[str] = frozenset()
+    plan: Plan,
+    works: Sequence[Work],
+    folder: Path,
+    indexed: Collection[str] = frozenset(),
+    foreign: Path | None = None,
 ) -> list[Query]:
     """Make all images of a plan, the same each time.
 
-    works: those that may be changed, whose files are in `folder`. indexed: SHA-256 of shipped foreign images that are
-    in the index and therefore have a source; they are left out.
+    works: those that may be changed, whose files are in `folder`. indexed: SHA-256 of foreign images that are in the
+    index and therefore have a source; they are left out. foreign: folder that `evaluation.images.make_foreign_set`
+    made; None for the shipped foreign images.
     """
     own = [work for work in works if work.owner_id in plan.owners]
     rng = random.Random(f"{plan.seed}/{plan.split}")  # noqa: S311 - must be reproducible
@@ -175,7 +199,9 @@ def make_queries(
         for strength in STRENGTHS
         for _ in range(plan.composed)
     ]
-    queries += [*_foreign(plan.split, indexed), *(_noise(number, rng) for number in range(plan.noise))]
+    queries += [maker.placed(form) for form in FORMS for _ in range(plan.per_form)]
+    queries += _foreign(plan.split, foreign or sample_folder("foreign"), indexed)
+    queries += [_noise(number, rng) for number in range(plan.noise)]
     return [*queries, *_reconstructions(plan, own, folder)]
 
 
@@ -187,8 +213,9 @@ class _Maker:
 
     def single(self, kind: str, strength: int) -> Query:
         work, image = self._next()
-        derived = derive(kind, strength, [image], self.rng)
-        if sum(ImageStat.Stat(derived).stddev) / 3 < _MIN_CONTRAST:
+        derived = change(kind, strength, image, self.rng)
+        shown = derived if kind in RECIPES else square(image)  # other changes may take the contrast, not the work
+        if sum(ImageStat.Stat(shown).stddev) / 3 < _MIN_CONTRAST:
             return self.single(kind, strength)
         return Query(kind, strength, ((work.key, 1.0),), work.owner_id, derived)
 
@@ -202,6 +229,15 @@ class _Maker:
         weights = WEIGHTS[count][strength - 1]
         sources = tuple((work.key, weight) for (work, _), weight in zip(drawn, weights, strict=True))
         return Query(kind, strength, sources, drawn[0][0].owner_id, image)
+
+    def placed(self, form: str) -> Query:
+        drawn: dict[str, tuple[Work, Image.Image]] = {}
+        while len(drawn) < compositions.source_count(form):
+            work, image = self._next()
+            drawn[work.key] = work, image
+        composition = compositions.compose(form, [image for _, image in drawn.values()], self.rng)
+        main, _ = next(iter(drawn.values()))
+        return Query(form, 0, tuple(zip(drawn, composition.shares, strict=True)), main.owner_id, composition.image)
 
     def _next(self) -> tuple[Work, Image.Image]:
         work = next(self.draw)
@@ -219,8 +255,7 @@ def _again(image: Image.Image, strength: int) -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
 
 
-def _foreign(split: str, indexed: Collection[str]) -> Iterator[Query]:
-    folder = sample_folder("foreign")
+def _foreign(split: str, folder: Path, indexed: Collection[str]) -> Iterator[Query]:
     for row in read_foreign(folder):
         if row.split == split and row.sha256 not in indexed:
             image = decode_image((folder / row.file_name).read_bytes())

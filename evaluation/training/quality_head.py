@@ -5,7 +5,7 @@ rank above distorted copies, and whether recolouring is harmless:
 
     python -m evaluation.training.quality_head --json > docs/results/lite-quality.json
 
-Every work by a test artist is compared with one copy of each kind and strength of `evaluation.training.augment`. None
+Every work by a test artist is compared with one copy of each kind and strength of `evaluation.images.distortions`. None
 of these artists took part in training.
 """
 
@@ -27,10 +27,10 @@ from PIL import Image
 from torch import Tensor, nn
 from torch.nn import functional
 
+from evaluation.images.distortions import KINDS, MAX_STRENGTH, distort
 from evaluation.images.recipes import TEST_OWNERS
 from evaluation.images.sample import read_works
 from evaluation.images.works import Work, clean_variant, recolour
-from evaluation.training.augment import KINDS, MAX_STRENGTH, distort
 from gmvaluator.images import decode_image
 from gmvaluator.models.process_setup import prepare_process
 from gmvaluator.models.profiles import load_models

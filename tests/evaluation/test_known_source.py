@@ -1,6 +1,7 @@
 """Known sources: the images are what the plan says, and what is measured of them is right."""
 
 import random
+from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
 
@@ -8,6 +9,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from evaluation.images.changes import THIRD_KINDS
+from evaluation.images.compositions import FORMS
 from evaluation.images.recipes import STRENGTHS, TEST_KINDS, WEIGHTS, compose_weighted, square
 from evaluation.images.sample import read_works
 from evaluation.known_source import measures
@@ -16,16 +19,20 @@ from evaluation.known_source.owner_effects import gallery, quality_effects
 from evaluation.known_source.policies import apply_policy, by_policy, uniform, without_reranking
 from evaluation.known_source.queries import (
     FIT,
+    PARTS_FIT,
     SHORT_FIT,
+    SHORT_PARTS_FIT,
     SHORT_TEST,
+    SHORT_THIRD,
     TEST,
+    THIRD,
     Plan,
     Query,
     make_queries,
     train_autoencoder,
 )
 from evaluation.known_source.section import known_source_section, trade_off
-from gmvaluator.ids import TrainingImageId, training_image_id
+from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder
 from gmvaluator.valuation.policy import Policy
@@ -56,16 +63,27 @@ def foreign(nearest: int = 700_000, kind: str = "photo") -> Observation:
     return observation({}, [nearest, 800_000, 900_000], kind, 0)
 
 
-@pytest.mark.parametrize(("plan", "short"), [(FIT, SHORT_FIT), (TEST, SHORT_TEST)])
+PLANS = [(FIT, SHORT_FIT), (TEST, SHORT_TEST), (PARTS_FIT, SHORT_PARTS_FIT), (THIRD, SHORT_THIRD)]
+
+
+@pytest.fixture(scope="module")
+def drawn() -> dict[str, list[Query]]:
+    """The images of the short plans."""
+    plans = {"fit": SHORT_FIT, "test": SHORT_TEST, "parts": SHORT_PARTS_FIT, "third": SHORT_THIRD}
+    return {name: make_queries(plan, WORKS, FOLDER) for name, plan in plans.items()}
+
+
+@pytest.mark.parametrize(("plan", "short"), PLANS)
 def test_a_short_plan_asks_less_of_the_same(plan: Plan, short: Plan) -> None:
     assert (plan.split, plan.owners, plan.kinds) == (short.split, short.owners, short.kinds)
     assert plan.per_cell > short.per_cell
 
 
-def test_what_is_tested_was_not_fitted_on() -> None:
-    assert not FIT.owners & TEST.owners
-    assert not set(FIT.kinds) & set(TEST_KINDS)
-    fit, test = (make_queries(plan, WORKS, FOLDER) for plan in (SHORT_FIT, SHORT_TEST))
+def test_what_is_tested_was_not_fitted_on(drawn: dict[str, list[Query]]) -> None:
+    assert not (FIT.owners | PARTS_FIT.owners) & (TEST.owners | THIRD.owners)
+    assert not {*FIT.kinds, *PARTS_FIT.kinds} & {*TEST_KINDS, *THIRD.kinds}
+    assert len({plan.seed for plan in (FIT, TEST, PARTS_FIT, THIRD)}) == 4
+    fit, test = [*drawn["fit"], *drawn["parts"]], [*drawn["test"], *drawn["third"]]
     owner_of = {work.key: work.owner_id for work in WORKS}
     assert {owner_of[key] for query in fit for key, _ in query.sources} <= FIT.owners
     assert {owner_of[key] for query in test for key, _ in query.sources} <= TEST.owners
@@ -74,10 +92,52 @@ def test_what_is_tested_was_not_fitted_on() -> None:
     assert not shared
 
 
-def test_the_same_plan_gives_the_same_images() -> None:
-    one, again = (make_queries(SHORT_TEST, WORKS, FOLDER) for _ in range(2))
-    assert [query.image.tobytes() for query in one] == [query.image.tobytes() for query in again]
-    assert all(sum(share for _, share in query.sources) == pytest.approx(1) for query in one if query.sources)
+@pytest.mark.parametrize(("name", "plan"), [("test", SHORT_TEST), ("third", SHORT_THIRD)])
+def test_the_same_plan_gives_the_same_images(name: str, plan: Plan, drawn: dict[str, list[Query]]) -> None:
+    again = make_queries(plan, WORKS, FOLDER)
+    assert [query.image.tobytes() for query in drawn[name]] == [query.image.tobytes() for query in again]
+
+
+def test_shares_sum_to_one_over_different_works(drawn: dict[str, list[Query]]) -> None:
+    for query in (query for queries in drawn.values() for query in queries if query.sources):
+        assert sum(share for _, share in query.sources) == pytest.approx(1)
+        assert len({key for key, _ in query.sources}) == len(query.sources)
+
+
+def test_earlier_draws_are_what_they_were(drawn: dict[str, list[Query]]) -> None:
+    """Quoted figures are of these images: whoever adds to a plan must not draw other works for what it had."""
+    labels = {
+        name: sha256_hex(repr([(q.kind, q.strength, q.sources, q.group) for q in drawn[name]]).encode())
+        for name in ("fit", "test")
+    }
+    assert labels == {
+        "fit": "2e476d85658b91e8a8f7541681966f546c2ed29c66acd27af7a35c253006cf3d",
+        "test": "8d7c20a309701c14cecc1c1ef40e0c7fe8afad8955b91095e1959f72682b826c",
+    }
+    pixels = {
+        (name, kind): sha256_hex(next(q for q in drawn[name] if q.kind == kind).image.tobytes())[:12]
+        for name, kind in (
+            ("fit", "crop"),
+            ("fit", "copy"),
+            ("test", "crop"),
+            ("test", "perspective"),
+            ("test", "copy"),
+        )
+    }
+    assert pixels == {
+        ("fit", "crop"): "3e28cf3c0d47",
+        ("fit", "copy"): "d1a3d22ceff8",
+        ("test", "crop"): "6dd27cb07227",
+        ("test", "perspective"): "0862f41b7665",
+        ("test", "copy"): "8cd63b2858e9",
+    }
+
+
+def test_the_third_draw_has_every_kind_and_form(drawn: dict[str, list[Query]]) -> None:
+    counts = Counter(query.kind for query in drawn["third"])
+    assert {kind: counts[kind] for kind in THIRD_KINDS} == dict.fromkeys(THIRD_KINDS, 4)
+    assert {form: counts[form] for form in FORMS} == dict.fromkeys(FORMS, 2)
+    assert {len(query.sources) for query in drawn["third"]} == {0, 1, 2, 3, 4, 6}
 
 
 @pytest.mark.parametrize("count", [2, 3])

@@ -10,6 +10,7 @@ import timm
 import torch
 from PIL import Image, ImageChops, ImageStat, PngImagePlugin
 
+from evaluation.images.distortions import KINDS, distort
 from evaluation.images.recipes import TEST_OWNERS
 from evaluation.images.works import (
     LIST,
@@ -24,7 +25,7 @@ from evaluation.images.works import (
     read_works,
 )
 from evaluation.training.adapt import Stage, Training
-from evaluation.training.augment import KINDS, change_batch, derive_batch, distort
+from evaluation.training.augment import change_batch, derive_batch
 from evaluation.training.embedder import Embedder
 from evaluation.training.fit_lite import half_precision, write_curve
 from evaluation.training.quality_head import COPIES, figures_of, rank_correlation

@@ -16,7 +16,7 @@ import timm
 import torch
 from PIL import Image
 
-from evaluation.training.augment import KINDS, distort
+from evaluation.images.distortions import KINDS, distort
 from evaluation.training.lite_graph import lite_graph, shipped_shapes
 from gmvaluator.errors import InvalidImage, MissingWeights, ModelFailed, PreconditionFailed
 from gmvaluator.images import decode_image
