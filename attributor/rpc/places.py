@@ -77,7 +77,10 @@ class SharedPlaces:
 
     def _displace(self) -> None:
         # The first of equals is the oldest: a dict keeps the order of insertion.
-        holder = max(self._holders, key=lambda one: (self._by_owner[one.owner], self._by_connection[one.connection]))
+        holder = max(
+            self._holders,
+            key=lambda candidate: (self._by_owner[candidate.owner], self._by_connection[candidate.connection]),
+        )
         self._remove(holder)
         holder.displaced = True
         holder.task.cancel()

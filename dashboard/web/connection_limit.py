@@ -13,17 +13,16 @@ MAX_CONNECTIONS = 2_000
 IPV6_NETWORK_BITS = 64
 """Bits of an IPv6 address that count: the rest is the client's to choose."""
 
-
 OTHER_FILES = 128
 """Open files that the process needs in addition to its connections: databases, pictures, libraries."""
 
 
-def open_places(wanted: int = MAX_CONNECTIONS) -> int:
+def open_places(connections: int = MAX_CONNECTIONS) -> int:
     """Let the process open files for so many connections; return for how many of them it may."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft == resource.RLIM_INFINITY or soft >= wanted + OTHER_FILES:
-        return wanted
-    files = wanted + OTHER_FILES if hard == resource.RLIM_INFINITY else min(wanted + OTHER_FILES, hard)
+    if soft == resource.RLIM_INFINITY or soft >= connections + OTHER_FILES:
+        return connections
+    files = connections + OTHER_FILES if hard == resource.RLIM_INFINITY else min(connections + OTHER_FILES, hard)
     resource.setrlimit(resource.RLIMIT_NOFILE, (files, hard))
     return max(files - OTHER_FILES, 1)
 

@@ -120,6 +120,8 @@ def bind_token(path: Path, name: str, model_versions: Sequence[str]) -> Token:
     with _changing(path) as tokens:
         for index, token in enumerate(tokens):
             if token.name == name:
+                if token.role not in GENERATORS:
+                    raise InvalidInput(f"token {name} is of role {token.role}: only generators and embedders are bound")
                 tokens[index] = replace(token, model_versions=tuple(dict.fromkeys(model_versions)))
                 return tokens[index]
     raise NotFound(f"no token is named {name[:100]!r}: `gmvaluator token list` shows them")

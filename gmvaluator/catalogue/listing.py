@@ -148,7 +148,7 @@ def _described(catalogue: CatalogueReader, ids: Sequence[TrainingImageId]) -> di
             }
         of_these = sources.c.training_image_id.in_(ids)
         for source in connection.execute(select(sources).where(of_these).order_by(sources.c.source_id)):
-            place = {name: getattr(source, name) for name in ("data_set", "key", "uri", "title", "license")}
+            place = {name: getattr(source, name) for name in ("data_set", "key", "uri", "url", "title", "license")}
             rows[source.training_image_id]["sources"].append(place)
         pairs = select(claims.c.training_image_id, claims.c.owner_id)
         pairs = pairs.where(claims.c.training_image_id.in_(ids), _has_not_ended())

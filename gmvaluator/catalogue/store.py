@@ -55,14 +55,19 @@ POLICY_FOLDER = "policies"
 """Folder of the operator's policies, in the data folder."""
 
 
-def open_catalogue(place: Path | DataLocation, write: bool = False) -> Catalogue:
+def open_catalogue(place: Path | DataLocation, write: bool = False, *, create: bool = True) -> Catalogue:
     """Open the catalogue of a data location or folder; with `write`, create or upgrade it first.
 
-    Raises AlreadyHeld if another process writes its file, MissingData if it does not exist and `write` is false,
+    create: whether a writer begins one where there is none.
+
+    Raises AlreadyHeld if another process writes its file, MissingData if there is none and none may be begun,
     PreconditionFailed if its schema is of another version or its key folder is gone, Unavailable if PostgreSQL is.
     """
     location = as_location(place)
     database_location = location_in(location, FILE_NAME)
+    if write and not create:
+        # A server's schema has to be looked for; a reader does that.
+        open_catalogue(location).close()
     if not write and isinstance(database_location, Path) and not database_location.is_file():
         raise MissingData(
             f"there is no catalogue in {location.folder}: make one by `gmvaluator index add SOURCE`, "

@@ -61,6 +61,8 @@ def open_(
     from gmvaluator.ledger.decisions.disputes import Scope
     from gmvaluator.ledger.store import decision_time, open_ledger
 
+    if identity is not None and generation is None:
+        raise InvalidInput("--identity tells generations of one id apart: give --generation too")
     disputed = None if work is None else _work(work, place)
     claims = None if claimant is None else owner_argument(claimant, place)
     with open_ledger(place, write=True, create=False) as book:

@@ -66,7 +66,7 @@ def add(
         known = registered.get(model_version)
         policy = known.policy if known else _calibrated_policy(place, index_url, collection)
     generator = Generator(model_version, collection, tuple(dict.fromkeys(data_sets)), policy)
-    with open_catalogue(place, write=True) as catalogue:
+    with open_catalogue(place, write=True, create=False) as catalogue:
         catalogue.add_generator(generator, replace)
     click.echo(json.dumps(asdict(generator)) if as_json else _line(generator, place))
 
@@ -131,10 +131,8 @@ def remove(model_version: str, place: DataLocation, as_json: bool) -> None:
     """
     from gmvaluator.catalogue.store import open_catalogue
 
-    # Opening for writing would create an empty catalogue; a wrong --data has to fail instead.
-    with open_catalogue(place) as existing:
-        existing.generator(model_version)
-    with open_catalogue(place, write=True) as catalogue:
+    with open_catalogue(place, write=True, create=False) as catalogue:
+        catalogue.generator(model_version)
         catalogue.remove_generator(model_version)
     click.echo(json.dumps({"removed": model_version}) if as_json else f"removed {model_version}")
 

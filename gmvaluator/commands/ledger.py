@@ -139,9 +139,9 @@ def list_(
     from gmvaluator.valuation.weights import credits_text
 
     account = None if owner is None else owner_account(owner_argument(owner, place))
-    wanted = PostingFilter(account, generator, instant("--since", since), instant("--until", until))
+    chosen = PostingFilter(account, generator, instant("--since", since), instant("--until", until))
     with open_ledger(place) as book, book.snapshot() as connection:
-        listed = list_postings(connection, wanted, limit)
+        listed = list_postings(connection, chosen, limit)
     if as_json:
         click.echo(json.dumps({"postings": listed}))
         return
@@ -212,6 +212,8 @@ def replay(generation: str | None, identity: str | None, place: DataLocation, as
     from gmvaluator.ledger.store import open_ledger
     from gmvaluator.ledger.verification import replay as recompute
 
+    if identity is not None and generation is None:
+        raise InvalidInput("--identity tells generations of one id apart: name GENERATION too")
     replayed, different = 0, []
     with open_ledger(place) as book:
         if generation is None:

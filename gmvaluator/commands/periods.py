@@ -195,13 +195,11 @@ def _plain_check(check: Check) -> dict[str, Any]:
 @click.command()
 @click.argument("owner")
 @click.argument("period")
-@click.option(
-    "--format", "form", type=click.Choice(FORMATS), default="text", show_default=True, help="Format to print."
-)
+@click.option("--format", "form", type=click.Choice(FORMATS), help="Format to print; default: text.")
 @click.option("--out", type=ANY_PATH, help="File to write; a folder for ALL.")
 @place_option
 @json_option
-def statement(owner: str, period: str, form: str, out: Path | None, place: DataLocation, as_json: bool) -> None:
+def statement(owner: str, period: str, form: str | None, out: Path | None, place: DataLocation, as_json: bool) -> None:
     """Print the royalty statement of OWNER (a UUID, a manifest's owner_id or a name) for PERIOD.
 
     OWNER may be ALL, which writes the statements of all owners as CSV, JSON and HTML files to the folder of --out.
@@ -214,7 +212,11 @@ def statement(owner: str, period: str, form: str, out: Path | None, place: DataL
     from gmvaluator.ledger.store import open_ledger
 
     month = Period.parse(period)
+    if as_json and form not in (None, "json"):
+        raise InvalidInput(f"--format {form} and --json contradict each other: give one of them")
     if owner == "ALL":
+        if form is not None:
+            raise InvalidInput("statement ALL writes every format: leave --format out")
         if out is None:
             raise InvalidInput("statement ALL needs --out FOLDER")
         with open_ledger(place) as book, open_if_present(place) as names:
@@ -223,7 +225,7 @@ def statement(owner: str, period: str, form: str, out: Path | None, place: DataL
         return
     with open_ledger(place) as book, open_if_present(place) as names:
         (statement,) = statements(book, month, names, owner_argument(owner, place))
-        form = "json" if as_json else form
+        form = "json" if as_json else form or "text"
         text = _text(statement, form)
     if out is None:
         # A statement is the same bytes wherever it is exported; only text is for the terminal, in its encoding.

@@ -75,12 +75,11 @@ def import_(
 
     source = checked_origin(origin if origin is not None else f"rights:{file.stem}"[:200])
     rows = list(read_claims(file, source))
-    # Opening for writing would create an empty catalogue; a wrong --data has to fail instead.
-    with open_catalogue(place) as existing:
-        existing.counts()
     releasing = release and has_ledger(place)
-    with open_catalogue(place, write=True) as catalogue, _imported(catalogue, rows, partial, confirmation) as done:
-        imported, after = done
+    with (
+        open_catalogue(place, write=True, create=False) as catalogue,
+        _imported(catalogue, rows, partial, confirmation) as (imported, after),
+    ):
         result = _import_result(file, imported, len(after.held_works(imported.works)), confirmation.dry_run, place)
         if not as_json:
             _print_import(result)
@@ -94,8 +93,10 @@ def import_(
             result["released"] = None
     if as_json:
         click.echo(json.dumps(result))
-    elif result.get("released"):
+    elif releasing and not refused:
         _print_released(result["released"], confirmation.dry_run)
+    elif release and not releasing:
+        click.echo("nothing is there to release: there is no ledger yet")
     if refused:
         raise Exit(1)
     if result["rejected"] == result["rows"]:
@@ -235,9 +236,7 @@ def _keep_out(place: DataLocation, manifest_id: str, as_json: bool) -> None:
     """Keep an owner who is not known out of imports, as one who was erased in a backup or by an older version."""
     from gmvaluator.catalogue.store import open_catalogue
 
-    with open_catalogue(place) as existing:
-        existing.counts()
-    with open_catalogue(place, write=True) as catalogue:
+    with open_catalogue(place, write=True, create=False) as catalogue:
         catalogue.keep_owner_out(manifest_id)
     click.echo(json.dumps({"kept_out": True}) if as_json else "no import will record an owner with this id")
 

@@ -69,7 +69,7 @@ def show(work: str, data_set: str | None, place: DataLocation, as_json: bool) ->
     click.echo(_line(shown))
     click.echo(f"sha256 {shown['sha256']}, {shown['width']}x{shown['height']}, indexed {shown['added_at']}")
     for source in shown["sources"]:
-        texts = (source["data_set"], source["key"], source["title"], source["license"], source["uri"])
+        texts = (source["data_set"], source["key"], source["title"], source["license"], source["uri"], source["url"])
         click.echo("  " + printable("; ".join(filter(None, texts))))
     for owner in shown["owners"]:
         click.echo(f"  claimed by {printable(owner['display_name'])} {owner['owner_id']}")

@@ -38,27 +38,27 @@ class PostingFilter:
     until: datetime | None = None
 
 
-def list_postings(connection: Connection, wanted: PostingFilter, limit: int) -> list[dict[str, Any]]:
+def list_postings(connection: Connection, chosen: PostingFilter, limit: int) -> list[dict[str, Any]]:
     """Return the headers of the newest postings that a filter lets through, newest first, as plain data."""
     columns = ("sequence", "kind", "generation_id", "generator_identity", "model_version", "policy")
     times = ("generated_at", "posted_at", "issued_micros")
-    query = select(*(postings.c[name] for name in (*columns, *times))).where(*_conditions(wanted))
+    query = select(*(postings.c[name] for name in (*columns, *times))).where(*_conditions(chosen))
     rows = connection.execute(query.order_by(postings.c.sequence.desc()).limit(limit)).mappings()
     return [dict(row) for row in rows]
 
 
-def _conditions(wanted: PostingFilter) -> list[Any]:
+def _conditions(chosen: PostingFilter) -> list[Any]:
     conditions: list[Any] = []
-    if wanted.account is not None:
+    if chosen.account is not None:
         conditions.append(
-            postings.c.sequence.in_(select(entries.c.sequence).where(entries.c.account == wanted.account))
+            postings.c.sequence.in_(select(entries.c.sequence).where(entries.c.account == chosen.account))
         )
-    if wanted.model_version is not None:
-        conditions.append(postings.c.model_version == wanted.model_version)
-    if wanted.since is not None:
-        conditions.append(postings.c.posted_at >= utc_text(wanted.since))
-    if wanted.until is not None:
-        conditions.append(postings.c.posted_at < utc_text(wanted.until))
+    if chosen.model_version is not None:
+        conditions.append(postings.c.model_version == chosen.model_version)
+    if chosen.since is not None:
+        conditions.append(postings.c.posted_at >= utc_text(chosen.since))
+    if chosen.until is not None:
+        conditions.append(postings.c.posted_at < utc_text(chosen.until))
     return conditions
 
 
@@ -72,10 +72,10 @@ def find_posting(book: LedgerReader, text: str, identity: str | None = None) -> 
         return book.posting_of_generation(text, identity)
     except NotFound:
         sequence = sequence_of(book, text)
-        found = [sequence] if sequence is not None else _by_prefix(book, text, identity)
-    if len(found) == 1:
+        sequences = [sequence] if sequence is not None else _by_prefix(book, text, identity)
+    if len(sequences) == 1:
         with book.snapshot() as connection:
-            (posting,) = load_postings(connection, postings_where(postings.c.sequence == found[0]))
+            (posting,) = load_postings(connection, postings_where(postings.c.sequence == sequences[0]))
         return posting
     raise NotFound(
         f"nothing was posted for {text[:100]!r}: give a generation's id, its first {MIN_PREFIX} characters or more, or "

@@ -3,7 +3,7 @@
 import hashlib
 import json
 import uuid
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,29 @@ def test_names_are_accepted_where_a_uuid_is(ok: Command, refused: Command, place
     assert ok("token", "new", "--role", "owner", "--owner", "Ada Lovelace")["owner"] == ada
     assert "2 owners are 'Twin'" in refused("ledger", "statement", "Twin", "2026-11")
     assert "no owner is 'nobody'" in refused("token", "new", "--role", "owner", "--owner", "nobody")
+
+
+@pytest.mark.parametrize(
+    ("words", "reason"),
+    [
+        (("ledger", "replay", "--identity", "farm-1"), "name GENERATION too"),
+        (
+            ("ledger", "dispute", "open", "case-1", "--work", "work-1", "--identity", "x", "--reason", "mine"),
+            "give --generation too",
+        ),
+        (("ledger", "statement", "ada", "2026-11", "--format", "csv", "--json"), "contradict each other"),
+        (("ledger", "statement", "ALL", "2026-11", "--format", "json", "--out", "x"), "writes every format"),
+    ],
+)
+def test_an_option_without_effect_is_refused(refused: Command, words: Sequence[str], reason: str) -> None:
+    assert reason in refused(*words)
+
+
+def test_a_generator_is_registered_in_no_empty_folder(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ["add", "demo-9", "--data-set", "set", "--policy", "paper@1", "--data", str(tmp_path / "none")]
+    assert run(["generators", *words]) == 2
+    assert "there is no catalogue" in capsys.readouterr().err
+    assert not (tmp_path / "none").exists()
 
 
 def test_works_are_listed_and_shown(ok: Command, refused: Command) -> None:

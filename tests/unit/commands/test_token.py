@@ -153,6 +153,7 @@ def test_a_refused_binding_changes_nothing(tmp_path: Path, new: Run, run: Run) -
     for words in (
         ["a"],
         ["b", "--model-version", "g1"],
+        ["b", "--model-version", "*"],
         ["c", "--model-version", "g1"],
         ["a", "--model-version", "x\ny"],
     ):
