@@ -11,7 +11,7 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import IO, Any, BinaryIO, Self
+from typing import IO, Any, BinaryIO, Self, cast
 
 import pyarrow as pa
 
@@ -67,14 +67,15 @@ def read_members(root: Root, name: str, limit: Callable[[str], int]) -> Iterator
         with root.open(name) as file:
             source = _Start(file)
             with _decompressed(source) as plain:
-                yield from _members(_Bounded(plain), limit)
+                # `tarfile` calls nothing but `read`.
+                yield from _members(cast(IO[bytes], _Bounded(plain)), limit)
     except _DAMAGE as error:
         if isinstance(error, OSError) and (source is None or source.failure is not None):
             root.require_reachable(name, error)
         raise DamagedArchive(str(error)) from error
 
 
-def _members(plain: _Bounded, limit: Callable[[str], int]) -> Iterator[Member]:
+def _members(plain: IO[bytes], limit: Callable[[str], int]) -> Iterator[Member]:
     marks = _Marks()
     # As a stream, "r|": it is read once, in order, and a remote file need not seek. Past zeros, as what `cat` joined
     # goes on behind the end marker of the first archive.
@@ -158,7 +159,7 @@ def _header_type(marks: _Marks) -> type[tarfile.TarInfo]:
 class _Bounded:
     """A stream that raises EOFError if it is read on and on behind its end.
 
-    `tarfile` skips a member block by block, even if a header states more bytes than there are atoms.
+    `tarfile` skips a member block by block, whatever number of bytes its header states.
     """
 
     def __init__(self, plain: IO[bytes]) -> None:
