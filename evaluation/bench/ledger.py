@@ -217,8 +217,8 @@ def _fsync(folder: Path) -> dict[str, Any]:
 
 def _postgresql(folder: Path, parent: Path | None, batch: Sequence[NewPosting]) -> dict[str, Any]:
     with PostgresServer(durable=True, parent=parent) as server:
-        load = closed_loop(DataLocation(folder, server.new_database()), batch, WRITERS)
-        steady = open_loop(DataLocation(folder, server.new_database()), batch, PER_SECOND)
+        load = closed_loop(DataLocation(folder / "closed-loop", server.new_database()), batch, WRITERS)
+        steady = open_loop(DataLocation(folder / "open-loop", server.new_database()), batch, PER_SECOND)
     return {
         "postgresql_images_per_s": len(batch) / load.seconds,
         "postgresql_commit_p99_ms": float(np.percentile(steady.latencies_ms, 99)),

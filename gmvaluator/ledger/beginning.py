@@ -23,6 +23,9 @@ from gmvaluator.storage.schema import stored_revision
 BEGUN_FILE_NAME = "ledger.begun"
 BEGUN_SCHEMA = "ledger_begun"
 
+# The user of a hardened database may create schemas no more once they are there.
+_MAY_RECORD = text("SELECT to_regnamespace(:schema) IS NULL AND has_database_privilege(current_database(), 'CREATE')")
+
 _BEGUN = b"This folder has a ledger. If it is gone, restore it from a backup.\n"
 
 
@@ -71,7 +74,8 @@ def record_beginning(folder: Path, writer: Engine) -> None:
     """Record that there is a ledger, where that outlives it; cheap if it is recorded already."""
     if writer.dialect.name == "postgresql":
         with writer.begin() as connection:
-            connection.exec_driver_sql(f"CREATE SCHEMA IF NOT EXISTS {BEGUN_SCHEMA}")
+            if connection.execute(_MAY_RECORD, {"schema": BEGUN_SCHEMA}).scalar():
+                connection.exec_driver_sql(f"CREATE SCHEMA {BEGUN_SCHEMA}")
         if not os.access(folder, os.W_OK):
             return  # read-only, or none
     create_once(folder / BEGUN_FILE_NAME, _BEGUN)

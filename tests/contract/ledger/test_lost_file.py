@@ -162,6 +162,22 @@ def test_folder_of_a_ledger_on_a_server_takes_no_other(server_place: DataLocatio
         open_ledger(server_place.folder, write=True)
 
 
+def test_user_who_may_create_no_schema_opens_the_ledger_as_before(server_place: DataLocation) -> None:
+    url = server_place.database_url
+    name = psycopg.conninfo.conninfo_to_dict(url)["dbname"]
+    place = DataLocation(server_place.folder, f"{url}{'&' if '?' in url else '?'}options=-crole%3Dwriter_{name}")
+    with psycopg.connect(url, autocommit=True) as server:
+        server.execute(f"CREATE ROLE writer_{name}".encode())
+        server.execute(f'GRANT CREATE ON DATABASE "{name}" TO writer_{name}'.encode())
+        open_ledger(place, write=True).close()
+        server.execute(f'REVOKE CREATE ON DATABASE "{name}" FROM writer_{name}'.encode())
+        open_ledger(place, write=True).close()
+        server.execute("DROP SCHEMA ledger_begun")
+        open_ledger(place, write=True).close()
+        server.execute(f"DROP OWNED BY writer_{name} CASCADE".encode())
+        server.execute(f"DROP ROLE writer_{name}".encode())
+
+
 COMMANDS = (
     "close 2026-08 --currency EUR --rate 1",
     "payout 2026-08",
