@@ -61,7 +61,6 @@ class DisputeService:
         self._rights = rights
         self._writer = writer
         self._max_holds = max_holds
-        self._counting = asyncio.Lock()
         self._standing = Standing(ledger, rights, max_per_month)
         self._clock = clock or LedgerClock(lambda: None)
 
@@ -76,21 +75,15 @@ class DisputeService:
         """
         now = await asyncio.to_thread(self._clock.checked_now)
         scope = await asyncio.to_thread(self._scope, request)
-        if owner_id is None:
-            return await self._open(request, scope, now)
-        # One after another, as each call counts the disputes that were opened before it.
-        async with self._counting:
+        if owner_id is not None:
             scope = await asyncio.to_thread(
                 self._standing.checked_scope, owner_id, checked_dispute_id(request.dispute_id), scope, now
             )
-            return await self._open(request, scope, now)
-
-    async def _open(
-        self, request: royalty_v1.OpenDisputeRequest, scope: Scope, now: datetime
-    ) -> royalty_v1.OpenDisputeResponse:
         concerned = await asyncio.to_thread(self._search, scope)
 
         def decide(transaction: LedgerTransaction) -> Opened:
+            if owner_id is not None:
+                self._standing.check_number(transaction.connection, owner_id, request.dispute_id, now)
             first = concerned[: self._max_holds]
             return decide_opening(transaction, request.dispute_id, scope, request.reason, now, first)
 

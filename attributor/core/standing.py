@@ -11,6 +11,8 @@ from dataclasses import replace
 from datetime import UTC, datetime
 from typing import Protocol
 
+from sqlalchemy import Connection
+
 from gmvaluator.accounts import owner_account
 from gmvaluator.errors import Forbidden, Overloaded
 from gmvaluator.ids import OwnerId, TrainingImageId
@@ -48,16 +50,25 @@ class Standing:
             # The works may have other claims by now; the rest of the request is compared when it is posted.
             return replace(scope, works=known[0].scope.works)
         limited = self._limited(owner_id, scope)
-        month = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
         with self._ledger.snapshot() as connection:
-            opened = count_openings(connection, owner_id, month)
+            self.check_number(connection, owner_id, dispute_id, now)
+        return limited
+
+    def check_number(self, connection: Connection, owner_id: OwnerId, dispute_id: str, now: datetime) -> None:
+        """Raise Overloaded if the owner has opened too many disputes this month, and this one is not open already.
+
+        Decided in the transaction that opens it: other attributors open disputes at the same time.
+        """
+        if read_disputes(connection, dispute_id):
+            return
+        month = now.astimezone(UTC).replace(day=1, hour=0, minute=0, second=0, microsecond=0)
+        opened = count_openings(connection, owner_id, month)
         if opened >= self._max_per_month:
             raise Overloaded(
                 f"{owner_account(owner_id)} has opened {opened} disputes this month, of {self._max_per_month} allowed: "
                 "ask the operator to open this one",
                 retry_after_ms=-1,
             )
-        return limited
 
     def _limited(self, owner_id: OwnerId, scope: Scope) -> Scope:
         if scope.generation_sequence is None:
