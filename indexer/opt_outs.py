@@ -86,7 +86,8 @@ class OptOutReport:
     """How a run obeyed opt-outs.
 
     still_indexed: works that an earlier run indexed, or None. unmatched: entries of the list that named nothing, or
-    None. shared_keys: keys of the list that several records have; all of these records were left out.
+    None. shared_keys: keys of the list that several records have: those that were read were left out, and those that
+    were indexed before stay.
     """
 
     still_indexed: StillIndexed | None = None
@@ -95,14 +96,16 @@ class OptOutReport:
 
 
 def opt_out_report(
-    catalogue: CatalogueReader, data_set: str, opt_outs: OptOutList, left_out: LeftOutFile, complete: bool
+    catalogue: CatalogueReader, data_set: str | None, opt_outs: OptOutList, left_out: LeftOutFile, complete: bool
 ) -> OptOutReport:
-    """Report how a run obeyed opt-outs. complete: whether every row was read; else no entry is called unmatched.
+    """Report how a run obeyed opt-outs. data_set: of its records; None if they are of several.
+
+    complete: whether every row was read; else no entry is called unmatched.
 
     An opt-out leaves out rows that are read and removes nothing: works that were indexed before are listed in a file,
     which `gmvaluator index remove --from` takes.
     """
-    seen = _Seen.by(data_set, left_out)
+    seen = _Seen.by(data_set or "", left_out)
     found = catalogue.opted_out_works(
         data_set, OptedOut(opt_outs.sha256s, opt_outs.names, seen.shared_keys, seen.records)
     )
@@ -113,7 +116,7 @@ def opt_out_report(
         known |= catalogue.known_or_removed(opt_outs.sha256s - seen.listed)
         unmatched = write_unmatched(file, opt_outs.unmatched(seen.listed | known))
     still = _write_works(found, left_out.path)
-    return OptOutReport(still, unmatched, tuple(sorted(seen.shared_keys)))
+    return OptOutReport(still, unmatched, tuple(sorted(seen.shared_keys.union(found.ambiguous))))
 
 
 @dataclass(frozen=True, slots=True)

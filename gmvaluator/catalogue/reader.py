@@ -124,12 +124,12 @@ class CatalogueReader(CatalogueRights):
                 utc_text(datetime.now(UTC)),
             )
 
-    def opted_out_works(self, data_set: str, opted_out: OptedOut) -> OptedOutWorks:
-        """Return indexed works whose owners opted out. data_set: where keys are looked up."""
+    def opted_out_works(self, data_set: str | None, opted_out: OptedOut) -> OptedOutWorks:
+        """Return indexed works whose owners opted out. data_set: where keys are looked up; None for everywhere."""
         with self._engine.connect() as connection:
             return opted_out_works(connection, data_set, opted_out)
 
-    def known_names(self, data_set: str, names: Collection[str]) -> set[str]:
+    def known_names(self, data_set: str | None, names: Collection[str]) -> set[str]:
         """Return those of `names` that are a key (in this data set), URI or URL of a work, indexed or removed."""
         with self._engine.connect() as connection:
             return known_names(connection, self._vault, data_set, names)

@@ -73,10 +73,12 @@ class OptedOutWorks:
     """Works without a tombstone whose owners opted out, by SHA-256.
 
     exact: works every record of which is opted out. shared: works that other records hold too, which did not opt out.
+    ambiguous: listed keys that indexed records of several works share, so that they decide about none of them.
     """
 
     exact: tuple[str, ...]
     shared: tuple[str, ...]
+    ambiguous: tuple[str, ...] = ()
 
 
 def select_removals(connection: Connection, vault: Vault, selection: Selection, at: str) -> Selected:
@@ -128,14 +130,15 @@ def erase_sources(connection: Connection, ids: Collection[TrainingImageId]) -> i
     )
 
 
-def opted_out_works(connection: Connection, data_set: str, opted_out: OptedOut) -> OptedOutWorks:
-    """Return indexed works whose owners opted out. data_set: of the run, where keys are looked up.
+def opted_out_works(connection: Connection, data_set: str | None, opted_out: OptedOut) -> OptedOutWorks:
+    """Return indexed works whose owners opted out. data_set: of the run, where keys are looked up; None for everywhere.
 
     A key that several records share decides about none of them.
     """
     listed = active_works(connection, opted_out.sha256s)
     matches = _matches(connection, Selection(names=frozenset(opted_out.names), data_set=data_set))
-    shared_keys = _ambiguous(matches).keys() | set(opted_out.shared_keys)
+    ambiguous = _ambiguous(matches).keys()
+    shared_keys = ambiguous | set(opted_out.shared_keys)
     refused: dict[TrainingImageId, set[Record]] = {}
     for match in matches:
         if match.by_uri or match.by_url or match.record.key not in shared_keys:
@@ -146,7 +149,9 @@ def opted_out_works(connection: Connection, data_set: str, opted_out: OptedOut) 
     hashes = dict(_hashes(connection, refused))
     active = active_works(connection, hashes.values())
     exact = {sha256 for work, sha256 in hashes.items() if records.get(work, set()) <= refused[work]} & active
-    return OptedOutWorks(tuple(sorted(listed | exact)), tuple(sorted(active - exact - listed)))
+    return OptedOutWorks(
+        tuple(sorted(listed | exact)), tuple(sorted(active - exact - listed)), tuple(sorted(ambiguous))
+    )
 
 
 def active_works(connection: Connection, sha256s: Collection[str]) -> set[str]:
@@ -158,7 +163,7 @@ def active_works(connection: Connection, sha256s: Collection[str]) -> set[str]:
     return active
 
 
-def known_names(connection: Connection, vault: Vault, data_set: str, names: Collection[str]) -> set[str]:
+def known_names(connection: Connection, vault: Vault, data_set: str | None, names: Collection[str]) -> set[str]:
     """Return those of `names` that are a key (in this data set), URI or URL of a work, indexed or removed."""
     matches = _matches(connection, Selection(names=frozenset(names), data_set=data_set))
     known = {name for match in matches for name in match.names}

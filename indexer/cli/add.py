@@ -351,8 +351,9 @@ def _opt_out_lines(opt_outs: OptOutReport) -> Iterator[str]:
         )
     if opt_outs.shared_keys:
         yield (
-            f"{len(opt_outs.shared_keys):,} keys of the opt-out list are of several records, which were all left out: "
-            f"name the one that is meant by its URL or SHA-256; the first key is {opt_outs.shared_keys[0]}"
+            f"{len(opt_outs.shared_keys):,} keys of the opt-out list are of several records: those that were read were "
+            "left out, and those that were indexed before stay; name the one that is meant by its URL or SHA-256; the "
+            f"first key is {opt_outs.shared_keys[0]}"
         )
     if still is not None and still.works:
         yield (

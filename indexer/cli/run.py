@@ -122,7 +122,7 @@ def add_source(job: IndexJob, target: Target, runtime: ModelRuntime, stopping: t
         owners = OwnerReport(
             catalogue.ownership(of_data_set), catalogue.corrections(job.data_set, began_at), source.ignored.as_dict()
         )
-        opt_outs = opt_out_report(catalogue, job.data_set, job.opt_outs, left_out, read_all)
+        opt_outs = opt_out_report(catalogue, of_data_set, job.opt_outs, left_out, read_all)
         return IndexResult(report, store.info(), left_out, not complete, seconds, owners, opt_outs, trusted)
 
 

@@ -213,3 +213,18 @@ def test_record_that_states_its_url_later_or_no_more_is_one_record(catalogue: Ca
     catalogue.record([moved])
     assert catalogue.counts().sources == 1
     assert catalogue.known_names("set", {ADA.url, moved.uri, ADA.uri}) == {ADA.url, moved.uri}
+
+
+def test_an_opt_out_by_key_is_looked_up_in_every_data_set_that_an_export_may_name(catalogue: Catalogue) -> None:
+    catalogue.record([ADA, work("a poster", "c", key="1", data_set="posters")])
+    listed = OptedOut(names=frozenset({"0000", "1"}))
+    assert catalogue.opted_out_works("export", listed).exact == ()
+    exact = catalogue.opted_out_works(None, listed).exact
+    assert exact == tuple(sorted((ADA.sha256, sha256_hex(b"a poster"))))
+    assert catalogue.known_names(None, {"0000", "1", "2"}) == {"0000", "1"}
+
+
+def test_an_opted_out_key_that_indexed_records_share_is_named(catalogue: Catalogue) -> None:
+    catalogue.record([ADA, BEN])
+    found = catalogue.opted_out_works("set", OptedOut(names=frozenset({"0000"})))
+    assert (found.exact, found.shared, found.ambiguous) == ((), (), ("0000",))

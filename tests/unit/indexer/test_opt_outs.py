@@ -79,6 +79,12 @@ def test_what_was_read_or_is_known_is_not_called_unmatched(left_out: LeftOutFile
     assert opt_out_report(catalogue.reader, "set", opt_outs, left_out, complete=False).unmatched is None
 
 
+def test_a_key_that_only_indexed_records_share_is_reported_too(left_out: LeftOutFile) -> None:
+    catalogue = FakeCatalogue(OptedOutWorks((), (), ("0",)), known={"0"})
+    report = opt_out_report(catalogue.reader, "set", OptOutList(names=frozenset({"0"})), left_out, complete=True)
+    assert (report.shared_keys, report.unmatched) == (("0",), None)
+
+
 def test_works_that_are_still_indexed_are_listed_in_files(left_out: LeftOutFile) -> None:
     catalogue = FakeCatalogue(OptedOutWorks(("1" * 64,), ("2" * 64, "3" * 64)))
     still = opt_out_report(catalogue.reader, "set", OptOutList(), left_out, complete=True).still_indexed
