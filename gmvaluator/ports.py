@@ -207,8 +207,21 @@ class CandidateSearch(Protocol):
     async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
         """Return the `depth` nearest works by `recall` vector, nearest first; of `data_sets` only, if given."""
 
+    async def recall_with_windows(
+        self,
+        vector: Float32Array,
+        depth: int,
+        windows: Float32Array,
+        window_depth: int,
+        data_sets: Sequence[str] | None = None,
+    ) -> tuple[list[Candidate], list[list[Candidate]]]:
+        """Return `recall` of `vector`, and the `window_depth` nearest of each row of `windows`, (W, D), in one call."""
+
     async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
         """Return the k of `ids` that are nearest to any of the `perceptual` vectors, (Q, P), nearest first."""
+
+    async def local_features(self, ids: Sequence[TrainingImageId]) -> dict[TrainingImageId, LocalFeatures]:
+        """Return the local features of those of `ids` that are stored and have any."""
 
     async def info(self) -> CollectionInfo: ...
 

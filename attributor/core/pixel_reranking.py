@@ -18,6 +18,7 @@ from attributor.workers.model_worker import Features
 from gmvaluator.errors import InvalidImage, InvalidVector, MissingData
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import decode_image, thumbnail_path
+from gmvaluator.keypoints import LocalFeatures
 from gmvaluator.ports import Candidate, CandidateSearch, CollectionInfo, Float32Array, Neighbour, Prepared
 
 MAX_CACHE_BYTES = 1024**3
@@ -57,6 +58,21 @@ class PixelReranking:
     async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
         """Implement `CandidateSearch`."""
         return await self._search.recall(vector, depth, data_sets)
+
+    async def recall_with_windows(
+        self,
+        vector: Float32Array,
+        depth: int,
+        windows: Float32Array,
+        window_depth: int,
+        data_sets: Sequence[str] | None = None,
+    ) -> tuple[list[Candidate], list[list[Candidate]]]:
+        """Implement `CandidateSearch`."""
+        return await self._search.recall_with_windows(vector, depth, windows, window_depth, data_sets)
+
+    async def local_features(self, ids: Sequence[TrainingImageId]) -> dict[TrainingImageId, LocalFeatures]:
+        """Implement `CandidateSearch`."""
+        return await self._search.local_features(ids)
 
     async def rerank(self, vector: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
         """Implement `CandidateSearch`. vector: the query's features.

@@ -2,33 +2,28 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import Awaitable, Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
-from itertools import chain, count
-from typing import Any, TypeVar
+from itertools import chain
+from typing import Any
 from uuid import UUID
 
-import grpc
+import numpy as np
 from qdrant_client import grpc as messages
 from qdrant_client.conversions.conversion import GrpcToRest, RestToGrpc
 
-from gmvaluator.concurrency import shield_to_completion
-from gmvaluator.errors import IndexFailed, IndexUnavailable
+from gmvaluator.errors import IndexFailed, InvalidVector
 from gmvaluator.ids import TrainingImageId
+from gmvaluator.index.async_client import AsyncIndexConnection, Channel
 from gmvaluator.index.engine.checksums import CHECKED, NORM_TOLERANCE
-from gmvaluator.index.location import Access, Endpoint
-from gmvaluator.index.qdrant import collection_info, search_parameters, translate_errors
-from gmvaluator.index.resilient_client import backoff_s, is_retryable
-from gmvaluator.index.schema import KEY_DATA_SET, PERCEPTUAL, RECALL, CollectionMetadata
+from gmvaluator.index.location import Access
+from gmvaluator.index.qdrant import collection_info, search_parameters
+from gmvaluator.index.schema import KEY_DATA_SET, KEY_LOCAL_FEATURES, PERCEPTUAL, RECALL, CollectionMetadata
 from gmvaluator.index.server_checks import ServerChecks
 from gmvaluator.index.vectors import checked_vector, damaged_work
+from gmvaluator.keypoints import LocalFeatures
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour
-
-CALL_TIMEOUT_S = 10.0
-"""Deadline of one query including its retries, in seconds; a query usually takes 2 ms."""
 
 _MAX_SIMILARITY = 1.0 + NORM_TOLERANCE
 """Upper limit of the cosine of two vectors of unit norm, with the error of their norms; nan exceeds it."""
@@ -43,23 +38,10 @@ _TIES = 14
 _CACHED_IDS = 200_000
 """Size of the caches of parsed and encoded training image ids."""
 
-_Response = TypeVar("_Response")
 _Points = Sequence[messages.ScoredPoint]
-
-
-@dataclass(frozen=True, slots=True)
-class _Connection:
-    """A gRPC channel to an endpoint, with its stubs."""
-
-    endpoint: Endpoint
-    channel: grpc.aio.Channel
-    points: Any
-    collections: Any
-
-    def options(self, timeout_s: float) -> dict[str, Any]:
-        """Return the keyword arguments of one call."""
-        key = self.endpoint.api_key
-        return {"timeout": timeout_s, "metadata": () if key is None else (("api-key", key),)}
+_Works = _Points | Sequence[messages.RetrievedPoint]
+_NO_WINDOWS = np.empty((0, 0), np.float32)
+_LOCAL_FEATURES = messages.WithPayloadSelector(include=messages.PayloadIncludeSelector(fields=[KEY_LOCAL_FEATURES]))
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +60,19 @@ class _Settings:
 class QdrantSearch:
     """A search (`ports.CandidateSearch`) on a Qdrant server or an embedded engine, for one event loop.
 
-    A query that finds the embedded engine dead restarts it and is sent again; other failures are retried as in
-    `resilient_client`.
+    Calls are retried as in `async_client`.
     """
 
     def __init__(self, access: Access, collection: str, payload_keys: Sequence[str] = ()) -> None:
         """payload_keys: payload entries to return with each candidate; none by default, which is fastest."""
-        self._access = access
+        self._connection = AsyncIndexConnection(access, f"collection {collection!r}")
+        self._call = self._connection.call
         self._collection = collection
         self._payload = messages.WithPayloadSelector(enable=False)
         self._candidate = _candidate_with_payload if payload_keys else _candidate
         if payload_keys:
             include = messages.PayloadIncludeSelector(fields=payload_keys)
             self._payload = messages.WithPayloadSelector(include=include)
-        self._lock = asyncio.Lock()
-        self._connection: _Connection | None = None
-        self._retired: list[_Connection] = []
         self._settings: _Settings | None = None
         self._server_checks = ServerChecks(collection)
 
@@ -103,22 +82,46 @@ class QdrantSearch:
         data_sets: restricts the search to images of these data sets. Raises InvalidVector, MissingIndex,
         IndexUnavailable, IndexFailed if the index returns an incomplete result.
         """
+        candidates, _ = await self.recall_with_windows(vector, depth, _NO_WINDOWS, depth, data_sets)
+        return candidates
+
+    async def recall_with_windows(
+        self,
+        vector: Float32Array,
+        depth: int,
+        windows: Float32Array,
+        window_depth: int,
+        data_sets: Sequence[str] | None = None,
+    ) -> tuple[list[Candidate], list[list[Candidate]]]:
+        """Return `recall` of `vector`, and of each row of `windows` (W, D) the `window_depth` nearest, in one call.
+
+        Raises the same errors as `recall`.
+        """
         settings = await self._get_settings()
-        data = checked_vector(vector, settings.recall_dim, "the query")
+        whole = checked_vector(vector, settings.recall_dim, "the query")
+        parts = [checked_vector(window, settings.recall_dim, "a window of the query") for window in windows]
         if data_sets is not None and not data_sets:
-            return []
-        request = messages.QueryPoints(
+            return [], [[] for _ in parts]
+        selection = None if data_sets is None else _in_data_sets(tuple(data_sets))
+        requests = [self._nearest_works(part, window_depth, settings, selection) for part in parts]
+        requests = [self._nearest_works(whole, depth, settings, selection), *requests]
+        results = await self._require_complete(requests, await self._query_batch(requests), exact=True)
+        # A server may return the merged results of its shards in any order.
+        first, *others = [sorted(map(self._candidate, points), key=_by_similarity) for points in results]
+        return first, others
+
+    def _nearest_works(
+        self, data: Float32Array, depth: int, settings: _Settings, selection: messages.Filter | None
+    ) -> messages.QueryPoints:
+        return messages.QueryPoints(
             collection_name=self._collection,
             query=_nearest(data),
             using=RECALL,
             limit=depth,
             params=settings.parameters,
             with_payload=self._payload,
-            filter=None if data_sets is None else _in_data_sets(tuple(data_sets)),
+            filter=selection,
         )
-        points = await self._require_complete(request, await self._query(request), exact=True)
-        # A server may return the merged results of its shards in any order.
-        return sorted(map(self._candidate, points), key=_by_similarity)
 
     async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
         """Return the k of `ids` nearest to any of `vectors` (Q, P), nearest first; ties in id order.
@@ -133,9 +136,11 @@ class QdrantSearch:
         if not settings.checks_vectors:
             await self._check_works(ids)
         requests = [self._comparison(view, ids, k) for view in views]
-        results = zip(requests, await self._query_batch(requests), strict=True)
+        results = await self._require_complete(requests, await self._query_batch(requests))
         # Each of the k nearest to all views together is among the k nearest to one of the views.
-        neighbours = [await self._resolve_ties(request, points, ids, k) for request, points in results]
+        neighbours = [
+            await self._resolve_ties(request, points, ids, k) for request, points in zip(requests, results, strict=True)
+        ]
         nearest: dict[TrainingImageId, Neighbour] = {}
         for neighbour in chain.from_iterable(neighbours):
             known = nearest.setdefault(neighbour.training_image_id, neighbour)
@@ -164,51 +169,88 @@ class QdrantSearch:
     async def _resolve_ties(
         self, request: messages.QueryPoints, points: _Points, ids: Sequence[TrainingImageId], k: int
     ) -> list[Neighbour]:
-        """Return the complete result of `request`, including every neighbour at the distance of the k-th."""
-        points = sorted(await self._require_complete(request, points), key=_by_score)
+        """Return the result of `request` with every neighbour at the distance of the k-th."""
+        points = sorted(points, key=_by_score)
         if k < len(points) < len(ids) and points[k - 1].score == points[-1].score:
             # Ties reach the end of the result, and ids order them: all candidates are needed.
             request.limit = len(ids)
-            points = await self._require_complete(request, await self._query(request))
+            (points,) = await self._require_complete([request], await self._query_batch([request]))
         self._require_among(points, ids)
         return [_neighbour(point) for point in points]
 
-    def _require_among(self, points: Sequence[messages.ScoredPoint], ids: Sequence[TrainingImageId]) -> None:
+    async def local_features(self, ids: Sequence[TrainingImageId]) -> dict[TrainingImageId, LocalFeatures]:
+        """Return the local features of those of `ids` that are stored and have any.
+
+        Raises MissingIndex, IndexUnavailable, IndexFailed if the features of one of them are damaged or the index
+        returns an incomplete result.
+        """
+        if not ids:
+            return {}
+        request = messages.GetPoints(
+            collection_name=self._collection,
+            ids=[messages.PointId(uuid=str(work)) for work in dict.fromkeys(ids)],
+            with_payload=_LOCAL_FEATURES,
+            with_vectors=messages.WithVectorsSelector(enable=False),
+        )
+        points = (await self._call(partial(_get, request))).result
+        # Fewer than requested are an incomplete result, or the others were removed.
+        works = _distinct_works(points)
+        if works < len(request.ids) and works < await self._count(_among(ids)):
+            points = (await self._call(partial(_get, request))).result
+            self._require_works(points, await self._count(_among(ids)))
+        self._require_among(points, ids)
+        return {_id(point.id.uuid): _features(point) for point in points if KEY_LOCAL_FEATURES in point.payload}
+
+    def _require_among(self, points: _Works, ids: Sequence[TrainingImageId]) -> None:
         """Raise IndexFailed if a result contains other images than the requested ones."""
         strange = {_id(point.id.uuid) for point in points}.difference(ids)
         if strange:
             raise IndexFailed(
-                f"{self._subject} was asked to compare {len(ids)} works and answered {len(strange)} others, such as "
-                f"{min(strange)}: see its log"
+                f"{self._connection.name} was asked for {len(ids)} works and answered {len(strange)} others, such "
+                f"as {min(strange)}: see its log"
             )
 
-    async def _require_complete(self, request: messages.QueryPoints, points: _Points, exact: bool = False) -> _Points:
-        """Return `points` if they are the complete result of `request`, or the result of a second query.
+    async def _require_complete(
+        self, requests: Sequence[messages.QueryPoints], results: Sequence[_Points], exact: bool = False
+    ) -> list[_Points]:
+        """Return the results of `requests`, which have one filter; query again where a result is incomplete.
 
         A result is complete if it holds as many works as the limit, or all that the filter selects. exact: compare
         every vector in the second query, because a graph may not reach all that a filter selects. Raises IndexFailed
-        if that result is incomplete too.
+        if a second result is incomplete too.
         """
         # An incomplete result would leave the owners of the missing works without credit.
-        works = _distinct_works(points)
-        if works == request.limit or works >= await self._count(request):
-            return points
+        complete = list(results)
+        selected: int | None = None
+        for number, (request, points) in enumerate(zip(requests, results, strict=True)):
+            if (works := _distinct_works(points)) == request.limit:
+                continue
+            selected = await self._count(request.filter) if selected is None else selected
+            if works < selected:
+                complete[number] = await self._query_again(request, exact)
+        return complete
+
+    async def _query_again(self, request: messages.QueryPoints, exact: bool) -> _Points:
+        """Return the complete result of a second query. Raises IndexFailed."""
         if exact:
             request.params.exact = True
-        points = await self._query(request)
-        expected = min(request.limit, await self._count(request))
-        if _distinct_works(points) < expected:
-            raise IndexFailed(
-                f"{self._subject} answered {_distinct_works(points)} of {expected} works: a part of it is missing or "
-                "does not answer; see its log"
-            )
+        (points,) = await self._query_batch([request])
+        self._require_works(points, min(request.limit, await self._count(request.filter)))
         return points
 
-    async def _count(self, request: messages.QueryPoints) -> int:
-        """Return the number of points that the filter of `request` selects."""
-        selection = request.filter if request.HasField("filter") else None
-        count = messages.CountPoints(collection_name=request.collection_name, filter=selection, exact=True)
-        response = await self._call(lambda connection, options: connection.points.Count(count, **options))
+    def _require_works(self, points: _Works, expected: int) -> None:
+        """Raise IndexFailed if a result has fewer than `expected` works."""
+        works = _distinct_works(points)
+        if works < expected:
+            raise IndexFailed(
+                f"{self._connection.name} answered {works} of {expected} works: a part of it is missing or does not "
+                "answer; see its log"
+            )
+
+    async def _count(self, selection: messages.Filter) -> int:
+        """Return the number of points that a filter selects; one without a condition selects all."""
+        count = messages.CountPoints(collection_name=self._collection, filter=selection, exact=True)
+        response = await self._call(lambda channel, options: channel.points.Count(count, **options))
         number: int = response.result.count
         return number
 
@@ -217,8 +259,8 @@ class QdrantSearch:
         request = messages.GetCollectionInfoRequest(collection_name=self._collection)
         calls: list[Any] = []
 
-        def get(connection: _Connection, options: Mapping[str, Any]) -> Any:
-            calls.append(connection.collections.Get(request, **options))
+        def get(channel: Channel, options: Mapping[str, Any]) -> Any:
+            calls.append(channel.collections.Get(request, **options))
             return calls[-1]
 
         response = await self._call(get)
@@ -227,11 +269,8 @@ class QdrantSearch:
         return info
 
     async def close(self) -> None:
-        """Close the connections. An embedded engine ends after its last user. Idempotent."""
-        for connection in filter(None, (*self._retired, self._connection)):
-            await connection.channel.close()
-        self._retired, self._connection = [], None
-        self._access.close()
+        """Close the connection. An embedded engine ends after its last user. Idempotent."""
+        await self._connection.close()
 
     async def _get_settings(self) -> _Settings:
         if self._settings is None:
@@ -239,81 +278,26 @@ class QdrantSearch:
         assert self._settings is not None
         return self._settings
 
-    async def _query(self, request: messages.QueryPoints) -> _Points:
-        (points,) = await self._query_batch([request])
-        return points
-
     async def _query_batch(self, requests: Sequence[messages.QueryPoints]) -> list[_Points]:
         """Return the result of each request, from a single call. Raises IndexFailed for results that cannot be used."""
         if len(requests) == 1:
-            response = await self._call(lambda connection, options: connection.points.Query(requests[0], **options))
+            response = await self._call(lambda channel, options: channel.points.Query(requests[0], **options))
             results: list[_Points] = [response.result]
         else:
             batch = messages.QueryBatchPoints(collection_name=self._collection, query_points=requests)
-            response = await self._call(lambda connection, options: connection.points.QueryBatch(batch, **options))
+            response = await self._call(lambda channel, options: channel.points.QueryBatch(batch, **options))
             results = [batch_result.result for batch_result in response.result]
         if len(results) != len(requests):
-            raise IndexFailed(f"{self._subject} answered {len(results)} of {len(requests)} queries: see its log")
+            name = self._connection.name
+            raise IndexFailed(f"{name} answered {len(results)} of {len(requests)} queries: see its log")
         impossible = [point for point in chain.from_iterable(results) if not abs(point.score) <= _MAX_SIMILARITY]
         if impossible:
             raise damaged_work(impossible[0].id.uuid, f"their similarity to an image is {impossible[0].score:.6g}")
         return results
 
-    async def _call(self, call: Callable[[_Connection, Mapping[str, Any]], Awaitable[_Response]]) -> _Response:
-        """Return the response of `call`; its retries and their backoff share one deadline."""
-        connection = await self._connect(None)  # waits while another call restarts the engine
-        deadline = time.monotonic() + CALL_TIMEOUT_S
-        for attempt in count(1):
-            try:
-                with translate_errors(self._name(connection)):
-                    # grpc.aio leaks the messages of cancelled calls.
-                    return await shield_to_completion(call(connection, connection.options(deadline - time.monotonic())))
-            except IndexUnavailable as error:
-                broken, pause = connection, backoff_s(attempt)
-                connection = await self._connect(broken)
-                if connection is not broken and attempt == 1:
-                    deadline = time.monotonic() + CALL_TIMEOUT_S  # the restart does not count against the query
-                elif is_retryable(error, attempt) and time.monotonic() + pause < deadline:
-                    await asyncio.sleep(pause)
-                else:
-                    raise
-        raise AssertionError("unreachable")
 
-    async def _connect(self, broken: _Connection | None) -> _Connection:
-        """Return the connection in use, opened if there is none, or a new one if the engine of `broken` has moved."""
-        async with self._lock:
-            if self._connection is None:
-                self._connection = _open(self._access.endpoint)
-            elif self._connection is broken:
-                endpoint = await asyncio.to_thread(self._access.renew, broken.endpoint)
-                if endpoint != broken.endpoint:
-                    self._retired.append(broken)  # closing it would cancel calls in flight
-                    self._connection = _open(endpoint)
-            return self._connection
-
-    def _name(self, connection: _Connection) -> str:
-        return f"the index at {connection.endpoint.target} (collection {self._collection!r})"
-
-    @property
-    def _subject(self) -> str:
-        return (
-            f"the index (collection {self._collection!r})" if self._connection is None else self._name(self._connection)
-        )
-
-
-def _open(endpoint: Endpoint) -> _Connection:
-    options = [("grpc.max_receive_message_length", -1), *endpoint.channel_options.items()]
-    if endpoint.tls:
-        channel = grpc.aio.secure_channel(endpoint.target, grpc.ssl_channel_credentials(), options)
-    else:
-        channel = grpc.aio.insecure_channel(endpoint.target, options)
-    points = messages.PointsStub(channel)  # type: ignore[no-untyped-call]
-    collections = messages.CollectionsStub(channel)  # type: ignore[no-untyped-call]
-    return _Connection(endpoint, channel, points, collections)
-
-
-def _get(request: messages.GetPoints, connection: _Connection, options: Mapping[str, Any]) -> Any:
-    return connection.points.Get(request, **options)
+def _get(request: messages.GetPoints, channel: Channel, options: Mapping[str, Any]) -> Any:
+    return channel.points.Get(request, **options)
 
 
 def _settings_of(info: CollectionInfo, checks_vectors: bool) -> _Settings:
@@ -359,7 +343,7 @@ def _by_similarity(candidate: Candidate) -> float:
     return -candidate.clip_similarity
 
 
-def _distinct_works(points: Sequence[messages.ScoredPoint]) -> int:
+def _distinct_works(points: _Works) -> int:
     return len({point.id.uuid for point in points})
 
 
@@ -379,3 +363,10 @@ def _candidate_with_payload(point: messages.ScoredPoint) -> Candidate:
 
 def _neighbour(point: messages.ScoredPoint) -> Neighbour:
     return Neighbour(_id(point.id.uuid), min(max(1.0 - point.score, 0.0), MAX_DISTANCE))
+
+
+def _features(point: messages.RetrievedPoint) -> LocalFeatures:
+    try:
+        return LocalFeatures.from_text(point.payload[KEY_LOCAL_FEATURES].string_value)
+    except InvalidVector as error:
+        raise damaged_work(point.id.uuid, str(error), "local features") from error

@@ -84,10 +84,10 @@ def _exactly_unit(vectors: npt.ArrayLike) -> Float32Array:
     return unit
 
 
-def damaged_work(work: object, reason: str) -> IndexFailed:
-    """Return the error about a work whose stored vectors are damaged."""
+def damaged_work(work: object, reason: str, part: str = "vectors") -> IndexFailed:
+    """Return the error about a work whose stored `part` is damaged."""
     return IndexFailed(
-        f"the stored vectors of work {work} are damaged ({reason}): restore the index from a backup; "
+        f"the stored {part} of work {work} are damaged ({reason}): restore the index from a backup; "
         "`gmvaluator index verify --deep` lists all that are"
     )
 

@@ -16,7 +16,7 @@ from dataclasses import replace
 import numpy as np
 import numpy.typing as npt
 
-from gmvaluator.errors import MissingIndex
+from gmvaluator.errors import InvalidVector, MissingIndex
 from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.index.schema import (
     KEY_DATA_SET,
@@ -28,7 +28,8 @@ from gmvaluator.index.schema import (
     CollectionMetadata,
     require_profile,
 )
-from gmvaluator.index.vectors import checked_vector, checked_vectors
+from gmvaluator.index.stored_points import stored_local_features
+from gmvaluator.index.vectors import checked_vector, checked_vectors, damaged_work
 from gmvaluator.keypoints import DESCRIPTOR_DIM, GRID, MAX_KEYPOINTS, LocalFeatures
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Neighbour, Point
 from gmvaluator.profile import ProfileIdentity
@@ -220,6 +221,23 @@ class MemorySearch:
         candidates.sort(key=lambda candidate: (-candidate.clip_similarity, candidate.training_image_id))
         return candidates[:depth]
 
+    async def recall_with_windows(
+        self,
+        vector: Float32Array,
+        depth: int,
+        windows: Float32Array,
+        window_depth: int,
+        data_sets: Sequence[str] | None = None,
+    ) -> tuple[list[Candidate], list[list[Candidate]]]:
+        candidates = await self.recall(vector, depth, data_sets)
+        return candidates, [await self.recall(window, window_depth, data_sets) for window in windows]
+
+    async def local_features(self, ids: Sequence[TrainingImageId]) -> dict[TrainingImageId, LocalFeatures]:
+        self._index.described()
+        points = [self._index.points[work] for work in ids if work in self._index.points]
+        features = {point.training_image_id: _local_features(point) for point in points}
+        return {work: stored for work, stored in features.items() if stored is not None}
+
     async def rerank(self, vectors: Float32Array, ids: Sequence[TrainingImageId], k: int) -> list[Neighbour]:
         dimension = self._index.described().profile.perceptual_dim
         queries = [checked_vector(vector, dimension, "the query") for vector in vectors]
@@ -236,6 +254,13 @@ class MemorySearch:
 
     async def close(self) -> None:
         """Do nothing: no resource is open."""
+
+
+def _local_features(point: Point) -> LocalFeatures | None:
+    try:
+        return stored_local_features(point.payload)
+    except InvalidVector as error:
+        raise damaged_work(point.training_image_id, str(error), "local features") from error
 
 
 def _without_local_features(point: Point) -> Point:

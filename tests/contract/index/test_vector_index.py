@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from gmvaluator.errors import InvalidVector, MissingIndex, ProfileMismatch
+from gmvaluator.errors import IndexFailed, InvalidVector, MissingIndex, ProfileMismatch
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.engine.launcher import EngineLease
 from gmvaluator.index.schema import ALONE, KEY_DATA_SET, KEY_LOCAL_FEATURES, duplicate_group
@@ -116,6 +116,10 @@ async def test_a_missing_collection_is_named(index: Index) -> None:
         index.store.upsert([point])
     with pytest.raises(MissingIndex):
         await index.search.recall(point.recall, 5)
+    with pytest.raises(MissingIndex):
+        await index.search.recall_with_windows(point.recall, 5, point.recall[None], 5)
+    with pytest.raises(MissingIndex):
+        await index.search.local_features([point.training_image_id])
 
 
 async def test_an_empty_collection_answers_nothing(index: Index) -> None:
@@ -178,6 +182,50 @@ async def test_recall_keeps_to_the_data_sets(built: Index) -> None:
     assert len(await built.search.recall(query, 1000, ["odd", "all"])) == BUILT_POINTS
     assert await built.search.recall(query, 1000, ["unknown"]) == []
     assert await built.search.recall(query, 1000, []) == []
+
+
+async def test_windows_are_recalled_with_the_whole(built: Index) -> None:
+    query, *others = (point.recall for point in example_points(BUILT_POINTS)[:4])
+    windows = np.stack(others)
+    for data_sets in (None, ["odd"], ["unknown"], []):
+        whole, parts = await built.search.recall_with_windows(query, 60, windows, 7, data_sets)
+        assert whole == await built.search.recall(query, 60, data_sets)
+        assert parts == [await built.search.recall(window, 7, data_sets) for window in windows]
+    assert await built.search.recall_with_windows(query, 5, windows[:0], 7) == (await built.search.recall(query, 5), [])
+
+
+async def test_windows_of_a_small_collection_never_drop_points(index: Index) -> None:
+    points = fill(index, 6)
+    whole, parts = await index.search.recall_with_windows(points[0].recall, 3, np.stack([points[1].recall] * 2), 9)
+    assert (len(whole), *map(len, parts)) == (3, 6, 6)
+    with pytest.raises(InvalidVector, match="norm 0"):
+        await index.search.recall_with_windows(points[0].recall, 3, np.zeros((1, 64), np.float32), 9)
+
+
+async def test_local_features_are_those_of_the_works_asked_for(index: Index) -> None:
+    first, second, without, other = example_points(4)
+    features = {point.training_image_id: example_features(20, seed) for seed, point in enumerate([first, second])}
+    index.store.create(EXAMPLE_IDENTITY)
+    stored = [with_local_features(point, features[point.training_image_id]) for point in (first, second)]
+    index.store.upsert([*stored, without, with_local_features(other, example_features())])
+    unknown = TrainingImageId(uuid.uuid4())
+    ids = [second.training_image_id, unknown, without.training_image_id, *features]
+    answer = await index.search.local_features(ids)
+    assert {work: found.to_text() for work, found in answer.items()} == {
+        work: wanted.to_text() for work, wanted in features.items()
+    }
+    assert await index.search.local_features([]) == {}
+    index.store.remove([first.training_image_id])
+    assert (await index.search.local_features(ids)).keys() == {second.training_image_id}
+
+
+@pytest.mark.parametrize("damaged", ["", "%%%", example_features(3).to_text()[:-4], 7])
+async def test_damaged_local_features_are_named(index: Index, damaged: object) -> None:
+    point = example_points(1)[0]
+    index.store.create(EXAMPLE_IDENTITY)
+    index.store.upsert([replace(point, payload={KEY_LOCAL_FEATURES: damaged})])
+    with pytest.raises(IndexFailed, match=f"local features of work {point.training_image_id} are damaged"):
+        await index.search.local_features([point.training_image_id])
 
 
 async def test_a_point_joins_a_data_set_once_and_keeps_what_it_had(index: Index) -> None:

@@ -12,16 +12,17 @@ from dataclasses import replace
 from typing import Any
 
 import grpc
+import numpy as np
 import pytest
 from qdrant_client import grpc as messages
 
 from gmvaluator.errors import IndexFailed, IndexUnavailable, Overloaded
-from gmvaluator.index import qdrant, resilient_client, search
+from gmvaluator.index import async_client, qdrant, resilient_client
 from gmvaluator.index.location import Endpoint, ServerAccess
 from gmvaluator.index.search import QdrantSearch
 from gmvaluator.index.store import QdrantStore
 from gmvaluator.ports import Candidate, Neighbour
-from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_points
+from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_features, example_points, with_local_features
 from tests.support.fault_proxy import Fault, FaultProxy, changing, cutting_proxy, failing, fault_proxy
 from tests.support.index_places import EMBEDDED_AND_SERVER, IndexPlace, index_place, new_name
 
@@ -108,6 +109,9 @@ def shuffle_hits(answer: Any) -> None:
     answer.result.extend(hits)
 
 
+HALF_OF_THE_WORKS = {"Get": (messages.GetResponse, drop_hits)}
+
+
 class Restarting(ServerAccess):
     """An engine that is dead at first, and comes back elsewhere once it is let go."""
 
@@ -125,7 +129,7 @@ class Restarting(ServerAccess):
 async def test_a_query_that_waited_for_the_engine_to_start_has_its_whole_time(
     direct: QdrantStore, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "CALL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(async_client, "CALL_TIMEOUT_S", 1.0)
     access = Restarting(replace(direct.endpoint, port=1), direct.endpoint)
     one = QdrantSearch(access, COLLECTION)
     first = asyncio.create_task(one.recall(ONE.recall, DEPTH))
@@ -142,7 +146,7 @@ async def test_a_query_that_waited_for_the_engine_to_start_has_its_whole_time(
 async def test_a_slow_index_runs_into_the_deadline_and_is_not_asked_again(
     proxy: FaultProxy, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(search, "CALL_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(async_client, "CALL_TIMEOUT_S", 1.0)
     async with searching(proxy.endpoint) as one:
 
         def hang(_name: str, _context: grpc.ServicerContext, forward: Any) -> bytes:
@@ -262,6 +266,32 @@ async def test_half_of_the_hits_again_and_again_are_no_answer(proxy: FaultProxy)
             await one.recall(ONE.recall, DEPTH)
         with pytest.raises(IndexFailed, match="a part of it is missing"):
             await one.rerank(ONE.perceptual, [found.training_image_id for found in candidates], DEPTH)
+
+
+async def test_half_of_the_hits_of_windows_are_noticed_and_asked_for_again(proxy: FaultProxy) -> None:
+    windows = np.stack([point.recall for point in POINTS[:3]])
+    async with searching(proxy.endpoint) as one:
+        whole = await one.recall_with_windows(ONE.recall, DEPTH, windows, K)
+        proxy.fault = on_query(1, drop_hits)
+        assert await one.recall_with_windows(ONE.recall, DEPTH, windows, K) == whole
+        proxy.fault = on_query(FOR_EVER, drop_hits)
+        with pytest.raises(IndexFailed, match="a part of it is missing"):
+            await one.recall_with_windows(ONE.recall, DEPTH, windows, K)
+
+
+async def test_half_of_the_local_features_are_noticed_and_asked_for_again(
+    proxy: FaultProxy, direct: QdrantStore
+) -> None:
+    points = [with_local_features(point, example_features(5)) for point in example_points(10, seed=41)]
+    direct.upsert(points)
+    ids = [point.training_image_id for point in points]
+    async with searching(proxy.endpoint) as one:
+        for fault in (changing(1, HALF_OF_THE_WORKS), failing(1, UNAVAILABLE, "Get")):
+            proxy.fault = fault
+            assert (await one.local_features(ids)).keys() == set(ids)
+        proxy.fault = changing(FOR_EVER, HALF_OF_THE_WORKS)
+        with pytest.raises(IndexFailed, match="answered 5 of 10 works"):
+            await one.local_features(ids)
 
 
 async def test_no_hits_at_all_are_no_answer_either(proxy: FaultProxy) -> None:

@@ -12,7 +12,6 @@ from qdrant_client import QdrantClient, models
 from qdrant_client import grpc as messages
 
 from gmvaluator.errors import IndexFailed, InvalidVector
-from gmvaluator.index import search as search_module
 from gmvaluator.index.location import ServerAccess
 from gmvaluator.index.opening import open_store
 from gmvaluator.index.resilient_client import IndexConnection
@@ -92,17 +91,17 @@ async def test_a_similarity_that_cannot_be_pays_nobody(
     several = SimpleNamespace(result=[one] * len(point.perceptual))
 
     def answering(answer: object) -> Any:
-        async def ask(_self: object, _call: object) -> object:
+        async def ask(_call: object) -> object:
             return answer
 
         return ask
 
     with monkeypatch.context() as patched:
         patched.setattr(ServerChecks, "requests", lambda *_: ())
-        patched.setattr(search_module.QdrantSearch, "_call", answering(one))
+        patched.setattr(search, "_call", answering(one))
         with pytest.raises(IndexFailed, match="similarity to an image is"):
             await search.recall(point.recall, 3)
-        patched.setattr(search_module.QdrantSearch, "_call", answering(several))
+        patched.setattr(search, "_call", answering(several))
         with pytest.raises(IndexFailed, match="similarity to an image is"):
             await search.rerank(point.perceptual, [point.training_image_id], 3)
     await search.close()
