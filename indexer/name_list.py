@@ -37,7 +37,7 @@ _COMMENT = re.compile(r"#(?:$|[\s#!=-])")
 class Entry:
     """One line. text: without spaces around it. sha256: lower-case, or "". names: spellings of the name, if it is one.
 
-    is_comment: whether nothing is amiss if the line names nothing.
+    is_comment: whether the line may name nothing without being reported.
     """
 
     line: int

@@ -1,7 +1,7 @@
 """Places for calls that wait: a bounded number, of which no neighbour can keep another out.
 
 A call that waits costs its caller nothing: one that has sent headers and no message, or a watch of the health. So a new
-call is not refused when all places are taken: it takes the place of the oldest call of whoever holds the most.
+call is not refused when all places are taken: it takes the place of the oldest call of the caller that holds the most.
 """
 
 from __future__ import annotations

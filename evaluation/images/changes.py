@@ -147,7 +147,7 @@ def _salt(strength: int, image: Image.Image, rng: random.Random) -> Image.Image:
 
 
 def _tiles(strength: int, image: Image.Image, rng: random.Random) -> Image.Image:
-    """Cut the image into tiles and show each a little beside its place."""
+    """Cut the image into tiles and show each a little off its place."""
     count = (4, 5, 6, 8)[strength - 1]
     reach_px = (5.0, 9.0, 14.0, 20.0)[strength - 1]
     edges = [round(SIDE_PX * number / count) for number in range(count + 1)]

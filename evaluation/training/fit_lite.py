@@ -149,7 +149,7 @@ def half_precision(state: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def write_pinned(backbone: dict[str, Tensor], heads: dict[str, Tensor], out: Path) -> ProfileIdentity:
-    """Write both files and, beside them, the identity that pins them."""
+    """Write both files and, next to them, the identity that pins them."""
     backbone_data = safetensors.torch.save(backbone)
     heads_data = safetensors.torch.save({name: heads[name].contiguous() for name in HEAD_TENSORS})
     identity = identity_of(sha256_hex(backbone_data), sha256_hex(heads_data))

@@ -225,7 +225,7 @@ def require_profile(info: CollectionInfo, identity: ProfileIdentity) -> None:
     raise ProfileMismatch(
         f"collection {info.name!r} was built by profile {built.name!r} ({built.hash[:12]}), but {identity.name!r} "
         f"({identity.hash[:12]}) is in use, which differs in {', '.join(_differences(built, identity))}: "
-        f"use profile {built.name!r}, or index the images anew into another collection"
+        f"use profile {built.name!r}, or index the images again into another collection"
     )
 
 

@@ -107,11 +107,11 @@ def check_deeply(target: Target) -> DeepCheck:
     if checked.damaged:
         raise IndexFailed(
             f"the stored vectors or local features of {len(checked.damaged):,} of {checked.works:,} works are damaged: "
-            "restore the index from a backup, or index the images anew into another --collection"
+            "restore the index from a backup, or index the images again into another --collection"
         )
     if 0 < checked.without_local_features < checked.works:
         click.echo(f"{checked.without_local_features:,} works have no local features, so they are never found to be a "
-                   "part of an image: index the images anew into another --collection", err=True)  # fmt: skip
+                   "part of an image: index the images again into another --collection", err=True)  # fmt: skip
     return checked
 
 
@@ -146,7 +146,7 @@ def trusted(figures: dict[str, Any], k: int, floor: float) -> bool:
         click.echo("some points are not quantised: run `gmvaluator index add` again to build the index", err=True)
     if figures["sampled_without_checksum"]:
         click.echo("works that an earlier release indexed have no checksum of their vectors, so damage to them may not "
-                   "be found: index the images anew into another --collection to have one", err=True)  # fmt: skip
+                   "be found: index the images again into another --collection to have one", err=True)  # fmt: skip
     if recall < floor:
         click.echo(f"recall at {k} is {recall:.4f}, below the floor of {floor}", err=True)
     return bool(figures["quantised_share"] == 1 and recall >= floor)

@@ -39,7 +39,7 @@ _ONLY_IMG2DATASET = ("status", "error_message")
 """Columns that mean something only in a table of img2dataset; in others they are of a workflow of its own."""
 
 _FAILED = "failed_to_"
-"""Begin of img2dataset's status of an image that it did not write."""
+"""Beginning of img2dataset's status of an image that it did not write."""
 
 _DISALLOWED = "disallowed"
 """Word in img2dataset's error message for a site whose X-Robots-Tag refuses the download."""

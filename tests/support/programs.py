@@ -13,7 +13,7 @@ from gmvaluator.auth.secret_files import own_environment
 
 
 def run(*words: object, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    """`gmvaluator WORDS`, to its end. environment: variables beside those of every program."""
+    """`gmvaluator WORDS`, to its end. environment: variables in addition to those of every program."""
     command = [sys.executable, "-m", "gmvaluator", *map(str, words)]
     variables = {**own_environment(), **(environment or {})}
     return subprocess.run(command, capture_output=True, text=True, check=False, timeout=1800, env=variables)

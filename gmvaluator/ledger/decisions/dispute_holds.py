@@ -134,7 +134,7 @@ def _hold(
 def search_holds(connection: Connection, scope: Scope, limit: int | None = None) -> list[int]:
     """Return the postings of which a dispute about `scope` would hold credits now, at most `limit`, the newest first.
 
-    Reads all entries if the scope is a work. A decision looks at these postings only, and decides anew what it holds.
+    Reads all entries if the scope is a work. A decision looks at these postings only, and decides again what it holds.
     """
     dispute = Dispute("", "", "", scope, held_micros=0)
     holds = due_holds(connection, dispute, datetime.now(UTC), limit=limit)

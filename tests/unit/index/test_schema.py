@@ -62,7 +62,7 @@ def test_the_same_profile_passes() -> None:
 )
 def test_a_profile_that_differs_in_anything_is_refused(change: str, value: Any) -> None:
     other = replace(EXAMPLE_IDENTITY, **{change: value})
-    with pytest.raises(ProfileMismatch, match=f"'example'.*differs in {change}.*index the images anew"):
+    with pytest.raises(ProfileMismatch, match=f"'example'.*differs in {change}.*index the images again"):
         require_profile(info(METADATA.as_dict()), other)
 
 
