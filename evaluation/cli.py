@@ -37,11 +37,31 @@ def evaluate() -> None:
     type=PathParameter(exists=True, file_okay=False),
     help="Query the index in this folder, which must hold the whole sample; default: make one, which takes minutes.",
 )
+@click.option(
+    "--draw",
+    type=click.Choice(("second", "third")),
+    default="second",
+    show_default=True,
+    help="Images to measure: the draw of the quoted figures, or the third, with 15 kinds of change that nothing was "
+    "fitted on and works in parts of an image.",
+)
+@click.option(
+    "--foreign",
+    type=PathParameter(exists=True, file_okay=False),
+    help="Folder of images without a source, made by python -m evaluation.images.make_foreign_set; "
+    "default: the few that are shipped.",
+)
 @click.option("--quick", is_flag=True, help="Use few images, only to check that it works.")
 @profile_option
 @json_option
 def evaluate_known_source(
-    policies: tuple[str, ...], data: Path | None, quick: bool, profile: str, as_json: bool
+    policies: tuple[str, ...],
+    data: Path | None,
+    draw: str,
+    foreign: Path | None,
+    quick: bool,
+    profile: str,
+    as_json: bool,
 ) -> None:
     """Measure what share of the credit finds the true source, and what is paid when there is none.
 
@@ -51,8 +71,10 @@ def evaluate_known_source(
     from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()
-    section = known_source(profile, quick, policies, None if data is None else data / "index")
-    print_report(report(section.figures, shlex.join(["gmvaluator", *sys.argv[1:]])), as_json)
+    section = known_source(profile, quick, policies, None if data is None else data / "index", draw, foreign)
+    value = report(section.figures, shlex.join(["gmvaluator", *sys.argv[1:]]))
+    click.echo(f"draw: {draw}; images without a source: {section.details['foreign']}", err=True)
+    print_report({**value, **section.details}, as_json)
 
 
 @evaluate.command("criteria")

@@ -78,7 +78,7 @@ def split_of(group: str) -> str:
     return "fit" if sha256_hex(f"foreign/{group}".encode())[0] in "01234567" else "test"
 
 
-def _photographs(unpacked: Path) -> Iterator[tuple[str, Path, str, str, str]]:
+def photographs(unpacked: Path) -> Iterator[tuple[str, Path, str, str, str]]:
     """Yield name, file, author, licence and origin."""
     backgrounds = unpacked / "usr/share/backgrounds"
     for name, (author, terms) in _UBUNTU.items():
@@ -90,16 +90,20 @@ def _photographs(unpacked: Path) -> Iterator[tuple[str, Path, str, str, str]]:
         yield name, Path(sklearn.datasets.__file__).parent / "images" / f"{name}.jpg", author, terms, "scikit-learn"
 
 
-def _windows(image: Image.Image) -> Iterator[Image.Image]:
-    for x, y, share in PHOTO_WINDOWS:
-        side_px = round(share * min(image.size))
-        left, top = round(x * image.width - side_px / 2), round(y * image.height - side_px / 2)
-        left, top = min(max(left, 0), image.width - side_px), min(max(top, 0), image.height - side_px)
-        window = image.crop((left, top, left + side_px, top + side_px))
-        yield window.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
+def window(image: Image.Image, x: float, y: float, share: float) -> Image.Image:
+    """Return a square window of the image, 256 x 256.
+
+    x, y: its centre as shares of width and height; it is moved inside where it would stand out. share: its side as a
+    share of the shorter side.
+    """
+    side_px = round(share * min(image.size))
+    left, top = round(x * image.width - side_px / 2), round(y * image.height - side_px / 2)
+    left, top = min(max(left, 0), image.width - side_px), min(max(top, 0), image.height - side_px)
+    cut = image.crop((left, top, left + side_px, top + side_px))
+    return cut.resize((SIDE_PX, SIDE_PX), Image.Resampling.LANCZOS)
 
 
-def _strangers(folder: Path) -> dict[str, list[str]]:
+def strangers(folder: Path) -> dict[str, list[str]]:
     """Return works by artist, of artists who have nothing in the sample or in the list of training works."""
     by_artist: dict[str, list[str]] = {}
     for path in sorted(folder.rglob("*.png")):
@@ -126,19 +130,20 @@ def make(unpacked: Path, digits: Path, out: Path) -> list[Foreign]:
 
 
 def _write_photographs(unpacked: Path, out: Path) -> Iterator[Foreign]:
-    for name, path, author, terms, source in _photographs(unpacked):
+    for name, path, author, terms, source in photographs(unpacked):
         with Image.open(path) as image:
             photograph = image.convert("RGB")
-        for number, window in enumerate(_windows(photograph)):
-            yield _write(out, f"photo-{name.lower()}-{number}", window, "photo", name, author, terms, source)
+        for number, place in enumerate(PHOTO_WINDOWS):
+            shown = window(photograph, *place)
+            yield _write(out, f"photo-{name.lower()}-{number}", shown, "photo", name, author, terms, source)
 
 
 def _write_strangers(unpacked: Path, out: Path) -> Iterator[Foreign]:
     folder = unpacked / "usr/share/openclipart/png"
-    strangers = _strangers(folder)
+    by_artist = strangers(folder)
     seen: set[bytes] = set()
-    for artist in sorted(strangers):
-        names = sorted(strangers[artist], key=lambda name: sha256_hex(name.encode()))[:WORKS_PER_ARTIST]
+    for artist in sorted(by_artist):
+        names = sorted(by_artist[artist], key=lambda name: sha256_hex(name.encode()))[:WORKS_PER_ARTIST]
         for work in (work for name in names for work in read_work(folder, name)):
             if work.image.tobytes() not in seen:
                 seen.add(work.image.tobytes())

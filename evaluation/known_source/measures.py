@@ -11,7 +11,7 @@ from scipy.stats import rankdata
 
 from evaluation.known_source.observations import Observation
 from evaluation.known_source.policies import PolicyShares
-from evaluation.known_source.queries import COMPOSED, NOISE, RECONSTRUCTION
+from evaluation.known_source.queries import NOISE, RECONSTRUCTION
 from evaluation.report.plots import interval, mean_interval
 from evaluation.report.sections import Estimate
 
@@ -70,15 +70,32 @@ def source_within(observations: Sequence[Observation], rank: int, recalled: bool
     return mean_interval(np.array(places) < rank, groups_of(singles))
 
 
-def composition_error(shares: PolicyShares) -> Estimate:
-    """Return the mean absolute difference between known share and credit, over compositions of two and three works."""
-    rows = rows_of(shares.observations, is_kind(*COMPOSED))
+def is_composed(observation: Observation) -> bool:
+    """Return whether the image shows several works."""
+    return len(observation.sources) > 1
+
+
+def composition_error(shares: PolicyShares, selects: Selector = is_composed) -> Estimate:
+    """Return the mean absolute difference between known share and credit, over the sources of each composition."""
+    rows = rows_of(shares.observations, selects)
     errors = []
     for row in rows:
         by_work = shares.divisions[row].shares
         known = shares.observations[row].sources
         errors.append(np.mean([abs(weight - by_work.get(source, 0.0)) for source, weight in known.items()]))
     return mean_interval(errors, groups_of(shares.observations)[rows])
+
+
+def further_sources_found(shares: PolicyShares, selects: Selector = is_composed) -> Estimate:
+    """Return how many of a composition's sources but its largest receive at least half of their share of the image."""
+    found: list[float] = []
+    groups: list[str] = []
+    for row in rows_of(shares.observations, selects):
+        observation, credited = shares.observations[row], shares.divisions[row].shares
+        for source, share in sorted(observation.sources.items(), key=lambda item: -item[1])[1:]:
+            found.append(float(credited.get(source, 0.0) >= share / 2))
+            groups.append(observation.query.group)
+    return mean_interval(found, np.array(groups))
 
 
 def absent_auc(shares: PolicyShares, selects: Selector = is_foreign) -> Estimate:

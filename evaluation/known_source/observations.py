@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import csv
 import shutil
 import sys
 from collections.abc import Mapping, Sequence
@@ -13,12 +14,12 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from evaluation.images.sample import Work, read_works
+from evaluation.images.sample import Work, read_foreign, read_works
 from evaluation.known_source.queries import COPY, RECONSTRUCTION, Plan, Query, make_queries
 from gmvaluator.auth.secret_files import qdrant_api_key
 from gmvaluator.commands.processes import run_command
-from gmvaluator.errors import MissingIndex, PreconditionFailed
-from gmvaluator.ids import TrainingImageId, training_image_id
+from gmvaluator.errors import InvalidInput, MissingIndex, PreconditionFailed
+from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.index.opening import open_search, open_store
 from gmvaluator.index.schema import DEFAULT_COLLECTION, KEY_GROUP, duplicate_group, require_profile
 from gmvaluator.ledger.allocation import ScoredCandidate
@@ -172,6 +173,18 @@ def require_sample(location: str | Path, short: bool = False) -> None:
         )
 
 
+def require_foreign(folder: Path) -> None:
+    """Raise InvalidInput unless the folder holds images without a source for tests, unchanged since they were made."""
+    try:
+        rows = [row for row in read_foreign(folder) if row.split == "test"]
+        changed = [row.file_name for row in rows if sha256_hex((folder / row.file_name).read_bytes()) != row.sha256]
+    except (OSError, UnicodeDecodeError, csv.Error, TypeError) as error:
+        raise InvalidInput(f"{folder} is no folder made by evaluation.images.make_foreign_set: {error}") from error
+    if changed or not rows:
+        fault = f"{changed[0]} is not what its manifest.csv says" if changed else "it has no images for tests"
+        raise InvalidInput(f"{folder}: {fault}; make it again with evaluation.images.make_foreign_set")
+
+
 def index_sample(data: Path, profile: str, short: bool = False) -> Path:
     """Index the sample, or the part of it for a short run, into `data` by the CLI; return the index's location."""
     source = _part(data / "part") if short else sample_folder("openclipart")
@@ -188,13 +201,15 @@ def _part(folder: Path) -> Path:
     return folder
 
 
-def observe(plan: Plan, location: str | Path, profile: str, short: bool = False) -> list[Observation]:
+def observe(
+    plan: Plan, location: str | Path, profile: str, short: bool = False, foreign: Path | None = None
+) -> list[Observation]:
     """Make the plan's images from the sample's works and query the index with each.
 
-    Raises ProfileMismatch, MissingIndex.
+    foreign: folder of images without a source; None for the shipped ones. Raises ProfileMismatch, MissingIndex.
     """
     works = works_of(short)
-    queries = make_queries(plan, list(works.values()), sample_folder("openclipart"))
+    queries = make_queries(plan, list(works.values()), sample_folder("openclipart"), foreign=foreign)
     ids = {key: training_image_id(work.sha256) for key, work in works.items()}
     return observed(queries, ids, search_all(location, load_models(profile), queries))
 

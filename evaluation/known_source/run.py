@@ -8,7 +8,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from evaluation.known_source.fit import Examples, choose_gate, examples_of, fit_temperature, fit_virtual
-from evaluation.known_source.observations import Observation, index_sample, observe, require_sample
+from evaluation.known_source.observations import Observation, index_sample, observe, require_foreign, require_sample
 from evaluation.known_source.owner_effects import quality_effects, quality_figures, quality_table
 from evaluation.known_source.policies import (
     Fits,
@@ -19,7 +19,7 @@ from evaluation.known_source.policies import (
     uniform,
     without_reranking,
 )
-from evaluation.known_source.queries import FIT, SHORT_FIT, SHORT_TEST, TEST
+from evaluation.known_source.queries import FIT, SHORT_FIT, SHORT_TEST, SHORT_THIRD, TEST, THIRD, Plan
 from evaluation.known_source.section import figures_by_cell, known_source_section
 from evaluation.report.sections import Section
 from gmvaluator.models.profiles import profile_identity
@@ -27,21 +27,31 @@ from gmvaluator.valuation.policy import Policy, load_policy
 from gmvaluator.valuation.residual import Gate
 
 PAPER, CALIBRATED = "paper@1", "calibrated@2"
+DRAWS: dict[str, tuple[Plan, Plan]] = {"second": (TEST, SHORT_TEST), "third": (THIRD, SHORT_THIRD)}
+"""Images that are measured, by name of the draw, with their short version."""
 
 
 def known_source(
-    profile: str, short: bool, policies: Sequence[str] = (), location: str | Path | None = None
+    profile: str,
+    short: bool,
+    policies: Sequence[str] = (),
+    location: str | Path | None = None,
+    draw: str = "second",
+    foreign: Path | None = None,
 ) -> Section:
     """Run the benchmark and return its section of the report.
 
     policies: NAME@N to compare besides the paper's and the calibrated one. location: an index that holds the sample;
-    None to make one. Raises ProfileMismatch, InvalidPolicy, PreconditionFailed, before anything takes minutes.
+    None to make one. draw: one of DRAWS. foreign: folder of images without a source; None for the shipped ones. Raises
+    ProfileMismatch, InvalidPolicy, InvalidInput, PreconditionFailed, before anything takes minutes.
     """
     compared = [load_policy(reference) for reference in policies]
     profile_identity(profile)
+    if foreign is not None:
+        require_foreign(foreign)
     if location is not None:
         require_sample(location, short)
-    fit, test = _observed(profile, short, location)
+    fit, test = _observed(profile, short, location, DRAWS[draw][short], foreign)
     paper = load_policy(PAPER)
     known = examples_of(fit, replace(load_policy(CALIBRATED), groups=None))
     calibrated = _calibrated(profile, known)
@@ -59,20 +69,33 @@ def known_source(
     ]
     section = known_source_section(test, rows, main, bare, plain)
     effects = quality_effects(calibrated, test)
+    origin = _origin(test, foreign)
     return replace(
         section,
+        text=[*section.text, f"Images without a source are {origin}."],
+        details={**section.details, "draw": draw, "foreign": origin},
         figures={**section.figures, **quality_figures(effects), **figures_by_cell(main)},
         tables=[*section.tables, quality_table(effects)],
     )
 
 
-def _observed(profile: str, short: bool, location: str | Path | None) -> tuple[list[Observation], list[Observation]]:
+def _observed(
+    profile: str, short: bool, location: str | Path | None, plan: Plan, foreign: Path | None
+) -> tuple[list[Observation], list[Observation]]:
     """Return the fit and the test observations, from a temporary index if none is given."""
     if location is None:
         with tempfile.TemporaryDirectory() as folder:
-            return _observed(profile, short, index_sample(Path(folder), profile, short))
-    fit, test = (SHORT_FIT, SHORT_TEST) if short else (FIT, TEST)
-    return observe(fit, location, profile, short), observe(test, location, profile, short)
+            return _observed(profile, short, index_sample(Path(folder), profile, short), plan, foreign)
+    fit = observe(SHORT_FIT if short else FIT, location, profile, short)
+    return fit, observe(plan, location, profile, short, foreign)
+
+
+def _origin(observations: Sequence[Observation], foreign: Path | None) -> str:
+    """Describe the images without a source."""
+    count = sum(not observation.sources for observation in observations)
+    if foreign is None:
+        return f"{count:,}: the few that are shipped, and noise (--foreign FOLDER takes the larger set)"
+    return f"{count:,}: those of the folder {foreign.name}, and noise"
 
 
 def _calibrated(profile: str, known: Examples) -> Policy:

@@ -3,28 +3,31 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from itertools import product
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluation.images.recipes import STRENGTHS, TEST_KINDS
+from evaluation.images.changes import FIT_KINDS
+from evaluation.images.recipes import STRENGTHS
 from evaluation.known_source import measures
 from evaluation.known_source.observations import Observation
 from evaluation.known_source.owner_effects import gallery
 from evaluation.known_source.policies import PolicyShares
-from evaluation.known_source.queries import COPY, NOISE, RECONSTRUCTION, SINGLE_KINDS
+from evaluation.known_source.queries import COPY, NOISE, RECONSTRUCTION
 from evaluation.report.plots import COLOURS, draw
 from evaluation.report.sections import Cell, Estimate, Plot, Section, Table
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-FOREIGN_KINDS = ("photo", NOISE, "digit", "stranger")
+FOREIGN_KINDS = ("photo", NOISE, "digit", "stranger", "stamp")
 _TITLES = {
     "photo": "photographs",
     NOISE: "noise and gradients",
     "digit": "handwritten digits",
     "stranger": "clip art by unseen artists",
+    "stamp": "stamps of Tux Paint",
 }
 
 
@@ -41,24 +44,42 @@ def known_source_section(
         "Known sources",
         _text(observations),
         _figures(main, bare, paper, reliability.error),
-        [_ranking(observations), _comparison(rows), _by_recipe(main, bare, paper), _foreign(main, paper)],
+        [
+            _ranking(observations),
+            _comparison(rows),
+            _by_kind(main, bare, paper),
+            _composed(main, bare, paper),
+            _foreign(main, paper),
+        ],
         [_strength_plot(main, paper), _trade_off(main, bare), _reliability_plot(reliability)],
         [gallery(main, best=True), gallery(main, best=False)],
         {"images": _counts(observations)},
     )
 
 
+def kinds_of(observations: Sequence[Observation], selects: measures.Selector) -> list[str]:
+    """Return the kinds of the selected images, in order of appearance."""
+    return list(dict.fromkeys(observation.query.kind for observation in observations if selects(observation)))
+
+
+def _fitted_kinds(observations: Sequence[Observation], fitted: bool) -> list[str]:
+    """Return the kinds of change that a fit may use, or those that none may."""
+    return [kind for kind in kinds_of(observations, measures.is_single) if (kind in FIT_KINDS) == fitted]
+
+
 def _text(observations: Sequence[Observation]) -> list[str]:
     singles = sum(observation.single for observation in observations)
     foreign = sum(not observation.sources for observation in observations)
+    unseen = _fitted_kinds(observations, fitted=False)
+    apart = kinds_of(observations, lambda observation: bool(observation.sources) and not observation.single)
     return [
-        f"{singles} derivatives of one work each, made by seven recipes at four strengths from works of artists that "
-        "nothing was fitted on; copies; reconstructions by a small autoencoder that was trained on these works; "
-        "compositions of two and three works with known shares; and "
-        f"{foreign} images that have no source in the index. All 1,051 works of the sample are indexed, and every "
-        "image went through the real index: recall from the quantised vectors, then the perceptual distance.",
-        f"The recipes {', '.join(TEST_KINDS)} were never used for training or fitting. Intervals are of 2,000 "
-        "resamples of whole artists and photographs.",
+        f"{singles} derivatives of one work each, made by {len(kinds_of(observations, measures.is_single))} kinds of "
+        "change at four strengths from works of artists that nothing was fitted on; images that were counted apart: "
+        f"{', '.join(apart)}, of which those of several works have known shares; and {foreign} images that have no "
+        "source in the index. All 1,051 works of the sample are indexed, and every image went through the real index: "
+        "recall from the quantised vectors, then the perceptual distance.",
+        f"The kinds {', '.join(unseen)} were never used for training or fitting. Intervals are of 2,000 resamples of "
+        "whole artists and photographs.",
         "A derivative is known to come from its source because it was made from it. Images of a generator have no "
         "such truth; what is measured here is whether the credit finds the source when there is one.",
     ]
@@ -70,27 +91,38 @@ def _counts(observations: Sequence[Observation]) -> dict[str, int]:
 
 
 def _figures(main: PolicyShares, bare: PolicyShares, paper: PolicyShares, error: float) -> dict[str, float]:
+    observations = main.observations
     single = measures.credit(main, measures.is_single).value
+    by_kind = _credit_by_kind(main)
     figures = {
         "credit_to_source_paper": measures.credit(paper, measures.is_single).value,
         "credit_to_source_calibrated": single,
-        "credit_to_source_seen_recipes": measures.credit(main, measures.is_kind(*SINGLE_KINDS)).value,
-        "credit_to_source_unseen_recipes": measures.credit(main, measures.is_kind(*TEST_KINDS)).value,
+        "credit_to_source_worst_kind": min(by_kind[kind] for kind in kinds_of(observations, measures.is_single)),
         "credit_to_source_copies": measures.credit(main, measures.is_kind(COPY)).value,
         "foreign_to_unattributed": measures.unattributed(main, measures.is_photo_or_noise).value,
         "foreign_cost_points": 100 * (measures.credit(bare, measures.is_single).value - single),
         "stranger_to_unattributed": measures.unattributed(main, measures.is_stranger).value,
+        "all_foreign_to_unattributed": measures.unattributed(main, measures.is_foreign).value,
         "no_source_auc": measures.absent_auc(main).value,
         "no_source_auc_stranger": measures.absent_auc(main, measures.is_stranger).value,
         "ece": error,
         "ece_all_images": measures.reliability(main, measures.is_any).error,
         "composition_mae": measures.composition_error(main).value,
-        "source_first": measures.source_within(main.observations, 1, recalled=False).value,
-        "source_within_50_recalled": measures.source_within(main.observations, 50, recalled=True).value,
+        "composition_second_source_found": measures.further_sources_found(main).value,
+        "source_first": measures.source_within(observations, 1, recalled=False).value,
+        "source_within_50_recalled": measures.source_within(observations, 50, recalled=True).value,
     }
-    for kind in (*SINGLE_KINDS, *TEST_KINDS, RECONSTRUCTION):
-        figures[f"credit_to_source_{kind}"] = measures.credit(main, measures.is_kind(kind)).value
+    for name, fitted in (("seen", True), ("unseen", False)):
+        if kinds := _fitted_kinds(observations, fitted):
+            figures[f"credit_to_source_{name}_recipes"] = measures.credit(main, measures.is_kind(*kinds)).value
+    figures |= {f"credit_to_source_{kind}": value for kind, value in by_kind.items()}
     return {name: round(value, 4) for name, value in figures.items()}
+
+
+def _credit_by_kind(main: PolicyShares) -> dict[str, float]:
+    """Return the mean credit of each change of one work, and of reconstructions where there are any."""
+    kinds = kinds_of(main.observations, lambda one: one.single or one.query.kind == RECONSTRUCTION)
+    return {kind: measures.credit(main, measures.is_kind(kind)).value for kind in kinds}
 
 
 def _ranking(observations: Sequence[Observation]) -> Table:
@@ -131,14 +163,30 @@ def _comparison(rows: Sequence[PolicyShares]) -> Table:
     )
 
 
-def _by_recipe(main: PolicyShares, bare: PolicyShares, paper: PolicyShares) -> Table:
+def _by_kind(main: PolicyShares, bare: PolicyShares, paper: PolicyShares) -> Table:
+    unseen = _fitted_kinds(main.observations, fitted=False)
     return Table(
-        "Mean share of the true source, by recipe; the last four were never fitted on",
-        ("recipe", paper.row.name, bare.row.name, main.row.name, "unattributed"),
+        f"Mean share of the true source, by kind; never fitted on: {', '.join(unseen)}, and reconstructions",
+        ("kind", paper.row.name, bare.row.name, main.row.name, "unattributed"),
         [
             [kind, *(measures.credit(shares, measures.is_kind(kind)) for shares in (paper, bare, main)),
              measures.unattributed(main, measures.is_kind(kind))]
-            for kind in (COPY, *SINGLE_KINDS, *TEST_KINDS, RECONSTRUCTION)
+            for kind in kinds_of(main.observations, lambda observation: len(observation.sources) == 1)
+        ],
+    )  # fmt: skip
+
+
+def _composed(main: PolicyShares, bare: PolicyShares, paper: PolicyShares) -> Table:
+    return Table(
+        "Images of several works: mean difference of known share and credit by policy; and with the last policy, "
+        "how many sources but the largest receive half of their share or more, credit to all sources, and unattributed",
+        ("kind", paper.row.name, bare.row.name, main.row.name, "found", "to all sources", "unattributed"),
+        [
+            [kind, *(measures.composition_error(shares, measures.is_kind(kind)) for shares in (paper, bare, main)),
+             measures.further_sources_found(main, measures.is_kind(kind)),
+             measures.credit(main, measures.is_kind(kind)),
+             measures.unattributed(main, measures.is_kind(kind))]
+            for kind in kinds_of(main.observations, measures.is_composed)
         ],
     )  # fmt: skip
 
@@ -154,23 +202,29 @@ def _foreign(main: PolicyShares, paper: PolicyShares) -> Table:
                 measures.unattributed(main, measures.is_kind(kind)),
                 measures.absent_auc(main, measures.is_kind(kind)),
             ]
-            for kind in FOREIGN_KINDS
+            for kind in _foreign_kinds(main)
         ],
     )
 
 
+def _foreign_kinds(main: PolicyShares) -> list[str]:
+    shown = kinds_of(main.observations, measures.is_foreign)
+    return [kind for kind in FOREIGN_KINDS if kind in shown]
+
+
 def _strength_plot(main: PolicyShares, paper: PolicyShares) -> Plot:
     def paint(axes: Axes) -> None:
-        for kind, colour in zip((*SINGLE_KINDS, *TEST_KINDS), COLOURS, strict=False):
+        kinds = kinds_of(main.observations, measures.is_single)
+        for kind, (marker, colour) in zip(kinds, product("os^", COLOURS), strict=False):
             means = [measures.credit(main, _cell(kind, strength)).value for strength in STRENGTHS]
-            style = "--" if kind in TEST_KINDS else "-"
-            axes.plot(STRENGTHS, means, style, color=colour, marker="o", label=kind)
+            style = "-" if kind in FIT_KINDS else "--"
+            axes.plot(STRENGTHS, means, style, color=colour, marker=marker, label=kind)
         flat = [measures.credit(paper, _strength(strength)).value for strength in STRENGTHS]
         axes.plot(STRENGTHS, flat, ":", color="#999999", label=paper.row.name)
         axes.set(xlabel="strength", ylabel="share of the true source", ylim=(0, 1), xticks=STRENGTHS)
         axes.legend(ncols=2, fontsize=8, loc="lower left")
 
-    return Plot("Share of the true source by strength of the change; dashed recipes were never fitted on.", draw(paint))
+    return Plot("Share of the true source by strength of the change; dashed kinds were never fitted on.", draw(paint))
 
 
 def _cell(kind: str, strength: int) -> measures.Selector:
@@ -183,7 +237,7 @@ def _strength(strength: int) -> measures.Selector:
 
 def _trade_off(main: PolicyShares, bare: PolicyShares) -> Plot:
     def paint(axes: Axes) -> None:
-        for kind, colour in zip(FOREIGN_KINDS, COLOURS, strict=False):
+        for kind, colour in zip(_foreign_kinds(main), COLOURS, strict=False):
             cost, kept = trade_off(main, bare, kind)
             axes.plot(100 * cost, 100 * kept, color=colour, label=_TITLES[kind])
         axes.set(
@@ -227,9 +281,9 @@ def _reliability_plot(reliability: measures.Reliability) -> Plot:
 
 
 def figures_by_cell(main: PolicyShares) -> Mapping[str, float]:
-    """Return the mean credit of each recipe at each strength, by flat name."""
+    """Return the mean credit of each kind at each strength, by flat name."""
     return {
         f"credit_to_source_{kind}_{strength}": round(measures.credit(main, _cell(kind, strength)).value, 4)
-        for kind in (*SINGLE_KINDS, *TEST_KINDS, RECONSTRUCTION)
+        for kind in _credit_by_kind(main)
         for strength in STRENGTHS
     }

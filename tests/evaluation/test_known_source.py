@@ -4,6 +4,7 @@ import random
 from collections import Counter
 from dataclasses import replace
 from decimal import Decimal
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -11,10 +12,11 @@ from PIL import Image
 
 from evaluation.images.changes import THIRD_KINDS
 from evaluation.images.compositions import FORMS
+from evaluation.images.make_foreign_set import read_list, write_table
 from evaluation.images.recipes import STRENGTHS, TEST_KINDS, WEIGHTS, compose_weighted, square
-from evaluation.images.sample import read_works
+from evaluation.images.sample import Foreign, read_foreign, read_works
 from evaluation.known_source import measures
-from evaluation.known_source.observations import Observation, Retrieval
+from evaluation.known_source.observations import Observation, Retrieval, require_foreign
 from evaluation.known_source.owner_effects import gallery, quality_effects
 from evaluation.known_source.policies import apply_policy, by_policy, uniform, without_reranking
 from evaluation.known_source.queries import (
@@ -32,6 +34,8 @@ from evaluation.known_source.queries import (
     train_autoencoder,
 )
 from evaluation.known_source.section import known_source_section, trade_off
+from evaluation.report import plots
+from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder
@@ -202,19 +206,80 @@ def test_moving_the_gate_trades_credit_for_strangers() -> None:
     assert kept[0] < 0.1 < 0.9 < kept[-1]
 
 
-def test_the_section_has_every_figure_and_pictures() -> None:
-    kinds = ["copy", "reconstruction", *TEST.kinds]
-    observations = [present(kind=kind, strength=strength) for kind in kinds for strength in (1, 2, 3, 4)]
+@pytest.mark.parametrize(
+    ("kinds", "composed", "wanted"),
+    [
+        (["reconstruction", *TEST.kinds], ["two", "three"], "credit_to_source_seen_recipes"),
+        (THIRD.kinds, FORMS, "credit_to_source_stained_glass"),
+    ],
+    ids=["second", "third"],
+)
+def test_the_section_has_every_figure_and_pictures(
+    kinds: list[str], composed: list[str], wanted: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(plots, "RESAMPLES", 20)
+    observations = [present(kind=kind, strength=strength) for kind in ["copy", *kinds] for strength in (1, 2, 3, 4)]
     observations += [foreign(kind=kind) for kind in ("photo", "noise", "digit", "stranger")]
-    observations += [observation({IDS[0]: 0.5, IDS[1]: 0.5}, [100, 100, 200], kind) for kind in ("two", "three")]
+    observations += [observation({IDS[0]: 0.5, IDS[1]: 0.5}, [100, 100, 200], kind) for kind in composed]
     main, bare, paper = (apply_policy(by_policy(policy), observations) for policy in (GATED, SHARP, SHARP))
     section = known_source_section(observations, [main, bare], main, bare, paper)
-    wanted = {"credit_to_source_paper", "credit_to_source_calibrated", "credit_to_source_copies", "ece"}
-    wanted |= {"foreign_to_unattributed", "no_source_auc", "composition_mae", "credit_to_source_halftone"}
-    assert wanted <= set(section.figures)
+    always = {"credit_to_source_paper", "credit_to_source_calibrated", "credit_to_source_copies", "ece"}
+    always |= {"foreign_to_unattributed", "no_source_auc", "composition_mae", "credit_to_source_halftone"}
+    always |= {"composition_second_source_found", "credit_to_source_worst_kind", "all_foreign_to_unattributed"}
+    assert {*always, wanted} <= set(section.figures)
+    assert all(np.isfinite(list(section.figures.values())))
     assert all(len(row) == len(table.columns) for table in section.tables for row in table.rows)
     assert all(plot.svg.startswith("<svg") for plot in section.plots)
     assert [len(one.rows) for one in section.galleries] == [6, 6]
+
+
+def test_a_further_source_is_found_with_half_of_its_share() -> None:
+    shown = {IDS[0]: 0.5, IDS[1]: 0.3, IDS[2]: 0.2}
+    paid = [
+        observation(shown, [100_000, 100_000, 900_000], "grid-4"),
+        observation(shown, [0, 900_000, 990_000], "grid-4"),
+    ]
+    shares = apply_policy(by_policy(SHARP), paid)
+    assert measures.further_sources_found(shares).value == pytest.approx(0.25)
+
+
+def test_a_folder_of_other_things_is_no_folder_of_foreign_images(tmp_path: Path) -> None:
+    require_foreign(sample_folder("foreign"))
+    with pytest.raises(InvalidInput, match="no folder made by"):
+        require_foreign(tmp_path)
+    (tmp_path / "manifest.csv").write_text("name\nimages/a.webp\n")
+    with pytest.raises(InvalidInput, match="no folder made by"):
+        require_foreign(tmp_path)
+    fields = "file_name,kind,group,split,author,license,source,sha256\n"
+    (tmp_path / "manifest.csv").write_text(fields)
+    with pytest.raises(InvalidInput, match="no images for tests"):
+        require_foreign(tmp_path)
+    (tmp_path / "manifest.csv").write_text(f"{fields}a.webp,photo,a,test,A,CC0-1.0,here,00\n")
+    (tmp_path / "a.webp").write_bytes(b"other")
+    with pytest.raises(InvalidInput, match=r"a\.webp is not what"):
+        require_foreign(tmp_path)
+
+
+def test_a_folder_of_foreign_images_takes_the_place_of_the_shipped_ones(tmp_path: Path) -> None:
+    rows = read_foreign(sample_folder("foreign"))
+    chosen = next(row for row in rows if row.split == "test")
+    (tmp_path / chosen.file_name).parent.mkdir()
+    (tmp_path / chosen.file_name).write_bytes((sample_folder("foreign") / chosen.file_name).read_bytes())
+    write_table(tmp_path / "manifest.csv", Foreign, [chosen])
+    queries = make_queries(
+        replace(SHORT_THIRD, kinds=(), copies=0, per_form=0, noise=1), WORKS, FOLDER, foreign=tmp_path
+    )
+    assert [query.kind for query in queries] == [chosen.kind, "noise"]
+
+
+def test_the_list_of_foreign_images_keeps_splits_and_says_why_some_are_left_out() -> None:
+    entries = read_list()
+    shipped = {row.file_name: row for row in read_foreign(sample_folder("foreign"))}
+    assert set(shipped) <= set(entries)
+    assert all(entries[name].split == row.split and entries[name].sha256 == row.sha256 for name, row in shipped.items())
+    kept = Counter(entry.split for entry in entries.values() if not entry.left_out)
+    assert kept["test"] >= 1_000
+    assert kept["fit"] >= 400
 
 
 def test_reconstructions_are_counted_apart_and_blur_with_strength() -> None:
