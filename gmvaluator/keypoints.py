@@ -27,7 +27,7 @@ Float32 = npt.NDArray[np.float32]
 Int8 = npt.NDArray[np.int8]
 
 _RECORD = np.dtype(
-    [("x", "<u2"), ("y", "<u2"), ("size", "u1"), ("angle", "u1"), ("descriptor", "i1", (DESCRIPTOR_DIM,))]
+    [("position", "<u2", (2,)), ("size", "u1"), ("angle", "u1"), ("descriptor", "i1", (DESCRIPTOR_DIM,))]
 )
 """A keypoint as stored, 38 bytes: position in 1/65,535 of the side, logarithm of the size, angle in 1/256 turn."""
 
@@ -39,6 +39,11 @@ _CHECKSUM = struct.Struct("<I")
 _FINEST_SIZE = 1 / 1024
 _SIZE_STEPS = 25.5
 """Steps of a stored size per doubling or halving; 255 steps reach 1,024 times the finest size."""
+
+# Tables, because the features of many works are parsed for each generated image.
+_SIZES = (_FINEST_SIZE * 2.0 ** (np.arange(256) / _SIZE_STEPS)).astype(np.float32)
+_ANGLES = (np.arange(256) * (2 * np.pi / 256)).astype(np.float32)
+"""The size and the angle in radians of each stored value."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +68,7 @@ class LocalFeatures:
     def to_bytes(self) -> bytes:
         """Return the stored form: a CRC-32 of the rest, `content`, then 38 bytes a keypoint, without `mirrored`."""
         records = np.zeros(len(self), _RECORD)
-        records["x"], records["y"] = np.rint(self.positions.clip(0, 1) * 65_535).T
+        records["position"] = np.rint(self.positions.clip(0, 1) * 65_535)
         steps = np.log2(np.maximum(self.sizes, _FINEST_SIZE) / _FINEST_SIZE) * _SIZE_STEPS
         records["size"] = np.rint(steps).clip(0, 255)
         records["angle"] = np.rint(self.angles / (2 * np.pi) * 256).astype(np.int64) % 256
@@ -86,9 +91,9 @@ class LocalFeatures:
         content = np.unpackbits(np.frombuffer(body, np.uint8, _CONTENT_BYTES)).astype(bool).reshape(GRID, GRID)
         records = np.frombuffer(body, _RECORD, offset=_CONTENT_BYTES)
         return cls(
-            np.stack([records["x"], records["y"]], axis=1).astype(np.float32) / np.float32(65_535),
-            (_FINEST_SIZE * 2.0 ** (records["size"] / _SIZE_STEPS)).astype(np.float32),
-            (records["angle"] * (2 * np.pi / 256)).astype(np.float32),
+            records["position"].astype(np.float32) / np.float32(65_535),
+            _SIZES.take(records["size"]),
+            _ANGLES.take(records["angle"]),
             records["descriptor"],
             np.empty((0, DESCRIPTOR_DIM), np.int8),
             content,

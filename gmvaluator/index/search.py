@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import OrderedDict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -37,6 +38,10 @@ _TIES = 14
 # The same training images are recalled for many generated images.
 _CACHED_IDS = 200_000
 """Size of the caches of parsed and encoded training image ids."""
+
+# Decoding takes most of the time of a fetch. An id is a hash of the image's bytes, so its features never change.
+_CACHED_FEATURES = 2_000
+"""Works whose parsed local features are kept, the last used ones; each takes 16 KB."""
 
 _Points = Sequence[messages.ScoredPoint]
 _Works = _Points | Sequence[messages.RetrievedPoint]
@@ -75,6 +80,7 @@ class QdrantSearch:
             self._payload = messages.WithPayloadSelector(include=include)
         self._settings: _Settings | None = None
         self._server_checks = ServerChecks(collection)
+        self._features: OrderedDict[TrainingImageId, LocalFeatures] = OrderedDict()
 
     async def recall(self, vector: Float32Array, depth: int, data_sets: Sequence[str] | None = None) -> list[Candidate]:
         """Return the `depth` nearest training images by `recall` vector (D,), nearest first.
@@ -181,21 +187,31 @@ class QdrantSearch:
     async def local_features(self, ids: Sequence[TrainingImageId]) -> dict[TrainingImageId, LocalFeatures]:
         """Return the local features of those of `ids` that are stored and have any.
 
-        Raises MissingIndex, IndexUnavailable, IndexFailed if the features of one of them are damaged or the index
-        returns an incomplete result.
+        A work that was removed after an earlier call may still be among them. Raises MissingIndex, IndexUnavailable,
+        IndexFailed if the features of one of them are damaged or the index returns an incomplete result.
         """
-        if not ids:
-            return {}
+        works = dict.fromkeys(ids)
+        cached = {work: self._features[work] for work in works if work in self._features}
+        unknown = [work for work in works if work not in cached]
+        answer = cached | (await self._fetch_features(unknown) if unknown else {})
+        self._features.update(answer)
+        for work in answer:
+            self._features.move_to_end(work)
+        while len(self._features) > _CACHED_FEATURES:
+            self._features.popitem(last=False)
+        return answer
+
+    async def _fetch_features(self, ids: Sequence[TrainingImageId]) -> dict[TrainingImageId, LocalFeatures]:
         request = messages.GetPoints(
             collection_name=self._collection,
-            ids=[messages.PointId(uuid=str(work)) for work in dict.fromkeys(ids)],
+            ids=[messages.PointId(uuid=str(work)) for work in ids],
             with_payload=_LOCAL_FEATURES,
             with_vectors=messages.WithVectorsSelector(enable=False),
         )
         points = (await self._call(partial(_get, request))).result
         # Fewer than requested are an incomplete result, or the others were removed.
         works = _distinct_works(points)
-        if works < len(request.ids) and works < await self._count(_among(ids)):
+        if works < len(ids) and works < await self._count(_among(ids)):
             points = (await self._call(partial(_get, request))).result
             self._require_works(points, await self._count(_among(ids)))
         self._require_among(points, ids)

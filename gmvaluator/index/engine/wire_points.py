@@ -284,7 +284,10 @@ def _set_id(message: messages.PointId, point_id: Any) -> None:
 
 def _set_content(message: Any, payload: Mapping[str, Any] | None, vectors: Any) -> None:
     for key, value in (payload or {}).items():
-        message.payload[key].CopyFrom(to_value(value))
+        if isinstance(value, str):
+            message.payload[key].string_value = value  # in place, because local features are long
+        else:
+            message.payload[key].CopyFrom(to_value(value))
     for name, data in (vectors or {}).items():
         _set_vector(message.vectors.vectors.vectors[name], data)
 

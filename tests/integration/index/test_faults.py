@@ -282,14 +282,20 @@ async def test_half_of_the_hits_of_windows_are_noticed_and_asked_for_again(proxy
 async def test_half_of_the_local_features_are_noticed_and_asked_for_again(
     proxy: FaultProxy, direct: QdrantStore
 ) -> None:
-    points = [with_local_features(point, example_features(5)) for point in example_points(10, seed=41)]
+    points = [with_local_features(point, example_features(5)) for point in example_points(30, seed=41)]
     direct.upsert(points)
-    ids = [point.training_image_id for point in points]
+    works = [point.training_image_id for point in points]
     async with searching(proxy.endpoint) as one:
-        for fault in (changing(1, HALF_OF_THE_WORKS), failing(1, UNAVAILABLE, "Get")):
+        for ids, fault in (
+            (works[:10], changing(1, HALF_OF_THE_WORKS)),
+            (works[10:20], failing(1, UNAVAILABLE, "Get")),
+        ):
             proxy.fault = fault
             assert (await one.local_features(ids)).keys() == set(ids)
-        proxy.fault = changing(FOR_EVER, HALF_OF_THE_WORKS)
+        gets = proxy.calls["Get"]
+        assert (await one.local_features(works[:20])).keys() == set(works[:20])
+        assert proxy.calls["Get"] == gets
+        ids, proxy.fault = works[20:], changing(FOR_EVER, HALF_OF_THE_WORKS)
         with pytest.raises(IndexFailed, match="answered 5 of 10 works"):
             await one.local_features(ids)
 
@@ -370,3 +376,19 @@ def test_no_two_callers_wait_alike() -> None:
         resilient_client.FIRST_BACKOFF_S <= resilient_client.backoff_s(2) <= 3 * resilient_client.FIRST_BACKOFF_S
         for _ in range(20)
     )
+
+
+async def test_the_local_features_used_longest_ago_are_fetched_again(
+    proxy: FaultProxy, direct: QdrantStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("gmvaluator.index.search._CACHED_FEATURES", 2)
+    points = [with_local_features(point, example_features(5, seed)) for seed, point in enumerate(POINTS[:3])]
+    direct.upsert(points)
+    first, second, third = (point.training_image_id for point in points)
+    async with searching(proxy.endpoint) as one:
+        gets = []
+        for ids in ([first, second], [first], [third], [first], [second]):
+            before = proxy.calls["Get"]
+            assert (await one.local_features(ids)).keys() == set(ids)
+            gets.append(proxy.calls["Get"] - before)
+        assert gets == [1, 0, 1, 0, 1]
