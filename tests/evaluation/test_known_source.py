@@ -280,6 +280,8 @@ def test_the_list_of_foreign_images_keeps_splits_and_says_why_some_are_left_out(
     kept = Counter(entry.split for entry in entries.values() if not entry.left_out)
     assert kept["test"] >= 1_000
     assert kept["fit"] >= 400
+    copy = entries["images/stamp-town-houses-cartoon-tepee.webp"]
+    assert copy.left_out == "the same drawing as the work buildings-homes-home11"
 
 
 def test_reconstructions_are_counted_apart_and_blur_with_strength() -> None:
