@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from evaluation.bench.index import rates, tables
+from evaluation.bench.index import local_features, rates, tables
 from evaluation.bench.index.page import BEGIN, END, write_page, write_plots
 from evaluation.bench.index.run import Sizes, bench_index
 from evaluation.bench.index.vectors import BLOCK, Vectors, nearest, recalls, two_nn_dimension
@@ -62,6 +62,12 @@ def test_the_table_has_a_row_for_every_quantisation(figures: dict[str, Any]) -> 
 def test_the_growth_curve_has_a_row_for_every_number_of_points(figures: dict[str, Any]) -> None:
     assert [row["points"] for row in figures["growth"]] == [60, 260]
     assert all(row["build_minutes_per_million"] > 0 for row in figures["growth"])
+
+
+def test_fetches_of_local_features_are_measured_and_their_bytes() -> None:
+    (row,) = local_features.measure([100], 3)["rows"]
+    assert 0 < row["repeated_fetch_p50_ms"] < row["first_fetch_p50_ms"] <= row["first_fetch_p99_ms"]
+    assert row["disk_bytes_per_work"] > row["disk_bytes_per_work_without"] + 10_000
 
 
 def test_the_page_gets_its_tables_and_plots(figures: dict[str, Any], tmp_path: Path) -> None:
