@@ -53,6 +53,7 @@ def _row(folder: Path, works: int, fetches: int) -> dict[str, Any]:
     disk = _disk_bytes(folder / "with", featured)
     random = np.random.default_rng(0)
     chosen = [[points[i].training_image_id for i in random.choice(works, FETCHED, False)] for _ in range(fetches)]
+    show_progress("fetching")
     times = asyncio.run(_fetch_ms(folder / "with", chosen))
     return {
         "works": works,
