@@ -6,7 +6,7 @@ This is the only module that turns exceptions of grpc and qdrant-client into the
 from __future__ import annotations
 
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, cast
 
@@ -31,6 +31,7 @@ from gmvaluator.index.schema import (
     FULL_SCAN_THRESHOLD_KB,
     HNSW_EF_CONSTRUCT,
     INDEXING_THRESHOLD_KB,
+    KEY_DATA_SET,
     MAX_SEGMENT_KB,
     PERCEPTUAL,
     RECALL,
@@ -177,6 +178,13 @@ def search_parameters(search: SearchSettings, exact: bool = False) -> models.Sea
         hnsw_ef=search.hnsw_ef,
         quantization=models.QuantizationSearchParams(rescore=search.rescore, oversampling=search.oversampling),
     )
+
+
+def data_set_filter(data_sets: Sequence[str]) -> models.Filter | None:
+    """Return the filter for the images of any of `data_sets`; None if there are none."""
+    if not data_sets:
+        return None
+    return models.Filter(must=[models.FieldCondition(key=KEY_DATA_SET, match=models.MatchAny(any=list(data_sets)))])
 
 
 def collection_info(name: str, answer: models.CollectionInfo) -> CollectionInfo:

@@ -7,7 +7,6 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 from uuid import UUID
 
-import numpy as np
 from qdrant_client import grpc as messages
 from qdrant_client import models
 
@@ -15,7 +14,13 @@ from gmvaluator.errors import IndexFailed, MissingIndex
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.collections import GENERATION_OF, aliases, generation_name, make_collection, point_alias
 from gmvaluator.index.location import Access, Endpoint
-from gmvaluator.index.qdrant import CALL_TIMEOUT_S, collection_info, rebuild_parameters, search_parameters
+from gmvaluator.index.qdrant import (
+    CALL_TIMEOUT_S,
+    collection_info,
+    data_set_filter,
+    rebuild_parameters,
+    search_parameters,
+)
 from gmvaluator.index.resilient_client import IndexConnection
 from gmvaluator.index.schema import (
     DEFAULT_QUANTISATION,
@@ -24,7 +29,6 @@ from gmvaluator.index.schema import (
     KEY_DATA_SET,
     KEY_GROUP,
     KEY_LOCAL_FEATURES,
-    PERCEPTUAL,
     RECALL,
     CollectionMetadata,
     IndexSettings,
@@ -32,16 +36,14 @@ from gmvaluator.index.schema import (
     duplicate_group,
     require_profile,
 )
-from gmvaluator.index.stored_points import checked_views, point_of, record_id
-from gmvaluator.index.vectors import all_fit, checked_vector, point_message
+from gmvaluator.index.stored_points import check_points, point_of, points_per_call, record_id, vectors_of
+from gmvaluator.index.vectors import checked_vector, point_message
 from gmvaluator.ports import Candidate, CollectionInfo, Float32Array, Point
 from gmvaluator.profile import ProfileIdentity
 
-BATCH_POINTS = 128
-BATCH_FLOATS = 512 * 1024
-"""Limits of one upsert: the number of points, and of floats in their vectors (2 MiB)."""
+_UPSERT_POINTS, _PAGE_POINTS = 128, 256
+"""Limits of one call, in points; `points_per_call` also limits the bytes of their vectors."""
 
-_PAGE_POINTS = 256
 _POLL_FIRST_S, _POLL_LAST_S = 0.02, 0.25
 _MAX_BUILDS = 3
 """Maximum number of builds before `build` gives up; each one is followed by another if points arrived meanwhile."""
@@ -137,12 +139,12 @@ class QdrantStore:
         Raises InvalidVector before any point is written.
         """
         profile = self.metadata().profile
-        size = _points_per_call(profile, BATCH_POINTS)
+        size = points_per_call(profile, _UPSERT_POINTS)
         batches = [points[start : start + size] for start in range(0, len(points), size)]
         for batch in batches:
-            _check(batch, profile)
+            check_points(batch, profile)
         for batch in batches:
-            self._upsert_batch([point_message(point, *_vectors(point)) for point in batch])
+            self._upsert_batch([point_message(point, *vectors_of(point)) for point in batch])
 
     def _upsert_batch(self, batch: list[messages.PointStruct]) -> None:
         # The raw stub: qdrant-client converts vectors number by number, which takes most of an upsert's time.
@@ -250,7 +252,7 @@ class QdrantStore:
 
     def records(self, with_vectors: bool) -> Iterator[models.Record]:
         """Iterate over all points in id order, as `scan`, without checks of what is stored."""
-        limit = _points_per_call(self.metadata().profile, _PAGE_POINTS) if with_vectors else _PAGE_POINTS
+        limit = points_per_call(self.metadata().profile, _PAGE_POINTS) if with_vectors else _PAGE_POINTS
         payload = True if with_vectors else _WITHOUT_LOCAL_FEATURES
         offset: Any = None
         while True:
@@ -292,7 +294,7 @@ class QdrantStore:
         profile = self.metadata().profile
         payload = True if local_features else _WITHOUT_LOCAL_FEATURES
         points: list[Point] = []
-        for page in _pages(ids, _points_per_call(profile, _PAGE_POINTS)):
+        for page in _pages(ids, points_per_call(profile, _PAGE_POINTS)):
             points.extend(point_of(record, profile) for record in self._records(page, payload))
         return points
 
@@ -357,17 +359,36 @@ class QdrantStore:
             yield from (point_of(record, profile) for record in records)
 
     def nearest(
-        self, vector: Float32Array, limit: int, search: SearchSettings, exact: bool = False
+        self,
+        vector: Float32Array,
+        limit: int,
+        search: SearchSettings,
+        data_sets: Sequence[str] = (),
+        exact: bool = False,
     ) -> list[tuple[TrainingImageId, float]]:
-        """Return the `limit` nearest by `recall` vector with their cosines. exact: compare with every point."""
+        """Return the `limit` nearest by `recall` vector with their cosines.
+
+        data_sets: restricts the search to their images, unless it is empty. exact: compare with every point.
+        """
         query = checked_vector(vector, self.metadata().profile.recall_dim, "the query").tolist()
-        parameters = search_parameters(search, exact)
+        parameters, selection = search_parameters(search, exact), data_set_filter(data_sets)
         answer = self._call(
             lambda client: client.query_points(
-                self._collection, query, using=RECALL, limit=limit, search_params=parameters, with_payload=False
+                self._collection,
+                query,
+                using=RECALL,
+                limit=limit,
+                query_filter=selection,
+                search_params=parameters,
+                with_payload=False,
             )
         )
         return [(record_id(point), point.score) for point in answer.points]
+
+    def count(self, data_sets: Sequence[str] = ()) -> int:
+        """Return the number of images in any of `data_sets`; in the collection, if there are none."""
+        selection = data_set_filter(data_sets)
+        return self._call(lambda client: client.count(self._collection, selection, exact=True)).count
 
     def close(self) -> None:
         """Close the connection. An embedded engine ends after its last user. Idempotent."""
@@ -377,24 +398,3 @@ class QdrantStore:
 def _pages(ids: Sequence[TrainingImageId], size: int = _PAGE_POINTS) -> Iterator[list[str]]:
     for start in range(0, len(ids), size):
         yield [str(image_id) for image_id in ids[start : start + size]]
-
-
-def _points_per_call(profile: ProfileIdentity, limit: int) -> int:
-    floats = profile.recall_dim + profile.perceptual_views * profile.perceptual_dim
-    return max(1, min(limit, BATCH_FLOATS // floats))
-
-
-def _check(points: Sequence[Point], profile: ProfileIdentity) -> None:
-    """Raise InvalidVector about the first point whose vectors do not have the profile's shape or unit norm."""
-    views = (profile.perceptual_views, profile.perceptual_dim)
-    recalls, perceptuals = zip(*map(_vectors, points), strict=True)
-    if all_fit(recalls, (profile.recall_dim,)) and all_fit(perceptuals, views):
-        return
-    for point in points:
-        subject = f"training image {point.training_image_id}"
-        checked_vector(point.recall, profile.recall_dim, f"the {RECALL} vector of {subject}")
-        checked_views(point.perceptual, profile, f"the {PERCEPTUAL} vectors of {subject}")
-
-
-def _vectors(point: Point) -> tuple[Float32Array, Float32Array]:
-    return np.asarray(point.recall, np.float32), np.asarray(point.perceptual, np.float32)

@@ -4,6 +4,10 @@ The ground truth of a query is its k nearest neighbours by exact cosine, which t
 every original vector. recall@k = |result ∩ ground truth| / k, averaged over the queries. Points whose similarity is
 within 1e-6 of the k-th belong to the ground truth, so that exact duplicates do not count as losses. Search settings
 reach a target if the lower end of the 95 % interval of recall does, so that a lucky sample is not enough.
+
+A search under a filter may reach fewer of its neighbours through the graph than one of the whole collection. With
+`data_sets` each query is therefore also measured under the filter that the service sends for a generator that was
+trained on them.
 """
 
 from __future__ import annotations
@@ -12,7 +16,7 @@ import asyncio
 import time
 import uuid
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -55,12 +59,14 @@ class Query:
     """A query of the measurement.
 
     vector: (D,) float32, unit norm. source: the stored point that it was taken from, which is excluded from its
-    results, or None for a held-out query. has_checksum: its stored vectors have a checksum.
+    results, or None for a held-out query. has_checksum: its stored vectors have a checksum. data_sets: restrict the
+    query to their images; none: the whole collection.
     """
 
     vector: Float32Array
     source: TrainingImageId | None
     has_checksum: bool = True
+    data_sets: tuple[str, ...] = ()
 
 
 def verify(
@@ -73,30 +79,43 @@ def verify(
     sample: int = 200,
     seed: int = 0,
     target: float = RECALL_TARGET,
+    data_sets: Sequence[str] = (),
 ) -> dict[str, Any]:
     """Measure recall, store the cheapest search settings that reach `target`, and return the figures as a flat dict.
 
     The queries are `sample` stored points, drawn with `seed`, and the held-out `queries`, each (D,) float32 of unit
-    norm; if there are both, each kind has to reach the target. Blocking: do not call it inside an event loop. Raises
-    InvalidInput, InvalidVector, MissingIndex, IndexUnavailable, PreconditionFailed if the index holds k points or
-    fewer.
+    norm; if there are both, each kind has to reach the target. data_sets: each query is measured under their filter
+    too, and has to reach the target there. Blocking: do not call it inside an event loop. Raises InvalidInput,
+    InvalidVector, MissingIndex, IndexUnavailable, PreconditionFailed if the index, or these data sets in it, hold k
+    points or fewer.
     """
     if k < 1 or sample < 0 or sample + len(queries) < 1 or not 0 < target <= 1:
         raise InvalidInput("k and the number of queries must be at least 1, and the target in (0, 1]")
     store = open_store(location, collection, api_key=api_key)
     try:
-        measured_queries = [*_sampled(store, sample, seed), *_held_out(store, queries)]
-        _require_points(store, k)
-        figures = _measure(store, measured_queries, k, target)
+        plain = [*_sampled(store, sample, seed), *_held_out(store, queries)]
+        filtered = [replace(query, data_sets=tuple(data_sets)) for query in plain] if data_sets else []
+        _require_points(store, k, data_sets)
+        figures = _measure(store, [*plain, *filtered], k, target)
+        if data_sets:
+            figures.update({"data_sets": list(data_sets), "filtered_points": store.count(data_sets)})
         _record(store, figures)
-        figures.update(asyncio.run(_latency(location, collection, api_key, measured_queries)))
+        figures.update(asyncio.run(_latency(location, collection, api_key, plain)))
+        if filtered:
+            latency = asyncio.run(_latency(location, collection, api_key, filtered))
+            figures.update({f"filtered_{name}": value for name, value in latency.items()})
     finally:
         store.close()
     return figures
 
 
-def _require_points(store: QdrantStore, k: int) -> None:
+def _require_points(store: QdrantStore, k: int, data_sets: Sequence[str]) -> None:
     info = store.info()
+    if data_sets and (selected := store.count(data_sets)) <= k:
+        raise PreconditionFailed(
+            f"data sets {', '.join(data_sets)} hold {selected} points of collection {info.name!r}, recall at {k} needs "
+            "more: check their names, or give a smaller --k"
+        )
     if info.points <= k:
         raise PreconditionFailed(
             f"collection {info.name!r} holds {info.points} points, recall at {k} needs more: index more images, or "
@@ -120,6 +139,7 @@ def _held_out(store: QdrantStore, queries: Sequence[Float32Array]) -> list[Query
 
 def _measure(store: QdrantStore, queries: Sequence[Query], k: int, target: float) -> dict[str, Any]:
     info, before = store.info(), store.metadata()
+    plain = [query for query in queries if not query.data_sets]
     trial = _Trial(store, queries, [_ground_truth(store, query, k) for query in queries], k)
     settings, reached = trial.cheapest(target)
     figures = {
@@ -128,12 +148,12 @@ def _measure(store: QdrantStore, queries: Sequence[Query], k: int, target: float
         "quantised_share": info.indexed_points / info.points,
         "quantisation": before.quantisation,
         "growth_since_verified": growth_since_verified(info),
-        "queries": len(queries),
-        "held_out_queries": sum(query.source is None for query in queries),
-        "sampled_without_checksum": sum(not query.has_checksum for query in queries),
+        "queries": len(plain),
+        "held_out_queries": sum(query.source is None for query in plain),
+        "sampled_without_checksum": sum(not query.has_checksum for query in plain),
         "k": k,
-        **_with_interval(f"recall_at_{k}", trial.recalls(settings)),
-        **_with_interval(f"recall_at_{k}_unrescored", trial.recalls(UNRESCORED)),
+        **_with_interval(f"recall_at_{k}", trial.whole(settings)),
+        **_with_interval(f"recall_at_{k}_unrescored", trial.whole(UNRESCORED)),
         "recall_target": target,
         "target_reached": reached,
         "oversampling": settings.oversampling,
@@ -171,7 +191,7 @@ class _Trial:
         return SearchSettings(OVERSAMPLINGS[-1], HNSW_EFS[-1]), False
 
     def _reaches(self, settings: SearchSettings, target: float) -> bool:
-        parts = [self.recalls(settings), *self.parts(settings).values()]
+        parts = [self.whole(settings), *self.parts(settings).values()]
         return all(_interval(part)[0] >= target for part in parts)
 
     def recalls(self, settings: SearchSettings) -> _Recalls:
@@ -180,18 +200,27 @@ class _Trial:
             self._measured[settings] = _recalls(self.store, self.queries, self.ground_truths, self.k, settings)
         return self._measured[settings]
 
+    def whole(self, settings: SearchSettings) -> _Recalls:
+        """Return recall@k of the queries of the whole collection."""
+        return self.recalls(settings)[~self._are_filtered]
+
     def parts(self, settings: SearchSettings) -> dict[str, _Recalls]:
-        """Return recall@k of sampled and of held-out queries separately; empty if there is only one kind."""
+        """Return recall@k by kind of query: sampled and held out, if there are both, and filtered, if there are any."""
+        recalls, filtered = self.recalls(settings), self._are_filtered
         held_out = np.array([query.source is None for query in self.queries])
-        if held_out.all() or not held_out.any():
-            return {}
-        recalls = self.recalls(settings)
-        return {"sampled": recalls[~held_out], "held_out": recalls[held_out]}
+        parts = {"sampled": recalls[~held_out & ~filtered], "held_out": recalls[held_out & ~filtered]}
+        if not all(len(part) for part in parts.values()):
+            parts = {}
+        return {**parts, "filtered": recalls[filtered]} if filtered.any() else parts
+
+    @property
+    def _are_filtered(self) -> np.ndarray[tuple[int], np.dtype[np.bool_]]:
+        return np.array([bool(query.data_sets) for query in self.queries])
 
 
 def _ground_truth(store: QdrantStore, query: Query, k: int) -> set[TrainingImageId]:
     """Return the exact k nearest neighbours of `query`, and those that tie with the k-th."""
-    nearest = store.nearest(query.vector, 2 * k + 1, _EXACT, exact=True)
+    nearest = store.nearest(query.vector, 2 * k + 1, _EXACT, query.data_sets, exact=True)
     others = [(image_id, similarity) for image_id, similarity in nearest if image_id != query.source]
     kth_similarity = others[min(k, len(others)) - 1][1]
     return {image_id for image_id, similarity in others if similarity >= kth_similarity - _TIE}
@@ -208,7 +237,7 @@ def _recalls(
     recalls = []
     for query, ground_truth in zip(queries, ground_truths, strict=True):
         # A stored point finds itself first, so one more result is needed.
-        results = store.nearest(query.vector, k + (query.source is not None), settings)
+        results = store.nearest(query.vector, k + (query.source is not None), settings, query.data_sets)
         nearest = [image_id for image_id, _ in results if image_id != query.source][:k]
         recalls.append(len(ground_truth.intersection(nearest)) / k)
     return np.array(recalls, dtype=np.float64)
@@ -244,7 +273,7 @@ async def _latency(
     try:
         for query in [*queries[:_WARM_UP_QUERIES], *queries]:
             start = time.perf_counter()
-            await search.recall(query.vector, DEFAULT_DEPTH)
+            await search.recall(query.vector, DEFAULT_DEPTH, query.data_sets or None)
             times_ms.append((time.perf_counter() - start) * 1e3)
     finally:
         await search.close()

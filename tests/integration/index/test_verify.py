@@ -99,6 +99,40 @@ def test_sampled_and_held_out_queries_are_told_apart(place: IndexPlace) -> None:
     assert "recall_at_10_held_out" not in verified(place, sample=10, k=10)
 
 
+def test_a_filter_is_measured_beside_the_whole_and_has_to_reach_the_target_too(
+    place: IndexPlace, store: QdrantStore
+) -> None:
+    plain = verified(place, sample=60, k=10)
+    figures = verified(place, sample=60, k=10, data_sets=["odd"])
+    assert (figures["data_sets"], figures["filtered_points"]) == (["odd"], 500)
+    assert figures["queries"] == plain["queries"]
+    assert figures["recall_at_10_filtered_low"] >= 0.99
+    assert figures["recall_at_10_filtered"] <= figures["recall_at_10_filtered_high"] <= 1
+    assert figures["filtered_recall_p50_ms"] > 0
+    assert figures["oversampling"] >= plain["oversampling"]
+    measured = store.metadata().measured
+    assert measured is not None
+    assert measured["data_sets"] == ["odd"]
+    assert "recall_at_10_filtered" not in plain
+
+
+def test_the_true_neighbours_of_a_filter_are_in_its_data_sets(store: QdrantStore) -> None:
+    points = example_points(1000)
+    odd = {point.training_image_id for point in points[1::2]}
+    query = points[0].recall
+    for exact in (True, False):
+        nearest = store.nearest(query, 20, SearchSettings(), ["odd"], exact=exact)
+        assert len(nearest) == 20
+        assert {image_id for image_id, _ in nearest} <= odd
+    assert store.count(["odd"]) == store.count(["odd", "unknown"]) == 500
+    assert (store.count(), store.count(["unknown"])) == (1000, 0)
+
+
+def test_a_data_set_too_small_to_measure_is_refused(place: IndexPlace) -> None:
+    with pytest.raises(PreconditionFailed, match=r"data sets od, o hold 0 points of .*check their names"):
+        verified(place, sample=10, k=10, data_sets=["od", "o"])
+
+
 def test_growth_since_it_was_verified_shows(place: IndexPlace, store: QdrantStore) -> None:
     measured = {"recall_at_50": 1.0, "points": 800}
     store.record(store.metadata().with_search(SearchSettings(), measured))
@@ -150,13 +184,18 @@ def test_an_index_that_outgrew_its_verification_is_held_against_the_same_target(
     target = Target(tmp_path, str(place.location), COLLECTION)
     asked_for: list[float] = []
 
-    def found(wanted: float, recall: float) -> dict[str, object]:
+    def found(wanted: float, data_sets: object, recall: float) -> dict[str, object]:
+        assert data_sets == ["odd"]
         asked_for.append(wanted)
         return {"k": 50, "recall_at_50": recall, "recall_target": wanted, "quantised_share": 1.0,
                 "sampled_without_checksum": 0, "target_reached": False, "growth_since_verified": 0.25}  # fmt: skip
 
     for recall, trusted in ((0.99, True), (0.5, False)):
-        store.record(store.metadata().with_search(SearchSettings(), {"points": 800, "recall_target": 0.995}))
-        monkeypatch.setattr(verify_cli, "measure", lambda *given, recall=recall: found(given[-1], recall))
+        store.record(
+            store.metadata().with_search(
+                SearchSettings(), {"points": 800, "recall_target": 0.995, "data_sets": ["odd"]}
+            )
+        )
+        monkeypatch.setattr(verify_cli, "measure", lambda *given, recall=recall: found(given[-2], given[-1], recall))
         assert verify_cli.verify_if_outgrown(target, store.info()) is trusted
     assert asked_for == [0.995, 0.995]
