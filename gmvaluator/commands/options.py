@@ -104,9 +104,14 @@ def index_option(command: Command) -> Command:
     )(command)
 
 
+def names_server(index: str) -> bool:
+    """Return whether an index is named by the address of a server, and not by a folder."""
+    return "://" in index or _HOST_AND_PORT.fullmatch(index) is not None
+
+
 def _check_index_url(_context: click.Context, _parameter: click.Parameter, value: str) -> str:
     """Raise InvalidInput for what would be taken for a folder, such as a host without a port."""
-    if value and "://" not in value and not _HOST_AND_PORT.fullmatch(value):
+    if value and not names_server(value):
         raise InvalidInput(
             f"the index {value[:100]!r} is no URL of a Qdrant server: give http://HOST:6334, or name the folder of an "
             "embedded index by --data"

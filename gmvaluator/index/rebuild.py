@@ -7,11 +7,7 @@ served, whole, and the next rebuild removes leftovers.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from itertools import islice
-
 from gmvaluator.errors import IndexFailed, PreconditionFailed
-from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.collections import (
     GENERATION_OF,
     REBUILD_OF,
@@ -23,24 +19,15 @@ from gmvaluator.index.collections import (
     metadata_of,
     point_alias,
 )
+from gmvaluator.index.copying import BATCH_POINTS, PointFilter, all_points, batches, copy_missing, ids_of
 from gmvaluator.index.location import Access
 from gmvaluator.index.qdrant import CALL_TIMEOUT_S
 from gmvaluator.index.resilient_client import IndexConnection
 from gmvaluator.index.schema import KEY_DATA_SET, CollectionMetadata, IndexSettings
 from gmvaluator.index.store import QdrantStore
-from gmvaluator.ports import Point
 
 _MAX_PASSES = 10
 """Maximum number of passes over the old collection; then a rebuild gives up because others keep writing."""
-
-_BATCH_POINTS = 256
-
-PointFilter = Callable[[Sequence[Point]], Sequence[Point]]
-"""Returns those of the given points that the new collection may contain."""
-
-
-def _all_points(points: Sequence[Point]) -> Sequence[Point]:
-    return points
 
 
 def rebuild(
@@ -48,7 +35,7 @@ def rebuild(
     collection: str,
     quantisation: str | None = None,
     settings: IndexSettings | None = None,
-    kept: PointFilter = _all_points,
+    kept: PointFilter = all_points,
 ) -> None:
     """Replace `collection` by a fresh copy of its points, with `quantisation` and `settings` where given.
 
@@ -112,7 +99,7 @@ class _Swap:
         make_collection(self._connection, new, metadata, **{REBUILD_OF: self._name, GENERATION_OF: self._name})
         source, target = QdrantStore(self._access, old), QdrantStore(self._access, new)
         target.create(metadata.profile)
-        for points in _batches(source.scan(with_vectors=True)):
+        for points in batches(source.scan(with_vectors=True)):
             target.upsert(self._kept(points))
         target.build()
         self._catch_up(source, target)
@@ -133,34 +120,22 @@ class _Swap:
         Raises IndexFailed after `_MAX_PASSES` passes with changes.
         """
         for _ in range(_MAX_PASSES):
-            changed = self._add_missing(source, target)
+            changed = bool(copy_missing(source, target, self._kept))
             copied = [point.training_image_id for point in target.scan()]
-            for start in range(0, len(copied), _BATCH_POINTS):
-                page = copied[start : start + _BATCH_POINTS]
+            for start in range(0, len(copied), BATCH_POINTS):
+                page = copied[start : start + BATCH_POINTS]
                 target.remove(sorted(set(page) - source.existing(page)))
             if not changed:
                 return
             target.build()
         raise IndexFailed(f"collection {self._name!r} is written to all the time: rebuild it when nobody indexes")
 
-    def _add_missing(self, source: QdrantStore, target: QdrantStore) -> bool:
-        """Copy points that are absent or whose payload differs; return whether there were any."""
-        changed = False
-        for points in _batches(source.scan()):
-            payloads = {point.training_image_id: point.payload for point in target.fetch_payloads(_ids(points))}
-            kept = self._kept(points)
-            differing = [point for point in kept if payloads.get(point.training_image_id) != point.payload]
-            if differing:
-                changed = True
-                target.upsert(source.fetch(_ids(differing), local_features=True))
-        return changed
-
     def _copy_late_writes(self, source: QdrantStore, target: QdrantStore) -> None:
         """Copy what was written to the old collection just before the swap."""
-        for points in _batches(source.scan()):
-            payloads = {point.training_image_id: point.payload for point in target.fetch_payloads(_ids(points))}
+        for points in batches(source.scan()):
+            payloads = {point.training_image_id: point.payload for point in target.fetch_payloads(ids_of(points))}
             kept = self._kept(points)
-            missing = [image_id for image_id in _ids(kept) if image_id not in payloads]
+            missing = [image_id for image_id in ids_of(kept) if image_id not in payloads]
             target.upsert(source.fetch(missing, local_features=True))
             # Others write to the new collection by now, so its points take precedence; only data sets are merged.
             for point in kept:
@@ -174,8 +149,8 @@ class _Swap:
 
         They were removed from the old collection after its last pass, or copied again by `_copy_late_writes`.
         """
-        for points in _batches(target.scan()):
-            excluded = sorted(set(_ids(points)) - set(_ids(self._kept(points))))
+        for points in batches(target.scan()):
+            excluded = sorted(set(ids_of(points)) - set(ids_of(self._kept(points))))
             if excluded:
                 target.remove(excluded)
                 target.ungroup(excluded)
@@ -189,13 +164,3 @@ class _Swap:
 
     def _delete(self, collection: str) -> None:
         self._connection.call(lambda client: client.delete_collection(collection, timeout=CALL_TIMEOUT_S))
-
-
-def _batches(points: Iterable[Point]) -> Iterator[list[Point]]:
-    iterator = iter(points)
-    while page := list(islice(iterator, _BATCH_POINTS)):
-        yield page
-
-
-def _ids(points: Sequence[Point]) -> list[TrainingImageId]:
-    return [point.training_image_id for point in points]

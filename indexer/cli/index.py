@@ -21,6 +21,7 @@ from gmvaluator.index.engine.quantisation import CHOICES
 from gmvaluator.index.schema import CollectionMetadata, IndexSettings, growth_since_verified, measured_recall
 from gmvaluator.storage.database import DataLocation
 from indexer.cli.add import SettingsChange, add, collection_dict, settings_options
+from indexer.cli.copy import copy
 from indexer.cli.group import group
 from indexer.cli.remove import remove, restore
 from indexer.cli.verify import verify
@@ -110,6 +111,7 @@ def index() -> None:
 
 
 index.add_command(add)
+index.add_command(copy)
 index.add_command(export)
 index.add_command(group)
 index.add_command(rebuild)

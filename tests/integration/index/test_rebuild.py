@@ -27,11 +27,12 @@ from gmvaluator.index.collections import (
     make_collection,
     point_alias,
 )
+from gmvaluator.index.copying import PointFilter
 from gmvaluator.index.engine.launcher import Contact
 from gmvaluator.index.location import open_access
 from gmvaluator.index.opening import list_collections, open_search, open_store
 from gmvaluator.index.qdrant import connect
-from gmvaluator.index.rebuild import PointFilter, rebuild
+from gmvaluator.index.rebuild import rebuild
 from gmvaluator.index.resilient_client import IndexConnection
 from gmvaluator.index.schema import KEY_GROUP, KEY_LOCAL_FEATURES, CollectionMetadata, IndexSettings
 from gmvaluator.index.store import QdrantStore
