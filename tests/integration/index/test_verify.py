@@ -99,7 +99,7 @@ def test_sampled_and_held_out_queries_are_told_apart(place: IndexPlace) -> None:
     assert "recall_at_10_held_out" not in verified(place, sample=10, k=10)
 
 
-def test_a_filter_is_measured_beside_the_whole_and_has_to_reach_the_target_too(
+def test_a_filter_is_measured_next_to_the_whole_and_has_to_reach_the_target_too(
     place: IndexPlace, store: QdrantStore
 ) -> None:
     plain = verified(place, sample=60, k=10)
