@@ -31,14 +31,15 @@ class Embeddings:
 
     recall: (B, D) float32, unit norm. perceptual: (B, Q, P) float32, unit norm, Q views of each image; the perceptual
     distance to a training image is 1 - the largest cosine between a view of either. quality: (B,) float32 in [0, 1],
-    higher is better, or None if quality is a separate model, which `QueryModels.quality` runs. windows: (B, W, D),
-    recall embeddings of the images' windows, or None for a profile without windows.
+    higher is better, or None if quality is a separate model, which `QueryModels.quality` runs. windows: recall
+    embeddings of each image's windows, (W, D) of unit norm, or (0, D) for an image that came without; None for a
+    profile without windows.
     """
 
     recall: Float32Array
     perceptual: Float32Array
     quality: Float32Array | None
-    windows: Float32Array | None = None
+    windows: Sequence[Float32Array] | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,9 +47,9 @@ class Prepared:
     """One preprocessed image: the input arrays of a profile's models, opaque to everything else.
 
     One array for each model, of the shape and dtype that the model defines; models with equal inputs share one array,
-    and it is empty if the model is absent or not run. The arrays are never written to. windows: inputs of the recall
-    model for the windows of a generated image, (W, ...); None for a profile without windows, and for training images.
-    local: the image's local features; None for a profile without them.
+    and it is empty if the model is absent or not run. The arrays are never written to. windows: the input from which
+    a generated image's windows are embedded; None for a profile without windows, and for training images. local: the
+    image's local features; None for a profile without them.
     """
 
     recall: npt.NDArray[Any]

@@ -21,7 +21,8 @@ class ProfileIdentity:
 
     recall_dim, perceptual_dim: dimensions of the vectors. precision: "fp32", "bf16" or "int8". weights: role of each
     weight file to its SHA-256. perceptual_views: number of perceptual vectors of a training image, each of another view
-    of it; a generated image has one.
+    of it; a generated image has one. local_features: how keypoints are found and described, "" for a profile that
+    verifies nothing. windows: how parts of a generated image are embedded, "" for a profile that does not.
     """
 
     name: str
@@ -33,13 +34,18 @@ class ProfileIdentity:
     precision: str
     weights: Mapping[str, str]
     perceptual_views: int = 1
+    local_features: str = ""
+    windows: str = ""
 
     def as_dict(self) -> dict[str, Any]:
         """Return a plain JSON value, as stored in a collection's metadata and in evidence."""
         value = {**asdict(self), "weights": dict(sorted(self.weights.items()))}
+        # Absent, as before there were such things: a profile without them keeps its hash.
         if self.perceptual_views == 1:
-            # Absent, as before there were views: such a profile keeps its hash.
             del value["perceptual_views"]
+        for name in ("local_features", "windows"):
+            if not value[name]:
+                del value[name]
         return value
 
     @property

@@ -10,19 +10,25 @@ from typing import NamedTuple
 
 from attributor.workers.decoder_pool import EncodedImage
 from gmvaluator.ids import GenerationId, TrainingImageId, sha256_hex
+from gmvaluator.keypoints import LocalFeatures
 from gmvaluator.ledger.records import ImageFacts
 from gmvaluator.ports import Float32Array
 
 
 @dataclass(frozen=True, slots=True)
 class Embedded:
-    """An embedding that a client computed: (D,) recall, (Q · P,) perceptual, quality in [0, 1], higher is better."""
+    """An embedding that a client computed: (D,) recall, (Q · P,) perceptual, quality in [0, 1], higher is better.
+
+    windows: (W · D,) recall vectors of its windows. local: its local features. Empty and None for a profile without.
+    """
 
     profile_hash: str
     facts: ImageFacts
     recall: Float32Array
     perceptual: Float32Array
     quality: float
+    windows: Float32Array
+    local: LocalFeatures | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -72,13 +78,23 @@ class Payee(NamedTuple):
     credit_micros: int | None = None
 
 
+class VisibleParts(NamedTuple):
+    """Where an image shows a work: inliers of its verification, and masks (see `valuation.parts`) of the image's cells
+    that show it and of the work's cells that are shown."""
+
+    inliers: int
+    image_cells: int
+    work_cells: int
+
+
 class Contributor(NamedTuple):
     """A training image's part in an attribution.
 
     clip_similarity: higher is nearer. share: in [0, 1]. perceptual_distance: lower is nearer; from RERANKED on.
     duplicate_group: the first of its near-duplicates, where several were valued as one. competing: another claim
     within that group is earlier, so this work is not paid. credit_micros, share_low, share_high: at FINAL; the last
-    two are the interval of the share, or of the group's share.
+    two are the interval of the share, or of the group's share. visible: from RERANKED on, if the work was verified in
+    parts of the image.
     """
 
     training_image_id: TrainingImageId
@@ -93,6 +109,7 @@ class Contributor(NamedTuple):
     competing: bool = False
     share_low: float | None = None
     share_high: float | None = None
+    visible: VisibleParts | None = None
 
 
 @dataclass(frozen=True, slots=True)

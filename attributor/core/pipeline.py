@@ -3,21 +3,22 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
 from concurrent.futures import Executor
 from contextlib import aclosing, asynccontextmanager, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol, TypeVar
+from typing import NamedTuple, Protocol, TypeVar
 
 from attributor.core.attribution import Attribution, Embedded, ImageRequest, Stopwatch
 from attributor.core.clock import LedgerClock
 from attributor.core.loop_fairness import LoopScheduler
+from attributor.core.ranking import Ranking, Reranked, background
 from attributor.core.responses import final_stage, recalled_stage, reranked_stage, stored_attribution
 from attributor.workers.decoder_pool import Decoder
-from attributor.workers.model_worker import Features, ModelWorker
+from attributor.workers.model_worker import NO_WINDOWS, Features, ModelWorker
 from gmvaluator.errors import (
     Failure,
     InvalidInput,
@@ -28,17 +29,18 @@ from gmvaluator.errors import (
     PreconditionFailed,
 )
 from gmvaluator.ids import GenerationId, TrainingImageId
-from gmvaluator.index.schema import duplicate_group
 from gmvaluator.index.vectors import checked_vector, checked_vectors
-from gmvaluator.ledger.allocation import MAX_NEAR_MISSES, Group, ScoredCandidate, rank
+from gmvaluator.keypoints import LocalFeatures
 from gmvaluator.ledger.idempotency import check_fingerprint
 from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.reader import LedgerReader
 from gmvaluator.ledger.records import ATTRIBUTOR, CLIENT, ImageFacts, NewPosting, StoredPosting
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Prepared, RightsReader, WorkCard
+from gmvaluator.profile import ProfileIdentity
 from gmvaluator.valuation.policy import Policy, load_policy
-from gmvaluator.valuation.weights import MILLION, distance_millionths, quality_millionths
+from gmvaluator.valuation.weights import quality_millionths
+from gmvaluator.windows import WINDOWS
 
 Out = TypeVar("Out")
 
@@ -59,6 +61,20 @@ def _checked_views(values: Float32Array, dimension: int) -> Float32Array:
     return checked_vectors(values.reshape(count, dimension), count, dimension, "embedding.perceptual")
 
 
+def _checked_windows(embedded: Embedded, identity: ProfileIdentity) -> Float32Array:
+    """Reshape the windows' vectors, (W · D,), to (W, D). Raises InvalidVector."""
+    if not identity.windows:
+        return NO_WINDOWS
+    count = len(WINDOWS)
+    if embedded.local is None or len(embedded.windows) != count * identity.recall_dim:
+        raise InvalidVector(
+            f"embedding.windows has {len(embedded.windows)} numbers, or there are no local features: profile "
+            f"{identity.name} needs {count} windows of {identity.recall_dim} each, and the local features"
+        )
+    windows = embedded.windows.reshape(count, identity.recall_dim)
+    return checked_vectors(windows, count, identity.recall_dim, "embedding.windows")
+
+
 @contextmanager
 def as_model_failure() -> Iterator[None]:
     """Raise ModelFailed in place of InvalidInput.
@@ -69,20 +85,6 @@ def as_model_failure() -> Iterator[None]:
         yield
     except InvalidInput as error:
         raise ModelFailed(f"the image could not be valued: {error}") from error
-
-
-@asynccontextmanager
-async def background(work: Coroutine[Any, Any, Out]) -> AsyncIterator[Awaitable[Out]]:
-    """Start `work` in a task, to be awaited within the block; the task is cancelled if the block ends before it."""
-    task = asyncio.create_task(work)
-    # The task runs up to its first await, so that its request is sent before the block's own.
-    await asyncio.sleep(0)
-    try:
-        yield task
-    finally:
-        if not task.cancel():
-            # Retrieve the error, or asyncio logs it: it was raised by an await, or an earlier error took its place.
-            _ = task.cancelled() or task.exception()
 
 
 class PostingWriter(Protocol):
@@ -126,33 +128,15 @@ class _Context:
 class _EmbeddedImage:
     """An image's features.
 
-    inputs: of the models, for a quality that is computed separately; None if the client sent an embedding.
-    thumbnail: WebP of an image whose thumbnail will be stored.
+    local: its local features; None for a profile without. inputs: of the models, for a quality that is computed
+    separately; None if the client sent an embedding. thumbnail: WebP of an image whose thumbnail will be stored.
     """
 
     facts: ImageFacts
     features: Features
+    local: LocalFeatures | None = None
     inputs: Prepared | None = None
     thumbnail: bytes | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class _Reranked:
-    """The result of re-ranking.
-
-    paid: groups that are paid, nearest first. scored: all candidates that were compared. unlisted: candidates that
-    were recalled and not compared. recall: see `Collections.measured_recall`.
-    """
-
-    paid: list[Group]
-    scored: list[ScoredCandidate]
-    unlisted: int
-    recall: float | None
-
-    @property
-    def works(self) -> list[TrainingImageId]:
-        """Works whose rights are needed."""
-        return [member.training_image_id for group in self.paid for member in group.members]
 
 
 class _ToPost(NamedTuple):
@@ -236,7 +220,7 @@ class Pipeline:
         generator, policy = context.generator, context.policy
         search = await self.collections.search(generator.collection)
         stopwatch.lap("lookup_ms")
-        image = await self._embedded(request, stopwatch, with_thumbnail)
+        image = await self._embedded(request, policy, stopwatch, with_thumbnail)
         await self.scheduler.yield_turn()
         async with self._ranking(search, context, image, stopwatch) as (recalled, reranking, scoring):
             ids = [candidate.training_image_id for candidate in recalled[: policy.k]]
@@ -249,7 +233,7 @@ class Pipeline:
             cards |= await self._works(missing, request.generated_at)
             await self.scheduler.yield_turn()
             stopwatch.lap("rerank_ms")
-            yield reranked_stage(request, policy, reranked.paid, cards, stopwatch.read()), None
+            yield reranked_stage(request, policy, reranked.paid, reranked.content, cards, stopwatch.read()), None
             # The time until the caller took RERANKED is no part of quality.
             stopwatch.record()
 
@@ -257,7 +241,7 @@ class Pipeline:
             await self.scheduler.yield_turn()
             stopwatch.lap("quality_ms")
             valued = self._valued(request, generator, image.facts, quality, stopwatch)
-            valued = replace(valued, unlisted=reranked.unlisted, recall=reranked.recall)
+            valued = replace(valued, unlisted=reranked.unlisted, recall=reranked.recall, content=reranked.content)
             posting = build_posting(valued, policy, reranked.scored, cards)
             to_post = _ToPost(posting, image.thumbnail)
             yield final_stage(request, posting.evidence, cards, stopwatch.read()), to_post
@@ -265,18 +249,33 @@ class Pipeline:
     @asynccontextmanager
     async def _ranking(
         self, search: CandidateSearch, context: _Context, image: _EmbeddedImage, stopwatch: Stopwatch
-    ) -> AsyncIterator[tuple[Sequence[Candidate], Awaitable[_Reranked], Awaitable[int]]]:
-        """Recall candidates; yield them with the re-ranking and the quality (in millionths) that are under way."""
+    ) -> AsyncIterator[tuple[Sequence[Candidate], Awaitable[Reranked], Awaitable[int]]]:
+        """Recall candidates; yield those of the whole image with the re-ranking and the quality (in millionths) that
+        are under way."""
+        generator = context.generator
+        ranking = Ranking(
+            search,
+            context.policy,
+            image.features,
+            image.local,
+            self.executor,
+            self.scheduler,
+            partial(self.collections.measured_recall, generator.collection),
+        )
         with as_model_failure():
             async with background(self._quality(image)) as scoring:
-                features, generator = image.features, context.generator
-                recalled = await search.recall(features.recall, context.policy.depth, generator.data_sets)
+                recalled = await ranking.recall(generator.data_sets)
                 stopwatch.lap("recall_ms")
-                async with background(self._rerank(search, context, features, recalled)) as reranking:
-                    yield recalled, reranking, scoring
+                async with background(ranking.rerank(recalled)) as reranking:
+                    yield recalled.whole, reranking, scoring
 
-    async def _embedded(self, request: ImageRequest, stopwatch: Stopwatch, with_thumbnail: bool) -> _EmbeddedImage:
-        """Return the features that the client sent, or decode and embed the image."""
+    async def _embedded(
+        self, request: ImageRequest, policy: Policy, stopwatch: Stopwatch, with_thumbnail: bool
+    ) -> _EmbeddedImage:
+        """Return the features that the client sent, or decode and embed the image.
+
+        Windows are embedded only for a policy that counts parts: they take several times as long as the whole image.
+        """
         if request.embedded is not None:
             return self._embedded_by_client(request.embedded)
         assert request.image is not None
@@ -284,10 +283,11 @@ class Pipeline:
         with self.worker.coming():
             decoded = await self.decoder.decode(request.image, with_thumbnail)
         stopwatch.lap("decode_ms")
+        inputs = decoded.inputs if policy.parts is not None else replace(decoded.inputs, windows=None)
         with as_model_failure():
-            features = await self.worker.embed(decoded.inputs)
+            features = await self.worker.embed(inputs)
         stopwatch.record(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
-        return _EmbeddedImage(decoded.facts, features, decoded.inputs, decoded.thumbnail)
+        return _EmbeddedImage(decoded.facts, features, inputs.local, inputs, decoded.thumbnail)
 
     def _embedded_by_client(self, embedded: Embedded) -> _EmbeddedImage:
         """Check an embedding.
@@ -304,7 +304,9 @@ class Pipeline:
         identity.check_size(embedded.facts.width, embedded.facts.height)
         recall = checked_vector(embedded.recall, identity.recall_dim, "embedding.recall")
         perceptual = _checked_views(embedded.perceptual, identity.perceptual_dim)
-        return _EmbeddedImage(embedded.facts, Features(recall, perceptual, embedded.quality, 0.0, 0.0))
+        windows = _checked_windows(embedded, identity)
+        features = Features(recall, perceptual, embedded.quality, 0.0, 0.0, windows)
+        return _EmbeddedImage(embedded.facts, features, embedded.local)
 
     def _look_up(self, request: ImageRequest) -> StoredPosting | _Context:
         stored = self._posted_before(request)
@@ -336,33 +338,6 @@ class Pipeline:
         except PreconditionFailed as error:
             return str(error)
         return ""
-
-    async def _rerank(
-        self, search: CandidateSearch, context: _Context, features: Features, recalled: Sequence[Candidate]
-    ) -> _Reranked:
-        """Compare candidates by perceptual distance and rank them.
-
-        A policy with groups joins near-duplicates before it takes the first k, so it compares all candidates.
-        """
-        policy = context.policy
-        candidates = {candidate.training_image_id: candidate for candidate in recalled}
-        count = policy.k + MAX_NEAR_MISSES if policy.groups is None else len(candidates)
-        neighbours = await search.rerank(features.perceptual, list(candidates), count)
-        await self.scheduler.yield_turn()
-        scored = [
-            ScoredCandidate(
-                neighbour.training_image_id,
-                distance_millionths(neighbour.perceptual_distance),
-                round(candidates[neighbour.training_image_id].clip_similarity * MILLION),
-                None if policy.groups is None else duplicate_group(candidates[neighbour.training_image_id].payload),
-            )
-            for neighbour in neighbours
-        ]
-        recall = None
-        if policy.uncertainty is not None:
-            recall = await self.collections.measured_recall(context.generator.collection)
-        paid, _ = rank(scored, policy)
-        return _Reranked(paid, scored, len(candidates) - len(scored), recall)
 
     async def _works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
         cached = self.rights.cached_works(ids, at)

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import lru_cache
 
-from attributor.core.attribution import Attribution, Contributor, ImageRequest, Payee, Stage, Timings
+from attributor.core.attribution import Attribution, Contributor, ImageRequest, Payee, Stage, Timings, VisibleParts
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.allocation import Group, ScoredCandidate, member_weights, ownership_of, paid_members
+from gmvaluator.ledger.allocation import Group, ScoredCandidate, member_weights, ownership_of, paid_members, parts_of
 from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting
 from gmvaluator.ports import Beneficiary, Candidate, WorkCard
+from gmvaluator.valuation.parts import Sighting
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.weights import MILLION, distance_millionths
 
@@ -47,11 +48,15 @@ def reranked_stage(
     request: ImageRequest,
     policy: Policy,
     paid: Sequence[Group],
+    content: int | None,
     cards: Mapping[TrainingImageId, WorkCard],
     timings: Timings,
 ) -> Attribution:
-    """Build RERANKED: contributors with distances, final shares and payees; near-duplicates follow each other."""
-    shares, unattributed = policy.shares([group.distance_millionths for group in paid])
+    """Build RERANKED: contributors with distances, final shares and payees; near-duplicates follow each other.
+
+    content: see `allocation.allocate`.
+    """
+    shares, unattributed = policy.shares([group.distance_millionths for group in paid], parts_of(paid, content))
     contributors = tuple(
         contributor
         for group, share in zip(paid, shares, strict=True)
@@ -156,7 +161,12 @@ def _reranked(candidate: ScoredCandidate, share: float, card: WorkCard) -> Contr
         title=card.title,
         perceptual_distance=candidate.distance_millionths / MILLION,
         payees=_payees(card),
+        visible=_visible(candidate.sighting, candidate.work_region),
     )
+
+
+def _visible(sighting: Sighting, work_region: int) -> VisibleParts | None:
+    return VisibleParts(sighting.inliers, sighting.region, work_region) if sighting.inliers else None
 
 
 def _payees(card: WorkCard) -> tuple[Payee, ...]:
@@ -189,4 +199,5 @@ def _paid(contribution: Contribution, card: WorkCard) -> Contributor:
         competing=contribution.competing,
         share_low=low,
         share_high=high,
+        visible=_visible(contribution.sighting, contribution.work_mask),
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from datetime import UTC, datetime
 from functools import lru_cache
 
@@ -10,12 +11,14 @@ from google.protobuf.timestamp_pb2 import Timestamp
 
 from attributor.core.attribution import Attribution, Contributor, Embedded, ImageRequest, Payee, Stage
 from attributor.workers.decoder_pool import EncodedImage
-from gmvaluator.errors import ImageTooLarge, InvalidInput
+from gmvaluator.errors import ImageTooLarge, InvalidInput, InvalidVector
 from gmvaluator.ids import GenerationId, TrainingImageId, generation_id
 from gmvaluator.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
+from gmvaluator.keypoints import DESCRIPTOR_DIM, LocalFeatures
 from gmvaluator.ledger.records import ImageFacts, StoredPosting
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
+from gmvaluator.valuation.parts import mask_bytes
 
 MAX_NAME_CHARACTERS = 200
 MAX_DIMENSIONS = 65_536
@@ -72,7 +75,7 @@ def _image(data: bytes) -> EncodedImage:
 
 
 def _embedded(message: attribution_v1.Embedding) -> Embedded:
-    if len(message.recall) > MAX_DIMENSIONS or len(message.perceptual) > MAX_DIMENSIONS:
+    if max(len(message.recall), len(message.perceptual), len(message.windows)) > MAX_DIMENSIONS:
         raise InvalidInput(f"embedding is refused: a vector has at most {MAX_DIMENSIONS:,} dimensions")
     if len(message.image_sha256) != SHA256_BYTES:
         raise InvalidInput(f"embedding.image_sha256 has {len(message.image_sha256)} bytes: give {SHA256_BYTES}")
@@ -90,7 +93,23 @@ def _embedded(message: attribution_v1.Embedding) -> Embedded:
         recall=np.array(message.recall, np.float32),
         perceptual=np.array(message.perceptual, np.float32),
         quality=message.quality,
+        windows=np.array(message.windows, np.float32),
+        local=_local_features(message),
     )
+
+
+def _local_features(message: attribution_v1.Embedding) -> LocalFeatures | None:
+    """Return the local features of an embedding; None if it has none. Raises InvalidVector."""
+    if not message.local_features:
+        return None
+    features = LocalFeatures.from_bytes(message.local_features)
+    mirrored = np.frombuffer(message.mirrored_descriptors, np.int8)
+    if mirrored.size != features.descriptors.size:
+        raise InvalidVector(
+            f"embedding.mirrored_descriptors has {mirrored.size} bytes: give {DESCRIPTOR_DIM} for each of its "
+            f"{len(features)} keypoints"
+        )
+    return replace(features, mirrored=mirrored.reshape(features.descriptors.shape))
 
 
 def _generated_at(stamp: Timestamp | None) -> datetime:
@@ -134,6 +153,16 @@ def _contributor(contributor: Contributor) -> attribution_v1.Contributor:
     message.share = contributor.share
     if contributor.perceptual_distance is not None:
         message.perceptual_distance = contributor.perceptual_distance
+    if contributor.duplicate_group is not None:
+        message.duplicate_group = str(contributor.duplicate_group)
+    if contributor.competing:
+        message.competing = True
+    if contributor.share_low is not None and contributor.share_high is not None:
+        message.share_low, message.share_high = contributor.share_low, contributor.share_high
+    if contributor.visible is not None:
+        inliers, image_cells, work_cells = contributor.visible
+        message.visible.inliers = inliers
+        message.visible.image_cells, message.visible.work_cells = mask_bytes(image_cells), mask_bytes(work_cells)
     if contributor.credit_micros is not None:
         message.credit_micros = contributor.credit_micros
         message.payees.extend(map(_payee, contributor.payees))

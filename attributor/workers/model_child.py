@@ -14,16 +14,12 @@ from collections.abc import Sequence
 from multiprocessing.connection import Connection
 from typing import Any
 
-import numpy as np
-
-from attributor.workers.model_process import Array, BufferSlice, array_view
+from attributor.workers.model_process import NO_INPUT, Array, BufferSlice, array_view
 from gmvaluator.errors import GmvaluatorError, ModelFailed
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.process_setup import prepare_process
 from gmvaluator.models.profiles import load_models
 from gmvaluator.ports import Models, Prepared
-
-_NOTHING = np.empty(0, np.uint8)
 
 
 class Inputs:
@@ -75,7 +71,12 @@ def _compute(models: Models, method: str, rows: list[list[Array]]) -> Any:
     """Return the method's result, or the error that it raised."""
     try:
         if method == "embed":
-            return models.embed([Prepared(recall, perceptual, _NOTHING) for recall, perceptual in rows])
+            return models.embed(
+                [
+                    Prepared(recall, perceptual, NO_INPUT, windows if windows.size else None)
+                    for recall, perceptual, windows in rows
+                ]
+            )
         prepared = [Prepared(quality, quality, quality) for (quality,) in rows]
         return models.quality(prepared) if method == "quality" else models.quality_slice(prepared)
     except Exception as error:  # noqa: BLE001 - models raise anything, and the parent waits for an answer

@@ -38,6 +38,9 @@ QUALITY_TIMEOUT_S = 1_800.0
 EXIT_TIMEOUT_S = 10.0
 """Time that the process gets to exit by itself; then it is killed."""
 
+NO_INPUT = np.empty(0, np.uint8)
+"""Input of a model that is absent or not run."""
+
 _ALIGNMENT_BYTES = 64
 """Alignment of arrays in the shared memory: a cache line, and the widest vector instructions."""
 
@@ -111,7 +114,10 @@ class ModelProcess:
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
         """Embed B images. Raises ModelFailed, or Unavailable if the process died over it."""
-        rows = [(prepared.recall, prepared.perceptual) for prepared in inputs]
+        rows = [
+            (prepared.recall, prepared.perceptual, NO_INPUT if prepared.windows is None else prepared.windows)
+            for prepared in inputs
+        ]
         embeddings: Embeddings = self._call("embed", rows, EMBED_TIMEOUT_S)
         return embeddings
 

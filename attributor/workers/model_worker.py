@@ -25,15 +25,23 @@ RESTART_PERIOD_S = 300.0
 _STOPPING = "the attributor is stopping: send the image again, with the same id"
 
 
+NO_WINDOWS: Float32Array = np.empty((0, 0), np.float32)
+"""Windows of an image that was embedded without."""
+
+
 @dataclass(frozen=True, slots=True)
 class Features:
-    """Features of one image: (D,) recall, (Q, P) perceptual, quality in [0, 1] or None, and times in milliseconds."""
+    """Features of one image: (D,) recall, (Q, P) perceptual, quality in [0, 1] or None, and times in milliseconds.
+
+    windows: (W, D) recall vectors of its windows, (0, D) if it was embedded without.
+    """
 
     recall: Float32Array
     perceptual: Float32Array
     quality: float | None
     queue_ms: float
     embed_ms: float
+    windows: Float32Array = NO_WINDOWS
 
 
 @dataclass(slots=True)
@@ -57,8 +65,8 @@ class _Job:
     queued_at: float
 
 
-_Row = tuple[Float32Array, Float32Array, float | None]
-"""Recall, perceptual and quality of one image."""
+_Row = tuple[Float32Array, Float32Array, float | None, Float32Array]
+"""Recall, perceptual, quality and windows of one image."""
 
 
 class ModelWorker:
@@ -257,8 +265,8 @@ class ModelWorker:
         if done:
             self._on_batch(len(done), embed_ms / 1000)
         features = [
-            Features(recall, perceptual, quality, (started - job.queued_at) * 1000, embed_ms)
-            for job, (recall, perceptual, quality) in done
+            Features(recall, perceptual, quality, (started - job.queued_at) * 1000, embed_ms, windows)
+            for job, (recall, perceptual, quality, windows) in done
         ]
         # One wake-up of the event loop for the whole batch.
         deliver_all([(job.waiter, row) for (job, _), row in zip(done, features, strict=True)])
@@ -296,15 +304,16 @@ class ModelWorker:
         qualities = self.models.quality_slice([job.inputs for job in jobs])
         if len(qualities) != len(jobs):
             raise ModelFailed(f"the quality model answered {len(qualities)} values for {len(jobs)} images")
-        return [None if quality is None else (nothing, nothing, float(quality)) for quality in qualities]
+        return [None if quality is None else (nothing, nothing, float(quality), NO_WINDOWS) for quality in qualities]
 
     def _compute_vectors(self, jobs: list[_Job]) -> list[_Row]:
         inputs = [job.inputs for job in jobs]
         rows = self.models.embed(inputs)
         qualities = [None] * len(jobs) if rows.quality is None else [float(quality) for quality in rows.quality]
-        if not len(rows.recall) == len(rows.perceptual) == len(qualities) == len(jobs):
+        windows = [NO_WINDOWS] * len(jobs) if rows.windows is None else rows.windows
+        if not len(rows.recall) == len(rows.perceptual) == len(qualities) == len(windows) == len(jobs):
             raise ModelFailed(f"the models answered {len(rows.recall)} rows for {len(jobs)} images")
-        return list(zip(rows.recall, rows.perceptual, qualities, strict=True))
+        return list(zip(rows.recall, rows.perceptual, qualities, windows, strict=True))
 
     def _warmed_up(self, models: QueryModels) -> QueryModels:
         """Make the first, slow calls now, and learn whether quality is a separate model."""

@@ -2,9 +2,10 @@
 
     python -m evaluation.training.lite_graph
 
-The graph computes what `gmvaluator.models.lite_network.Backbone` computes: images (B, 3, 224, 224) float32 to pooled
-(B, 1752) and texture (B, 1024). It holds no weights: each of its 245 tensors has timm's name, by which
-`gmvaluator.models.lite_onnx` gives ONNX Runtime the pinned weights. ONNX Runtime folds batch norms itself.
+The graph computes what `gmvaluator.models.lite_network.Backbone` computes: images (B, 3, H, W) float32, of even sides,
+to pooled (B, 1752), texture (B, 1024) and the four maps that are pooled. It holds no weights: each of its 245 tensors
+has timm's name, by which `gmvaluator.models.lite_onnx` gives ONNX Runtime the pinned weights. ONNX Runtime folds batch
+norms itself.
 
 Needs the package `onnx`, which the product does not.
 """
@@ -20,13 +21,12 @@ import safetensors.numpy
 from onnx import TensorProto, helper
 
 from gmvaluator.files import atomic_write
-from gmvaluator.models.lite_onnx import GRAPH_FILE
+from gmvaluator.models.lite_onnx import GRAPH_FILE, MAPS, OUTPUTS
 from gmvaluator.models.lite_weights import BACKBONE_FILE, STAGE_BLOCKS
 from gmvaluator.models.specs import DATA
 
 OPSET = 17
 IR_VERSION = 8
-SIDE_PX = 224
 STRIDES = (1, 2, 2, 2, 1, 2, 1)
 """Stride of the first layer of each of EfficientNet-Lite0's seven blocks (Tan and Le 2019; TensorFlow's `lite0`)."""
 
@@ -106,6 +106,7 @@ def lite_graph(shapes: Shapes) -> onnx.ModelProto:
     graph = _Graph(shapes)
     hidden = graph.convolution("images", "conv_stem", "bn1", stride=2)
     moments: list[tuple[str, str]] = []
+    stages: list[str] = []
     for block, stride in enumerate(STRIDES):
         layer = 0
         while any(name.startswith(f"blocks.{block}.{layer}.") for name in shapes):
@@ -113,7 +114,11 @@ def lite_graph(shapes: Shapes) -> onnx.ModelProto:
             layer += 1
         if block in STAGE_BLOCKS:
             moments.append(graph.moments(hidden))
-    last = graph.add("Flatten", graph.mean(graph.convolution(hidden, "conv_head", "bn2")))
+            stages.append(hidden)
+    head = graph.convolution(hidden, "conv_head", "bn2")
+    last = graph.add("Flatten", graph.mean(head))
+    for name, stage in zip(MAPS, [*stages[-3:], head], strict=True):
+        graph.add("Identity", stage, output=name)
     graph.add("Concat", *[mean for mean, _ in moments[-3:]], last, output="pooled", axis=1)
     graph.add("Concat", *[values for pair in moments for values in pair], output="texture", axis=1)
     constants = [helper.make_tensor(name, TensorProto.FLOAT, [], [value]) for name, value in (("zero", 0), ("six", 6))]
@@ -121,8 +126,11 @@ def lite_graph(shapes: Shapes) -> onnx.ModelProto:
         helper.make_graph(
             graph.nodes,
             "lite",
-            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, SIDE_PX, SIDE_PX])],
-            [helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", None]) for name in ("pooled", "texture")],
+            [helper.make_tensor_value_info("images", TensorProto.FLOAT, ["batch", 3, "height", "width"])],
+            [
+                *(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", None]) for name in OUTPUTS),
+                *(helper.make_tensor_value_info(name, TensorProto.FLOAT, ["batch", *[None] * 3]) for name in MAPS),
+            ],
             [*constants, *(_external(name, shapes[name]) for name in graph.used)],
         ),
         opset_imports=[helper.make_opsetid("", OPSET)],

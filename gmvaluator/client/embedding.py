@@ -40,6 +40,8 @@ class ImageEmbedder:
             quality = self._models.quality(inputs) if embeddings.quality is None else embeddings.quality
         if not np.isfinite(quality).all():
             raise InvalidImage("the image's quality is not finite: send another image")
+        local = inputs[0].local
+        windows = [] if embeddings.windows is None else embeddings.windows[0].ravel().tolist()
         return attribution_v1.Embedding(
             profile_hash=self._hash,
             image_sha256=bytes.fromhex(sha256_hex(image)),
@@ -49,6 +51,9 @@ class ImageEmbedder:
             recall=embeddings.recall[0].tolist(),
             perceptual=embeddings.perceptual[0].ravel().tolist(),
             quality=float(quality[0]),
+            windows=windows,
+            local_features=b"" if local is None else local.to_bytes(),
+            mirrored_descriptors=b"" if local is None else local.mirrored.tobytes(),
         )
 
     def close(self) -> None:

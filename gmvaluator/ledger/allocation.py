@@ -12,6 +12,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Any
 
 from gmvaluator.accounts import HELD
@@ -19,6 +20,7 @@ from gmvaluator.errors import InvalidValuation
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.records import Contribution, NearMiss, Payment
 from gmvaluator.ports import WorkCard
+from gmvaluator.valuation.parts import NOT_SEEN, Parts, Sighting, mask_text
 from gmvaluator.valuation.policy import Policy, Valuation
 from gmvaluator.valuation.uncertainty import Interval, Uncounted
 from gmvaluator.valuation.weights import MILLION, divide, similarity_weights
@@ -31,13 +33,16 @@ MAX_NEAR_MISSES = 10
 class ScoredCandidate:
     """A candidate after re-ranking. Distances: millionths, lower is nearer; similarity: millionths, higher is nearer.
 
-    group: the first of its near-duplicates, as the index stores it; None if it is known to have none.
+    group: the first of its near-duplicates, as the index stores it; None if it is known to have none. sighting: where
+    it was seen in parts of the image. work_region: mask of the part of the work that was verified, for people to see.
     """
 
     training_image_id: TrainingImageId
     distance_millionths: int
     clip_similarity_millionths: int
     group: TrainingImageId | None = None
+    sighting: Sighting = NOT_SEEN
+    work_region: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -47,6 +52,11 @@ class Group:
     name: TrainingImageId
     distance_millionths: int
     members: tuple[ScoredCandidate, ...]
+
+    @property
+    def sighting(self) -> Sighting:
+        """Where any member was seen: the nearest window, and the best verified region."""
+        return reduce(Sighting.joined, (member.sighting for member in self.members))
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,17 +97,20 @@ def allocate(
     quality: int,
     unlisted: int = 0,
     recall: float | None = None,
+    content: int | None = None,
 ) -> Allocation:
     """Value the candidates by `policy`, and divide each contributor's credit among the owners.
 
     ownerships: at least those of the k nearest contributors' members. quality: millionths. unlisted, recall: see
-    `uncertainty.Uncounted`. Raises InvalidValuation if a candidate repeats, an ownership is missing, or rights do not
-    sum to 1,000,000 ppm.
+    `uncertainty.Uncounted`. content: mask of the cells that show anything; None if parts were not examined. Raises
+    InvalidValuation if a candidate repeats, an ownership is missing, or rights do not sum to 1,000,000 ppm.
     """
     paid, rest = rank(candidates, policy)
     distances = [group.distance_millionths for group in paid]
-    value = policy.value([str(group.name) for group in paid], distances, quality)
-    bounds = policy.intervals(distances, Uncounted([group.distance_millionths for group in rest], unlisted, recall))
+    parts = parts_of(paid, content)
+    value = policy.value([str(group.name) for group in paid], distances, quality, parts)
+    uncounted = Uncounted([group.distance_millionths for group in rest], unlisted, recall)
+    bounds = policy.intervals(distances, uncounted, parts)
     intervals: Sequence[Interval | None] = [None] * len(paid) if bounds is None else bounds.contributors
     contributions = tuple(
         contribution
@@ -116,8 +129,13 @@ def allocate(
     return Allocation(value, contributions, misses, uncertainty)
 
 
+def parts_of(groups: Sequence[Group], content: int | None) -> Parts | None:
+    """Return where the contributors were seen; None if parts were not examined. content: see `allocate`."""
+    return None if content is None else Parts(content, tuple(group.sighting for group in groups))
+
+
 def rank(candidates: Sequence[ScoredCandidate], policy: Policy) -> tuple[list[Group], list[Group]]:
-    """Return the k nearest contributors and the rest, nearest first."""
+    """Return the first k contributors and the rest, in the order of `group_candidates`."""
     # Grouping comes before the cut: otherwise copies of one work could fill the k places.
     ordered = group_candidates(candidates, policy)
     return ordered[: policy.k], ordered[policy.k :]
@@ -125,6 +143,8 @@ def rank(candidates: Sequence[ScoredCandidate], policy: Policy) -> tuple[list[Gr
 
 def group_candidates(candidates: Sequence[ScoredCandidate], policy: Policy) -> list[Group]:
     """Return the contributors, nearest first; each candidate by itself if the policy has no groups.
+
+    Under a policy with a rule for parts, verified works come first, then the nearest to the image or to a window of it.
 
     Equal distances are ordered by name, so the result does not depend on the candidates' order.
     """
@@ -134,7 +154,16 @@ def group_candidates(candidates: Sequence[ScoredCandidate], policy: Policy) -> l
     groups = [
         Group(name, _group_distance(name, members, policy), tuple(members)) for name, members in members_by_name.items()
     ]
-    return sorted(groups, key=lambda group: (group.distance_millionths, group.name.int))
+    return sorted(groups, key=_by_distance if policy.parts is None else _by_parts)
+
+
+def _by_distance(group: Group) -> tuple[int, int]:
+    return group.distance_millionths, group.name.int
+
+
+def _by_parts(group: Group) -> tuple[int, int, int]:
+    sighting = group.sighting
+    return -sighting.inliers, min(group.distance_millionths, sighting.nearest), group.name.int
 
 
 def _nearness(candidate: ScoredCandidate) -> tuple[int, int]:
@@ -223,11 +252,24 @@ def _contributions(
             competing=index not in paid,
             interval=interval,
             held_for=tuple(sorted(ownership.rights)) if held else None,
+            **({} if policy.parts is None else _parts_evidence(member)),
         )
         for index, (member, ownership, weight, amount) in enumerate(
             zip(group.members, members, weights, amounts, strict=True)
         )
     ]
+
+
+def _parts_evidence(member: ScoredCandidate) -> dict[str, Any]:
+    """Return the fields of a contribution that say where the work was seen."""
+    sighting = member.sighting
+    window = {"window": mask_text(sighting.window), "window_distance_millionths": sighting.window_distance}
+    verified = {
+        "inliers": sighting.inliers,
+        "region": mask_text(sighting.region),
+        "work_region": mask_text(member.work_region),
+    }
+    return {**(window if sighting.window else {}), **(verified if sighting.inliers else {})}
 
 
 def _ownership(member: ScoredCandidate, ownerships: Mapping[TrainingImageId, Ownership]) -> Ownership:

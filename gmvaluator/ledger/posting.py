@@ -22,11 +22,13 @@ from gmvaluator.ledger.allocation import (
     holds_back,
     member_weights,
     ownership_of,
+    parts_of,
     payments_of,
 )
 from gmvaluator.ledger.records import ATTRIBUTOR, Contribution, Entry, Evidence, ImageFacts, NewPosting
 from gmvaluator.ports import WorkCard
 from gmvaluator.profile import ProfileIdentity
+from gmvaluator.valuation.parts import mask_text, read_mask
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.weights import MILLION
 
@@ -37,7 +39,8 @@ class ValuedImage:
 
     quality_millionths: 0..1,000,000, higher is better. timings_ms: stage to milliseconds, for the evidence. unlisted:
     number of candidates that were recalled and are farther than those given. recall: share of the true neighbours that
-    the index finds; None if it was never measured.
+    the index finds; None if it was never measured. content: mask of the cells that show anything; None if parts of the
+    image were not examined.
     """
 
     generator_identity: str
@@ -52,6 +55,7 @@ class ValuedImage:
     embedded_by: str = ATTRIBUTOR
     unlisted: int = 0
     recall: float | None = None
+    content: int | None = None
 
 
 def build_posting(
@@ -67,7 +71,10 @@ def build_posting(
     InvalidValuation if a candidate repeats, or its rights are missing or do not sum to 1,000,000 ppm.
     """
     ownerships = {work: ownership_of(card) for work, card in cards.items()}
-    allocation = allocate(policy, candidates, ownerships, valued.quality_millionths, valued.unlisted, valued.recall)
+    content = None if policy.parts is None else valued.content
+    allocation = allocate(
+        policy, candidates, ownerships, valued.quality_millionths, valued.unlisted, valued.recall, content
+    )
     value, contributions = allocation.value, allocation.contributions
     evidence = Evidence(
         image=valued.image,
@@ -86,6 +93,7 @@ def build_posting(
         timings_ms=valued.timings_ms,
         embedded_by=valued.embedded_by,
         uncertainty=allocation.uncertainty,
+        content=None if content is None else mask_text(content),
     )
     entries = entries_of(value.issued_micros, value.unattributed_micros, contributions)
     posting = NewPosting(valued.generator_identity, valued.generation_id, valued.generated_at, entries, evidence)
@@ -129,6 +137,7 @@ def recompute_entries(evidence: Evidence) -> tuple[Entry, ...]:
         [str(group.name) for group in groups],
         [group.distance_millionths for group in groups],
         evidence.quality_millionths,
+        parts_of(groups, content_of(evidence)),
     )
     recomputed = {
         contribution.training_image_id: contribution
@@ -150,9 +159,16 @@ def candidates_from_evidence(evidence: Evidence) -> list[ScoredCandidate]:
             contribution.distance_millionths,
             contribution.clip_similarity_millionths,
             contribution.group,
+            contribution.sighting,
+            contribution.work_mask,
         )
         for contribution in evidence.contributions
     ]
+
+
+def content_of(evidence: Evidence) -> int | None:
+    """Return the mask of the cells that show anything; None if parts of the image were not examined."""
+    return None if evidence.content is None else read_mask(evidence.content)
 
 
 def ownerships_of(evidence: Evidence) -> dict[TrainingImageId, Ownership]:

@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 from gmvaluator.accounts import ISSUANCE
 from gmvaluator.ids import GenerationId, TrainingImageId
 from gmvaluator.ledger.hash_chain import canonical_json, entries_digest, evidence_digest, header_hash
+from gmvaluator.valuation.parts import Sighting, read_mask
 
 ATTRIBUTION = "attribution"
 """Kind of a posting caused by one generated image."""
@@ -32,7 +33,10 @@ EVIDENCE_FORMAT = 1
 
 # Fields of a contribution that are left out of the evidence where they are None or False. They were added later,
 # and the bytes of older evidence, which are hashed, must stay what they were.
-_OPTIONAL_FIELDS = ("group", "claim_number", "competing", "interval", "held_for")
+_OPTIONAL_FIELDS = (
+    *("group", "claim_number", "competing", "interval", "held_for"),
+    *("window", "window_distance_millionths", "inliers", "region", "work_region"),
+)
 
 # zlib level 1 saves three quarters of what level 6 saves, in a third of the time.
 _COMPRESSION = 1
@@ -83,6 +87,26 @@ class Contribution:
     competing: bool = False
     interval: tuple[int, int] | None = None
     held_for: tuple[tuple[str, int], ...] | None = None
+    window: str | None = None
+    window_distance_millionths: int | None = None
+    inliers: int | None = None
+    region: str | None = None
+    work_region: str | None = None
+
+    @property
+    def sighting(self) -> Sighting:
+        """Where the work was seen in parts of the image. Raises ValueError for a mask that is none."""
+        return Sighting(
+            read_mask(self.window) if self.window else 0,
+            self.window_distance_millionths or 0,
+            read_mask(self.region) if self.region else 0,
+            self.inliers or 0,
+        )
+
+    @property
+    def work_mask(self) -> int:
+        """Mask of the part of the work that was verified; 0 if none was."""
+        return read_mask(self.work_region) if self.work_region else 0
 
     @property
     def rights(self) -> tuple[tuple[str, int], ...]:
@@ -118,7 +142,8 @@ class Evidence:
     policy: `Policy.parameters()`. weights: role of each weight file to its SHA-256. contributions: nearest first.
     timings_ms: stage to milliseconds. embedded_by: who computed vectors and quality; those of a CLIENT are not checked.
     uncertainty: interval of the unattributed share in millionths, with the index's measured recall and the number of
-    candidates that were recalled and not listed; None if the policy has no intervals.
+    candidates that were recalled and not listed; None if the policy has no intervals. content: mask of the cells of the
+    image that show anything, 64 hex digits (see `valuation.parts`); None if parts were not examined.
     """
 
     image: ImageFacts
@@ -137,6 +162,7 @@ class Evidence:
     timings_ms: Mapping[str, float] = field(default_factory=dict)
     embedded_by: str = ATTRIBUTOR
     uncertainty: Mapping[str, Any] | None = None
+    content: str | None = None
 
     @property
     def header_facts(self) -> HeaderFacts:
@@ -153,11 +179,12 @@ class Evidence:
         value["near_misses"] = [_plain(miss) for miss in self.near_misses]
         value["policy"], value["weights"] = dict(self.policy), dict(self.weights)
         value["timings_ms"] = dict(self.timings_ms)
-        # These two were added later: evidence that needs neither keeps the bytes that it had before.
+        # These were added later: evidence that needs none of them keeps the bytes that it had before.
         if self.embedded_by == ATTRIBUTOR:
             del value["embedded_by"]
-        if self.uncertainty is None:
-            del value["uncertainty"]
+        for name in ("uncertainty", "content"):
+            if value[name] is None:
+                del value[name]
         return canonical_json(value)
 
     @classmethod

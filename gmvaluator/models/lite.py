@@ -1,7 +1,9 @@
 """Profile `lite`: one small network (`lite_network`) on several views of each image (`lite_views`).
 
 Input: B x 3 x 224 x 224 float32 in [-1, 1], the whole image on white. Output: recall B x 512, perceptual B x V x 514,
-both of unit norm, a higher cosine is nearer; quality B in [0, 1], higher is better.
+both of unit norm, a higher cosine is nearer; quality B in [0, 1], higher is better. The windows of a generated image
+are embedded as well, from one pass over the image at twice that side: means over a window of its feature maps take the
+place of means over the whole.
 
 Its quality head also scores images for profiles of other models (`LiteQuality`), from the same input. It was trained
 on drawings; see docs/explanation/models.md.
@@ -10,7 +12,9 @@ on drawings; see docs/explanation/models.md.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any
+from dataclasses import replace
+from functools import cache
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
@@ -18,23 +22,36 @@ import safetensors.numpy
 from PIL import Image
 
 from gmvaluator.errors import ModelFailed
+from gmvaluator.local_features.detection import Detector
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.lite_views import (
     EXTRA_DIM,
+    LARGE_SIDE_PX,
     SIDE_PX,
     VIEWS,
     pad_whole,
     prepare,
+    prepare_large,
+    unit_range,
     views_of,
     weight_blurs,
     weight_windows,
 )
-from gmvaluator.models.lite_weights import BACKBONE_FILE, HEADS_FILE, Features, Heads, blur, pinned_tensors
+from gmvaluator.models.lite_weights import (
+    BACKBONE_FILE,
+    HEADS_FILE,
+    Features,
+    Heads,
+    blur,
+    load_detector,
+    pinned_tensors,
+)
 from gmvaluator.models.preprocessing import Pixels
 from gmvaluator.models.specs import ModelSpec
 from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Embeddings, Float32Array, Prepared, WorkEmbeddings
 from gmvaluator.profile import ProfileIdentity
+from gmvaluator.windows import WINDOWS
 
 if TYPE_CHECKING:
     from gmvaluator.models.device import Runtime
@@ -48,8 +65,19 @@ PERCEPTUAL_DIM = EMBEDDING_DIM + EXTRA_DIM
 CHUNK_ROWS = 8
 """Rows of one forward pass. Larger passes save no time on a CPU, take more memory, and do not fit its caches."""
 
-Backbone = Callable[[Float32Array], Features]
-"""A network that computes the features of (B, 3, 224, 224) float32 in [-1, 1]; raises ModelFailed."""
+LARGE_CHUNK_ROWS = 2
+"""Rows of one forward pass over images of `LARGE_SIDE_PX`: as many pixels as `CHUNK_ROWS` of the usual side."""
+
+
+class Backbone(Protocol):
+    """A network on the CPU or another device."""
+
+    def __call__(self, images: Float32Array) -> Features:
+        """Compute the features of (B, 3, 224, 224) float32 in [-1, 1]. Raises ModelFailed."""
+
+    def maps(self, images: Float32Array) -> Sequence[Float32Array]:
+        """Compute the maps that `Features.pooled` are means of: four of (B, C, H, W). Raises ModelFailed."""
+
 
 _Change = Callable[[Float32Array], Float32Array]
 
@@ -57,21 +85,19 @@ _Change = Callable[[Float32Array], Float32Array]
 class LiteModels:
     """`ports.Models` for profile `lite`."""
 
-    def __init__(self, identity: ProfileIdentity, backbone: Backbone, heads: Heads) -> None:
+    def __init__(self, identity: ProfileIdentity, backbone: Backbone, heads: Heads, detector: Detector) -> None:
         self._identity = identity
         self._backbone = backbone
         self._heads = heads
+        self._detector = detector
 
     @property
     def identity(self) -> ProfileIdentity:
         return self._identity
 
     def prepare(self, image: Image.Image) -> Prepared:
-        """Preprocess an RGB image of any size to (3, 224, 224) float32 in [-1, 1]: the whole image, centred on white.
-
-        Raises InvalidImage if the image is not RGB.
-        """
-        return Prepared.shared(prepare(image))
+        """Preprocess a generated image; see `prepare_query`."""
+        return prepare_query(image, self._detector)
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
         """Embed B images from `prepare`, with quality. Raises ModelFailed, naming the row.
@@ -83,7 +109,8 @@ class LiteModels:
         # Both views of an image in one pass: two passes of one row take a quarter more time than one of two.
         embedding, quality = self._passes(rows, CHUNK_ROWS // 2, _with_blur)
         whole, blurred = embedding[::2].copy(), embedding[1::2]
-        return Embeddings(whole, np.stack([pad_whole(whole), weight_blurs(blurred)], axis=1), quality[::2].copy())
+        perceptual = np.stack([pad_whole(whole), weight_blurs(blurred)], axis=1)
+        return Embeddings(whole, perceptual, quality[::2].copy(), self._windows(inputs))
 
     def embed_whole(self, inputs: Sequence[Prepared]) -> Float32Array:
         """Embed B images from `prepare` as (B, 512) of unit norm: recall vectors alone, in half `embed`'s time."""
@@ -91,8 +118,8 @@ class LiteModels:
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
         """Preprocess the ten views of an RGB training image. Raises InvalidImage if it is not RGB."""
-        first = self.prepare(image)
-        return [first, *(self.prepare(view) for view in views_of(image)[1:])]
+        whole = replace(Prepared.shared(prepare(image)), local=self._detector.detect(image))
+        return [whole, *(Prepared.shared(prepare(view)) for view in views_of(image)[1:])]
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
         """Embed B training images from `prepare_work`. Raises ModelFailed, naming the row."""
@@ -111,6 +138,19 @@ class LiteModels:
     def quality_slice(self, inputs: Sequence[Prepared]) -> list[float | None]:
         """Score all images at once."""
         return [float(quality) for quality in self.quality(inputs)]
+
+    def _windows(self, inputs: Sequence[Prepared]) -> list[Float32Array]:
+        """Embed the windows of each image: (W, 512), or (0, 512) for an image that was prepared without."""
+        rows = [row for row, prepared in enumerate(inputs) if prepared.windows is not None]
+        windows = [np.empty((0, EMBEDDING_DIM), np.float32)] * len(inputs)
+        for start in range(0, len(rows), LARGE_CHUNK_ROWS):
+            chunk = rows[start : start + LARGE_CHUNK_ROWS]
+            images = unit_range(np.stack([_large(inputs[row]) for row in chunk]))
+            embeddings = self._heads.embedding(pool_windows(self._backbone.maps(images)))
+            _check_finite(len(chunk), embeddings)
+            for row, rows_of_image in zip(chunk, embeddings.reshape(len(chunk), len(WINDOWS), -1), strict=True):
+                windows[row] = rows_of_image
+        return windows
 
     def _passes(
         self, inputs: Float32Array, chunk: int = CHUNK_ROWS, change: _Change | None = None
@@ -132,8 +172,53 @@ def load(
     """Load the profile's models; see `profiles.load_models`."""
     choice.check_no_variant()
     heads = Heads(pinned_tensors(HEADS_FILE, identity.weights["heads"]))
+    detector = load_detector(identity)
     state = pinned_tensors(BACKBONE_FILE, identity.weights["backbone"])
-    return LiteModels(identity, _load_backbone(state, identity.precision, device, threads), heads)
+    return LiteModels(identity, _load_backbone(state, identity.precision, device, threads), heads, detector)
+
+
+def prepare_query(image: Image.Image, detector: Detector) -> Prepared:
+    """Preprocess a generated image of any size: the whole at two sizes, centred on white, and its local features.
+
+    Raises InvalidImage if the image is not RGB.
+    """
+    whole = Prepared.shared(prepare(image))
+    return replace(whole, windows=prepare_large(image), local=detector.detect(image, mirrored=True))
+
+
+def pool_windows(maps: Sequence[Float32Array]) -> npt.NDArray[np.float64]:
+    """Return (B · W, 1752): the means over each window of feature maps, four of (B, C, H, W)."""
+    pooled = [
+        np.einsum("bchw,nhw->bnc", stage, _window_weights(*stage.shape[2:]), optimize=True, dtype=np.float64)
+        for stage in maps
+    ]
+    joined: npt.NDArray[np.float64] = np.concatenate(pooled, axis=2)
+    return joined.reshape(-1, joined.shape[2])
+
+
+@cache
+def _window_weights(height: int, width: int) -> npt.NDArray[np.float64]:
+    """Return (W, H, W): how much of each cell of a map a window covers; a window's weights sum to 1."""
+    weights = np.stack(
+        [np.outer(_covered(box.top, box.bottom, height), _covered(box.left, box.right, width)) for box in WINDOWS]
+    )
+    return np.asarray(weights / weights.sum(axis=(1, 2), keepdims=True))
+
+
+def _covered(start: float, end: float, cells: int) -> npt.NDArray[np.float64]:
+    edges = np.arange(cells + 1) / cells
+    return np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], start), 0, None)
+
+
+def _large(prepared: Prepared) -> npt.NDArray[Any]:
+    """Return the input for windows. Raises ModelFailed unless it is what `prepare` makes."""
+    assert prepared.windows is not None
+    if prepared.windows.shape != (3, LARGE_SIDE_PX, LARGE_SIDE_PX) or prepared.windows.dtype != np.uint8:
+        raise ModelFailed(
+            f"windows of shape {prepared.windows.shape} and type {prepared.windows.dtype} cannot be embedded: give "
+            f"(3, {LARGE_SIDE_PX}, {LARGE_SIDE_PX}) uint8 from prepare"
+        )
+    return prepared.windows
 
 
 def _load_backbone(state: Mapping[str, npt.NDArray[Any]], precision: str, device: str, threads: int | None) -> Backbone:

@@ -5,7 +5,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy.typing as npt
@@ -42,16 +42,21 @@ class Backbone(nn.Module):
 
     def forward(self, inputs: Tensor) -> tuple[Tensor, Tensor]:
         """Compute `Features.pooled` and `Features.texture` of (B, 3, 224, 224) float32 in [-1, 1]."""
+        *stages, last = self.maps(inputs)
+        moments = [_moments(stage) for stage in stages]
+        means = [mean for mean, _ in moments[-3:]]
+        texture = torch.cat([values for pair in moments for values in pair], dim=1)
+        return torch.cat([*means, last.mean(dim=(2, 3))], dim=1), texture
+
+    def maps(self, inputs: Tensor) -> list[Tensor]:
+        """Compute the maps of the five stages and of the last layer, (B, C, H, W) float32."""
         hidden = self.stem(inputs.to(self.dtype))
         stages = []
         for number, block in enumerate(self.blocks):
             hidden = block(hidden)
             if number in STAGE_BLOCKS:
                 stages.append(hidden.float())
-        moments = [_moments(stage) for stage in stages]
-        means = [mean for mean, _ in moments[-3:]]
-        texture = torch.cat([values for pair in moments for values in pair], dim=1)
-        return torch.cat([*means, self.last(hidden).float().mean(dim=(2, 3))], dim=1), texture
+        return [*stages, self.last(hidden).float()]
 
 
 def _moments(stage: Tensor) -> tuple[Tensor, Tensor]:
@@ -73,11 +78,18 @@ class TorchBackbone:
 
     def __call__(self, images: Float32Array) -> Features:
         """Compute the features of (B, 3, 224, 224) float32 in [-1, 1]. Raises ModelFailed."""
+        return Features(*self._run(self._network, images))
+
+    def maps(self, images: Float32Array) -> list[Float32Array]:
+        """Compute the maps that `Features.pooled` are means of: four of (B, C, H, W). Raises ModelFailed."""
+        return self._run(self._network.maps, images)[-4:]
+
+    def _run(self, network: Callable[[Tensor], Sequence[Tensor]], images: Float32Array) -> list[Float32Array]:
         # torch warns of arrays that may not be written, such as those in shared memory.
         writeable = images if images.flags.writeable else images.copy()
         try:
             with torch.inference_mode():
                 inputs = torch.from_numpy(writeable).to(self._device, memory_format=torch.channels_last)
-                return Features(*(output.cpu().numpy() for output in self._network(inputs)))
+                return [output.cpu().numpy() for output in network(inputs)]
         except RuntimeError as error:
             raise ModelFailed(f"the lite models failed: {error}") from error

@@ -7,7 +7,7 @@ again (docs/results/model-speed.md). `data/lite.onnx` holds the graph without we
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,12 @@ from gmvaluator.models.specs import DATA
 from gmvaluator.ports import Float32Array
 
 GRAPH_FILE = "lite.onnx"
-_OUTPUTS = ["pooled", "texture"]
+OUTPUTS = ("pooled", "texture")
+"""Outputs of the graph that are features."""
+
+MAPS = ("stage_3", "stage_4", "stage_5", "last")
+"""Outputs of the graph that are feature maps: the three last stages and the last layer."""
+
 _ERRORS = (
     ort_errors.Fail,
     ort_errors.InvalidArgument,
@@ -62,10 +67,18 @@ class OnnxBackbone:
 
     def __call__(self, images: Float32Array) -> Features:
         """Compute the features of (B, 3, 224, 224) float32 in [-1, 1]. Raises ModelFailed."""
+        return Features(*self._run(OUTPUTS, images))
+
+    def maps(self, images: Float32Array) -> list[Float32Array]:
+        """Compute the maps that `Features.pooled` are means of: four of (B, C, H, W). Raises ModelFailed."""
+        return self._run(MAPS, images)
+
+    def _run(self, outputs: Sequence[str], images: Float32Array) -> list[Float32Array]:
         try:
-            return Features(*self._session.run(_OUTPUTS, {"images": images}))
+            values: list[Float32Array] = self._session.run(outputs, {"images": images})
         except _ERRORS as error:
             raise ModelFailed(f"the lite models failed: {error}") from error
+        return values
 
 
 _UNUSED = ".num_batches_tracked"

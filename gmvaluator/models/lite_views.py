@@ -23,6 +23,10 @@ from gmvaluator.ports import Float32Array
 SIDE_PX = 224
 """Side of the networks' square input."""
 
+LARGE_SIDE_PX = 2 * SIDE_PX
+"""Side of the square from whose features the windows of a generated image are embedded: a quadrant of it is as large as
+the networks' usual input."""
+
 WINDOW_SHARE = 0.55
 """Side of a window, as a share of the longer side of the drawn box."""
 
@@ -56,8 +60,17 @@ def prepare(image: Image.Image) -> Float32Array:
     """Turn an RGB image into (3, 224, 224) float32 in [-1, 1], the whole image on white. Raises InvalidImage."""
     if image.mode != "RGB":
         raise InvalidImage(f"an image of mode {image.mode} was given: decode it to RGB first")
-    pixels = fit_on_white(image, SIDE_PX).astype(np.float32).transpose(2, 0, 1)
-    return np.ascontiguousarray(pixels / np.float32(127.5) - np.float32(1))
+    return unit_range(np.ascontiguousarray(fit_on_white(image, SIDE_PX).transpose(2, 0, 1)))
+
+
+def unit_range(pixels: npt.NDArray[np.uint8]) -> Float32Array:
+    """Scale levels of 0 to 255 to [-1, 1]."""
+    return pixels.astype(np.float32) / np.float32(127.5) - np.float32(1)
+
+
+def prepare_large(image: Image.Image) -> npt.NDArray[np.uint8]:
+    """Turn an RGB image into (3, 448, 448) uint8, the whole image on white: bytes, because many images may wait."""
+    return np.ascontiguousarray(fit_on_white(image, LARGE_SIDE_PX).transpose(2, 0, 1))
 
 
 def fit_on_white(image: Image.Image, side_px: int) -> npt.NDArray[np.uint8]:

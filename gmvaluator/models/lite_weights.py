@@ -15,12 +15,15 @@ import numpy as np
 import numpy.typing as npt
 import safetensors.numpy
 
+from gmvaluator.local_features.detection import Detector
 from gmvaluator.models.specs import DATA
 from gmvaluator.models.weight_files import read_pinned
 from gmvaluator.ports import Float32Array
+from gmvaluator.profile import ProfileIdentity
 
 BACKBONE_FILE = "lite-backbone.safetensors"
 HEADS_FILE = "lite.safetensors"
+LOCAL_FEATURES_FILE = "local-features.safetensors"
 _REMEDY = "reinstall gmvaluator"
 STAGE_BLOCKS = (0, 1, 2, 4, 6)
 """Blocks that end a resolution, with 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input."""
@@ -67,9 +70,10 @@ class Heads:
 
     def __call__(self, features: Features) -> tuple[Float32Array, Float32Array]:
         """Compute the embeddings (B, 512) and the qualities (B,), both float32, from the features of B images."""
-        return self._embedding(features.pooled.astype(np.float64)), self._quality(features.texture.astype(np.float64))
+        return self.embedding(features.pooled.astype(np.float64)), self._quality(features.texture.astype(np.float64))
 
-    def _embedding(self, pooled: _Float64) -> Float32Array:
+    def embedding(self, pooled: _Float64) -> Float32Array:
+        """Compute embeddings, (N, 512), from `Features.pooled` of images or of windows, (N, 1752)."""
         standard = self._standard("embedding", pooled)
         projected = standard @ self._tensors["embedding_projection"] + self._tensors["embedding_bias"]
         norms = np.linalg.norm(projected, axis=1, keepdims=True)
@@ -90,6 +94,11 @@ _erf = np.vectorize(math.erf, otypes=[np.float64])
 
 def _gelu(values: _Float64) -> _Float64:
     return np.asarray(values * 0.5 * (1 + _erf(values / math.sqrt(2))))
+
+
+def load_detector(identity: ProfileIdentity) -> Detector:
+    """Return the detector of local features whose weights `identity` pins. Raises MissingWeights."""
+    return Detector(pinned_tensors(LOCAL_FEATURES_FILE, identity.weights["local features"]))
 
 
 def pinned_tensors(file_name: str, sha256: str) -> dict[str, npt.NDArray[Any]]:

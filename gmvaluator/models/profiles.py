@@ -97,11 +97,11 @@ def _load_lite(choice: ProfileChoice, device: str, threads: int | None) -> Model
 
 
 def _lite_input_maker(choice: ProfileChoice) -> Callable[[Image], Prepared]:
-    # Not in `lite`, which imports torch: the process that prepares inputs does without it.
-    from gmvaluator.models.lite_views import prepare
+    from gmvaluator.models.lite import prepare_query
+    from gmvaluator.models.lite_weights import load_detector
 
-    choice.check_no_variant()
-    return lambda image: Prepared.shared(prepare(image))
+    detector = load_detector(_lite_identity(choice))
+    return lambda image: prepare_query(image, detector)
 
 
 def _paper_identity(choice: ProfileChoice) -> ProfileIdentity:

@@ -25,43 +25,45 @@ _sym_db = _symbol_database.Default()
 from google.protobuf import timestamp_pb2 as google_dot_protobuf_dot_timestamp__pb2
 
 
-DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgmvaluator/v1/attribution.proto\x12\rgmvaluator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x01\n\x10\x41ttributeRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x12-\n\tembedding\x18\x05 \x01(\x0b\x32\x18.gmvaluator.v1.EmbeddingH\x00\x12\x30\n\x0cgenerated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07\x63ontent\"\x9f\x01\n\tEmbedding\x12\x14\n\x0cprofile_hash\x18\x01 \x01(\t\x12\x14\n\x0cimage_sha256\x18\x02 \x01(\x0c\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06height\x18\x04 \x01(\x05\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06recall\x18\x06 \x03(\x02\x12\x12\n\nperceptual\x18\x07 \x03(\x02\x12\x0f\n\x07quality\x18\x08 \x01(\x01\"D\n\x11\x41ttributeResponse\x12/\n\x0b\x61ttribution\x18\x01 \x01(\x0b\x32\x1a.gmvaluator.v1.Attribution\"J\n\x16\x41ttributeStreamRequest\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.gmvaluator.v1.AttributeRequest\"\xa2\x01\n\x17\x41ttributeStreamResponse\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x31\n\x0b\x61ttribution\x18\x02 \x01(\x0b\x32\x1a.gmvaluator.v1.AttributionH\x00\x12\x32\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1f.gmvaluator.v1.AttributeFailureH\x00\x42\t\n\x07outcome\"1\n\x10\x41ttributeFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\".\n\x15GetAttributionRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"I\n\x16GetAttributionResponse\x12/\n\x0b\x61ttribution\x18\x01 \x01(\x0b\x32\x1a.gmvaluator.v1.Attribution\"S\n\x0ePreviewRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x06policy\x18\x03 \x01(\tB\t\n\x07\x63ontent\"B\n\x0fPreviewResponse\x12/\n\x0b\x61ttribution\x18\x01 \x01(\x0b\x32\x1a.gmvaluator.v1.Attribution\"\xd4\x04\n\x0b\x41ttribution\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12#\n\x05stage\x18\x03 \x01(\x0e\x32\x14.gmvaluator.v1.Stage\x12\x30\n\x0c\x63ontributors\x18\x04 \x03(\x0b\x32\x1a.gmvaluator.v1.Contributor\x12\x1a\n\x12unattributed_share\x18\x05 \x01(\x01\x12\x14\n\x07quality\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rissued_micros\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12 \n\x13unattributed_micros\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\x0e\n\x06policy\x18\t \x01(\t\x12\x15\n\x08sequence\x18\n \x01(\x03H\x03\x88\x01\x01\x12\x16\n\thead_hash\x18\x0b \x01(\x0cH\x04\x88\x01\x01\x12\x10\n\x08replayed\x18\x0c \x01(\x08\x12,\n\x07timings\x18\r \x01(\x0b\x32\x1b.gmvaluator.v1.StageTimings\x12#\n\x16unattributed_share_low\x18\x0e \x01(\x01H\x05\x88\x01\x01\x12$\n\x17unattributed_share_high\x18\x0f \x01(\x01H\x06\x88\x01\x01\x42\n\n\x08_qualityB\x10\n\x0e_issued_microsB\x16\n\x14_unattributed_microsB\x0b\n\t_sequenceB\x0c\n\n_head_hashB\x19\n\x17_unattributed_share_lowB\x1a\n\x18_unattributed_share_high\"\xf4\x02\n\x0b\x43ontributor\x12\x19\n\x11training_image_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63lip_similarity\x18\x02 \x01(\x01\x12 \n\x13perceptual_distance\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05share\x18\x04 \x01(\x01\x12\x1a\n\rcredit_micros\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x0b\n\x03key\x18\x06 \x01(\t\x12\r\n\x05title\x18\x07 \x01(\t\x12$\n\x06payees\x18\x08 \x03(\x0b\x32\x14.gmvaluator.v1.Payee\x12\x17\n\x0f\x64uplicate_group\x18\t \x01(\t\x12\x11\n\tcompeting\x18\n \x01(\x08\x12\x16\n\tshare_low\x18\x0b \x01(\x01H\x02\x88\x01\x01\x12\x17\n\nshare_high\x18\x0c \x01(\x01H\x03\x88\x01\x01\x42\x16\n\x14_perceptual_distanceB\x10\n\x0e_credit_microsB\x0c\n\n_share_lowB\r\n\x0b_share_high\"o\n\x05Payee\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\tshare_ppm\x18\x03 \x01(\x03\x12\x1a\n\rcredit_micros\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x10\n\x0e_credit_micros\"\xb5\x01\n\x0cStageTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x10\n\x08\x65mbed_ms\x18\x03 \x01(\x01\x12\x11\n\trecall_ms\x18\x04 \x01(\x01\x12\x11\n\trerank_ms\x18\x05 \x01(\x01\x12\x12\n\nquality_ms\x18\x06 \x01(\x01\x12\x0f\n\x07post_ms\x18\x07 \x01(\x01\x12\x10\n\x08total_ms\x18\x08 \x01(\x01\x12\x11\n\tlookup_ms\x18\t \x01(\x01*W\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTAGE_RECALLED\x10\x01\x12\x12\n\x0eSTAGE_RERANKED\x10\x02\x12\x0f\n\x0bSTAGE_FINAL\x10\x03\x32\xf7\x02\n\x12\x41ttributionService\x12P\n\tAttribute\x12\x1f.gmvaluator.v1.AttributeRequest\x1a .gmvaluator.v1.AttributeResponse0\x01\x12\x64\n\x0f\x41ttributeStream\x12%.gmvaluator.v1.AttributeStreamRequest\x1a&.gmvaluator.v1.AttributeStreamResponse(\x01\x30\x01\x12]\n\x0eGetAttribution\x12$.gmvaluator.v1.GetAttributionRequest\x1a%.gmvaluator.v1.GetAttributionResponse\x12J\n\x07Preview\x12\x1d.gmvaluator.v1.PreviewRequest\x1a\x1e.gmvaluator.v1.PreviewResponse0\x01\x62\x06proto3')
+DESCRIPTOR = _descriptor_pool.Default().AddSerializedFile(b'\n\x1fgmvaluator/v1/attribution.proto\x12\rgmvaluator.v1\x1a\x1fgoogle/protobuf/timestamp.proto\"\xbd\x01\n\x10\x41ttributeRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12\x0f\n\x05image\x18\x03 \x01(\x0cH\x00\x12-\n\tembedding\x18\x05 \x01(\x0b\x32\x18.gmvaluator.v1.EmbeddingH\x00\x12\x30\n\x0cgenerated_at\x18\x04 \x01(\x0b\x32\x1a.google.protobuf.TimestampB\t\n\x07\x63ontent\"\xe6\x01\n\tEmbedding\x12\x14\n\x0cprofile_hash\x18\x01 \x01(\t\x12\x14\n\x0cimage_sha256\x18\x02 \x01(\x0c\x12\r\n\x05width\x18\x03 \x01(\x05\x12\x0e\n\x06height\x18\x04 \x01(\x05\x12\x12\n\nsize_bytes\x18\x05 \x01(\x03\x12\x0e\n\x06recall\x18\x06 \x03(\x02\x12\x12\n\nperceptual\x18\x07 \x03(\x02\x12\x0f\n\x07quality\x18\x08 \x01(\x01\x12\x0f\n\x07windows\x18\t \x03(\x02\x12\x16\n\x0elocal_features\x18\n \x01(\x0c\x12\x1c\n\x14mirrored_descriptors\x18\x0b \x01(\x0c\"D\n\x11\x41ttributeResponse\x12/\n\x0b\x61ttribution\x18\x01 \x01(\x0b\x32\x1a.gmvaluator.v1.Attribution\"J\n\x16\x41ttributeStreamRequest\x12\x30\n\x07request\x18\x01 \x01(\x0b\x32\x1f.gmvaluator.v1.AttributeRequest\"\xa2\x01\n\x17\x41ttributeStreamResponse\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x31\n\x0b\x61ttribution\x18\x02 \x01(\x0b\x32\x1a.gmvaluator.v1.AttributionH\x00\x12\x32\n\x07\x66\x61ilure\x18\x03 \x01(\x0b\x32\x1f.gmvaluator.v1.AttributeFailureH\x00\x42\t\n\x07outcome\"1\n\x10\x41ttributeFailure\x12\x0c\n\x04\x63ode\x18\x01 \x01(\x05\x12\x0f\n\x07message\x18\x02 \x01(\t\".\n\x15GetAttributionRequest\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\"I\n\x16GetAttributionResponse\x12/\n\x0b\x61ttribution\x18\x01 \x01(\x0b\x32\x1a.gmvaluator.v1.Attribution\"S\n\x0ePreviewRequest\x12\x15\n\rmodel_version\x18\x01 \x01(\t\x12\x0f\n\x05image\x18\x02 \x01(\x0cH\x00\x12\x0e\n\x06policy\x18\x03 \x01(\tB\t\n\x07\x63ontent\"B\n\x0fPreviewResponse\x12/\n\x0b\x61ttribution\x18\x01 \x01(\x0b\x32\x1a.gmvaluator.v1.Attribution\"\xd4\x04\n\x0b\x41ttribution\x12\x15\n\rgeneration_id\x18\x01 \x01(\t\x12\x15\n\rmodel_version\x18\x02 \x01(\t\x12#\n\x05stage\x18\x03 \x01(\x0e\x32\x14.gmvaluator.v1.Stage\x12\x30\n\x0c\x63ontributors\x18\x04 \x03(\x0b\x32\x1a.gmvaluator.v1.Contributor\x12\x1a\n\x12unattributed_share\x18\x05 \x01(\x01\x12\x14\n\x07quality\x18\x06 \x01(\x01H\x00\x88\x01\x01\x12\x1a\n\rissued_micros\x18\x07 \x01(\x03H\x01\x88\x01\x01\x12 \n\x13unattributed_micros\x18\x08 \x01(\x03H\x02\x88\x01\x01\x12\x0e\n\x06policy\x18\t \x01(\t\x12\x15\n\x08sequence\x18\n \x01(\x03H\x03\x88\x01\x01\x12\x16\n\thead_hash\x18\x0b \x01(\x0cH\x04\x88\x01\x01\x12\x10\n\x08replayed\x18\x0c \x01(\x08\x12,\n\x07timings\x18\r \x01(\x0b\x32\x1b.gmvaluator.v1.StageTimings\x12#\n\x16unattributed_share_low\x18\x0e \x01(\x01H\x05\x88\x01\x01\x12$\n\x17unattributed_share_high\x18\x0f \x01(\x01H\x06\x88\x01\x01\x42\n\n\x08_qualityB\x10\n\x0e_issued_microsB\x16\n\x14_unattributed_microsB\x0b\n\t_sequenceB\x0c\n\n_head_hashB\x19\n\x17_unattributed_share_lowB\x1a\n\x18_unattributed_share_high\"\xa2\x03\n\x0b\x43ontributor\x12\x19\n\x11training_image_id\x18\x01 \x01(\t\x12\x17\n\x0f\x63lip_similarity\x18\x02 \x01(\x01\x12 \n\x13perceptual_distance\x18\x03 \x01(\x01H\x00\x88\x01\x01\x12\r\n\x05share\x18\x04 \x01(\x01\x12\x1a\n\rcredit_micros\x18\x05 \x01(\x03H\x01\x88\x01\x01\x12\x0b\n\x03key\x18\x06 \x01(\t\x12\r\n\x05title\x18\x07 \x01(\t\x12$\n\x06payees\x18\x08 \x03(\x0b\x32\x14.gmvaluator.v1.Payee\x12\x17\n\x0f\x64uplicate_group\x18\t \x01(\t\x12\x11\n\tcompeting\x18\n \x01(\x08\x12\x16\n\tshare_low\x18\x0b \x01(\x01H\x02\x88\x01\x01\x12\x17\n\nshare_high\x18\x0c \x01(\x01H\x03\x88\x01\x01\x12,\n\x07visible\x18\r \x01(\x0b\x32\x1b.gmvaluator.v1.VisiblePartsB\x16\n\x14_perceptual_distanceB\x10\n\x0e_credit_microsB\x0c\n\n_share_lowB\r\n\x0b_share_high\"H\n\x0cVisibleParts\x12\x0f\n\x07inliers\x18\x01 \x01(\x05\x12\x13\n\x0bimage_cells\x18\x02 \x01(\x0c\x12\x12\n\nwork_cells\x18\x03 \x01(\x0c\"o\n\x05Payee\x12\x0f\n\x07\x61\x63\x63ount\x18\x01 \x01(\t\x12\x14\n\x0c\x64isplay_name\x18\x02 \x01(\t\x12\x11\n\tshare_ppm\x18\x03 \x01(\x03\x12\x1a\n\rcredit_micros\x18\x04 \x01(\x03H\x00\x88\x01\x01\x42\x10\n\x0e_credit_micros\"\xb5\x01\n\x0cStageTimings\x12\x10\n\x08queue_ms\x18\x01 \x01(\x01\x12\x11\n\tdecode_ms\x18\x02 \x01(\x01\x12\x10\n\x08\x65mbed_ms\x18\x03 \x01(\x01\x12\x11\n\trecall_ms\x18\x04 \x01(\x01\x12\x11\n\trerank_ms\x18\x05 \x01(\x01\x12\x12\n\nquality_ms\x18\x06 \x01(\x01\x12\x0f\n\x07post_ms\x18\x07 \x01(\x01\x12\x10\n\x08total_ms\x18\x08 \x01(\x01\x12\x11\n\tlookup_ms\x18\t \x01(\x01*W\n\x05Stage\x12\x15\n\x11STAGE_UNSPECIFIED\x10\x00\x12\x12\n\x0eSTAGE_RECALLED\x10\x01\x12\x12\n\x0eSTAGE_RERANKED\x10\x02\x12\x0f\n\x0bSTAGE_FINAL\x10\x03\x32\xf7\x02\n\x12\x41ttributionService\x12P\n\tAttribute\x12\x1f.gmvaluator.v1.AttributeRequest\x1a .gmvaluator.v1.AttributeResponse0\x01\x12\x64\n\x0f\x41ttributeStream\x12%.gmvaluator.v1.AttributeStreamRequest\x1a&.gmvaluator.v1.AttributeStreamResponse(\x01\x30\x01\x12]\n\x0eGetAttribution\x12$.gmvaluator.v1.GetAttributionRequest\x1a%.gmvaluator.v1.GetAttributionResponse\x12J\n\x07Preview\x12\x1d.gmvaluator.v1.PreviewRequest\x1a\x1e.gmvaluator.v1.PreviewResponse0\x01\x62\x06proto3')
 
 _globals = globals()
 _builder.BuildMessageAndEnumDescriptors(DESCRIPTOR, _globals)
 _builder.BuildTopDescriptorsAndMessages(DESCRIPTOR, 'gmvaluator.v1.attribution_pb2', _globals)
 if not _descriptor._USE_C_DESCRIPTORS:
   DESCRIPTOR._loaded_options = None
-  _globals['_STAGE']._serialized_start=2346
-  _globals['_STAGE']._serialized_end=2433
+  _globals['_STAGE']._serialized_start=2537
+  _globals['_STAGE']._serialized_end=2624
   _globals['_ATTRIBUTEREQUEST']._serialized_start=84
   _globals['_ATTRIBUTEREQUEST']._serialized_end=273
   _globals['_EMBEDDING']._serialized_start=276
-  _globals['_EMBEDDING']._serialized_end=435
-  _globals['_ATTRIBUTERESPONSE']._serialized_start=437
-  _globals['_ATTRIBUTERESPONSE']._serialized_end=505
-  _globals['_ATTRIBUTESTREAMREQUEST']._serialized_start=507
-  _globals['_ATTRIBUTESTREAMREQUEST']._serialized_end=581
-  _globals['_ATTRIBUTESTREAMRESPONSE']._serialized_start=584
-  _globals['_ATTRIBUTESTREAMRESPONSE']._serialized_end=746
-  _globals['_ATTRIBUTEFAILURE']._serialized_start=748
-  _globals['_ATTRIBUTEFAILURE']._serialized_end=797
-  _globals['_GETATTRIBUTIONREQUEST']._serialized_start=799
-  _globals['_GETATTRIBUTIONREQUEST']._serialized_end=845
-  _globals['_GETATTRIBUTIONRESPONSE']._serialized_start=847
-  _globals['_GETATTRIBUTIONRESPONSE']._serialized_end=920
-  _globals['_PREVIEWREQUEST']._serialized_start=922
-  _globals['_PREVIEWREQUEST']._serialized_end=1005
-  _globals['_PREVIEWRESPONSE']._serialized_start=1007
-  _globals['_PREVIEWRESPONSE']._serialized_end=1073
-  _globals['_ATTRIBUTION']._serialized_start=1076
-  _globals['_ATTRIBUTION']._serialized_end=1672
-  _globals['_CONTRIBUTOR']._serialized_start=1675
-  _globals['_CONTRIBUTOR']._serialized_end=2047
-  _globals['_PAYEE']._serialized_start=2049
-  _globals['_PAYEE']._serialized_end=2160
-  _globals['_STAGETIMINGS']._serialized_start=2163
-  _globals['_STAGETIMINGS']._serialized_end=2344
-  _globals['_ATTRIBUTIONSERVICE']._serialized_start=2436
-  _globals['_ATTRIBUTIONSERVICE']._serialized_end=2811
+  _globals['_EMBEDDING']._serialized_end=506
+  _globals['_ATTRIBUTERESPONSE']._serialized_start=508
+  _globals['_ATTRIBUTERESPONSE']._serialized_end=576
+  _globals['_ATTRIBUTESTREAMREQUEST']._serialized_start=578
+  _globals['_ATTRIBUTESTREAMREQUEST']._serialized_end=652
+  _globals['_ATTRIBUTESTREAMRESPONSE']._serialized_start=655
+  _globals['_ATTRIBUTESTREAMRESPONSE']._serialized_end=817
+  _globals['_ATTRIBUTEFAILURE']._serialized_start=819
+  _globals['_ATTRIBUTEFAILURE']._serialized_end=868
+  _globals['_GETATTRIBUTIONREQUEST']._serialized_start=870
+  _globals['_GETATTRIBUTIONREQUEST']._serialized_end=916
+  _globals['_GETATTRIBUTIONRESPONSE']._serialized_start=918
+  _globals['_GETATTRIBUTIONRESPONSE']._serialized_end=991
+  _globals['_PREVIEWREQUEST']._serialized_start=993
+  _globals['_PREVIEWREQUEST']._serialized_end=1076
+  _globals['_PREVIEWRESPONSE']._serialized_start=1078
+  _globals['_PREVIEWRESPONSE']._serialized_end=1144
+  _globals['_ATTRIBUTION']._serialized_start=1147
+  _globals['_ATTRIBUTION']._serialized_end=1743
+  _globals['_CONTRIBUTOR']._serialized_start=1746
+  _globals['_CONTRIBUTOR']._serialized_end=2164
+  _globals['_VISIBLEPARTS']._serialized_start=2166
+  _globals['_VISIBLEPARTS']._serialized_end=2238
+  _globals['_PAYEE']._serialized_start=2240
+  _globals['_PAYEE']._serialized_end=2351
+  _globals['_STAGETIMINGS']._serialized_start=2354
+  _globals['_STAGETIMINGS']._serialized_end=2535
+  _globals['_ATTRIBUTIONSERVICE']._serialized_start=2627
+  _globals['_ATTRIBUTIONSERVICE']._serialized_end=3002
 # @@protoc_insertion_point(module_scope)

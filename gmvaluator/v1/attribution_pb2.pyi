@@ -108,6 +108,9 @@ class Embedding(_message.Message):
     RECALL_FIELD_NUMBER: _builtins.int
     PERCEPTUAL_FIELD_NUMBER: _builtins.int
     QUALITY_FIELD_NUMBER: _builtins.int
+    WINDOWS_FIELD_NUMBER: _builtins.int
+    LOCAL_FEATURES_FIELD_NUMBER: _builtins.int
+    MIRRORED_DESCRIPTORS_FIELD_NUMBER: _builtins.int
     profile_hash: _builtins.str
     """Hash of the profile whose models computed it, 64 hex digits; it has to be the attributor's."""
     image_sha256: _builtins.bytes
@@ -120,6 +123,10 @@ class Embedding(_message.Message):
     """Bytes of the file."""
     quality: _builtins.float
     """Quality in 0..1, higher is better."""
+    local_features: _builtins.bytes
+    """Local features of the image, of a profile that has them: gmvaluator.keypoints defines the bytes."""
+    mirrored_descriptors: _builtins.bytes
+    """Descriptors that the mirrored image would have, 32 bytes a keypoint, in the same order."""
     @_builtins.property
     def recall(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Recall vector of the profile's dimension, finite and of unit norm."""
@@ -127,6 +134,10 @@ class Embedding(_message.Message):
     @_builtins.property
     def perceptual(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
         """Perceptual vectors of the profile's views of the image, one after another, each likewise."""
+
+    @_builtins.property
+    def windows(self) -> _containers.RepeatedScalarFieldContainer[_builtins.float]:
+        """Recall vectors of the image's windows, one after another, of a profile that embeds windows."""
 
     def __init__(
         self,
@@ -139,10 +150,13 @@ class Embedding(_message.Message):
         recall: _abc.Iterable[_builtins.float] | None = ...,
         perceptual: _abc.Iterable[_builtins.float] | None = ...,
         quality: _builtins.float = ...,
+        windows: _abc.Iterable[_builtins.float] | None = ...,
+        local_features: _builtins.bytes = ...,
+        mirrored_descriptors: _builtins.bytes = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "image_sha256", b"image_sha256", "perceptual", b"perceptual", "profile_hash", b"profile_hash", "quality", b"quality", "recall", b"recall", "size_bytes", b"size_bytes", "width", b"width"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["height", b"height", "image_sha256", b"image_sha256", "local_features", b"local_features", "mirrored_descriptors", b"mirrored_descriptors", "perceptual", b"perceptual", "profile_hash", b"profile_hash", "quality", b"quality", "recall", b"recall", "size_bytes", b"size_bytes", "width", b"width", "windows", b"windows"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 
@@ -493,6 +507,7 @@ class Contributor(_message.Message):
     COMPETING_FIELD_NUMBER: _builtins.int
     SHARE_LOW_FIELD_NUMBER: _builtins.int
     SHARE_HIGH_FIELD_NUMBER: _builtins.int
+    VISIBLE_FIELD_NUMBER: _builtins.int
     training_image_id: _builtins.str
     """UUID of the training image: UUIDv5 of its file's SHA-256."""
     clip_similarity: _builtins.float
@@ -521,6 +536,10 @@ class Contributor(_message.Message):
     def payees(self) -> _containers.RepeatedCompositeFieldContainer[Global___Payee]:
         """Who is paid, and how much of credit_micros."""
 
+    @_builtins.property
+    def visible(self) -> Global___VisibleParts:
+        """Where parts of the image show the work; from RERANKED on, if the policy counts parts and the work was verified."""
+
     def __init__(
         self,
         *,
@@ -536,10 +555,11 @@ class Contributor(_message.Message):
         competing: _builtins.bool = ...,
         share_low: _builtins.float | None = ...,
         share_high: _builtins.float | None = ...,
+        visible: Global___VisibleParts | None = ...,
     ) -> None: ...
-    _HasFieldArgType: _TypeAlias = _typing.Literal["_credit_micros", b"_credit_micros", "_perceptual_distance", b"_perceptual_distance", "_share_high", b"_share_high", "_share_low", b"_share_low", "credit_micros", b"credit_micros", "perceptual_distance", b"perceptual_distance", "share_high", b"share_high", "share_low", b"share_low"]  # noqa: Y015
+    _HasFieldArgType: _TypeAlias = _typing.Literal["_credit_micros", b"_credit_micros", "_perceptual_distance", b"_perceptual_distance", "_share_high", b"_share_high", "_share_low", b"_share_low", "credit_micros", b"credit_micros", "perceptual_distance", b"perceptual_distance", "share_high", b"share_high", "share_low", b"share_low", "visible", b"visible"]  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credit_micros", b"_credit_micros", "_perceptual_distance", b"_perceptual_distance", "_share_high", b"_share_high", "_share_low", b"_share_low", "clip_similarity", b"clip_similarity", "competing", b"competing", "credit_micros", b"credit_micros", "duplicate_group", b"duplicate_group", "key", b"key", "payees", b"payees", "perceptual_distance", b"perceptual_distance", "share", b"share", "share_high", b"share_high", "share_low", b"share_low", "title", b"title", "training_image_id", b"training_image_id"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["_credit_micros", b"_credit_micros", "_perceptual_distance", b"_perceptual_distance", "_share_high", b"_share_high", "_share_low", b"_share_low", "clip_similarity", b"clip_similarity", "competing", b"competing", "credit_micros", b"credit_micros", "duplicate_group", b"duplicate_group", "key", b"key", "payees", b"payees", "perceptual_distance", b"perceptual_distance", "share", b"share", "share_high", b"share_high", "share_low", b"share_low", "title", b"title", "training_image_id", b"training_image_id", "visible", b"visible"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     _WhichOneofReturnType__credit_micros: _TypeAlias = _typing.Literal["credit_micros"]  # noqa: Y015
     _WhichOneofArgType__credit_micros: _TypeAlias = _typing.Literal["_credit_micros", b"_credit_micros"]  # noqa: Y015
@@ -559,6 +579,39 @@ class Contributor(_message.Message):
     def WhichOneof(self, oneof_group: _WhichOneofArgType__share_low) -> _WhichOneofReturnType__share_low | None: ...
 
 Global___Contributor: _TypeAlias = Contributor  # noqa: Y015
+
+@_typing.final
+class VisibleParts(_message.Message):
+    """Where a generated image shows a training image, on grids of 16 x 16 cells over the square into which each whole image
+    is fitted. A mask is 32 bytes: cell (row y, column x), from the top left, is bit (16 y + x) % 8, counted from the
+    lowest, of byte (16 y + x) / 8.
+    """
+
+    DESCRIPTOR: _descriptor.Descriptor
+
+    INLIERS_FIELD_NUMBER: _builtins.int
+    IMAGE_CELLS_FIELD_NUMBER: _builtins.int
+    WORK_CELLS_FIELD_NUMBER: _builtins.int
+    inliers: _builtins.int
+    """Matches of local features that agree on one position of the work."""
+    image_cells: _builtins.bytes
+    """Mask of the cells of the generated image that show the work."""
+    work_cells: _builtins.bytes
+    """Mask of the cells of the training image that are shown."""
+    def __init__(
+        self,
+        *,
+        inliers: _builtins.int = ...,
+        image_cells: _builtins.bytes = ...,
+        work_cells: _builtins.bytes = ...,
+    ) -> None: ...
+    _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
+    def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_cells", b"image_cells", "inliers", b"inliers", "work_cells", b"work_cells"]  # noqa: Y015
+    def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
+    def WhichOneof(self, oneof_group: _Never) -> None: ...
+
+Global___VisibleParts: _TypeAlias = VisibleParts  # noqa: Y015
 
 @_typing.final
 class Payee(_message.Message):

@@ -20,7 +20,8 @@ from gmvaluator.accounts import UNATTRIBUTED
 from gmvaluator.errors import InvalidInput, InvalidPolicy, PreconditionFailed
 from gmvaluator.text import decode_text
 from gmvaluator.valuation.parameters import is_sha256, read_decimal, read_growth, read_temperature
-from gmvaluator.valuation.residual import Residual, read_residual
+from gmvaluator.valuation.parts import Parts, PartsRule, read_parts
+from gmvaluator.valuation.residual import Residual, VirtualContributor, read_residual
 from gmvaluator.valuation.uncertainty import Intervals, Uncertainty, Uncounted, read_uncertainty
 from gmvaluator.valuation.weights import (
     MILLION,
@@ -48,6 +49,7 @@ _SETTINGS = {
     "groups",
     "profile",
     "uncertainty",
+    "parts",
     "fit",
 }
 _MAX_CONTRIBUTORS = 1_000
@@ -78,7 +80,8 @@ class Policy:
     leaves nothing unattributed. quality_floor, quality_cap: millionths to which an image's quality is clamped; 0 and
     one million are the paper's, equal ones ignore quality. profile: hash of the only profile whose distances it is
     for, or None. groups: whether near-duplicates are one contributor, with the distance of its "nearest" member or of
-    its "first"; None is the paper's, every work for itself. uncertainty: of the fit; None if it is unknown.
+    its "first"; None is the paper's, every work for itself. uncertainty: of the fit; None if it is unknown. parts: how
+    works count that are seen in parts of the image; None is the paper's, which compares whole images only.
     """
 
     name: str
@@ -93,6 +96,7 @@ class Policy:
     growth: Decimal = Decimal(0)
     groups: str | None = None
     uncertainty: Uncertainty | None = None
+    parts: PartsRule | None = None
 
     @property
     def reference(self) -> str:
@@ -121,6 +125,8 @@ class Policy:
             parameters["groups"] = self.groups
         if self.uncertainty is not None:
             parameters["uncertainty"] = self.uncertainty.parameters()
+        if self.parts is not None:
+            parameters["parts"] = self.parts.parameters()
         return parameters
 
     @classmethod
@@ -139,6 +145,10 @@ class Policy:
             raise InvalidPolicy(f"policy {reference} recalls {depth} candidates for {k} contributors: raise depth")
         residual = read_residual(value["residual"], k, reference) if "residual" in value else None
         floor, cap = _quality(value.get("quality", {}), reference)
+        parts = _parts(value, residual, reference)
+        uncertainty = read_uncertainty(value["uncertainty"], k, reference) if "uncertainty" in value else None
+        if uncertainty is not None and any((row.parts is None) != (parts is None) for row in uncertainty.replicates):
+            raise InvalidPolicy(f"policy {reference} has a rule for parts, or replicates with one, but not both")
         return cls(
             name,
             int(version),
@@ -151,7 +161,8 @@ class Policy:
             _profile(value.get("profile"), reference),
             read_growth(value, reference),
             _groups(value.get("groups"), reference),
-            read_uncertainty(value["uncertainty"], k, reference) if "uncertainty" in value else None,
+            uncertainty,
+            parts,
         )
 
     def check_profile(self, profile_hash: str) -> None:
@@ -162,14 +173,14 @@ class Policy:
                 f"fit another version by `gmvaluator calibrate`, or bind paper@1"
             )
 
-    def shares(self, distances: Sequence[int]) -> tuple[tuple[float, ...], float]:
+    def shares(self, distances: Sequence[int], parts: Parts | None = None) -> tuple[tuple[float, ...], float]:
         """Return each contributor's share and the unattributed one, in [0, 1].
 
-        distances: millionths, lower is nearer.
+        distances: millionths, lower is nearer. parts: where the same contributors were seen; None if that is unknown.
         """
         if not distances:
             return (), 1.0
-        weights, residual_weight = _weigh(self, tuple(distances))
+        weights, residual_weight = _weigh(self, tuple(distances), parts)
         *contributors, unattributed = shares([*weights, residual_weight])
         return tuple(contributors), unattributed
 
@@ -185,34 +196,40 @@ class Policy:
         total = sum(weights) + residual_weight
         return tuple([weight / total for weight in weights]), residual_weight / total
 
-    def value(self, names: Sequence[str], distances: Sequence[int], quality: int) -> Valuation:
+    def value(
+        self, names: Sequence[str], distances: Sequence[int], quality: int, parts: Parts | None = None
+    ) -> Valuation:
         """Divide the credits that one image issues among its contributors (equations 4 and 5).
 
         names: K distinct contributor names, which settle ties. distances: K millionths, lower is nearer. quality:
-        millionths, higher is better. Without contributors everything is unattributed.
+        millionths, higher is better. parts: see `shares`. Without contributors everything is unattributed.
         """
         issued = issued_micros(min(max(quality, self.quality_floor), self.quality_cap))
         if not names:
             return Valuation(issued, (), (), issued, 1.0)
-        weights, residual_weight = _weigh(self, tuple(distances))
+        weights, residual_weight = _weigh(self, tuple(distances), parts)
         *amounts, unattributed = divide(issued, [*weights, residual_weight], [*names, UNATTRIBUTED])
         *fractions, rest = shares([*weights, residual_weight])
         return Valuation(issued, tuple(amounts), tuple(fractions), unattributed, rest)
 
-    def intervals(self, distances: Sequence[int], uncounted: Uncounted) -> Intervals | None:
-        """Return intervals of the shares at these distances; None if the policy carries no uncertainty."""
+    def intervals(self, distances: Sequence[int], uncounted: Uncounted, parts: Parts | None = None) -> Intervals | None:
+        """Return intervals of the `shares` of the same arguments; None if the policy carries no uncertainty."""
         if self.uncertainty is None:
             return None
-        return self.uncertainty.intervals(distances, *self.shares(distances), uncounted)
+        counted = None if self.parts is None else parts
+        return self.uncertainty.intervals(distances, *self.shares(distances, parts), uncounted, counted)
 
 
 # Cached: one image is weighed for its shares, for its intervals and for its credits.
 @lru_cache(maxsize=1_024)
-def _weigh(policy: Policy, distances: tuple[int, ...]) -> tuple[list[int], int]:
+def _weigh(policy: Policy, distances: tuple[int, ...], parts: Parts | None) -> tuple[list[int], int]:
     """Return the contributors' weights and the residual's."""
     if policy.residual is None:
         return similarity_weights(distances, policy.temperature, policy.growth), 0
-    return policy.residual.weigh(distances, policy.temperature, policy.growth)
+    weights, residual_weight = policy.residual.weigh(distances, policy.temperature, policy.growth)
+    if policy.parts is None or parts is None:
+        return weights, residual_weight
+    return policy.parts.weigh(parts, weights, residual_weight)
 
 
 def load_policy(reference: str, folder: Path | None = None) -> Policy:
@@ -282,6 +299,14 @@ def _profile(value: Any, reference: str) -> str | None:
         raise InvalidPolicy(f"policy {reference} has profile = {value!r}: give the profile's hash, 64 hex digits")
     profile_hash: str | None = value
     return profile_hash
+
+
+def _parts(value: Mapping[str, Any], residual: Residual | None, reference: str) -> PartsRule | None:
+    if "parts" not in value:
+        return None
+    if not isinstance(residual, VirtualContributor):
+        raise InvalidPolicy(f"policy {reference} has parts and no residual.distance, by which they are weighed")
+    return read_parts(value["parts"], reference)
 
 
 def _groups(value: Any, reference: str) -> str | None:

@@ -24,6 +24,7 @@ import numpy.typing as npt
 
 from gmvaluator.errors import InvalidPolicy
 from gmvaluator.valuation.parameters import is_sha256, read_decimal, read_growth, read_temperature
+from gmvaluator.valuation.parts import Parts, PartsRule, approximate_shares, read_parts
 from gmvaluator.valuation.residual import Residual, read_residual
 from gmvaluator.valuation.weights import MILLION
 
@@ -52,18 +53,23 @@ class Uncounted:
 
 @dataclass(frozen=True, slots=True)
 class Replicate:
-    """One refit of the policy: its temperature, the growth of that, and its residual."""
+    """One refit of the policy: its temperature, the growth of that, its residual, and its rule for parts."""
 
     temperature: Decimal
     growth: Decimal
     residual: Residual | None
+    parts: PartsRule | None = None
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings as a policy file has them."""
         parameters: dict[str, Any] = {"temperature": str(self.temperature)}
         if self.growth:
             parameters["temperature_growth"] = str(self.growth)
-        return parameters if self.residual is None else {**parameters, "residual": self.residual.parameters()}
+        if self.residual is not None:
+            parameters["residual"] = self.residual.parameters()
+        if self.parts is not None:
+            parameters["parts"] = self.parts.parameters()
+        return parameters
 
 
 @dataclass(frozen=True, slots=True)
@@ -99,20 +105,30 @@ class Uncertainty:
         return self.hold_above is not None and interval[1] - interval[0] > self.hold_above
 
     def intervals(
-        self, distances: Sequence[int], shares: Sequence[float], unattributed: float, uncounted: Uncounted
+        self,
+        distances: Sequence[int],
+        shares: Sequence[float],
+        unattributed: float,
+        uncounted: Uncounted,
+        parts: Parts | None = None,
     ) -> Intervals | None:
-        """Return the intervals of `shares` and of `unattributed`, for distances in millionths, nearest first.
+        """Return the intervals of `shares` and of `unattributed`, for distances in millionths.
 
-        Each interval contains the share itself. None without replicates, which are in the policy file only.
+        parts: see `Policy.shares`. Each interval contains the share itself. None without replicates, which are in the
+        policy file only.
         """
         if not self.replicates or not distances:
             return None
-        weights = self._weights(np.array([*distances, *uncounted.cut], dtype=np.float64))
+        weights = self._weights(np.array([*distances, *uncounted.cut], dtype=np.float64), min(distances))
         counted, cut = weights[:, : len(distances)], weights[:, len(distances) :]
         totals = counted.sum(axis=1)
         residual_weights = self._residual_weights(distances, totals)
-        kept = counted / (totals + residual_weights)[:, None]
-        left = residual_weights / (totals + residual_weights)
+        if parts is None:
+            kept = counted / (totals + residual_weights)[:, None]
+            left = residual_weights / (totals + residual_weights)
+        else:
+            rules = [replicate.parts for replicate in self.replicates if replicate.parts is not None]
+            kept, left = approximate_shares(rules, parts, counted, residual_weights)
         farthest = weights.min(axis=1) * uncounted.unlisted
         recall = 1.0 if uncounted.recall is None else uncounted.recall
         beyond = (cut.sum(axis=1) + farthest) / totals + (1 - recall) / recall
@@ -122,11 +138,10 @@ class Uncertainty:
         rest = np.percentile(left, _TAILS).tolist()
         return Intervals(contributors, _interval(rest[0] * recall, rest[1], unattributed))
 
-    def _weights(self, distances: Values) -> Values:
-        """Return (B, K) weights by each replicate; see `weights.approximate_similarity_weights`."""
+    def _weights(self, distances: Values, nearest: int) -> Values:
+        """Return (B, K) weights by each replicate, 1 at `nearest`; see `weights.approximate_similarity_weights`."""
         scales = np.array([[float(replicate.temperature) * MILLION] for replicate in self.replicates])
         growths = np.array([[float(replicate.growth)] for replicate in self.replicates])
-        nearest = distances.min()
         plain = (nearest - distances) / scales
         # Both branches of a `where` are computed: without growth, any divisor does.
         safe = np.where(growths > 0, growths, 1.0)
@@ -181,11 +196,12 @@ def _replicates(value: Any, k: int, reference: str) -> tuple[Replicate, ...]:
 
 
 def _replicate(value: Any, k: int, where: str) -> Replicate:
-    known = {"temperature", "temperature_growth", "residual"}
+    known = {"temperature", "temperature_growth", "residual", "parts"}
     if not isinstance(value, Mapping) or not {"temperature"} <= set(value) <= known:
         raise InvalidPolicy(f"policy {where} needs a temperature, and a residual if the policy has one")
     residual = read_residual(value["residual"], k, where) if "residual" in value else None
-    return Replicate(read_temperature(value, where), read_growth(value, where), residual)
+    parts = read_parts(value["parts"], where) if "parts" in value else None
+    return Replicate(read_temperature(value, where), read_growth(value, where), residual, parts)
 
 
 def _digest(replicates: Sequence[Replicate]) -> str:

@@ -28,7 +28,9 @@ MILLION = 1_000_000
 MAX_DISTANCE = 2
 """Largest perceptual distance: it is 1 - cosine, in [0, 2]."""
 
-_WEIGHT_SCALE = 10**30
+WEIGHT_SCALE = 10**30
+"""The weight that counts as 1: weights are integers of 10^-30."""
+
 MAX_LOGIT = 60
 """Largest magnitude of a logit: logits beyond ±60 count as ±60."""
 
@@ -95,7 +97,7 @@ def approximate_similarity_weights(
 
 def _weight(excess_millionths: int, temperature: Decimal) -> int:
     exponent = _CONTEXT.divide(Decimal(-excess_millionths), _CONTEXT.multiply(temperature, Decimal(MILLION)))
-    return int(_CONTEXT.multiply(_CONTEXT.exp(exponent), Decimal(_WEIGHT_SCALE)))
+    return int(_CONTEXT.multiply(_CONTEXT.exp(exponent), Decimal(WEIGHT_SCALE)))
 
 
 def _growing_weight(distance: int, nearest: int, temperature: Decimal, growth: Decimal) -> int:
@@ -103,7 +105,21 @@ def _growing_weight(distance: int, nearest: int, temperature: Decimal, growth: D
     scale = _CONTEXT.multiply(temperature, Decimal(MILLION))
     near, far = (_CONTEXT.ln(_CONTEXT.fma(growth, Decimal(point), scale)) for point in (nearest, distance))
     exponent = _CONTEXT.divide(_CONTEXT.subtract(near, far), growth)
-    return int(_CONTEXT.multiply(_CONTEXT.exp(exponent), Decimal(_WEIGHT_SCALE)))
+    return int(_CONTEXT.multiply(_CONTEXT.exp(exponent), Decimal(WEIGHT_SCALE)))
+
+
+def relative_weight(distance: int, reference: int, temperature: Decimal, growth: Decimal) -> int:
+    """Return the weight at `distance` as a multiple of that at `reference`, both in millionths, in units of 10^-30."""
+    if growth:
+        return _growing_weight(distance, reference, temperature, growth)
+    return _weight(distance - reference, temperature)
+
+
+def exponential_weight(bias: Decimal, slope: Decimal, count: int) -> int:
+    """Return exp(bias + slope · ln(count)) in units of 10^-30; count: 1 or more. Logits beyond ±60 count as ±60."""
+    logit = _CONTEXT.fma(slope, _CONTEXT.ln(Decimal(count)), bias)
+    bounded = max(min(logit, Decimal(MAX_LOGIT)), Decimal(-MAX_LOGIT))
+    return int(_CONTEXT.multiply(_CONTEXT.exp(bounded), Decimal(WEIGHT_SCALE)))
 
 
 def odds_weight(total: int, logit: Decimal) -> int:

@@ -15,7 +15,7 @@ from gmvaluator.accounts import ISSUANCE, SUSPENSE
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allocation import Ownership, ScoredCandidate, allocate, ownership_of
 from gmvaluator.ledger.decisions.release import RightsAt
-from gmvaluator.ledger.posting import candidates_from_evidence, ownerships_of, recompute_entries
+from gmvaluator.ledger.posting import candidates_from_evidence, content_of, ownerships_of, recompute_entries
 from gmvaluator.ledger.records import ATTRIBUTION, Evidence, NearMiss, StoredPosting, sum_by_account
 from gmvaluator.ports import WorkCard
 from gmvaluator.storage.schema import from_utc_text
@@ -66,6 +66,7 @@ def revalue(
         evidence.quality_millionths,
         uncertainty.get("unlisted", 0),
         uncertainty.get("recall"),
+        content_of(evidence),
     )
     again = replace(
         evidence,

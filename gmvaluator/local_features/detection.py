@@ -1,0 +1,122 @@
+"""Detection of local features: SIFT keypoints of the whole image in a small square, with projected descriptors.
+
+SIFT is OpenCV's (Lowe, 2004), descriptors are root-normalised (Arandjelović and Zisserman, 2012). Colour and fine
+texture differ between a work and what a generator makes of it, so that the image is reduced to grey and to `SIDE_PX`:
+the cost depends on the square, not on the image.
+"""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Mapping
+from typing import Any
+
+import cv2
+import numpy as np
+import numpy.typing as npt
+from PIL import Image
+
+from gmvaluator.keypoints import DESCRIPTOR_DIM, GRID, MAX_KEYPOINTS, Float32, Int8, LocalFeatures
+
+SIDE_PX = 384
+"""Side of the square in which keypoints are detected."""
+
+CONTRAST_THRESHOLD = 0.02
+"""Lowest contrast of a keypoint, half of OpenCV's default: flat drawings have few keypoints."""
+
+CONTENT_STEP = 6.0
+"""Difference of neighbouring pixels, in levels of 256, from which a cell shows something."""
+
+SIFT_DIM = 128
+_CELL_PX = 8
+"""Pixels across a cell where content is looked for."""
+
+_local = threading.local()
+
+
+class Detector:
+    """A detector of local features with a learned projection of descriptors. Thread-safe; it releases the GIL."""
+
+    def __init__(self, tensors: Mapping[str, npt.NDArray[Any]]) -> None:
+        """tensors: "mean", (128,), and "projection", (128, 32), of root-normalised descriptors."""
+        self._mean = tensors["mean"].astype(np.float32)
+        self._projection = tensors["projection"].astype(np.float32)
+
+    def detect(self, image: Image.Image, mirrored: bool = False) -> LocalFeatures:
+        """Return the features of an RGB image, the strongest `MAX_KEYPOINTS` first.
+
+        mirrored: also return what the descriptors of the mirrored image would be.
+        """
+        keypoints, descriptors = sift(image)
+        roots = root_descriptors(descriptors)
+        return LocalFeatures(
+            np.array([keypoint.pt for keypoint in keypoints], np.float32).reshape(-1, 2) / np.float32(SIDE_PX),
+            np.array([keypoint.size for keypoint in keypoints], np.float32) / np.float32(SIDE_PX),
+            np.radians(np.array([keypoint.angle for keypoint in keypoints], np.float32)),
+            self._projected(roots),
+            self._projected(roots[:, _MIRROR]) if mirrored else np.empty((0, DESCRIPTOR_DIM), np.int8),
+            content_of(image),
+        )
+
+    def _projected(self, roots: Float32) -> Int8:
+        projected = (roots - self._mean) @ self._projection
+        norms = np.linalg.norm(projected, axis=1, keepdims=True)
+        return np.rint(projected / np.maximum(norms, np.float32(1e-6)) * 127).astype(np.int8)
+
+
+def sift(image: Image.Image) -> tuple[list[cv2.KeyPoint], Float32]:
+    """Return the strongest keypoints of an RGB image in the square, and their SIFT descriptors, (N, 128)."""
+    keypoints, descriptors = _detector().detectAndCompute(_grey_square(image), None)
+    if descriptors is None:
+        return [], np.empty((0, SIFT_DIM), np.float32)
+    order = sorted(range(len(keypoints)), key=lambda row: -keypoints[row].response)[:MAX_KEYPOINTS]
+    return [keypoints[row] for row in order], descriptors[order]
+
+
+def root_descriptors(descriptors: Float32) -> Float32:
+    """Return the square roots of descriptors, (N, 128), each scaled to a sum of 1."""
+    sums = descriptors.sum(axis=1, keepdims=True)
+    return np.asarray(np.sqrt(descriptors / np.maximum(sums, np.float32(1e-6))))
+
+
+def content_of(image: Image.Image) -> npt.NDArray[np.bool_]:
+    """Return the cells, (GRID, GRID), in which pixels differ, or a neighbouring cell's do."""
+    pixels = _on_square(image, GRID * _CELL_PX, Image.Resampling.BOX).astype(np.float32)
+    down, across = np.gradient(pixels, axis=(0, 1))
+    steps = np.hypot(down, across).max(axis=2).reshape(GRID, _CELL_PX, GRID, _CELL_PX).max(axis=(1, 3))
+    return cv2.dilate((steps > CONTENT_STEP).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
+
+
+def _detector() -> cv2.SIFT:
+    # One for each thread: OpenCV's detectors keep buffers.
+    if not hasattr(_local, "detector"):
+        _local.detector = cv2.SIFT_create(nfeatures=MAX_KEYPOINTS, contrastThreshold=CONTRAST_THRESHOLD)
+    detector: cv2.SIFT = _local.detector
+    return detector
+
+
+def _grey_square(image: Image.Image) -> npt.NDArray[np.uint8]:
+    square = _on_square(image, SIDE_PX, Image.Resampling.BICUBIC)
+    return np.asarray(cv2.cvtColor(square, cv2.COLOR_RGB2GRAY), np.uint8)
+
+
+def _on_square(image: Image.Image, side_px: int, resample: Image.Resampling) -> npt.NDArray[np.uint8]:
+    """Return the whole image, scaled to fit a white square, (S, S, 3)."""
+    scale = side_px / max(image.size)
+    width, height = (max(round(length * scale), 1) for length in image.size)
+    square = Image.new("RGB", (side_px, side_px), (255, 255, 255))
+    square.paste(image.resize((width, height), resample), ((side_px - width) // 2, (side_px - height) // 2))
+    return np.asarray(square)
+
+
+def _mirror() -> npt.NDArray[np.intp]:
+    """Return the places of a descriptor's numbers in that of the mirrored patch.
+
+    A descriptor is 4 x 4 cells of 8 orientations in the keypoint's own frame, whose first axis is its direction. In the
+    mirrored image rows follow each other in reverse, and orientations turn the other way.
+    """
+    places = np.arange(SIFT_DIM).reshape(4, 4, 8)[::-1]
+    return np.concatenate([places[..., :1], places[..., :0:-1]], axis=2).ravel()
+
+
+_MIRROR = _mirror()
