@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from attributor.core.loop_fairness import LoopScheduler
-from attributor.core.parts import WINDOW_DEPTH, SeenParts, examine, to_examine, window_sightings
 from attributor.workers.model_worker import Features
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.schema import duplicate_group
 from gmvaluator.keypoints import LocalFeatures
 from gmvaluator.ledger.allocation import MAX_NEAR_MISSES, Group, ScoredCandidate, rank
+from gmvaluator.local_features.sightings import WINDOW_DEPTH, SeenParts, examine, to_examine, window_sightings
 from gmvaluator.ports import Candidate, CandidateSearch, Neighbour
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.weights import MILLION, distance_millionths

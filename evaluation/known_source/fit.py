@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -131,6 +132,15 @@ class GateFit:
     ranks: tuple[int, ...]
     coefficients: tuple[float, ...]
     ridge: float = 0.0
+
+    def settings(self) -> dict[str, Any]:
+        """Return the settings of a policy file, numbers as text of six decimals."""
+        ranks = {str(rank): f"{value:.6f}" for rank, value in zip(self.ranks, self.coefficients, strict=True)}
+        return {
+            "temperature": f"{self.temperature:.6f}",
+            "temperature_growth": f"{self.growth:.6f}",
+            "residual": {"bias": f"{self.bias:.6f}", "ranks": ranks},
+        }
 
     def log_likelihood(self, examples: Examples) -> float:
         logit = gate_logit(examples.distances, self.bias, self.ranks, self.coefficients)

@@ -23,10 +23,19 @@ from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.index.opening import open_search, open_store
 from gmvaluator.index.schema import DEFAULT_COLLECTION, KEY_GROUP, duplicate_group, require_profile
 from gmvaluator.ledger.allocation import ScoredCandidate
+from gmvaluator.local_features.sightings import (
+    NOTHING_SEEN,
+    WINDOW_DEPTH,
+    SeenParts,
+    examine,
+    to_examine,
+    window_sightings,
+)
 from gmvaluator.models.profiles import load_models
-from gmvaluator.ports import Embeddings, Models
+from gmvaluator.ports import Candidate, CandidateSearch, Embeddings, Models, Prepared
 from gmvaluator.samples import sample_folder
 from gmvaluator.valuation.weights import distance_millionths
+from gmvaluator.windows import WINDOW_MASKS
 
 DEPTH = 200
 _CHUNK = 32
@@ -47,11 +56,12 @@ class Retrieval:
     distance_millionths: tuple[int, ...]
     quality: float
     groups: tuple[TrainingImageId, ...] = ()
+    seen: SeenParts = NOTHING_SEEN
 
     def candidates(self) -> list[ScoredCandidate]:
         """Return the re-ranked works in the form that a policy values."""
         return [
-            ScoredCandidate(work, distance, 0, group)
+            ScoredCandidate(work, distance, 0, group, self.seen.sighting(work))
             for work, distance, group in zip(
                 self.reranked, self.distance_millionths, self.groups or self.reranked, strict=True
             )
@@ -60,7 +70,11 @@ class Retrieval:
 
 def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
     """Embed all images in batches, with progress on stderr."""
-    inputs = [models.prepare(query.image) for query in queries]
+    return embed_prepared(models, [models.prepare(query.image) for query in queries])
+
+
+def embed_prepared(models: Models, inputs: Sequence[Prepared]) -> Embeddings:
+    """Embed prepared images as `embed` does."""
     parts = []
     for start in range(0, len(inputs), _CHUNK):
         parts.append(models.embed(inputs[start : start + _CHUNK]))
@@ -70,6 +84,7 @@ def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
         np.concatenate([part.recall for part in parts]),
         np.concatenate([part.perceptual for part in parts]),
         np.concatenate([part.quality for part in parts if part.quality is not None]),
+        [windows for part in parts for windows in part.windows or ()] or None,
     )
 
 
@@ -89,29 +104,41 @@ async def _search_all(
     search = open_search(location, collection, api_key=qdrant_api_key(), payload_keys=(KEY_GROUP,))
     try:
         require_profile(await search.info(), models.identity)
-        embeddings = embed(models, queries)  # minutes, and nothing else waits for this loop
-        retrievals = []
-        assert embeddings.quality is not None
-        for recall, perceptual, quality in zip(
-            embeddings.recall, embeddings.perceptual, embeddings.quality, strict=True
-        ):
-            recalled = await search.recall(recall, DEPTH)
-            ids = [candidate.training_image_id for candidate in recalled]
-            groups = {candidate.training_image_id: duplicate_group(candidate.payload) for candidate in recalled}
-            reranked = await search.rerank(perceptual, ids, DEPTH)
-            retrievals.append(
-                Retrieval(
-                    tuple(ids),
-                    tuple(distance_millionths(1 - candidate.clip_similarity) for candidate in recalled),
-                    tuple(candidate.training_image_id for candidate in reranked),
-                    tuple(distance_millionths(candidate.perceptual_distance) for candidate in reranked),
-                    float(quality),
-                    tuple(groups[candidate.training_image_id] or candidate.training_image_id for candidate in reranked),
-                )
-            )
-        return retrievals
+        inputs = [models.prepare(query.image) for query in queries]
+        embeddings = embed_prepared(models, inputs)  # minutes, and nothing else waits for this loop
+        return [await _retrieve(search, embeddings, row, prepared) for row, prepared in enumerate(inputs)]
     finally:
         await search.close()
+
+
+async def _retrieve(search: CandidateSearch, embeddings: Embeddings, row: int, prepared: Prepared) -> Retrieval:
+    """Recall, re-rank, and look for works in the parts of one image, as the service does."""
+    windows: Sequence[Sequence[Candidate]] = ()
+    if embeddings.windows is None or prepared.local is None:
+        recalled = await search.recall(embeddings.recall[row], DEPTH)
+    else:
+        recalled, windows = await search.recall_with_windows(
+            embeddings.recall[row], DEPTH, embeddings.windows[row], WINDOW_DEPTH
+        )
+    candidates = {candidate.training_image_id: candidate for candidates in windows for candidate in candidates}
+    candidates |= {candidate.training_image_id: candidate for candidate in recalled}
+    reranked = await search.rerank(embeddings.perceptual[row], list(candidates), len(candidates))
+    seen = SeenParts()
+    if windows and prepared.local is not None:
+        sightings = window_sightings(windows, WINDOW_MASKS)
+        works = to_examine((neighbour.training_image_id for neighbour in reranked), sightings)
+        seen = examine(prepared.local, await search.local_features(works), sightings)
+    groups = {work: duplicate_group(candidate.payload) for work, candidate in candidates.items()}
+    assert embeddings.quality is not None
+    return Retrieval(
+        tuple(candidate.training_image_id for candidate in recalled),
+        tuple(distance_millionths(1 - candidate.clip_similarity) for candidate in recalled),
+        tuple(neighbour.training_image_id for neighbour in reranked),
+        tuple(distance_millionths(neighbour.perceptual_distance) for neighbour in reranked),
+        float(embeddings.quality[row]),
+        tuple(groups[neighbour.training_image_id] or neighbour.training_image_id for neighbour in reranked),
+        seen,
+    )
 
 
 SHORT_EACH = 5

@@ -12,7 +12,7 @@ import numpy.typing as npt
 from evaluation.known_source.fit import VirtualFit
 from evaluation.known_source.observations import Observation, Retrieval
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.allocation import Group, group_candidates
+from gmvaluator.ledger.allocation import Group, group_candidates, parts_of
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.residual import VirtualContributor
 from gmvaluator.valuation.weights import similarity_weights
@@ -90,7 +90,8 @@ def by_policy(policy: Policy, name: str = "") -> Variant:
 
     def divide(retrieval: Retrieval) -> Shares:
         groups = group_candidates(retrieval.candidates(), policy)[: policy.k]
-        shares, rest = policy.shares([group.distance_millionths for group in groups])
+        parts = None if policy.parts is None else parts_of(groups, retrieval.seen.content)
+        shares, rest = policy.shares([group.distance_millionths for group in groups], parts)
         return Shares(
             {
                 work: part

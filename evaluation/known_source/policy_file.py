@@ -3,17 +3,21 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any, Protocol
 
 from gmvaluator.errors import Conflict, InvalidPolicy, PreconditionFailed
 from gmvaluator.files import atomic_write
 from gmvaluator.valuation.policy import Policy
 
-if TYPE_CHECKING:
-    from evaluation.known_source.fit import GateFit
+
+class PolicyFit(Protocol):
+    """A fit of a policy's numbers."""
+
+    def settings(self) -> Mapping[str, Any]:
+        """Return the settings of a policy file: decimal texts, and tables of them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -45,28 +49,26 @@ def policy_text(
     profile_hash: str,
     depth: int,
     k: int,
-    gate: GateFit,
+    fit: PolicyFit,
     fitted: Fitted,
-    refits: Sequence[GateFit] = (),
+    refits: Sequence[PolicyFit] = (),
     extra: Extra = NOTHING_EXTRA,
 ) -> str:
     """Return the file's text for `gmvaluator.valuation.policy`; numbers have six decimals.
 
-    refits: fits of the same gate to resamples, from which intervals are made.
+    refits: fits of the same kind to resamples, from which intervals are made.
     """
+    settings = fit.settings()
+    tables = {name: value for name, value in settings.items() if isinstance(value, Mapping)}
+    plain = {name: value for name, value in settings.items() if name not in tables}
     return f"""policy = "{reference}"
 description = "Fitted by `gmvaluator calibrate` to derivatives of known works and to foreign images."
 profile = "{profile_hash}"
 depth = {depth}
 k = {k}
-temperature = "{gate.temperature:.6f}"
-temperature_growth = "{gate.growth:.6f}"
+{_lines(plain)}
 {_groups(extra)}
-[residual]
-bias = "{gate.bias:.6f}"
-ranks = {_ranks(gate)}
-
-[fit]
+{"".join(f"[{name}]{chr(10)}{_lines(table)}{chr(10)}{chr(10)}" for name, table in tables.items())}[fit]
 data_sha256 = "{fitted.data_sha256}"
 images = {fitted.images}
 absent_share = {fitted.absent_share:.4f}
@@ -76,23 +78,21 @@ paper_log_likelihood = {fitted.paper_log_likelihood:.6f}
 {_uncertainty(refits, extra)}"""
 
 
-def _ranks(gate: GateFit) -> str:
-    pairs = zip(gate.ranks, gate.coefficients, strict=True)
-    return "{ " + ", ".join(f'{rank} = "{value:.6f}"' for rank, value in pairs) + " }"
+def _lines(settings: Mapping[str, Any]) -> str:
+    return "\n".join(f"{name} = {_value(value)}" for name, value in settings.items())
 
 
-def _temperature(gate: GateFit) -> str:
-    return f'temperature = "{gate.temperature:.6f}", temperature_growth = "{gate.growth:.6f}"'
+def _value(value: Any) -> str:
+    """Return a decimal text, or a table of them in one line."""
+    if isinstance(value, Mapping):
+        return "{ " + ", ".join(f"{name} = {_value(inner)}" for name, inner in value.items()) + " }"
+    return f'"{value}"'
 
 
-def _residual(gate: GateFit) -> str:
-    return f'{{ bias = "{gate.bias:.6f}", ranks = {_ranks(gate)} }}'
-
-
-def _uncertainty(refits: Sequence[GateFit], extra: Extra) -> str:
+def _uncertainty(refits: Sequence[PolicyFit], extra: Extra) -> str:
     if not refits:
         return ""
-    lines = [f"    {{ {_temperature(fit)}, residual = {_residual(fit)} }}," for fit in refits]
+    lines = [f"    {_value(fit.settings())}," for fit in refits]
     held = [] if extra.hold_above is None else [f'hold_above = "{extra.hold_above}"']
     return "\n".join(["", "[uncertainty]", *held, "replicates = [", *lines, "]", ""])
 

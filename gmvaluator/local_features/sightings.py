@@ -38,6 +38,10 @@ class SeenParts:
         return self.sightings.get(work, NOT_SEEN)
 
 
+NOTHING_SEEN = SeenParts()
+"""Parts that were not examined."""
+
+
 def window_sightings(recalled: Sequence[Sequence[Candidate]], masks: Sequence[int]) -> dict[TrainingImageId, Sighting]:
     """Return for each work recalled by a window the window that is nearest to it. masks: of the windows, in order."""
     nearest: dict[TrainingImageId, Sighting] = {}
