@@ -20,6 +20,11 @@ class Box(NamedTuple):
     right: float
     bottom: float
 
+    def pixels(self, side_px: int) -> tuple[int, int, int, int]:
+        """Return the box in a square of this side, in pixels."""
+        left, top, right, bottom = (round(edge * side_px) for edge in self)
+        return left, top, right, bottom
+
 
 def _grid(columns: int, rows: int) -> tuple[Box, ...]:
     return tuple(

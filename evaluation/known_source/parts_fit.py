@@ -108,16 +108,15 @@ def parts_examples(observations: Sequence[Observation], policy: Policy) -> Parts
     """Return the first k contributors of each image under `policy`, with where they were seen."""
     rows = [_row(observation, policy) for observation in observations]
     most = max(len(row.sets) for row in rows)
-    shape = (len(rows), most, policy.k)
-    distances = np.full((len(rows), policy.k), float(MAX_DISTANCE))
     examples = PartsExamples(
-        torch.from_numpy(distances.astype(np.float32)),
-        torch.from_numpy(distances.astype(np.float32)),
-        *(torch.zeros(len(rows), policy.k) for _ in range(2)),
-        torch.zeros(shape[:2]),
-        torch.zeros(shape),
-        torch.zeros(shape),
-        np.array([observation.query.group for observation in observations]),
+        distances=torch.full((len(rows), policy.k), float(MAX_DISTANCE)),
+        window_distances=torch.full((len(rows), policy.k), float(MAX_DISTANCE)),
+        inliers=torch.zeros(len(rows), policy.k),
+        sources=torch.zeros(len(rows), policy.k),
+        counts=torch.zeros(len(rows), most),
+        windows=torch.zeros(len(rows), most, policy.k),
+        regions=torch.zeros(len(rows), most, policy.k),
+        owners=np.array([observation.query.group for observation in observations]),
     )
     for number, row in enumerate(rows):
         _fill(examples, number, row)

@@ -18,6 +18,9 @@ from PIL import Image
 
 from gmvaluator.keypoints import DESCRIPTOR_DIM, GRID, MAX_KEYPOINTS, Float32, Int8, LocalFeatures
 
+KIND = "sift-384-300-contrast-0.02/root/pca-32"
+"""Name of all settings of this module in a profile's identity."""
+
 SIDE_PX = 384
 """Side of the square in which keypoints are detected."""
 
@@ -61,7 +64,7 @@ class Detector:
     def _projected(self, roots: Float32) -> Int8:
         projected = (roots - self._mean) @ self._projection
         norms = np.linalg.norm(projected, axis=1, keepdims=True)
-        return np.rint(projected / np.maximum(norms, np.float32(1e-6)) * 127).astype(np.int8)
+        return np.asarray(np.rint(projected / np.maximum(norms, np.float32(1e-6)) * 127), np.int8)
 
 
 def sift(image: Image.Image) -> tuple[list[cv2.KeyPoint], Float32]:
@@ -70,7 +73,7 @@ def sift(image: Image.Image) -> tuple[list[cv2.KeyPoint], Float32]:
     if descriptors is None:
         return [], np.empty((0, SIFT_DIM), np.float32)
     order = sorted(range(len(keypoints)), key=lambda row: -keypoints[row].response)[:MAX_KEYPOINTS]
-    return [keypoints[row] for row in order], descriptors[order]
+    return [keypoints[row] for row in order], np.asarray(descriptors[order], np.float32)
 
 
 def root_descriptors(descriptors: Float32) -> Float32:
@@ -90,7 +93,7 @@ def content_of(image: Image.Image) -> npt.NDArray[np.bool_]:
 def _detector() -> cv2.SIFT:
     # One for each thread: OpenCV's detectors keep buffers.
     if not hasattr(_local, "detector"):
-        _local.detector = cv2.SIFT_create(nfeatures=MAX_KEYPOINTS, contrastThreshold=CONTRAST_THRESHOLD)
+        _local.detector = cv2.SIFT.create(nfeatures=MAX_KEYPOINTS, contrastThreshold=CONTRAST_THRESHOLD)
     detector: cv2.SIFT = _local.detector
     return detector
 

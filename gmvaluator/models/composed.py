@@ -72,7 +72,7 @@ class ComposedModels:
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
         """Preprocess an RGB training image as one view, the whole image, for the embedding models alone."""
-        return [self._preparation.work(image)]
+        return [self._preparation.described_work(image)]
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
         """Embed B prepared images; quality is None where it is a model of its own.
@@ -82,7 +82,17 @@ class ComposedModels:
         recall = self.recall_rows(inputs)
         perceptual = recall.copy() if self._perceptual is None else self.perceptual_rows(inputs)
         quality = np.ones(len(inputs), np.float32) if self._quality is None else None
-        return Embeddings(recall, perceptual[:, np.newaxis], quality)
+        return Embeddings(recall, perceptual[:, np.newaxis], quality, self.window_rows(inputs))
+
+    def window_rows(self, inputs: Sequence[Prepared]) -> list[Float32Array]:
+        """Embed the windows of each image by the recall model: (W, D), or (0, D) for an image prepared without."""
+        none = np.empty((0, self.identity.recall_dim), np.float32)
+        return [
+            none
+            if prepared.windows is None
+            else _checked("recall", self._recall.embed, self._preparation.windows(prepared.windows))
+            for prepared in inputs
+        ]
 
     def recall_rows(self, inputs: Sequence[Prepared]) -> Float32Array:
         """Run the recall model alone: (B, D) float32."""
@@ -152,7 +162,7 @@ class PixelComparingModels(ComposedModels):
         if with_recall:
             recall[with_recall] = self.recall_rows([inputs[row] for row in with_recall])
         quality = np.ones(len(inputs), np.float32) if self._quality is None else None
-        return Embeddings(recall, self.perceptual_rows(inputs), quality)
+        return Embeddings(recall, self.perceptual_rows(inputs), quality, self.window_rows(inputs))
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
         """Embed training images: the recall vector stands for the perceptual one. Raises ModelFailed."""

@@ -193,7 +193,8 @@ def pool_windows(maps: Sequence[Float32Array]) -> npt.NDArray[np.float64]:
         for stage in maps
     ]
     joined: npt.NDArray[np.float64] = np.concatenate(pooled, axis=2)
-    return joined.reshape(-1, joined.shape[2])
+    rows: npt.NDArray[np.float64] = joined.reshape(-1, joined.shape[2])
+    return rows
 
 
 @cache

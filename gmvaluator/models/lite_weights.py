@@ -16,7 +16,7 @@ import numpy.typing as npt
 import safetensors.numpy
 
 from gmvaluator.local_features.detection import Detector
-from gmvaluator.models.specs import DATA
+from gmvaluator.models.specs import DATA, shipped_identity
 from gmvaluator.models.weight_files import read_pinned
 from gmvaluator.ports import Float32Array
 from gmvaluator.profile import ProfileIdentity
@@ -24,6 +24,7 @@ from gmvaluator.profile import ProfileIdentity
 BACKBONE_FILE = "lite-backbone.safetensors"
 HEADS_FILE = "lite.safetensors"
 LOCAL_FEATURES_FILE = "local-features.safetensors"
+LOCAL_FEATURES_ROLE = "local features"
 _REMEDY = "reinstall gmvaluator"
 STAGE_BLOCKS = (0, 1, 2, 4, 6)
 """Blocks that end a resolution, with 16, 24, 40, 112 and 320 channels at 1/2, 1/4, 1/8, 1/16 and 1/32 of the input."""
@@ -96,9 +97,14 @@ def _gelu(values: _Float64) -> _Float64:
     return np.asarray(values * 0.5 * (1 + _erf(values / math.sqrt(2))))
 
 
+def shipped_detector() -> Detector:
+    """Return the detector of local features, which all profiles share. Raises MissingWeights."""
+    return load_detector(shipped_identity())
+
+
 def load_detector(identity: ProfileIdentity) -> Detector:
     """Return the detector of local features whose weights `identity` pins. Raises MissingWeights."""
-    return Detector(pinned_tensors(LOCAL_FEATURES_FILE, identity.weights["local features"]))
+    return Detector(pinned_tensors(LOCAL_FEATURES_FILE, identity.weights[LOCAL_FEATURES_ROLE]))
 
 
 def pinned_tensors(file_name: str, sha256: str) -> dict[str, npt.NDArray[Any]]:

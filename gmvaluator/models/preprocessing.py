@@ -12,6 +12,7 @@ the first 20 in reading order: the upper four rows. It draws no random numbers, 
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from functools import lru_cache
 from typing import Any, Protocol
 
@@ -20,10 +21,13 @@ import numpy.typing as npt
 from PIL import Image
 
 from gmvaluator.errors import InvalidImage
+from gmvaluator.local_features.detection import Detector
 from gmvaluator.models.known_models import ALL_CROPS
-from gmvaluator.models.lite_views import prepare
+from gmvaluator.models.lite_views import prepare, prepare_large
+from gmvaluator.models.lite_weights import shipped_detector
 from gmvaluator.models.specs import Family, ModelSpec, ProfileSpecs
 from gmvaluator.ports import Prepared
+from gmvaluator.windows import WINDOWS
 
 Pixels = npt.NDArray[Any]
 
@@ -45,17 +49,31 @@ class Preparer(Protocol):
 class Preparation:
     """The preparers of a profile's three models. Where two would make the same pixels, the image is resized once."""
 
-    def __init__(self, recall: Preparer, perceptual: Preparer | None, quality: Preparer | None) -> None:
+    def __init__(
+        self, recall: Preparer, perceptual: Preparer | None, quality: Preparer | None, detector: Detector
+    ) -> None:
         self._recall = recall
         self._perceptual = perceptual
         self._quality = quality
+        self._detector = detector
         square = recall.square_resize
         self._shares_squares = square is not None and perceptual is not None and perceptual.square_resize == square
 
     def query(self, image: Image.Image) -> Prepared:
         """Preprocess an RGB image for every model. Raises InvalidImage if it is not RGB."""
         vectors = self.work(image)
-        return Prepared(vectors.recall, vectors.perceptual, self._quality(image) if self._quality else NOTHING)
+        quality = self._quality(image) if self._quality else NOTHING
+        local = self._detector.detect(image, mirrored=True)
+        return Prepared(vectors.recall, vectors.perceptual, quality, prepare_large(image), local)
+
+    def described_work(self, image: Image.Image) -> Prepared:
+        """Preprocess an RGB training image as `work` does, with its local features."""
+        return replace(self.work(image), local=self._detector.detect(image))
+
+    def windows(self, large: Pixels) -> list[Pixels]:
+        """Return the recall model's inputs for the windows of `Prepared.windows`."""
+        image = Image.fromarray(np.ascontiguousarray(large.transpose(1, 2, 0)))
+        return [self._recall(image.crop(box.pixels(image.width))) for box in WINDOWS]
 
     def work(self, image: Image.Image) -> Prepared:
         """Preprocess an RGB training image for the embedding models alone. Raises InvalidImage if it is not RGB."""
@@ -72,7 +90,7 @@ def preparation_of(specs: ProfileSpecs) -> Preparation:
     """Return the preparers of a profile's models. Raises UnknownModel or PreconditionFailed."""
     recall = preparer_of(specs.recall)
     assert recall is not None
-    return Preparation(recall, preparer_of(specs.perceptual), preparer_of(specs.quality))
+    return Preparation(recall, preparer_of(specs.perceptual), preparer_of(specs.quality), shipped_detector())
 
 
 def preparer_of(spec: ModelSpec) -> Preparer | None:

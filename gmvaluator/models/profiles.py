@@ -5,7 +5,6 @@ The code of a model family is imported only when its models are loaded or its in
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING
@@ -13,13 +12,16 @@ from typing import TYPE_CHECKING
 from gmvaluator.errors import InvalidInput, UnknownProfile
 from gmvaluator.models.choice import ProfileChoice, as_choice
 from gmvaluator.models.known_models import specs_of
-from gmvaluator.models.specs import DATA
+from gmvaluator.models.specs import shipped_identity
 from gmvaluator.models.weight_files import ModelsFolder
 from gmvaluator.ports import Models, Prepared
 from gmvaluator.profile import ProfileIdentity
 
 if TYPE_CHECKING:
     from PIL.Image import Image
+
+CROPPED_WINDOWS = "halves-quadrants-thirds-sixths-centre/crops-448"
+"""Name, in a profile's identity, of windows that are cut from the image and embedded each by itself."""
 
 STUB = "stub"
 """Profile `stub`, or `stub:OPTIONS`: the load-test models of `gmvaluator.testing.stub_models`; it is not listed."""
@@ -86,7 +88,7 @@ def _checked(choice: ProfileChoice) -> _Profile:
 
 def _lite_identity(choice: ProfileChoice) -> ProfileIdentity:
     choice.check_no_variant()
-    identity = ProfileIdentity.from_dict(json.loads((DATA / "lite.json").read_text(encoding="utf-8")))
+    identity = shipped_identity()
     return replace(identity, precision=choice.precision or identity.precision)
 
 
@@ -105,6 +107,9 @@ def _lite_input_maker(choice: ProfileChoice) -> Callable[[Image], Prepared]:
 
 
 def _paper_identity(choice: ProfileChoice) -> ProfileIdentity:
+    from gmvaluator.local_features.detection import KIND
+    from gmvaluator.models.lite_weights import LOCAL_FEATURES_ROLE
+
     specs, folder = specs_of(choice), ModelsFolder(choice.models)
     return ProfileIdentity(
         name=choice.profile,
@@ -114,7 +119,12 @@ def _paper_identity(choice: ProfileChoice) -> ProfileIdentity:
         recall_dim=specs.recall.dim,
         perceptual_dim=specs.perceptual.dim,
         precision=choice.precision or _PROFILES["paper"].precisions[0],
-        weights={file.role: folder.recorded_sha256(file) for file in specs.files},
+        weights={
+            **{file.role: folder.recorded_sha256(file) for file in specs.files},
+            LOCAL_FEATURES_ROLE: shipped_identity().weights[LOCAL_FEATURES_ROLE],
+        },
+        local_features=KIND,
+        windows=CROPPED_WINDOWS,
     )
 
 

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
+
+from gmvaluator.profile import ProfileIdentity
 
 DATA = Path(__file__).parent / "data"
 """Folder of `NAME.json`, a shipped profile's identity with the pinned hash of every weight file, and of our weights."""
@@ -69,3 +72,8 @@ class ProfileSpecs:
         """Every file that the profile needs, once each."""
         files = (*self.recall.files, *self.perceptual.files, *self.quality.files)
         return tuple({file.role: file for file in files}.values())
+
+
+def shipped_identity() -> ProfileIdentity:
+    """Return the identity of profile `lite` as shipped, with the pinned hashes of its weights."""
+    return ProfileIdentity.from_dict(json.loads((DATA / "lite.json").read_text(encoding="utf-8")))

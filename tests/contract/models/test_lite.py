@@ -14,21 +14,23 @@ import pytest
 import scipy.ndimage
 import timm
 import torch
-from PIL import Image
+from PIL import Image, ImageOps
 
 from evaluation.images.distortions import KINDS, distort
 from evaluation.training.lite_graph import lite_graph, shipped_shapes
 from gmvaluator.errors import InvalidImage, MissingWeights, ModelFailed, PreconditionFailed
 from gmvaluator.images import decode_image
+from gmvaluator.local_features import detection
 from gmvaluator.models import lite, lite_network, lite_onnx, lite_weights
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.device import Runtime
 from gmvaluator.models.lite import CHUNK_ROWS, LiteModels
-from gmvaluator.models.lite_views import SIDE_PX, prepare
+from gmvaluator.models.lite_views import SIDE_PX, prepare, prepare_large, unit_range
 from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.models.specs import DATA
 from gmvaluator.ports import Float32Array, Models, Prepared
 from gmvaluator.samples import sample_folder
+from gmvaluator.windows import WINDOWS
 
 SAMPLE = sample_folder("openclipart")
 GOLDEN = Path(__file__).parents[2] / "golden" / "lite.npz"
@@ -124,6 +126,39 @@ def test_onnx_runtime_computes_what_torch_does(models: Models) -> None:
     )
     for got, expected in zip(heads(runtime), heads(torch_backbone), strict=True):
         np.testing.assert_allclose(got, expected, rtol=0, atol=1e-5)
+
+
+def test_maps_of_onnx_runtime_are_those_of_torch(models: Models) -> None:
+    inputs = unit_range(np.stack([prepare_large(image) for image in one_of_each_owner()[:2]]))
+    runtime = lite_onnx.OnnxBackbone(pinned_backbone(), threads=1).maps(inputs)
+    torch_maps = lite_network.TorchBackbone(pinned_backbone(), Runtime(torch.device("cpu"), "fp32")).maps(inputs)
+    for ours, theirs in zip(runtime, torch_maps, strict=True):
+        np.testing.assert_allclose(ours, theirs, atol=1e-3)
+
+
+def test_a_window_of_a_collage_is_near_the_work_that_fills_it(models: Models) -> None:
+    images = [ImageOps.pad(image, (256, 256), color=(255, 255, 255)) for image in one_of_each_owner()[:4]]
+    collage = Image.new("RGB", (512, 512))
+    for number, image in enumerate(images):
+        collage.paste(image, (256 * (number % 2), 256 * (number // 2)))
+    (windows,) = models.embed([models.prepare(collage)]).windows or ()
+    works = models.embed([models.prepare(image) for image in images]).recall
+    quadrants = [row for row, box in enumerate(WINDOWS) if (box.right - box.left, box.bottom - box.top) == (0.5, 0.5)][
+        :4
+    ]
+    assert (windows[quadrants] @ works.T).argmax(axis=1).tolist() == [0, 1, 2, 3]
+    assert (np.diag(windows[quadrants] @ works.T) > 0.7).all()
+
+
+def test_an_image_prepared_without_windows_has_none(models: Models) -> None:
+    prepared = models.prepare(sample_image("animals-2-dead-frogs-lumen-desig-01"))
+    embeddings = models.embed([prepared, dataclasses.replace(prepared, windows=None)])
+    assert embeddings.windows is not None
+    assert [len(windows) for windows in embeddings.windows] == [len(WINDOWS), 0]
+
+
+def test_the_identity_names_how_local_features_are_made() -> None:
+    assert profile_identity("lite").local_features == detection.KIND
 
 
 def test_the_shipped_graph_is_the_one_that_its_tool_writes() -> None:

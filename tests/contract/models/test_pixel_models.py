@@ -1,6 +1,7 @@
 """A profile that compares pixels: features for queries and candidates, the recall vector for the index."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -8,6 +9,7 @@ from PIL import Image
 
 from gmvaluator.errors import ModelFailed
 from gmvaluator.models.composed import PixelComparingModels
+from gmvaluator.models.lite_weights import shipped_detector
 from gmvaluator.models.preprocessing import NOTHING, Pixels, Preparation, Squash
 from gmvaluator.ports import Float32Array, Prepared
 from gmvaluator.testing.models import FAKE_IDENTITY
@@ -38,7 +40,9 @@ def recall() -> Recall:
 
 @pytest.fixture
 def models(recall: Recall) -> PixelComparingModels:
-    return PixelComparingModels(FAKE_IDENTITY, Preparation(Squash(), Squash(), None), recall, Means(), None)
+    return PixelComparingModels(
+        FAKE_IDENTITY, Preparation(Squash(), Squash(), None, shipped_detector()), recall, Means(), None
+    )
 
 
 def test_a_query_gets_features_of_their_own_length(models: PixelComparingModels) -> None:
@@ -48,7 +52,7 @@ def test_a_query_gets_features_of_their_own_length(models: PixelComparingModels)
 
 
 def test_a_candidate_costs_no_recall(models: PixelComparingModels, recall: Recall) -> None:
-    query = models.prepare(Image.new("RGB", (30, 20), (10, 20, 30)))
+    query = replace(models.prepare(Image.new("RGB", (30, 20), (10, 20, 30))), windows=None)
     candidate = Prepared(NOTHING, query.perceptual, NOTHING)
     rows = models.embed([candidate, query, candidate])
     assert recall.count == 1

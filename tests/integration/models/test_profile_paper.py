@@ -18,6 +18,7 @@ from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.composed import ComposedModels
 from gmvaluator.models.dreamsim import LowRankAdapter
 from gmvaluator.models.known_models import DREAMSIM_TYPES, specs_of
+from gmvaluator.models.lite_weights import shipped_detector
 from gmvaluator.models.preprocessing import NOTHING, Pixels, Preparation, Squash, pixels_of
 from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.models.weight_files import ModelsFolder
@@ -144,7 +145,7 @@ class Means:
 
 def test_two_models_share_the_pixels_of_a_square_image_and_of_no_other() -> None:
     recall, perceptual = Halves(), Halves()
-    preparation = Preparation(recall, perceptual, None)
+    preparation = Preparation(recall, perceptual, None, shipped_detector())
     square = preparation.query(Image.new("RGB", (300, 300), "teal"))
     assert square.perceptual is square.recall
     assert (recall.count, perceptual.count) == (1, 0)
@@ -156,7 +157,9 @@ def test_two_models_share_the_pixels_of_a_square_image_and_of_no_other() -> None
 
 
 def composed(perceptual: Means | None = None) -> ComposedModels:
-    return ComposedModels(FAKE_IDENTITY, Preparation(Squash(), Squash(), None), Means(), perceptual, None)
+    return ComposedModels(
+        FAKE_IDENTITY, Preparation(Squash(), Squash(), None, shipped_detector()), Means(), perceptual, None
+    )
 
 
 def test_a_row_that_is_not_finite_is_named_and_the_model_with_it() -> None:

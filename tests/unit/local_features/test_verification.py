@@ -1,0 +1,162 @@
+"""Local features of real drawings: what verifies a work, where it is seen, and what does not."""
+
+from __future__ import annotations
+
+from functools import cache
+
+import numpy as np
+import pytest
+from PIL import Image, ImageOps
+
+from gmvaluator.ids import TrainingImageId, training_image_id
+from gmvaluator.images import decode_image
+from gmvaluator.keypoints import GRID, LocalFeatures, no_features
+from gmvaluator.local_features.detection import Detector
+from gmvaluator.local_features.regions import cells_of, mask_of
+from gmvaluator.local_features.sightings import MAX_EXAMINED, NEAREST, examine, to_examine, window_sightings
+from gmvaluator.local_features.verification import MIN_INLIERS, verify
+from gmvaluator.models.lite_weights import load_detector
+from gmvaluator.models.profiles import profile_identity
+from gmvaluator.ports import Candidate
+from gmvaluator.samples import sample_folder
+from gmvaluator.valuation.parts import NOT_SEEN, WHOLE, Sighting
+
+WORKS = (
+    "animals-2-dead-frogs-lumen-desig-01",
+    "food-fruit-watermelon-simple-bw",
+    "food-apple-bitten-dan-gerhard-01",
+    "transportation-lorry-length",
+)
+
+
+@cache
+def detector() -> Detector:
+    return load_detector(profile_identity("lite"))
+
+
+@cache
+def drawing(key: str) -> Image.Image:
+    data = (sample_folder("openclipart") / "images" / f"{key}.webp").read_bytes()
+    return ImageOps.pad(decode_image(data), (256, 256), color=(255, 255, 255))
+
+
+@cache
+def work(key: str) -> LocalFeatures:
+    """Return a work's features as the index returns them."""
+    return LocalFeatures.from_text(detector().detect(drawing(key)).to_text())
+
+
+def features(image: Image.Image) -> LocalFeatures:
+    return detector().detect(image, mirrored=True)
+
+
+def name(number: int) -> TrainingImageId:
+    return training_image_id(f"{number:064x}")
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        lambda image: image,
+        ImageOps.mirror,
+        lambda image: image.rotate(40, Image.Resampling.BICUBIC, fillcolor=(255, 255, 255)),
+        lambda image: image.rotate(90),
+        lambda image: image.resize((140, 140)),
+        lambda image: ImageOps.grayscale(image).convert("RGB"),
+        lambda image: image.crop((40, 40, 230, 230)),
+    ],
+    ids=["copy", "mirrored", "turned", "turned by 90", "smaller", "grey", "cropped"],
+)
+def test_a_changed_work_is_verified(change: object) -> None:
+    assert callable(change)
+    verified = verify(features(change(drawing(WORKS[0]))), work(WORKS[0]))
+    assert verified is not None
+    assert verified.inliers >= MIN_INLIERS
+
+
+def test_the_position_maps_points_of_the_work_into_the_image_and_back() -> None:
+    mirrored = verify(features(ImageOps.mirror(drawing(WORKS[0]))), work(WORKS[0]))
+    assert mirrored is not None and mirrored.mirrored
+    corners = np.array([0.1 + 0.2j, 0.9 + 0.7j])
+    np.testing.assert_allclose(mirrored.in_image(corners), [0.9 + 0.2j, 0.1 + 0.7j], atol=0.02)
+    np.testing.assert_allclose(mirrored.in_work(mirrored.in_image(corners)), corners, atol=1e-9)
+
+
+def test_other_works_are_not_verified() -> None:
+    counts = [
+        verified.inliers
+        for image in WORKS
+        for other in WORKS
+        if other != image and (verified := verify(features(drawing(image)), work(other)))
+    ]
+    assert counts == []
+
+
+@pytest.mark.parametrize(
+    "image",
+    [
+        Image.new("RGB", (640, 480), (255, 255, 255)),
+        Image.new("RGB", (16, 16), (10, 200, 30)),
+        Image.new("RGB", (3_000, 17), (0, 0, 0)),
+        Image.fromarray(np.random.default_rng(3).integers(0, 256, (300, 200, 3), np.uint8)),
+    ],
+    ids=["blank", "tiny", "narrow", "noise"],
+)
+def test_images_that_show_no_work_are_examined_all_the_same(image: Image.Image) -> None:
+    seen = examine(features(image), {name(1): work(WORKS[0]), name(2): no_features()}, {})
+    assert seen.sightings == {}
+    assert seen.content is not None
+
+
+def test_a_collage_shows_each_work_in_its_own_quarter() -> None:
+    collage = Image.new("RGB", (512, 512), (255, 255, 255))
+    for number, key in enumerate(WORKS):
+        collage.paste(drawing(key), (256 * (number % 2), 256 * (number // 2)))
+    seen = examine(features(collage), {name(number): work(key) for number, key in enumerate(WORKS)}, {})
+    assert set(seen.sightings) == {name(number) for number in range(4)}
+    for number in range(4):
+        quarter = np.zeros((GRID, GRID), bool)
+        half = GRID // 2
+        quarter[half * (number // 2) :, half * (number % 2) :][:half, :half] = True
+        region = cells_of(seen.sighting(name(number)).region)
+        assert (region & quarter).sum() > 0.9 * region.sum()
+        assert seen.work_regions[name(number)]
+
+
+def test_equal_inputs_give_equal_results() -> None:
+    image, other = features(drawing(WORKS[1])), work(WORKS[1])
+    first, second = verify(image, other), verify(image, other)
+    assert first is not None and second is not None
+    assert (first.inliers, first.scale, first.shift) == (second.inliers, second.scale, second.shift)
+
+
+def test_a_work_keeps_the_window_nearest_to_it() -> None:
+    recalled = [[Candidate(name(1), 0.5), Candidate(name(2), 0.4)], [Candidate(name(1), 0.9)]]
+    assert window_sightings(recalled, (1, 2)) == {
+        name(1): Sighting(window=2, window_distance=100_000),
+        name(2): Sighting(window=1, window_distance=600_000),
+    }
+
+
+def test_the_nearest_works_of_image_and_windows_are_examined_up_to_a_bound() -> None:
+    nearest = [name(number) for number in range(100)]
+    sightings = {name(200 + number): Sighting(window=1, window_distance=number) for number in range(100)}
+    chosen = to_examine(nearest, sightings)
+    assert len(chosen) == MAX_EXAMINED
+    assert chosen[:NEAREST] == nearest[:NEAREST]
+    assert chosen[NEAREST:] == list(sightings)[: MAX_EXAMINED - NEAREST]
+
+
+def test_a_verified_work_keeps_its_window_too() -> None:
+    sightings = {name(1): Sighting(window=WHOLE, window_distance=5), name(2): Sighting(window=1, window_distance=9)}
+    seen = examine(features(drawing(WORKS[0])), {name(1): work(WORKS[0])}, sightings)
+    assert seen.sighting(name(1)).window_distance == 5
+    assert seen.sighting(name(1)).inliers >= MIN_INLIERS
+    assert seen.sighting(name(2)) == sightings[name(2)]
+    assert seen.sighting(name(3)) == NOT_SEEN
+
+
+def test_masks_of_cells_are_read_again() -> None:
+    cells = np.random.default_rng(1).random((GRID, GRID)) < 0.3
+    np.testing.assert_array_equal(cells_of(mask_of(cells)), cells)
+    assert mask_of(cells) >> 17 & 1 == cells[1, 1]
