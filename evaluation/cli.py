@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -189,6 +190,11 @@ def evaluate_all(
     help="Count near-duplicates once, with the weight of their first or their nearest member; or each of them.",
 )
 @click.option(
+    "--foreign",
+    type=FOLDER,
+    help="Folder of images without a source, from `evaluation.images.make_foreign_set`; default: the shipped ones.",
+)
+@click.option(
     "--hold-above", metavar="WIDTH", help="Hold back credits whose share has a wider interval than this, such as 0.5."
 )
 @click.option("--quick", is_flag=True, help="Use few images, only to check that it works; do not pay by the result.")
@@ -201,6 +207,7 @@ def calibrate(
     reference: str,
     out: Path | None,
     groups: str,
+    foreign: Path | None,
     hold_above: str | None,
     quick: bool,
     collection: str,
@@ -212,10 +219,11 @@ def calibrate(
     """Fit a policy to derivatives of your own works, and write its file unless it is worse than the one in use.
 
     Works of the index are changed by known recipes, from their thumbnails, and the index is queried with each, and with
-    foreign images, which have no source. The fit takes the temperature and the residual under which the known sources
-    are likeliest. The works of half of the owners, and three recipes, are held out: on images made of them the policy
-    has to be at least as likely as the one that the collection's generators have now. The exit code is 1 if it is not.
-    The fit is repeated on resamples of whole owners, which give the policy's intervals.
+    foreign images, which have no source. The fit takes the numbers under which the known sources are likeliest: of
+    distances of the whole image, and, for a profile that looks at parts, of windows and of verified regions. The works
+    of half of the owners, and three recipes, are held out: on images made of them the policy has to be at least as
+    likely as the one that the collection's generators have now. The exit code is 1 if it is not. The fit is repeated on
+    resamples of whole owners, which give the policy's intervals.
 
     Example: gmvaluator calibrate --data ./gmvaluator-demo
     """
@@ -228,7 +236,7 @@ def calibrate(
     check_new(path)
     location = index_location(place.folder, index_url)
     require_index(location)
-    calibration = _calibrate(path, place, location, collection, profile, quick, extra)
+    calibration = _calibrate(path, place, location, collection, profile, quick, extra, foreign)
     if as_json:
         figures = {"policy": reference, "file": None if calibration.file is None else str(calibration.file),
                    "in_use": calibration.in_use, "figures": calibration.figures}  # fmt: skip
@@ -240,14 +248,21 @@ def calibrate(
 
 
 def _calibrate(
-    path: Path, place: DataLocation, location: str | Path, collection: str, profile: str, quick: bool, extra: Extra
+    path: Path,
+    place: DataLocation,
+    location: str | Path,
+    collection: str,
+    profile: str,
+    quick: bool,
+    extra: Extra,
+    foreign: Path | None,
 ) -> Calibration:
     from evaluation.known_source.own_works import policies_in_use, read_own_works
     from gmvaluator.models.process_setup import prepare_process
     from gmvaluator.models.profiles import load_models, profile_identity
 
     identity = profile_identity(profile)
-    own = read_own_works(place, location, collection, identity)
+    own = replace(read_own_works(place, location, collection, identity), foreign=foreign)
     in_use = policies_in_use(place, collection, identity)
     prepare_process()
     from evaluation.known_source.calibration import Index

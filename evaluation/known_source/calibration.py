@@ -25,9 +25,25 @@ from evaluation.known_source.fit import (
 )
 from evaluation.known_source.observations import DEPTH, Observation, observed, search_all
 from evaluation.known_source.own_works import OwnWorks
+from evaluation.known_source.parts_fit import (
+    PARAMETERS,
+    bootstrap_parts,
+    fit_parts,
+    parts_examples,
+    plain_policy,
+)
 from evaluation.known_source.policies import apply_policy, by_policy
-from evaluation.known_source.policy_file import Extra, Fitted, policy_text, write_policy
-from evaluation.known_source.queries import FIT, SHORT_FIT, SHORT_TEST, TEST, Plan, make_queries
+from evaluation.known_source.policy_file import Extra, Fitted, PolicyFit, policy_text, write_policy
+from evaluation.known_source.queries import (
+    FIT,
+    PARTS_FIT,
+    SHORT_FIT,
+    SHORT_PARTS_FIT,
+    SHORT_TEST,
+    TEST,
+    Plan,
+    make_queries,
+)
 from gmvaluator.errors import PreconditionFailed
 from gmvaluator.ids import sha256_hex
 from gmvaluator.ports import Models
@@ -73,10 +89,52 @@ def calibrate(
     path: NAME@N.toml. in_use: policies to compare with, of which the likeliest counts. Raises PreconditionFailed if the
     index does not find the works.
     """
-    fit = _observe(SHORT_FIT if short else FIT, own.fit, index, own)
+    counts_parts = bool(index.models.identity.windows)
+    plan = (SHORT_PARTS_FIT if short else PARTS_FIT) if counts_parts else SHORT_FIT if short else FIT
+    fit = _observe(plan, own.fit, index, own)
     test = _observe(replace(SHORT_TEST if short else TEST, reconstructed=0), own.test, index, own)
     check_found(fit)
-    plain = Policy.from_parameters({"policy": path.stem, "depth": DEPTH, "k": CONTRIBUTORS, "temperature": "1"})
+    refits = SHORT_REFITS if short else REFITS
+    fitting = _fit_parts(fit, test, refits, extra.groups) if counts_parts else _fit_gate(fit, test, refits)
+    text = policy_text(
+        path.stem,
+        index.models.identity.hash,
+        DEPTH,
+        CONTRIBUTORS,
+        fitting.fit,
+        fitting.fitted,
+        fitting.refits,
+        extra,
+    )
+    policy = Policy.from_parameters(tomllib.loads(text))
+    likelihoods = {other.reference: held_out_log_likelihood(other, test) for other in in_use}
+    best = max(likelihoods, key=lambda reference: likelihoods[reference])
+    likelihood = held_out_log_likelihood(policy, test)
+    figures = {
+        "held_out_log_likelihood": likelihood,
+        "held_out_log_likelihood_in_use": likelihoods[best],
+        "fit_log_likelihood": fitting.fitted.fit_log_likelihood,
+        "test_log_likelihood": fitting.fitted.test_log_likelihood,
+        "test_log_likelihood_paper": fitting.fitted.paper_log_likelihood,
+        "absent_share": fitting.fitted.absent_share,
+        **fitting.figures,
+    }
+    return Calibration(None if likelihood < likelihoods[best] else write_policy(path, text), best, figures)
+
+
+@dataclass(frozen=True, slots=True)
+class _Fitting:
+    """A fit with what is recorded of it. figures: further ones for the report."""
+
+    fit: PolicyFit
+    refits: Sequence[PolicyFit]
+    fitted: Fitted
+    figures: dict[str, float]
+
+
+def _fit_gate(fit: Sequence[Observation], test: Sequence[Observation], refits: int) -> _Fitting:
+    """Fit temperature and gate to distances of whole images."""
+    plain = Policy.from_parameters({"policy": "plain@1", "depth": DEPTH, "k": CONTRIBUTORS, "temperature": "1"})
     # Each work for itself: fitted to groups, the temperature would not tell a source from its twins inside one.
     known, unseen = examples_of(fit, plain), examples_of(test, plain)
     gate = choose_gate(known)
@@ -86,31 +144,43 @@ def calibrate(
         absent_share(known),
         gate.log_likelihood(known),
         gate.log_likelihood(unseen),
-        mean_log_likelihood(unseen, contributor_log_shares(unseen.distances, 1.0), None),
+        _paper_log_likelihood(test),
     )
-    refits = bootstrap_gates(known, gate, SHORT_REFITS if short else REFITS)
-    text = policy_text(path.stem, index.models.identity.hash, DEPTH, CONTRIBUTORS, gate, fitted, refits, extra)
-    policy = Policy.from_parameters(tomllib.loads(text))
-    likelihoods = {other.reference: held_out_log_likelihood(other, test) for other in in_use}
-    best = max(likelihoods, key=lambda reference: likelihoods[reference])
-    likelihood = held_out_log_likelihood(policy, test)
     figures = {
-        "held_out_log_likelihood": likelihood,
-        "held_out_log_likelihood_in_use": likelihoods[best],
-        "fit_log_likelihood": fitted.fit_log_likelihood,
-        "test_log_likelihood": fitted.test_log_likelihood,
         "test_log_likelihood_virtual_contributor": fit_virtual(known).log_likelihood(unseen),
-        "test_log_likelihood_paper": fitted.paper_log_likelihood,
         "temperature": gate.temperature,
         "temperature_growth": gate.growth,
-        "absent_share": fitted.absent_share,
     }
-    return Calibration(None if likelihood < likelihoods[best] else write_policy(path, text), best, figures)
+    return _Fitting(gate, bootstrap_gates(known, gate, refits), fitted, figures)
+
+
+def _fit_parts(fit: Sequence[Observation], test: Sequence[Observation], refits: int, groups: str | None) -> _Fitting:
+    """Fit weights by distance, by windows and by verified regions."""
+    # Near-duplicates are joined as the policy will join them: what one region shows is explained once.
+    plain = plain_policy(DEPTH, CONTRIBUTORS, groups)
+    known, unseen = parts_examples(fit, plain), parts_examples(test, plain)
+    rule = fit_parts(known)
+    fitted = Fitted(
+        data_hash(fit),
+        len(fit),
+        float(known.absent.mean()),
+        rule.log_likelihood(known),
+        rule.log_likelihood(unseen),
+        _paper_log_likelihood(test),
+    )
+    figures = dict(zip(PARAMETERS, rule.numbers, strict=True))
+    return _Fitting(rule, bootstrap_parts(known, rule, refits), fitted, figures)
+
+
+def _paper_log_likelihood(observations: Sequence[Observation]) -> float:
+    plain = Policy.from_parameters({"policy": "plain@1", "depth": DEPTH, "k": CONTRIBUTORS, "temperature": "1"})
+    examples = examples_of(observations, plain)
+    return mean_log_likelihood(examples, contributor_log_shares(examples.distances, 1.0), None)
 
 
 def _observe(plan: Plan, works: Sequence[Work], index: Index, own: OwnWorks) -> list[Observation]:
     plan = replace(plan, owners=frozenset(work.owner_id for work in works))
-    queries = make_queries(plan, works, own.folder, own.indexed)
+    queries = make_queries(plan, works, own.folder, own.indexed, own.foreign)
     return observed(queries, own.ids, search_all(index.location, index.models, queries, index.collection))
 
 

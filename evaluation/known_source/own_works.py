@@ -43,7 +43,8 @@ MIN_OWNERS = 10
 class OwnWorks:
     """Sampled works with their files below `folder`; `fit` and `test` have no owner, or else no work, in common.
 
-    ids: by the works' keys. indexed: SHA-256 of the shipped foreign images that are in the index.
+    ids: by the works' keys. indexed: SHA-256 of the shipped foreign images that are in the index. foreign: folder of
+    other foreign images, from `evaluation.images.make_foreign_set`; None for the shipped ones.
     """
 
     folder: Path
@@ -51,6 +52,7 @@ class OwnWorks:
     test: tuple[Work, ...]
     ids: dict[str, TrainingImageId]
     indexed: frozenset[str]
+    foreign: Path | None = None
 
 
 def read_own_works(place: DataLocation, location: str | Path, collection: str, identity: ProfileIdentity) -> OwnWorks:

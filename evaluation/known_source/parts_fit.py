@@ -73,6 +73,11 @@ class PartsFit:
 
     numbers: tuple[float, ...]
 
+    def log_likelihood(self, examples: PartsExamples) -> float:
+        """Return `log_likelihood` of the examples by these numbers."""
+        with torch.no_grad():
+            return float(log_likelihood(examples, torch.tensor(self.numbers)))
+
     def settings(self) -> dict[str, Any]:
         """Return the settings of a policy file, numbers as text of six decimals."""
         temperature, growth, distance = _distance_settings(self.numbers[:3])
@@ -98,10 +103,10 @@ def _text(value: float) -> Decimal:
     return Decimal(f"{value:.6f}")
 
 
-def plain_policy(depth: int, k: int) -> Policy:
+def plain_policy(depth: int, k: int, groups: str | None) -> Policy:
     """Return a policy with a rule for parts, by which contributors are grouped and ordered before a fit."""
-    settings = PartsFit(START).settings()
-    return Policy.from_parameters({"policy": "plain@1", "depth": depth, "k": k, "groups": "nearest", **settings})
+    settings = PartsFit(START).settings() | ({} if groups is None else {"groups": groups})
+    return Policy.from_parameters({"policy": "plain@1", "depth": depth, "k": k, **settings})
 
 
 def parts_examples(observations: Sequence[Observation], policy: Policy) -> PartsExamples:
