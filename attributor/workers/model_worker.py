@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
@@ -41,7 +41,7 @@ class Features:
     quality: float | None
     queue_ms: float
     embed_ms: float
-    windows: Float32Array = NO_WINDOWS
+    windows: Float32Array = field(default_factory=lambda: NO_WINDOWS)
 
 
 @dataclass(slots=True)

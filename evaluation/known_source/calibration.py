@@ -95,7 +95,7 @@ def calibrate(
     test = _observe(replace(SHORT_TEST if short else TEST, reconstructed=0), own.test, index, own)
     check_found(fit)
     refits = SHORT_REFITS if short else REFITS
-    fitting = _fit_parts(fit, test, refits, extra.groups) if counts_parts else _fit_gate(fit, test, refits)
+    fitting = fit_parts_policy(fit, test, refits, extra.groups) if counts_parts else fit_gate_policy(fit, test, refits)
     text = policy_text(
         path.stem,
         index.models.identity.hash,
@@ -123,7 +123,7 @@ def calibrate(
 
 
 @dataclass(frozen=True, slots=True)
-class _Fitting:
+class Fitting:
     """A fit with what is recorded of it. figures: further ones for the report."""
 
     fit: PolicyFit
@@ -132,7 +132,7 @@ class _Fitting:
     figures: dict[str, float]
 
 
-def _fit_gate(fit: Sequence[Observation], test: Sequence[Observation], refits: int) -> _Fitting:
+def fit_gate_policy(fit: Sequence[Observation], test: Sequence[Observation], refits: int) -> Fitting:
     """Fit temperature and gate to distances of whole images."""
     plain = Policy.from_parameters({"policy": "plain@1", "depth": DEPTH, "k": CONTRIBUTORS, "temperature": "1"})
     # Each work for itself: fitted to groups, the temperature would not tell a source from its twins inside one.
@@ -151,10 +151,12 @@ def _fit_gate(fit: Sequence[Observation], test: Sequence[Observation], refits: i
         "temperature": gate.temperature,
         "temperature_growth": gate.growth,
     }
-    return _Fitting(gate, bootstrap_gates(known, gate, refits), fitted, figures)
+    return Fitting(gate, bootstrap_gates(known, gate, refits), fitted, figures)
 
 
-def _fit_parts(fit: Sequence[Observation], test: Sequence[Observation], refits: int, groups: str | None) -> _Fitting:
+def fit_parts_policy(
+    fit: Sequence[Observation], test: Sequence[Observation], refits: int, groups: str | None
+) -> Fitting:
     """Fit weights by distance, by windows and by verified regions."""
     # Near-duplicates are joined as the policy will join them: what one region shows is explained once.
     plain = plain_policy(DEPTH, CONTRIBUTORS, groups)
@@ -169,7 +171,7 @@ def _fit_parts(fit: Sequence[Observation], test: Sequence[Observation], refits: 
         _paper_log_likelihood(test),
     )
     figures = dict(zip(PARAMETERS, rule.numbers, strict=True))
-    return _Fitting(rule, bootstrap_parts(known, rule, refits), fitted, figures)
+    return Fitting(rule, bootstrap_parts(known, rule, refits), fitted, figures)
 
 
 def _paper_log_likelihood(observations: Sequence[Observation]) -> float:

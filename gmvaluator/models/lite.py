@@ -192,7 +192,7 @@ def pool_windows(maps: Sequence[Float32Array]) -> npt.NDArray[np.float64]:
         np.einsum("bchw,nhw->bnc", stage, _window_weights(*stage.shape[2:]), optimize=True, dtype=np.float64)
         for stage in maps
     ]
-    joined: npt.NDArray[np.float64] = np.concatenate(pooled, axis=2)
+    joined = np.concatenate(pooled, axis=2, dtype=np.float64)
     rows: npt.NDArray[np.float64] = joined.reshape(-1, joined.shape[2])
     return rows
 
@@ -208,7 +208,7 @@ def _window_weights(height: int, width: int) -> npt.NDArray[np.float64]:
 
 def _covered(start: float, end: float, cells: int) -> npt.NDArray[np.float64]:
     edges = np.arange(cells + 1) / cells
-    return np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], start), 0, None)
+    return np.asarray(np.clip(np.minimum(edges[1:], end) - np.maximum(edges[:-1], start), 0, None))
 
 
 def _large(prepared: Prepared) -> npt.NDArray[Any]:
