@@ -124,7 +124,7 @@ def evaluate_counterfactual(work: Path, quick: bool, profile: str, as_json: bool
 
 
 @evaluate.command("duplicates")
-@click.option("--policy", default="calibrated@2", show_default=True, metavar="NAME@N", help="Policy that pays.")
+@click.option("--policy", default="calibrated@3", show_default=True, metavar="NAME@N", help="Policy that pays.")
 @click.option("--quick", is_flag=True, help="Use few images, only to check that it works.")
 @profile_option
 @json_option

@@ -179,7 +179,7 @@ def models(threads: int, seconds: float, names: tuple[str, ...], as_json: bool) 
 
 
 @bench.command()
-@click.option("--policy", "policies", multiple=True, default=("paper@1", "calibrated@2"), show_default=True)
+@click.option("--policy", "policies", multiple=True, default=("paper@1", "calibrated@3"), show_default=True)
 @choice_options
 @json_option
 def precision(policies: tuple[str, ...], choice: ProfileChoice, as_json: bool) -> None:

@@ -23,7 +23,7 @@ from gmvaluator.valuation.policy import Policy, load_policy
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
-PAPER, CALIBRATED = "paper@1", "calibrated@2"
+PAPER, CALIBRATED = "paper@1", "calibrated@3"
 TARGETS, SHORT_TARGETS = 12, 2
 """Works that are copied: half by their owners, half by somebody else."""
 

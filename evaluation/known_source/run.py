@@ -26,7 +26,7 @@ from gmvaluator.models.profiles import profile_identity
 from gmvaluator.valuation.policy import Policy, load_policy
 from gmvaluator.valuation.residual import Gate
 
-PAPER, CALIBRATED = "paper@1", "calibrated@2"
+PAPER, CALIBRATED = "paper@1", "calibrated@3"
 DRAWS: dict[str, tuple[Plan, Plan]] = {"second": (TEST, SHORT_TEST), "third": (THIRD, SHORT_THIRD)}
 """Images that are measured, by name of the draw, with their short version."""
 

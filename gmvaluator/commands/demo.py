@@ -39,7 +39,7 @@ from gmvaluator.valuation.policy import Policy, load_policy
 from gmvaluator.valuation.weights import credits_text, distance_millionths, divide, quality_millionths
 
 DATA_SET = "openclipart"
-PAPER, CALIBRATED = "paper@1", "calibrated@2"
+PAPER, CALIBRATED = "paper@1", "calibrated@3"
 
 SHOWN_IMAGES, SHOWN_ARTISTS = 6, 3
 """Images and artists that are printed without --verbose."""

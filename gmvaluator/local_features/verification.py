@@ -25,7 +25,7 @@ MAX_DESCRIPTOR_DISTANCE = 0.9
 TOLERANCE = 6 / 512
 """Largest error of an inlier's position, as a share of the image's side."""
 
-MIN_INLIERS = 6
+MIN_INLIERS = 5
 """Fewest inliers that verify a work."""
 
 _MIN_SCALE, _MAX_SCALE = 0.12, 8.0

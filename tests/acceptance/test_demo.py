@@ -90,5 +90,5 @@ def test_the_demo_does_the_whole_job_and_doing_it_again_changes_no_credit(folder
     explained = json.dumps(
         gmvaluator("ledger", "explain", first["images"][0]["stages"][-1]["generation_id"], "--data", folder)
     )
-    assert "calibrated@2" in explained
+    assert "calibrated@3" in explained
     assert gmvaluator("ledger", "replay", "--data", folder)["equal"] == images

@@ -27,6 +27,8 @@ CARRIED = (
     "gmvaluator/models/data/lite.safetensors",
     "gmvaluator/models/data/lite.onnx",
     "gmvaluator/valuation/policies/calibrated@2.toml",
+    "gmvaluator/valuation/policies/calibrated@3.toml",
+    "gmvaluator/models/data/local-features.safetensors",
     "gmvaluator/examples/openclipart/manifest.csv",
     "dashboard/templates/overview.html",
     "dashboard/static/app.css",

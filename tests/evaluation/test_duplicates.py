@@ -78,7 +78,7 @@ def test_inflation_is_measured_against_what_the_owner_earned() -> None:
 
 
 def test_the_figure_is_of_the_policy_that_pays_as_it_pays() -> None:
-    shipped = load_policy("calibrated@2")
+    shipped = load_policy("calibrated@3")
     pays, *others, paper = policies_compared(shipped).values()
     assert pays == shipped
     assert [one.groups for one in others] == ["first", "nearest", None]

@@ -161,14 +161,14 @@ def test_the_policies_in_use_are_those_of_the_collections_generators(tmp_path: P
     def references(collection: str, identity: Any) -> list[str]:
         return [policy.reference for policy in policies_in_use(place, collection, identity)]
 
-    assert references("works", lite) == ["calibrated@2"]
+    assert references("works", lite) == ["calibrated@3"]
     assert references("works", EXAMPLE_IDENTITY) == ["paper@1"]
     with open_catalogue(place, write=True) as catalogue:
         catalogue.add_data_set("set")
         catalogue.add_generator(Generator("a", "works", ("set",), "paper@1"))
-        catalogue.add_generator(Generator("b", "works", ("set",), "calibrated@2"))
+        catalogue.add_generator(Generator("b", "works", ("set",), "calibrated@3"))
         catalogue.add_generator(Generator("c", "others", ("set",), "paper@1"))
-    assert references("works", lite) == ["calibrated@2", "paper@1"]
+    assert references("works", lite) == ["calibrated@3", "paper@1"]
     assert references("works", EXAMPLE_IDENTITY) == ["paper@1"]
     assert references("others", lite) == ["paper@1"]
 

@@ -36,9 +36,9 @@ def add(data: Path, name: str, *words: str) -> Any:
 
 
 def test_profile_lite_has_a_calibrated_policy(data: Path) -> None:
-    assert add(data, "on-lite")["policy"] == "calibrated@2"
+    assert add(data, "on-lite")["policy"] == "calibrated@3"
     listed = CliRunner().invoke(program, ["generators", "list", "--data", str(data)]).stdout
-    assert "on-lite: trained on set; valued by calibrated@2; collection works" in listed
+    assert "on-lite: trained on set; valued by calibrated@3; collection works" in listed
 
 
 def test_another_profile_needs_a_policy(data: Path) -> None:
