@@ -13,6 +13,7 @@ from evaluation.known_source.fit import VirtualFit
 from evaluation.known_source.observations import Observation, Retrieval
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allocation import Group, group_candidates, parts_of
+from gmvaluator.valuation.parts import Sighting
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.residual import VirtualContributor
 from gmvaluator.valuation.weights import similarity_weights
@@ -102,6 +103,39 @@ def by_policy(policy: Policy, name: str = "") -> Variant:
         )
 
     return Variant(name or policy.reference, divide)
+
+
+def without_unattributed(policy: Policy) -> Variant:
+    """Apply the policy, and divide the unattributed share among the contributors in proportion."""
+    inner = by_policy(policy)
+
+    def divide(retrieval: Retrieval) -> Shares:
+        divided = inner.divide(retrieval)
+        kept = 1 - divided.unattributed
+        if kept <= 0:
+            return divided
+        return Shares({work: share / kept for work, share in divided.shares.items()}, 0.0)
+
+    return Variant(f"{policy.reference}, nothing unattributed", divide)
+
+
+def parts_ablations(policy: Policy) -> list[Variant]:
+    """Return a policy that counts parts with one witness of them, or none."""
+    return [
+        by_policy(replace(policy, parts=None), "whole image alone"),
+        _with_sightings(policy, "without verified regions", lambda seen: seen._replace(region=0, inliers=0)),
+        _with_sightings(policy, "without windows", lambda seen: seen._replace(window=0, window_distance=0)),
+    ]
+
+
+def _with_sightings(policy: Policy, name: str, change: Callable[[Sighting], Sighting]) -> Variant:
+    inner = by_policy(policy, name)
+
+    def divide(retrieval: Retrieval) -> Shares:
+        sightings = {work: change(sighting) for work, sighting in retrieval.seen.sightings.items()}
+        return inner.divide(replace(retrieval, seen=replace(retrieval.seen, sightings=sightings)))
+
+    return Variant(name, divide)
 
 
 def _parts(group: Group, share: float, policy: Policy) -> list[tuple[TrainingImageId, float]]:

@@ -16,8 +16,10 @@ from evaluation.known_source.policies import (
     apply_policy,
     by_policy,
     decimal,
+    parts_ablations,
     uniform,
     without_reranking,
+    without_unattributed,
 )
 from evaluation.known_source.queries import FIT, SHORT_FIT, SHORT_TEST, SHORT_THIRD, TEST, THIRD, Plan
 from evaluation.known_source.section import figures_by_cell, known_source_section
@@ -26,7 +28,7 @@ from gmvaluator.models.profiles import profile_identity
 from gmvaluator.valuation.policy import Policy, load_policy
 from gmvaluator.valuation.residual import Gate
 
-PAPER, CALIBRATED = "paper@1", "calibrated@3"
+PAPER, WHOLE_IMAGES, CALIBRATED = "paper@1", "calibrated@2", "calibrated@3"
 DRAWS: dict[str, tuple[Plan, Plan]] = {"second": (TEST, SHORT_TEST), "third": (THIRD, SHORT_THIRD)}
 """Images that are measured, by name of the draw, with their short version."""
 
@@ -53,17 +55,22 @@ def known_source(
         require_sample(location, short)
     fit, test = _observed(profile, short, location, DRAWS[draw][short], foreign)
     paper = load_policy(PAPER)
-    known = examples_of(fit, replace(load_policy(CALIBRATED), groups=None))
+    known = examples_of(fit, replace(load_policy(CALIBRATED), groups=None, parts=None))
     calibrated = _calibrated(profile, known)
     fits = Fits(fit_temperature(known), fit_virtual(known))
+    if calibrated.parts is None:
+        variants = ablations(calibrated, fits)
+    else:
+        # Its distances are those of version 3 of the profile, so that the numbers of that policy still fit them.
+        variants = [by_policy(load_policy(WHOLE_IMAGES)), *parts_ablations(calibrated)]
     main = apply_policy(by_policy(calibrated), test)
-    bare = apply_policy(by_policy(replace(calibrated, residual=None), f"{calibrated.reference}, no residual"), test)
+    bare = apply_policy(without_unattributed(calibrated), test)
     plain = apply_policy(by_policy(paper), test)
     rows = [
         apply_policy(uniform(paper.k), test),
         apply_policy(without_reranking(paper), test),
         plain,
-        *(apply_policy(row, test) for row in ablations(calibrated, fits)),
+        *(apply_policy(row, test) for row in variants),
         main,
         *(apply_policy(by_policy(policy), test) for policy in compared),
     ]
@@ -114,4 +121,5 @@ def _calibrated(profile: str, known: Examples) -> Policy:
         residual=Gate(decimal(gate.bias), ranks),
         profile=None,
         uncertainty=None,
+        parts=None,
     )

@@ -38,7 +38,7 @@ def known_source_section(
     bare: PolicyShares,
     paper: PolicyShares,
 ) -> Section:
-    """Build the section. main: the calibrated policy. bare: it without a residual. paper: equations 4-6."""
+    """Build the section. main: the calibrated policy. bare: it with nothing unattributed. paper: equations 4-6."""
     reliability = measures.reliability(main)
     return Section(
         "Known sources",
@@ -246,7 +246,7 @@ def _trade_off(main: PolicyShares, bare: PolicyShares) -> Plot:
         axes.legend(fontsize=8, loc="lower right")
 
     return Plot(
-        "What it costs true sources to leave foreign images unattributed, as the gate's bias moves.", draw(paint)
+        "What it costs true sources to leave foreign images unattributed, as its odds are multiplied.", draw(paint)
     )
 
 
