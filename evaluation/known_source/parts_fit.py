@@ -31,7 +31,7 @@ PARAMETERS = (
 """Names of the fitted numbers: temperatures and growths as logarithms, "none" as the logit of distance 0."""
 
 START = (math.log(0.027), math.log(0.04), 8.6, math.log(0.034), math.log(0.02), 9.0, -7.0, 6.0, -3.6, -0.5)
-STEPS, REFIT_STEPS = 140, 30
+STEPS, REFIT_STEPS = 140, 20
 _RATE, _LAST_RATE = 0.12, 0.03
 _PRIOR = 1e-4
 """Weight of the squared distance from `START`, which keeps numbers that the images do not determine in place."""
