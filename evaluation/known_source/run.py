@@ -53,14 +53,17 @@ def known_source(
         require_foreign(foreign)
     if location is not None:
         require_sample(location, short)
-    fit, test = _observed(profile, short, location, DRAWS[draw][short], foreign)
+    shipped = load_policy(CALIBRATED)
+    fits_here = shipped.profile != profile_identity(profile).hash
+    # The images of the fit are needed only for a profile that no policy was shipped for.
+    fit, test = _observed(profile, short, location, DRAWS[draw][short], foreign, fits_here)
     paper = load_policy(PAPER)
-    known = examples_of(fit, replace(load_policy(CALIBRATED), groups=None, parts=None))
-    calibrated = _calibrated(profile, known)
-    fits = Fits(fit_temperature(known), fit_virtual(known))
-    if calibrated.parts is None:
-        variants = ablations(calibrated, fits)
+    if fits_here:
+        known = examples_of(fit, replace(shipped, groups=None, parts=None))
+        calibrated = _calibrated(shipped, known)
+        variants = ablations(calibrated, Fits(fit_temperature(known), fit_virtual(known)))
     else:
+        calibrated = shipped
         # Its distances are those of version 3 of the profile, so that the numbers of that policy still fit them.
         variants = [by_policy(load_policy(WHOLE_IMAGES)), *parts_ablations(calibrated)]
     main = apply_policy(by_policy(calibrated), test)
@@ -87,13 +90,13 @@ def known_source(
 
 
 def _observed(
-    profile: str, short: bool, location: str | Path | None, plan: Plan, foreign: Path | None
+    profile: str, short: bool, location: str | Path | None, plan: Plan, foreign: Path | None, fits_here: bool
 ) -> tuple[list[Observation], list[Observation]]:
-    """Return the fit and the test observations, from a temporary index if none is given."""
+    """Return the fit (if `fits_here`) and the test observations, from a temporary index if none is given."""
     if location is None:
         with tempfile.TemporaryDirectory() as folder:
-            return _observed(profile, short, index_sample(Path(folder), profile, short), plan, foreign)
-    fit = observe(SHORT_FIT if short else FIT, location, profile, short)
+            return _observed(profile, short, index_sample(Path(folder), profile, short), plan, foreign, fits_here)
+    fit = observe(SHORT_FIT if short else FIT, location, profile, short) if fits_here else []
     return fit, observe(plan, location, profile, short, foreign)
 
 
@@ -105,11 +108,8 @@ def _origin(observations: Sequence[Observation], foreign: Path | None) -> str:
     return f"{count:,}: those of the folder {foreign.name}, and noise"
 
 
-def _calibrated(profile: str, known: Examples) -> Policy:
-    """Return the shipped policy if it is bound to this profile, else one fitted to the same images."""
-    shipped = load_policy(CALIBRATED)
-    if shipped.profile == profile_identity(profile).hash:
-        return shipped
+def _calibrated(shipped: Policy, known: Examples) -> Policy:
+    """Return a policy of whole images, fitted to images of the fit."""
     gate = choose_gate(known)
     ranks = tuple((rank, decimal(value)) for rank, value in zip(gate.ranks, gate.coefficients, strict=True))
     return replace(

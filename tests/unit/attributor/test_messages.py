@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
@@ -16,7 +18,7 @@ from gmvaluator.valuation.parts import WHOLE
 WORK, FIRST = training_image_id("1" * 64), training_image_id("2" * 64)
 
 
-def contributor(**changes: object) -> Contributor:
+def contributor(**changes: Any) -> Contributor:
     plain = Contributor(WORK, 0.5, 0.25, "key", "title", 0.1, 250_000, (Payee("suspense", "", 1_000_000, 250_000),))
     return plain._replace(**changes)
 

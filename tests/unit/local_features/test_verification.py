@@ -76,7 +76,8 @@ def test_a_changed_work_is_verified(change: object) -> None:
 
 def test_the_position_maps_points_of_the_work_into_the_image_and_back() -> None:
     mirrored = verify(features(ImageOps.mirror(drawing(WORKS[0]))), work(WORKS[0]))
-    assert mirrored is not None and mirrored.mirrored
+    assert mirrored is not None
+    assert mirrored.mirrored
     corners = np.array([0.1 + 0.2j, 0.9 + 0.7j])
     np.testing.assert_allclose(mirrored.in_image(corners), [0.9 + 0.2j, 0.1 + 0.7j], atol=0.02)
     np.testing.assert_allclose(mirrored.in_work(mirrored.in_image(corners)), corners, atol=1e-9)
@@ -126,7 +127,8 @@ def test_a_collage_shows_each_work_in_its_own_quarter() -> None:
 def test_equal_inputs_give_equal_results() -> None:
     image, other = features(drawing(WORKS[1])), work(WORKS[1])
     first, second = verify(image, other), verify(image, other)
-    assert first is not None and second is not None
+    assert first is not None
+    assert second is not None
     assert (first.inliers, first.scale, first.shift) == (second.inliers, second.scale, second.shift)
 
 
