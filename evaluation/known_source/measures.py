@@ -14,6 +14,7 @@ from evaluation.known_source.policies import PolicyShares
 from evaluation.known_source.queries import NOISE, RECONSTRUCTION
 from evaluation.report.plots import interval, mean_interval
 from evaluation.report.sections import Estimate
+from gmvaluator.local_features.sightings import MAX_EXAMINED
 
 BINS = 10
 Values = npt.NDArray[np.float64]
@@ -169,3 +170,23 @@ def is_any(_one: Observation) -> bool:
 
 is_stranger = is_kind("stranger")
 is_photo_or_noise = is_kind("photo", NOISE)
+
+
+def sources_recalled(observations: Sequence[Observation]) -> Estimate:
+    """Return the share of the sources of compositions that are among the candidates, by whatever window."""
+    composed = [observation for observation in observations if len(observation.sources) > 1]
+    shares = [
+        np.mean([source in observation.retrieval.reranked for source in observation.sources])
+        for observation in composed
+    ]
+    return mean_interval(np.array(shares), groups_of(composed))
+
+
+def wrongly_verified_per_thousand(observations: Sequence[Observation]) -> Estimate:
+    """Return how many of 1,000 works that foreign images were compared with were verified in them."""
+    foreign = [observation for observation in observations if is_foreign(observation)]
+    verified = [
+        sum(sighting.inliers > 0 for sighting in observation.retrieval.seen.sightings.values())
+        for observation in foreign
+    ]
+    return mean_interval(1_000 * np.array(verified) / MAX_EXAMINED, groups_of(foreign))

@@ -109,6 +109,8 @@ def _figures(main: PolicyShares, bare: PolicyShares, paper: PolicyShares, error:
         "ece_all_images": measures.reliability(main, measures.is_any).error,
         "composition_mae": measures.composition_error(main).value,
         "composition_second_source_found": measures.further_sources_found(main).value,
+        "composition_sources_recalled": measures.sources_recalled(observations).value,
+        "wrongly_verified_per_thousand": measures.wrongly_verified_per_thousand(observations).value,
         "source_first": measures.source_within(observations, 1, recalled=False).value,
         "source_within_50_recalled": measures.source_within(observations, 50, recalled=True).value,
     }
