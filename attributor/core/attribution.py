@@ -79,12 +79,13 @@ class Payee(NamedTuple):
 
 
 class VisibleParts(NamedTuple):
-    """Where an image shows a work: inliers of its verification, and masks (see `valuation.parts`) of the image's cells
-    that show it and of the work's cells that are shown."""
+    """Where an image shows a work: inliers of its verification, masks (see `valuation.parts`) of the image's cells that
+    show it and of the work's cells that are shown, and the share of the image that shows it, in [0, 1]."""
 
     inliers: int
     image_cells: int
     work_cells: int
+    image_share: float
 
 
 class Contributor(NamedTuple):

@@ -8,9 +8,10 @@ from functools import lru_cache
 from attributor.core.attribution import Attribution, Contributor, ImageRequest, Payee, Stage, Timings, VisibleParts
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.ledger.allocation import Group, ScoredCandidate, member_weights, ownership_of, paid_members, parts_of
+from gmvaluator.ledger.posting import content_of
 from gmvaluator.ledger.records import Contribution, Evidence, StoredPosting
 from gmvaluator.ports import Beneficiary, Candidate, WorkCard
-from gmvaluator.valuation.parts import Sighting
+from gmvaluator.valuation.parts import Sighting, visible_share
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.weights import MILLION, distance_millionths
 
@@ -60,7 +61,7 @@ def reranked_stage(
     contributors = tuple(
         contributor
         for group, share in zip(paid, shares, strict=True)
-        for contributor in _reranked_group(policy, group, share, cards)
+        for contributor in _reranked_group(policy, group, share, content, cards)
     )
     return _attribution(request, policy.reference, Stage.RERANKED, contributors, unattributed, timings)
 
@@ -116,11 +117,12 @@ def _final(
     replayed: bool = False,
 ) -> Attribution:
     low, high = evidence.uncertainty["unattributed"] if evidence.uncertainty else (None, None)
+    content = content_of(evidence)
     return Attribution(
         generation_id=generation_id,
         model_version=evidence.model_version,
         stage=Stage.FINAL,
-        contributors=tuple(_paid(paid, cards[paid.training_image_id]) for paid in evidence.contributions),
+        contributors=tuple(_paid(paid, content, cards[paid.training_image_id]) for paid in evidence.contributions),
         unattributed_share=evidence.unattributed_share,
         policy=str(evidence.policy["policy"]),
         quality=evidence.quality_millionths / MILLION,
@@ -136,23 +138,23 @@ def _final(
 
 
 def _reranked_group(
-    policy: Policy, group: Group, share: float, cards: Mapping[TrainingImageId, WorkCard]
+    policy: Policy, group: Group, share: float, content: int | None, cards: Mapping[TrainingImageId, WorkCard]
 ) -> list[Contributor]:
     """Divide a group's share between its members."""
     group_cards = [cards[member.training_image_id] for member in group.members]
     if len(group_cards) == 1:
-        return [_reranked(group.members[0], share, group_cards[0])]
+        return [_reranked(group.members[0], share, content, group_cards[0])]
     ownerships = [ownership_of(card) for card in group_cards]
     weights, paid = member_weights(group, ownerships, policy), paid_members(group, ownerships)
     return [
-        _reranked(member, share * weight / sum(weights), card)._replace(
+        _reranked(member, share * weight / sum(weights), content, card)._replace(
             duplicate_group=group.name, competing=position not in paid
         )
         for position, (member, weight, card) in enumerate(zip(group.members, weights, group_cards, strict=True))
     ]
 
 
-def _reranked(candidate: ScoredCandidate, share: float, card: WorkCard) -> Contributor:
+def _reranked(candidate: ScoredCandidate, share: float, content: int | None, card: WorkCard) -> Contributor:
     return Contributor(
         training_image_id=candidate.training_image_id,
         clip_similarity=candidate.clip_similarity_millionths / MILLION,
@@ -161,12 +163,15 @@ def _reranked(candidate: ScoredCandidate, share: float, card: WorkCard) -> Contr
         title=card.title,
         perceptual_distance=candidate.distance_millionths / MILLION,
         payees=_payees(card),
-        visible=_visible(candidate.sighting, candidate.work_region),
+        visible=_visible(candidate.sighting, candidate.work_region, content),
     )
 
 
-def _visible(sighting: Sighting, work_region: int) -> VisibleParts | None:
-    return VisibleParts(sighting.inliers, sighting.region, work_region) if sighting.inliers else None
+def _visible(sighting: Sighting, work_region: int, content: int | None) -> VisibleParts | None:
+    if not sighting.inliers or content is None:
+        return None
+    share = visible_share(sighting.region, content)
+    return VisibleParts(sighting.inliers, sighting.region, work_region, share)
 
 
 def _payees(card: WorkCard) -> tuple[Payee, ...]:
@@ -179,7 +184,7 @@ def _payees_of(beneficiaries: tuple[Beneficiary, ...]) -> tuple[Payee, ...]:
     return tuple(Payee(payee.account, payee.display_name, payee.share_ppm) for payee in beneficiaries)
 
 
-def _paid(contribution: Contribution, card: WorkCard) -> Contributor:
+def _paid(contribution: Contribution, content: int | None, card: WorkCard) -> Contributor:
     names = {payee.account: payee.display_name for payee in card.beneficiaries}
     interval = contribution.interval
     low, high = (None, None) if interval is None else (bound / MILLION for bound in interval)
@@ -199,5 +204,5 @@ def _paid(contribution: Contribution, card: WorkCard) -> Contributor:
         competing=contribution.competing,
         share_low=low,
         share_high=high,
-        visible=_visible(contribution.sighting, contribution.work_mask),
+        visible=_visible(contribution.sighting, contribution.work_mask, content),
     )

@@ -160,8 +160,8 @@ def _contributor(contributor: Contributor) -> attribution_v1.Contributor:
     if contributor.share_low is not None and contributor.share_high is not None:
         message.share_low, message.share_high = contributor.share_low, contributor.share_high
     if contributor.visible is not None:
-        inliers, image_cells, work_cells = contributor.visible
-        message.visible.inliers = inliers
+        inliers, image_cells, work_cells, image_share = contributor.visible
+        message.visible.inliers, message.visible.image_share = inliers, image_share
         message.visible.image_cells, message.visible.work_cells = mask_bytes(image_cells), mask_bytes(work_cells)
     if contributor.credit_micros is not None:
         message.credit_micros = contributor.credit_micros

@@ -592,22 +592,26 @@ class VisibleParts(_message.Message):
     INLIERS_FIELD_NUMBER: _builtins.int
     IMAGE_CELLS_FIELD_NUMBER: _builtins.int
     WORK_CELLS_FIELD_NUMBER: _builtins.int
+    IMAGE_SHARE_FIELD_NUMBER: _builtins.int
     inliers: _builtins.int
     """Matches of local features that agree on one position of the work."""
     image_cells: _builtins.bytes
     """Mask of the cells of the generated image that show the work."""
     work_cells: _builtins.bytes
     """Mask of the cells of the training image that are shown."""
+    image_share: _builtins.float
+    """Share of the generated image in which the work is visible, in 0..1: of those cells that show anything."""
     def __init__(
         self,
         *,
         inliers: _builtins.int = ...,
         image_cells: _builtins.bytes = ...,
         work_cells: _builtins.bytes = ...,
+        image_share: _builtins.float = ...,
     ) -> None: ...
     _HasFieldArgType: _TypeAlias = _Never  # noqa: Y015
     def HasField(self, field_name: _HasFieldArgType) -> _builtins.bool: ...
-    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_cells", b"image_cells", "inliers", b"inliers", "work_cells", b"work_cells"]  # noqa: Y015
+    _ClearFieldArgType: _TypeAlias = _typing.Literal["image_cells", b"image_cells", "image_share", b"image_share", "inliers", b"inliers", "work_cells", b"work_cells"]  # noqa: Y015
     def ClearField(self, field_name: _ClearFieldArgType) -> None: ...
     def WhichOneof(self, oneof_group: _Never) -> None: ...
 

@@ -260,6 +260,18 @@ def _logit(value: Any, setting: str, reference: str) -> Logit:
     return Logit(bias, slope)
 
 
+def visible_share(region: int, content: int) -> float:
+    """Return the share of an image's cells that show anything, `content`, which lie in `region`; in [0, 1]."""
+    shown = content & WHOLE or WHOLE
+    return (region & shown).bit_count() / shown.bit_count()
+
+
+def visible_text(share: float, matches: int) -> str:
+    """Say how much of an image shows a work: "visible in 24% of the image, 41 matches". share: in [0, 1]."""
+    percent = "under 1" if 0 < share < 0.01 else f"{100 * share:.0f}"
+    return f"visible in {percent}% of the image, {matches:,} matches"
+
+
 def mask_text(mask: int) -> str:
     """Return a mask as 64 hex digits, as evidence and messages keep it."""
     return f"{mask & WHOLE:0{GRID * GRID // 4}x}"

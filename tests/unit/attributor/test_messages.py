@@ -35,7 +35,7 @@ def test_a_contributor_says_all_that_is_known_of_it() -> None:
             competing=True,
             share_low=0.0,
             share_high=0.5,
-            visible=VisibleParts(12, 1 << 17, WHOLE),
+            visible=VisibleParts(12, 1 << 17, WHOLE, 0.25),
         )
     )
     assert (message.training_image_id, message.key, message.title) == (str(WORK), "key", "title")
@@ -44,6 +44,7 @@ def test_a_contributor_says_all_that_is_known_of_it() -> None:
     assert message.HasField("share_low")
     assert (message.share_low, message.share_high) == (0.0, 0.5)
     assert message.visible.inliers == 12
+    assert message.visible.image_share == 0.25
     assert message.visible.image_cells == bytes([0, 0, 2]) + bytes(29)
     assert message.visible.work_cells == bytes([255] * 32)
 
