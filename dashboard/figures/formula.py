@@ -5,6 +5,9 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from dashboard.figures.parts_formula import parts_steps
+from gmvaluator.ledger.allocation import group_candidates, parts_of
+from gmvaluator.ledger.posting import candidates_from_evidence, content_of
 from gmvaluator.ledger.records import Evidence
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.residual import Gate, VirtualContributor
@@ -14,19 +17,24 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def formula(evidence: Evidence) -> list[dict[str, str]]:
-    """Return the steps from distances and quality to the nearest contributor's credit, each with its numbers.
+    """Return the steps from distances and quality to the first contributor's credit, each with its numbers.
 
     The numbers are rounded: the ledger's own arithmetic is exact, and the last digit may differ.
     """
     policy = Policy.from_parameters(evidence.policy)
-    distances = _valued_distances(evidence, policy)
-    if not distances:
+    groups = group_candidates(candidates_from_evidence(evidence), policy)
+    if not groups:
         return [{"what": "No training image was found: all of the credit is unattributed", "how": "r = 1"}]
-    shares, unattributed = policy.shares(distances)
-    total = (1 - unattributed) / shares[0] if shares[0] else math.inf
+    parts = parts_of(groups, content_of(evidence))
+    distances = [group.distance_millionths for group in groups]
+    shares, unattributed = policy.shares(distances, parts)
     quality = min(max(evidence.quality_millionths, policy.quality_floor), policy.quality_cap) / MILLION
+    start = {"what": "Quality q of the generated image: the credit it issues", "how": f"q = {quality:.6f}"}
+    if policy.parts is not None and parts is not None:
+        return [start, *parts_steps(policy, policy.parts, parts, distances[0], shares[0], unattributed, quality)]
+    total = (1 - unattributed) / shares[0] if shares[0] else math.inf
     return [
-        {"what": "Quality q of the generated image: the credit it issues", "how": f"q = {quality:.6f}"},
+        start,
         {
             "what": f"Weight w of each of the {len(distances)} contributors by its distance d, the nearest being 1",
             "how": _weight_text(policy, distances[0]),
@@ -42,28 +50,20 @@ def formula(evidence: Evidence) -> list[dict[str, str]]:
 
 
 def weights_of(evidence: Evidence) -> list[str]:
-    """Return the weight w of each contributor; near-duplicates that are valued as one share a weight."""
+    """Return each contributor's weight w, as a multiple of the first's; near-duplicates valued as one share a weight.
+
+    Under a policy that counts parts it is the mean share of the cells instead of a weight.
+    """
     policy = Policy.from_parameters(evidence.policy)
-    distances = _valued_distances(evidence, policy)
-    shares = policy.shares(distances)[0]
+    groups = group_candidates(candidates_from_evidence(evidence), policy)
+    distances = [group.distance_millionths for group in groups]
+    shares = policy.shares(distances, parts_of(groups, content_of(evidence)))[0]
     by_rank = dict(zip(_ranks(evidence), shares, strict=True))
     return [f"{by_rank[row.rank] / shares[0] if shares[0] else 0.0:.6f}" for row in evidence.contributions]
 
 
 def _ranks(evidence: Evidence) -> list[int]:
     return sorted({row.rank for row in evidence.contributions})
-
-
-def _valued_distances(evidence: Evidence, policy: Policy) -> list[int]:
-    """Return the distance, in millionths, by which each rank was valued; near-duplicates share a rank."""
-    by_rank: dict[int, int] = {}
-    for row in evidence.contributions:
-        first = policy.groups == "first" and row.group == row.training_image_id
-        if first or row.rank not in by_rank:
-            by_rank[row.rank] = row.distance_millionths
-        elif policy.groups == "nearest":
-            by_rank[row.rank] = min(by_rank[row.rank], row.distance_millionths)
-    return [by_rank[rank] for rank in sorted(by_rank)]
 
 
 def _weight_text(policy: Policy, nearest: int) -> str:

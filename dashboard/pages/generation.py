@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+from collections.abc import Sequence
 from typing import Any
 
 from starlette.requests import Request
@@ -13,6 +14,7 @@ from dashboard.figures.cards import contributor, generated_picture, picture, pic
 from dashboard.figures.data import DataAccess
 from dashboard.figures.formatting import amount_text, instant, millionths, share_text, short_hash
 from dashboard.figures.formula import formula, weights_of
+from dashboard.figures.visible import visible_works
 from dashboard.web.access import ANOTHER, may, names_for, only_own, reads_all
 from dashboard.web.context import app_context, page, session
 from gmvaluator.auth.roles import Caller, Role
@@ -20,7 +22,7 @@ from gmvaluator.errors import Forbidden, InvalidInput, NotFound
 from gmvaluator.ledger.explain import decision_explanation
 from gmvaluator.ledger.lookup import sequence_of
 from gmvaluator.ledger.page_queries import posting_at
-from gmvaluator.ledger.records import ATTRIBUTION, Evidence, StoredPosting
+from gmvaluator.ledger.records import ATTRIBUTION, Contribution, Evidence, StoredPosting
 from gmvaluator.ledger.verification import replay
 
 STAGES = (
@@ -124,7 +126,7 @@ def _explanation(data: DataAccess, posting: StoredPosting, caller: Caller, *, di
     names = names_for(caller, data.names({payment.account for row in contributions for payment in row.payments}))
     rows = [contributor(data, contribution, cards, names) for contribution in contributions]
     for row, weight in zip(rows, weights_of(evidence), strict=True):
-        row["weight"] = weight
+        row.update(weight=weight, visible=None, seen=None)
     near = [
         {
             "rank": miss.rank,
@@ -137,20 +139,41 @@ def _explanation(data: DataAccess, posting: StoredPosting, caller: Caller, *, di
     ]
     if only_own(caller):
         _hide_others(rows, near, str(caller.owner_id))
+    picture_url = generated_picture(data, posting) if may(caller, "generated_picture") else None
+    thumbnails = [data.thumbnail(contribution.training_image_id) for contribution in contributions]
     return {
         **_facts(posting, evidence),
         "same_number": _same_number(data, posting),
-        "picture": generated_picture(data, posting) if may(caller, "generated_picture") else None,
+        "picture": picture_url,
+        "seen": visible_works(evidence, rows, thumbnails, picture_url),
+        "lead": _lead(evidence, rows),
         "may_see": may(caller, "generated_picture"),
         "contributors": rows,
         "near_misses": near,
         "stages": _stages(evidence, rows),
         "formula": formula(evidence),
-        "nearest": amount_text(contributions[0].credit_micros) if contributions else None,
+        "in_parts": evidence.content is not None,
+        "first": _posted_for_first(contributions),
         "equal": replay(posting).equal,
         "may_replay": caller.only_account is None,
         "may_dispute": caller.has(Role.OPERATOR, Role.FINANCE, Role.OWNER) and disputable,
     }
+
+
+def _posted_for_first(contributions: Sequence[Contribution]) -> dict[str, Any] | None:
+    """Return the credit that the formula's last step arrives at; near-duplicates that are valued as one share it."""
+    first = [contribution for contribution in contributions if contribution.rank == 1]
+    if not first:
+        return None
+    return {"credits": amount_text(sum(row.credit_micros for row in first)), "works": len(first)}
+
+
+def _lead(evidence: Evidence, rows: list[dict[str, Any]]) -> dict[str, Any] | None:
+    """Return the row to name first: of the largest share under a policy that counts parts, else of the nearest work."""
+    if not rows or evidence.content is None:
+        return rows[0] if rows else None
+    shares = [contribution.share for contribution in evidence.contributions]
+    return rows[shares.index(max(shares))]
 
 
 def _facts(posting: StoredPosting, evidence: Evidence) -> dict[str, Any]:

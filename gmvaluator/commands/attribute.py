@@ -6,6 +6,7 @@ import base64
 import json
 import time
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from gmvaluator.client.requests import DEADLINE_S, Retries, translated
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.commands.failures import print_failure
 from gmvaluator.commands.options import connection_options
+from gmvaluator.commands.overlays import Overlays, by_credit, drawn_contributors
 from gmvaluator.commands.parameters import ANY_PATH, FILE, FiniteRange
 from gmvaluator.errors import Conflict, GmvaluatorError, InvalidInput, MissingData
 from gmvaluator.ids import sha256_hex
@@ -30,6 +32,12 @@ from gmvaluator.valuation.weights import credits_text
 
 RETRIES = Retries(overload_attempts=1_000_000)
 """An image is sent again while the attributor is overloaded, and five times while it cannot be reached."""
+
+_BYTES = ("head_hash", "image_cells", "work_cells")
+"""Fields that are printed as hex."""
+
+_INDENT = 25
+"""Columns before what is said of a contributor: the stage, its time, and the contributor's number."""
 
 _STAGE_NAMES = {
     attribution_v1.STAGE_RECALLED: "recalled",
@@ -52,43 +60,49 @@ def _readable(value: Any, name: str) -> Any:
         return [_readable(item, name) for item in value]
     if isinstance(value, str) and (name.endswith(("_micros", "_ppm")) or name == "sequence"):
         return int(value)
-    return base64.b64decode(value).hex() if name == "head_hash" else value
-
-
-def by_credit(attribution: attribution_v1.Attribution) -> list[attribution_v1.Contributor]:
-    """Return a stage's contributors by their credit, or share where credits are not known yet; largest first."""
-    final = attribution.stage == attribution_v1.STAGE_FINAL
-    # Stable: equal ones stay nearest first.
-    return sorted(attribution.contributors, key=lambda row: -(row.credit_micros if final else row.share))
+    return base64.b64decode(value).hex() if name in _BYTES else value
 
 
 class StagePrinter:
-    """Printer of the stages of a stream as they arrive, each with its time and its `top` nearest contributors."""
+    """Printer of the stages of a stream as they arrive, each with its time and its `top` best paid contributors.
 
-    def __init__(self, console: Console, top: int = 3) -> None:
+    drawn: whether FINAL also lists every contributor whose region is drawn (see `Overlays`).
+    """
+
+    def __init__(self, console: Console, top: int = 3, *, drawn: bool = False) -> None:
         self._console = console
         self._top = top
+        self._drawn = drawn
 
     def heading(self, name: str, note: str = "") -> None:
         self._console.print(Text.assemble((name, "bold"), ("  " + note, "dim")), soft_wrap=True)
 
     def stage(self, attribution: attribution_v1.Attribution) -> None:
         """Print one stage, with the contributors that have most of the credit first."""
-        for number, contributor in enumerate(by_credit(attribution)[: self._top]):
-            line = self._line(attribution, contributor, number == 0)
+        for number, contributor in self._listed(attribution).items():
+            line = self._line(attribution, number, contributor)
             self._console.print(line, no_wrap=True, overflow="ellipsis")
+            if contributor.HasField("visible"):
+                self._console.print(_visible_line(contributor.visible), soft_wrap=True)
         if not attribution.contributors:
             self._console.print(Text(f"  {self._label(attribution)}  no training image is near"))
         if attribution.stage == attribution_v1.STAGE_FINAL:
             self._console.print(self._summary(attribution), soft_wrap=True)
 
+    def _listed(self, attribution: attribution_v1.Attribution) -> dict[int, attribution_v1.Contributor]:
+        """Return the contributors to print, by their number, which counts from 1 in the order `by_credit`."""
+        listed = dict(enumerate(by_credit(attribution)[: self._top], start=1))
+        if self._drawn and attribution.stage == attribution_v1.STAGE_FINAL:
+            listed |= dict(drawn_contributors(attribution))
+        return listed
+
     def _label(self, attribution: attribution_v1.Attribution) -> str:
         return f"{_STAGE_NAMES.get(attribution.stage, 'stage'):<9} {attribution.timings.total_ms:6.0f} ms"
 
     def _line(
-        self, attribution: attribution_v1.Attribution, contributor: attribution_v1.Contributor, first: bool
+        self, attribution: attribution_v1.Attribution, number: int, contributor: attribution_v1.Contributor
     ) -> Text:
-        label = self._label(attribution) if first else " " * 19
+        label = self._label(attribution) if number == 1 else " " * 19
         artist = " & ".join(payee.display_name or payee.account for payee in contributor.payees)
         # Distances and credits are known only from the stages after re-ranking and posting.
         if contributor.HasField("perceptual_distance"):
@@ -100,10 +114,10 @@ class StagePrinter:
         else:
             amount = f"{contributor.share:7.2%}"
         owner = (f"{artist}: ", "green") if artist else ""
-        return Text.assemble(f"  {label}  ", (f"{nearness}  {amount}  ", "cyan"), owner, contributor.key)
+        return Text.assemble(f"  {label} {number:>2} ", (f"{nearness}  {amount}  ", "cyan"), owner, contributor.key)
 
     def _summary(self, attribution: attribution_v1.Attribution) -> Text:
-        rest = len(attribution.contributors) - self._top
+        rest = len(attribution.contributors) - len(self._listed(attribution))
         parts = [f"and {rest} more"] if rest > 0 else []
         parts += [
             f"quality {attribution.quality:.3f}",
@@ -117,6 +131,40 @@ class StagePrinter:
         else:
             parts.append("nothing posted")
         return Text(" " * 11 + ", ".join(parts), style="dim")
+
+
+def _visible_line(visible: attribution_v1.VisibleParts) -> Text:
+    # Imported here, as it brings numpy, which no other line needs.
+    from gmvaluator.valuation.parts import visible_text
+
+    return Text(" " * _INDENT + visible_text(visible.image_share, visible.inliers), "cyan")
+
+
+@dataclass(frozen=True, slots=True)
+class _Sender:
+    """What sends each image and prints the answer: as JSON if there is no printer."""
+
+    client: AttributorClient
+    model_version: str
+    generation_id: str | None
+    preview: bool
+    printer: StagePrinter | None
+    overlays: Overlays | None
+
+    def send(self, number: int, path: Path) -> None:
+        """Send the image at position `number` of the command's."""
+        data = read_image(path)
+        generation = self.generation_id or f"sha256:{sha256_hex(data)}"
+        if self.preview:
+            stages = self.client.preview(data, self.model_version)
+        else:
+            stages = self.client.attribute(data, generation, self.model_version)
+        if self.printer is None:
+            last = _print_json(path, stages)
+        else:
+            last = _print_stages(self.printer, path, "" if self.preview else generation, stages)
+        if self.overlays is not None and last is not None:
+            click.echo(self.overlays.save(number, data, last), err=self.printer is None)
 
 
 @click.command()
@@ -134,6 +182,13 @@ class StagePrinter:
     type=FiniteRange(0.1, 3600),
     help="Seconds for one image. While the attributor is overloaded the image is sent again until then.",
 )
+@click.option(
+    "--save-overlay",
+    "overlay",
+    type=FILE,
+    help="PNG to draw the image on, with the regions of the works that are visible in it; of several images the name "
+    "of each is added: out-NAME.png.",
+)
 @click.option("--json", "as_json", is_flag=True, help="Print one JSON object a stage on stdout.")
 def attribute(
     images: tuple[Path, ...],
@@ -143,6 +198,7 @@ def attribute(
     preview: bool,
     top: int,
     deadline_s: float,
+    overlay: Path | None,
     as_json: bool,
 ) -> None:
     """Send IMAGES to a running attributor and print each stage as it arrives.
@@ -154,24 +210,14 @@ def attribute(
     """
     if generation_id is not None and len(images) > 1:
         raise click.UsageError("--generation-id names one generation: give one image with it")
-    printer = StagePrinter(Console(), top)
+    overlays = None if overlay is None else Overlays(overlay, images)
+    printer = None if as_json else StagePrinter(Console(), top, drawn=overlays is not None)
     refused = 0
     with AttributorClient(connection, deadline_s, RETRIES) as client:
-
-        def send(path: Path) -> None:
-            data = read_image(path)
-            generation = generation_id or f"sha256:{sha256_hex(data)}"
-            stages = (
-                client.preview(data, model_version) if preview else client.attribute(data, generation, model_version)
-            )
-            if as_json:
-                _print_json(path, stages)
-            else:
-                _print_stages(printer, path, "" if preview else generation, stages)
-
+        sender = _Sender(client, model_version, generation_id, preview, printer, overlays)
         for number, path in enumerate(images):
             try:
-                send(path)
+                sender.send(number, path)
             except (InvalidInput, Conflict, MissingImage) as error:
                 if len(images) == 1:
                     raise
@@ -201,19 +247,25 @@ def read_image(path: Path) -> bytes:
         raise MissingImage(f"{path} cannot be read: {error.strerror}") from error
 
 
-def _print_json(path: Path, stages: Iterator[attribution_v1.Attribution]) -> None:
+def _print_json(path: Path, stages: Iterator[attribution_v1.Attribution]) -> attribution_v1.Attribution | None:
+    """Print the stages as lines of JSON; return the last."""
+    stage = None
     for stage in stages:
         click.echo(json.dumps({"file": str(path), **attribution_dict(stage)}))
+    return stage
 
 
 def _print_stages(
     printer: StagePrinter, path: Path, generation: str, stages: Iterator[attribution_v1.Attribution]
-) -> None:
-    """Print the stages under the name of the image and the id of its generation; nothing if the image is refused."""
+) -> attribution_v1.Attribution | None:
+    """Print the stages under the name of the image and the id of its generation, and return the last; nothing if the
+    image is refused."""
+    stage = None
     for number, stage in enumerate(stages):
         if number == 0:
             printer.heading(path.name, generation)
         printer.stage(stage)
+    return stage
 
 
 SERVING = "SERVING"

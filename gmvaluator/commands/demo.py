@@ -35,8 +35,8 @@ from gmvaluator.ids import sha256_hex
 from gmvaluator.models.choice import ProfileChoice
 from gmvaluator.models.profiles import profile_identity
 from gmvaluator.samples import sample_folder
-from gmvaluator.valuation.policy import Policy, load_policy
-from gmvaluator.valuation.weights import credits_text, distance_millionths, divide, quality_millionths
+from gmvaluator.valuation.policy import load_policy
+from gmvaluator.valuation.weights import credits_text
 
 DATA_SET = "openclipart"
 PAPER, CALIBRATED = "paper@1", "calibrated@3"
@@ -137,6 +137,9 @@ class Demonstration:
                 before = _issued(client)
                 images = _attribute_all(client, model_version, files, self._printer())
                 added = _issued(client) - before
+                finals = [image["stages"][-1] for image in images]
+                # By a preview: the paper's policy ranks other contributors among the first k than ones with parts do.
+                by_paper = finals if policy == PAPER else list(previews_by_paper(client, model_version, files))
             if not self.verbose:
                 for image in chosen_images(images):
                     console.print(image_line(image), soft_wrap=True, highlight=False, markup=False)
@@ -144,7 +147,7 @@ class Demonstration:
                 _wait_for_interrupt(console)
         totals = self._run("ledger", "totals")
         summary = _summary(images, totals, added)
-        paper = credits_by_account((image["stages"][-1] for image in images), load_policy(PAPER))
+        paper = credits_by_account(by_paper)
         console.print(_table(totals, policy, paper, self.verbose))
         console.print(_verdict(summary, self.verbose), soft_wrap=True, highlight=False)
         for line in next_steps(self.data, model_version):
@@ -301,6 +304,13 @@ def _attribute_all(
     return images
 
 
+def previews_by_paper(client: AttributorClient, model_version: str, files: Sequence[Path]) -> Iterator[dict[str, Any]]:
+    """Yield the FINAL of each image by the paper's policy, which posts nothing."""
+    for path in files:
+        *_, final = client.preview(path.read_bytes(), model_version, PAPER)
+        yield attribution_dict(final)
+
+
 def _wait_for_interrupt(console: Console) -> None:
     with suppress(KeyboardInterrupt):
         console.print("Ctrl-C ends the dashboard and the attributor")
@@ -361,30 +371,12 @@ def _verdict(summary: dict[str, Any], verbose: bool) -> str:
     return f"{issued} = {parts}; {added}: {verdict}"
 
 
-def credits_by_account(finals: Iterable[Mapping[str, Any]], policy: Policy) -> dict[str, int]:
-    """Return the micro-credits by account that `policy` would have issued for FINAL stages.
-
-    finals: stages as `attribution_dict` returns them. Only their contributors are valued; under a policy with a larger
-    k an image would have had more of them.
-    """
+def credits_by_account(finals: Iterable[Mapping[str, Any]]) -> dict[str, int]:
+    """Return the micro-credits by account of FINAL stages, as `attribution_dict` returns them."""
     totals: Counter[str] = Counter()
     for final in finals:
-        totals.update(_credits_of_image(final, policy))
+        totals[UNATTRIBUTED] += final["unattributed_micros"]
+        for contributor in final["contributors"]:
+            for payee in contributor["payees"]:
+                totals[payee["account"]] += payee["credit_micros"]
     return dict(totals)
-
-
-def _credits_of_image(final: Mapping[str, Any], policy: Policy) -> Counter[str]:
-    contributors = final["contributors"][: policy.k]
-    value = policy.value(
-        [contributor["training_image_id"] for contributor in contributors],
-        [distance_millionths(contributor["perceptual_distance"]) for contributor in contributors],
-        quality_millionths(final["quality"]),
-    )
-    totals = Counter({UNATTRIBUTED: value.unattributed_micros})
-    for contributor, credit in zip(contributors, value.credit_micros, strict=True):
-        # The ledger divides a credit among payees in the order of their accounts; remainders depend on the order.
-        payees = sorted(contributor["payees"], key=lambda payee: str(payee["account"]))
-        accounts = [payee["account"] for payee in payees]
-        parts = divide(credit, [payee["share_ppm"] for payee in payees], accounts)
-        totals.update(dict(zip(accounts, parts, strict=True)))
-    return totals

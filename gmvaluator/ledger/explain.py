@@ -20,6 +20,7 @@ from gmvaluator.errors import MissingData
 from gmvaluator.ids import OwnerId, TrainingImageId
 from gmvaluator.images import thumbnail_path
 from gmvaluator.ledger.decision import Decision
+from gmvaluator.ledger.posting import content_of
 from gmvaluator.ledger.reader import MAX_PAGE, LedgerReader, load_postings, postings_where
 from gmvaluator.ledger.records import Contribution, Payment, StoredPosting
 from gmvaluator.ledger.results import Balance
@@ -30,6 +31,7 @@ from gmvaluator.storage.data_folder import thumbnails_folder
 from gmvaluator.storage.database import DataLocation, as_location
 from gmvaluator.storage.schema import from_utc_text
 from gmvaluator.text import printable
+from gmvaluator.valuation.parts import visible_share, visible_text
 from gmvaluator.valuation.weights import MILLION, credits_text
 
 _PIPE_COLUMNS = 250
@@ -117,7 +119,7 @@ def explanation(posting: StoredPosting, location: Path | DataLocation) -> dict[s
     """Return a generation's posting as plain data: header, contributors with names, and the evidence as hashed."""
     cards, names = _cards(posting, location), _names(posting, location)
     data = as_location(location).folder
-    contributions = posting.evidence.contributions
+    contributions, content = posting.evidence.contributions, content_of(posting.evidence)
     return {
         **posting.header.as_dict(),
         "hash": posting.hash,
@@ -125,7 +127,7 @@ def explanation(posting: StoredPosting, location: Path | DataLocation) -> dict[s
         "quality": posting.evidence.quality_millionths / MILLION,
         "unattributed_micros": posting.evidence.unattributed_micros,
         "contributors": [
-            _contributor(contribution, cards.get(contribution.training_image_id), names, data)
+            _contributor(contribution, content, cards.get(contribution.training_image_id), names, data)
             for contribution in contributions
         ],
         "evidence": json.loads(posting.evidence_json),
@@ -144,6 +146,8 @@ def print_explanation(explained: dict[str, Any], everything: bool = False) -> No
         console.print(line, soft_wrap=True)
     if shown:
         console.print(_contributor_table(shown, everything))
+    for line in _visible_lines(shown):
+        console.print(line, soft_wrap=True)
     if len(shown) < len(contributors):
         console.print(
             f"{len(contributors) - len(shown):,} more earned a micro-credit or nothing: --all shows them",
@@ -164,6 +168,13 @@ def _contributor_table(contributors: Sequence[dict[str, Any]], everything: bool)
         cells = _cells(contributor)
         table.add_row(*(printable(cells[name]) for name in columns))
     return table
+
+
+def _visible_lines(contributors: Sequence[dict[str, Any]]) -> Iterator[str]:
+    """Yield a line for each verified work, which names its rank as the table does."""
+    for contributor in contributors:
+        if visible := contributor["visible"]:
+            yield f"rank {contributor['rank']}: {visible_text(visible['image_share'], visible['inliers'])}"
 
 
 def _heading(explained: dict[str, Any]) -> list[str]:
@@ -211,7 +222,7 @@ def _cells(contributor: dict[str, Any]) -> dict[str, str]:
 
 
 def _contributor(
-    contribution: Contribution, card: WorkCard | None, names: Mapping[str, str], data: Path
+    contribution: Contribution, content: int | None, card: WorkCard | None, names: Mapping[str, str], data: Path
 ) -> dict[str, Any]:
     thumbnail = thumbnail_path(thumbnails_folder(data), contribution.training_image_id)
     return {
@@ -232,7 +243,24 @@ def _contributor(
         "held_for": None
         if contribution.held_for is None
         else [_holder(*right, names) for right in contribution.held_for],
+        "visible": _visible(contribution, content),
         "thumbnail": str(thumbnail) if thumbnail.is_file() else None,
+    }
+
+
+def _visible(contribution: Contribution, content: int | None) -> dict[str, Any] | None:
+    """Return where the work was verified, with masks as the evidence has them; None if it was not.
+
+    image_share: share of the image's cells that show anything.
+    """
+    sighting = contribution.sighting
+    if not sighting.inliers or content is None:
+        return None
+    return {
+        "inliers": sighting.inliers,
+        "image_share": visible_share(sighting.region, content),
+        "region": contribution.region,
+        "work_region": contribution.work_region,
     }
 
 

@@ -20,7 +20,8 @@ from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts, NewPosting
 from gmvaluator.ports import Beneficiary, Generator, WorkCard
 from gmvaluator.profile import ProfileIdentity
-from gmvaluator.valuation.policy import load_policy
+from gmvaluator.valuation.parts import GRID, WHOLE, Sighting
+from gmvaluator.valuation.policy import Policy, load_policy
 
 SAMPLE_TIME = datetime(2026, 1, 31, 12, tzinfo=UTC)
 
@@ -87,6 +88,54 @@ def sample_posting(
     candidates = [ScoredCandidate(sample_work(work), 10_000 * rank, 900_000) for rank, work in enumerate(chosen)]
     cards = {sample_work(work): sample_card(work) for work in chosen}
     return build_posting(valued, load_policy("paper@1"), candidates, cards)
+
+
+PARTS_POLICY = Policy.from_parameters(
+    {
+        "policy": "parts@1",
+        "depth": 200,
+        "k": 50,
+        "temperature": "0.03",
+        "groups": "nearest",
+        "residual": {"distance": "0.35"},
+        "parts": {
+            "windows": {"temperature": "0.034", "temperature_growth": "0.018", "distance": "0.28"},
+            "verified": {"bias": "-7.5", "slope": "6.0"},
+            "elsewhere": {"bias": "-3.6", "slope": "-0.5"},
+        },
+    }
+)
+"""A policy that counts works seen in parts of an image."""
+
+
+def sample_collage(number: int = 0, *, identity: str = "local") -> NewPosting:
+    """Build the posting of an image of 64 x 32 pixels, whose left half shows work 0 and whose right half work 1.
+
+    Work 1 is the better verified and the smaller: the last four columns of the image are empty. Work 2 is only near.
+    """
+    left, right, content = (_box(start, end) for start, end in ((0, 8), (8, 12), (0, 12)))
+    valued = ValuedImage(
+        generator_identity=identity,
+        generation_id=generation_id(f"collage-{number}"),
+        generated_at=SAMPLE_TIME,
+        image=ImageFacts(hashlib.sha256(f"collage-{number}".encode()).hexdigest(), 64, 32, 1000),
+        model_version="demo-1",
+        collection="works",
+        profile=SAMPLE_PROFILE,
+        quality_millionths=900_000,
+        content=content,
+    )
+    candidates = [
+        ScoredCandidate(sample_work(0), 520_000, 700_000, None, Sighting(left, 200_000, left, 24), WHOLE),
+        ScoredCandidate(sample_work(1), 560_000, 600_000, None, Sighting(region=right, inliers=41), left),
+        ScoredCandidate(sample_work(2), 450_000, 800_000),
+    ]
+    return build_posting(valued, PARTS_POLICY, candidates, {sample_work(work): sample_card(work) for work in range(3)})
+
+
+def _box(left: int, right: int) -> int:
+    """Return the mask of columns of the middle eight rows, which an image twice as wide as high fills."""
+    return sum(1 << GRID * y + x for y in range(4, 12) for x in range(left, right))
 
 
 _UNKNOWN = Beneficiary("suspense", None, "(owner unknown)", 1_000_000)

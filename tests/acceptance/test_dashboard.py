@@ -12,6 +12,8 @@ from dashboard.figures.formatting import amount_text
 from gmvaluator.client.connection import Connection
 from gmvaluator.client.sync import AttributorClient
 from gmvaluator.errors import InvalidInput
+from gmvaluator.ledger.store import open_ledger
+from gmvaluator.testing.postings import sample_collage
 from tests.acceptance.conftest import MODEL_VERSION
 from tests.support.dashboards import Dashboard, chromium, dashboard, serious
 from tests.support.programs import Attributor, gmvaluator
@@ -123,6 +125,28 @@ def test_stored_pictures_are_shown_with_their_credits(
     page.get_by_role("table").get_by_role("link").first.click()
     expect(page.locator(".gallery img").first).to_be_visible()
     expect(page.locator("main")).not_to_contain_text("the index cannot be reached")
+
+
+def test_a_region_is_shown_alone_by_pointer_and_keyboard_without_scripts(tmp_path: Path, browser: Browser) -> None:
+    with open_ledger(tmp_path, write=True) as ledger:
+        ledger.post([sample_collage()])
+    context = browser.new_context(java_script_enabled=False, reduced_motion="reduce")
+    with dashboard(tmp_path) as running:
+        page = context.new_page()
+        page.goto(f"{running.url}/generations/1")
+        regions = [page.locator(f".region[data-seen='{number}']") for number in (1, 2)]
+        works = [page.locator(f"#seen-{number}") for number in (1, 2)]
+        works[1].hover()
+        expect(regions[0]).to_have_css("opacity", "0.12")
+        expect(regions[1]).to_have_css("opacity", "1")
+        page.mouse.move(0, 0)
+        regions[0].focus()
+        expect(regions[1]).to_have_css("opacity", "0.12")
+        expect(works[0]).not_to_have_css("background-color", "rgba(0, 0, 0, 0)")
+        # Following the link keeps the work marked.
+        page.keyboard.press("Enter")
+        expect(page).to_have_url(re.compile("#seen-1$"))
+    context.close()
 
 
 def test_operations_are_live(shown: Dashboard, sender: AttributorClient, images: list[bytes], page: Page) -> None:

@@ -2,22 +2,27 @@
 
 import shlex
 import sys
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 import rich_click as click
 
+from gmvaluator.client.sync import AttributorClient
 from gmvaluator.commands import demo as module
 from gmvaluator.commands.demo import (
     DEFAULT_DEMO_DATA,
     LINE_CHARACTERS,
     chosen_images,
+    credits_by_account,
     generated_images,
     image_line,
     next_steps,
+    previews_by_paper,
 )
 from gmvaluator.commands.main import gmvaluator
+from gmvaluator.v1 import attribution_pb2 as attribution_v1
 
 
 def image(*earned_micros: int, key: str = "work") -> dict[str, Any]:
@@ -71,3 +76,27 @@ def test_a_suggested_command_names_the_program_as_it_was_called(monkeypatch: pyt
     for on_path, program in ((None, ".venv/bin/gmvaluator"), ("/usr/bin/gmvaluator", "gmvaluator")):
         monkeypatch.setattr(module, "which", lambda _, found=on_path: found)
         assert next_steps(Path("x"), "demo-lite")[1].split()[0] == program
+
+
+def test_what_the_paper_would_pay_is_the_last_stage_of_a_preview(tmp_path: Path) -> None:
+    class Client:
+        def preview(self, image: bytes, model_version: str, policy: str) -> Iterator[attribution_v1.Attribution]:
+            assert (image, model_version, policy) == (b"an image", "demo-lite", "paper@1")
+            payee = attribution_v1.Payee(account="suspense", credit_micros=7)
+            for amount in (0, 3):
+                contributors = [attribution_v1.Contributor(payees=[payee])]
+                yield attribution_v1.Attribution(unattributed_micros=amount, contributors=contributors)
+
+    path = tmp_path / "image.png"
+    path.write_bytes(b"an image")
+    client = cast("AttributorClient", Client())
+    assert credits_by_account(previews_by_paper(client, "demo-lite", [path, path])) == {
+        "unattributed": 6,
+        "suspense": 14,
+    }
+
+
+def test_credits_are_summed_by_account_over_all_images() -> None:
+    payees = [{"account": "owner:a", "credit_micros": 3}, {"account": "suspense", "credit_micros": 4}]
+    finals = [{"unattributed_micros": 5, "contributors": [{"payees": payees}, {"payees": payees[:1]}]}] * 2
+    assert credits_by_account(finals) == {"unattributed": 10, "owner:a": 12, "suspense": 8}

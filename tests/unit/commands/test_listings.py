@@ -15,7 +15,7 @@ from gmvaluator.commands.main import run
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.storage.database import DataLocation
-from gmvaluator.testing.postings import sample_posting
+from gmvaluator.testing.postings import sample_collage, sample_posting
 from tests.support.scenes import NOVEMBER, attribute, owner_named, record
 
 IDS = ("7001", "0003", "2", "job-1", "job-12")
@@ -232,3 +232,26 @@ def test_explain_fits_a_terminal_and_leaves_small_rows_to_all(
     everything = capsys.readouterr().out
     assert "more earned" not in everything
     assert "work-1" in everything
+
+
+def test_explain_says_how_much_of_the_image_each_verified_work_covers(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with open_ledger(tmp_path, write=True) as book:
+        book.post([sample_collage()])
+    monkeypatch.setattr("gmvaluator.ledger.explain._PIPE_COLUMNS", 80)
+    words = ["ledger", "explain", "collage-0", "--data", str(tmp_path)]
+    assert run(words) == 0
+    lines = [line for line in capsys.readouterr().out.splitlines() if "visible" in line]
+    assert lines == [
+        "rank 1: visible in 33% of the image, 41 matches",
+        "rank 2: visible in 67% of the image, 24 matches",
+    ]
+    assert run([*words, "--json"]) == 0
+    explained = json.loads(capsys.readouterr().out)
+    visible = [row["visible"] for row in explained["contributors"]]
+    assert visible[0]["image_share"] == pytest.approx(1 / 3)
+    assert len(visible[0]["region"]) == len(visible[0]["work_region"]) == 64
+    assert visible[0]["inliers"] == 41
+    assert visible[2] is None
+    assert explained["replay_equal"]

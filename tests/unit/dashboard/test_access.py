@@ -1,6 +1,7 @@
 """Tests of access control: every route, every role, and callers without a token."""
 
 import json
+import re
 import sqlite3
 import uuid
 from collections.abc import Iterator
@@ -29,9 +30,10 @@ from gmvaluator.errors import PreconditionFailed
 from gmvaluator.images import generated_path
 from gmvaluator.ledger.decisions.reversal import reverse
 from gmvaluator.ledger.store import ledger_file, open_ledger
+from gmvaluator.region_outlines import MAX_DRAWN
 from gmvaluator.storage.data_folder import generated_folder
 from gmvaluator.storage.database import DataLocation
-from gmvaluator.testing.postings import sample_card, sample_owner, sample_posting, sample_work
+from gmvaluator.testing.postings import sample_card, sample_collage, sample_owner, sample_posting, sample_work
 from tests.support.scenes import attribute, import_rights, owner_named, record, sha256_of, work
 
 HTML = {"accept": "text/html"}
@@ -478,3 +480,52 @@ def test_a_works_page_shows_its_group_and_an_owner_only_that_there_is_one(
     assert str(sample_work(3)) not in text
     monkeypatch.setattr(NearDuplicates, "lookup", lambda *_: DuplicateGroup([], True))
     assert "no other work in the index" in operator.get(path, headers=HTML).text
+
+
+@pytest.fixture(scope="module")
+def collage(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
+    """A dashboard of one posting, whose image shows two works in parts of it."""
+    folder = tmp_path_factory.mktemp("collage")
+    with open_ledger(folder, write=True) as ledger:
+        ledger.post([sample_collage()])
+    with wired(DashboardSettings(DataLocation(folder))) as context:
+        yield visitor(application(context))
+
+
+def test_the_page_of_an_image_shows_each_works_region_in_both(collage: TestClient) -> None:
+    text = collage.get("/generations/1", headers=HTML).text
+    assert "Where the works are visible" in text
+    for number in (1, 2):
+        # A link from the region to the work, and a name for it, so that neither script nor pointer is needed.
+        assert re.search(rf'<a class="region" href="#seen-{number}" data-seen="{number}" aria-label="{number}: ', text)
+        assert f'<li id="seen-{number}" data-seen="{number}">' in text
+        assert f'<tr data-seen="{number}">' in text
+    assert "visible in 67\N{NARROW NO-BREAK SPACE}% of the image, 24 matches" in text
+    assert "style=" not in text.split("<main", 1)[1]
+    assert "Most goes to" in text
+
+
+def test_the_regions_of_every_number_can_be_pointed_at(collage: TestClient) -> None:
+    style = collage.get("/static/app.css").text
+    for number in range(1, MAX_DRAWN + 1):
+        assert style.count(f'main:has([data-seen="{number}"]:is(:hover, :focus-within, :target))') == 3
+
+
+def test_the_page_of_an_image_valued_as_a_whole_has_no_regions(app: Starlette, tokens: dict[str, str]) -> None:
+    text = signed_in(app, tokens["operator"]).get("/generations/1", headers=HTML).text
+    assert "Where the works are visible" not in text
+    assert "Weight w" in text
+
+
+def test_an_owner_sees_only_the_regions_of_their_own_works(tmp_path: Path) -> None:
+    token = new_token()
+    with open_ledger(tmp_path, write=True) as ledger:
+        ledger.post([sample_collage()])
+    owner = str(sample_owner(0))
+    add_token(tmp_path / "tokens.json", replace(made(Role.OWNER, token), owner=owner))
+    with wired(DashboardSettings(DataLocation(tmp_path))) as context:
+        text = signed_in(application(context), token).get("/generations/1", headers=HTML).text
+    assert f'href="/works/{sample_work(0)}"' in text
+    assert 'data-seen="1"' in text
+    assert 'data-seen="2"' not in text
+    assert str(sample_work(1)) not in text

@@ -4,8 +4,10 @@ import re
 from dataclasses import replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
+from typing import Any
 
 import pytest
+from PIL import Image
 
 from dashboard.figures.data import open_data
 from dashboard.figures.formatting import amount_text, share_text
@@ -14,11 +16,12 @@ from dashboard.figures.history import Rate
 from dashboard.figures.live import difference
 from dashboard.figures.metrics import Samples, checked_url, operations
 from dashboard.figures.overview import OverviewReader, went_to
+from dashboard.figures.visible import visible_works
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ledger.results import Head, Totals
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.storage.database import DataLocation
-from gmvaluator.testing.postings import sample_posting
+from gmvaluator.testing.postings import sample_collage, sample_posting, sample_work
 from gmvaluator.valuation.policy import load_policy
 
 
@@ -50,6 +53,58 @@ def test_the_formula_gives_what_was_posted() -> None:
 def test_the_formula_of_the_calibrated_policy_names_the_unattributed_share() -> None:
     evidence = replace(sample_posting(5, contributors=10).evidence, policy=load_policy("calibrated@2").parameters())
     assert any("exp(" in step["how"] and "r = 1" in step["how"] for step in formula(evidence))
+
+
+def test_the_formula_of_a_policy_with_parts_gives_what_was_posted() -> None:
+    evidence = sample_collage().evidence
+    steps = formula(evidence)
+    first = evidence.contributions[0]
+    assert first.training_image_id == sample_work(1)
+    assert float(re.findall(r"= ([0-9.]+)$", steps[-1]["how"])[0]) == pytest.approx(
+        first.credit_micros / 1_000_000, abs=2e-6
+    )
+    text = " ".join(f"{step['what']}: {step['how']}" for step in steps)
+    assert "n = 96 cells" in text
+    assert "In the 32 cells where 41 matches" in text
+    # e^(-7.5 + 6 ln 41), by which the region outweighs everything else in its cells.
+    assert "2,627,2" in text
+    assert f"r = Σ 1 / (1 + Σ weights in the cell) / n = {evidence.unattributed_share:.6f}" in text
+    ratio = evidence.contributions[1].share / first.share
+    assert float(weights_of(evidence)[1]) == pytest.approx(ratio, abs=1e-6)
+
+
+def test_a_step_of_the_formula_names_the_window_that_a_work_was_seen_in() -> None:
+    evidence = sample_collage().evidence
+    alone = replace(evidence, contributions=evidence.contributions[1:2])
+    assert any("In the 64 cells of the window" in step["what"] for step in formula(alone))
+
+
+def test_regions_are_shown_in_the_order_of_credit_on_pictures_of_their_own_shape(tmp_path: Path) -> None:
+    evidence = sample_collage().evidence
+    thumbnail = tmp_path / "work.webp"
+    Image.new("RGB", (30, 60)).save(thumbnail)
+    rows: list[dict[str, Any]] = [{"work_id": "x"} for _ in evidence.contributions]
+    seen = visible_works(evidence, rows, [thumbnail] * 3, None)
+    assert seen is not None
+    assert (seen["width"], seen["height"], seen["more"]) == (256, 128, 0)
+    assert [work["number"] for work in seen["works"]] == [1, 2]
+    assert [row["seen"] for row in rows] == [2, 1, None]
+    assert "33\N{NARROW NO-BREAK SPACE}% of the image, 41 matches" in rows[0]["visible"]
+    larger = seen["works"][0]
+    # The left half of the picture.
+    xs, ys = zip(*re.findall(r"([\d.]+),([\d.]+)", larger["path"]), strict=True)
+    assert (max(map(float, xs)), max(map(float, ys))) == (128, 128)
+    assert (larger["width"], larger["height"]) == (128, 256)
+    assert seen["content"]
+
+
+def test_a_work_that_must_not_be_seen_has_no_region() -> None:
+    evidence = sample_collage().evidence
+    rows: list[dict[str, Any]] = [{"work_id": ""}, {"work_id": "mine"}, {"work_id": ""}]
+    seen = visible_works(evidence, rows, [Path("absent")] * 3, None)
+    assert seen is not None
+    assert [work["row"] for work in seen["works"]] == [rows[1]]
+    assert visible_works(sample_posting(1).evidence, [{"work_id": "x"}] * 5, [Path("absent")] * 5, None) is None
 
 
 def test_an_update_holds_only_what_is_new() -> None:

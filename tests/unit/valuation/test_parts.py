@@ -24,6 +24,8 @@ from gmvaluator.valuation.parts import (
     cells,
     mask_text,
     read_mask,
+    visible_share,
+    visible_text,
 )
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.residual import VirtualContributor
@@ -169,3 +171,12 @@ def test_a_wrong_rule_is_refused(change: dict[str, Any], message: str) -> None:
     parts = {**parameters["parts"], **{name: change[name] for name in change if name == "verified"}}
     with pytest.raises(InvalidPolicy, match=message):
         Policy.from_parameters({**parameters, "parts": parts, **{k: v for k, v in change.items() if k != "verified"}})
+
+
+def test_the_share_of_an_image_is_of_the_cells_that_show_anything() -> None:
+    left, top = _box(0, 0, 8, 16), _box(0, 0, 16, 8)
+    assert visible_share(left, top) == 0.5
+    assert visible_share(left, left) == 1
+    assert visible_share(left, 0) == 0.5
+    assert visible_text(0.2449, 41) == "visible in 24% of the image, 41 matches"
+    assert visible_text(1 / 256, 1_000) == "visible in under 1% of the image, 1,000 matches"
