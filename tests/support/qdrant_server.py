@@ -34,7 +34,7 @@ _POLL_S = 0.1
 def binary() -> Path | None:
     """Return the server's program as the environment names it; None if it names none."""
     path = os.environ.get(BINARY_VARIABLE, "")
-    return Path(path) if path else None
+    return Path(path).resolve() if path else None
 
 
 @dataclass(frozen=True)

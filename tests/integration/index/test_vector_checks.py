@@ -107,6 +107,8 @@ async def test_a_similarity_that_cannot_be_pays_nobody(
     await search.close()
 
 
+# A server stores such a vector: there the writer's check and the reader's, above, are the only ones.
+@pytest.mark.parametrize("opened", ["embedded", "addressed"], indirect=True)
 def test_the_engine_refuses_what_is_not_finite_by_itself(opened: QdrantStore) -> None:
     point = example_points(1, seed=3)[0]
     bad = np.where(np.arange(64) == 5, np.nan, point.recall)
