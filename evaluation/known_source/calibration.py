@@ -95,7 +95,7 @@ def calibrate(
     test = _observe(replace(SHORT_TEST if short else TEST, reconstructed=0), own.test, index, own)
     check_found(fit)
     refits = SHORT_REFITS if short else REFITS
-    fitting = fit_parts_policy(fit, test, refits, extra.groups) if counts_parts else fit_gate_policy(fit, test, refits)
+    fitting = fit_parts_policy(fit, test, refits) if counts_parts else fit_gate_policy(fit, test, refits)
     text = policy_text(
         path.stem,
         index.models.identity.hash,
@@ -154,12 +154,9 @@ def fit_gate_policy(fit: Sequence[Observation], test: Sequence[Observation], ref
     return Fitting(gate, bootstrap_gates(known, gate, refits), fitted, figures)
 
 
-def fit_parts_policy(
-    fit: Sequence[Observation], test: Sequence[Observation], refits: int, groups: str | None
-) -> Fitting:
+def fit_parts_policy(fit: Sequence[Observation], test: Sequence[Observation], refits: int) -> Fitting:
     """Fit weights by distance, by windows and by verified regions."""
-    # Near-duplicates are joined as the policy will join them: what one region shows is explained once.
-    plain = plain_policy(DEPTH, CONTRIBUTORS, groups)
+    plain = plain_policy(DEPTH, CONTRIBUTORS)
     known, unseen = parts_examples(fit, plain), parts_examples(test, plain)
     rule = fit_parts(known)
     fitted = Fitted(

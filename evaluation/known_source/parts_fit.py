@@ -30,7 +30,10 @@ PARAMETERS = (
 )
 """Names of the fitted numbers: temperatures and growths as logarithms, "none" as the logit of distance 0."""
 
-START = (math.log(0.027), math.log(0.04), 8.6, math.log(0.034), math.log(0.02), 9.0, -7.0, 6.0, -3.6, -0.5)
+START = (math.log(0.0124), math.log(0.063), 12.0, math.log(0.024), math.log(0.038), 11.5, -2.1, 1.5, -4.0, -1.1)
+"""Temperature and growth are those of `calibrated@2`: the likelihood is flat from here to softer temperatures, and this
+end tells a copy's source from works that are nearly as near."""
+
 STEPS, REFIT_STEPS = 140, 20
 _RATE, _LAST_RATE = 0.12, 0.03
 _PRIOR = 1e-4
@@ -103,10 +106,12 @@ def _text(value: float) -> Decimal:
     return Decimal(f"{value:.6f}")
 
 
-def plain_policy(depth: int, k: int, groups: str | None) -> Policy:
-    """Return a policy with a rule for parts, by which contributors are grouped and ordered before a fit."""
-    settings = PartsFit(START).settings() | ({} if groups is None else {"groups": groups})
-    return Policy.from_parameters({"policy": "plain@1", "depth": depth, "k": k, **settings})
+def plain_policy(depth: int, k: int) -> Policy:
+    """Return a policy with a rule for parts, by which contributors are ordered before a fit, each work for itself.
+
+    Fitted to groups of near-duplicates, the temperature would not tell a source from its twins inside one.
+    """
+    return Policy.from_parameters({"policy": "plain@1", "depth": depth, "k": k, **PartsFit(START).settings()})
 
 
 def parts_examples(observations: Sequence[Observation], policy: Policy) -> PartsExamples:

@@ -42,7 +42,7 @@ def main() -> None:
         queries = make_queries(plan, list(works.values()), folder, foreign=options.foreign)
         return observed(queries, ids, search_all(options.data / "index", models, queries))
 
-    fitting = fit_parts_policy(observe(PARTS_FIT), observe(TEST), REFITS, GROUPS)
+    fitting = fit_parts_policy(observe(PARTS_FIT), observe(TEST), REFITS)
     text = policy_text(
         options.policy,
         models.identity.hash,
