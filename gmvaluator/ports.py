@@ -6,7 +6,7 @@ Adapters are in `models/`, `index/` and `catalogue/`; fakes for tests in `gmvalu
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -62,6 +62,10 @@ class Prepared:
     def shared(cls, inputs: npt.NDArray[Any]) -> Prepared:
         """Create an instance with one array as the input of every model."""
         return cls(inputs, inputs, inputs)
+
+    def without_windows(self) -> Prepared:
+        """Return the inputs for the whole image alone: windows take several times as long to embed."""
+        return replace(self, windows=None)
 
 
 @dataclass(frozen=True, slots=True)

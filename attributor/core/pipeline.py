@@ -283,7 +283,7 @@ class Pipeline:
         with self.worker.coming():
             decoded = await self.decoder.decode(request.image, with_thumbnail)
         stopwatch.lap("decode_ms")
-        inputs = decoded.inputs if policy.parts is not None else replace(decoded.inputs, windows=None)
+        inputs = decoded.inputs if policy.parts is not None else decoded.inputs.without_windows()
         with as_model_failure():
             features = await self.worker.embed(inputs)
         stopwatch.record(queue_ms=features.queue_ms, embed_ms=features.embed_ms)

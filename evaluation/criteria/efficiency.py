@@ -73,7 +73,7 @@ class PlainPipeline:
 
     def value(self, image: Image) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Return the rows of the contributors, nearest first, and their values (equation 4)."""
-        row = self._models.embed([self._models.prepare(image)])
+        row = self._models.embed([self._models.prepare(image).without_windows()])
         _, neighbours = self._index.search(row.recall, self.pairs)
         works = neighbours[0][neighbours[0] >= 0]
         distances = np.concatenate(
@@ -96,7 +96,8 @@ class PlainPipeline:
         """Return (B, P) embeddings; `lite` is not charged for its blurred views, which pairs do not need."""
         if isinstance(self._models, LiteModels):
             return self._models.embed_whole(inputs)
-        return whole_view(self._models.embed(inputs).perceptual)
+        whole = [prepared.without_windows() for prepared in inputs]
+        return whole_view(self._models.embed(whole).perceptual)
 
 
 _ENGINE_ENDS_S = 20
@@ -192,7 +193,7 @@ async def _ours(images: Sequence[Image], models: Models, index: RealIndex) -> di
 
 
 async def _one(image: Image, models: Models, search: QdrantSearch, policy: Policy, clock: _Clock) -> None:
-    prepared = clock.time("prepare", lambda: models.prepare(image))
+    prepared = clock.time("prepare", lambda: models.prepare(image).without_windows())
     row = clock.time("embed, with quality", lambda: models.embed([prepared]))
     started = time.perf_counter()
     recalled = await search.recall(row.recall[0], DEFAULT_DEPTH)

@@ -69,8 +69,8 @@ class Retrieval:
 
 
 def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
-    """Embed all images in batches, with progress on stderr."""
-    return embed_prepared(models, [models.prepare(query.image) for query in queries])
+    """Embed all images in batches, without their windows, with progress on stderr."""
+    return embed_prepared(models, [models.prepare(query.image).without_windows() for query in queries])
 
 
 def embed_prepared(models: Models, inputs: Sequence[Prepared]) -> Embeddings:
