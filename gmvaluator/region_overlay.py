@@ -14,7 +14,7 @@ LEAST_PX, MOST_PX = 768, 2048
 """Limits of the longer side of the picture that is drawn: an image outside of them is scaled."""
 
 _SMOOTH = 2
-"""What everything is drawn larger by, and reduced again, so that edges are smooth."""
+"""Factor by which everything is drawn larger, and then reduced, so that edges are smooth."""
 
 _TINT = 0.16
 """Opacity of the colour within an outline."""

@@ -1,4 +1,4 @@
-"""What looking at parts of an image costs: processor time of each step, next to embedding the whole image.
+"""Benchmark of looking at parts of an image: processor time of each step, next to embedding the whole image.
 
     python -m evaluation.bench.parts --data DATA --output docs/results/parts-cost.json
 

@@ -89,14 +89,14 @@ def composition_error(shares: PolicyShares, selects: Selector = is_composed) -> 
 
 def further_sources_found(shares: PolicyShares, selects: Selector = is_composed) -> Estimate:
     """Return how many of a composition's sources but its largest receive at least half of their share of the image."""
-    found: list[float] = []
+    paid_half: list[float] = []
     groups: list[str] = []
     for row in rows_of(shares.observations, selects):
         observation, credited = shares.observations[row], shares.divisions[row].shares
         for source, share in sorted(observation.sources.items(), key=lambda item: -item[1])[1:]:
-            found.append(float(credited.get(source, 0.0) >= share / 2))
+            paid_half.append(float(credited.get(source, 0.0) >= share / 2))
             groups.append(observation.query.group)
-    return mean_interval(found, np.array(groups))
+    return mean_interval(paid_half, np.array(groups))
 
 
 def absent_auc(shares: PolicyShares, selects: Selector = is_foreign) -> Estimate:

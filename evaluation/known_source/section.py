@@ -117,7 +117,10 @@ def _figures(main: PolicyShares, bare: PolicyShares, paper: PolicyShares, error:
     for name, fitted in (("seen", True), ("unseen", False)):
         if kinds := _fitted_kinds(observations, fitted):
             figures[f"credit_to_source_{name}_recipes"] = measures.credit(main, measures.is_kind(*kinds)).value
-    figures |= {f"credit_to_source_{kind}": value for kind, value in by_kind.items()}
+    for kind, value in by_kind.items():
+        # A kind may be called like a policy, whose figure stays: `paper` is a texture as well.
+        name = f"credit_to_source_{kind}"
+        figures[f"credit_to_source_kind_{kind}" if name in figures else name] = value
     return {name: round(value, 4) for name, value in figures.items()}
 
 

@@ -24,7 +24,7 @@ _Name = tuple[UUID, str, str]
 
 @dataclass(slots=True)
 class _Stored:
-    """What of a source may change. number: among the sources of its name."""
+    """The stored fields of a source that may change. number: its place among the sources of its name."""
 
     number: int
     uri: str

@@ -142,7 +142,7 @@ def _visible_line(visible: attribution_v1.VisibleParts) -> Text:
 
 @dataclass(frozen=True, slots=True)
 class _Sender:
-    """What sends each image and prints the answer: as JSON if there is no printer."""
+    """A sender of images that prints each answer, as JSON if it has no printer."""
 
     client: AttributorClient
     model_version: str

@@ -1,4 +1,4 @@
-"""Whether a place has a ledger, or had one: a lost ledger is never begun again in silence.
+"""Marks of a place that has a ledger, or had one: a lost ledger is never begun again in silence.
 
 What shows that there was a ledger outlives it: the file `ledger.begun` in the data folder, and on PostgreSQL an empty
 schema `ledger_begun`, for attributors whose data folder is read-only or their own.

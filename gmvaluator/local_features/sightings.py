@@ -25,9 +25,10 @@ MAX_EXAMINED = 60
 
 @dataclass(frozen=True, slots=True)
 class SeenParts:
-    """What the parts of an image show. content: mask of the cells that show anything, None if parts were not examined.
+    """Works that were seen in parts of an image.
 
-    sightings, work_regions: by work, of the works that were seen anywhere.
+    content: mask of the cells that show anything, None if parts were not examined. sightings, work_regions: by work,
+    of the works that were seen anywhere.
     """
 
     content: int | None = None
@@ -74,12 +75,12 @@ def examine(
 ) -> SeenParts:
     """Look for `works` in the image by their local features, and return where they are, with where windows saw them."""
     verified = {work: position for work, features in works.items() if (position := verify(image, features)) is not None}
-    found = regions(verified, works)
+    by_work = regions(verified, works)
     seen = {
-        work: _seen(sightings.get(work, NOT_SEEN), verified.get(work), found.get(work))
-        for work in {**sightings, **found}
+        work: _seen(sightings.get(work, NOT_SEEN), verified.get(work), by_work.get(work))
+        for work in {**sightings, **by_work}
     }
-    return SeenParts(mask_of(image.content), seen, {work: region.work for work, region in found.items()})
+    return SeenParts(mask_of(image.content), seen, {work: region.work for work, region in by_work.items()})
 
 
 def _seen(window: Sighting, position: Verified | None, region: Region | None) -> Sighting:

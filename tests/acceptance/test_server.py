@@ -1,4 +1,4 @@
-"""What an operator does with an index on a Qdrant server, by the product's own commands, from the first image on."""
+"""An operator's work with an index on a Qdrant server, by the product's own commands, from the first image on."""
 
 import subprocess
 import sys

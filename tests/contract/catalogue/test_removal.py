@@ -226,5 +226,5 @@ def test_an_opt_out_by_key_is_looked_up_in_every_data_set_that_an_export_may_nam
 
 def test_an_opted_out_key_that_indexed_records_share_is_named(catalogue: Catalogue) -> None:
     catalogue.record([ADA, BEN])
-    found = catalogue.opted_out_works("set", OptedOut(names=frozenset({"0000"})))
-    assert (found.exact, found.shared, found.ambiguous) == ((), (), ("0000",))
+    works = catalogue.opted_out_works("set", OptedOut(names=frozenset({"0000"})))
+    assert (works.exact, works.shared, works.ambiguous) == ((), (), ("0000",))

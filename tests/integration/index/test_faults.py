@@ -79,7 +79,7 @@ async def asked(one: QdrantSearch) -> tuple[list[Candidate], list[Neighbour]]:
 
 @pytest.fixture
 async def plain(place: IndexPlace) -> tuple[list[Candidate], list[Neighbour]]:
-    """What the index answers when nothing is in between."""
+    """Return the index's answers when nothing is in between."""
     one = place.open_search()
     try:
         return await asked(one)
