@@ -179,8 +179,8 @@ def test_a_demo_that_is_terminated_stops_what_it_started(data: Path) -> None:
     command = [sys.executable, "-m", "gmvaluator", "demo", "--data", str(data), "--works", "40"]
     with subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=own_environment()) as process:
         assert process.stdout is not None
-        while "SERVING" not in (line := process.stdout.readline()):
-            assert line, "the demo ended before it served"
+        while "Attributing" not in (line := process.stdout.readline()):
+            assert line, "the demo ended before it attributed an image"
         process.send_signal(signal.SIGTERM)
         process.communicate(timeout=60)
     assert not processes_of(data)

@@ -380,6 +380,6 @@ def test_an_index_below_the_floor_fails_and_growth_is_measured_again(
     grown = add(pictures, data)
     assert (grown["points"], grown["collection"]["metadata"]["measured"]["points"]) == (3, 15)
     with pytest.MonkeyPatch.context() as patched:
-        patched.setattr("gmvaluator.index.verify._recalls", lambda *_: np.full(10, 0.5))
+        patched.setattr("gmvaluator.index.verify._recalls", lambda _, queries, *__: np.full(len(queries), 0.5))
         assert CliRunner().invoke(gmvaluator, words).exit_code == 1
         assert CliRunner().invoke(gmvaluator, [*words, "--floor", "0.4"]).exit_code == 0

@@ -46,7 +46,7 @@ def test_the_identity_names_models_dimensions_and_hashes(tmp_path: Path) -> None
     assert identity.recall_model == "open_clip ViT-B-32 laion2b_s34b_b79k"
     assert identity.perceptual_model == "dreamsim ensemble"
     assert (identity.recall_dim, identity.perceptual_dim) == (512, 768 + 512 + 512)
-    assert len(identity.weights) == 6
+    assert set(identity.weights) == {"recall", *(file.role for file in specs_of(chosen).files), "local features"}
     other = choice(tmp_path, rerank="none")
     assert profile_identity(other).hash != identity.hash
     assert profile_identity(other).perceptual_dim == 512
