@@ -8,7 +8,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 
-from gmvaluator.valuation.parts import GRID, WHOLE, Logit, Parts, PartsRule, Sighting
+from gmvaluator.valuation.parts import GRID, Logit, Parts, PartsRule, Sighting, shown_cells
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.residual import VirtualContributor
 from gmvaluator.valuation.weights import MAX_LOGIT, MILLION
@@ -31,7 +31,7 @@ def parts_steps(
 
     distance: the first contributor's, in millionths. share: its share; unattributed: the rest's; both in [0, 1].
     """
-    shown, sighting = parts.content & WHOLE or WHOLE, parts.sightings[0]
+    shown, sighting = shown_cells(parts.content), parts.sightings[0]
     yield {
         "what": f"The image is a grid of {GRID} × {GRID} cells; those that show anything are divided one by one",
         "how": f"n = {shown.bit_count()} cells",

@@ -16,6 +16,7 @@ The weights add up. All of it is exact in integers, so that it can be recomputed
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from decimal import Decimal
@@ -27,7 +28,14 @@ import numpy.typing as npt
 
 from gmvaluator.errors import InvalidPolicy
 from gmvaluator.valuation.parameters import read_decimal, read_growth, read_temperature
-from gmvaluator.valuation.weights import MAX_DISTANCE, MILLION, WEIGHT_SCALE, exponential_weight, relative_weight
+from gmvaluator.valuation.weights import (
+    MAX_DISTANCE,
+    MAX_LOGIT,
+    MILLION,
+    WEIGHT_SCALE,
+    exponential_weight,
+    relative_weight,
+)
 
 GRID = 16
 """Cells of an image across, and down."""
@@ -35,6 +43,7 @@ GRID = 16
 WHOLE = (1 << GRID * GRID) - 1
 """The mask of all cells. A mask is an integer: bit GRID · y + x is the cell in row y, column x, from the top left."""
 
+_MASK = re.compile(rf"[0-9a-f]{{{GRID * GRID // 4}}}")
 _MAX_COEFFICIENT = 100
 _LEAST_GROWTH = Decimal("0.000001")
 """Growth that stands for none in floating point: weights with it differ from those without by less than 10^-3."""
@@ -68,6 +77,12 @@ class Sighting(NamedTuple):
 
 
 NOT_SEEN = Sighting()
+
+
+def shown_cells(content: int) -> int:
+    """Return the mask of the cells that are divided: `content`, or all of an image that shows nothing, such as a blank
+    page."""
+    return content & WHOLE or WHOLE
 
 
 class Parts(NamedTuple):
@@ -146,7 +161,7 @@ def approximate_shares(
         unit = count / (here.sum(axis=1) + none)
         totals += unit[:, None] * here
         unattributed += unit * none
-    shown = _shown(parts).bit_count()
+    shown = shown_cells(parts.content).bit_count()
     return totals / shown, unattributed / shown
 
 
@@ -165,11 +180,12 @@ def _approximate_weights(rules: Sequence[PartsRule], sightings: Sequence[Sightin
     seen = np.array([bool(sighting.window) for sighting in sightings])
     verified = np.array([bool(sighting.inliers) for sighting in sightings])
     nearness = np.log((temperature + growth * distance) / (temperature + growth * distances)) / growth
+    region, elsewhere = bias + slope * np.log(inliers), bias_elsewhere + slope_elsewhere * np.log(inliers)
+    # Bounded as the exact ones are: a weight that is not finite would leave an image without intervals.
     return np.stack(
         [
-            np.where(seen, np.exp(nearness), 0.0),
-            np.where(verified, np.exp(bias + slope * np.log(inliers)), 0.0),
-            np.where(verified, np.exp(bias_elsewhere + slope_elsewhere * np.log(inliers)), 0.0),
+            np.where(seen, np.exp(np.minimum(nearness, MAX_LOGIT)), 0.0),
+            *(np.where(verified, np.exp(np.clip(logit, -MAX_LOGIT, MAX_LOGIT)), 0.0) for logit in (region, elsewhere)),
         ]
     )
 
@@ -196,7 +212,7 @@ def _weights_of(rule: PartsRule, sighting: Sighting, none: int) -> _Weights:
 
 def cells(parts: Parts) -> Iterator[tuple[int, list[int], list[int]]]:
     """Yield sets of like cells: their number, and the contributors whose window, and whose region, hold them."""
-    alike: dict[int, tuple[list[int], list[int]]] = {_shown(parts): ([], [])}
+    alike: dict[int, tuple[list[int], list[int]]] = {shown_cells(parts.content): ([], [])}
     for kind, mask_of in enumerate((_window, _region)):
         for place, sighting in enumerate(parts.sightings):
             alike = dict(_split(alike, mask_of(sighting), kind, place))
@@ -214,11 +230,6 @@ def _split(
         if inside := whole & mask:
             windows, regions = lists
             yield inside, ([*windows, place], regions) if kind == 0 else (windows, [*regions, place])
-
-
-def _shown(parts: Parts) -> int:
-    # An image that shows nothing, such as a blank page, is divided as a whole.
-    return parts.content & WHOLE or WHOLE
 
 
 def _window(sighting: Sighting) -> int:
@@ -262,7 +273,7 @@ def _logit(value: Any, setting: str, reference: str) -> Logit:
 
 def visible_share(region: int, content: int) -> float:
     """Return the share of an image's cells that show anything, `content`, which lie in `region`; in [0, 1]."""
-    shown = content & WHOLE or WHOLE
+    shown = shown_cells(content)
     return (region & shown).bit_count() / shown.bit_count()
 
 
@@ -284,6 +295,7 @@ def mask_bytes(mask: int) -> bytes:
 
 def read_mask(text: str) -> int:
     """Parse the result of `mask_text`. Raises ValueError."""
-    if len(text) != GRID * GRID // 4:
-        raise ValueError(f"a mask of {len(text)} digits: {GRID * GRID // 4} are needed")
+    # `int` alone would also take a sign, spaces, underscores and a prefix, and a negative mask has endless cells.
+    if not _MASK.fullmatch(text):
+        raise ValueError(f"{text[:80]!r} is no mask: {GRID * GRID // 4} hexadecimal digits are needed")
     return int(text, 16)

@@ -16,6 +16,7 @@ import decimal
 import math
 from collections.abc import Sequence
 from decimal import Decimal
+from functools import lru_cache
 
 from gmvaluator.errors import InvalidValuation
 
@@ -79,9 +80,7 @@ def similarity_weights(
         raise InvalidValuation(f"a temperature's growth of {growth} cannot be used: it must be 0 or above")
     # A common factor cancels in the shares; this one keeps the largest weight at 10^30 whatever the distances.
     nearest = min(distances)
-    if growth:
-        return [_growing_weight(distance, nearest, temperature, growth) for distance in distances]
-    return [_weight(distance - nearest, temperature) for distance in distances]
+    return [_exponential(_exponent(distance, nearest, temperature, growth)) for distance in distances]
 
 
 def approximate_similarity_weights(
@@ -95,31 +94,37 @@ def approximate_similarity_weights(
     return [math.exp((nearest - distance) / (MILLION * temperature)) for distance in distances]
 
 
-def _weight(excess_millionths: int, temperature: Decimal) -> int:
-    exponent = _CONTEXT.divide(Decimal(-excess_millionths), _CONTEXT.multiply(temperature, Decimal(MILLION)))
-    return int(_CONTEXT.multiply(_CONTEXT.exp(exponent), Decimal(WEIGHT_SCALE)))
+def _exponent(distance: int, reference: int, temperature: Decimal, growth: Decimal) -> Decimal:
+    """Return minus the integral of 1 / (τ + g d) from the reference distance to this one, both in millionths."""
+    if not growth:
+        return _CONTEXT.divide(Decimal(reference - distance), _CONTEXT.multiply(temperature, Decimal(MILLION)))
+    near, far = (_log_temperature(point, temperature, growth) for point in (reference, distance))
+    return _CONTEXT.divide(_CONTEXT.subtract(near, far), growth)
 
 
-def _growing_weight(distance: int, nearest: int, temperature: Decimal, growth: Decimal) -> int:
-    """Return exp of minus the integral of 1 / (τ + g d), from the nearest distance to this one."""
-    scale = _CONTEXT.multiply(temperature, Decimal(MILLION))
-    near, far = (_CONTEXT.ln(_CONTEXT.fma(growth, Decimal(point), scale)) for point in (nearest, distance))
-    exponent = _CONTEXT.divide(_CONTEXT.subtract(near, far), growth)
+# Cached: all distances of an image are compared with one, and logarithms take most of the time of a valuation.
+@lru_cache(maxsize=1_024)
+def _log_temperature(distance: int, temperature: Decimal, growth: Decimal) -> Decimal:
+    """Return ln(10^6 (τ + g d)) at a distance in millionths."""
+    return _CONTEXT.ln(_CONTEXT.fma(growth, Decimal(distance), _CONTEXT.multiply(temperature, Decimal(MILLION))))
+
+
+def _exponential(exponent: Decimal) -> int:
     return int(_CONTEXT.multiply(_CONTEXT.exp(exponent), Decimal(WEIGHT_SCALE)))
 
 
 def relative_weight(distance: int, reference: int, temperature: Decimal, growth: Decimal) -> int:
-    """Return the weight at `distance` as a multiple of that at `reference`, both in millionths, in units of 10^-30."""
-    if growth:
-        return _growing_weight(distance, reference, temperature, growth)
-    return _weight(distance - reference, temperature)
+    """Return the weight at `distance` as a multiple of that at `reference`, both in millionths, in units of 10^-30.
+
+    Multiples beyond e^60 count as e^60.
+    """
+    return _exponential(min(_exponent(distance, reference, temperature, growth), Decimal(MAX_LOGIT)))
 
 
 def exponential_weight(bias: Decimal, slope: Decimal, count: int) -> int:
     """Return exp(bias + slope · ln(count)) in units of 10^-30; count: 1 or more. Logits beyond ±60 count as ±60."""
     logit = _CONTEXT.fma(slope, _CONTEXT.ln(Decimal(count)), bias)
-    bounded = max(min(logit, Decimal(MAX_LOGIT)), Decimal(-MAX_LOGIT))
-    return int(_CONTEXT.multiply(_CONTEXT.exp(bounded), Decimal(WEIGHT_SCALE)))
+    return _exponential(max(min(logit, Decimal(MAX_LOGIT)), Decimal(-MAX_LOGIT)))
 
 
 def odds_weight(total: int, logit: Decimal) -> int:

@@ -151,6 +151,28 @@ def test_masks_survive_their_text(mask: int) -> None:
     assert read_mask(mask_text(mask)) == mask
 
 
+@pytest.mark.parametrize("text", ["", "f" * 63, "-" + "f" * 63, "0x" + "f" * 62, "f_" * 32, " " * 63 + "f", "G" * 64])
+def test_text_that_is_no_mask_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="is no mask"):
+        read_mask(text)
+
+
+_EXTREME = (
+    PartsRule(Decimal("0.0001"), Decimal(0), Decimal(2), *[Logit(Decimal(100), Decimal(100))] * 2),
+    PartsRule(Decimal("0.0001"), Decimal("0.000001"), Decimal(2), *[Logit(Decimal(-100), Decimal(-100))] * 2),
+)
+
+
+@pytest.mark.parametrize("rule", _EXTREME, ids=["huge", "tiny"])
+def test_the_most_extreme_rule_that_is_accepted_still_divides_every_image(rule: PartsRule) -> None:
+    policy = Policy.from_parameters(_policy(parts=rule).parameters())
+    seen = (Sighting(QUADRANTS[0], 0, QUADRANTS[1], 300), Sighting(WHOLE, 0, WHOLE, 300), NOT_SEEN)
+    shares, unattributed = policy.shares([FAR] * 3, Parts(WHOLE, seen))
+    assert sum(shares) + unattributed == pytest.approx(1)
+    approximate, rest = approximate_shares([rule], Parts(WHOLE, seen), np.ones((1, 3)), np.ones(1))
+    assert approximate.sum() + rest[0] == pytest.approx(1)
+
+
 def test_parameters_are_read_again() -> None:
     policy = _policy()
     assert Policy.from_parameters(policy.parameters()) == policy
