@@ -6,7 +6,7 @@ Adapters are in `models/`, `index/` and `catalogue/`; fakes for tests in `gmvalu
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from datetime import datetime
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, NamedTuple, Protocol
@@ -63,9 +63,11 @@ class Prepared:
         """Create an instance with one array as the input of every model."""
         return cls(inputs, inputs, inputs)
 
-    def without_windows(self) -> Prepared:
-        """Return the inputs for the whole image alone: windows take several times as long to embed."""
-        return replace(self, windows=None)
+
+class Prepare(Protocol):
+    """The function `QueryModels.prepare`."""
+
+    def __call__(self, image: Image, parts: bool = True) -> Prepared: ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -88,8 +90,12 @@ class QueryModels(Protocol):
     @property
     def identity(self) -> ProfileIdentity: ...
 
-    def prepare(self, image: Image) -> Prepared:
-        """Preprocess an RGB image. Thread-safe, also while the models run."""
+    def prepare(self, image: Image, parts: bool = True) -> Prepared:
+        """Preprocess an RGB image. Thread-safe, also while the models run.
+
+        parts: prepare what works in parts of the image are found by, windows and local features, as well. It takes
+        longer than all else, and windows take several times as long to embed as the whole image.
+        """
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
         """Embed B preprocessed images. Each row depends on its own image only.

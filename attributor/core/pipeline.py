@@ -3,88 +3,43 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Iterator, Sequence
+from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import Executor
-from contextlib import aclosing, asynccontextmanager, contextmanager
+from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass, field, replace
 from datetime import datetime
 from functools import lru_cache, partial
 from pathlib import Path
 from typing import NamedTuple, Protocol, TypeVar
 
-from attributor.core.attribution import Attribution, Embedded, ImageRequest, Stopwatch
+from attributor.core.attribution import Attribution, ImageRequest, Stopwatch
 from attributor.core.clock import LedgerClock
+from attributor.core.image_embedding import EmbeddedImage, QueryEmbedder, as_model_failure
 from attributor.core.loop_fairness import LoopScheduler
 from attributor.core.ranking import Ranking, Reranked, background
 from attributor.core.responses import final_stage, recalled_stage, reranked_stage, stored_attribution
 from attributor.workers.decoder_pool import Decoder
-from attributor.workers.model_worker import NO_WINDOWS, Features, ModelWorker
+from attributor.workers.model_worker import ModelWorker
 from gmvaluator.errors import (
     Failure,
     InvalidInput,
     InvalidPolicy,
-    InvalidVector,
-    ModelFailed,
     NotFound,
     PreconditionFailed,
 )
 from gmvaluator.ids import GenerationId, TrainingImageId
-from gmvaluator.index.vectors import checked_vector, checked_vectors
-from gmvaluator.keypoints import LocalFeatures
 from gmvaluator.ledger.idempotency import check_fingerprint
 from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.reader import LedgerReader
 from gmvaluator.ledger.records import ATTRIBUTOR, CLIENT, ImageFacts, NewPosting, StoredPosting
 from gmvaluator.ledger.results import Posted, Replayed
-from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Prepared, RightsReader, WorkCard
-from gmvaluator.profile import ProfileIdentity
+from gmvaluator.ports import Candidate, CandidateSearch, Generator, RightsReader, WorkCard
 from gmvaluator.valuation.policy import Policy, load_policy
-from gmvaluator.valuation.weights import quality_millionths
-from gmvaluator.windows import WINDOWS
 
 Out = TypeVar("Out")
 
-MAX_QUERY_VIEWS = 8
-"""Maximum number of perceptual views of one image that a client may send."""
-
 _load_policy = lru_cache(maxsize=64)(load_policy)
 """`load_policy` with a cache: a policy's file never changes, because a change is a new version."""
-
-
-def _checked_views(values: Float32Array, dimension: int) -> Float32Array:
-    """Reshape (Q · P,) to (Q, P). Raises InvalidVector."""
-    count, rest = divmod(len(values), dimension)
-    if rest or not 1 <= count <= MAX_QUERY_VIEWS:
-        raise InvalidVector(
-            f"embedding.perceptual has {len(values)} numbers: give 1 to {MAX_QUERY_VIEWS} views of {dimension} each"
-        )
-    return checked_vectors(values.reshape(count, dimension), count, dimension, "embedding.perceptual")
-
-
-def _checked_windows(embedded: Embedded, identity: ProfileIdentity) -> Float32Array:
-    """Reshape the windows' vectors, (W · D,), to (W, D). Raises InvalidVector."""
-    if not identity.windows:
-        return NO_WINDOWS
-    count = len(WINDOWS)
-    if embedded.local is None or len(embedded.windows) != count * identity.recall_dim:
-        raise InvalidVector(
-            f"embedding.windows has {len(embedded.windows)} numbers, or there are no local features: profile "
-            f"{identity.name} needs {count} windows of {identity.recall_dim} each, and the local features"
-        )
-    windows = embedded.windows.reshape(count, identity.recall_dim)
-    return checked_vectors(windows, count, identity.recall_dim, "embedding.windows")
-
-
-@contextmanager
-def as_model_failure() -> Iterator[None]:
-    """Raise ModelFailed in place of InvalidInput.
-
-    Once the image was decoded, input that models, index or thumbnails refuse is not the caller's fault.
-    """
-    try:
-        yield
-    except InvalidInput as error:
-        raise ModelFailed(f"the image could not be valued: {error}") from error
 
 
 class PostingWriter(Protocol):
@@ -122,21 +77,6 @@ class _Context:
 
     generator: Generator
     policy: Policy
-
-
-@dataclass(frozen=True, slots=True)
-class _EmbeddedImage:
-    """An image's features.
-
-    local: its local features; None for a profile without. inputs: of the models, for a quality that is computed
-    separately; None if the client sent an embedding. thumbnail: WebP of an image whose thumbnail will be stored.
-    """
-
-    facts: ImageFacts
-    features: Features
-    local: LocalFeatures | None = None
-    inputs: Prepared | None = None
-    thumbnail: bytes | None = None
 
 
 class _ToPost(NamedTuple):
@@ -220,9 +160,10 @@ class Pipeline:
         generator, policy = context.generator, context.policy
         search = await self.collections.search(generator.collection)
         stopwatch.lap("lookup_ms")
-        image = await self._embedded(request, policy, stopwatch, with_thumbnail)
+        embedder = QueryEmbedder(self.worker, self.decoder, self.scorer)
+        image = await embedder.embed(request, policy.parts is not None, stopwatch, with_thumbnail)
         await self.scheduler.yield_turn()
-        async with self._ranking(search, context, image, stopwatch) as (recalled, reranking, scoring):
+        async with self._ranking(search, context, embedder, image, stopwatch) as (recalled, reranking, scoring):
             ids = [candidate.training_image_id for candidate in recalled[: policy.k]]
             cards = await self._works(ids, request.generated_at)
             await self.scheduler.yield_turn()
@@ -248,7 +189,12 @@ class Pipeline:
 
     @asynccontextmanager
     async def _ranking(
-        self, search: CandidateSearch, context: _Context, image: _EmbeddedImage, stopwatch: Stopwatch
+        self,
+        search: CandidateSearch,
+        context: _Context,
+        embedder: QueryEmbedder,
+        image: EmbeddedImage,
+        stopwatch: Stopwatch,
     ) -> AsyncIterator[tuple[Sequence[Candidate], Awaitable[Reranked], Awaitable[int]]]:
         """Recall candidates; yield those of the whole image with the re-ranking and the quality (in millionths) that
         are under way."""
@@ -263,50 +209,11 @@ class Pipeline:
             partial(self.collections.measured_recall, generator.collection),
         )
         with as_model_failure():
-            async with background(self._quality(image)) as scoring:
+            async with background(embedder.quality(image)) as scoring:
                 recalled = await ranking.recall(generator.data_sets)
                 stopwatch.lap("recall_ms")
                 async with background(ranking.rerank(recalled)) as reranking:
                     yield recalled.whole, reranking, scoring
-
-    async def _embedded(
-        self, request: ImageRequest, policy: Policy, stopwatch: Stopwatch, with_thumbnail: bool
-    ) -> _EmbeddedImage:
-        """Return the features that the client sent, or decode and embed the image.
-
-        Windows are embedded only for a policy that counts parts: they take several times as long as the whole image.
-        """
-        if request.embedded is not None:
-            return self._embedded_by_client(request.embedded)
-        assert request.image is not None
-        # Announced while it is decoded, so that a batch that is about to start may wait for it.
-        with self.worker.coming():
-            decoded = await self.decoder.decode(request.image, with_thumbnail)
-        stopwatch.lap("decode_ms")
-        inputs = decoded.inputs if policy.parts is not None else decoded.inputs.without_windows()
-        with as_model_failure():
-            features = await self.worker.embed(inputs)
-        stopwatch.record(queue_ms=features.queue_ms, embed_ms=features.embed_ms)
-        return _EmbeddedImage(decoded.facts, features, inputs.local, inputs, decoded.thumbnail)
-
-    def _embedded_by_client(self, embedded: Embedded) -> _EmbeddedImage:
-        """Check an embedding.
-
-        Raises InvalidVector, naming the vector, InvalidImage for an image that is too small, or PreconditionFailed for
-        another profile's.
-        """
-        identity = self.worker.models.identity
-        if embedded.profile_hash != identity.hash:
-            raise PreconditionFailed(
-                f"the embedding is of profile {embedded.profile_hash or 'nothing'}, and this attributor's is "
-                f"{identity.name}, {identity.hash}: compute it with the same version of gmvaluator"
-            )
-        identity.check_size(embedded.facts.width, embedded.facts.height)
-        recall = checked_vector(embedded.recall, identity.recall_dim, "embedding.recall")
-        perceptual = _checked_views(embedded.perceptual, identity.perceptual_dim)
-        windows = _checked_windows(embedded, identity)
-        features = Features(recall, perceptual, embedded.quality, 0.0, 0.0, windows)
-        return _EmbeddedImage(embedded.facts, features, embedded.local)
 
     def _look_up(self, request: ImageRequest) -> StoredPosting | _Context:
         stored = self._posted_before(request)
@@ -342,14 +249,6 @@ class Pipeline:
     async def _works(self, ids: Sequence[TrainingImageId], at: datetime) -> dict[TrainingImageId, WorkCard]:
         cached = self.rights.cached_works(ids, at)
         return await self._run(self.rights.works, ids, at) if cached is None else cached
-
-    async def _quality(self, image: _EmbeddedImage) -> int:
-        """Return the quality in millionths."""
-        quality = image.features.quality
-        if quality is None:
-            assert image.inputs is not None
-            quality = await (self.scorer or self.worker).quality(image.inputs)
-        return quality_millionths(quality)
 
     def _valued(
         self, request: ImageRequest, generator: Generator, facts: ImageFacts, quality: int, stopwatch: Stopwatch

@@ -19,7 +19,7 @@ from gmvaluator.errors import InvalidImage, InvalidVector, MissingData
 from gmvaluator.ids import TrainingImageId
 from gmvaluator.images import decode_image, thumbnail_path
 from gmvaluator.keypoints import LocalFeatures
-from gmvaluator.ports import Candidate, CandidateSearch, CollectionInfo, Float32Array, Neighbour, Prepared
+from gmvaluator.ports import Candidate, CandidateSearch, CollectionInfo, Float32Array, Neighbour, Prepare, Prepared
 
 MAX_CACHE_BYTES = 1024**3
 """Maximum size of the cache of candidates' features, in bytes: about 550 works."""
@@ -40,7 +40,7 @@ class PixelReranking:
         self,
         search: CandidateSearch,
         thumbnails: Path,
-        prepare: Callable[..., Prepared],
+        prepare: Prepare,
         embed: Callable[[Prepared], Awaitable[Features]],
         executor: Executor,
         max_cache_bytes: int = MAX_CACHE_BYTES,
@@ -119,7 +119,7 @@ class PixelReranking:
             raise MissingData(
                 f"work {work} has no thumbnail {path} ({why}), which this profile compares: index it again"
             ) from error
-        return Prepared(_NOTHING, self._prepare(image).perceptual, _NOTHING)
+        return Prepared(_NOTHING, self._prepare(image, parts=False).perceptual, _NOTHING)
 
 
 def _distances(query: Float32Array, features: Sequence[Float32Array]) -> list[float]:

@@ -23,7 +23,7 @@ from gmvaluator.ids import sha256_hex
 from gmvaluator.image_headers import Header
 from gmvaluator.images import check_image, thumbnail
 from gmvaluator.ledger.records import ImageFacts
-from gmvaluator.ports import Prepared
+from gmvaluator.ports import Prepare, Prepared
 
 TIMEOUT_S = 15.0
 """Time to decode one image; the largest that is accepted takes a second on an idle core."""
@@ -73,8 +73,8 @@ class EncodedImage(NamedTuple):
 class Decoder(Protocol):
     """A decoder of images that never blocks the event loop, however slow or hostile the images are."""
 
-    async def decode(self, image: EncodedImage, with_thumbnail: bool = False) -> Decoded:
-        """Return the models' inputs. Raises InvalidImage or ImageTooLarge."""
+    async def decode(self, image: EncodedImage, with_thumbnail: bool = False, parts: bool = True) -> Decoded:
+        """Return the models' inputs; parts: see `QueryModels.prepare`. Raises InvalidImage or ImageTooLarge."""
 
 
 @dataclass(slots=True)
@@ -96,7 +96,7 @@ class DecoderPool:
 
     def __init__(
         self,
-        prepare: Callable[[Image.Image], Prepared],
+        prepare: Prepare,
         processes: int = 2,
         timeout_s: float = TIMEOUT_S,
         check_size: Callable[[int, int], None] = lambda width, height: None,  # noqa: ARG005
@@ -120,10 +120,11 @@ class DecoderPool:
                 "decoders are not fully confined: the kernel lacks Landlock or seccomp", has=process.confinement
             )
 
-    async def decode(self, image: EncodedImage, with_thumbnail: bool = False) -> Decoded:
+    async def decode(self, image: EncodedImage, with_thumbnail: bool = False, parts: bool = True) -> Decoded:
         """Implement `Decoder`; raises Unavailable, too, if no process starts or stays alive, or after `close`."""
         try:
-            decoding = asyncio.get_running_loop().run_in_executor(self._threads, self._decode, image, with_thumbnail)
+            loop = asyncio.get_running_loop()
+            decoding = loop.run_in_executor(self._threads, self._decode, image, with_thumbnail, parts)
         except RuntimeError as error:
             raise Unavailable("the attributor is stopping: send the image again, with the same id") from error
         try:
@@ -148,7 +149,7 @@ class DecoderPool:
             if process is not None:
                 process.close()
 
-    def _decode(self, file: EncodedImage, with_thumbnail: bool) -> Decoded:
+    def _decode(self, file: EncodedImage, with_thumbnail: bool, parts: bool) -> Decoded:
         try:
             file.check()
             if file.header is not None:
@@ -159,7 +160,7 @@ class DecoderPool:
             raise
         self._increment("decoded")
         facts = ImageFacts(sha256_hex(file.data), image.width, image.height, len(file.data))
-        return Decoded(facts, self._prepare(image), thumbnail(image) if with_thumbnail else None)
+        return Decoded(facts, self._prepare(image, parts), thumbnail(image) if with_thumbnail else None)
 
     def _image(self, data: bytes) -> Image.Image:
         # None stands for a process that was lost; a new one is started when it is needed.

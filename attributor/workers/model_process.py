@@ -108,9 +108,9 @@ class ModelProcess:
         """Id of the process, for monitoring and for tests that kill it."""
         return self._process.pid
 
-    def prepare(self, image: Image) -> Prepared:
+    def prepare(self, image: Image, parts: bool = True) -> Prepared:
         """Convert an RGB image to the models' inputs, in the calling thread; needs no weights."""
-        return self._prepare(image)
+        return self._prepare(image, parts)
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
         """Embed B images. Raises ModelFailed, or Unavailable if the process died over it."""

@@ -73,7 +73,7 @@ class PlainPipeline:
 
     def value(self, image: Image) -> tuple[npt.NDArray[np.int64], npt.NDArray[np.float64]]:
         """Return the rows of the contributors, nearest first, and their values (equation 4)."""
-        row = self._models.embed([self._models.prepare(image).without_windows()])
+        row = self._models.embed([self._models.prepare(image, parts=False)])
         _, neighbours = self._index.search(row.recall, self.pairs)
         works = neighbours[0][neighbours[0] >= 0]
         distances = np.concatenate(
@@ -87,17 +87,16 @@ class PlainPipeline:
     def _pairs(self, image: Image, works: npt.NDArray[np.int64]) -> npt.NDArray[np.float64]:
         """Return the perceptual distances of the image to each work, both embedded again for every pair."""
         pairs = [(image, to_image(self._pictures[work])) for work in works]
-        vectors = self._seen_whole([self._models.prepare(candidate) for pair in pairs for candidate in pair]).astype(
-            np.float64
-        )
+        vectors = self._seen_whole(
+            [self._models.prepare(candidate, parts=False) for pair in pairs for candidate in pair]
+        ).astype(np.float64)
         return np.asarray(1 - (vectors[0::2] * vectors[1::2]).sum(axis=1))
 
     def _seen_whole(self, inputs: Sequence[Prepared]) -> Float32Array:
         """Return (B, P) embeddings; `lite` is not charged for its blurred views, which pairs do not need."""
         if isinstance(self._models, LiteModels):
             return self._models.embed_whole(inputs)
-        whole = [prepared.without_windows() for prepared in inputs]
-        return whole_view(self._models.embed(whole).perceptual)
+        return whole_view(self._models.embed(inputs).perceptual)
 
 
 _ENGINE_ENDS_S = 20
@@ -193,7 +192,7 @@ async def _ours(images: Sequence[Image], models: Models, index: RealIndex) -> di
 
 
 async def _one(image: Image, models: Models, search: QdrantSearch, policy: Policy, clock: _Clock) -> None:
-    prepared = clock.time("prepare", lambda: models.prepare(image).without_windows())
+    prepared = clock.time("prepare", lambda: models.prepare(image, parts=False))
     row = clock.time("embed, with quality", lambda: models.embed([prepared]))
     started = time.perf_counter()
     recalled = await search.recall(row.recall[0], DEFAULT_DEPTH)

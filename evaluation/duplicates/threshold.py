@@ -118,7 +118,7 @@ def _embedded(models: Models, images: Sequence[Image.Image]) -> Values:
     """Return (N, P) perceptual vectors of the whole images."""
     parts = []
     for start in range(0, len(images), 32):
-        batch = [models.prepare(image).without_windows() for image in images[start : start + 32]]
+        batch = [models.prepare(image, parts=False) for image in images[start : start + 32]]
         parts.append(models.embed(batch).perceptual[:, 0].astype(np.float64))
         print(f"embedded {start + len(batch):,}/{len(images):,}", end="\r", file=sys.stderr)  # noqa: T201
     print(file=sys.stderr)  # noqa: T201

@@ -135,7 +135,7 @@ class Embedder:
         parts = []
         for start in range(0, count, _CHUNK):
             rows = range(start, min(start + _CHUNK, count))
-            parts.append(self.models.embed([self.models.prepare(image(row)).without_windows() for row in rows]))
+            parts.append(self.models.embed([self.models.prepare(image(row), parts=False) for row in rows]))
             if start // _CHUNK % 16 == 0:
                 print(f"{what}: embedded {rows.stop:,}/{count:,}", file=sys.stderr, flush=True)  # noqa: T201
         return Embeddings(

@@ -58,8 +58,8 @@ def _recall(models: Models, paths: Sequence[Path]) -> Float32Array:
     """Return the recall vectors of image files, (N, D), of length one."""
     parts = []
     for start in range(0, len(paths), _BATCH):
-        inputs = [models.prepare(decode_image(path.read_bytes())) for path in paths[start : start + _BATCH]]
-        parts.append(models.embed(inputs).recall)
+        images = [decode_image(path.read_bytes()) for path in paths[start : start + _BATCH]]
+        parts.append(models.embed([models.prepare(image, parts=False) for image in images]).recall)
     vectors = np.concatenate(parts).astype(np.float32)
     unit: Float32Array = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
     return unit

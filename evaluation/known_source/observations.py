@@ -70,7 +70,7 @@ class Retrieval:
 
 def embed(models: Models, queries: Sequence[Query]) -> Embeddings:
     """Embed all images in batches, without their windows, with progress on stderr."""
-    return embed_prepared(models, [models.prepare(query.image).without_windows() for query in queries])
+    return embed_prepared(models, [models.prepare(query.image, parts=False) for query in queries])
 
 
 def embed_prepared(models: Models, inputs: Sequence[Prepared]) -> Embeddings:

@@ -177,7 +177,7 @@ SMALL_CHANGE = 0.1
 def qualities_of(models: Models, image: Image.Image, rng: random.Random) -> Float32Array:
     """Return (2 + copies,) qualities: the work, the work recoloured, and its copies in the order of `COPIES`."""
     copies = [distort(kind, strength, image, rng) for kind, strength in COPIES]
-    return models.quality([models.prepare(image_) for image_ in (image, recolour(image, rng), *copies)])
+    return models.quality([models.prepare(image_, parts=False) for image_ in (image, recolour(image, rng), *copies)])
 
 
 def rank_correlation(qualities: Float32Array) -> npt.NDArray[np.float64]:

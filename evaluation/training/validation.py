@@ -88,7 +88,7 @@ def fresh_derivatives(rows: Mapping[str, int]) -> list[Derivative]:
 
 def embed_all(models: Models, images: Iterable[Image.Image]) -> Embeddings:
     """Embed all images, a batch at a time."""
-    inputs = [models.prepare(image) for image in images]
+    inputs = [models.prepare(image, parts=False) for image in images]
     parts = [models.embed(inputs[start : start + _CHUNK]) for start in range(0, len(inputs), _CHUNK)]
     return Embeddings(
         np.concatenate([part.recall for part in parts]),

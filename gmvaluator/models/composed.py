@@ -66,9 +66,9 @@ class ComposedModels:
     def identity(self) -> ProfileIdentity:
         return self._identity
 
-    def prepare(self, image: Image.Image) -> Prepared:
-        """Preprocess an RGB image for every model. Raises InvalidImage if it is not RGB."""
-        return self._preparation.query(image)
+    def prepare(self, image: Image.Image, parts: bool = True) -> Prepared:
+        """Preprocess an RGB image for every model; see `ports.QueryModels`. Raises InvalidImage if it is not RGB."""
+        return self._preparation.query(image, parts)
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
         """Preprocess an RGB training image as one view, the whole image, for the embedding models alone."""
@@ -90,8 +90,8 @@ class ComposedModels:
         return [
             none
             if prepared.windows is None
-            else _checked("recall", self._recall.embed, self._preparation.windows(prepared.windows))
-            for prepared in inputs
+            else _checked("recall", self._recall.embed, self._preparation.windows(prepared.windows), row)
+            for row, prepared in enumerate(inputs)
         ]
 
     def recall_rows(self, inputs: Sequence[Prepared]) -> Float32Array:
@@ -125,8 +125,13 @@ class ComposedModels:
             return self._quality.quality_slice([prepared.quality for prepared in inputs])
 
 
-def _checked(name: str, model: Callable[[Sequence[Pixels]], Float32Array], inputs: Sequence[Pixels]) -> Float32Array:
-    """Run one model and check that it returns one finite row an input. Raises ModelFailed."""
+def _checked(
+    name: str, model: Callable[[Sequence[Pixels]], Float32Array], inputs: Sequence[Pixels], row: int | None = None
+) -> Float32Array:
+    """Run one model and check that it returns one finite row an input. Raises ModelFailed, naming the image's row.
+
+    row: of the image whose windows the inputs are; None if each input is an image.
+    """
     if not inputs:
         raise ModelFailed("no images were given: ask the models with one at least")
     with _translated(name), torch.inference_mode():
@@ -135,7 +140,8 @@ def _checked(name: str, model: Callable[[Sequence[Pixels]], Float32Array], input
         raise ModelFailed(f"the {name} model answered {len(rows)} rows for {len(inputs)} images")
     finite = np.isfinite(rows).reshape(len(rows), -1).all(axis=1)
     if not finite.all():
-        raise ModelFailed(f"row {int(np.argmin(finite))} of the batch gave a {name} that is not finite")
+        named = int(np.argmin(finite)) if row is None else row
+        raise ModelFailed(f"row {named} of the batch gave a {name} that is not finite")
     return rows
 
 

@@ -95,9 +95,9 @@ class LiteModels:
     def identity(self) -> ProfileIdentity:
         return self._identity
 
-    def prepare(self, image: Image.Image) -> Prepared:
+    def prepare(self, image: Image.Image, parts: bool = True) -> Prepared:
         """Preprocess a generated image; see `prepare_query`."""
-        return prepare_query(image, self._detector)
+        return prepare_query(image, self._detector, parts)
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
         """Embed B images from `prepare`, with quality. Raises ModelFailed, naming the row.
@@ -147,7 +147,7 @@ class LiteModels:
             chunk = rows[start : start + LARGE_CHUNK_ROWS]
             images = unit_range(np.stack([_large(inputs[row]) for row in chunk]))
             embeddings = self._heads.embedding(pool_windows(self._backbone.maps(images)))
-            _check_finite(len(chunk), embeddings)
+            _check_finite(chunk, embeddings)
             for row, rows_of_image in zip(chunk, embeddings.reshape(len(chunk), len(WINDOWS), -1), strict=True):
                 windows[row] = rows_of_image
         return windows
@@ -159,7 +159,7 @@ class LiteModels:
         chunks = [self._pass(inputs[row : row + chunk], change) for row in range(0, len(inputs), chunk)]
         embedding, quality = (np.concatenate(parts) for parts in zip(*chunks, strict=True))
         # Below float32 an input that is not finite may give a finite output (see `folding`), so inputs are checked too.
-        _check_finite(len(inputs), inputs, embedding, quality)
+        _check_finite(range(len(inputs)), inputs, embedding, quality)
         return embedding, quality
 
     def _pass(self, inputs: Float32Array, change: _Change | None) -> tuple[Float32Array, Float32Array]:
@@ -177,12 +177,15 @@ def load(
     return LiteModels(identity, _load_backbone(state, identity.precision, device, threads), heads, detector)
 
 
-def prepare_query(image: Image.Image, detector: Detector) -> Prepared:
-    """Preprocess a generated image of any size: the whole at two sizes, centred on white, and its local features.
+def prepare_query(image: Image.Image, detector: Detector, parts: bool = True) -> Prepared:
+    """Preprocess a generated image of any size: the whole, centred on white; for `parts` at twice the side as well, and
+    its local features.
 
     Raises InvalidImage if the image is not RGB.
     """
     whole = Prepared.shared(prepare(image))
+    if not parts:
+        return whole
     return replace(whole, windows=prepare_large(image), local=detector.detect(image, mirrored=True))
 
 
@@ -256,11 +259,14 @@ def _stacked(inputs: Sequence[npt.NDArray[Any]]) -> Float32Array:
     return np.stack(inputs)
 
 
-def _check_finite(count: int, *outputs: Float32Array) -> None:
-    """Raise ModelFailed, naming the image, if a number is not finite; each of `count` images has equally many rows."""
-    rows = np.stack([np.isfinite(output).reshape(count, -1).all(axis=1) for output in outputs]).all(axis=0)
+def _check_finite(images: Sequence[int], *outputs: Float32Array) -> None:
+    """Raise ModelFailed, naming the image, if a number is not finite; each image has equally many rows of each output.
+
+    images: their places in the batch.
+    """
+    rows = np.stack([np.isfinite(output).reshape(len(images), -1).all(axis=1) for output in outputs]).all(axis=0)
     if not rows.all():
-        raise ModelFailed(f"row {int(np.argmin(rows))} of the batch gave numbers that are not finite")
+        raise ModelFailed(f"row {images[int(np.argmin(rows))]} of the batch gave numbers that are not finite")
 
 
 class LiteQuality:

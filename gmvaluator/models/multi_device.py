@@ -46,9 +46,9 @@ class MultiDeviceModels:
     def identity(self) -> ProfileIdentity:
         return self._models[0].identity
 
-    def prepare(self, image: Image) -> Prepared:
+    def prepare(self, image: Image, parts: bool = True) -> Prepared:
         """Implement `ports.Models`."""
-        return self._models[0].prepare(image)
+        return self._models[0].prepare(image, parts)
 
     def prepare_work(self, image: Image) -> Sequence[Prepared]:
         """Implement `ports.Models`."""

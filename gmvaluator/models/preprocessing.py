@@ -59,12 +59,17 @@ class Preparation:
         square = recall.square_resize
         self._shares_squares = square is not None and perceptual is not None and perceptual.square_resize == square
 
-    def query(self, image: Image.Image) -> Prepared:
-        """Preprocess an RGB image for every model. Raises InvalidImage if it is not RGB."""
+    def query(self, image: Image.Image, parts: bool = True) -> Prepared:
+        """Preprocess an RGB image for every model, and for `parts` its windows and local features.
+
+        Raises InvalidImage if it is not RGB.
+        """
         vectors = self.work(image)
         quality = self._quality(image) if self._quality else NOTHING
-        local = self._detector.detect(image, mirrored=True)
-        return Prepared(vectors.recall, vectors.perceptual, quality, prepare_large(image), local)
+        whole = replace(vectors, quality=quality)
+        if not parts:
+            return whole
+        return replace(whole, windows=prepare_large(image), local=self._detector.detect(image, mirrored=True))
 
     def described_work(self, image: Image.Image) -> Prepared:
         """Preprocess an RGB training image as `work` does, with its local features."""

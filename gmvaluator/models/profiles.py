@@ -7,18 +7,14 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING
 
 from gmvaluator.errors import InvalidInput, UnknownProfile
 from gmvaluator.models.choice import ProfileChoice, as_choice
 from gmvaluator.models.known_models import specs_of
 from gmvaluator.models.specs import shipped_identity
 from gmvaluator.models.weight_files import ModelsFolder
-from gmvaluator.ports import Models, Prepared
+from gmvaluator.ports import Models, Prepare
 from gmvaluator.profile import ProfileIdentity
-
-if TYPE_CHECKING:
-    from PIL.Image import Image
 
 CROPPED_WINDOWS = "halves-quadrants-thirds-sixths-centre/crops-448"
 """Name, in a profile's identity, of windows that are cut from the image and embedded each by itself."""
@@ -34,7 +30,7 @@ class _Profile:
     precisions: tuple[str, ...]
     identity: Callable[[ProfileChoice], ProfileIdentity]
     load: Callable[[ProfileChoice, str, int | None], Models]
-    input_maker: Callable[[ProfileChoice], Callable[[Image], Prepared]]
+    input_maker: Callable[[ProfileChoice], Prepare]
 
 
 def known_profiles() -> tuple[str, ...]:
@@ -64,7 +60,7 @@ def load_models(profile: str | ProfileChoice, device: str = "cpu", threads: int 
     return _checked(choice).load(choice, device, threads)
 
 
-def input_maker(profile: str | ProfileChoice) -> Callable[[Image], Prepared]:
+def input_maker(profile: str | ProfileChoice) -> Prepare:
     """Return the function that turns an RGB image into the inputs of a profile's models; loads no weights.
 
     The function is thread-safe. Raises UnknownProfile, InvalidInput or UnknownModel.
@@ -98,12 +94,12 @@ def _load_lite(choice: ProfileChoice, device: str, threads: int | None) -> Model
     return load(choice, _lite_identity(choice), device, threads)
 
 
-def _lite_input_maker(choice: ProfileChoice) -> Callable[[Image], Prepared]:
+def _lite_input_maker(choice: ProfileChoice) -> Prepare:
     from gmvaluator.models.lite import prepare_query
     from gmvaluator.models.lite_weights import load_detector
 
     detector = load_detector(_lite_identity(choice))
-    return lambda image: prepare_query(image, detector)
+    return lambda image, parts=True: prepare_query(image, detector, parts)
 
 
 def _paper_identity(choice: ProfileChoice) -> ProfileIdentity:
@@ -134,7 +130,7 @@ def _load_paper(choice: ProfileChoice, device: str, threads: int | None) -> Mode
     return load(choice, _paper_identity(choice), device, threads)
 
 
-def _paper_input_maker(choice: ProfileChoice) -> Callable[[Image], Prepared]:
+def _paper_input_maker(choice: ProfileChoice) -> Prepare:
     from gmvaluator.models.preprocessing import preparation_of
 
     return preparation_of(specs_of(choice)).query
@@ -157,7 +153,7 @@ def _load_stub(choice: ProfileChoice, device: str, threads: int | None) -> Model
     return load(choice.profile.partition(":")[2])
 
 
-def _stub_input_maker(choice: ProfileChoice) -> Callable[[Image], Prepared]:  # noqa: ARG001 - one for all costs
+def _stub_input_maker(choice: ProfileChoice) -> Prepare:  # noqa: ARG001 - one for all costs
     from gmvaluator.testing.stub_models import prepare
 
     return prepare

@@ -47,7 +47,7 @@ class FakeModels:
     def identity(self) -> ProfileIdentity:
         return FAKE_IDENTITY
 
-    def prepare(self, image: Image.Image) -> Prepared:
+    def prepare(self, image: Image.Image, parts: bool = True) -> Prepared:  # noqa: ARG002 - it looks at no parts
         """Turn an RGB image into (3, 8, 8) float32 in [0, 1]."""
         small = image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
         return Prepared.shared(np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255))

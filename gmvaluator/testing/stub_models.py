@@ -58,9 +58,9 @@ class StubModels:
     def identity(self) -> ProfileIdentity:
         return IDENTITY
 
-    def prepare(self, image: Image.Image) -> Prepared:
+    def prepare(self, image: Image.Image, parts: bool = True) -> Prepared:
         """Turn an RGB image into (3, 8, 8) float32 in [0, 1]."""
-        return prepare(image)
+        return prepare(image, parts)
 
     def embed(self, inputs: Sequence[Prepared]) -> Embeddings:
         """Embed B images as two unit vectors of 512 dimensions, with brightness as quality."""
@@ -96,7 +96,7 @@ def _brightness(stacked: Float32Array) -> Float32Array:
     return brightness
 
 
-def prepare(image: Image.Image) -> Prepared:
+def prepare(image: Image.Image, parts: bool = True) -> Prepared:  # noqa: ARG001 - it looks at no parts
     """Turn an RGB image into (3, 8, 8) float32 in [0, 1]; needs no models."""
     small = image.resize((SIDE_PX, SIDE_PX), Image.Resampling.BOX)
     return Prepared.shared(np.asarray(small, np.float32).transpose(2, 0, 1) / np.float32(255))

@@ -39,7 +39,7 @@ def models(choice: ProfileChoice) -> Models:
 
 def test_golden_outputs(models: Models, pictures: list[Image.Image]) -> None:
     """DreamSim's types and MANIQA have their own, next to the tests of each."""
-    inputs = [models.prepare(picture).without_windows() for picture in pictures[:2]]
+    inputs = [models.prepare(picture, parts=False) for picture in pictures[:2]]
     check_golden("openclip-ViT-B-32", models.embed(inputs).recall)
 
 
@@ -52,14 +52,14 @@ def test_recall_is_open_clip_s_own(choice: ProfileChoice, pictures: list[Image.I
     with torch.inference_mode():
         batch = torch.stack([transform(picture) for picture in pictures])
         expected = upstream.eval().encode_image(batch, normalize=True).numpy()
-    recall = models.embed([models.prepare(picture).without_windows() for picture in pictures]).recall
+    recall = models.embed([models.prepare(picture, parts=False) for picture in pictures]).recall
     np.testing.assert_allclose(recall, expected, rtol=0, atol=1e-5)
 
 
 def test_a_batch_equals_singles_and_no_distance_moves_by_more_than_two_millionths(
     models: Models, pictures: list[Image.Image]
 ) -> None:
-    inputs = [models.prepare(picture).without_windows() for picture in pictures]
+    inputs = [models.prepare(picture, parts=False) for picture in pictures]
     whole = models.embed(inputs)
     for row, prepared in enumerate(inputs):
         alone = models.embed([prepared])

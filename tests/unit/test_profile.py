@@ -33,7 +33,7 @@ def test_it_is_no_part_of_the_identity(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 async def test_the_service_refuses_a_smaller_image_before_it_is_decoded() -> None:
-    pool = DecoderPool(lambda _: Prepared.shared(None), 1, check_size=LITE.check_size)  # type: ignore[arg-type]
+    pool = DecoderPool(lambda _, parts: Prepared.shared(None), 1, check_size=LITE.check_size)  # type: ignore[arg-type]
     try:
         with pytest.raises(InvalidImage, match="too small"):
             await pool.decode(EncodedImage.parse(encoded(Image.new("RGB", (SMALLEST - 1, 40)))))

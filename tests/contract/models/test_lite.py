@@ -5,6 +5,7 @@ import dataclasses
 import random
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -150,11 +151,29 @@ def test_a_window_of_a_collage_is_near_the_work_that_fills_it(models: Models) ->
     assert (np.diag(windows[quadrants] @ works.T) > 0.7).all()
 
 
-def test_an_image_prepared_without_windows_has_none(models: Models) -> None:
-    prepared = models.prepare(sample_image("animals-2-dead-frogs-lumen-desig-01"))
-    embeddings = models.embed([prepared, dataclasses.replace(prepared, windows=None)])
+def test_an_image_prepared_without_its_parts_is_embedded_as_a_whole(models: Models) -> None:
+    image = sample_image("animals-2-dead-frogs-lumen-desig-01")
+    whole = models.prepare(image, parts=False)
+    assert (whole.windows, whole.local) == (None, None)
+    embeddings = models.embed([models.prepare(image), whole])
     assert embeddings.windows is not None
     assert [len(windows) for windows in embeddings.windows] == [len(WINDOWS), 0]
+    np.testing.assert_array_equal(embeddings.recall[0], embeddings.recall[1])
+
+
+def test_a_window_that_is_not_finite_names_its_image(models: Models, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert isinstance(models, LiteModels)
+    inputs = [models.prepare(Image.new("RGB", (64, 64), colour)) for colour in ("red", "navy", "olive")]
+    computed = models._backbone.maps
+
+    def maps(images: Float32Array) -> Sequence[Float32Array]:
+        # Two images share a pass over their windows, so that the third has one of its own.
+        values = computed(images)
+        return values if len(images) > 1 else [np.full_like(stage, np.nan) for stage in values]
+
+    monkeypatch.setattr(models._backbone, "maps", maps)
+    with pytest.raises(ModelFailed, match="row 2 of the batch"):
+        models.embed(inputs)
 
 
 def test_the_identity_names_how_local_features_are_made() -> None:

@@ -83,12 +83,14 @@ def test_the_index_holds_the_recall_vector_in_its_place() -> None:
 
 
 class MeanColours:
-    """Models of a profile that compares mean colours; `count` images were embedded."""
+    """Models of a profile that compares mean colours; `count` images were embedded. looked_at_parts: of each image."""
 
     def __init__(self) -> None:
         self.count = 0
+        self.looked_at_parts: list[bool] = []
 
-    def prepare(self, image: Image.Image) -> Prepared:
+    def prepare(self, image: Image.Image, parts: bool = True) -> Prepared:
+        self.looked_at_parts.append(parts)
         colours: Any = np.asarray(image.resize((1, 1), Image.Resampling.BOX), np.float32).reshape(3) / 255
         return Prepared(colours, colours, colours)
 
@@ -133,6 +135,16 @@ async def test_candidates_are_ordered_by_the_squared_distance(thumbnails: Path, 
     assert neighbours[0].perceptual_distance == 0
     assert len(neighbours) == 3
     assert neighbours[1].perceptual_distance == pytest.approx((60 / 255) ** 2, abs=0.02)
+
+
+async def test_nothing_is_prepared_of_a_candidate_but_what_is_compared(
+    thumbnails: Path, executor: ThreadPoolExecutor
+) -> None:
+    """Local features take longer than all else, and those of works are in the index."""
+    models = MeanColours()
+    query = np.zeros(3, np.float32)
+    await reranking(models, thumbnails, executor).rerank(query, [work(number) for number in range(4)], 3)
+    assert models.looked_at_parts == [False] * 4
 
 
 async def test_features_are_kept_and_bounded(thumbnails: Path, executor: ThreadPoolExecutor) -> None:

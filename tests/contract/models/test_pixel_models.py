@@ -1,7 +1,6 @@
 """A profile that compares pixels: features for queries and candidates, the recall vector for the index."""
 
 from collections.abc import Sequence
-from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -52,7 +51,7 @@ def test_a_query_gets_features_of_their_own_length(models: PixelComparingModels)
 
 
 def test_a_candidate_costs_no_recall(models: PixelComparingModels, recall: Recall) -> None:
-    query = replace(models.prepare(Image.new("RGB", (30, 20), (10, 20, 30))), windows=None)
+    query = models.prepare(Image.new("RGB", (30, 20), (10, 20, 30)), parts=False)
     candidate = Prepared(NOTHING, query.perceptual, NOTHING)
     rows = models.embed([candidate, query, candidate])
     assert recall.count == 1

@@ -21,7 +21,7 @@ from gmvaluator.ports import Prepared
 from tests.support.decoders import decode_here
 
 
-def as_array(image: Image.Image) -> Prepared:
+def as_array(image: Image.Image, parts: bool = True) -> Prepared:
     """Return the pixels, of a large image every hundredth; in place of `Models.prepare`."""
     step = 100 if image.width > 1_000 else 1
     return Prepared.shared(np.asarray(image, np.uint8)[::step, ::step].astype(np.float32))

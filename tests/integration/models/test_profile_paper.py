@@ -170,6 +170,14 @@ def test_a_row_that_is_not_finite_is_named_and_the_model_with_it() -> None:
     assert np.isfinite(models.embed([inputs[0], inputs[2]]).recall).all()
 
 
+def test_a_window_that_is_not_finite_names_its_image() -> None:
+    models = composed(Means())
+    halved = Image.new("RGB", (448, 448), "red")
+    halved.paste("black", (0, 0, 224, 448))
+    with pytest.raises(ModelFailed, match="row 1 of the batch gave a recall"):
+        models.embed([models.prepare(image) for image in (Image.new("RGB", (8, 8), "red"), halved)])
+
+
 def test_without_a_perceptual_model_the_recall_vector_re_ranks() -> None:
     models = composed()
     works = models.embed_works([models.prepare_work(Image.new("RGB", (9, 8), "red"))])

@@ -21,7 +21,7 @@ def png(width: int, height: int) -> bytes:
 @pytest.fixture
 def pool() -> Iterator[DecoderPool]:
     """A pool without processes: it blocks on an image that needs one."""
-    pool = DecoderPool(lambda _: Prepared.shared(None), 1)  # type: ignore[arg-type]
+    pool = DecoderPool(lambda _, parts: Prepared.shared(None), 1)  # type: ignore[arg-type]
     yield pool
     pool.close()
 

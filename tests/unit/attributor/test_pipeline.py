@@ -38,7 +38,7 @@ from gmvaluator.ledger.group_commit import LedgerWriter
 from gmvaluator.ledger.records import NewPosting
 from gmvaluator.ledger.results import Posted, Replayed
 from gmvaluator.ledger.store import Ledger, open_ledger
-from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Neighbour, Point, WorkCard
+from gmvaluator.ports import Candidate, CandidateSearch, Float32Array, Generator, Neighbour, Point, Prepared, WorkCard
 from gmvaluator.testing.index import MemoryIndex, MemorySearch, MemoryStore
 from gmvaluator.testing.models import FAKE_IDENTITY, FakeModels
 from gmvaluator.testing.postings import FakeRights
@@ -184,6 +184,38 @@ async def test_only_the_final_credits_wait_for_quality(bench: Bench, monkeypatch
         assert [(await anext(stages)).stage for _ in range(2)] == [Stage.RECALLED, Stage.RERANKED]
     gate.set()
     assert [stage.stage async for stage in stages] == [Stage.FINAL]
+
+
+PARTS = """
+policy = "parts@1"
+depth = 50
+k = 10
+temperature = "0.02"
+residual = { distance = "0.3" }
+[parts]
+windows = { temperature = "0.02", distance = "0.3" }
+verified = { bias = "-1", slope = "1" }
+elsewhere = { bias = "-4", slope = "-1" }
+"""
+
+
+@pytest.mark.parametrize("bench", [False], indirect=True, ids=["quality with embedding"])
+async def test_parts_are_prepared_only_for_a_policy_that_counts_them(
+    bench: Bench, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    (tmp_path / "parts@1.toml").write_text(PARTS, encoding="utf-8")
+    bench.pipeline = replace(bench.pipeline, policies=tmp_path)
+    looked_at, prepare = [], bench.models.prepare
+
+    def recorded(image: Image.Image, parts: bool = True) -> Prepared:
+        looked_at.append(parts)
+        return prepare(image, parts)
+
+    monkeypatch.setattr(bench.pipeline.decoder, "_prepare", recorded)
+    for policy in ("paper@1", "parts@1"):
+        previewed = replace(request(), policy=policy)
+        assert [stage.policy async for stage in bench.pipeline.preview(previewed)] == [policy] * 3
+    assert looked_at == [False, True]
 
 
 async def test_the_same_request_again_touches_no_model(bench: Bench) -> None:
