@@ -40,11 +40,11 @@ def evaluate() -> None:
 )
 @click.option(
     "--draw",
-    type=click.Choice(("second", "third")),
+    type=click.Choice(("second", "third", "fourth")),
     default="second",
     show_default=True,
-    help="Images to measure: the draw of the quoted figures, or the third, with 15 kinds of change that nothing was "
-    "fitted on and works in parts of an image.",
+    help="Images to measure: the second draw, of whole images, or the third or fourth, with 15 kinds of change that "
+    "nothing was fitted on and works in parts of an image.",
 )
 @click.option(
     "--foreign",

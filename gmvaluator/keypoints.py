@@ -23,6 +23,9 @@ DESCRIPTOR_DIM = 32
 MAX_KEYPOINTS = 300
 """Most keypoints that are kept of a work, strongest first."""
 
+MAX_IMAGE_KEYPOINTS = 1_000
+"""Most keypoints of an image in which works are looked for: it may show several works, and is not stored."""
+
 Float32 = npt.NDArray[np.float32]
 Int8 = npt.NDArray[np.int8]
 
@@ -77,14 +80,14 @@ class LocalFeatures:
         return _CHECKSUM.pack(crc32(body)) + body
 
     @classmethod
-    def from_bytes(cls, data: bytes) -> LocalFeatures:
-        """Parse the stored form. Raises InvalidVector if it is damaged."""
+    def from_bytes(cls, data: bytes, most: int = MAX_KEYPOINTS) -> LocalFeatures:
+        """Parse the stored form. Raises InvalidVector if it is damaged or has more than `most` keypoints."""
         body = memoryview(data)[_CHECKSUM.size :]
         count, rest = divmod(len(body) - _CONTENT_BYTES, _RECORD.itemsize)
-        if count < 0 or rest or count > MAX_KEYPOINTS:
+        if count < 0 or rest or count > most:
             raise InvalidVector(
                 f"local features of {len(data)} bytes are not {_CHECKSUM.size + _CONTENT_BYTES} bytes and up to "
-                f"{MAX_KEYPOINTS} keypoints of {_RECORD.itemsize} bytes"
+                f"{most} keypoints of {_RECORD.itemsize} bytes"
             )
         if crc32(body) != _CHECKSUM.unpack_from(data)[0]:
             raise InvalidVector("local features do not match their checksum")

@@ -14,7 +14,7 @@ from attributor.workers.decoder_pool import EncodedImage
 from gmvaluator.errors import ImageTooLarge, InvalidInput, InvalidVector
 from gmvaluator.ids import GenerationId, TrainingImageId, generation_id
 from gmvaluator.images import MAX_IMAGE_BYTES, MAX_IMAGE_PIXELS
-from gmvaluator.keypoints import DESCRIPTOR_DIM, LocalFeatures
+from gmvaluator.keypoints import DESCRIPTOR_DIM, MAX_IMAGE_KEYPOINTS, LocalFeatures
 from gmvaluator.ledger.records import ImageFacts, StoredPosting
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.v1 import royalty_pb2 as royalty_v1
@@ -102,7 +102,7 @@ def _local_features(message: attribution_v1.Embedding) -> LocalFeatures | None:
     """Return the local features of an embedding; None if it has none. Raises InvalidVector."""
     if not message.local_features:
         return None
-    features = LocalFeatures.from_bytes(message.local_features)
+    features = LocalFeatures.from_bytes(message.local_features, MAX_IMAGE_KEYPOINTS)
     mirrored = np.frombuffer(message.mirrored_descriptors, np.int8)
     if mirrored.size != features.descriptors.size:
         raise InvalidVector(

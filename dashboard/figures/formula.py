@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from dashboard.figures.background_formula import background_steps
 from dashboard.figures.parts_formula import parts_steps
 from gmvaluator.ledger.allocation import group_candidates, parts_of
 from gmvaluator.ledger.posting import candidates_from_evidence, content_of
@@ -31,16 +32,18 @@ def formula(evidence: Evidence) -> list[dict[str, str]]:
     quality = min(max(evidence.quality_millionths, policy.quality_floor), policy.quality_cap) / MILLION
     start = {"what": "Quality q of the generated image: the credit it issues", "how": f"q = {quality:.6f}"}
     if policy.parts is not None and parts is not None:
-        return [start, *parts_steps(policy, policy.parts, parts, distances[0], shares[0], unattributed, quality)]
+        return [start, *parts_steps(policy, policy.parts, parts, distances, shares[0], unattributed, quality)]
     total = (1 - unattributed) / shares[0] if shares[0] else math.inf
+    counted = policy.counted_distances(distances)
     return [
         start,
+        *background_steps(policy, distances),
         {
             "what": f"Weight w of each of the {len(distances)} contributors by its distance d, the nearest being 1",
-            "how": _weight_text(policy, distances[0]),
+            "how": _weight_text(policy, counted[0]),
         },
         {"what": "Sum of all weights", "how": f"Σ w = {total:.6f}"},
-        _unattributed_step(policy, [distance / MILLION for distance in distances], unattributed),
+        _unattributed_step(policy, [distance / MILLION for distance in counted], unattributed),
         {
             "what": "Credit of the nearest",
             "how": f"q · (1 {_MINUS} r) · w / Σ w = {quality:.6f} · {1 - unattributed:.6f} · 1 / {total:.6f} "

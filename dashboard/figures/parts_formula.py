@@ -6,8 +6,9 @@ Weights are given as multiples of that of "no contributor", so that they can be 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 
+from dashboard.figures.background_formula import background_steps
 from gmvaluator.valuation.parts import GRID, Logit, Parts, PartsRule, Sighting, shown_cells
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.residual import VirtualContributor
@@ -22,14 +23,14 @@ def parts_steps(
     policy: Policy,
     rule: PartsRule,
     parts: Parts,
-    distance: int,
+    distances: Sequence[int],
     share: float,
     unattributed: float,
     quality: float,
 ) -> Iterator[dict[str, str]]:
     """Yield the steps from the first contributor's sighting to its credit.
 
-    distance: the first contributor's, in millionths. share: its share; unattributed: the rest's; both in [0, 1].
+    distances: the contributors', in millionths. share: its share; unattributed: the rest's; both in [0, 1].
     """
     shown, sighting = shown_cells(parts.content), parts.sightings[0]
     yield {
@@ -40,7 +41,8 @@ def parts_steps(
         "what": "In each cell every contributor has a weight, and so has “unattributed”: that one is always 1",
         "how": "share of a cell = weight / (1 + Σ weights in the cell)",
     }
-    yield _distance_step(policy, distance)
+    yield from background_steps(policy, distances)
+    yield _distance_step(policy, policy.counted_distances(distances)[0])
     if sighting.window:
         yield _window_step(rule, sighting, shown)
     if sighting.inliers:

@@ -98,7 +98,7 @@ async def _value(image: Image, models: Models, detector: Detector, search: Candi
     policy = load_policy(POLICY)
     whole = Prepared.shared(times.run("prepare_whole", lambda: prepare(image)))
     with_windows = replace(whole, windows=times.run("prepare_windows", lambda: prepare_large(image)))
-    local = times.run("detect", lambda: detector.detect(image, mirrored=True))
+    local = times.run("detect", lambda: detector.detect_image(image))
     times.run("embed_whole", lambda: models.embed([whole]))
     embeddings = times.run("embed_with_windows", lambda: models.embed([with_windows]))
     assert embeddings.windows is not None
@@ -119,7 +119,7 @@ async def _value(image: Image, models: Models, detector: Detector, search: Candi
 
 
 def _index(image: Image, models: Models, detector: Detector, times: _Times) -> None:
-    times.run("work_detect", lambda: detector.detect(image))
+    times.run("work_detect", lambda: detector.detect_work(image))
     inputs = times.run("work_prepare_and_detect", lambda: models.prepare_work(image))
     times.run("work_embed", lambda: models.embed_works([inputs]))
 

@@ -1,6 +1,6 @@
 """Maximum-likelihood fit of a policy that counts parts: weights by distance, by windows and by verified regions.
 
-All ten parameters are fitted together, because they compete for the same cells. The likelihood of an image is
+All eleven parameters are fitted together, because they compete for the same cells. The likelihood of an image is
 Σ_i s_i log p_i over its known shares, as in `fit`. Gradients are torch's.
 """
 
@@ -19,6 +19,7 @@ from torch import Tensor
 
 from evaluation.known_source.observations import Observation
 from gmvaluator.ledger.allocation import Group, group_candidates
+from gmvaluator.valuation.background import Background
 from gmvaluator.valuation.parts import Logit, Parts, PartsRule, cells
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.residual import VirtualContributor
@@ -27,10 +28,12 @@ from gmvaluator.valuation.weights import MAX_DISTANCE, MILLION
 PARAMETERS = (
     *("temperature", "growth", "none", "window_temperature", "window_growth", "window_none"),
     *("verified_bias", "verified_slope", "elsewhere_bias", "elsewhere_slope"),
+    "background",
 )
-"""Names of the fitted numbers: temperatures and growths as logarithms, "none" as the logit of distance 0."""
+"""Names of the fitted numbers: temperatures and growths as logarithms, "none" as the logit of distance 0, the strength
+of the background as a logit."""
 
-START = (math.log(0.0124), math.log(0.063), 12.0, math.log(0.024), math.log(0.038), 11.5, -2.1, 1.5, -4.0, -1.1)
+START = (math.log(0.0124), math.log(0.063), 12.0, math.log(0.024), math.log(0.038), 11.5, -2.1, 1.5, -4.0, -1.1, 0.5)
 """Temperature and growth are those of `calibrated@2`: the likelihood is flat from here to softer temperatures, and this
 end tells a copy's source from works that are nearly as near."""
 
@@ -38,6 +41,12 @@ STEPS, REFIT_STEPS = 140, 20
 _RATE, _LAST_RATE = 0.12, 0.03
 _PRIOR = 1e-4
 """Weight of the squared distance from `START`, which keeps numbers that the images do not determine in place."""
+
+_FIRST, _LAST = 5, 12
+"""Ranks of the background: after the sources of most images, and small enough for a small index."""
+
+_BACKGROUND = Decimal("0.6")
+"""The usual background. Another value would change the scale of the fitted numbers, and no share."""
 
 _MAX_LOGIT = 30.0
 _FLOOR = 1e-6
@@ -50,13 +59,15 @@ _SEED = 17
 class PartsExamples:
     """N images with K contributors and P sets of like cells, as tensors.
 
-    distances, window_distances: (N, K) in [0, 2]; the latter 2 without a window. inliers, sources: (N, K). counts:
+    distances, window_distances: (N, K) in [0, 2]; the latter 2 without a window. background: (N,), of the distances;
+    the usual one where it is unknown. inliers, sources: (N, K). counts:
     (N, P), each set's part of the content. windows, regions: (N, P, K), 1 where a contributor's window or region holds
     the set. owners: (N,) label that is resampled as a whole.
     """
 
     distances: Tensor
     window_distances: Tensor
+    background: Tensor
     inliers: Tensor
     sources: Tensor
     counts: Tensor
@@ -92,7 +103,12 @@ class PartsFit:
             "temperature_growth": str(growth),
             "residual": VirtualContributor(distance).parameters(),
             "parts": rule.parameters(),
+            "background": _background(self.numbers[10]).parameters(),
         }
+
+
+def _background(logit: float = 0.0) -> Background:
+    return Background(_FIRST, _LAST, _BACKGROUND, _text(1 / (1 + math.exp(-logit))))
 
 
 def _distance_settings(numbers: Sequence[float]) -> tuple[Decimal, Decimal, Decimal]:
@@ -121,6 +137,7 @@ def parts_examples(observations: Sequence[Observation], policy: Policy) -> Parts
     examples = PartsExamples(
         distances=torch.full((len(rows), policy.k), float(MAX_DISTANCE)),
         window_distances=torch.full((len(rows), policy.k), float(MAX_DISTANCE)),
+        background=torch.full((len(rows),), float(_BACKGROUND)),
         inliers=torch.zeros(len(rows), policy.k),
         sources=torch.zeros(len(rows), policy.k),
         counts=torch.zeros(len(rows), most),
@@ -156,6 +173,9 @@ def _fill(examples: PartsExamples, number: int, row: _Row) -> None:
     distances = torch.tensor([group.distance_millionths for group in row.groups], dtype=torch.float32)
     nearest = torch.tensor([sighting.nearest for sighting in sightings], dtype=torch.float32)
     examples.distances[number, :size] = distances / MILLION
+    background = _background().of([group.distance_millionths for group in row.groups])
+    if background is not None:
+        examples.background[number] = background / MILLION
     examples.window_distances[number, :size] = nearest / MILLION
     examples.inliers[number, :size] = torch.tensor([float(sighting.inliers) for sighting in sightings])
     examples.sources[number, :size] = torch.tensor(row.sources)
@@ -168,7 +188,7 @@ def _fill(examples: PartsExamples, number: int, row: _Row) -> None:
 
 def shares(examples: PartsExamples, numbers: Tensor) -> tuple[Tensor, Tensor]:
     """Return (N, K) shares of contributors and (N,) shares of no contributor; see `valuation.parts`."""
-    everywhere = torch.exp(_logit(examples.distances, numbers[:3]))
+    everywhere = torch.exp(_logit(_counted(examples, numbers[10]), numbers[:3]))
     seen = examples.window_distances < MAX_DISTANCE
     window = torch.where(seen, torch.exp(_logit(examples.window_distances, numbers[3:6])), 0.0)
     verified = examples.inliers > 0
@@ -182,6 +202,13 @@ def shares(examples: PartsExamples, numbers: Tensor) -> tuple[Tensor, Tensor]:
     )
     units = examples.counts / (1 + weights.sum(2))
     return (weights * units[:, :, None]).sum(1), units.sum(1)
+
+
+def _counted(examples: PartsExamples, logit: Tensor) -> Tensor:
+    """Return the distances by which contributors are weighed; see `valuation.background`."""
+    usual = float(_BACKGROUND)
+    divisor = usual + torch.sigmoid(logit) * (examples.background - usual)
+    return (examples.distances * usual / divisor.clamp(min=1e-6)[:, None]).clamp(max=float(MAX_DISTANCE))
 
 
 def _logit(distances: Tensor, numbers: Tensor) -> Tensor:

@@ -120,8 +120,9 @@ def without_unattributed(policy: Policy) -> Variant:
 
 
 def parts_ablations(policy: Policy) -> list[Variant]:
-    """Return a policy that counts parts with one witness of them, or none."""
+    """Return a policy that counts parts with one witness of them, or none, and without a background."""
     return [
+        by_policy(replace(policy, background=None), "without the background"),
         by_policy(replace(policy, parts=None), "whole image alone"),
         _with_sightings(policy, "without verified regions", lambda seen: seen._replace(region=0, inliers=0)),
         _with_sightings(policy, "without windows", lambda seen: seen._replace(window=0, window_distance=0)),

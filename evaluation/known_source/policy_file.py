@@ -83,7 +83,9 @@ def _lines(settings: Mapping[str, Any]) -> str:
 
 
 def _value(value: Any) -> str:
-    """Return a decimal text, or a table of them in one line."""
+    """Return a decimal text, a whole number, or a table of them in one line."""
+    if isinstance(value, int):
+        return str(value)
     if isinstance(value, Mapping):
         return "{ " + ", ".join(f"{name} = {_value(inner)}" for name, inner in value.items()) + " }"
     return f'"{value}"'

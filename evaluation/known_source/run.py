@@ -21,7 +21,17 @@ from evaluation.known_source.policies import (
     without_reranking,
     without_unattributed,
 )
-from evaluation.known_source.queries import FIT, SHORT_FIT, SHORT_TEST, SHORT_THIRD, TEST, THIRD, Plan
+from evaluation.known_source.queries import (
+    FIT,
+    FOURTH,
+    SHORT_FIT,
+    SHORT_FOURTH,
+    SHORT_TEST,
+    SHORT_THIRD,
+    TEST,
+    THIRD,
+    Plan,
+)
 from evaluation.known_source.section import figures_by_cell, known_source_section
 from evaluation.report.sections import Section
 from gmvaluator.models.profiles import profile_identity
@@ -29,7 +39,11 @@ from gmvaluator.valuation.policy import Policy, load_policy
 from gmvaluator.valuation.residual import Gate
 
 PAPER, WHOLE_IMAGES, CALIBRATED = "paper@1", "calibrated@2", "calibrated@3"
-DRAWS: dict[str, tuple[Plan, Plan]] = {"second": (TEST, SHORT_TEST), "third": (THIRD, SHORT_THIRD)}
+DRAWS: dict[str, tuple[Plan, Plan]] = {
+    "second": (TEST, SHORT_TEST),
+    "third": (THIRD, SHORT_THIRD),
+    "fourth": (FOURTH, SHORT_FOURTH),
+}
 """Images that are measured, by name of the draw, with their short version."""
 
 
@@ -122,4 +136,5 @@ def _calibrated(shipped: Policy, known: Examples) -> Policy:
         profile=None,
         uncertainty=None,
         parts=None,
+        background=None,
     )

@@ -16,9 +16,17 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
-from gmvaluator.keypoints import DESCRIPTOR_DIM, GRID, MAX_KEYPOINTS, Float32, Int8, LocalFeatures
+from gmvaluator.keypoints import (
+    DESCRIPTOR_DIM,
+    GRID,
+    MAX_IMAGE_KEYPOINTS,
+    MAX_KEYPOINTS,
+    Float32,
+    Int8,
+    LocalFeatures,
+)
 
-KIND = "sift-384-300-contrast-0.02/root/pca-32"
+KIND = "sift-384-300-of-1000-contrast-0.02/root/pca-32"
 """Name of all settings of this module in a profile's identity."""
 
 SIDE_PX = 384
@@ -45,12 +53,17 @@ class Detector:
         self._mean = tensors["mean"].astype(np.float32)
         self._projection = tensors["projection"].astype(np.float32)
 
-    def detect(self, image: Image.Image, mirrored: bool = False) -> LocalFeatures:
-        """Return the features of an RGB image, the strongest `MAX_KEYPOINTS` first.
+    def detect_work(self, image: Image.Image) -> LocalFeatures:
+        """Return the features of an RGB training image, the strongest `MAX_KEYPOINTS` first."""
+        return self._detect(image, MAX_KEYPOINTS, mirrored=False)
 
-        mirrored: also return what the descriptors of the mirrored image would be.
-        """
-        keypoints, descriptors = sift(image)
+    def detect_image(self, image: Image.Image) -> LocalFeatures:
+        """Return the features of an RGB image in which works are looked for, also mirrored ones: the strongest
+        `MAX_IMAGE_KEYPOINTS` first, with what the descriptors of the mirrored image would be."""
+        return self._detect(image, MAX_IMAGE_KEYPOINTS, mirrored=True)
+
+    def _detect(self, image: Image.Image, most: int, mirrored: bool) -> LocalFeatures:
+        keypoints, descriptors = sift(image, most)
         roots = root_descriptors(descriptors)
         return LocalFeatures(
             np.array([keypoint.pt for keypoint in keypoints], np.float32).reshape(-1, 2) / np.float32(SIDE_PX),
@@ -67,12 +80,12 @@ class Detector:
         return np.asarray(np.rint(projected / np.maximum(norms, np.float32(1e-6)) * 127), np.int8)
 
 
-def sift(image: Image.Image) -> tuple[list[cv2.KeyPoint], Float32]:
-    """Return the strongest keypoints of an RGB image in the square, and their SIFT descriptors, (N, 128)."""
-    keypoints, descriptors = _detector().detectAndCompute(_grey_square(image), None)
+def sift(image: Image.Image, most: int) -> tuple[list[cv2.KeyPoint], Float32]:
+    """Return the `most` strongest keypoints of an RGB image in the square, and their SIFT descriptors, (N, 128)."""
+    keypoints, descriptors = _detector(most).detectAndCompute(_grey_square(image), None)
     if descriptors is None:
         return [], np.empty((0, SIFT_DIM), np.float32)
-    order = sorted(range(len(keypoints)), key=lambda row: -keypoints[row].response)[:MAX_KEYPOINTS]
+    order = sorted(range(len(keypoints)), key=lambda row: -keypoints[row].response)[:most]
     return [keypoints[row] for row in order], np.asarray(descriptors[order], np.float32)
 
 
@@ -90,12 +103,12 @@ def content_of(image: Image.Image) -> npt.NDArray[np.bool_]:
     return cv2.dilate((steps > CONTENT_STEP).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
 
 
-def _detector() -> cv2.SIFT:
+def _detector(most: int) -> cv2.SIFT:
     # One for each thread: OpenCV's detectors keep buffers.
-    if not hasattr(_local, "detector"):
-        _local.detector = cv2.SIFT.create(nfeatures=MAX_KEYPOINTS, contrastThreshold=CONTRAST_THRESHOLD)
-    detector: cv2.SIFT = _local.detector
-    return detector
+    detectors: dict[int, cv2.SIFT] = _local.__dict__.setdefault("detectors", {})
+    if most not in detectors:
+        detectors[most] = cv2.SIFT.create(nfeatures=most, contrastThreshold=CONTRAST_THRESHOLD)
+    return detectors[most]
 
 
 def _grey_square(image: Image.Image) -> npt.NDArray[np.uint8]:

@@ -118,7 +118,7 @@ class LiteModels:
 
     def prepare_work(self, image: Image.Image) -> list[Prepared]:
         """Preprocess the ten views of an RGB training image. Raises InvalidImage if it is not RGB."""
-        whole = replace(Prepared.shared(prepare(image)), local=self._detector.detect(image))
+        whole = replace(Prepared.shared(prepare(image)), local=self._detector.detect_work(image))
         return [whole, *(Prepared.shared(prepare(view)) for view in views_of(image)[1:])]
 
     def embed_works(self, inputs: Sequence[Sequence[Prepared]]) -> WorkEmbeddings:
@@ -186,7 +186,7 @@ def prepare_query(image: Image.Image, detector: Detector, parts: bool = True) ->
     whole = Prepared.shared(prepare(image))
     if not parts:
         return whole
-    return replace(whole, windows=prepare_large(image), local=detector.detect(image, mirrored=True))
+    return replace(whole, windows=prepare_large(image), local=detector.detect_image(image))
 
 
 def pool_windows(maps: Sequence[Float32Array]) -> npt.NDArray[np.float64]:

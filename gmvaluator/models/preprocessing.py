@@ -69,11 +69,11 @@ class Preparation:
         whole = replace(vectors, quality=quality)
         if not parts:
             return whole
-        return replace(whole, windows=prepare_large(image), local=self._detector.detect(image, mirrored=True))
+        return replace(whole, windows=prepare_large(image), local=self._detector.detect_image(image))
 
     def described_work(self, image: Image.Image) -> Prepared:
         """Preprocess an RGB training image as `work` does, with its local features."""
-        return replace(self.work(image), local=self._detector.detect(image))
+        return replace(self.work(image), local=self._detector.detect_work(image))
 
     def windows(self, large: Pixels) -> list[Pixels]:
         """Return the recall model's inputs for the windows of `Prepared.windows`."""

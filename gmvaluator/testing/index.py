@@ -66,8 +66,8 @@ def example_points(count: int, identity: ProfileIdentity = EXAMPLE_IDENTITY, see
     ]
 
 
-def example_features(keypoints: int = MAX_KEYPOINTS, seed: int = 0) -> LocalFeatures:
-    """Return local features of random keypoints, as precisely as an index stores them."""
+def example_features(keypoints: int = MAX_KEYPOINTS, seed: int = 0, most: int = MAX_KEYPOINTS) -> LocalFeatures:
+    """Return local features of random keypoints, `most` at most, as precisely as an index stores them."""
     random = np.random.default_rng(seed)
     features = LocalFeatures(
         positions=random.random((keypoints, 2), np.float32),
@@ -77,7 +77,7 @@ def example_features(keypoints: int = MAX_KEYPOINTS, seed: int = 0) -> LocalFeat
         mirrored=np.empty((0, DESCRIPTOR_DIM), np.int8),
         content=random.random((GRID, GRID)) < 0.5,
     )
-    return LocalFeatures.from_bytes(features.to_bytes())
+    return LocalFeatures.from_bytes(features.to_bytes(), most)
 
 
 def with_local_features(point: Point, features: LocalFeatures) -> Point:

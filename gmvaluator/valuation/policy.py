@@ -19,10 +19,11 @@ from typing import Any
 from gmvaluator.accounts import UNATTRIBUTED
 from gmvaluator.errors import InvalidInput, InvalidPolicy, PreconditionFailed
 from gmvaluator.text import decode_text
+from gmvaluator.valuation.background import Background, read_background
 from gmvaluator.valuation.parameters import is_sha256, read_decimal, read_growth, read_temperature
 from gmvaluator.valuation.parts import Parts, PartsRule, read_parts
 from gmvaluator.valuation.residual import Residual, VirtualContributor, read_residual
-from gmvaluator.valuation.uncertainty import Intervals, Uncertainty, Uncounted, read_uncertainty
+from gmvaluator.valuation.uncertainty import Intervals, Replicate, Uncertainty, Uncounted, read_uncertainty
 from gmvaluator.valuation.weights import (
     MILLION,
     approximate_similarity_weights,
@@ -50,6 +51,7 @@ _SETTINGS = {
     "profile",
     "uncertainty",
     "parts",
+    "background",
     "fit",
 }
 _MAX_CONTRIBUTORS = 1_000
@@ -81,7 +83,8 @@ class Policy:
     one million are the paper's, equal ones ignore quality. profile: hash of the only profile whose distances it is
     for, or None. groups: whether near-duplicates are one contributor, with the distance of its "nearest" member or of
     its "first"; None is the paper's, every work for itself. uncertainty: of the fit; None if it is unknown. parts: how
-    works count that are seen in parts of the image; None is the paper's, which compares whole images only.
+    works count that are seen in parts of the image; None is the paper's, which compares whole images only. background:
+    by which distances are normalised; None is the paper's, which takes them as they are.
     """
 
     name: str
@@ -97,6 +100,7 @@ class Policy:
     groups: str | None = None
     uncertainty: Uncertainty | None = None
     parts: PartsRule | None = None
+    background: Background | None = None
 
     @property
     def reference(self) -> str:
@@ -127,6 +131,8 @@ class Policy:
             parameters["uncertainty"] = self.uncertainty.parameters()
         if self.parts is not None:
             parameters["parts"] = self.parts.parameters()
+        if self.background is not None:
+            parameters["background"] = self.background.parameters()
         return parameters
 
     @classmethod
@@ -146,9 +152,10 @@ class Policy:
         residual = read_residual(value["residual"], k, reference) if "residual" in value else None
         floor, cap = _quality(value.get("quality", {}), reference)
         parts = _parts(value, residual, reference)
+        background = read_background(value["background"], k, reference) if "background" in value else None
         uncertainty = read_uncertainty(value["uncertainty"], k, reference) if "uncertainty" in value else None
-        if uncertainty is not None and any((row.parts is None) != (parts is None) for row in uncertainty.replicates):
-            raise InvalidPolicy(f"policy {reference} has a rule for parts, or replicates with one, but not both")
+        if uncertainty is not None:
+            _check_alike(uncertainty.replicates, parts, background, reference)
         return cls(
             name,
             int(version),
@@ -163,6 +170,7 @@ class Policy:
             _groups(value.get("groups"), reference),
             uncertainty,
             parts,
+            background,
         )
 
     def check_profile(self, profile_hash: str) -> None:
@@ -184,10 +192,15 @@ class Policy:
         *contributors, unattributed = shares([*weights, residual_weight])
         return tuple(contributors), unattributed
 
+    def counted_distances(self, distances: Sequence[int]) -> list[int]:
+        """Return the distances by which contributors at `distances` are weighed: all of an image, in millionths."""
+        return list(distances) if self.background is None else self.background.normalised(distances)
+
     def provisional_shares(self, distances: Sequence[int]) -> tuple[tuple[float, ...], float]:
         """Compute `shares` in floating point, equal to about 10^-12: for replies that a later one replaces."""
         if not distances:
             return (), 1.0
+        distances = self.counted_distances(distances)
         temperature, growth = float(self.temperature), float(self.growth)
         weights = approximate_similarity_weights(distances, temperature, growth)
         residual_weight = 0.0
@@ -224,9 +237,10 @@ class Policy:
 @lru_cache(maxsize=1_024)
 def _weigh(policy: Policy, distances: tuple[int, ...], parts: Parts | None) -> tuple[list[int], int]:
     """Return the contributors' weights and the residual's."""
+    counted = policy.counted_distances(distances)
     if policy.residual is None:
-        return similarity_weights(distances, policy.temperature, policy.growth), 0
-    weights, residual_weight = policy.residual.weigh(distances, policy.temperature, policy.growth)
+        return similarity_weights(counted, policy.temperature, policy.growth), 0
+    weights, residual_weight = policy.residual.weigh(counted, policy.temperature, policy.growth)
     if policy.parts is None or parts is None:
         return weights, residual_weight
     return policy.parts.weigh(parts, weights, residual_weight)
@@ -307,6 +321,14 @@ def _parts(value: Mapping[str, Any], residual: Residual | None, reference: str) 
     if not isinstance(residual, VirtualContributor):
         raise InvalidPolicy(f"policy {reference} has parts and no residual.distance, by which they are weighed")
     return read_parts(value["parts"], reference)
+
+
+def _check_alike(
+    replicates: Sequence[Replicate], parts: PartsRule | None, background: Background | None, reference: str
+) -> None:
+    for name, setting in (("parts", parts), ("background", background)):
+        if any((getattr(replicate, name) is None) != (setting is None) for replicate in replicates):
+            raise InvalidPolicy(f"policy {reference} has a table `{name}`, or replicates with one, but not both")
 
 
 def _groups(value: Any, reference: str) -> str | None:

@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gmvaluator.errors import InvalidPolicy
+from gmvaluator.valuation.background import Background, read_background
 from gmvaluator.valuation.parameters import is_sha256, read_decimal, read_growth, read_temperature
 from gmvaluator.valuation.parts import Parts, PartsRule, approximate_shares, read_parts
 from gmvaluator.valuation.residual import Residual, read_residual
@@ -53,12 +54,14 @@ class Uncounted:
 
 @dataclass(frozen=True, slots=True)
 class Replicate:
-    """One refit of the policy: its temperature, the growth of that, its residual, and its rule for parts."""
+    """One refit of the policy: its temperature, the growth of that, its residual, its rule for parts, and its
+    background."""
 
     temperature: Decimal
     growth: Decimal
     residual: Residual | None
     parts: PartsRule | None = None
+    background: Background | None = None
 
     def parameters(self) -> dict[str, Any]:
         """Return the settings as a policy file has them."""
@@ -69,6 +72,8 @@ class Replicate:
             parameters["residual"] = self.residual.parameters()
         if self.parts is not None:
             parameters["parts"] = self.parts.parameters()
+        if self.background is not None:
+            parameters["background"] = self.background.parameters()
         return parameters
 
 
@@ -119,10 +124,11 @@ class Uncertainty:
         """
         if not self.replicates or not distances:
             return None
-        weights = self._weights(np.array([*distances, *uncounted.cut], dtype=np.float64), min(distances))
+        counted_distances = self._distances(distances, uncounted.cut)
+        weights = self._weights(counted_distances)
         counted, cut = weights[:, : len(distances)], weights[:, len(distances) :]
         totals = counted.sum(axis=1)
-        residual_weights = self._residual_weights(distances, totals)
+        residual_weights = self._residual_weights(counted_distances[:, : len(distances)], totals)
         if parts is None:
             kept = counted / (totals + residual_weights)[:, None]
             left = residual_weights / (totals + residual_weights)
@@ -138,8 +144,24 @@ class Uncertainty:
         rest = np.percentile(left, _TAILS).tolist()
         return Intervals(contributors, _interval(rest[0] * recall, rest[1], unattributed))
 
-    def _weights(self, distances: Values, nearest: int) -> Values:
-        """Return (B, K) weights by each replicate, 1 at `nearest`; see `weights.approximate_similarity_weights`."""
+    def _distances(self, distances: Sequence[int], cut: Sequence[int]) -> Values:
+        """Return (B, K) distances that each replicate counts, those after the cut last."""
+        plain = np.array([*distances, *cut], dtype=np.float64)
+        return np.stack(
+            [
+                plain
+                if replicate.background is None
+                else replicate.background.approximate(plain, replicate.background.of(distances))
+                for replicate in self.replicates
+            ]
+        )
+
+    def _weights(self, distances: Values) -> Values:
+        """Return (B, K) weights by each replicate, 1 for the nearest; see `weights.approximate_similarity_weights`.
+
+        distances: (B, K).
+        """
+        nearest = distances.min(axis=1, keepdims=True)
         scales = np.array([[float(replicate.temperature) * MILLION] for replicate in self.replicates])
         growths = np.array([[float(replicate.growth)] for replicate in self.replicates])
         plain = (nearest - distances) / scales
@@ -149,16 +171,18 @@ class Uncertainty:
         weights: Values = np.exp(np.where(growths > 0, grown, plain))
         return weights
 
-    def _residual_weights(self, distances: Sequence[int], totals: Values) -> Values:
-        """Return (B,) weights of the residual, by each replicate."""
+    def _residual_weights(self, distances: Values, totals: Values) -> Values:
+        """Return (B,) weights of the residual, by each replicate. distances: (B, K), of the contributors."""
         return np.array(
             [
                 0.0
                 if replicate.residual is None
                 else replicate.residual.approximate_weight(
-                    distances, float(replicate.temperature), float(replicate.growth), total
+                    row, float(replicate.temperature), float(replicate.growth), total
                 )
-                for replicate, total in zip(self.replicates, totals.tolist(), strict=True)
+                for replicate, row, total in zip(
+                    self.replicates, np.rint(distances).astype(np.int64).tolist(), totals.tolist(), strict=True
+                )
             ]
         )
 
@@ -196,12 +220,13 @@ def _replicates(value: Any, k: int, reference: str) -> tuple[Replicate, ...]:
 
 
 def _replicate(value: Any, k: int, where: str) -> Replicate:
-    known = {"temperature", "temperature_growth", "residual", "parts"}
+    known = {"temperature", "temperature_growth", "residual", "parts", "background"}
     if not isinstance(value, Mapping) or not {"temperature"} <= set(value) <= known:
         raise InvalidPolicy(f"policy {where} needs a temperature, and a residual if the policy has one")
     residual = read_residual(value["residual"], k, where) if "residual" in value else None
     parts = read_parts(value["parts"], where) if "parts" in value else None
-    return Replicate(read_temperature(value, where), read_growth(value, where), residual, parts)
+    background = read_background(value["background"], k, where) if "background" in value else None
+    return Replicate(read_temperature(value, where), read_growth(value, where), residual, parts, background)
 
 
 def _digest(replicates: Sequence[Replicate]) -> str:

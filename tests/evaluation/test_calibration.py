@@ -20,6 +20,7 @@ from evaluation.known_source.fit import (
     mean_log_likelihood,
     virtual_logit,
 )
+from evaluation.known_source.parts_fit import START, PartsFit
 from evaluation.known_source.policy_file import Fitted, check_reference, policy_text, write_policy
 from gmvaluator.errors import Conflict, InvalidPolicy
 from gmvaluator.valuation.policy import Policy, load_policy
@@ -121,6 +122,17 @@ def test_the_file_carries_refits_to_resamples_of_artists(tmp_path: Path) -> None
     found = load_policy("mine@2", tmp_path).uncertainty
     assert found is not None
     assert [float(one.temperature) for one in found.replicates] == [round(fit.temperature, 6) for fit in refits]
+
+
+def test_the_file_of_a_policy_that_counts_parts_has_its_background(tmp_path: Path) -> None:
+    fit = PartsFit(START)
+    text = policy_text("mine@2", "a" * 64, 200, 50, fit, Fitted("b" * 64, 500, 0.25, -0.5, -0.6, -6.0), [fit, fit])
+    (tmp_path / "mine@2.toml").write_text(text, encoding="utf-8")
+    policy = load_policy("mine@2", tmp_path)
+    assert policy.background is not None
+    assert policy.uncertainty is not None
+    assert [replicate.background for replicate in policy.uncertainty.replicates] == [policy.background] * 2
+    assert policy.parameters()["background"] == fit.settings()["background"]
 
 
 def test_a_policy_is_never_rewritten(tmp_path: Path) -> None:

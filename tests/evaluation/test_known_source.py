@@ -21,8 +21,10 @@ from evaluation.known_source.owner_effects import gallery, quality_effects
 from evaluation.known_source.policies import apply_policy, by_policy, uniform, without_reranking
 from evaluation.known_source.queries import (
     FIT,
+    FOURTH,
     PARTS_FIT,
     SHORT_FIT,
+    SHORT_FOURTH,
     SHORT_PARTS_FIT,
     SHORT_TEST,
     SHORT_THIRD,
@@ -67,7 +69,13 @@ def foreign(nearest: int = 700_000, kind: str = "photo") -> Observation:
     return observation({}, [nearest, 800_000, 900_000], kind, 0)
 
 
-PLANS = [(FIT, SHORT_FIT), (TEST, SHORT_TEST), (PARTS_FIT, SHORT_PARTS_FIT), (THIRD, SHORT_THIRD)]
+PLANS = [
+    (FIT, SHORT_FIT),
+    (TEST, SHORT_TEST),
+    (PARTS_FIT, SHORT_PARTS_FIT),
+    (THIRD, SHORT_THIRD),
+    (FOURTH, SHORT_FOURTH),
+]
 
 
 @pytest.fixture(scope="module")
@@ -84,9 +92,9 @@ def test_a_short_plan_asks_less_of_the_same(plan: Plan, short: Plan) -> None:
 
 
 def test_what_is_tested_was_not_fitted_on(drawn: dict[str, list[Query]]) -> None:
-    assert not (FIT.owners | PARTS_FIT.owners) & (TEST.owners | THIRD.owners)
-    assert not {*FIT.kinds, *PARTS_FIT.kinds} & {*TEST_KINDS, *THIRD.kinds}
-    assert len({plan.seed for plan in (FIT, TEST, PARTS_FIT, THIRD)}) == 4
+    assert not (FIT.owners | PARTS_FIT.owners) & (TEST.owners | THIRD.owners | FOURTH.owners)
+    assert not {*FIT.kinds, *PARTS_FIT.kinds} & {*TEST_KINDS, *THIRD.kinds, *FOURTH.kinds}
+    assert len({plan.seed for plan in (FIT, TEST, PARTS_FIT, THIRD, FOURTH)}) == 5
     fit, test = [*drawn["fit"], *drawn["parts"]], [*drawn["test"], *drawn["third"]]
     owner_of = {work.key: work.owner_id for work in WORKS}
     assert {owner_of[key] for query in fit for key, _ in query.sources} <= FIT.owners

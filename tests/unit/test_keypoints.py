@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from gmvaluator.errors import InvalidVector
-from gmvaluator.keypoints import MAX_KEYPOINTS, LocalFeatures, no_features
+from gmvaluator.keypoints import MAX_IMAGE_KEYPOINTS, MAX_KEYPOINTS, LocalFeatures, no_features
 
 
 def _features(count: int) -> LocalFeatures:
@@ -52,6 +52,13 @@ def test_damage_is_found(place: int) -> None:
 def test_bytes_of_another_length_are_refused(data: bytes) -> None:
     with pytest.raises(InvalidVector, match="local features of"):
         LocalFeatures.from_bytes(data)
+
+
+def test_more_keypoints_are_read_only_where_they_are_expected() -> None:
+    data = _features(MAX_KEYPOINTS + 1).to_bytes()
+    with pytest.raises(InvalidVector, match=f"up to {MAX_KEYPOINTS} keypoints"):
+        LocalFeatures.from_bytes(data)
+    assert len(LocalFeatures.from_bytes(data, MAX_IMAGE_KEYPOINTS)) == MAX_KEYPOINTS + 1
 
 
 @pytest.mark.parametrize("text", ["%%%", "abc", "ü"])

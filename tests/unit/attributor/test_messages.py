@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ from attributor.core.attribution import Attribution, Contributor, Payee, Stage, 
 from attributor.rpc.messages import attribution_message, image_request
 from gmvaluator.errors import InvalidVector
 from gmvaluator.ids import training_image_id
+from gmvaluator.keypoints import MAX_IMAGE_KEYPOINTS
 from gmvaluator.testing.index import example_features
 from gmvaluator.v1 import attribution_pb2 as attribution_v1
 from gmvaluator.valuation.parts import WHOLE
@@ -81,6 +83,14 @@ def test_an_embedding_has_its_windows_and_local_features() -> None:
     np.testing.assert_array_equal(embedded.windows, [0.25] * 8)
     np.testing.assert_array_equal(embedded.local.descriptors, example_features(7).descriptors)
     assert embedded.local.mirrored.shape == (7, 32)
+
+
+@pytest.mark.parametrize(("keypoints", "accepted"), [(MAX_IMAGE_KEYPOINTS, True), (MAX_IMAGE_KEYPOINTS + 1, False)])
+def test_an_image_may_have_more_keypoints_than_a_work(keypoints: int, accepted: bool) -> None:
+    data = example_features(keypoints, most=keypoints).to_bytes()
+    request = embedding(local_features=data, mirrored_descriptors=bytes(32 * keypoints))
+    with nullcontext() if accepted else pytest.raises(InvalidVector, match=f"up to {MAX_IMAGE_KEYPOINTS} keypoints"):
+        assert image_request(request, "local").embedded is not None
 
 
 def test_an_embedding_of_a_profile_without_parts_has_neither() -> None:

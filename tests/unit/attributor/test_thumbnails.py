@@ -72,7 +72,7 @@ def test_a_thumbnail_carries_no_metadata(file_format: str) -> None:
     buffer = io.BytesIO()
     Image.effect_noise((600, 400), 60).convert("RGB").save(buffer, file_format, exif=exif)
     assert b"a secret prompt" in buffer.getvalue()
-    made = decode_here(buffer.getvalue(), lambda _: Prepared.shared(None), with_thumbnail=True).thumbnail  # type: ignore[arg-type]
+    made = decode_here(buffer.getvalue(), lambda *_: Prepared.shared(None), with_thumbnail=True).thumbnail  # type: ignore[arg-type]
     assert made is not None
     assert b"secret" not in made
     with Image.open(io.BytesIO(made)) as image:

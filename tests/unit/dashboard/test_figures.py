@@ -22,7 +22,7 @@ from gmvaluator.ledger.results import Head, Totals
 from gmvaluator.ledger.store import open_ledger
 from gmvaluator.storage.database import DataLocation
 from gmvaluator.testing.postings import sample_collage, sample_posting, sample_work
-from gmvaluator.valuation.policy import load_policy
+from gmvaluator.valuation.policy import Policy, load_policy
 
 
 @pytest.mark.parametrize(
@@ -71,6 +71,19 @@ def test_the_formula_of_a_policy_with_parts_gives_what_was_posted() -> None:
     assert f"r = Σ 1 / (1 + Σ weights in the cell) / n = {evidence.unattributed_share:.6f}" in text
     ratio = evidence.contributions[1].share / first.share
     assert float(weights_of(evidence)[1]) == pytest.approx(ratio, abs=1e-6)
+
+
+def test_the_formula_shows_the_distance_that_counts_and_the_background_it_follows_from() -> None:
+    plain = sample_posting(77, contributors=12).evidence
+    settings = {"first": 5, "last": 12, "distance": "0.6", "strength": "0.5"}
+    policy = Policy.from_parameters({**load_policy("paper@1").parameters(), "background": settings})
+    distances = [row.distance_millionths for row in plain.contributions]
+    evidence = replace(plain, policy=policy.parameters())
+    text = " ".join(step["how"] for step in formula(evidence))
+    assert f"B = {sum(distances[4:]) / 8 / 1_000_000:.6f}" in text
+    assert f"= {policy.counted_distances(distances)[0] / 1_000_000:.6f}" in text
+    few = replace(evidence, contributions=evidence.contributions[:11])
+    assert "d' = d" in [step["how"] for step in formula(few)]
 
 
 def test_a_step_of_the_formula_names_the_window_that_a_work_was_seen_in() -> None:

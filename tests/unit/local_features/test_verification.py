@@ -10,7 +10,7 @@ from PIL import Image, ImageOps
 
 from gmvaluator.ids import TrainingImageId, training_image_id
 from gmvaluator.images import decode_image
-from gmvaluator.keypoints import GRID, LocalFeatures, no_features
+from gmvaluator.keypoints import GRID, MAX_IMAGE_KEYPOINTS, MAX_KEYPOINTS, LocalFeatures, no_features
 from gmvaluator.local_features.detection import Detector
 from gmvaluator.local_features.regions import cells_of, mask_of
 from gmvaluator.local_features.sightings import MAX_EXAMINED, NEAREST, examine, to_examine, window_sightings
@@ -43,11 +43,11 @@ def drawing(key: str) -> Image.Image:
 @cache
 def work(key: str) -> LocalFeatures:
     """Return a work's features as the index returns them."""
-    return LocalFeatures.from_text(detector().detect(drawing(key)).to_text())
+    return LocalFeatures.from_text(detector().detect_work(drawing(key)).to_text())
 
 
 def features(image: Image.Image) -> LocalFeatures:
-    return detector().detect(image, mirrored=True)
+    return detector().detect_image(image)
 
 
 def name(number: int) -> TrainingImageId:
@@ -122,6 +122,13 @@ def test_a_collage_shows_each_work_in_its_own_quarter() -> None:
         region = cells_of(seen.sighting(name(number)).region)
         assert (region & quarter).sum() > 0.9 * region.sum()
         assert seen.work_regions[name(number)]
+
+
+def test_an_image_of_many_details_keeps_more_keypoints_than_a_work() -> None:
+    levels = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
+    detailed = Image.fromarray(levels).resize((2_000, 2_000), Image.Resampling.BICUBIC)
+    assert len(detector().detect_work(detailed)) == MAX_KEYPOINTS
+    assert len(features(detailed)) == MAX_IMAGE_KEYPOINTS
 
 
 def test_equal_inputs_give_equal_results() -> None:
