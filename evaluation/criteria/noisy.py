@@ -13,7 +13,6 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageOps
-from scipy.stats import rankdata
 
 from evaluation.criteria.world import SEED, Plan, World, train_generators
 from evaluation.generators import sample
@@ -31,7 +30,7 @@ from evaluation.generators.digits import (
 )
 from evaluation.images.sample import read_works
 from evaluation.known_source.run import CALIBRATED
-from evaluation.report.plots import COLOURS, draw, interval
+from evaluation.report.plots import COLOURS, auc, draw, interval
 from evaluation.report.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile
 from gmvaluator.images import decode_image
 from gmvaluator.samples import sample_folder
@@ -116,13 +115,6 @@ def _values(matrix: Values, quality: Values) -> dict[str, Values]:
 
 def _even(near: Near) -> Values:
     return np.full(near.rows.shape, 1 / near.rows.shape[1])
-
-
-def auc(values: Values, above: npt.NDArray[np.bool_]) -> float:
-    """Return how often one of `above` has a higher value than one of the others; ties count half."""
-    ranks = rankdata(values)
-    many, few = int(above.sum()), int((~above).sum())
-    return float((ranks[above].sum() - many * (many + 1) / 2) / (many * few)) if many and few else float("nan")
 
 
 def _estimate(polluted: Polluted, values: Values, kinds: tuple[int, ...]) -> Estimate:

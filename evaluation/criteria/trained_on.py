@@ -12,11 +12,10 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from evaluation.criteria.noisy import auc
 from evaluation.criteria.world import SEED, World
 from evaluation.generators.digits import Values, distances, nearest, paid, shares, to_image
 from evaluation.known_source.run import CALIBRATED
-from evaluation.report.plots import COLOURS, draw, mean_interval
+from evaluation.report.plots import COLOURS, auc, draw, mean_interval
 from evaluation.report.sections import Cell, Estimate, Gallery, Plot, Section, Table, Tile
 from gmvaluator.valuation.policy import load_policy
 

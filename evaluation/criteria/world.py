@@ -102,7 +102,7 @@ class Plan:
 
 
 FULL = Plan(6_000, 600, 200, 30, 30, 1_500, 150, 3_000, 60, 4, 1_051)
-SHORT = Plan(300, 60, 12, 4, 4, 120, 15, 300, 6, 1, 60)
+SHORT = Plan(120, 30, 10, 4, 4, 60, 10, 120, 3, 1, 24)
 
 FULL_FASHION = replace(FULL, works=2_000, held=400, epochs=90)
 SHORT_FASHION = SHORT

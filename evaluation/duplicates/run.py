@@ -30,7 +30,7 @@ TARGETS, SHORT_TARGETS = 12, 2
 IN_USE = 0.2
 """`indexer.near_duplicates.THRESHOLDS` of `lite`; a test compares the two."""
 
-SHORT_WORKS = 40
+SHORT_WORKS = 16
 _STRENGTHS, _SHORT_STRENGTHS = 4, 1
 _SHOWN = (4, 6, 8, 10, 14, 18, 19, 20, 22, 26, 30)
 """Thresholds shown in the table, in hundredths."""

@@ -7,12 +7,11 @@ from dataclasses import dataclass
 
 import numpy as np
 import numpy.typing as npt
-from scipy.stats import rankdata
 
 from evaluation.known_source.observations import Observation
 from evaluation.known_source.policies import PolicyShares
 from evaluation.known_source.queries import NOISE, RECONSTRUCTION
-from evaluation.report.plots import interval, mean_interval
+from evaluation.report.plots import auc, interval, mean_interval
 from evaluation.report.sections import Estimate
 from gmvaluator.local_features.sightings import MAX_EXAMINED
 
@@ -105,17 +104,7 @@ def absent_auc(shares: PolicyShares, selects: Selector = is_foreign) -> Estimate
     foreign, singles = rows_of(shares.observations, selects), rows_of(shares.observations, is_single)
     rows = np.concatenate([singles, foreign])
     pairs = np.stack([shares.unattributed[rows], np.isin(rows, foreign)], axis=1)
-    return interval(pairs, _auc, groups_of(shares.observations)[rows])
-
-
-def _auc(pairs: Values) -> float:
-    """Return the Mann-Whitney statistic; ties count half. pairs: (N, 2), the score, and 1 for what should score
-    higher."""
-    scores, positive = pairs[:, 0], pairs[:, 1] > 0
-    high, low = int(positive.sum()), int((~positive).sum())
-    if not high or not low:
-        return float("nan")
-    return float((rankdata(scores)[positive].sum() - high * (high + 1) / 2) / (high * low))
+    return interval(pairs, lambda sample: auc(sample[:, 0], sample[:, 1] > 0), groups_of(shares.observations)[rows])
 
 
 @dataclass(frozen=True, slots=True)

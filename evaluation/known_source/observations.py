@@ -141,7 +141,7 @@ async def _retrieve(search: CandidateSearch, embeddings: Embeddings, row: int, p
     )
 
 
-SHORT_EACH = 5
+SHORT_EACH = 20
 Values = npt.NDArray[np.float64]
 
 

@@ -141,6 +141,8 @@ def _with_sightings(policy: Policy, name: str, change: Callable[[Sighting], Sigh
 
 def _parts(group: Group, share: float, policy: Policy) -> list[tuple[TrainingImageId, float]]:
     """Return each member's part if all have one owner, as nearly all near-duplicates in the sample do."""
+    if len(group.members) == 1:
+        return [(group.members[0].training_image_id, share)]
     weights = similarity_weights(
         [member.distance_millionths for member in group.members], policy.temperature, policy.growth
     )

@@ -75,7 +75,8 @@ class Plan:
     split: `fit` or `test`. owners: artists whose works are changed. kinds: changes of one source. per_cell: images of
     each kind and strength. copies, composed, reconstructed: images of each strength; `composed` are of two and three
     works by the recipe. per_form: compositions of each form of `compositions.FORMS`. noise: sourceless images made of
-    noise. seed: decides which works are drawn and how they are changed.
+    noise. foreign_each: of the foreign images, the first of so many is taken. seed: decides which works are drawn and
+    how they are changed.
     """
 
     split: str
@@ -88,6 +89,7 @@ class Plan:
     reconstructed: int = 0
     seed: int = FIT_SEED
     per_form: int = 0
+    foreign_each: int = 1
 
 
 FIT = Plan("fit", FIT_OWNERS, SINGLE_KINDS, per_cell=25, copies=6, composed=6, noise=40)
@@ -111,10 +113,10 @@ THIRD = Plan("test", TEST_OWNERS, THIRD_KINDS, per_cell=8, copies=8, composed=0,
 FOURTH = replace(THIRD, seed=FOURTH_SEED)
 """The fourth draw: other works and other changes of the same kinds."""
 
-SHORT_FIT = replace(FIT, per_cell=3, copies=1, composed=1, noise=6)
-SHORT_TEST = replace(TEST, per_cell=2, copies=2, composed=1, noise=6, reconstructed=2)
-SHORT_PARTS_FIT = replace(PARTS_FIT, per_cell=1, copies=1, noise=6, per_form=2)
-SHORT_THIRD = replace(THIRD, per_cell=1, copies=1, noise=6, per_form=2)
+SHORT_FIT = replace(FIT, per_cell=1, copies=1, composed=1, noise=4, foreign_each=6)
+SHORT_TEST = replace(TEST, per_cell=1, copies=1, composed=1, noise=4, reconstructed=1, foreign_each=6)
+SHORT_PARTS_FIT = replace(PARTS_FIT, per_cell=1, copies=1, noise=4, per_form=1, foreign_each=6)
+SHORT_THIRD = replace(THIRD, per_cell=1, copies=1, noise=4, per_form=1, foreign_each=6)
 SHORT_FOURTH = replace(SHORT_THIRD, seed=FOURTH_SEED)
 
 CODE_NUMBERS = (160, 80, 40, 20)
@@ -207,7 +209,7 @@ def make_queries(
         for _ in range(plan.composed)
     ]
     queries += [maker.placed(form) for form in FORMS for _ in range(plan.per_form)]
-    queries += _foreign(plan.split, foreign or sample_folder("foreign"), indexed)
+    queries += _foreign(plan, foreign or sample_folder("foreign"), indexed)
     queries += [_noise(number, rng) for number in range(plan.noise)]
     return [*queries, *_reconstructions(plan, own, folder)]
 
@@ -262,9 +264,10 @@ def _again(image: Image.Image, strength: int) -> Image.Image:
     return Image.open(io.BytesIO(buffer.getvalue())).convert("RGB")
 
 
-def _foreign(split: str, folder: Path, indexed: Collection[str]) -> Iterator[Query]:
-    for row in read_foreign(folder):
-        if row.split == split and row.sha256 not in indexed:
+def _foreign(plan: Plan, folder: Path, indexed: Collection[str]) -> Iterator[Query]:
+    rows = [row for row in read_foreign(folder) if row.split == plan.split]
+    for row in rows[:: plan.foreign_each]:
+        if row.sha256 not in indexed:
             image = decode_image((folder / row.file_name).read_bytes())
             yield Query(row.kind, 0, (), f"{row.kind}/{row.group}", image)
 

@@ -7,10 +7,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from evaluation.criteria import attributes, class_match, noisy, trained_on
+from evaluation.criteria import attributes, class_match, trained_on
 from evaluation.criteria.efficiency import PlainPipeline, real_index
 from evaluation.criteria.world import DIFFUSION, HELD, VAE, QuerySet, World, classes_of, train_classifier
 from evaluation.generators.digits import Embedder, Labelled, distances, load_mnist, nearest, to_image
+from evaluation.report.plots import auc
 from gmvaluator.ids import sha256_hex, training_image_id
 from gmvaluator.models.profiles import load_models, profile_identity
 from gmvaluator.ports import Embeddings
@@ -105,9 +106,9 @@ def test_values_tell_what_was_trained_on_only_if_it_is_nearer(world: World) -> N
 
 def test_a_higher_value_of_the_clean_counts_and_a_tie_counts_half() -> None:
     clean = np.array([True, True, False, False])
-    assert noisy.auc(np.array([3.0, 2.0, 1.0, 0.0]), clean) == 1
-    assert noisy.auc(np.array([3.0, 0.0, 1.0, 2.0]), clean) == 0.5
-    assert noisy.auc(np.zeros(4), clean) == 0.5
+    assert auc(np.array([3.0, 2.0, 1.0, 0.0]), clean) == 1
+    assert auc(np.array([3.0, 0.0, 1.0, 2.0]), clean) == 0.5
+    assert auc(np.zeros(4), clean) == 0.5
 
 
 def test_attributes_leave_out_the_source_itself() -> None:

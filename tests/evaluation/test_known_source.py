@@ -78,17 +78,27 @@ PLANS = [
 ]
 
 
+SMALL = {
+    "fit": replace(FIT, per_cell=3, copies=1, composed=1, noise=6),
+    "test": replace(TEST, per_cell=2, copies=2, composed=1, noise=6, reconstructed=2),
+    "parts": replace(PARTS_FIT, per_cell=1, copies=1, noise=6, per_form=2),
+    "third": replace(THIRD, per_cell=1, copies=1, noise=6, per_form=2),
+}
+"""Plans with fewer images, of each kind at least one; not the short ones, so that these can change."""
+
+
 @pytest.fixture(scope="module")
 def drawn() -> dict[str, list[Query]]:
-    """The images of the short plans."""
-    plans = {"fit": SHORT_FIT, "test": SHORT_TEST, "parts": SHORT_PARTS_FIT, "third": SHORT_THIRD}
-    return {name: make_queries(plan, WORKS, FOLDER) for name, plan in plans.items()}
+    """The images of the plans."""
+    return {name: make_queries(plan, WORKS, FOLDER) for name, plan in SMALL.items()}
 
 
 @pytest.mark.parametrize(("plan", "short"), PLANS)
 def test_a_short_plan_asks_less_of_the_same(plan: Plan, short: Plan) -> None:
     assert (plan.split, plan.owners, plan.kinds) == (short.split, short.owners, short.kinds)
     assert plan.per_cell > short.per_cell
+    kinds = {query.kind for query in make_queries(short, WORKS, FOLDER)}
+    assert {*short.kinds, "copy", "noise", "stranger", "photo", "digit"} <= kinds
 
 
 def test_what_is_tested_was_not_fitted_on(drawn: dict[str, list[Query]]) -> None:
@@ -104,9 +114,9 @@ def test_what_is_tested_was_not_fitted_on(drawn: dict[str, list[Query]]) -> None
     assert not shared
 
 
-@pytest.mark.parametrize(("name", "plan"), [("test", SHORT_TEST), ("third", SHORT_THIRD)])
-def test_the_same_plan_gives_the_same_images(name: str, plan: Plan, drawn: dict[str, list[Query]]) -> None:
-    again = make_queries(plan, WORKS, FOLDER)
+@pytest.mark.parametrize("name", ["test", "third"])
+def test_the_same_plan_gives_the_same_images(name: str, drawn: dict[str, list[Query]]) -> None:
+    again = make_queries(SMALL[name], WORKS, FOLDER)
     assert [query.image.tobytes() for query in drawn[name]] == [query.image.tobytes() for query in again]
 
 
