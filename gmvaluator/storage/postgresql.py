@@ -9,7 +9,6 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-import psycopg
 from sqlalchemy import URL, Connection, Engine, create_engine, event, make_url, text
 from sqlalchemy.engine import ExceptionContext
 from sqlalchemy.exc import ArgumentError
@@ -87,6 +86,8 @@ def _engine(url: str, schema: str, connections: int, settings: tuple[str, ...]) 
 
 def _raise_unavailable(context: ExceptionContext) -> None:
     """Raise Unavailable instead of any error that means that the server cannot be reached."""
+    import psycopg  # here, because every program imports this module, and most have their data in SQLite
+
     error = context.original_exception
     if context.is_pre_ping or not isinstance(error, psycopg.Error):
         return  # the pool replaces a connection that was cut meanwhile
