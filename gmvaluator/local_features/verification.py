@@ -28,6 +28,9 @@ TOLERANCE = 6 / 512
 MIN_INLIERS = 5
 """Fewest inliers that verify a work."""
 
+_SQUARED_NORM = 127**2
+"""Squared norm of a stored descriptor, whose numbers are bytes."""
+
 _MIN_SCALE, _MAX_SCALE = 0.12, 8.0
 _PROPOSALS = 5
 _ROUNDS = 3
@@ -105,15 +108,17 @@ def _position(
 
 def _matches(descriptors: npt.NDArray[np.int8], others: npt.NDArray[np.int8]) -> tuple[Indices, Indices]:
     """Return rows of `descriptors`, and of `others` the nearest of each, for those that pass the ratio test."""
-    left, right = (side.astype(np.float32) / np.float32(127) for side in (descriptors, others))
-    cosines = left @ right.T
-    rows = np.arange(len(cosines))
-    partners = cosines.argmax(axis=1)
-    nearest = cosines[rows, partners]
-    cosines[rows, partners] = -1
-    second = cosines.max(axis=1)
-    near, far = (np.sqrt(np.maximum(2 - 2 * cosine, 0)) for cosine in (nearest, second))
-    kept = (near < RATIO * far) & (near < MAX_DESCRIPTOR_DISTANCE)
+    # Sums of products of bytes are whole numbers below 2^24, which float32 adds exactly in any order: the matches are
+    # the same with every processor and number of threads.
+    products = descriptors.astype(np.float32) @ others.astype(np.float32).T
+    rows = np.arange(len(products))
+    partners = products.argmax(axis=1)
+    nearest = products[rows, partners]
+    products[rows, partners] = -_SQUARED_NORM
+    second = products.max(axis=1)
+    # Halves of squared distances, because a root would round.
+    near, far = (np.maximum(_SQUARED_NORM - product.astype(np.float64), 0) for product in (nearest, second))
+    kept = (near < RATIO**2 * far) & (2 * near < MAX_DESCRIPTOR_DISTANCE**2 * _SQUARED_NORM)
     return rows[kept], partners[kept]
 
 

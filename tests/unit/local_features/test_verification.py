@@ -14,7 +14,7 @@ from gmvaluator.keypoints import GRID, MAX_IMAGE_KEYPOINTS, MAX_KEYPOINTS, Local
 from gmvaluator.local_features.detection import Detector
 from gmvaluator.local_features.regions import cells_of, mask_of
 from gmvaluator.local_features.sightings import MAX_EXAMINED, NEAREST, examine, to_examine, window_sightings
-from gmvaluator.local_features.verification import MIN_INLIERS, verify
+from gmvaluator.local_features.verification import MIN_INLIERS, _matches, verify
 from gmvaluator.models.lite_weights import load_detector
 from gmvaluator.models.profiles import profile_identity
 from gmvaluator.ports import Candidate
@@ -137,6 +137,87 @@ def test_equal_inputs_give_equal_results() -> None:
     assert first is not None
     assert second is not None
     assert (first.inliers, first.scale, first.shift) == (second.inliers, second.scale, second.shift)
+
+
+def test_matches_are_those_of_whole_numbers() -> None:
+    """A plain twin: halves of squared distances, and ratios, as whole numbers."""
+    image, other = features(drawing(WORKS[0]).resize((150, 150))).descriptors, work(WORKS[0]).descriptors
+    expected = []
+    for row, descriptor in enumerate(image.astype(int)):
+        products = (other.astype(int) @ descriptor).tolist()
+        partner = products.index(max(products))
+        near, far = (max(127**2 - product, 0) for product in sorted(products, reverse=True)[:2])
+        if 25 * near < 16 * far and 200 * near < 81 * 127**2:
+            expected.append((row, partner))
+    assert len(expected) > MIN_INLIERS
+    assert list(zip(*(column.tolist() for column in _matches(image, other)), strict=True)) == expected
+
+
+def test_the_order_of_keypoints_is_irrelevant() -> None:
+    image, other = features(drawing(WORKS[0]).rotate(20)), work(WORKS[0])
+    order = np.random.default_rng(2).permutation(len(other))
+    shuffled = LocalFeatures(
+        other.positions[order], other.sizes[order], other.angles[order], other.descriptors[order], other.mirrored,
+        other.content,
+    )  # fmt: skip
+    first, second = verify(image, other), verify(image, shuffled)
+    assert first is not None
+    assert second is not None
+    assert (first.inliers, first.scale, first.shift) == (second.inliers, second.scale, second.shift)
+
+
+def _at_one_place(count: int) -> LocalFeatures:
+    """Return features of which only the descriptors differ."""
+    drawn = features(drawing(WORKS[0]))
+    where = np.full((count, 2), 0.5, np.float32)
+    size, angle = np.full(count, 0.1, np.float32), np.zeros(count, np.float32)
+    return LocalFeatures(where, size, angle, drawn.descriptors[:count], drawn.mirrored[:count], drawn.content)
+
+
+def _in_a_line(count: int) -> LocalFeatures:
+    line = _at_one_place(count)
+    line.positions[:, 0] = np.linspace(0, 1, count)
+    return line
+
+
+def test_matches_at_one_place_verify_nothing() -> None:
+    assert verify(_at_one_place(40), _at_one_place(40)) is None
+    assert verify(_in_a_line(40), _at_one_place(40)) is None
+    assert verify(_at_one_place(40), _in_a_line(40)) is None
+
+
+def test_equal_descriptors_match_nothing() -> None:
+    image = _in_a_line(40)
+    image.descriptors[:] = image.descriptors[0]
+    image.mirrored[:] = image.mirrored[0]
+    assert verify(image, image) is None
+
+
+def test_matches_in_a_line_place_a_work() -> None:
+    verified = verify(_in_a_line(40), _in_a_line(40))
+    assert verified is not None
+    assert (verified.inliers, verified.mirrored) == (40, False)
+    assert verified.scale == pytest.approx(1)
+
+
+@pytest.mark.parametrize("size", [(10_000, 20), (20, 10_000), (64, 64), (8, 8)])
+def test_the_longest_and_smallest_images_are_described_within_bounds(size: tuple[int, int]) -> None:
+    tile = drawing(WORKS[0]).resize((min(size), min(size)))
+    image = Image.new("RGB", size)
+    for start in range(0, max(size), min(size)):
+        image.paste(tile, (start, 0) if size[0] > size[1] else (0, start))
+    found = features(image)
+    assert len(found) <= MAX_KEYPOINTS
+    assert LocalFeatures.from_bytes(found.to_bytes()).content.tolist() == found.content.tolist()
+
+
+def test_an_image_with_endless_equal_keypoints_keeps_a_bounded_number() -> None:
+    spot = np.pad(np.full((4, 4), 255, np.uint8), 4)
+    image = Image.fromarray(np.tile(spot, (32, 32))).convert("RGB")
+    found = features(image)
+    assert len(found) == MAX_KEYPOINTS
+    seen = examine(found, {name(number): LocalFeatures.from_bytes(found.to_bytes()) for number in range(3)}, {})
+    assert seen.content == WHOLE
 
 
 def test_a_work_keeps_the_window_nearest_to_it() -> None:
