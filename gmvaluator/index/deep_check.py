@@ -23,13 +23,19 @@ class DeepCheck:
     """The result.
 
     without_checksum: works of earlier releases, of which only the norms were compared with 1. without_local_features:
-    all works where the profile has no local features.
+    all works where the profile has no local features. describes_works: whether the profile has them.
     """
 
     works: int = 0
     without_checksum: int = 0
     without_local_features: int = 0
     damaged: dict[TrainingImageId, str] = field(default_factory=dict)
+    describes_works: bool = False
+
+    @property
+    def undescribed(self) -> int:
+        """Works without the local features that the profile has for them: never verified in an image."""
+        return self.without_local_features if self.describes_works else 0
 
     def add(self, record: models.Record, profile: ProfileIdentity) -> None:
         """Check a stored point and count it."""
@@ -63,9 +69,9 @@ def check_works(
     IndexUnavailable, IndexFailed.
     """
     store = open_store(location, collection, api_key=api_key)
-    result = DeepCheck()
     try:
         profile = store.metadata().profile
+        result = DeepCheck(describes_works=bool(profile.local_features))
         for record in store.records(with_vectors=True):
             result.add(record, profile)
             advance(result.works)

@@ -130,8 +130,8 @@ def check_deeply(target: Target) -> DeepCheck:
             f"the stored vectors or local features of {len(checked.damaged):,} of {checked.works:,} works are damaged: "
             "restore the index from a backup, or index the images again into another --collection"
         )
-    if 0 < checked.without_local_features < checked.works:
-        click.echo(f"{checked.without_local_features:,} works have no local features, so they are never found to be a "
+    if checked.undescribed:
+        click.echo(f"{checked.undescribed:,} works have no local features, so they are never found to be a "
                    "part of an image: index the images again into another --collection", err=True)  # fmt: skip
     return checked
 

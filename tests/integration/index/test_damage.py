@@ -24,6 +24,8 @@ from gmvaluator.index.schema import KEY_LOCAL_FEATURES
 from gmvaluator.index.vectors import with_checksum
 from gmvaluator.ports import Float32Array, Point
 from gmvaluator.testing.index import EXAMPLE_IDENTITY, example_features, example_points, with_local_features
+from indexer.cli.verify import check_deeply
+from indexer.target import Target
 
 BUILT = [with_checksum(point) for point in example_points(300)]
 LATE = [with_checksum(point) for point in example_points(5, seed=1)]
@@ -141,6 +143,17 @@ def test_damaged_local_features_are_found(folder: Path) -> None:
     assert checked.damaged.keys() == {cut.training_image_id, other.training_image_id}
     assert all("local features" in reason for reason in checked.damaged.values())
     assert checked.figures()["works_without_local_features"] == 1
+
+
+@pytest.mark.parametrize(("kind", "said"), [("sift", True), ("", False)])
+def test_works_that_lack_their_local_features_are_reported_even_if_all_do(
+    kind: str, said: bool, folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with closing(open_store(folder, f"described-{kind}")) as store:
+        store.create(replace(EXAMPLE_IDENTITY, local_features=kind))
+        store.upsert(BUILT[:3])
+    check_deeply(Target(folder.parent, str(folder), f"described-{kind}"))
+    assert ("3 works have no local features" in capsys.readouterr().err) == said
 
 
 async def test_a_server_that_does_not_check_is_checked(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
