@@ -16,6 +16,7 @@ from evaluation.images.make_foreign_set import read_list, write_table
 from evaluation.images.recipes import STRENGTHS, TEST_KINDS, WEIGHTS, compose_weighted, square
 from evaluation.images.sample import Foreign, read_foreign, read_works
 from evaluation.known_source import measures
+from evaluation.known_source.measures import credit, is_kind, is_single
 from evaluation.known_source.observations import Observation, Retrieval, require_foreign
 from evaluation.known_source.owner_effects import gallery, quality_effects
 from evaluation.known_source.policies import apply_policy, by_policy, uniform, without_reranking
@@ -249,6 +250,21 @@ def test_the_section_has_every_figure_and_pictures(
     assert all(len(row) == len(table.columns) for table in section.tables for row in table.rows)
     assert all(plot.svg.startswith("<svg") for plot in section.plots)
     assert [len(one.rows) for one in section.galleries] == [6, 6]
+
+
+def test_a_kind_of_change_does_not_hide_the_figure_of_a_policy_of_its_name(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(plots, "RESAMPLES", 20)
+    kinds = ("copy", "paper", "blur")
+    observations = [present(kind=kind, strength=strength) for kind in kinds for strength in (1, 2, 3, 4)]
+    observations += [foreign(kind=kind) for kind in ("photo", "noise", "digit", "stranger")]
+    observations += [observation({IDS[0]: 0.5, IDS[1]: 0.5}, [100, 100, 200], "two")]
+    main, paper = (apply_policy(by_policy(policy), observations) for policy in (GATED, SHARP))
+    figures = known_source_section(observations, [main], main, main, paper).figures
+    policy, kind = credit(paper, is_single).value, credit(main, is_kind("paper")).value
+    assert policy != kind
+    assert figures["credit_to_source_paper"] == pytest.approx(policy, abs=1e-4)
+    assert figures["credit_to_source_kind_paper"] == pytest.approx(kind, abs=1e-4)
+    assert "credit_to_source_kind_blur" not in figures
 
 
 def test_a_further_source_is_found_with_half_of_its_share() -> None:
