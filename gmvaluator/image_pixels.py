@@ -1,4 +1,4 @@
-"""Pixels of an opened image as upright RGB on white, whatever its mode, depth, transparency and orientation."""
+"""Pixels of an image: as upright RGB on white, whatever its file holds, and fitted into a square."""
 
 from __future__ import annotations
 
@@ -84,6 +84,18 @@ def upright_rgb(image: Image.Image, data: bytes, factor: int = 1) -> Image.Image
     if transposition is not None:
         return flat.transpose(transposition)
     return flat.copy() if flat is image else flat
+
+
+def fit_on_white(
+    image: Image.Image, side_px: int, resample: Image.Resampling = Image.Resampling.BICUBIC
+) -> Image.Image:
+    """Return a whole RGB image scaled to fit a white square, and centred in it."""
+    scale = side_px / max(image.size)
+    # A side of a very long image would round to nothing.
+    width, height = (max(round(length * scale), 1) for length in image.size)
+    square = Image.new("RGB", (side_px, side_px), "white")
+    square.paste(image.resize((width, height), resample), ((side_px - width) // 2, (side_px - height) // 2))
+    return square
 
 
 def _ends_grey(image: Image.Image) -> bool:

@@ -35,7 +35,7 @@ _RECORD = np.dtype(
 """A keypoint as stored, 38 bytes: position in 1/65,535 of the side, logarithm of the size, angle in 1/256 turn."""
 
 GRID = 16
-"""Cells of `content` across, and down."""
+"""Cells of an image across, and down: of `content`, and of the masks that say where works are seen."""
 
 _CONTENT_BYTES = GRID * GRID // 8
 _CHECKSUM = struct.Struct("<I")

@@ -9,7 +9,8 @@ import math
 from collections.abc import Iterator, Sequence
 
 from dashboard.figures.background_formula import background_steps
-from gmvaluator.valuation.parts import GRID, Logit, Parts, PartsRule, Sighting, shown_cells
+from gmvaluator.keypoints import GRID
+from gmvaluator.valuation.parts import Logit, Parts, PartsRule, Sighting, shown_cells
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.residual import VirtualContributor
 from gmvaluator.valuation.weights import MAX_LOGIT, MILLION

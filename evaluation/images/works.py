@@ -22,7 +22,7 @@ from torch import Tensor
 
 from evaluation.images.recipes import KINDS, STRENGTHS, derive, source_count
 from gmvaluator.ids import sha256_hex
-from gmvaluator.models.lite_views import fit_on_white
+from gmvaluator.image_pixels import fit_on_white
 
 LIST = Path(__file__).parent / "openclipart-training.txt"
 """Paths without suffix inside Debian's package `openclipart-png`, version 0.18."""
@@ -126,7 +126,7 @@ def author_of(path: Path) -> str:
 
 def as_input(image: Image.Image, side_px: int) -> npt.NDArray[np.uint8]:
     """Return (3, S, S) uint8: the whole image, centred on white, as the product prepares it."""
-    return fit_on_white(image, side_px).transpose(2, 0, 1).copy()
+    return np.asarray(fit_on_white(image, side_px)).transpose(2, 0, 1).copy()
 
 
 def by_sample_artist(artist: str) -> bool:

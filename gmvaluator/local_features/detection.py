@@ -1,8 +1,8 @@
 """Detection of local features: SIFT keypoints of the whole image in a small square, with projected descriptors.
 
 SIFT is OpenCV's (Lowe, 2004), descriptors are root-normalised (Arandjelović and Zisserman, 2012). Colour and fine
-texture differ between a work and what a generator makes of it, so that the image is reduced to grey and to `SIDE_PX`:
-the cost depends on the square, not on the image.
+texture differ between a work and what a generator makes of it, so that the image is reduced to grey and to `SIDE_PX`.
+Finding keypoints costs what the square costs, however large the image is; reducing it costs a pass over its pixels.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ import numpy as np
 import numpy.typing as npt
 from PIL import Image
 
+from gmvaluator.image_pixels import fit_on_white
 from gmvaluator.keypoints import (
     DESCRIPTOR_DIM,
     GRID,
@@ -97,7 +98,7 @@ def root_descriptors(descriptors: Float32) -> Float32:
 
 def content_of(image: Image.Image) -> npt.NDArray[np.bool_]:
     """Return the cells, (GRID, GRID), in which pixels differ, or a neighbouring cell's do."""
-    pixels = _on_square(image, GRID * _CELL_PX, Image.Resampling.BOX).astype(np.float32)
+    pixels = np.asarray(fit_on_white(image, GRID * _CELL_PX, Image.Resampling.BOX), np.float32)
     down, across = np.gradient(pixels, axis=(0, 1))
     steps = np.hypot(down, across).max(axis=2).reshape(GRID, _CELL_PX, GRID, _CELL_PX).max(axis=(1, 3))
     return cv2.dilate((steps > CONTENT_STEP).astype(np.uint8), np.ones((3, 3), np.uint8)) > 0
@@ -112,17 +113,8 @@ def _detector(most: int) -> cv2.SIFT:
 
 
 def _grey_square(image: Image.Image) -> npt.NDArray[np.uint8]:
-    square = _on_square(image, SIDE_PX, Image.Resampling.BICUBIC)
+    square = np.asarray(fit_on_white(image, SIDE_PX))
     return np.asarray(cv2.cvtColor(square, cv2.COLOR_RGB2GRAY), np.uint8)
-
-
-def _on_square(image: Image.Image, side_px: int, resample: Image.Resampling) -> npt.NDArray[np.uint8]:
-    """Return the whole image, scaled to fit a white square, (S, S, 3)."""
-    scale = side_px / max(image.size)
-    width, height = (max(round(length * scale), 1) for length in image.size)
-    square = Image.new("RGB", (side_px, side_px), (255, 255, 255))
-    square.paste(image.resize((width, height), resample), ((side_px - width) // 2, (side_px - height) // 2))
-    return np.asarray(square)
 
 
 def _mirror() -> npt.NDArray[np.intp]:

@@ -18,6 +18,7 @@ import numpy.typing as npt
 from PIL import Image, ImageChops, ImageStat
 
 from gmvaluator.errors import InvalidImage
+from gmvaluator.image_pixels import fit_on_white
 from gmvaluator.ports import Float32Array
 
 SIDE_PX = 224
@@ -60,7 +61,7 @@ def prepare(image: Image.Image) -> Float32Array:
     """Turn an RGB image into (3, 224, 224) float32 in [-1, 1], the whole image on white. Raises InvalidImage."""
     if image.mode != "RGB":
         raise InvalidImage(f"an image of mode {image.mode} was given: decode it to RGB first")
-    return unit_range(np.ascontiguousarray(fit_on_white(image, SIDE_PX).transpose(2, 0, 1)))
+    return unit_range(_fitted(image, SIDE_PX))
 
 
 def unit_range(pixels: npt.NDArray[np.uint8]) -> Float32Array:
@@ -70,17 +71,11 @@ def unit_range(pixels: npt.NDArray[np.uint8]) -> Float32Array:
 
 def prepare_large(image: Image.Image) -> npt.NDArray[np.uint8]:
     """Turn an RGB image into (3, 448, 448) uint8, the whole image on white: bytes, because many images may wait."""
-    return np.ascontiguousarray(fit_on_white(image, LARGE_SIDE_PX).transpose(2, 0, 1))
+    return _fitted(image, LARGE_SIDE_PX)
 
 
-def fit_on_white(image: Image.Image, side_px: int) -> npt.NDArray[np.uint8]:
-    """Turn an RGB image into (S, S, 3) uint8: the whole image, scaled to fit and centred on white."""
-    scale = side_px / max(image.size)
-    width, height = (max(round(length * scale), 1) for length in image.size)
-    square = Image.new("RGB", (side_px, side_px), _WHITE)
-    resized = image.resize((width, height), Image.Resampling.BICUBIC)
-    square.paste(resized, ((side_px - width) // 2, (side_px - height) // 2))
-    return np.asarray(square)
+def _fitted(image: Image.Image, side_px: int) -> npt.NDArray[np.uint8]:
+    return np.ascontiguousarray(np.asarray(fit_on_white(image, side_px)).transpose(2, 0, 1))
 
 
 def views_of(image: Image.Image) -> list[Image.Image]:

@@ -15,12 +15,13 @@ from datetime import UTC, datetime
 from gmvaluator.accounts import owner_account
 from gmvaluator.errors import UnknownGenerator
 from gmvaluator.ids import OwnerId, TrainingImageId, generation_id, training_image_id
+from gmvaluator.keypoints import GRID
 from gmvaluator.ledger.allocation import ScoredCandidate
 from gmvaluator.ledger.posting import ValuedImage, build_posting
 from gmvaluator.ledger.records import ImageFacts, NewPosting
 from gmvaluator.ports import Beneficiary, Generator, WorkCard
 from gmvaluator.profile import ProfileIdentity
-from gmvaluator.valuation.parts import GRID, WHOLE, Sighting
+from gmvaluator.valuation.parts import WHOLE, Sighting
 from gmvaluator.valuation.policy import Policy, load_policy
 
 SAMPLE_TIME = datetime(2026, 1, 31, 12, tzinfo=UTC)

@@ -27,6 +27,7 @@ import numpy as np
 import numpy.typing as npt
 
 from gmvaluator.errors import InvalidPolicy
+from gmvaluator.keypoints import GRID
 from gmvaluator.valuation.parameters import read_decimal, read_growth, read_temperature
 from gmvaluator.valuation.weights import (
     MAX_DISTANCE,
@@ -36,9 +37,6 @@ from gmvaluator.valuation.weights import (
     exponential_weight,
     relative_weight,
 )
-
-GRID = 16
-"""Cells of an image across, and down."""
 
 WHOLE = (1 << GRID * GRID) - 1
 """The mask of all cells. A mask is an integer: bit GRID · y + x is the cell in row y, column x, from the top left."""

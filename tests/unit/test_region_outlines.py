@@ -7,8 +7,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from gmvaluator.keypoints import GRID
 from gmvaluator.region_outlines import MAX_DRAWN, PALETTE, Picture, Point, area, colour, ink, label_points, outlines
-from gmvaluator.valuation.parts import GRID, WHOLE
+from gmvaluator.valuation.parts import WHOLE
 
 SQUARE = Picture(160, 160)
 sides = st.integers(1, 4_000)

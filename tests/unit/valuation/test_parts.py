@@ -12,8 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from gmvaluator.errors import InvalidPolicy
+from gmvaluator.keypoints import GRID
 from gmvaluator.valuation.parts import (
-    GRID,
     NOT_SEEN,
     WHOLE,
     Logit,
