@@ -30,6 +30,9 @@ from gmvaluator.valuation.residual import Residual, read_residual
 from gmvaluator.valuation.weights import MILLION
 
 MAX_REPLICATES = 1_000
+_MAX_EXPONENT = 600.0
+"""Largest exponent given to `exp`: a float holds the sum of a thousand such weights."""
+
 _TAILS = (2.5, 97.5)
 """Percentiles of the replicates between which an interval lies."""
 
@@ -125,7 +128,7 @@ class Uncertainty:
         if not self.replicates or not distances:
             return None
         counted_distances = self._distances(distances, uncounted.cut)
-        weights = self._weights(counted_distances)
+        weights = self._weights(counted_distances, len(distances))
         counted, cut = weights[:, : len(distances)], weights[:, len(distances) :]
         totals = counted.sum(axis=1)
         residual_weights = self._residual_weights(counted_distances[:, : len(distances)], totals)
@@ -156,19 +159,20 @@ class Uncertainty:
             ]
         )
 
-    def _weights(self, distances: Values) -> Values:
-        """Return (B, K) weights by each replicate, 1 for the nearest; see `weights.approximate_similarity_weights`.
+    def _weights(self, distances: Values, contributors: int) -> Values:
+        """Return (B, K) weights by each replicate; see `weights.approximate_similarity_weights`.
 
-        distances: (B, K).
+        distances: (B, K), of the contributors first. The nearest of them weighs 1, as for the residual. Where a policy
+        counts parts, one after the cut may be nearer, and weigh more.
         """
-        nearest = distances.min(axis=1, keepdims=True)
+        nearest = distances[:, :contributors].min(axis=1, keepdims=True)
         scales = np.array([[float(replicate.temperature) * MILLION] for replicate in self.replicates])
         growths = np.array([[float(replicate.growth)] for replicate in self.replicates])
         plain = (nearest - distances) / scales
         # Both branches of a `where` are computed: without growth, any divisor does.
         safe = np.where(growths > 0, growths, 1.0)
         grown = np.log((scales + safe * nearest) / (scales + safe * distances)) / safe
-        weights: Values = np.exp(np.where(growths > 0, grown, plain))
+        weights: Values = np.exp(np.minimum(np.where(growths > 0, grown, plain), _MAX_EXPONENT))
         return weights
 
     def _residual_weights(self, distances: Values, totals: Values) -> Values:

@@ -58,6 +58,18 @@ def test_what_was_not_counted_widens_an_interval_below_only() -> None:
         assert [high for _, high in wider.contributors] == [high for _, high in plain.contributors]
 
 
+@pytest.mark.parametrize("temperature", ["0.1", "0.0001"])
+def test_a_nearer_work_after_the_cut_changes_nothing_but_the_lower_ends(temperature: str) -> None:
+    """Works that are verified in parts of an image come first, however far the whole image is from them."""
+    settings = {"temperature": temperature, "residual": {"distance": "0.92"}}
+    both = {"policy": "mine@1", "depth": 20, "k": 10, **settings, "uncertainty": {"replicates": [settings, settings]}}
+    fitted = Policy.from_parameters(both)
+    plain, nearer = (intervals([900_000], uncounted, by=fitted) for uncounted in (NOTHING, Uncounted(cut=[100_000])))
+    assert nearer.unattributed == plain.unattributed
+    assert nearer.contributors[0][1] == plain.contributors[0][1]
+    assert nearer.contributors[0][0] < plain.contributors[0][0] / 100
+
+
 def test_what_lies_far_after_the_cut_hides_little() -> None:
     near = [100_000, 150_000]
     far = intervals(near, Uncounted(cut=[1_500_000], unlisted=100))
