@@ -206,17 +206,17 @@ def test_the_longest_and_smallest_images_are_described_within_bounds(size: tuple
     image = Image.new("RGB", size)
     for start in range(0, max(size), min(size)):
         image.paste(tile, (start, 0) if size[0] > size[1] else (0, start))
-    found = features(image)
-    assert len(found) <= MAX_KEYPOINTS
+    assert len(features(image)) <= MAX_IMAGE_KEYPOINTS
+    found = detector().detect_work(image)
     assert LocalFeatures.from_bytes(found.to_bytes()).content.tolist() == found.content.tolist()
 
 
 def test_an_image_with_endless_equal_keypoints_keeps_a_bounded_number() -> None:
     spot = np.pad(np.full((4, 4), 255, np.uint8), 4)
     image = Image.fromarray(np.tile(spot, (32, 32))).convert("RGB")
-    found = features(image)
-    assert len(found) == MAX_KEYPOINTS
-    seen = examine(found, {name(number): LocalFeatures.from_bytes(found.to_bytes()) for number in range(3)}, {})
+    found, described = features(image), detector().detect_work(image)
+    assert (len(found), len(described)) == (MAX_IMAGE_KEYPOINTS, MAX_KEYPOINTS)
+    seen = examine(found, {name(number): described for number in range(3)}, {})
     assert seen.content == WHOLE
 
 
