@@ -48,6 +48,10 @@ _FIRST, _LAST = 5, 12
 _BACKGROUND = Decimal("0.6")
 """The usual background. Another value would change the scale of the fitted numbers, and no share."""
 
+_MEMBERS = Decimal(6)
+"""Exponent of the matches in the weights of near-duplicates (`PartsRule.member_weights`): the likeliest on the fitting
+images. It decides between members of a group, so that it is not fitted with what decides between groups."""
+
 _MAX_LOGIT = 30.0
 _FLOOR = 1e-6
 """Smallest probability that a likelihood counts, as in `fit.mean_log_likelihood`."""
@@ -97,7 +101,7 @@ class PartsFit:
         temperature, growth, distance = _distance_settings(self.numbers[:3])
         windows = _distance_settings(self.numbers[3:6])
         verified, elsewhere = Logit(*map(_text, self.numbers[6:8])), Logit(*map(_text, self.numbers[8:10]))
-        rule = PartsRule(*windows, verified, elsewhere)
+        rule = PartsRule(*windows, verified, elsewhere, _MEMBERS)
         return {
             "temperature": str(temperature),
             "temperature_growth": str(growth),

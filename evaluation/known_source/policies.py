@@ -12,11 +12,10 @@ import numpy.typing as npt
 from evaluation.known_source.fit import VirtualFit
 from evaluation.known_source.observations import Observation, Retrieval
 from gmvaluator.ids import TrainingImageId
-from gmvaluator.ledger.allocation import Group, group_candidates, parts_of
+from gmvaluator.ledger.allocation import Group, group_candidates, parts_of, weights_within
 from gmvaluator.valuation.parts import Sighting
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.residual import VirtualContributor
-from gmvaluator.valuation.weights import similarity_weights
 
 Values = npt.NDArray[np.float64]
 
@@ -143,9 +142,7 @@ def _parts(group: Group, share: float, policy: Policy) -> list[tuple[TrainingIma
     """Return each member's part if all have one owner, as nearly all near-duplicates in the sample do."""
     if len(group.members) == 1:
         return [(group.members[0].training_image_id, share)]
-    weights = similarity_weights(
-        [member.distance_millionths for member in group.members], policy.temperature, policy.growth
-    )
+    weights = weights_within(group.members, policy)
     return [
         (member.training_image_id, share * weight / sum(weights))
         for member, weight in zip(group.members, weights, strict=True)

@@ -210,9 +210,17 @@ def member_weights(group: Group, ownerships: Sequence[Ownership], policy: Policy
     if len(group.members) == 1:
         return [1]
     paid = paid_members(group, ownerships)
-    distances = [group.members[index].distance_millionths for index in paid]
-    weights = dict(zip(paid, similarity_weights(distances, policy.temperature, policy.growth), strict=True))
+    weights = dict(zip(paid, weights_within([group.members[index] for index in paid], policy), strict=True))
     return [weights.get(index, 0) for index in range(len(group.members))]
+
+
+def weights_within(members: Sequence[ScoredCandidate], policy: Policy) -> list[int]:
+    """Return the weights that divide what a group receives among these members of it."""
+    distances = [member.distance_millionths for member in members]
+    if policy.parts is None:
+        return similarity_weights(distances, policy.temperature, policy.growth)
+    sightings = [member.sighting for member in members]
+    return policy.parts.member_weights(distances, sightings, policy.temperature, policy.growth)
 
 
 def divide_among_members(credit: int, group: Group, weights: Sequence[int]) -> list[int]:

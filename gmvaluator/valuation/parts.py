@@ -36,6 +36,7 @@ from gmvaluator.valuation.weights import (
     WEIGHT_SCALE,
     exponential_weight,
     relative_weight,
+    similarity_weights,
 )
 
 WHOLE = (1 << GRID * GRID) - 1
@@ -103,13 +104,15 @@ class Logit(NamedTuple):
 @dataclass(frozen=True, slots=True)
 class PartsRule:
     """A policy's settings for parts. temperature, growth, distance: τ, g and d₀ of windows. verified: b and s in the
-    region; elsewhere: b' and s' in every cell."""
+    region; elsewhere: b' and s' in every cell. members: s'' in the weights of near-duplicates that count as one
+    contributor (`member_weights`); None if only their distances from the whole image count."""
 
     temperature: Decimal
     growth: Decimal
     distance: Decimal
     verified: Logit
     elsewhere: Logit
+    members: Decimal | None = None
 
     def weigh(self, parts: Parts, weights: Sequence[int], none: int) -> tuple[list[int], int]:
         """Return the contributors' weights and that of "no contributor" over all cells, from those by distance."""
@@ -130,15 +133,36 @@ class PartsRule:
                 totals[place] += (weight + here.get(place, 0)) * unit // WEIGHT_SCALE
         return totals, unattributed
 
+    def member_weights(
+        self, distances: Sequence[int], sightings: Sequence[Sighting], temperature: Decimal, growth: Decimal
+    ) -> list[int]:
+        """Return the weights that divide what a group of near-duplicates receives among its members.
+
+        They are w · (1 + n)^s'', where w is the weight by the distance from the whole image or from the nearest window,
+        whichever is nearer, and n are the matches. An image that shows several works is far from each of them as a
+        whole, and only local features tell which of many like drawings it shows. temperature, growth: the policy's.
+        """
+        slope = self.members
+        if slope is None:
+            return similarity_weights(distances, temperature, growth)
+        near = [min(distance, sighting.nearest) for distance, sighting in zip(distances, sightings, strict=True)]
+        weights = similarity_weights(near, temperature, growth)
+        return [
+            weight * exponential_weight(Decimal(0), slope, 1 + sighting.inliers) // WEIGHT_SCALE
+            for weight, sighting in zip(weights, sightings, strict=True)
+        ]
+
     def parameters(self) -> dict[str, Any]:
         """Return the settings as a policy file has them."""
         windows = {"temperature": str(self.temperature), "distance": str(self.distance)}
         if self.growth:
             windows["temperature_growth"] = str(self.growth)
+        members = {} if self.members is None else {"members": {"slope": str(self.members)}}
         return {
             "windows": windows,
             "verified": self.verified.parameters(),
             "elsewhere": self.elsewhere.parameters(),
+            **members,
         }
 
 
@@ -240,7 +264,7 @@ def _region(sighting: Sighting) -> int:
 
 def read_parts(value: Any, reference: str) -> PartsRule:
     """Parse a policy's `parts` table. Raises InvalidPolicy."""
-    if not isinstance(value, Mapping) or set(value) != {"windows", "verified", "elsewhere"}:
+    if not isinstance(value, Mapping) or set(value) - {"members"} != {"windows", "verified", "elsewhere"}:
         raise InvalidPolicy(f"policy {reference} has `parts` that are no tables of windows, verified and elsewhere")
     windows = value["windows"]
     known = {"temperature", "temperature_growth", "distance"}
@@ -255,7 +279,17 @@ def read_parts(value: Any, reference: str) -> PartsRule:
         distance,
         _logit(value["verified"], "parts.verified", reference),
         _logit(value["elsewhere"], "parts.elsewhere", reference),
+        _members(value["members"], reference) if "members" in value else None,
     )
+
+
+def _members(value: Any, reference: str) -> Decimal:
+    if not isinstance(value, Mapping) or set(value) != {"slope"}:
+        raise InvalidPolicy(f"policy {reference} has a `parts.members` that is no table of slope")
+    slope = read_decimal(value["slope"], "parts.members.slope", reference)
+    if not 0 <= slope <= _MAX_COEFFICIENT:
+        raise InvalidPolicy(f"policy {reference} has parts.members.slope = {slope}: give 0 to {_MAX_COEFFICIENT}")
+    return slope
 
 
 def _logit(value: Any, setting: str, reference: str) -> Logit:

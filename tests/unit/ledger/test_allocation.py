@@ -16,7 +16,8 @@ from gmvaluator.ledger.decisions.revaluation import revalue
 from gmvaluator.ledger.posting import ValuedImage, build_posting, recompute_entries
 from gmvaluator.ledger.records import Evidence, ImageFacts, NewPosting
 from gmvaluator.ports import Beneficiary, WorkCard
-from gmvaluator.testing.postings import SAMPLE_PROFILE, sample_card, sample_owner, sample_work
+from gmvaluator.testing.postings import PARTS_POLICY, SAMPLE_PROFILE, sample_card, sample_owner, sample_work
+from gmvaluator.valuation.parts import WHOLE, Sighting
 from gmvaluator.valuation.policy import Policy, load_policy
 
 PAPER = load_policy("paper@1")
@@ -42,7 +43,11 @@ def near(number: int, distance: int, group: int | None = None) -> ScoredCandidat
 
 
 def posted(
-    candidates: Sequence[ScoredCandidate], cards: Sequence[WorkCard], policy: Policy = GROUPED, quality: int = 1_000_000
+    candidates: Sequence[ScoredCandidate],
+    cards: Sequence[WorkCard],
+    policy: Policy = GROUPED,
+    quality: int = 1_000_000,
+    content: int | None = None,
 ) -> NewPosting:
     valued = ValuedImage(
         generator_identity="local",
@@ -53,6 +58,7 @@ def posted(
         collection="works",
         profile=SAMPLE_PROFILE,
         quality_millionths=quality,
+        content=content,
     )
     return build_posting(valued, policy, candidates, {card.training_image_id: card for card in cards})
 
@@ -83,6 +89,18 @@ def test_near_duplicates_of_one_owner_earn_nothing_extra() -> None:
 def test_nearer_member_of_one_owner_earns_more() -> None:
     earned = by_work(posted([near(1, 100_000, 1), near(2, 150_000, 1)], [card(1, A, 1), card(2, A, 2)]))
     assert earned[sample_work(1)] == pytest.approx(earned[sample_work(2)] * 2.718, rel=0.001)
+
+
+def test_the_member_that_is_seen_in_the_image_earns_the_group_s_credit() -> None:
+    """The nearest as a whole is another drawing of the series, of which no detail was found."""
+    settings = {**PARTS_POLICY.parameters(), "parts": {**PARTS_POLICY.parameters()["parts"], "members": {"slope": "6"}}}
+    left = 0x00FF * (WHOLE // 0xFFFF)
+    unseen = replace(near(1, 700_000, 1), sighting=Sighting(left, 300_000))
+    seen = replace(near(2, 750_000, 1), sighting=Sighting(left, 200_000, left, 60))
+    posting = posted([unseen, seen], [card(1, A, 1), card(2, A, 2)], Policy.from_parameters(settings), content=WHOLE)
+    earned = by_work(posting)
+    assert earned[sample_work(2)] > 490_000 > 10_000 > earned[sample_work(1)]
+    assert recompute_entries(Evidence.from_json(posting.evidence_json)) == posting.entries
 
 
 def test_earliest_claim_is_paid_and_other_owners_compete() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+from dataclasses import replace
 from decimal import Decimal
 from typing import Any
 
@@ -158,8 +159,8 @@ def test_text_that_is_no_mask_is_refused(text: str) -> None:
 
 
 _EXTREME = (
-    PartsRule(Decimal("0.0001"), Decimal(0), Decimal(2), *[Logit(Decimal(100), Decimal(100))] * 2),
-    PartsRule(Decimal("0.0001"), Decimal("0.000001"), Decimal(2), *[Logit(Decimal(-100), Decimal(-100))] * 2),
+    PartsRule(Decimal("0.0001"), Decimal(0), Decimal(2), *(Logit(Decimal(100), Decimal(100)),) * 2),
+    PartsRule(Decimal("0.0001"), Decimal("0.000001"), Decimal(2), *(Logit(Decimal(-100), Decimal(-100)),) * 2),
 )
 
 
@@ -173,9 +174,32 @@ def test_the_most_extreme_rule_that_is_accepted_still_divides_every_image(rule: 
     assert approximate.sum() + rest[0] == pytest.approx(1)
 
 
-def test_parameters_are_read_again() -> None:
-    policy = _policy()
+@pytest.mark.parametrize("rule", [_rule(), replace(_rule(), members=Decimal(6))], ids=["plain", "members"])
+def test_parameters_are_read_again(rule: PartsRule) -> None:
+    policy = _policy(parts=rule)
     assert Policy.from_parameters(policy.parameters()) == policy
+
+
+def _member_shares(distances: list[int], seen: list[Sighting], slope: str | None = "6") -> list[float]:
+    rule = replace(_rule(), members=None if slope is None else Decimal(slope))
+    weights = rule.member_weights(distances, seen, Decimal("0.02"), Decimal("0.05"))
+    return [weight / sum(weights) for weight in weights]
+
+
+def test_of_like_drawings_the_one_whose_details_an_image_shows_is_paid() -> None:
+    """In a collage all of them are far from the whole image, and the likest as a whole may be another."""
+    seen = [Sighting(QUADRANTS[0], 240_000), Sighting(QUADRANTS[0], 160_000, QUADRANTS[0], 84)]
+    assert _member_shares([806_000, 862_000], seen)[1] > 0.99
+    assert _member_shares([806_000, 862_000], seen, None)[1] < 0.4
+
+
+def test_of_like_drawings_without_details_the_nearest_in_a_window_is_paid() -> None:
+    seen = [Sighting(QUADRANTS[0], 240_000), Sighting(QUADRANTS[0], 160_000)]
+    assert _member_shares([806_000, 862_000], seen)[1] > 0.8
+
+
+def test_like_drawings_of_equal_evidence_are_paid_alike() -> None:
+    assert _member_shares([300_000] * 2, [Sighting(WHOLE, 200_000, WHOLE, 40)] * 2) == [0.5, 0.5]
 
 
 @pytest.mark.parametrize(
@@ -186,13 +210,16 @@ def test_parameters_are_read_again() -> None:
         ({"parts": {"windows": {}, "verified": {}, "elsewhere": {}}}, "a temperature and a distance"),
         ({"verified": {"bias": "-3"}}, "no table of bias and slope"),
         ({"verified": {"bias": "-300", "slope": "1"}}, "give 100 at most"),
+        ({"members": {}}, "no table of slope"),
+        ({"members": {"slope": "-1"}}, "give 0 to 100"),
     ],
 )
 def test_a_wrong_rule_is_refused(change: dict[str, Any], message: str) -> None:
     parameters = _policy().parameters()
-    parts = {**parameters["parts"], **{name: change[name] for name in change if name == "verified"}}
+    inner = {name: change[name] for name in change if name in ("verified", "members")}
+    parts, outer = {**parameters["parts"], **inner}, {name: change[name] for name in change if name not in inner}
     with pytest.raises(InvalidPolicy, match=message):
-        Policy.from_parameters({**parameters, "parts": parts, **{k: v for k, v in change.items() if k != "verified"}})
+        Policy.from_parameters({**parameters, "parts": parts, **outer})
 
 
 def test_the_share_of_an_image_is_of_the_cells_that_show_anything() -> None:
