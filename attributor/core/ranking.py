@@ -15,7 +15,14 @@ from gmvaluator.ids import TrainingImageId
 from gmvaluator.index.schema import duplicate_group
 from gmvaluator.keypoints import LocalFeatures
 from gmvaluator.ledger.allocation import MAX_NEAR_MISSES, Group, ScoredCandidate, rank
-from gmvaluator.local_features.sightings import WINDOW_DEPTH, SeenParts, examine, to_examine, window_sightings
+from gmvaluator.local_features.sightings import (
+    NOTHING_SEEN,
+    WINDOW_DEPTH,
+    SeenParts,
+    examine,
+    to_examine,
+    window_sightings,
+)
 from gmvaluator.ports import Candidate, CandidateSearch, Neighbour
 from gmvaluator.valuation.policy import Policy
 from gmvaluator.valuation.weights import MILLION, distance_millionths
@@ -123,7 +130,7 @@ class Ranking:
     async def _examined(self, recalled: Recalled, neighbours: Sequence[Neighbour]) -> SeenParts:
         """Return where the likeliest candidates are in the image."""
         if not self.examines_parts:
-            return SeenParts()
+            return NOTHING_SEEN
         assert self.local is not None
         sightings = window_sightings(recalled.windows, WINDOW_MASKS)
         works = to_examine((neighbour.training_image_id for neighbour in neighbours), sightings)

@@ -123,7 +123,7 @@ async def _retrieve(search: CandidateSearch, embeddings: Embeddings, row: int, p
     candidates = {candidate.training_image_id: candidate for candidates in windows for candidate in candidates}
     candidates |= {candidate.training_image_id: candidate for candidate in recalled}
     reranked = await search.rerank(embeddings.perceptual[row], list(candidates), len(candidates))
-    seen = SeenParts()
+    seen = NOTHING_SEEN
     if windows and prepared.local is not None:
         sightings = window_sightings(windows, WINDOW_MASKS)
         works = to_examine((neighbour.training_image_id for neighbour in reranked), sightings)

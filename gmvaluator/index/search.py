@@ -1,4 +1,8 @@
-"""Asynchronous search of the index over grpc.aio: two calls per generated image, the hot path."""
+"""Asynchronous search of the index over grpc.aio, the hot path.
+
+A generated image takes two calls, and a third one if its policy counts parts: for the local features of works that are
+not cached.
+"""
 
 from __future__ import annotations
 
