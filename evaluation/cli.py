@@ -69,13 +69,15 @@ def evaluate_known_source(
     Example: gmvaluator evaluate known-source --json
     """
     from evaluation.known_source.run import known_source
+    from evaluation.report.sections import table_to_json
     from gmvaluator.models.process_setup import prepare_process
 
     prepare_process()
     section = known_source(profile, quick, policies, None if data is None else data / "index", draw, foreign)
     value = report(section.figures, shlex.join(["gmvaluator", *sys.argv[1:]]))
     click.echo(f"draw: {draw}; images without a source: {section.details['foreign']}", err=True)
-    print_report({**value, **section.details}, as_json)
+    tables = [table_to_json(table) for table in section.tables]
+    print_report({**value, **section.details, "tables": tables}, as_json)
 
 
 @evaluate.command("criteria")

@@ -89,7 +89,7 @@ def to_json(section: Section) -> dict[str, Any]:
         "title": section.title,
         "text": list(section.text),
         "figures": dict(section.figures),
-        "tables": [_table_to_json(table) for table in section.tables],
+        "tables": [table_to_json(table) for table in section.tables],
         "plots": [{"caption": plot.caption, "svg": plot.svg} for plot in section.plots],
         "galleries": [_gallery_to_json(gallery) for gallery in section.galleries],
         "details": dict(section.details),
@@ -109,7 +109,8 @@ def from_json(value: Mapping[str, Any]) -> Section:
     )
 
 
-def _table_to_json(table: Table) -> dict[str, Any]:
+def table_to_json(table: Table) -> dict[str, Any]:
+    """Return the table as plain JSON; a cell with an interval is an object of value, low and high."""
     rows = [[_cell_to_json(cell) for cell in row] for row in table.rows]
     return {"caption": table.caption, "columns": list(table.columns), "rows": rows}
 
