@@ -17,7 +17,7 @@ from gmvaluator.samples import sample_folder
 from tests.support.processes import processes_of
 from tests.support.programs import gmvaluator
 
-WORKS = 120
+WORKS = 60
 """Works indexed, of the 1,051 of the sample, all of which take minutes."""
 
 
