@@ -1,5 +1,6 @@
 """Known sources: the images are what the plan says, and what is measured of them is right."""
 
+import json
 import random
 from collections import Counter
 from dataclasses import replace
@@ -38,6 +39,7 @@ from evaluation.known_source.queries import (
 )
 from evaluation.known_source.section import known_source_section, trade_off
 from evaluation.report import plots
+from evaluation.report.sections import table_to_json
 from gmvaluator.errors import InvalidInput
 from gmvaluator.ids import TrainingImageId, sha256_hex, training_image_id
 from gmvaluator.images import decode_image
@@ -248,6 +250,7 @@ def test_the_section_has_every_figure_and_pictures(
     assert {*always, wanted} <= set(section.figures)
     assert all(np.isfinite(list(section.figures.values())))
     assert all(len(row) == len(table.columns) for table in section.tables for row in table.rows)
+    assert json.loads(json.dumps([table_to_json(table) for table in section.tables]))
     assert all(plot.svg.startswith("<svg") for plot in section.plots)
     assert [len(one.rows) for one in section.galleries] == [6, 6]
 
