@@ -1,5 +1,6 @@
 """The documentation is true: commands, options, files, make targets, metrics and statuses that it names exist."""
 
+import json
 import re
 import shlex
 from pathlib import Path
@@ -106,6 +107,12 @@ def paths_named(page: Path) -> set[str]:
 @pytest.mark.parametrize("page", PAGES, ids=page_id)
 def test_every_path_named_exists(page: Path) -> None:
     assert not [path for path in sorted(paths_named(page)) if not (ROOT / path).exists()]
+
+
+@pytest.mark.parametrize("path", sorted((ROOT / "docs/results").glob("*.json")), ids=lambda path: path.name)
+def test_every_file_of_figures_is_json_and_says_where_it_is_from(path: Path) -> None:
+    value = json.loads(path.read_text(encoding="utf-8"))
+    assert {"figures", "command", "commit"} <= set(value)
 
 
 def test_rooms_import_only_rooms_of_lower_floors() -> None:
