@@ -45,6 +45,8 @@ _CELL_PX = 8
 
 _local = threading.local()
 
+Cells = npt.NDArray[np.bool_]
+
 
 class Detector:
     """A detector of local features with a learned projection of descriptors. Thread-safe; it releases the GIL."""
@@ -56,14 +58,16 @@ class Detector:
 
     def detect_work(self, image: Image.Image) -> LocalFeatures:
         """Return the features of an RGB training image, the strongest `MAX_KEYPOINTS` first."""
-        return self._detect(image, MAX_KEYPOINTS, mirrored=False)
+        return self._detect(image, MAX_KEYPOINTS, content_of(image), mirrored=False)
 
     def detect_image(self, image: Image.Image) -> LocalFeatures:
         """Return the features of an RGB image in which works are looked for, also mirrored ones: the strongest
         `MAX_IMAGE_KEYPOINTS` first, with what the descriptors of the mirrored image would be."""
-        return self._detect(image, MAX_IMAGE_KEYPOINTS, mirrored=True)
+        # The edge of an image in its square is no content: nobody's work lies beside the image.
+        content = content_of(image) & cells_within(image.size)
+        return self._detect(image, MAX_IMAGE_KEYPOINTS, content, mirrored=True)
 
-    def _detect(self, image: Image.Image, most: int, mirrored: bool) -> LocalFeatures:
+    def _detect(self, image: Image.Image, most: int, content: Cells, mirrored: bool) -> LocalFeatures:
         keypoints, descriptors = sift(image, most)
         roots = root_descriptors(descriptors)
         return LocalFeatures(
@@ -72,7 +76,7 @@ class Detector:
             np.radians(np.array([keypoint.angle for keypoint in keypoints], np.float32)),
             self._projected(roots),
             self._projected(roots[:, _MIRROR]) if mirrored else np.empty((0, DESCRIPTOR_DIM), np.int8),
-            content_of(image),
+            content,
         )
 
     def _projected(self, roots: Float32) -> Int8:
@@ -96,7 +100,19 @@ def root_descriptors(descriptors: Float32) -> Float32:
     return np.asarray(np.sqrt(descriptors / np.maximum(sums, np.float32(1e-6))))
 
 
-def content_of(image: Image.Image) -> npt.NDArray[np.bool_]:
+def cells_within(size: tuple[int, int]) -> Cells:
+    """Return the cells, (GRID, GRID), that an image of this width and height covers at least in part."""
+    longer = max(size)
+    cells = np.ones((GRID, GRID), np.bool_)
+    for axis, length in ((1, size[0]), (0, size[1])):
+        # The image is centred: it covers (longer - length) / 2 to (longer + length) / 2 of the square.
+        first = GRID * (longer - length) // (2 * longer)
+        inside = (np.arange(GRID) >= first) & (np.arange(GRID) < GRID - first)
+        cells &= inside[None, :] if axis else inside[:, None]
+    return cells
+
+
+def content_of(image: Image.Image) -> Cells:
     """Return the cells, (GRID, GRID), in which pixels differ, or a neighbouring cell's do."""
     pixels = np.asarray(fit_on_white(image, GRID * _CELL_PX, Image.Resampling.BOX), np.float32)
     down, across = np.gradient(pixels, axis=(0, 1))

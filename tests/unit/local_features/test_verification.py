@@ -124,6 +124,28 @@ def test_a_collage_shows_each_work_in_its_own_quarter() -> None:
         assert seen.work_regions[name(number)]
 
 
+@pytest.mark.parametrize(
+    ("size", "rows", "columns"),
+    [
+        ((512, 256), (4, 12), (0, 16)),
+        ((256, 512), (0, 16), (4, 12)),
+        ((400, 300), (2, 14), (0, 16)),
+        ((300, 300), (0, 16), (0, 16)),
+        ((10_000, 20), (7, 9), (0, 16)),
+        ((20, 10_000), (0, 16), (7, 9)),
+    ],
+)
+def test_no_cell_beside_an_image_is_content(
+    size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
+) -> None:
+    levels = np.random.default_rng(3).integers(0, 120, (8, 8, 3), dtype=np.uint8)
+    found = features(Image.fromarray(levels).resize(size, Image.Resampling.NEAREST)).content
+    beside = found.copy()
+    beside[slice(*rows), slice(*columns)] = False
+    assert not beside.any()
+    assert found[slice(*rows), slice(*columns)].mean() > 0.9
+
+
 def test_an_image_of_many_details_keeps_more_keypoints_than_a_work() -> None:
     levels = np.random.default_rng(3).integers(0, 256, (64, 64, 3), dtype=np.uint8)
     detailed = Image.fromarray(levels).resize((2_000, 2_000), Image.Resampling.BICUBIC)
