@@ -6,11 +6,12 @@ import fcntl
 import os
 import threading
 import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable
 from pathlib import Path
 
 import structlog
 
+from gmvaluator.files import atomic_write
 from gmvaluator.ids import sha256_hex
 
 FILE = "dashboard.signed-out"
@@ -49,15 +50,13 @@ class SignedOut:
             return sha256_hex(secret.encode()) in self._expiries
 
     def _append(self, line: str) -> None:
-        with os.fdopen(os.open(self._path, os.O_RDWR | os.O_CREAT, 0o600), "r+", encoding="ascii") as file:
-            fcntl.flock(file, fcntl.LOCK_EX)
-            # Rewritten without what has expired, so that the file stays as small as the sessions of one period.
-            lines = [*(f"{digest} {expiry:.0f}\n" for digest, expiry in self._unexpired(file)), line]
-            file.seek(0)
-            file.writelines(lines)
-            file.truncate()
-            file.flush()
-            os.fsync(file.fileno())
+        # The lock is another file, because this one is replaced: a process that is killed while it writes must not
+        # leave a part of it, by which sessions that ended would live again.
+        with os.fdopen(os.open(self._path.with_name(f"{self._path.name}.lock"), os.O_RDWR | os.O_CREAT, 0o600)) as lock:
+            fcntl.flock(lock, fcntl.LOCK_EX)
+            # Written without what has expired, so that the file stays as small as the sessions of one period.
+            kept = [f"{digest} {expiry:.0f}\n" for digest, expiry in self._stored()]
+            atomic_write(self._path, "".join([*kept, line]), mode=0o600)
 
     def _refresh(self) -> None:
         """Read the file if it has changed."""
@@ -66,18 +65,21 @@ class SignedOut:
             state = (stat.st_mtime_ns, stat.st_size, stat.st_ino)
             if state == self._state:
                 return
-            with self._path.open(encoding="ascii") as file:
-                fcntl.flock(file, fcntl.LOCK_SH)
-                self._expiries |= dict(self._unexpired(file))
+            self._expiries |= dict(self._stored())
         except OSError:
             return
         self._state = state
         now = self._clock()
         self._expiries = {digest: expiry for digest, expiry in self._expiries.items() if expiry > now}
 
-    def _unexpired(self, lines: Iterable[str]) -> list[tuple[str, float]]:
+    def _stored(self) -> list[tuple[str, float]]:
+        """Return the sessions of the file that have not expired; a line that cannot be read is none."""
+        try:
+            text = self._path.read_text(encoding="ascii", errors="replace")
+        except FileNotFoundError:
+            return []
         now, rows = self._clock(), []
-        for line in lines:
+        for line in text.splitlines():
             digest, _, expiry = line.strip().partition(" ")
             if expiry.isdigit() and float(expiry) > now:
                 rows.append((digest, float(expiry)))

@@ -2,6 +2,8 @@
 
 from pathlib import Path
 
+import pytest
+
 from dashboard.web.signed_out import SignedOut
 
 
@@ -43,3 +45,24 @@ def test_where_nothing_can_be_written_it_ends_in_this_process(tmp_path: Path) ->
     ended = SignedOut(tmp_path / "missing" / "out", 60)
     ended.add("a")
     assert "a" in ended
+
+
+def test_a_write_that_fails_takes_nothing_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ended = SignedOut(tmp_path / "out", 60)
+    ended.add("a")
+
+    def fails(*_: object) -> None:
+        raise OSError("no space left on device")
+
+    with monkeypatch.context() as full:
+        full.setattr("os.replace", fails)
+        ended.add("b")
+    assert "a" in SignedOut(tmp_path / "out", 60)
+    assert {path.name for path in tmp_path.iterdir()} == {"out", "out.lock"}
+
+
+def test_a_line_that_cannot_be_read_is_passed_over(tmp_path: Path) -> None:
+    SignedOut(tmp_path / "out", 60).add("a")
+    with (tmp_path / "out").open("ab") as file:
+        file.write(b"\xff\xfe half a line")
+    assert "a" in SignedOut(tmp_path / "out", 60)
