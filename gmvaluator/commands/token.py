@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import secrets
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict
 from datetime import UTC, datetime, timedelta
 from functools import wraps
@@ -138,8 +138,12 @@ def new(
     # The note goes to stderr, so that a script can capture the token alone from stdout.
     if not as_json:
         click.echo(f"{_line(created)}; only its hash is stored, in {path}: save the token now", err=True)
-        for note in notes:
-            click.echo(f"note: {note}", err=True)
+        _echo_notes(notes)
+
+
+def _echo_notes(notes: Sequence[str]) -> None:
+    for note in notes:
+        click.echo(f"note: {note}", err=True)
 
 
 @token.command("list")
@@ -161,17 +165,23 @@ def list_(path: Path, as_json: bool) -> None:
 @token.command()
 @click.argument("name")
 @model_version_option
+@database_option
 @tokens_option
 @json_option
-def bind(name: str, model_versions: tuple[str, ...], path: Path, as_json: bool) -> None:
+def bind(name: str, model_versions: tuple[str, ...], database_url: str, path: Path, data: Path, as_json: bool) -> None:
     """Bind the generator's token NAME to the generators that --model-version names; running programs obey at once.
 
     Example: gmvaluator token bind render-farm-1 --model-version sdxl-2026-01
     """
     if not model_versions:
         raise InvalidInput("name the generators by --model-version, or every one by --model-version '*'")
+    from gmvaluator.commands.token_defaults import notes_of_versions
+
+    notes = notes_of_versions(DataLocation(data, database_url), model_versions)
     bound = bind_token(path, name, () if "*" in model_versions else model_versions)
-    click.echo(json.dumps(asdict(bound)) if as_json else _line(bound))
+    click.echo(json.dumps({**asdict(bound), "notes": notes}) if as_json else _line(bound))
+    if not as_json:
+        _echo_notes(notes)
 
 
 @token.command()

@@ -52,6 +52,14 @@ def generator_binding(
     return GeneratorBinding(chosen, versions, (*notes, *more))
 
 
+def notes_of_versions(place: DataLocation, model_versions: Sequence[str]) -> list[str]:
+    """Return notes for the operator about the generators that a token is bound to; EVERY binds it to none."""
+    try:
+        return _versions(model_versions, _registered(place))[1]
+    except GmvaluatorError as error:
+        return [f"the catalogue was not read ({' '.join(str(error).split())}): check --model-version yourself"]
+
+
 def _versions(given: Sequence[str], registered: Sequence[str]) -> tuple[tuple[str, ...], list[str]]:
     """Return the generators of a token, and notes: those given, or those that are registered now."""
     if EVERY in given:

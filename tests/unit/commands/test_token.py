@@ -81,6 +81,10 @@ def test_a_caller_names_no_generator_that_its_token_is_not_bound_to(tmp_path: Pa
     authenticator.authenticate(secret).require_generator("g1")
     with pytest.raises(Forbidden, match="only g1"):
         authenticator.authenticate(secret).require_generator("g2")
+    assert run("bind", "a", "--model-version", "g2")["notes"] == [
+        "not registered yet: g2 (`gmvaluator generators add`)"
+    ]
+    assert run("bind", "a", "--model-version", "g1", "--model-version", "g1")["notes"] == []
     run("bind", "a", "--model-version", "g2")
     authenticator.authenticate(secret).require_generator("g2")
     run("bind", "a", "--model-version", "*")
