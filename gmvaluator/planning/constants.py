@@ -27,6 +27,9 @@ MEASURED: dict[str, tuple[str, str]] = {
     "lite_queries_per_core_s": ("bench-models", "lite_fp32_batch_32_images_per_s"),
     "clip_passes_per_core_s": ("bench-models", "clip_fp32_batch_32_images_per_s"),
     "dreamsim_passes_per_core_s": ("bench-models", "dreamsim_fp32_batch_32_images_per_s"),
+    "windows_ratio": ("parts-cost", "embedding_ratio"),
+    "parts_ms": ("parts-cost", "added_beside_models_ms"),
+    "work_detection_ms": ("parts-cost", "work_detect_ms"),
     "final_ms": ("bench-serve", "final_p50_ms"),
     "decode_share": ("bench-serve", "share_decode"),
     "rerank_share": ("bench-serve", "share_rerank"),
@@ -39,6 +42,11 @@ MEASURED: dict[str, tuple[str, str]] = {
 # docs/results/sizing.json has only the ViT-B/8, and without its attention, a fused operation on CPUs that the FLOP
 # counter there does not count.
 COUNTED: dict[str, tuple[float, str]] = {
+    "local_features_bytes_per_point": (
+        15_248,
+        "the most that a work's local features take in its payload: base64 of 36 bytes and 300 keypoints of 38 "
+        "(gmvaluator/keypoints.py)",
+    ),
     "maniqa_crop_operations": (
         277e9,
         "counted from the architecture (pyiqa's MANIQA, one crop of 224 x 224): 130e9 in the first ten blocks of the "
@@ -53,13 +61,16 @@ class Constants:
     """Figures that a plan multiplies; docs/results names the machine of the measured ones.
 
     *_bytes*: bytes. *_operations: floating-point operations of one forward pass, a multiplication and its addition
-    counted as two. *_per_core_s: passes or queries a second on one core of a CPU, fp32. final_ms: median time of an
-    image under load, as the caller sees it; decode_share and rerank_share are parts of it, 0 to 1. search_ms: median
+    counted as two. *_per_core_s: passes or queries a second on one core of a CPU, fp32. windows_ratio: processor time
+    of embedding an image with its windows, as a multiple of that without. parts_ms: processor time of looking for works
+    in parts of an image, beside embedding; work_detection_ms: of detecting a work's local features. final_ms: median
+    time of an image under load, as the caller sees it; decode_share and rerank_share are parts of it, 0 to 1. search_ms: median
     of one recall query over search_points points. postings_per_s: durable, on PostgreSQL.
     """
 
     graph_bytes_per_point: float
     payload_bytes_per_point: float
+    local_features_bytes_per_point: float
     ids_bytes_per_point: float
     ledger_bytes_per_posting: float
     catalogue_bytes_per_work: float
@@ -70,6 +81,9 @@ class Constants:
     lite_queries_per_core_s: float
     clip_passes_per_core_s: float
     dreamsim_passes_per_core_s: float
+    windows_ratio: float
+    parts_ms: float
+    work_detection_ms: float
     final_ms: float
     decode_share: float
     rerank_share: float

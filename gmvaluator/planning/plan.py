@@ -127,6 +127,7 @@ def _figures(
         f"index_{compute.unit.lower()}s": compute.index_units,
         f"serving_{compute.unit.lower()}s": compute.serving_units,
         "decoding_cores_beside_each": compute.decoding_cores if compute.unit == "GPU" else 0.0,
+        "parts_cores": compute.parts_cores,
         "thumbnails_gib": request.images * constants.thumbnail_bytes / GIB,
         "catalogue_gib": request.images * constants.catalogue_bytes_per_work / GIB,
         "ledger_gib_per_day": request.qps * DAY_S * constants.ledger_bytes_per_posting / GIB,
@@ -137,7 +138,7 @@ def _figures(
 _CHEAPER = {
     "replicas": "the index is small, and the replicas are for safety alone",
     "ram": "stronger quantisation, or a smaller --cache-share",
-    "disk": "fewer views: perceptual vectors are most of a work's bytes",
+    "disk": "fewer views: perceptual vectors and local features are most of a work's bytes",
     "cores": "fewer, larger segments, which fewer views allow: every query searches all of them",
     "reads": "more page cache, fewer views, or less oversampling",
 }

@@ -24,6 +24,7 @@ DOCS = Path(__file__).parents[3] / "docs"
 ROUND = Constants(
     graph_bytes_per_point=80,
     payload_bytes_per_point=300,
+    local_features_bytes_per_point=15_000,
     ids_bytes_per_point=20,
     ledger_bytes_per_posting=10_000,
     catalogue_bytes_per_work=500,
@@ -34,6 +35,9 @@ ROUND = Constants(
     lite_queries_per_core_s=50,
     clip_passes_per_core_s=10,
     dreamsim_passes_per_core_s=10,
+    windows_ratio=4,
+    parts_ms=120,
+    work_detection_ms=100,
     final_ms=100,
     decode_share=0.1,
     rerank_share=0.1,
@@ -68,11 +72,11 @@ def test_planned_vectors_are_those_of_the_profiles() -> None:
 
 
 def test_plan_equals_one_computed_by_hand() -> None:
-    """A million works: 128 B of codes, 80 of graph, 20 of ids, a tenth of 2,048; then 4,096 of vectors, 300 more."""
+    """A million works: 128 B of codes, 80 of graph, 20 of ids, a tenth of 2,048; then 4,096 of vectors, 15,300 more."""
     request = PlanRequest(1_000_000, 10, "paper", Vectors(512, 512, 1), node=Node(16, 100, 8, 100_000), gpu="h100")
     planned = make_plan(request, ROUND)
     assert planned.index.ram_bytes_per_point == pytest.approx(128 + 80 + 20 + 204.8)
-    assert planned.index.disk_bytes_per_point == pytest.approx(1.3 * (2048 + 2048 + 128 + 80 + 20 + 300))
+    assert planned.index.disk_bytes_per_point == pytest.approx(1.3 * (2048 + 2048 + 128 + 80 + 20 + 300 + 15_000))
     assert planned.index.segments == 1
     # One segment: 10 ms x ln(10^6) / ln(10^4) = 15 ms, and 10 ms to re-rank.
     assert planned.search.core_s_per_query == pytest.approx(0.025)
@@ -88,22 +92,36 @@ def test_plan_equals_one_computed_by_hand() -> None:
 
 def test_plan_on_cpus_uses_the_measured_rate_of_one_core() -> None:
     lite = make_plan(PlanRequest(3_600, 1, gpu="none", vectors=Vectors(512, 514, 10)), ROUND).compute
-    assert (lite.unit, lite.works_per_s, lite.queries_per_s) == ("core", 10, 50)
-    assert lite.index_hours == pytest.approx(0.1)
+    # Ten views are five images of two, at 50 a second: 0.1 s, and 0.1 s of detection.
+    assert lite.unit == "core"
+    assert [lite.works_per_s, lite.index_hours] == pytest.approx([5, 0.2])
+    # Four times 0.02 s of embedding, and 0.12 s of looking for works in parts.
+    assert [lite.queries_per_s, lite.parts_cores] == pytest.approx([5, 0])
     paper = make_plan(PlanRequest(3_600, 1, "paper", PROFILES["paper"], gpu="none"), ROUND).compute
-    assert paper.works_per_s == pytest.approx(5)
+    assert paper.works_per_s == pytest.approx(1 / (0.2 + 0.1))
     assert paper.queries_per_s == pytest.approx(1 / (0.2 + 20 * 1e11 / 1e11))
 
 
 def test_more_views_need_more_disk_passes_and_segments() -> None:
     one = make_plan(PlanRequest(100_000_000, 10, vectors=Vectors(512, 512, 1)), ROUND)
     ten = make_plan(PlanRequest(100_000_000, 10, vectors=Vectors(512, 512, 10)), ROUND)
-    assert ten.index.disk_bytes > 4 * one.index.disk_bytes
+    assert ten.index.disk_bytes_per_point - one.index.disk_bytes_per_point == pytest.approx(1.3 * 9 * 2_048)
     assert ten.index.ram_bytes == one.index.ram_bytes
     assert ten.compute.index_hours == pytest.approx(10 * one.compute.index_hours)
     assert one.index.segments == segments_of(100_000_000, 2_048) == 3
     assert ten.index.segments == segments_of(100_000_000, 20_480) == 30
     assert ten.search.core_s_per_query > 5 * one.search.core_s_per_query
+
+
+def test_parts_of_images_cost_searches_reads_and_cores() -> None:
+    """28 recall queries instead of one, 27 of them of ten candidates, and cores beside the GPUs."""
+    parts = make_plan(PlanRequest(10_000, 10, "lite", Vectors(512, 512, 1)), ROUND)
+    whole = make_plan(PlanRequest(10_000, 10, "paper", Vectors(512, 512, 1)), ROUND)
+    assert parts.search.core_s_per_query == pytest.approx(28 * 0.01 + 470 / 200 * 0.01)
+    assert whole.search.core_s_per_query == pytest.approx(0.01 + 0.01)
+    assert parts.search.reads_per_query == pytest.approx(2.35 * whole.search.reads_per_query)
+    assert [plan.figures["parts_cores"] for plan in (parts, whole)] == pytest.approx([1.2, 0])
+    assert parts.compute.queries_per_s == pytest.approx(parts.compute.works_per_s / 6)
 
 
 def test_larger_requests_need_more_resources() -> None:
