@@ -64,8 +64,8 @@ class Constants:
     counted as two. *_per_core_s: passes or queries a second on one core of a CPU, fp32. windows_ratio: processor time
     of embedding an image with its windows, as a multiple of that without. parts_ms: processor time of looking for works
     in parts of an image, beside embedding; work_detection_ms: of detecting a work's local features. final_ms: median
-    time of an image under load, as the caller sees it; decode_share and rerank_share are parts of it, 0 to 1. search_ms: median
-    of one recall query over search_points points. postings_per_s: durable, on PostgreSQL.
+    time of an image under load, as the caller sees it; decode_share and rerank_share are parts of it, 0 to 1.
+    search_ms: median of one recall query over search_points points. postings_per_s: durable, on PostgreSQL.
     """
 
     graph_bytes_per_point: float

@@ -139,7 +139,7 @@ _CHEAPER = {
     "replicas": "the index is small, and the replicas are for safety alone",
     "ram": "stronger quantisation, or a smaller --cache-share",
     "disk": "fewer views: perceptual vectors and local features are most of a work's bytes",
-    "cores": "fewer, larger segments, which fewer views allow: every query searches all of them",
+    "cores": "fewer, larger segments, which fewer views allow, or a policy without parts: a query searches all of them",
     "reads": "more page cache, fewer views, or less oversampling",
 }
 """Advice for each resource: what would reduce the need for it."""
