@@ -136,7 +136,8 @@ class Overloaded(GmvaluatorError):
 
 
 class Unavailable(GmvaluatorError):
-    """A dependency cannot be reached now."""
+    """The service, or something that it depends on, cannot be used now: it starts or stops, has failed, or cannot be
+    reached."""
 
 
 class IndexUnavailable(Unavailable):

@@ -49,9 +49,10 @@ def scores(attributions: Values, subsets: list[Kept], losses: Values) -> Values:
 
 
 def estimate(predicted: Values, truth: Values) -> Estimate:
-    """Return the mean over J of Spearman's correlation of (J, M) with (J, M), with a 95 % interval.
+    """Return Spearman's correlation of predicted and true values, the mean over J images, with a 95 % interval.
 
-    The interval is of 1,000 resamples of images and subsets together, since both were drawn at random.
+    predicted, truth: (J, M), of each image under each of M subsets of works. The interval is of 1,000 resamples of
+    images and subsets together, since both were drawn at random.
     """
     random = np.random.default_rng(_SEED)
     images, subsets = truth.shape

@@ -33,7 +33,10 @@ def augment(number: int, sources: Sequence[Image.Image]) -> Image.Image:
 
 
 def write_all(out: Path, count: int) -> None:
-    """Write `count` files to `out`, the sample first; existing files are kept."""
+    """Write `count` WebP images to `out`: those of the sample of clip art, then augmentations of them.
+
+    Existing files are kept, so that an interrupted run can be repeated.
+    """
     paths = sorted((sample_folder("openclipart") / "images").glob("*.webp"))
     sources = [decode_image(path.read_bytes()) for path in paths]
     out.mkdir(parents=True, exist_ok=True)

@@ -36,9 +36,11 @@ def parquet_schema(root: Root, name: str) -> tuple[pa.Schema, int]:
 
 
 def parquet_rows(root: Root, name: str, skip: int, columns: Sequence[str] | None = None) -> Iterator[dict[str, Any]]:
-    """Yield rows as dictionaries from row `skip` on; row groups before it are not read.
+    """Yield rows as dictionaries from row `skip`, counted from 0, on; row groups that end earlier are not read.
 
-    Raises InvalidManifest where the file is damaged, Unavailable if it cannot be reached.
+    columns: the only ones to read; None for all. A cell above the size limit of a file is cut just above it, so that
+    the decoder rejects it. Raises InvalidManifest if the file is damaged or a row group has too large a column,
+    Unavailable if the file cannot be reached.
     """
     with _opened(root, name) as file:
         groups, first = _groups_from(file, skip)
