@@ -11,7 +11,7 @@ _MINUS = "\N{MINUS SIGN}"
 
 
 def background_steps(policy: Policy, distances: Sequence[int]) -> Iterator[dict[str, str]]:
-    """Yield the step from the first contributor's distance to the one that counts; none if they are the same.
+    """Yield the steps from the first contributor's distance to the one that counts; none without a background.
 
     distances: of all contributors, in millionths.
     """

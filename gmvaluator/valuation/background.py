@@ -1,9 +1,9 @@
 """The background of an image: how near works are to it that merely resemble it.
 
 A distance says more where the next works are far. A plain icon is near to many works, a photograph to none, and one
-threshold for both pays strangers for the icon and nobody for the photograph. Copy detection therefore normalises scores
-by those of a background set (Douze et al., arXiv 2106.09672); here the set is the image's own candidates of the ranks
-after its likely sources. With B their mean distance, every distance d of the image counts as
+threshold for both pays strangers for the icon and leaves the photograph unattributed. Copy detection therefore
+normalises scores by those of a background set (Douze et al., arXiv 2106.09672); here the set is the image's own
+candidates of the ranks after its likely sources. With B their mean distance, every distance d of the image counts as
 
     d' = d · D / (D + s (B - D))
 

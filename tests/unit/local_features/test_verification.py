@@ -139,11 +139,11 @@ def test_no_cell_beside_an_image_is_content(
     size: tuple[int, int], rows: tuple[int, int], columns: tuple[int, int]
 ) -> None:
     levels = np.random.default_rng(3).integers(0, 120, (8, 8, 3), dtype=np.uint8)
-    found = features(Image.fromarray(levels).resize(size, Image.Resampling.NEAREST)).content
-    beside = found.copy()
+    content = features(Image.fromarray(levels).resize(size, Image.Resampling.NEAREST)).content
+    beside = content.copy()
     beside[slice(*rows), slice(*columns)] = False
     assert not beside.any()
-    assert found[slice(*rows), slice(*columns)].mean() > 0.9
+    assert content[slice(*rows), slice(*columns)].mean() > 0.9
 
 
 def test_an_image_of_many_details_keeps_more_keypoints_than_a_work() -> None:
@@ -229,16 +229,16 @@ def test_the_longest_and_smallest_images_are_described_within_bounds(size: tuple
     for start in range(0, max(size), min(size)):
         image.paste(tile, (start, 0) if size[0] > size[1] else (0, start))
     assert len(features(image)) <= MAX_IMAGE_KEYPOINTS
-    found = detector().detect_work(image)
-    assert LocalFeatures.from_bytes(found.to_bytes()).content.tolist() == found.content.tolist()
+    described = detector().detect_work(image)
+    assert LocalFeatures.from_bytes(described.to_bytes()).content.tolist() == described.content.tolist()
 
 
 def test_an_image_with_endless_equal_keypoints_keeps_a_bounded_number() -> None:
     spot = np.pad(np.full((4, 4), 255, np.uint8), 4)
     image = Image.fromarray(np.tile(spot, (32, 32))).convert("RGB")
-    found, described = features(image), detector().detect_work(image)
-    assert (len(found), len(described)) == (MAX_IMAGE_KEYPOINTS, MAX_KEYPOINTS)
-    seen = examine(found, {name(number): described for number in range(3)}, {})
+    searched, described = features(image), detector().detect_work(image)
+    assert (len(searched), len(described)) == (MAX_IMAGE_KEYPOINTS, MAX_KEYPOINTS)
+    seen = examine(searched, {name(number): described for number in range(3)}, {})
     assert seen.content == WHOLE
 
 
