@@ -139,3 +139,10 @@ def test_the_overview_imports_nothing_heavy() -> None:
     program += "gmvaluator(standalone_mode=False)\nprint(*sys.modules, file=sys.stderr)"
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True, cwd=ROOT)
     assert not {name.split(".")[0] for name in done.stderr.split()} & (HEAVY | {"numpy", "PIL"})
+
+
+def test_unit_tests_start_no_process_and_import_no_torch() -> None:
+    forbidden = re.compile(r"^\s*(?:import|from) (?:subprocess|multiprocessing|torch)\b", re.MULTILINE)
+    files = sorted((ROOT / "tests" / "unit").rglob("*.py"))
+    assert files
+    assert [path.name for path in files if forbidden.search(path.read_text(encoding="utf-8"))] == []
